@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="supervisor_rolling",
+    version="0.1.0",
+    description="Rolling restarts for Supervisor: no failed request, no cold process",
+    long_description=(here / "README.rst").read_text(encoding="utf-8") if (here / "README.rst").exists() else "",
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    packages=find_packages(include=["supervisor_rolling", "supervisor_rolling.*"]),
+    package_data={"supervisor_rolling": ["py.typed"]},
+    python_requires=">=3.9",
+    install_requires=["supervisor>=4.2.3", "python-iptables>=1.0", "requests>=2.25", "PyYAML>=5.4"],
+    extras_require={
+        "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.1"],
+        "test": ["pytest>=7", "hypothesis>=6.82"],
+        "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-requests"],
+    },
+    entry_points={"console_scripts": ["supervisor_rolling_listener = supervisor_rolling.listener:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: System Administrators",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: System :: Boot",
+        "Topic :: System :: Systems Administration",
+    ],
+)

@@ -1,0 +1,3 @@
+"""Rolling restarts for Supervisor."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,93 @@
+"""From a request to a roll: everything that can be refused is refused here, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from supervisor_rolling.errors import ConfigError, RefusedError
+from supervisor_rolling.machine import available, natural
+from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Share, Stage
+from supervisor_rolling.share import limit_for
+from supervisor_rolling.stages import ALIVE, STOPPED
+
+
+def begin(
+    number: int,
+    policy: Policy,
+    gate: GatePolicy,
+    processes: Mapping[str, Process],
+    ports: Mapping[str, tuple[int, ...]],
+    at: float,
+    previous: Roll | None = None,
+) -> Roll:
+    """A roll of all processes of the group that are not stopped.
+
+    ``previous`` is the last roll of the group: what it left closed stays closed until it is replaced. Raises
+    ConfigError where the policy does not fit the group, RefusedError where there is nothing to replace.
+    """
+    _require_running(policy.group, processes)
+    _require_ports(policy.group, processes, ports)
+    failed = {m.name for m in previous.members if m.stage is Stage.FAILED} if previous else set()
+    names = sorted(processes, key=natural)
+    members = tuple(_member(processes[name], ports.get(name, ()), name in failed, at) for name in names)
+    limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
+    roll = Roll(number, policy.group, policy, members, limit, gate, started_at=at)
+    return replace(roll, least_available=available(roll, processes))
+
+
+def limited(roll: Roll, share: Share) -> Roll:
+    """The roll, with another number of processes that may be unavailable."""
+    return replace(roll, limit=limit_for(share, sum(member.wanted for member in roll.members)))
+
+
+def narrowed(roll: Roll, names: tuple[str, ...]) -> Roll:
+    """The roll, of these processes alone (all, where none is named). Raises RefusedError where one of them is
+    stopped."""
+    if not names:
+        return roll
+    stopped = " ".join(f"{roll.group}:{m.name}" for m in roll.members if m.name in names and not m.wanted)
+    if stopped:
+        raise RefusedError(f"{stopped} is stopped and is left so; to start it: supervisorctl start {stopped}")
+    members = tuple(replace(member, wanted=member.wanted and member.name in names) for member in roll.members)
+    return replace(roll, members=members)
+
+
+def require_another(roll: Roll, processes: Mapping[str, Process]) -> None:
+    """Raise RefusedError if the roll would leave nobody to serve, unless it is forced."""
+    running = [name for name, process in processes.items() if process.state not in STOPPED]
+    wanted = {member.name for member in roll.members if member.wanted}
+    if roll.force or len(running) != 1 or running[0] not in wanted or processes[running[0]].state not in ALIVE:
+        return
+    raise RefusedError(
+        f"{roll.group}:{running[0]} is the only process of {roll.group} that serves: requests would fail while it "
+        f"restarts. Start another one, or accept it: rolling_restart {roll.group} --force"
+    )
+
+
+def _member(process: Process, ports: tuple[int, ...], failed: bool, at: float) -> Member:
+    stage, since = (Stage.FAILED, at) if failed else (Stage.OPEN, 0.0)
+    if process.state in STOPPED:
+        return Member(process.name, ports, wanted=False, stage=stage, since=since, why="is stopped and is left so")
+    return Member(process.name, ports, stage=stage, since=since)
+
+
+def _require_running(group: str, processes: Mapping[str, Process]) -> None:
+    if all(process.state in STOPPED for process in processes.values()):
+        raise RefusedError(
+            f"all processes of {group} are stopped: there is nothing to replace. "
+            f"To start them: supervisorctl start {group}:*"
+        )
+
+
+def _require_ports(group: str, processes: Mapping[str, Process], ports: Mapping[str, tuple[int, ...]]) -> None:
+    without = [p.name for p in processes.values() if not ports.get(p.name) and p.state not in STOPPED]
+    problems = [f"groups.{group}.ports finds no port for {', '.join(sorted(without, key=natural))}"] if without else []
+    holders: dict[int, str] = {}
+    for name in sorted(processes, key=natural):
+        for port in ports.get(name, ()):
+            if port in holders:
+                problems.append(f"groups.{group}.ports gives port {port} to {holders[port]} and to {name}")
+            holders[port] = name
+    if problems:
+        raise ConfigError("; ".join(problems) + ". Mend the ports in rolling.yaml")

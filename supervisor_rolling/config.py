@@ -1,0 +1,293 @@
+"""YAML text → policies: what every key of rolling.yaml means.
+
+``load`` reads a file, ``parse`` is pure. Both raise ConfigError, whose message holds every problem at once, a line for
+each: ``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML has a single one.
+
+The tables below are the file format: a key and the reader of its value. A key that is left out has the default of
+``model.py``; to add a key, add the field there and its reader here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.model import (
+    Config,
+    DrainPolicy,
+    GatePolicy,
+    Policy,
+    PortRule,
+    RestartPolicy,
+    Share,
+    WarmupPolicy,
+    WarmupRequest,
+)
+from supervisor_rolling.ports import LAST_PORT
+from supervisor_rolling.share import MOST_PROCESSES, parse_share
+from supervisor_rolling.yaml_reader import (
+    MOST_CHARACTERS,
+    Entry,
+    Reader,
+    choice,
+    each,
+    not_yaml,
+    one_or_each,
+    open_document,
+    section,
+    table,
+    too_large,
+    whole,
+)
+
+WEEK = 7 * 24 * 3600
+"""The longest duration: a typing error rather than a wish beyond it, and far below what a socket's timeout can hold."""
+
+SHORTEST = 0.1
+"""Seconds: a deadline of nothing would fail every roll."""
+
+MOST_REPEATS = 10000
+
+_UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?")  # what http.client sends as it is
+_PATH = re.compile(r"/[^\s\x00-\x1f\x7f]*")
+_METHOD = re.compile(r"[A-Za-z]+")
+
+_PORTS_HINT = (
+    r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
+)
+_NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
+
+
+def load(path: str) -> Config:
+    """The configuration in a file. Raises ConfigError, with all that is wrong with it."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; write it, or name another with --config") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory; name the file in it with --config") from None
+    except PermissionError:
+        raise ConfigError(f"{path}: may not be read by this user; let the listener's user read it") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; name another file with --config") from None
+    if len(data) > MOST_CHARACTERS:
+        raise too_large(path)
+    try:
+        return parse(data.decode("utf-8"), path)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise not_yaml(path, line, f"the byte 0x{data[error.start]:02x} is not UTF-8", "save it as UTF-8") from None
+
+
+def parse(text: str, file: str) -> Config:
+    """The configuration in a text, which messages call ``file``. Raises ConfigError, with all that is wrong with it."""
+    root = open_document(text, file)
+    config = _CONFIG(root)
+    root.document.raise_problems()
+    assert config is not None, "a reader gives a value or a problem"
+    return config
+
+
+# --- readers of what only this file has
+
+
+def seconds(least: float = 0.0, most: float = WEEK) -> Reader[float]:
+    def read(entry: Entry) -> float | None:
+        number = entry.number(_duration_hint(entry))
+        if number is not None and not least <= number <= most:
+            entry.wrong(f"{entry.shown} is out of range; write a number of seconds from {least:g} to {most:g}")
+            return None
+        return None if number is None else float(number)
+
+    return read
+
+
+def _duration_hint(entry: Entry) -> str:
+    match = _DURATION.fullmatch(entry.node.value) if entry.is_scalar("str") else None
+    if match is None or match[2] not in _UNITS:
+        return "durations are numbers of seconds, such as 30"
+    return f"durations are numbers of seconds: {float(match[1]) * _UNITS[match[2]]:g}"
+
+
+def _share(entry: Entry) -> Share | None:
+    if not entry.is_scalar("int", "float", "str"):
+        entry.unfit("write a number of processes or a percentage, such as 2 or 10%")
+        return None
+    try:
+        return parse_share(entry.node.value)
+    except ValueError as error:
+        entry.wrong(str(error))
+        return None
+
+
+def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    least = values.get("min", DrainPolicy.min)
+    most = values.get("timeout", DrainPolicy.timeout)
+    if least is not None and most is not None and least > most:
+        entries["min"].wrong(f"{least:g} is more than the timeout of {most:g}; lower it, or raise drain.timeout")
+
+
+def _path(entry: Entry) -> str | None:
+    path = entry.text("write a path, such as /health")
+    if path is not None and not _PATH.fullmatch(path):
+        entry.wrong(f"{entry.shown} is not a path; write one that begins with / and has no white space in it")
+        return None
+    return path
+
+
+def _ready(entry: Entry) -> str | None:
+    return "" if entry.is_scalar("str") and not entry.node.value else _path(entry)
+
+
+def _method(entry: Entry) -> str | None:
+    method = entry.text("write a method, such as GET")
+    if method is not None and not _METHOD.fullmatch(method):
+        entry.wrong(f"{entry.shown} is not an HTTP method; write letters only, such as GET")
+        return None
+    return method and method.upper()
+
+
+def _body(entry: Entry) -> str | None:
+    return entry.text("put it in quotes")
+
+
+def _header_value(entry: Entry) -> str | None:
+    value = entry.node.value if entry.is_scalar("int", "float") else entry.text("put it in quotes")
+    if value is not None and not _HEADER_VALUE.fullmatch(value):
+        entry.wrong(f"{entry.shown} cannot stand in a header; write Latin-1 without line breaks and outer spaces")
+        return None
+    return value
+
+
+def _header_problem(name: str) -> str:
+    return "" if _HEADER_NAME.fullmatch(name) else "is not the name of a header; write letters, digits and - only"
+
+
+def _name_problem(name: str) -> str:
+    """What supervisord allows in the name of a group or a process, without the * that stands for all."""
+    if name and name.isprintable() and not re.search(r"[:*/\s]", name):
+        return ""
+    return "is not a name in supervisord; write one without : * / and white space"
+
+
+def _request(entry: Entry) -> WarmupRequest | None:
+    if entry.is_mapping:
+        return section(WarmupRequest, _REQUEST)(entry)
+    if entry.is_scalar("str"):
+        path = _path(entry)
+        return None if path is None else WarmupRequest(path=path)
+    entry.unfit("write a path, such as /, or a mapping, such as {method: POST, path: /login}")
+    return None
+
+
+def _ports(entry: Entry) -> PortRule | None:
+    if entry.is_mapping:
+        return _ports_by_name(entry)
+    pattern = entry.text(_PORTS_HINT)
+    if pattern is None:
+        return None
+    return PortRule(auto=True) if pattern == "auto" else _ports_by_regex(entry, pattern)
+
+
+def _ports_by_regex(entry: Entry, pattern: str) -> PortRule | None:
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        entry.wrong(f"{entry.shown} is not a regex: {' '.join(str(error).split())}; {_PORTS_HINT}")
+        return None
+    if groups != 1:
+        entry.wrong(f"{entry.shown} has {groups} groups; {_PORTS_HINT}; (?:…) does not count as a group")
+        return None
+    return PortRule(pattern=pattern)
+
+
+def _ports_by_name(entry: Entry) -> PortRule | None:
+    by_name = _PORT_MAP(entry)
+    if by_name == {}:
+        entry.wrong(f"is empty; {_PORTS_HINT}")
+    return PortRule(by_name=by_name) if by_name else None
+
+
+def _check_ports(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    owner: dict[int, str] = {}
+    for name, ports in values.items():
+        if ports == ():
+            entries[name].wrong("is empty; write the port that the process listens on")
+        for port in ports or ():
+            if port in owner:
+                entries[name].wrong(f"port {port} is that of {owner[port]} already; give each port to one process")
+            owner.setdefault(port, name)
+
+
+def _policy(entry: Entry) -> Policy | None:
+    return section(functools.partial(Policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
+
+
+def _groups(entry: Entry) -> dict[str, Policy] | None:
+    groups = {} if entry.is_a("null") else table(_name_problem, _policy)(entry)
+    if groups == {}:
+        entry.wrong(f"is empty; {_NO_GROUPS}")
+        return None
+    return groups
+
+
+def _make_config(groups: dict[str, Policy], gate: GatePolicy | None = None) -> Config:
+    return Config(gate or GatePolicy(), groups)
+
+
+# --- the file format
+
+_HEADERS = table(_header_problem, _header_value)
+_STATUS = whole(100, 599)
+_PORT_MAP = table(_name_problem, one_or_each(whole(1, LAST_PORT)), check=_check_ports)
+
+_REQUEST: dict[str, Reader[Any]] = {
+    "method": _method,
+    "path": _path,
+    "headers": _HEADERS,
+    "body": _body,
+    "expect": one_or_each(_STATUS),
+    "count": whole(1, MOST_REPEATS),
+}
+_WARMUP: dict[str, Reader[Any]] = {
+    "timeout": seconds(least=SHORTEST),
+    "ready": _ready,
+    "headers": _HEADERS,
+    "requests": each(_request),
+}
+_RESTART: dict[str, Reader[Any]] = {
+    "timeout": seconds(least=SHORTEST),
+}
+_DRAIN: dict[str, Reader[Any]] = {
+    "timeout": seconds(),
+    "min": seconds(),
+    "on_timeout": choice("restart", "fail"),
+}
+_GROUP: dict[str, Reader[Any]] = {
+    "ports": _ports,
+    "max_unavailable": _share,
+    "canary": whole(0, MOST_PROCESSES),
+    "max_failures": whole(0, MOST_PROCESSES),
+    "drain": section(DrainPolicy, _DRAIN, check=_check_drain),
+    "restart": section(RestartPolicy, _RESTART),
+    "warmup": section(WarmupPolicy, _WARMUP),
+    "settle": seconds(),
+}
+_GATE: dict[str, Reader[Any]] = {
+    "backend": choice("iptables"),
+    "method": choice("reject", "redirect"),
+    "lease": seconds(least=5, most=3600),
+    "bypass": choice("mark", "address"),
+}
+_TOP: dict[str, Reader[Any]] = {
+    "gate": section(GatePolicy, _GATE),
+    "groups": _groups,
+}
+_CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS})

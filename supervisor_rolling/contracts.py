@@ -1,0 +1,84 @@
+"""What the roller needs of the world: four Protocols, and the promises that an adapter makes.
+
+All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
+``errors.py``; an adapter translates what its library raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from supervisor_rolling.model import Connections, Roll, Warmth, WarmupJob, World
+
+
+class Gate(Protocol):
+    """Closes ports to new connections; connections that exist are never touched."""
+
+    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        """Make exactly these ports closed, for one lease from now; all others of this gate open.
+
+        ``closed`` maps a port to a comment for whoever lists the rules. Returns the ports that were read back as
+        closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed without a gap, as far as
+        this object knows: a lease that ran out before it was renewed begins anew. Call it every turn; it costs a read
+        when nothing changes. An empty mapping leaves no rule and no chain behind.
+
+        Raises GatePermissionError where it can never work as things are, GateError where it did not work this time.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raise what ``hold`` would raise for want of rights or kernel support; change nothing that lasts."""
+        ...
+
+
+class Sockets(Protocol):
+    """What the kernel knows of the connections of a port."""
+
+    def look(self, ports: Collection[int]) -> Mapping[int, Connections]:
+        """The connections and listeners of each port, in this network namespace, both address families."""
+        ...
+
+    def ports_of(self, pid: int) -> tuple[int, ...]:
+        """The TCP ports that a process or a descendant of it listens on, ascending."""
+        ...
+
+
+class Warmups(Protocol):
+    """Warms processes, each in a thread of its own."""
+
+    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+        """Warm exactly these processes: begin what is new (another pid is new), drop what is no longer wanted, and say
+        how far each got. Never blocks."""
+        ...
+
+
+class Supervisor(Protocol):
+    """supervisord and the mailbox in it. Every method raises SupervisorError where there is no answer."""
+
+    def look(self) -> World:
+        """Everything that supervisord knows, at once."""
+        ...
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        """Write a roll on top of the version that was looked at; ``request`` is the one that it answers, if any.
+
+        Raises ConflictError when somebody else wrote since: look again.
+        """
+        ...
+
+    def refuse(self, request: int, code: int, text: str) -> None:
+        """Tell whoever asked that it is not done, and why; ``code`` is a number of ``errors.Fault``."""
+        ...
+
+    def plan(self, request: int, roll: Roll) -> None:
+        """Answer a dry run."""
+        ...
+
+    def stop(self, group: str, name: str) -> str:
+        """Order a stop. Returns why supervisord refuses for good, or nothing; does not wait for the end."""
+        ...
+
+    def start(self, group: str, name: str) -> str:
+        """Order a start. Returns why supervisord refuses for good, or nothing; does not wait for the end."""
+        ...

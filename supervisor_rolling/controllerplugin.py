@@ -1,0 +1,320 @@
+"""The supervisorctl commands: ``rolling_restart`` and its kin.
+
+A command asks over XML-RPC and watches; it holds nothing. Whoever presses Ctrl-C, or loses the terminal, stops
+watching and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import getpass
+import json
+import os
+import time
+import xmlrpc.client
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from supervisor.supervisorctl import ControllerPluginBase
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling.errors import Fault
+from supervisor_rolling.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.share import parse_share
+from supervisor_rolling.status import process_lines, roll_lines
+
+LOOK_EVERY = 0.1  # seconds between two looks at a roll
+LISTENER_PATIENCE = 10.0
+"""Seconds that a roll may be without a listener before the watcher gives up: supervisord starts a dead one in a
+second."""
+
+DONE, FAILED, USAGE, NO_PLUGIN, NO_PERMISSION, NO_GROUP, NOT_CONFIGURED, NO_LISTENER, REFUSED = range(9)
+"""Exit statuses, after the LSB's for init scripts."""
+INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
+
+_EXIT_STATUS = {
+    Faults.UNKNOWN_METHOD: NO_PLUGIN,
+    Faults.BAD_NAME: NO_GROUP,
+    Faults.INCORRECT_PARAMETERS: USAGE,
+    Fault.NO_PERMISSION: NO_PERMISSION,
+    Fault.NOT_CONFIGURED: NOT_CONFIGURED,
+    Fault.LISTENER_DOWN: NO_LISTENER,
+    Fault.ALREADY_ROLLING: REFUSED,
+}
+
+
+def make_rolling_controllerplugin(controller: Any, **config: str) -> RollingControllerPlugin:
+    """What ``supervisor.ctl_factory`` names."""
+    return RollingControllerPlugin(controller)
+
+
+class _UsageError(Exception):
+    """The command line is wrong; the text says how."""
+
+
+class _CommandError(Exception):
+    """A command cannot be done: what to say, and the exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that neither exits nor prints."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def _parser(command: str, takes_group: str, description: str) -> _Parser:
+    parser = _Parser(prog=command, add_help=False, allow_abbrev=False, description=description)
+    parser.add_argument("--json", action="store_true", help="answer with one JSON object")
+    parser.add_argument("group", nargs=takes_group, metavar="GROUP")
+    return parser
+
+
+def _restart_parser() -> _Parser:
+    parser = _parser("rolling_restart", "+", "Replace the processes of a group, a few at a time.")
+    parser.add_argument("--max-unavailable", default="", metavar="N|N%", type=_share, help="how many at a time")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
+    parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when the roll has begun")
+    parser.add_argument("--force", action="store_true", help="replace even the last process that serves")
+    return parser
+
+
+def _share(text: str) -> str:
+    try:
+        parse_share(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+_PARSERS: Mapping[str, Callable[[], _Parser]] = {
+    "rolling_restart": _restart_parser,
+    "rolling_status": lambda: _parser("rolling_status", "?", "What is rolling, what is closed, which pids are warm."),
+    "rolling_abort": lambda: _parser("rolling_abort", "1", "End a roll; who has left is brought back."),
+    "rolling_pause": lambda: _parser("rolling_pause", "1", "Let nobody leave any more; who has left is brought back."),
+    "rolling_resume": lambda: _parser("rolling_resume", "1", "Go on with a roll that was paused, failed or aborted."),
+}
+
+
+class RollingControllerPlugin(ControllerPluginBase):
+    """Commands of supervisorctl; ``do_`` and ``help_`` are cmd.Cmd's idiom."""
+
+    name = "rolling"
+
+    # --- commands
+
+    def do_rolling_restart(self, arg: str) -> None:
+        self._run("rolling_restart", arg, self._restart)
+
+    def do_rolling_status(self, arg: str) -> None:
+        self._run("rolling_status", arg, self._status)
+
+    def do_rolling_abort(self, arg: str) -> None:
+        self._run("rolling_abort", arg, lambda options: self._wish(options, "abort", "aborting"))
+
+    def do_rolling_pause(self, arg: str) -> None:
+        self._run("rolling_pause", arg, lambda options: self._wish(options, "pause", "paused"))
+
+    def do_rolling_resume(self, arg: str) -> None:
+        self._run("rolling_resume", arg, self._resume)
+
+    def help_rolling_restart(self) -> None:
+        self.ctl.output(
+            "rolling_restart <group>\t\tReplace all processes of a group, a few at a time\n"
+            "rolling_restart <group>:<name> …\tReplace these processes of a group\n"
+            "  --max-unavailable N|N%\tthis many at a time, instead of the policy's\n"
+            "  --dry-run\t\t\tsay what would be done, touch nothing\n"
+            "  --no-wait\t\t\tdo not watch: come back when the roll has begun\n"
+            "  --force\t\t\treplace even the last process that serves\n"
+            "  --json\t\t\tanswer with one JSON object"
+        )
+
+    def help_rolling_status(self) -> None:
+        self.ctl.output(
+            "rolling_status [--json]\t\t\tThe roll of every group\n"
+            "rolling_status <group> [--json]\t\tA group: its roll, and for every process whether it is warm or closed"
+        )
+
+    def help_rolling_abort(self) -> None:
+        self.ctl.output("rolling_abort <group>\tEnd the roll: nobody leaves any more, who has left is brought back")
+
+    def help_rolling_pause(self) -> None:
+        self.ctl.output(
+            "rolling_pause <group>\tNobody leaves any more, who has left is brought back; see rolling_resume"
+        )
+
+    def help_rolling_resume(self) -> None:
+        self.ctl.output(
+            "rolling_resume <group>\tGo on with a roll that was paused, failed or aborted: what is new stays"
+        )
+
+    # --- what they do
+
+    def _restart(self, options: argparse.Namespace) -> int:
+        group, processes = _target(options.group)
+        asked = {"processes": processes, "force": options.force, "dry_run": options.dry_run, "by": _me()}
+        if options.max_unavailable:
+            asked["max_unavailable"] = options.max_unavailable
+        roll = self._rolling.restart(group, False, asked)
+        if options.dry_run:
+            self._print(options, roll, plan_lines(roll))
+            return DONE
+        if options.no_wait:
+            self._print(options, roll, [first_line(roll), f"To watch it: supervisorctl rolling_status {group}"])
+            return DONE
+        return self._watch(roll, options.json)
+
+    def _resume(self, options: argparse.Namespace) -> int:
+        roll = self._rolling.resume(_group(options), False)
+        return self._watch(roll, options.json)
+
+    def _wish(self, options: argparse.Namespace, verb: str, word: str) -> int:
+        roll = getattr(self._rolling, verb)(_group(options))
+        self._print(options, roll, [f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"])
+        return DONE
+
+    def _status(self, options: argparse.Namespace) -> int:
+        if options.group is None:
+            rolls = self._rolling.getAllRolls()
+            self._print(options, {"rolls": rolls}, roll_lines(rolls))
+            return DONE
+        group = _target([options.group])[0]
+        processes = self._rolling.getProcesses(group)
+        roll = next((roll for roll in self._rolling.getAllRolls() if roll["group"] == group), None)
+        self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes))
+        return DONE
+
+    def _watch(self, roll: Mapping[str, Any], as_json: bool) -> int:
+        screen = None if as_json else screen_for(self.ctl.stdout, os.environ.get("TERM", ""))
+        if screen:
+            self.ctl.output(first_line(roll))
+        try:
+            roll = self._until_end(roll, screen.show if screen else lambda _: None)
+        except KeyboardInterrupt:
+            group = roll["group"]
+            self.ctl.output(
+                f"\nNo longer watching; the roll goes on. To see it: supervisorctl rolling_status {group}. "
+                f"To end it: supervisorctl rolling_abort {group}"
+            )
+            return INTERRUPTED
+        if screen:
+            screen.close(roll)
+        self._print(argparse.Namespace(json=as_json), roll, [last_line(roll)])
+        return DONE if roll["status"] == "done" else FAILED
+
+    def _until_end(self, roll: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
+        number, group, alone_since = roll["id"], roll["group"], 0.0
+        while roll["status"] == "running":
+            show(roll)
+            time.sleep(LOOK_EVERY)
+            roll = self._rolling.getRoll(group)
+            if roll["id"] != number:
+                raise _CommandError(f"roll {number} of {group} has ended and roll {roll['id']} has begun", FAILED)
+            alone_since = 0.0 if roll["listener"] else alone_since or time.monotonic()
+            if alone_since and time.monotonic() - alone_since >= LISTENER_PATIENCE:
+                raise _CommandError(
+                    f"the listener does not run: roll {number} of {group} waits, and goes on when it is started again. "
+                    "Look: supervisorctl status, supervisorctl tail rolling stderr",
+                    NO_LISTENER,
+                )
+        return roll
+
+    # --- what the commands share
+
+    @property
+    def _rolling(self) -> Any:
+        return self.ctl.get_server_proxy("rolling")
+
+    def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
+        """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""
+        options = argparse.Namespace(json="--json" in arg.split())
+        try:
+            options = _PARSERS[command]().parse_args(arg.split())
+            status = do(options)
+        except _UsageError as error:
+            status = self._fail(options, f"{error}. Try: help {command}", USAGE)
+        except _CommandError as error:
+            status = self._fail(options, str(error), error.status)
+        except xmlrpc.client.Fault as fault:
+            status = self._fail(options, self._fault_text(fault), _EXIT_STATUS.get(fault.faultCode, FAILED))
+        except xmlrpc.client.ProtocolError as error:
+            status = self._fail(
+                options, f"supervisord answers HTTP {error.errcode}: {error.errmsg}", _http_status(error)
+            )
+        except OSError as error:
+            status = self._fail(options, _connection_text(self.ctl.options.serverurl, error), _os_status(error))
+        if status:
+            self.ctl.exitstatus = status
+
+    def _print(self, options: argparse.Namespace, answer: Any, lines: Sequence[str]) -> None:
+        self.ctl.output(json.dumps(answer) if options.json else "\n".join(lines))
+
+    def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
+        self._print(options, {"error": text, "exit_status": status}, [f"ERROR: {text}"])
+        return status
+
+    def _fault_text(self, fault: xmlrpc.client.Fault) -> str:
+        if fault.faultCode == Faults.UNKNOWN_METHOD:
+            return (
+                "supervisord does not have the plugin: add [rpcinterface:rolling] to its configuration (see conf/), "
+                "then restart it: supervisorctl reload"
+            )
+        text = fault.faultString.partition(": ")[2] or fault.faultString
+        if fault.faultCode == Faults.BAD_NAME:
+            return f"no such group or process: {text}{self._did_you_mean(text)}"
+        return str(text)
+
+    def _did_you_mean(self, name: str) -> str:
+        processes = self.ctl.get_supervisor().getAllProcessInfo()
+        known = {p["group"] for p in processes} | {f"{p['group']}:{p['name']}" for p in processes}
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        groups = ", ".join(sorted({p["group"] for p in processes}))
+        return f" (did you mean {close[0]}?)" if close else f" (there is: {groups})"
+
+
+def _target(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The group, and the processes of it that are named; none stands for all."""
+    groups = {name.partition(":")[0] for name in names}
+    if len(groups) > 1:
+        raise _UsageError(f"one group at a time, not {', '.join(sorted(groups))}")
+    processes = [name.partition(":")[2] for name in names]
+    if any(process in ("", "*") for process in processes):
+        processes = []
+    return groups.pop(), processes
+
+
+def _group(options: argparse.Namespace) -> str:
+    group, processes = _target(options.group)
+    if processes:
+        raise _UsageError(f"a roll is of a whole group: {group}")
+    return group
+
+
+def _me() -> str:
+    """Who asks, for whoever is refused meanwhile."""
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}"
+
+
+def _http_status(error: xmlrpc.client.ProtocolError) -> int:
+    return NO_PERMISSION if error.errcode == 401 else FAILED
+
+
+def _os_status(error: OSError) -> int:
+    return NO_PERMISSION if error.errno in (errno.EACCES, errno.EPERM) else NO_LISTENER
+
+
+def _connection_text(url: str, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"no permission to talk to supervisord at {url}: try sudo"
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"supervisord does not answer at {url}: {reason}. Does it run? A roll that had begun ends with it"

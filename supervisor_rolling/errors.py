@@ -1,0 +1,62 @@
+"""What can go wrong, named by whose fault it is.
+
+Every message says what, where, and what to do now; it goes to an operator as it stands. The numbers of ``Fault`` are
+what the XML-RPC methods raise beside supervisor's own.
+"""
+
+from __future__ import annotations
+
+
+class RollingError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(RollingError):
+    """The operator's YAML is wrong or says nothing of the group."""
+
+
+class RefusedError(RollingError):
+    """The request is well formed, but to do it now would be unsafe or pointless."""
+
+
+class GateError(RollingError):
+    """netfilter refused: the ports may be open."""
+
+
+class GatePermissionError(GateError):
+    """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
+
+
+class SupervisorError(RollingError):
+    """supervisord did not answer, or refused an order."""
+
+
+class ConflictError(SupervisorError):
+    """Somebody else wrote the roll since we looked: look again."""
+
+
+class Fault:
+    """XML-RPC fault codes of the ``rolling`` namespace; supervisor's own end at 92."""
+
+    LISTENER_DOWN = 300
+    ALREADY_ROLLING = 301
+    REFUSED = 302
+    NOT_CONFIGURED = 303
+    NO_PERMISSION = 304
+    ROLL_FAILED = 305
+    ROLL_ABORTED = 306
+    NOT_ROLLING = 307
+    CONFLICT = 308
+
+
+_FAULTS: dict[type[RollingError], int] = {
+    ConfigError: Fault.NOT_CONFIGURED,
+    RefusedError: Fault.REFUSED,
+    GatePermissionError: Fault.NO_PERMISSION,
+    GateError: Fault.REFUSED,
+}
+
+
+def fault_of(error: RollingError) -> int:
+    """The fault code that tells an XML-RPC client of this error."""
+    return next(fault for kind, fault in _FAULTS.items() if isinstance(error, kind))

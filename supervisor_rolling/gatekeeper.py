@@ -1,0 +1,59 @@
+"""One gate at a time, and what is known of it: the roller's memory of what it holds closed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from supervisor_rolling.contracts import Gate
+from supervisor_rolling.errors import GateError, RefusedError
+from supervisor_rolling.model import GatePolicy
+
+log = logging.getLogger("supervisor_rolling")
+
+
+class Gatekeeper:
+    """Holds ports closed with the gate of the policy in force. ``closed_since`` and ``problem`` are of the last
+    ``hold``."""
+
+    def __init__(self, make_gate: Callable[[GatePolicy], Gate]) -> None:
+        self._make_gate = make_gate
+        self._policy: GatePolicy | None = None
+        self._gate: Gate | None = None
+        self._held: Mapping[int, str] = {}
+        self.closed_since: Mapping[int, float] = {}
+        self.problem = ""
+
+    def use(self, policy: GatePolicy) -> None:
+        """Hold with a gate of this policy from now on, and prove that it can work.
+
+        Raises GateError where it cannot, RefusedError where ports are closed under another policy: between two
+        gates they would be open.
+        """
+        if policy != self._policy:
+            if self._held:
+                raise RefusedError(
+                    "the gate section of rolling.yaml was changed while ports are closed: "
+                    "restart the listener (supervisorctl restart rolling), then ask again"
+                )
+            self.hold({})
+            self._gate, self._policy = self._make_gate(policy), policy
+        if self._gate is not None:
+            self._gate.check()
+
+    def hold(self, closed: Mapping[int, str]) -> None:
+        """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
+        self._held = closed
+        if self._gate is None:
+            return
+        try:
+            self.closed_since, problem = self._gate.hold(closed), ""
+        except GateError as error:
+            self.closed_since, problem = {}, str(error)
+        if problem and problem != self.problem:
+            log.error("the gate does not hold: %s", problem)
+        self.problem = problem
+
+    def renew(self) -> None:
+        """Hold what was held."""
+        self.hold(self._held)

@@ -1,0 +1,28 @@
+"""Connections that came through a closed gate.
+
+The first look behind a closed gate finds those that were there before. Whoever is not among them came later,
+although a SYN is refused: by another rule that accepts it first, say. A process that still gets connections must
+not be stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class Leaks:
+    """Remembers who was there; a new object forgets, and finds a leak one look later."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[str, float], frozenset[str]] = {}
+
+    def find(self, peers: Mapping[str, frozenset[str]], closed_since: Mapping[str, float], at: float) -> dict[str, str]:
+        """A newcomer for each process that has one.
+
+        ``peers`` are the connections of each process, looked at after ``at``; ``closed_since`` is the moment since
+        when all its ports are closed, for those of which it is known. A gate that closes anew begins anew.
+        """
+        keys = {name: (name, since) for name, since in closed_since.items() if name in peers and since <= at}
+        self._before = {key: self._before.get(key, peers[name]) for name, key in keys.items()}
+        newcomers = {name: peers[name] - self._before[key] for name, key in keys.items()}
+        return {name: min(found) for name, found in newcomers.items() if found}

@@ -1,0 +1,144 @@
+"""The event listener: the program that rolls.
+
+Here the parts are put together, and here is the only loop: wait for an event, for the end of a warm-up or until the
+next turn is due, then take a turn. At the end of standard input (supervisord is gone) and on SIGTERM all gates are
+opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from supervisor_rolling import __version__, config
+from supervisor_rolling.drain import KernelSockets
+from supervisor_rolling.gatekeeper import Gatekeeper
+from supervisor_rolling.gates import make_gate
+from supervisor_rolling.processes import XmlRpcSupervisor
+from supervisor_rolling.protocol import Channel, ProtocolError
+from supervisor_rolling.roller import Roller
+from supervisor_rolling.warmup import HttpWarmups
+
+log = logging.getLogger("supervisor_rolling")
+
+DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
+USAGE = 2  # exit status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program ``supervisor_rolling_listener``. Returns its exit status."""
+    options = _parse(arguments)
+    url = os.environ.get("SUPERVISOR_SERVER_URL")
+    if not url:
+        sys.stderr.write(
+            "supervisor_rolling_listener is started by supervisord: put it into an [eventlistener:rolling] section "
+            "(SUPERVISOR_SERVER_URL is not set)\n"
+        )
+        return USAGE
+    logging.basicConfig(
+        stream=sys.stderr, level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    with _alarm_clock() as alarm:
+        channel = Channel(0, _own_stdout())
+        roller = _roller(options.config, url, alarm.ring)
+        log.info("supervisor_rolling %s listens, policy in %s", __version__, options.config)
+        return _listen(channel, roller, alarm)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="supervisor_rolling_listener", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="the policy (default: %(default)s)")
+    parser.add_argument("--loglevel", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args(arguments)
+
+
+def _roller(config_path: str, url: str, ring: Callable[[], None]) -> Roller:
+    sockets = KernelSockets()
+    return Roller(
+        supervisor=XmlRpcSupervisor(os.environ),
+        sockets=sockets,
+        warmups=HttpWarmups(lambda port: sockets.look([port])[port].listeners, ring),
+        gatekeeper=Gatekeeper(lambda policy: make_gate(policy, url, time.monotonic)),
+        load_config=lambda: config.load(config_path),
+        clock=time.monotonic,
+    )
+
+
+def _own_stdout() -> int:
+    """A file descriptor for the protocol alone: what a library prints by mistake goes to the log instead."""
+    protocol = os.dup(1)
+    os.dup2(2, 1)
+    return protocol
+
+
+class Alarm:
+    """Ends the loop's wait: from a signal handler or another thread. ``is_over`` says that it is time to go."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self.reading = reading
+        self._writing = writing
+        self.is_over = False
+
+    def ring(self) -> None:
+        """End the wait."""
+        with contextlib.suppress(BlockingIOError):  # full: it rings already
+            os.write(self._writing, b"!")
+
+    def end(self, *_: object) -> None:
+        """End the program, after the turn that runs."""
+        self.is_over = True
+        self.ring()
+
+    def quiet(self) -> None:
+        """Take note of all rings so far."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.reading, 4096)
+
+
+@contextlib.contextmanager
+def _alarm_clock() -> Iterator[Alarm]:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    alarm = Alarm(reading, writing)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, alarm.end)
+    yield alarm
+    os.close(reading)
+    os.close(writing)
+
+
+def _listen(channel: Channel, roller: Roller, alarm: Alarm) -> int:
+    channel.begin()
+    roller.begin()
+    try:
+        _loop(channel, roller, alarm)
+    except ProtocolError as error:
+        log.critical("supervisord's events cannot be understood, so this listener ends and another starts: %s", error)
+        return 1
+    finally:
+        roller.release()
+    return 0
+
+
+def _loop(channel: Channel, roller: Roller, alarm: Alarm) -> None:
+    while not alarm.is_over:
+        pause = roller.turn()
+        readable, _, _ = select.select([channel.fileno(), alarm.reading], [], [], pause)
+        if alarm.reading in readable:
+            alarm.quiet()
+        if channel.fileno() in readable and channel.receive() is None:
+            log.info("supervisord has closed the connection: all gates are opened")
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

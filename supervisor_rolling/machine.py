@@ -1,0 +1,208 @@
+"""What a roll does next: pure functions from what is known and what was seen to what shall be.
+
+One machine per process, whoever restarted it::
+
+          admitted         drained, deadline          new pid          warm and RUNNING         settled
+    OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ SETTLING ─────────▶ OPEN
+      ▲                 │                     │                 ▲  │  never warm,         │
+      └─────────────────┘                     └───────▶ FAILED ◀┼──┘  FATAL, deadline     │
+        abort, leak, no gate,                  stays closed     └─────────────────────────┘
+        on_timeout: fail, stopped by hand                         died: closed and warmed again
+
+A process that serves nobody (BACKOFF, FATAL, EXITED, or kept closed by an earlier failure) goes to RESTARTING at once:
+there is nothing to drain. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and OPEN are open.
+
+The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
+
+    available    7   a process is available when it is OPEN and RUNNING
+    unavailable  1   8 - 7; those that an operator stopped count for neither
+    room         1   limit - unavailable: one may leave OPEN; the crashed one may be replaced too, it takes no room
+
+* The first ``canary`` processes go alone; down before serving, then in natural order (web_2 before web_10).
+* The next leaves as soon as there is room: a sliding window, not waves.
+* More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the roll
+  ends.
+* The last process that serves is not closed unless the roll is forced.
+* Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
+
+Answers come from the present, never from remembered events; a lost event costs a delay. ``seen.at`` is the time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, WarmupJob
+from supervisor_rolling.stages import ALIVE, HAND_PATIENCE, STOPPED, Order, order, step, to
+
+CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
+UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
+
+
+# --- the four questions that the roller asks
+
+
+def advance(roll: Roll, seen: Seen) -> Roll:
+    """The roll after one look. Does nothing to a roll that has ended."""
+    if roll.status is not Status.RUNNING:
+        return roll
+    roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
+    roll = _admit(roll, seen)
+    roll = replace(roll, least_available=min(roll.least_available, available(roll, seen.processes)))
+    return _finish(roll, seen)
+
+
+def closed(roll: Roll) -> dict[int, str]:
+    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rolls too: what
+    failed stays closed."""
+    return {
+        port: f"supervisor_rolling {roll.group}:{member.name}"
+        for member in roll.members
+        if member.stage in CLOSED_STAGES
+        for port in member.ports
+    }
+
+
+def orders(roll: Roll, seen: Seen, closed_since: Mapping[int, float]) -> tuple[Order, ...]:
+    """What supervisord must be told now; ``closed_since`` is what the gate said after the roll was recorded."""
+    found = (order(member, seen, closed_since) for member in roll.members if member.stage is Stage.RESTARTING)
+    return tuple(one for one in found if one)
+
+
+def jobs(roll: Roll) -> dict[str, WarmupJob]:
+    """The processes that must be warmed now, by name."""
+    return {
+        member.name: WarmupJob(member.pid, member.ports, roll.policy.warmup, roll.gate.bypass)
+        for member in roll.members
+        if member.stage is Stage.WARMING and member.pid
+    }
+
+
+def available(roll: Roll, processes: Mapping[str, Process]) -> int:
+    """How many processes of the group serve, warm and settled."""
+    return sum(_is_available(member, processes.get(member.name)) for member in roll.members)
+
+
+def resume(roll: Roll) -> Roll:
+    """A roll that failed or was aborted, ready to go on where it stopped: what is new already is not replaced again."""
+    again = tuple(_again(member) for member in roll.members)
+    return replace(roll, members=again, status=Status.RUNNING, aborting=False, paused=False, ended_at=0.0, why="")
+
+
+def _again(member: Member) -> Member:
+    done = member.replaced and member.stage is Stage.OPEN
+    return replace(member, failed=False, why="", tried=done, replaced=done)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts web_2 before web_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+# --- the group
+
+
+def _admit(roll: Roll, seen: Seen) -> Roll:
+    while True:
+        member = _next(roll, seen)
+        if member is None:
+            return roll
+        leaving = _leave(member, seen)
+        roll = replace(roll, members=tuple(leaving if other is member else other for other in roll.members))
+
+
+def _leave(member: Member, seen: Seen) -> Member:
+    process = seen.processes[member.name]
+    stage = Stage.DRAINING if _serves(member, process) else Stage.RESTARTING
+    member = replace(to(member, stage, seen), tried=True, old_pid=process.pid, old_spawned=process.spawned)
+    return replace(member, pid=0, stopped_at=0.0, why="")
+
+
+def _next(roll: Roll, seen: Seen) -> Member | None:
+    """Who may leave OPEN now."""
+    if roll.paused or _is_stopping(roll):
+        return None
+    candidates = _candidates(roll, seen)
+    under_way = _count(roll, UNDER_WAY)
+    replaced = sum(member.replaced for member in roll.members)
+    if not candidates or under_way >= (1 if replaced < roll.policy.canary else roll.limit):
+        return None
+    first = candidates[0]
+    if not _serves(first, seen.processes[first.name]) or _has_room(roll, seen):
+        return first
+    return None
+
+
+def _candidates(roll: Roll, seen: Seen) -> list[Member]:
+    """Who has still to be replaced and can be, the next one first."""
+    waiting = [member for member in _waiting(roll) if _state(member, seen) not in STOPPED]
+    return sorted(waiting, key=lambda member: (_serves(member, seen.processes[member.name]), natural(member.name)))
+
+
+def _waiting(roll: Roll) -> list[Member]:
+    return [member for member in roll.members if member.wanted and not member.tried]
+
+
+def _has_room(roll: Roll, seen: Seen) -> bool:
+    counted = [member for member in roll.members if _state(member, seen) not in STOPPED or member.stage in UNDER_WAY]
+    serving = available(roll, seen.processes)
+    return len(counted) - serving < roll.limit and (serving > 1 or roll.force)
+
+
+def _finish(roll: Roll, seen: Seen) -> Roll:
+    if _count(roll, UNDER_WAY):
+        return replace(roll, stuck_since=0.0)
+    stopping, waiting = _is_stopping(roll), _waiting(roll)
+    if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
+        return _end(roll, seen)
+    if roll.paused:
+        return replace(roll, stuck_since=0.0)
+    stuck_since = roll.stuck_since or seen.at
+    if seen.at - stuck_since >= roll.policy.restart.timeout:
+        return replace(_end(roll, seen), status=Status.FAILED, why=_stuck_text(roll, seen))
+    return replace(roll, stuck_since=stuck_since)
+
+
+def _end(roll: Roll, seen: Seen) -> Roll:
+    failed = [member for member in roll.members if member.failed]
+    status = Status.ABORTED if roll.aborting else Status.FAILED if failed else Status.DONE
+    why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
+    return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
+
+
+def _stuck_text(roll: Roll, seen: Seen) -> str:
+    down = [
+        f"{member.name} is {_state(member, seen) if member.stage is Stage.OPEN else member.stage.value}"
+        for member in roll.members
+        if not _is_available(member, seen.processes.get(member.name))
+    ]
+    reason = f"no room under the limit of {roll.limit}" if down else "only one process serves (--force takes it too)"
+    return f"waited {roll.policy.restart.timeout:g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
+
+
+def _is_stopping(roll: Roll) -> bool:
+    return roll.aborting or sum(member.failed for member in roll.members) > roll.policy.max_failures
+
+
+def _is_available(member: Member, process: Process | None) -> bool:
+    return member.stage is Stage.OPEN and process is not None and process.state == "RUNNING"
+
+
+def _serves(member: Member, process: Process) -> bool:
+    return member.stage is Stage.OPEN and process.state in ALIVE
+
+
+def _is_left_stopped(member: Member, seen: Seen) -> bool:
+    process = seen.processes.get(member.name)
+    return process is None or (process.state == "STOPPED" and process.down_for >= HAND_PATIENCE)
+
+
+def _state(member: Member, seen: Seen) -> str:
+    process = seen.processes.get(member.name)
+    return process.state if process else "STOPPED"
+
+
+def _count(roll: Roll, stages: frozenset[Stage]) -> int:
+    return sum(member.stage in stages for member in roll.members)

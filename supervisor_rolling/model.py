@@ -1,0 +1,302 @@
+"""The values that the programs of this package pass to each other: frozen, without behaviour, without I/O.
+
+Three families. *Policy*: what the YAML says of a group. *Roll*: one rolling restart, from the request to its end,
+with a ``Member`` for each process of the group. *Seen*: what a look found. ``wire.py`` turns the first two into JSON
+and back.
+
+Units: durations are seconds, ``*_ms`` are milliseconds. Points in time are seconds on CLOCK_MONOTONIC, which every
+program of a host shares, so that a roll outlives the listener that began it; 0.0 stands for "not yet".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BYPASS_MARK = 0x726F6C6C
+"""The firewall mark of a warm-up's socket: "roll" in ASCII, so that it is easy to find and unlike the small numbers
+and
+single bits that other tools use."""
+
+BYPASS_ADDRESS = "127.0.0.2"
+"""The source address of a warm-up with ``bypass: address``."""
+
+
+# --- policy: what the YAML says
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """How ports are closed. ``lease``: seconds after which the kernel opens a port by itself unless renewed."""
+
+    backend: str = "iptables"
+    method: str = "reject"  # or redirect
+    lease: float = 30.0
+    bypass: str = "mark"  # or address
+
+
+@dataclass(frozen=True)
+class DrainPolicy:
+    """How long to wait for the connections that are left."""
+
+    timeout: float = 30.0
+    min: float = 0.0
+    on_timeout: str = "restart"  # or fail
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """``timeout``: from the order to stop until the new process has a pid and stays."""
+
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class WarmupRequest:
+    """One request of the warm-up list. An empty ``expect`` stands for any 2xx or 3xx."""
+
+    method: str = "GET"
+    path: str = "/"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    expect: tuple[int, ...] = ()
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class WarmupPolicy:
+    """``ready`` is asked until it answers 2xx or 3xx (empty: until the port accepts), then ``requests`` in order."""
+
+    timeout: float = 60.0
+    ready: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    requests: tuple[WarmupRequest, ...] = ()
+
+
+@dataclass(frozen=True)
+class Share:
+    """A number of processes, or a percentage of the group: exactly one of the two is above 0."""
+
+    number: int = 0
+    percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class PortRule:
+    """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
+
+    pattern: str = ""
+    by_name: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    auto: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All that the YAML says of one group."""
+
+    group: str
+    ports: PortRule
+    max_unavailable: Share = Share(percent=10.0)
+    canary: int = 1
+    max_failures: int = 0
+    drain: DrainPolicy = DrainPolicy()
+    restart: RestartPolicy = RestartPolicy()
+    warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
+    settle: float = 10.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole YAML file."""
+
+    gate: GatePolicy
+    groups: Mapping[str, Policy]
+
+
+# --- roll: what was asked and how far it got
+
+
+class Stage(str, enum.Enum):
+    """Where a process stands; the diagram is in ``machine.py``."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    RESTARTING = "restarting"
+    WARMING = "warming"
+    SETTLING = "settling"
+    FAILED = "failed"
+
+
+class Status(str, enum.Enum):
+    """Where a roll stands. ``PLANNED`` is the end of a dry run."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    PLANNED = "planned"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long each stage of one process took, in seconds; 0.0 until it is over."""
+
+    drained: float = 0.0
+    stopped: float = 0.0
+    started: float = 0.0
+    warmed: float = 0.0
+    settled: float = 0.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One process of a group in a roll.
+
+    ``wanted``: this roll is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
+    ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED) or serves all the same.
+    ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
+    new.
+    """
+
+    name: str
+    ports: tuple[int, ...]
+    wanted: bool = True
+    stage: Stage = Stage.OPEN
+    since: float = 0.0
+    tried: bool = False
+    replaced: bool = False
+    failed: bool = False
+    old_pid: int = 0
+    old_spawned: float = 0.0
+    pid: int = 0
+    stopped_at: float = 0.0
+    timing: Timing = Timing()
+    connections_left: int = 0
+    requests: int = 0
+    first_ms: float = 0.0
+    last_ms: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Roll:
+    """One rolling restart of a group: everything that a new listener needs to go on with it."""
+
+    id: int
+    group: str
+    policy: Policy
+    members: tuple[Member, ...]
+    limit: int  # processes that may be unavailable at a time
+    gate: GatePolicy
+    force: bool = False
+    by: str = ""
+    status: Status = Status.RUNNING
+    paused: bool = False
+    aborting: bool = False
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    stuck_since: float = 0.0  # nothing under way and no room for the next; 0.0 while it moves
+    least_available: int = 0
+    why: str = ""
+
+
+# --- seen: what a look found
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as supervisord's table has it.
+
+    ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` the wall time of the last attempt to start it,
+    used only to tell one attempt from another; ``down_for`` seconds since it went down, ``running_in`` seconds until
+    a STARTING one will be RUNNING.
+    """
+
+    name: str
+    state: str
+    pid: int = 0
+    spawned: float = 0.0
+    down_for: float = 0.0
+    running_in: float = 0.0
+    spawn_error: str = ""
+
+
+@dataclass(frozen=True)
+class Connections:
+    """The connections of one port, both families.
+
+    ``peers``: one string (``address:port``) for each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT, those that wait in
+    the accept queue among them. ``listeners``: the local addresses that accept on it.
+    """
+
+    peers: frozenset[str] = frozenset()
+    listeners: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WarmupJob:
+    """One process to warm up, by the first of its ports."""
+
+    pid: int
+    ports: tuple[int, ...]
+    policy: WarmupPolicy
+    bypass: str  # how it passes the closed gate: mark or address
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """How far the warm-up of one pid got: ``state`` is warming, warm or failed."""
+
+    pid: int
+    state: str
+    requests: int = 0
+    first_ms: float = 0.0
+    last_ms: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look found. ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its
+    connections looked at behind a closed gate.
+
+    ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
+    of connections left for a process that drains, ``leaks`` the peer that got through a closed gate. ``refusals`` are
+    the orders that supervisord refused for good, by process.
+    """
+
+    at: float
+    processes: Mapping[str, Process]
+    closed: Mapping[int, float] = field(default_factory=dict)
+    gate_problem: str = ""
+    connections: Mapping[str, int] = field(default_factory=dict)
+    leaks: Mapping[str, str] = field(default_factory=dict)
+    warmths: Mapping[str, Warmth] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- asked: what came over XML-RPC
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks: ``kind`` is restart, plan or resume; an empty ``max_unavailable`` leaves it to the policy."""
+
+    id: int
+    kind: str
+    group: str
+    processes: tuple[str, ...] = ()
+    max_unavailable: str = ""
+    force: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class World:
+    """What supervisord knows: each group's roll with its version, what is asked, and the processes of the groups that
+    are rolled or asked for, by group and name."""
+
+    rolls: Mapping[str, tuple[int, Roll]]
+    requests: tuple[Request, ...]
+    processes: Mapping[str, Mapping[str, Process]]

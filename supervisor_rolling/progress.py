@@ -1,0 +1,227 @@
+"""What the operator sees of a roll: pure functions from ``views.roll_view`` structs to lines, and two screens that
+show them.
+
+On a terminal the processes under way and a bar are drawn again and again below the lines of those that are done;
+elsewhere each process is one plain line, when it is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any, Protocol, TextIO
+
+View = Mapping[str, Any]
+
+UNDER_WAY = ("draining", "restarting", "warming", "settling")
+BAR_WIDTH = 24
+CLEAR_BELOW = "\x1b[J"
+UP = "\x1b[{}F"
+
+
+class Screen(Protocol):
+    """Shows a roll as it goes on."""
+
+    def show(self, roll: View) -> None:
+        """Show the roll as it is now."""
+        ...
+
+    def close(self, roll: View) -> None:
+        """Show the last of it."""
+        ...
+
+
+def screen_for(stream: TextIO, term: str) -> Screen:
+    """The screen that fits: drawn on a terminal, plain lines elsewhere."""
+    signs = _signs(stream)
+    is_terminal = hasattr(stream, "isatty") and stream.isatty() and term not in ("", "dumb")
+    return TerminalScreen(stream, signs) if is_terminal else PlainScreen(stream, signs)
+
+
+class PlainScreen:
+    """One line for each process, when it is done."""
+
+    def __init__(self, stream: TextIO, signs: Signs) -> None:
+        self._stream = stream
+        self._signs = signs
+        self._told: set[str] = set()
+
+    def show(self, roll: View) -> None:
+        """See ``Screen``."""
+        for line in self.news(roll):
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def close(self, roll: View) -> None:
+        """See ``Screen``."""
+        self.show(roll)
+
+    def news(self, roll: View) -> list[str]:
+        """The lines of the processes that are done since the last call."""
+        done = [p for p in roll["processes"] if is_done(p) and p["name"] not in self._told]
+        self._told.update(process["name"] for process in done)
+        width = name_width(roll)
+        return [process_line(process, width, self._signs) for process in sorted(done, key=lambda p: -p["seconds"])]
+
+
+class TerminalScreen:
+    """Done processes scroll up; those under way and the bar are redrawn."""
+
+    def __init__(self, stream: TextIO, signs: Signs) -> None:
+        self._stream = stream
+        self._signs = signs
+        self._plain = PlainScreen(stream, signs)
+        self._drawn = 0
+
+    def show(self, roll: View) -> None:
+        """See ``Screen``."""
+        width = name_width(roll)
+        moving = [process_line(p, width, self._signs) for p in roll["processes"] if p["stage"] in UNDER_WAY]
+        self._draw(self._plain.news(roll), [*moving, bar_line(roll, self._signs)])
+
+    def close(self, roll: View) -> None:
+        """See ``Screen``."""
+        self._draw(self._plain.news(roll), [])
+
+    def _draw(self, lasting: list[str], passing: list[str]) -> None:
+        columns = shutil.get_terminal_size().columns
+        passing = [line[: columns - 1] for line in passing]
+        back = UP.format(self._drawn) + CLEAR_BELOW if self._drawn else ""
+        self._stream.write(back + "".join(line + "\n" for line in lasting + passing))
+        self._stream.flush()
+        self._drawn = len(passing)
+
+
+class Signs:
+    """The characters that an output can show."""
+
+    def __init__(self, dot: str, arrow: str, full: str, empty: str) -> None:
+        self.dot = dot
+        self.arrow = arrow
+        self.full = full
+        self.empty = empty
+
+
+UNICODE = Signs(" · ", "→", "█", "░")
+ASCII = Signs(", ", "->", "#", ".")
+
+
+def _signs(stream: TextIO) -> Signs:
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    return UNICODE if encoding == "utf8" else ASCII
+
+
+# --- lines
+
+
+def is_done(process: View) -> bool:
+    """Whether nothing more will be told of a process: it is back in service, failed, or is left alone."""
+    if process["failed"] or process["stage"] == "failed":
+        return bool(process["stage"] in ("failed", "open") and process["why"])
+    return bool(process["stage"] == "open" and (process["replaced"] or (process["tried"] and process["why"])))
+
+
+def process_line(process: View, width: int, signs: Signs) -> str:
+    """One process: what it has been through, with durations, and where it stands."""
+    parts = [*_past(process, signs), _present(process)]
+    return f"{process['name']:<{width}}  {signs.dot.join(part for part in parts if part)}"
+
+
+def bar_line(roll: View, signs: Signs) -> str:
+    """How far the roll is, and how long it may still take."""
+    done, total = roll["replaced"], roll["total"]
+    filled = BAR_WIDTH * done // total if total else BAR_WIDTH
+    bar = signs.full * filled + signs.empty * (BAR_WIDTH - filled)
+    return f"{bar} {done}/{total}  {roll['seconds']:.0f} s{_left(roll)}{_standing(roll)}"
+
+
+def last_line(roll: View) -> str:
+    """How the roll ended: how many were replaced, how long it took, and the least that was available."""
+    group = len(roll["processes"])
+    head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(roll["status"], "")
+    text = (
+        f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s, "
+        f"never fewer than {roll['least_available']} of {group} available"
+    )
+    if roll["status"] != "failed":
+        return text
+    return f"{text}\n{roll['why']}\n{what_now(roll)}"
+
+
+def what_now(roll: View) -> str:
+    """What an operator does after a failure."""
+    group = roll["group"]
+    closed = [process["name"] for process in roll["processes"] if process["stage"] == "failed"]
+    kept = f"{', '.join(closed)} stays closed: no user meets it. " if closed else ""
+    return (
+        f"{kept}The others serve on. Look: supervisorctl tail {group}:NAME stderr. Mend it, then go on where it "
+        f"stopped: supervisorctl rolling_resume {group}"
+    )
+
+
+def first_line(roll: View) -> str:
+    """What a roll is about to do."""
+    return f"{roll['group']}: replacing {roll['total']} processes, {roll['limit']} at a time (roll {roll['id']})"
+
+
+def plan_lines(roll: View) -> list[str]:
+    """A dry run."""
+    wanted = [process for process in roll["processes"] if process["wanted"]]
+    width = name_width(roll)
+    lines = [f"{roll['group']}: would replace {len(wanted)} processes, {roll['limit']} at a time, in this order:"]
+    for process in wanted:
+        ports = ", ".join(map(str, process["ports"]))
+        lines.append(f"{process['name']:<{width}}  port {ports}")
+    left = [process for process in roll["processes"] if not process["wanted"]]
+    lines += [f"{p['name']:<{width}}  left alone: {p['why'] or 'not asked for'}" for p in left]
+    return [*lines, "Nothing was touched."]
+
+
+def name_width(roll: View) -> int:
+    """The width of the column of names."""
+    return max((len(process["name"]) for process in roll["processes"]), default=0)
+
+
+def _past(process: View, signs: Signs) -> list[str]:
+    parts = []
+    if process["drained"]:
+        left = f" ({process['connections_left']} connections left)" if process["connections_left"] else ""
+        parts.append(f"drained {process['drained']:.1f} s{left}")
+    if process["stopped"]:
+        parts.append(f"stopped {process['stopped']:.1f} s")
+    if process["started"]:
+        parts.append(f"started {process['started']:.1f} s")
+    if process["warmed"]:
+        parts.append(_warmed(process, signs))
+    if process["settled"] >= 0.05:
+        parts.append(f"settled {process['settled']:.0f} s")
+    return parts
+
+
+def _warmed(process: View, signs: Signs) -> str:
+    if not process["requests"]:
+        return f"ready {process['warmed']:.1f} s"
+    latencies = f"{process['first_ms']:.0f} {signs.arrow} {process['last_ms']:.0f} ms"
+    return f"warmed {process['requests']} requests {latencies}"
+
+
+def _present(process: View) -> str:
+    if process["failed"] or process["stage"] == "failed":
+        return f"FAILED: {process['why']}"
+    if process["stage"] in UNDER_WAY:
+        left = f", {process['connections_left']} connections left" if process["stage"] == "draining" else ""
+        return f"{process['stage']} {process['seconds']:.0f} s{left}"
+    return process["why"] or "open"
+
+
+def _left(roll: View) -> str:
+    if not roll["replaced"]:
+        return ""
+    left = roll["seconds"] / roll["replaced"] * (roll["total"] - roll["replaced"])
+    return f", about {left:.0f} s left"
+
+
+def _standing(roll: View) -> str:
+    if roll["aborting"]:
+        return ", aborting"
+    return ", paused" if roll["paused"] else ""

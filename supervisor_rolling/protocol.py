@@ -1,0 +1,95 @@
+"""The event listener's side of supervisord's protocol: frames in, two tokens out.
+
+An event is acknowledged as soon as it is read: it is a doorbell and nothing more, so a slow turn never fills
+supervisord's buffer. Whatever cannot be a frame raises ``ProtocolError``: there is no way to find the next frame
+again, and supervisord starts a new listener, which loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+READY = b"READY\n"
+OK = b"RESULT 2\nOK"
+LONGEST_HEADER = 4096
+LONGEST_PAYLOAD = 16 << 20
+
+
+class ProtocolError(Exception):
+    """What came is not supervisord's event protocol."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event: supervisord's name for it, and its payload as it came."""
+
+    name: str
+    payload: bytes
+
+
+class Frames:
+    """Cuts a stream of bytes, in whatever pieces it comes, into events."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that are complete with these bytes. Raises ProtocolError."""
+        self._buffer += data
+        events: list[Event] = []
+        while True:
+            event = self._cut()
+            if event is None:
+                return events
+            events.append(event)
+
+    def _cut(self) -> Event | None:
+        line, newline, rest = self._buffer.partition(b"\n")
+        if len(line) > LONGEST_HEADER:
+            raise ProtocolError(f"a header of more than {LONGEST_HEADER} bytes: {line[:80]!r}…")
+        if not newline:
+            return None
+        name, length = _header(line)
+        if len(rest) < length:
+            return None
+        self._buffer = rest[length:]
+        return Event(name, rest[:length])
+
+
+def _header(line: bytes) -> tuple[str, int]:
+    try:
+        fields = dict(token.split(":", 1) for token in line.decode("ascii").split())
+        name, length = fields["eventname"], int(fields["len"])
+    except (UnicodeDecodeError, ValueError, KeyError):
+        raise ProtocolError(f"not an event header: {line[:80]!r}") from None
+    if not 0 <= length <= LONGEST_PAYLOAD:
+        raise ProtocolError(f"an event of {length} bytes: {line[:80]!r}")
+    return name, length
+
+
+class Channel:
+    """Events from one file descriptor, acknowledged on another."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._frames = Frames()
+
+    def begin(self) -> None:
+        """Tell supervisord that we take events."""
+        os.write(self._writing, READY)
+
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._reading
+
+    def receive(self) -> list[Event] | None:
+        """Read once, which must not block now, and acknowledge. None at the end of the file: supervisord is gone."""
+        data = os.read(self._reading, 65536)
+        if not data:
+            return None
+        events = self._frames.feed(data)
+        for _ in events:
+            os.write(self._writing, OK + READY)
+        return events

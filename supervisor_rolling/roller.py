@@ -1,0 +1,206 @@
+"""The turn: look, decide, record, hold, order.
+
+The roller joins the pure machine to the world. It remembers nothing that cannot be lost: what it keeps between two
+turns are observations (since when a port is closed, who was connected then), and a new roller that lacks them looks
+again.
+
+The order of a turn is what makes it safe to die anywhere in it. A roll is recorded before its gates move, gates
+close before supervisord is told to stop anything, and an order is given only for what the gate said after that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from supervisor_rolling import machine
+from supervisor_rolling.answers import roll_for
+from supervisor_rolling.contracts import Sockets, Supervisor, Warmups
+from supervisor_rolling.errors import ConfigError, ConflictError, GateError, RefusedError, SupervisorError, fault_of
+from supervisor_rolling.gatekeeper import Gatekeeper
+from supervisor_rolling.leaks import Leaks
+from supervisor_rolling.model import Config, Member, Process, Request, Roll, Seen, Stage, Status, Warmth, World
+from supervisor_rolling.sentences import changes, summary
+from supervisor_rolling.stages import Order, Verb, closed_since
+
+log = logging.getLogger("supervisor_rolling")
+T = TypeVar("T")
+
+DRAIN_LOOK_EVERY = 0.02
+"""Seconds between two looks at the connections of a port that drains: what a drain takes longer than it must."""
+
+MOVE_LOOK_EVERY = 0.05
+"""Seconds between two looks while a process restarts or warms up; events and ended warm-ups wake the roller earlier."""
+
+REST_LOOK_EVERY = 0.5
+"""Seconds between two looks while a roll waits, settles or is paused."""
+
+BARELY = 0.002
+"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING."""
+
+IDLE_LOOK_EVERY = 60.0
+"""Seconds between two looks when there is nothing to do: supervisord's TICK_5 comes earlier."""
+
+RETRY_EVERY = 1.0
+"""Seconds until the next turn when supervisord did not answer."""
+
+
+@dataclass
+class Roller:
+    """Turns of all the rolls of one supervisord. For one thread."""
+
+    supervisor: Supervisor
+    sockets: Sockets
+    warmups: Warmups
+    gatekeeper: Gatekeeper
+    load_config: Callable[[], Config]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._leaks: dict[str, Leaks] = {}
+        self._refusals: dict[str, str] = {}
+        self._complaint = ""
+
+    def begin(self) -> None:
+        """Say at once what would keep every roll from working, and open what a dead predecessor left closed."""
+        try:
+            self.gatekeeper.use(self.load_config().gate)
+        except (ConfigError, GateError) as error:
+            log.warning("no roll can begin until this is mended: %s", error)
+
+    def turn(self) -> float:
+        """One pass over all rolls. Returns the seconds until the next one is due, unless an event comes earlier."""
+        try:
+            pause = self._turn()
+        except ConflictError:
+            return 0.0
+        except SupervisorError as error:
+            self._complain(str(error))
+            self.gatekeeper.renew()
+            return RETRY_EVERY
+        self._complain("")
+        return pause
+
+    def release(self) -> None:
+        """Open every gate: the listener ends."""
+        self.gatekeeper.hold({})
+
+    def _turn(self) -> float:
+        world = self._look()
+        old = {group: roll for group, (_, roll) in world.rolls.items()}
+        warmths = self.warmups.tend(
+            {_key(g, name): job for g, roll in old.items() for name, job in machine.jobs(roll).items()}
+        )
+        seen = {group: self._see(roll, world.processes.get(group, {}), warmths) for group, roll in old.items()}
+        new = {group: self._decide(roll, version, seen[group]) for group, (version, roll) in world.rolls.items()}
+        self._hold(new)
+        for group, roll in new.items():
+            for order in machine.orders(roll, seen[group], self.gatekeeper.closed_since):
+                self._give(group, order)
+        has_moved = any(_has_moved(old[group], roll) for group, roll in new.items())
+        return 0.0 if has_moved else min((_pause(new[g], seen[g]) for g in new), default=IDLE_LOOK_EVERY)
+
+    # --- look
+
+    def _look(self) -> World:
+        world = self.supervisor.look()
+        if not world.requests:
+            return world
+        for request in world.requests:
+            self._answer(request, world)
+        return self.supervisor.look()
+
+    def _answer(self, request: Request, world: World) -> None:
+        version, previous = world.rolls.get(request.group, (0, None))
+        try:
+            config = self.load_config()
+            self.gatekeeper.use(config.gate)
+            roll = roll_for(request, config, world.processes[request.group], previous, self.sockets, self.clock)
+        except (ConfigError, RefusedError, GateError) as error:
+            log.warning("%s of %s refused: %s", request.kind, request.group, error)
+            self.supervisor.refuse(request.id, fault_of(error), str(error))
+            return
+        if request.kind == "plan":
+            self.supervisor.plan(request.id, replace(roll, status=Status.PLANNED, ended_at=roll.started_at))
+        else:
+            self.supervisor.record(roll, version, request.id)
+            log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
+
+    def _see(self, roll: Roll, processes: Mapping[str, Process], warmths: Mapping[str, Warmth]) -> Seen:
+        at = self.clock()
+        draining = [member for member in roll.members if member.stage is Stage.DRAINING]
+        peers = self._peers(draining)
+        since = {member.name: closed_since(member, self.gatekeeper.closed_since) for member in draining}
+        return Seen(
+            at=at,
+            processes=processes,
+            closed=self.gatekeeper.closed_since,
+            gate_problem=self.gatekeeper.problem,
+            connections={name: len(found) for name, found in peers.items()},
+            leaks=self._leaks.setdefault(roll.group, Leaks()).find(peers, since, at),
+            warmths=_of_group(roll.group, warmths),
+            refusals=_of_group(roll.group, self._refusals),
+        )
+
+    def _peers(self, draining: list[Member]) -> dict[str, frozenset[str]]:
+        ports = [port for member in draining for port in member.ports]
+        found = self.sockets.look(ports) if ports else {}
+        return {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
+
+    # --- decide, record, hold, order
+
+    def _decide(self, roll: Roll, version: int, seen: Seen) -> Roll:
+        advanced = machine.advance(roll, seen)
+        if advanced != roll:
+            self.supervisor.record(advanced, version)
+            for sentence in changes(roll, advanced):
+                log.info("%s", sentence)
+        return advanced
+
+    def _hold(self, rolls: Mapping[str, Roll]) -> None:
+        closed = {port: text for roll in rolls.values() for port, text in machine.closed(roll).items()}
+        self.gatekeeper.hold(closed)
+
+    def _give(self, group: str, order: Order) -> None:
+        key = _key(group, order.name)
+        give = self.supervisor.stop if order.verb is Verb.STOP else self.supervisor.start
+        self._refusals.pop(key, None)
+        refusal = give(group, order.name)
+        if refusal:
+            self._refusals[key] = refusal
+        log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
+
+    def _complain(self, complaint: str) -> None:
+        """Log what is wrong with supervisord once, not every turn."""
+        if complaint and complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}:{name}"
+
+
+def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
+    start = f"{group}:"
+    return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
+
+
+def _has_moved(old: Roll, new: Roll) -> bool:
+    """Whether there may be more to do at once: one small move, then look again."""
+    return old.status is not new.status or any(a.stage is not b.stage for a, b in zip(old.members, new.members))
+
+
+def _pause(roll: Roll, seen: Seen) -> float:
+    """How long a roll can do without a look."""
+    stages = {member.stage for member in roll.members}
+    if roll.status is not Status.RUNNING:
+        return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
+    if Stage.DRAINING in stages:
+        return DRAIN_LOOK_EVERY
+    if stages & {Stage.RESTARTING, Stage.WARMING}:
+        booting = [p.running_in + BARELY for p in seen.processes.values() if p.state == "STARTING"]
+        return min([MOVE_LOOK_EVERY, *booting])
+    return REST_LOOK_EVERY

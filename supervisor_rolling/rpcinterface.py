@@ -1,0 +1,393 @@
+"""The ``rolling`` XML-RPC namespace: a mailbox with methods, inside supervisord.
+
+supervisord is one thread and somebody's init: nothing here blocks, starts a thread or a child, or imports more than the
+standard library and supervisor. What is asked is put into the mailbox, a doorbell event wakes the listener, and
+answers that take time are deferred: they observe, they never drive, so a client that goes away stops nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from supervisor.events import notify
+from supervisor.http import NOT_DONE_YET
+from supervisor.options import split_namespec
+from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
+from supervisor.xmlrpc import Faults, RPCError
+
+from supervisor_rolling.errors import Fault
+from supervisor_rolling.mailbox import RESUMABLE, Mailbox
+from supervisor_rolling.roll_events import RollingAskedEvent, events_between
+from supervisor_rolling.share import parse_share
+from supervisor_rolling.views import holder_text, roll_view
+from supervisor_rolling.wakeup import install as install_wakeup
+
+API_VERSION = "1.0"
+
+ANSWER_WITHIN = 10.0
+"""Seconds that the listener has to accept or refuse a request before its client is told that it does not answer."""
+
+OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
+
+_mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
+
+
+def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true") -> RollingNamespaceRPCInterface:
+    """What ``supervisor.rpcinterface_factory`` names. supervisord calls it once for each of its HTTP servers.
+
+    ``wakeup = false`` in the section leaves supervisord as slow to notice an exit as it is by itself.
+    """
+    if wakeup.strip().lower() not in ("false", "no", "off", "0"):
+        install_wakeup(supervisord)
+    mailbox = _mailboxes.setdefault(supervisord, Mailbox())
+    return RollingNamespaceRPCInterface(supervisord, mailbox)
+
+
+class RollingError(RPCError):
+    """A fault of this namespace, with its name in the text as supervisor's own have it."""
+
+    def __init__(self, code: int, text: str) -> None:
+        RPCError.__init__(self, code)
+        names = {value: name for name, value in vars(Fault).items() if isinstance(value, int)}
+        self.text = f"{names[code]}: {_ascii(text)}"
+
+
+class RollingNamespaceRPCInterface:
+    """Rolling restarts: restart, watch, pause, resume and abort them."""
+
+    def __init__(self, supervisord: Any, mailbox: Mailbox, clock: Callable[[], float] = time.monotonic) -> None:
+        self.supervisord = supervisord
+        self.mailbox = mailbox
+        self.clock = clock
+
+    def _update(self, text: str) -> None:
+        self.update_text = text  # for unit tests, mainly
+        if self.supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+
+    # --- for everybody
+
+    def getAPIVersion(self):
+        """Return the version of this namespace's API
+
+        @return string version id
+        """
+        self._update("getAPIVersion")
+        return API_VERSION
+
+    def restart(self, name, wait=True, options=None):
+        """Replace the processes of a group, a few at a time
+
+        @param string name     The group ('app' or 'app:*'), or one process of it ('app:web_1')
+        @param boolean wait    Answer when the roll has ended (else: when it has begun)
+        @param struct options  max_unavailable: number or 'N%'; force: boolean; processes: array of process names;
+                               dry_run: boolean, answers with the plan and touches nothing; by: who asks, for others
+                               to see
+        @return struct roll    The roll, see getRoll. Refused, failed or aborted ones answer with a fault
+        """
+        self._update("restart")
+        options = _checked_options({} if options is None else options)
+        group, processes = self._named(name, options.get("processes", []))
+        self._require_listener()
+        is_plan = bool(options.get("dry_run", False))
+        if not is_plan:
+            self._require_free(group)
+        details = {
+            "processes": processes,
+            "max_unavailable": str(options.get("max_unavailable", "")),
+            "force": bool(options.get("force", False)),
+            "by": options.get("by", ""),
+        }
+        return self._ask("plan" if is_plan else "restart", group, details, _is_true(wait))
+
+    def resume(self, group, wait=False):
+        """Go on with a roll that was paused, failed or was aborted; what is new already is not replaced again
+
+        @param string group    The group
+        @param boolean wait    Answer when the roll has ended (else: when it goes on)
+        @return struct roll    The roll, see getRoll
+        """
+        self._update("resume")
+        group = self._group(group)
+        self._require_listener()
+        roll = self.mailbox.rolls.get(group)
+        if roll is not None and roll["status"] in RESUMABLE:
+            self._require_free(group)
+            return self._ask("resume", group, {"by": roll["by"]}, _is_true(wait))
+        return self._flag(group, "to resume", paused=False)
+
+    def pause(self, group):
+        """Let no further process leave; those that have left are brought back
+
+        @param string group    The group
+        @return struct roll    The roll, see getRoll
+        """
+        self._update("pause")
+        return self._flag(self._group(group), "to pause", paused=True)
+
+    def abort(self, group):
+        """End the roll: no further process leaves, those that have left are brought back
+
+        @param string group    The group
+        @return struct roll    The roll, see getRoll
+        """
+        self._update("abort")
+        return self._flag(self._group(group), "to abort", aborting=True)
+
+    def getRoll(self, group):
+        """Return the roll of a group that runs, or its last one
+
+        @param string group    The group
+        @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
+                               why, seconds, total, replaced, least_available, and processes: an array of structs with
+                               name, ports, stage, seconds (in that stage), pid, why, the duration of each stage over, …
+        """
+        self._update("getRoll")
+        group = self._group(group)
+        roll = self.mailbox.rolls.get(group)
+        if roll is None:
+            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is known" % group)
+        return self._view(roll)
+
+    def getAllRolls(self):
+        """Return the roll that runs, or the last one, of every group that has been rolled
+
+        @return array rolls    An array of structs, see getRoll
+        """
+        self._update("getAllRolls")
+        return [self._view(self.mailbox.rolls[group]) for group in sorted(self.mailbox.rolls)]
+
+    def getProcesses(self, group):
+        """Return every process of a group: what supervisord and what the last roll know of it
+
+        @param string group    The group
+        @return array processes An array of structs: name, statename, pid, warm, closed, stage, seconds, ports, why
+        """
+        self._update("getProcesses")
+        group = self._group(group)
+        roll = self.mailbox.rolls.get(group)
+        members = {m["name"]: m for m in roll_view(roll, self.clock())["processes"]} if roll else {}
+        processes = self.supervisord.process_groups[group].processes
+        return [self._process_view(group, name, processes[name], members.get(name, {})) for name in sorted(processes)]
+
+    # --- for the listener alone
+
+    def listenerLook(self, pid, known):
+        """Tell the listener what it has to know (the listener's own)
+
+        @param int pid         The listener's pid
+        @param struct known    The version of each roll that it has
+        @return string json    rolls it has not, requests, and the processes of the groups concerned
+        """
+        self._update("listenerLook")
+        self.mailbox.listener_pid = pid
+        for group in [g for g in self.mailbox.rolls if g not in self.supervisord.process_groups]:
+            self.mailbox.forget_group(group)
+        requests = self.mailbox.asked(self.clock() - ANSWER_WITHIN)
+        active = [g for g, roll in self.mailbox.rolls.items() if roll["status"] == "running"]
+        concerned = sorted({*active, *(r["group"] for r in requests)})
+        return json.dumps(
+            {
+                "rolls": self.mailbox.news(known),
+                "groups": sorted(self.mailbox.rolls),
+                "requests": requests,
+                "processes": {group: self._table(group) for group in concerned},
+            }
+        )
+
+    def listenerRecord(self, group, version, roll, request):
+        """Write a roll into the mailbox, if nobody else has written since (the listener's own)
+
+        @param string group    The group
+        @param int version     The version that the listener has read; 0 for none
+        @param string roll     The roll as JSON
+        @param int request     The request that it answers; 0 for none
+        @return int version    The version that it now has
+        """
+        self._update("listenerRecord")
+        old, new = self.mailbox.rolls.get(group), json.loads(roll)
+        if group not in self.supervisord.process_groups:
+            raise RPCError(Faults.BAD_NAME, group)
+        if not self.mailbox.record(group, version, new):
+            raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
+        if request:
+            self.mailbox.answer(request, "accepted", 0, "", {})
+        for event in events_between(old, new, self.clock()):
+            notify(event)
+        return self.mailbox.versions[group]
+
+    def listenerAnswer(self, request, code, text, plan):
+        """Refuse a request, or answer it with a plan (the listener's own)
+
+        @param int request     The request
+        @param int code        The fault; 0 for a plan
+        @param string text     Why
+        @param string plan     The plan as JSON
+        @return boolean        Always True
+        """
+        self._update("listenerAnswer")
+        self.mailbox.answer(request, "refused" if code else "planned", code, text, json.loads(plan or "{}"))
+        return True
+
+    # --- what the methods above share
+
+    def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
+        request = self.mailbox.ask(kind, group, self.clock(), details)
+        notify(RollingAskedEvent(group, request["id"], {"kind": kind}))
+
+        def observe():  # type: ignore[no-untyped-def] # a plain function, or supervisord takes it for the answer
+            return self._outcome(request, wait)
+
+        observe.delay = 0.05  # type: ignore[attr-defined]
+        observe.rpcinterface = self  # type: ignore[attr-defined]
+        return observe
+
+    def _outcome(self, request: Mapping[str, Any], wait: bool) -> Any:
+        group = request["group"]
+        if request["state"] == "asked":
+            if self.clock() - request["asked_at"] < ANSWER_WITHIN:
+                return NOT_DONE_YET
+            raise RollingError(
+                Fault.LISTENER_DOWN,
+                "the listener did not answer within %g s: see its log "
+                "(supervisorctl tail rolling stderr)" % ANSWER_WITHIN,
+            )
+        if request["state"] == "refused":
+            raise RollingError(request["code"], request["text"])
+        if request["state"] == "planned":
+            return self._view(request["plan"])
+        roll = self.mailbox.rolls.get(group)
+        if roll is None:
+            raise RollingError(Fault.ROLL_FAILED, "the group %s was removed from supervisord" % group)
+        if not wait:
+            return self._view(roll)
+        return self._ending(roll)
+
+    def _ending(self, roll: Mapping[str, Any]) -> Any:
+        if roll["status"] == "running":
+            return NOT_DONE_YET
+        if roll["status"] == "failed":
+            raise RollingError(Fault.ROLL_FAILED, roll["why"])
+        if roll["status"] == "aborted":
+            raise RollingError(Fault.ROLL_ABORTED, "the roll was aborted")
+        return self._view(roll)
+
+    def _flag(self, group: str, wish: str, **flags: bool) -> Any:
+        if not self.mailbox.flag(group, **flags):
+            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s" % (group, wish))
+        roll = self.mailbox.rolls[group]
+        notify(RollingAskedEvent(group, roll["id"], flags))
+        return self._view(roll)
+
+    def _group(self, name: Any) -> str:
+        if not isinstance(name, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "a group is named by a string")
+        group = name[:-2] if name.endswith(":*") else name
+        if group not in self.supervisord.process_groups:
+            raise RPCError(Faults.BAD_NAME, _ascii(group))
+        return group
+
+    def _named(self, name: Any, processes: list[str]) -> tuple[str, list[str]]:
+        """The group and the processes of it that are meant; no processes: all."""
+        if isinstance(name, str) and ":" in name and not name.endswith(":*"):
+            name, process = split_namespec(name)
+            processes = [process or "", *processes]
+        group = self._group(name)
+        for process in processes:
+            if process not in self.supervisord.process_groups[group].processes:
+                raise RPCError(Faults.BAD_NAME, _ascii("%s:%s" % (group, process)))
+        return group, processes
+
+    def _view(self, roll: Mapping[str, Any]) -> dict[str, Any]:
+        view = roll_view(roll, self.clock())
+        whys = [{**process, "why": _ascii(process["why"])} for process in view["processes"]]
+        return {**view, "why": _ascii(view["why"]), "processes": whys, "listener": self._listener_runs()}
+
+    def _listener_runs(self) -> bool:
+        pid = self.mailbox.listener_pid
+        groups = self.supervisord.process_groups.values()
+        return bool(pid) and any(p.pid == pid for group in groups for p in group.processes.values())
+
+    def _require_listener(self) -> None:
+        if not self._listener_runs():
+            raise RollingError(
+                Fault.LISTENER_DOWN,
+                "the listener does not run: look at supervisorctl status and at the log of [eventlistener:rolling]",
+            )
+
+    def _require_free(self, group: str) -> None:
+        holder = self.mailbox.holder(group, self.clock() - ANSWER_WITHIN)
+        if holder is not None:
+            raise RollingError(Fault.ALREADY_ROLLING, "%s is being rolled: %s" % (group, holder_text(holder)))
+
+    def _table(self, group: str) -> list[list[Any]]:
+        now = time.time()
+        return [_process_row(process, now) for process in self.supervisord.process_groups[group].processes.values()]
+
+    def _process_view(self, group: str, name: str, process: Any, member: Mapping[str, Any]) -> dict[str, Any]:
+        stage = member.get("stage", "open")
+        return {
+            "name": name,
+            "statename": getProcessStateDescription(process.get_state()),
+            "pid": process.pid,
+            "warm": self.mailbox.is_warm(group, name, process.pid),
+            "closed": stage not in ("open", "settling"),
+            "stage": stage,
+            "seconds": member.get("seconds", 0.0),
+            "ports": member.get("ports", []),
+            "why": _ascii(member.get("why", "")),
+        }
+
+
+def _process_row(process: Any, now: float) -> list[Any]:
+    """The fields of a ``model.Process``, in their order."""
+    state = process.get_state()
+    down_for = max(0.0, now - process.laststop) if process.laststop else 0.0
+    is_starting = state == ProcessStates.STARTING
+    running_in = max(0.0, process.laststart + process.config.startsecs - now) if is_starting else 0.0
+    spawn_error = process.spawnerr or ""
+    return [
+        process.config.name,
+        getProcessStateDescription(state),
+        process.pid,
+        process.laststart,
+        down_for,
+        running_in,
+        spawn_error,
+    ]
+
+
+def _checked_options(options: Any) -> dict[str, Any]:
+    if not isinstance(options, dict):
+        raise RPCError(Faults.INCORRECT_PARAMETERS, "options must be a struct")
+    unknown = [_ascii(key) for key in options if key not in OPTIONS]
+    if unknown:
+        raise RPCError(
+            Faults.INCORRECT_PARAMETERS, "unknown options: %s; known: %s" % (", ".join(unknown), ", ".join(OPTIONS))
+        )
+    processes = options.get("processes", [])
+    if not isinstance(processes, list) or not all(isinstance(name, str) for name in processes):
+        raise RPCError(Faults.INCORRECT_PARAMETERS, "processes must be an array of names")
+    if options.get("max_unavailable", "") != "":
+        try:
+            parse_share(options["max_unavailable"])
+        except ValueError as error:
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "max_unavailable: %s" % error) from None
+    by = re.sub(r"[^\w@./:-]", "_", _ascii(options.get("by", "")))[:64]
+    return {**options, "by": by}
+
+
+def _is_true(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RPCError(Faults.INCORRECT_PARAMETERS, "wait must be a boolean")
+    return value
+
+
+def _ascii(text: Any) -> str:
+    """What may stand in an XML-RPC answer of supervisord: it sends nothing but ASCII."""
+    return str(text).encode("ascii", "backslashreplace").decode("ascii")

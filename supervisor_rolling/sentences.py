@@ -1,0 +1,39 @@
+"""What a turn did, in sentences: the listener's log, and what a test can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from supervisor_rolling.model import Member, Roll, Stage, Status
+
+
+def changes(old: Roll, new: Roll) -> Iterator[str]:
+    """One sentence for each process that came to another stage, and one for the end of the roll."""
+    for before, after in zip(old.members, new.members):
+        if before.stage is not after.stage or before.why != after.why:
+            yield f"{new.group}:{after.name} {_stage_text(before, after)}"
+    if old.status is not new.status:
+        yield f"{new.group} roll {new.id} {new.status.value}: {summary(new)}"
+
+
+def summary(roll: Roll) -> str:
+    """How a roll ended or how far it is."""
+    wanted = [member for member in roll.members if member.wanted]
+    replaced = sum(member.replaced for member in wanted)
+    text = f"{replaced} of {len(wanted)} replaced"
+    if roll.status is not Status.RUNNING:
+        text += f" in {roll.ended_at - roll.started_at:.1f} s, at least {roll.least_available} available"
+    return f"{text}. {roll.why}" if roll.why else text
+
+
+def _stage_text(before: Member, after: Member) -> str:
+    if after.failed or not after.wanted:
+        return f"{after.stage.value}: {after.why}"
+    if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
+        left = f", {after.connections_left} connections left" if after.connections_left else ""
+        return f"restarting (drained {after.timing.drained:.2f} s{left})"
+    if after.stage is Stage.SETTLING:
+        return f"open (pid {after.pid}, warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms)"
+    if after.stage is Stage.OPEN and after.replaced:
+        return f"available (settled {after.timing.settled:.1f} s)"
+    return str(after.stage.value)

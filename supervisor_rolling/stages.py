@@ -1,0 +1,264 @@
+"""One process on its way through a roll: the diagram in ``machine.py``, one function for each stage.
+
+``step`` takes a member of a roll and what a look found, and gives the member as it stands now. It makes one move at a
+time, changes nothing where nothing has to be, and gives every wait a deadline. ``order`` says what supervisord must
+do for it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Callable
+
+from supervisor_rolling.model import Member, Process, Roll, Seen, Stage
+
+ALIVE = frozenset({"STARTING", "RUNNING"})
+DOWN = frozenset({"BACKOFF", "FATAL", "EXITED"})  # serves nobody, and not because an operator wanted it
+STOPPED = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})
+
+GATE_PATIENCE = 10.0
+"""Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
+operator's patience."""
+
+HAND_PATIENCE = 3.0
+"""Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle
+of
+a ``supervisorctl restart``."""
+
+
+class Verb(str, enum.Enum):
+    """What supervisord can be told to do with a process."""
+
+    STOP = "stop"
+    START = "start"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order to supervisord."""
+
+    verb: Verb
+    name: str
+
+
+def step(member: Member, roll: Roll, seen: Seen) -> Member:
+    """The member after one look."""
+    process = seen.processes.get(member.name)
+    if process is None:
+        return _left_alone(member, seen, "is gone from supervisord's configuration")
+    return _STEPS[member.stage](member, process, roll, seen)
+
+
+def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    return _watch(member, process, seen) if member.replaced else member
+
+
+def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    if roll.aborting:
+        return replace(to(member, Stage.OPEN, seen), tried=False)
+    if process.state == "STOPPED" and process.down_for >= HAND_PATIENCE:
+        return _left_alone(member, seen, "was stopped by hand and is left stopped")
+    if process.state in STOPPED:
+        return member
+    if process.pid != member.old_pid or process.state in DOWN:
+        return _drained(member, seen)
+    if member.name in seen.leaks:
+        return _failed_open(member, seen, _leak_text(member, seen.leaks[member.name]))
+    return _drain(member, roll, seen)
+
+
+def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
+    policy, waited = roll.policy.drain, seen.at - member.since
+    left = seen.connections.get(member.name)
+    if not closed_since(member, seen.closed) <= seen.at or left is None:
+        if waited >= GATE_PATIENCE:
+            reason = seen.gate_problem or "the kernel does not show the rule"
+            return _failed_open(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
+        return member
+    if left == 0 and waited >= policy.min:
+        return _drained(member, seen)
+    if waited < policy.timeout:
+        return replace(member, connections_left=left)
+    if policy.on_timeout == "fail":
+        text = f"still had {left} connections after {policy.timeout:g} s (drain.on_timeout: fail); it goes on serving"
+        return _failed_open(member, seen, text)
+    return _drained(member, seen, left)
+
+
+def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    if process.pid and process.pid != member.old_pid and process.state in ALIVE:
+        return _to_warming(member, process, seen)
+    if _still_runs(member, process) and closed_since(member, seen.closed) > member.since:
+        return to(
+            member, Stage.DRAINING, seen
+        )  # its gate was open meanwhile, or a new listener cannot know: drain again
+    refusal = seen.refusals.get(member.name)
+    if refusal:
+        return _failed(member, seen, f"supervisord cannot start it: {refusal}")
+    spawned_again = process.spawned != member.old_spawned
+    if spawned_again and _is_down_for_good(process):
+        return _failed(member, seen, f"did not come up: {_state_text(process)}")
+    if seen.at - member.since >= roll.policy.restart.timeout:
+        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {_state_text(process)}"
+        return _failed(member, seen, text)
+    if not member.stopped_at and process.state not in ALIVE and process.state != "STOPPING":
+        timing = replace(member.timing, stopped=seen.at - member.since)
+        return replace(member, stopped_at=seen.at, timing=timing)
+    return member
+
+
+def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    if process.pid and process.pid != member.pid and process.state in ALIVE:
+        return replace(member, pid=process.pid)  # it died and was started again: warm that one, same deadline
+    member = _note_running(member, process, seen)
+    if _is_down_for_good(process):
+        return _failed(member, seen, f"went down while it was warmed up: {_state_text(process)}")
+    warmth = seen.warmths.get(member.name)
+    if warmth is None or warmth.pid != process.pid:
+        return _warm_in_time(member, process, roll, seen, "")
+    member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
+    if warmth.state == "failed":
+        return _failed(member, seen, f"is not warm: {warmth.why}")
+    if warmth.state == "warm":
+        return _warm(member, process, roll, seen)
+    return _warm_in_time(member, process, roll, seen, warmth.why)
+
+
+def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    if not member.timing.warmed:
+        member = replace(member, timing=replace(member.timing, warmed=seen.at - member.since))
+    if process.state == "RUNNING":
+        return to(member, Stage.SETTLING, seen)
+    if seen.at - member.since >= roll.policy.restart.timeout:
+        text = f"is warm but not RUNNING after {roll.policy.restart.timeout:g} s: startsecs is above restart.timeout"
+        return _failed(member, seen, text)
+    return member
+
+
+def _note_running(member: Member, process: Process, seen: Seen) -> Member:
+    if process.state != "RUNNING" or member.timing.started:
+        return member
+    return replace(member, timing=replace(member.timing, started=seen.at - (member.stopped_at or member.since)))
+
+
+def _warm_in_time(member: Member, process: Process, roll: Roll, seen: Seen, why: str) -> Member:
+    timeout = roll.policy.warmup.timeout
+    if seen.at - member.since < timeout:
+        return member
+    reason = why or _state_text(process)
+    return _failed(member, seen, f"was not warm within {timeout:g} s (warmup.timeout): {reason}")
+
+
+def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    watched = _watch(member, process, seen)
+    if watched.stage is not Stage.SETTLING or seen.at - member.since < roll.policy.settle:
+        return watched
+    timing = replace(member.timing, settled=seen.at - member.since)
+    return replace(to(member, Stage.OPEN, seen), replaced=True, timing=timing)
+
+
+def _watch(member: Member, process: Process, seen: Seen) -> Member:
+    """A process that this roll has opened: when it dies the roll has failed on it; it is closed and warmed again."""
+    if process.state in STOPPED:
+        return to(member, Stage.OPEN, seen) if member.stage is Stage.SETTLING else member
+    if process.pid == member.pid and process.state == "RUNNING":
+        return member
+    if _is_down_for_good(process):
+        return _failed(member, seen, f"died after it was replaced: {_state_text(process)}")
+    why = f"died after it was replaced (or was restarted by hand): {_state_text(process)}"
+    return replace(to(member, Stage.WARMING, seen), pid=process.pid, failed=True, why=why)
+
+
+def _stay(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    return member
+
+
+_STEPS: Mapping[Stage, Callable[[Member, Process, Roll, Seen], Member]] = {
+    Stage.OPEN: _open,
+    Stage.DRAINING: _draining,
+    Stage.RESTARTING: _restarting,
+    Stage.WARMING: _warming,
+    Stage.SETTLING: _settling,
+    Stage.FAILED: _stay,
+}
+
+
+def to(member: Member, stage: Stage, seen: Seen) -> Member:
+    """The member at the beginning of a stage."""
+    return replace(member, stage=stage, since=seen.at)
+
+
+def _drained(member: Member, seen: Seen, left: int = 0) -> Member:
+    timing = replace(member.timing, drained=seen.at - member.since)
+    return replace(to(member, Stage.RESTARTING, seen), timing=timing, connections_left=left)
+
+
+def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
+    down_at = member.stopped_at or seen.at
+    timing = replace(member.timing, stopped=member.timing.stopped or seen.at - member.since)
+    return replace(to(member, Stage.WARMING, seen), pid=process.pid, stopped_at=down_at, timing=timing)
+
+
+def _failed(member: Member, seen: Seen, why: str) -> Member:
+    return replace(to(member, Stage.FAILED, seen), failed=True, why=why)
+
+
+def _failed_open(member: Member, seen: Seen, why: str) -> Member:
+    return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
+
+
+def _left_alone(member: Member, seen: Seen, why: str) -> Member:
+    return replace(to(member, Stage.OPEN, seen), wanted=False, why=why) if member.wanted else member
+
+
+def closed_since(member: Member, closed: Mapping[int, float]) -> float:
+    """Since when all ports of a process have been closed without a gap; infinity where one is open."""
+    return max((closed.get(port, math.inf) for port in member.ports), default=-math.inf)
+
+
+def _still_runs(member: Member, process: Process) -> bool:
+    """Whether the incarnation that is to be replaced is there and has not been told to stop."""
+    return bool(process.pid) and process.pid == member.old_pid and process.state in ALIVE
+
+
+def _is_down_for_good(process: Process) -> bool:
+    lasting = process.state in ("EXITED", "STOPPED") and process.down_for >= HAND_PATIENCE
+    return process.state == "FATAL" or lasting
+
+
+def _state_text(process: Process) -> str:
+    return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
+
+
+def _leak_text(member: Member, peer: str) -> str:
+    ports = ", ".join(map(str, member.ports))
+    return (
+        f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
+        "look for a firewall rule before ours that accepts them (iptables-legacy -S INPUT)"
+    )
+
+
+def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | None:
+    """What supervisord must be told now to bring a RESTARTING member on, if anything.
+
+    ``closed`` is what the gate said after the roll was recorded. A process that runs is stopped only if its
+    gate is known to have been closed since before the look that found it drained; one that is down is started behind
+    a closed gate, but not left down for ever where the gate does not work.
+    """
+    process = seen.processes.get(member.name)
+    if process is None:
+        return None
+    since = closed_since(member, closed)
+    if _still_runs(member, process):
+        return Order(Verb.STOP, member.name) if since <= member.since else None
+    if process.spawned != member.old_spawned:
+        return None  # started again already
+    if process.state == "BACKOFF":
+        return Order(Verb.STOP, member.name)
+    if process.state in ("STOPPED", "EXITED", "FATAL"):
+        waited_long = member.stopped_at and seen.at - member.stopped_at >= GATE_PATIENCE
+        return Order(Verb.START, member.name) if since <= seen.at or waited_long else None
+    return None

@@ -1,0 +1,50 @@
+"""``rolling_status`` as lines: what rolls, and how each process of a group stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supervisor_rolling.machine import natural
+
+View = Mapping[str, Any]
+
+
+def roll_lines(rolls: Sequence[View]) -> list[str]:
+    """The roll of every group, the running one or the last."""
+    if not rolls:
+        return ["No group has been rolled since supervisord started."]
+    return _table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
+
+
+def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> list[str]:
+    """One group: its roll, and its processes."""
+    head = roll_lines([roll]) if roll else [f"{group} has not been rolled since supervisord started."]
+    processes = sorted(processes, key=lambda process: natural(process["name"]))
+    rows = [("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY"), *map(_process_row, processes)]
+    return [*head, "", *_table(rows)]
+
+
+def _roll_row(roll: View) -> tuple[str, ...]:
+    status = "paused" if roll["paused"] and roll["status"] == "running" else roll["status"]
+    status = "aborting" if roll["aborting"] and roll["status"] == "running" else status
+    replaced = f"{roll['replaced']}/{roll['total']}"
+    return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", roll["why"])
+
+
+def _process_row(process: View) -> tuple[str, ...]:
+    return (
+        process["name"],
+        process["statename"],
+        str(process["pid"] or "-"),
+        process["stage"],
+        f"{process['seconds']:.0f} s" if process["seconds"] else "-",
+        "warm" if process["warm"] else "-",
+        "closed" if process["closed"] else "open",
+        process["why"],
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]

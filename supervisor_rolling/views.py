@@ -1,0 +1,45 @@
+"""Rolls as other programs and people get to see them: plain structs without the policy, times as seconds ago.
+
+The shapes here are the public interface of ``rolling.getRoll`` and of ``--json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """A roll, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
+    members = [member_view(member, now) for member in roll["members"]]
+    wanted = [member for member in members if member["wanted"]]
+    return {
+        **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
+        "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
+        "total": len(wanted),
+        "replaced": sum(member["replaced"] for member in wanted),
+        "least_available": roll["least_available"],
+        "processes": members,
+    }
+
+
+def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN."""
+    names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
+    counts = ("connections_left", "requests", "first_ms", "last_ms")
+    return {
+        **{key: member[key] for key in names + counts},
+        "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
+        **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
+    }
+
+
+def holder_text(holder: Mapping[str, Any]) -> str:
+    """Who has a group, and how far they are: for whoever is refused."""
+    by = f" by {holder['by']}" if holder.get("by") else ""
+    if "members" not in holder:
+        return f"a roll was asked for{by} a moment ago"
+    wanted = [member for member in holder["members"] if member["wanted"]]
+    replaced = sum(member["replaced"] for member in wanted)
+    paused = ", paused" if holder["paused"] else ""
+    return f"roll {holder['id']}{by} has replaced {replaced} of {len(wanted)}{paused}"

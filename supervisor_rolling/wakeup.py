@@ -1,0 +1,82 @@
+"""Lets supervisord notice a child's exit at once.
+
+supervisord waits in ``poll()`` for up to a second, and since Python 3.5 a signal does not end that wait: a dead
+child is noticed up to a second late. Here the interpreter writes a byte into a pipe for every signal, and the pipe
+stands in supervisord's socket map, so that ``poll()`` ends.
+
+One exit takes two turns of supervisord's loop: the first reaps the child and puts the event into the listeners'
+buffers, the second hands the events out and starts the program again. So a signal's byte is followed by an echo of
+our own, which ends the next wait as well.
+
+Contract: never raises into supervisord; acts once per supervisord, however many HTTP servers it has; before a
+``reload`` closes all file descriptors the pipe is taken out again, and the new Supervisor gets its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import weakref
+from typing import Any
+
+from supervisor.events import SupervisorStoppingEvent, subscribe
+
+ECHO = b"\0"  # no signal has number 0
+
+_installed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def install(supervisord: Any) -> None:
+    """Wake this supervisord on signals from now until it stops. Does nothing, and says so in its log, where it
+    cannot."""
+    if supervisord in _installed:
+        return
+    try:
+        WakeUp(supervisord.options.get_socket_map())
+    except (OSError, ValueError, RuntimeError) as error:
+        supervisord.options.logger.warn("rolling: no wake-up, exits are noticed up to a second late: %s" % error)
+    _installed.add(supervisord)
+
+
+class WakeUp:
+    """A dispatcher, as supervisord's loop wants it, for the reading end of the pipe."""
+
+    def __init__(self, socket_map: dict[int, Any]) -> None:
+        self.socket_map = socket_map
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(self.writing, False)
+        self.previous = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+        socket_map[self.reading] = self
+        subscribe(SupervisorStoppingEvent, self.close)
+
+    def readable(self) -> bool:
+        """Always: that is what it is for."""
+        return True
+
+    def writable(self) -> bool:
+        """Never."""
+        return False
+
+    def handle_read_event(self) -> None:
+        """Take the bytes out; after a signal, end the next wait as well."""
+        if os.read(self.reading, 4096).strip(ECHO):
+            os.write(self.writing, ECHO)
+
+    def handle_write_event(self) -> None:
+        """Never called."""
+
+    def handle_error(self) -> None:
+        """supervisord calls this when the above raised: without the pipe it is as it always was."""
+        self.close()
+
+    def close(self, event: Any = None) -> None:
+        """Put everything back. Never raises: supervisord would die of it."""
+        if self.socket_map.pop(self.reading, None) is None:
+            return
+        try:
+            signal.set_wakeup_fd(self.previous)
+            os.close(self.reading)
+            os.close(self.writing)
+        except (OSError, ValueError):
+            return

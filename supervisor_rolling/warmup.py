@@ -1,0 +1,206 @@
+"""Warms processes up over HTTP, through their closed gates.
+
+A warm-up runs in a thread of its own, so that a slow one delays neither the others nor a lease; ``tend`` says which
+processes shall be warm and gets back how far each is. First the port has to accept, then ``ready`` is asked until
+it answers 2xx or 3xx, then the list is sent in order. An answer that is not expected ends the warm-up; a connection
+that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
+tried again until the deadline.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
+
+SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
+
+RETRY_EVERY = 0.02
+"""Seconds between two attempts to reach a process that boots: small against any boot."""
+
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class HttpWarmups:
+    """The ``Warmups`` of ``contracts.py``.
+
+    ``addresses_of`` finds the local addresses that accept on a port; ``on_change`` is
+    called from the warm-up's thread when it has ended.
+    """
+
+    def __init__(
+        self,
+        addresses_of: Callable[[int], tuple[str, ...]],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._addresses_of = addresses_of
+        self._on_change = on_change
+        self._running: dict[str, _Warmup] = {}
+
+    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+        """See ``contracts.Warmups``."""
+        for name, warmup in list(self._running.items()):
+            if name not in wanted or wanted[name].pid != warmup.job.pid:
+                warmup.dropped.set()
+                del self._running[name]
+        for name, job in wanted.items():
+            if name not in self._running:
+                self._running[name] = _Warmup(job, self._addresses_of, self._on_change)
+        return {name: warmup.warmth for name, warmup in self._running.items()}
+
+
+class _Warmup(threading.Thread):
+    """One process being warmed. ``warmth`` is replaced as a whole, so that others read it without a lock."""
+
+    def __init__(
+        self,
+        job: WarmupJob,
+        addresses_of: Callable[[int], tuple[str, ...]],
+        on_change: Callable[[], None],
+    ) -> None:
+        super().__init__(name=f"warm-up of {job.pid}", daemon=True)
+        self.job = job
+        self.warmth = Warmth(job.pid, "warming")
+        self.dropped = threading.Event()
+        self._addresses_of = addresses_of
+        self._on_change = on_change
+        self._deadline = time.monotonic() + job.policy.timeout
+        self.start()
+
+    def run(self) -> None:
+        """The whole warm-up; whatever happens, ``warmth`` says it."""
+        try:
+            with _session(self.job.bypass) as session:
+                self._warm(session)
+        except _NotWarmError as error:
+            self.warmth = replace(self.warmth, state="failed", why=str(error))
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the roll
+            self.warmth = replace(self.warmth, state="failed", why=f"{type(error).__name__}: {error}")
+        self._on_change()
+
+    def _warm(self, session: requests.Session) -> None:
+        policy = self.job.policy
+        base = self._base_url()
+        if policy.ready:
+            self._until_ready(session, base, WarmupRequest(path=policy.ready))
+        for request in _each(policy.requests):
+            started = time.monotonic()
+            answer = self._send(session, base, request)
+            _require(request, answer)
+            self._count((time.monotonic() - started) * 1000)
+        self.warmth = replace(self.warmth, state="warm", why="")
+
+    def _base_url(self) -> str:
+        port = self.job.ports[0]
+        while True:
+            addresses = self._addresses_of(port)
+            if addresses:
+                return _url(addresses, port)
+            self._wait(f"nothing listens on port {port} yet")
+
+    def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
+        while True:
+            answer = self._send(session, base, request)
+            if _is_expected(request, answer.status_code):
+                return
+            self._wait(f"GET {request.path} (ready) answers {answer.status_code}")
+
+    def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
+        headers = {"Connection": "close", **self.job.policy.headers, **request.headers}
+        while True:
+            left = max(0.001, self._deadline - time.monotonic())
+            try:
+                return session.request(
+                    request.method,
+                    base + request.path,
+                    headers=headers,
+                    data=request.body.encode() or None,
+                    timeout=left,
+                    allow_redirects=False,
+                )
+            except requests.Timeout:
+                waited = self.job.policy.timeout
+                raise _NotWarmError(f"{request.method} {request.path} did not answer within {waited:g} s") from None
+            except requests.RequestException as error:
+                self._wait(f"{request.method} {request.path}: {_reason(error)}")
+
+    def _wait(self, why: str) -> None:
+        self.warmth = replace(self.warmth, why=why)
+        if time.monotonic() >= self._deadline:
+            raise _NotWarmError(f"not within {self.job.policy.timeout:g} s: {why}")
+        if self.dropped.wait(RETRY_EVERY):
+            raise _NotWarmError("no longer wanted")
+
+    def _count(self, milliseconds: float) -> None:
+        first = self.warmth.first_ms if self.warmth.requests else milliseconds
+        done = self.warmth.requests + 1
+        self.warmth = replace(
+            self.warmth, requests=done, first_ms=round(first, 1), last_ms=round(milliseconds, 1), why=""
+        )
+
+
+class _NotWarmError(Exception):
+    """Why a process is not warm."""
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that pass a closed gate."""
+
+    def __init__(self, bypass: str) -> None:
+        self._pass = _passing(bypass)
+        super().__init__()
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options, **self._pass)
+
+
+def _passing(bypass: str) -> dict[str, Any]:
+    if bypass == "address":
+        return {"source_address": (BYPASS_ADDRESS, 0)}
+    return {"socket_options": [(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)]}
+
+
+def _session(bypass: str) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a proxy variable would send the warm-up elsewhere
+    session.mount("http://", _Adapter(bypass))
+    return session
+
+
+def _url(addresses: tuple[str, ...], port: int) -> str:
+    """IPv4 first: ``bypass: address`` has no other."""
+    address = min(addresses, key=lambda a: (":" in a, a))
+    address = ANY_ADDRESS.get(address, address)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:
+    for request in wanted:
+        for _ in range(request.count):
+            yield request
+
+
+def _require(request: WarmupRequest, answer: requests.Response) -> None:
+    if not _is_expected(request, answer.status_code):
+        wanted = " or ".join(map(str, request.expect)) or "2xx or 3xx"
+        raise _NotWarmError(f"{request.method} {request.path} answered {answer.status_code}, expected {wanted}")
+
+
+def _is_expected(request: WarmupRequest, status: int) -> bool:
+    return status in request.expect if request.expect else 200 <= status < 400
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The last line of what urllib3 wraps three times."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,53 @@
+"""Rolls and policies as JSON text and back: how they travel to the mailbox and outlive the listener that wrote them.
+
+Every dataclass becomes an object with the names of its fields; what an older version wrote and a newer one lacks,
+or the other way round, takes the field's default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import json
+import typing
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
+
+from supervisor_rolling.model import Roll
+
+T = TypeVar("T")
+
+
+def dump_roll(roll: Roll) -> str:
+    """The roll as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
+    return json.dumps(dataclasses.asdict(roll))
+
+
+def load_roll(data: Mapping[str, Any]) -> Roll:
+    """The roll that ``dump_roll`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other
+    data."""
+    return _build(Roll, data)
+
+
+def _build(kind: type[T], data: Mapping[str, Any]) -> T:
+    hints = _hints(kind)
+    names = [field.name for field in dataclasses.fields(kind) if field.name in data]  # type: ignore[arg-type]
+    return kind(**{name: _value(hints[name], data[name]) for name in names})
+
+
+@functools.cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_value(typing.get_args(hint)[0], item) for item in value)
+    if typing.get_origin(hint) is Mapping:
+        return {key: _value(typing.get_args(hint)[1], item) for key, item in value.items()}
+    return value
