@@ -78,7 +78,7 @@ def _parser(command: str, takes_group: str, description: str) -> _Parser:
 
 def _restart_parser() -> _Parser:
     parser = _parser("rolling_restart", "+", "Replace the processes of a group, a few at a time.")
-    parser.add_argument("--max-unavailable", default="", metavar="N|N%", type=_share, help="how many at a time")
+    parser.add_argument("--max-unavailable", metavar="N|N%", type=_share, help="how many at a time")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
     parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when the roll has begun")
     parser.add_argument("--force", action="store_true", help="replace even the last process that serves")

@@ -55,5 +55,6 @@ class Gatekeeper:
         self.problem = problem
 
     def renew(self) -> None:
-        """Hold what was held."""
-        self.hold(self._held)
+        """Hold what was held, so that ``closed_since`` is true of now."""
+        if self._held:
+            self.hold(self._held)

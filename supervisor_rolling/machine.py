@@ -91,6 +91,13 @@ def resume(roll: Roll) -> Roll:
     return replace(roll, members=again, status=Status.RUNNING, aborting=False, paused=False, ended_at=0.0, why="")
 
 
+def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
+    """The answer to a dry run: the roll with its members in the order in which they would go, those left alone last."""
+    queue = _candidates(roll, Seen(roll.started_at, processes))
+    rest = tuple(member for member in roll.members if member not in queue)
+    return replace(roll, members=(*queue, *rest), status=Status.PLANNED, ended_at=roll.started_at)
+
+
 def _again(member: Member) -> Member:
     done = member.replaced and member.stage is Stage.OPEN
     return replace(member, failed=False, why="", tried=done, replaced=done)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from supervisor_rolling import machine
@@ -89,6 +89,7 @@ class Roller:
 
     def _turn(self) -> float:
         world = self._look()
+        self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
         old = {group: roll for group, (_, roll) in world.rolls.items()}
         warmths = self.warmups.tend(
             {_key(g, name): job for g, roll in old.items() for name, job in machine.jobs(roll).items()}
@@ -123,7 +124,7 @@ class Roller:
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return
         if request.kind == "plan":
-            self.supervisor.plan(request.id, replace(roll, status=Status.PLANNED, ended_at=roll.started_at))
+            self.supervisor.plan(request.id, machine.planned(roll, world.processes[request.group]))
         else:
             self.supervisor.record(roll, version, request.id)
             log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)

@@ -240,7 +240,7 @@ class RollingNamespaceRPCInterface:
         request = self.mailbox.ask(kind, group, self.clock(), details)
         notify(RollingAskedEvent(group, request["id"], {"kind": kind}))
 
-        def observe():  # type: ignore[no-untyped-def] # a plain function, or supervisord takes it for the answer
+        def observe():  # a plain function, or supervisord takes it for the answer
             return self._outcome(request, wait)
 
         observe.delay = 0.05  # type: ignore[attr-defined]

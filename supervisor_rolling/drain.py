@@ -1,0 +1,93 @@
+"""What is left of a port's connections, and which ports a process listens on: the ``Sockets`` of ``contracts.py``.
+
+Only the server's side counts, that is, sockets whose local port is the one asked for: over loopback the kernel has
+both ends. ESTABLISHED, SYN_RECV and CLOSE_WAIT are connections that a process may still have to answer; what waits in
+the accept queue is ESTABLISHED for the kernel and so is among them. Whoever closed first and only waits (FIN_WAIT,
+TIME_WAIT) loses nothing when the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator, Mapping
+
+from supervisor_rolling.errors import RollingError
+from supervisor_rolling.model import Connections
+from supervisor_rolling.sock_diag import CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, TcpSocket, tcp_sockets
+
+
+class KernelSockets:
+    """Looks at this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
+    RollingError where the kernel does not answer."""
+
+    def look(self, ports: Collection[int]) -> Mapping[int, Connections]:
+        """The connections and listeners of each of these ports; see ``Sockets.look``."""
+        peers: dict[int, set[str]] = {port: set() for port in ports}
+        listeners: dict[int, set[str]] = {port: set() for port in ports}
+        if ports:
+            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN), ports):
+                if one.state == LISTEN:
+                    listeners[one.port].add(one.address)
+                else:
+                    peers[one.port].add(_peer(one))
+        return {port: Connections(frozenset(peers[port]), tuple(sorted(listeners[port]))) for port in ports}
+
+    def ports_of(self, pid: int) -> tuple[int, ...]:
+        """The TCP ports that a process or a descendant of it listens on, ascending; empty where there is none.
+
+        Raises RollingError where /proc does not show whose sockets they are.
+        """
+        inodes = {inode for process in family_of(pid) for inode in _socket_inodes(process)}
+        return tuple(sorted({one.port for one in tcp_sockets((LISTEN,)) if one.inode in inodes})) if inodes else ()
+
+
+def _peer(one: TcpSocket) -> str:
+    address = f"[{one.peer_address}]" if ":" in one.peer_address else one.peer_address
+    return f"{address}:{one.peer_port}"
+
+
+# --- /proc. A process may be gone at any line: that is no error, it then listens on nothing.
+
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+def family_of(pid: int) -> Iterator[int]:
+    """A process and all that descend from it. One whose parent died belongs to init, and to this family no more."""
+    children = _children()
+    waiting = [pid]
+    while waiting:
+        process = waiting.pop()
+        yield process
+        waiting += children.get(process, [])
+
+
+def _children() -> dict[int, list[int]]:
+    # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(*_GONE):
+            children.setdefault(_parent(name), []).append(int(name))
+    return children
+
+
+def _parent(pid: str) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return int(stat.read().rpartition(b")")[2].split()[1])  # the name stands in brackets, and may hold any
+
+
+def _socket_inodes(pid: int) -> Iterator[int]:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except _GONE:
+        return
+    except PermissionError as error:
+        raise RollingError(
+            f"Cannot see which ports process {pid} listens on: {error}. Run the listener as root or give it "
+            "CAP_SYS_PTRACE, or name the ports in the YAML instead of `ports: auto`."
+        ) from error
+    for name in names:
+        with contextlib.suppress(*_GONE):
+            link = os.readlink(f"/proc/{pid}/fd/{name}")
+            if link.startswith("socket:["):
+                yield int(link[len("socket:[") : -1])

@@ -1,0 +1,44 @@
+"""The backends that can close a port, by the name that the YAML gives them.
+
+A backend's library is imported when its gate is made and not before: nobody needs the library of a backend that he does
+not use, and one that is missing is said to the operator instead of ending the listener with a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from supervisor_rolling.contracts import Gate
+from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.model import GatePolicy
+
+Clock = Callable[[], float]
+
+
+def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
+    """The gate that the policy asks for.
+
+    ``owner`` tells this supervisord from others on the host (its server URL): rules are kept apart by it. ``clock``
+    gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing.
+    """
+    if policy.backend not in BACKENDS:
+        raise GateError(f"gate.backend: there is no backend {policy.backend!r}; use one of: {', '.join(BACKENDS)}")
+    return BACKENDS[policy.backend](policy, owner, clock)
+
+
+def _iptables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
+    try:
+        from supervisor_rolling.gates.iptables import IptablesGate
+    except Exception as error:
+        # Not only ImportError: without libxtables python-iptables dies of AttributeError, OSError or errors of its own.
+        raise GatePermissionError(
+            f"The iptables backend cannot be loaded ({type(error).__name__}: {error}). Install the package `iptables` "
+            "of your distribution (it brings libxtables and libip4tc), and python-iptables into the listener's "
+            "environment: pip install python-iptables"
+        ) from error
+    return IptablesGate(policy, owner, clock)
+
+
+BACKENDS: dict[str, Callable[[GatePolicy, str, Clock], Gate]] = {
+    "iptables": _iptables,
+}

@@ -1,0 +1,178 @@
+"""Asks the kernel for TCP sockets over NETLINK_SOCK_DIAG, as ``ss`` does.
+
+The kernel filters by state and local port, so a look costs the same whether a host has a hundred connections or tens of
+thousands that are of no interest: 0.4 ms against 2 to 70 for /proc/net/tcp. Needs no rights.
+
+Contract: ``tcp_sockets`` returns what one walk over the kernel's tables found, or raises RollingError; a half answer is
+never returned. A call has a deadline of a few seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from supervisor_rolling.errors import RollingError
+
+ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
+"""Numbers of include/net/tcp_states.h."""
+
+_TIMEOUT = 2.0  # seconds for each part of an answer; the kernel answers in milliseconds
+_TRIES = 5  # how often a dump is begun again that the kernel calls inconsistent
+_BUFFER = 65536  # the kernel sends at most 32 KiB at a time
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_BYTECODE_ATTRIBUTE = 1  # INET_DIAG_REQ_BYTECODE
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port id
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+_REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2: family, protocol, extensions, states, socket id
+_ANSWER = struct.Struct("=BBxx2s2s16s16s12x16xI")  # struct inet_diag_msg: family, state, ports, addresses, …, inode
+_STEP = struct.Struct("=BBH")  # struct inet_diag_bc_op: code, offset if yes, offset if no
+_JUMP, _PORT_AT_LEAST, _PORT_AT_MOST = 1, 2, 3  # INET_DIAG_BC_JMP, _S_GE, _S_LE
+
+
+@dataclass(frozen=True)
+class TcpSocket:
+    """One socket. Addresses are as people write them, an IPv4 peer of an IPv6 socket as IPv4; ``inode`` is 0 for one
+    that no process has accepted yet."""
+
+    state: int
+    address: str
+    port: int
+    peer_address: str
+    peer_port: int
+    inode: int
+
+
+def tcp_sockets(states: Collection[int], ports: Collection[int] | None = None) -> Iterator[TcpSocket]:
+    """The sockets of this network namespace in one of these states, both families; ``ports``: only with such a local
+    port."""
+    mask = sum(1 << state for state in set(states))
+    code = b"" if ports is None else _any_local_port(sorted(set(ports)))
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from _sockets_of(family, mask, code)
+
+
+def _sockets_of(family: int, mask: int, code: bytes) -> list[TcpSocket]:
+    for _ in range(_TRIES):
+        try:
+            return _dump(family, mask, code)
+        except _Interrupted:
+            continue
+        except OSError as error:
+            if family == socket.AF_INET6 and error.errno == errno.ENOENT:
+                return []  # a kernel without IPv6
+            raise RollingError(_explanation(error)) from error
+    raise RollingError(f"The kernel's list of connections changed under {_TRIES} readings; the next turn tries again.")
+
+
+class _Interrupted(Exception):
+    """The kernel's table changed so much during the walk that the answer is not to be trusted."""
+
+
+def _explanation(error: OSError) -> str:
+    what = f"Cannot ask the kernel for connections (NETLINK_SOCK_DIAG): {error}."
+    if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
+        return f"{what} The kernel lacks CONFIG_INET_DIAG: try modprobe tcp_diag."
+    return f"{what} The next turn tries again."
+
+
+# --- netlink
+
+
+def _dump(family: int, mask: int, code: bytes) -> list[TcpSocket]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
+        link.settimeout(_TIMEOUT)
+        link.send(_request(family, mask, code))
+        return [_socket_of(body) for body in _bodies(link)]
+
+
+def _request(family: int, mask: int, code: bytes) -> bytes:
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, mask)
+    if code:
+        body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body
+
+
+def _bodies(link: socket.socket) -> Iterator[bytes]:
+    """The bodies of all messages of a dump, up to the one that ends it."""
+    while True:
+        data, _, flags, _ = link.recvmsg(_BUFFER)
+        if flags & socket.MSG_TRUNC:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        for kind, body in _messages(data):
+            if kind == _NLMSG_DONE:
+                return
+            yield body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        body = data[at + _HEADER.size : at + length]
+        if flags & _NLM_F_DUMP_INTR:
+            raise _Interrupted
+        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+            _raise_error(body)
+        yield kind, body
+        at += -(-length // 4) * 4  # NLMSG_ALIGN
+
+
+def _raise_error(body: bytes) -> None:
+    """Both kinds of last message begin with a negative errno, or 0 where all went well."""
+    number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _socket_of(body: bytes) -> TcpSocket:
+    family, state, port, peer_port, source, destination, inode = _ANSWER.unpack_from(body)
+    return TcpSocket(
+        state=state,
+        address=_address(family, source),
+        port=int.from_bytes(port, "big"),
+        peer_address=_address(family, destination),
+        peer_port=int.from_bytes(peer_port, "big"),
+        inode=inode,
+    )
+
+
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 on an IPv6 socket
+
+
+def _address(family: int, raw: bytes) -> str:
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, raw[:4])
+    if raw.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, raw[12:])
+    return socket.inet_ntop(socket.AF_INET6, raw)
+
+
+# --- the filter
+
+
+def _any_local_port(ports: Collection[int]) -> bytes:
+    """A program for the kernel's filter: accept a socket whose local port is one of these.
+
+    For each port: at least it? at most it? then jump to the end, which accepts; else on to the next port. What jumps
+    four bytes beyond the end is refused. Equality would be one question, but older kernels do not know it.
+    """
+    block = 5 * _STEP.size
+    code = b""
+    for place, port in enumerate(ports):
+        left = (len(ports) - place) * block
+        on_no = block if left > block else block + 4
+        code += _STEP.pack(_PORT_AT_LEAST, 8, on_no) + _STEP.pack(0, 0, port)
+        code += _STEP.pack(_PORT_AT_MOST, 8, on_no - 8) + _STEP.pack(0, 0, port)
+        code += _STEP.pack(_JUMP, 4, left - 4 * _STEP.size)
+    return code

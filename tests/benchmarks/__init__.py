@@ -1,0 +1,1 @@
+"""Benchmarks: run by hand, as root, each in network namespaces of its own."""

@@ -1,0 +1,187 @@
+"""The lab does not lie: what the benchmark and the other tests believe of it is checked here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.lab import proc
+from tests.lab.load import Answer, Load, Plan, Report, summarise
+from tests.lab.stack import Setup, Stack, answers
+
+TWO = Setup(processes=2, startsecs=0)
+OTHER = Setup(processes=2, first_port=8100, nginx_port=8180)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two processes that nobody has warmed; the tests below take each a port."""
+    running = Stack(tmp_path_factory.mktemp("stack"), TWO)
+    running.release("first")
+    with running:
+        yield running
+
+
+def restart(stack: Stack, port: int) -> None:
+    assert stack.ctl("restart", f"app:app-{port}").returncode == 0
+    stack.wait_until(lambda: answers(port), 10.0, f"port {port} serves again")
+
+
+def test_a_process_reports_cold_once_however_often_it_is_asked(stack: Stack) -> None:
+    assert stack.ask(8000, "/health").headers["x-cold"] == "0"
+    assert [stack.ask(8000, "/").headers["x-cold"] for _ in range(4)] == ["1", "0", "0", "0"]
+    assert stack.ask(8000, "/page/7").headers["x-cold"] == "0", "the first page has every part"
+
+
+def test_all_who_meet_a_cold_process_are_cold_also_those_who_wait_for_the_first(stack: Stack) -> None:
+    restart(stack, 8000)
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: stack.ask(8000, "/"), range(4)))
+    assert [reply.headers["x-cold"] for reply in replies] == ["1"] * 4
+    assert stack.ask(8000, "/").headers["x-cold"] == "0"
+
+
+def test_a_page_that_warmed_only_a_part_leaves_the_rest_cold(stack: Stack) -> None:
+    assert [stack.ask(8001, path).headers["x-cold"] for path in ("/page/1", "/page/1", "/")] == ["1", "0", "1"]
+
+
+def test_a_deploy_shows_in_a_process_only_after_its_restart(stack: Stack) -> None:
+    stack.release("second")
+    restart(stack, 8001)
+    releases = {port: stack.ask(port, "/health").headers["x-release"] for port in TWO.ports}
+    assert releases == {8000: "first", 8001: "second"}
+
+
+def test_a_broken_release_boots_and_answers_500_on_pages(stack: Stack) -> None:
+    stack.fault("500")
+    restart(stack, 8001)
+    assert [stack.ask(8001, path).status for path in ("/health", "/", "/page/3")] == [200, 500, 500]
+
+
+def test_a_stopped_stack_leaves_no_process_and_nothing_had_to_be_killed(tmp_path: Path) -> None:
+    with Stack(tmp_path, OTHER) as stack:
+        everything = stack.everything()
+        assert {process.pid for process in stack.processes()} < {process.pid for process in everything}
+        assert stack.stop() == []
+    assert not any(proc.alive(process) for process in everything)
+
+
+def test_a_stack_whose_supervisord_was_killed_leaves_no_process_and_says_what_it_had_to_kill(tmp_path: Path) -> None:
+    with Stack(tmp_path, OTHER) as stack:
+        everything = stack.everything()
+        os.kill(stack.supervisord_pid, signal.SIGKILL)
+        forced = stack.stop()
+    assert [("--port 8100" in line, "--port 8101" in line) for line in sorted(forced)] == [(True, False), (False, True)]
+    assert not any(proc.alive(process) for process in everything)
+
+
+# --- the load
+
+
+class Stalling(BaseHTTPRequestHandler):
+    """Answers at once; but for a second from ``stall_from`` on, only when that is over."""
+
+    stall_from = float("inf")
+
+    def do_GET(self) -> None:
+        until = self.stall_from + 1.0
+        if self.stall_from <= time.monotonic() < until:
+            time.sleep(until - time.monotonic())
+        self._send(200, b"fine")
+
+    def do_POST(self) -> None:
+        self._send(502, b"bad")
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Not to the test's output."""
+
+
+class Failing(Stalling):
+    """GETs: one in four answers 500, one closes without a word, one half-way, one is fine."""
+
+    count = 0
+
+    def do_GET(self) -> None:
+        type(self).count += 1
+        if self.count % 4 == 0:
+            self._send(200, b"fine")
+        elif self.count % 4 == 1:
+            self._send(500, b"bad")
+        elif self.count % 4 == 2:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half of it")
+
+
+@contextlib.contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_stalls_is_sent_as_much_and_its_latencies_show_the_stall(tmp_path: Path) -> None:
+    class Handler(Stalling):
+        stall_from = float("inf")
+
+    with served(Handler) as url, Load(Plan(url, rate=50, posts=0), tmp_path / "load") as load:
+        stall = time.monotonic() + 0.5
+        Handler.stall_from = stall
+        time.sleep(2.5)
+        ended = time.monotonic()
+        load.stop()
+    sent = load.answers()
+    assert len(sent) == pytest.approx(50 * (ended - load.began), abs=6)
+    during = [answer for answer in sent if stall + 0.05 <= answer.scheduled < stall + 0.95]
+    assert len(during) == pytest.approx(45, abs=1), "sent while the server answered nothing"
+    assert all(answer.latency == pytest.approx(stall + 1 - answer.scheduled, abs=0.15) for answer in during)
+    assert load.report(end=stall - 0.05).max < 0.2
+
+
+def test_failures_of_every_kind_are_counted_gets_and_posts_apart(tmp_path: Path) -> None:
+    with served(Failing) as url, Load(Plan(url, rate=100, posts=0.2, seconds=1.0), tmp_path / "load") as load:
+        time.sleep(1.5)
+        load.stop()
+    report = load.report()
+    assert (report.requests, report.gets_failed, report.posts_failed) == (100, 60, 20)
+    assert report.failures == {"GET 500": 20, "GET half an answer": 20, "GET no answer": 20, "POST 502": 20}
+
+
+def test_a_port_that_nobody_serves_fails_every_request(tmp_path: Path) -> None:
+    with Load(Plan("http://127.0.0.1:1", rate=50, posts=0, seconds=0.2), tmp_path / "load") as load:
+        time.sleep(0.3)
+        load.stop()
+    assert load.report().failures == {"GET ConnectionRefusedError": 10}
+
+
+def test_a_report_counts_only_its_window_and_gives_latencies_of_gets_only() -> None:
+    gets = [Answer(float(number), "GET", 200, "", number / 1000, 0.0, cold=number == 60) for number in range(1, 101)]
+    post = Answer(50.5, "POST", 0, "timeout", 20.0, 0.0)
+    assert summarise([*gets, post]) == Report(
+        101, gets_failed=0, posts_failed=1, cold=1, p50=0.05, p99=0.099, max=0.1, late=0.0, failures={"POST timeout": 1}
+    )
+    assert summarise([*gets, post], start=1, end=51).posts_failed == 1
+    assert summarise([*gets, post], start=51, end=61) == Report(10, 0, 0, 1, 0.055, 0.06, 0.06, 0.0)
+    assert summarise([]) == Report(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)

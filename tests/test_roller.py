@@ -1,0 +1,403 @@
+"""Whole rolls in the simulated world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_rolling.errors import Fault
+from supervisor_rolling.model import DrainPolicy, PortRule, Share, Stage, Status
+from tests.world import World, fast_policy
+
+
+def rolled(world: World, seconds: float = 60.0, **details: object) -> World:
+    world.ask(**details)
+    world.run(world.roller(), seconds)
+    return world
+
+
+def stages(world: World) -> dict[str, str]:
+    return {member.name: member.stage.value for member in world.roll().members}
+
+
+def test_a_roll_replaces_every_process_once_and_loses_nothing():
+    world = rolled(World())
+    assert world.roll().status is Status.DONE
+    assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1, 1]
+    assert (world.lost, world.cold) == (0, 0)
+    assert all(member.replaced for member in world.roll().members)
+
+
+def test_no_more_are_out_of_service_at_a_time_than_max_unavailable():
+    assert rolled(World(8)).least_serving == 7
+    assert rolled(World(8), max_unavailable="3").least_serving == 5
+
+
+def test_what_the_roll_says_was_least_available_is_what_users_had():
+    world = rolled(World(8), max_unavailable="2")
+    assert world.roll().least_available == 6
+
+
+def test_two_at_a_time_take_about_half_as_long():
+    one, two = rolled(World(9)).roll(), rolled(World(9), max_unavailable="2").roll()
+    assert (two.ended_at - two.started_at) < 0.65 * (one.ended_at - one.started_at)
+
+
+def test_the_next_process_leaves_as_soon_as_one_is_back_without_waiting_for_a_wave():
+    world = World(5, fast_policy(max_unavailable=Share(number=2), canary=0))
+    world.processes["app-1"].warm_takes = 3.0  # while the slow one warms, the others pass it one after another
+    stops = [entry for entry in rolled(world).log if entry.startswith("stop")]
+    assert stops == [f"stop app-{n}" for n in (1, 2, 3, 4, 5)]
+    roll = world.roll()
+    assert roll.ended_at - roll.started_at < 4.2
+
+
+def test_the_canary_goes_alone():
+    world = rolled(World(4, fast_policy(max_unavailable=Share(number=3), canary=1)))
+    first_stop = world.log.index("stop app-1")
+    second_stop = next(i for i, entry in enumerate(world.log) if entry.startswith("stop") and i > first_stop)
+    assert world.log[first_stop:second_stop].count("start app-1") == 1
+
+
+def test_processes_go_in_natural_order():
+    world = rolled(World(11))
+    assert [e.split()[1] for e in world.log if e.startswith("stop")] == [f"app-{n}" for n in range(1, 12)]
+
+
+def test_a_process_that_serves_nobody_goes_first_and_is_not_drained():
+    world = World()
+    world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
+    orders = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
+    assert orders[0] == "start app-3"
+    assert world.roll().status is Status.DONE
+
+
+def test_a_process_in_backoff_is_stopped_and_started():
+    world = World()
+    process = world.processes["app-2"]
+    process.state, process.pid, process.retries, process.down_at = "BACKOFF", 0, 50, world.now
+    orders = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
+    assert orders[:2] == ["stop app-2", "start app-2"]
+
+
+def test_a_process_that_an_operator_stopped_is_left_stopped():
+    world = World()
+    world.processes["app-2"].state, world.processes["app-2"].pid = "STOPPED", 0
+    rolled(world)
+    assert world.processes["app-2"].state == "STOPPED"
+    assert (world.roll().status, sum(m.replaced for m in world.roll().members)) == (Status.DONE, 3)
+
+
+def test_only_the_named_processes_are_replaced():
+    world = rolled(World(), processes=["app-2", "app-4"])
+    assert [name for name, process in world.processes.items() if process.releases] == ["app-2", "app-4"]
+    assert world.roll().status is Status.DONE
+
+
+def test_a_drain_waits_for_the_longest_connection():
+    world = World()
+    world.connection_takes = 1.2
+    rolled(world)
+    assert world.lost == 0
+    assert world.roll().members[0].timing.drained == pytest.approx(1.2, abs=0.1)
+
+
+def test_a_drain_lasts_at_least_min():
+    world = rolled(World(2, fast_policy(drain=DrainPolicy(timeout=2.0, min=0.7))))
+    assert all(member.timing.drained >= 0.7 for member in world.roll().members)
+
+
+def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_counted():
+    world = World(2)
+    world.connection_takes = 100.0
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert all(m.connections_left > 0 for m in world.roll().members)
+    assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.roll().members)
+
+
+def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
+    world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0, on_timeout="fail")))
+    world.connection_takes = 100.0
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    assert "on_timeout: fail" in world.roll().why
+    assert not any(process.releases for process in world.processes.values())
+    assert not world.is_closed(8001)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"boots": "crash"}, "FATAL"),
+        ({"boots": "never"}, "was not warm within"),
+        ({"warms": "GET / answered 500"}, "500"),
+    ],
+)
+def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, str], words: str):
+    world = World(4)
+    for process in world.processes.values():
+        process.deploy = fault
+    rolled(world)
+    roll = world.roll()
+    assert (roll.status, world.lost, world.cold) == (Status.FAILED, 0, 0)
+    assert words in roll.why
+    assert sum(bool(process.releases) for process in world.processes.values()) == 1
+    assert world.is_closed(8001)
+
+
+def test_what_failed_stays_closed_after_the_end_of_the_roll_for_as_long_as_the_listener_lives():
+    world = World(3)
+    world.processes["app-1"].warms = "GET / answered 500"
+    world.ask()
+    roller = world.run(world.roller())
+    for _ in range(10):
+        pause = roller.turn()
+        world.pass_time(pause)
+        assert world.is_closed(8001)
+
+
+def test_after_the_mend_resume_goes_on_where_it_stopped():
+    world = World(4)
+    world.processes["app-3"].warms = "GET / answered 500"
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    world.processes["app-3"].warms = "warm"
+    rolled(world, kind="resume")
+    assert world.roll().status is Status.DONE
+    assert [len(process.releases) for process in world.processes.values()] == [1, 1, 2, 1]
+    assert world.closed_until == {}
+
+
+def test_a_new_roll_keeps_closed_what_the_last_one_left_closed_until_it_is_warm():
+    world = World(3)
+    world.processes["app-1"].warms = "GET / answered 500"
+    rolled(world)
+    world.processes["app-1"].warms = "warm"
+    rolled(world)
+    assert (world.roll().status, world.cold, world.lost) == (Status.DONE, 0, 0)
+
+
+def test_max_failures_lets_a_roll_go_on():
+    world = World(4, fast_policy(max_failures=1, max_unavailable=Share(number=2)))
+    world.processes["app-1"].warms = "GET / answered 500"
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    assert [member.replaced for member in world.roll().members] == [False, True, True, True]
+
+
+def test_abort_brings_a_draining_process_back_without_restarting_it():
+    world = World(3)
+    world.connection_takes = 1.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.5)
+    assert stages(world)["app-1"] == "draining"
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller)
+    assert world.roll().status is Status.ABORTED
+    assert set(stages(world).values()) == {"open"}
+    assert not any(process.releases for process in world.processes.values())
+    assert world.closed_until == {}
+
+
+def test_abort_lets_a_process_that_restarts_come_back_warm():
+    world = World(3)
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.2)
+    assert stages(world)["app-1"] in ("restarting", "warming")
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller)
+    assert world.roll().status is Status.ABORTED
+    assert [len(process.releases) for process in world.processes.values()] == [1, 0, 0]
+    assert (world.cold, world.lost, world.closed_until) == (0, 0, {})
+
+
+def test_pause_lets_nobody_leave_until_resume():
+    world = World(3)
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.2)
+    world.mailbox.flag("app", paused=True)
+    world.run(roller, 20.0)
+    assert world.roll().status is Status.RUNNING
+    assert [len(process.releases) for process in world.processes.values()] == [1, 0, 0]
+    world.mailbox.flag("app", paused=False)
+    world.run(roller)
+    assert world.roll().status is Status.DONE
+
+
+def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
+    world = World(3)
+    world.leaks = {8001}
+    world.connection_takes = 0.3
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    assert "new connections through its closed gate" in world.roll().why
+    assert not any(entry.startswith("stop") for entry in world.log)
+
+
+def test_where_the_gate_does_not_close_nothing_is_stopped():
+    world = World(3)
+    world.ask()
+    roller = world.roller()
+    roller.turn()
+    world.gate_problem = "the table is locked"
+    world.run(roller)
+    assert world.roll().status is Status.FAILED
+    assert "the table is locked" in world.roll().why
+    assert not any(entry.startswith("stop") for entry in world.log)
+
+
+def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped():
+    world = World(3)
+    world.connection_takes = 0.5
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.3)
+    assert stages(world)["app-1"] == "draining"
+    world.pass_time(20.0)  # nobody takes a turn, the lease ends, users come back
+    assert not world.is_closed(8001)
+    world.run(roller)
+    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+
+
+def test_the_roll_waits_for_a_process_that_crashed_meanwhile():
+    world = World(4)
+    world.processes["app-4"].startsecs = 2.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.1)
+    lost = world.lost
+    world.crash("app-4")
+    world.lost = lost
+    world.run(roller)
+    assert world.roll().status is Status.DONE
+    assert world.least_serving >= 2
+
+
+def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
+    world = World(4)
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or not world.roll().members[0].replaced:
+        roller.turn()
+        world.pass_time(0.02)
+    world.crash("app-1")
+    world.cold = 0
+    world.run(roller)
+    assert world.roll().status is Status.FAILED
+    assert "died after it was replaced" in world.roll().why
+    assert stages(world)["app-1"] == "open"
+    assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
+
+
+def test_a_roll_that_can_never_go_on_ends():
+    world = World(3)
+    broken = world.processes["app-1"]
+    broken.boots = "crash"
+    broken.state, broken.pid = "STARTING", 999
+    broken.retries = -1000
+    rolled(world, 120.0)
+    assert world.roll().status is not Status.RUNNING
+
+
+# --- requests
+
+
+def refusal(world: World, **details: object) -> tuple[int, str]:
+    request = world.ask(**details)
+    world.roller().turn()
+    assert request["state"] == "refused"
+    assert not any(entry.startswith(("stop", "start")) for entry in world.log)
+    return request["code"], request["text"]  # type: ignore[return-value]
+
+
+def test_the_only_process_is_not_taken_without_force():
+    code, text = refusal(World(1))
+    assert code == Fault.REFUSED
+    assert "--force" in text
+
+
+def test_the_only_process_is_taken_with_force():
+    world = rolled(World(1), force=True)
+    assert world.roll().status is Status.DONE
+
+
+def test_where_all_are_stopped_there_is_nothing_to_replace():
+    world = World(2)
+    for process in world.processes.values():
+        process.state, process.pid = "STOPPED", 0
+    code, text = refusal(world)
+    assert code == Fault.REFUSED
+    assert "supervisorctl start app:*" in text
+
+
+def test_a_group_without_a_policy_is_not_configured():
+    world = World(2)
+    world.policy = replace(world.policy, group="other")
+    code, text = refusal_of_other_policy(world)
+    assert code == Fault.NOT_CONFIGURED
+    assert "groups.app" in text
+
+
+def refusal_of_other_policy(world: World) -> tuple[int, str]:
+    roller = world.roller()
+    roller.load_config = lambda: replace(world.config, groups={"other": world.policy})
+    request = world.ask()
+    roller.turn()
+    return request["code"], request["text"]  # type: ignore[return-value]
+
+
+def test_two_processes_with_one_port_are_told_with_their_names():
+    world = World(3, fast_policy(ports=PortRule(by_name={"app-1": (8001,), "app-2": (8002,), "app-3": (8001,)})))
+    code, text = refusal(world)
+    assert code == Fault.NOT_CONFIGURED
+    assert "8001 to app-1 and to app-3" in text
+
+
+def test_a_process_without_a_port_is_told():
+    world = World(3, fast_policy(ports=PortRule(by_name={"web": (8001,)})))
+    code, text = refusal(world)
+    assert code == Fault.NOT_CONFIGURED
+    assert "app-1, app-2, app-3" in text
+
+
+def test_a_gate_that_cannot_work_refuses_the_roll():
+    world = World(3)
+    world.gate_problem = "no CAP_NET_ADMIN"
+    assert refusal(world)[1] == "no CAP_NET_ADMIN"
+
+
+def test_a_dry_run_touches_nothing_and_says_the_order():
+    world = World(3)
+    world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
+    request = world.ask("plan")
+    world.roller().turn()
+    assert request["state"] == "planned"
+    plan = request["plan"]["roll"]  # type: ignore[index]
+    assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
+    assert world.closed_until == {}
+    assert world.mailbox.rolls == {}
+
+
+# --- deaths
+
+
+def test_the_roller_may_die_after_any_operation():
+    whole = rolled(World(3))
+    for kill_after in range(1, whole.operations + 1):
+        world = World(3)
+        world.kill_after = kill_after
+        try:
+            roller = world.roller()
+        except BaseException:  # noqa: BLE001 - killed while it was made
+            roller = world.roller()
+        world.ask()
+        world.run(roller)
+        assert world.roll().status is Status.DONE, kill_after
+        assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1], kill_after
+        assert (world.lost, world.cold, world.closed_until) == (0, 0, {}), kill_after
+        assert all(member.stage is Stage.OPEN for member in world.roll().members)

@@ -1,0 +1,306 @@
+"""A simulated world: supervisord, the kernel, the traffic and the clock, behind the Protocols of ``contracts.py``.
+
+Nothing here decides anything about rolls: it does what the real ones were measured to do, at a clock that the tests
+move. It keeps the books that matter to a user: requests that were lost, and requests that a cold process answered.
+
+Every call is an operation, and any of them may be the last before the roller is killed (``kill_after``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor_rolling.errors import ConflictError, GateError
+from supervisor_rolling.gatekeeper import Gatekeeper
+from supervisor_rolling.mailbox import Mailbox
+from supervisor_rolling.model import (
+    Config,
+    Connections,
+    DrainPolicy,
+    GatePolicy,
+    Policy,
+    PortRule,
+    Process,
+    Request,
+    RestartPolicy,
+    Roll,
+    Share,
+    Warmth,
+    WarmupJob,
+    WarmupPolicy,
+)
+from supervisor_rolling.model import World as SupervisorWorld
+from supervisor_rolling.roller import Roller
+from supervisor_rolling.wire import dump_roll, load_roll
+
+GROUP = "app"
+STEP = 0.01  # seconds that the clock moves at a time
+
+
+class Killed(BaseException):
+    """The roller died here."""
+
+
+@dataclass
+class SimProcess:
+    """A process and how it behaves. ``boots``: up, crash, or never (it runs and does not listen). ``deploy``: the
+    fields that the next incarnation has otherwise."""
+
+    name: str
+    port: int
+    state: str = "RUNNING"
+    pid: int = 0
+    spawned: float = -100.0
+    down_at: float = -100.0
+    stop_takes: float = 0.05
+    startsecs: float = 0.3
+    boot_takes: float = 0.1
+    boots: str = "up"
+    retries: int = 0
+    warms: str = "warm"
+    warm_takes: float = 0.2
+    warm_pid: int = 0
+    stop_at: float = 0.0
+    connections: list[float] = field(default_factory=list)
+    releases: list[int] = field(default_factory=list)
+    deploy: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def listens(self) -> bool:
+        return self.state in ("RUNNING", "STARTING", "STOPPING")
+
+
+class World:
+    """supervisord, netfilter, sockets, warm-ups and users."""
+
+    def __init__(self, processes: int = 4, policy: Policy | None = None, *, settle: float = 0.0) -> None:
+        self.now = 1000.0
+        self.policy = policy or fast_policy(settle=settle)
+        self.gate_policy = GatePolicy(lease=5.0)
+        self.mailbox = Mailbox()
+        self._pids = itertools.count(100)
+        self.processes = {f"app-{n}": SimProcess(f"app-{n}", 8000 + n) for n in range(1, processes + 1)}
+        for process in self.processes.values():
+            process.pid = process.warm_pid = next(self._pids)
+        self.closed_until: dict[int, float] = {}
+        self._closed_since: dict[int, float] = {}
+        self._warming: dict[str, tuple[WarmupJob, float]] = {}
+        self.gate_problem = ""
+        self.connection_takes = 0.05
+        self.leaks: set[int] = set()
+        self.lost = 0
+        self.cold = 0
+        self.log: list[str] = []
+        self.kill_after = 0
+        self.operations = 0
+        self.least_serving = processes
+        self.down_at_once = 0
+
+    # --- the roller's side
+
+    def roller(self) -> Roller:
+        """A new listener: it knows nothing."""
+        self._warming = {}
+        self._closed_since = {}
+        roller = Roller(self, self, self, Gatekeeper(lambda policy: self), lambda: self.config, lambda: self.now)
+        roller.begin()
+        return roller
+
+    @property
+    def config(self) -> Config:
+        return Config(self.gate_policy, {GROUP: self.policy})
+
+    def look(self, ports: Collection[int] | None = None) -> object:
+        """Both ``Supervisor.look`` and ``Sockets.look``: they differ in their arguments."""
+        if ports is None:
+            return self._supervisor_look()
+        return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
+
+    def ports_of(self, pid: int) -> tuple[int, ...]:
+        return tuple(p.port for p in self.processes.values() if p.pid == pid)
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        if not self.mailbox.record(GROUP, version, json.loads(dump_roll(roll))):
+            raise ConflictError("somebody else wrote")
+        if request:
+            self.mailbox.answer(request, "accepted", 0, "", {})
+        self._operation("record")
+
+    def refuse(self, request: int, code: int, text: str) -> None:
+        self.mailbox.answer(request, "refused", code, text, {})
+        self._operation("refuse")
+
+    def plan(self, request: int, roll: Roll) -> None:
+        self.mailbox.answer(request, "planned", 0, "", {"roll": roll})
+        self._operation("plan")
+
+    def stop(self, group: str, name: str) -> str:
+        process = self.processes[name]
+        if process.state == "BACKOFF":
+            self._goes_down(process, "STOPPED")
+        elif process.state in ("RUNNING", "STARTING"):
+            self.lost += len(process.connections)  # SIGTERM ends it at once, and what it was doing with it
+            process.connections = []
+            process.state, process.stop_at = "STOPPING", self.now + process.stop_takes
+        self._operation(f"stop {name}")
+        return ""
+
+    def start(self, group: str, name: str) -> str:
+        process = self.processes[name]
+        if process.state in ("STOPPED", "EXITED", "FATAL"):
+            self._spawn(process)
+        self._operation(f"start {name}")
+        return ""
+
+    def check(self) -> None:
+        if self.gate_problem:
+            raise GateError(self.gate_problem)
+
+    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        if self.gate_problem:
+            raise GateError(self.gate_problem)
+        for port in closed:
+            if self.closed_until.get(port, 0.0) <= self.now:
+                self._closed_since.pop(port, None)
+        self.closed_until = dict.fromkeys(closed, self.now + self.gate_policy.lease)
+        self._closed_since = {port: self._closed_since.get(port, self.now) for port in closed}
+        self._operation("hold")
+        return dict(self._closed_since)
+
+    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+        wanted = {name.partition(":")[2]: job for name, job in wanted.items()}
+        self._warming = {n: w for n, w in self._warming.items() if n in wanted and wanted[n].pid == w[0].pid}
+        for name, job in wanted.items():
+            self._warming.setdefault(name, (job, self.now))
+        self._operation("tend")
+        return {f"{GROUP}:{name}": self._warmth(name, *found) for name, found in self._warming.items()}
+
+    # --- the operator's side
+
+    def ask(self, kind: str = "restart", **details: object) -> dict[str, object]:
+        self.pass_time(max(1.5, min(self.connection_takes, 2.0)))  # users are there before anybody asks
+        given = {"processes": [], "max_unavailable": "", "force": False, "by": "", **details}
+        return self.mailbox.ask(kind, GROUP, self.now, given)
+
+    def roll(self) -> Roll:
+        return load_roll(self.mailbox.rolls[GROUP])
+
+    def roll_or_none(self) -> Roll | None:
+        return self.roll() if GROUP in self.mailbox.rolls else None
+
+    def crash(self, name: str) -> None:
+        process = self.processes[name]
+        self.lost += len(process.connections)
+        process.connections = []
+        self._goes_down(process, "EXITED")
+
+    def run(self, roller: Roller, seconds: float = 60.0) -> Roller:
+        """Turns and time until the roll has ended; a killed roller is followed by a new one."""
+        end = self.now + seconds
+        while self.now < end:
+            try:
+                due = self.now + roller.turn()
+            except Killed:
+                self.log.append("KILLED")
+                roller = self.roller()
+                continue
+            roll = self.mailbox.rolls.get(GROUP)
+            if roll is not None and roll["status"] != "running":
+                return roller
+            self.pass_time(max(STEP, min(due - self.now, 0.05)))
+        return roller
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            self.now = min(end, self.now + STEP)
+            for process in self.processes.values():
+                self._live(process)
+            self._users()
+
+    # --- how the world goes
+
+    def is_closed(self, port: int) -> bool:
+        return self.closed_until.get(port, 0.0) > self.now and port not in self.leaks
+
+    def _users(self) -> None:
+        serving = [p for p in self.processes.values() if self._accepts(p) and not self.is_closed(p.port)]
+        self.least_serving = min(self.least_serving, len(serving))
+        for process in serving:
+            process.connections.append(self.now + self.connection_takes)
+            self.cold += process.warm_pid != process.pid
+
+    def _accepts(self, process: SimProcess) -> bool:
+        booted = self.now >= process.spawned + process.boot_takes
+        return process.state in ("RUNNING", "STARTING") and booted and process.boots != "never"
+
+    def _live(self, process: SimProcess) -> None:
+        process.connections = [end for end in process.connections if end > self.now]
+        age = self.now - process.spawned
+        if process.state == "STOPPING" and self.now >= process.stop_at:
+            self._goes_down(process, "STOPPED")
+        elif process.state == "STARTING" and process.boots == "crash" and age >= process.boot_takes:
+            process.retries += 1
+            self._goes_down(process, "FATAL" if process.retries > 2 else "BACKOFF")
+        elif process.state == "STARTING" and age > process.startsecs:
+            process.state = "RUNNING"
+        elif process.state == "EXITED" or (process.state == "BACKOFF" and self.now - process.down_at > process.retries):
+            self._spawn(process)
+
+    def _goes_down(self, process: SimProcess, state: str) -> None:
+        process.state, process.pid, process.down_at, process.connections = state, 0, self.now, []
+
+    def _spawn(self, process: SimProcess) -> None:
+        process.state, process.pid, process.spawned = "STARTING", next(self._pids), self.now
+        process.releases.append(process.pid)
+        for key, value in process.deploy.items():
+            setattr(process, key, value)
+
+    def _peers(self, port: int) -> list[str]:
+        process = next(p for p in self.processes.values() if p.port == port)
+        return [f"10.0.0.1:{round(end * 1000)}" for end in process.connections]
+
+    def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
+        process = self.processes[name]
+        if process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
+            return Warmth(job.pid, "warming", why="nothing listens yet")
+        if process.warms != "warm":
+            return Warmth(job.pid, "failed", why=process.warms)
+        process.warm_pid = job.pid
+        return Warmth(job.pid, "warm", 11, 730.0, 3.0)
+
+    def _supervisor_look(self) -> SupervisorWorld:
+        rolls = {g: (self.mailbox.versions[g], load_roll(roll)) for g, roll in self.mailbox.rolls.items()}
+        requests = tuple(
+            Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
+            for r in self.mailbox.asked(self.now - 10)
+        )
+        table = {p.name: self._row(p) for p in self.processes.values()}
+        return SupervisorWorld(rolls, requests, {GROUP: table})
+
+    def _row(self, p: SimProcess) -> Process:
+        left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
+        return Process(p.name, p.state, p.pid, p.spawned, self.now - p.down_at, left)
+
+    def _operation(self, what: str) -> None:
+        self.operations += 1
+        self.log.append(what)
+        if self.operations == self.kill_after:
+            raise Killed
+
+
+def fast_policy(settle: float = 0.0, **changes: object) -> Policy:
+    """A policy whose deadlines are short."""
+    policy = Policy(
+        GROUP,
+        PortRule(by_name={f"app-{n}": (8000 + n,) for n in range(1, 100)}),
+        max_unavailable=Share(number=1),
+        drain=DrainPolicy(timeout=2.0),
+        restart=RestartPolicy(timeout=10.0),
+        warmup=WarmupPolicy(timeout=5.0),
+        settle=settle,
+    )
+    return replace(policy, **changes)  # type: ignore[arg-type]
