@@ -69,10 +69,10 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(message)
 
 
-def _parser(command: str, takes_group: str, description: str) -> _Parser:
+def _parser(command: str, groups: int | str, description: str) -> _Parser:
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False, description=description)
     parser.add_argument("--json", action="store_true", help="answer with one JSON object")
-    parser.add_argument("group", nargs=takes_group, metavar="GROUP")
+    parser.add_argument("group", nargs=groups, metavar="GROUP")
     return parser
 
 
@@ -96,9 +96,9 @@ def _share(text: str) -> str:
 _PARSERS: Mapping[str, Callable[[], _Parser]] = {
     "rolling_restart": _restart_parser,
     "rolling_status": lambda: _parser("rolling_status", "?", "What is rolling, what is closed, which pids are warm."),
-    "rolling_abort": lambda: _parser("rolling_abort", "1", "End a roll; who has left is brought back."),
-    "rolling_pause": lambda: _parser("rolling_pause", "1", "Let nobody leave any more; who has left is brought back."),
-    "rolling_resume": lambda: _parser("rolling_resume", "1", "Go on with a roll that was paused, failed or aborted."),
+    "rolling_abort": lambda: _parser("rolling_abort", 1, "End a roll; who has left is brought back."),
+    "rolling_pause": lambda: _parser("rolling_pause", 1, "Let nobody leave any more; who has left is brought back."),
+    "rolling_resume": lambda: _parser("rolling_resume", 1, "Go on with a roll that was paused, failed or aborted."),
 }
 
 

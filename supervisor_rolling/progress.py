@@ -116,9 +116,9 @@ def _signs(stream: TextIO) -> Signs:
 
 def is_done(process: View) -> bool:
     """Whether nothing more will be told of a process: it is back in service, failed, or is left alone."""
-    if process["failed"] or process["stage"] == "failed":
-        return bool(process["stage"] in ("failed", "open") and process["why"])
-    return bool(process["stage"] == "open" and (process["replaced"] or (process["tried"] and process["why"])))
+    if process["stage"] in UNDER_WAY:
+        return False
+    return bool(process["failed"] or process["why"] or process["replaced"])
 
 
 def process_line(process: View, width: int, signs: Signs) -> str:

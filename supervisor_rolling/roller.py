@@ -43,6 +43,10 @@ BARELY = 0.002
 IDLE_LOOK_EVERY = 60.0
 """Seconds between two looks when there is nothing to do: supervisord's TICK_5 comes earlier."""
 
+ANSWER_SEEN_AFTER = 0.06
+"""Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
+0.05 s, but only when something wakes it."""
+
 RETRY_EVERY = 1.0
 """Seconds until the next turn when supervisord did not answer."""
 
@@ -62,6 +66,7 @@ class Roller:
         self._leaks: dict[str, Leaks] = {}
         self._refusals: dict[str, str] = {}
         self._complaint = ""
+        self._has_answered = False
 
     def begin(self) -> None:
         """Say at once what would keep every roll from working, and open what a dead predecessor left closed."""
@@ -100,8 +105,12 @@ class Roller:
         for group, roll in new.items():
             for order in machine.orders(roll, seen[group], self.gatekeeper.closed_since):
                 self._give(group, order)
-        has_moved = any(_has_moved(old[group], roll) for group, roll in new.items())
-        return 0.0 if has_moved else min((_pause(new[g], seen[g]) for g in new), default=IDLE_LOOK_EVERY)
+        if any(_has_moved(old[group], roll) for group, roll in new.items()):
+            self._has_answered = any(roll.status is not Status.RUNNING for roll in new.values())
+            return 0.0
+        pauses = [_pause(new[group], seen[group]) for group in new]
+        answer, self._has_answered = [ANSWER_SEEN_AFTER] * self._has_answered, False
+        return min([IDLE_LOOK_EVERY, *pauses, *answer])
 
     # --- look
 
@@ -111,6 +120,7 @@ class Roller:
             return world
         for request in world.requests:
             self._answer(request, world)
+        self._has_answered = True
         return self.supervisor.look()
 
     def _answer(self, request: Request, world: World) -> None:

@@ -71,13 +71,11 @@ def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 
 
 def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
-    policy, waited = roll.policy.drain, seen.at - member.since
+    policy, closed_at = roll.policy.drain, closed_since(member, seen.closed)
     left = seen.connections.get(member.name)
-    if not closed_since(member, seen.closed) <= seen.at or left is None:
-        if waited >= GATE_PATIENCE:
-            reason = seen.gate_problem or "the kernel does not show the rule"
-            return _failed_open(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
-        return member
+    if closed_at > seen.at or left is None:
+        return _gate_in_time(member, seen)
+    waited = seen.at - max(member.since, closed_at)  # a gate that was open meanwhile lets the wait begin anew
     if left == 0 and waited >= policy.min:
         return _drained(member, seen)
     if waited < policy.timeout:
@@ -88,13 +86,18 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     return _drained(member, seen, left)
 
 
+def _gate_in_time(member: Member, seen: Seen) -> Member:
+    if seen.at - member.since < GATE_PATIENCE:
+        return member
+    reason = seen.gate_problem or "the kernel does not show the rule"
+    return _failed_open(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
+
+
 def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if process.pid and process.pid != member.old_pid and process.state in ALIVE:
         return _to_warming(member, process, seen)
     if _still_runs(member, process) and closed_since(member, seen.closed) > member.since:
-        return to(
-            member, Stage.DRAINING, seen
-        )  # its gate was open meanwhile, or a new listener cannot know: drain again
+        return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
     refusal = seen.refusals.get(member.name)
     if refusal:
         return _failed(member, seen, f"supervisord cannot start it: {refusal}")

@@ -202,17 +202,16 @@ class Entry:
             if source in within or len(within) == DEEPEST_MERGE:
                 self.wrong("merges itself, or too many mappings in a row (<<); write the keys out")
                 continue
-            pairs = {**self._pairs(source, (*within, mapping)), **pairs}
+            for name, pair in self._pairs(source, (*within, mapping)).items():
+                pairs.setdefault(name, pair)
         return pairs
 
     def _merged(self, key: yaml.Node, value: yaml.Node) -> list[yaml.Node]:
         nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        mappings: list[yaml.Node] = [
-            node for node in nodes if self.document.spend(_line(key)) and isinstance(node, yaml.MappingNode)
-        ]
-        if len(mappings) < len(nodes):
+        if not all(isinstance(node, yaml.MappingNode) for node in nodes):
             self.document.wrong(_line(key), self.path, "<< takes a mapping or a list of mappings; give it an *alias")
-        return mappings
+            return []
+        return [node for node in nodes if self.document.spend(_line(key))]
 
     def _twice(self, key: yaml.Node, first: yaml.Node) -> None:
         path = f"{self.path}.{_plain(key.value)}".lstrip(".")

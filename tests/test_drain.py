@@ -193,7 +193,8 @@ def read_ports(process: subprocess.Popen[bytes], count: int) -> tuple[int, ...]:
 def test_the_ports_of_a_process_are_those_it_listens_on(keep: ExitStack, sockets: KernelSockets) -> None:
     connect(keep, listen(keep))  # sockets of other processes, and such as do not listen
     process = keep.enter_context(program())
-    assert sockets.ports_of(process.pid) == read_ports(process, 1)
+    ports = read_ports(process, 1)
+    assert sockets.ports_of(process.pid) == ports
 
 
 def test_the_ports_of_descendants_belong_to_a_process_too(keep: ExitStack, sockets: KernelSockets) -> None:
@@ -247,7 +248,7 @@ DONE = message(3, struct.pack("=i", 0))
 
 def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
     waiting = list(links)
-    monkeypatch.setattr(sock_diag.socket, "socket", lambda *_: waiting.pop(0))
+    monkeypatch.setattr("socket.socket", lambda *_: waiting.pop(0))
 
 
 def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def ipv6_in_use() -> bool:
     then, and ip6tables may be missing.
     """
     try:
-        with open("/proc/net/if_inet6", encoding="ascii") as addresses:
+        with open("/proc/net/if_inet6", encoding="utf-8") as addresses:
             return bool(addresses.readline())
     except OSError:
         return False

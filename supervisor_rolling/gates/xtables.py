@@ -241,7 +241,7 @@ def _acquire(handle: int, path: str, timeout: float) -> None:
 def _holder(handle: int) -> str:
     """Who holds the lock, from /proc/locks, e.g. ``3: FLOCK  ADVISORY  WRITE 1234 00:19:456 0 EOF``."""
     inode = str(os.fstat(handle).st_ino)
-    with contextlib.suppress(OSError, IndexError), open("/proc/locks", encoding="ascii") as locks:
+    with contextlib.suppress(OSError, IndexError), open("/proc/locks", encoding="utf-8") as locks:
         for fields in map(str.split, locks):
             if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
                 return f"pid {fields[4]} ({_program(fields[4])})"

@@ -279,6 +279,17 @@ class Load:
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Of the generator while it runs, 0 after."""
+        return self._process.pid if self._process else 0
+
+    def wait(self) -> None:
+        """Until the plan's own end and the last answer, where ``stop`` would cut it short."""
+        if self._process is not None:
+            self._process.wait(self.plan.seconds + TIMEOUT + 5)
+        self.stop()
+
     def stop(self) -> None:
         """Takes up to TIMEOUT: that long an answer may be due. Done once; again does nothing."""
         process, self._process = self._process, None
