@@ -221,8 +221,11 @@ def test_with_bypass_mark_the_bypass_address_is_refused(keep: ExitStack) -> None
 
 def test_redirect_leaves_the_same_port_of_another_host_alone(keep: ExitStack) -> None:
     port = listen_on_both(keep)
-    run("ip", "route", "add", "192.0.2.0/24", "dev", "lo")  # the SYN is lost there, so nobody refuses it
-    keep.callback(run, "ip", "route", "del", "192.0.2.0/24", "dev", "lo")
+    run("ip", "link", "add", "nowhere", "type", "veth", "peer", "nobody")  # a SYN is lost there: nobody refuses it
+    run("ip", "link", "set", "nobody", "up")
+    keep.callback(run, "ip", "link", "del", "nowhere")
+    run("ip", "address", "add", "192.0.2.2/24", "dev", "nowhere")
+    run("ip", "link", "set", "nowhere", "up")
     gate(method="redirect").hold({port: "here"})
     with socket.socket() as client:
         client.setblocking(False)
@@ -392,10 +395,10 @@ def test_since_is_read_after_the_commit(keep: ExitStack) -> None:
 
     def clock() -> float:
         seen.append(open_addresses(port))
-        return 1.0
+        return len(seen) - 1.0
 
-    assert gate(clock=clock).hold({port: "x"}) == {port: 1.0}
-    assert seen == [[]]
+    held = gate(clock=clock).hold({port: "x"})
+    assert seen[int(held[port])] == []
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
@@ -453,6 +456,48 @@ def test_a_lease_that_ends_while_it_is_renewed_lets_since_begin_anew(monkeypatch
     monkeypatch.setattr(iptc.Table, "commit", slow_commit)
     clock.now, wall.now = 101.0, wall.now + 15
     assert subject.hold({8000: "x"}) == {8000: 101.0}
+
+
+def test_a_port_whose_lease_ended_before_the_commit_was_through_is_not_called_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall = Clock(1893456000.0)
+    subject = gate(wall=wall)
+    commit = iptc.Table.commit
+
+    def very_slow_commit(table: object) -> None:
+        wall.now += 40
+        commit(table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(iptc.Table, "commit", very_slow_commit)
+        assert subject.hold({8000: "x"}) == {}
+    assert list(subject.hold({8000: "x"})) == [8000]
+
+
+def test_a_port_that_could_not_be_opened_keeps_its_since_when_it_is_wanted_again() -> None:
+    clock = Clock(100.0)
+    subject = gate(clock=clock, lock_timeout=0.02)
+    subject.hold({8000: "x", 8001: "y"})
+    clock.now = 101.0
+    with lock_held(keep_for=30):
+        with pytest.raises(GateError):
+            subject.hold({8000: "x"})
+        assert subject.hold({8000: "x", 8001: "y"}) == {8000: 100.0, 8001: 100.0}
+
+
+def test_a_port_that_was_open_and_is_closed_again_by_somebody_else_is_closed_since_it_was_seen() -> None:
+    clock = Clock(100.0)
+    subject = gate(clock=clock, lock_timeout=0.02)
+    subject.hold({8000: "x"})
+    saved = run("iptables-legacy-save")
+    run("iptables-legacy", "-w", "-F")
+    with lock_held(keep_for=30), pytest.raises(GateError):
+        subject.hold({8000: "x"})
+    subprocess.run(["iptables-legacy-restore", "-w"], input=saved, check=True, text=True)
+    clock.now = 102.0
+    with lock_held(keep_for=30):
+        assert subject.hold({8000: "x"}) == {8000: 102.0}
 
 
 def test_a_new_gate_takes_over_what_a_dead_one_left_without_opening_it(keep: ExitStack) -> None:
@@ -749,10 +794,10 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
         "from supervisor_rolling.model import GatePolicy\n"
         "off = '/proc/sys/net/ipv6/conf/all/disable_ipv6'\n"
         "open(off, 'w').write('1')\n"
-        "gate = make_gate(GatePolicy(), 'x', iter(range(100)).__next__)\n"
+        "now = 1.0; gate = make_gate(GatePolicy(), 'x', lambda: now)\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"
-        "open(off, 'w').write('0')\n"
+        "now = 2.0; open(off, 'w').write('0')\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"
     )
     done = run(sys.executable, "-W", "ignore", "-c", program).splitlines()
-    assert done == ["{8000: 0} []", "{8000: 1} ['filter']"]
+    assert done == ["{8000: 1.0} []", "{8000: 2.0} ['filter']"]
