@@ -1,7 +1,7 @@
 """The real thing: supervisord, nginx, netfilter, the demo application, and users who notice.
 
-Every test has a stack of its own in the network namespace of the test run; most have a load of new connections, a twentieth
-of which are POSTs of 1.5 s.
+Every test has a stack of its own in the network namespace of the test run; most have a load of new connections, a
+twentieth of which are POSTs of 1.5 s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -30,19 +31,19 @@ RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
 
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
-    """Starts a stack with the plugin: ``start(processes=4, gate={...}, listener={...}, max_unavailable=2, …)``."""
+    """Starts a stack with the plugin: ``start(processes=4, gate={…}, max_unavailable=2, …)``."""
     with contextlib.ExitStack() as stacks:
 
         def start(
             processes: int = 4,
-            listener: dict[str, str] | None = None,
+            prefix: str = "",
             setup: dict[str, Any] | None = None,
             **policy: Any,
         ) -> Stack:
             directory = tmp_path_factory.mktemp("s")
             policy_file = directory / "rolling.yaml"
             policy_file.write_text(plugin.policy(**policy), encoding="utf-8")
-            sections = plugin.sections(policy_file, **(listener or {}))
+            sections = plugin.sections(policy_file, prefix)
             stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))
             stack.release(OLD)
             stacks.enter_context(stack)
@@ -81,8 +82,6 @@ def rolling(stack: Stack, group: str = "app") -> Any:
 
 
 def refuses(port: int, family: str = "127.0.0.1") -> bool:
-    import socket
-
     with socket.socket(socket.AF_INET6 if ":" in family else socket.AF_INET) as probe:
         probe.settimeout(2.0)
         return probe.connect_ex((family, port)) != 0
@@ -198,8 +197,6 @@ def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start
 def test_the_listener_may_be_killed_in_the_middle_of_a_roll(start: Callable[..., Stack]):
     stack = start()
     with users(stack) as report:
-        roll = subprocess.Popen(["true"])
-        roll.wait()
         watching = threading.Thread(target=stack.ctl, args=("rolling_restart", "app"))
         watching.start()
         for _ in range(3):
@@ -278,10 +275,7 @@ def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack])
 
 
 def popen_ctl(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
-    from tests.lab.stack import ROOT, _supervisor
-
-    command = [*_supervisor("supervisorctl"), "-c", str(stack.supervisord_conf), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=stack.environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(stack.ctl_command(*arguments), env=stack.environment, stdout=subprocess.PIPE, text=True)
 
 
 # --- bad input: a clear error, the right exit status, nothing touched
@@ -372,18 +366,15 @@ def test_a_listener_that_does_not_run_is_told(start: Callable[..., Stack]):
 
 
 def test_a_listener_without_rights_for_netfilter_is_told(start: Callable[..., Stack]):
-    stack = start(processes=2, listener={"user": "nobody", "stderr_logfile": "NONE"}, setup=SOCKET_FOR_ALL)
-    stack.directory.chmod(0o755)
+    stack = start(processes=2, prefix="setpriv --bounding-set=-net_admin,-net_raw --inh-caps=-net_admin,-net_raw ")
     code, out = untouched(stack, "rolling_restart", "app")
     assert (code, "CAP_NET_ADMIN" in out) == (4, True), out
 
 
-SOCKET_FOR_ALL: dict[str, Any] = {}
-
-
 def test_a_supervisord_without_the_plugin_is_told(tmp_path_factory: pytest.TempPathFactory):
     directory = tmp_path_factory.mktemp("s")
-    controller = "[ctlplugin:rolling]\nsupervisor.ctl_factory = supervisor_rolling.controllerplugin:make_rolling_controllerplugin"
+    controller = plugin.sections(directory / "rolling.yaml").partition("[ctlplugin:")[2].partition("[eventlistener:")[0]
+    controller = f"[ctlplugin:{controller}"
     with Stack(directory, Setup(processes=2, supervisor=controller)) as stack:
         code, out = untouched(stack, "rolling_restart", "app")
         assert (code, "[rpcinterface:rolling]" in out) == (3, True), out

@@ -90,7 +90,6 @@ class IptablesGate:
 
     def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
-        self._since = {port: since for port, since in self._since.items() if port in closed}
         self._join_ipv6()
         looks = self._look()
         if not all(self._as_asked(side, found, closed) for side, found in zip(self._sides, looks)):
@@ -115,10 +114,12 @@ class IptablesGate:
             self._sides.append(self._side(V6))
 
     def _look(self) -> list[Found]:
-        """Read all families, and forget the ports that were found open."""
+        """Read all families. Forget the ports that are found open; what is found closed for the first time is so since
+        now: the clock is read after the look, and so after the commit."""
         looks = [side.chain.look() for side in self._sides]
         intact = self._intact(looks)
-        self._since = {port: since for port, since in self._since.items() if port in intact}
+        now = self._clock()
+        self._since = {port: self._since.get(port, now) for port in sorted(intact)}
         return looks
 
     def _intact(self, looks: Sequence[Found]) -> frozenset[int]:
@@ -139,9 +140,7 @@ class IptablesGate:
         for side, found in zip(self._sides, self._look()):
             if not self._as_asked(side, found, closed):
                 self._write(side, closed)
-        there = self._intact([side.chain.look() for side in self._sides])
-        now = self._clock()
-        self._since = {port: self._since.get(port, now) for port in sorted(closed) if port in there}
+        self._look()
 
     def _write(self, side: _Side, closed: Mapping[int, str]) -> None:
         until = math.ceil(self._wall() + self._policy.lease)

@@ -1,4 +1,4 @@
-"""The plugin in a stack: the sections and the policy as ``conf/`` has them, so that what users copy is what is tested."""
+"""The plugin in a stack, with the sections and the policy of ``conf/``: what users copy is what is tested."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ SECTIONS = ("rpcinterface:rolling", "ctlplugin:rolling", "eventlistener:rolling"
 INSTALLED = "supervisor_rolling_listener --config /etc/supervisor/rolling.yaml"
 
 
-def sections(policy_file: Path, **changes: str) -> str:
+def sections(policy_file: Path, prefix: str = "") -> str:
     """The three sections of conf/supervisord.conf, with another policy file and this interpreter.
 
-    ``changes`` are options of the listener's section.
+    ``prefix`` is put before the listener's command.
     """
     conf = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     conf.read(ROOT / "conf" / "supervisord.conf")
-    listener = dict(conf["eventlistener:rolling"])
+    found = {name: dict(conf[name]) for name in SECTIONS}
+    listener = found["eventlistener:rolling"]
     assert listener["command"] == INSTALLED, "conf/supervisord.conf starts the listener otherwise than the lab knows"
-    listener["command"] = f"{sys.executable} -m supervisor_rolling.listener --config {policy_file}"
-    options = {
-        **{name: dict(conf[name]) for name in SECTIONS[:2]},
-        SECTIONS[2]: {**listener, "directory": str(ROOT), **changes},
-    }
-    return "\n".join(_section(name, values) for name, values in options.items())
+    listener["command"] = f"{prefix}{sys.executable} -m supervisor_rolling.listener --config {policy_file}"
+    listener["directory"] = str(ROOT)
+    return "\n".join(_section(name, values) for name, values in found.items())
 
 
 def policy(warm_all: bool = True, **changes: Any) -> str:

@@ -190,10 +190,14 @@ class Stack:
 
     def ctl(self, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """supervisorctl on this stack; never raises for an exit code, but TimeoutExpired."""
-        command = [*_supervisor("supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
+        command = self.ctl_command(*arguments)
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
+
+    def ctl_command(self, *arguments: str) -> list[str]:
+        """What ``ctl`` runs, for those who want to see it run."""
+        return [*_supervisor("supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
 
     def rpc(self, timeout: float = RPC_TIMEOUT) -> xmlrpc.client.ServerProxy:
         """A new proxy of supervisord's XML-RPC, for one thread; ``timeout`` for each call."""
