@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.3", "python-iptables>=1.0", "requests>=2.25", "PyYAML>=5.4"],
     extras_require={
-        "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.1"],
+        "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.3"],
         "test": ["pytest>=7", "hypothesis>=6.82"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-requests"],
     },

@@ -21,9 +21,9 @@ from supervisor.supervisorctl import ControllerPluginBase
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
 from supervisor_rolling.share import parse_share
-from supervisor_rolling.status import process_lines, roll_lines
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
 LISTENER_PATIENCE = 10.0

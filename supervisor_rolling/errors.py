@@ -27,6 +27,10 @@ class GatePermissionError(GateError):
     """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
 
 
+class SocketsError(RollingError):
+    """The kernel did not tell the connections of a port."""
+
+
 class SupervisorError(RollingError):
     """supervisord did not answer, or refused an order."""
 
@@ -54,6 +58,7 @@ _FAULTS: dict[type[RollingError], int] = {
     RefusedError: Fault.REFUSED,
     GatePermissionError: Fault.NO_PERMISSION,
     GateError: Fault.REFUSED,
+    SocketsError: Fault.REFUSED,
 }
 
 

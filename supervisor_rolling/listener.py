@@ -17,14 +17,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from supervisor_rolling import __version__, config
-from supervisor_rolling.drain import KernelSockets
-from supervisor_rolling.gatekeeper import Gatekeeper
-from supervisor_rolling.gates import make_gate
-from supervisor_rolling.processes import XmlRpcSupervisor
-from supervisor_rolling.protocol import Channel, ProtocolError
-from supervisor_rolling.roller import Roller
-from supervisor_rolling.warmup import HttpWarmups
+from supervisor_rolling import __version__
+from supervisor_rolling.in_listener import config
+from supervisor_rolling.in_listener.drain import KernelSockets
+from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
+from supervisor_rolling.in_listener.protocol import Channel, ProtocolError
+from supervisor_rolling.in_listener.roller import Roller
+from supervisor_rolling.in_listener.warmup import HttpWarmups
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -65,7 +66,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None]) -> Roller:
     return Roller(
         supervisor=XmlRpcSupervisor(os.environ),
         sockets=sockets,
-        warmups=HttpWarmups(lambda port: sockets.look([port])[port].listeners, ring),
+        warmups=HttpWarmups(lambda port: sockets.connections([port])[port].listeners, ring),
         gatekeeper=Gatekeeper(lambda policy: make_gate(policy, url, time.monotonic)),
         load_config=lambda: config.load(config_path),
         clock=time.monotonic,

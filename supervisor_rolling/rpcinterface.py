@@ -21,11 +21,11 @@ from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDe
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.mailbox import RESUMABLE, Mailbox
-from supervisor_rolling.roll_events import RollingAskedEvent, events_between
+from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
+from supervisor_rolling.in_supervisord.mailbox import RESUMABLE, Mailbox
+from supervisor_rolling.in_supervisord.views import holder_text, roll_view
+from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.share import parse_share
-from supervisor_rolling.views import holder_text, roll_view
-from supervisor_rolling.wakeup import install as install_wakeup
 
 API_VERSION = "1.0"
 

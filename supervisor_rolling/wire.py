@@ -11,12 +11,10 @@ import enum
 import functools
 import json
 import typing
-from collections.abc import Hashable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from supervisor_rolling.model import Roll
-
-T = TypeVar("T")
 
 
 def dump_roll(roll: Roll) -> str:
@@ -27,17 +25,18 @@ def dump_roll(roll: Roll) -> str:
 def load_roll(data: Mapping[str, Any]) -> Roll:
     """The roll that ``dump_roll`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other
     data."""
-    return _build(Roll, data)
+    roll: Roll = _build(Roll, data)
+    return roll
 
 
-def _build(kind: type[T], data: Mapping[str, Any]) -> T:
+def _build(kind: Any, data: Mapping[str, Any]) -> Any:
     hints = _hints(kind)
-    names = [field.name for field in dataclasses.fields(kind) if field.name in data]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(kind) if field.name in data]
     return kind(**{name: _value(hints[name], data[name]) for name in names})
 
 
 @functools.cache
-def _hints(kind: Hashable) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -16,8 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_rolling.config import load, parse
 from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.in_listener.config import load, parse
 from supervisor_rolling.model import (
     Config,
     DrainPolicy,
@@ -29,7 +29,7 @@ from supervisor_rolling.model import (
     WarmupPolicy,
     WarmupRequest,
 )
-from supervisor_rolling.ports import ports_for
+from supervisor_rolling.pure.ports import ports_for
 
 EXAMPLE = Path(__file__).parent.parent / "conf" / "rolling.yaml"
 MINIMAL = "groups:\n  app:\n    ports: auto\n"

@@ -16,9 +16,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from supervisor_rolling import sock_diag
-from supervisor_rolling.drain import KernelSockets, family_of
-from supervisor_rolling.errors import RollingError
+from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener import sock_diag
+from supervisor_rolling.in_listener.drain import KernelSockets, family_of
 from supervisor_rolling.model import Connections
 
 
@@ -68,16 +68,16 @@ def eventually(true: Callable[[], bool], seconds: float = 3.0) -> bool:
 def test_a_connection_that_waits_in_the_accept_queue_counts(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
-    assert sockets.look([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
 
 
 def test_an_accepted_connection_counts_until_the_server_closes_it(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
     accepted, _ = server.accept()
-    assert sockets.look([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
     accepted.close()
-    assert eventually(lambda: not sockets.look([port_of(server)])[port_of(server)].peers)
+    assert eventually(lambda: not sockets.connections([port_of(server)])[port_of(server)].peers)
 
 
 def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds_it(
@@ -89,7 +89,7 @@ def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds
     accepted = keep.enter_context(server.accept()[0])
     client.close()
     assert select.select([accepted], [], [], 2)[0]  # the end of file is here: CLOSE_WAIT
-    assert sockets.look([port_of(server)])[port_of(server)].peers == {name}
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -97,7 +97,7 @@ def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSoc
     server = listen(keep, "::", dual=True)
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)  # stays in SYN_RECV until a byte comes
     client = connect(keep, server, address)
-    assert sockets.look([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
     states = {one.state for one in sock_diag.tcp_sockets((sock_diag.SYN_RECV,), [port_of(server)])}
     assert states == {sock_diag.SYN_RECV}
 
@@ -105,8 +105,8 @@ def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSoc
 def test_the_clients_end_of_a_loopback_connection_does_not_count(keep: ExitStack, sockets: KernelSockets) -> None:
     client = connect(keep, listen(keep))
     other = listen(keep)
-    assert sockets.look([port_of(other)])[port_of(other)].peers == frozenset()
-    assert port_of(client) not in sockets.look([port_of(other)])
+    assert sockets.connections([port_of(other)])[port_of(other)].peers == frozenset()
+    assert port_of(client) not in sockets.connections([port_of(other)])
 
 
 def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
@@ -114,7 +114,7 @@ def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
 ) -> None:
     server = listen(keep, "::", dual=True)
     six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
-    seen = sockets.look([port_of(server)])[port_of(server)]
+    seen = sockets.connections([port_of(server)])[port_of(server)]
     assert seen.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
 
 
@@ -122,7 +122,7 @@ def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitSta
     servers = [listen(keep) for _ in range(60)]
     clients = {port_of(server): name_of(connect(keep, server)) for server in servers}
     asked = sorted(clients)[:50]
-    seen = sockets.look(asked)
+    seen = sockets.connections(asked)
     assert {port: set(one.peers) for port, one in seen.items()} == {port: {clients[port]} for port in asked}
 
 
@@ -137,12 +137,12 @@ def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitSt
     server = listen(keep)
     server.listen(700)
     names = {name_of(connect(keep, server)) for _ in range(600)}  # about 45 KiB, more than one netlink message holds
-    assert sockets.look([port_of(server)])[port_of(server)].peers == names
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == names
 
 
 def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> None:
-    assert sockets.look([1]) == {1: Connections()}
-    assert sockets.look([]) == {}
+    assert sockets.connections([1]) == {1: Connections()}
+    assert sockets.connections([]) == {}
 
 
 # --- listeners
@@ -153,13 +153,13 @@ def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> N
 )
 def test_the_address_that_accepts_is_told(keep: ExitStack, sockets: KernelSockets, address: str, dual: bool) -> None:
     server = listen(keep, address, dual)
-    assert sockets.look([port_of(server)])[port_of(server)].listeners == (address,)
+    assert sockets.connections([port_of(server)])[port_of(server)].listeners == (address,)
 
 
 def test_two_listeners_of_one_port_are_both_told(keep: ExitStack, sockets: KernelSockets) -> None:
     four = listen(keep)
     keep.enter_context(socket.create_server(("::1", port_of(four)), family=socket.AF_INET6))
-    assert sockets.look([port_of(four)])[port_of(four)].listeners == ("127.0.0.1", "::1")
+    assert sockets.connections([port_of(four)])[port_of(four)].listeners == ("127.0.0.1", "::1")
 
 
 # --- ports_of
@@ -260,7 +260,7 @@ def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = message(3, struct.pack("=i", 0), flags=0x10)
     answering(monkeypatch, *(FakeLink(interrupted) for _ in range(20)))
-    with pytest.raises(RollingError, match="changed under"):
+    with pytest.raises(SocketsError, match="changed under"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 
@@ -270,13 +270,13 @@ def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.Monke
 )
 def test_silence_and_errors_of_the_kernel_are_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | OSError) -> None:
     answering(monkeypatch, FakeLink(answer))
-    with pytest.raises(RollingError, match="NETLINK_SOCK_DIAG"):
+    with pytest.raises(SocketsError, match="NETLINK_SOCK_DIAG"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 
 def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FakeLink(message(2, struct.pack("=i", -errno.ENOENT))))
-    with pytest.raises(RollingError, match="modprobe tcp_diag"):
+    with pytest.raises(SocketsError, match="modprobe tcp_diag"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 

@@ -19,10 +19,10 @@ import iptc
 import pytest
 
 from supervisor_rolling.errors import GateError, GatePermissionError
-from supervisor_rolling.gates import make_gate
-from supervisor_rolling.gates.iptables import IptablesGate, chain_of, ipv6_in_use
-from supervisor_rolling.gates.rules import clean_comment
-from supervisor_rolling.gates.xtables import PROBE
+from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
+from supervisor_rolling.in_listener.gates.rules import clean_comment
+from supervisor_rolling.in_listener.gates.xtables import PROBE
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 
 OWNER = "unix:///run/supervisor.sock"
@@ -299,7 +299,7 @@ def test_after_hold_of_nothing_all_is_as_before_with_foreign_rules_in_their_orde
 def test_nothing_but_the_table_that_is_needed_is_opened() -> None:
     program = (
         "from tests.lab.netns import enter_private_network as enter; enter()\n"
-        "from supervisor_rolling.gates import make_gate\n"
+        "from supervisor_rolling.in_listener.gates import make_gate\n"
         "from supervisor_rolling.model import GatePolicy\n"
         "import time; gate = make_gate(GatePolicy(), 'x', time.monotonic)\n"
         "gate.check(); gate.hold({8000: 'x'}); gate.hold({})\n"
@@ -732,9 +732,9 @@ def test_check_finds_a_kernel_that_does_not_take_the_rule_and_leaves_nothing(mon
 _UNPRIVILEGED = """
 import os, sys, time
 from supervisor_rolling.errors import GatePermissionError
-from supervisor_rolling.gates import make_gate
+from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.model import GatePolicy
-import supervisor_rolling.gates.iptables
+import supervisor_rolling.in_listener.gates.iptables
 if "nobody" in sys.argv:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for method in ("reject", "redirect"):
@@ -775,7 +775,7 @@ def test_make_gate_gives_the_backend_that_the_policy_names() -> None:
 
 
 def test_a_missing_library_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("supervisor_rolling.gates.")]:
+    for name in [name for name in sys.modules if name.startswith("supervisor_rolling.in_listener.gates.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "iptc", None)
     with pytest.raises(GatePermissionError, match=r"Install the package `iptables`.*pip install python-iptables"):
@@ -790,7 +790,7 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
     program = (
         "from tests.lab.netns import enter_private_network as enter; enter()\n"
         "import subprocess, time\n"
-        "from supervisor_rolling.gates import make_gate\n"
+        "from supervisor_rolling.in_listener.gates import make_gate\n"
         "from supervisor_rolling.model import GatePolicy\n"
         "off = '/proc/sys/net/ipv6/conf/all/disable_ipv6'\n"
         "open(off, 'w').write('1')\n"

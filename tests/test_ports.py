@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor_rolling.model import PortRule
-from supervisor_rolling.ports import ports_for
+from supervisor_rolling.pure.ports import ports_for
 
 
 @pytest.mark.parametrize(

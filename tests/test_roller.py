@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from supervisor_rolling.model import DrainPolicy, PortRule, Share, Stage, Status
 from tests.world import World, fast_policy
 
 
-def rolled(world: World, seconds: float = 60.0, **details: object) -> World:
+def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
     world.ask(**details)
     world.run(world.roller(), seconds)
     return world
@@ -307,12 +308,12 @@ def test_a_roll_that_can_never_go_on_ends():
 # --- requests
 
 
-def refusal(world: World, **details: object) -> tuple[int, str]:
+def refusal(world: World, **details: Any) -> tuple[int, str]:
     request = world.ask(**details)
     world.roller().turn()
     assert request["state"] == "refused"
     assert not any(entry.startswith(("stop", "start")) for entry in world.log)
-    return request["code"], request["text"]  # type: ignore[return-value]
+    return request["code"], request["text"]
 
 
 def test_the_only_process_is_not_taken_without_force():
@@ -348,7 +349,7 @@ def refusal_of_other_policy(world: World) -> tuple[int, str]:
     roller.load_config = lambda: replace(world.config, groups={"other": world.policy})
     request = world.ask()
     roller.turn()
-    return request["code"], request["text"]  # type: ignore[return-value]
+    return request["code"], request["text"]
 
 
 def test_two_processes_with_one_port_are_told_with_their_names():
@@ -377,7 +378,7 @@ def test_a_dry_run_touches_nothing_and_says_the_order():
     request = world.ask("plan")
     world.roller().turn()
     assert request["state"] == "planned"
-    plan = request["plan"]["roll"]  # type: ignore[index]
+    plan = request["plan"]["roll"]
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
     assert world.closed_until == {}
     assert world.mailbox.rolls == {}

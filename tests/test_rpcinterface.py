@@ -14,8 +14,8 @@ from supervisor.tests.base import DummyOptions, DummyPConfig, DummyProcess, Dumm
 from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, traverse, xmlrpc_marshal
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
-from supervisor_rolling.roll_events import EVENTS, RollingEvent
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump_roll
 

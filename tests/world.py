@@ -12,10 +12,12 @@ import itertools
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from supervisor_rolling.errors import ConflictError, GateError
-from supervisor_rolling.gatekeeper import Gatekeeper
-from supervisor_rolling.mailbox import Mailbox
+from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.in_listener.roller import Roller
+from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
     Config,
     Connections,
@@ -33,7 +35,6 @@ from supervisor_rolling.model import (
     WarmupPolicy,
 )
 from supervisor_rolling.model import World as SupervisorWorld
-from supervisor_rolling.roller import Roller
 from supervisor_rolling.wire import dump_roll, load_roll
 
 GROUP = "app"
@@ -113,10 +114,16 @@ class World:
     def config(self) -> Config:
         return Config(self.gate_policy, {GROUP: self.policy})
 
-    def look(self, ports: Collection[int] | None = None) -> object:
-        """Both ``Supervisor.look`` and ``Sockets.look``: they differ in their arguments."""
-        if ports is None:
-            return self._supervisor_look()
+    def look(self) -> SupervisorWorld:
+        rolls = {g: (self.mailbox.versions[g], load_roll(roll)) for g, roll in self.mailbox.rolls.items()}
+        requests = tuple(
+            Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
+            for r in self.mailbox.asked(self.now - 10)
+        )
+        table = {p.name: self._row(p) for p in self.processes.values()}
+        return SupervisorWorld(rolls, requests, {GROUP: table})
+
+    def connections(self, ports: Collection[int]) -> dict[int, Connections]:
         return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
 
     def ports_of(self, pid: int) -> tuple[int, ...]:
@@ -180,7 +187,7 @@ class World:
 
     # --- the operator's side
 
-    def ask(self, kind: str = "restart", **details: object) -> dict[str, object]:
+    def ask(self, kind: str = "restart", **details: Any) -> dict[str, Any]:
         self.pass_time(max(1.5, min(self.connection_takes, 2.0)))  # users are there before anybody asks
         given = {"processes": [], "max_unavailable": "", "force": False, "by": "", **details}
         return self.mailbox.ask(kind, GROUP, self.now, given)
@@ -271,15 +278,6 @@ class World:
             return Warmth(job.pid, "failed", why=process.warms)
         process.warm_pid = job.pid
         return Warmth(job.pid, "warm", 11, 730.0, 3.0)
-
-    def _supervisor_look(self) -> SupervisorWorld:
-        rolls = {g: (self.mailbox.versions[g], load_roll(roll)) for g, roll in self.mailbox.rolls.items()}
-        requests = tuple(
-            Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
-            for r in self.mailbox.asked(self.now - 10)
-        )
-        table = {p.name: self._row(p) for p in self.processes.values()}
-        return SupervisorWorld(rolls, requests, {GROUP: table})
 
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0

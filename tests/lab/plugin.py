@@ -32,7 +32,8 @@ def sections(policy_file: Path, prefix: str = "") -> str:
 
 
 def policy(warm_all: bool = True, **changes: Any) -> str:
-    """conf/rolling.yaml with the demo application's pages to warm and quick deadlines. ``changes`` are the group's keys."""
+    """conf/rolling.yaml with the demo application's pages to warm and quick deadlines. ``changes`` are the group's
+    keys."""
     example = yaml.safe_load((ROOT / "conf" / "rolling.yaml").read_text(encoding="utf-8"))
     group = example["groups"][GROUP]
     group["warmup"] = {"timeout": 20, "ready": "/health", "requests": list(PATHS) if warm_all else ["/health"]}

@@ -25,7 +25,7 @@ import iptc
 from iptc.errors import XTablesError
 
 from supervisor_rolling.errors import GateError, GatePermissionError
-from supervisor_rolling.gates import rules
+from supervisor_rolling.in_listener.gates import rules
 from supervisor_rolling.model import GatePolicy
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"

@@ -35,7 +35,7 @@ class Gate(Protocol):
 class Sockets(Protocol):
     """What the kernel knows of the connections of a port."""
 
-    def look(self, ports: Collection[int]) -> Mapping[int, Connections]:
+    def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
         """The connections and listeners of each port, in this network namespace, both address families."""
         ...
 

@@ -19,6 +19,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
@@ -101,10 +102,13 @@ class _Warmup(threading.Thread):
     def _base_url(self) -> str:
         port = self.job.ports[0]
         while True:
-            addresses = self._addresses_of(port)
+            try:
+                addresses, why = self._addresses_of(port), f"nothing listens on port {port} yet"
+            except SocketsError as error:
+                addresses, why = (), str(error)
             if addresses:
                 return _url(addresses, port)
-            self._wait(f"nothing listens on port {port} yet")
+            self._wait(why)
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
         while True:

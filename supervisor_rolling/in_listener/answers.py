@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from supervisor_rolling import machine
-from supervisor_rolling.begin import begin, limited, narrowed, require_another
-from supervisor_rolling.contracts import Sockets
 from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import Config, Policy, Process, Request, Roll
-from supervisor_rolling.ports import ports_for
+from supervisor_rolling.pure import machine
+from supervisor_rolling.pure.begin import begin, limited, narrowed, require_another
+from supervisor_rolling.pure.ports import ports_for
 from supervisor_rolling.share import parse_share
 
 

@@ -33,8 +33,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from supervisor_rolling.gates.rules import V4, V6, Family
-from supervisor_rolling.gates.xtables import Found, OwnChain, xtables_lock
+from supervisor_rolling.in_listener.gates.rules import V4, V6, Family
+from supervisor_rolling.in_listener.gates.xtables import Found, OwnChain, xtables_lock
 from supervisor_rolling.model import GatePolicy
 
 LOCK = "/run/xtables.lock"

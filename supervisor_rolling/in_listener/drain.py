@@ -12,16 +12,16 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 
-from supervisor_rolling.errors import RollingError
+from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, TcpSocket, tcp_sockets
 from supervisor_rolling.model import Connections
-from supervisor_rolling.sock_diag import CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, TcpSocket, tcp_sockets
 
 
 class KernelSockets:
     """Looks at this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
-    RollingError where the kernel does not answer."""
+    SocketsError where the kernel does not answer."""
 
-    def look(self, ports: Collection[int]) -> Mapping[int, Connections]:
+    def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
         """The connections and listeners of each of these ports; see ``Sockets.look``."""
         peers: dict[int, set[str]] = {port: set() for port in ports}
         listeners: dict[int, set[str]] = {port: set() for port in ports}
@@ -36,7 +36,7 @@ class KernelSockets:
     def ports_of(self, pid: int) -> tuple[int, ...]:
         """The TCP ports that a process or a descendant of it listens on, ascending; empty where there is none.
 
-        Raises RollingError where /proc does not show whose sockets they are.
+        Raises SocketsError where /proc does not show whose sockets they are.
         """
         inodes = {inode for process in family_of(pid) for inode in _socket_inodes(process)}
         return tuple(sorted({one.port for one in tcp_sockets((LISTEN,)) if one.inode in inodes})) if inodes else ()
@@ -82,7 +82,7 @@ def _socket_inodes(pid: int) -> Iterator[int]:
     except _GONE:
         return
     except PermissionError as error:
-        raise RollingError(
+        raise SocketsError(
             f"Cannot see which ports process {pid} listens on: {error}. Run the listener as root or give it "
             "CAP_SYS_PTRACE, or name the ports in the YAML instead of `ports: auto`."
         ) from error

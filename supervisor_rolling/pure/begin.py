@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError
-from supervisor_rolling.machine import available, natural
 from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Share, Stage
+from supervisor_rolling.pure.machine import available, natural
+from supervisor_rolling.pure.stages import ALIVE, STOPPED
 from supervisor_rolling.share import limit_for
-from supervisor_rolling.stages import ALIVE, STOPPED
 
 
 def begin(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.contracts import Gate
 from supervisor_rolling.errors import GateError, RefusedError
+from supervisor_rolling.in_listener.contracts import Gate
 from supervisor_rolling.model import GatePolicy
 
 log = logging.getLogger("supervisor_rolling")

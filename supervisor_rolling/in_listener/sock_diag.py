@@ -3,7 +3,7 @@
 The kernel filters by state and local port, so a look costs the same whether a host has a hundred connections or tens of
 thousands that are of no interest: 0.4 ms against 2 to 70 for /proc/net/tcp. Needs no rights.
 
-Contract: ``tcp_sockets`` returns what one walk over the kernel's tables found, or raises RollingError; a half answer is
+Contract: ``tcp_sockets`` returns what one walk over the kernel's tables found, or raises SocketsError; a half answer is
 never returned. A call has a deadline of a few seconds.
 """
 
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from supervisor_rolling.errors import RollingError
+from supervisor_rolling.errors import SocketsError
 
 ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
 """Numbers of include/net/tcp_states.h."""
@@ -70,8 +70,8 @@ def _sockets_of(family: int, mask: int, code: bytes) -> list[TcpSocket]:
         except OSError as error:
             if family == socket.AF_INET6 and error.errno == errno.ENOENT:
                 return []  # a kernel without IPv6
-            raise RollingError(_explanation(error)) from error
-    raise RollingError(f"The kernel's list of connections changed under {_TRIES} readings; the next turn tries again.")
+            raise SocketsError(_explanation(error)) from error
+    raise SocketsError(f"The kernel's list of connections changed under {_TRIES} readings; the next turn tries again.")
 
 
 class _Interrupted(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisor import events
 
-from supervisor_rolling.views import member_view, roll_view
+from supervisor_rolling.in_supervisord.views import member_view, roll_view
 
 
 class RollingEvent(events.Event):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor_rolling.contracts import Gate
 from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.in_listener.contracts import Gate
 from supervisor_rolling.model import GatePolicy
 
 Clock = Callable[[], float]
@@ -28,7 +28,7 @@ def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
 
 def _iptables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     try:
-        from supervisor_rolling.gates.iptables import IptablesGate
+        from supervisor_rolling.in_listener.gates.iptables import IptablesGate
     except Exception as error:
         # Not only ImportError: without libxtables python-iptables dies of AttributeError, OSError or errors of its own.
         raise GatePermissionError(

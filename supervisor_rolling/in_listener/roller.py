@@ -15,15 +15,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from supervisor_rolling import machine
-from supervisor_rolling.answers import roll_for
-from supervisor_rolling.contracts import Sockets, Supervisor, Warmups
-from supervisor_rolling.errors import ConfigError, ConflictError, GateError, RefusedError, SupervisorError, fault_of
-from supervisor_rolling.gatekeeper import Gatekeeper
-from supervisor_rolling.leaks import Leaks
+from supervisor_rolling.errors import (
+    ConfigError,
+    ConflictError,
+    GateError,
+    RefusedError,
+    SocketsError,
+    SupervisorError,
+    fault_of,
+)
+from supervisor_rolling.in_listener.answers import roll_for
+from supervisor_rolling.in_listener.contracts import Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.model import Config, Member, Process, Request, Roll, Seen, Stage, Status, Warmth, World
-from supervisor_rolling.sentences import changes, summary
-from supervisor_rolling.stages import Order, Verb, closed_since
+from supervisor_rolling.pure import machine
+from supervisor_rolling.pure.leaks import Leaks
+from supervisor_rolling.pure.sentences import changes, summary
+from supervisor_rolling.pure.stages import Order, Verb, closed_since
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -48,7 +56,7 @@ ANSWER_SEEN_AFTER = 0.06
 0.05 s, but only when something wakes it."""
 
 RETRY_EVERY = 1.0
-"""Seconds until the next turn when supervisord did not answer."""
+"""Seconds until the next turn when supervisord or the kernel did not answer."""
 
 
 @dataclass
@@ -81,7 +89,7 @@ class Roller:
             pause = self._turn()
         except ConflictError:
             return 0.0
-        except SupervisorError as error:
+        except (SupervisorError, SocketsError) as error:
             self._complain(str(error))
             self.gatekeeper.renew()
             return RETRY_EVERY
@@ -129,7 +137,7 @@ class Roller:
             config = self.load_config()
             self.gatekeeper.use(config.gate)
             roll = roll_for(request, config, world.processes[request.group], previous, self.sockets, self.clock)
-        except (ConfigError, RefusedError, GateError) as error:
+        except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return
@@ -157,7 +165,7 @@ class Roller:
 
     def _peers(self, draining: list[Member]) -> dict[str, frozenset[str]]:
         ports = [port for member in draining for port in member.ports]
-        found = self.sockets.look(ports) if ports else {}
+        found = self.sockets.connections(ports) if ports else {}
         return {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
 
     # --- decide, record, hold, order
@@ -184,7 +192,7 @@ class Roller:
         log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
 
     def _complain(self, complaint: str) -> None:
-        """Log what is wrong with supervisord once, not every turn."""
+        """Log what keeps a turn from being taken once, not every time."""
         if complaint and complaint != self._complaint:
             log.error("%s", complaint)
         self._complaint = complaint

@@ -15,20 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.errors import ConfigError
-from supervisor_rolling.model import (
-    Config,
-    DrainPolicy,
-    GatePolicy,
-    Policy,
-    PortRule,
-    RestartPolicy,
-    Share,
-    WarmupPolicy,
-    WarmupRequest,
-)
-from supervisor_rolling.ports import LAST_PORT
-from supervisor_rolling.share import MOST_PROCESSES, parse_share
-from supervisor_rolling.yaml_reader import (
+from supervisor_rolling.in_listener.config.reader import (
     MOST_CHARACTERS,
     Entry,
     Reader,
@@ -42,6 +29,19 @@ from supervisor_rolling.yaml_reader import (
     too_large,
     whole,
 )
+from supervisor_rolling.model import (
+    Config,
+    DrainPolicy,
+    GatePolicy,
+    Policy,
+    PortRule,
+    RestartPolicy,
+    Share,
+    WarmupPolicy,
+    WarmupRequest,
+)
+from supervisor_rolling.pure.ports import LAST_PORT
+from supervisor_rolling.share import MOST_PROCESSES, parse_share
 
 WEEK = 7 * 24 * 3600
 """The longest duration: a typing error rather than a wish beyond it, and far below what a socket's timeout can hold."""

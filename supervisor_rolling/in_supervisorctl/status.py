@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.machine import natural
+from supervisor_rolling.pure.machine import natural
 
 View = Mapping[str, Any]
 

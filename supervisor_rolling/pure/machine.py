@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, WarmupJob
-from supervisor_rolling.stages import ALIVE, HAND_PATIENCE, STOPPED, Order, order, step, to
+from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, STOPPED, Order, order, step, to
 
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
 UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})

@@ -1,0 +1,1 @@
+"""What the operator sees, behind ``controllerplugin``: structs to lines."""
