@@ -145,6 +145,8 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
             "supervisord does not have the plugin: add [rpcinterface:rolling] to its configuration "
             "and restart it (supervisorctl reload)"
         )
+    if fault.faultCode == Faults.SHUTDOWN_STATE:
+        return SupervisorError("supervisord is shutting down")
     return _FaultError(fault.faultString, fault.faultCode)
 
 

@@ -74,7 +74,7 @@ class Roller:
         self._leaks: dict[str, Leaks] = {}
         self._refusals: dict[str, str] = {}
         self._complaint = ""
-        self._has_answered = False
+        self._answered_at = float("-inf")
 
     def begin(self) -> None:
         """Say at once what would keep every roll from working, and open what a dead predecessor left closed."""
@@ -114,11 +114,11 @@ class Roller:
             for order in machine.orders(roll, seen[group], self.gatekeeper.closed_since):
                 self._give(group, order)
         if any(_has_moved(old[group], roll) for group, roll in new.items()):
-            self._has_answered = any(roll.status is not Status.RUNNING for roll in new.values())
+            self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
         pauses = [_pause(new[group], seen[group]) for group in new]
-        answer, self._has_answered = [ANSWER_SEEN_AFTER] * self._has_answered, False
-        return min([IDLE_LOOK_EVERY, *pauses, *answer])
+        hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
+        return min([IDLE_LOOK_EVERY, *pauses, *([hand_on] if hand_on > 0 else [])])
 
     # --- look
 
@@ -128,7 +128,7 @@ class Roller:
             return world
         for request in world.requests:
             self._answer(request, world)
-        self._has_answered = True
+        self._answered_at = self.clock()
         return self.supervisor.look()
 
     def _answer(self, request: Request, world: World) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tests.benchmarks import ours
 from tests.lab import ways
 from tests.lab.load import Load, Plan, Report
 from tests.lab.netns import enter_private_network
@@ -47,16 +48,18 @@ def nothing(_stack: Stack) -> None:
 class Way:
     """A way of restarting. ``prepare`` runs before the processes are warmed and the load starts, ``run`` under load.
 
-    ``setup`` holds what the stack needs for it (more sections of supervisord's configuration, the address to bind).
-    ``deploys``: whether every process must be of the new release afterwards.
+    ``run`` may return figures of its own. ``setup`` holds what the stack needs for it (more sections of supervisord's
+    configuration, the address to bind). ``deploys``: whether every process must be of the new release afterwards.
+    ``posts``: the share of POSTs in the load.
     """
 
     name: str
     about: str
-    run: Callable[[Stack], None]
+    run: Callable[[Stack], dict[str, float] | None]
     setup: Setup = Setup()  # noqa: RUF009  (frozen)
     prepare: Callable[[Stack], None] = nothing
     deploys: bool = True
+    posts: float = 0.05
 
 
 EVERYWHERE = Setup(address="0.0.0.0")
@@ -70,6 +73,12 @@ def all_ways(quick: bool) -> list[Way]:
         Way("each", "one supervisorctl restart after another", ways.restart_each),
         Way("post-1s", "the post's steps, 1 s wait", functools.partial(ways.by_the_post, wait=1.0), EVERYWHERE),
         Way("post-5s", "the post's steps, 5 s wait", functools.partial(ways.by_the_post, wait=5.0), EVERYWHERE),
+        Way("ours-1", "rolling_restart, 1 at a time", functools.partial(ours.roll, at_a_time=1), ours.SETUP),
+        Way("ours-2", "rolling_restart, 2 at a time", functools.partial(ours.roll, at_a_time=2), ours.SETUP),
+        Way("each-gets", "one restart after another, GETs alone", ways.restart_each, posts=0.0),
+        Way(
+            "ours-gets", "rolling_restart, GETs alone", functools.partial(ours.roll, at_a_time=1), ours.SETUP, posts=0.0
+        ),
     ]
 
 
@@ -100,6 +109,7 @@ class Result:
     old: int
     report: Report
     load: dict[str, float]
+    own: dict[str, float]
 
 
 def measure(way: Way, how: Measure) -> Result:
@@ -117,16 +127,16 @@ def measure(way: Way, how: Measure) -> Result:
 
 def _under_load(way: Way, how: Measure, stack: Stack) -> Result:
     stack.release(NEW)
-    with Load(Plan(stack.url, rate=how.rate), stack.directory / "load.jsonl") as load:
+    with Load(Plan(stack.url, rate=how.rate, posts=way.posts), stack.directory / "load.jsonl") as load:
         time.sleep(how.lead)
         began = time.monotonic()
-        way.run(stack)
+        own = way.run(stack) or {}
         done = time.monotonic()
         time.sleep(how.tail)
     old = sum(answer.release == OLD and answer.scheduled >= done for answer in load.answers())
     if way.deploys and old:
         raise LabError(f"{way.name}: {old} answers of the old release after it was done")
-    return Result(way.name, way.about, done - began, old, load.report(), load.cost)
+    return Result(way.name, way.about, done - began, old, load.report(), load.cost, own)
 
 
 # --- the table
@@ -171,6 +181,7 @@ def main() -> None:
         results.append(measure(way, how))
         _say_noise(results[-1].report)
     print("\n".join(aligned([COLUMNS, *(row(result) for result in results)])))
+    print("\n".join(f"{result.about}: {ours.figures(result.own)}" for result in results if result.own))
     found = {"machine": machine(), "measure": asdict(how), "results": [asdict(result) for result in results]}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
