@@ -199,7 +199,8 @@ class RollingControllerPlugin(ControllerPluginBase):
         except KeyboardInterrupt:
             group = roll["group"]
             self.ctl.output(
-                f"\nNo longer watching; the roll goes on. To see it: supervisorctl rolling_status {group}. "
+                "\nNo longer watching; the roll goes on.\n"
+                f"To see it: supervisorctl rolling_status {group}\n"
                 f"To end it: supervisorctl rolling_abort {group}"
             )
             return INTERRUPTED

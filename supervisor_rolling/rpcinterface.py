@@ -37,11 +37,13 @@ OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
 
 
-def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true") -> RollingNamespaceRPCInterface:
+def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown: str) -> RollingNamespaceRPCInterface:
     """What ``supervisor.rpcinterface_factory`` names. supervisord calls it once for each of its HTTP servers.
 
     ``wakeup = false`` in the section leaves supervisord as slow to notice an exit as it is by itself.
     """
+    for option in sorted(unknown):  # a supervisord that does not start for a typing error would be worse
+        supervisord.options.logger.warn("rolling: [rpcinterface:rolling] has no option %s (it has: wakeup)" % option)
     if wakeup.strip().lower() not in ("false", "no", "off", "0"):
         install_wakeup(supervisord)
     mailbox = _mailboxes.setdefault(supervisord, Mailbox())

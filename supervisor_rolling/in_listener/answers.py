@@ -33,7 +33,7 @@ def roll_for(
     """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
     policy = policy_of(config, request.group)
     if request.kind == "resume" and previous is not None:
-        return machine.resume(replace(previous, policy=policy, gate=config.gate))
+        return machine.resume(replace(previous, policy=policy, gate=config.gate), clock())
     ports = {name: _ports(policy, process, previous, sockets) for name, process in processes.items()}
     roll = begin(request.id, policy, config.gate, processes, ports, clock(), previous)
     if request.max_unavailable:

@@ -143,25 +143,26 @@ def last_line(roll: View) -> str:
         f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s, "
         f"never fewer than {roll['least_available']} of {group} available"
     )
-    if roll["status"] != "failed":
-        return text
-    return f"{text}\n{roll['why']}\n{what_now(roll)}"
+    return f"{text}\n{what_now(roll)}" if roll["status"] == "failed" else text
 
 
 def what_now(roll: View) -> str:
     """What an operator does after a failure."""
     group = roll["group"]
+    failed = [process["name"] for process in roll["processes"] if process["failed"]]
     closed = [process["name"] for process in roll["processes"] if process["stage"] == "failed"]
-    kept = f"{', '.join(closed)} stays closed: no user meets it. " if closed else ""
-    return (
-        f"{kept}The others serve on. Look: supervisorctl tail {group}:NAME stderr. Mend it, then go on where it "
-        f"stopped: supervisorctl rolling_resume {group}"
-    )
+    lines = [] if failed else [roll["why"]]
+    if closed:
+        lines.append(f"Closed, so that no user meets it: {', '.join(closed)}. The others serve on.")
+    lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in failed[:1]]
+    return "\n".join([*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"])
 
 
 def first_line(roll: View) -> str:
     """What a roll is about to do."""
-    return f"{roll['group']}: replacing {roll['total']} processes, {roll['limit']} at a time (roll {roll['id']})"
+    group, total, replaced = roll["group"], roll["total"], roll["replaced"]
+    doing = f"going on, {replaced} of {total} replaced" if replaced else f"replacing {total} processes"
+    return f"{group}: {doing}, {roll['limit']} at a time (roll {roll['id']})"
 
 
 def plan_lines(roll: View) -> list[str]:

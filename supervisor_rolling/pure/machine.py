@@ -34,7 +34,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, WarmupJob
+from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, WarmupJob
 from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, STOPPED, Order, order, step, to
 
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
@@ -85,10 +85,15 @@ def available(roll: Roll, processes: Mapping[str, Process]) -> int:
     return sum(_is_available(member, processes.get(member.name)) for member in roll.members)
 
 
-def resume(roll: Roll) -> Roll:
-    """A roll that failed or was aborted, ready to go on where it stopped: what is new already is not replaced again."""
+def resume(roll: Roll, at: float) -> Roll:
+    """A roll that failed or was aborted, ready to go on where it stopped: what is new already is not replaced again.
+
+    The time that it lay still does not count as its own.
+    """
     again = tuple(_again(member) for member in roll.members)
-    return replace(roll, members=again, status=Status.RUNNING, aborting=False, paused=False, ended_at=0.0, why="")
+    begun = at - (roll.ended_at - roll.started_at)
+    roll = replace(roll, members=again, started_at=begun, ended_at=0.0, why="")
+    return replace(roll, status=Status.RUNNING, aborting=False, paused=False)
 
 
 def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
@@ -105,7 +110,7 @@ def _again(member: Member) -> Member:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts web_2 before web_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 # --- the group
@@ -124,7 +129,7 @@ def _leave(member: Member, seen: Seen) -> Member:
     process = seen.processes[member.name]
     stage = Stage.DRAINING if _serves(member, process) else Stage.RESTARTING
     member = replace(to(member, stage, seen), tried=True, old_pid=process.pid, old_spawned=process.spawned)
-    return replace(member, pid=0, stopped_at=0.0, why="")
+    return replace(member, pid=0, stopped_at=0.0, timing=Timing(), connections_left=0, requests=0, why="")
 
 
 def _next(roll: Roll, seen: Seen) -> Member | None:

@@ -214,7 +214,8 @@ def _failed_open(member: Member, seen: Seen, why: str) -> Member:
 
 
 def _left_alone(member: Member, seen: Seen, why: str) -> Member:
-    return replace(to(member, Stage.OPEN, seen), wanted=False, why=why) if member.wanted else member
+    is_alone = not member.wanted and member.stage is Stage.OPEN
+    return member if is_alone else replace(to(member, Stage.OPEN, seen), wanted=False, why=why)
 
 
 def closed_since(member: Member, closed: Mapping[int, float]) -> float:
