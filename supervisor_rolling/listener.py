@@ -32,15 +32,28 @@ log = logging.getLogger("supervisor_rolling")
 DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
 USAGE = 2  # exit status
 
+AGAIN_AFTER = 1.0
+"""Seconds to wait before an end with an error: with ``startsecs = 0`` supervisord starts the listener again at once."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program ``supervisor_rolling_listener``. Returns its exit status."""
+    try:
+        status = _run(arguments)
+    except SystemExit as exit_:  # argparse
+        status = int(exit_.code or 0)
+    if status and not os.isatty(0):
+        time.sleep(AGAIN_AFTER)
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parse(arguments)
     url = os.environ.get("SUPERVISOR_SERVER_URL")
     if not url:
         sys.stderr.write(
-            "supervisor_rolling_listener is started by supervisord: put it into an [eventlistener:rolling] section "
-            "(SUPERVISOR_SERVER_URL is not set)\n"
+            "supervisor_rolling_listener is started by supervisord, from an [eventlistener:rolling] section, and talks "
+            "to its [unix_http_server] or [inet_http_server]: SUPERVISOR_SERVER_URL is not set, so one is missing\n"
         )
         return USAGE
     logging.basicConfig(

@@ -24,22 +24,27 @@ class Gatekeeper:
         self.closed_since: Mapping[int, float] = {}
         self.problem = ""
 
-    def use(self, policy: GatePolicy) -> None:
+    def prove(self, policy: GatePolicy) -> None:
         """Hold with a gate of this policy from now on, and prove that it can work.
 
         Raises GateError where it cannot, RefusedError where ports are closed under another policy: between two
         gates they would be open.
         """
-        if policy != self._policy:
-            if self._held:
-                raise RefusedError(
-                    "the gate section of rolling.yaml was changed while ports are closed: "
-                    "restart the listener (supervisorctl restart rolling), then ask again"
-                )
-            self.hold({})
-            self._gate, self._policy = self._make_gate(policy), policy
-        if self._gate is not None:
-            self._gate.check()
+        if policy != self._policy and self._held:
+            raise RefusedError(
+                "the gate section of rolling.yaml was changed while ports are closed: "
+                "wait until every process is open again, then ask again (supervisorctl rolling_status)"
+            )
+        self._take(policy).check()
+
+    def hold_by(self, policy: GatePolicy, closed: Mapping[int, str]) -> None:
+        """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now."""
+        try:
+            self._take(policy)
+        except GateError as error:
+            self._note({}, str(error))
+            return
+        self.hold(closed)
 
     def hold(self, closed: Mapping[int, str]) -> None:
         """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
@@ -47,14 +52,22 @@ class Gatekeeper:
         if self._gate is None:
             return
         try:
-            self.closed_since, problem = self._gate.hold(closed), ""
+            self._note(self._gate.hold(closed), "")
         except GateError as error:
-            self.closed_since, problem = {}, str(error)
-        if problem and problem != self.problem:
-            log.error("the gate does not hold: %s", problem)
-        self.problem = problem
+            self._note({}, str(error))
 
     def renew(self) -> None:
         """Hold what was held, so that ``closed_since`` is true of now."""
         if self._held:
             self.hold(self._held)
+
+    def _take(self, policy: GatePolicy) -> Gate:
+        if self._gate is None or policy != self._policy:
+            self.hold({})
+            self._gate, self._policy = self._make_gate(policy), policy
+        return self._gate
+
+    def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
+        if problem and problem != self.problem:
+            log.error("the gate does not hold: %s", problem)
+        self.closed_since, self.problem = closed_since, problem

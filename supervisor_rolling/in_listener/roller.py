@@ -79,7 +79,7 @@ class Roller:
     def begin(self) -> None:
         """Say at once what would keep every roll from working, and open what a dead predecessor left closed."""
         try:
-            self.gatekeeper.use(self.load_config().gate)
+            self.gatekeeper.prove(self.load_config().gate)
         except (ConfigError, GateError) as error:
             log.warning("no roll can begin until this is mended: %s", error)
 
@@ -91,6 +91,10 @@ class Roller:
             return 0.0
         except (SupervisorError, SocketsError) as error:
             self._complain(str(error))
+            self.gatekeeper.renew()
+            return RETRY_EVERY
+        except Exception:
+            log.exception("a defect of supervisor_rolling; this turn is left and the next one looks anew")
             self.gatekeeper.renew()
             return RETRY_EVERY
         self._complain("")
@@ -135,7 +139,7 @@ class Roller:
         version, previous = world.rolls.get(request.group, (0, None))
         try:
             config = self.load_config()
-            self.gatekeeper.use(config.gate)
+            self.gatekeeper.prove(config.gate)
             roll = roll_for(request, config, world.processes[request.group], previous, self.sockets, self.clock)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
@@ -179,8 +183,12 @@ class Roller:
         return advanced
 
     def _hold(self, rolls: Mapping[str, Roll]) -> None:
-        closed = {port: text for roll in rolls.values() for port, text in machine.closed(roll).items()}
-        self.gatekeeper.hold(closed)
+        closing = [roll for roll in rolls.values() if machine.closed(roll)]
+        closed = {port: text for roll in closing for port, text in machine.closed(roll).items()}
+        if closing:
+            self.gatekeeper.hold_by(closing[0].gate, closed)
+        else:
+            self.gatekeeper.hold({})
 
     def _give(self, group: str, order: Order) -> None:
         key = _key(group, order.name)
