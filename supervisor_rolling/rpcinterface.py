@@ -311,9 +311,11 @@ class RollingNamespaceRPCInterface:
         return {**view, "why": _ascii(view["why"]), "processes": whys, "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:
-        pid = self.mailbox.listener_pid
+        """Whether a process lives that the doorbell reaches, or that has looked before: one that has only just been
+        started will find what is asked at its first look."""
         groups = self.supervisord.process_groups.values()
-        return bool(pid) and any(p.pid == pid for group in groups for p in group.processes.values())
+        living = ((group, process) for group in groups for process in group.processes.values() if process.pid)
+        return any(_hears_the_doorbell(group) or process.pid == self.mailbox.listener_pid for group, process in living)
 
     def _require_listener(self) -> None:
         if not self._listener_runs():
@@ -344,6 +346,10 @@ class RollingNamespaceRPCInterface:
             "ports": member.get("ports", []),
             "why": _ascii(member.get("why", "")),
         }
+
+
+def _hears_the_doorbell(group: Any) -> bool:
+    return any(issubclass(RollingAskedEvent, kind) for kind in getattr(group.config, "pool_events", ()))
 
 
 def _process_row(process: Any, now: float) -> list[Any]:

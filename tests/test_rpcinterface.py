@@ -10,7 +10,7 @@ import pytest
 from supervisor import events
 from supervisor.http import NOT_DONE_YET
 from supervisor.states import ProcessStates, SupervisorStates
-from supervisor.tests.base import DummyOptions, DummyPConfig, DummyProcess, DummySupervisor
+from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig, DummyProcess, DummySupervisor
 from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, traverse, xmlrpc_marshal
 
 from supervisor_rolling.errors import Fault
@@ -31,8 +31,11 @@ class Clock:
 
 
 class Group:
-    def __init__(self, processes: dict[str, DummyProcess]) -> None:
+    def __init__(self, processes: dict[str, DummyProcess], pool_events: tuple[type, ...] = ()) -> None:
         self.processes = processes
+        self.config = DummyPGroupConfig(DummyOptions())
+        if pool_events:
+            self.config.pool_events = pool_events
 
 
 def make_process(name: str, pid: int) -> DummyProcess:
@@ -192,6 +195,15 @@ def test_without_a_listener_a_roll_is_refused(supervisord: DummySupervisor):
     interface.listenerLook(LISTENER_PID, {})
     supervisord.process_groups["rolling"].processes["rolling"].pid = 0
     assert fault_of(interface.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+def test_a_listener_that_has_only_just_been_started_is_one(supervisord: DummySupervisor):
+    listener = make_process("other", 88)
+    supervisord.process_groups["listener"] = Group({"listener": listener}, (EVENTS["ROLLING_ASKED"],))
+    interface = make_rolling_rpcinterface(supervisord, wakeup="false")
+    assert interface.restart("app", False, {})() is NOT_DONE_YET
+    listener.pid = 0
+    assert fault_of(interface.restart, "app", False, {"dry_run": True}).code == Fault.LISTENER_DOWN
 
 
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
