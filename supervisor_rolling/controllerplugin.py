@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import getpass
+import http.client
 import json
 import os
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
+from xml.parsers.expat import ExpatError
 
 from supervisor.supervisorctl import ControllerPluginBase
 from supervisor.xmlrpc import Faults
@@ -197,17 +198,22 @@ class RollingControllerPlugin(ControllerPluginBase):
         try:
             roll = self._until_end(roll, screen.show if screen else lambda _: None)
         except KeyboardInterrupt:
-            group = roll["group"]
-            self.ctl.output(
-                "\nNo longer watching; the roll goes on.\n"
-                f"To see it: supervisorctl rolling_status {group}\n"
-                f"To end it: supervisorctl rolling_abort {group}"
-            )
-            return INTERRUPTED
+            return self._leave(roll, as_json)
         if screen:
             screen.close(roll)
         self._print(argparse.Namespace(json=as_json), roll, [last_line(roll)])
         return DONE if roll["status"] == "done" else FAILED
+
+    def _leave(self, roll: Mapping[str, Any], as_json: bool) -> int:
+        group = roll["group"]
+        lines = [
+            "No longer watching; the roll goes on.",
+            f"To see it: supervisorctl rolling_status {group}",
+            f"To end it: supervisorctl rolling_abort {group}",
+        ]
+        answer = {"error": lines[0], "exit_status": INTERRUPTED}
+        self._print(argparse.Namespace(json=as_json), answer, ["", *lines])
+        return INTERRUPTED
 
     def _until_end(self, roll: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
         number, group, alone_since = roll["id"], roll["group"], 0.0
@@ -248,8 +254,11 @@ class RollingControllerPlugin(ControllerPluginBase):
             status = self._fail(
                 options, f"supervisord answers HTTP {error.errcode}: {error.errmsg}", _http_status(error)
             )
-        except OSError as error:
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:
             status = self._fail(options, _connection_text(self.ctl.options.serverurl, error), _os_status(error))
+        except KeyboardInterrupt:
+            text = "interrupted: what was asked may be done all the same. To see it: supervisorctl rolling_status"
+            status = self._fail(options, text, INTERRUPTED)
         if status:
             self.ctl.exitstatus = status
 
@@ -310,12 +319,12 @@ def _http_status(error: xmlrpc.client.ProtocolError) -> int:
     return NO_PERMISSION if error.errcode == 401 else FAILED
 
 
-def _os_status(error: OSError) -> int:
-    return NO_PERMISSION if error.errno in (errno.EACCES, errno.EPERM) else NO_LISTENER
+def _os_status(error: Exception) -> int:
+    return NO_PERMISSION if isinstance(error, PermissionError) else NO_LISTENER
 
 
-def _connection_text(url: str, error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
+def _connection_text(url: str, error: Exception) -> str:
+    if isinstance(error, PermissionError):
         return f"no permission to talk to supervisord at {url}: try sudo"
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
     return f"supervisord does not answer at {url}: {reason}. Does it run? A roll that had begun ends with it"

@@ -14,6 +14,7 @@ import urllib.parse
 import xmlrpc.client
 from collections.abc import Mapping
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
@@ -93,7 +94,7 @@ class XmlRpcSupervisor:
         except xmlrpc.client.ProtocolError as error:
             self._proxy = None
             raise SupervisorError(_protocol_text(error)) from None
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ValueError) as error:
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             self._proxy = None
             url = self._environment["SUPERVISOR_SERVER_URL"]
             raise SupervisorError(f"supervisord does not answer at {url}: {error or type(error).__name__}") from None

@@ -64,7 +64,7 @@ def _header(line: bytes) -> tuple[str, int]:
     except (UnicodeDecodeError, ValueError, KeyError):
         raise ProtocolError(f"not an event header: {line[:80]!r}") from None
     if not 0 <= length <= LONGEST_PAYLOAD:
-        raise ProtocolError(f"an event of {length} bytes: {line[:80]!r}")
+        raise ProtocolError(f"an event of an impossible length: {line[:80]!r}")
     return name, length
 
 
@@ -90,6 +90,9 @@ class Channel:
         if not data:
             return None
         events = self._frames.feed(data)
-        for _ in events:
-            os.write(self._writing, OK + READY)
+        try:
+            for _ in events:
+                os.write(self._writing, OK + READY)
+        except BrokenPipeError:
+            return None
         return events

@@ -46,7 +46,11 @@ class WakeUp:
         self.reading, self.writing = os.pipe()
         os.set_blocking(self.reading, False)
         os.set_blocking(self.writing, False)
-        self.previous = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+        try:
+            self.previous = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+        except ValueError:  # only the main thread may
+            self._close_pipe()
+            raise
         socket_map[self.reading] = self
         subscribe(SupervisorStoppingEvent, self.close)
 
@@ -75,8 +79,19 @@ class WakeUp:
         if self.socket_map.pop(self.reading, None) is None:
             return
         try:
-            signal.set_wakeup_fd(self.previous)
-            os.close(self.reading)
-            os.close(self.writing)
+            _put_back(self.previous)
+            self._close_pipe()
         except (OSError, ValueError):
             return
+
+    def _close_pipe(self) -> None:
+        os.close(self.reading)
+        os.close(self.writing)
+
+
+def _put_back(previous: int) -> None:
+    """If ours stayed when it is closed, signals would be written into whatever file gets its number."""
+    try:
+        signal.set_wakeup_fd(previous)
+    except (OSError, ValueError):  # it was closed meanwhile
+        signal.set_wakeup_fd(-1)

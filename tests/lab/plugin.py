@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def sections(policy_file: Path, prefix: str = "") -> str:
     found = {name: dict(conf[name]) for name in SECTIONS}
     listener = found["eventlistener:rolling"]
     assert listener["command"] == INSTALLED, "conf/supervisord.conf starts the listener otherwise than the lab knows"
-    listener["command"] = f"{prefix}{sys.executable} -m supervisor_rolling.listener --config {policy_file}"
+    listener["command"] = f"{prefix}{shlex.quote(sys.executable)} -m supervisor_rolling.listener --config {policy_file}"
     listener["directory"] = str(ROOT)
     return "\n".join(_section(name, values) for name, values in found.items())
 

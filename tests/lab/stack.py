@@ -12,6 +12,7 @@ import contextlib
 import functools
 import http.client
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -292,7 +293,7 @@ class Stack:
             (self.directory / name).write_text(content, encoding="utf-8")
         text = SUPERVISORD_CONF.format(
             here=_escaped(self.directory),
-            python=_escaped(sys.executable),
+            python=_escaped(shlex.quote(sys.executable)),
             root=_escaped(ROOT),
             group=GROUP,
             address=setup.address,

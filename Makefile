@@ -1,0 +1,58 @@
+# `make` tells what there is to make. Everything installs what it needs: Debian packages, and the rest into .venv.
+
+PYTHON3 ?= python3
+PYTHON = .venv/bin/python
+
+# The firewall, and a network namespace to use it in, need root. What runs as root leaves no file of root's in the tree.
+SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
+AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
+
+# nginx and iptables are in sbin, which `su` leaves out of the PATH. gcc and the headers are for python-iptables.
+export PATH := $(PATH):/usr/sbin:/sbin
+PACKAGES = nginx libnginx-mod-http-upstream-fair iptables gcc python3-dev python3-venv
+
+STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
+         supervisor_rolling/errors.py
+
+.PHONY: help demo test lint check bench clean packages
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo   a rolling restart under load, in about a minute'
+	@echo 'make test   all tests; ARGS="-k name" for some'
+	@echo 'make lint   ruff and mypy'
+	@echo 'make check  lint and test'
+	@echo 'make bench  ways of restarting, compared under load'
+	@echo 'make clean  removes .venv and caches'
+
+demo: .venv/has-demo
+	@$(AS_ROOT) $(PYTHON) -m tests.lab.demo
+
+test: .venv/has-demo,test
+	$(AS_ROOT) $(PYTHON) -m pytest -p no:cacheprovider $(ARGS)
+
+lint: .venv/has-demo,test,lint
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy supervisor_rolling tests
+	$(PYTHON) -m mypy --strict $(STRICT)
+
+check: lint test
+
+bench: .venv/has-demo
+	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
+
+clean:
+	$(SUDO) rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# .venv/has-demo,test is an empty file: the extras demo and test of setup.py are installed.
+.venv/has-%: setup.py | packages
+	@echo 'Installing the Python packages ($*) into .venv'
+	@test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+	@$(PYTHON) -m pip --quiet --disable-pip-version-check install --use-pep517 --editable '.[$*]' || { \
+	echo 'pip failed. It needs its package index and, for python-iptables, gcc and the headers of Python.' >&2; exit 1; }
+	@touch '$@'
+
+packages:
+	@sh tests/lab/install.sh $(PACKAGES)

@@ -1,0 +1,86 @@
+#!/bin/sh
+# Installs the named Debian packages, those that are missing, and leaves no new service running.
+#
+# Debian starts nginx when it is installed, and at every boot from then on. The demo and the tests run an nginx of their
+# own, so a host that had none gets the program without the service: while apt-get runs, a policy-rc.d (Debian's own way
+# to say which services may be started, with systemd or without) forbids nginx to start, and then it is disabled. Where
+# there is a policy-rc.d already, as in most containers, it is the administrator's and stays. Where nginx was installed
+# before, nothing of this is done: what runs goes on running.
+set -eu
+
+POLICY=/usr/sbin/policy-rc.d
+
+main() {
+    if ! command -v apt-get >/dev/null; then
+        without_apt "$@"
+        return
+    fi
+    missing=$(missing_of "$@")
+    [ -n "$missing" ] || return 0
+    may_be_root
+    echo "Installing the Debian packages$missing (a minute or so)"
+    if installed nginx; then
+        install $missing
+    else
+        without_service install $missing
+    fi
+}
+
+# What there is no package manager for here must be there already.
+without_apt() {
+    for program in nginx iptables gcc; do
+        command -v "$program" >/dev/null && continue
+        say "There is no $program, and no apt-get to install it with. Install what Debian has as: $*. Then try again."
+        exit 1
+    done
+}
+
+missing_of() {
+    for package in "$@"; do
+        installed "$package" || printf ' %s' "$package"
+    done
+}
+
+installed() {
+    dpkg-query --show --showformat '${Status}' "$1" 2>/dev/null | grep -q ' ok installed$'
+}
+
+may_be_root() {
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null && return
+    say "These Debian packages are missing:$missing. Installing them needs root: install them, or sudo, and try again."
+    exit 1
+}
+
+install() {
+    as_root apt-get update -qq || say 'apt-get update failed; trying with the lists of packages that are there.'
+    # dpkg tells its hundred lines to nobody, errors come on stderr. needrestart (Ubuntu) is to restart no service.
+    as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get install -qq --yes --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+# Runs the arguments while nginx must not start, and sees to it that it doesn't start at the next boot either.
+without_service() {
+    if [ ! -e "$POLICY" ]; then
+        trap 'as_root rm -f "$POLICY"' EXIT
+        trap 'exit 130' INT TERM HUP
+        printf '#!/bin/sh\n# Made by %s while it installs nginx.\ncase $1 in nginx*) exit 101 ;; esac\n' "$0" |
+            as_root tee "$POLICY" >/dev/null
+        as_root chmod 755 "$POLICY"
+    fi
+    "$@"
+    if command -v systemctl >/dev/null; then
+        as_root systemctl --quiet disable nginx
+    else
+        as_root update-rc.d nginx disable
+    fi
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+say() {
+    echo "$*" >&2
+}
+
+main "$@"

@@ -1,0 +1,554 @@
+"""The supervisorctl commands on a fake controller: what they ask, what they print, how they exit."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import xmlrpc.client
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import pytest
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling import controllerplugin
+from supervisor_rolling.controllerplugin import LISTENER_PATIENCE, LOOK_EVERY, make_rolling_controllerplugin
+from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisord.views import roll_view
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
+from supervisor_rolling.wire import dump_roll
+
+URL = "unix:///run/supervisor.sock"
+PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
+COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
+
+View = dict[str, Any]
+Answer = Callable[..., Any]
+
+
+class Clock:
+    """Stands in for the module ``time``: to sleep is to move it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Server:
+    """supervisord with the plugin: each method of it is an answer that a test sets; ``rolls`` come one a look."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.rolls: list[View] = []
+        self.answers: dict[str, Answer] = {
+            "restart": lambda *_: a_view(),
+            "resume": lambda *_: a_view(),
+            "abort": lambda *_: a_view(aborting=True),
+            "pause": lambda *_: a_view(paused=True),
+            "getRoll": lambda *_: self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0],
+            "getAllRolls": lambda *_: self.rolls,
+            "getProcesses": lambda *_: [],
+            "getAllProcessInfo": lambda *_: PROCESSES,
+        }
+
+    def __getattr__(self, name: str) -> Answer:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> Any:
+            self.calls.append((name, *arguments))
+            return self.answers[name](*arguments)
+
+        return call
+
+    def raises(self, error: BaseException) -> None:
+        """Whatever is asked, but for the names of all processes."""
+
+        def fail(*_: Any) -> None:
+            raise error
+
+        self.answers.update({name: fail for name in self.answers if name != "getAllProcessInfo"})
+
+
+class Controller:
+    """As much of supervisorctl's as a plugin uses."""
+
+    def __init__(self) -> None:
+        self.stdout = io.StringIO()
+        self.exitstatus = 0
+        self.options = SimpleNamespace(serverurl=URL)
+        self.server = Server()
+
+    def output(self, message: str) -> None:
+        self.stdout.write(message + "\n")
+
+    def get_server_proxy(self, namespace: str | None = None) -> Server:
+        assert namespace == "rolling"
+        return self.server
+
+    def get_supervisor(self) -> Server:
+        return self.server
+
+    @property
+    def printed(self) -> str:
+        return self.stdout.getvalue()
+
+    def run(self, line: str) -> Any:
+        """A command as it is typed. Gives what ends supervisorctl's shell when it is true."""
+        command, _, arguments = line.partition(" ")
+        return getattr(make_rolling_controllerplugin(self), f"do_{command}")(arguments)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(controllerplugin, "time", found)
+    monkeypatch.setenv("SUDO_USER", "ann")
+    return found
+
+
+@pytest.fixture
+def ctl(clock: Clock) -> Controller:
+    controller = Controller()
+    controller.server.rolls = [a_view(Status.DONE)]
+    return controller
+
+
+def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
+    done = status is Status.DONE
+    members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
+    roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, least_available=1)
+    roll = replace(roll, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
+    return {**roll_view(json.loads(dump_roll(roll)), 1001.0), "listener": listener}
+
+
+def kept_closed() -> View:
+    members = (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm"), Member("app-2", (8002,)))
+    return a_view(Status.FAILED, members=members, why="app:app-1 is not warm")
+
+
+def fault(code: int, text: str = "SOME_FAULT: words for an operator") -> xmlrpc.client.Fault:
+    return xmlrpc.client.Fault(code, text)
+
+
+# --- what is asked
+
+
+def test_a_restart_asks_for_the_group_and_says_who_asks(ctl: Controller) -> None:
+    ctl.run("rolling_restart app")
+    name, group, wait, options = ctl.server.calls[0]
+    assert (name, group, wait) == ("restart", "app", False)
+    assert options.pop("by").startswith("ann@")
+    assert options == {"processes": [], "force": False, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("names", "processes"),
+    [("app", []), ("app:*", []), ("app:app-1", ["app-1"]), ("app:app-1 app:app-2", ["app-1", "app-2"]), ("app:", [])],
+)
+def test_processes_are_named_as_supervisorctl_names_them(ctl: Controller, names: str, processes: list[str]) -> None:
+    ctl.run(f"rolling_restart {names}")
+    assert ctl.server.calls[0][1] == "app"
+    assert ctl.server.calls[0][3]["processes"] == processes
+
+
+def test_options_may_stand_before_and_after_the_group(ctl: Controller) -> None:
+    ctl.run("rolling_restart --max-unavailable 25% app --force")
+    options = ctl.server.calls[0][3]
+    assert (options["max_unavailable"], options["force"]) == ("25%", True)
+
+
+@pytest.mark.parametrize("verb", ["abort", "pause", "resume"])
+def test_wishes_are_of_a_group(ctl: Controller, verb: str) -> None:
+    ctl.run(f"rolling_{verb} app:*")
+    assert ctl.server.calls[0][:2] == (verb, "app")
+    assert ctl.exitstatus == 0
+
+
+def test_wishes_are_confirmed(ctl: Controller) -> None:
+    ctl.run("rolling_abort app")
+    ctl.run("rolling_pause app")
+    assert ctl.printed == "app: aborting, 0 of 2 replaced so far\napp: paused, 0 of 2 replaced so far\n"
+
+
+# --- watching
+
+
+def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
+    ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
+    assert ctl.run("rolling_restart app") is None
+    assert [call[0] for call in ctl.server.calls] == ["restart", "getRoll", "getRoll", "getRoll"]
+    assert clock.slept == [LOOK_EVERY] * 3
+    lines = ctl.printed.splitlines()
+    assert lines[0] == "app: replacing 2 processes, 1 at a time (roll 7)"
+    assert lines[-1] == "app: 2 of 2 replaced in 2.0 s, never fewer than 1 of 2 available"
+    assert ctl.exitstatus == 0
+
+
+def test_a_roll_that_has_ended_already_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
+    ctl.server.answers["resume"] = lambda *_: a_view(Status.DONE)
+    ctl.run("rolling_resume app")
+    assert clock.slept == []
+    assert "2 of 2 replaced" in ctl.printed
+
+
+@pytest.mark.parametrize("command", ["rolling_restart", "rolling_resume"])
+@pytest.mark.parametrize(
+    ("end", "words"), [(kept_closed(), "app: FAILED: 0 of 2"), (a_view(Status.ABORTED), "app: ABORTED: 0 of 2")]
+)
+def test_a_roll_that_ends_badly_exits_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
+    ctl.server.rolls = [end]
+    ctl.run(f"{command} app")
+    assert ctl.exitstatus == 1
+    assert words in ctl.printed
+
+
+def test_no_wait_comes_back_at_once_and_says_how_to_watch(ctl: Controller, clock: Clock) -> None:
+    ctl.run("rolling_restart app --no-wait")
+    assert clock.slept == []
+    assert ctl.printed.splitlines()[-1] == "To watch it: supervisorctl rolling_status app"
+    assert ctl.exitstatus == 0
+
+
+def test_a_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
+    ctl.server.answers["restart"] = lambda *_: a_view(Status.PLANNED)
+    ctl.run("rolling_restart app --dry-run")
+    assert ctl.server.calls[0][3]["dry_run"] is True
+    assert ctl.printed.startswith("app: would replace 2 processes")
+    assert (clock.slept, ctl.exitstatus) == ([], 0)
+
+
+def test_another_roll_of_the_group_is_not_taken_for_ours(ctl: Controller) -> None:
+    ctl.server.rolls = [{**a_view(), "id": 8}]
+    ctl.run("rolling_restart app")
+    assert "ERROR: roll 7 of app has ended and roll 8 has begun" in ctl.printed
+    assert ctl.exitstatus == 1
+
+
+def test_a_listener_that_stays_away_is_waited_for_and_then_told(ctl: Controller, clock: Clock) -> None:
+    ctl.server.rolls = [a_view(listener=False)]
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "ERROR: the listener does not run: roll 7 of app waits" in ctl.printed
+    assert clock.now - 1000.0 == pytest.approx(LISTENER_PATIENCE + LOOK_EVERY, abs=0.15)
+
+
+def test_a_listener_that_comes_back_is_forgiven_every_time(ctl: Controller, clock: Clock) -> None:
+    away = [a_view(listener=False)] * int(LISTENER_PATIENCE / LOOK_EVERY - 5)
+    ctl.server.rolls = [*away, a_view(), *away, a_view(Status.DONE)]
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 0
+
+
+# --- Ctrl-C
+
+
+def interrupting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clock, "sleep", interrupt)
+
+
+@pytest.mark.parametrize("command", ["rolling_restart app", "rolling_resume app"])
+def test_ctrl_c_leaves_the_roll_alone_and_says_how_to_end_it(
+    ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    interrupting(clock, monkeypatch)
+    ctl.run(command)
+    assert ctl.exitstatus == 130
+    assert len(ctl.server.calls) == 1
+    assert ctl.printed.endswith(
+        "\nNo longer watching; the roll goes on.\n"
+        "To see it: supervisorctl rolling_status app\nTo end it: supervisorctl rolling_abort app\n"
+    )
+
+
+def test_ctrl_c_is_told_in_json_too(ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupting(clock, monkeypatch)
+    ctl.run("rolling_restart app --json")
+    assert json.loads(ctl.printed) == {"error": "No longer watching; the roll goes on.", "exit_status": 130}
+
+
+def test_ctrl_c_while_the_listener_is_asked_is_no_traceback(ctl: Controller) -> None:
+    ctl.server.raises(KeyboardInterrupt())
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 130
+    assert ctl.printed.startswith("ERROR: interrupted: what was asked may be done all the same")
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (Faults.UNKNOWN_METHOD, 3),
+        (Faults.BAD_NAME, 5),
+        (Faults.INCORRECT_PARAMETERS, 2),
+        (Faults.SHUTDOWN_STATE, 1),
+        (Fault.NO_PERMISSION, 4),
+        (Fault.NOT_CONFIGURED, 6),
+        (Fault.LISTENER_DOWN, 7),
+        (Fault.ALREADY_ROLLING, 8),
+        (Fault.REFUSED, 1),
+        (Fault.NOT_ROLLING, 1),
+        (Fault.ROLL_FAILED, 1),
+        (Fault.ROLL_ABORTED, 1),
+        (Fault.CONFLICT, 1),
+    ],
+)
+def test_every_fault_has_its_exit_status(ctl: Controller, command: str, code: int, status: int) -> None:
+    ctl.server.raises(fault(code))
+    assert ctl.run(command) is None
+    assert ctl.exitstatus == status
+    assert ctl.printed.startswith("ERROR: ")
+
+
+def test_the_words_of_a_fault_are_shown_without_its_name(ctl: Controller) -> None:
+    ctl.server.raises(fault(Fault.REFUSED, "REFUSED: app:app-1 is the only process: requests would fail"))
+    ctl.run("rolling_restart app")
+    assert ctl.printed == "ERROR: app:app-1 is the only process: requests would fail\n"
+
+
+def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
+    ctl.server.raises(fault(Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE"))
+    ctl.run("rolling_restart app")
+    assert ctl.printed == "ERROR: SHUTDOWN_STATE\n"
+
+
+def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -> None:
+    ctl.server.raises(fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD"))
+    ctl.run("rolling_status")
+    assert "add [rpcinterface:rolling] to its configuration" in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("ap", "did you mean app?"), ("app:app1", "did you mean app:app-1?"), ("xyzzy", "there is: app, web")],
+)
+def test_a_name_that_is_not_known_is_told_with_what_is_meant(ctl: Controller, name: str, hint: str) -> None:
+    ctl.server.raises(fault(Faults.BAD_NAME, f"BAD_NAME: {name}"))
+    ctl.run(f"rolling_restart {name}")
+    assert ctl.printed == f"ERROR: no such group or process: {name} ({hint})\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), 7, f"does not answer at {URL}: Connection refused"),
+        (FileNotFoundError(2, "No such file or directory"), 7, f"does not answer at {URL}: No such file"),
+        (TimeoutError("timed out"), 7, f"does not answer at {URL}: timed out"),
+        (PermissionError(13, "Permission denied"), 4, f"no permission to talk to supervisord at {URL}: try sudo"),
+        (PermissionError(1, "Operation not permitted"), 4, "try sudo"),
+        (http.client.IncompleteRead(b"<xml"), 7, f"does not answer at {URL}: IncompleteRead"),
+        (http.client.BadStatusLine("hello"), 7, "does not answer"),
+        (xmlrpc.client.ResponseError(), 7, f"does not answer at {URL}: ResponseError"),
+        (ExpatError("no element found"), 7, f"does not answer at {URL}: no element found"),
+        (xmlrpc.client.ProtocolError(URL, 401, "Unauthorized", {}), 4, "supervisord answers HTTP 401: Unauthorized"),
+        (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1, "supervisord answers HTTP 500: Oh no"),
+    ],
+)
+def test_a_supervisord_that_does_not_answer_is_told(
+    ctl: Controller, command: str, error: Exception, status: int, words: str
+) -> None:
+    ctl.server.raises(error)
+    ctl.run(command)
+    assert ctl.exitstatus == status
+    assert words in ctl.printed
+
+
+def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) -> None:
+    def gone(*_: Any) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    ctl.server.answers["getRoll"] = gone
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "Does it run? A roll that had begun ends with it" in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("rolling_restart", "required: GROUP"),
+        ("rolling_restart app web", "one group at a time, not app, web"),
+        ("rolling_restart app:app-1 web:web", "one group at a time"),
+        ("rolling_restart app --dry", "unrecognized arguments: --dry"),
+        ("rolling_restart app --max-unavailable", "expected one argument"),
+        ("rolling_restart app --max-unavailable 0", "a number of processes is from 1"),
+        ("rolling_restart app --max-unavailable many", "'many' is neither a number of processes nor a percentage"),
+        ("rolling_restart app --max-unavailable=101%", "a percentage is more than 0% and at most 100%"),
+        ("rolling_abort", "required: GROUP"),
+        ("rolling_abort app web", "unrecognized arguments: web"),
+        ("rolling_abort app:app-1", "a roll is of a whole group: app"),
+        ("rolling_pause app:app-1", "a roll is of a whole group: app"),
+        ("rolling_resume app:app-1", "a roll is of a whole group: app"),
+        ("rolling_status app web", "unrecognized arguments: web"),
+        ("rolling_status app --force", "unrecognized arguments: --force"),
+    ],
+)
+def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controller, line: str, words: str) -> None:
+    assert ctl.run(line) is None
+    assert (ctl.exitstatus, ctl.server.calls) == (2, [])
+    assert words in ctl.printed
+    assert ctl.printed.endswith(f". Try: help {line.split()[0]}\n")
+
+
+# --- JSON
+
+
+def test_json_is_one_object_and_nothing_else(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.run("rolling_restart app --json")
+    assert json.loads(ctl.printed) == a_view(Status.DONE)
+
+
+@pytest.mark.parametrize(
+    "line", ["rolling_restart app --dry-run", "rolling_restart app --no-wait", "rolling_pause app"]
+)
+def test_every_answer_can_be_json(ctl: Controller, line: str) -> None:
+    ctl.run(f"{line} --json")
+    assert json.loads(ctl.printed)["id"] == 7
+
+
+def test_a_failed_roll_is_json_and_exits_with_1(ctl: Controller) -> None:
+    ctl.server.rolls = [kept_closed()]
+    ctl.run("rolling_restart --json app")
+    assert json.loads(ctl.printed)["status"] == "failed"
+    assert ctl.exitstatus == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (fault(Fault.ALREADY_ROLLING, "ALREADY_ROLLING: wait"), 8),
+        (fault(Faults.BAD_NAME, "BAD_NAME: app"), 5),
+        (ConnectionRefusedError(111, "Connection refused"), 7),
+        (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1),
+        (http.client.IncompleteRead(b""), 7),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_error_is_json_with_its_exit_status(ctl: Controller, command: str, error: Exception, status: int) -> None:
+    ctl.server.raises(error)
+    ctl.run(f"{command} --json")
+    answer = json.loads(ctl.printed)
+    assert (set(answer), answer["exit_status"], ctl.exitstatus) == ({"error", "exit_status"}, status, status)
+
+
+def test_a_wrong_command_line_is_json_too(ctl: Controller) -> None:
+    ctl.run("rolling_restart --json app --dry")
+    assert json.loads(ctl.printed)["exit_status"] == 2
+
+
+# --- status
+
+
+def test_the_status_of_all_groups(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(Status.DONE), {**a_view(paused=True), "group": "web"}, {**a_view(aborting=True)}]
+    ctl.run("rolling_status")
+    rows = [line.split()[:4] for line in ctl.printed.splitlines()]
+    assert rows == [
+        ["GROUP", "ROLL", "STATUS", "REPLACED"],
+        ["app", "7", "done", "2/2"],
+        ["web", "7", "paused", "0/2"],
+        ["app", "7", "aborting", "0/2"],
+    ]
+
+
+def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
+    ctl.server.rolls = []
+    ctl.run("rolling_status")
+    ctl.run("rolling_status app")
+    assert "No group has been rolled since supervisord started." in ctl.printed
+    assert "app has not been rolled since supervisord started." in ctl.printed
+
+
+def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controller) -> None:
+    row = {
+        "statename": "RUNNING",
+        "pid": 100,
+        "warm": True,
+        "closed": False,
+        "stage": "open",
+        "seconds": 0.0,
+        "why": "",
+    }
+    down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "closed": True, "stage": "failed", "seconds": 61.7}
+    table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}]
+    ctl.server.answers["getProcesses"] = lambda *_: table
+    ctl.server.rolls = [{**a_view(), "group": "web"}, a_view(Status.DONE)]
+    ctl.run("rolling_status app:*")
+    lines = [line.split() for line in ctl.printed.splitlines()]
+    assert lines[1][:3] == ["app", "7", "done"]
+    assert lines[4] == ["web_2", "FATAL", "-", "failed", "62", "s", "-", "closed", "is", "not", "warm"]
+    assert lines[5] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
+
+
+def test_the_status_as_json(ctl: Controller) -> None:
+    ctl.run("rolling_status --json")
+    assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls}
+    ctl.stdout.truncate(ctl.stdout.seek(0))
+    ctl.run("rolling_status web --json")
+    assert json.loads(ctl.printed) == {"roll": None, "processes": []}
+
+
+# --- help, and supervisorctl itself
+
+
+def test_every_command_has_help(ctl: Controller) -> None:
+    plugin = make_rolling_controllerplugin(ctl)
+    commands = [name[3:] for name in dir(plugin) if name.startswith("do_rolling")]
+    assert len(commands) == 5
+    for command in commands:
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        getattr(plugin, f"help_{command}")()
+        assert ctl.printed.startswith(command)
+
+
+def test_the_help_of_restart_names_every_option(ctl: Controller) -> None:
+    make_rolling_controllerplugin(ctl).help_rolling_restart()
+    for option in ("--max-unavailable", "--dry-run", "--no-wait", "--force", "--json"):
+        assert option in ctl.printed
+
+
+def test_who_asks_has_a_name_even_without_an_entry_in_passwd(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise OSError("no username set in the environment")
+
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setattr(controllerplugin, "getpass", SimpleNamespace(getuser=nobody))
+    ctl.run("rolling_restart app")
+    user, _, host = ctl.server.calls[0][3]["by"].partition("@")
+    assert user.isdigit()
+    assert host
+
+
+def test_supervisorctl_itself_loads_the_plugin_and_exits_with_its_status(tmp_path: Path) -> None:
+    from supervisor.options import ClientOptions
+    from supervisor.supervisorctl import Controller as RealController
+
+    conf = tmp_path / "supervisord.conf"
+    factory = "supervisor_rolling.controllerplugin:make_rolling_controllerplugin"
+    url = f"unix://{tmp_path}/nobody.sock"
+    conf.write_text(f"[supervisorctl]\nserverurl = {url}\n[ctlplugin:rolling]\nsupervisor.ctl_factory = {factory}\n")
+    options = ClientOptions()
+    options.realize(["-c", str(conf), "rolling_status"], doc="")
+    controller = RealController(options, stdout=io.StringIO())
+    assert not controller.onecmd("rolling_status --json")
+    assert json.loads(controller.stdout.getvalue())["exit_status"] == controller.exitstatus == 7

@@ -1,0 +1,162 @@
+"""The import law: what is pure stays pure, what runs in supervisord light, and adapters know nothing of each other."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import supervisor_rolling
+
+PACKAGE = "supervisor_rolling"
+ROOT = Path(supervisor_rolling.__file__).parent
+STDLIB: frozenset[str] = frozenset(
+    getattr(sys, "stdlib_module_names", {"__future__", "collections", "dataclasses", "enum", "fractions"})
+    | {"functools", "json", "math", "re", "typing"}
+)
+
+IMPURE = {"time", "os", "socket", "subprocess", "logging", "random", "threading"}
+HEAVY = {"yaml", "requests", "iptc"}
+FORBIDDEN_IN_SUPERVISORD = HEAVY | {"threading", "subprocess", "multiprocessing", f"{PACKAGE}.in_listener"}
+
+VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share")}
+DECIDERS = {f"{PACKAGE}.{name}" for name in ("pure.machine", "pure.stages", "in_listener.roller")}
+ADAPTERS = ("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config")
+ALLOWED_BETWEEN_ADAPTERS = {("drain", "sock_diag"), ("gates", "gates"), ("config", "config")}
+
+
+def _sources() -> dict[str, str]:
+    """The text of every module, by its full name; a package is called like its folder."""
+    files = {path: path.relative_to(ROOT.parent).with_suffix("").parts for path in ROOT.rglob("*.py")}
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" else parts): path.read_text(encoding="utf-8")
+        for path, parts in files.items()
+    }
+
+
+def imports(source: str, modules: frozenset[str]) -> set[str]:
+    """All that a text imports, wherever in it; ``from package import module`` is an import of the module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here"
+            full = {f"{node.module}.{name.name}" for name in node.names}
+            found |= {name if name in modules else str(node.module) for name in full}
+    return found
+
+
+SOURCES = _sources()
+MODULES = frozenset(SOURCES)
+IMPORTS = {module: imports(source, MODULES) for module, source in SOURCES.items()}
+
+
+def under(*names: str) -> list[str]:
+    """The modules of these names and of the folders of these names, their packages among them."""
+    full = [f"{PACKAGE}.{name}" for name in names]
+    return sorted(m for m in MODULES if any(m == name or m.startswith(f"{name}.") for name in full))
+
+
+def parents(module: str) -> Iterator[str]:
+    """Python runs the packages above a module before the module."""
+    parts = module.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def reach(start: list[str]) -> dict[str, str]:
+    """All that comes with these modules, from whatever depth in this package, each with who imports it."""
+    found, waiting = dict.fromkeys(start, "itself"), list(start)
+    while waiting:
+        module = waiting.pop()
+        for name in sorted(IMPORTS[module] | set(parents(module)) & MODULES):
+            if name not in found:
+                found[name] = module
+                waiting += [name] if name in MODULES else []
+    return found
+
+
+def named(name: str, forbidden: set[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in forbidden)
+
+
+def adapter_of(module: str) -> str:
+    """Which adapter a module belongs to; empty for one that is none."""
+    parts = module.split(".")
+    is_adapter = parts[:2] == [PACKAGE, "in_listener"] and len(parts) > 2 and parts[2] in ADAPTERS
+    return parts[2] if is_adapter else ""
+
+
+# --- the law reads what it is about
+
+
+def test_an_import_is_seen_wherever_it_stands() -> None:
+    source = """
+def f():
+    import time as t
+    from supervisor_rolling.pure import machine
+from os.path import join
+"""
+    assert imports(source, MODULES) == {"time", "supervisor_rolling.pure.machine", "os.path"}
+
+
+def test_what_comes_through_another_module_is_seen() -> None:
+    assert reach(["supervisor_rolling.listener"])["iptc"].startswith("supervisor_rolling.in_listener.gates.")
+    assert reach(["supervisor_rolling.listener"])["yaml"].startswith("supervisor_rolling.in_listener.config.")
+
+
+def test_every_adapter_of_the_law_exists() -> None:
+    assert {adapter_of(module) for module in MODULES} - {""} == set(ADAPTERS)
+    assert MODULES >= DECIDERS | VALUES
+
+
+# --- the law
+
+
+@pytest.mark.parametrize("module", under("pure", "model", "errors", "share"))
+def test_what_is_pure_imports_values_and_nothing_that_does_anything(module: str) -> None:
+    ours = {name for name in IMPORTS[module] if name.startswith(PACKAGE)}
+    assert ours <= VALUES | set(under("pure"))
+    others = {name.partition(".")[0] for name in IMPORTS[module] - ours}
+    assert others <= STDLIB - IMPURE
+
+
+def test_the_values_do_not_import_what_decides() -> None:
+    assert {name: IMPORTS[name] & set(under("pure")) for name in VALUES} == {name: set() for name in VALUES}
+
+
+@pytest.mark.parametrize("module", under("rpcinterface", "in_supervisord"))
+def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str) -> None:
+    bad = {name: by for name, by in reach([module]).items() if named(name, FORBIDDEN_IN_SUPERVISORD)}
+    assert bad == {}
+
+
+@pytest.mark.parametrize("module", under("controllerplugin", "in_supervisorctl"))
+def test_nothing_in_supervisorctl_brings_libraries(module: str) -> None:
+    assert {name: by for name, by in reach([module]).items() if named(name, HEAVY)} == {}
+
+
+@pytest.mark.parametrize("module", [module for module in sorted(MODULES) if adapter_of(module)])
+def test_an_adapter_imports_no_other_adapter_and_nothing_that_decides(module: str) -> None:
+    pairs = {(adapter_of(module), adapter_of(name)) for name in IMPORTS[module] if adapter_of(name)}
+    assert pairs <= ALLOWED_BETWEEN_ADAPTERS
+    assert not IMPORTS[module] & DECIDERS
+
+
+def test_only_the_listener_knows_both_the_adapters_and_the_roller() -> None:
+    roller = f"{PACKAGE}.in_listener.roller"
+    both = {m for m in MODULES if roller in IMPORTS[m] and any(adapter_of(name) for name in IMPORTS[m])}
+    assert both == {f"{PACKAGE}.listener"}
+
+
+@pytest.mark.parametrize("module", ["rpcinterface", "controllerplugin"])
+def test_a_fresh_interpreter_loads_no_library_of_the_listener(module: str) -> None:
+    code = f"import sys, {PACKAGE}.{module}; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT.parent)
+    names = set(loaded.stdout.split())
+    assert f"{PACKAGE}.{module}" in names
+    assert {name for name in names if named(name, HEAVY | {f"{PACKAGE}.in_listener"})} == set()

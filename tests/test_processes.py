@@ -1,0 +1,389 @@
+"""The listener's way to supervisord, against a small server that speaks XML-RPC and misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import socketserver
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling.errors import ConflictError, Fault, SupervisorError
+from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll
+from supervisor_rolling.wire import dump_roll, load_roll
+
+DEADLINE = 20.0
+NOTHING: dict[str, Any] = {"rolls": {}, "groups": [], "requests": [], "processes": {}}
+
+
+class Supervisord:
+    """Answers calls with ``methods``; ``raw`` is sent instead of an answer, ``status`` instead of 200."""
+
+    def __init__(self, keep: ExitStack, socket_file: Path | None = None) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.headers: list[dict[str, str]] = []
+        self.connections = 0
+        self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
+        self.raw: bytes | None = None
+        self.status = 200
+        self.answers = threading.Event()
+        self.answers.set()
+        self._server = _listening(socket_file, _handler(self))
+        self.url = f"unix://{socket_file}" if socket_file else f"http://127.0.0.1:{self._server.server_address[1]}"
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        thread.start()
+        keep.callback(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self.answers.set()
+        self._server.shutdown()
+        self._server.server_close()
+        thread.join()
+
+    def client(self, timeout: float = DEADLINE, **environment: str) -> XmlRpcSupervisor:
+        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, timeout)
+
+    def looks(self, **news: Any) -> None:
+        """What the next looks find."""
+        self.methods["rolling.listenerLook"] = lambda *_: json.dumps({**NOTHING, **news})
+
+    def fails(self, method: str, code: int, text: str = "SOME_FAULT: words") -> None:
+        def fail(*_: Any) -> None:
+            raise xmlrpc.client.Fault(code, text)
+
+        self.methods[method] = fail
+
+    def answer(self, body: bytes) -> bytes:
+        arguments, method = xmlrpc.client.loads(body.decode())
+        self.calls.append((str(method), arguments))
+        try:
+            result = self.methods.get(str(method), lambda *_: True)(*arguments)
+            text = xmlrpc.client.dumps((result,), methodresponse=True)
+        except xmlrpc.client.Fault as fault:
+            text = xmlrpc.client.dumps(fault, methodresponse=True)
+        return text.encode()
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+def _listening(socket_file: Path | None, handler: type[BaseHTTPRequestHandler]) -> Any:
+    if socket_file is None:
+        return ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    return _UnixServer(str(socket_file), handler)
+
+
+def _handler(supervisord: Supervisord) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            supervisord.connections += 1
+
+        def handle_one_request(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                super().handle_one_request()
+
+        def do_POST(self) -> None:
+            supervisord.headers.append(dict(self.headers))
+            answer = supervisord.answer(self.rfile.read(int(self.headers["Content-Length"])))
+            supervisord.answers.wait(DEADLINE)
+            if supervisord.raw is not None:
+                self.wfile.write(supervisord.raw)
+                self.close_connection = True
+                return
+            self.send_response(supervisord.status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def address_string(self) -> str:
+            return "a client"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def keep() -> Iterator[ExitStack]:
+    """Closes at the end of the test what is entered into it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=["unix", "inet"])
+def supervisord(request: pytest.FixtureRequest, keep: ExitStack, tmp_path: Path) -> Supervisord:
+    return Supervisord(keep, tmp_path / "s" if request.param == "unix" else None)
+
+
+@pytest.fixture
+def inet(keep: ExitStack) -> Supervisord:
+    return Supervisord(keep)
+
+
+def a_roll(group: str = "app", number: int = 1) -> Roll:
+    policy = Policy(group, PortRule(pattern=r"app-(\d+)"))
+    return Roll(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
+
+
+def on_wire(roll: Roll) -> Any:
+    return json.loads(dump_roll(roll))
+
+
+def error_of(call: Callable[[], object]) -> SupervisorError:
+    with pytest.raises(SupervisorError) as caught:
+        call()
+    return caught.value
+
+
+# --- a look
+
+
+def test_a_look_says_who_looks_and_what_is_known(supervisord: Supervisord) -> None:
+    world = supervisord.client().look()
+    assert supervisord.calls == [("rolling.listenerLook", (os.getpid(), {}))]
+    assert (world.rolls, world.requests, world.processes) == ({}, (), {})
+
+
+def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
+    full = {"id": 3, "kind": "plan", "group": "app", "processes": ["app-1"], "max_unavailable": "2", "force": True}
+    bare = {"id": 4, "kind": "resume", "group": "app"}
+    rows = [["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, ""], ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, "no such file"]]
+    inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": rows})
+    world = inet.client().look()
+    assert world.requests == (
+        Request(3, "plan", "app", ("app-1",), "2", True, "ann@host"),
+        Request(4, "resume", "app"),
+    )
+    assert world.processes == {
+        "app": {
+            "app-1": Process("app-1", "RUNNING", 100, 5.5),
+            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, "no such file"),
+        }
+    }
+
+
+def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
+    client = inet.client()
+    one, two = a_roll("app", 1), a_roll("web", 2)
+    inet.looks(rolls={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, groups=["app", "web"])
+    assert client.look().rolls == {"app": (5, one), "web": (7, two)}
+    newer = replace(two, paused=True)
+    inet.looks(rolls={"web": [8, on_wire(newer)]}, groups=["app", "web"])
+    assert client.look().rolls == {"app": (5, one), "web": (8, newer)}
+    client.look()
+    known = [arguments[1] for _, arguments in inet.calls]
+    assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}]
+
+
+def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, groups=["app"])
+    client.look()
+    inet.looks(groups=[])
+    assert client.look().rolls == {}
+    client.look()
+    assert inet.calls[-1][1][1] == {}
+
+
+def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
+    client = inet.client()
+    before = client.look()
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, groups=["app"])
+    client.look()
+    assert before.rolls == {}
+
+
+# --- writing
+
+
+def test_a_record_carries_the_roll_and_its_version_is_known_then(inet: Supervisord) -> None:
+    client, roll = inet.client(), a_roll()
+    inet.methods["rolling.listenerRecord"] = lambda *_: 6
+    client.record(roll, 5, request=9)
+    ((_, (group, version, text, request)),) = inet.calls
+    assert (group, version, request) == ("app", 5, 9)
+    assert load_roll(json.loads(text)) == roll
+    inet.looks(groups=["app"])
+    assert client.look().rolls == {"app": (6, roll)}
+    assert inet.calls[-1][1][1] == {"app": 6}
+
+
+def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
+    with pytest.raises(ConflictError, match="changed meanwhile"):
+        client.record(a_roll(), 5)
+    client.look()
+    assert inet.calls[-1][1][1] == {}
+
+
+def test_a_refusal_is_sent_with_its_code_in_ascii(inet: Supervisord) -> None:
+    inet.client().refuse(3, Fault.REFUSED, "café → no")
+    assert inet.calls == [("rolling.listenerAnswer", (3, Fault.REFUSED, "caf\\xe9 \\u2192 no", ""))]
+
+
+def test_a_plan_is_sent_as_a_roll(inet: Supervisord) -> None:
+    inet.client().plan(3, a_roll())
+    ((method, (request, code, text, plan)),) = inet.calls
+    assert (method, request, code, text) == ("rolling.listenerAnswer", 3, 0, "")
+    assert load_roll(json.loads(plan)) == a_roll()
+
+
+# --- orders
+
+
+@pytest.mark.parametrize(("group", "name", "namespec"), [("app", "app-1", "app:app-1"), ("app", "app", "app")])
+def test_orders_name_a_process_as_supervisord_does_and_do_not_wait(
+    inet: Supervisord, group: str, name: str, namespec: str
+) -> None:
+    client = inet.client()
+    assert (client.stop(group, name), client.start(group, name)) == ("", "")
+    assert inet.calls == [
+        ("supervisor.stopProcess", (namespec, False)),
+        ("supervisor.startProcess", (namespec, False)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "code", [Faults.ALREADY_STARTED, Faults.NOT_RUNNING, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION]
+)
+def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
+    inet.fails("supervisor.stopProcess", code)
+    inet.fails("supervisor.startProcess", code)
+    client = inet.client()
+    assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("", "")
+
+
+@pytest.mark.parametrize("code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED])
+def test_an_order_that_is_refused_for_good_says_why(inet: Supervisord, code: int) -> None:
+    inet.fails("supervisor.stopProcess", code, "NO_FILE: /srv/app")
+    inet.fails("supervisor.startProcess", code, "NO_FILE: /srv/app")
+    client = inet.client()
+    assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("NO_FILE: /srv/app",) * 2
+
+
+def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:
+    inet.status = 500
+    error_of(lambda: inet.client().stop("app", "app-1"))
+
+
+# --- faults
+
+
+def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(inet.client().look))
+
+
+def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.FAILED, "FAILED: out of luck")
+    error = error_of(inet.client().look)
+    assert str(error) == "FAILED: out of luck"
+    assert not isinstance(error, ConflictError)
+
+
+def test_a_supervisord_that_shuts_down_is_said_to(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
+    assert str(error_of(inet.client().look)) == "supervisord is shutting down"
+
+
+def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerLook", Faults.FAILED)
+    error_of(client.look)
+    inet.looks()
+    client.look()
+    assert inet.connections == 1
+
+
+# --- users and passwords
+
+
+def test_user_and_password_are_sent(supervisord: Supervisord) -> None:
+    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).look()
+    kind, _, text = supervisord.headers[0]["Authorization"].partition(" ")
+    assert (kind, base64.b64decode(text).decode()) == ("Basic", "ann:" + "p:w" * 40)
+
+
+def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: Supervisord) -> None:
+    supervisord.status = 401
+    text = str(error_of(supervisord.client().look))
+    assert 'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener' in text
+
+
+# --- no answer
+
+
+def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Supervisord) -> None:
+    client = supervisord.client(timeout=0.2)
+    supervisord.answers.clear()
+    began = time.monotonic()
+    text = str(error_of(client.look))
+    assert time.monotonic() - began < DEADLINE / 2
+    assert text == f"supervisord does not answer at {supervisord.url}: timed out"
+    supervisord.answers.set()
+    assert client.look().rolls == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<?xml version='1.0'?>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<methodRespon",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<a></b",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<a></b>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\xff\xfe\xfd\xfc",
+        b"hello\r\n\r\n",
+    ],
+    ids=["nothing", "half", "no XML", "empty", "half XML", "bad end", "wrong end", "no text", "no HTTP"],
+)
+def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisord: Supervisord, raw: bytes) -> None:
+    client = supervisord.client()
+    client.look()
+    supervisord.raw = raw
+    assert str(error_of(client.look)).startswith(f"supervisord does not answer at {supervisord.url}: ")
+    supervisord.raw = None
+    assert client.look().rolls == {}
+
+
+def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
+    client = supervisord.client()
+    supervisord.status = 500
+    assert str(error_of(client.look)) == "supervisord answered HTTP 500 Internal Server Error: see its log"
+    supervisord.status = 200
+    assert client.look().rolls == {}
+
+
+def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None:
+    client = supervisord.client()
+    for _ in range(5):
+        client.look()
+    assert supervisord.connections == 1
+
+
+@pytest.mark.parametrize("url", ["unix:///nowhere/supervisor.sock", "http://127.0.0.1:1", "ftp://localhost"])
+def test_where_nobody_answers_the_address_is_told(url: str) -> None:
+    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, 5.0)
+    for _ in range(2):
+        assert str(error_of(client.look)).startswith(f"supervisord does not answer at {url}: ")

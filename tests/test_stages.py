@@ -1,0 +1,674 @@
+"""Every arrow of the diagram in machine.py, one look at a time. Whole rolls are in test_roller.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.model import (
+    DrainPolicy,
+    GatePolicy,
+    Member,
+    Policy,
+    PortRule,
+    Process,
+    RestartPolicy,
+    Roll,
+    Seen,
+    Share,
+    Stage,
+    Status,
+    Warmth,
+    WarmupPolicy,
+)
+from supervisor_rolling.pure import machine
+from supervisor_rolling.pure.begin import begin, narrowed
+from supervisor_rolling.pure.stages import GATE_PATIENCE, HAND_PATIENCE, Order, Verb, closed_since, order, step
+
+NAME, PORT = "app-1", 8001
+OLD, NEW = 100, 200
+BEGAN = 1000.0  # when the stage began that a test looks at
+DRAIN = DrainPolicy(timeout=30.0)
+CLOSED = {PORT: BEGAN}
+CLOSED_STAGES = (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED)
+
+
+def a_member(stage: Stage = Stage.OPEN, **changes: Any) -> Member:
+    tried = stage is not Stage.OPEN
+    values = {"stage": stage, "since": BEGAN, "tried": tried, "old_pid": OLD, "old_spawned": 1.0, **changes}
+    return Member(NAME, (PORT,), **values)
+
+
+def a_process(state: str = "RUNNING", pid: int = OLD, **changes: Any) -> Process:
+    down = state in ("STOPPED", "EXITED", "FATAL", "BACKOFF")
+    return Process(NAME, state, 0 if down else pid, **{"spawned": 1.0, **changes})
+
+
+def a_roll(*members: Member, **changes: Any) -> Roll:
+    policy = Policy("app", PortRule(pattern=r"app-(\d+)"), drain=DRAIN, settle=10.0)
+    of_policy = {key: changes.pop(key) for key in list(changes) if key in Policy.__dataclass_fields__}
+    values = {"limit": 1, "gate": GatePolicy(), "started_at": BEGAN, "least_available": 99, **changes}
+    return Roll(1, "app", replace(policy, **of_policy), members, **values)
+
+
+def seen(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -> Seen:
+    found = {process.name: process} if process else {}
+    return Seen(at, found, **{"closed": CLOSED, "connections": {NAME: 0}, **changes})
+
+
+def stepped(member: Member, process: Process | None, at: float = 1.0, **changes: Any) -> Member:
+    """The member after a look ``at`` seconds into its stage. ``changes`` go where they belong."""
+    of_seen = {key: changes.pop(key) for key in list(changes) if key in Seen.__dataclass_fields__}
+    return step(member, a_roll(member, **changes), seen(process, BEGAN + at, **of_seen))
+
+
+# --- open
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "EXITED", "FATAL", "STOPPED"])
+def test_who_has_not_left_is_not_watched_whatever_becomes_of_it(state: str) -> None:
+    assert stepped(a_member(), a_process(state, NEW, down_for=99.0)) == a_member()
+
+
+def test_a_replaced_process_that_an_operator_stops_is_left_stopped() -> None:
+    member = a_member(replaced=True, pid=NEW)
+    assert stepped(member, a_process("STOPPED", down_for=99.0)) == member
+    assert stepped(member, a_process("STOPPING", NEW)) == member
+
+
+def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
+    member = a_member(replaced=True, pid=NEW)
+    assert stepped(member, a_process("RUNNING", NEW)) == member
+
+
+def test_a_replaced_process_that_comes_back_with_another_pid_is_closed_warmed_and_counts_as_failed() -> None:
+    after = stepped(a_member(replaced=True, pid=NEW), a_process("STARTING", 300))
+    assert (after.stage, after.pid, after.failed, after.since) == (Stage.WARMING, 300, True, BEGAN + 1)
+    assert "died after it was replaced (or was restarted by hand): it is STARTING" in after.why
+
+
+@pytest.mark.parametrize(("state", "down_for"), [("FATAL", 0.0), ("EXITED", HAND_PATIENCE)])
+def test_a_replaced_process_that_stays_dead_has_failed(state: str, down_for: float) -> None:
+    after = stepped(a_member(replaced=True, pid=NEW), a_process(state, down_for=down_for))
+    assert (after.stage, after.failed, after.why) == (
+        Stage.FAILED,
+        True,
+        f"died after it was replaced: it is {state}",
+    )
+
+
+# --- gone
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_port_opened(stage: Stage) -> None:
+    after = stepped(a_member(stage), None)
+    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
+    assert after.why == "is gone from supervisord's configuration"
+
+
+def test_a_process_that_was_not_wanted_and_is_gone_keeps_nothing_closed() -> None:
+    after = stepped(a_member(Stage.FAILED, wanted=False, why="is stopped and is left so"), None)
+    assert after.stage is Stage.OPEN
+
+
+def test_a_process_that_was_left_alone_is_not_touched_when_it_is_gone() -> None:
+    member = a_member(wanted=False, why="is stopped and is left so")
+    assert stepped(member, None) == member
+
+
+# --- draining
+
+
+def test_a_drain_is_over_when_the_gate_was_closed_before_the_look_and_nobody_is_left() -> None:
+    after = stepped(a_member(Stage.DRAINING), a_process(), at=1.5)
+    assert (after.stage, after.since, after.timing.drained) == (Stage.RESTARTING, BEGAN + 1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("why", "facts"),
+    [
+        ("a connection is left", {"connections": {NAME: 2}}),
+        ("the gate closed after the look", {"closed": {PORT: BEGAN + 1.1}}),
+        ("the gate is open", {"closed": {}}),
+        ("nobody looked at the connections", {"connections": {}}),
+    ],
+)
+def test_a_drain_goes_on_while(why: str, facts: dict[str, Any]) -> None:
+    assert stepped(a_member(Stage.DRAINING), a_process(), **facts).stage is Stage.DRAINING
+
+
+def test_all_ports_of_a_process_have_to_be_closed() -> None:
+    member = replace(a_member(Stage.DRAINING), ports=(PORT, 9001))
+    assert stepped(member, a_process(), closed=CLOSED).stage is Stage.DRAINING
+    assert stepped(member, a_process(), closed={**CLOSED, 9001: BEGAN}).stage is Stage.RESTARTING
+
+
+def test_the_connections_that_are_left_are_told() -> None:
+    assert stepped(a_member(Stage.DRAINING), a_process(), connections={NAME: 7}).connections_left == 7
+
+
+def test_min_is_waited_for_although_nobody_is_left() -> None:
+    drain = DrainPolicy(min=2.0)
+    assert stepped(a_member(Stage.DRAINING), a_process(), 1.9, drain=drain).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.DRAINING), a_process(), 2.0, drain=drain).stage is Stage.RESTARTING
+
+
+def test_at_the_deadline_the_process_goes_with_what_is_left() -> None:
+    busy = {NAME: 3}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 29.9, connections=busy).stage is Stage.DRAINING
+    after = stepped(a_member(Stage.DRAINING), a_process(), 30.0, connections=busy)
+    assert (after.stage, after.connections_left) == (Stage.RESTARTING, 3)
+
+
+def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None:
+    drain = DrainPolicy(timeout=5.0, on_timeout="fail")
+    after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, connections={NAME: 3})
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert after.why == "still had 3 connections after 5 s (drain.on_timeout: fail); it goes on serving"
+
+
+def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
+    late, busy = {PORT: BEGAN + 20.0}, {NAME: 3}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 40.0, closed=late, connections=busy).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed=late, connections=busy).stage is Stage.RESTARTING
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"), [("table locked", "table locked"), ("", "the kernel does not show the rule")]
+)
+def test_a_gate_that_does_not_close_in_time_fails_and_the_process_serves_on(problem: str, words: str) -> None:
+    facts = {"closed": {}, "gate_problem": problem}
+    assert stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE - 0.1, **facts).stage is Stage.DRAINING
+    after = stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE, **facts)
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert after.why == f"its gate could not be closed within 10 s: {words}"
+
+
+def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -> None:
+    after = stepped(a_member(Stage.DRAINING), a_process(), leaks={NAME: "10.0.0.9:4711"})
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert "(from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
+
+
+def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:
+    after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=HAND_PATIENCE))
+    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
+    assert after.why == "was stopped by hand and is left stopped"
+
+
+@pytest.mark.parametrize(
+    "process", [a_process("STOPPED", down_for=HAND_PATIENCE - 0.1), a_process("STOPPING")], ids=["stopped", "stopping"]
+)
+def test_in_the_middle_of_a_restart_by_hand_a_drain_waits(process: Process) -> None:
+    assert stepped(a_member(Stage.DRAINING), process).stage is Stage.DRAINING
+
+
+@pytest.mark.parametrize(
+    "process", [a_process("RUNNING", NEW), a_process("STARTING", NEW), *map(a_process, ("BACKOFF", "FATAL", "EXITED"))]
+)
+def test_where_the_old_process_is_gone_there_is_nothing_to_drain(process: Process) -> None:
+    assert stepped(a_member(Stage.DRAINING), process, connections={NAME: 9}).stage is Stage.RESTARTING
+
+
+def test_an_abort_while_it_drains_brings_it_back_untouched() -> None:
+    after = stepped(a_member(Stage.DRAINING), a_process(), aborting=True)
+    assert (after.stage, after.tried, after.failed) == (Stage.OPEN, False, False)
+
+
+# --- restarting
+
+
+@pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
+def test_another_pid_is_the_new_process(state: str) -> None:
+    after = stepped(a_member(Stage.RESTARTING), a_process(state, NEW), at=0.5)
+    assert (after.stage, after.pid, after.since) == (Stage.WARMING, NEW, BEGAN + 0.5)
+    assert (after.timing.stopped, after.stopped_at) == (0.5, BEGAN + 0.5)
+
+
+def test_another_pid_that_is_being_stopped_is_not_the_new_process_yet() -> None:
+    assert stepped(a_member(Stage.RESTARTING), a_process("STOPPING", NEW)).stage is Stage.RESTARTING
+
+
+def test_when_it_was_down_is_noted_once() -> None:
+    down = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), at=0.25)
+    assert (down.stage, down.stopped_at, down.timing.stopped) == (Stage.RESTARTING, BEGAN + 0.25, 0.25)
+    assert stepped(down, a_process("STOPPED"), at=0.5) == down
+    assert stepped(down, a_process("STARTING", NEW), at=0.75).timing.stopped == 0.25
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "STOPPING"])
+def test_while_it_stops_nothing_changes(state: str) -> None:
+    assert stepped(a_member(Stage.RESTARTING), a_process(state)) == a_member(Stage.RESTARTING)
+
+
+@pytest.mark.parametrize("closed", [{}, {PORT: BEGAN + 0.5}], ids=["open", "open for a moment"])
+def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[int, float]) -> None:
+    after = stepped(a_member(Stage.RESTARTING), a_process(), closed=closed)
+    assert (after.stage, after.since) == (Stage.DRAINING, BEGAN + 1.0)
+    assert stepped(a_member(Stage.RESTARTING), a_process("STOPPING"), closed=closed).stage is Stage.RESTARTING
+
+
+def test_an_order_that_supervisord_refuses_for_good_fails() -> None:
+    after = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), refusals={NAME: "NO_FILE: /srv/app"})
+    assert (after.stage, after.why) == (Stage.FAILED, "supervisord cannot start it: NO_FILE: /srv/app")
+
+
+def test_one_that_was_dead_before_is_given_its_chance() -> None:
+    assert stepped(a_member(Stage.RESTARTING), a_process("FATAL", spawned=1.0)).stage is Stage.RESTARTING
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (a_process("FATAL", spawned=2.0, spawn_error="no such file"), "FATAL: no such file"),
+        (a_process("EXITED", spawned=2.0, down_for=HAND_PATIENCE), "it is EXITED"),
+        (a_process("STOPPED", spawned=2.0, down_for=HAND_PATIENCE), "it is STOPPED"),
+    ],
+)
+def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, words: str) -> None:
+    after = stepped(a_member(Stage.RESTARTING), process)
+    assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, f"did not come up: {words}")
+
+
+def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> None:
+    process, restart = a_process("BACKOFF", spawned=2.0), RestartPolicy(timeout=20.0)
+    assert stepped(a_member(Stage.RESTARTING), process, 19.9, restart=restart).stage is Stage.RESTARTING
+    after = stepped(a_member(Stage.RESTARTING), process, 20.0, restart=restart)
+    assert (after.stage, after.failed) == (Stage.FAILED, True)
+    assert after.why == "was not restarted within 20 s (restart.timeout): it is BACKOFF"
+
+
+# --- warming
+
+
+def warming(**changes: Any) -> Member:
+    return a_member(Stage.WARMING, pid=NEW, **changes)
+
+
+def warmth(state: str, pid: int = NEW, why: str = "") -> dict[str, Any]:
+    return {"warmths": {NAME: Warmth(pid, state, 11, 730.0, 3.0, why)}}
+
+
+def test_warm_and_running_it_is_opened_and_settles() -> None:
+    after = stepped(warming(stopped_at=BEGAN - 2.0), a_process("RUNNING", NEW), at=1.0, **warmth("warm"))
+    assert (after.stage, after.since, after.failed) == (Stage.SETTLING, BEGAN + 1.0, False)
+    assert (after.requests, after.first_ms, after.last_ms) == (11, 730.0, 3.0)
+    assert (after.timing.warmed, after.timing.started) == (1.0, 3.0)
+
+
+def test_warm_before_startsecs_are_over_it_stays_closed_and_its_time_is_noted_once() -> None:
+    starting = stepped(warming(), a_process("STARTING", NEW), at=0.5, **warmth("warm"))
+    assert (starting.stage, starting.timing.warmed, starting.timing.started) == (Stage.WARMING, 0.5, 0.0)
+    running = stepped(starting, a_process("RUNNING", NEW), at=2.0, **warmth("warm"))
+    assert (running.stage, running.timing.warmed, running.timing.started) == (Stage.SETTLING, 0.5, 2.0)
+
+
+def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
+    restart = RestartPolicy(timeout=20.0)
+    process = a_process("STARTING", NEW)
+    assert stepped(warming(), process, 19.9, restart=restart, **warmth("warm")).stage is Stage.WARMING
+    after = stepped(warming(), process, 20.0, restart=restart, **warmth("warm"))
+    assert (after.stage, after.failed) == (Stage.FAILED, True)
+    assert after.why == "is warm but not RUNNING after 20 s: startsecs is above restart.timeout"
+
+
+def test_what_the_warm_up_found_is_told_at_once() -> None:
+    after = stepped(warming(), a_process("RUNNING", NEW), **warmth("failed", why="GET / answered 500"))
+    assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, "is not warm: GET / answered 500")
+
+
+def test_one_that_came_back_with_another_pid_is_warmed_under_the_same_deadline() -> None:
+    after = stepped(warming(), a_process("STARTING", 300), at=5.0, **warmth("warm"))
+    assert (after.stage, after.pid, after.since) == (Stage.WARMING, 300, BEGAN)
+
+
+def test_the_warmth_of_another_pid_does_not_count() -> None:
+    after = stepped(warming(), a_process("RUNNING", NEW), **warmth("warm", pid=300))
+    assert (after.stage, after.requests) == (Stage.WARMING, 0)
+
+
+def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
+    assert stepped(warming(), a_process("BACKOFF"), **warmth("warm")).stage is Stage.WARMING
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (a_process("FATAL", spawn_error="exited too quickly"), "FATAL: exited too quickly"),
+        (a_process("EXITED", down_for=HAND_PATIENCE), "it is EXITED"),
+        (a_process("STOPPED", down_for=HAND_PATIENCE), "it is STOPPED"),
+    ],
+)
+def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, words: str) -> None:
+    after = stepped(warming(), process, **warmth("warming"))
+    assert (after.stage, after.why) == (Stage.FAILED, f"went down while it was warmed up: {words}")
+
+
+@pytest.mark.parametrize("state", ["EXITED", "STOPPED"])
+def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
+    process = a_process(state, down_for=HAND_PATIENCE - 0.1)
+    assert stepped(warming(), process, **warmth("warming")).stage is Stage.WARMING
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (warmth("warming", why="nothing listens on port 8001 yet"), "nothing listens on port 8001 yet"),
+        (warmth("warming"), "it is RUNNING"),
+        ({}, "it is RUNNING"),
+    ],
+)
+def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], words: str) -> None:
+    warmup, process = WarmupPolicy(timeout=15.0), a_process("RUNNING", NEW)
+    assert stepped(warming(), process, 14.9, warmup=warmup, **facts).stage is Stage.WARMING
+    after = stepped(warming(), process, 15.0, warmup=warmup, **facts)
+    assert (after.stage, after.why) == (Stage.FAILED, f"was not warm within 15 s (warmup.timeout): {words}")
+
+
+# --- settling
+
+
+def settling(**changes: Any) -> Member:
+    return a_member(Stage.SETTLING, pid=NEW, **changes)
+
+
+def test_it_is_available_again_when_it_has_settled() -> None:
+    assert stepped(settling(), a_process("RUNNING", NEW), 9.9).stage is Stage.SETTLING
+    after = stepped(settling(), a_process("RUNNING", NEW), 10.0)
+    assert (after.stage, after.replaced, after.timing.settled) == (Stage.OPEN, True, 10.0)
+
+
+def test_one_that_dies_while_it_settles_is_closed_and_warmed_again_and_has_failed() -> None:
+    after = stepped(settling(), a_process("STARTING", 300), 9.9)
+    assert (after.stage, after.pid, after.failed, after.replaced) == (Stage.WARMING, 300, True, False)
+    again = stepped(after, a_process("RUNNING", 300), 12.0, **warmth("warm", pid=300))
+    assert (again.stage, again.failed) == (Stage.SETTLING, True)
+
+
+def test_one_that_is_dead_for_good_while_it_settles_has_failed() -> None:
+    after = stepped(settling(), a_process("FATAL"), 10.0)
+    assert (after.stage, after.failed, after.replaced) == (Stage.FAILED, True, False)
+
+
+def test_one_that_an_operator_stops_while_it_settles_is_left_stopped() -> None:
+    after = stepped(settling(), a_process("STOPPED"), 1.0)
+    assert (after.stage, after.failed, after.replaced) == (Stage.OPEN, False, False)
+
+
+def test_one_that_failed_stays_as_it_is() -> None:
+    member = a_member(Stage.FAILED, failed=True, why="is not warm")
+    assert stepped(member, a_process("RUNNING", NEW), 1000.0, **warmth("warm")) == member
+
+
+# --- orders
+
+
+def ordered(process: Process | None, closed: dict[int, float], stopped_at: float = 0.0, at: float = 1.0) -> str:
+    given = order(a_member(Stage.RESTARTING, stopped_at=stopped_at), seen(process, BEGAN + at), closed)
+    assert given is None or given.name == NAME
+    return given.verb.value if given else ""
+
+
+def test_one_that_runs_is_stopped_behind_a_gate_that_was_closed_before_it_was_found_drained() -> None:
+    assert ordered(a_process(), {PORT: BEGAN}) == "stop"
+    assert ordered(a_process("STARTING"), {PORT: BEGAN - 5.0}) == "stop"
+
+
+@pytest.mark.parametrize("closed", [{}, {PORT: BEGAN + 0.01}], ids=["open", "closed anew"])
+def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(closed: dict[int, float]) -> None:
+    assert ordered(a_process(), closed, at=1000.0) == ""
+
+
+def test_a_second_port_that_is_open_keeps_it_from_being_stopped() -> None:
+    member = replace(a_member(Stage.RESTARTING), ports=(PORT, 9001))
+    assert order(member, seen(a_process()), {PORT: BEGAN}) is None
+
+
+@pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL"])
+def test_one_that_is_down_is_started_behind_a_closed_gate(state: str) -> None:
+    assert ordered(a_process(state), {PORT: BEGAN + 1.0}) == "start"
+    assert ordered(a_process(state), {PORT: BEGAN + 1.1}) == ""
+    assert ordered(a_process(state), {}) == ""
+
+
+def test_one_that_is_down_is_not_left_down_for_ever_where_the_gate_does_not_work() -> None:
+    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE - 0.1) == ""
+    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE) == "start"
+
+
+def test_one_in_backoff_is_stopped_first_whatever_the_gate() -> None:
+    assert ordered(a_process("BACKOFF"), {}) == "stop"
+
+
+@pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL", "BACKOFF"])
+def test_one_that_was_started_again_gets_no_second_order(state: str) -> None:
+    assert ordered(a_process(state, spawned=2.0), CLOSED) == ""
+
+
+@pytest.mark.parametrize("process", [None, a_process("STOPPING"), a_process("UNKNOWN"), a_process("RUNNING", NEW)])
+def test_there_is_nothing_to_order_for(process: Process | None) -> None:
+    assert ordered(process, CLOSED) == ""
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RESTARTING])
+def test_only_who_restarts_gets_orders(stage: Stage) -> None:
+    assert machine.orders(a_roll(a_member(stage)), seen(a_process()), CLOSED) == ()
+    restarting = a_roll(a_member(Stage.RESTARTING))
+    assert machine.orders(restarting, seen(a_process()), CLOSED) == (Order(Verb.STOP, NAME),)
+
+
+def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_never() -> None:
+    assert closed_since(replace(a_member(), ports=()), {}) == -math.inf
+    assert closed_since(a_member(), {}) == math.inf
+
+
+# --- the group
+
+
+def members(*stages: Stage, **changes: Any) -> tuple[Member, ...]:
+    return tuple(Member(f"app-{n}", (8000 + n,), stage=stage, **changes) for n, stage in enumerate(stages, 1))
+
+
+def look(*states: str, at: float = BEGAN, **changes: Any) -> Seen:
+    table = {f"app-{n}": Process(f"app-{n}", state, 100 + n) for n, state in enumerate(states, 1)}
+    return Seen(at, table, **changes)
+
+
+def all_open(count: int) -> tuple[Member, ...]:
+    return members(*[Stage.OPEN] * count)
+
+
+def left(roll: Roll) -> list[str]:
+    return [member.name for member in roll.members if member.stage in (Stage.DRAINING, Stage.RESTARTING)]
+
+
+def test_a_roll_that_has_ended_is_never_touched_again() -> None:
+    for status in (Status.DONE, Status.FAILED, Status.ABORTED, Status.PLANNED):
+        roll = a_roll(*members(Stage.FAILED, Stage.OPEN), status=status)
+        assert machine.advance(roll, look("FATAL")) == roll
+
+
+def test_the_first_goes_alone_and_then_as_many_as_the_limit() -> None:
+    roll = a_roll(*all_open(5), limit=3, canary=1)
+    assert left(machine.advance(roll, look(*["RUNNING"] * 5))) == ["app-1"]
+    done = replace(roll.members[0], replaced=True, tried=True, pid=101)
+    after = machine.advance(replace(roll, members=(done, *roll.members[1:])), look(*["RUNNING"] * 5))
+    assert left(after) == ["app-2", "app-3", "app-4"]
+
+
+def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
+    states = ["RUNNING"] * 3
+    roll = a_roll(*all_open(4), limit=2, canary=0)
+    assert left(machine.advance(roll, look(*states, "BACKOFF"))) == ["app-1", "app-4"]
+    other = replace(roll, members=tuple(replace(m, wanted=m.name != "app-4") for m in roll.members))
+    assert left(machine.advance(other, look(*states, "BACKOFF"))) == ["app-1"]
+    assert left(machine.advance(other, look(*states, "STARTING"))) == ["app-1"]
+
+
+def test_those_that_an_operator_stopped_take_no_room() -> None:
+    stopped = replace(all_open(4)[3], wanted=False)
+    roll = a_roll(*all_open(3), stopped, limit=2, canary=0)
+    assert left(machine.advance(roll, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
+
+
+def test_one_that_is_kept_closed_takes_room() -> None:
+    roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, tried=False), limit=1, canary=0)
+    kept = replace(roll, members=tuple(replace(m, wanted=m.name != "app-3") for m in roll.members))
+    assert left(machine.advance(kept, look(*["RUNNING"] * 3))) == []
+
+
+def test_the_last_that_serves_is_closed_only_by_force() -> None:
+    roll = a_roll(*all_open(2), limit=2, canary=0)
+    assert left(machine.advance(roll, look("RUNNING", "RUNNING"))) == ["app-1"]
+    assert left(machine.advance(replace(roll, force=True), look("RUNNING", "RUNNING"))) == ["app-1", "app-2"]
+
+
+@pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}])
+def test_a_wish_lets_nobody_leave(wish: dict[str, bool]) -> None:
+    assert left(machine.advance(a_roll(*all_open(2), **wish), look("RUNNING", "RUNNING"))) == []
+
+
+def test_more_failures_than_allowed_let_nobody_leave_and_end_the_roll() -> None:
+    first, *others = all_open(3)
+    roll = a_roll(replace(first, failed=True, tried=True, why="is not warm"), *others, limit=3, max_failures=0)
+    after = machine.advance(roll, look(*["RUNNING"] * 3))
+    assert (after.status, after.why, left(after)) == (Status.FAILED, "app:app-1 is not warm", [])
+    assert left(machine.advance(replace(roll, policy=replace(roll.policy, max_failures=1)), look(*["RUNNING"] * 3)))
+
+
+def test_a_roll_ends_only_when_nobody_is_under_way() -> None:
+    for stage in (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING):
+        roll = a_roll(a_member(stage, pid=OLD), aborting=stage is not Stage.DRAINING)
+        assert machine.advance(roll, seen(a_process(), closed={})).status is Status.RUNNING
+
+
+def test_what_an_operator_stops_while_it_waits_for_its_turn_is_not_waited_for() -> None:
+    first, second = all_open(2)
+    roll = a_roll(replace(first, tried=True, replaced=True, pid=101), second)
+    down = Process("app-2", "STOPPED", down_for=HAND_PATIENCE - 0.1)
+    table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": down}
+    assert machine.advance(roll, Seen(BEGAN, table)).status is Status.RUNNING
+    table["app-2"] = replace(down, down_for=HAND_PATIENCE)
+    assert machine.advance(roll, Seen(BEGAN, table)).status is Status.DONE
+
+
+def stuck(roll: Roll, *states: str) -> Roll:
+    """The roll at the deadline of one that cannot go on."""
+    waiting = machine.advance(roll, look(*states))
+    assert (waiting.status, waiting.stuck_since) == (Status.RUNNING, BEGAN)
+    almost = machine.advance(waiting, look(*states, at=BEGAN + 59.9))
+    assert almost.status is Status.RUNNING
+    return machine.advance(almost, look(*states, at=BEGAN + 60.0))
+
+
+def test_a_roll_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
+    kept = replace(all_open(3)[2], wanted=False)
+    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
+    assert after.status is Status.FAILED
+    assert after.why == "waited 60 s and could not go on: no room under the limit of 1. app-3 is BACKOFF"
+
+
+def test_the_text_names_also_who_is_kept_closed() -> None:
+    kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], wanted=False)
+    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
+    assert after.why.endswith("app-3 is failed")
+
+
+def test_where_only_one_serves_the_text_says_what_takes_it_too() -> None:
+    after = stuck(a_roll(*all_open(1), limit=2), "RUNNING")
+    assert after.why == "waited 60 s and could not go on: only one process serves (--force takes it too)."
+
+
+def test_a_roll_that_moves_again_is_not_stuck_any_more() -> None:
+    roll = a_roll(*all_open(2), stuck_since=BEGAN - 59.0)
+    assert machine.advance(roll, look("RUNNING", "RUNNING")).stuck_since == 0.0
+
+
+def test_a_paused_roll_is_never_stuck() -> None:
+    roll = a_roll(*all_open(2), paused=True, stuck_since=BEGAN - 1000.0)
+    after = machine.advance(roll, look("RUNNING", "RUNNING"))
+    assert (after.status, after.stuck_since) == (Status.RUNNING, 0.0)
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])
+def test_what_is_closed_is_told_by_the_stages_also_of_rolls_that_have_ended(status: Status) -> None:
+    roll = a_roll(*members(*Stage), status=status)
+    expected = {m.ports[0]: f"supervisor_rolling app:{m.name}" for m in roll.members if m.stage in CLOSED_STAGES}
+    assert machine.closed(roll) == expected
+    assert len(expected) == 4
+
+
+def test_all_ports_of_a_process_are_closed() -> None:
+    member = replace(a_member(Stage.FAILED), ports=(1, 2, 3))
+    assert list(machine.closed(a_roll(member))) == [1, 2, 3]
+
+
+def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
+    one, two = members(Stage.WARMING, Stage.WARMING, pid=NEW)
+    roll = a_roll(one, replace(two, pid=0), a_member(Stage.SETTLING, pid=NEW))
+    (job,) = machine.jobs(roll).values()
+    assert (list(machine.jobs(roll)), job.pid, job.ports, job.bypass) == (["app-1"], NEW, (8001,), "mark")
+
+
+def test_available_is_who_is_open_and_running() -> None:
+    roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.SETTLING, Stage.DRAINING, Stage.OPEN))
+    assert machine.available(roll, look("RUNNING", "STARTING", "RUNNING", "RUNNING").processes) == 1
+
+
+def test_the_least_that_was_available_is_remembered() -> None:
+    roll = a_roll(*all_open(3), paused=True)
+    after = machine.advance(roll, look("RUNNING", "FATAL", "FATAL"))
+    assert after.least_available == 1
+    assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).least_available == 1
+
+
+def test_resume_forgets_failures_and_keeps_what_is_new() -> None:
+    done = a_member(replaced=True, tried=True, failed=True, pid=NEW, why="died after it was replaced")
+    closed = replace(done, name="app-2", stage=Stage.FAILED)
+    waiting = replace(a_member(), name="app-3", failed=True, why="still gets new connections")
+    roll = a_roll(done, closed, waiting, status=Status.FAILED, aborting=True, paused=True, ended_at=5.0, why="x")
+    after = machine.resume(roll, 2000.0)
+    assert [(m.tried, m.replaced, m.failed, m.why) for m in after.members] == [
+        (True, True, False, ""),
+        (False, False, False, ""),
+        (False, False, False, ""),
+    ]
+    assert [m.stage for m in after.members] == [Stage.OPEN, Stage.FAILED, Stage.OPEN]
+    assert (after.status, after.aborting, after.paused, after.ended_at, after.why) == (
+        Status.RUNNING,
+        False,
+        False,
+        0.0,
+        "",
+    )
+
+
+def test_a_plan_has_those_that_are_left_alone_last() -> None:
+    first, second, third = all_open(3)
+    roll = a_roll(replace(first, wanted=False), second, third)
+    plan = machine.planned(roll, look("STOPPED", "RUNNING", "FATAL").processes)
+    assert [member.name for member in plan.members] == ["app-3", "app-2", "app-1"]
+    assert (plan.status, plan.ended_at) == (Status.PLANNED, BEGAN)
+
+
+@pytest.mark.parametrize(
+    "names", [["web_2", "web_10"], ["a", "b1", "b2"], ["2", "10"], ["x1y9", "x1y10", "x2"], ["1²", "2"]]
+)
+def test_names_are_sorted_as_people_do(names: list[str]) -> None:
+    backwards = names[::-1]
+    assert sorted(backwards, key=machine.natural) == names
+
+
+def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_replaced_without_draining() -> None:
+    processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
+    ports = {"app-1": (8001,), "app-2": (8002,)}
+    policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
+    previous = a_roll(a_member(Stage.FAILED), status=Status.FAILED)
+    roll = narrowed(begin(2, policy, GatePolicy(), processes, ports, BEGAN, previous), ("app-1",))
+    assert [(m.wanted, m.stage) for m in roll.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
+    after = machine.advance(roll, Seen(BEGAN + 1.0, processes, closed=CLOSED))
+    assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.RESTARTING, {8001})

@@ -1,0 +1,416 @@
+"""Warm-ups over HTTP: real servers, real sockets, and a real closed gate."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener.drain import KernelSockets
+from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.warmup import HttpWarmups
+from supervisor_rolling.model import GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+
+NAME = "app:app-1"
+PID = 4711
+DEADLINE = 20.0  # seconds after which a test that waits has failed
+
+Answer = Callable[["Asked"], int]
+
+
+class Asked:
+    """One request as it came."""
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], body: str, peer: str) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+
+    @property
+    def line(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Server:
+    """An application that writes down what it is asked. ``answer`` gives the status of a request."""
+
+    def __init__(self, keep: ExitStack, address: str = "127.0.0.1", port: int = 0) -> None:
+        self.asked: list[Asked] = []
+        self.answer: Answer = lambda asked: 200
+        self.hangs = threading.Event()
+        self.hangs.set()
+        self._http = self._listening(address, port)
+        self.port = int(self._http.server_address[1])
+        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        thread.start()
+        keep.callback(self._end, thread)
+
+    @property
+    def lines(self) -> list[str]:
+        return [asked.line for asked in self.asked]
+
+    def _listening(self, address: str, port: int) -> ThreadingHTTPServer:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = type("Http", (ThreadingHTTPServer,), {"address_family": family})
+        return kind((address, port), self._handler())  # type: ignore[no-any-return]
+
+    def _end(self, thread: threading.Thread) -> None:
+        self.hangs.set()
+        self._http.shutdown()
+        self._http.server_close()
+        thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(ConnectionError):
+                    super().handle_one_request()
+
+            def __getattr__(self, name: str) -> Any:
+                if not name.startswith("do_"):
+                    raise AttributeError(name)
+                return self.reply
+
+            def reply(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+                asked = Asked(self.command, self.path, dict(self.headers), body, self.client_address[0])
+                server.asked.append(asked)
+                server.hangs.wait(DEADLINE)
+                status = server.answer(asked)
+                if status == 0:  # it hangs up
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+class Warmer:
+    """HttpWarmups with the kernel's own sockets, tended until something has come of it."""
+
+    def __init__(self, addresses: Callable[[int], tuple[str, ...]] | None = None) -> None:
+        sockets = KernelSockets()
+        self.changed = threading.Event()
+        self.warmups = HttpWarmups(
+            addresses or (lambda port: sockets.connections([port])[port].listeners), self.changed.set
+        )
+
+    def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
+        job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
+        return self.warmups.tend({NAME: job})[NAME]
+
+    def until_over(self, port: int, **details: Any) -> Warmth:
+        return until(lambda: self.tend(port, **details), lambda warmth: warmth.state != "warming")
+
+
+def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
+    """What ``look`` finds as soon as it is as it should be."""
+    deadline = time.monotonic() + DEADLINE
+    while not true(found := look()):
+        assert time.monotonic() < deadline, f"it came to nothing better than {found}"
+        time.sleep(0.005)
+    return found
+
+
+def gets(*paths: str) -> tuple[WarmupRequest, ...]:
+    return tuple(WarmupRequest(path=path) for path in paths)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def keep() -> Iterator[ExitStack]:
+    """Closes at the end of the test what is entered into it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def server(keep: ExitStack) -> Server:
+    return Server(keep)
+
+
+@pytest.fixture
+def warmer(keep: ExitStack) -> Warmer:
+    found = Warmer()
+    keep.callback(found.warmups.tend, {})
+    return found
+
+
+# --- what is asked
+
+
+def test_first_ready_then_the_list_in_its_order_and_as_often_as_it_says(server: Server, warmer: Warmer) -> None:
+    wanted = (WarmupRequest(path="/b", count=3), *gets("/a?q=1"), WarmupRequest("HEAD", "/b"))
+    warmth = warmer.until_over(server.port, ready="/health", requests=wanted)
+    assert server.lines == ["GET /health", "GET /b", "GET /b", "GET /b", "GET /a?q=1", "HEAD /b"]
+    assert (warmth.state, warmth.pid, warmth.requests, warmth.why) == ("warm", PID, 5, "")
+
+
+def test_the_first_and_the_last_request_are_timed(server: Server, warmer: Warmer) -> None:
+    def slow_at_first(asked: Asked) -> int:
+        time.sleep({"/first": 0.2, "/last": 0.05}.get(asked.path, 0.0))
+        return 200
+
+    server.answer = slow_at_first
+    warmth = warmer.until_over(server.port, requests=gets("/first", "/", "/", "/last"))
+    assert 200 <= warmth.first_ms < 5000
+    assert 50 <= warmth.last_ms < warmth.first_ms + 5000
+    assert warmth.last_ms != warmth.first_ms
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 399])
+def test_ready_is_any_2xx_or_3xx(server: Server, warmer: Warmer, status: int) -> None:
+    server.answer = lambda asked: status
+    assert warmer.until_over(server.port, ready="/health").state == "warm"
+    assert server.lines == ["GET /health"]
+
+
+@pytest.mark.parametrize("status", [404, 400, 500, 503])
+def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status: int) -> None:
+    server.answer = lambda asked: 200 if len(server.asked) > 3 else status
+    assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
+    assert server.lines == ["GET /health"] * 4 + ["GET /"]
+
+
+def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmth = warmer.until_over(server.port, ready="/health", timeout=0.3)
+    assert (warmth.state, warmth.why) == ("failed", "not within 0.3 s: GET /health (ready) answers 503")
+
+
+def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmth = until(lambda: warmer.tend(server.port, ready="/health"), lambda warmth: warmth.why)
+    assert (warmth.state, warmth.why) == ("warming", "GET /health (ready) answers 503")
+
+
+def test_an_unexpected_answer_ends_it_at_once_with_words(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 500 if asked.path == "/b" else 200
+    warmth = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
+    assert (warmth.state, warmth.requests) == ("failed", 1)
+    assert warmth.why == "GET /b answered 500, expected 2xx or 3xx"
+    assert server.lines == ["GET /a", "GET /b"]
+
+
+@pytest.mark.parametrize(("status", "state"), [(404, "warm"), (401, "warm"), (200, "failed"), (302, "failed")])
+def test_expect_is_taken_literally(server: Server, warmer: Warmer, status: int, state: str) -> None:
+    server.answer = lambda asked: status
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/x", expect=(401, 404)),))
+    assert warmth.state == state
+    assert state == "warm" or warmth.why == f"GET /x answered {status}, expected 401 or 404"
+
+
+def test_a_post_has_its_body_and_its_headers(server: Server, warmer: Warmer) -> None:
+    post = WarmupRequest("POST", "/login", {"X-One": "own", "Content-Type": "text/plain"}, "näme=ann")
+    warmer.until_over(server.port, headers={"Host": "example.org", "X-One": "all", "X-Two": "all"}, requests=(post,))
+    (asked,) = server.asked
+    assert (asked.line, asked.body) == ("POST /login", "näme=ann")
+    found = {name.lower(): value for name, value in asked.headers.items()}
+    assert (found["host"], found["x-one"], found["x-two"]) == ("example.org", "own", "all")
+    assert found["content-type"] == "text/plain"
+    assert found["connection"] == "close"
+
+
+def test_the_headers_of_all_go_with_ready_too(server: Server, warmer: Warmer) -> None:
+    warmer.until_over(server.port, headers={"Host": "example.org"}, ready="/health")
+    assert server.asked[0].headers["Host"] == "example.org"
+
+
+def test_no_redirect_is_followed(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 302
+    assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
+    assert server.lines == ["GET /health", "GET /"]
+
+
+def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert warmer.until_over(server.port, requests=gets("/"), timeout=5.0).state == "warm"
+    assert server.lines == ["GET /"]
+
+
+# --- what does not listen, breaks or hangs
+
+
+def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
+    port = free_port()
+    waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port} yet")
+    server = Server(keep, port=port)
+    assert warmer.until_over(port, requests=gets("/")).state == "warm"
+    assert server.lines == ["GET /"]
+
+
+def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitStack) -> None:
+    port = free_port()
+    warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
+    refused = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
+    Server(keep, port=port)
+    assert warmer.until_over(port, requests=gets("/")).state == "warm"
+
+
+def test_without_ready_and_without_a_list_it_is_warm_when_it_listens(server: Server, warmer: Warmer) -> None:
+    warmth = warmer.until_over(server.port)
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 0, [])
+
+
+def test_what_never_listens_fails_at_the_deadline(warmer: Warmer) -> None:
+    port = free_port()
+    warmth = warmer.until_over(port, timeout=0.2)
+    assert (warmth.state, warmth.why) == ("failed", f"not within 0.2 s: nothing listens on port {port} yet")
+
+
+def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -> None:
+    def silent(port: int) -> tuple[str, ...]:
+        raise SocketsError("the kernel did not answer")
+
+    warmth = Warmer(silent).until_over(1, timeout=0.1)
+    assert (warmth.state, warmth.why) == ("failed", "not within 0.1 s: the kernel did not answer")
+
+
+def test_a_connection_that_breaks_is_tried_again(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 200 if len(server.asked) > 2 else 0
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"] * 3)
+
+
+def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) -> None:
+    server.hangs.clear()
+    began = time.monotonic()
+    warmth = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
+    assert (warmth.state, warmth.why) == ("failed", "GET /slow did not answer within 0.4 s")
+    assert time.monotonic() - began < DEADLINE / 2
+
+
+def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: time.sleep(0.15) or 200  # type: ignore[func-returns-value]
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
+    assert (warmth.state, warmth.why) == ("failed", "GET / did not answer within 0.6 s")
+    assert len(server.asked) <= 5
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
+    def broken(port: int) -> tuple[str, ...]:
+        raise RuntimeError("out of luck")
+
+    warmth = Warmer(broken).until_over(1)
+    assert (warmth.state, warmth.why) == ("failed", "RuntimeError: out of luck")
+
+
+# --- which are wanted
+
+
+def test_whoever_waits_is_told_when_it_has_ended(server: Server, warmer: Warmer) -> None:
+    assert not warmer.changed.is_set()
+    warmer.tend(server.port, requests=gets("/"))
+    assert warmer.changed.wait(DEADLINE)
+    assert warmer.tend(server.port, requests=gets("/")).state == "warm"
+
+
+def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warmer) -> None:
+    server.hangs.clear()
+    assert [warmer.tend(server.port, requests=gets("/")).state for _ in range(20)] == ["warming"] * 20
+    server.hangs.set()
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert [warmer.tend(server.port, requests=gets("/")).state for _ in range(3)] == ["warm"] * 3
+    assert server.lines == ["GET /"]
+
+
+def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    until(lambda: warmer.tend(server.port, ready="/health"), lambda warmth: warmth.why)
+    assert warmer.warmups.tend({}) == {}
+    assert warmer.changed.wait(DEADLINE)  # its thread has ended
+    count = len(server.asked)
+    time.sleep(0.1)
+    assert len(server.asked) == count
+
+
+def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer) -> None:
+    assert warmer.until_over(server.port, requests=gets("/")).pid == PID
+    assert warmer.tend(server.port, pid=PID + 1, requests=gets("/")).state in ("warming", "warm")
+    again = warmer.until_over(server.port, pid=PID + 1, requests=gets("/"))
+    assert (again.pid, again.state, again.requests) == (PID + 1, "warm", 1)
+    assert server.lines == ["GET /", "GET /"]
+
+
+def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> None:
+    slow, quick = Server(keep), Server(keep)
+    slow.hangs.clear()
+    policy = WarmupPolicy(DEADLINE, requests=gets("/"))
+    wanted = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
+    look = lambda: [warmth.state for warmth in warmer.warmups.tend(wanted).values()]  # noqa: E731
+    until(look, lambda states: states == ["warming", "warm"])
+    slow.hangs.set()
+    until(look, lambda states: states == ["warm", "warm"])
+
+
+# --- where it goes
+
+
+def test_a_server_of_ipv6_alone_is_reached(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == "::1"
+
+
+@pytest.mark.parametrize(("address", "peer"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.3", "127.0.0.1"), ("::", "::1")])
+def test_whatever_address_it_listens_on_is_reached(keep: ExitStack, warmer: Warmer, address: str, peer: str) -> None:
+    server = Server(keep, address)
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == peer
+
+
+def test_of_two_families_it_takes_ipv4(server: Server) -> None:
+    warmer = Warmer(lambda port: ("::1", "127.0.0.1"))
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+
+
+@pytest.mark.parametrize("bypass", ["mark", "address"])
+@pytest.mark.parametrize("method", ["reject", "redirect"])
+def test_it_passes_a_closed_gate_that_nobody_else_passes(
+    keep: ExitStack, server: Server, warmer: Warmer, bypass: str, method: str
+) -> None:
+    gate = make_gate(GatePolicy(lease=10, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    assert list(gate.hold({server.port: "a test"})) == [server.port]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), DEADLINE)
+    warmth = warmer.until_over(server.port, bypass=bypass, ready="/health", requests=gets("/"))
+    assert (warmth.state, server.lines) == ("warm", ["GET /health", "GET /"])
+    assert server.asked[0].peer == ("127.0.0.2" if bypass == "address" else "127.0.0.1")
+
+
+def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    gate = make_gate(GatePolicy(lease=10), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    gate.hold({server.port: "a test"})
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("::1", server.port), DEADLINE)
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"

@@ -1,0 +1,172 @@
+"""Rolls as JSON and back: between this version, an older and a newer one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xmlrpc.client
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.model import (
+    DrainPolicy,
+    GatePolicy,
+    Member,
+    Policy,
+    PortRule,
+    RestartPolicy,
+    Roll,
+    Share,
+    Stage,
+    Status,
+    Timing,
+    WarmupPolicy,
+    WarmupRequest,
+)
+from supervisor_rolling.wire import dump_roll, load_roll
+
+names = st.text(max_size=8)
+seconds = st.floats(0, 1e9, allow_nan=False)
+pids = st.integers(0, 1 << 22)
+ports = st.lists(st.integers(1, 65535), max_size=3).map(tuple)
+headers = st.dictionaries(names, names, max_size=2)
+
+requests = st.builds(
+    WarmupRequest, names, names, headers, names, st.lists(st.integers(100, 599), max_size=2).map(tuple), pids
+)
+policies = st.builds(
+    Policy,
+    names,
+    st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
+    st.builds(Share, pids, seconds),
+    pids,
+    pids,
+    st.builds(DrainPolicy, seconds, seconds, names),
+    st.builds(RestartPolicy, seconds),
+    st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple)),
+    seconds,
+)
+members = st.builds(
+    Member,
+    name=names,
+    ports=ports,
+    wanted=st.booleans(),
+    stage=st.sampled_from(Stage),
+    since=seconds,
+    tried=st.booleans(),
+    replaced=st.booleans(),
+    failed=st.booleans(),
+    old_pid=pids,
+    old_spawned=seconds,
+    pid=pids,
+    stopped_at=seconds,
+    timing=st.builds(Timing, seconds, seconds, seconds, seconds, seconds),
+    connections_left=pids,
+    requests=pids,
+    first_ms=seconds,
+    last_ms=seconds,
+    why=names,
+)
+rolls = st.builds(
+    Roll,
+    id=pids,
+    group=names,
+    policy=policies,
+    members=st.lists(members, max_size=3).map(tuple),
+    limit=pids,
+    gate=st.builds(GatePolicy, names, names, seconds, names),
+    force=st.booleans(),
+    by=names,
+    status=st.sampled_from(Status),
+    paused=st.booleans(),
+    aborting=st.booleans(),
+    started_at=seconds,
+    ended_at=seconds,
+    stuck_since=seconds,
+    least_available=pids,
+    why=names,
+)
+
+SMALLEST: dict[str, Any] = {
+    "id": 3,
+    "group": "app",
+    "policy": {"group": "app", "ports": {"pattern": "x"}},
+    "members": [{"name": "app-1", "ports": [8001]}],
+    "limit": 2,
+    "gate": {},
+}
+
+
+def every_field_of(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@given(rolls)
+@settings(deadline=None, max_examples=60)
+def test_what_is_written_is_read_back_as_it_was(roll: Roll) -> None:
+    again = load_roll(json.loads(dump_roll(roll)))
+    assert again == roll
+    assert hash(again.members[:1]) == hash(roll.members[:1])  # tuples again, not lists
+
+
+@given(rolls)
+@settings(deadline=None, max_examples=20)
+def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(roll: Roll) -> None:
+    text = dump_roll(roll)
+    assert text.isascii()
+    ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
+    assert load_roll(json.loads(str(sent))) == roll
+
+
+def test_stages_and_statuses_are_read_as_what_they_are() -> None:
+    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "settling"}]}
+    roll = load_roll(data)
+    assert roll.status is Status.ABORTED
+    assert roll.members[0].stage is Stage.SETTLING
+
+
+def test_what_an_older_version_did_not_write_has_its_default() -> None:
+    roll = load_roll(SMALLEST)
+    member = Member("app-1", (8001,))
+    assert roll == Roll(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
+
+
+def test_what_a_newer_version_wrote_and_this_one_does_not_know_is_ignored_at_every_depth() -> None:
+    data = json.loads(json.dumps(SMALLEST))
+    for place in (data, data["policy"], data["policy"]["ports"], data["members"][0], data["gate"]):
+        place["mood"] = {"of": ["the", "future"]}
+    assert load_roll(data) == load_roll(SMALLEST)
+
+
+@pytest.mark.parametrize("missing", ["id", "group", "policy", "members", "limit", "gate"])
+def test_what_has_no_default_must_be_there(missing: str) -> None:
+    data = {key: value for key, value in SMALLEST.items() if key != missing}
+    with pytest.raises(TypeError, match=missing):
+        load_roll(data)
+
+
+@pytest.mark.parametrize("change", [{"status": "flying"}, {"members": 3}, {"members": [3]}, {"policy": "x"}])
+def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        load_roll({**SMALLEST, **change})
+
+
+def test_every_field_of_the_values_is_drawn_above() -> None:
+    """A field that is added to the model has to be added to the round trip."""
+    drawn = {
+        Roll: 16,
+        Member: 18,
+        Policy: 9,
+        Timing: 5,
+        GatePolicy: 4,
+        DrainPolicy: 3,
+        RestartPolicy: 1,
+        WarmupPolicy: 4,
+        WarmupRequest: 6,
+        PortRule: 3,
+        Share: 2,
+    }
+    assert {kind: len(every_field_of(kind)) for kind in drawn} == drawn
