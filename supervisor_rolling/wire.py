@@ -19,7 +19,7 @@ from supervisor_rolling.model import Roll
 
 def dump_roll(roll: Roll) -> str:
     """The roll as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
-    return json.dumps(dataclasses.asdict(roll))
+    return json.dumps(roll, default=vars)
 
 
 def load_roll(data: Mapping[str, Any]) -> Roll:
