@@ -3,7 +3,7 @@
 PYTHON3 ?= python3
 PYTHON = .venv/bin/python
 
-# The firewall, and a network namespace to use it in, need root. What runs as root leaves no file of root's in the tree.
+# The firewall, and a network namespace to use it in, need root. No bytecode then: it would be root's, all over the tree.
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 
@@ -29,7 +29,7 @@ demo: .venv/has-demo
 	@$(AS_ROOT) $(PYTHON) -m tests.lab.demo
 
 test: .venv/has-demo,test
-	$(AS_ROOT) $(PYTHON) -m pytest -p no:cacheprovider $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
 
 lint: .venv/has-demo,test,lint
 	$(PYTHON) -m ruff check .

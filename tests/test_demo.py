@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -46,8 +45,10 @@ def test_the_demo_shows_a_roll_and_what_the_users_had_of_it(environment: dict[st
     assert rest[-1].startswith("2 processes replaced. Of ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", ["Warming", "Load", "app: replacing"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("Warming", signal.SIGTERM), ("Load", signal.SIGINT), ("Load", signal.SIGHUP), ("app: replacing", signal.SIGINT)],
+)
 def test_a_demo_that_is_interrupted_says_so_without_a_traceback(
     environment: dict[str, str], moment: str, number: signal.Signals
 ) -> None:
@@ -86,16 +87,13 @@ def test_the_table_has_a_column_for_each_period() -> None:
 
 def test_the_demo_is_content_with_nothing_less_than_perfect() -> None:
     assert demo.shortfalls(GOOD) == []
-    slips = {"gets_failed": 1, "posts_failed": 1, "failures": {"GET 502": 1, "POST no answer": 1}, "cold": 3}
-    during = replace(GOOD.periods["during"], **slips)
-    bad = replace(GOOD, periods={**GOOD.periods, "during": during}, kept=["app:app-8001"])
-    assert demo.shortfalls(replace(bad, roll=roll(status="failed"))) == [
+    failures = {"GET 502": 1, "POST no answer": 1}
+    during = replace(GOOD.periods["during"], gets_failed=1, posts_failed=1, cold=3, failures=failures)
+    failed = {**GOOD.roll, "status": "failed"}
+    bad = demo.Outcome({**GOOD.periods, "during": during}, GOOD.new, failed, kept=["app:app-8001"])
+    assert demo.shortfalls(bad) == [
         "2 of 100 requests failed during the roll: 1 × GET 502, 1 × POST no answer",
         "3 GETs met a cold process during the roll",
         "the roll is failed",
         "still of the old release: app:app-8001",
     ]
-
-
-def roll(**changes: Any) -> dict[str, Any]:
-    return {**GOOD.roll, **changes}

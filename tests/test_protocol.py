@@ -133,11 +133,15 @@ class Pipes:
         self.reading, self.to_listener = os.pipe()
         self.from_listener, self.writing = os.pipe()
         self._open = {self.reading, self.to_listener, self.from_listener, self.writing}
-        keep.callback(lambda: [os.close(fd) for fd in self._open])
+        keep.callback(self._close_all)
         self.channel = Channel(self.reading, self.writing)
 
     def send(self, data: bytes) -> None:
         os.write(self.to_listener, data)
+
+    def _close_all(self) -> None:
+        for fd in self._open:
+            os.close(fd)
 
     def close(self, fd: int) -> None:
         self._open.remove(fd)

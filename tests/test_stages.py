@@ -515,6 +515,15 @@ def test_those_that_an_operator_stopped_take_no_room() -> None:
     assert left(machine.advance(roll, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "STOPPING", "STOPPED"])
+def test_one_that_this_roll_restarts_takes_room_beside_one_that_is_down(state: str) -> None:
+    first, *others = members(Stage.RESTARTING, *[Stage.OPEN] * 3, old_pid=101, since=BEGAN)
+    down = replace(others[2], wanted=False)
+    roll = a_roll(replace(first, tried=True), others[0], others[1], down, limit=2, canary=0)
+    after = machine.advance(roll, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={8001: 0.0}))
+    assert left(after) == ["app-1"]
+
+
 def test_one_that_is_kept_closed_takes_room() -> None:
     roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, tried=False), limit=1, canary=0)
     kept = replace(roll, members=tuple(replace(m, wanted=m.name != "app-3") for m in roll.members))

@@ -62,7 +62,7 @@ class Server:
     def _listening(self, address: str, port: int) -> ThreadingHTTPServer:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = type("Http", (ThreadingHTTPServer,), {"address_family": family})
-        return kind((address, port), self._handler())  # type: ignore[no-any-return]
+        return kind((address, port), self._handler())
 
     def _end(self, thread: threading.Thread) -> None:
         self.hangs.set()

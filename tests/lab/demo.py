@@ -42,6 +42,11 @@ LAST_WORDS = 1.0
 """Seconds for supervisorctl to say goodbye: Ctrl-C reaches it too."""
 
 
+NEVER_SHUNNED = "max_fails=0"
+"""For nginx's upstream. With ``fail_timeout=0s`` a port that refused is shunned for the rest of the second, and of two
+processes none may be left for a moment: one is open again and still shunned, the other has just been closed."""
+
+
 @dataclass(frozen=True)
 class Show:
     """``seconds``: how long the load is watched before the roll, and again after it."""
@@ -73,21 +78,24 @@ def play(show: Show, directory: Path) -> int:
         say("Warming: every page of every process is asked for once.")
         stack.warm()
         outcome = _deploy(show, stack)
-        if outcome is None:
-            print(f"\nThe roll was not done. The ends of the logs:\n{stack.logs()}")
-            return NOT_AS_PROMISED
-    print("\n" + "\n".join(table(outcome)))
-    faults = shortfalls(outcome)
-    print("\n" + ("\n".join(["NOT as it should be:", *faults]) if faults else praise(outcome)))
-    _say_noise(outcome)
-    return NOT_AS_PROMISED if faults else AS_PROMISED
+        faults = shortfalls(outcome) if outcome else ["the roll was not done"]
+        logs = stack.logs() if faults else ""
+    if outcome:
+        print("\n" + "\n".join(table(outcome)))
+        _say_noise(outcome)
+    if faults or not outcome:
+        print("\n".join(["\nNOT as it should be:", *faults, "\nThe ends of the logs:", logs]))
+        return NOT_AS_PROMISED
+    print("\n" + praise(outcome))
+    return AS_PROMISED
 
 
 def _stack(show: Show, directory: Path) -> Stack:
     """A stack with the plugin, not yet started."""
     policy_file = directory / "rolling.yaml"
     policy_file.write_text(plugin.policy(), encoding="utf-8")
-    stack = Stack(directory, Setup(processes=show.processes, supervisor=plugin.sections(policy_file)))
+    setup = Setup(processes=show.processes, supervisor=plugin.sections(policy_file), peer=NEVER_SHUNNED)
+    stack = Stack(directory, setup)
     stack.release(OLD)
     return stack
 
@@ -100,7 +108,9 @@ def _deploy(show: Show, stack: Stack) -> Outcome | None:
         f"Load: {plan.rate:.0f} new connections a second, {100 * plan.posts:.0f} % a POST of {SLOW_SECONDS} s. "
         f"No restart for {show.seconds:.0f} s."
     )
-    with Load(plan, stack.directory / "load.jsonl") as load:
+    with contextlib.ExitStack() as under_way:
+        with undivided():
+            load = under_way.enter_context(Load(plan, stack.directory / "load.jsonl"))
         time.sleep(show.seconds)
         say("A new release is deployed. The processes still run the old one, until now:")
         stack.release(NEW)
@@ -120,14 +130,15 @@ def _roll(stack: Stack) -> int:
     """The real command, on the user's terminal; gives its exit status."""
     print(f"\n$ supervisorctl rolling_restart {GROUP}", flush=True)
     command = stack.ctl_command("rolling_restart", GROUP)
-    with subprocess.Popen(command, cwd=ROOT, env=stack.environment, stdin=subprocess.DEVNULL) as ctl:
-        try:
-            return ctl.wait(ROLL_WITHIN)
-        except BaseException:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                ctl.wait(LAST_WORDS)
-            ctl.kill()
-            raise
+    with undivided():
+        ctl = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stdin=subprocess.DEVNULL)
+    try:
+        return ctl.wait(ROLL_WITHIN)
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ctl.wait(LAST_WORDS)
+        ctl.kill()
+        ctl.wait()
 
 
 def _outcome(load: Load, starts: Mapping[str, float], roll: Mapping[str, Any], kept: Sequence[str]) -> Outcome:
@@ -217,6 +228,23 @@ def undisturbed_end() -> Iterator[None]:
         yield
     finally:
         _ignore_endings()
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """Put around the start of a process: nobody would know the child of a Popen that is interrupted.
+
+    An ending that comes meanwhile is made up for after the block.
+    """
+    came: list[int] = []
+    usual = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if came:
+        _interrupt(came[0], None)
 
 
 def _ignore_endings() -> None:

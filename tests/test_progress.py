@@ -1,0 +1,370 @@
+"""What an operator sees of a roll: every line, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.in_supervisorctl.progress import (
+    ASCII,
+    UNICODE,
+    PlainScreen,
+    TerminalScreen,
+    bar_line,
+    first_line,
+    last_line,
+    plan_lines,
+    process_line,
+    screen_for,
+)
+from supervisor_rolling.in_supervisord.views import roll_view
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status, Timing
+from supervisor_rolling.wire import dump_roll
+
+BEGAN, NOW = 1000.0, 1012.0
+
+View = dict[str, Any]
+
+UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING]
+TOOK = Timing(drained=1.24, stopped=0.11, started=1.02, warmed=0.73, settled=10.0)
+NEW = Member("app-1", (8001,), replaced=True, tried=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
+NEW = replace(NEW, last_ms=3.2)
+
+
+class Terminal(io.StringIO):
+    """A terminal of so many columns that shows what is written to it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> list[str]:
+        """The lines that stand there now: ESC[nF goes n lines up, ESC[J clears what is below."""
+        lines: list[str] = [""]
+        for up, text in re.findall(r"\x1b\[(\d+)F\x1b\[J|([^\x1b]+)", self.getvalue()):
+            if up:
+                assert lines[-1] == ""
+                assert int(up) < len(lines), "it goes up to lines that are not its own"
+                del lines[len(lines) - 1 - int(up) :]
+                lines.append("")
+            else:
+                first, *others = text.split("\n")
+                lines[-1] += first
+                lines += others
+        assert lines.pop() == ""
+        return lines
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((60, 24)))
+    return Terminal()
+
+
+def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
+    ended = 0.0 if status is Status.RUNNING else now
+    roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, started_at=BEGAN)
+    return roll_view(json.loads(dump_roll(replace(roll, ended_at=ended, least_available=3, **changes))), now)
+
+
+def waiting(*names: str) -> tuple[Member, ...]:
+    return tuple(Member(name, (8000 + int(name.rpartition("-")[2]),)) for name in names)
+
+
+def moving(stage: Stage, name: str = "app-2", **changes: Any) -> Member:
+    return Member(name, (8002,), stage=stage, tried=True, **{"since": NOW - 3.0, **changes})
+
+
+def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
+    (view,) = a_view(member)["processes"]
+    return process_line(view, width, signs)
+
+
+# --- the line of a process
+
+
+def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
+    assert line_of(NEW) == (
+        "app-1  drained 1.2 s · stopped 0.1 s · started 1.0 s · warmed 11 requests 730 → 3 ms · settled 10 s · open"
+    )
+
+
+def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
+    line = line_of(NEW, signs=ASCII)
+    assert line == (
+        "app-1  drained 1.2 s, stopped 0.1 s, started 1.0 s, warmed 11 requests 730 -> 3 ms, settled 10 s, open"
+    )
+    assert line.isascii()
+
+
+def test_a_warm_up_without_a_list_tells_how_long_it_took_to_be_ready() -> None:
+    member = replace(NEW, requests=0, timing=Timing(warmed=0.73, settled=0.04))
+    assert line_of(member) == "app-1  ready 0.7 s · open"
+
+
+def test_a_drain_at_its_deadline_tells_how_many_were_left() -> None:
+    member = replace(NEW, timing=Timing(drained=30.0), connections_left=4)
+    assert line_of(member) == "app-1  drained 30.0 s (4 connections left) · open"
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])
+def test_a_process_that_failed_tells_why_open_or_closed(stage: Stage) -> None:
+    member = Member("app-1", (8001,), stage=stage, failed=True, why="is not warm: GET / answered 500")
+    assert line_of(member) == "app-1  FAILED: is not warm: GET / answered 500"
+
+
+def test_a_process_that_is_left_alone_tells_why() -> None:
+    assert line_of(Member("app-1", (), wanted=False, why="is stopped and is left so")) == (
+        "app-1  is stopped and is left so"
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "line"),
+    [
+        (moving(Stage.DRAINING, connections_left=7), "app-2  draining 3 s, 7 connections left"),
+        (moving(Stage.RESTARTING, timing=Timing(drained=1.2)), "app-2  drained 1.2 s · restarting 3 s"),
+        (
+            moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=0.1)),
+            "app-2  drained 1.2 s · stopped 0.1 s · warming 3 s",
+        ),
+        (moving(Stage.SETTLING), "app-2  settling 3 s"),
+    ],
+)
+def test_a_process_under_way_tells_where_it_is_and_since_when(member: Member, line: str) -> None:
+    assert line_of(member) == line
+
+
+def test_names_stand_in_a_column() -> None:
+    assert line_of(NEW, width=9).startswith("app-1      drained")
+
+
+# --- the bar
+
+
+def bar(done: int, total: int, **changes: Any) -> str:
+    new = tuple(replace(NEW, name=f"app-{n}") for n in range(done))
+    return bar_line(a_view(*new, *waiting(*(f"app-{n}" for n in range(done, total))), **changes), ASCII)
+
+
+def test_the_bar_tells_how_far_it_is_and_how_long_it_may_take() -> None:
+    assert bar(2, 8) == "######.................. 2/8  12 s, about 36 s left"
+    assert bar(4, 8) == "############............ 4/8  12 s, about 12 s left"
+
+
+def test_before_the_first_is_back_nobody_knows_how_long_it_takes() -> None:
+    assert bar(0, 8) == "........................ 0/8  12 s"
+
+
+def test_the_bar_is_full_at_the_end_and_where_there_is_nothing_to_do() -> None:
+    assert bar(8, 8) == "######################## 8/8  12 s, about 0 s left"
+    assert bar(0, 0) == "######################## 0/0  12 s"
+
+
+def test_the_bar_tells_a_wish() -> None:
+    assert bar(0, 8, paused=True).endswith("0/8  12 s, paused")
+    assert bar(0, 8, paused=True, aborting=True).endswith("0/8  12 s, aborting")
+
+
+def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
+    assert bar_line(a_view(*waiting("app-1", "app-2")), UNICODE).startswith("░" * 24 + " 0/2")
+
+
+# --- the first line, the last line, the plan
+
+
+def test_the_first_line_says_what_will_be_done() -> None:
+    assert first_line(a_view(*waiting("app-1", "app-2"))) == "app: replacing 2 processes, 1 at a time (roll 7)"
+
+
+def test_the_first_line_of_a_roll_that_goes_on_says_how_far_it_was() -> None:
+    assert first_line(a_view(NEW, *waiting("app-2"))) == "app: going on, 1 of 2 replaced, 1 at a time (roll 7)"
+
+
+def test_the_last_line_of_a_roll_that_is_done() -> None:
+    view = a_view(NEW, Member("app-2", (), wanted=False, why="is stopped"), status=Status.DONE)
+    assert last_line(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
+
+
+def test_the_last_line_of_a_roll_that_was_aborted() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED)
+    assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
+
+
+def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do() -> None:
+    kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
+    serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
+    view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
+    assert last_line(view).splitlines() == [
+        "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
+        "Closed, so that no user meets it: app-2. The others serve on.",
+        "See why: supervisorctl tail app:app-2 stderr",
+        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+    ]
+
+
+def test_a_roll_that_failed_on_nobody_says_why() -> None:
+    view = a_view(*waiting("app-1"), status=Status.FAILED, why="waited 60 s and could not go on")
+    assert last_line(view).splitlines()[1:] == [
+        "waited 60 s and could not go on",
+        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+    ]
+
+
+def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
+    members = (
+        Member("app-10", (8010, 9010)),
+        Member("app-2", (8002,)),
+        Member("app-3", (), wanted=False, why="is stopped and is left so"),
+        Member("app-4", (8004,), wanted=False),
+    )
+    assert plan_lines(a_view(*members, status=Status.PLANNED)) == [
+        "app: would replace 2 processes, 1 at a time, in this order:",
+        "app-10  port 8010, 9010",
+        "app-2   port 8002",
+        "app-3   left alone: is stopped and is left so",
+        "app-4   left alone: not asked for",
+        "Nothing was touched.",
+    ]
+
+
+# --- plain lines
+
+
+def plain(*views: View) -> list[str]:
+    stream = io.StringIO()
+    screen = PlainScreen(stream, ASCII)
+    for view in views[:-1]:
+        screen.show(view)
+    screen.close(views[-1])
+    return stream.getvalue().splitlines()
+
+
+def test_each_process_is_one_line_when_it_is_done_and_never_again() -> None:
+    one, two = NEW, replace(NEW, name="app-2", since=BEGAN + 9)
+    lines = plain(
+        a_view(*waiting("app-1", "app-2")), a_view(one, *waiting("app-2")), a_view(one, two), a_view(one, two)
+    )
+    assert [line.split()[0] for line in lines] == ["app-1", "app-2"]
+
+
+def test_those_that_are_done_at_one_look_come_in_the_order_in_which_they_were() -> None:
+    late, early = replace(NEW, name="app-1", since=BEGAN + 9), replace(NEW, name="app-2", since=BEGAN + 5)
+    assert [line.split()[0] for line in plain(a_view(late, early))] == ["app-2", "app-1"]
+
+
+@pytest.mark.parametrize("stage", UNDER_WAY)
+def test_one_that_is_under_way_is_not_told_even_when_it_has_failed_already(stage: Stage) -> None:
+    assert plain(a_view(moving(stage, failed=True, why="died after it was replaced"))) == []
+
+
+def test_those_that_failed_and_those_left_alone_are_told_too() -> None:
+    failed = Member("app-1", (), stage=Stage.FAILED, failed=True, since=BEGAN + 5, why="is not warm")
+    alone = Member("app-20", (), wanted=False, why="is stopped and is left so")
+    assert plain(a_view(failed, alone, *waiting("app-3"))) == [
+        "app-1   FAILED: is not warm",
+        "app-20  is stopped and is left so",
+    ]
+
+
+# --- which screen
+
+
+def stream_of(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ascii_only"), [("utf-8", False), ("UTF8", False), ("latin-1", True), ("ascii", True)]
+)
+def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_only: bool) -> None:
+    stream = stream_of(encoding)
+    screen_for(stream, "xterm").close(a_view(NEW))
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert text.startswith("app-1  drained 1.2 s")
+    assert text.isascii() is not encoding.lower().startswith("utf")
+
+
+def test_an_output_that_does_not_tell_its_encoding_gets_ascii() -> None:
+    stream = io.StringIO()  # its encoding is None
+    screen_for(stream, "xterm").show(a_view(NEW))
+    assert stream.getvalue().isascii()
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm", TerminalScreen), ("dumb", PlainScreen), ("", PlainScreen)])
+def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kind: type) -> None:
+    assert type(screen_for(terminal, term)) is kind
+    assert type(screen_for(io.StringIO(), term)) is PlainScreen
+
+
+# --- the terminal
+
+
+def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Terminal) -> None:
+    screen = screen_for(terminal, "xterm")
+    screen.show(a_view(moving(Stage.DRAINING, "app-1", connections_left=2), *waiting("app-2")))
+    assert terminal.shown()[:1] == ["app-1  draining 3 s, 2 connections left"]
+    screen.show(a_view(moving(Stage.WARMING, "app-1"), moving(Stage.DRAINING)))
+    assert terminal.shown() == [
+        "app-1  warming 3 s",
+        "app-2  draining 3 s, 0 connections left",
+        "░" * 24 + " 0/2  12 s",
+    ]
+
+
+def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Terminal) -> None:
+    screen = screen_for(terminal, "xterm")
+    quick = replace(NEW, timing=Timing(drained=1.0), requests=0)
+    screen.show(a_view(moving(Stage.SETTLING, "app-1"), *waiting("app-2")))
+    screen.show(a_view(quick, moving(Stage.SETTLING)))
+    assert terminal.shown() == [
+        "app-1  drained 1.0 s · open",
+        "app-2  settling 3 s",
+        "█" * 12 + "░" * 12 + " 1/2  12 s, about 12 s left",
+    ]
+    screen.close(a_view(quick, replace(quick, name="app-2")))
+    assert terminal.shown() == ["app-1  drained 1.0 s · open", "app-2  drained 1.0 s · open"]
+
+
+def test_a_terminal_that_nothing_was_drawn_on_is_not_cleared(terminal: Terminal) -> None:
+    screen_for(terminal, "xterm").close(a_view(*waiting("app-1")))
+    assert terminal.getvalue() == ""
+
+
+members = st.builds(
+    lambda n, stage, took, left: moving(stage, f"app-{n}", timing=took, connections_left=left, requests=n),
+    st.integers(1, 10**6),
+    st.sampled_from(list(Stage)),
+    st.builds(Timing, *[st.sampled_from([0.0, 0.5, 12345.678])] * 5),
+    st.integers(0, 10**6),
+)
+
+
+@given(st.lists(st.lists(members, max_size=4, unique_by=lambda m: m.name), min_size=1, max_size=4), st.integers(2, 90))
+@settings(deadline=None, max_examples=50)
+def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
+    looks: list[list[Member]], columns: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+        terminal = Terminal()
+        screen = screen_for(terminal, "xterm")
+        for look in looks:
+            before = len(terminal.getvalue())
+            screen.show(a_view(*look))
+            drawn = terminal.getvalue()[before:].rpartition("\x1b[J")[2].splitlines()
+            passing = sum(member.stage in UNDER_WAY for member in look) + 1
+            assert all(len(line) < columns for line in drawn[-passing:])
+        screen.close(a_view())
+        assert terminal.shown() == []
