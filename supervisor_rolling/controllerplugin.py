@@ -23,6 +23,7 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
 from supervisor_rolling.share import parse_share
 
@@ -177,7 +178,9 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str) -> int:
         roll = getattr(self._rolling, verb)(_group(options))
-        self._print(options, roll, [f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"])
+        warning = [] if roll["listener"] else [LISTENER_WARNING]
+        done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
+        self._print(options, roll, [done, *warning])
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:

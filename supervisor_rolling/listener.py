@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(arguments)
     except SystemExit as exit_:  # argparse
         status = int(exit_.code or 0)
+    except Exception:
+        log.exception("the listener cannot go on")
+        status = 1
     if status and not os.isatty(0):
         time.sleep(AGAIN_AFTER)
     return status
@@ -80,7 +83,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None]) -> Roller:
         supervisor=XmlRpcSupervisor(os.environ),
         sockets=sockets,
         warmups=HttpWarmups(lambda port: sockets.connections([port])[port].listeners, ring),
-        gatekeeper=Gatekeeper(lambda policy: make_gate(policy, url, time.monotonic)),
+        gatekeeper=Gatekeeper(lambda policy: make_gate(policy, f"{os.uname().nodename} {url}", time.monotonic)),
         load_config=lambda: config.load(config_path),
         clock=time.monotonic,
     )

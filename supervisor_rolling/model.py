@@ -155,6 +155,7 @@ class Member:
 
     ``wanted``: this roll is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
     ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED) or serves all the same.
+    ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
     new.
     """
@@ -167,6 +168,7 @@ class Member:
     tried: bool = False
     replaced: bool = False
     failed: bool = False
+    cold: bool = False
     old_pid: int = 0
     old_spawned: float = 0.0
     pid: int = 0
@@ -258,8 +260,10 @@ class Warmth:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look found. ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its
-    connections looked at behind a closed gate.
+    """What one look found.
+
+    ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its connections looked at
+    behind a closed gate. ``gap``: seconds before it in which nobody looked.
 
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``leaks`` the peer that got through a closed gate. ``refusals`` are
@@ -268,6 +272,7 @@ class Seen:
 
     at: float
     processes: Mapping[str, Process]
+    gap: float = 0.0
     closed: Mapping[int, float] = field(default_factory=dict)
     gate_problem: str = ""
     connections: Mapping[str, int] = field(default_factory=dict)
@@ -294,9 +299,10 @@ class Request:
 
 @dataclass(frozen=True)
 class World:
-    """What supervisord knows: each group's roll with its version, what is asked, and the processes of the groups that
-    are rolled or asked for, by group and name."""
+    """What supervisord knows: each group's roll with its version, what is asked, the processes of the groups that are
+    rolled or asked for, by group and name, and how many seconds before this look the last one was (0.0: none)."""
 
     rolls: Mapping[str, tuple[int, Roll]]
     requests: tuple[Request, ...]
     processes: Mapping[str, Mapping[str, Process]]
+    idle: float = 0.0

@@ -32,6 +32,9 @@ API_VERSION = "1.0"
 ANSWER_WITHIN = 10.0
 """Seconds that the listener has to accept or refuse a request before its client is told that it does not answer."""
 
+HEARTBEAT = 15.0
+"""Seconds in which a listener that lives has looked: TICK_5 wakes it every five."""
+
 OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
@@ -97,8 +100,7 @@ class RollingNamespaceRPCInterface:
         group, processes = self._named(name, options.get("processes", []))
         self._require_listener()
         is_plan = bool(options.get("dry_run", False))
-        if not is_plan:
-            self._require_free(group)
+        self._require_free(group)
         details = {
             "processes": processes,
             "max_unavailable": str(options.get("max_unavailable", "")),
@@ -121,7 +123,8 @@ class RollingNamespaceRPCInterface:
         if roll is not None and roll["status"] in RESUMABLE:
             self._require_free(group)
             return self._ask("resume", group, {"by": roll["by"]}, _is_true(wait))
-        return self._flag(group, "to resume", paused=False)
+        answer = self._flag(group, "to resume", paused=False)
+        return self._deferred(lambda: self._end_of(group, answer["id"])) if _is_true(wait) else answer
 
     def pause(self, group):
         """Let no further process leave; those that have left are brought back
@@ -168,7 +171,7 @@ class RollingNamespaceRPCInterface:
         """Return every process of a group: what supervisord and what the last roll know of it
 
         @param string group    The group
-        @return array processes An array of structs: name, statename, pid, warm, closed, stage, seconds, ports, why
+        @return array processes An array of structs: name, statename, pid, warm, gate, stage, seconds, ports, why
         """
         self._update("getProcesses")
         group = self._group(group)
@@ -187,9 +190,10 @@ class RollingNamespaceRPCInterface:
         @return string json    rolls it has not, requests, and the processes of the groups concerned
         """
         self._update("listenerLook")
-        self.mailbox.listener_pid = pid
-        for group in [g for g in self.mailbox.rolls if g not in self.supervisord.process_groups]:
-            self.mailbox.forget_group(group)
+        now = self.clock()
+        idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
+        self.mailbox.looked_at = now
+        self.mailbox.forget(self.mailbox.groups() - set(self.supervisord.process_groups))
         requests = self.mailbox.asked(self.clock() - ANSWER_WITHIN)
         active = [g for g, roll in self.mailbox.rolls.items() if roll["status"] == "running"]
         concerned = sorted({*active, *(r["group"] for r in requests)})
@@ -199,6 +203,7 @@ class RollingNamespaceRPCInterface:
                 "groups": sorted(self.mailbox.rolls),
                 "requests": requests,
                 "processes": {group: self._table(group) for group in concerned},
+                "idle": idle,
             }
         )
 
@@ -213,12 +218,13 @@ class RollingNamespaceRPCInterface:
         """
         self._update("listenerRecord")
         old, new = self.mailbox.rolls.get(group), json.loads(roll)
-        if group not in self.supervisord.process_groups:
-            raise RPCError(Faults.BAD_NAME, group)
-        if not self.mailbox.record(group, version, new):
+        is_known = group in self.supervisord.process_groups
+        is_wanted = not request or self.mailbox.is_asked(request)
+        if not is_known or not is_wanted or not self.mailbox.record(group, version, new):
             raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
         if request:
-            self.mailbox.answer(request, "accepted", 0, "", {})
+            self.mailbox.requests[request]["roll"] = new["id"]
+            self.mailbox.answer(request, "accepted")
         for event in events_between(old, new, self.clock()):
             notify(event)
         return self.mailbox.versions[group]
@@ -240,10 +246,12 @@ class RollingNamespaceRPCInterface:
 
     def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
         request = self.mailbox.ask(kind, group, self.clock(), details)
-        notify(RollingAskedEvent(group, request["id"], {"kind": kind}))
+        notify(RollingAskedEvent())
+        return self._deferred(lambda: self._outcome(request, wait))
 
+    def _deferred(self, look: Callable[[], Any]) -> Any:
         def observe():  # a plain function, or supervisord takes it for the answer
-            return self._outcome(request, wait)
+            return look()
 
         observe.delay = 0.05  # type: ignore[attr-defined]
         observe.rpcinterface = self  # type: ignore[attr-defined]
@@ -252,38 +260,45 @@ class RollingNamespaceRPCInterface:
     def _outcome(self, request: Mapping[str, Any], wait: bool) -> Any:
         group = request["group"]
         if request["state"] == "asked":
-            if self.clock() - request["asked_at"] < ANSWER_WITHIN:
-                return NOT_DONE_YET
-            raise RollingError(
-                Fault.LISTENER_DOWN,
-                "the listener did not answer within %g s: see its log "
-                "(supervisorctl tail rolling stderr)" % ANSWER_WITHIN,
-            )
+            return self._patience(request)
+        if request["state"] == "gone":
+            raise RollingError(Fault.REFUSED, "the group %s was removed from supervisord" % group)
         if request["state"] == "refused":
             raise RollingError(request["code"], request["text"])
         if request["state"] == "planned":
             return self._view(request["plan"])
+        if wait:
+            return self._end_of(group, request["roll"])
+        return self.getRoll(group)
+
+    def _patience(self, request: Mapping[str, Any]) -> Any:
+        if self.clock() - request["asked_at"] < ANSWER_WITHIN:
+            return NOT_DONE_YET
+        self.mailbox.answer(request["id"], "abandoned")  # so that it does not begin when nobody expects it any more
+        raise RollingError(
+            Fault.LISTENER_DOWN,
+            "the listener did not answer within %g s: see its log (supervisorctl tail rolling stderr)" % ANSWER_WITHIN,
+        )
+
+    def _end_of(self, group: str, number: int) -> Any:
         roll = self.mailbox.rolls.get(group)
         if roll is None:
             raise RollingError(Fault.ROLL_FAILED, "the group %s was removed from supervisord" % group)
-        if not wait:
-            return self._view(roll)
-        return self._ending(roll)
-
-    def _ending(self, roll: Mapping[str, Any]) -> Any:
+        if roll["id"] != number:
+            raise RollingError(Fault.ROLL_FAILED, "roll %d has ended, and roll %d has begun" % (number, roll["id"]))
         if roll["status"] == "running":
             return NOT_DONE_YET
         if roll["status"] == "failed":
             raise RollingError(Fault.ROLL_FAILED, roll["why"])
         if roll["status"] == "aborted":
-            raise RollingError(Fault.ROLL_ABORTED, "the roll was aborted")
+            raise RollingError(Fault.ROLL_ABORTED, "the roll was aborted. %s" % roll["why"])
         return self._view(roll)
 
     def _flag(self, group: str, wish: str, **flags: bool) -> Any:
         if not self.mailbox.flag(group, **flags):
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s" % (group, wish))
         roll = self.mailbox.rolls[group]
-        notify(RollingAskedEvent(group, roll["id"], flags))
+        notify(RollingAskedEvent())
         return self._view(roll)
 
     def _group(self, name: Any) -> str:
@@ -311,11 +326,19 @@ class RollingNamespaceRPCInterface:
         return {**view, "why": _ascii(view["why"]), "processes": whys, "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:
-        """Whether a process lives that the doorbell reaches, or that has looked before: one that has only just been
-        started will find what is asked at its first look."""
-        groups = self.supervisord.process_groups.values()
-        living = ((group, process) for group in groups for process in group.processes.values() if process.pid)
-        return any(_hears_the_doorbell(group) or process.pid == self.mailbox.listener_pid for group, process in living)
+        """Whether a process lives that the doorbell reaches, and has looked of late or was only just started: then it
+        will find what is asked at its first look."""
+        now = time.time()
+        groups = [group for group in self.supervisord.process_groups.values() if _hears_the_doorbell(group)]
+        started = [process.laststart for group in groups for process in group.processes.values() if process.pid]
+        has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
+        return any(has_looked or now - start < HEARTBEAT for start in started)
+
+    def _gate(self, stage: str) -> str:
+        """open, closed, or unknown where nobody renews the lease."""
+        if stage in ("open", "settling"):
+            return "open"
+        return "closed" if self._listener_runs() else "unknown"
 
     def _require_listener(self) -> None:
         if not self._listener_runs():
@@ -340,7 +363,7 @@ class RollingNamespaceRPCInterface:
             "statename": getProcessStateDescription(process.get_state()),
             "pid": process.pid,
             "warm": self.mailbox.is_warm(group, name, process.pid),
-            "closed": stage not in ("open", "settling"),
+            "gate": self._gate(stage),
             "stage": stage,
             "seconds": member.get("seconds", 0.0),
             "ports": member.get("ports", []),

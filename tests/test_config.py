@@ -114,7 +114,7 @@ def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
 def test_every_key_is_read() -> None:
     config = parse(
         r"""
-        gate: {backend: iptables, method: redirect, lease: 12.5, bypass: address}
+        gate: {backend: iptables, method: redirect, lease: 17.5, bypass: address}
         groups:
           web:
             ports: {web-a: 8000, web-b: [8001, 8002], 00: 8003}
@@ -200,7 +200,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         """
     assert problems(textwrap.dedent(text)) == [
         "rolling.yaml:1: gate.method: 'rejct' is unknown (did you mean reject?)",
-        "rolling.yaml:1: gate.lease: '3' is out of range; write a number of seconds from 5 to 3600",
+        "rolling.yaml:1: gate.lease: '3' is out of range; write a number of seconds from 15 to 3600",
         "rolling.yaml:4: groups.app.drian: unknown key (did you mean drain?)",
         "rolling.yaml:6: groups.app.settle: '30s' is text; durations are numbers of seconds: 30",
         r"rolling.yaml:7: groups.web.ports: is missing; write a regex with one group around the port, such as "
@@ -355,7 +355,7 @@ def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
         ("backend: nftables", "backend: 'nftables' is unknown"),
         ("method: drop", "method: 'drop' is unknown; known are: reject, redirect"),
         ("bypass: 127.0.0.2", "bypass: '127.0.0.2' is unknown; known are: mark, address"),
-        ("lease: 4.9", "lease: '4.9' is out of range; write a number of seconds from 5 to 3600"),
+        ("lease: 14.9", "lease: '14.9' is out of range; write a number of seconds from 15 to 3600"),
         ("lease: 3601", "lease: '3601' is out of range"),
         ("leese: 30", "leese: unknown key (did you mean lease?)"),
     ],

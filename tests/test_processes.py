@@ -272,7 +272,9 @@ def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int
     assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("", "")
 
 
-@pytest.mark.parametrize("code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED])
+@pytest.mark.parametrize(
+    "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.UNKNOWN_METHOD]
+)
 def test_an_order_that_is_refused_for_good_says_why(inet: Supervisord, code: int) -> None:
     inet.fails("supervisor.stopProcess", code, "NO_FILE: /srv/app")
     inet.fails("supervisor.startProcess", code, "NO_FILE: /srv/app")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.model import DrainPolicy, PortRule, Share, Stage, Status
+from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
 from tests.world import World, fast_policy
 
 
@@ -402,3 +402,129 @@ def test_the_roller_may_die_after_any_operation():
         assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1], kill_after
         assert (world.lost, world.cold, world.closed_until) == (0, 0, {}), kill_after
         assert all(member.stage is Stage.OPEN for member in world.roll().members)
+
+
+# --- what operators and the world do meanwhile
+
+
+def failed_at(world: World, name: str) -> World:
+    """A world in which a roll has failed at this process, and the code is mended now."""
+    world.processes[name].warms = "GET / answered 500"
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    world.processes[name].warms = "warm"
+    return world
+
+
+def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
+    world = failed_at(World(4), "app-4")
+    for name in ("app-1", "app-2", "app-3"):
+        world.restart_by_hand(name)
+    world.pass_time(1.0)
+    world.least_serving = 4
+    rolled(world, kind="resume")
+    assert (world.roll().status, world.least_serving) == (Status.DONE, 3)
+
+
+def test_when_all_die_at_once_the_group_is_not_closed():
+    world = World(4)
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or not world.roll().members[2].replaced:
+        roller.turn()
+        world.pass_time(0.02)
+    for name in world.processes:
+        world.crash(name)
+    world.run(roller)
+    assert world.roll().status is Status.FAILED
+    assert len(world.closed_until) <= 1
+
+
+def test_what_the_roll_stopped_and_could_not_start_is_replaced_after_the_mend():
+    world = World(4)
+    world.refuses_to_start = "NO_FILE: can't find command"
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    assert "refuses the order to start it: NO_FILE" in world.roll().why
+    world.refuses_to_start = ""
+    rolled(world, kind="resume")
+    assert world.roll().status is Status.DONE
+    assert all(process.state == "RUNNING" for process in world.processes.values())
+    assert sum(member.replaced for member in world.roll().members) == 4
+
+
+def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_stopped():
+    world = failed_at(World(3), "app-1")
+    world.connection_takes = 0.5
+    world.closed_until = {}  # the listener was away, and the kernel opened the port
+    world.pass_time(2.0)
+    lost = world.lost
+    rolled(world, kind="resume")
+    assert (world.roll().status, world.lost) == (Status.DONE, lost)
+
+
+@pytest.mark.parametrize("away", [0.5, 30.0, 300.0])
+def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
+    for until in ("draining", "restarting", "warming", "settling"):
+        world = World(3, settle=0.3)
+        world.connection_takes = 0.3
+        world.ask()
+        roller = world.roller()
+        while world.roll_or_none() is None or until not in stages(world).values():
+            roller.turn()
+            world.pass_time(0.01)
+        world.pass_time(away)
+        world.run(world.roller())
+        assert (world.roll().status, world.lost) == (Status.DONE, 0), until
+
+
+@pytest.mark.parametrize("until", ["draining", "warming", "settling"])
+def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: str):
+    world = World(3, settle=0.5)
+    world.connection_takes = 0.5
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or stages(world)["app-1"] != until:
+        roller.turn()
+        world.pass_time(0.01)
+    world.stop("app", "app-1")
+    world.run(roller)
+    assert world.processes["app-1"].state == "STOPPED"
+    assert (world.roll().status, world.closed_until) == (Status.DONE, {})
+    assert "stopped by hand" in world.roll().members[0].why
+
+
+def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_roll_for_ever():
+    world = World(3)
+    world.connection_takes = 100.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.3)
+    world.processes["app-1"].state = "UNKNOWN"
+    world.run(roller, 60.0)
+    assert world.roll().status is Status.FAILED
+
+
+def test_the_mend_may_be_in_the_gate_section():
+    world = failed_at(World(3), "app-1")
+    world.gate_policy = replace(world.gate_policy, method="redirect")
+    rolled(world, kind="resume")
+    assert (world.roll().status, world.closed_until) == (Status.DONE, {})
+
+
+def test_more_failures_than_there_is_room_for_are_refused():
+    code, text = refusal(World(4, fast_policy(max_failures=1)))
+    assert code == Fault.NOT_CONFIGURED
+    assert "max_failures" in text
+
+
+def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
+    world = World(3)
+    world.connections = lambda ports: {port: Connections() for port in ports}  # type: ignore[method-assign]
+    code, text = refusal(world)
+    assert code == Fault.NOT_CONFIGURED
+    assert "app-1 listens on 8001 and not on 8001" in text
+
+
+def test_there_is_nothing_to_resume_where_no_roll_failed():
+    assert refusal(World(3), kind="resume")[0] == Fault.REFUSED

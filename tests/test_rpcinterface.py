@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
-from supervisor_rolling.rpcinterface import ANSWER_WITHIN, make_rolling_rpcinterface
+from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump_roll
 
 LISTENER_PID = 77
@@ -41,7 +42,7 @@ class Group:
 def make_process(name: str, pid: int) -> DummyProcess:
     config = DummyPConfig(DummyOptions(), name, "/bin/true", startsecs=10)
     process = DummyProcess(config, ProcessStates.RUNNING)
-    process.pid = pid
+    process.pid, process.laststart = pid, 1.0
     return process
 
 
@@ -51,17 +52,18 @@ def make_supervisord() -> DummySupervisor:
     names = ["web_1", "web_2", "web_10"]
     supervisord.process_groups = {
         "app": Group({name: make_process(name, 100 + i) for i, name in enumerate(names)}),
-        "rolling": Group({"rolling": make_process("rolling", LISTENER_PID)}),
+        "rolling": Group({"rolling": make_process("rolling", LISTENER_PID)}, (EVENTS["ROLLING_ASKED"],)),
     }
     return supervisord
 
 
 @pytest.fixture(autouse=True)
 def notified():
-    """The roll events that were emitted."""
+    """The events of ours that were emitted."""
     events.clear()
-    seen: list[RollingEvent] = []
-    events.subscribe(RollingEvent, seen.append)
+    seen: list[events.Event] = []
+    for kind in (RollingEvent, EVENTS["ROLLING_ASKED"]):
+        events.subscribe(kind, seen.append)
     yield seen
     events.clear()
 
@@ -99,7 +101,7 @@ def fault_of(call: Any, *arguments: Any) -> RPCError:
     return caught.value
 
 
-def test_what_is_asked_rings_the_doorbell_and_reaches_the_listener(rolling: Any, notified: list[RollingEvent]):
+def test_what_is_asked_rings_the_doorbell_and_reaches_the_listener(rolling: Any, notified: list[Any]):
     rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
     (event,) = notified
     assert events.getEventNameByType(event.__class__) == "ROLLING_ASKED"
@@ -189,21 +191,26 @@ def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling
     assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
 
 
-def test_without_a_listener_a_roll_is_refused(supervisord: DummySupervisor):
-    interface = make_rolling_rpcinterface(supervisord, wakeup="false")
-    assert fault_of(interface.restart, "app", False, {}).code == Fault.LISTENER_DOWN
-    interface.listenerLook(LISTENER_PID, {})
+def test_without_a_listener_a_roll_is_refused(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["rolling"].processes["rolling"].pid = 0
-    assert fault_of(interface.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+def test_a_listener_that_has_not_looked_for_long_is_none(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
 def test_a_listener_that_has_only_just_been_started_is_one(supervisord: DummySupervisor):
-    listener = make_process("other", 88)
-    supervisord.process_groups["listener"] = Group({"listener": listener}, (EVENTS["ROLLING_ASKED"],))
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.laststart = time.time()
     interface = make_rolling_rpcinterface(supervisord, wakeup="false")
     assert interface.restart("app", False, {})() is NOT_DONE_YET
-    listener.pid = 0
-    assert fault_of(interface.restart, "app", False, {"dry_run": True}).code == Fault.LISTENER_DOWN
+
+
+def test_a_listener_of_roll_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["rolling"].config.pool_events = (EVENTS["ROLLING"],)
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
@@ -249,7 +256,7 @@ def test_there_is_nothing_to_abort_pause_or_resume_without_a_roll(rolling: Any, 
     assert fault_of(getattr(rolling, method), "app").code == Fault.NOT_ROLLING
 
 
-def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[RollingEvent]):
+def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any]):
     begin(rolling)
     notified.clear()
     assert rolling.pause("app")["paused"] is True
@@ -266,7 +273,7 @@ def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
     assert request["kind"] == "resume"
 
 
-def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[RollingEvent]):
+def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[Any]):
     version = begin(rolling)
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
     version = rolling.listenerRecord("app", version, dump_roll(a_roll(members=members)), 0)
@@ -303,6 +310,50 @@ def test_a_group_that_is_removed_is_forgotten(rolling: Any, supervisord: DummySu
     del supervisord.process_groups["app"]
     assert json.loads(rolling.listenerLook(LISTENER_PID, {}))["groups"] == []
     assert rolling.getAllRolls() == []
+
+
+def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    group = supervisord.process_groups.pop("app")
+    rolling.listenerLook(LISTENER_PID, {})
+    supervisord.process_groups["app"] = group
+    answer = rolling.restart("app", False, {})
+    assert rolling.listenerRecord("app", 0, dump_roll(a_roll(2)), 2) > 0
+    assert answer()["id"] == 2
+
+
+def test_a_request_for_a_group_that_is_gone_is_answered_and_stops_nobody(rolling: Any, supervisord: DummySupervisor):
+    answer = rolling.restart("app", False, {})
+    del supervisord.process_groups["app"]
+    assert json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"] == []
+    assert fault_of(answer).code == Fault.REFUSED
+
+
+def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
+    answer = rolling.restart("app", False, {})
+    rolling.clock.now += ANSWER_WITHIN
+    assert fault_of(answer).code == Fault.LISTENER_DOWN
+    assert fault_of(rolling.listenerRecord, "app", 0, dump_roll(a_roll()), 1).code == Fault.CONFLICT
+    assert rolling.getAllRolls() == []
+
+
+def test_who_waits_is_not_told_of_another_roll(rolling: Any):
+    answer = rolling.restart("app", True, {})
+    version = rolling.listenerRecord("app", 0, dump_roll(a_roll()), 1)
+    version = rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.FAILED)), 0)
+    rolling.restart("app", True, {})
+    rolling.listenerRecord("app", version, dump_roll(a_roll(2)), 2)
+    assert fault_of(answer).code == Fault.ROLL_FAILED
+
+
+def test_resume_of_a_paused_roll_can_be_waited_for(rolling: Any):
+    version = begin(rolling)
+    rolling.pause("app")
+    answer = rolling.resume("app", True)
+    assert answer() is NOT_DONE_YET
+    version = rolling.mailbox.versions["app"]
+    rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.DONE)), 0)
+    assert answer()["status"] == "done"
 
 
 def test_the_policy_with_its_headers_is_never_shown(rolling: Any):

@@ -160,6 +160,14 @@ def test_more_signals_than_the_pipe_holds_do_no_harm(loop: Loop, capfd: pytest.C
     assert capfd.readouterr().err == ""
 
 
+def test_a_pipe_that_is_empty_all_the_same_does_not_stop_supervisord(loop: Loop) -> None:
+    ours = installed(loop).wakeup
+    assert not os.get_blocking(ours.reading)
+    assert not os.get_blocking(ours.writing)
+    with pytest.raises(BlockingIOError):
+        ours.handle_read_event()
+
+
 def test_a_second_server_of_the_same_supervisord_changes_nothing(loop: Loop) -> None:
     installed(loop)
     first, fd = loop.wakeup, wakeup_fd()

@@ -22,6 +22,9 @@ from supervisor_rolling.model import GatePolicy, Warmth, WarmupJob, WarmupPolicy
 NAME = "app:app-1"
 PID = 4711
 DEADLINE = 20.0  # seconds after which a test that waits has failed
+FOR_EVER = 600.0
+LEASE = 10.0
+WITHIN_LEASE = 5.0  # after the lease everybody passes
 
 Answer = Callable[["Asked"], int]
 
@@ -343,7 +346,7 @@ def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warme
 
 def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    until(lambda: warmer.tend(server.port, ready="/health"), lambda warmth: warmth.why)
+    until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmth: warmth.why)
     assert warmer.warmups.tend({}) == {}
     assert warmer.changed.wait(DEADLINE)  # its thread has ended
     count = len(server.asked)
@@ -379,11 +382,15 @@ def test_a_server_of_ipv6_alone_is_reached(keep: ExitStack, warmer: Warmer) -> N
     assert server.asked[0].peer == "::1"
 
 
-@pytest.mark.parametrize(("address", "peer"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.3", "127.0.0.1"), ("::", "::1")])
-def test_whatever_address_it_listens_on_is_reached(keep: ExitStack, warmer: Warmer, address: str, peer: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "host"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.3", "127.0.0.3"), ("::", "[::1]"), ("::1", "[::1]")]
+)
+def test_whatever_address_it_listens_on_is_asked_by_a_name_that_it_has(
+    keep: ExitStack, warmer: Warmer, address: str, host: str
+) -> None:
     server = Server(keep, address)
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
-    assert server.asked[0].peer == peer
+    assert server.asked[0].headers["Host"] == f"{host}:{server.port}"
 
 
 def test_of_two_families_it_takes_ipv4(server: Server) -> None:
@@ -396,21 +403,21 @@ def test_of_two_families_it_takes_ipv4(server: Server) -> None:
 def test_it_passes_a_closed_gate_that_nobody_else_passes(
     keep: ExitStack, server: Server, warmer: Warmer, bypass: str, method: str
 ) -> None:
-    gate = make_gate(GatePolicy(lease=10, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
+    gate = make_gate(GatePolicy(lease=LEASE, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
     assert list(gate.hold({server.port: "a test"})) == [server.port]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), DEADLINE)
-    warmth = warmer.until_over(server.port, bypass=bypass, ready="/health", requests=gets("/"))
+    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, ready="/health", requests=gets("/"))
     assert (warmth.state, server.lines) == ("warm", ["GET /health", "GET /"])
     assert server.asked[0].peer == ("127.0.0.2" if bypass == "address" else "127.0.0.1")
 
 
 def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::1")
-    gate = make_gate(GatePolicy(lease=10), "unix:///warmup.sock", time.monotonic)
+    gate = make_gate(GatePolicy(lease=LEASE), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
     gate.hold({server.port: "a test"})
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("::1", server.port), DEADLINE)
-    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"

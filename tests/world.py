@@ -91,6 +91,8 @@ class World:
         self._closed_since: dict[int, float] = {}
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
         self.gate_problem = ""
+        self.refuses_to_start = ""
+        self._looked_at = 0.0
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
         self.lost = 0
@@ -122,7 +124,9 @@ class World:
             for r in self.mailbox.asked(self.now - 10)
         )
         table = {p.name: self._row(p) for p in self.processes.values()}
-        return SupervisorWorld(rolls, requests, {GROUP: table})
+        idle = self.now - self._looked_at if self._looked_at else 0.0
+        self._looked_at = self.now
+        return SupervisorWorld(rolls, requests, {GROUP: table}, idle)
 
     def connections(self, ports: Collection[int]) -> dict[int, Connections]:
         return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
@@ -158,6 +162,8 @@ class World:
 
     def start(self, group: str, name: str) -> str:
         process = self.processes[name]
+        if self.refuses_to_start:
+            return self.refuses_to_start
         if process.state in ("STOPPED", "EXITED", "FATAL"):
             self._spawn(process)
         self._operation(f"start {name}")
@@ -210,6 +216,12 @@ class World:
         self.lost += len(process.connections)
         process.connections = []
         self._goes_down(process, "EXITED")
+
+    def restart_by_hand(self, name: str) -> None:
+        """``supervisorctl restart``, on a process that nobody is connected to."""
+        self.processes[name].connections = []
+        self._goes_down(self.processes[name], "STOPPED")
+        self._spawn(self.processes[name])
 
     def run(self, roller: Roller, seconds: float = 60.0) -> Roller:
         """Turns and time until the roll has ended; a killed roller is followed by a new one."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.in_listener.contracts import Sockets
-from supervisor_rolling.model import Config, Policy, Process, Request, Roll
+from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Stage, Status
 from supervisor_rolling.pure import machine
-from supervisor_rolling.pure.begin import begin, limited, narrowed, require_another
+from supervisor_rolling.pure.begin import begin, limited, narrowed, require_another, require_sense
 from supervisor_rolling.pure.ports import ports_for
 from supervisor_rolling.share import parse_share
 
@@ -32,15 +32,41 @@ def roll_for(
 ) -> Roll:
     """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
     policy = policy_of(config, request.group)
-    if request.kind == "resume" and previous is not None:
-        return machine.resume(replace(previous, policy=policy, gate=config.gate), clock())
     ports = {name: _ports(policy, process, previous, sockets) for name, process in processes.items()}
     roll = begin(request.id, policy, config.gate, processes, ports, clock(), previous)
+    if request.kind == "resume":
+        roll = _resumed(roll, previous, processes)
     if request.max_unavailable:
         roll = limited(roll, parse_share(request.max_unavailable))
-    roll = narrowed(replace(roll, force=request.force, by=request.by), request.processes)
+    if request.kind != "resume":
+        roll = narrowed(replace(roll, force=request.force, by=request.by), request.processes)
+    require_sense(roll)
     require_another(roll, processes)
+    if not roll.force:
+        _require_listening(roll, processes, sockets)
     return roll
+
+
+def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]) -> Roll:
+    if previous is None or previous.status is Status.RUNNING:
+        raise RefusedError(f"no roll of {roll.group} has failed or was aborted: there is nothing to resume")
+    return machine.resumed(roll, previous, processes)
+
+
+def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> None:
+    """Raise ConfigError where a process listens elsewhere than the policy says: the wrong port would be closed, and the
+    process stopped with its real port open."""
+    running = [m for m in roll.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"]
+    found = sockets.connections([port for member in running for port in member.ports])
+    deaf = [member for member in running if not any(found[port].listeners for port in member.ports)]
+    elsewhere = {member.name: sockets.ports_of(processes[member.name].pid) for member in deaf}
+    wrong = [
+        f"{member.name} listens on {', '.join(map(str, elsewhere[member.name]))} and not on {member.ports[0]}"
+        for member in deaf
+        if elsewhere[member.name]
+    ]
+    if wrong:
+        raise ConfigError(f"{'; '.join(wrong)}: mend groups.{roll.group}.ports in rolling.yaml")
 
 
 def _ports(policy: Policy, process: Process, previous: Roll | None, sockets: Sockets) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.errors import GateError, RefusedError
+from supervisor_rolling.errors import GateError
 from supervisor_rolling.in_listener.contracts import Gate
 from supervisor_rolling.model import GatePolicy
 
@@ -25,16 +25,7 @@ class Gatekeeper:
         self.problem = ""
 
     def prove(self, policy: GatePolicy) -> None:
-        """Hold with a gate of this policy from now on, and prove that it can work.
-
-        Raises GateError where it cannot, RefusedError where ports are closed under another policy: between two
-        gates they would be open.
-        """
-        if policy != self._policy and self._held:
-            raise RefusedError(
-                "the gate section of rolling.yaml was changed while ports are closed: "
-                "wait until every process is open again, then ask again (supervisorctl rolling_status)"
-            )
+        """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot."""
         self._take(policy).check()
 
     def hold_by(self, policy: GatePolicy, closed: Mapping[int, str]) -> None:
@@ -62,12 +53,31 @@ class Gatekeeper:
             self.hold(self._held)
 
     def _take(self, policy: GatePolicy) -> Gate:
-        if self._gate is None or policy != self._policy:
-            self.hold({})
-            self._gate, self._policy = self._make_gate(policy), policy
+        """The gate of this policy. What is held is held by it before another lets go of it."""
+        if self._gate is not None and policy == self._policy:
+            return self._gate
+        old, old_policy = self._gate, self._policy
+        self._gate, self._policy = self._make_gate(policy), policy
+        self.renew()
+        if old is not None and old_policy is not None and _place(old_policy) != _place(policy):
+            self._note(self.closed_since, _release(old))
         return self._gate
 
     def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
         if problem and problem != self.problem:
             log.error("the gate does not hold: %s", problem)
         self.closed_since, self.problem = closed_since, problem
+
+
+def _place(policy: GatePolicy) -> tuple[str, str]:
+    """Where a gate of this policy keeps its rules: two in one place write over each other, and need no letting go."""
+    return (policy.backend, policy.method)
+
+
+def _release(gate: Gate) -> str:
+    """Let go of everything; what went wrong, if anything: the lease ends all the same."""
+    try:
+        gate.hold({})
+    except GateError as error:
+        return str(error)
+    return ""

@@ -52,7 +52,7 @@ class XmlRpcSupervisor:
         self._rolls = {group: self._rolls[group] for group in news["groups"]}
         requests = tuple(_request(data) for data in news["requests"])
         processes = {g: {row[0]: Process(*row) for row in rows} for g, rows in news["processes"].items()}
-        return World(dict(self._rolls), requests, processes)
+        return World(dict(self._rolls), requests, processes, news.get("idle", 0.0))
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote

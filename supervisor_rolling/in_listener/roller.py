@@ -27,7 +27,7 @@ from supervisor_rolling.errors import (
 from supervisor_rolling.in_listener.answers import roll_for
 from supervisor_rolling.in_listener.contracts import Sockets, Supervisor, Warmups
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
-from supervisor_rolling.model import Config, Member, Process, Request, Roll, Seen, Stage, Status, Warmth, World
+from supervisor_rolling.model import Config, Member, Request, Roll, Seen, Stage, Status, Warmth, World
 from supervisor_rolling.pure import machine
 from supervisor_rolling.pure.leaks import Leaks
 from supervisor_rolling.pure.sentences import changes, summary
@@ -50,6 +50,12 @@ BARELY = 0.002
 
 IDLE_LOOK_EVERY = 60.0
 """Seconds between two looks when there is nothing to do: supervisord's TICK_5 comes earlier."""
+
+CONFLICT_PAUSE = 0.01
+"""Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
+
+LONGEST_GAP = 2.0
+"""Seconds between two looks at a roll beyond which nobody could act: the listener was away, or kept waiting."""
 
 ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
@@ -77,7 +83,7 @@ class Roller:
         self._answered_at = float("-inf")
 
     def begin(self) -> None:
-        """Say at once what would keep every roll from working, and open what a dead predecessor left closed."""
+        """Say at once what would keep every roll from working."""
         try:
             self.gatekeeper.prove(self.load_config().gate)
         except (ConfigError, GateError) as error:
@@ -88,7 +94,8 @@ class Roller:
         try:
             pause = self._turn()
         except ConflictError:
-            return 0.0
+            self.gatekeeper.renew()
+            return CONFLICT_PAUSE
         except (SupervisorError, SocketsError) as error:
             self._complain(str(error))
             self.gatekeeper.renew()
@@ -111,12 +118,11 @@ class Roller:
         warmths = self.warmups.tend(
             {_key(g, name): job for g, roll in old.items() for name, job in machine.jobs(roll).items()}
         )
-        seen = {group: self._see(roll, world.processes.get(group, {}), warmths) for group, roll in old.items()}
+        seen = {group: self._see(roll, world, warmths) for group, roll in old.items()}
         new = {group: self._decide(roll, version, seen[group]) for group, (version, roll) in world.rolls.items()}
         self._hold(new)
         for group, roll in new.items():
-            for order in machine.orders(roll, seen[group], self.gatekeeper.closed_since):
-                self._give(group, order)
+            self._order(roll, seen[group])
         if any(_has_moved(old[group], roll) for group, roll in new.items()):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
@@ -149,16 +155,18 @@ class Roller:
             self.supervisor.plan(request.id, machine.planned(roll, world.processes[request.group]))
         else:
             self.supervisor.record(roll, version, request.id)
+            self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
             log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
 
-    def _see(self, roll: Roll, processes: Mapping[str, Process], warmths: Mapping[str, Warmth]) -> Seen:
+    def _see(self, roll: Roll, world: World, warmths: Mapping[str, Warmth]) -> Seen:
         at = self.clock()
         draining = [member for member in roll.members if member.stage is Stage.DRAINING]
         peers = self._peers(draining)
         since = {member.name: closed_since(member, self.gatekeeper.closed_since) for member in draining}
         return Seen(
             at=at,
-            processes=processes,
+            processes=world.processes.get(roll.group, {}),
+            gap=world.idle if world.idle > LONGEST_GAP else 0.0,
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
             connections={name: len(found) for name, found in peers.items()},
@@ -186,9 +194,15 @@ class Roller:
         closing = [roll for roll in rolls.values() if machine.closed(roll)]
         closed = {port: text for roll in closing for port, text in machine.closed(roll).items()}
         if closing:
-            self.gatekeeper.hold_by(closing[0].gate, closed)
+            self.gatekeeper.hold_by(max(closing, key=lambda roll: roll.id).gate, closed)
         else:
             self.gatekeeper.hold({})
+
+    def _order(self, roll: Roll, seen: Seen) -> None:
+        for order in machine.orders(roll, seen, self.gatekeeper.closed_since):
+            self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
+            if order in machine.orders(roll, seen, self.gatekeeper.closed_since):
+                self._give(roll.group, order)
 
     def _give(self, group: str, order: Order) -> None:
         key = _key(group, order.name)
@@ -196,7 +210,7 @@ class Roller:
         self._refusals.pop(key, None)
         refusal = give(group, order.name)
         if refusal:
-            self._refusals[key] = refusal
+            self._refusals[key] = f"{order.verb.value} it: {refusal}"
         log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
 
     def _complain(self, complaint: str) -> None:

@@ -27,6 +27,8 @@ SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 RETRY_EVERY = 0.02
 """Seconds between two attempts to reach a process that boots: small against any boot."""
 
+CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
+
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -94,8 +96,7 @@ class _Warmup(threading.Thread):
             self._until_ready(session, base, WarmupRequest(path=policy.ready))
         for request in _each(policy.requests):
             started = time.monotonic()
-            answer = self._send(session, base, request)
-            _require(request, answer)
+            _require(request, self._send(session, base, request))
             self._count((time.monotonic() - started) * 1000)
         self.warmth = replace(self.warmth, state="warm", why="")
 
@@ -107,34 +108,50 @@ class _Warmup(threading.Thread):
             except SocketsError as error:
                 addresses, why = (), str(error)
             if addresses:
-                return _url(addresses, port)
+                return _url(addresses, port, self.job.bypass)
             self._wait(why)
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
         while True:
-            answer = self._send(session, base, request)
-            if _is_expected(request, answer.status_code):
+            status = self._send(session, base, request)
+            if _is_expected(request, status):
                 return
-            self._wait(f"GET {request.path} (ready) answers {answer.status_code}")
+            self._wait(f"GET {request.path} (ready) answers {status}")
 
-    def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
-        headers = {"Connection": "close", **self.job.policy.headers, **request.headers}
+    def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> int:
+        """The status of the answer, when all of it has come; attempts that break are repeated until the deadline."""
         while True:
-            left = max(0.001, self._deadline - time.monotonic())
             try:
-                return session.request(
-                    request.method,
-                    base + request.path,
-                    headers=headers,
-                    data=request.body.encode() or None,
-                    timeout=left,
-                    allow_redirects=False,
-                )
+                with self._begin(session, base, request) as answer:
+                    for _ in answer.iter_content(CHUNK):
+                        self._require_time(request)
+                    return answer.status_code
             except requests.Timeout:
-                waited = self.job.policy.timeout
-                raise _NotWarmError(f"{request.method} {request.path} did not answer within {waited:g} s") from None
+                self._require_time(request)
+                raise _NotWarmError(self._late(request)) from None
             except requests.RequestException as error:
                 self._wait(f"{request.method} {request.path}: {_reason(error)}")
+
+    def _begin(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
+        self._require_time(request)
+        return session.request(
+            request.method,
+            base + request.path,
+            headers={"Connection": "close", **self.job.policy.headers, **request.headers},
+            data=request.body.encode() or None,
+            timeout=max(0.001, self._deadline - time.monotonic()),
+            allow_redirects=False,
+            stream=True,
+        )
+
+    def _require_time(self, request: WarmupRequest) -> None:
+        if self.dropped.is_set():
+            raise _NotWarmError("no longer wanted")
+        if time.monotonic() >= self._deadline:
+            raise _NotWarmError(self._late(request))
+
+    def _late(self, request: WarmupRequest) -> str:
+        return f"{request.method} {request.path} did not answer within {self.job.policy.timeout:g} s"
 
     def _wait(self, why: str) -> None:
         self.warmth = replace(self.warmth, why=why)
@@ -179,10 +196,10 @@ def _session(bypass: str) -> requests.Session:
     return session
 
 
-def _url(addresses: tuple[str, ...], port: int) -> str:
-    """IPv4 first: ``bypass: address`` has no other."""
+def _url(addresses: tuple[str, ...], port: int, bypass: str) -> str:
+    """IPv4 first: ``bypass: address`` has no other, and ``::`` mostly takes both."""
     address = min(addresses, key=lambda a: (":" in a, a))
-    address = ANY_ADDRESS.get(address, address)
+    address = "127.0.0.1" if address == "::" and bypass == "address" else ANY_ADDRESS.get(address, address)
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
@@ -192,10 +209,10 @@ def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:
             yield request
 
 
-def _require(request: WarmupRequest, answer: requests.Response) -> None:
-    if not _is_expected(request, answer.status_code):
+def _require(request: WarmupRequest, status: int) -> None:
+    if not _is_expected(request, status):
         wanted = " or ".join(map(str, request.expect)) or "2xx or 3xx"
-        raise _NotWarmError(f"{request.method} {request.path} answered {answer.status_code}, expected {wanted}")
+        raise _NotWarmError(f"{request.method} {request.path} answered {status}, expected {wanted}")
 
 
 def _is_expected(request: WarmupRequest, status: int) -> bool:

@@ -44,7 +44,7 @@ class PlainScreen:
     def __init__(self, stream: TextIO, signs: Signs) -> None:
         self._stream = stream
         self._signs = signs
-        self._told: set[str] = set()
+        self._told: set[tuple[str, bool]] = set()
 
     def show(self, roll: View) -> None:
         """See ``Screen``."""
@@ -58,8 +58,8 @@ class PlainScreen:
 
     def news(self, roll: View) -> list[str]:
         """The lines of the processes that are done since the last call."""
-        done = [p for p in roll["processes"] if is_done(p) and p["name"] not in self._told]
-        self._told.update(process["name"] for process in done)
+        done = [p for p in roll["processes"] if is_done(p) and (p["name"], p["failed"]) not in self._told]
+        self._told.update((process["name"], process["failed"]) for process in done)
         width = name_width(roll)
         return [process_line(process, width, self._signs) for process in sorted(done, key=lambda p: -p["seconds"])]
 
@@ -143,7 +143,8 @@ def last_line(roll: View) -> str:
         f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s, "
         f"never fewer than {roll['least_available']} of {group} available"
     )
-    return f"{text}\n{what_now(roll)}" if roll["status"] == "failed" else text
+    is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
+    return text if is_well else f"{text}\n{what_now(roll)}"
 
 
 def what_now(roll: View) -> str:
@@ -151,7 +152,7 @@ def what_now(roll: View) -> str:
     group = roll["group"]
     failed = [process["name"] for process in roll["processes"] if process["failed"]]
     closed = [process["name"] for process in roll["processes"] if process["stage"] == "failed"]
-    lines = [] if failed else [roll["why"]]
+    lines = [] if failed or not roll["why"] else [roll["why"]]
     if closed:
         lines.append(f"Closed, so that no user meets it: {', '.join(closed)}. The others serve on.")
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in failed[:1]]

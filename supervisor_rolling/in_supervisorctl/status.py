@@ -9,18 +9,21 @@ from supervisor_rolling.pure.machine import natural
 
 View = Mapping[str, Any]
 
+NO_LISTENER = "The listener does not run: nothing goes on, and every gate opens when its lease ends (30 s)."
+
 
 def roll_lines(rolls: Sequence[View]) -> list[str]:
     """The roll of every group, the running one or the last."""
     if not rolls:
         return ["No group has been rolled since supervisord started."]
-    return _table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
+    warning = [] if all(roll["listener"] for roll in rolls) else [NO_LISTENER]
+    return warning + _table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
 
 
 def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> list[str]:
     """One group: its roll, and its processes."""
-    head = roll_lines([roll]) if roll else [f"{group} has not been rolled since supervisord started."]
     processes = sorted(processes, key=lambda process: natural(process["name"]))
+    head = roll_lines([roll]) if roll else [f"{group} has not been rolled since supervisord started."]
     rows = [("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY"), *map(_process_row, processes)]
     return [*head, "", *_table(rows)]
 
@@ -40,7 +43,7 @@ def _process_row(process: View) -> tuple[str, ...]:
         process["stage"],
         f"{process['seconds']:.0f} s" if process["seconds"] else "-",
         "warm" if process["warm"] else "-",
-        "closed" if process["closed"] else "open",
+        process["gate"],
         process["why"],
     )
 

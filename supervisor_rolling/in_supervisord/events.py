@@ -28,8 +28,12 @@ class RollingEvent(events.Event):
         return f"group:{self.group} roll:{self.roll}\n{json.dumps(self.body)}"
 
 
-class RollingAskedEvent(RollingEvent):
-    """The doorbell: something was asked of our listener."""
+class RollingAskedEvent(events.Event):
+    """The doorbell: something was asked of our listener. No child of ROLLING: it tells others nothing."""
+
+    def payload(self) -> str:
+        """Nothing: the listener looks."""
+        return ""
 
 
 class RollingStartedEvent(RollingEvent):
@@ -48,7 +52,7 @@ class RollingFailedEvent(RollingEvent):
     """A roll failed or was aborted. Body: the roll."""
 
 
-EVENTS = {
+EVENTS: dict[str, type[events.Event]] = {
     "ROLLING": RollingEvent,
     "ROLLING_ASKED": RollingAskedEvent,
     "ROLLING_STARTED": RollingStartedEvent,

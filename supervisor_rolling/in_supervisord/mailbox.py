@@ -14,7 +14,7 @@ Wire = dict[str, Any]  # a Roll as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
-REQUESTS_KEPT = 100  # answered or abandoned ones are dropped beyond this, oldest first
+REQUESTS_KEPT = 100  # beyond this the oldest are dropped
 
 
 class Mailbox:
@@ -25,8 +25,9 @@ class Mailbox:
         self.versions: dict[str, int] = {}
         self.requests: dict[int, Wire] = {}
         self.ledger: dict[str, dict[str, int]] = {}
-        self.listener_pid = 0
+        self.looked_at = 0.0  # when the listener last did; 0.0: never
         self._last_id = 0
+        self._last_version = 0
 
     def ask(self, kind: str, group: str, at: float, details: Mapping[str, Any]) -> Wire:
         """Leave a request for the listener. ``kind``: restart, plan or resume. Returns it; the answer will stand in
@@ -38,12 +39,15 @@ class Mailbox:
             del self.requests[old]
         return request
 
-    def answer(self, request_id: int, state: str, code: int, text: str, plan: Wire) -> None:
-        """Note the listener's answer to a request: accepted, refused or planned. One that nobody waits for is
-        dropped."""
-        request = self.requests.get(request_id)
+    def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
+        """Note the answer to a request: accepted, refused or planned."""
+        request = self.requests.get(number)
         if request is not None:
-            request.update(state=state, code=code, text=text, plan=plan)
+            request.update(state=state, code=code, text=text, plan=plan or {})
+
+    def is_asked(self, number: int) -> bool:
+        """Whether somebody still waits for the answer to a request."""
+        return number in self.requests and self.requests[number]["state"] == "asked"
 
     def asked(self, since: float) -> list[Wire]:
         """The requests that wait for an answer and are not older than ``since``."""
@@ -58,8 +62,8 @@ class Mailbox:
         return waiting[0] if waiting else None
 
     def record(self, group: str, version: int, roll: Wire) -> bool:
-        """Write a roll on top of ``version`` (0: none yet). False when somebody else wrote since."""
-        if version != self.versions.get(group, 0):
+        """Write a roll on top of ``version`` (0: there is none). False when somebody else wrote since."""
+        if version != (self.versions[group] if group in self.rolls else 0):
             return False
         self._write(group, roll)
         return True
@@ -72,11 +76,17 @@ class Mailbox:
         self._write(group, {**roll, **flags})
         return True
 
-    def forget_group(self, group: str) -> None:
-        """The group is gone from supervisord: nothing known of it means anything now."""
-        self.rolls.pop(group, None)
-        self.ledger.pop(group, None)
-        self.versions[group] = self.versions.get(group, 0) + 1
+    def forget(self, groups: Iterable[str]) -> None:
+        """These groups are gone from supervisord: nothing known or asked of them means anything now."""
+        for group in groups:
+            for known in (self.rolls, self.versions, self.ledger):
+                known.pop(group, None)
+            for request in [r for r in self.requests.values() if r["group"] == group and r["state"] == "asked"]:
+                self.answer(request["id"], "gone")
+
+    def groups(self) -> set[str]:
+        """Every group of which something is known or asked."""
+        return {*self.rolls, *self.ledger, *(r["group"] for r in self.requests.values() if r["state"] == "asked")}
 
     def news(self, known: Mapping[str, int]) -> dict[str, list[Any]]:
         """``{group: [version, roll]}`` of the rolls whose version is another than the one known."""
@@ -91,8 +101,9 @@ class Mailbox:
         return bool(pid) and self.ledger.get(group, {}).get(name) == pid
 
     def _write(self, group: str, roll: Wire) -> None:
+        self._last_version += 1  # one counter for all, so that no version ever comes again
         self.rolls[group] = roll
-        self.versions[group] = self.versions.get(group, 0) + 1
+        self.versions[group] = self._last_version
         self.ledger.setdefault(group, {}).update(_warm_pids(roll["members"]))
 
 

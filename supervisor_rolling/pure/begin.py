@@ -8,7 +8,7 @@ from dataclasses import replace
 from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Share, Stage
 from supervisor_rolling.pure.machine import available, natural
-from supervisor_rolling.pure.stages import ALIVE, STOPPED
+from supervisor_rolling.pure.stages import ALIVE, NOT_UP
 from supervisor_rolling.share import limit_for
 
 
@@ -27,10 +27,10 @@ def begin(
     ConfigError where the policy does not fit the group, RefusedError where there is nothing to replace.
     """
     _require_running(policy.group, processes)
-    _require_ports(policy.group, processes, ports)
-    failed = {m.name for m in previous.members if m.stage is Stage.FAILED} if previous else set()
+    _require_ports(policy, processes, ports)
+    failed = {m.name: m for m in previous.members if m.stage is Stage.FAILED} if previous else {}
     names = sorted(processes, key=natural)
-    members = tuple(_member(processes[name], ports.get(name, ()), name in failed, at) for name in names)
+    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
     roll = Roll(number, policy.group, policy, members, limit, gate, started_at=at)
     return replace(roll, least_available=available(roll, processes))
@@ -55,7 +55,7 @@ def narrowed(roll: Roll, names: tuple[str, ...]) -> Roll:
 
 def require_another(roll: Roll, processes: Mapping[str, Process]) -> None:
     """Raise RefusedError if the roll would leave nobody to serve, unless it is forced."""
-    running = [name for name, process in processes.items() if process.state not in STOPPED]
+    running = [name for name, process in processes.items() if process.state not in NOT_UP]
     wanted = {member.name for member in roll.members if member.wanted}
     if roll.force or len(running) != 1 or running[0] not in wanted or processes[running[0]].state not in ALIVE:
         return
@@ -65,29 +65,50 @@ def require_another(roll: Roll, processes: Mapping[str, Process]) -> None:
     )
 
 
-def _member(process: Process, ports: tuple[int, ...], failed: bool, at: float) -> Member:
-    stage, since = (Stage.FAILED, at) if failed else (Stage.OPEN, 0.0)
-    if process.state in STOPPED:
-        return Member(process.name, ports, wanted=False, stage=stage, since=since, why="is stopped and is left so")
-    return Member(process.name, ports, stage=stage, since=since)
+def require_sense(roll: Roll) -> None:
+    """Raise ConfigError where more failures are allowed than there is room for: what failed stays closed."""
+    failures = roll.policy.max_failures
+    if failures and failures >= roll.limit:
+        raise ConfigError(
+            f"groups.{roll.group}.max_failures is {failures}, but only {roll.limit} may be unavailable at a time: what "
+            "failed stays closed and takes that place. Make max_unavailable larger, or max_failures smaller"
+        )
+
+
+def _member(process: Process, ports: tuple[int, ...], failed: Member | None, at: float) -> Member:
+    if failed is not None:
+        return Member(process.name, ports, stage=Stage.FAILED, since=at, why=failed.why)
+    if process.state in ("STOPPED", "UNKNOWN"):
+        return Member(process.name, ports, wanted=False, why=f"is {process.state} and is left so")
+    return Member(process.name, ports)
 
 
 def _require_running(group: str, processes: Mapping[str, Process]) -> None:
-    if all(process.state in STOPPED for process in processes.values()):
+    if all(process.state in NOT_UP for process in processes.values()):
         raise RefusedError(
             f"all processes of {group} are stopped: there is nothing to replace. "
             f"To start them: supervisorctl start {group}:*"
         )
 
 
-def _require_ports(group: str, processes: Mapping[str, Process], ports: Mapping[str, tuple[int, ...]]) -> None:
-    without = [p.name for p in processes.values() if not ports.get(p.name) and p.state not in STOPPED]
-    problems = [f"groups.{group}.ports finds no port for {', '.join(sorted(without, key=natural))}"] if without else []
+def _require_ports(policy: Policy, processes: Mapping[str, Process], ports: Mapping[str, tuple[int, ...]]) -> None:
+    without = [name for name, p in processes.items() if not ports.get(name) and p.state not in NOT_UP]
+    problems = [_without_text(policy, sorted(without, key=natural), processes)] if without else []
     holders: dict[int, str] = {}
     for name in sorted(processes, key=natural):
         for port in ports.get(name, ()):
             if port in holders:
-                problems.append(f"groups.{group}.ports gives port {port} to {holders[port]} and to {name}")
+                problems.append(f"groups.{policy.group}.ports gives port {port} to {holders[port]} and to {name}")
             holders[port] = name
     if problems:
         raise ConfigError("; ".join(problems) + ". Mend the ports in rolling.yaml")
+
+
+def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Process]) -> str:
+    if not policy.ports.auto:
+        return f"groups.{policy.group}.ports finds no port for {', '.join(names)}"
+    states = ", ".join(f"{name} ({processes[name].state})" for name in names)
+    return (
+        f"groups.{policy.group}.ports is auto, which finds only what a process listens on now, and these listen on "
+        f"nothing: {states}. Start them first, or write a regex or a map"
+    )

@@ -23,6 +23,10 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 * More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the roll
   ends.
 * The last process that serves is not closed unless the roll is forced.
+* One that dies after the roll had opened it: the roll has failed on it. It is closed and warmed again only where there
+  is room, so that a database that goes down cannot close a whole group.
+* What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again.
+* Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
 Answers come from the present, never from remembered events; a lost event costs a delay. ``seen.at`` is the time.
@@ -35,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, WarmupJob
-from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, STOPPED, Order, order, step, to
+from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, NOT_UP, Order, order, step, to
 
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
 UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
@@ -48,8 +52,9 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     """The roll after one look. Does nothing to a roll that has ended."""
     if roll.status is not Status.RUNNING:
         return roll
+    roll = _excused(roll, seen.gap)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
-    roll = _admit(roll, seen)
+    roll = _admit(_warm_the_dead(roll, seen), seen)
     roll = replace(roll, least_available=min(roll.least_available, available(roll, seen.processes)))
     return _finish(roll, seen)
 
@@ -85,15 +90,17 @@ def available(roll: Roll, processes: Mapping[str, Process]) -> int:
     return sum(_is_available(member, processes.get(member.name)) for member in roll.members)
 
 
-def resume(roll: Roll, at: float) -> Roll:
-    """A roll that failed or was aborted, ready to go on where it stopped: what is new already is not replaced again.
+def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Roll:
+    """A fresh roll that goes on where a failed or aborted one stopped: what is new already is not replaced again.
 
     The time that it lay still does not count as its own.
     """
-    again = tuple(_again(member) for member in roll.members)
-    begun = at - (roll.ended_at - roll.started_at)
-    roll = replace(roll, members=again, started_at=begun, ended_at=0.0, why="")
-    return replace(roll, status=Status.RUNNING, aborting=False, paused=False)
+    before = {member.name: member for member in previous.members}
+    members = tuple(_carried(member, before.get(member.name), processes) for member in roll.members)
+    begun = roll.started_at - (previous.ended_at - previous.started_at)
+    least = min(roll.least_available, previous.least_available)
+    roll = replace(roll, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
+    return replace(roll, members=members, started_at=begun, least_available=least)
 
 
 def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
@@ -103,9 +110,13 @@ def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
     return replace(roll, members=(*queue, *rest), status=Status.PLANNED, ended_at=roll.started_at)
 
 
-def _again(member: Member) -> Member:
-    done = member.replaced and member.stage is Stage.OPEN
-    return replace(member, failed=False, why="", tried=done, replaced=done)
+def _carried(member: Member, before: Member | None, processes: Mapping[str, Process]) -> Member:
+    if before is None:
+        return member
+    if before.replaced and before.stage is Stage.OPEN and processes[member.name].state in ALIVE:
+        return replace(before, pid=processes[member.name].pid, ports=member.ports, failed=False, why="")
+    was_asked_for = before.wanted or before.tried or bool(before.why)
+    return replace(member, wanted=member.wanted and was_asked_for)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -116,20 +127,50 @@ def natural(name: str) -> list[tuple[int, str]]:
 # --- the group
 
 
+def _excused(roll: Roll, gap: float) -> Roll:
+    """Deadlines do not run while nobody could act: a listener that was away must not fail what did nothing wrong."""
+    if not gap:
+        return roll
+    members = tuple(replace(m, since=m.since + gap) if m.stage in UNDER_WAY else m for m in roll.members)
+    return replace(roll, members=members, stuck_since=roll.stuck_since + gap if roll.stuck_since else 0.0)
+
+
 def _admit(roll: Roll, seen: Seen) -> Roll:
     while True:
         member = _next(roll, seen)
         if member is None:
             return roll
-        leaving = _leave(member, seen)
-        roll = replace(roll, members=tuple(leaving if other is member else other for other in roll.members))
+        roll = _with(roll, member, _leave(member, seen))
 
 
 def _leave(member: Member, seen: Seen) -> Member:
     process = seen.processes[member.name]
-    stage = Stage.DRAINING if _serves(member, process) else Stage.RESTARTING
-    member = replace(to(member, stage, seen), tried=True, old_pid=process.pid, old_spawned=process.spawned)
+    stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
+    cold = member.stage is Stage.FAILED
+    member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
     return replace(member, pid=0, stopped_at=0.0, timing=Timing(), connections_left=0, requests=0, why="")
+
+
+def _warm_the_dead(roll: Roll, seen: Seen) -> Roll:
+    """Those that died after the roll had opened them are closed and warmed again, as far as there is room: when all die
+    at once it is no new code's fault, and a closed group serves nobody."""
+    for member in roll.members:
+        process = seen.processes.get(member.name)
+        died = member.failed and member.stage is Stage.OPEN and member.pid and process and process.pid != member.pid
+        if died and process and process.state in ALIVE and _may_close(member, roll, seen):
+            again = replace(to(member, Stage.WARMING, seen), pid=process.pid)
+            roll = _with(roll, member, again)
+    return roll
+
+
+def _may_close(member: Member, roll: Roll, seen: Seen) -> bool:
+    others = [other for other in roll.members if other is not member]
+    serving = any(_is_available(other, seen.processes.get(other.name)) for other in others)
+    return serving and _count(roll, CLOSED_STAGES) < roll.limit
+
+
+def _with(roll: Roll, old: Member, new: Member) -> Roll:
+    return replace(roll, members=tuple(new if member is old else member for member in roll.members))
 
 
 def _next(roll: Roll, seen: Seen) -> Member | None:
@@ -149,7 +190,7 @@ def _next(roll: Roll, seen: Seen) -> Member | None:
 
 def _candidates(roll: Roll, seen: Seen) -> list[Member]:
     """Who has still to be replaced and can be, the next one first."""
-    waiting = [member for member in _waiting(roll) if _state(member, seen) not in STOPPED]
+    waiting = [member for member in _waiting(roll) if _can_go(member, seen)]
     return sorted(waiting, key=lambda member: (_serves(member, seen.processes[member.name]), natural(member.name)))
 
 
@@ -157,8 +198,14 @@ def _waiting(roll: Roll) -> list[Member]:
     return [member for member in roll.members if member.wanted and not member.tried]
 
 
+def _can_go(member: Member, seen: Seen) -> bool:
+    """A stopped process is left so, unless it is down because an earlier try failed on it."""
+    state = _state(member, seen)
+    return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
+
+
 def _has_room(roll: Roll, seen: Seen) -> bool:
-    counted = [member for member in roll.members if _state(member, seen) not in STOPPED or member.stage in UNDER_WAY]
+    counted = [m for m in roll.members if _state(m, seen) not in NOT_UP or m.stage is not Stage.OPEN]
     serving = available(roll, seen.processes)
     return len(counted) - serving < roll.limit and (serving > 1 or roll.force)
 
@@ -178,10 +225,17 @@ def _finish(roll: Roll, seen: Seen) -> Roll:
 
 
 def _end(roll: Roll, seen: Seen) -> Roll:
+    roll = replace(roll, members=tuple(_accounted_for(member, seen) for member in roll.members))
     failed = [member for member in roll.members if member.failed]
     status = Status.ABORTED if roll.aborting else Status.FAILED if failed else Status.DONE
     why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
     return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
+
+
+def _accounted_for(member: Member, seen: Seen) -> Member:
+    if not member.wanted or member.tried or not _is_left_stopped(member, seen):
+        return member
+    return replace(member, wanted=False, why="was stopped by hand and is left so")
 
 
 def _stuck_text(roll: Roll, seen: Seen) -> str:
@@ -208,7 +262,8 @@ def _serves(member: Member, process: Process) -> bool:
 
 def _is_left_stopped(member: Member, seen: Seen) -> bool:
     process = seen.processes.get(member.name)
-    return process is None or (process.state == "STOPPED" and process.down_for >= HAND_PATIENCE)
+    stopped = process is None or (process.state == "STOPPED" and process.down_for >= HAND_PATIENCE)
+    return stopped and member.stage is Stage.OPEN
 
 
 def _state(member: Member, seen: Seen) -> str:

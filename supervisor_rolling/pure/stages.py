@@ -16,12 +16,16 @@ from typing import Callable
 from supervisor_rolling.model import Member, Process, Roll, Seen, Stage
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
+STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
 DOWN = frozenset({"BACKOFF", "FATAL", "EXITED"})  # serves nobody, and not because an operator wanted it
-STOPPED = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})
+NOT_UP = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})  # serves nobody, and somebody or something wanted it
 
 GATE_PATIENCE = 10.0
 """Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
 operator's patience."""
+
+LEAST_DRAIN = 0.02
+"""Seconds behind a closed gate: enough for a second look, without which nobody who comes through it can be seen."""
 
 HAND_PATIENCE = 3.0
 """Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle
@@ -49,7 +53,16 @@ def step(member: Member, roll: Roll, seen: Seen) -> Member:
     process = seen.processes.get(member.name)
     if process is None:
         return _left_alone(member, seen, "is gone from supervisord's configuration")
+    if _was_stopped_by_hand(member, process):
+        return _left_alone(member, seen, "was stopped by hand and is left so")
     return _STEPS[member.stage](member, process, roll, seen)
+
+
+def _was_stopped_by_hand(member: Member, process: Process) -> bool:
+    """In RESTARTING it is we who stopped it, until it was started again."""
+    restarted = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
+    watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or restarted
+    return watched and process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
 
 
 def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -58,16 +71,21 @@ def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
 
 def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if roll.aborting:
-        return replace(to(member, Stage.OPEN, seen), tried=False)
-    if process.state == "STOPPED" and process.down_for >= HAND_PATIENCE:
-        return _left_alone(member, seen, "was stopped by hand and is left stopped")
-    if process.state in STOPPED:
-        return member
+        return replace(_back(member, seen), tried=False)
+    if process.state in NOT_UP:
+        return _up_in_time(member, process, roll, seen)
     if process.pid != member.old_pid or process.state in DOWN:
         return _drained(member, seen)
     if member.name in seen.leaks:
-        return _failed_open(member, seen, _leak_text(member, seen.leaks[member.name]))
+        return _failed_back(member, seen, _leak_text(member, seen.leaks[member.name]))
     return _drain(member, roll, seen)
+
+
+def _up_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    timeout = roll.policy.restart.timeout
+    if seen.at - member.since < timeout:
+        return member
+    return _failed_back(member, seen, f"was left alone, because it is {process.state} for {timeout:g} s")
 
 
 def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
@@ -76,13 +94,13 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     if closed_at > seen.at or left is None:
         return _gate_in_time(member, seen)
     waited = seen.at - max(member.since, closed_at)  # a gate that was open meanwhile lets the wait begin anew
-    if left == 0 and waited >= policy.min:
+    if left == 0 and waited >= max(policy.min, LEAST_DRAIN):
         return _drained(member, seen)
     if waited < policy.timeout:
         return replace(member, connections_left=left)
     if policy.on_timeout == "fail":
         text = f"still had {left} connections after {policy.timeout:g} s (drain.on_timeout: fail); it goes on serving"
-        return _failed_open(member, seen, text)
+        return _failed_back(member, seen, text)
     return _drained(member, seen, left)
 
 
@@ -90,7 +108,7 @@ def _gate_in_time(member: Member, seen: Seen) -> Member:
     if seen.at - member.since < GATE_PATIENCE:
         return member
     reason = seen.gate_problem or "the kernel does not show the rule"
-    return _failed_open(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
+    return _failed_back(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
 
 
 def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -100,11 +118,12 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
         return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
     refusal = seen.refusals.get(member.name)
     if refusal:
-        return _failed(member, seen, f"supervisord cannot start it: {refusal}")
+        return _failed(member, seen, f"supervisord refuses the order to {refusal}")
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and _is_down_for_good(process):
         return _failed(member, seen, f"did not come up: {_state_text(process)}")
-    if seen.at - member.since >= roll.policy.restart.timeout:
+    is_due = not spawned_again and process.state in STARTABLE
+    if not is_due and seen.at - member.since >= roll.policy.restart.timeout:
         text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {_state_text(process)}"
         return _failed(member, seen, text)
     if not member.stopped_at and process.state not in ALIVE and process.state != "STOPPING":
@@ -156,23 +175,24 @@ def _warm_in_time(member: Member, process: Process, roll: Roll, seen: Seen, why:
 
 
 def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    watched = _watch(member, process, seen)
-    if watched.stage is not Stage.SETTLING or seen.at - member.since < roll.policy.settle:
-        return watched
+    if not _is_as_opened(member, process) or seen.at - member.since < roll.policy.settle:
+        return _watch(member, process, seen)
     timing = replace(member.timing, settled=seen.at - member.since)
     return replace(to(member, Stage.OPEN, seen), replaced=True, timing=timing)
 
 
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
-    """A process that this roll has opened: when it dies the roll has failed on it; it is closed and warmed again."""
-    if process.state in STOPPED:
-        return to(member, Stage.OPEN, seen) if member.stage is Stage.SETTLING else member
-    if process.pid == member.pid and process.state == "RUNNING":
+    """A process that this roll has opened: when it dies the roll has failed on it. The group decides whether there is
+    room to close it and warm it again."""
+    known = member.failed and member.stage is Stage.OPEN
+    if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    if _is_down_for_good(process):
-        return _failed(member, seen, f"died after it was replaced: {_state_text(process)}")
-    why = f"died after it was replaced (or was restarted by hand): {_state_text(process)}"
-    return replace(to(member, Stage.WARMING, seen), pid=process.pid, failed=True, why=why)
+    why = member.why or f"died after it was replaced, or was restarted by hand: {_state_text(process)}"
+    return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
+
+
+def _is_as_opened(member: Member, process: Process) -> bool:
+    return process.pid == member.pid and process.state == "RUNNING"
 
 
 def _stay(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -209,8 +229,13 @@ def _failed(member: Member, seen: Seen, why: str) -> Member:
     return replace(to(member, Stage.FAILED, seen), failed=True, why=why)
 
 
-def _failed_open(member: Member, seen: Seen, why: str) -> Member:
-    return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
+def _back(member: Member, seen: Seen) -> Member:
+    """Where it was before it left: one that was kept closed is not opened as it is."""
+    return to(member, Stage.FAILED if member.cold else Stage.OPEN, seen)
+
+
+def _failed_back(member: Member, seen: Seen, why: str) -> Member:
+    return replace(_back(member, seen), failed=True, why=why)
 
 
 def _left_alone(member: Member, seen: Seen, why: str) -> Member:
@@ -262,7 +287,7 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
         return None  # started again already
     if process.state == "BACKOFF":
         return Order(Verb.STOP, member.name)
-    if process.state in ("STOPPED", "EXITED", "FATAL"):
+    if process.state in STARTABLE:
         waited_long = member.stopped_at and seen.at - member.stopped_at >= GATE_PATIENCE
         return Order(Verb.START, member.name) if since <= seen.at or waited_long else None
     return None

@@ -2,7 +2,8 @@
 
 The set-up is the post's: supervisord, eight processes of the demo application, nginx with ``fair`` before them, all in
 a network namespace of the demo's own. What runs in the middle is the real ``supervisorctl rolling_restart app``, on the
-terminal of whoever watches. Nothing is left behind at the end, nor after Ctrl-C.
+terminal of whoever watches. Nothing is left behind at the end, nor after Ctrl-C, but the empty lock file that every
+user of iptables shares (/run/xtables.lock).
 
 Exit status: 0 the roll was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130 Ctrl-C.
 """
@@ -40,7 +41,6 @@ ROLL_WITHIN = 120.0
 
 LAST_WORDS = 1.0
 """Seconds for supervisorctl to say goodbye: Ctrl-C reaches it too."""
-
 
 NEVER_SHUNNED = "max_fails=0"
 """For nginx's upstream. With ``fail_timeout=0s`` a port that refused is shunned for the rest of the second, and of two

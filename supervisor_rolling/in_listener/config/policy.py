@@ -283,7 +283,7 @@ _GROUP: dict[str, Reader[Any]] = {
 _GATE: dict[str, Reader[Any]] = {
     "backend": choice("iptables"),
     "method": choice("reject", "redirect"),
-    "lease": seconds(least=5, most=3600),
+    "lease": seconds(least=15, most=3600),
     "bypass": choice("mark", "address"),
 }
 _TOP: dict[str, Reader[Any]] = {
