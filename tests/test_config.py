@@ -136,7 +136,7 @@ def test_every_key_is_read() -> None:
         "f",
     )
     assert config == Config(
-        GatePolicy("iptables", "redirect", 12.5, "address"),
+        GatePolicy("iptables", "redirect", 17.5, "address"),
         {
             "web": Policy(
                 group="web",

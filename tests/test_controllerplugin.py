@@ -484,12 +484,12 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
         "statename": "RUNNING",
         "pid": 100,
         "warm": True,
-        "closed": False,
+        "gate": "open",
         "stage": "open",
         "seconds": 0.0,
         "why": "",
     }
-    down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "closed": True, "stage": "failed", "seconds": 61.7}
+    down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "gate": "closed", "stage": "failed", "seconds": 61.7}
     table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}]
     ctl.server.answers["getProcesses"] = lambda *_: table
     ctl.server.rolls = [{**a_view(), "group": "web"}, a_view(Status.DONE)]

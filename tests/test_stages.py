@@ -84,20 +84,18 @@ def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
     assert stepped(member, a_process("RUNNING", NEW)) == member
 
 
-def test_a_replaced_process_that_comes_back_with_another_pid_is_closed_warmed_and_counts_as_failed() -> None:
-    after = stepped(a_member(replaced=True, pid=NEW), a_process("STARTING", 300))
-    assert (after.stage, after.pid, after.failed, after.since) == (Stage.WARMING, 300, True, BEGAN + 1)
-    assert "died after it was replaced (or was restarted by hand): it is STARTING" in after.why
+@pytest.mark.parametrize(
+    ("state", "pid"), [("STARTING", 300), ("RUNNING", 300), ("FATAL", 0), ("EXITED", 0), ("BACKOFF", 0)]
+)
+def test_a_replaced_process_that_died_has_failed_and_stays_open_until_the_group_has_room(state: str, pid: int) -> None:
+    after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
+    assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
+    assert after.why == f"died after it was replaced, or was restarted by hand: it is {state}"
 
 
-@pytest.mark.parametrize(("state", "down_for"), [("FATAL", 0.0), ("EXITED", HAND_PATIENCE)])
-def test_a_replaced_process_that_stays_dead_has_failed(state: str, down_for: float) -> None:
-    after = stepped(a_member(replaced=True, pid=NEW), a_process(state, down_for=down_for))
-    assert (after.stage, after.failed, after.why) == (
-        Stage.FAILED,
-        True,
-        f"died after it was replaced: it is {state}",
-    )
+def test_the_first_reason_of_a_failure_is_kept() -> None:
+    after = stepped(a_member(replaced=True, pid=NEW, failed=True, why="x"), a_process("FATAL"))
+    assert (after.stage, after.why) == (Stage.OPEN, "x")
 
 
 # --- gone
@@ -197,7 +195,7 @@ def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -
 def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=HAND_PATIENCE))
     assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
-    assert after.why == "was stopped by hand and is left stopped"
+    assert after.why == "was stopped by hand and is left so"
 
 
 @pytest.mark.parametrize(
@@ -253,8 +251,8 @@ def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[
 
 
 def test_an_order_that_supervisord_refuses_for_good_fails() -> None:
-    after = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), refusals={NAME: "NO_FILE: /srv/app"})
-    assert (after.stage, after.why) == (Stage.FAILED, "supervisord cannot start it: NO_FILE: /srv/app")
+    after = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), refusals={NAME: "start it: NO_FILE: /srv/app"})
+    assert (after.stage, after.why) == (Stage.FAILED, "supervisord refuses the order to start it: NO_FILE: /srv/app")
 
 
 def test_one_that_was_dead_before_is_given_its_chance() -> None:
@@ -266,7 +264,6 @@ def test_one_that_was_dead_before_is_given_its_chance() -> None:
     [
         (a_process("FATAL", spawned=2.0, spawn_error="no such file"), "FATAL: no such file"),
         (a_process("EXITED", spawned=2.0, down_for=HAND_PATIENCE), "it is EXITED"),
-        (a_process("STOPPED", spawned=2.0, down_for=HAND_PATIENCE), "it is STOPPED"),
     ],
 )
 def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, words: str) -> None:
@@ -340,7 +337,6 @@ def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
     [
         (a_process("FATAL", spawn_error="exited too quickly"), "FATAL: exited too quickly"),
         (a_process("EXITED", down_for=HAND_PATIENCE), "it is EXITED"),
-        (a_process("STOPPED", down_for=HAND_PATIENCE), "it is STOPPED"),
     ],
 )
 def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, words: str) -> None:
@@ -382,21 +378,25 @@ def test_it_is_available_again_when_it_has_settled() -> None:
     assert (after.stage, after.replaced, after.timing.settled) == (Stage.OPEN, True, 10.0)
 
 
-def test_one_that_dies_while_it_settles_is_closed_and_warmed_again_and_has_failed() -> None:
-    after = stepped(settling(), a_process("STARTING", 300), 9.9)
-    assert (after.stage, after.pid, after.failed, after.replaced) == (Stage.WARMING, 300, True, False)
-    again = stepped(after, a_process("RUNNING", 300), 12.0, **warmth("warm", pid=300))
-    assert (again.stage, again.failed) == (Stage.SETTLING, True)
+@pytest.mark.parametrize(("state", "pid"), [("STARTING", 300), ("FATAL", 0), ("EXITED", 0)])
+def test_one_that_dies_while_it_settles_has_failed_and_is_not_replaced(state: str, pid: int) -> None:
+    after = stepped(settling(), a_process(state, pid), 10.0)
+    assert (after.stage, after.pid, after.failed, after.replaced) == (Stage.OPEN, NEW, True, False)
 
 
-def test_one_that_is_dead_for_good_while_it_settles_has_failed() -> None:
-    after = stepped(settling(), a_process("FATAL"), 10.0)
-    assert (after.stage, after.failed, after.replaced) == (Stage.FAILED, True, False)
+@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.WARMING, Stage.SETTLING])
+def test_one_that_an_operator_stops_is_left_stopped_at_whatever_stage(stage: Stage) -> None:
+    member = a_member(stage, pid=NEW, old_pid=100)
+    assert stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE - 0.1), 1.0).stage is stage
+    after = stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE), 1.0)
+    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
 
 
-def test_one_that_an_operator_stops_while_it_settles_is_left_stopped() -> None:
-    after = stepped(settling(), a_process("STOPPED"), 1.0)
-    assert (after.stage, after.failed, after.replaced) == (Stage.OPEN, False, False)
+def test_one_that_was_started_again_and_then_stopped_is_left_stopped() -> None:
+    stopped = a_process("STOPPED", spawned=2.0, down_for=HAND_PATIENCE)
+    assert stepped(a_member(Stage.RESTARTING), stopped).wanted is False
+    ours = a_process("STOPPED", spawned=1.0, down_for=HAND_PATIENCE)
+    assert stepped(a_member(Stage.RESTARTING), ours).wanted is True
 
 
 def test_one_that_failed_stays_as_it_is() -> None:
@@ -635,24 +635,29 @@ def test_the_least_that_was_available_is_remembered() -> None:
     assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).least_available == 1
 
 
-def test_resume_forgets_failures_and_keeps_what_is_new() -> None:
+def test_resume_forgets_failures_and_keeps_what_is_new_with_the_pid_that_it_has_now() -> None:
     done = a_member(replaced=True, tried=True, failed=True, pid=NEW, why="died after it was replaced")
     closed = replace(done, name="app-2", stage=Stage.FAILED)
-    waiting = replace(a_member(), name="app-3", failed=True, why="still gets new connections")
-    roll = a_roll(done, closed, waiting, status=Status.FAILED, aborting=True, paused=True, ended_at=5.0, why="x")
-    after = machine.resume(roll, 2000.0)
+    waiting = replace(a_member(), name="app-3", failed=True, tried=True, why="still gets new connections")
+    previous = a_roll(
+        done, closed, waiting, status=Status.FAILED, aborting=True, started_at=BEGAN, ended_at=BEGAN + 5.0
+    )
+    fresh = a_roll(a_member(), replace(a_member(Stage.FAILED), name="app-2"), replace(a_member(), name="app-3"))
+    untried = tuple(replace(member, tried=False) for member in fresh.members)
+    fresh = replace(fresh, members=untried, started_at=BEGAN + 100.0)
+    after = machine.resumed(fresh, previous, look("RUNNING", "RUNNING", "RUNNING").processes)
     assert [(m.tried, m.replaced, m.failed, m.why) for m in after.members] == [
         (True, True, False, ""),
         (False, False, False, ""),
         (False, False, False, ""),
     ]
     assert [m.stage for m in after.members] == [Stage.OPEN, Stage.FAILED, Stage.OPEN]
-    assert (after.status, after.aborting, after.paused, after.ended_at, after.why) == (
+    assert after.members[0].pid == look("RUNNING").processes["app-1"].pid
+    assert (after.status, after.aborting, after.ended_at, after.started_at) == (
         Status.RUNNING,
         False,
-        False,
         0.0,
-        "",
+        BEGAN + 95.0,
     )
 
 
@@ -672,7 +677,7 @@ def test_names_are_sorted_as_people_do(names: list[str]) -> None:
     assert sorted(backwards, key=machine.natural) == names
 
 
-def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_replaced_without_draining() -> None:
+def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_drained_and_replaced() -> None:
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
     ports = {"app-1": (8001,), "app-2": (8002,)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
@@ -680,4 +685,4 @@ def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_replac
     roll = narrowed(begin(2, policy, GatePolicy(), processes, ports, BEGAN, previous), ("app-1",))
     assert [(m.wanted, m.stage) for m in roll.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
     after = machine.advance(roll, Seen(BEGAN + 1.0, processes, closed=CLOSED))
-    assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.RESTARTING, {8001})
+    assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {8001})

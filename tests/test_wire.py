@@ -59,6 +59,7 @@ members = st.builds(
     tried=st.booleans(),
     replaced=st.booleans(),
     failed=st.booleans(),
+    cold=st.booleans(),
     old_pid=pids,
     old_spawned=seconds,
     pid=pids,
@@ -158,7 +159,7 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
         Roll: 16,
-        Member: 18,
+        Member: 19,
         Policy: 9,
         Timing: 5,
         GatePolicy: 4,

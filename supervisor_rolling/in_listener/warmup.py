@@ -127,8 +127,7 @@ class _Warmup(threading.Thread):
                         self._require_time(request)
                     return answer.status_code
             except requests.Timeout:
-                self._require_time(request)
-                raise _NotWarmError(self._late(request)) from None
+                raise _NotWarmError(self._late(f"{request.method} {request.path} did not answer")) from None
             except requests.RequestException as error:
                 self._wait(f"{request.method} {request.path}: {_reason(error)}")
 
@@ -148,15 +147,15 @@ class _Warmup(threading.Thread):
         if self.dropped.is_set():
             raise _NotWarmError("no longer wanted")
         if time.monotonic() >= self._deadline:
-            raise _NotWarmError(self._late(request))
+            raise _NotWarmError(self._late(self.warmth.why or f"{request.method} {request.path} did not end"))
 
-    def _late(self, request: WarmupRequest) -> str:
-        return f"{request.method} {request.path} did not answer within {self.job.policy.timeout:g} s"
+    def _late(self, why: str) -> str:
+        return f"not within {self.job.policy.timeout:g} s: {why}"
 
     def _wait(self, why: str) -> None:
         self.warmth = replace(self.warmth, why=why)
         if time.monotonic() >= self._deadline:
-            raise _NotWarmError(f"not within {self.job.policy.timeout:g} s: {why}")
+            raise _NotWarmError(self._late(why))
         if self.dropped.wait(RETRY_EVERY):
             raise _NotWarmError("no longer wanted")
 

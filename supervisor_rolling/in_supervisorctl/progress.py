@@ -15,6 +15,7 @@ View = Mapping[str, Any]
 
 UNDER_WAY = ("draining", "restarting", "warming", "settling")
 BAR_WIDTH = 24
+NOTABLE = 0.05  # seconds; what took less is left out, so that a line fits 80 columns
 CLEAR_BELOW = "\x1b[J"
 UP = "\x1b[{}F"
 
@@ -189,13 +190,13 @@ def _past(process: View, signs: Signs) -> list[str]:
     if process["drained"]:
         left = f" ({process['connections_left']} connections left)" if process["connections_left"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
-    if process["stopped"]:
+    if process["stopped"] >= NOTABLE:
         parts.append(f"stopped {process['stopped']:.1f} s")
     if process["started"]:
         parts.append(f"started {process['started']:.1f} s")
     if process["warmed"]:
         parts.append(_warmed(process, signs))
-    if process["settled"] >= 0.05:
+    if process["settled"] >= NOTABLE:
         parts.append(f"settled {process['settled']:.0f} s")
     return parts
 

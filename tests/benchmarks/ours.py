@@ -1,8 +1,8 @@
 """Our way in the benchmark, and what is asked of it beyond the load's report.
 
 ``bound``: what the roll could not have taken less than: for each process its observed drain, stop, and the longer of
-startsecs and boot with warm-up, divided by how many go at once; the canary goes alone. ``state_p99``: of ``supervisor.getState``, called all
-through the roll. ``listener_mb``: the listener's resident memory at the end.
+startsecs and boot with warm-up, divided by how many go at once; the canary goes alone. ``state_p99``: of
+``supervisor.getState``, called all through the roll. ``listener_mb``: the listener's resident memory at the end.
 """
 
 from __future__ import annotations

@@ -42,10 +42,6 @@ ROLL_WITHIN = 120.0
 LAST_WORDS = 1.0
 """Seconds for supervisorctl to say goodbye: Ctrl-C reaches it too."""
 
-NEVER_SHUNNED = "max_fails=0"
-"""For nginx's upstream. With ``fail_timeout=0s`` a port that refused is shunned for the rest of the second, and of two
-processes none may be left for a moment: one is open again and still shunned, the other has just been closed."""
-
 
 @dataclass(frozen=True)
 class Show:
@@ -94,7 +90,7 @@ def _stack(show: Show, directory: Path) -> Stack:
     """A stack with the plugin, not yet started."""
     policy_file = directory / "rolling.yaml"
     policy_file.write_text(plugin.policy(), encoding="utf-8")
-    setup = Setup(processes=show.processes, supervisor=plugin.sections(policy_file), peer=NEVER_SHUNNED)
+    setup = Setup(processes=show.processes, supervisor=plugin.sections(policy_file))
     stack = Stack(directory, setup)
     stack.release(OLD)
     return stack

@@ -65,7 +65,7 @@ class Setup:
     program: str = ""
     supervisor: str = ""
     balance: str = "fair;"
-    peer: str = "fail_timeout=0s"
+    peer: str = "max_fails=0"
     upstream: str = ""
     server: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
