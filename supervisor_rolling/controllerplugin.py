@@ -109,6 +109,19 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     name = "rolling"
 
+    def __init__(self, controller: Any) -> None:
+        ControllerPluginBase.__init__(self, controller)
+        for plugin in controller.options.plugins[
+            :1
+        ]:  # supervisor's own answers to help first, and must know our topics
+            for command in _PARSERS:
+                setattr(plugin, f"help_{command}", getattr(self, f"help_{command}"))
+
+    def do_help(self, arg: str) -> None:
+        """The list of commands. One topic was answered already: supervisor asks every plugin in turn."""
+        if not arg:
+            ControllerPluginBase.do_help(self, arg)
+
     # --- commands
 
     def do_rolling_restart(self, arg: str) -> None:
@@ -170,11 +183,11 @@ class RollingControllerPlugin(ControllerPluginBase):
         if options.no_wait:
             self._print(options, roll, [first_line(roll), f"To watch it: supervisorctl rolling_status {group}"])
             return DONE
-        return self._watch(roll, options.json)
+        return self._watch(roll, options.json, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
         roll = self._rolling.resume(_group(options), False)
-        return self._watch(roll, options.json)
+        return self._watch(roll, options.json, resumed=True)
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str) -> int:
         roll = getattr(self._rolling, verb)(_group(options))
@@ -194,10 +207,12 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes))
         return DONE
 
-    def _watch(self, roll: Mapping[str, Any], as_json: bool) -> int:
+    def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
         screen = None if as_json else screen_for(self.ctl.stdout, os.environ.get("TERM", ""))
         if screen:
-            self.ctl.output(first_line(roll))
+            self.ctl.output(first_line(roll, resumed))
+        if screen and resumed:
+            screen.skip(roll)
         try:
             roll = self._until_end(roll, screen.show if screen else lambda _: None)
         except KeyboardInterrupt:
@@ -248,7 +263,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             options = _PARSERS[command]().parse_args(arg.split())
             status = do(options)
         except _UsageError as error:
-            status = self._fail(options, f"{error}. Try: help {command}", USAGE)
+            status = self._fail(options, f"{error}. Try: supervisorctl help {command}", USAGE)
         except _CommandError as error:
             status = self._fail(options, str(error), error.status)
         except xmlrpc.client.Fault as fault:
@@ -278,6 +293,8 @@ class RollingControllerPlugin(ControllerPluginBase):
                 "supervisord does not have the plugin: add [rpcinterface:rolling] to its configuration (see conf/), "
                 "then restart it: supervisorctl reload"
             )
+        if fault.faultCode == Faults.SHUTDOWN_STATE:
+            return "supervisord is shutting down or restarting: a roll ends with it, and all gates open"
         text = fault.faultString.partition(": ")[2] or fault.faultString
         if fault.faultCode == Faults.BAD_NAME:
             return f"no such group or process: {text}{self._did_you_mean(text)}"

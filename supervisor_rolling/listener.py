@@ -143,6 +143,7 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm) -> int:
         return 1
     finally:
         roller.release()
+        log.info("this listener ends; all its gates are open")
     return 0
 
 

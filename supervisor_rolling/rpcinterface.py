@@ -296,7 +296,9 @@ class RollingNamespaceRPCInterface:
 
     def _flag(self, group: str, wish: str, **flags: bool) -> Any:
         if not self.mailbox.flag(group, **flags):
-            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s" % (group, wish))
+            last = self.mailbox.rolls.get(group, {}).get("status")
+            hint = " (the last one %s: rolling_resume goes on with it)" % last if last in RESUMABLE else ""
+            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s%s" % (group, wish, hint))
         roll = self.mailbox.rolls[group]
         notify(RollingAskedEvent())
         return self._view(roll)

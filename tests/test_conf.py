@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import textwrap
+from configparser import RawConfigParser
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,20 @@ def test_nginx_takes_its_file(tmp_path: Path) -> None:
     )
     assert tested.returncode == 0, tested.stderr
     assert "[warn]" not in tested.stderr
+
+
+def test_the_policy_in_the_readme_can_be_pasted_as_it_stands() -> None:
+    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
+    block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nCheck the upstream")[0]
+    policy = config.parse(textwrap.dedent(block), "README.rst").groups["app"]
+    assert [request.path for request in policy.warmup.requests] == ["/", "/search?q=warm"]
+
+
+def test_the_sections_in_the_readme_are_those_of_the_example() -> None:
+    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
+    block = readme.partition(".. code-block:: ini\n\n")[2].partition("\nSay in")[0]
+    pasted = RawConfigParser()
+    pasted.read_string(textwrap.dedent(block))
+    example = RawConfigParser(inline_comment_prefixes=(";",))
+    example.read(CONF / "supervisord.conf")
+    assert {name: dict(pasted[name]) for name in pasted.sections()} == {n: dict(example[n]) for n in pasted.sections()}

@@ -88,7 +88,7 @@ class Controller:
     def __init__(self) -> None:
         self.stdout = io.StringIO()
         self.exitstatus = 0
-        self.options = SimpleNamespace(serverurl=URL)
+        self.options = SimpleNamespace(plugins=[], serverurl=URL)
         self.server = Server()
 
     def output(self, message: str) -> None:
@@ -327,7 +327,7 @@ def test_the_words_of_a_fault_are_shown_without_its_name(ctl: Controller) -> Non
 def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
     ctl.server.raises(fault(Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE"))
     ctl.run("rolling_restart app")
-    assert ctl.printed == "ERROR: SHUTDOWN_STATE\n"
+    assert ctl.printed == "ERROR: supervisord is shutting down or restarting: a roll ends with it, and all gates open\n"
 
 
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -> None:
@@ -406,7 +406,7 @@ def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controlle
     assert ctl.run(line) is None
     assert (ctl.exitstatus, ctl.server.calls) == (2, [])
     assert words in ctl.printed
-    assert ctl.printed.endswith(f". Try: help {line.split()[0]}\n")
+    assert ctl.printed.endswith(f". Try: supervisorctl help {line.split()[0]}\n")
 
 
 # --- JSON

@@ -74,7 +74,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
     roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, started_at=BEGAN)
-    return roll_view(json.loads(dump_roll(replace(roll, ended_at=ended, least_available=3, **changes))), now)
+    wire = json.loads(dump_roll(replace(roll, ended_at=ended, least_available=3, **changes)))
+    return {**roll_view(wire, now), "listener": True}
 
 
 def waiting(*names: str) -> tuple[Member, ...]:
@@ -188,7 +189,10 @@ def test_the_first_line_says_what_will_be_done() -> None:
 
 
 def test_the_first_line_of_a_roll_that_goes_on_says_how_far_it_was() -> None:
-    assert first_line(a_view(NEW, *waiting("app-2"))) == "app: going on, 1 of 2 replaced, 1 at a time (roll 7)"
+    assert (
+        first_line(a_view(NEW, *waiting("app-2")), resumed=True)
+        == "app: going on, 1 of 2 replaced, 1 at a time (roll 7)"
+    )
 
 
 def test_the_last_line_of_a_roll_that_is_done() -> None:
@@ -207,7 +211,7 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
     assert last_line(view).splitlines() == [
         "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
-        "Closed, so that no user meets it: app-2. The others serve on.",
+        "Closed, so that no user meets it: app-2",
         "See why: supervisorctl tail app:app-2 stderr",
         "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
     ]
@@ -232,7 +236,7 @@ def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
         "app: would replace 2 processes, 1 at a time, in this order:",
         "app-10  port 8010, 9010",
         "app-2   port 8002",
-        "app-3   left alone: is stopped and is left so",
+        "app-3   is stopped and is left so",
         "app-4   left alone: not asked for",
         "Nothing was touched.",
     ]

@@ -169,7 +169,7 @@ bad = st.dictionaries(
     max_size=2,
 )
 
-examples = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assert_safe(world: Luck, roll: Roll) -> None:

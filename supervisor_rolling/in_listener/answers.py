@@ -23,6 +23,7 @@ def policy_of(config: Config, group: str) -> Policy:
 
 
 def roll_for(
+    number: int,
     request: Request,
     config: Config,
     processes: Mapping[str, Process],
@@ -33,7 +34,7 @@ def roll_for(
     """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
     policy = policy_of(config, request.group)
     ports = {name: _ports(policy, process, previous, sockets) for name, process in processes.items()}
-    roll = begin(request.id, policy, config.gate, processes, ports, clock(), previous)
+    roll = begin(number, policy, config.gate, processes, ports, clock(), previous)
     if request.kind == "resume":
         roll = _resumed(roll, previous, processes)
     if request.max_unavailable:

@@ -146,7 +146,8 @@ class Roller:
         try:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
-            roll = roll_for(request, config, world.processes[request.group], previous, self.sockets, self.clock)
+            number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
+            roll = roll_for(number, request, config, world.processes[request.group], previous, self.sockets, self.clock)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))

@@ -23,6 +23,10 @@ UP = "\x1b[{}F"
 class Screen(Protocol):
     """Shows a roll as it goes on."""
 
+    def skip(self, roll: View) -> None:
+        """Take what is done already for told."""
+        ...
+
     def show(self, roll: View) -> None:
         """Show the roll as it is now."""
         ...
@@ -46,6 +50,10 @@ class PlainScreen:
         self._stream = stream
         self._signs = signs
         self._told: set[tuple[str, bool]] = set()
+
+    def skip(self, roll: View) -> None:
+        """See ``Screen``."""
+        self.news(roll)
 
     def show(self, roll: View) -> None:
         """See ``Screen``."""
@@ -73,6 +81,10 @@ class TerminalScreen:
         self._signs = signs
         self._plain = PlainScreen(stream, signs)
         self._drawn = 0
+
+    def skip(self, roll: View) -> None:
+        """See ``Screen``."""
+        self._plain.skip(roll)
 
     def show(self, roll: View) -> None:
         """See ``Screen``."""
@@ -155,15 +167,15 @@ def what_now(roll: View) -> str:
     closed = [process["name"] for process in roll["processes"] if process["stage"] == "failed"]
     lines = [] if failed or not roll["why"] else [roll["why"]]
     if closed:
-        lines.append(f"Closed, so that no user meets it: {', '.join(closed)}. The others serve on.")
+        lines.append(f"Closed, so that no user meets it: {', '.join(closed)}")
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in failed[:1]]
     return "\n".join([*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"])
 
 
-def first_line(roll: View) -> str:
+def first_line(roll: View, resumed: bool = False) -> str:
     """What a roll is about to do."""
     group, total, replaced = roll["group"], roll["total"], roll["replaced"]
-    doing = f"going on, {replaced} of {total} replaced" if replaced else f"replacing {total} processes"
+    doing = f"going on, {replaced} of {total} replaced" if resumed else f"replacing {_count(total, 'process', 'es')}"
     return f"{group}: {doing}, {roll['limit']} at a time (roll {roll['id']})"
 
 
@@ -171,12 +183,13 @@ def plan_lines(roll: View) -> list[str]:
     """A dry run."""
     wanted = [process for process in roll["processes"] if process["wanted"]]
     width = name_width(roll)
-    lines = [f"{roll['group']}: would replace {len(wanted)} processes, {roll['limit']} at a time, in this order:"]
+    number = _count(len(wanted), "process", "es")
+    lines = [f"{roll['group']}: would replace {number}, {roll['limit']} at a time, in this order:"]
     for process in wanted:
         ports = ", ".join(map(str, process["ports"]))
         lines.append(f"{process['name']:<{width}}  port {ports}")
     left = [process for process in roll["processes"] if not process["wanted"]]
-    lines += [f"{p['name']:<{width}}  left alone: {p['why'] or 'not asked for'}" for p in left]
+    lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
     return [*lines, "Nothing was touched."]
 
 
@@ -188,7 +201,7 @@ def name_width(roll: View) -> int:
 def _past(process: View, signs: Signs) -> list[str]:
     parts = []
     if process["drained"]:
-        left = f" ({process['connections_left']} connections left)" if process["connections_left"] else ""
+        left = f" ({_count(process['connections_left'], 'connection')} left)" if process["connections_left"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
         parts.append(f"stopped {process['stopped']:.1f} s")
@@ -205,16 +218,20 @@ def _warmed(process: View, signs: Signs) -> str:
     if not process["requests"]:
         return f"ready {process['warmed']:.1f} s"
     latencies = f"{process['first_ms']:.0f} {signs.arrow} {process['last_ms']:.0f} ms"
-    return f"warmed {process['requests']} requests {latencies}"
+    return f"warmed {_count(process['requests'], 'request')} {latencies}"
 
 
 def _present(process: View) -> str:
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why']}"
     if process["stage"] in UNDER_WAY:
-        left = f", {process['connections_left']} connections left" if process["stage"] == "draining" else ""
+        left = f", {_count(process['connections_left'], 'connection')} left" if process["stage"] == "draining" else ""
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
     return process["why"] or "open"
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def _left(roll: View) -> str:
@@ -225,6 +242,8 @@ def _left(roll: View) -> str:
 
 
 def _standing(roll: View) -> str:
+    if not roll["listener"]:
+        return ", the listener does not run"
     if roll["aborting"]:
         return ", aborting"
     return ", paused" if roll["paused"] else ""

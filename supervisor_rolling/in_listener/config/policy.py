@@ -203,7 +203,7 @@ def _ports_by_regex(entry: Entry, pattern: str) -> PortRule | None:
         entry.wrong(f"{entry.shown} is not a regex: {' '.join(str(error).split())}; {_PORTS_HINT}")
         return None
     if groups != 1:
-        entry.wrong(f"{entry.shown} has {groups} groups; {_PORTS_HINT}; (?:…) does not count as a group")
+        entry.wrong(f"{entry.shown} has {groups} groups; {_PORTS_HINT}; (?:...) does not count as a group")
         return None
     return PortRule(pattern=pattern)
 
