@@ -237,7 +237,7 @@ def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
         "app-10  port 8010, 9010",
         "app-2   port 8002",
         "app-3   is stopped and is left so",
-        "app-4   left alone: not asked for",
+        "app-4   is not asked for",
         "Nothing was touched.",
     ]
 

@@ -281,3 +281,19 @@ def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from
         world.pass_time(STEP)
     assert world.roll().members[0].stage is Stage.RESTARTING
     assert not any(entry.startswith("stop") for entry in world.log)
+
+
+class Slow(World):
+    """A supervisord that takes longer for an order to stop than the lease lasts."""
+
+    def stop(self, group: str, name: str) -> str:
+        answer = super().stop(group, name)
+        self.pass_time(self.gate_policy.lease + 1.0)
+        return answer
+
+
+def test_an_order_that_takes_longer_than_the_lease_costs_the_next_process_no_request() -> None:
+    world = Slow(4, fast_policy(max_unavailable=Share(number=2), canary=0))
+    world.ask()
+    world.run(world.roller(), PATIENCE)
+    assert (world.roll().status, world.lost) == (Status.DONE, 0)

@@ -26,7 +26,16 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import machine
 from supervisor_rolling.pure.begin import begin, narrowed
-from supervisor_rolling.pure.stages import GATE_PATIENCE, HAND_PATIENCE, Order, Verb, closed_since, order, step
+from supervisor_rolling.pure.stages import (
+    GATE_PATIENCE,
+    HAND_PATIENCE,
+    LEAST_DRAIN,
+    Order,
+    Verb,
+    closed_since,
+    order,
+    step,
+)
 
 NAME, PORT = "app-1", 8001
 OLD, NEW = 100, 200
@@ -153,6 +162,19 @@ def test_min_is_waited_for_although_nobody_is_left() -> None:
     drain = DrainPolicy(min=2.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), 1.9, drain=drain).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.0, drain=drain).stage is Stage.RESTARTING
+
+
+def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
+    """The first look cannot tell who came through the closed gate."""
+    drain = DrainPolicy(min=0.0)
+    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN, drain=drain).stage is Stage.RESTARTING
+
+
+@pytest.mark.parametrize("wish", [{"aborting": True}, {"leaks": {NAME: "10.0.0.9:4711"}}])
+def test_one_that_was_kept_closed_is_not_opened_as_it_is_when_its_drain_ends_otherwise(wish: dict[str, Any]) -> None:
+    assert stepped(a_member(Stage.DRAINING, cold=True), a_process(), **wish).stage is Stage.FAILED
+    assert stepped(a_member(Stage.DRAINING, cold=False), a_process(), **wish).stage is Stage.OPEN
 
 
 def test_at_the_deadline_the_process_goes_with_what_is_left() -> None:
@@ -547,6 +569,65 @@ def test_more_failures_than_allowed_let_nobody_leave_and_end_the_roll() -> None:
     after = machine.advance(roll, look(*["RUNNING"] * 3))
     assert (after.status, after.why, left(after)) == (Status.FAILED, "app:app-1 is not warm", [])
     assert left(machine.advance(replace(roll, policy=replace(roll.policy, max_failures=1)), look(*["RUNNING"] * 3)))
+
+
+def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
+    first, second = members(Stage.FAILED, Stage.OPEN)
+    roll = machine.advance(a_roll(first, second, limit=2, canary=0), look("RUNNING", "RUNNING"))
+    assert (roll.members[0].stage, roll.members[0].cold) == (Stage.DRAINING, True)
+    roll = machine.advance(a_roll(*all_open(2)), look("RUNNING", "RUNNING"))
+    assert (roll.members[0].stage, roll.members[0].cold) == (Stage.DRAINING, False)
+
+
+def with_a_dead(*others: Stage, **changes: Any) -> Roll:
+    """A roll whose first process died after it had been opened, and runs now under another pid."""
+    first, *rest = members(Stage.OPEN, *others, tried=True, pid=1)
+    died = replace(first, replaced=True, failed=True, why="died after it was replaced")
+    return a_roll(died, *rest, **{"max_failures": 9, **changes})
+
+
+def test_one_that_died_is_closed_and_warmed_again_where_there_is_room() -> None:
+    after = machine.advance(with_a_dead(Stage.OPEN), look("STARTING", "RUNNING")).members[0]
+    assert (after.stage, after.pid, after.since, after.failed) == (Stage.WARMING, 101, BEGAN, True)
+
+
+def test_one_that_died_is_left_open_while_another_takes_the_room() -> None:
+    states = ("RUNNING", "RUNNING", "RUNNING")
+    assert machine.advance(with_a_dead(Stage.FAILED, Stage.OPEN), look(*states)).members[0].stage is Stage.OPEN
+    two = with_a_dead(Stage.FAILED, Stage.OPEN, limit=2)
+    assert machine.advance(two, look(*states)).members[0].stage is Stage.WARMING
+
+
+def test_one_that_died_is_left_open_where_nobody_else_serves() -> None:
+    assert machine.advance(with_a_dead(Stage.OPEN, limit=2), look("RUNNING", "FATAL")).members[0].stage is Stage.OPEN
+
+
+@pytest.mark.parametrize("state", ["BACKOFF", "FATAL", "EXITED", "STOPPING"])
+def test_one_that_died_and_does_not_run_is_not_warmed(state: str) -> None:
+    assert machine.advance(with_a_dead(Stage.OPEN), look(state, "RUNNING")).members[0].stage is Stage.OPEN
+
+
+def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() -> None:
+    first, second = all_open(2)
+    table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": Process("app-2", "STOPPED", down_for=HAND_PATIENCE)}
+    roll = a_roll(replace(first, tried=True, replaced=True, pid=101), second)
+    after = machine.advance(roll, Seen(BEGAN, table))
+    assert (after.status, after.members[1].wanted) == (Status.DONE, False)
+    assert after.members[1].why == "was stopped by hand and is left so"
+
+
+@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
+def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage) -> None:
+    roll = a_roll(a_member(stage, pid=OLD), a_member(Stage.OPEN))
+    away = machine.advance(roll, seen(a_process(), at=BEGAN + 500.0, gap=499.5, closed={}))
+    assert (away.status, away.members[0].failed, away.members[0].since) == (Status.RUNNING, False, BEGAN + 499.5)
+
+
+def test_a_stuck_roll_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
+    kept = replace(all_open(3)[2], wanted=False)
+    roll = a_roll(*all_open(2), kept, stuck_since=BEGAN)
+    after = machine.advance(roll, look("RUNNING", "RUNNING", "BACKOFF", at=BEGAN + 500.0, gap=499.0))
+    assert (after.status, after.stuck_since) == (Status.RUNNING, BEGAN + 499.0)
 
 
 def test_a_roll_ends_only_when_nobody_is_under_way() -> None:

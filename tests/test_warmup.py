@@ -318,6 +318,19 @@ def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer)
     assert len(server.asked) <= 5
 
 
+def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, warmer: Warmer) -> None:
+    def answer(asked: Asked) -> int:
+        time.sleep(0.9)
+        server.hangs.clear()
+        return 200
+
+    server.answer = answer
+    began = time.monotonic()
+    warmth = warmer.until_over(server.port, requests=gets("/", "/hangs"), timeout=1.0)
+    assert (warmth.state, warmth.requests) == ("failed", 1)
+    assert time.monotonic() - began < 1.7
+
+
 def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
     def broken(port: int) -> tuple[str, ...]:
         raise RuntimeError("out of luck")
