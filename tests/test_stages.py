@@ -168,7 +168,7 @@ def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
     """The first look cannot tell who came through the closed gate."""
     drain = DrainPolicy(min=0.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
-    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN, drain=drain).stage is Stage.RESTARTING
+    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain).stage is Stage.RESTARTING
 
 
 @pytest.mark.parametrize("wish", [{"aborting": True}, {"leaks": {NAME: "10.0.0.9:4711"}}])
@@ -616,11 +616,29 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
     assert after.members[1].why == "was stopped by hand and is left so"
 
 
-@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
-def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage) -> None:
-    roll = a_roll(a_member(stage, pid=OLD), a_member(Stage.OPEN))
-    away = machine.advance(roll, seen(a_process(), at=BEGAN + 500.0, gap=499.5, closed={}))
-    assert (away.status, away.members[0].failed, away.members[0].since) == (Status.RUNNING, False, BEGAN + 499.5)
+@pytest.mark.parametrize(
+    ("stage", "process"),
+    [
+        (Stage.DRAINING, a_process()),
+        (Stage.RESTARTING, a_process("STOPPED")),
+        (Stage.WARMING, a_process("RUNNING", NEW)),
+        (Stage.SETTLING, a_process("RUNNING", NEW)),
+    ],
+)
+def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage, process: Process) -> None:
+    roll = a_roll(a_member(stage, pid=NEW), replace(a_member(), name="app-2"))
+    away = machine.advance(roll, seen(process, at=BEGAN + 500.0, gap=499.5, closed={}))
+    assert (away.members[0].stage, away.members[0].failed, away.members[0].since) == (stage, False, BEGAN + 499.5)
+
+
+def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked_for_long() -> None:
+    """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
+    roll = a_roll(a_member(Stage.RESTARTING))
+    reopened = {PORT: BEGAN + 499.0}
+    away = seen(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
+    after = machine.advance(roll, away)
+    assert (after.members[0].stage, after.members[0].since) == (Stage.DRAINING, BEGAN + 500.0)
+    assert machine.orders(after, away, reopened) == ()
 
 
 def test_a_stuck_roll_is_not_ended_for_the_time_in_which_nobody_looked() -> None:

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, WarmupJob
-from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, NOT_UP, Order, order, step, to
+from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, NOT_UP, Order, order, step, still_runs, to
 
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
 UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
@@ -52,7 +52,7 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     """The roll after one look. Does nothing to a roll that has ended."""
     if roll.status is not Status.RUNNING:
         return roll
-    roll = _excused(roll, seen.gap)
+    roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
     roll = _admit(_warm_the_dead(roll, seen), seen)
     roll = replace(roll, least_available=min(roll.least_available, available(roll, seen.processes)))
@@ -127,12 +127,21 @@ def natural(name: str) -> list[tuple[int, str]]:
 # --- the group
 
 
-def _excused(roll: Roll, gap: float) -> Roll:
+def _excused(roll: Roll, seen: Seen) -> Roll:
     """Deadlines do not run while nobody could act: a listener that was away must not fail what did nothing wrong."""
-    if not gap:
+    if not seen.gap:
         return roll
-    members = tuple(replace(m, since=m.since + gap) if m.stage in UNDER_WAY else m for m in roll.members)
-    return replace(roll, members=members, stuck_since=roll.stuck_since + gap if roll.stuck_since else 0.0)
+    members = tuple(_excused_one(member, seen) if member.stage in UNDER_WAY else member for member in roll.members)
+    return replace(roll, members=members, stuck_since=roll.stuck_since + seen.gap if roll.stuck_since else 0.0)
+
+
+def _excused_one(member: Member, seen: Seen) -> Member:
+    """One that was found drained and runs still is drained again: with a later ``since`` a gate that was open meanwhile
+    would seem to have been closed all the time."""
+    process = seen.processes.get(member.name)
+    if member.stage is Stage.RESTARTING and process and still_runs(member, process):
+        return to(member, Stage.DRAINING, seen)
+    return replace(member, since=member.since + seen.gap)
 
 
 def _admit(roll: Roll, seen: Seen) -> Roll:

@@ -114,7 +114,7 @@ def _gate_in_time(member: Member, seen: Seen) -> Member:
 def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if process.pid and process.pid != member.old_pid and process.state in ALIVE:
         return _to_warming(member, process, seen)
-    if _still_runs(member, process) and closed_since(member, seen.closed) > member.since:
+    if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
         return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
     refusal = seen.refusals.get(member.name)
     if refusal:
@@ -248,7 +248,7 @@ def closed_since(member: Member, closed: Mapping[int, float]) -> float:
     return max((closed.get(port, math.inf) for port in member.ports), default=-math.inf)
 
 
-def _still_runs(member: Member, process: Process) -> bool:
+def still_runs(member: Member, process: Process) -> bool:
     """Whether the incarnation that is to be replaced is there and has not been told to stop."""
     return bool(process.pid) and process.pid == member.old_pid and process.state in ALIVE
 
@@ -281,7 +281,7 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
     if process is None:
         return None
     since = closed_since(member, closed)
-    if _still_runs(member, process):
+    if still_runs(member, process):
         return Order(Verb.STOP, member.name) if since <= member.since else None
     if process.spawned != member.old_spawned:
         return None  # started again already
