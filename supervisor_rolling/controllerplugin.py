@@ -301,7 +301,10 @@ class RollingControllerPlugin(ControllerPluginBase):
         return str(text)
 
     def _did_you_mean(self, name: str) -> str:
-        processes = self.ctl.get_supervisor().getAllProcessInfo()
+        try:
+            processes = self.ctl.get_supervisor().getAllProcessInfo()
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
+            return ""
         known = {p["group"] for p in processes} | {f"{p['group']}:{p['name']}" for p in processes}
         close = difflib.get_close_matches(name, sorted(known), n=1)
         groups = ", ".join(sorted({p["group"] for p in processes}))

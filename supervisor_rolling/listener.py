@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(arguments)
     except SystemExit as exit_:  # argparse
         status = int(exit_.code or 0)
-    except Exception:
+    except Exception:  # the end of the program: nobody is left to catch it, and supervisord would start it at once
         log.exception("the listener cannot go on")
         status = 1
     if status and not os.isatty(0):

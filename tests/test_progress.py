@@ -181,6 +181,17 @@ def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
     assert bar_line(a_view(*waiting("app-1", "app-2")), UNICODE).startswith("░" * 24 + " 0/2")
 
 
+def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((60, 4)))
+    terminal = Terminal()
+    screen = screen_for(terminal, "xterm")
+    roll = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
+    for _ in range(3):
+        screen.show(roll)
+    assert len(terminal.shown()) == 3
+    assert "0/9" in terminal.shown()[-1]
+
+
 # --- the first line, the last line, the plan
 
 

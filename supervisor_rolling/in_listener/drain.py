@@ -22,7 +22,7 @@ class KernelSockets:
     SocketsError where the kernel does not answer."""
 
     def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
-        """The connections and listeners of each of these ports; see ``Sockets.look``."""
+        """The connections and listeners of each of these ports; see ``Sockets.connections``."""
         peers: dict[int, set[str]] = {port: set() for port in ports}
         listeners: dict[int, set[str]] = {port: set() for port in ports}
         if ports:

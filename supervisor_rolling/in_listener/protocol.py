@@ -1,7 +1,8 @@
 """The event listener's side of supervisord's protocol: frames in, two tokens out.
 
-An event is acknowledged as soon as it is read: it is a doorbell and nothing more, so a slow turn never fills
-supervisord's buffer. Whatever cannot be a frame raises ``ProtocolError``: there is no way to find the next frame
+An event is acknowledged as soon as it is read, whatever comes of it: it is a doorbell and nothing more.
+
+Whatever cannot be a frame raises ``ProtocolError``: there is no way to find the next frame
 again, and supervisord starts a new listener, which loses nothing.
 """
 

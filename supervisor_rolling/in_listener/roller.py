@@ -100,7 +100,7 @@ class Roller:
             self._complain(str(error))
             self.gatekeeper.renew()
             return RETRY_EVERY
-        except Exception:
+        except Exception:  # whatever else it is: a listener that ends over it leaves every gate to its lease
             log.exception("a defect of supervisor_rolling; this turn is left and the next one looks anew")
             self.gatekeeper.renew()
             return RETRY_EVERY

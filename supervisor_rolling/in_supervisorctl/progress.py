@@ -97,8 +97,8 @@ class TerminalScreen:
         self._draw(self._plain.news(roll), [])
 
     def _draw(self, lasting: list[str], passing: list[str]) -> None:
-        columns = shutil.get_terminal_size().columns
-        passing = [line[: columns - 1] for line in passing]
+        columns, rows = shutil.get_terminal_size()
+        passing = [line[: columns - 1] for line in passing[-max(1, rows - 1) :]]  # the bar is the last of them
         back = UP.format(self._drawn) + CLEAR_BELOW if self._drawn else ""
         self._stream.write(back + "".join(line + "\n" for line in lasting + passing))
         self._stream.flush()

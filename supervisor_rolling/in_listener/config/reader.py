@@ -2,7 +2,7 @@
 
 PyYAML's loading forgets the lines, keeps the last of two equal keys, and takes ``010`` for 8 and ``1:30`` for 90. So
 this reads the nodes below it. A *reader* is a function that takes an ``Entry`` and gives a value, or None after it has
-written down in the ``Document`` what is wrong; ``config.py`` puts readers into tables. Anchors, aliases and merge keys
+written down in the ``Document`` what is wrong; ``policy.py`` puts readers into tables. Anchors, aliases and merge keys
 (``<<``) work; what they can multiply is bounded.
 
 The parser is PyYAML's in Python. libyaml's is ten times as fast, and dies of SIGSEGV on 200000 opening brackets.
