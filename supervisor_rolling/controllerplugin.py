@@ -118,7 +118,7 @@ class RollingControllerPlugin(ControllerPluginBase):
                 setattr(plugin, f"help_{command}", getattr(self, f"help_{command}"))
 
     def do_help(self, arg: str) -> None:
-        """The list of commands. One topic was answered already: supervisor asks every plugin in turn."""
+        # No docstring: it would make "help" one of our commands. One topic was answered already, by supervisor's own.
         if not arg:
             ControllerPluginBase.do_help(self, arg)
 

@@ -261,6 +261,13 @@ def test_abort_pause_and_resume_from_another_terminal(start: Callable[..., Stack
     assert rolling(stack)["status"] == "done"
 
 
+def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    assert stack.ctl("help", "rolling_restart").stdout.startswith("rolling_restart <group>")
+    assert "rolling_abort  rolling_pause  rolling_restart  rolling_resume  rolling_status" in stack.ctl("help").stdout
+    assert "No help" not in "".join(stack.ctl("help", topic).stdout for topic in ("status", "rolling_status"))
+
+
 def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack]):
     stack = start(processes=2)
     watcher = popen_ctl(stack, "rolling_restart", "app")
