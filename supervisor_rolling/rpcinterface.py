@@ -253,6 +253,7 @@ class RollingNamespaceRPCInterface:
         def observe():  # a plain function, or supervisord takes it for the answer
             return look()
 
+        # supervisord finds these on the function itself; functions have no such attributes for a type checker.
         observe.delay = 0.05  # type: ignore[attr-defined]
         observe.rpcinterface = self  # type: ignore[attr-defined]
         return observe

@@ -9,7 +9,7 @@ import pytest
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
-from tests.world import World, fast_policy
+from tests.world import Killed, World, fast_policy
 
 
 def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
@@ -394,7 +394,7 @@ def test_the_roller_may_die_after_any_operation():
         world.kill_after = kill_after
         try:
             roller = world.roller()
-        except BaseException:  # noqa: BLE001 - killed while it was made
+        except Killed:
             roller = world.roller()
         world.ask()
         world.run(roller)
@@ -424,6 +424,8 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
     world.least_serving = 4
     rolled(world, kind="resume")
     assert (world.roll().status, world.least_serving) == (Status.DONE, 3)
+    warm = {name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, process.pid)}
+    assert warm == {"app-4"}
 
 
 def test_when_all_die_at_once_the_group_is_not_closed():

@@ -113,8 +113,12 @@ def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
 def _carried(member: Member, before: Member | None, processes: Mapping[str, Process]) -> Member:
     if before is None:
         return member
-    if before.replaced and before.stage is Stage.OPEN and processes[member.name].state in ALIVE:
-        return replace(before, pid=processes[member.name].pid, ports=member.ports, failed=False, why="")
+    process = processes[member.name]
+    if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
+        warmed = (
+            before.pid if before.pid == process.pid else 0
+        )  # another pid is somebody else's work, and not known warm
+        return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
     was_asked_for = before.wanted or before.tried or bool(before.why)
     return replace(member, wanted=member.wanted and was_asked_for)
 

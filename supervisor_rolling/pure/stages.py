@@ -184,7 +184,7 @@ def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
     """A process that this roll has opened: when it dies the roll has failed on it. The group decides whether there is
     room to close it and warm it again."""
-    known = member.failed and member.stage is Stage.OPEN
+    known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
     why = member.why or f"died after it was replaced, or was restarted by hand: {_state_text(process)}"
