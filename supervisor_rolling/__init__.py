@@ -2,15 +2,17 @@
 
 Three programs live in this package, and the folders are named after where code runs. In reading order:
 
-``model``              the words: policy, roll, member, stage; what a look sees
+``model``              the words: policy, roll, member, stage, ward; what a look sees
 ``pure.machine``       what a roll does next; the diagram and the rules
 ``pure.stages``        one process on its way: a function for each stage
+``pure.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
 ``pure.begin``         from a request to a roll, or the reason why not
-``in_listener.roller`` the turn: look, decide, record, hold, order
-``in_listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``processes``
-                       (supervisord over XML-RPC), ``protocol`` (its events), ``config`` (rolling.yaml)
+``in_listener.roller`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it
+``in_listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
+                       (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
+                       ``policies`` (rolling.yaml)
 ``listener``           main: the program that rolls
-``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, events, views and the wake-up
+``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, events, views and wake-up
 ``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they print
 """
 

@@ -1,8 +1,8 @@
 """The event listener: the program that rolls.
 
-Here the parts are put together, and here is the only loop: wait for an event, for the end of a warm-up or until the
-next turn is due, then take a turn. At the end of standard input (supervisord is gone) and on SIGTERM all gates are
-opened.
+Here the parts are put together, and here is the only loop: wait for a death, an event, the end of a warm-up or until
+the next turn is due; close what has died or what the event says; then take a turn. At the end of standard input
+(supervisord is gone) and on SIGTERM all gates are opened.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
 from supervisor_rolling.in_listener import config
+from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
-from supervisor_rolling.in_listener.protocol import Channel, ProtocolError
+from supervisor_rolling.in_listener.protocol import Channel, ProtocolError, changes_in
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 
@@ -64,9 +66,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     )
     with _alarm_clock() as alarm:
         channel = Channel(0, _own_stdout())
-        roller = _roller(options.config, url, alarm.ring)
+        deaths = PidfdDeaths()
+        roller = _roller(options.config, url, alarm.ring, deaths)
         log.info("supervisor_rolling %s listens, policy in %s", __version__, options.config)
-        return _listen(channel, roller, alarm)
+        return _listen(channel, roller, alarm, deaths)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,16 +80,39 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _roller(config_path: str, url: str, ring: Callable[[], None]) -> Roller:
+def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths) -> Roller:
     sockets = KernelSockets()
-    return Roller(
-        supervisor=XmlRpcSupervisor(os.environ),
+    policies = Policies(config_path, config.load)
+
+    def wait(fd: int, seconds: float) -> None:
+        """For supervisord's answer; who dies meanwhile is closed meanwhile."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            readable = _readable([fd, deaths.fileno()], end - time.monotonic())
+            if deaths.fileno() in readable:
+                roller.notice_deaths()
+            if fd in readable:
+                return
+
+    roller = Roller(
+        supervisor=XmlRpcSupervisor(os.environ, wait=wait),
         sockets=sockets,
         warmups=HttpWarmups(lambda port: sockets.connections([port])[port].listeners, ring),
         gatekeeper=Gatekeeper(lambda policy: make_gate(policy, f"{os.uname().nodename} {url}", time.monotonic)),
-        load_config=lambda: config.load(config_path),
+        load_config=policies.fresh,
+        latest_config=policies.latest,
+        deaths=deaths,
         clock=time.monotonic,
     )
+    return roller
+
+
+def _readable(fds: Sequence[int], seconds: float) -> list[int]:
+    """Those that are, at once or when one is; ``select`` itself knows no file descriptor above 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)]
 
 
 def _own_stdout() -> int:
@@ -133,11 +159,11 @@ def _alarm_clock() -> Iterator[Alarm]:
     os.close(writing)
 
 
-def _listen(channel: Channel, roller: Roller, alarm: Alarm) -> int:
+def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> int:
     channel.begin()
     roller.begin()
     try:
-        _loop(channel, roller, alarm)
+        _loop(channel, roller, alarm, deaths)
     except ProtocolError as error:
         log.critical("supervisord's events cannot be understood, so this listener ends and another starts: %s", error)
         return 1
@@ -147,15 +173,20 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm) -> int:
     return 0
 
 
-def _loop(channel: Channel, roller: Roller, alarm: Alarm) -> None:
+def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> None:
     while not alarm.is_over:
         pause = roller.turn()
-        readable, _, _ = select.select([channel.fileno(), alarm.reading], [], [], pause)
+        readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], pause)
+        if deaths.fileno() in readable:
+            roller.notice_deaths()
         if alarm.reading in readable:
             alarm.quiet()
-        if channel.fileno() in readable and channel.receive() is None:
-            log.info("supervisord has closed the connection: all gates are opened")
-            return
+        if channel.fileno() in readable:
+            events = channel.receive()
+            if events is None:
+                log.info("supervisord has closed the connection: all gates are opened")
+                return
+            roller.hear(list(changes_in(events)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The values that the programs of this package pass to each other: frozen, without behaviour, without I/O.
 
-Three families. *Policy*: what the YAML says of a group. *Roll*: one rolling restart, from the request to its end,
-with a ``Member`` for each process of the group. *Seen*: what a look found. ``wire.py`` turns the first two into JSON
-and back.
+Four families. *Policy*: what the YAML says of a group. *Roll*: one rolling restart, from the request to its end, with a
+``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a ``Ward`` for each
+process that is not warm. *Seen*: what a look found. ``wire.py`` turns rolls and watches, with their policies, into
+JSON and back.
 
 Units: durations are seconds, ``*_ms`` are milliseconds. Points in time are seconds on CLOCK_MONOTONIC, which every
 program of a host shares, so that a roll outlives the listener that began it; 0.0 stands for "not yet".
@@ -15,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 BYPASS_MARK = 0x726F6C6C
-"""The firewall mark of a warm-up's socket: "roll" in ASCII, so that it is easy to find and unlike the small numbers
-and
+"""The firewall mark of a warm-up's socket: "roll" in ASCII, so that it is easy to find and unlike the small numbers and
 single bits that other tools use."""
 
 BYPASS_ADDRESS = "127.0.0.2"
@@ -83,6 +83,15 @@ class Share:
 
 
 @dataclass(frozen=True)
+class GuardPolicy:
+    """Whether new processes are kept closed until they are warm, whoever started them, and at most how many of the
+    group are closed for that."""
+
+    enabled: bool = True
+    max_closed: Share = Share(percent=50.0)
+
+
+@dataclass(frozen=True)
 class PortRule:
     """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
 
@@ -104,6 +113,7 @@ class Policy:
     restart: RestartPolicy = RestartPolicy()
     warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
     settle: float = 10.0
+    guard: GuardPolicy = GuardPolicy()
 
 
 @dataclass(frozen=True)
@@ -118,9 +128,10 @@ class Config:
 
 
 class Stage(str, enum.Enum):
-    """Where a process stands; the diagram is in ``machine.py``."""
+    """Where a process stands; the diagrams are in ``pure/machine.py`` and, for DOWN, in ``pure/guard.py``."""
 
     OPEN = "open"
+    DOWN = "down"
     DRAINING = "draining"
     RESTARTING = "restarting"
     WARMING = "warming"
@@ -203,6 +214,43 @@ class Roll:
     why: str = ""
 
 
+# --- watch: what the guard has in hand
+
+
+@dataclass(frozen=True)
+class Ward:
+    """A process that is not warm, in the hands of the guard.
+
+    ``closed``: its port is to be closed; not every ward's is, because a group must go on serving. ``pid``: the
+    incarnation that is warmed, 0 while it is down. ``tries``: warm-ups of this pid that have failed; ``retry_at`` is
+    when the next one begins. ``problem``: what the last one failed of; ``why``: the sentence for ``rolling_status``.
+    """
+
+    name: str
+    ports: tuple[int, ...]
+    stage: Stage
+    since: float
+    closed: bool = False
+    pid: int = 0
+    tries: int = 0
+    retry_at: float = 0.0
+    requests: int = 0
+    first_ms: float = 0.0
+    last_ms: float = 0.0
+    problem: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the guard of a group has in hand: a ward for each process that is not warm. The others are in the ledger."""
+
+    group: str
+    policy: Policy
+    gate: GatePolicy
+    wards: tuple[Ward, ...] = ()
+
+
 # --- seen: what a look found
 
 
@@ -212,7 +260,7 @@ class Process:
 
     ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` the wall time of the last attempt to start it,
     used only to tell one attempt from another; ``down_for`` seconds since it went down, ``running_in`` seconds until
-    a STARTING one will be RUNNING.
+    a STARTING one will be RUNNING, ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger.
     """
 
     name: str
@@ -221,7 +269,9 @@ class Process:
     spawned: float = 0.0
     down_for: float = 0.0
     running_in: float = 0.0
+    up_for: float = 0.0
     spawn_error: str = ""
+    warm: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,7 +317,7 @@ class Seen:
 
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``leaks`` the peer that got through a closed gate. ``refusals`` are
-    the orders that supervisord refused for good, by process.
+    the orders that supervisord refused for good, by process. ``wards`` are the processes in the hands of the guard.
     """
 
     at: float
@@ -279,6 +329,19 @@ class Seen:
     leaks: Mapping[str, str] = field(default_factory=dict)
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
+    wards: Mapping[str, Ward] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a PROCESS_STATE event says: the process came from one of supervisord's states to another. ``pid``: 0 where
+    the event does not tell."""
+
+    group: str
+    name: str
+    state: str
+    from_state: str
+    pid: int = 0
 
 
 # --- asked: what came over XML-RPC
@@ -300,9 +363,11 @@ class Request:
 @dataclass(frozen=True)
 class World:
     """What supervisord knows: each group's roll with its version, what is asked, the processes of the groups that are
-    rolled or asked for, by group and name, and how many seconds before this look the last one was (0.0: none)."""
+    rolled, asked for or guarded, by group and name, how many seconds before this look the last one was (0.0: none), and
+    each group's watch."""
 
     rolls: Mapping[str, tuple[int, Roll]]
     requests: tuple[Request, ...]
     processes: Mapping[str, Mapping[str, Process]]
     idle: float = 0.0
+    watches: Mapping[str, Watch] = field(default_factory=dict)

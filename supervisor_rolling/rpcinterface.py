@@ -22,8 +22,8 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
-from supervisor_rolling.in_supervisord.mailbox import RESUMABLE, Mailbox
-from supervisor_rolling.in_supervisord.views import holder_text, roll_view
+from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
+from supervisor_rolling.in_supervisord.views import holder_text, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.share import parse_share
 
@@ -165,44 +165,48 @@ class RollingNamespaceRPCInterface:
         @return array rolls    An array of structs, see getRoll
         """
         self._update("getAllRolls")
-        return [self._view(self.mailbox.rolls[group]) for group in sorted(self.mailbox.rolls)]
+        return [self._view(self.mailbox.rolls[group]) for group in self.mailbox.rolls]
 
     def getProcesses(self, group):
-        """Return every process of a group: what supervisord and what the last roll know of it
+        """Return every process of a group: what supervisord, the roll that runs and the guard know of it
 
         @param string group    The group
-        @return array processes An array of structs: name, statename, pid, warm, gate, stage, seconds, ports, why
+        @return array processes An array of structs: name, statename, pid, warm, gate (open, closed, unknown), stage
+                               (open, down, draining, restarting, warming, settling, failed), seconds (in that stage),
+                               ports, tries (warm-ups that failed), retry_in (seconds until the next), why
         """
         self._update("getProcesses")
         group = self._group(group)
-        roll = self.mailbox.rolls.get(group)
-        members = {m["name"]: m for m in roll_view(roll, self.clock())["processes"]} if roll else {}
+        standings = standings_of(self.mailbox, group, self.clock())
         processes = self.supervisord.process_groups[group].processes
-        return [self._process_view(group, name, processes[name], members.get(name, {})) for name in sorted(processes)]
+        return [self._process_view(group, name, processes[name], standings.get(name, {})) for name in sorted(processes)]
 
     # --- for the listener alone
 
-    def listenerLook(self, pid, known):
+    def listenerLook(self, known):
         """Tell the listener what it has to know (the listener's own)
 
-        @param int pid         The listener's pid
-        @param struct known    The version of each roll that it has
-        @return string json    rolls it has not, requests, and the processes of the groups concerned
+        @param struct known    What it has: rolls and watches (the version of each), table (the number of its last
+                               look); and guarded: the groups that it guards
+        @return string json    The rolls and watches that it has not, requests, the rows of the process table that have
+                               changed in the groups concerned, and idle: the seconds since the last look
         """
         self._update("listenerLook")
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
         self.mailbox.looked_at = now
         self.mailbox.forget(self.mailbox.groups() - set(self.supervisord.process_groups))
-        requests = self.mailbox.asked(self.clock() - ANSWER_WITHIN)
-        active = [g for g, roll in self.mailbox.rolls.items() if roll["status"] == "running"]
-        concerned = sorted({*active, *(r["group"] for r in requests)})
+        requests = self.mailbox.asked(now - ANSWER_WITHIN)
+        number, processes = self._table_news(known["table"], self._concerned(requests, known["guarded"]))
         return json.dumps(
             {
-                "rolls": self.mailbox.news(known),
-                "groups": sorted(self.mailbox.rolls),
+                "rolls": self.mailbox.rolls.news(known["rolls"]),
+                "rolled": list(self.mailbox.rolls),
+                "watches": self.mailbox.watches.news(known["watches"]),
+                "watched": list(self.mailbox.watches),
                 "requests": requests,
-                "processes": {group: self._table(group) for group in concerned},
+                "table": number,
+                "processes": processes,
                 "idle": idle,
             }
         )
@@ -220,14 +224,26 @@ class RollingNamespaceRPCInterface:
         old, new = self.mailbox.rolls.get(group), json.loads(roll)
         is_known = group in self.supervisord.process_groups
         is_wanted = not request or self.mailbox.is_asked(request)
-        if not is_known or not is_wanted or not self.mailbox.record(group, version, new):
+        if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
             raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
         if request:
             self.mailbox.requests[request]["roll"] = new["id"]
             self.mailbox.answer(request, "accepted")
         for event in events_between(old, new, self.clock()):
             notify(event)
-        return self.mailbox.versions[group]
+        return self.mailbox.rolls.version(group)
+
+    def listenerGuard(self, group, watch):
+        """Write what the guard of a group has in hand into the mailbox (the listener's own)
+
+        @param string group    The group
+        @param string watch    The watch as JSON; empty: the group is no longer guarded
+        @return int version    The version that it now has
+        """
+        self._update("listenerGuard")
+        if group in self.supervisord.process_groups:
+            self.mailbox.guard(group, json.loads(watch) if watch else None, self.clock())
+        return self.mailbox.watches.version(group)
 
     def listenerAnswer(self, request, code, text, plan):
         """Refuse a request, or answer it with a plan (the listener's own)
@@ -297,7 +313,7 @@ class RollingNamespaceRPCInterface:
 
     def _flag(self, group: str, wish: str, **flags: bool) -> Any:
         if not self.mailbox.flag(group, **flags):
-            last = self.mailbox.rolls.get(group, {}).get("status")
+            last = (self.mailbox.rolls.get(group) or {}).get("status")
             hint = " (the last one %s: rolling_resume goes on with it)" % last if last in RESUMABLE else ""
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s%s" % (group, wish, hint))
         roll = self.mailbox.rolls[group]
@@ -337,12 +353,6 @@ class RollingNamespaceRPCInterface:
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
         return any(has_looked or now - start < HEARTBEAT for start in started)
 
-    def _gate(self, stage: str) -> str:
-        """open, closed, or unknown where nobody renews the lease."""
-        if stage in ("open", "settling"):
-            return "open"
-        return "closed" if self._listener_runs() else "unknown"
-
     def _require_listener(self) -> None:
         if not self._listener_runs():
             raise RollingError(
@@ -355,22 +365,45 @@ class RollingNamespaceRPCInterface:
         if holder is not None:
             raise RollingError(Fault.ALREADY_ROLLING, "%s is being rolled: %s" % (group, holder_text(holder)))
 
-    def _table(self, group: str) -> list[list[Any]]:
-        now = time.time()
-        return [_process_row(process, now) for process in self.supervisord.process_groups[group].processes.values()]
+    def _concerned(self, requests: list[dict[str, Any]], guarded: list[str]) -> set[str]:
+        """The groups whose processes the listener has to see."""
+        rolls, groups = self.mailbox.rolls, self.supervisord.process_groups
+        active = [group for group in rolls if rolls[group]["status"] == ACTIVE]
+        asked = [request["group"] for request in requests]
+        return {group for group in (*active, *asked, *guarded, *self.mailbox.watches) if group in groups}
 
-    def _process_view(self, group: str, name: str, process: Any, member: Mapping[str, Any]) -> dict[str, Any]:
-        stage = member.get("stage", "open")
+    def _table_news(self, known: int, groups: set[str]) -> tuple[int, dict[str, list[Any]]]:
+        """The rows that have changed, as ``{group: [is the whole group, rows]}``."""
+        tables = {group: self.supervisord.process_groups[group].processes for group in groups}
+        keys = {g: {n: self._row_key(g, n, process) for n, process in table.items()} for g, table in tables.items()}
+        number, news = self.mailbox.table.news(known, keys)
+        now = time.time()
+        rows = {g: [whole, [self._row(g, n, tables[g][n], now) for n in names]] for g, (whole, names) in news.items()}
+        return number, rows
+
+    def _row_key(self, group: str, name: str, process: Any) -> tuple[Any, ...]:
+        is_warm = self.mailbox.is_warm(group, name, process.pid)
+        return (process.get_state(), process.pid, process.laststart, process.laststop, process.spawnerr, is_warm)
+
+    def _row(self, group: str, name: str, process: Any, now: float) -> list[Any]:
+        return [*_process_row(process, now), self.mailbox.is_warm(group, name, process.pid)]
+
+    def _process_view(self, group: str, name: str, process: Any, standing: Mapping[str, Any]) -> dict[str, Any]:
+        is_warm = self.mailbox.is_warm(group, name, process.pid)
+        since = self.mailbox.warm_since(group, name) if is_warm else 0.0
+        closed = "closed" if self._listener_runs() else "unknown"  # nobody renews the lease
         return {
             "name": name,
             "statename": getProcessStateDescription(process.get_state()),
             "pid": process.pid,
-            "warm": self.mailbox.is_warm(group, name, process.pid),
-            "gate": self._gate(stage),
-            "stage": stage,
-            "seconds": member.get("seconds", 0.0),
-            "ports": member.get("ports", []),
-            "why": _ascii(member.get("why", "")),
+            "warm": is_warm,
+            "gate": closed if standing.get("closed", False) else "open",
+            "stage": standing.get("stage", "open"),
+            "seconds": standing.get("seconds", round(self.clock() - since, 3) if since else 0.0),
+            "ports": standing.get("ports", []),
+            "tries": standing.get("tries", 0),
+            "retry_in": standing.get("retry_in", 0.0),
+            "why": _ascii(standing.get("why", "")),
         }
 
 
@@ -379,12 +412,11 @@ def _hears_the_doorbell(group: Any) -> bool:
 
 
 def _process_row(process: Any, now: float) -> list[Any]:
-    """The fields of a ``model.Process``, in their order."""
+    """The fields of a ``model.Process``, in their order, but for the last."""
     state = process.get_state()
     down_for = max(0.0, now - process.laststop) if process.laststop else 0.0
     is_starting = state == ProcessStates.STARTING
     running_in = max(0.0, process.laststart + process.config.startsecs - now) if is_starting else 0.0
-    spawn_error = process.spawnerr or ""
     return [
         process.config.name,
         getProcessStateDescription(state),
@@ -392,7 +424,8 @@ def _process_row(process: Any, now: float) -> list[Any]:
         process.laststart,
         down_for,
         running_in,
-        spawn_error,
+        max(0.0, now - process.laststart),
+        process.spawnerr or "",
     ]
 
 

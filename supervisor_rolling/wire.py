@@ -1,4 +1,4 @@
-"""Rolls and policies as JSON text and back: how they travel to the mailbox and outlive the listener that wrote them.
+"""Rolls and watches as JSON text and back: how they travel to the mailbox and outlive the listener that wrote them.
 
 Every dataclass becomes an object with the names of its fields; what an older version wrote and a newer one lacks,
 or the other way round, takes the field's default.
@@ -14,19 +14,24 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from supervisor_rolling.model import Roll
+from supervisor_rolling.model import Roll, Watch
 
 
-def dump_roll(roll: Roll) -> str:
-    """The roll as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
-    return json.dumps(roll, default=vars)
+def dump(record: Roll | Watch) -> str:
+    """The record as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
+    return json.dumps(record, default=vars)
 
 
 def load_roll(data: Mapping[str, Any]) -> Roll:
-    """The roll that ``dump_roll`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other
-    data."""
+    """The roll that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
     roll: Roll = _build(Roll, data)
     return roll
+
+
+def load_watch(data: Mapping[str, Any]) -> Watch:
+    """The watch that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
+    watch: Watch = _build(Watch, data)
+    return watch
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from supervisor_rolling.model import (
     Config,
     DrainPolicy,
     GatePolicy,
+    GuardPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -99,6 +100,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
     assert set(group) == names(Policy) - {"group"}
     assert set(group["drain"]) == names(DrainPolicy)
     assert set(group["restart"]) == names(RestartPolicy)
+    assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
     assert set(group["warmup"]) == names(WarmupPolicy)
     assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
     assert f"the default is {Policy.settle:g}." in text
@@ -107,7 +109,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
 def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
     expected = Policy(group="app", ports=PortRule(auto=True))
     assert parse(MINIMAL, "f") == Config(GatePolicy(), {"app": expected})
-    assert policy("drain: {}\nrestart: {}\nwarmup: {}") == expected
+    assert policy("drain: {}\nrestart: {}\nwarmup: {}\nguard: {}") == expected
     assert policy("warmup: {requests: [{}]}").warmup.requests == (WarmupRequest(),)
 
 
@@ -132,6 +134,7 @@ def test_every_key_is_read() -> None:
                 - {method: post, path: /login, headers: {A: b}, body: "x\ny", expect: [200, 302], count: 5}
                 - {path: /, expect: 404}
             settle: 1
+            guard: {max_closed: 3}
         """,
         "f",
     )
@@ -157,6 +160,7 @@ def test_every_key_is_read() -> None:
                     ),
                 ),
                 settle=1.0,
+                guard=GuardPolicy(max_closed=Share(number=3)),
             )
         },
     )
@@ -164,6 +168,29 @@ def test_every_key_is_read() -> None:
 
 def test_durations_are_floats_however_they_are_written() -> None:
     assert [type(policy(f"settle: {text}").settle) for text in ("3", "3.0", "+3", "3.e+0")] == [float] * 4
+
+
+def test_the_guard_allows_a_number_or_a_share_of_closed_processes() -> None:
+    assert policy("guard: {max_closed: 2}").guard == GuardPolicy(max_closed=Share(number=2))
+    assert policy("guard: {max_closed: 12.5%}").guard == GuardPolicy(max_closed=Share(percent=12.5))
+
+
+@pytest.mark.parametrize("word", ["false", "False", "FALSE", "no", "off", "Off", "!!bool 'no'"])
+def test_the_guard_is_off_where_it_is_false(word: str) -> None:
+    assert policy(f"guard: {word}").guard == GuardPolicy(enabled=False)
+
+
+@pytest.mark.parametrize("word", ["true", "True", "TRUE", "yes", "on", "{}"])
+def test_the_guard_is_on_as_the_model_has_it_where_it_is_true_or_empty(word: str) -> None:
+    assert policy(f"guard: {word}").guard == GuardPolicy()
+    assert GuardPolicy().enabled
+
+
+def test_the_guard_of_a_group_is_its_own_before_the_one_it_merges() -> None:
+    groups = parse(
+        "groups:\n  a: &a {ports: auto, guard: false}\n  b: {<<: *a, guard: on}\n  c: {<<: *a}\n", "f"
+    ).groups
+    assert [groups[name].guard.enabled for name in "abc"] == [False, True, False]
 
 
 def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
@@ -220,10 +247,16 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
     [
         # keys
         ("drian: {}", "drian: unknown key (did you mean drain?)"),
-        ("guard: false", "guard: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart"),
-        ("balancer: {nginx: /etc/nginx.conf}", "balancer: unknown key; known are: "),
+        (
+            "balancer: {nginx: /etc/nginx.conf}",
+            "balancer: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
+            "settle, guard",
+        ),
+        ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
         ("drain: {keepalive: refuse}", "drain.keepalive: unknown key; known are: timeout, min, on_timeout"),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
+        ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
+        ("guard: {enabled: false}", "guard.enabled: unknown key"),
         ("warmup: {request: []}", "warmup.request: unknown key (did you mean requests?)"),
         ("warmup: {requests: [/, {paht: /}]}", "warmup.requests[1].paht: unknown key (did you mean path?)"),
         ("? [a]\n: 1", "*a key is a list or a mapping"),
@@ -277,6 +310,22 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("max_unavailable: 101%", "max_unavailable: a percentage is more than 0% and at most 100%"),
         ("max_unavailable: yes", "max_unavailable: 'yes' is true or false; write a number of processes"),
         ("max_unavailable: [1]", "max_unavailable: is a list; write a number of processes"),
+        # the guard
+        ("guard:", "guard: has no value; write {max_closed: 50%}, or false to turn the guard off"),
+        ("guard: 50%", "guard: '50%' is text; write {max_closed: 50%}, or false to turn the guard off"),
+        ("guard: 'off'", "guard: 'off' is text; write {max_closed: 50%}, or false"),
+        ("guard: 0", "guard: '0' is a number; write {max_closed: 50%}, or false"),
+        ("guard: 0.5", "guard: '0.5' is a number; write {max_closed: 50%}, or false"),
+        ("guard: [50%]", "guard: is a list; write {max_closed: 50%}, or false"),
+        ("guard:\n  - false", "guard: is a list; write {max_closed: 50%}, or false"),
+        ("guard: !!bool maybe", "guard: 'maybe' is neither true nor false; write {max_closed: 50%}, or false"),
+        ("guard: !!map a", "guard: 'a' is a mapping; write {max_closed: 50%}, or false"),
+        ("guard: !!bool {}", "guard: is true or false; write {max_closed: 50%}, or false"),
+        ("guard: {max_closed: 0}", "guard.max_closed: a number of processes is from 1 to 65535"),
+        ("guard: {max_closed: 101%}", "guard.max_closed: a percentage is more than 0% and at most 100%"),
+        ("guard: {max_closed: half}", "guard.max_closed: 'half' is neither a number of processes nor a percentage"),
+        ("guard: {max_closed: no}", "guard.max_closed: 'no' is true or false; write a number of processes"),
+        ("guard: {max_closed: }", "guard.max_closed: has no value; write a number of processes"),
         # the warm-up
         ("warmup: {ready: health}", "warmup.ready: 'health' is not a path; write one that begins with /"),
         ("warmup: {ready: /a b}", "warmup.ready: '/a b' is not a path"),
@@ -502,6 +551,7 @@ WORDS = [
     "lease", "0", "-1", "1.5", "yes", "~", ".nan", "1:30", "&a ", "*a", "<<", "!!int ", "!x ", "%YAML 1.1", "---",
     ": ", ":", "- ", "? ", "{", "}", "[", "]", ", ", "\n", "\n  ", "\n    ", "\n      ", '"', "'", "|\n", ">\n", "#",
     "...", "\t", "\r\n", "\\", "\\x", "\\U", "\x00", "\ud800", "\x85", "\u2028", "\ufeff", "ä", "😀",
+    "guard", "max_closed",
 ]  # fmt: skip
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4),
@@ -509,7 +559,9 @@ SCALARS = st.one_of(
 )  # fmt: skip
 KEYS = st.one_of(
     st.text(max_size=5),
-    st.sampled_from([field.name for kind in (Config, GatePolicy, Policy, DrainPolicy) for field in fields(kind)]),
+    st.sampled_from(
+        [field.name for kind in (Config, GatePolicy, Policy, DrainPolicy, GuardPolicy) for field in fields(kind)]
+    ),
     st.sampled_from([field.name for kind in (WarmupPolicy, WarmupRequest) for field in fields(kind)]),
 )
 TREES = st.recursive(

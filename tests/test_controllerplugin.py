@@ -21,7 +21,7 @@ from supervisor_rolling.controllerplugin import LISTENER_PATIENCE, LOOK_EVERY, m
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.views import roll_view
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
-from supervisor_rolling.wire import dump_roll
+from supervisor_rolling.wire import dump
 
 URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
@@ -131,7 +131,7 @@ def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: An
     members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
     roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, least_available=1)
     roll = replace(roll, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
-    return {**roll_view(json.loads(dump_roll(roll)), 1001.0), "listener": listener}
+    return {**roll_view(json.loads(dump(roll)), 1001.0), "listener": listener}
 
 
 def kept_closed() -> View:
@@ -487,17 +487,21 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
         "gate": "open",
         "stage": "open",
         "seconds": 0.0,
+        "tries": 0,
+        "retry_in": 0.0,
         "why": "",
     }
     down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "gate": "closed", "stage": "failed", "seconds": 61.7}
-    table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}]
+    cold = {**row, "name": "web_3", "stage": "failed", "tries": 3, "retry_in": 19.6, "why": "is not warm"}
+    table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}, cold]
     ctl.server.answers["getProcesses"] = lambda *_: table
     ctl.server.rolls = [{**a_view(), "group": "web"}, a_view(Status.DONE)]
     ctl.run("rolling_status app:*")
     lines = [line.split() for line in ctl.printed.splitlines()]
     assert lines[1][:3] == ["app", "7", "done"]
     assert lines[4] == ["web_2", "FATAL", "-", "failed", "62", "s", "-", "closed", "is", "not", "warm"]
-    assert lines[5] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
+    assert " ".join(lines[5][7:]) == "is not warm; tried 3 times, again in 20 s"
+    assert lines[6] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
 
 
 def test_the_status_as_json(ctl: Controller) -> None:

@@ -16,16 +16,20 @@ PACKAGE = "supervisor_rolling"
 ROOT = Path(supervisor_rolling.__file__).parent
 STDLIB: frozenset[str] = frozenset(
     getattr(sys, "stdlib_module_names", {"__future__", "collections", "dataclasses", "enum", "fractions"})
-    | {"functools", "json", "math", "re", "typing"}
+    | {"functools", "itertools", "json", "math", "os", "re", "signal", "time", "typing", "weakref"}
 )
 
-IMPURE = {"time", "os", "socket", "subprocess", "logging", "random", "threading"}
+IMPURE = {"time", "os", "select", "signal", "socket", "subprocess", "logging", "random", "threading"}
 HEAVY = {"yaml", "requests", "iptc"}
 FORBIDDEN_IN_SUPERVISORD = HEAVY | {"threading", "subprocess", "multiprocessing", f"{PACKAGE}.in_listener"}
 
 VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share")}
-DECIDERS = {f"{PACKAGE}.{name}" for name in ("pure.machine", "pure.stages", "in_listener.roller")}
-ADAPTERS = ("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config")
+CONTRACTS = f"{PACKAGE}.in_listener.contracts"
+BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "watches", "gatekeeper")}
+"""What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
+
+DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
+ADAPTERS = ("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths")
 ALLOWED_BETWEEN_ADAPTERS = {("drain", "sock_diag"), ("gates", "gates"), ("config", "config")}
 
 
@@ -114,6 +118,11 @@ def test_every_adapter_of_the_law_exists() -> None:
     assert MODULES >= DECIDERS | VALUES
 
 
+def test_every_module_of_the_listener_is_an_adapter_or_stands_between() -> None:
+    rest = {module for module in under("in_listener") if not adapter_of(module)}
+    assert rest == BETWEEN | {CONTRACTS, f"{PACKAGE}.in_listener"}
+
+
 # --- the law
 
 
@@ -135,6 +144,13 @@ def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str
     assert bad == {}
 
 
+@pytest.mark.parametrize("module", under("rpcinterface", "in_supervisord"))
+def test_what_runs_in_supervisord_knows_itself_and_the_smallest_of_the_rest(module: str) -> None:
+    ours = {name for name in IMPORTS[module] if named(name, {PACKAGE})}
+    assert ours <= {f"{PACKAGE}.share", f"{PACKAGE}.errors", *under("in_supervisord")}
+    assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
+
+
 @pytest.mark.parametrize("module", under("controllerplugin", "in_supervisorctl"))
 def test_nothing_in_supervisorctl_brings_libraries(module: str) -> None:
     assert {name: by for name, by in reach([module]).items() if named(name, HEAVY)} == {}
@@ -145,6 +161,13 @@ def test_an_adapter_imports_no_other_adapter_and_nothing_that_decides(module: st
     pairs = {(adapter_of(module), adapter_of(name)) for name in IMPORTS[module] if adapter_of(name)}
     assert pairs <= ALLOWED_BETWEEN_ADAPTERS
     assert not IMPORTS[module] & DECIDERS
+
+
+@pytest.mark.parametrize("module", [*sorted(BETWEEN), CONTRACTS])
+def test_what_stands_between_reaches_no_adapter_and_does_nothing_but_log(module: str) -> None:
+    found = reach([module])
+    assert {name: by for name, by in found.items() if adapter_of(name)} == {}
+    assert {name: by for name, by in found.items() if named(name, (IMPURE | HEAVY) - {"logging"})} == {}
 
 
 def test_only_the_listener_knows_both_the_adapters_and_the_roller() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import socketserver
 import threading
 import time
@@ -21,12 +20,24 @@ import pytest
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import ConflictError, Fault, SupervisorError
+from supervisor_rolling.in_listener import processes
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
-from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll
-from supervisor_rolling.wire import dump_roll, load_roll
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll, Stage, Ward, Watch
+from supervisor_rolling.wire import dump, load_roll, load_watch
 
 DEADLINE = 20.0
-NOTHING: dict[str, Any] = {"rolls": {}, "groups": [], "requests": [], "processes": {}}
+NOTHING: dict[str, Any] = {
+    "rolls": {},
+    "rolled": [],
+    "watches": {},
+    "watched": [],
+    "requests": [],
+    "table": 1,
+    "processes": {},
+    "idle": 0.0,
+}
+KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": []}
+"""What a listener knows that has not looked yet."""
 
 
 class Supervisord:
@@ -143,8 +154,17 @@ def a_roll(group: str = "app", number: int = 1) -> Roll:
     return Roll(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
 
 
-def on_wire(roll: Roll) -> Any:
-    return json.loads(dump_roll(roll))
+def a_watch(group: str = "app", *wards: Ward) -> Watch:
+    return Watch(group, Policy(group, PortRule(pattern=r"app-(\d+)")), GatePolicy(), wards)
+
+
+def on_wire(record: Roll | Watch) -> Any:
+    return json.loads(dump(record))
+
+
+def last_known(supervisord: Supervisord) -> Any:
+    """What the last look said that the listener knows."""
+    return supervisord.calls[-1][1][0]
 
 
 def error_of(call: Callable[[], object]) -> SupervisorError:
@@ -156,26 +176,30 @@ def error_of(call: Callable[[], object]) -> SupervisorError:
 # --- a look
 
 
-def test_a_look_says_who_looks_and_what_is_known(supervisord: Supervisord) -> None:
-    world = supervisord.client().look()
-    assert supervisord.calls == [("rolling.listenerLook", (os.getpid(), {}))]
-    assert (world.rolls, world.requests, world.processes) == ({}, (), {})
+def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:
+    supervisord.looks(idle=1.5)
+    world = supervisord.client().look({"web", "app"})
+    assert supervisord.calls == [("rolling.listenerLook", ({**KNOWN, "guarded": ["app", "web"]},))]
+    assert (world.rolls, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
 
 
 def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
     full = {"id": 3, "kind": "plan", "group": "app", "processes": ["app-1"], "max_unavailable": "2", "force": True}
     bare = {"id": 4, "kind": "resume", "group": "app"}
-    rows = [["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, ""], ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, "no such file"]]
-    inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": rows})
-    world = inet.client().look()
+    rows = [
+        ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True],
+        ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", False],
+    ]
+    inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": [True, rows]})
+    world = inet.client().look([])
     assert world.requests == (
         Request(3, "plan", "app", ("app-1",), "2", True, "ann@host"),
         Request(4, "resume", "app"),
     )
     assert world.processes == {
         "app": {
-            "app-1": Process("app-1", "RUNNING", 100, 5.5),
-            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, "no such file"),
+            "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True),
+            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file"),
         }
     }
 
@@ -183,32 +207,188 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
 def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_roll("app", 1), a_roll("web", 2)
-    inet.looks(rolls={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, groups=["app", "web"])
-    assert client.look().rolls == {"app": (5, one), "web": (7, two)}
+    inet.looks(rolls={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
+    assert client.look([]).rolls == {"app": (5, one), "web": (7, two)}
     newer = replace(two, paused=True)
-    inet.looks(rolls={"web": [8, on_wire(newer)]}, groups=["app", "web"])
-    assert client.look().rolls == {"app": (5, one), "web": (8, newer)}
-    client.look()
-    known = [arguments[1] for _, arguments in inet.calls]
+    inet.looks(rolls={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
+    assert client.look([]).rolls == {"app": (5, one), "web": (8, newer)}
+    client.look([])
+    known = [arguments[0]["rolls"] for _, arguments in inet.calls]
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}]
 
 
 def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
-    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, groups=["app"])
-    client.look()
-    inet.looks(groups=[])
-    assert client.look().rolls == {}
-    client.look()
-    assert inet.calls[-1][1][1] == {}
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    client.look([])
+    inet.looks(rolled=[])
+    assert client.look([]).rolls == {}
+    client.look([])
+    assert last_known(inet)["rolls"] == {}
 
 
 def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
     client = inet.client()
-    before = client.look()
-    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, groups=["app"])
-    client.look()
+    before = client.look([])
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    client.look([])
     assert before.rolls == {}
+
+
+def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Supervisord) -> None:
+    client = inet.client()
+    one, two = a_watch("app"), a_watch("web")
+    inet.looks(watches={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, watched=["app", "web"])
+    assert client.look([]).watches == {"app": one, "web": two}
+    newer = a_watch("web", Ward("web-1", (8001,), Stage.WARMING, 1000.0, pid=100))
+    inet.looks(watches={"web": [8, on_wire(newer)]}, watched=["app", "web"])
+    assert client.look([]).watches == {"app": one, "web": newer}
+    inet.looks(watched=["web"])
+    assert client.look([]).watches == {"web": newer}
+    client.look([])
+    known = [arguments[0]["watches"] for _, arguments in inet.calls]
+    assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
+
+
+def test_a_roll_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
+    client, roll, watch = inet.client(), a_roll(), a_watch()
+    inet.looks(rolls={"app": [5, on_wire(roll)]}, rolled=["app"], watches={"app": [6, on_wire(watch)]}, watched=["app"])
+    world = client.look([])
+    assert (world.rolls, world.watches) == ({"app": (5, roll)}, {"app": watch})
+    client.look([])
+    assert (last_known(inet)["rolls"], last_known(inet)["watches"]) == ({"app": 5}, {"app": 6})
+
+
+# --- the process table
+
+
+def a_row(name: str, state: str = "RUNNING", pid: int = 100, **changes: Any) -> list[Any]:
+    """The fields of a process as they come: this fails where the model has one more than the plugin tells."""
+    return list(vars(replace(Process(name, state, pid, 5.5), **changes)).values())
+
+
+class Clock:
+    """Stands in for the module ``time``."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(processes, "time", found)
+    return found
+
+
+def test_rows_that_have_not_changed_are_kept_and_the_others_replaced(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(table=4, processes={"app": [True, [a_row("app-1"), a_row("app-2")]]})
+    client.look([])
+    inet.looks(table=5, processes={"app": [False, [a_row("app-2", pid=555, warm=True)]]})
+    table = client.look([]).processes["app"]
+    assert table == {
+        "app-1": Process("app-1", "RUNNING", 100, 5.5),
+        "app-2": Process("app-2", "RUNNING", 555, 5.5, warm=True),
+    }
+    client.look([])
+    assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 5]
+
+
+def test_a_process_that_is_new_in_a_group_is_added(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1")]]})
+    client.look([])
+    inet.looks(processes={"app": [False, [a_row("app-2")]]})
+    assert set(client.look([]).processes["app"]) == {"app-1", "app-2"}
+
+
+def test_a_group_that_comes_as_a_whole_keeps_nothing_of_before(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0)]]})
+    client.look([])
+    inet.looks(processes={"app": [True, [a_row("app-1")]]})
+    assert set(client.look([]).processes["app"]) == {"app-1"}
+    inet.looks(processes={"app": [False, []]})
+    assert set(client.look([]).processes["app"]) == {"app-1"}
+
+
+def test_a_group_that_is_concerned_no_more_is_forgotten(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1")]], "web": [True, [a_row("web-1")]]})
+    client.look([])
+    inet.looks(processes={"web": [False, []]})
+    assert set(client.look([]).processes) == {"web"}
+
+
+def test_a_world_that_was_given_keeps_its_table(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0, down_for=2.0)]]})
+    before = client.look([])
+    clock.now += 10.0
+    inet.looks(processes={"app": [False, [a_row("app-1", pid=555)]]})
+    client.look([])
+    assert (before.processes["app"]["app-1"].pid, before.processes["app"]["app-2"].down_for) == (100, 2.0)
+
+
+def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come(
+    inet: Supervisord, clock: Clock
+) -> None:
+    client = inet.client()
+    down, starting = a_row("app-1", "EXITED", 0, down_for=2.0), a_row("app-2", "STARTING", running_in=3.0, up_for=1.0)
+    inet.looks(processes={"app": [True, [down, starting, a_row("app-3", up_for=60.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    for later, down_for, running_in, up_for in ((2.0, 4.0, 1.0, 3.0), (4.0, 6.0, 0.0, 5.0)):
+        clock.now = 1000.0 + later
+        table = client.look([]).processes["app"]
+        assert (table["app-1"].down_for, table["app-2"].running_in, table["app-2"].up_for) == (
+            down_for,
+            running_in,
+            up_for,
+        )
+        assert table["app-3"] == Process("app-3", "RUNNING", 100, 5.5, up_for=60.0)
+
+
+def test_one_that_was_never_stopped_is_not_down_for_long(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1", "STARTING", down_for=0.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 10.0
+    assert client.look([]).processes["app"]["app-1"].down_for == 0.0
+
+
+def test_a_row_that_comes_anew_ages_from_then_and_not_at_all_when_it_runs(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1", "EXITED", 0, down_for=2.0)]]})
+    client.look([])
+    clock.now += 10.0
+    inet.looks(processes={"app": [False, [a_row("app-1", "FATAL", 0, down_for=1.0)]]})
+    assert client.look([]).processes["app"]["app-1"].down_for == 1.0
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 1.0
+    assert client.look([]).processes["app"]["app-1"].down_for == 2.0
+    inet.looks(processes={"app": [False, [a_row("app-1", up_for=1.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 1.0
+    assert client.look([]).processes["app"]["app-1"] == Process("app-1", "RUNNING", 100, 5.5, up_for=1.0)
+
+
+def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(table=4, processes={"app": [True, [a_row("app-1")]]})
+    client.look([])
+    inet.status = 500
+    error_of(lambda: client.look([]))
+    inet.status = 200
+    inet.looks(table=6, processes={"app": [True, [a_row("app-1", pid=555)]]})
+    assert client.look([]).processes["app"]["app-1"].pid == 555
+    assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 4]
 
 
 # --- writing
@@ -221,9 +401,9 @@ def test_a_record_carries_the_roll_and_its_version_is_known_then(inet: Superviso
     ((_, (group, version, text, request)),) = inet.calls
     assert (group, version, request) == ("app", 5, 9)
     assert load_roll(json.loads(text)) == roll
-    inet.looks(groups=["app"])
-    assert client.look().rolls == {"app": (6, roll)}
-    assert inet.calls[-1][1][1] == {"app": 6}
+    inet.looks(rolled=["app"])
+    assert client.look([]).rolls == {"app": (6, roll)}
+    assert last_known(inet)["rolls"] == {"app": 6}
 
 
 def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
@@ -231,8 +411,43 @@ def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(ine
     inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
     with pytest.raises(ConflictError, match="changed meanwhile"):
         client.record(a_roll(), 5)
-    client.look()
-    assert inet.calls[-1][1][1] == {}
+    client.look([])
+    assert last_known(inet)["rolls"] == {}
+
+
+def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
+    client, watch = inet.client(), a_watch("app", Ward("app-1", (8001,), Stage.FAILED, 1000.0, why="drained → café"))
+    inet.methods["rolling.listenerGuard"] = lambda *_: 6
+    client.guard(watch)
+    ((method, (group, text)),) = inet.calls
+    assert (method, group, text.isascii(), load_watch(json.loads(text))) == (
+        "rolling.listenerGuard",
+        "app",
+        True,
+        watch,
+    )
+    inet.looks(watched=["app"])
+    assert client.look([]).watches == {"app": watch}
+    assert last_known(inet)["watches"] == {"app": 6}
+
+
+def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerGuard", Faults.SHUTDOWN_STATE)
+    error_of(lambda: client.guard(a_watch()))
+    client.look([])
+    assert last_known(inet)["watches"] == {}
+
+
+def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.methods["rolling.listenerGuard"] = lambda *_: 6
+    client.guard(a_watch())
+    client.unguard("app")
+    assert inet.calls[-1] == ("rolling.listenerGuard", ("app", ""))
+    client.look([])
+    assert last_known(inet)["watches"] == {}
+    client.unguard("never guarded")
 
 
 def test_a_refusal_is_sent_with_its_code_in_ascii(inet: Supervisord) -> None:
@@ -292,27 +507,27 @@ def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Superviso
 
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
     inet.fails("rolling.listenerLook", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
-    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(inet.client().look))
+    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().look([])))
 
 
 def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
     inet.fails("rolling.listenerLook", Faults.FAILED, "FAILED: out of luck")
-    error = error_of(inet.client().look)
+    error = error_of(lambda: inet.client().look([]))
     assert str(error) == "FAILED: out of luck"
     assert not isinstance(error, ConflictError)
 
 
 def test_a_supervisord_that_shuts_down_is_said_to(inet: Supervisord) -> None:
     inet.fails("rolling.listenerLook", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
-    assert str(error_of(inet.client().look)) == "supervisord is shutting down"
+    assert str(error_of(lambda: inet.client().look([]))) == "supervisord is shutting down"
 
 
 def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerLook", Faults.FAILED)
-    error_of(client.look)
+    error_of(lambda: client.look([]))
     inet.looks()
-    client.look()
+    client.look([])
     assert inet.connections == 1
 
 
@@ -320,14 +535,14 @@ def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
 
 
 def test_user_and_password_are_sent(supervisord: Supervisord) -> None:
-    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).look()
+    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).look([])
     kind, _, text = supervisord.headers[0]["Authorization"].partition(" ")
     assert (kind, base64.b64decode(text).decode()) == ("Basic", "ann:" + "p:w" * 40)
 
 
 def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: Supervisord) -> None:
     supervisord.status = 401
-    text = str(error_of(supervisord.client().look))
+    text = str(error_of(lambda: supervisord.client().look([])))
     assert 'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener' in text
 
 
@@ -338,11 +553,11 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
     client = supervisord.client(timeout=0.2)
     supervisord.answers.clear()
     began = time.monotonic()
-    text = str(error_of(client.look))
+    text = str(error_of(lambda: client.look([])))
     assert time.monotonic() - began < DEADLINE / 2
     assert text == f"supervisord does not answer at {supervisord.url}: timed out"
     supervisord.answers.set()
-    assert client.look().rolls == {}
+    assert client.look([]).rolls == {}
 
 
 @pytest.mark.parametrize(
@@ -362,25 +577,25 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
 )
 def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisord: Supervisord, raw: bytes) -> None:
     client = supervisord.client()
-    client.look()
+    client.look([])
     supervisord.raw = raw
-    assert str(error_of(client.look)).startswith(f"supervisord does not answer at {supervisord.url}: ")
+    assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {supervisord.url}: ")
     supervisord.raw = None
-    assert client.look().rolls == {}
+    assert client.look([]).rolls == {}
 
 
 def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
     client = supervisord.client()
     supervisord.status = 500
-    assert str(error_of(client.look)) == "supervisord answered HTTP 500 Internal Server Error: see its log"
+    assert str(error_of(lambda: client.look([]))) == "supervisord answered HTTP 500 Internal Server Error: see its log"
     supervisord.status = 200
-    assert client.look().rolls == {}
+    assert client.look([]).rolls == {}
 
 
 def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None:
     client = supervisord.client()
     for _ in range(5):
-        client.look()
+        client.look([])
     assert supervisord.connections == 1
 
 
@@ -388,4 +603,4 @@ def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None
 def test_where_nobody_answers_the_address_is_told(url: str) -> None:
     client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, 5.0)
     for _ in range(2):
-        assert str(error_of(client.look)).startswith(f"supervisord does not answer at {url}: ")
+        assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {url}: ")

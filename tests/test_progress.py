@@ -28,7 +28,7 @@ from supervisor_rolling.in_supervisorctl.progress import (
 )
 from supervisor_rolling.in_supervisord.views import roll_view
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status, Timing
-from supervisor_rolling.wire import dump_roll
+from supervisor_rolling.wire import dump
 
 BEGAN, NOW = 1000.0, 1012.0
 
@@ -74,7 +74,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
     roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, started_at=BEGAN)
-    wire = json.loads(dump_roll(replace(roll, ended_at=ended, least_available=3, **changes)))
+    wire = json.loads(dump(replace(roll, ended_at=ended, least_available=3, **changes)))
     return {**roll_view(wire, now), "listener": True}
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from supervisor import events
+from supervisor.states import ProcessStates, getProcessStateDescription
+from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig, DummyProcess, DummyProcessGroup
 
 from supervisor_rolling.in_listener.protocol import (
     LONGEST_HEADER,
@@ -18,7 +21,9 @@ from supervisor_rolling.in_listener.protocol import (
     Event,
     Frames,
     ProtocolError,
+    changes_in,
 )
+from supervisor_rolling.model import Change
 
 HEADER = b"ver:3.0 server:supervisor serial:21 pool:rolling poolserial:10 eventname:%s len:%d\n"
 
@@ -121,6 +126,67 @@ def test_a_header_without_an_end_is_not_collected_for_ever() -> None:
 def test_a_payload_may_be_as_long_as_it_is_allowed_to_be() -> None:
     payload = b"x" * LONGEST_PAYLOAD
     assert fed([HEADER % (b"TICK_5", LONGEST_PAYLOAD), payload]) == [Event("TICK_5", payload)]
+
+
+# --- what the events say
+
+
+def told(kind: type, from_state: int, pid: int = 0, **arguments: object) -> Event:
+    """An event as supervisord itself words it."""
+    process = DummyProcess(DummyPConfig(DummyOptions(), "web_1", "/bin/true"))
+    process.group, process.pid = DummyProcessGroup(DummyPGroupConfig(DummyOptions(), "app")), pid
+    payload: str = kind(process, from_state, **arguments).payload()
+    return Event(events.getEventNameByType(kind), payload.encode())
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "from_state", "pid"),
+    [
+        ("STARTING", events.ProcessStateStartingEvent, ProcessStates.STOPPED, 0),
+        ("RUNNING", events.ProcessStateRunningEvent, ProcessStates.STARTING, 100),
+        ("BACKOFF", events.ProcessStateBackoffEvent, ProcessStates.STARTING, 0),
+        ("STOPPING", events.ProcessStateStoppingEvent, ProcessStates.RUNNING, 100),
+        ("EXITED", events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100),
+        ("STOPPED", events.ProcessStateStoppedEvent, ProcessStates.STOPPING, 100),
+        ("FATAL", events.ProcessStateFatalEvent, ProcessStates.BACKOFF, 0),
+        ("UNKNOWN", events.ProcessStateUnknownEvent, ProcessStates.RUNNING, 0),
+    ],
+)
+def test_a_change_is_what_supervisords_event_says(state: str, kind: type, from_state: int, pid: int) -> None:
+    came_from = getProcessStateDescription(from_state)
+    assert list(changes_in([told(kind, from_state, pid)])) == [Change("app", "web_1", state, came_from, pid)]
+
+
+def test_changes_come_in_the_order_of_the_events_and_other_events_say_nothing() -> None:
+    exited = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
+    starting = told(events.ProcessStateStartingEvent, ProcessStates.EXITED)
+    others = [Event("TICK_5", b"when:1"), Event("ROLLING_PROCESS", starting.payload)]
+    found = changes_in([others[0], exited, others[1], starting])
+    assert [(change.state, change.pid) for change in found] == [("EXITED", 100), ("STARTING", 0)]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"hello",
+        b"processname:web_1 from_state:RUNNING pid:100",
+        b"groupname:app from_state:RUNNING pid:100",
+        b"processname:web_1 groupname:app pid:100",
+        b"processname:web_1 groupname:app from_state:RUNNING pid:many",
+        b"processname:\xff\xfe groupname:app from_state:RUNNING pid:100",
+    ],
+)
+def test_a_change_that_cannot_be_read_says_nothing_and_hides_no_other(payload: bytes) -> None:
+    good = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
+    assert [change.pid for change in changes_in([Event("PROCESS_STATE_EXITED", payload), good])] == [100]
+
+
+@given(st.binary(max_size=100))
+@settings(deadline=None)
+def test_no_payload_does_anything_but_give_a_change_or_nothing(junk: bytes) -> None:
+    found = changes_in([Event("PROCESS_STATE_EXITED", b"processname:a groupname:b from_state:c pid:" + junk)])
+    assert all(isinstance(change.pid, int) for change in found)
 
 
 # --- the channel: real pipes

@@ -15,10 +15,12 @@ from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig,
 from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, traverse, xmlrpc_marshal
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisord import views
 from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
-from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Roll, Stage, Status, Ward, Watch
+from supervisor_rolling.pure import stages
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
-from supervisor_rolling.wire import dump_roll
+from supervisor_rolling.wire import dump
 
 LISTENER_PID = 77
 
@@ -77,7 +79,7 @@ def supervisord() -> DummySupervisor:
 def rolling(supervisord: DummySupervisor) -> Any:
     interface = make_rolling_rpcinterface(supervisord, wakeup="false")
     interface.clock = Clock()
-    interface.listenerLook(LISTENER_PID, {})
+    looked(interface)
     return interface
 
 
@@ -90,9 +92,14 @@ def a_roll(number: int = 1, **changes: Any) -> Roll:
 def begin(rolling: Any, **options: Any) -> int:
     """Ask for a roll as a client, and accept it as the listener. Returns the version of the roll."""
     rolling.restart("app", False, options)
-    (request,) = json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"]
-    version = rolling.mailbox.versions.get("app", 0)
-    return rolling.listenerRecord("app", version, dump_roll(a_roll(request["id"])), request["id"])
+    (request,) = looked(rolling)["requests"]
+    version = rolling.mailbox.rolls.version("app")
+    return rolling.listenerRecord("app", version, dump(a_roll(request["id"])), request["id"])
+
+
+def looked(rolling: Any, **known: Any) -> Any:
+    """What a listener finds that knows nothing but this."""
+    return json.loads(rolling.listenerLook({"rolls": {}, "watches": {}, "table": 0, "guarded": [], **known}))
 
 
 def fault_of(call: Any, *arguments: Any) -> RPCError:
@@ -105,22 +112,24 @@ def test_what_is_asked_rings_the_doorbell_and_reaches_the_listener(rolling: Any,
     rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
     (event,) = notified
     assert events.getEventNameByType(event.__class__) == "ROLLING_ASKED"
-    (request,) = json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"]
+    (request,) = looked(rolling)["requests"]
     assert (request["kind"], request["group"], request["max_unavailable"]) == ("restart", "app", "25%")
 
 
 def test_one_process_can_be_named_as_supervisor_names_it(rolling: Any):
     rolling.restart("app:web_2", False, {"processes": ["web_10"]})
-    (request,) = json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"]
+    (request,) = looked(rolling)["requests"]
     assert request["processes"] == ["web_2", "web_10"]
 
 
 def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(rolling: Any):
-    assert json.loads(rolling.listenerLook(LISTENER_PID, {}))["processes"] == {}
+    assert looked(rolling)["processes"] == {}
     begin(rolling)
-    table = json.loads(rolling.listenerLook(LISTENER_PID, {}))["processes"]
+    table = looked(rolling)["processes"]
     assert list(table) == ["app"]
-    assert [row[:3] for row in table["app"]] == [
+    is_whole, rows = table["app"]
+    assert is_whole
+    assert [row[:3] for row in rows] == [
         ["web_1", "RUNNING", 100],
         ["web_2", "RUNNING", 101],
         ["web_10", "RUNNING", 102],
@@ -129,29 +138,29 @@ def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(r
 
 def test_the_listener_gets_only_the_rolls_that_it_does_not_have(rolling: Any):
     version = begin(rolling)
-    assert list(json.loads(rolling.listenerLook(LISTENER_PID, {}))["rolls"]) == ["app"]
-    assert json.loads(rolling.listenerLook(LISTENER_PID, {"app": version}))["rolls"] == {}
+    assert list(looked(rolling)["rolls"]) == ["app"]
+    assert looked(rolling, rolls={"app": version})["rolls"] == {}
 
 
 def test_a_deferred_answer_comes_when_the_listener_has_accepted(rolling: Any):
     answer = rolling.restart("app", False, {})
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord("app", 0, dump_roll(a_roll()), 1)
+    rolling.listenerRecord("app", 0, dump(a_roll()), 1)
     assert answer()["status"] == "running"
 
 
 def test_with_wait_the_answer_comes_when_the_roll_has_ended(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord("app", 0, dump_roll(a_roll()), 1)
+    version = rolling.listenerRecord("app", 0, dump(a_roll()), 1)
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
     assert (answer()["status"], answer()["seconds"]) == ("done", 2.0)
 
 
 @pytest.mark.parametrize(("status", "code"), [(Status.FAILED, Fault.ROLL_FAILED), (Status.ABORTED, Fault.ROLL_ABORTED)])
 def test_a_roll_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
     answer = rolling.restart("app", True, {})
-    rolling.listenerRecord("app", 0, dump_roll(a_roll(status=status, why="web_1 is not warm")), 1)
+    rolling.listenerRecord("app", 0, dump(a_roll(status=status, why="web_1 is not warm")), 1)
     assert fault_of(answer).code == code
 
 
@@ -164,7 +173,7 @@ def test_a_refusal_is_a_fault_with_the_listeners_words(rolling: Any):
 
 def test_a_plan_is_answered_and_not_kept(rolling: Any):
     answer = rolling.restart("app", False, {"dry_run": True})
-    rolling.listenerAnswer(1, 0, "", dump_roll(a_roll(status=Status.PLANNED)))
+    rolling.listenerAnswer(1, 0, "", dump(a_roll(status=Status.PLANNED)))
     assert answer()["status"] == "planned"
     assert rolling.getAllRolls() == []
 
@@ -185,7 +194,7 @@ def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling
 def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
     version = begin(rolling, by="ann@host")
     members = (Member("web_1", (1,), replaced=True), Member("web_2", (2,)))
-    rolling.listenerRecord("app", version, dump_roll(a_roll(by="ann@host", members=members)), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(by="ann@host", members=members)), 0)
     fault = fault_of(rolling.restart, "app", False, {})
     assert fault.code == Fault.ALREADY_ROLLING
     assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
@@ -246,7 +255,7 @@ def test_the_name_of_who_asks_is_short_and_harmless(rolling: Any):
 def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
     version = begin(rolling)
     rolling.abort("app")
-    fault = fault_of(rolling.listenerRecord, "app", version, dump_roll(a_roll()), 0)
+    fault = fault_of(rolling.listenerRecord, "app", version, dump(a_roll()), 0)
     assert fault.code == Fault.CONFLICT
     assert rolling.getRoll("app")["aborting"] is True
 
@@ -266,18 +275,18 @@ def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any
 
 def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
     version = begin(rolling)
-    rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.FAILED)), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(status=Status.FAILED)), 0)
     answer = rolling.resume("app")
     assert answer() is NOT_DONE_YET
-    (request,) = json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"]
+    (request,) = looked(rolling)["requests"]
     assert request["kind"] == "resume"
 
 
 def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[Any]):
     version = begin(rolling)
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
-    version = rolling.listenerRecord("app", version, dump_roll(a_roll(members=members)), 0)
-    rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.DONE)), 0)
+    version = rolling.listenerRecord("app", version, dump(a_roll(members=members)), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
     names = [events.getEventNameByType(event.__class__) for event in notified]
     assert names == ["ROLLING_ASKED", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
     head, _, body = notified[2].payload().partition("\n")
@@ -295,7 +304,7 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
         Member("web_1", (8001,), stage=Stage.OPEN, pid=100),
         Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
     )
-    rolling.listenerRecord("app", version, dump_roll(a_roll(members=members)), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(members=members)), 0)
     assert {p["name"]: p["warm"] for p in rolling.getProcesses("app")} == {
         "web_1": True,
         "web_10": False,
@@ -308,24 +317,24 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
 def test_a_group_that_is_removed_is_forgotten(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     del supervisord.process_groups["app"]
-    assert json.loads(rolling.listenerLook(LISTENER_PID, {}))["groups"] == []
+    assert looked(rolling)["rolled"] == []
     assert rolling.getAllRolls() == []
 
 
 def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     group = supervisord.process_groups.pop("app")
-    rolling.listenerLook(LISTENER_PID, {})
+    looked(rolling)
     supervisord.process_groups["app"] = group
     answer = rolling.restart("app", False, {})
-    assert rolling.listenerRecord("app", 0, dump_roll(a_roll(2)), 2) > 0
+    assert rolling.listenerRecord("app", 0, dump(a_roll(2)), 2) > 0
     assert answer()["id"] == 2
 
 
 def test_a_request_for_a_group_that_is_gone_is_answered_and_stops_nobody(rolling: Any, supervisord: DummySupervisor):
     answer = rolling.restart("app", False, {})
     del supervisord.process_groups["app"]
-    assert json.loads(rolling.listenerLook(LISTENER_PID, {}))["requests"] == []
+    assert looked(rolling)["requests"] == []
     assert fault_of(answer).code == Fault.REFUSED
 
 
@@ -333,16 +342,16 @@ def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.clock.now += ANSWER_WITHIN
     assert fault_of(answer).code == Fault.LISTENER_DOWN
-    assert fault_of(rolling.listenerRecord, "app", 0, dump_roll(a_roll()), 1).code == Fault.CONFLICT
+    assert fault_of(rolling.listenerRecord, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
     assert rolling.getAllRolls() == []
 
 
 def test_who_waits_is_not_told_of_another_roll(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord("app", 0, dump_roll(a_roll()), 1)
-    version = rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.FAILED)), 0)
+    version = rolling.listenerRecord("app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord("app", version, dump(a_roll(status=Status.FAILED)), 0)
     rolling.restart("app", True, {})
-    rolling.listenerRecord("app", version, dump_roll(a_roll(2)), 2)
+    rolling.listenerRecord("app", version, dump(a_roll(2)), 2)
     assert fault_of(answer).code == Fault.ROLL_FAILED
 
 
@@ -351,8 +360,8 @@ def test_resume_of_a_paused_roll_can_be_waited_for(rolling: Any):
     rolling.pause("app")
     answer = rolling.resume("app", True)
     assert answer() is NOT_DONE_YET
-    version = rolling.mailbox.versions["app"]
-    rolling.listenerRecord("app", version, dump_roll(a_roll(status=Status.DONE)), 0)
+    version = rolling.mailbox.rolls.version("app")
+    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
     assert answer()["status"] == "done"
 
 
@@ -387,7 +396,7 @@ def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord:
 def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
     version = begin(rolling)
     member = Member("web_1", (8001,), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
-    rolling.listenerRecord("app", version, dump_roll(a_roll(members=(member,), why="é")), 0)
+    rolling.listenerRecord("app", version, dump(a_roll(members=(member,), why="é")), 0)
     for answer in (rolling.getRoll("app"), rolling.getAllRolls(), rolling.getProcesses("app"), rolling.pause("app")):
         xmlrpc_marshal(answer).encode("ascii")
 
@@ -413,3 +422,274 @@ def test_old_requests_are_dropped(rolling: Any):
     for _ in range(300):
         rolling.restart("app", False, {"dry_run": True})
     assert len(rolling.mailbox.requests) <= 100
+
+
+# --- the process table
+
+
+def rows_of(found: Any, group: str = "app") -> dict[str, Process]:
+    return {row[0]: Process(*row) for row in found["processes"][group][1]}
+
+
+def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    processes, now = supervisord.process_groups["app"].processes, time.time()
+    processes["web_1"].laststart = now - 100.0
+    processes["web_2"].state, processes["web_2"].laststart = ProcessStates.STARTING, now - 4.0
+    down = processes["web_10"]
+    down.state, down.pid, down.laststop, down.spawnerr = ProcessStates.FATAL, 0, now - 50.0, "no such file"
+    rows = rows_of(looked(rolling))
+    assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
+    assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
+    assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
+    assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
+    assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
+    assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
+
+
+def test_the_processes_of_a_guarded_group_come_although_nobody_rolls_it(rolling: Any):
+    assert list(looked(rolling, guarded=["app", "no_such_group"])["processes"]) == ["app"]
+
+
+def test_the_processes_of_a_group_with_a_watch_come_although_it_is_guarded_no_more(rolling: Any):
+    guard(rolling)
+    assert list(looked(rolling)["processes"]) == ["app"]
+
+
+def test_the_processes_of_a_group_whose_roll_has_ended_do_not_come(rolling: Any):
+    version = begin(rolling)
+    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
+    assert looked(rolling)["processes"] == {}
+
+
+def test_a_look_brings_only_the_rows_that_have_changed_since_the_last(rolling: Any, supervisord: DummySupervisor):
+    first = looked(rolling, guarded=["app"])
+    second = looked(rolling, guarded=["app"], table=first["table"])
+    assert second["processes"] == {"app": [False, []]}
+    supervisord.process_groups["app"].processes["web_2"].pid = 555
+    third = looked(rolling, guarded=["app"], table=second["table"])
+    assert (third["processes"]["app"][0], [row[:3] for row in third["processes"]["app"][1]]) == (
+        False,
+        [["web_2", "RUNNING", 555]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("state", ProcessStates.STOPPING),
+        ("pid", 9),
+        ("laststart", 9.0),
+        ("laststop", 9.0),
+        ("spawnerr", "no such file"),
+    ],
+)
+def test_whatever_the_guard_decides_by_is_news(rolling: Any, supervisord: DummySupervisor, name: str, value: Any):
+    first = looked(rolling, guarded=["app"])
+    setattr(supervisord.process_groups["app"].processes["web_10"], name, value)
+    assert list(rows_of(looked(rolling, guarded=["app"], table=first["table"]))) == ["web_10"]
+
+
+def test_that_a_process_has_become_warm_is_news(rolling: Any):
+    first = looked(rolling, guarded=["app"])
+    guard(rolling, a_ward(Stage.SETTLING))
+    rows = rows_of(looked(rolling, guarded=["app"], table=first["table"]))
+    assert {name: process.warm for name, process in rows.items()} == {"web_1": True}
+
+
+def test_a_listener_that_lost_an_answer_gets_the_whole_table(rolling: Any):
+    first = looked(rolling, guarded=["app"])
+    looked(rolling, guarded=["app"], table=first["table"])
+    is_whole, rows = looked(rolling, guarded=["app"], table=first["table"])["processes"]["app"]
+    assert (is_whole, len(rows)) == (True, 3)
+
+
+def test_how_long_nobody_looked_is_told(rolling: Any):
+    rolling.clock.now += 4.0
+    assert looked(rolling)["idle"] == 4.0
+    assert looked(rolling)["idle"] == 0.0
+
+
+# --- the guard
+
+
+def a_ward(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> Ward:
+    return Ward(name, (8001,), stage, **{"since": 1000.0, "pid": pid, **changes})
+
+
+def guard(rolling: Any, *wards: Ward, group: str = "app") -> int:
+    """Write a watch as the listener. Returns its version."""
+    return rolling.listenerGuard(
+        group, dump(Watch(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), wards))
+    )
+
+
+def shown(rolling: Any, name: str = "web_1") -> dict[str, Any]:
+    """What ``getProcesses`` says of one."""
+    (found,) = (process for process in rolling.getProcesses("app") if process["name"] == name)
+    return found
+
+
+def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
+    version = guard(rolling, a_ward())
+    news = looked(rolling)
+    assert (news["watched"], news["rolled"], news["rolls"]) == (["app"], [], {})
+    ((given, watch),) = news["watches"].values()
+    assert (given, watch["wards"][0]["name"]) == (version, "web_1")
+    assert looked(rolling, watches={"app": version})["watches"] == {}
+    assert list(looked(rolling, watches={"app": guard(rolling) - 1})["watches"]) == ["app"]
+
+
+def test_a_watch_is_replaced_whatever_was_written_before(rolling: Any):
+    first, second = guard(rolling, a_ward()), guard(rolling)
+    assert second > first > 0
+    assert looked(rolling)["watches"]["app"][1]["wards"] == []
+
+
+def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
+    version = guard(rolling, a_ward(closed=True))
+    assert rolling.listenerGuard("app", "") == 0
+    assert (looked(rolling)["watched"], shown(rolling)["gate"]) == ([], "open")
+    assert guard(rolling) > version, "a version never comes again"
+
+
+def test_the_end_of_the_guard_leaves_the_roll_and_the_ledger_as_they_are(rolling: Any):
+    begin(rolling)
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.listenerGuard("app", "")
+    assert (shown(rolling)["warm"], rolling.getRoll("app")["status"]) == (True, "running")
+
+
+def test_a_roll_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
+    guard(rolling, a_ward(Stage.SETTLING))
+    begin(rolling)
+    assert shown(rolling)["warm"]
+
+
+def test_a_watch_of_a_group_that_is_gone_is_not_kept(rolling: Any, supervisord: DummySupervisor):
+    guard(rolling, a_ward(Stage.SETTLING))
+    group = supervisord.process_groups.pop("app")
+    assert looked(rolling)["watched"] == []
+    assert guard(rolling, a_ward(Stage.SETTLING)) == 0
+    supervisord.process_groups["app"] = group
+    assert looked(rolling)["watched"] == []
+    assert not shown(rolling)["warm"], "the ledger is of the group that is gone"
+
+
+def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_its_ledger(
+    rolling: Any, supervisord: DummySupervisor
+):
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.listenerGuard("app", "")
+    group = supervisord.process_groups.pop("app")
+    looked(rolling)
+    supervisord.process_groups["app"] = group
+    assert not shown(rolling)["warm"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "warm"),
+    [
+        (Stage.OPEN, True),
+        (Stage.SETTLING, True),
+        (Stage.WARMING, False),
+        (Stage.FAILED, False),
+    ],
+)
+def test_what_the_guard_has_found_warm_stands_in_the_ledger(rolling: Any, stage: Stage, warm: bool):
+    guard(rolling, a_ward(stage))
+    assert shown(rolling)["warm"] is warm
+    guard(rolling)
+    assert shown(rolling)["warm"] is warm
+
+
+def test_one_that_is_down_is_never_warm(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["app"].processes["web_1"].pid = 0
+    guard(rolling, a_ward(Stage.OPEN, pid=0))
+    assert not shown(rolling)["warm"]
+
+
+def test_the_guard_says_where_a_process_stands(rolling: Any):
+    rolling.clock.now = 1010.0
+    why = "is not warm: GET / answered 500"
+    guard(rolling, a_ward(Stage.FAILED, closed=True, tries=2, since=1003.0, retry_at=1013.0, why=why))
+    view = shown(rolling)
+    assert (view["stage"], view["gate"], view["warm"], view["ports"]) == ("failed", "closed", False, [8001])
+    assert (view["seconds"], view["tries"], view["retry_in"], view["why"]) == (7.0, 2, 3.0, why)
+    other = shown(rolling, "web_2")
+    assert (other["stage"], other["gate"], other["tries"], other["retry_in"]) == ("open", "open", 0, 0.0)
+
+
+def test_a_retry_that_is_due_or_runs_is_not_announced(rolling: Any):
+    guard(rolling, a_ward(Stage.FAILED, tries=1, retry_at=999.0))
+    assert shown(rolling)["retry_in"] == 0.0
+    guard(rolling, a_ward(Stage.WARMING, tries=1, retry_at=1005.0))
+    assert shown(rolling)["retry_in"] == 0.0
+
+
+@pytest.mark.parametrize("stage", [Stage.DOWN, Stage.WARMING, Stage.FAILED])
+def test_the_gate_of_a_ward_is_what_the_ward_says_and_not_its_stage(rolling: Any, stage: Stage):
+    guard(rolling, a_ward(stage, closed=True))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "closed")
+    guard(rolling, a_ward(stage, closed=False))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "open")
+
+
+def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, supervisord: DummySupervisor):
+    guard(rolling, a_ward(closed=True), a_ward(name="web_2", closed=False))
+    supervisord.process_groups["rolling"].processes["rolling"].pid = 0
+    assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
+
+
+def test_the_closed_stages_of_a_roll_are_the_same_to_supervisord_and_to_the_machine():
+    assert set(views.CLOSED_STAGES) == {stage.value for stage in stages.CLOSED_STAGES}
+
+
+def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
+    draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
+    left = Member("web_2", (8002,))
+    rolling.listenerRecord("app", begin(rolling), dump(a_roll(members=(draining, left))), 0)
+    guard(rolling, a_ward(), a_ward(name="web_2", closed=True, why="a new process, not warm yet"))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
+    other = shown(rolling, "web_2")
+    assert (other["stage"], other["gate"], other["why"]) == ("warming", "closed", "a new process, not warm yet")
+
+
+def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(rolling: Any):
+    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    over = a_roll(members=(failed,), status=Status.FAILED)
+    rolling.listenerRecord("app", begin(rolling), dump(over), 0)
+    assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == (
+        "failed",
+        "closed",
+        "is not warm",
+    )
+    guard(rolling)
+    view = shown(rolling)
+    assert (view["stage"], view["gate"], view["why"], view["ports"]) == ("open", "open", "", [8001])
+
+
+def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(rolling: Any):
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.clock.now += 5.0
+    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling)
+    rolling.clock.now += 2.0
+    assert (shown(rolling)["seconds"], shown(rolling, "web_2")["seconds"]) == (7.0, 0.0)
+
+
+def test_the_guard_writes_no_roll_and_rings_no_bell(rolling: Any, notified: list[Any]):
+    guard(rolling, a_ward(closed=True))
+    assert (rolling.getAllRolls(), notified) == ([], [])
+
+
+def test_a_watch_does_not_come_between_a_roll_and_its_version(rolling: Any):
+    version = begin(rolling)
+    guard(rolling, a_ward())
+    assert rolling.listenerRecord("app", version, dump(a_roll()), 0) > version
+
+
+def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
+    guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
+    xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
+    assert rolling.listenerLook({"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()

@@ -21,11 +21,14 @@ from supervisor_rolling.model import (
     Share,
     Stage,
     Status,
+    Ward,
     Warmth,
     WarmupPolicy,
+    Watch,
 )
 from supervisor_rolling.pure import machine
-from supervisor_rolling.pure.begin import begin, narrowed
+from supervisor_rolling.pure.begin import begin, kept_closed, narrowed
+from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     GATE_PATIENCE,
     HAND_PATIENCE,
@@ -96,7 +99,7 @@ def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("state", "pid"), [("STARTING", 300), ("RUNNING", 300), ("FATAL", 0), ("EXITED", 0), ("BACKOFF", 0)]
 )
-def test_a_replaced_process_that_died_has_failed_and_stays_open_until_the_group_has_room(state: str, pid: int) -> None:
+def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state: str, pid: int) -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
     assert after.why == f"died after it was replaced, or was restarted by hand: it is {state}"
@@ -579,32 +582,16 @@ def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
     assert (roll.members[0].stage, roll.members[0].cold) == (Stage.DRAINING, False)
 
 
-def with_a_dead(*others: Stage, **changes: Any) -> Roll:
-    """A roll whose first process died after it had been opened, and runs now under another pid."""
-    first, *rest = members(Stage.OPEN, *others, tried=True, pid=1)
-    died = replace(first, replaced=True, failed=True, why="died after it was replaced")
-    return a_roll(died, *rest, **{"max_failures": 9, **changes})
-
-
-def test_one_that_died_is_closed_and_warmed_again_where_there_is_room() -> None:
-    after = machine.advance(with_a_dead(Stage.OPEN), look("STARTING", "RUNNING")).members[0]
-    assert (after.stage, after.pid, after.since, after.failed) == (Stage.WARMING, 101, BEGAN, True)
-
-
-def test_one_that_died_is_left_open_while_another_takes_the_room() -> None:
-    states = ("RUNNING", "RUNNING", "RUNNING")
-    assert machine.advance(with_a_dead(Stage.FAILED, Stage.OPEN), look(*states)).members[0].stage is Stage.OPEN
-    two = with_a_dead(Stage.FAILED, Stage.OPEN, limit=2)
-    assert machine.advance(two, look(*states)).members[0].stage is Stage.WARMING
-
-
-def test_one_that_died_is_left_open_where_nobody_else_serves() -> None:
-    assert machine.advance(with_a_dead(Stage.OPEN, limit=2), look("RUNNING", "FATAL")).members[0].stage is Stage.OPEN
-
-
-@pytest.mark.parametrize("state", ["BACKOFF", "FATAL", "EXITED", "STOPPING"])
-def test_one_that_died_and_does_not_run_is_not_warmed(state: str) -> None:
-    assert machine.advance(with_a_dead(Stage.OPEN), look(state, "RUNNING")).members[0].stage is Stage.OPEN
+@pytest.mark.parametrize("limit", [1, 9])
+@pytest.mark.parametrize("state", ["STARTING", "RUNNING", "BACKOFF", "FATAL", "EXITED"])
+def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_the_guard_closes_it(
+    state: str, limit: int
+) -> None:
+    first, *others = members(*[Stage.OPEN] * 3, tried=True, pid=1)
+    roll = a_roll(replace(first, replaced=True), *others, limit=limit, max_failures=9)
+    after = machine.advance(roll, look(state, "RUNNING", "RUNNING"))
+    assert (after.members[0].stage, after.members[0].pid, after.members[0].failed) == (Stage.OPEN, 1, True)
+    assert (machine.closed(after), machine.jobs(after)) == ({}, {})
 
 
 def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() -> None:
@@ -664,13 +651,13 @@ def test_what_an_operator_stops_while_it_waits_for_its_turn_is_not_waited_for() 
     assert machine.advance(roll, Seen(BEGAN, table)).status is Status.DONE
 
 
-def stuck(roll: Roll, *states: str) -> Roll:
+def stuck(roll: Roll, *states: str, **facts: Any) -> Roll:
     """The roll at the deadline of one that cannot go on."""
-    waiting = machine.advance(roll, look(*states))
+    waiting = machine.advance(roll, look(*states, **facts))
     assert (waiting.status, waiting.stuck_since) == (Status.RUNNING, BEGAN)
-    almost = machine.advance(waiting, look(*states, at=BEGAN + 59.9))
+    almost = machine.advance(waiting, look(*states, at=BEGAN + 59.9, **facts))
     assert almost.status is Status.RUNNING
-    return machine.advance(almost, look(*states, at=BEGAN + 60.0))
+    return machine.advance(almost, look(*states, at=BEGAN + 60.0, **facts))
 
 
 def test_a_roll_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
@@ -724,7 +711,7 @@ def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
 
 def test_available_is_who_is_open_and_running() -> None:
     roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.SETTLING, Stage.DRAINING, Stage.OPEN))
-    assert machine.available(roll, look("RUNNING", "STARTING", "RUNNING", "RUNNING").processes) == 1
+    assert machine.available(roll, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
 
 
 def test_the_least_that_was_available_is_remembered() -> None:
@@ -763,7 +750,7 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
 def test_a_plan_has_those_that_are_left_alone_last() -> None:
     first, second, third = all_open(3)
     roll = a_roll(replace(first, wanted=False), second, third)
-    plan = machine.planned(roll, look("STOPPED", "RUNNING", "FATAL").processes)
+    plan = machine.planned(roll, look("STOPPED", "RUNNING", "FATAL"))
     assert [member.name for member in plan.members] == ["app-3", "app-2", "app-1"]
     assert (plan.status, plan.ended_at) == (Status.PLANNED, BEGAN)
 
@@ -773,15 +760,165 @@ def test_a_plan_has_those_that_are_left_alone_last() -> None:
 )
 def test_names_are_sorted_as_people_do(names: list[str]) -> None:
     backwards = names[::-1]
-    assert sorted(backwards, key=machine.natural) == names
+    assert sorted(backwards, key=natural) == names
 
 
 def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_drained_and_replaced() -> None:
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
     ports = {"app-1": (8001,), "app-2": (8002,)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
-    previous = a_roll(a_member(Stage.FAILED), status=Status.FAILED)
-    roll = narrowed(begin(2, policy, GatePolicy(), processes, ports, BEGAN, previous), ("app-1",))
+    roll = narrowed(begin(2, policy, GatePolicy(), Seen(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",))
     assert [(m.wanted, m.stage) for m in roll.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
     after = machine.advance(roll, Seen(BEGAN + 1.0, processes, closed=CLOSED))
     assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {8001})
+
+
+# --- who is in the hands of the guard
+
+
+def a_ward(stage: Stage, closed: bool = False, tries: int = 0, number: int = 3, **changes: Any) -> Ward:
+    return Ward(f"app-{number}", (8000 + number,), stage, BEGAN, closed=closed, tries=tries, **changes)
+
+
+def guarded(*states: str, ward: Ward, **facts: Any) -> Seen:
+    return look(*states, wards={ward.name: ward}, **facts)
+
+
+CRASHED = [
+    a_ward(Stage.WARMING),
+    a_ward(Stage.WARMING, closed=True),
+    a_ward(Stage.WARMING, closed=True, tries=2),
+    a_ward(Stage.SETTLING),
+    a_ward(Stage.SETTLING, tries=2),
+    a_ward(Stage.DOWN),
+    a_ward(Stage.DOWN, closed=True),
+    a_ward(Stage.FAILED, closed=True, tries=1),
+]
+SERVES_AS_IT_CAN = [a_ward(Stage.OPEN), a_ward(Stage.FAILED, tries=1), a_ward(Stage.WARMING, tries=1)]
+
+
+def ward_name(ward: Ward) -> str:
+    return f"{ward.stage.value} {'closed' if ward.closed else 'open'} {ward.tries}"
+
+
+@pytest.mark.parametrize("ward", CRASHED, ids=ward_name)
+def test_one_that_the_guard_has_still_to_warm_is_not_available(ward: Ward) -> None:
+    roll, facts = a_roll(*all_open(3), least_available=3), guarded(*["RUNNING"] * 3, ward=ward)
+    assert machine.available(roll, facts) == 2
+    assert machine.advance(replace(roll, paused=True), facts).least_available == 2
+
+
+@pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
+def test_one_that_serves_although_it_could_not_be_warmed_is_available(ward: Ward) -> None:
+    assert machine.available(a_roll(*all_open(3)), guarded(*["RUNNING"] * 3, ward=ward)) == 3
+
+
+@pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
+def test_a_roll_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(ward: Ward) -> None:
+    roll = a_roll(*all_open(3), limit=1, canary=0)
+    assert left(machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-1"]
+
+
+@pytest.mark.parametrize("first", [a_ward(Stage.WARMING, closed=True), a_ward(Stage.WARMING)], ids=ward_name)
+def test_a_roll_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(first: Ward) -> None:
+    roll = a_roll(*all_open(3), limit=1, canary=0)
+    for ward in (first, a_ward(Stage.SETTLING)):
+        roll = machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))
+        assert (left(roll), roll.status, roll.stuck_since) == ([], Status.RUNNING, BEGAN)
+    roll = machine.advance(roll, look(*["RUNNING"] * 3))
+    assert (left(roll), roll.stuck_since) == (["app-1"], 0.0)
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.WARMING])
+def test_one_that_is_kept_closed_because_it_could_not_be_warmed_is_replaced_first_and_takes_no_room(
+    stage: Stage,
+) -> None:
+    ward = a_ward(stage, closed=True, tries=1)
+    roll = a_roll(*all_open(3), limit=1, canary=0)
+    assert left(machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-3"]
+    plan = machine.planned(roll, guarded(*["RUNNING"] * 3, ward=ward))
+    assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
+
+
+def test_one_that_is_down_is_replaced_first_whatever_the_guard_does() -> None:
+    roll = a_roll(*all_open(3), limit=1, canary=0)
+    ward = a_ward(Stage.DOWN, closed=True)
+    assert left(machine.advance(roll, guarded("RUNNING", "RUNNING", "BACKOFF", ward=ward))) == ["app-3"]
+
+
+def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -> None:
+    roll = a_roll(*all_open(2), limit=2, canary=0)
+    ward = a_ward(Stage.WARMING, closed=True, number=2)
+    assert left(machine.advance(roll, guarded("RUNNING", "RUNNING", ward=ward))) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "ward", "words"),
+    [
+        ("RUNNING", a_ward(Stage.WARMING, closed=True), "app-3 is warming"),
+        ("RUNNING", a_ward(Stage.FAILED, closed=True, tries=1), "app-3 is failed"),
+        ("BACKOFF", a_ward(Stage.DOWN, closed=True), "app-3 is BACKOFF"),
+    ],
+)
+def test_a_roll_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, words: str) -> None:
+    kept = replace(all_open(3)[2], wanted=False)
+    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", state, wards={ward.name: ward})
+    assert after.why == f"waited 60 s and could not go on: no room under the limit of 1. {words}"
+
+
+# --- what was kept closed when a roll begins
+
+
+def begun(seen: Seen, failed: dict[str, str]) -> Roll:
+    ports = {name: (8000 + n,) for n, name in enumerate(sorted(seen.processes), 1)}
+    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), seen, ports, failed)
+
+
+def test_what_is_kept_closed_when_a_roll_begins_stays_so_with_its_reason() -> None:
+    roll = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
+    assert [(m.stage, m.since, m.why) for m in roll.members] == [
+        (Stage.OPEN, 0.0, ""),
+        (Stage.FAILED, BEGAN, "is cold"),
+    ]
+    assert (roll.started_at, roll.least_available) == (BEGAN, 1)
+
+
+def test_one_that_the_guard_warms_when_a_roll_begins_is_not_available() -> None:
+    ward = a_ward(Stage.WARMING, number=2)
+    assert begun(guarded("RUNNING", "RUNNING", ward=ward), {}).least_available == 1
+
+
+def a_watch(*wards: Ward) -> Watch:
+    return Watch("app", Policy("app", PortRule()), GatePolicy(), wards)
+
+
+def test_where_nobody_guards_what_the_last_roll_left_failed_is_kept_closed() -> None:
+    first, second = members(Stage.FAILED, Stage.OPEN, why="is cold")
+    assert kept_closed(a_roll(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
+    assert kept_closed(None, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("wards", "expected"),
+    [
+        ([], {}),
+        ([a_ward(Stage.WARMING, closed=True, number=1)], {"app-1": "left cold"}),
+        ([a_ward(Stage.WARMING, closed=False, number=1)], {}),
+        ([a_ward(Stage.FAILED, closed=True, tries=2, number=1, problem="is cold")], {"app-1": "is cold"}),
+        ([a_ward(Stage.FAILED, closed=True, tries=2, number=2, problem="is cold")], {"app-2": "is cold"}),
+        ([a_ward(Stage.FAILED, closed=False, tries=2, number=2, problem="is cold")], {}),
+        ([a_ward(Stage.WARMING, closed=True, number=2)], {}),
+        ([a_ward(Stage.DOWN, closed=True, number=2)], {}),
+    ],
+    ids=lambda value: " ".join(f"{w.name} {ward_name(w)}" for w in value) if isinstance(value, list) else "",
+)
+def test_where_the_guard_is_only_what_failed_and_is_still_closed_is_kept_so(
+    wards: list[Ward], expected: dict[str, str]
+) -> None:
+    previous = a_roll(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
+    assert kept_closed(previous, a_watch(*wards)) == expected
+
+
+def test_the_guard_alone_says_what_is_kept_closed_where_nothing_was_rolled() -> None:
+    failed = a_ward(Stage.FAILED, closed=True, tries=1, problem="is cold")
+    assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}

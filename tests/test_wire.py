@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from supervisor_rolling.model import (
     DrainPolicy,
     GatePolicy,
+    GuardPolicy,
     Member,
     Policy,
     PortRule,
@@ -23,10 +24,12 @@ from supervisor_rolling.model import (
     Stage,
     Status,
     Timing,
+    Ward,
     WarmupPolicy,
     WarmupRequest,
+    Watch,
 )
-from supervisor_rolling.wire import dump_roll, load_roll
+from supervisor_rolling.wire import dump, load_roll, load_watch
 
 names = st.text(max_size=8)
 seconds = st.floats(0, 1e9, allow_nan=False)
@@ -37,17 +40,20 @@ headers = st.dictionaries(names, names, max_size=2)
 requests = st.builds(
     WarmupRequest, names, names, headers, names, st.lists(st.integers(100, 599), max_size=2).map(tuple), pids
 )
+shares = st.builds(Share, pids, seconds)
+gates = st.builds(GatePolicy, names, names, seconds, names)
 policies = st.builds(
     Policy,
     names,
     st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
-    st.builds(Share, pids, seconds),
+    shares,
     pids,
     pids,
     st.builds(DrainPolicy, seconds, seconds, names),
     st.builds(RestartPolicy, seconds),
     st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple)),
     seconds,
+    st.builds(GuardPolicy, st.booleans(), shares),
 )
 members = st.builds(
     Member,
@@ -78,7 +84,7 @@ rolls = st.builds(
     policy=policies,
     members=st.lists(members, max_size=3).map(tuple),
     limit=pids,
-    gate=st.builds(GatePolicy, names, names, seconds, names),
+    gate=gates,
     force=st.booleans(),
     by=names,
     status=st.sampled_from(Status),
@@ -91,6 +97,30 @@ rolls = st.builds(
     why=names,
 )
 
+wards = st.builds(
+    Ward,
+    name=names,
+    ports=ports,
+    stage=st.sampled_from(Stage),
+    since=seconds,
+    closed=st.booleans(),
+    pid=pids,
+    tries=pids,
+    retry_at=seconds,
+    requests=pids,
+    first_ms=seconds,
+    last_ms=seconds,
+    problem=names,
+    why=names,
+)
+watches = st.builds(
+    Watch,
+    group=names,
+    policy=policies,
+    gate=gates,
+    wards=st.lists(wards, max_size=3).map(tuple),
+)
+
 SMALLEST: dict[str, Any] = {
     "id": 3,
     "group": "app",
@@ -101,6 +131,14 @@ SMALLEST: dict[str, Any] = {
 }
 
 
+SMALLEST_WATCH: dict[str, Any] = {
+    "group": "app",
+    "policy": {"group": "app", "ports": {"pattern": "x"}},
+    "gate": {},
+    "wards": [{"name": "app-1", "ports": [8001], "stage": "down", "since": 1000.0}],
+}
+
+
 def every_field_of(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
@@ -108,7 +146,7 @@ def every_field_of(kind: type) -> set[str]:
 @given(rolls)
 @settings(deadline=None, max_examples=60)
 def test_what_is_written_is_read_back_as_it_was(roll: Roll) -> None:
-    again = load_roll(json.loads(dump_roll(roll)))
+    again = load_roll(json.loads(dump(roll)))
     assert again == roll
     assert hash(again.members[:1]) == hash(roll.members[:1])  # tuples again, not lists
 
@@ -116,10 +154,56 @@ def test_what_is_written_is_read_back_as_it_was(roll: Roll) -> None:
 @given(rolls)
 @settings(deadline=None, max_examples=20)
 def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(roll: Roll) -> None:
-    text = dump_roll(roll)
+    text = dump(roll)
     assert text.isascii()
     ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
     assert load_roll(json.loads(str(sent))) == roll
+
+
+@given(watches)
+@settings(deadline=None, max_examples=60)
+def test_a_watch_is_read_back_as_it_was_written(watch: Watch) -> None:
+    again = load_watch(json.loads(dump(watch)))
+    assert again == watch
+    assert hash(again.wards) == hash(watch.wards)  # tuples again, not lists
+
+
+@given(watches)
+@settings(deadline=None, max_examples=20)
+def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(watch: Watch) -> None:
+    text = dump(watch)
+    assert text.isascii()
+    ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
+    assert load_watch(json.loads(str(sent))) == watch
+
+
+def test_a_watch_of_an_older_version_has_the_defaults_for_what_it_lacks() -> None:
+    watch = load_watch(SMALLEST_WATCH)
+    ward = Ward("app-1", (8001,), Stage.DOWN, 1000.0)
+    assert watch == Watch("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (ward,))
+    assert watch.wards[0].stage is Stage.DOWN
+    assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "wards"}).wards == ()
+
+
+def test_what_a_newer_version_wrote_into_a_watch_is_ignored_at_every_depth() -> None:
+    data = json.loads(json.dumps(SMALLEST_WATCH))
+    data["policy"]["guard"] = {}
+    for place in (data, data["policy"], data["policy"]["guard"], data["wards"][0], data["gate"]):
+        place["mood"] = {"of": ["the", "future"]}
+    assert load_watch(data) == load_watch(SMALLEST_WATCH)
+
+
+@pytest.mark.parametrize("missing", ["group", "policy", "gate"])
+def test_what_a_watch_cannot_do_without_must_be_there(missing: str) -> None:
+    data = {key: value for key, value in SMALLEST_WATCH.items() if key != missing}
+    with pytest.raises(TypeError, match=missing):
+        load_watch(data)
+
+
+@pytest.mark.parametrize("change", [{"wards": 3}, {"wards": [3]}, {"wards": [{"stage": "flying"}]}, {"policy": "x"}])
+def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        load_watch({**SMALLEST_WATCH, **change})
 
 
 def test_stages_and_statuses_are_read_as_what_they_are() -> None:
@@ -160,7 +244,10 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     drawn = {
         Roll: 16,
         Member: 19,
-        Policy: 9,
+        Watch: 4,
+        Ward: 13,
+        Policy: 10,
+        GuardPolicy: 2,
         Timing: 5,
         GatePolicy: 4,
         DrainPolicy: 3,

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from supervisor_rolling.errors import ConflictError, GateError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
+    Change,
     Config,
     Connections,
     DrainPolicy,
@@ -33,9 +34,12 @@ from supervisor_rolling.model import (
     Warmth,
     WarmupJob,
     WarmupPolicy,
+    Watch,
 )
 from supervisor_rolling.model import World as SupervisorWorld
-from supervisor_rolling.wire import dump_roll, load_roll
+from supervisor_rolling.wire import dump, load_roll, load_watch
+
+T = TypeVar("T")
 
 GROUP = "app"
 STEP = 0.01  # seconds that the clock moves at a time
@@ -74,6 +78,21 @@ class SimProcess:
         return self.state in ("RUNNING", "STARTING", "STOPPING")
 
 
+class Deaths:
+    """The kernel's side of a pidfd."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._watched: set[int] = set()
+
+    def watch(self, pids: Collection[int]) -> None:
+        self._watched = set(pids)
+
+    def take(self) -> Collection[int]:
+        alive = {process.pid for process in self._world.processes.values()}
+        return set() if self._world.is_deaf else self._watched - alive
+
+
 class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
@@ -82,7 +101,9 @@ class World:
         self.policy = policy or fast_policy(settle=settle)
         self.gate_policy = GatePolicy(lease=5.0)
         self.mailbox = Mailbox()
-        self._read: tuple[dict[str, Any], Roll] | None = None
+        self._read: dict[type, tuple[dict[str, Any], Any]] = {}
+        self._events: list[Change] = []
+        self.is_deaf = False  # no event reaches the roller, and no death
         self._pids = itertools.count(100)
         self.processes = {f"app-{n}": SimProcess(f"app-{n}", 8000 + n) for n in range(1, processes + 1)}
         for process in self.processes.values():
@@ -97,6 +118,7 @@ class World:
         self.leaks: set[int] = set()
         self.lost = 0
         self.cold = 0
+        self.was_warmed: set[str] = set()
         self.log: list[str] = []
         self.kill_after = 0
         self.operations = 0
@@ -109,7 +131,11 @@ class World:
         """A new listener: it knows nothing."""
         self._warming = {}
         self._closed_since = {}
-        roller = Roller(self, self, self, Gatekeeper(lambda policy: self), lambda: self.config, lambda: self.now)
+        gatekeeper = Gatekeeper(lambda policy: self)
+        self.deaths = Deaths(self)
+        roller = Roller(
+            self, self, self, self.deaths, gatekeeper, lambda: self.config, lambda: self.config, lambda: self.now
+        )
         roller.begin()
         return roller
 
@@ -117,8 +143,9 @@ class World:
     def config(self) -> Config:
         return Config(self.gate_policy, {GROUP: self.policy})
 
-    def look(self) -> SupervisorWorld:
-        rolls = {g: (self.mailbox.versions[g], self._loaded(roll)) for g, roll in self.mailbox.rolls.items()}
+    def look(self, guarded: Collection[str]) -> SupervisorWorld:
+        rolls = {g: (self.mailbox.rolls.version(g), self.roll()) for g in self.mailbox.rolls}
+        watches = {g: self.watch() for g in self.mailbox.watches}
         requests = tuple(
             Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
             for r in self.mailbox.asked(self.now - 10)
@@ -126,7 +153,7 @@ class World:
         table = {p.name: self._row(p) for p in self.processes.values()}
         idle = self.now - self._looked_at if self._looked_at else 0.0
         self._looked_at = self.now
-        return SupervisorWorld(rolls, requests, {GROUP: table}, idle)
+        return SupervisorWorld(rolls, requests, {GROUP: table}, idle, watches)
 
     def connections(self, ports: Collection[int]) -> dict[int, Connections]:
         return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
@@ -135,11 +162,19 @@ class World:
         return tuple(p.port for p in self.processes.values() if p.pid == pid)
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        if not self.mailbox.record(GROUP, version, json.loads(dump_roll(roll))):
+        if not self.mailbox.record(GROUP, version, json.loads(dump(roll)), self.now):
             raise ConflictError("somebody else wrote")
         if request:
             self.mailbox.answer(request, "accepted", 0, "", {})
         self._operation("record")
+
+    def guard(self, watch: Watch) -> None:
+        self.mailbox.guard(GROUP, json.loads(dump(watch)), self.now)
+        self._operation("guard")
+
+    def unguard(self, group: str) -> None:
+        self.mailbox.guard(group, None, self.now)
+        self._operation("unguard")
 
     def refuse(self, request: int, code: int, text: str) -> None:
         self.mailbox.answer(request, "refused", code, text, {})
@@ -156,7 +191,8 @@ class World:
         elif process.state in ("RUNNING", "STARTING"):
             self.lost += len(process.connections)  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
-            process.state, process.stop_at = "STOPPING", self.now + process.stop_takes
+            self._becomes(process, "STOPPING")
+            process.stop_at = self.now + process.stop_takes
         self._operation(f"stop {name}")
         return ""
 
@@ -187,6 +223,7 @@ class World:
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         wanted = {name.partition(":")[2]: job for name, job in wanted.items()}
         self._warming = {n: w for n, w in self._warming.items() if n in wanted and wanted[n].pid == w[0].pid}
+        self.was_warmed |= wanted.keys()
         for name, job in wanted.items():
             self._warming.setdefault(name, (job, self.now))
         self._operation("tend")
@@ -200,13 +237,17 @@ class World:
         return self.mailbox.ask(kind, GROUP, self.now, given)
 
     def roll(self) -> Roll:
-        return self._loaded(self.mailbox.rolls[GROUP])
+        return self._loaded(Roll, self.mailbox.rolls[GROUP], load_roll)
 
-    def _loaded(self, wire: dict[str, Any]) -> Roll:
+    def watch(self) -> Watch:
+        return self._loaded(Watch, self.mailbox.watches[GROUP], load_watch)
+
+    def _loaded(self, kind: type[T], wire: dict[str, Any], load: Callable[[dict[str, Any]], T]) -> T:
         """Read once, like the real adapter: most of a simulated roll's time would go into it."""
-        if self._read is None or self._read[0] is not wire:
-            self._read = (wire, load_roll(wire))
-        return self._read[1]
+        if kind not in self._read or self._read[kind][0] is not wire:
+            self._read[kind] = (wire, load(wire))
+        found: T = self._read[kind][1]
+        return found
 
     def roll_or_none(self) -> Roll | None:
         return self.roll() if GROUP in self.mailbox.rolls else None
@@ -225,19 +266,38 @@ class World:
 
     def run(self, roller: Roller, seconds: float = 60.0) -> Roller:
         """Turns and time until the roll has ended; a killed roller is followed by a new one."""
+        return self.live(roller, seconds, self._has_ended)
+
+    def live(self, roller: Roller, seconds: float, until: Callable[[], bool] = lambda: False) -> Roller:
+        """Events, turns and time; a killed roller is followed by a new one."""
         end = self.now + seconds
         while self.now < end:
             try:
+                roller.notice_deaths()
+                roller.hear(self._new_events())
                 due = self.now + roller.turn()
             except Killed:
                 self.log.append("KILLED")
                 roller = self.roller()
                 continue
-            roll = self.mailbox.rolls.get(GROUP)
-            if roll is not None and roll["status"] != "running":
+            if until():
                 return roller
-            self.pass_time(max(STEP, min(due - self.now, 0.05)))
+            self._wait(due)
         return roller
+
+    def _wait(self, due: float) -> None:
+        """Until the next turn is due, or an event comes."""
+        self.pass_time(STEP)
+        while self.now < due and self.now % 0.05 >= STEP and (self.is_deaf or not self._events):
+            self.pass_time(STEP)
+
+    def _new_events(self) -> list[Change]:
+        events, self._events = self._events, []
+        return [] if self.is_deaf else events
+
+    def _has_ended(self) -> bool:
+        roll = self.mailbox.rolls.get(GROUP)
+        return roll is not None and roll["status"] != "running"
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -272,15 +332,22 @@ class World:
             process.retries += 1
             self._goes_down(process, "FATAL" if process.retries > 2 else "BACKOFF")
         elif process.state == "STARTING" and age > process.startsecs:
-            process.state = "RUNNING"
+            self._becomes(process, "RUNNING")
         elif process.state == "EXITED" or (process.state == "BACKOFF" and self.now - process.down_at > process.retries):
             self._spawn(process)
 
     def _goes_down(self, process: SimProcess, state: str) -> None:
-        process.state, process.pid, process.down_at, process.connections = state, 0, self.now, []
+        self._becomes(process, state)
+        process.pid, process.down_at, process.connections = 0, self.now, []
+
+    def _becomes(self, process: SimProcess, state: str) -> None:
+        pid = process.pid if state not in ("STARTING", "BACKOFF", "FATAL") else 0  # as supervisord's events have it
+        self._events.append(Change(GROUP, process.name, state, process.state, pid))
+        process.state = state
 
     def _spawn(self, process: SimProcess) -> None:
-        process.state, process.pid, process.spawned = "STARTING", next(self._pids), self.now
+        self._becomes(process, "STARTING")
+        process.pid, process.spawned = next(self._pids), self.now
         process.releases.append(process.pid)
         for key, value in process.deploy.items():
             setattr(process, key, value)
@@ -300,7 +367,8 @@ class World:
 
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
-        return Process(p.name, p.state, p.pid, p.spawned, self.now - p.down_at, left)
+        warm = self.mailbox.is_warm(GROUP, p.name, p.pid)
+        return Process(p.name, p.state, p.pid, p.spawned, self.now - p.down_at, left, self.now - p.spawned, "", warm)
 
     def _operation(self, what: str) -> None:
         self.operations += 1

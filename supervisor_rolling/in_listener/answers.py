@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.in_listener.contracts import Sockets
-from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Stage, Status
+from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
-from supervisor_rolling.pure.begin import begin, limited, narrowed, require_another, require_sense
+from supervisor_rolling.pure.begin import begin, kept_closed, limited, narrowed, require_another, require_sense
 from supervisor_rolling.pure.ports import ports_for
 from supervisor_rolling.share import parse_share
 
@@ -26,15 +26,16 @@ def roll_for(
     number: int,
     request: Request,
     config: Config,
-    processes: Mapping[str, Process],
+    seen: Seen,
     previous: Roll | None,
+    watch: Watch | None,
     sockets: Sockets,
-    clock: Callable[[], float],
 ) -> Roll:
     """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
     policy = policy_of(config, request.group)
+    processes = seen.processes
     ports = {name: _ports(policy, process, previous, sockets) for name, process in processes.items()}
-    roll = begin(number, policy, config.gate, processes, ports, clock(), previous)
+    roll = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
     if request.kind == "resume":
         roll = _resumed(roll, previous, processes)
     if request.max_unavailable:

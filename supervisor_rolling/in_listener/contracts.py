@@ -1,4 +1,4 @@
-"""What the roller needs of the world: four Protocols, and the promises that an adapter makes.
+"""What the roller needs of the world: five Protocols, and the promises that an adapter makes.
 
 All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
 ``errors.py``; an adapter translates what its library raises.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from supervisor_rolling.model import Connections, Roll, Warmth, WarmupJob, World
+from supervisor_rolling.model import Connections, Roll, Warmth, WarmupJob, Watch, World
 
 
 class Gate(Protocol):
@@ -44,6 +44,18 @@ class Sockets(Protocol):
         ...
 
 
+class Deaths(Protocol):
+    """Tells at once when a process has died."""
+
+    def watch(self, pids: Collection[int]) -> None:
+        """Watch exactly these processes from now on. One that is dead already has died."""
+        ...
+
+    def take(self) -> Collection[int]:
+        """Those of the watched that have died; each is told until it is no longer watched. Never blocks."""
+        ...
+
+
 class Warmups(Protocol):
     """Warms processes, each in a thread of its own."""
 
@@ -56,8 +68,8 @@ class Warmups(Protocol):
 class Supervisor(Protocol):
     """supervisord and the mailbox in it. Every method raises SupervisorError where there is no answer."""
 
-    def look(self) -> World:
-        """Everything that supervisord knows, at once."""
+    def look(self, guarded: Collection[str]) -> World:
+        """Everything that supervisord knows, at once; with the processes of the groups that are guarded."""
         ...
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
@@ -65,6 +77,14 @@ class Supervisor(Protocol):
 
         Raises ConflictError when somebody else wrote since: look again.
         """
+        ...
+
+    def guard(self, watch: Watch) -> None:
+        """Write what the guard of a group has in hand, whatever was written before."""
+        ...
+
+    def unguard(self, group: str) -> None:
+        """Forget what the guard of a group had in hand: the group is no longer guarded."""
         ...
 
     def refuse(self, request: int, code: int, text: str) -> None:

@@ -1,27 +1,33 @@
 """supervisord over XML-RPC, as the listener needs it: one look, one record, two orders.
 
 supervisor's own transport has no time-out and stays broken after a broken pipe, so every call here has a deadline
-and a new connection follows any error. For one thread only.
+and a new connection follows any error. A supervisord with many processes takes its time to answer, so the wait for the
+answer is handed in: whoever waits can see to something urgent meanwhile. For one thread only.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
+import select
 import socket
+import time
 import urllib.parse
 import xmlrpc.client
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 from xml.parsers.expat import ExpatError
 
 from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_rolling.errors import ConflictError, Fault, SupervisorError
-from supervisor_rolling.model import Process, Request, Roll, World
-from supervisor_rolling.wire import dump_roll, load_roll
+from supervisor_rolling.model import Process, Request, Roll, Watch, World
+from supervisor_rolling.wire import dump, load_roll, load_watch
+
+T = TypeVar("T")
+Wait = Callable[[int, float], None]
 
 CALL_TIMEOUT = 5.0
 """Seconds that supervisord has to answer: it answers in a millisecond, unless it is stopped or the host is on its
@@ -33,32 +39,57 @@ PASSING_FAULTS = frozenset(
 """Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
 
 
+def nap(fd: int, seconds: float) -> None:
+    """Wait and do nothing meanwhile."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(seconds * 1000)
+
+
 class XmlRpcSupervisor:
     """The ``Supervisor`` of ``contracts.py``: supervisord's own methods and our mailbox, with faults translated
     into ``errors.py``."""
 
-    def __init__(self, environment: Mapping[str, str], timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, environment: Mapping[str, str], timeout: float = CALL_TIMEOUT, wait: Wait = nap) -> None:
+        """``wait(fd, seconds)`` returns when the file descriptor is readable, or when the time is over."""
         self._environment = environment
         self._timeout = timeout
+        self._wait = wait
         self._proxy: xmlrpc.client.ServerProxy | None = None
         self._rolls: dict[str, tuple[int, Roll]] = {}
+        self._watches: dict[str, tuple[int, Watch]] = {}
+        self._table = _Table()
 
-    def look(self) -> World:
+    def look(self, guarded: Collection[str]) -> World:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
-        known = {group: version for group, (version, _) in self._rolls.items()}
-        news = json.loads(self._call("rolling.listenerLook", os.getpid(), known))
-        for group, (version, roll) in news["rolls"].items():
-            self._rolls[group] = (version, load_roll(roll))
-        self._rolls = {group: self._rolls[group] for group in news["groups"]}
+        known = {
+            "rolls": _versions(self._rolls),
+            "watches": _versions(self._watches),
+            "table": self._table.number,
+            "guarded": sorted(guarded),
+        }
+        news = json.loads(self._call("rolling.listenerLook", known))
+        self._rolls = _updated(self._rolls, news["rolls"], news["rolled"], load_roll)
+        self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
         requests = tuple(_request(data) for data in news["requests"])
-        processes = {g: {row[0]: Process(*row) for row in rows} for g, rows in news["processes"].items()}
-        return World(dict(self._rolls), requests, processes, news.get("idle", 0.0))
+        processes = self._table.updated(news["table"], news["processes"], time.monotonic())
+        watches = {group: watch for group, (_, watch) in self._watches.items()}
+        return World(dict(self._rolls), requests, processes, news["idle"], watches)
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote
         since."""
-        version = self._call("rolling.listenerRecord", roll.group, version, dump_roll(roll), request)
+        version = self._call("rolling.listenerRecord", roll.group, version, dump(roll), request)
         self._rolls[roll.group] = (version, roll)
+
+    def guard(self, watch: Watch) -> None:
+        """Write what the guard of a group has in hand."""
+        self._watches[watch.group] = (self._call("rolling.listenerGuard", watch.group, dump(watch)), watch)
+
+    def unguard(self, group: str) -> None:
+        """Forget what the guard of a group had in hand."""
+        self._call("rolling.listenerGuard", group, "")
+        self._watches.pop(group, None)
 
     def refuse(self, request: int, code: int, text: str) -> None:
         """Tell whoever asked that it cannot be done, and why."""
@@ -66,7 +97,7 @@ class XmlRpcSupervisor:
 
     def plan(self, request: int, roll: Roll) -> None:
         """Answer a dry run."""
-        self._call("rolling.listenerAnswer", request, 0, "", dump_roll(roll))
+        self._call("rolling.listenerAnswer", request, 0, "", dump(roll))
 
     def stop(self, group: str, name: str) -> str:
         """Order a stop. Returns why supervisord refuses for good, or nothing."""
@@ -86,7 +117,7 @@ class XmlRpcSupervisor:
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
             if self._proxy is None:
-                self._proxy = _proxy(self._environment, self._timeout)
+                self._proxy = _proxy(self._environment, self._timeout, self._wait)
             namespace, name = method.split(".")
             return getattr(getattr(self._proxy, namespace), name)(*arguments)
         except xmlrpc.client.Fault as fault:
@@ -100,6 +131,53 @@ class XmlRpcSupervisor:
             raise SupervisorError(f"supervisord does not answer at {url}: {error or type(error).__name__}") from None
 
 
+class _Table:
+    """The process table, put together from what each look brings. A process that is not RUNNING ages between looks."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._groups: dict[str, dict[str, Process]] = {}
+        self._down: dict[str, dict[str, tuple[float, Process]]] = {}
+
+    def updated(
+        self, number: int, news: Mapping[str, tuple[bool, list[list[Any]]]], now: float
+    ) -> dict[str, dict[str, Process]]:
+        """The table after the look of this number; ``news``: ``{group: [is the whole group, rows]}``."""
+        self.number = number
+        groups = {group: ({} if whole else dict(self._groups[group])) for group, (whole, _) in news.items()}
+        down = {group: ({} if whole else self._down[group]) for group, (whole, _) in news.items()}
+        for group, (_, rows) in news.items():
+            for process in (Process(*row) for row in rows):
+                groups[group][process.name] = process
+                down[group].pop(process.name, None)
+                if process.state != "RUNNING":
+                    down[group][process.name] = (now, process)
+            groups[group].update({name: _aged(process, now - at) for name, (at, process) in down[group].items()})
+        self._groups, self._down = groups, down
+        return groups
+
+
+def _aged(process: Process, seconds: float) -> Process:
+    return replace(
+        process,
+        down_for=process.down_for + seconds if process.down_for else 0.0,
+        running_in=max(0.0, process.running_in - seconds),
+        up_for=process.up_for + seconds,
+    )
+
+
+def _versions(records: Mapping[str, tuple[int, Any]]) -> dict[str, int]:
+    return {group: version for group, (version, _) in records.items()}
+
+
+def _updated(
+    known: Mapping[str, tuple[int, T]], news: Mapping[str, tuple[int, Any]], there: list[str], load: Callable[[Any], T]
+) -> dict[str, tuple[int, T]]:
+    """The records after a look: what it brought, and of the others those that are still there."""
+    fresh = {group: (version, load(data)) for group, (version, data) in news.items()}
+    return {group: fresh[group] if group in fresh else known[group] for group in there}
+
+
 class _FaultError(SupervisorError):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -107,14 +185,22 @@ class _FaultError(SupervisorError):
 
 
 class _Transport(SupervisorTransport):
-    """supervisor's transport, with a deadline for every read and write."""
+    """supervisor's transport, with a deadline for every read and write, and a wait that is handed in."""
 
-    def __init__(self, username: str, password: str, url: str, timeout: float) -> None:
+    def __init__(self, username: str, password: str, url: str, timeout: float, wait: Wait) -> None:
         SupervisorTransport.__init__(self, username, password, url)
-        self._get_connection = lambda: _connection(url, timeout)
+        self._get_connection = lambda: _connection(url, timeout, wait)
 
 
-class _UnixConnection(UnixStreamHTTPConnection):
+class _TcpConnection(http.client.HTTPConnection):
+    wait: Wait = staticmethod(nap)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        self.wait(self.sock.fileno(), self.timeout or CALL_TIMEOUT)
+        return super().getresponse()
+
+
+class _UnixConnection(UnixStreamHTTPConnection, _TcpConnection):
     """supervisor's connection over a unix socket, with the deadline that the original forgets."""
 
     def connect(self) -> None:
@@ -123,18 +209,21 @@ class _UnixConnection(UnixStreamHTTPConnection):
         self.sock.connect(self.socketfile)
 
 
-def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
+def _connection(url: str, timeout: float, wait: Wait) -> http.client.HTTPConnection:
+    connection: Any
     if url.startswith("unix://"):
         connection = _UnixConnection("localhost", timeout=timeout)
         connection.socketfile = url[len("unix://") :]
-        return connection
-    parsed = urllib.parse.urlsplit(url)
-    return http.client.HTTPConnection(parsed.hostname or "", parsed.port or 80, timeout=timeout)
+    else:
+        parsed = urllib.parse.urlsplit(url)
+        connection = _TcpConnection(parsed.hostname or "", parsed.port or 80, timeout=timeout)
+    connection.wait = wait
+    return connection
 
 
-def _proxy(environment: Mapping[str, str], timeout: float) -> xmlrpc.client.ServerProxy:
+def _proxy(environment: Mapping[str, str], timeout: float, wait: Wait) -> xmlrpc.client.ServerProxy:
     user, password = environment.get("SUPERVISOR_USERNAME", ""), environment.get("SUPERVISOR_PASSWORD", "")
-    transport = _Transport(user, password, environment["SUPERVISOR_SERVER_URL"], timeout)
+    transport = _Transport(user, password, environment["SUPERVISOR_SERVER_URL"], timeout, wait)
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport)  # the transport knows the real address
 
 

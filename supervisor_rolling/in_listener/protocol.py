@@ -1,6 +1,6 @@
 """The event listener's side of supervisord's protocol: frames in, two tokens out.
 
-An event is acknowledged as soon as it is read, whatever comes of it: it is a doorbell and nothing more.
+An event is acknowledged as soon as it is read, whatever comes of it: losing one costs a delay, never correctness.
 
 Whatever cannot be a frame raises ``ProtocolError``: there is no way to find the next frame
 again, and supervisord starts a new listener, which loses nothing.
@@ -8,11 +8,16 @@ again, and supervisord starts a new listener, which loses nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from supervisor_rolling.model import Change
 
 READY = b"READY\n"
 OK = b"RESULT 2\nOK"
+STATE_EVENT = "PROCESS_STATE_"
 LONGEST_HEADER = 4096
 LONGEST_PAYLOAD = 16 << 20
 
@@ -27,6 +32,25 @@ class Event:
 
     name: str
     payload: bytes
+
+
+def changes_in(events: Iterable[Event]) -> Iterator[Change]:
+    """What the PROCESS_STATE events among these say; others, and what cannot be read, say nothing: a look follows."""
+    for event in events:
+        if event.name.startswith(STATE_EVENT):
+            fields = dict(token.split(b":", 1) for token in event.payload.split() if b":" in token)
+            with contextlib.suppress(KeyError, ValueError):
+                yield _change(event.name[len(STATE_EVENT) :], {key: text.decode() for key, text in fields.items()})
+
+
+def _change(state: str, fields: Mapping[bytes, str]) -> Change:
+    return Change(
+        group=fields[b"groupname"],
+        name=fields[b"processname"],
+        state=state,
+        from_state=fields[b"from_state"],
+        pid=int(fields.get(b"pid", "0")),
+    )
 
 
 class Frames:

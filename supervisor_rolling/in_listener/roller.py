@@ -1,8 +1,8 @@
-"""The turn: look, decide, record, hold, order.
+"""The turn: look, decide, record, hold, order; and what comes before it, when an event says that a process has died.
 
-The roller joins the pure machine to the world. It remembers nothing that cannot be lost: what it keeps between two
-turns are observations (since when a port is closed, who was connected then), and a new roller that lacks them looks
-again.
+The roller joins the pure machine and the pure guard to the world. It remembers nothing that cannot be lost: what it
+keeps between two turns are observations (since when a port is closed, who was connected then), and a new roller that
+lacks them looks again.
 
 The order of a turn is what makes it safe to die anywhere in it. A roll is recorded before its gates move, gates
 close before supervisord is told to stop anything, and an order is given only for what the gate said after that.
@@ -11,8 +11,8 @@ close before supervisord is told to stop anything, and an order is given only fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from supervisor_rolling.errors import (
@@ -25,13 +25,29 @@ from supervisor_rolling.errors import (
     fault_of,
 )
 from supervisor_rolling.in_listener.answers import roll_for
-from supervisor_rolling.in_listener.contracts import Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.contracts import Deaths, Sockets, Supervisor, Warmups
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
-from supervisor_rolling.model import Config, Member, Request, Roll, Seen, Stage, Status, Warmth, World
-from supervisor_rolling.pure import machine
+from supervisor_rolling.in_listener.watches import Watches
+from supervisor_rolling.model import (
+    Change,
+    Config,
+    Member,
+    Process,
+    Request,
+    Roll,
+    Seen,
+    Stage,
+    Status,
+    Warmth,
+    WarmupJob,
+    Watch,
+    World,
+)
+from supervisor_rolling.pure import guard, machine
+from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.leaks import Leaks
-from supervisor_rolling.pure.sentences import changes, summary
-from supervisor_rolling.pure.stages import Order, Verb, closed_since
+from supervisor_rolling.pure.sentences import changes, guard_changes, summary
+from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -65,18 +81,63 @@ RETRY_EVERY = 1.0
 """Seconds until the next turn when supervisord or the kernel did not answer."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """One group in one turn: its roll and its watch, of which it has at least one, and what was seen of it."""
+
+    roll: Roll | None
+    watch: Watch | None
+    seen: Seen
+    ports: Ports
+
+    def heard(self, change: Change) -> Group:
+        """The group after an event."""
+        process = self.seen.processes.get(change.name)
+        if process is None:
+            return self
+        return self._with({**self.seen.processes, change.name: guard.heard(process, change)})
+
+    def bereft(self, dead: Collection[int]) -> Group:
+        """The group without the processes that have died, whatever supervisord says of them still."""
+        lost = {name: p for name, p in self.seen.processes.items() if p.pid in dead and p.state in ALIVE}
+        if not lost:
+            return self
+        return self._with({**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}})
+
+    def _with(self, processes: Mapping[str, Process]) -> Group:
+        return replace(self, seen=replace(self.seen, processes=processes))
+
+    def guarded(self) -> Group:
+        """The group with its watch advanced."""
+        if self.watch is None:
+            return self
+        watch = guard.advance(self.watch, self.seen, self.ports, self.roll)
+        seen = replace(self.seen, wards={ward.name: ward for ward in watch.wards})
+        return replace(self, watch=watch, seen=seen)
+
+    def closed(self) -> dict[int, str]:
+        """The ports to be closed. What an ended roll left failed is the guard's, where there is one."""
+        roll, watch = self.roll, self.watch
+        rolls = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
+        return {**(machine.closed(roll) if roll and rolls else {}), **(guard.closed(watch) if watch else {})}
+
+
 @dataclass
 class Roller:
-    """Turns of all the rolls of one supervisord. For one thread."""
+    """Turns of all the rolls and watches of one supervisord. For one thread."""
 
     supervisor: Supervisor
     sockets: Sockets
     warmups: Warmups
+    deaths: Deaths
     gatekeeper: Gatekeeper
     load_config: Callable[[], Config]
+    latest_config: Callable[[], Config | None]
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
+        self._watches = Watches(self.sockets, self.latest_config)
+        self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
         self._refusals: dict[str, str] = {}
         self._complaint = ""
@@ -87,10 +148,37 @@ class Roller:
         try:
             self.gatekeeper.prove(self.load_config().gate)
         except (ConfigError, GateError) as error:
-            log.warning("no roll can begin until this is mended: %s", error)
+            log.warning("no roll can begin and no gate close until this is mended: %s", error)
+
+    def hear(self, changes: Sequence[Change]) -> None:
+        """Close what must be closed by what the events say, and by what the last turn knew, before anything else: a
+        look takes milliseconds, and a new process may accept in as many. The turn that follows looks."""
+        groups = dict(self._groups)
+        for change in changes:
+            if change.group in groups:
+                groups[change.group] = groups[change.group].heard(change)
+        if any(groups[name] is not self._groups[name] for name in groups):
+            self._groups = {name: self._again(group) for name, group in groups.items()}
+            self._hold(self._groups)
+
+    def notice_deaths(self) -> None:
+        """Close what must be closed because processes have died. May be called while a turn waits for supervisord."""
+        groups = self._without_the_dead(self._groups)
+        if any(groups[name] is not self._groups[name] for name in groups):
+            self._groups = groups
+            self._hold(groups)
+
+    def _without_the_dead(self, groups: Mapping[str, Group]) -> dict[str, Group]:
+        dead = self.deaths.take()
+        left = {name: group.bereft(dead) for name, group in groups.items()} if dead else groups
+        return {name: group if group is groups[name] else self._again(group) for name, group in left.items()}
+
+    def _again(self, group: Group) -> Group:
+        """The group guarded by what is known now; what its warm-ups found is for the next turn."""
+        return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
 
     def turn(self) -> float:
-        """One pass over all rolls. Returns the seconds until the next one is due, unless an event comes earlier."""
+        """One pass over all groups. Returns the seconds until the next one is due, unless an event comes earlier."""
         try:
             pause = self._turn()
         except ConflictError:
@@ -114,32 +202,35 @@ class Roller:
     def _turn(self) -> float:
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
-        old = {group: roll for group, (_, roll) in world.rolls.items()}
-        warmths = self.warmups.tend(
-            {_key(g, name): job for g, roll in old.items() for name, job in machine.jobs(roll).items()}
-        )
-        seen = {group: self._see(roll, world, warmths) for group, roll in old.items()}
-        new = {group: self._decide(roll, version, seen[group]) for group, (version, roll) in world.rolls.items()}
-        self._hold(new)
-        for group, roll in new.items():
-            self._order(roll, seen[group])
-        if any(_has_moved(old[group], roll) for group, roll in new.items()):
+        for ended in self._watches.ended(world):
+            self.supervisor.unguard(ended)
+        self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
+        watches = self._watches.of(world, self.clock())
+        warmths = self.warmups.tend(_jobs(world, watches))
+        old = {name: self._see(name, world, watches.get(name), warmths) for name in {**world.rolls, **watches}}
+        new = {name: self._decide(old[name], name, world) for name in old}
+        self._groups = self._without_the_dead(new)  # those that have died since the look
+        self._hold(self._groups)
+        for group in new.values():
+            self._order(group)
+        if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
-        pauses = [_pause(new[group], seen[group]) for group in new]
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
-        return min([IDLE_LOOK_EVERY, *pauses, *([hand_on] if hand_on > 0 else [])])
+        late = [MOVE_LOOK_EVERY] if self.deaths.take() else []  # supervisord has not yet come round to them
+        return min([IDLE_LOOK_EVERY, *map(_pause, new.values()), *late, *([hand_on] if hand_on > 0 else [])])
 
     # --- look
 
     def _look(self) -> World:
-        world = self.supervisor.look()
+        guarded = self._watches.guarded()
+        world = self.supervisor.look(guarded)
         if not world.requests:
             return world
         for request in world.requests:
             self._answer(request, world)
         self._answered_at = self.clock()
-        return self.supervisor.look()
+        return self.supervisor.look(guarded)
 
     def _answer(self, request: Request, world: World) -> None:
         version, previous = world.rolls.get(request.group, (0, None))
@@ -147,34 +238,41 @@ class Roller:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
             number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
-            roll = roll_for(number, request, config, world.processes[request.group], previous, self.sockets, self.clock)
+            watch = world.watches.get(request.group)
+            wards = {ward.name: ward for ward in watch.wards} if watch else {}
+            seen = Seen(self.clock(), world.processes[request.group], wards=wards)
+            roll = roll_for(number, request, config, seen, previous, watch, self.sockets)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return
         if request.kind == "plan":
-            self.supervisor.plan(request.id, machine.planned(roll, world.processes[request.group]))
+            self.supervisor.plan(request.id, machine.planned(roll, seen))
         else:
             self.supervisor.record(roll, version, request.id)
             self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
             log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
 
-    def _see(self, roll: Roll, world: World, warmths: Mapping[str, Warmth]) -> Seen:
+    def _see(self, group: str, world: World, watch: Watch | None, warmths: Mapping[str, Warmth]) -> Group:
+        roll = world.rolls[group][1] if group in world.rolls else None
         at = self.clock()
-        draining = [member for member in roll.members if member.stage is Stage.DRAINING]
+        processes = world.processes.get(group, {})
+        draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
         peers = self._peers(draining)
         since = {member.name: closed_since(member, self.gatekeeper.closed_since) for member in draining}
-        return Seen(
+        seen = Seen(
             at=at,
-            processes=world.processes.get(roll.group, {}),
+            processes=processes,
             gap=world.idle if world.idle > LONGEST_GAP else 0.0,
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
             connections={name: len(found) for name, found in peers.items()},
-            leaks=self._leaks.setdefault(roll.group, Leaks()).find(peers, since, at),
-            warmths=_of_group(roll.group, warmths),
-            refusals=_of_group(roll.group, self._refusals),
+            leaks=self._leaks.setdefault(group, Leaks()).find(peers, since, at),
+            warmths=_of_group(group, warmths),
+            refusals=_of_group(group, self._refusals),
         )
+        ports = self._watches.ports(watch, processes) if watch else {}
+        return Group(roll, watch, seen, ports).bereft(self.deaths.take())
 
     def _peers(self, draining: list[Member]) -> dict[str, frozenset[str]]:
         ports = [port for member in draining for port in member.ports]
@@ -183,27 +281,38 @@ class Roller:
 
     # --- decide, record, hold, order
 
-    def _decide(self, roll: Roll, version: int, seen: Seen) -> Roll:
-        advanced = machine.advance(roll, seen)
-        if advanced != roll:
-            self.supervisor.record(advanced, version)
-            for sentence in changes(roll, advanced):
-                log.info("%s", sentence)
-        return advanced
+    def _decide(self, old: Group, name: str, world: World) -> Group:
+        """The guard first, so that the roll knows who is not warm; and once more, for what the roll leaves or takes."""
+        new = old.guarded()
+        if new.roll is not None:
+            advanced = machine.advance(new.roll, new.seen)
+            if advanced != new.roll:
+                self.supervisor.record(advanced, world.rolls[name][0])
+                _tell(changes(new.roll, advanced))
+                new = replace(new, roll=advanced).guarded()
+        if new.watch is not None and new.watch != world.watches.get(name):
+            self.supervisor.guard(new.watch)
+            _tell(guard_changes(world.watches.get(name, replace(new.watch, wards=())), new.watch))
+        return new
 
-    def _hold(self, rolls: Mapping[str, Roll]) -> None:
-        closing = [roll for roll in rolls.values() if machine.closed(roll)]
-        closed = {port: text for roll in closing for port, text in machine.closed(roll).items()}
-        if closing:
-            self.gatekeeper.hold_by(max(closing, key=lambda roll: roll.id).gate, closed)
+    def _hold(self, groups: Mapping[str, Group]) -> None:
+        """One gate for all: that of the newest roll that closes anything, else that of the guard."""
+        closed = {port: text for group in groups.values() for port, text in group.closed().items()}
+        closing = [group for group in groups.values() if group.closed()]
+        rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
+        gates = [max(rolls, key=lambda roll: roll.id).gate] if rolls else [g.watch.gate for g in closing if g.watch]
+        if gates:
+            self.gatekeeper.hold_by(gates[0], closed)
         else:
             self.gatekeeper.hold({})
 
-    def _order(self, roll: Roll, seen: Seen) -> None:
-        for order in machine.orders(roll, seen, self.gatekeeper.closed_since):
+    def _order(self, group: Group) -> None:
+        if group.roll is None:
+            return
+        for order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
             self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
-            if order in machine.orders(roll, seen, self.gatekeeper.closed_since):
-                self._give(roll.group, order)
+            if order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
+                self._give(group.roll.group, order)
 
     def _give(self, group: str, order: Order) -> None:
         key = _key(group, order.name)
@@ -230,19 +339,54 @@ def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
     return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
 
 
-def _has_moved(old: Roll, new: Roll) -> bool:
+def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
+    guards = {_key(group, name): job for group, watch in watches.items() for name, job in guard.jobs(watch).items()}
+    rolls = {_key(g, name): job for g, (_, roll) in world.rolls.items() for name, job in machine.jobs(roll).items()}
+    return {**guards, **rolls}
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        log.info("%s", sentence)
+
+
+def _has_moved(old: Group, new: Group) -> bool:
     """Whether there may be more to do at once: one small move, then look again."""
-    return old.status is not new.status or any(a.stage is not b.stage for a, b in zip(old.members, new.members))
+    wards = [(w.name, w.stage, w.pid) for w in old.watch.wards] if old.watch else []
+    if wards != ([(w.name, w.stage, w.pid) for w in new.watch.wards] if new.watch else []):
+        return True
+    if old.roll is None or new.roll is None:
+        return False
+    stages = zip(old.roll.members, new.roll.members)
+    return old.roll.status is not new.roll.status or any(a.stage is not b.stage for a, b in stages)
 
 
-def _pause(roll: Roll, seen: Seen) -> float:
-    """How long a roll can do without a look."""
+def _pause(group: Group) -> float:
+    """How long a group can do without a look."""
+    roll = _roll_pause(group.roll, group.seen) if group.roll else IDLE_LOOK_EVERY
+    return min(roll, _watch_pause(group.watch, group.seen)) if group.watch else roll
+
+
+def _roll_pause(roll: Roll, seen: Seen) -> float:
     stages = {member.stage for member in roll.members}
     if roll.status is not Status.RUNNING:
         return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
     if Stage.DRAINING in stages:
         return DRAIN_LOOK_EVERY
     if stages & {Stage.RESTARTING, Stage.WARMING}:
-        booting = [p.running_in + BARELY for p in seen.processes.values() if p.state == "STARTING"]
-        return min([MOVE_LOOK_EVERY, *booting])
+        return _move_pause(seen)
     return REST_LOOK_EVERY
+
+
+def _watch_pause(watch: Watch, seen: Seen) -> float:
+    """Those that are down come with an event."""
+    stages = {ward.stage for ward in watch.wards}
+    retries = [max(0.0, ward.retry_at - seen.at) for ward in watch.wards if ward.stage is Stage.FAILED]
+    rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
+    rest = min(rest, watch.gate.lease / 4) if any(ward.closed for ward in watch.wards) else rest
+    return min(rest, _move_pause(seen)) if Stage.WARMING in stages else rest
+
+
+def _move_pause(seen: Seen) -> float:
+    booting = [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]
+    return min([MOVE_LOOK_EVERY, *booting])

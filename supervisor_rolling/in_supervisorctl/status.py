@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.pure.machine import natural
+from supervisor_rolling.pure.names import natural
 
 View = Mapping[str, Any]
 
@@ -44,8 +44,14 @@ def _process_row(process: View) -> tuple[str, ...]:
         f"{process['seconds']:.0f} s" if process["seconds"] else "-",
         "warm" if process["warm"] else "-",
         process["gate"],
-        process["why"],
+        _why(process),
     )
+
+
+def _why(process: View) -> str:
+    if not process["retry_in"]:
+        return str(process["why"])
+    return f"{process['why']}; tried {process['tries']} times, again in {process['retry_in']:.0f} s"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

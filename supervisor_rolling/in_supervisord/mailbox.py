@@ -1,33 +1,77 @@
-"""What supervisord remembers for us: what was asked, how far each roll got, and the ledger of warm pids.
+"""What supervisord remembers for us: what was asked, how far each roll got, what the guard has in hand, and the
+ledger of warm pids.
 
-Plain dicts in supervisord's memory, so that they live exactly as long as the processes that they speak of. The mailbox
-decides nothing and understands little: it lets the listener write a roll only on top of the version that it has read
-(compare-and-set), so that an operator's abort is never overwritten by a turn that had not seen it.
+Plain dicts in supervisord's memory, so that they live exactly as long as the processes that they speak of. The
+mailbox decides nothing and understands little: it lets the listener write a roll only on top of the version that it
+has read (compare-and-set), so that an operator's abort is never overwritten by a turn that had not seen it. A watch
+is written by the listener alone, so it is simply replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-Wire = dict[str, Any]  # a Roll as wire.py writes it, parsed
+from supervisor_rolling.in_supervisord.table import Table
+
+Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
 REQUESTS_KEPT = 100  # beyond this the oldest are dropped
 
 
+class Records:
+    """One record for each group, with a version that never comes again."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self._numbers = numbers
+        self._found: dict[str, tuple[int, Wire]] = {}
+
+    def get(self, group: str) -> Wire | None:
+        """The record of a group, if there is one."""
+        return self._found[group][1] if group in self._found else None
+
+    def __getitem__(self, group: str) -> Wire:
+        return self._found[group][1]
+
+    def __iter__(self) -> Iterator[str]:
+        """The groups that have a record, in order."""
+        return iter(sorted(self._found))
+
+    def version(self, group: str) -> int:
+        """0 where there is none."""
+        return self._found[group][0] if group in self._found else 0
+
+    def write(self, group: str, record: Wire) -> int:
+        """Returns the version that it now has."""
+        self._found[group] = (next(self._numbers), record)
+        return self.version(group)
+
+    def forget(self, group: str) -> None:
+        """Nothing known of it means anything now."""
+        self._found.pop(group, None)
+
+    def news(self, known: Mapping[str, int]) -> dict[str, list[Any]]:
+        """``{group: [version, record]}`` of those whose version is another than the one known."""
+        return {g: [version, record] for g, (version, record) in self._found.items() if version != known.get(g, 0)}
+
+
 class Mailbox:
     """One per supervisord, shared by all its HTTP servers."""
 
     def __init__(self) -> None:
-        self.rolls: dict[str, Wire] = {}
-        self.versions: dict[str, int] = {}
+        numbers = itertools.count(1)
+        self.rolls = Records(numbers)
+        self.watches = Records(numbers)
+        self.table = Table()
         self.requests: dict[int, Wire] = {}
-        self.ledger: dict[str, dict[str, int]] = {}
+        self.ledger: dict[str, dict[str, tuple[int, float]]] = {}
         self.looked_at = 0.0  # when the listener last did; 0.0: never
         self._last_id = 0
-        self._last_version = 0
+
+    # --- requests
 
     def ask(self, kind: str, group: str, at: float, details: Mapping[str, Any]) -> Wire:
         """Leave a request for the listener. ``kind``: restart, plan or resume. Returns it; the answer will stand in
@@ -61,11 +105,14 @@ class Mailbox:
         waiting = [r for r in self.asked(since) if r["group"] == group and r["kind"] != "plan"]
         return waiting[0] if waiting else None
 
-    def record(self, group: str, version: int, roll: Wire) -> bool:
+    # --- rolls and watches
+
+    def record(self, group: str, version: int, roll: Wire, at: float) -> bool:
         """Write a roll on top of ``version`` (0: there is none). False when somebody else wrote since."""
-        if version != (self.versions[group] if group in self.rolls else 0):
+        if version != self.rolls.version(group):
             return False
-        self._write(group, roll)
+        self.rolls.write(group, roll)
+        self._note_warm(group, roll["members"], at)
         return True
 
     def flag(self, group: str, **flags: bool) -> bool:
@@ -73,39 +120,44 @@ class Mailbox:
         roll = self.rolls.get(group)
         if roll is None or roll["status"] != ACTIVE:
             return False
-        self._write(group, {**roll, **flags})
+        self.rolls.write(group, {**roll, **flags})
         return True
+
+    def guard(self, group: str, watch: Wire | None, at: float) -> None:
+        """Write a watch; None: the group is no longer guarded."""
+        if watch is None:
+            self.watches.forget(group)
+        else:
+            self.watches.write(group, watch)
+            self._note_warm(group, watch["wards"], at)
 
     def forget(self, groups: Iterable[str]) -> None:
         """These groups are gone from supervisord: nothing known or asked of them means anything now."""
         for group in groups:
-            for known in (self.rolls, self.versions, self.ledger):
-                known.pop(group, None)
+            self.rolls.forget(group)
+            self.watches.forget(group)
+            self.ledger.pop(group, None)
             for request in [r for r in self.requests.values() if r["group"] == group and r["state"] == "asked"]:
                 self.answer(request["id"], "gone")
 
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""
-        return {*self.rolls, *self.ledger, *(r["group"] for r in self.requests.values() if r["state"] == "asked")}
+        asked = (r["group"] for r in self.requests.values() if r["state"] == "asked")
+        return {*self.rolls, *self.watches, *self.ledger, *asked}
 
-    def news(self, known: Mapping[str, int]) -> dict[str, list[Any]]:
-        """``{group: [version, roll]}`` of the rolls whose version is another than the one known."""
-        return {
-            group: [self.versions[group], roll]
-            for group, roll in self.rolls.items()
-            if self.versions[group] != known.get(group, 0)
-        }
+    # --- the ledger
 
     def is_warm(self, group: str, name: str, pid: int) -> bool:
         """Whether this pid is the one that was warmed."""
-        return bool(pid) and self.ledger.get(group, {}).get(name) == pid
+        return bool(pid) and self.ledger.get(group, {}).get(name, (0, 0.0))[0] == pid
 
-    def _write(self, group: str, roll: Wire) -> None:
-        self._last_version += 1  # one counter for all, so that no version ever comes again
-        self.rolls[group] = roll
-        self.versions[group] = self._last_version
-        self.ledger.setdefault(group, {}).update(_warm_pids(roll["members"]))
+    def warm_since(self, group: str, name: str) -> float:
+        """When the pid in the ledger came into it; 0.0 where there is none."""
+        return self.ledger.get(group, {}).get(name, (0, 0.0))[1]
 
-
-def _warm_pids(members: Iterable[Wire]) -> dict[str, int]:
-    return {m["name"]: m["pid"] for m in members if m["pid"] and m["stage"] in ("settling", "open")}
+    def _note_warm(self, group: str, found: Iterable[Wire], at: float) -> None:
+        """``found``: members of a roll or wards. Those that are open with a pid have been warmed."""
+        ledger = self.ledger.setdefault(group, {})
+        for one in found:
+            if one["pid"] and one["stage"] in ("settling", "open") and not self.is_warm(group, one["name"], one["pid"]):
+                ledger[one["name"]] = (one["pid"], at)

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from supervisor_rolling.in_supervisord.mailbox import ACTIVE, Mailbox
+
+CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
+
 
 def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
     """A roll, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
@@ -31,6 +35,38 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
         **{key: member[key] for key in names + counts},
         "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
+    }
+
+
+def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
+    """Where the processes of a group stand, by name: those that a roll or the guard has in hand, or that a roll left as
+    they are. Others are open, or nobody watches them."""
+    roll, watch = mailbox.rolls.get(group), mailbox.watches.get(group)
+    members = {m["name"]: _member_standing(m, now) for m in roll["members"]} if roll else {}
+    if watch is None:
+        return members
+    wards = {ward["name"]: _ward_standing(ward, now) for ward in watch["wards"]}
+    is_running = roll is not None and roll["status"] == ACTIVE
+    in_hand = {name: m for name, m in members.items() if is_running and m["stage"] != "open"}
+    ports = {name: {"ports": member["ports"]} for name, member in members.items()}
+    return {**ports, **wards, **in_hand}
+
+
+def _member_standing(member: Mapping[str, Any], now: float) -> dict[str, Any]:
+    view = member_view(member, now)
+    return {
+        **{key: view[key] for key in ("stage", "seconds", "ports", "why")},
+        "closed": view["stage"] in CLOSED_STAGES,
+    }
+
+
+def _ward_standing(ward: Mapping[str, Any], now: float) -> dict[str, Any]:
+    retry_in = max(0.0, round(ward["retry_at"] - now, 3)) if ward["stage"] == "failed" else 0.0
+    seconds = round(now - ward["since"], 3)
+    return {
+        **{key: ward[key] for key in ("stage", "ports", "closed", "tries", "why")},
+        "seconds": seconds,
+        "retry_in": retry_in,
     }
 
 

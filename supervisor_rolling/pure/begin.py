@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError
-from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Share, Stage
-from supervisor_rolling.pure.machine import available, natural
+from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Seen, Share, Stage, Watch
+from supervisor_rolling.pure.machine import available
+from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, NOT_UP
 from supervisor_rolling.share import limit_for
 
@@ -16,24 +17,34 @@ def begin(
     number: int,
     policy: Policy,
     gate: GatePolicy,
-    processes: Mapping[str, Process],
+    seen: Seen,
     ports: Mapping[str, tuple[int, ...]],
-    at: float,
-    previous: Roll | None = None,
+    failed: Mapping[str, str],
 ) -> Roll:
     """A roll of all processes of the group that are not stopped.
 
-    ``previous`` is the last roll of the group: what it left closed stays closed until it is replaced. Raises
-    ConfigError where the policy does not fit the group, RefusedError where there is nothing to replace.
+    ``failed``: those that are kept closed, and why; they stay so until they are replaced. Raises ConfigError where the
+    policy does not fit the group, RefusedError where there is nothing to replace.
     """
+    processes = seen.processes
     _require_running(policy.group, processes)
     _require_ports(policy, processes, ports)
-    failed = {m.name: m for m in previous.members if m.stage is Stage.FAILED} if previous else {}
     names = sorted(processes, key=natural)
-    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), at) for name in names)
+    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), seen.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
-    roll = Roll(number, policy.group, policy, members, limit, gate, started_at=at)
-    return replace(roll, least_available=available(roll, processes))
+    roll = Roll(number, policy.group, policy, members, limit, gate, started_at=seen.at)
+    return replace(roll, least_available=available(roll, seen))
+
+
+def kept_closed(previous: Roll | None, watch: Watch | None) -> dict[str, str]:
+    """Those that failed and are closed for it, and why: what the last roll left so, unless the guard has opened it
+    since, and what the guard could not warm."""
+    left = {m.name: m.why for m in previous.members if m.stage is Stage.FAILED} if previous else {}
+    if watch is None:
+        return left
+    closed = [ward for ward in watch.wards if ward.closed]
+    failed = {ward.name: ward.problem for ward in closed if ward.stage is Stage.FAILED}
+    return {**{ward.name: left[ward.name] for ward in closed if ward.name in left}, **failed}
 
 
 def limited(roll: Roll, share: Share) -> Roll:
@@ -75,9 +86,9 @@ def require_sense(roll: Roll) -> None:
         )
 
 
-def _member(process: Process, ports: tuple[int, ...], failed: Member | None, at: float) -> Member:
+def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: float) -> Member:
     if failed is not None:
-        return Member(process.name, ports, stage=Stage.FAILED, since=at, why=failed.why)
+        return Member(process.name, ports, stage=Stage.FAILED, since=at, why=failed)
     if process.state in ("STOPPED", "UNKNOWN"):
         return Member(process.name, ports, wanted=False, why=f"is {process.state} and is left so")
     return Member(process.name, ports)

@@ -4,17 +4,17 @@ One machine per process, whoever restarted it::
 
           admitted         drained, deadline          new pid          warm and RUNNING         settled
     OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ SETTLING ─────────▶ OPEN
-      ▲                 │                     │                 ▲  │  never warm,         │
-      └─────────────────┘                     └───────▶ FAILED ◀┼──┘  FATAL, deadline     │
-        abort, leak, no gate,                  stays closed     └─────────────────────────┘
-        on_timeout: fail, stopped by hand                         died: closed and warmed again
+      ▲                 │                     │                    │  never warm,
+      └─────────────────┘                     └───────▶ FAILED ◀───┘  FATAL, deadline
+        abort, leak, no gate,                  stays closed
+        on_timeout: fail, stopped by hand
 
 A process that serves nobody (BACKOFF, FATAL, EXITED, or kept closed by an earlier failure) goes to RESTARTING at once:
 there is nothing to drain. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and OPEN are open.
 
 The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
 
-    available    7   a process is available when it is OPEN and RUNNING
+    available    7   a process is available when it is OPEN and RUNNING, and the guard has not still to warm it
     unavailable  1   8 - 7; those that an operator stopped count for neither
     room         1   limit - unavailable: one may leave OPEN; the crashed one may be replaced too, it takes no room
 
@@ -23,8 +23,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 * More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the roll
   ends.
 * The last process that serves is not closed unless the roll is forced.
-* One that dies after the roll had opened it: the roll has failed on it. It is closed and warmed again only where there
-  is room, so that a database that goes down cannot close a whole group.
+* One that dies after the roll had opened it: the roll has failed on it. The guard (``guard.py``) closes and warms it,
+  as any that dies. When the roll is over the guard has in hand, too, what the roll left FAILED.
 * What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
@@ -34,16 +34,23 @@ Answers come from the present, never from remembered events; a lost event costs 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, WarmupJob
-from supervisor_rolling.pure.stages import ALIVE, HAND_PATIENCE, NOT_UP, Order, order, step, still_runs, to
-
-CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
-UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
-
+from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
+from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.stages import (
+    ALIVE,
+    CLOSED_STAGES,
+    HAND_PATIENCE,
+    NOT_UP,
+    UNDER_WAY,
+    Order,
+    order,
+    step,
+    still_runs,
+    to,
+)
 
 # --- the four questions that the roller asks
 
@@ -54,14 +61,14 @@ def advance(roll: Roll, seen: Seen) -> Roll:
         return roll
     roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
-    roll = _admit(_warm_the_dead(roll, seen), seen)
-    roll = replace(roll, least_available=min(roll.least_available, available(roll, seen.processes)))
+    roll = _admit(roll, seen)
+    roll = replace(roll, least_available=min(roll.least_available, available(roll, seen)))
     return _finish(roll, seen)
 
 
 def closed(roll: Roll) -> dict[int, str]:
     """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rolls too: what
-    failed stays closed."""
+    failed stays closed, unless the guard takes it over."""
     return {
         port: f"supervisor_rolling {roll.group}:{member.name}"
         for member in roll.members
@@ -85,9 +92,9 @@ def jobs(roll: Roll) -> dict[str, WarmupJob]:
     }
 
 
-def available(roll: Roll, processes: Mapping[str, Process]) -> int:
+def available(roll: Roll, seen: Seen) -> int:
     """How many processes of the group serve, warm and settled."""
-    return sum(_is_available(member, processes.get(member.name)) for member in roll.members)
+    return sum(_is_available(member, seen) for member in roll.members)
 
 
 def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Roll:
@@ -103,9 +110,9 @@ def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Rol
     return replace(roll, members=members, started_at=begun, least_available=least)
 
 
-def planned(roll: Roll, processes: Mapping[str, Process]) -> Roll:
+def planned(roll: Roll, seen: Seen) -> Roll:
     """The answer to a dry run: the roll with its members in the order in which they would go, those left alone last."""
-    queue = _candidates(roll, Seen(roll.started_at, processes))
+    queue = _candidates(roll, seen)
     rest = tuple(member for member in roll.members if member not in queue)
     return replace(roll, members=(*queue, *rest), status=Status.PLANNED, ended_at=roll.started_at)
 
@@ -121,11 +128,6 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
         return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
     was_asked_for = before.wanted or before.tried or bool(before.why)
     return replace(member, wanted=member.wanted and was_asked_for)
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts web_2 before web_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 # --- the group
@@ -164,24 +166,6 @@ def _leave(member: Member, seen: Seen) -> Member:
     return replace(member, pid=0, stopped_at=0.0, timing=Timing(), connections_left=0, requests=0, why="")
 
 
-def _warm_the_dead(roll: Roll, seen: Seen) -> Roll:
-    """Those that died after the roll had opened them are closed and warmed again, as far as there is room: when all die
-    at once it is no new code's fault, and a closed group serves nobody."""
-    for member in roll.members:
-        process = seen.processes.get(member.name)
-        died = member.failed and member.stage is Stage.OPEN and member.pid and process and process.pid != member.pid
-        if died and process and process.state in ALIVE and _may_close(member, roll, seen):
-            again = replace(to(member, Stage.WARMING, seen), pid=process.pid)
-            roll = _with(roll, member, again)
-    return roll
-
-
-def _may_close(member: Member, roll: Roll, seen: Seen) -> bool:
-    others = [other for other in roll.members if other is not member]
-    serving = any(_is_available(other, seen.processes.get(other.name)) for other in others)
-    return serving and _count(roll, CLOSED_STAGES) < roll.limit
-
-
 def _with(roll: Roll, old: Member, new: Member) -> Roll:
     return replace(roll, members=tuple(new if member is old else member for member in roll.members))
 
@@ -196,7 +180,7 @@ def _next(roll: Roll, seen: Seen) -> Member | None:
     if not candidates or under_way >= (1 if replaced < roll.policy.canary else roll.limit):
         return None
     first = candidates[0]
-    if not _serves(first, seen.processes[first.name]) or _has_room(roll, seen):
+    if not _serves(first, seen) or _has_room(roll, seen):
         return first
     return None
 
@@ -204,7 +188,7 @@ def _next(roll: Roll, seen: Seen) -> Member | None:
 def _candidates(roll: Roll, seen: Seen) -> list[Member]:
     """Who has still to be replaced and can be, the next one first."""
     waiting = [member for member in _waiting(roll) if _can_go(member, seen)]
-    return sorted(waiting, key=lambda member: (_serves(member, seen.processes[member.name]), natural(member.name)))
+    return sorted(waiting, key=lambda member: (_serves(member, seen), natural(member.name)))
 
 
 def _waiting(roll: Roll) -> list[Member]:
@@ -219,7 +203,7 @@ def _can_go(member: Member, seen: Seen) -> bool:
 
 def _has_room(roll: Roll, seen: Seen) -> bool:
     counted = [m for m in roll.members if _state(m, seen) not in NOT_UP or m.stage is not Stage.OPEN]
-    serving = available(roll, seen.processes)
+    serving = available(roll, seen)
     return len(counted) - serving < roll.limit and (serving > 1 or roll.force)
 
 
@@ -252,11 +236,7 @@ def _accounted_for(member: Member, seen: Seen) -> Member:
 
 
 def _stuck_text(roll: Roll, seen: Seen) -> str:
-    down = [
-        f"{member.name} is {_state(member, seen) if member.stage is Stage.OPEN else member.stage.value}"
-        for member in roll.members
-        if not _is_available(member, seen.processes.get(member.name))
-    ]
+    down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
     reason = f"no room under the limit of {roll.limit}" if down else "only one process serves (--force takes it too)"
     return f"waited {roll.policy.restart.timeout:g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
 
@@ -265,12 +245,32 @@ def _is_stopping(roll: Roll) -> bool:
     return roll.aborting or sum(member.failed for member in roll.members) > roll.policy.max_failures
 
 
-def _is_available(member: Member, process: Process | None) -> bool:
-    return member.stage is Stage.OPEN and process is not None and process.state == "RUNNING"
+def _standing(member: Member, seen: Seen) -> str:
+    state, ward = _state(member, seen), seen.wards.get(member.name)
+    if member.stage is not Stage.OPEN:
+        return member.stage.value
+    return ward.stage.value if ward and state == "RUNNING" else state
 
 
-def _serves(member: Member, process: Process) -> bool:
-    return member.stage is Stage.OPEN and process.state in ALIVE
+def _is_available(member: Member, seen: Seen) -> bool:
+    is_open = member.stage is Stage.OPEN and not _is_awaited(seen.wards.get(member.name))
+    return is_open and _state(member, seen) == "RUNNING"
+
+
+def _is_awaited(ward: Ward | None) -> bool:
+    """Whether the guard is about to bring a process back into service. One that is open although its warm-up failed
+    serves as well as it can: to wait for it would be to wait for the repair that the roll may bring."""
+    if ward is None or ward.stage is Stage.OPEN:
+        return False
+    return ward.closed or ward.stage in (Stage.DOWN, Stage.SETTLING) or not ward.tries
+
+
+def _serves(member: Member, seen: Seen) -> bool:
+    """Whether somebody would miss it. One that the guard keeps closed because its warm-up failed serves nobody; one
+    that it only warms soon will."""
+    ward = seen.wards.get(member.name)
+    is_shut = ward is not None and ward.closed and bool(ward.tries)
+    return member.stage is Stage.OPEN and not is_shut and _state(member, seen) in ALIVE
 
 
 def _is_left_stopped(member: Member, seen: Seen) -> bool:

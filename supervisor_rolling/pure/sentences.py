@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supervisor_rolling.model import Member, Roll, Stage, Status
+from supervisor_rolling.model import Member, Roll, Stage, Status, Ward, Watch
 
 
 def changes(old: Roll, new: Roll) -> Iterator[str]:
@@ -14,6 +14,22 @@ def changes(old: Roll, new: Roll) -> Iterator[str]:
             yield f"{new.group}:{after.name} {_stage_text(before, after)}"
     if old.status is not new.status:
         yield f"{new.group} roll {new.id} {new.status.value}: {summary(new)}"
+
+
+def guard_changes(old: Watch, new: Watch) -> Iterator[str]:
+    """One sentence for each process that came to another stage in the hands of the guard, or whose gate moved."""
+    before = {ward.name: ward for ward in old.wards}
+    for ward in new.wards:
+        was = before.get(ward.name)
+        if ward.stage is not Stage.OPEN and (was is None or (was.stage, was.closed) != (ward.stage, ward.closed)):
+            yield f"{new.group}:{ward.name} {_ward_text(ward)}"
+
+
+def _ward_text(ward: Ward) -> str:
+    if ward.stage is Stage.SETTLING:
+        return f"open (guard: pid {ward.pid}, warmed {ward.requests} requests {ward.first_ms:g} to {ward.last_ms:g} ms)"
+    gate = "closed" if ward.closed else "open"
+    return f"{ward.stage.value}, {gate} (guard: {f'pid {ward.pid}, ' if ward.pid else ''}{ward.why})"
 
 
 def summary(roll: Roll) -> str:

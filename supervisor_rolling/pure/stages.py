@@ -20,6 +20,9 @@ STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
 DOWN = frozenset({"BACKOFF", "FATAL", "EXITED"})  # serves nobody, and not because an operator wanted it
 NOT_UP = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})  # serves nobody, and somebody or something wanted it
 
+CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
+UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
+
 GATE_PATIENCE = 10.0
 """Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
 operator's patience."""
@@ -28,8 +31,7 @@ LEAST_DRAIN = 0.02
 """Seconds behind a closed gate: enough for a second look, without which nobody who comes through it can be seen."""
 
 HAND_PATIENCE = 3.0
-"""Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle
-of
+"""Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle of
 a ``supervisorctl restart``."""
 
 
@@ -121,10 +123,10 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and _is_down_for_good(process):
-        return _failed(member, seen, f"did not come up: {_state_text(process)}")
+        return _failed(member, seen, f"did not come up: {state_text(process)}")
     is_due = not spawned_again and process.state in STARTABLE
     if not is_due and seen.at - member.since >= roll.policy.restart.timeout:
-        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {_state_text(process)}"
+        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {state_text(process)}"
         return _failed(member, seen, text)
     if not member.stopped_at and process.state not in ALIVE and process.state != "STOPPING":
         timing = replace(member.timing, stopped=seen.at - member.since)
@@ -137,7 +139,7 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
         return replace(member, pid=process.pid)  # it died and was started again: warm that one, same deadline
     member = _note_running(member, process, seen)
     if _is_down_for_good(process):
-        return _failed(member, seen, f"went down while it was warmed up: {_state_text(process)}")
+        return _failed(member, seen, f"went down while it was warmed up: {state_text(process)}")
     warmth = seen.warmths.get(member.name)
     if warmth is None or warmth.pid != process.pid:
         return _warm_in_time(member, process, roll, seen, "")
@@ -170,7 +172,7 @@ def _warm_in_time(member: Member, process: Process, roll: Roll, seen: Seen, why:
     timeout = roll.policy.warmup.timeout
     if seen.at - member.since < timeout:
         return member
-    reason = why or _state_text(process)
+    reason = why or state_text(process)
     return _failed(member, seen, f"was not warm within {timeout:g} s (warmup.timeout): {reason}")
 
 
@@ -182,12 +184,12 @@ def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 
 
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
-    """A process that this roll has opened: when it dies the roll has failed on it. The group decides whether there is
-    room to close it and warm it again."""
+    """A process that this roll has opened: when it dies the roll has failed on it. To close it and warm it again is the
+    guard's work."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    why = member.why or f"died after it was replaced, or was restarted by hand: {_state_text(process)}"
+    why = member.why or f"died after it was replaced, or was restarted by hand: {state_text(process)}"
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
 
@@ -258,7 +260,8 @@ def _is_down_for_good(process: Process) -> bool:
     return process.state == "FATAL" or lasting
 
 
-def _state_text(process: Process) -> str:
+def state_text(process: Process) -> str:
+    """What supervisord says of a process that is not as it should be."""
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
 
 

@@ -232,7 +232,8 @@ class Stack:
         return ask(address, port, path, timeout)
 
     def warm(self, ports: Iterable[int] | None = None, address: str = "127.0.0.1") -> None:
-        """Ask for every page of every process (or those of ``ports``), directly. Raises LabError unless all are 200."""
+        """Ask for every page of every process (or those of ``ports``), directly, when the guard has it open. Raises
+        LabError unless all are 200."""
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
             list(pool.map(lambda port: self._warm_one(port, address), ports or self.setup.ports))
 
@@ -332,10 +333,11 @@ class Stack:
             )
 
     def _warm_one(self, port: int, address: str) -> None:
+        deadline = time.monotonic() + START_WITHIN
         for path in PATHS:
-            reply = self.ask(port, path, address, timeout=60.0)
-            if reply.status != 200:
-                raise LabError(f"warming up: {address}:{port}{path} answered {reply.status}")
+            status = _patient_status(address, port, path, deadline)
+            if status != 200:
+                raise LabError(f"warming up: {address}:{port}{path} answered {status}")
 
 
 @contextlib.contextmanager
@@ -366,6 +368,17 @@ def answers(port: int, address: str = "127.0.0.1") -> bool:
         return ask(address, port, "/health", timeout=2.0).status == 200
     except OSError:
         return False
+
+
+def _patient_status(address: str, port: int, path: str, deadline: float) -> int:
+    """Of an answer; while the port is refused (the guard has closed it) it is asked again until the deadline."""
+    while True:
+        try:
+            return ask(address, port, path, timeout=60.0).status
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _process(info: dict[str, Any]) -> Process:

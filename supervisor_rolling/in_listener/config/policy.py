@@ -33,6 +33,7 @@ from supervisor_rolling.model import (
     Config,
     DrainPolicy,
     GatePolicy,
+    GuardPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -61,6 +62,7 @@ _METHOD = re.compile(r"[A-Za-z]+")
 _PORTS_HINT = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
 )
+_GUARD_HINT = "write {max_closed: 50%}, or false to turn the guard off"
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 
 
@@ -226,6 +228,13 @@ def _check_ports(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
             owner.setdefault(port, name)
 
 
+def _guard(entry: Entry) -> GuardPolicy | None:
+    if entry.is_mapping:
+        return section(GuardPolicy, _GUARD)(entry)
+    enabled = entry.truth(_GUARD_HINT)
+    return None if enabled is None else GuardPolicy(enabled=enabled)
+
+
 def _policy(entry: Entry) -> Policy | None:
     return section(functools.partial(Policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
 
@@ -270,6 +279,9 @@ _DRAIN: dict[str, Reader[Any]] = {
     "min": seconds(),
     "on_timeout": choice("restart", "fail"),
 }
+_GUARD: dict[str, Reader[Any]] = {
+    "max_closed": _share,
+}
 _GROUP: dict[str, Reader[Any]] = {
     "ports": _ports,
     "max_unavailable": _share,
@@ -279,6 +291,7 @@ _GROUP: dict[str, Reader[Any]] = {
     "restart": section(RestartPolicy, _RESTART),
     "warmup": section(WarmupPolicy, _WARMUP),
     "settle": seconds(),
+    "guard": _guard,
 }
 _GATE: dict[str, Reader[Any]] = {
     "backend": choice("iptables"),

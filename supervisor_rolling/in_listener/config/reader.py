@@ -183,6 +183,15 @@ class Entry:
         self.wrong(f"{self.shown} is not a decimal number of at most 18 digits; {do}")
         return None
 
+    def truth(self, do: str) -> bool | None:
+        if not self.is_scalar("bool"):
+            self.unfit(do)
+            return None
+        truth = yaml.SafeLoader.bool_values.get(self.node.value.lower())
+        if truth is None:  # !!bool maybe
+            self.wrong(f"{self.shown} is neither true nor false; {do}")
+        return truth
+
     def _pairs(self, mapping: yaml.Node, within: tuple[yaml.Node, ...]) -> dict[str, Pair]:
         """The keys of a mapping, its own before those that it merges; ``within`` are the mappings that merge it."""
         pairs: dict[str, Pair] = {}

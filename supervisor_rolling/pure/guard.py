@@ -1,0 +1,263 @@
+"""The guard: no process serves before it is warm, whoever started it.
+
+The ledger in supervisord knows which pid of each process is warm. A process whose pid is not in it has crashed, booted,
+been restarted by hand or by another listener; it makes no difference which. It becomes a *ward*::
+
+               down                   new pid             warm and RUNNING          settled
+    (warm) ──────────▶ DOWN ──────────────────▶ WARMING ──────────────────▶ SETTLING ────────▶ (warm)
+                        ▲                       ▲     │
+                        │ down             later│     │ the warm-up failed
+                        └────────── any    at once, when the pid is new
+                                                │     ▼
+                                                FAILED
+
+DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. SETTLING is open, and its pid stands in
+the ledger. What a roll has in hand is not the guard's: it gets it back when it is open, or when the roll is over.
+
+A process that is down is closed too, because the next one may accept connections before anybody has seen it.
+
+Never too much. With ``max_closed`` 50 % of 8 processes::
+
+    crashed    closed    why
+    1          1         the seven others are warm and open
+    4          4         50 % of 8
+    5          4         the fifth serves cold while it is warmed: slow answers beat none
+    8          0         none is warm and open, so all serve cold; when the first is warm, four of the others are closed
+
+* The closed of a roll that runs count too: with 3 of them the guard closes one more. It opens none for them.
+* Those that will not come by themselves (STOPPED, FATAL, …) are closed and not counted: nobody could use them.
+* Who is closed stays closed before another is, the longest first; so no port goes open and shut without need.
+* A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds.
+* A group that comes under guard for the first time: what has run for a minute has been warmed by its users.
+
+Answers come from the present, as in ``machine.py``. ``seen.at`` is the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from supervisor_rolling.model import Change, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
+from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, state_text
+from supervisor_rolling.share import limit_for
+
+Ports = Mapping[str, tuple[int, ...]]
+
+FIRST_RETRY = 5.0
+"""Seconds from a warm-up that failed to the next: what it failed of may pass, as a database that starts."""
+
+LONGEST_RETRY = 60.0
+"""Seconds between two warm-ups beyond which the pauses do not grow."""
+
+WARMED_BY_USERS = 60.0
+"""Seconds that a process has served, when its group comes under guard, after which it is taken for warm."""
+
+COLD = frozenset({Stage.DOWN, Stage.WARMING, Stage.FAILED})
+GONE = frozenset({"STOPPED", "FATAL", "UNKNOWN"})  # down, and supervisord will not start it by itself
+
+
+# --- the questions that the roller asks
+
+
+def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
+    """The watch after one look. ``ports`` of every process of the group: one that has none cannot be guarded.
+    ``roll`` is the group's roll, running or ended."""
+    held = _held_by(roll, seen.processes)
+    known = {ward.name: ward for ward in watch.wards}
+    found = {name: ward for name, ward in known.items() if name in held and _is_to_be_noted(ward, seen)}
+    for name, process in seen.processes.items():
+        if name in ports and ports[name] and name not in held:
+            ward = _step(known.get(name), process, ports[name], watch, seen)
+            ward = _handed_over(ward, process, roll, seen) if ward and name not in known else ward
+            if ward:
+                found[name] = ward
+    return replace(watch, wards=_shut(found, watch, seen, ports, held)) if found or watch.wards else watch
+
+
+def begin(empty: Watch, processes: Mapping[str, Process], ports: Ports, at: float) -> Watch:
+    """The watch of a group that nobody guarded before: what has run for long is warm, the rest will be found cold."""
+    old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= WARMED_BY_USERS]
+    wards = tuple(Ward(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid) for p in old if ports.get(p.name))
+    return replace(empty, wards=wards)
+
+
+def heard(process: Process, change: Change) -> Process:
+    """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
+    one that was lost, and the next look tells."""
+    follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
+    if not follows:
+        return process
+    lives = change.state in ("RUNNING", "STOPPING")
+    pid = (change.pid or process.pid) if lives else 0
+    return replace(process, state=change.state, pid=pid, warm=process.warm and lives, down_for=0.0, up_for=0.0)
+
+
+def died(process: Process) -> Process:
+    """The process when it is known to be dead, before supervisord knows."""
+    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0)
+
+
+def closed(watch: Watch) -> dict[int, str]:
+    """The ports that the guard has closed, each with a comment for whoever lists the rules."""
+    return {
+        port: f"supervisor_rolling {watch.group}:{ward.name} (guard)"
+        for ward in watch.wards
+        if ward.closed
+        for port in ward.ports
+    }
+
+
+def jobs(watch: Watch) -> dict[str, WarmupJob]:
+    """The processes that must be warmed now, by name."""
+    return {
+        ward.name: WarmupJob(ward.pid, ward.ports, watch.policy.warmup, watch.gate.bypass)
+        for ward in watch.wards
+        if ward.stage is Stage.WARMING
+    }
+
+
+# --- one process
+
+
+def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Watch, seen: Seen) -> Ward | None:
+    """The ward that a process is now; None when it is warm and open."""
+    if process.state not in ALIVE or not process.pid:
+        return _down(ward, process, ports, seen)
+    if ward is None or ward.stage is Stage.DOWN or ward.pid != process.pid:
+        return None if process.warm else _new(ward, process, ports, seen)
+    ward = replace(ward, ports=ports)
+    if process.warm:
+        settles = ward.stage is Stage.SETTLING and seen.at - ward.since < watch.policy.settle
+        return ward if settles else None
+    if ward.stage is Stage.FAILED:
+        return _to(ward, Stage.WARMING, seen) if seen.at >= ward.retry_at else ward
+    return _warming(ward, process, seen) if ward.stage is Stage.WARMING else ward
+
+
+def _is_to_be_noted(ward: Ward, seen: Seen) -> bool:
+    """Whether it was found warm, and the ledger does not have it yet."""
+    process = seen.processes.get(ward.name)
+    return ward.stage is Stage.OPEN and process is not None and process.pid == ward.pid and not process.warm
+
+
+def _down(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
+    if ward is not None and ward.stage is Stage.DOWN:
+        return replace(ward, ports=ports)
+    was_closed = ward is not None and ward.closed
+    return Ward(process.name, ports, Stage.DOWN, seen.at, was_closed)
+
+
+def _new(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
+    was_closed = ward is not None and ward.closed
+    return Ward(process.name, ports, Stage.WARMING, seen.at, was_closed, process.pid)
+
+
+def _warming(ward: Ward, process: Process, seen: Seen) -> Ward:
+    warmth = seen.warmths.get(ward.name)
+    if warmth is None or warmth.pid != ward.pid:
+        return ward
+    if warmth.state == "failed":
+        return _failed(ward, f"is not warm: {warmth.why}", seen)
+    if warmth.state == "warm" and process.state == "RUNNING":
+        ward = replace(ward, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms, problem="")
+        return _to(ward, Stage.SETTLING, seen)
+    return ward
+
+
+def _failed(ward: Ward, problem: str, seen: Seen) -> Ward:
+    pause = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(ward.tries, 10))
+    return replace(_to(ward, Stage.FAILED, seen), tries=ward.tries + 1, retry_at=seen.at + pause, problem=problem)
+
+
+def _to(ward: Ward, stage: Stage, seen: Seen) -> Ward:
+    return replace(ward, stage=stage, since=seen.at)
+
+
+# --- the group
+
+
+def _held_by(roll: Roll | None, processes: Mapping[str, Process]) -> dict[str, bool]:
+    """The processes that a running roll has in hand, and whether it keeps them closed.
+
+    One that dies while it settles is the guard's at once: the roll would close it only after the next look.
+    """
+    if roll is None or roll.status is not Status.RUNNING:
+        return {}
+    held = {m.name: m.stage in CLOSED_STAGES for m in roll.members if m.stage is not Stage.OPEN}
+    return {name: shut for name, shut in held.items() if shut or _lives_on(name, roll, processes)}
+
+
+def _lives_on(name: str, roll: Roll, processes: Mapping[str, Process]) -> bool:
+    pid = next(member.pid for member in roll.members if member.name == name)
+    return name in processes and processes[name].pid == pid and processes[name].state in ALIVE
+
+
+def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) -> Ward:
+    """What a roll that is over left failed goes on as it was: closed, and tried again after a pause."""
+    if roll is None or roll.status is Status.RUNNING or ward.stage is not Stage.WARMING:
+        return ward
+    left = next((m for m in roll.members if m.name == ward.name and m.stage is Stage.FAILED), None)
+    if left is None or left.pid != process.pid:
+        return ward
+    return replace(_failed(ward, left.why, seen), closed=True)
+
+
+def _shut(
+    wards: Mapping[str, Ward], watch: Watch, seen: Seen, ports: Ports, held: Mapping[str, bool]
+) -> tuple[Ward, ...]:
+    """The wards, each with its gate as it shall be, in natural order."""
+    limit = limit_for(watch.policy.guard.max_closed, sum(map(bool, map(ports.get, seen.processes))))
+    serves = _is_one_warm_and_open(wards, seen, ports, held)
+    by_roll = sum(held.values())
+    count = 0
+    decided: list[Ward] = []
+    for ward in sorted(wards.values(), key=lambda ward: (not ward.closed, ward.since, natural(ward.name))):
+        process = seen.processes[ward.name]
+        counts = ward.stage in COLD and not _is_gone(process)
+        is_room = count < limit if ward.closed else count + by_roll < limit
+        shut = ward.stage in COLD and serves and (is_room or not counts)
+        count += counts and shut
+        because = "" if shut else _open_text(watch, serves)
+        decided.append(replace(ward, closed=shut, why=_why(ward, process, because, seen)))
+    return tuple(sorted(decided, key=lambda ward: natural(ward.name)))
+
+
+def _is_one_warm_and_open(wards: Mapping[str, Ward], seen: Seen, ports: Ports, held: Mapping[str, bool]) -> bool:
+    return any(
+        process.state == "RUNNING" and name not in held and (name not in wards or wards[name].stage is Stage.OPEN)
+        for name, process in seen.processes.items()
+        if ports.get(name)
+    )
+
+
+def _is_gone(process: Process) -> bool:
+    return process.state in GONE or (process.state == "EXITED" and process.down_for >= HAND_PATIENCE)
+
+
+# --- sentences
+
+
+def _why(ward: Ward, process: Process, because: str, seen: Seen) -> str:
+    """Why a ward stands where it stands, for ``rolling_status``."""
+    if ward.stage not in COLD:
+        return ""
+    gate = because or (f"its gate does not close: {seen.gate_problem}" if seen.gate_problem else "")
+    return f"{_cold_text(ward, process)}; {gate}" if gate else _cold_text(ward, process)
+
+
+def _cold_text(ward: Ward, process: Process) -> str:
+    if ward.stage is Stage.DOWN:
+        return f"{state_text(process)}: the next one is kept closed until it is warm"
+    if ward.problem:
+        return ward.problem if ward.stage is Stage.FAILED else f"tried again, it {ward.problem}"
+    return "a new process, not warm yet"
+
+
+def _open_text(watch: Watch, serves: bool) -> str:
+    if not serves:
+        return "open all the same, because none of the group is warm and open"
+    share = watch.policy.guard.max_closed
+    most = f"{share.number}" if share.number else f"{share.percent:g}%"
+    return f"open all the same, because no more may be closed (guard.max_closed: {most})"
