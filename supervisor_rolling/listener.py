@@ -25,7 +25,7 @@ from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
-from supervisor_rolling.in_listener.protocol import Channel, ProtocolError, changes_in
+from supervisor_rolling.in_listener.protocol import Channel, Event, ProtocolError, changes_in
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 
@@ -33,6 +33,13 @@ log = logging.getLogger("supervisor_rolling")
 
 DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
 USAGE = 2  # exit status
+
+NICENESS = -15
+"""Of the listener. When a process dies, supervisord wants the processor to start the next one in the same moment as we
+want it to close the gate: at equal rank the gate closes after 3 ms, so after 1.6 (medians; measured on two cores)."""
+
+SWITCH_EVERY = 0.001
+"""Seconds that a warm-up's thread may go on while the turn's thread waits for the interpreter; Python has 5 ms."""
 
 AGAIN_AFTER = 1.0
 """Seconds to wait before an end with an error: with ``startsecs = 0`` supervisord starts the listener again at once."""
@@ -64,6 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    _make_haste()
     with _alarm_clock() as alarm:
         channel = Channel(0, _own_stdout())
         deaths = PidfdDeaths()
@@ -113,6 +121,14 @@ def _readable(fds: Sequence[int], seconds: float) -> list[int]:
     for fd in fds:
         poll.register(fd, select.POLLIN)
     return [fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)]
+
+
+def _make_haste() -> None:
+    sys.setswitchinterval(SWITCH_EVERY)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    except OSError as error:
+        log.info("runs at the usual priority, so gates close a little later: %s (CAP_SYS_NICE would allow it)", error)
 
 
 def _own_stdout() -> int:
@@ -174,19 +190,30 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths)
 
 
 def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> None:
+    due = time.monotonic()
     while not alarm.is_over:
-        pause = roller.turn()
-        readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], pause)
+        if time.monotonic() >= due:
+            due = time.monotonic() + roller.turn()
+        readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], due - time.monotonic())
         if deaths.fileno() in readable:
             roller.notice_deaths()
+            due = 0.0
         if alarm.reading in readable:
             alarm.quiet()
+            due = 0.0
         if channel.fileno() in readable:
             events = channel.receive()
             if events is None:
                 log.info("supervisord has closed the connection: all gates are opened")
                 return
-            roller.hear(list(changes_in(events)))
+            due = min(due, time.monotonic() + _heard(roller, events))
+
+
+def _heard(roller: Roller, events: list[Event]) -> float:
+    """Seconds until a turn is due because of these events: at once, but where they only tell of processes."""
+    changes = list(changes_in(events))
+    soon = roller.hear(changes)
+    return soon if len(changes) == len(events) else 0.0
 
 
 if __name__ == "__main__":

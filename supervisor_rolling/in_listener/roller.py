@@ -77,6 +77,8 @@ ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
 0.05 s, but only when something wakes it."""
 
+NEVER = float("inf")
+
 RETRY_EVERY = 1.0
 """Seconds until the next turn when supervisord or the kernel did not answer."""
 
@@ -95,7 +97,8 @@ class Group:
         process = self.seen.processes.get(change.name)
         if process is None:
             return self
-        return self._with({**self.seen.processes, change.name: guard.heard(process, change)})
+        now = guard.heard(process, change)
+        return self if now is process else self._with({**self.seen.processes, change.name: now})
 
     def bereft(self, dead: Collection[int]) -> Group:
         """The group without the processes that have died, whatever supervisord says of them still."""
@@ -150,9 +153,14 @@ class Roller:
         except (ConfigError, GateError) as error:
             log.warning("no roll can begin and no gate close until this is mended: %s", error)
 
-    def hear(self, changes: Sequence[Change]) -> None:
+    def hear(self, changes: Sequence[Change]) -> float:
         """Close what must be closed by what the events say, and by what the last turn knew, before anything else: a
-        look takes milliseconds, and a new process may accept in as many. The turn that follows looks."""
+        look takes milliseconds, and a new process may accept in as many.
+
+        Returns the seconds within which a turn has to look: at once where there is news, soon where an event is old or
+        comes after one that was lost, never where nobody is concerned. A thousand processes that start together tell
+        three thousand events, most of which the first looks have overtaken.
+        """
         groups = dict(self._groups)
         for change in changes:
             if change.group in groups:
@@ -160,6 +168,8 @@ class Roller:
         if any(groups[name] is not self._groups[name] for name in groups):
             self._groups = {name: self._again(group) for name, group in groups.items()}
             self._hold(self._groups)
+            return 0.0
+        return MOVE_LOOK_EVERY if any(change.group in groups for change in changes) else NEVER
 
     def notice_deaths(self) -> None:
         """Close what must be closed because processes have died. May be called while a turn waits for supervisord."""

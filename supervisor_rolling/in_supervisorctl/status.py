@@ -51,7 +51,12 @@ def _process_row(process: View) -> tuple[str, ...]:
 def _why(process: View) -> str:
     if not process["retry_in"]:
         return str(process["why"])
-    return f"{process['why']}; tried {process['tries']} times, again in {process['retry_in']:.0f} s"
+    tried = _times(process["tries"])
+    return f"{process['why']}; tried {tried}, again in {process['retry_in']:.0f} s"
+
+
+def _times(number: int) -> str:
+    return f"{number} time{'' if number == 1 else 's'}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

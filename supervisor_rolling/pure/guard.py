@@ -87,7 +87,7 @@ def heard(process: Process, change: Change) -> Process:
     """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
     one that was lost, and the next look tells."""
     follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
-    if not follows:
+    if not follows or change.state == process.state:
         return process
     lives = change.state in ("RUNNING", "STOPPING")
     pid = (change.pid or process.pid) if lives else 0

@@ -17,17 +17,17 @@ SECTIONS = ("rpcinterface:rolling", "ctlplugin:rolling", "eventlistener:rolling"
 INSTALLED = "supervisor_rolling_listener --config /etc/supervisor/rolling.yaml"
 
 
-def sections(policy_file: Path, prefix: str = "") -> str:
+def sections(policy_file: Path, prefix: str = "", module: str = "supervisor_rolling.listener") -> str:
     """The three sections of conf/supervisord.conf, with another policy file and this interpreter.
 
-    ``prefix`` is put before the listener's command.
+    ``prefix`` is put before the listener's command; ``module`` is run as the listener.
     """
     conf = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     conf.read(ROOT / "conf" / "supervisord.conf")
     found = {name: dict(conf[name]) for name in SECTIONS}
     listener = found["eventlistener:rolling"]
     assert listener["command"] == INSTALLED, "conf/supervisord.conf starts the listener otherwise than the lab knows"
-    listener["command"] = f"{prefix}{shlex.quote(sys.executable)} -m supervisor_rolling.listener --config {policy_file}"
+    listener["command"] = f"{prefix}{shlex.quote(sys.executable)} -m {module} --config {policy_file}"
     listener["directory"] = str(ROOT)
     return "\n".join(_section(name, values) for name, values in found.items())
 

@@ -202,7 +202,7 @@ class Stack:
 
     def rpc(self, timeout: float = RPC_TIMEOUT) -> xmlrpc.client.ServerProxy:
         """A new proxy of supervisord's XML-RPC, for one thread; ``timeout`` for each call."""
-        return xmlrpc.client.ServerProxy("http://supervisord", transport=_UnixTransport(self.socket, timeout))
+        return xmlrpc.client.ServerProxy("http://supervisord", transport=UnixTransport(self.socket, timeout))
 
     def processes(self) -> list[Process]:
         """The processes of the application, by port."""
@@ -423,7 +423,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class _UnixTransport(xmlrpc.client.Transport):
+class UnixTransport(xmlrpc.client.Transport):
     """XML-RPC over a unix socket; supervisor's own has no timeout."""
 
     def __init__(self, path: Path, timeout: float) -> None:

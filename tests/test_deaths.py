@@ -1,0 +1,92 @@
+"""Deaths by pidfd: real processes."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor_rolling.in_listener import deaths as module
+from supervisor_rolling.in_listener.deaths import PidfdDeaths
+
+SOON = 5000  # milliseconds
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(deaths: PidfdDeaths, timeout: int = SOON) -> bool:
+    poll = select.poll()
+    poll.register(deaths.fileno(), select.POLLIN)
+    return bool(poll.poll(timeout))
+
+
+def test_a_death_is_told_until_the_process_is_no_longer_watched(processes: list[subprocess.Popen[bytes]]):
+    deaths, pids = PidfdDeaths(), [process.pid for process in processes]
+    deaths.watch(pids)
+    assert not wait_for(deaths, 0)
+    assert set(deaths.take()) == set()
+    processes[1].kill()
+    assert wait_for(deaths)
+    assert set(deaths.take()) == {pids[1]}
+    deaths.watch(pids)
+    assert set(deaths.take()) == {pids[1]}, "supervisord has not come round to it"
+    assert not wait_for(deaths, 0), "it rings once"
+    deaths.watch([pids[0], pids[2]])
+    assert set(deaths.take()) == set()
+
+
+def test_one_that_is_dead_already_has_died(processes: list[subprocess.Popen[bytes]]):
+    processes[0].kill()
+    processes[0].wait()
+    deaths = PidfdDeaths()
+    deaths.watch([processes[0].pid])
+    assert set(deaths.take()) == {processes[0].pid}
+
+
+def test_who_is_no_longer_watched_rings_no_bell(processes: list[subprocess.Popen[bytes]]):
+    deaths = PidfdDeaths()
+    deaths.watch([processes[0].pid, processes[1].pid])
+    deaths.watch([processes[1].pid])
+    processes[0].kill()
+    processes[0].wait()
+    assert not wait_for(deaths, 100)
+    assert set(deaths.take()) == set()
+
+
+def test_all_may_die_at_once(processes: list[subprocess.Popen[bytes]]):
+    deaths = PidfdDeaths()
+    deaths.watch([process.pid for process in processes])
+    for process in processes:
+        process.kill()
+        process.wait()
+    assert wait_for(deaths)
+    assert set(deaths.take()) == {process.pid for process in processes}
+
+
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), OSError(24, "Too many open files")])
+def test_where_there_are_no_pidfds_events_must_do_and_it_is_said_once(
+    error: OSError,
+    processes: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    def refuse(pid: int) -> int:
+        raise error
+
+    monkeypatch.setattr(module.os, "pidfd_open", refuse)
+    deaths = PidfdDeaths()
+    for _ in range(3):
+        deaths.watch([process.pid for process in processes])
+    assert set(deaths.take()) == set()
+    assert [record.message for record in caplog.records] == [
+        f"deaths are noticed by supervisord's events alone, which is slower: {error}"
+    ]
