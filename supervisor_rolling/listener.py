@@ -92,7 +92,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
     sockets = KernelSockets()
     policies = Policies(config_path, config.load)
 
-    def wait(fd: int, seconds: float) -> None:
+    def wait(fd: int, seconds: float) -> bool:
         """For supervisord's answer; who dies meanwhile is closed meanwhile."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -100,7 +100,8 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
             if deaths.fileno() in readable:
                 roller.notice_deaths()
             if fd in readable:
-                return
+                return True
+        return False
 
     roller = Roller(
         supervisor=XmlRpcSupervisor(os.environ, wait=wait),

@@ -242,7 +242,10 @@ class RollingNamespaceRPCInterface:
         """
         self._update("listenerGuard")
         if group in self.supervisord.process_groups:
-            self.mailbox.guard(group, json.loads(watch) if watch else None, self.clock())
+            try:
+                self.mailbox.guard(group, json.loads(watch) if watch else None, self.clock())
+            except (ValueError, KeyError, TypeError) as error:
+                raise RPCError(Faults.INCORRECT_PARAMETERS, "this is no watch: %r" % error) from None
         return self.mailbox.watches.version(group)
 
     def listenerAnswer(self, request, code, text, plan):

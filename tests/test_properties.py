@@ -181,7 +181,8 @@ def assert_guarded(world: World) -> None:
     assert all(world.mailbox.is_warm("app", p.name, p.pid) for p in world.processes.values() if p.name not in wards)
     cold = [ward for ward in watch.wards if ward.stage is not Stage.SETTLING]
     assert {ward.name for ward in watch.wards if ward.closed} <= {ward.name for ward in cold}
-    most = max(1, len(world.processes) // 2)
+    there = [p for p in world.processes.values() if p.state not in ("STOPPED", "FATAL")]
+    most = max(1, len(there) // 2)
     alive = [w for w in cold if world.processes[w.name].state not in ("STOPPED", "FATAL")]
     assert sum(ward.closed for ward in alive) <= most
     if len(wards) == len(world.processes):

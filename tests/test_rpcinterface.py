@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,19 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord import views
 from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
-from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Roll, Stage, Status, Ward, Watch
+from supervisor_rolling.model import (
+    GatePolicy,
+    GuardPolicy,
+    Member,
+    Policy,
+    PortRule,
+    Process,
+    Roll,
+    Stage,
+    Status,
+    Ward,
+    Watch,
+)
 from supervisor_rolling.pure import stages
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump
@@ -655,18 +668,37 @@ def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
     assert (other["stage"], other["gate"], other["why"]) == ("warming", "closed", "a new process, not warm yet")
 
 
-def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(rolling: Any):
+@pytest.mark.parametrize(("is_guarded", "gate"), [(True, "open"), (False, "closed")])
+def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
+    rolling: Any, is_guarded: bool, gate: str
+):
     failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_roll(members=(failed,), status=Status.FAILED)
+    over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord("app", begin(rolling), dump(over), 0)
-    assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == (
-        "failed",
-        "closed",
-        "is not warm",
-    )
+    assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == ("failed", gate, "is not warm")
     guard(rolling)
     view = shown(rolling)
     assert (view["stage"], view["gate"], view["why"], view["ports"]) == ("open", "open", "", [8001])
+
+
+def test_a_roll_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
+    member = Member("web_1", (8001,), pid=100, replaced=True)
+    version = rolling.listenerRecord("app", begin(rolling), dump(a_roll(members=(member,))), 0)
+    supervisord.process_groups["app"].processes["web_1"].pid = 500
+    guard(rolling, a_ward(Stage.SETTLING, pid=500))
+    assert shown(rolling)["warm"]
+    failed = replace(member, failed=True, why="died after it was replaced")
+    rolling.listenerRecord("app", version, dump(a_roll(members=(failed,))), 0)
+    assert shown(rolling)["warm"]
+
+
+@pytest.mark.parametrize("watch", ["{}", "[]", "x", '{"wards": [{}]}'])
+def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, watch: str):
+    with pytest.raises(RPCError) as error:
+        rolling.listenerGuard("app", watch)
+    assert error.value.code == Faults.INCORRECT_PARAMETERS
+    assert looked(rolling)["watches"] == {}
 
 
 def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(rolling: Any):

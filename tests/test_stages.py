@@ -655,9 +655,11 @@ def stuck(roll: Roll, *states: str, **facts: Any) -> Roll:
     """The roll at the deadline of one that cannot go on."""
     waiting = machine.advance(roll, look(*states, **facts))
     assert (waiting.status, waiting.stuck_since) == (Status.RUNNING, BEGAN)
-    almost = machine.advance(waiting, look(*states, at=BEGAN + 59.9, **facts))
+    is_awaited = any(ward.stage is Stage.WARMING for ward in facts.get("wards", {}).values())
+    patience = 60.0 + (roll.policy.warmup.timeout + roll.policy.settle if is_awaited else 0.0)
+    almost = machine.advance(waiting, look(*states, at=BEGAN + patience - 0.1, **facts))
     assert almost.status is Status.RUNNING
-    return machine.advance(almost, look(*states, at=BEGAN + 60.0, **facts))
+    return machine.advance(almost, look(*states, at=BEGAN + patience, **facts))
 
 
 def test_a_roll_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
@@ -863,7 +865,8 @@ def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -
 def test_a_roll_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, words: str) -> None:
     kept = replace(all_open(3)[2], wanted=False)
     after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", state, wards={ward.name: ward})
-    assert after.why == f"waited 60 s and could not go on: no room under the limit of 1. {words}"
+    waited = "130" if ward.stage is Stage.WARMING else "60"
+    assert after.why == f"waited {waited} s and could not go on: no room under the limit of 1. {words}"
 
 
 # --- what was kept closed when a roll begins

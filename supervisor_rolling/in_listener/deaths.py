@@ -49,13 +49,19 @@ class PidfdDeaths:
     def _open(self, pid: int) -> None:
         try:
             fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
+            self._register(pid, fd)
         except ProcessLookupError:
             self._gone.add(pid)
         except (OSError, AttributeError) as error:
             self._complain(f"deaths are noticed by supervisord's events alone, which is slower: {error}")
-        else:
+
+    def _register(self, pid: int, fd: int) -> None:
+        try:
             self._epoll.register(fd, select.EPOLLIN)
-            self._fds[pid] = fd
+        except OSError:
+            os.close(fd)
+            raise
+        self._fds[pid] = fd
 
     def _close(self, pid: int) -> None:
         os.close(self._fds.pop(pid))  # the epoll forgets it with that

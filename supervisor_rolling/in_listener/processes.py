@@ -27,7 +27,7 @@ from supervisor_rolling.model import Process, Request, Roll, Watch, World
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
 T = TypeVar("T")
-Wait = Callable[[int, float], None]
+Wait = Callable[[int, float], bool]
 
 CALL_TIMEOUT = 5.0
 """Seconds that supervisord has to answer: it answers in a millisecond, unless it is stopped or the host is on its
@@ -39,11 +39,11 @@ PASSING_FAULTS = frozenset(
 """Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
 
 
-def nap(fd: int, seconds: float) -> None:
+def nap(fd: int, seconds: float) -> bool:
     """Wait and do nothing meanwhile."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    poll.poll(seconds * 1000)
+    return bool(poll.poll(seconds * 1000))
 
 
 class XmlRpcSupervisor:
@@ -51,7 +51,8 @@ class XmlRpcSupervisor:
     into ``errors.py``."""
 
     def __init__(self, environment: Mapping[str, str], timeout: float = CALL_TIMEOUT, wait: Wait = nap) -> None:
-        """``wait(fd, seconds)`` returns when the file descriptor is readable, or when the time is over."""
+        """``wait(fd, seconds)`` returns whether the file descriptor is readable, when it is or when the time is
+        over."""
         self._environment = environment
         self._timeout = timeout
         self._wait = wait
@@ -196,7 +197,8 @@ class _TcpConnection(http.client.HTTPConnection):
     wait: Wait = staticmethod(nap)
 
     def getresponse(self) -> http.client.HTTPResponse:
-        self.wait(self.sock.fileno(), self.timeout or CALL_TIMEOUT)
+        if not self.wait(self.sock.fileno(), self.timeout or CALL_TIMEOUT):
+            raise TimeoutError("timed out")
         return super().getresponse()
 
 

@@ -122,7 +122,8 @@ class Group:
         """The ports to be closed. What an ended roll left failed is the guard's, where there is one."""
         roll, watch = self.roll, self.watch
         rolls = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
-        return {**(machine.closed(roll) if roll and rolls else {}), **(guard.closed(watch) if watch else {})}
+        by_roll = machine.closed(roll) if roll and rolls else {}
+        return {**by_roll, **(guard.closed(watch) if watch else {})}
 
 
 @dataclass
@@ -165,26 +166,38 @@ class Roller:
         for change in changes:
             if change.group in groups:
                 groups[change.group] = groups[change.group].heard(change)
-        if any(groups[name] is not self._groups[name] for name in groups):
-            self._groups = {name: self._again(group) for name, group in groups.items()}
-            self._hold(self._groups)
+        if self._take(groups):
             return 0.0
         return MOVE_LOOK_EVERY if any(change.group in groups for change in changes) else NEVER
 
     def notice_deaths(self) -> None:
         """Close what must be closed because processes have died. May be called while a turn waits for supervisord."""
-        groups = self._without_the_dead(self._groups)
-        if any(groups[name] is not self._groups[name] for name in groups):
-            self._groups = groups
-            self._hold(groups)
+        self._take(self._groups)
 
-    def _without_the_dead(self, groups: Mapping[str, Group]) -> dict[str, Group]:
+    def _take(self, groups: Mapping[str, Group]) -> bool:
+        """Close what follows from these groups, less those that have died. Whether there was anything to do. Whatever
+        goes wrong is for the log and the next turn: a listener that ends over it opens all gates."""
+        try:
+            left = self._without_the_dead(groups)
+            new = {name: self._again(group, self._groups[name]) for name, group in left.items()}
+            is_news = any(new[name] is not self._groups[name] for name in new)
+            self._groups = new
+            if is_news:
+                self._hold(new)
+        except Exception:
+            log.exception("a defect of supervisor_rolling; the next turn looks anew")
+            return True
+        return is_news
+
+    def _without_the_dead(self, groups: Mapping[str, Group]) -> Mapping[str, Group]:
         dead = self.deaths.take()
-        left = {name: group.bereft(dead) for name, group in groups.items()} if dead else groups
-        return {name: group if group is groups[name] else self._again(group) for name, group in left.items()}
+        return {name: group.bereft(dead) for name, group in groups.items()} if dead else groups
 
-    def _again(self, group: Group) -> Group:
-        """The group guarded by what is known now; what its warm-ups found is for the next turn."""
+    def _again(self, group: Group, before: Group) -> Group:
+        """The group, guarded by what is known now where that has changed; what its warm-ups found is for the next
+        turn."""
+        if group is before:
+            return group
         return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
 
     def turn(self) -> float:
@@ -192,18 +205,23 @@ class Roller:
         try:
             pause = self._turn()
         except ConflictError:
-            self.gatekeeper.renew()
+            self._hold_on()
             return CONFLICT_PAUSE
         except (SupervisorError, SocketsError) as error:
             self._complain(str(error))
-            self.gatekeeper.renew()
+            self._hold_on()
             return RETRY_EVERY
         except Exception:  # whatever else it is: a listener that ends over it leaves every gate to its lease
             log.exception("a defect of supervisor_rolling; this turn is left and the next one looks anew")
-            self.gatekeeper.renew()
+            self._hold_on()
             return RETRY_EVERY
         self._complain("")
         return pause
+
+    def _hold_on(self) -> None:
+        """A turn was left: what was closed stays closed, and what this turn has learnt of deaths is not lost."""
+        self.gatekeeper.renew()
+        self.notice_deaths()
 
     def release(self) -> None:
         """Open every gate: the listener ends."""
@@ -219,7 +237,8 @@ class Roller:
         warmths = self.warmups.tend(_jobs(world, watches))
         old = {name: self._see(name, world, watches.get(name), warmths) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
-        self._groups = self._without_the_dead(new)  # those that have died since the look
+        left = self._without_the_dead(new)  # those that have died since the look
+        self._groups = {name: self._again(group, new[name]) for name, group in left.items()}
         self._hold(self._groups)
         for group in new.values():
             self._order(group)
@@ -389,12 +408,15 @@ def _roll_pause(roll: Roll, seen: Seen) -> float:
 
 
 def _watch_pause(watch: Watch, seen: Seen) -> float:
-    """Those that are down come with an event."""
+    """Those that are down come with an event, and the end of a warm-up rings."""
     stages = {ward.stage for ward in watch.wards}
     retries = [max(0.0, ward.retry_at - seen.at) for ward in watch.wards if ward.stage is Stage.FAILED]
     rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
     rest = min(rest, watch.gate.lease / 4) if any(ward.closed for ward in watch.wards) else rest
-    return min(rest, _move_pause(seen)) if Stage.WARMING in stages else rest
+    if Stage.WARMING not in stages:
+        return rest
+    starts = any(process.state == "STARTING" for process in seen.processes.values())
+    return min(rest, _move_pause(seen) if starts else REST_LOOK_EVERY)  # the end of a warm-up rings
 
 
 def _move_pause(seen: Seen) -> float:

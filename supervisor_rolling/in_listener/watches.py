@@ -6,9 +6,11 @@ Keeps nothing that cannot be lost: policies are read again, ports are found agai
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import Config, Policy, PortRule, Process, Watch, World
 from supervisor_rolling.pure import guard
@@ -27,7 +29,8 @@ class Watches:
         self._latest_config = latest_config
         self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
         self._by_kernel: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {}
-        self._complaints: dict[str, str] = {}
+        self._claims: dict[str, Counter[int]] = {}
+        self._complaints: dict[tuple[str, str], str] = {}
 
     def guarded(self) -> dict[str, Policy]:
         """The policies of the groups that shall be guarded."""
@@ -37,7 +40,8 @@ class Watches:
     def ended(self, world: World) -> list[str]:
         """The groups that have a watch and shall not be guarded any more. None while no policy could be read: then
         those that were guarded are guarded on."""
-        return [group for group in world.watches if group not in self.guarded()] if self._latest_config() else []
+        guarded = self.guarded()
+        return [group for group in world.watches if group not in guarded] if self._latest_config() else []
 
     def of(self, world: World, at: float) -> dict[str, Watch]:
         """The watch of each guarded group, by today's policy; a new one where nobody guarded the group before."""
@@ -45,7 +49,9 @@ class Watches:
         if config is None:
             return dict(world.watches)
         found: dict[str, Watch] = {}
-        for group, policy in self.guarded().items():
+        guarded = self.guarded()
+        self._claims = {group: claims for group, claims in self._claims.items() if group in guarded}
+        for group, policy in guarded.items():
             if world.processes.get(group):
                 watch = world.watches.get(group) or self._begun(policy, config, world.processes[group], at)
                 found[group] = replace(watch, policy=policy, gate=config.gate)
@@ -54,10 +60,21 @@ class Watches:
     def ports(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
         """The ports of each process; none for one whose ports nobody knows, which cannot be guarded."""
         policy = watch.policy
-        found = self._heard(watch.group, processes) if policy.ports.auto else self._ruled(policy, processes)
-        if not policy.ports.auto:
-            self._complain(policy.group, [name for name in processes if not found[name]])
-        return found
+        found = self._told_by_kernel(watch, processes) if policy.ports.auto else self._ruled(policy, processes)
+        self._claims[policy.group] = Counter(port for ports in found.values() for port in ports)
+        shared = self._shared(policy.group)
+        without = [name for name in processes if not found[name] and not policy.ports.auto]
+        sharing = [name for name, ports in found.items() if not shared.isdisjoint(ports)]
+        self._complain(policy.group, "finds no port for", without)
+        self._complain(policy.group, "gives a port of another process to", sharing)
+        return {name: () if name in sharing else ports for name, ports in found.items()} if sharing else found
+
+    def _shared(self, group: str) -> frozenset[int]:
+        """The ports that more than one process has: to close one of them would close all."""
+        own = self._claims[group]
+        others = (claims for name, claims in self._claims.items() if name != group)
+        twice = {port for port, times in own.items() if times > 1}
+        return frozenset(twice.union(*(own.keys() & claims.keys() for claims in others)))
 
     def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> Watch:
         empty = Watch(policy.group, policy, config.gate)
@@ -71,20 +88,27 @@ class Watches:
             self._by_rule[policy.group] = (policy.ports, known)
         return known
 
-    def _heard(self, group: str, processes: Mapping[str, Process]) -> Ports:
+    def _told_by_kernel(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
-        known = self._by_kernel.setdefault(group, {})
+        known = self._by_kernel.setdefault(watch.group, {ward.name: (0, ward.ports) for ward in watch.wards})
         for name, process in processes.items():
             pid, ports = known.get(name, (0, ()))
             if process.state == "RUNNING" and process.pid and (pid != process.pid or not ports):
-                found = self._sockets.ports_of(process.pid)
+                found = self._ports_of(watch.group, process)
                 known[name] = (process.pid, found) if found else (0, ports)
         return {name: known[name][1] if name in known else () for name in processes}
 
-    def _complain(self, group: str, without: list[str]) -> None:
+    def _ports_of(self, group: str, process: Process) -> tuple[int, ...]:
+        try:
+            return self._sockets.ports_of(process.pid)
+        except SocketsError as error:
+            self._complain(group, f"is auto, but: {error} Unknown are those of", [process.name])
+            return ()
+
+    def _complain(self, group: str, problem: str, names: list[str]) -> None:
         """Say which processes cannot be guarded, once."""
-        text = ", ".join(sorted(without, key=natural))
-        if text and text != self._complaints.get(group):
-            log.warning("groups.%s.ports finds no port for %s: they are not guarded", group, text)
-        self._complaints[group] = text
+        text = ", ".join(sorted(names, key=natural))
+        if text and text != self._complaints.get((group, problem)):
+            log.warning("groups.%s.ports %s %s: they are not guarded", group, problem, text)
+        self._complaints[group, problem] = text

@@ -111,8 +111,8 @@ class Mailbox:
         """Write a roll on top of ``version`` (0: there is none). False when somebody else wrote since."""
         if version != self.rolls.version(group):
             return False
+        self._note_warm(group, _moved(self.rolls.get(group), roll), at)
         self.rolls.write(group, roll)
-        self._note_warm(group, roll["members"], at)
         return True
 
     def flag(self, group: str, **flags: bool) -> bool:
@@ -128,8 +128,8 @@ class Mailbox:
         if watch is None:
             self.watches.forget(group)
         else:
-            self.watches.write(group, watch)
             self._note_warm(group, watch["wards"], at)
+            self.watches.write(group, watch)
 
     def forget(self, groups: Iterable[str]) -> None:
         """These groups are gone from supervisord: nothing known or asked of them means anything now."""
@@ -161,3 +161,10 @@ class Mailbox:
         for one in found:
             if one["pid"] and one["stage"] in ("settling", "open") and not self.is_warm(group, one["name"], one["pid"]):
                 ledger[one["name"]] = (one["pid"], at)
+
+
+def _moved(old: Wire | None, new: Wire) -> list[Wire]:
+    """The members that this record brings to another stage or pid. The others may have died since, and have been warmed
+    by the guard: their pids are history."""
+    known = {(m["name"], m["pid"], m["stage"]) for m in old["members"]} if old and old["id"] == new["id"] else set()
+    return [m for m in new["members"] if (m["name"], m["pid"], m["stage"]) not in known]

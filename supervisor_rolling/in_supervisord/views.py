@@ -42,21 +42,22 @@ def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str
     """Where the processes of a group stand, by name: those that a roll or the guard has in hand, or that a roll left as
     they are. Others are open, or nobody watches them."""
     roll, watch = mailbox.rolls.get(group), mailbox.watches.get(group)
-    members = {m["name"]: _member_standing(m, now) for m in roll["members"]} if roll else {}
+    is_running = roll is not None and roll["status"] == ACTIVE
+    holds = roll is not None and (is_running or not roll["policy"]["guard"]["enabled"])
+    members = {m["name"]: _member_standing(m, holds, now) for m in roll["members"]} if roll else {}
     if watch is None:
         return members
     wards = {ward["name"]: _ward_standing(ward, now) for ward in watch["wards"]}
-    is_running = roll is not None and roll["status"] == ACTIVE
     in_hand = {name: m for name, m in members.items() if is_running and m["stage"] != "open"}
     ports = {name: {"ports": member["ports"]} for name, member in members.items()}
     return {**ports, **wards, **in_hand}
 
 
-def _member_standing(member: Mapping[str, Any], now: float) -> dict[str, Any]:
+def _member_standing(member: Mapping[str, Any], holds: bool, now: float) -> dict[str, Any]:
     view = member_view(member, now)
     return {
         **{key: view[key] for key in ("stage", "seconds", "ports", "why")},
-        "closed": view["stage"] in CLOSED_STAGES,
+        "closed": holds and view["stage"] in CLOSED_STAGES,
     }
 
 

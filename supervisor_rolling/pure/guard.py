@@ -12,7 +12,8 @@ been restarted by hand or by another listener; it makes no difference which. It 
                                                 FAILED
 
 DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. SETTLING is open, and its pid stands in
-the ledger. What a roll has in hand is not the guard's: it gets it back when it is open, or when the roll is over.
+the ledger; one that was never closed has nothing to settle. What a roll has in hand is not the guard's: it gets it back
+when it is open, or when the roll is over.
 
 A process that is down is closed too, because the next one may accept connections before anybody has seen it.
 
@@ -25,7 +26,7 @@ Never too much. With ``max_closed`` 50 % of 8 processes::
     8          0         none is warm and open, so all serve cold; when the first is warm, four of the others are closed
 
 * The closed of a roll that runs count too: with 3 of them the guard closes one more. It opens none for them.
-* Those that will not come by themselves (STOPPED, FATAL, …) are closed and not counted: nobody could use them.
+* Those that will not come by themselves (STOPPED, FATAL, …) are closed and count for nothing: nobody could use them.
 * Who is closed stays closed before another is, the longest first; so no port goes open and shut without need.
 * A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds.
 * A group that comes under guard for the first time: what has run for a minute has been warmed by its users.
@@ -131,6 +132,8 @@ def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Wa
     if process.warm:
         settles = ward.stage is Stage.SETTLING and seen.at - ward.since < watch.policy.settle
         return ward if settles else None
+    if ward.stage is Stage.SETTLING and seen.at > ward.since:
+        return _to(ward, Stage.SETTLING, seen)  # the ledger did not get it: written anew, it will
     if ward.stage is Stage.FAILED:
         return _to(ward, Stage.WARMING, seen) if seen.at >= ward.retry_at else ward
     return _warming(ward, process, seen) if ward.stage is Stage.WARMING else ward
@@ -162,7 +165,7 @@ def _warming(ward: Ward, process: Process, seen: Seen) -> Ward:
         return _failed(ward, f"is not warm: {warmth.why}", seen)
     if warmth.state == "warm" and process.state == "RUNNING":
         ward = replace(ward, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms, problem="")
-        return _to(ward, Stage.SETTLING, seen)
+        return _to(ward, Stage.SETTLING if ward.closed else Stage.OPEN, seen)
     return ward
 
 
@@ -208,7 +211,8 @@ def _shut(
     wards: Mapping[str, Ward], watch: Watch, seen: Seen, ports: Ports, held: Mapping[str, bool]
 ) -> tuple[Ward, ...]:
     """The wards, each with its gate as it shall be, in natural order."""
-    limit = limit_for(watch.policy.guard.max_closed, sum(map(bool, map(ports.get, seen.processes))))
+    there = [name for name, process in seen.processes.items() if ports.get(name) and not _is_gone(process)]
+    limit = limit_for(watch.policy.guard.max_closed, len(there))
     serves = _is_one_warm_and_open(wards, seen, ports, held)
     by_roll = sum(held.values())
     count = 0

@@ -216,7 +216,7 @@ def _finish(roll: Roll, seen: Seen) -> Roll:
     if roll.paused:
         return replace(roll, stuck_since=0.0)
     stuck_since = roll.stuck_since or seen.at
-    if seen.at - stuck_since >= roll.policy.restart.timeout:
+    if seen.at - stuck_since >= _patience(roll, seen):
         return replace(_end(roll, seen), status=Status.FAILED, why=_stuck_text(roll, seen))
     return replace(roll, stuck_since=stuck_since)
 
@@ -238,7 +238,14 @@ def _accounted_for(member: Member, seen: Seen) -> Member:
 def _stuck_text(roll: Roll, seen: Seen) -> str:
     down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
     reason = f"no room under the limit of {roll.limit}" if down else "only one process serves (--force takes it too)"
-    return f"waited {roll.policy.restart.timeout:g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
+    return f"waited {_patience(roll, seen):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
+
+
+def _patience(roll: Roll, seen: Seen) -> float:
+    """Seconds to wait for room: as long as a process takes that the guard brings back."""
+    is_coming = any(ward.stage in (Stage.WARMING, Stage.SETTLING) for ward in seen.wards.values())
+    policy = roll.policy
+    return policy.restart.timeout + (policy.warmup.timeout + policy.settle if is_coming else 0.0)
 
 
 def _is_stopping(roll: Roll) -> bool:

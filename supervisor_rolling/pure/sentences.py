@@ -21,12 +21,13 @@ def guard_changes(old: Watch, new: Watch) -> Iterator[str]:
     before = {ward.name: ward for ward in old.wards}
     for ward in new.wards:
         was = before.get(ward.name)
-        if ward.stage is not Stage.OPEN and (was is None or (was.stage, was.closed) != (ward.stage, ward.closed)):
+        is_news = (was.stage, was.closed) != (ward.stage, ward.closed) if was else ward.stage is not Stage.OPEN
+        if is_news:
             yield f"{new.group}:{ward.name} {_ward_text(ward)}"
 
 
 def _ward_text(ward: Ward) -> str:
-    if ward.stage is Stage.SETTLING:
+    if ward.stage in (Stage.SETTLING, Stage.OPEN):
         return f"open (guard: pid {ward.pid}, warmed {ward.requests} requests {ward.first_ms:g} to {ward.last_ms:g} ms)"
     gate = "closed" if ward.closed else "open"
     return f"{ward.stage.value}, {gate} (guard: {f'pid {ward.pid}, ' if ward.pid else ''}{ward.why})"

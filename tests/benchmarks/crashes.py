@@ -36,6 +36,7 @@ BALANCE = "least_conn;"
 GUARDED, STOCK = replace(ours.SETUP, balance=BALANCE), Setup(balance=BALANCE)
 SIDES = (("guarded", GUARDED), ("stock", STOCK), ("guarded", GUARDED), ("stock", STOCK))
 RATE = 60.0
+PACE = (0.8, 3.0)  # seconds from one SIGKILL to the next: the group is to have half of it left
 QUIET = 5.0  # seconds after a crash in which everybody is back, and warm
 LONG_QUIET = 10.0  # the same, when all have crashed at once
 OPEN_WITHIN = 60.0
@@ -79,7 +80,7 @@ def _kill_many(stack: Stack, kills: int) -> float:
     chance = random.Random(kills)
     done = 0
     while done < kills:
-        time.sleep(chance.uniform(0.5, 2.0))
+        time.sleep(chance.uniform(*PACE))
         done += len(kill(stack, [chance.choice([process.name for process in stack.processes()])]))
     began = time.monotonic()
     stack.wait_until(lambda: _is_all_open(stack), OPEN_WITHIN, "every gate is open")
