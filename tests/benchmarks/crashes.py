@@ -83,6 +83,7 @@ def _kill_many(stack: Stack, kills: int) -> float:
         time.sleep(chance.uniform(*PACE))
         done += len(kill(stack, [chance.choice([process.name for process in stack.processes()])]))
     began = time.monotonic()
+    time.sleep(1.0)  # supervisord has noticed the last
     stack.wait_until(lambda: _is_all_open(stack), OPEN_WITHIN, "every gate is open")
     return time.monotonic() - began
 
