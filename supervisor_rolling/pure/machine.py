@@ -255,8 +255,8 @@ def _is_stopping(roll: Roll) -> bool:
 def _standing(member: Member, seen: Seen) -> str:
     state, ward = _state(member, seen), seen.wards.get(member.name)
     if member.stage is not Stage.OPEN:
-        return member.stage.value
-    return ward.stage.value if ward and state == "RUNNING" else state
+        return str(member.stage.value)
+    return str(ward.stage.value) if ward and state == "RUNNING" else state
 
 
 def _is_available(member: Member, seen: Seen) -> bool:
