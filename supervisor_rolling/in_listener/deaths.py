@@ -48,7 +48,7 @@ class PidfdDeaths:
 
     def _open(self, pid: int) -> None:
         try:
-            fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
+            fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has it
             self._register(pid, fd)
         except ProcessLookupError:
             self._gone.add(pid)

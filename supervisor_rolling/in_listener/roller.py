@@ -184,7 +184,7 @@ class Roller:
             self._groups = new
             if is_news:
                 self._hold(new)
-        except Exception:
+        except Exception:  # as in ``turn``
             log.exception("a defect of supervisor_rolling; the next turn looks anew")
             return True
         return is_news
