@@ -456,6 +456,23 @@ def test_one_that_crashed_serves_nobody_until_it_is_warm():
     assert [len(p.releases) for p in world.processes.values()] == [0, 0, 1, 0, 0, 0, 0, 0]
 
 
+def test_a_death_closes_the_port_before_any_look():
+    world, roller = guarded()
+    world.crash("app-3")
+    roller.notice_deaths()
+    assert set(world.closed_until) == {8003}
+
+
+def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
+    world, roller = guarded()
+    pid = world.processes["app-3"].pid
+    stopping = Change("app", "app-3", "STOPPING", "RUNNING", pid)
+    assert roller.hear([stopping]) == 0.0
+    assert set(world.closed_until) == {8003}
+    assert 0.0 < roller.hear([Change("app", "app-4", "RUNNING", "STARTING", 1)]) < 1.0, "old, or one was lost"
+    assert roller.hear([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
+
+
 def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
     chance = random.Random(3)
     world, roller = guarded()

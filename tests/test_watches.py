@@ -237,3 +237,22 @@ def test_with_auto_groups_do_not_share_the_ports_of_processes_of_the_same_name(s
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     assert heard(setting, a_process("web", "EXITED", 0), group="other") == {"web": ()}
+
+
+# --- a port that two processes have: to close it for one would close it for both
+
+
+def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    rule = PortRule(by_name={"a": (8001,), "b": (8001, 8002), "c": (8003,)})
+    table = processes(a_process("a"), a_process("b"), a_process("c"))
+    for _ in range(2):
+        assert setting.watches.ports(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (8003,)}
+    assert caplog.messages == ["groups.app.ports gives a port of another process to a, b: they are not guarded"]
+
+
+def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) -> None:
+    table = processes(a_process("app-8001"), a_process("app-8002"))
+    setting.watches.ports(a_watch(), table)
+    other = PortRule(by_name={"api": (8002,)})
+    assert setting.watches.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
+    assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
