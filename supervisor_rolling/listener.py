@@ -207,10 +207,10 @@ def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -
             if events is None:
                 log.info("supervisord has closed the connection: all gates are opened")
                 return
-            due = min(due, time.monotonic() + _heard(roller, events))
+            due = min(due, time.monotonic() + _due_after(roller, events))
 
 
-def _heard(roller: Roller, events: list[Event]) -> float:
+def _due_after(roller: Roller, events: list[Event]) -> float:
     """Seconds until a turn is due because of these events: at once, but where they only tell of processes."""
     changes = list(changes_in(events))
     soon = roller.hear(changes)

@@ -179,7 +179,11 @@ class RollingNamespaceRPCInterface:
         group = self._group(group)
         standings = standings_of(self.mailbox, group, self.clock())
         processes = self.supervisord.process_groups[group].processes
-        return [self._process_view(group, name, processes[name], standings.get(name, {})) for name in sorted(processes)]
+        closed = "closed" if self._listener_runs() else "unknown"  # nobody renews the lease
+        return [
+            self._process_view(group, name, processes[name], standings.get(name, {}), closed)
+            for name in sorted(processes)
+        ]
 
     # --- for the listener alone
 
@@ -391,10 +395,11 @@ class RollingNamespaceRPCInterface:
     def _row(self, group: str, name: str, process: Any, now: float) -> list[Any]:
         return [*_process_row(process, now), self.mailbox.is_warm(group, name, process.pid)]
 
-    def _process_view(self, group: str, name: str, process: Any, standing: Mapping[str, Any]) -> dict[str, Any]:
+    def _process_view(
+        self, group: str, name: str, process: Any, standing: Mapping[str, Any], closed: str
+    ) -> dict[str, Any]:
         is_warm = self.mailbox.is_warm(group, name, process.pid)
         since = self.mailbox.warm_since(group, name) if is_warm else 0.0
-        closed = "closed" if self._listener_runs() else "unknown"  # nobody renews the lease
         return {
             "name": name,
             "statename": getProcessStateDescription(process.get_state()),

@@ -79,7 +79,7 @@ def gate(
     lease: float = 30.0, method: str = "reject", bypass: str = "mark", owner: str = OWNER, **options: object
 ) -> IptablesGate:
     policy = GatePolicy(lease=lease, method=method, bypass=bypass)
-    return IptablesGate(policy, owner, options.pop("clock", time.monotonic), **options)  # type: ignore[arg-type]
+    return IptablesGate(policy, owner, options.pop("clock", time.monotonic), **options)  # type: ignore[arg-type]  # any
 
 
 def listen(keep: ExitStack, address: str) -> tuple[socket.socket, int]:

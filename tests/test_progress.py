@@ -306,7 +306,7 @@ def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_onl
     stream = stream_of(encoding)
     screen_for(stream, "xterm").close(a_view(NEW))
     stream.flush()
-    text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # BytesIO
     assert text.startswith("app-1  drained 1.2 s")
     assert text.isascii() is not encoding.lower().startswith("utf")
 

@@ -78,6 +78,7 @@ ANSWER_SEEN_AFTER = 0.06
 0.05 s, but only when something wakes it."""
 
 NEVER = float("inf")
+"""Seconds until a turn that an event asks for which concerns no group of ours."""
 
 RETRY_EVERY = 1.0
 """Seconds until the next turn when supervisord or the kernel did not answer."""
@@ -121,8 +122,8 @@ class Group:
     def closed(self) -> dict[int, str]:
         """The ports to be closed. What an ended roll left failed is the guard's, where there is one."""
         roll, watch = self.roll, self.watch
-        rolls = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
-        by_roll = machine.closed(roll) if roll and rolls else {}
+        holds = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
+        by_roll = machine.closed(roll) if roll and holds else {}
         return {**by_roll, **(guard.closed(watch) if watch else {})}
 
 
@@ -178,26 +179,24 @@ class Roller:
         """Close what follows from these groups, less those that have died. Whether there was anything to do. Whatever
         goes wrong is for the log and the next turn: a listener that ends over it opens all gates."""
         try:
-            left = self._without_the_dead(groups)
-            new = {name: self._again(group, self._groups[name]) for name, group in left.items()}
+            new = self._now(groups, self._groups)
             is_news = any(new[name] is not self._groups[name] for name in new)
             self._groups = new
             if is_news:
                 self._hold(new)
-        except Exception:  # as in ``turn``
+        except Exception:  # as in ``turn``: a listener that ends over it leaves every gate to its lease
             log.exception("a defect of supervisor_rolling; the next turn looks anew")
             return True
         return is_news
 
-    def _without_the_dead(self, groups: Mapping[str, Group]) -> Mapping[str, Group]:
+    def _now(self, groups: Mapping[str, Group], before: Mapping[str, Group]) -> dict[str, Group]:
+        """The groups less those that have died, guarded anew where that makes them other than before; what warm-ups
+        found is for the next turn."""
         dead = self.deaths.take()
-        return {name: group.bereft(dead) for name, group in groups.items()} if dead else groups
+        left = {name: group.bereft(dead) for name, group in groups.items()}
+        return {name: group if group is before[name] else self._again(group) for name, group in left.items()}
 
-    def _again(self, group: Group, before: Group) -> Group:
-        """The group, guarded by what is known now where that has changed; what its warm-ups found is for the next
-        turn."""
-        if group is before:
-            return group
+    def _again(self, group: Group) -> Group:
         return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
 
     def turn(self) -> float:
@@ -237,8 +236,7 @@ class Roller:
         warmths = self.warmups.tend(_jobs(world, watches))
         old = {name: self._see(name, world, watches.get(name), warmths) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
-        left = self._without_the_dead(new)  # those that have died since the look
-        self._groups = {name: self._again(group, new[name]) for name, group in left.items()}
+        self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
         for group in new.values():
             self._order(group)
@@ -326,8 +324,9 @@ class Roller:
 
     def _hold(self, groups: Mapping[str, Group]) -> None:
         """One gate for all: that of the newest roll that closes anything, else that of the guard."""
-        closed = {port: text for group in groups.values() for port, text in group.closed().items()}
-        closing = [group for group in groups.values() if group.closed()]
+        found = [(group, group.closed()) for group in groups.values()]
+        closed = {port: text for _, ports in found for port, text in ports.items()}
+        closing = [group for group, ports in found if ports]
         rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
         gates = [max(rolls, key=lambda roll: roll.id).gate] if rolls else [g.watch.gate for g in closing if g.watch]
         if gates:

@@ -1,4 +1,4 @@
-"""Rolls as other programs and people get to see them: plain structs without the policy, times as seconds ago.
+"""Rolls and wards as other programs and people get to see them: plain structs without the policy, times as seconds ago.
 
 The shapes here are the public interface of ``rolling.getRoll`` and of ``--json``.
 """
