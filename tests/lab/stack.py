@@ -51,13 +51,15 @@ class LabError(Exception):
 class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
-    ``address``: what the application binds; nginx always goes to 127.0.0.1. ``peer``: the parameters of each server
-    in the upstream; ``balance``: its first line; ``upstream``: its last. ``server``: for nginx's server block.
+    ``application``: its module, ``tests.lab.light`` is another; ``address``: what it binds; nginx always goes to
+    127.0.0.1. ``peer``: the parameters of each server in the upstream; ``balance``: its first line; ``upstream``: its
+    last. ``server``: for nginx's server block.
     ``program``: more lines in [program:app]; ``supervisor``: more sections. ``files``: name and text of files that have
     to be in the directory before anything starts; supervisord's configuration calls the directory ``%(here)s``.
     """
 
     processes: int = 8
+    application: str = "tests.lab.site"
     first_port: int = 8000
     address: str = "127.0.0.1"
     nginx_port: int = 8080
@@ -104,7 +106,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{here}/s.sock
 [program:{group}]
-command={python} -m tests.lab.site --port %(process_num)d --address {address}
+command={python} -m {application} --port %(process_num)d --address {address}
 directory={root}
 process_name={group}-%(process_num)d
 numprocs={processes}
@@ -297,6 +299,7 @@ class Stack:
             python=_escaped(shlex.quote(sys.executable)),
             root=_escaped(ROOT),
             group=GROUP,
+            application=setup.application,
             address=setup.address,
             processes=setup.processes,
             first_port=setup.first_port,
