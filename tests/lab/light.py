@@ -1,7 +1,8 @@
 """A light application for tests that need many processes or many restarts: ``python -m tests.lab.light --port 8000``.
 
-It boots in a tenth of a second where the demo application takes half of one, and keeps the lab's promises: every answer
-tells which process gave it (``X-Pid``), of which deploy (``X-Release``), and whether it met a cold process (``X-Cold``).
+It boots in a tenth of a second where the demo application takes half of one, and keeps the promises of the lab: every
+answer tells which process gave it (``X-Pid``), of which deploy (``X-Release``) and whether it met a cold process
+(``X-Cold``).
 Cold is a process until it has answered ``/``. ``POST /slow`` takes a while, and is lost when the process is stopped
 meanwhile: there is no handler for SIGTERM. Connections are kept where the client does not say otherwise.
 """
