@@ -12,9 +12,11 @@ import functools
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Callable
 
 from supervisor_rolling.model import Roll, Watch
+
+Reader = Callable[[Any], Any]
 
 
 def dump(record: Roll | Watch) -> str:
@@ -35,23 +37,29 @@ def load_watch(data: Mapping[str, Any]) -> Watch:
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:
-    hints = _hints(kind)
-    names = [field.name for field in dataclasses.fields(kind) if field.name in data]
-    return kind(**{name: _value(hints[name], data[name]) for name in names})
+    return kind(**{name: read(data[name]) for name, read in _readers(kind).items() if name in data})
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _readers(kind: Any) -> dict[str, Reader]:
+    """For each field of a dataclass what makes its value of the parsed JSON. Type hints take long to resolve: once."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
-def _value(hint: Any, value: Any) -> Any:
+def _reader(hint: Any) -> Reader:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value)
+        return functools.partial(_build, hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
+        return hint
     if typing.get_origin(hint) is tuple:
-        return tuple(_value(typing.get_args(hint)[0], item) for item in value)
+        read_item = _reader(typing.get_args(hint)[0])
+        return lambda value: tuple(map(read_item, value))
     if typing.get_origin(hint) is Mapping:
-        return {key: _value(typing.get_args(hint)[1], item) for key, item in value.items()}
+        read_value = _reader(typing.get_args(hint)[1])
+        return lambda value: {key: read_value(one) for key, one in value.items()}
+    return _as_it_is
+
+
+def _as_it_is(value: Any) -> Any:
     return value
