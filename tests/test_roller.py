@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
-from tests.world import Killed, World, fast_policy
+from tests.world import GROUP, Killed, World, fast_policy
 
 
 def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
@@ -387,21 +388,84 @@ def test_a_dry_run_touches_nothing_and_says_the_order():
 # --- deaths
 
 
+class Dying(World):
+    """Its rollers die after these operations, counted from the beginning."""
+
+    def __init__(self, processes: int, *deaths: int) -> None:
+        super().__init__(processes)
+        self._deaths = list(deaths)
+        self._next_death()
+
+    def _operation(self, what: str) -> None:
+        try:
+            super()._operation(what)
+        except Killed:
+            self._next_death()
+            raise
+
+    def _next_death(self) -> None:
+        self.kill_after = self._deaths.pop(0) if self._deaths else 0
+
+
+def survived(world: World) -> World:
+    """The world after a roll, whoever died in it."""
+    try:
+        roller = world.roller()
+    except Killed:
+        roller = world.roller()
+    world.ask()
+    world.run(roller)
+    return world
+
+
+def end_of(world: World) -> dict[str, Any]:
+    """All that is left of a roll in the end, but for pids and times."""
+    processes = world.processes.values()
+    return {
+        "status": world.roll().status,
+        "members": [(m.stage, m.replaced, m.failed, m.why, m.connections_left) for m in world.roll().members],
+        "restarts": [len(process.releases) for process in processes],
+        "warm": [world.mailbox.is_warm(GROUP, process.name, process.pid) for process in processes],
+        "wards": world.watch().wards,
+        "closed": world.closed_until,
+        "harm": (world.lost, world.cold),
+    }
+
+
+def quick(world: World) -> World:
+    """With processes that take so little time that a roll has few operations."""
+    world.connection_takes = 0.02
+    for process in world.processes.values():
+        process.boot_takes = process.warm_takes = process.stop_takes = 0.02
+        process.startsecs = 0.03
+    return world
+
+
+EVERY_PROCESS_ONCE = {
+    "status": Status.DONE,
+    "members": [(Stage.OPEN, True, False, "", 0)] * 3,
+    "restarts": [1] * 3,
+    "warm": [True] * 3,
+    "wards": (),
+    "closed": {},
+    "harm": (0, 0),
+}
+
+
 def test_the_roller_may_die_after_any_operation():
     whole = rolled(World(3))
-    for kill_after in range(1, whole.operations + 1):
-        world = World(3)
-        world.kill_after = kill_after
-        try:
-            roller = world.roller()
-        except Killed:
-            roller = world.roller()
-        world.ask()
-        world.run(roller)
-        assert world.roll().status is Status.DONE, kill_after
-        assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1], kill_after
-        assert (world.lost, world.cold, world.closed_until) == (0, 0, {}), kill_after
-        assert all(member.stage is Stage.OPEN for member in world.roll().members)
+    assert end_of(whole) == EVERY_PROCESS_ONCE
+    for death in range(1, whole.operations + 1):
+        assert end_of(survived(Dying(3, death))) == EVERY_PROCESS_ONCE, death
+
+
+def test_the_roller_may_die_after_any_two_operations():
+    whole = survived(quick(World(2)))
+    end = end_of(whole)
+    assert (end["status"], end["restarts"], end["closed"]) == (Status.DONE, [1, 1], {})
+    deaths = range(1, whole.operations + 8)  # what is done again after the first makes a roll longer
+    for first, second in itertools.combinations(deaths, 2):
+        assert end_of(survived(quick(Dying(2, first, second)))) == end, (first, second)
 
 
 # --- what operators and the world do meanwhile
