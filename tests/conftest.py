@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
+from tests.lab import look, plugin
 from tests.lab.netns import NoNamespaceError, enter_private_network
+from tests.lab.stack import Setup, Stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -12,3 +18,31 @@ def pytest_configure(config: pytest.Config) -> None:
         enter_private_network()
     except NoNamespaceError as error:
         pytest.exit(f"The tests need a network namespace of their own: {error}", returncode=3)
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
+    """Starts a stack with the plugin, on the release "old": ``start(processes=4, gate={…}, max_unavailable=2, …)``.
+
+    ``prefix``: before the listener's command; ``setup``: more of ``Setup``; the rest are keys of the policy.
+    """
+    with contextlib.ExitStack() as stacks:
+
+        def start(
+            processes: int = 4,
+            prefix: str = "",
+            setup: dict[str, Any] | None = None,
+            **policy: Any,
+        ) -> Stack:
+            directory = tmp_path_factory.mktemp("s")
+            policy_file = directory / "rolling.yaml"
+            policy_file.write_text(plugin.policy(**policy), encoding="utf-8")
+            sections = plugin.sections(policy_file, prefix)
+            stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))
+            stack.release("old")
+            stacks.enter_context(stack)
+            stack.warm()
+            return stack
+
+        yield start
+    assert look.rules() == [], "rules were left behind"

@@ -6,90 +6,33 @@ twentieth of which are POSTs of 1.5 s.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from supervisor_rolling.errors import Fault
 from tests.lab import plugin
-from tests.lab.load import Load, Plan, Report
+from tests.lab.look import (
+    assert_nobody_noticed,
+    closed_ports,
+    listener_pid,
+    pids,
+    popen_ctl,
+    refuses,
+    rolling,
+    rules,
+    users,
+)
 from tests.lab.stack import Setup, Stack
 
-OLD, NEW = "old", "new"
-RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
-
-
-@pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
-    """Starts a stack with the plugin: ``start(processes=4, gate={…}, max_unavailable=2, …)``."""
-    with contextlib.ExitStack() as stacks:
-
-        def start(
-            processes: int = 4,
-            prefix: str = "",
-            setup: dict[str, Any] | None = None,
-            **policy: Any,
-        ) -> Stack:
-            directory = tmp_path_factory.mktemp("s")
-            policy_file = directory / "rolling.yaml"
-            policy_file.write_text(plugin.policy(**policy), encoding="utf-8")
-            sections = plugin.sections(policy_file, prefix)
-            stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))
-            stack.release(OLD)
-            stacks.enter_context(stack)
-            stack.warm()
-            return stack
-
-        yield start
-    assert rules() == [], "rules were left behind"
-
-
-def rules() -> list[str]:
-    """Every rule and chain of ours or of the nat table's users that netfilter has now."""
-    saved = [subprocess.run([command], capture_output=True, text=True, check=True).stdout for command in RULES]
-    return [line for text in saved for line in text.splitlines() if line.startswith(("-A", ":SUPERVISOR"))]
-
-
-def closed_ports() -> set[str]:
-    """What ``--dport`` the rules have; the times in them move with the lease."""
-    return {line.split("--dport ")[1].split()[0] for line in rules() if "--dport" in line}
-
-
-def pids(stack: Stack) -> list[int]:
-    return [process.pid for process in stack.processes()]
-
-
-@contextlib.contextmanager
-def users(stack: Stack, rate: float = 60.0) -> Iterator[Callable[[], Report]]:
-    """A load while the block runs; call what you get afterwards for its report."""
-    with Load(Plan(stack.url, rate=rate), stack.directory / "load.jsonl") as load:
-        time.sleep(1.0)
-        yield load.report
-        time.sleep(1.0)
-
-
-def assert_nobody_noticed(report: Report) -> None:
-    assert (report.gets_failed, report.posts_failed, report.cold) == (0, 0, 0), report.failures
-
-
-def rolling(stack: Stack, group: str = "app") -> Any:
-    return stack.rpc().rolling.getRoll(group)
-
-
-def refuses(port: int, family: str = "127.0.0.1") -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in family else socket.AF_INET) as probe:
-        probe.settimeout(2.0)
-        return probe.connect_ex((family, port)) != 0
+NEW = "new"
 
 
 # --- the main job
@@ -213,11 +156,6 @@ def test_the_listener_may_be_killed_in_the_middle_of_a_roll(start: Callable[...,
     assert (found["status"], found["replaced"]) == ("done", 4)
 
 
-def listener_pid(stack: Stack) -> int:
-    info: Any = stack.rpc().supervisor.getProcessInfo("rolling")
-    return int(info["pid"])
-
-
 def test_a_stopped_listener_opens_all_gates(start: Callable[..., Stack]):
     stack = start(processes=2)
     stack.fault("500")
@@ -284,10 +222,6 @@ def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack])
     assert "the roll goes on" in out
     assert "rolling_abort app" in out
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the roll is done")
-
-
-def popen_ctl(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(stack.ctl_command(*arguments), env=stack.environment, stdout=subprocess.PIPE, text=True)
 
 
 # --- bad input: a clear error, the right exit status, nothing touched

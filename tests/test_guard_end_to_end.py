@@ -15,6 +15,7 @@ import pytest
 from tests.benchmarks import race
 from tests.lab import plugin
 from tests.lab.load import Load, Plan
+from tests.lab.look import is_warm_and_open, standing, wait_open
 from tests.lab.stack import Setup, Stack
 
 POLICY = "rolling.yaml"
@@ -39,19 +40,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
     yield start
     for stack in stacks:
         stack.__exit__(None, None, None)
-
-
-def standing(stack: Stack) -> dict[str, dict[str, Any]]:
-    found: Any = stack.rpc().rolling.getProcesses("app")
-    return {process["name"]: process for process in found}
-
-
-def is_open(stack: Stack) -> bool:
-    return all(process["warm"] and process["gate"] == "open" for process in standing(stack).values())
-
-
-def wait_open(stack: Stack) -> None:
-    stack.wait_until(lambda: is_open(stack), 60.0, "everybody is warm and open")
 
 
 def kill(stack: Stack, number: int) -> int:
@@ -91,7 +79,7 @@ def test_a_listener_that_restarts_closes_and_warms_nothing_that_was_warm(start: 
     os.kill(listener["pid"], signal.SIGKILL)
     stack.wait_until(lambda: log.read_text(encoding="utf-8").count("listens, policy in") == 2, 20.0, "another listens")
     time.sleep(1.0)
-    assert is_open(stack)
+    assert is_warm_and_open(stack)
     assert {n: p["pid"] for n, p in standing(stack).items()} == {n: p["pid"] for n, p in before.items()}
     later = log.read_text(encoding="utf-8").rpartition("listens, policy in")[2]
     assert "guard" not in later, "it found nothing to do"

@@ -1,0 +1,122 @@
+"""What a test sees of a stack with the plugin: rules, refused ports, the roll, the listener."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.lab.load import Load, Plan, Report
+from tests.lab.stack import GROUP, Stack
+
+RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
+
+
+def rules() -> list[str]:
+    """Every rule and chain of ours or of the nat table's users that netfilter has now."""
+    saved = [subprocess.run([command], capture_output=True, text=True, check=True).stdout for command in RULES]
+    return [line for text in saved for line in text.splitlines() if line.startswith(("-A", ":SUPERVISOR"))]
+
+
+def closed_ports() -> set[str]:
+    """What ``--dport`` the rules have; the times in them move with the lease."""
+    return {line.split("--dport ")[1].split()[0] for line in rules() if "--dport" in line}
+
+
+def refuses(port: int, family: str = "127.0.0.1") -> bool:
+    """Whether a new connection is refused."""
+    with socket.socket(socket.AF_INET6 if ":" in family else socket.AF_INET) as probe:
+        probe.settimeout(2.0)
+        return probe.connect_ex((family, port)) != 0
+
+
+def all_open(stack: Stack) -> bool:
+    """Whether every port of the group takes a new connection."""
+    return not any(refuses(port) for port in stack.setup.ports)
+
+
+def pids(stack: Stack) -> list[int]:
+    """Of the group's processes, by port."""
+    return [process.pid for process in stack.processes()]
+
+
+def rolling(stack: Stack, group: str = GROUP) -> Any:
+    """The roll that runs, or the last one."""
+    return stack.rpc().rolling.getRoll(group)
+
+
+def standing(stack: Stack) -> dict[str, dict[str, Any]]:
+    """``rolling.getProcesses``, by name."""
+    found: Any = stack.rpc().rolling.getProcesses(GROUP)
+    return {process["name"]: process for process in found}
+
+
+def is_warm_and_open(stack: Stack) -> bool:
+    """Whether every process of the group is, as the listener has it."""
+    return all(process["warm"] and process["gate"] == "open" for process in standing(stack).values())
+
+
+def wait_open(stack: Stack, timeout: float = 60.0) -> None:
+    """Until every process of the group is warm and open."""
+    stack.wait_until(lambda: is_warm_and_open(stack), timeout, "everybody is warm and open")
+
+
+def wait_ended(stack: Stack, timeout: float = 60.0) -> Any:
+    """Until the roll has ended; returns it."""
+    stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the roll has ended")
+    return rolling(stack)
+
+
+def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) -> dict[str, Any]:
+    """Until a process of the roll (this one, or any) is in that stage; returns it."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        members = [m for roll in stack.rpc().rolling.getAllRolls() for m in roll["processes"]]  # type: ignore[union-attr]  # XML-RPC
+        found[:] = [m for m in members if m["stage"] == stage and name in ("", m["name"])]
+        return bool(found)
+
+    stack.wait_until(is_there, timeout, f"{name or 'a process'} is {stage}")
+    return found[0]
+
+
+def listener_pid(stack: Stack) -> int:
+    """0 while there is none."""
+    info: Any = stack.rpc().supervisor.getProcessInfo("rolling")
+    return int(info["pid"])
+
+
+def listener_log(stack: Stack) -> str:
+    """All that the listeners of this stack have said."""
+    logs: list[Path] = sorted(stack.directory.glob("rolling-stderr*.log"))
+    return "".join(log.read_text(encoding="utf-8") for log in logs)
+
+
+@contextlib.contextmanager
+def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts) -> Iterator[Callable[[], Report]]:
+    """A load while the block runs; call what you get afterwards for its report."""
+    with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl") as load:
+        time.sleep(1.0)
+        yield load.report
+        time.sleep(1.0)
+
+
+def assert_nobody_noticed(report: Report) -> None:
+    """No request failed, and none met a cold process."""
+    assert report.requests > 0
+    assert (report.gets_failed, report.posts_failed, report.cold) == (0, 0, 0), report.failures
+
+
+def popen_ctl(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
+    """A supervisorctl that runs beside the test."""
+    return subprocess.Popen(
+        stack.ctl_command(*arguments),
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
