@@ -12,7 +12,8 @@ Three programs live in this package, and the folders are named after where code 
                        (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
                        ``policies`` (rolling.yaml)
 ``listener``           main: the program that rolls
-``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, events, views and wake-up
+``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, views, events (ours), hearing
+                       (supervisord's), lives and wake-up
 ``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they print
 """
 

@@ -258,9 +258,9 @@ class Watch:
 class Process:
     """A process as supervisord's table has it.
 
-    ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` the wall time of the last attempt to start it,
-    used only to tell one attempt from another; ``down_for`` seconds since it went down, ``running_in`` seconds until
-    a STARTING one will be RUNNING, ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger.
+    ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
+    another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
+    ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger.
     """
 
     name: str

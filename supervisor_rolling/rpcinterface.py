@@ -22,6 +22,7 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
+from supervisor_rolling.in_supervisord.hearing import hear
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
 from supervisor_rolling.in_supervisord.views import holder_text, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
@@ -49,8 +50,10 @@ def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown:
         supervisord.options.logger.warn("rolling: [rpcinterface:rolling] has no option %s (it has: wakeup)" % option)
     if wakeup.strip().lower() not in ("false", "no", "off", "0"):
         install_wakeup(supervisord)
-    mailbox = _mailboxes.setdefault(supervisord, Mailbox())
-    return RollingNamespaceRPCInterface(supervisord, mailbox)
+    if supervisord not in _mailboxes:
+        _mailboxes[supervisord] = Mailbox()
+        hear(supervisord, _mailboxes[supervisord])
+    return RollingNamespaceRPCInterface(supervisord, _mailboxes[supervisord])
 
 
 class RollingError(RPCError):
@@ -153,8 +156,10 @@ class RollingNamespaceRPCInterface:
                                name, ports, stage, seconds (in that stage), pid, why, the duration of each stage over, …
         """
         self._update("getRoll")
-        group = self._group(group)
-        roll = self.mailbox.rolls.get(group)
+        roll = self.mailbox.rolls.get(group) if isinstance(group, str) else None  # of a group that is gone, too
+        if roll is None:
+            group = self._group(group)
+            roll = self.mailbox.rolls.get(group)
         if roll is None:
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is known" % group)
         return self._view(roll)
@@ -199,7 +204,7 @@ class RollingNamespaceRPCInterface:
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
         self.mailbox.looked_at = now
-        self.mailbox.forget(self.mailbox.groups() - set(self.supervisord.process_groups))
+        self.mailbox.tidy(self.supervisord.process_groups, now)
         requests = self.mailbox.asked(now - ANSWER_WITHIN)
         number, processes = self._table_news(known["table"], self._concerned(requests, known["guarded"]))
         return json.dumps(
@@ -354,11 +359,10 @@ class RollingNamespaceRPCInterface:
     def _listener_runs(self) -> bool:
         """Whether a process lives that the doorbell reaches, and has looked of late or was only just started: then it
         will find what is asked at its first look."""
-        now = time.time()
-        groups = [group for group in self.supervisord.process_groups.values() if _hears_the_doorbell(group)]
-        started = [process.laststart for group in groups for process in group.processes.values() if process.pid]
+        found = [(name, g) for name, g in self.supervisord.process_groups.items() if _hears_the_doorbell(g)]
+        living = [(group, name, p) for group, g in found for name, p in g.processes.items() if p.pid]
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
-        return any(has_looked or now - start < HEARTBEAT for start in started)
+        return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in living)
 
     def _require_listener(self) -> None:
         if not self._listener_runs():
@@ -384,16 +388,29 @@ class RollingNamespaceRPCInterface:
         tables = {group: self.supervisord.process_groups[group].processes for group in groups}
         keys = {g: {n: self._row_key(g, n, process) for n, process in table.items()} for g, table in tables.items()}
         number, news = self.mailbox.table.news(known, keys)
-        now = time.time()
-        rows = {g: [whole, [self._row(g, n, tables[g][n], now) for n in names]] for g, (whole, names) in news.items()}
+        rows = {g: [whole, [self._row(g, n, tables[g][n]) for n in names]] for g, (whole, names) in news.items()}
         return number, rows
 
     def _row_key(self, group: str, name: str, process: Any) -> tuple[Any, ...]:
         is_warm = self.mailbox.is_warm(group, name, process.pid)
         return (process.get_state(), process.pid, process.laststart, process.laststop, process.spawnerr, is_warm)
 
-    def _row(self, group: str, name: str, process: Any, now: float) -> list[Any]:
-        return [*_process_row(process, now), self.mailbox.is_warm(group, name, process.pid)]
+    def _row(self, group: str, name: str, process: Any) -> list[Any]:
+        """The fields of a ``model.Process``, in their order."""
+        lives, state = self.mailbox.lives, process.get_state()
+        up_for = lives.up_for(group, name, process)
+        is_starting = state == ProcessStates.STARTING
+        return [
+            process.config.name,
+            getProcessStateDescription(state),
+            process.pid,
+            lives.attempt(group, name, process),
+            lives.down_for(group, name, process),
+            max(0.0, process.config.startsecs - up_for) if is_starting else 0.0,
+            up_for,
+            process.spawnerr or "",
+            self.mailbox.is_warm(group, name, process.pid),
+        ]
 
     def _process_view(
         self, group: str, name: str, process: Any, standing: Mapping[str, Any], closed: str
@@ -417,24 +434,6 @@ class RollingNamespaceRPCInterface:
 
 def _hears_the_doorbell(group: Any) -> bool:
     return any(issubclass(RollingAskedEvent, kind) for kind in getattr(group.config, "pool_events", ()))
-
-
-def _process_row(process: Any, now: float) -> list[Any]:
-    """The fields of a ``model.Process``, in their order, but for the last."""
-    state = process.get_state()
-    down_for = max(0.0, now - process.laststop) if process.laststop else 0.0
-    is_starting = state == ProcessStates.STARTING
-    running_in = max(0.0, process.laststart + process.config.startsecs - now) if is_starting else 0.0
-    return [
-        process.config.name,
-        getProcessStateDescription(state),
-        process.pid,
-        process.laststart,
-        down_for,
-        running_in,
-        max(0.0, now - process.laststart),
-        process.spawnerr or "",
-    ]
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

@@ -216,6 +216,11 @@ def test_the_last_line_of_a_roll_that_was_aborted() -> None:
     assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
+def test_the_last_lines_of_a_roll_that_something_else_ended_say_what() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, why="the group is gone")
+    assert last_line(view).splitlines()[1:] == ["the group is gone"]
+
+
 def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do() -> None:
     kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
     serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")

@@ -725,3 +725,99 @@ def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
     guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
     xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
     assert rolling.listenerLook({"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()
+
+
+# --- supervisord's own events
+
+
+def remove(supervisord: DummySupervisor, group: str = "app") -> Any:
+    """As supervisord removes a group: from its table, then it tells."""
+    removed = supervisord.process_groups.pop(group)
+    events.notify(events.ProcessGroupRemovedEvent(group))
+    return removed
+
+
+def test_a_roll_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
+    version = begin(rolling)
+    rolling.listenerRecord("app", version, dump(rolled_to(Stage.WARMING)), 0)
+    remove(supervisord)
+    roll = rolling.getRoll("app")
+    assert (roll["status"], {process["stage"] for process in roll["processes"]}) == ("aborted", {"open"})
+    assert "supervisorctl update" in roll["why"]
+    assert isinstance(notified[-1], EVENTS["ROLLING_FAILED"])
+    assert "roll 1 of app is aborted" in supervisord.options.logger.data[-1]
+
+
+def rolled_to(stage: Stage) -> Roll:
+    return a_roll(members=(Member("web_1", (8001,), stage=stage), Member("web_2", (8002,)), Member("web_10", (8010,))))
+
+
+def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
+    wait = rolling.restart("app", True, {})
+    (request,) = looked(rolling)["requests"]
+    rolling.listenerRecord("app", 0, dump(a_roll(request["id"])), request["id"])
+    assert wait() is NOT_DONE_YET
+    remove(supervisord)
+    looked(rolling)
+    assert (fault_of(wait).code, "supervisorctl update" in fault_of(wait).text) == (Fault.ROLL_ABORTED, True)
+
+
+def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_roll(rolling: Any, supervisord: DummySupervisor):
+    version = begin(rolling)
+    supervisord.process_groups["app"] = remove(supervisord)
+    assert fault_of(rolling.listenerRecord, "app", version, dump(a_roll()), 0).code == Fault.CONFLICT
+    assert rolling.getRoll("app")["status"] == "aborted"
+    assert looked(rolling)["rolls"]["app"][1]["status"] == "aborted"
+
+
+def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    remove(supervisord)
+    rolling.clock.now = time.monotonic() + 59.0
+    looked(rolling)
+    assert rolling.getRoll("app")["status"] == "aborted"
+    rolling.clock.now += 2.0
+    looked(rolling)
+    assert fault_of(rolling.getRoll, "app").code == Faults.BAD_NAME
+
+
+def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(
+    rolling: Any, supervisord: DummySupervisor
+):
+    guard(rolling, a_ward(Stage.SETTLING))
+    assert shown(rolling)["warm"]
+    supervisord.process_groups["app"] = remove(supervisord)
+    assert not shown(rolling)["warm"]
+
+
+def test_times_come_from_supervisords_events(rolling: Any, supervisord: DummySupervisor):
+    process = supervisord.process_groups["app"].processes["web_1"]
+    process.group = supervisord.process_groups["app"]
+    process.group.config.name = "app"
+    process.laststart = time.time() - 5000.0  # the wall clock was set forward
+    events.notify(events.ProcessStateStartingEvent(process, ProcessStates.EXITED))
+    row = rows_of(looked(rolling, guarded=["app"]))["web_1"]
+    assert (row.up_for, row.spawned) == (pytest.approx(0.0, abs=2.0), pytest.approx(time.monotonic(), abs=2.0))
+
+
+@pytest.mark.parametrize(
+    "event", [events.ProcessGroupRemovedEvent("app"), events.ProcessStateStartingEvent(DummyProcess(None), 0)]
+)
+def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
+    rolling: Any, supervisord: DummySupervisor, monkeypatch: pytest.MonkeyPatch, event: Any
+):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(rolling.mailbox, "remove", fail)
+    monkeypatch.setattr(type(rolling.mailbox.lives), "_note", fail)
+    events.notify(event)
+    assert "a defect" in supervisord.options.logger.data[-1]
+
+
+def test_two_servers_of_one_supervisord_hear_once(supervisord: DummySupervisor):
+    before = len(events.callbacks)
+    make_rolling_rpcinterface(supervisord, wakeup="false")
+    once = len(events.callbacks)
+    make_rolling_rpcinterface(supervisord, wakeup="false")
+    assert (once > before, len(events.callbacks)) == (True, once)

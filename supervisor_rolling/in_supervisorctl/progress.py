@@ -157,7 +157,9 @@ def last_line(roll: View) -> str:
         f"never fewer than {roll['least_available']} of {group} available"
     )
     is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
-    return text if is_well else f"{text}\n{what_now(roll)}"
+    if is_well:
+        return f"{text}\n{roll['why']}" if roll["why"] else text
+    return f"{text}\n{what_now(roll)}"
 
 
 def what_now(roll: View) -> str:

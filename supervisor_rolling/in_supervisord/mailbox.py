@@ -10,9 +10,10 @@ is written by the listener alone, so it is simply replaced.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from supervisor_rolling.in_supervisord.lives import Lives
 from supervisor_rolling.in_supervisord.table import Table
 
 Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
@@ -20,6 +21,11 @@ Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
 REQUESTS_KEPT = 100  # beyond this the oldest are dropped
+
+REMEMBERED = 60.0
+"""Seconds for which the roll of a group that is gone can be asked for: whoever watched it is to read how it ended."""
+
+REMOVED_TEXT = "supervisord removed the group, or made it anew (supervisorctl update), and stopped all its processes"
 
 
 class Records:
@@ -66,6 +72,7 @@ class Mailbox:
         self.rolls = Records(numbers)
         self.watches = Records(numbers)
         self.table = Table()
+        self.lives = Lives()
         self.requests: dict[int, Wire] = {}
         self.ledger: dict[str, dict[str, tuple[int, float]]] = {}
         self.looked_at = 0.0  # when the listener last did; 0.0: never
@@ -131,14 +138,32 @@ class Mailbox:
             self._note_warm(group, watch["wards"], at)
             self.watches.write(group, watch)
 
-    def forget(self, groups: Iterable[str]) -> None:
-        """These groups are gone from supervisord: nothing known or asked of them means anything now."""
-        for group in groups:
-            self.rolls.forget(group)
-            self.watches.forget(group)
-            self.ledger.pop(group, None)
-            for request in [r for r in self.requests.values() if r["group"] == group and r["state"] == "asked"]:
-                self.answer(request["id"], "gone")
+    def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
+        """A group is gone from supervisord, perhaps to come again at once with other processes. The roll that ran ends
+        with it: returned as it was, and as it is."""
+        roll = self.rolls.get(group)
+        self._forget(group)
+        self.lives.forget(group)
+        if roll is None or roll["status"] != ACTIVE:
+            return roll, None
+        members = [{**member, "stage": "open"} for member in roll["members"]]
+        ended = {**roll, "status": "aborted", "ended_at": at, "why": REMOVED_TEXT, "members": members}
+        self.rolls.write(group, ended)
+        return roll, ended
+
+    def tidy(self, present: Collection[str], at: float) -> None:
+        """Of groups that are not in supervisord nothing known or asked means anything now, but how a roll has ended."""
+        for group in self.groups() - set(present):
+            roll = self.rolls.get(group)
+            if roll is None or roll["status"] == ACTIVE or at - roll["ended_at"] > REMEMBERED:
+                self._forget(group)
+
+    def _forget(self, group: str) -> None:
+        self.rolls.forget(group)
+        self.watches.forget(group)
+        self.ledger.pop(group, None)
+        for request in [r for r in self.requests.values() if r["group"] == group and r["state"] == "asked"]:
+            self.answer(request["id"], "gone")
 
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""

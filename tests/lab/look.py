@@ -76,7 +76,8 @@ def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) 
     found: list[dict[str, Any]] = []
 
     def is_there() -> bool:
-        members = [m for roll in stack.rpc().rolling.getAllRolls() for m in roll["processes"]]  # type: ignore[union-attr]  # XML-RPC
+        rolls: Any = stack.rpc().rolling.getAllRolls()
+        members = [member for roll in rolls for member in roll["processes"]]
         found[:] = [m for m in members if m["stage"] == stage and name in ("", m["name"])]
         return bool(found)
 

@@ -1,0 +1,45 @@
+"""What supervisord's own events tell the mailbox: how long processes live, and that a group is gone.
+
+Contract: an exception in a callback given to ``events.subscribe`` ends supervisord without a word, so none leaves here.
+``reload`` drops all callbacks and makes a new supervisord, which gets its own.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, notify, subscribe
+
+from supervisor_rolling.in_supervisord.events import events_between
+from supervisor_rolling.in_supervisord.mailbox import Mailbox
+
+
+def hear(supervisord: Any, mailbox: Mailbox) -> None:
+    """Note in the mailbox what this supervisord tells from now on."""
+    logger = supervisord.options.logger
+    subscribe(ProcessStateEvent, _quiet(mailbox.lives.hear, logger))
+    subscribe(ProcessGroupRemovedEvent, _quiet(lambda event: _removed(event.group, mailbox, logger), logger))
+
+
+def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
+    now = time.monotonic()
+    before, after = mailbox.remove(group, now)
+    if before is not None and after is not None:
+        logger.warn("rolling: roll %d of %s is aborted: %s" % (after["id"], group, after["why"]))
+        for event in events_between(before, after, now):
+            notify(event)
+
+
+def _quiet(call: Callable[[Any], None], logger: Any) -> Callable[[Any], None]:
+    """The callback, whose exceptions go to supervisord's log."""
+
+    def heard(event: Any) -> None:
+        try:
+            call(event)
+        except Exception:  # noqa: BLE001 - see the contract
+            logger.critical("rolling: a defect, and supervisord goes on:\n%s" % traceback.format_exc())
+
+    return heard
