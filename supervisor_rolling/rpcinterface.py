@@ -36,6 +36,8 @@ ANSWER_WITHIN = 10.0
 HEARTBEAT = 15.0
 """Seconds in which a listener that lives has looked: TICK_5 wakes it every five."""
 
+COMING_BACK = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING)
+
 OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
@@ -357,12 +359,12 @@ class RollingNamespaceRPCInterface:
         return {**view, "why": _ascii(view["why"]), "processes": whys, "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:
-        """Whether a process lives that the doorbell reaches, and has looked of late or was only just started: then it
-        will find what is asked at its first look."""
+        """Whether a process lives that the doorbell reaches, or is being started again, and has looked of late or was
+        only just started: then it will find what is asked at its next look."""
         found = [(name, g) for name, g in self.supervisord.process_groups.items() if _hears_the_doorbell(g)]
-        living = [(group, name, p) for group, g in found for name, p in g.processes.items() if p.pid]
+        there = [(group, name, p) for group, g in found for name, p in g.processes.items() if _is_there(p)]
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
-        return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in living)
+        return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in there)
 
     def _require_listener(self) -> None:
         if not self._listener_runs():
@@ -434,6 +436,11 @@ class RollingNamespaceRPCInterface:
 
 def _hears_the_doorbell(group: Any) -> bool:
     return any(issubclass(RollingAskedEvent, kind) for kind in getattr(group.config, "pool_events", ()))
+
+
+def _is_there(process: Any) -> bool:
+    """One that has just died comes again in a moment: whoever asks in that moment is not to be refused."""
+    return bool(process.pid) or process.get_state() in COMING_BACK
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

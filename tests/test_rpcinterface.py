@@ -213,9 +213,23 @@ def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling
     assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
 
 
-def test_without_a_listener_a_roll_is_refused(rolling: Any, supervisord: DummySupervisor):
-    supervisord.process_groups["rolling"].processes["rolling"].pid = 0
+def listener_is(supervisord: DummySupervisor, state: int) -> None:
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.pid, listener.state = 0, state
+
+
+@pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL, ProcessStates.UNKNOWN])
+def test_without_a_listener_a_roll_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+@pytest.mark.parametrize("state", [ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING])
+def test_a_listener_that_has_died_a_moment_ago_is_waited_for(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
+    assert rolling.restart("app", False, {})() is NOT_DONE_YET
+    rolling.clock.now += HEARTBEAT + 1
+    assert fault_of(rolling.resume, "app").code == Fault.LISTENER_DOWN
 
 
 def test_a_listener_that_has_not_looked_for_long_is_none(rolling: Any):
@@ -650,7 +664,7 @@ def test_the_gate_of_a_ward_is_what_the_ward_says_and_not_its_stage(rolling: Any
 
 def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, supervisord: DummySupervisor):
     guard(rolling, a_ward(closed=True), a_ward(name="web_2", closed=False))
-    supervisord.process_groups["rolling"].processes["rolling"].pid = 0
+    listener_is(supervisord, ProcessStates.STOPPED)
     assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
 
 
