@@ -1,4 +1,4 @@
-"""Whatever dies in the middle of a roll: the listener, the client, supervisord, both, or only for a while."""
+"""Whatever dies in the middle of a roll, for good or for a while: the listener, the client, supervisord, or both."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import contextlib
 import os
 import random
 import signal
-import threading
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab import proc
+from tests.faults.kills import roll_and_kill
 from tests.lab.look import (
     all_open,
     assert_nobody_noticed,
     listener_pid,
     pids,
-    popen_ctl,
     refuses,
     rolling,
     rules,
-    standing,
     users,
     wait_ended,
     wait_open,
@@ -33,19 +32,18 @@ from tests.lab.stack import Stack
 
 LEASE = 15.0  # seconds, the shortest that a policy may have
 OPENS_WITHIN = LEASE + 2.0
-"""The kernel compares whole seconds, and rounds the end of a lease up."""
-
-LIGHT = {"application": "tests.lab.light", "startsecs": 0}
+"""The kernel compares whole seconds, and the end of a lease is rounded up."""
 
 
 @pytest.fixture
 def group(start: Callable[..., Stack]) -> Callable[..., Stack]:
-    """Starts a stack of the light application whose processes are warm and open."""
+    """Starts a stack of the light application, and waits until its processes are warm and open."""
 
-    def group(processes: int = 4, setup: dict[str, Any] | None = None, **policy: Any) -> Stack:
+    def group(processes: int = 4, **policy: Any) -> Stack:
         warmup = {"timeout": 10, "ready": "/health", "requests": ["/"]}
-        given = {"warmup": warmup, "gate": {"lease": LEASE}, **policy}
-        stack = start(processes=processes, setup={**LIGHT, **(setup or {})}, **given)
+        setup = {"application": "tests.lab.light", "startsecs": 0}
+        given = {"warmup": warmup, "gate": {"lease": LEASE}, "drain": {"timeout": 60}, **policy}
+        stack = start(processes=processes, setup=setup, **given)
         wait_open(stack)
         return stack
 
@@ -62,40 +60,111 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def seconds_until_open(stack: Stack, patience: float) -> float:
-    """How long it takes until every port of the group takes a new connection, both families' rules gone or not."""
+@contextlib.contextmanager
+def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
+    """A roll whose first process has closed its gate and waits for a connection, which ends with the block."""
+    with socket.create_connection(("127.0.0.1", port)):
+        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+        wait_stage(stack, "draining")
+        stack.wait_until(lambda: refuses(port) and refuses(port, "::1"), 5.0, "the gate is closed")
+        yield
+
+
+def seconds_until_open(stack: Stack) -> float:
+    """How long it takes until every port of the group takes a new connection."""
     begun = time.monotonic()
     while not all_open(stack):
-        assert time.monotonic() - begun < patience, rules()
+        assert time.monotonic() - begun < OPENS_WITHIN, rules()
         time.sleep(0.05)
     return time.monotonic() - begun
 
 
-# --- the listener
+def end_with_force(stack: Stack) -> None:
+    """End a stack whose supervisord is dead: its processes are orphans."""
+    assert len(stack.stop()) >= len(stack.setup.ports)
 
 
-def test_the_listener_may_be_killed_in_every_roll(group: Callable[..., Stack]):
-    """A short edition of ``python -m tests.faults.kills``, which does it a hundred times."""
-    from tests.faults.kills import roll_and_kill
+# --- killed
 
+
+@pytest.mark.parametrize("victim", ["listener", "client"])
+def test_it_may_be_killed_at_any_moment_of_a_roll(group: Callable[..., Stack], victim: str):
+    """A few of those that ``python -m tests.faults.kills`` does by the hundred."""
     stack, chance = group(), random.Random(4)
     with users(stack) as report:
-        found = [roll_and_kill(stack, chance) for _ in range(8)]
+        found = [roll_and_kill(stack, chance, victim) for _ in range(8)]
     assert all(one.survived for one in found), found
     assert_nobody_noticed(report())
 
 
-def test_a_listener_that_is_stopped_for_longer_than_the_lease_drains_anew_before_anything_is_stopped(
+def test_when_supervisord_is_killed_the_listener_opens_all_gates(group: Callable[..., Stack]):
+    stack = group()
+    with draining(stack):
+        os.kill(stack.supervisord_pid, signal.SIGKILL)
+        assert seconds_until_open(stack) < 2.0
+    assert rules() == []
+    end_with_force(stack)
+
+
+def test_when_supervisord_and_the_listener_are_killed_the_kernel_opens_all_gates(group: Callable[..., Stack]):
+    stack = group()
+    with draining(stack):
+        listener = listener_pid(stack)
+        os.kill(stack.supervisord_pid, signal.SIGSTOP)  # so that it starts no other listener meanwhile
+        os.kill(listener, signal.SIGKILL)
+        os.kill(stack.supervisord_pid, signal.SIGKILL)
+        assert refuses(8000), "nobody is left to open it"
+        seconds_until_open(stack)
+    end_with_force(stack)
+    forget_rules()
+
+
+def forget_rules() -> None:
+    """Take away what nobody is left to take away: rules whose lease is over, which close nothing."""
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        for option in ("-F", "-X"):
+            subprocess.run([command, "-w", option], check=True, timeout=10)
+
+
+# --- stopped for a while
+
+
+def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(group: Callable[..., Stack]):
+    stack = group(processes=3)
+    with users(stack) as report:
+        with draining(stack), stopped(listener_pid(stack)):
+            seconds_until_open(stack)
+            time.sleep(1.0)  # users come back to it
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
+    assert_nobody_noticed(report())
+
+
+def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_and_nothing_is_stopped(
     group: Callable[..., Stack],
 ):
-    stack = group(processes=3, drain={"timeout": 60})
-    with users(stack) as report, long_answer(stack, 8000):
-        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
-        wait_stage(stack, "draining", "app-8000")
-        stack.wait_until(lambda: refuses(8000), 5.0, "the gate is closed")
-        with stopped(listener_pid(stack)):
-            assert seconds_until_open(stack, OPENS_WITHIN) > 5.0
-            time.sleep(2.0)  # users come back to it
+    stack = group(processes=3)
+    before = pids(stack)
+    with users(stack) as report:
+        with draining(stack):
+            with stopped(stack.supervisord_pid):
+                time.sleep(LEASE + 3.0)
+                assert refuses(8000), "the listener renews the lease meanwhile"
+            assert rolling(stack)["status"] == "running"
+            assert pids(stack) == before
         roll = wait_ended(stack)
-    assert roll["status"] == "done", roll["why"]
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
+    assert_nobody_noticed(report())
+
+
+def test_when_both_stand_still_for_longer_than_the_lease_nothing_that_gets_connections_is_stopped(
+    group: Callable[..., Stack],
+):
+    stack = group(processes=3)
+    with users(stack) as report:
+        with draining(stack), stopped(listener_pid(stack)), stopped(stack.supervisord_pid):
+            seconds_until_open(stack)
+            time.sleep(1.0)
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
     assert_nobody_noticed(report())
