@@ -561,6 +561,42 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     assert "stopped by hand" in world.roll().members[0].why
 
 
+def test_a_roll_all_of_whose_processes_are_stopped_by_hand_is_aborted():
+    world = World(3)
+    world.connection_takes = 0.5
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.3)
+    for name in world.processes:
+        world.stop("app", name)
+    world.run(roller)
+    assert (world.roll().status, world.roll().members[0].wanted) == (Status.ABORTED, False)
+    assert "stopped by hand" in world.roll().why
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_whoever_opens_all_gates_at_any_moment_costs_no_request(processes: int):
+    """A wall clock that jumps over the end of the lease, or somebody who flushes the rules."""
+    for moment in range(1, rolled(World(processes)).operations + 1):
+        world = Flushed(processes, moment)
+        rolled(world)
+        assert (world.roll().status, world.lost) == (Status.DONE, 0), moment
+        assert [len(process.releases) for process in world.processes.values()] == [1] * processes, moment
+
+
+class Flushed(World):
+    """The gates open after an operation, and nobody tells the roller."""
+
+    def __init__(self, processes: int, moment: int) -> None:
+        super().__init__(processes)
+        self._moment = moment
+
+    def _operation(self, what: str) -> None:
+        super()._operation(what)
+        if self.operations == self._moment:
+            self.closed_until = {}
+
+
 def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_roll_for_ever():
     world = World(3)
     world.connection_takes = 100.0

@@ -224,8 +224,11 @@ def _finish(roll: Roll, seen: Seen) -> Roll:
 def _end(roll: Roll, seen: Seen) -> Roll:
     roll = replace(roll, members=tuple(_accounted_for(member, seen) for member in roll.members))
     failed = [member for member in roll.members if member.failed]
-    status = Status.ABORTED if roll.aborting else Status.FAILED if failed else Status.DONE
     why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
+    status = Status.FAILED if failed else Status.DONE
+    if not any(member.wanted for member in roll.members):  # "done" would tell a deploy that the new code serves
+        status, why = Status.ABORTED, "all its processes were stopped by hand: none was left to replace"
+    status = Status.ABORTED if roll.aborting else status
     return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
 
 
