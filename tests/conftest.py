@@ -24,20 +24,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
     """Starts a stack with the plugin, on the release "old": ``start(processes=4, gate={…}, max_unavailable=2, …)``.
 
-    ``prefix``: before the listener's command; ``setup``: more of ``Setup``; the rest are keys of the policy.
+    ``prefix``: before the listener's command; ``listener``: its module; ``setup``: more of ``Setup``; the rest are keys
+    of the policy.
     """
     with contextlib.ExitStack() as stacks:
 
         def start(
             processes: int = 4,
             prefix: str = "",
+            listener: str = "supervisor_rolling.listener",
             setup: dict[str, Any] | None = None,
             **policy: Any,
         ) -> Stack:
             directory = tmp_path_factory.mktemp("s")
             policy_file = directory / "rolling.yaml"
             policy_file.write_text(plugin.policy(**policy), encoding="utf-8")
-            sections = plugin.sections(policy_file, prefix)
+            sections = plugin.sections(policy_file, prefix, listener)
             stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))
             stack.release("old")
             stacks.enter_context(stack)
@@ -46,3 +48,17 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
 
         yield start
     assert look.rules() == [], "rules were left behind"
+
+
+@pytest.fixture
+def light(start: Callable[..., Stack]) -> Callable[..., Stack]:
+    """Starts a stack of the light application, and waits until its processes are warm and open."""
+
+    def light(processes: int = 4, setup: dict[str, Any] | None = None, **given: Any) -> Stack:
+        warmup = {"timeout": 10, "ready": "/health", "requests": ["/"]}
+        quick = {"application": "tests.lab.light", "startsecs": 0, **(setup or {})}
+        stack = start(processes=processes, setup=quick, **{"warmup": warmup, **given})
+        look.wait_open(stack)
+        return stack
+
+    return light

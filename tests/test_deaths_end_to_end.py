@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.faults.kills import roll_and_kill
 from tests.lab.look import (
     all_open,
     assert_nobody_noticed,
+    draining,
     listener_pid,
     pids,
     refuses,
@@ -25,8 +25,6 @@ from tests.lab.look import (
     rules,
     users,
     wait_ended,
-    wait_open,
-    wait_stage,
 )
 from tests.lab.stack import Stack
 
@@ -36,18 +34,9 @@ OPENS_WITHIN = LEASE + 2.0
 
 
 @pytest.fixture
-def group(start: Callable[..., Stack]) -> Callable[..., Stack]:
-    """Starts a stack of the light application, and waits until its processes are warm and open."""
-
-    def group(processes: int = 4, **policy: Any) -> Stack:
-        warmup = {"timeout": 10, "ready": "/health", "requests": ["/"]}
-        setup = {"application": "tests.lab.light", "startsecs": 0}
-        given = {"warmup": warmup, "gate": {"lease": LEASE}, "drain": {"timeout": 60}, **policy}
-        stack = start(processes=processes, setup=setup, **given)
-        wait_open(stack)
-        return stack
-
-    return group
+def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
+    """A light group with the shortest lease."""
+    return functools.partial(light, gate={"lease": LEASE}, drain={"timeout": 60})
 
 
 @contextlib.contextmanager
@@ -58,16 +47,6 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
-    """A roll whose first process has closed its gate and waits for a connection, which ends with the block."""
-    with socket.create_connection(("127.0.0.1", port)):
-        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
-        wait_stage(stack, "draining")
-        stack.wait_until(lambda: refuses(port) and refuses(port, "::1"), 5.0, "the gate is closed")
-        yield
 
 
 def seconds_until_open(stack: Stack) -> float:

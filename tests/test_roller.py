@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -239,6 +240,27 @@ def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
     assert world.roll().status is Status.FAILED
     assert "new connections through its closed gate" in world.roll().why
     assert not any(entry.startswith("stop") for entry in world.log)
+
+
+class FlushedBeforeALook(World):
+    """Once, somebody flushes the rules and a user comes, both between a look at the gate and one at the connections."""
+
+    looks = 0
+
+    def connections(self, ports: Collection[int]) -> dict[int, Connections]:
+        self.looks += 8001 in ports and 8001 in self.closed_until
+        if self.looks == 3:
+            self.looks, self.closed_until = 4, {}
+            self.processes["app-1"].connections.append(self.now + 0.3)
+        return super().connections(ports)
+
+
+def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_for():
+    world = FlushedBeforeALook(3)
+    world.connection_takes = 0.3
+    rolled(world)
+    assert world.looks > 4
+    assert (world.roll().status, world.lost) == (Status.DONE, 0), world.roll().why
 
 
 def test_where_the_gate_does_not_close_nothing_is_stopped():

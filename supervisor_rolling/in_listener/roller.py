@@ -286,7 +286,7 @@ class Roller:
         processes = world.processes.get(group, {})
         draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
         peers = self._peers(draining)
-        since = {member.name: closed_since(member, self.gatekeeper.closed_since) for member in draining}
+        leaks = self._leaks_of(group, draining, peers, at)
         seen = Seen(
             at=at,
             processes=processes,
@@ -294,12 +294,27 @@ class Roller:
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
             connections={name: len(found) for name, found in peers.items()},
-            leaks=self._leaks.setdefault(group, Leaks()).find(peers, since, at),
+            leaks=leaks,
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self.deaths.take())
+
+    def _leaks_of(
+        self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+    ) -> dict[str, str]:
+        """Who got through a closed gate. Where one was open for a moment, between the last look at it and that at the
+        connections (somebody flushed the rules), it is closed anew, and nobody got through."""
+        since = self._closed_since(draining)
+        found = self._leaks.setdefault(group, Leaks()).find(peers, since, at)
+        if found:
+            self.gatekeeper.renew()
+        now = self._closed_since(draining)
+        return {name: peer for name, peer in found.items() if now[name] == since[name]}
+
+    def _closed_since(self, members: list[Member]) -> dict[str, float]:
+        return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
 
     def _peers(self, draining: list[Member]) -> dict[str, frozenset[str]]:
         ports = [port for member in draining for port in member.ports]

@@ -85,6 +85,16 @@ def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) 
     return found[0]
 
 
+@contextlib.contextmanager
+def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
+    """A roll whose first process has closed its gate and waits for a connection, which ends with the block."""
+    with socket.create_connection(("127.0.0.1", port)):
+        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+        wait_stage(stack, "draining")
+        stack.wait_until(lambda: refuses(port) and refuses(port, "::1"), 5.0, "the gate is closed")
+        yield
+
+
 def listener_pid(stack: Stack) -> int:
     """0 while there is none."""
     info: Any = stack.rpc().supervisor.getProcessInfo("rolling")

@@ -1,4 +1,8 @@
-"""A network namespace of one's own: what a test or a demo does to ports and to the firewall stays in there."""
+"""A network namespace of one's own: what a test or a demo does to ports and to the firewall stays in there.
+
+A mount namespace as well, for the lock of iptables alone: the lock is a file of the host, and a test that holds it for
+ten seconds must not keep the host's own firewall waiting.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,13 @@ import fcntl
 import os
 import socket
 import struct
+import tempfile
 
 CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MNT_DETACH = 0x2
+XTABLES_LOCK = "/run/xtables.lock"
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 0x1
 
@@ -18,17 +27,27 @@ class NoNamespaceError(Exception):
 
 
 def enter_private_network() -> None:
-    """Move this process (and what it will start) into a new network namespace with loopback up.
+    """Move this process (and what it will start) into a new network namespace with loopback up, and with a lock of
+    iptables of its own.
 
     Raises NoNamespaceError, with what to do, where that cannot be done.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) != 0:
+    _require(libc.unshare(CLONE_NEWNET | CLONE_NEWNS))
+    _require(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    with tempfile.NamedTemporaryFile() as lock:  # it lives on under the other name
+        os.close(os.open(XTABLES_LOCK, os.O_RDONLY | os.O_CREAT, 0o600))
+        libc.umount2(XTABLES_LOCK.encode(), MNT_DETACH)  # that of a namespace around this one, if there is one
+        _require(libc.mount(lock.name.encode(), XTABLES_LOCK.encode(), None, MS_BIND, None))
+    _bring_up("lo")
+
+
+def _require(result: int) -> None:
+    if result != 0:
         reason = os.strerror(ctypes.get_errno())
         raise NoNamespaceError(
             f"cannot make a network namespace: {reason}. This needs root (sudo) and a kernel with CONFIG_NET_NS."
         )
-    _bring_up("lo")
 
 
 def _bring_up(interface: str) -> None:

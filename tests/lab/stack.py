@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from tests.lab import proc
 from tests.lab.site import FAULT_FILE, PATHS, RELEASE_FILE
+from tests.lab.wall import JUMP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = "app"
@@ -51,15 +52,16 @@ class LabError(Exception):
 class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
-    ``application``: its module, ``tests.lab.light`` is another; ``address``: what it binds; nginx always goes to
-    127.0.0.1. ``peer``: the parameters of each server in the upstream; ``balance``: its first line; ``upstream``: its
-    last. ``server``: for nginx's server block.
+    ``supervisord``: the module with its ``main``. ``application``: its module, ``tests.lab.light`` is another;
+    ``address``: what it binds; nginx always goes to 127.0.0.1. ``peer``: the parameters of each server in the upstream;
+    ``balance``: its first line; ``upstream``: its last. ``server``: for nginx's server block.
     ``program``: more lines in [program:app]; ``supervisor``: more sections. ``files``: name and text of files that have
     to be in the directory before anything starts; supervisord's configuration calls the directory ``%(here)s``.
     """
 
     processes: int = 8
     application: str = "tests.lab.site"
+    supervisord: str = "supervisor.supervisord"
     first_port: int = 8000
     address: str = "127.0.0.1"
     nginx_port: int = 8080
@@ -167,6 +169,7 @@ class Stack:
             MARK: str(self.directory),
             RELEASE_FILE: str(self.directory / "release"),
             FAULT_FILE: str(self.directory / "fault"),
+            JUMP_FILE: str(self.directory / "jump"),
         }
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -174,7 +177,7 @@ class Stack:
         self._check()
         self._write_configurations()
         try:
-            self._start("supervisord", [*_supervisor("supervisord"), "-n", "-c", str(self.supervisord_conf)])
+            self._start("supervisord", [*_program(self.setup.supervisord), "-n", "-c", str(self.supervisord_conf)])
             self._start("nginx", ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)])
             self.wait_serving()
         except BaseException:
@@ -200,7 +203,7 @@ class Stack:
 
     def ctl_command(self, *arguments: str) -> list[str]:
         """What ``ctl`` runs, for those who want to see it run."""
-        return [*_supervisor("supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
+        return [*_program("supervisor.supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
 
     def rpc(self, timeout: float = RPC_TIMEOUT) -> xmlrpc.client.ServerProxy:
         """A new proxy of supervisord's XML-RPC, for one thread; ``timeout`` for each call."""
@@ -228,6 +231,10 @@ class Stack:
     def fault(self, text: str = "") -> None:
         """Deploy a fault (see site/deploy.py), or none."""
         (self.directory / "fault").write_text(text, encoding="utf-8")
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock of a supervisord that can be moved (tests.lab.wall) so far from the real one."""
+        (self.directory / "jump").write_text(str(seconds), encoding="utf-8")
 
     def ask(self, port: int, path: str, address: str = "127.0.0.1", timeout: float = 10.0) -> Reply:
         """GET from a process directly; raises OSError."""
@@ -389,9 +396,9 @@ def _process(info: dict[str, Any]) -> Process:
     return Process(f"{GROUP}:{name}", int(name.rpartition("-")[2]), info["pid"], info["statename"])
 
 
-def _supervisor(program: str) -> list[str]:
+def _program(module: str) -> list[str]:
     """The command of supervisord or supervisorctl of this very Python, whatever PATH says."""
-    return [sys.executable, "-c", f"from supervisor.{program} import main; main()"]
+    return [sys.executable, "-c", f"from {module} import main; main()"]
 
 
 def _escaped(path: object) -> str:

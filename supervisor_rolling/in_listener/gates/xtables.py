@@ -208,7 +208,7 @@ def _buffer(raw: bytes) -> Any:
 # --- the lock
 
 
-_LOCK_STEP = 0.01  # seconds between two attempts; a writer holds the lock for a few milliseconds
+_LOCK_STEP = 0.002  # seconds between two attempts; a writer holds the lock for a few milliseconds, and may come often
 
 
 @contextlib.contextmanager

@@ -1,0 +1,32 @@
+"""A listener whose rules netfilter refuses, from the moment on when the file that REFUSE_FILE names is there.
+
+A stand-in for a kernel that cannot take a rule any more. Run as ``plugin.sections`` runs a listener.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import iptc
+
+from supervisor_rolling import listener
+from supervisor_rolling.in_listener.gates.xtables import OwnChain, translated
+
+REFUSE_FILE = "LAB_REFUSE_FILE"
+
+_put = OwnChain.put
+
+
+def put(self: OwnChain, wanted: Sequence[bytes]) -> None:
+    """``OwnChain.put``, or what it raises where the kernel says no."""
+    if os.path.exists(os.environ[REFUSE_FILE]):
+        with translated("table filter, IPv4"):
+            raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
+    _put(self, wanted)
+
+
+if __name__ == "__main__":
+    OwnChain.put = put  # type: ignore[method-assign]  # what the module is for
+    sys.exit(listener.main())
