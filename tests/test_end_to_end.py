@@ -30,7 +30,7 @@ from tests.lab.look import (
     rules,
     users,
 )
-from tests.lab.stack import Setup, Stack
+from tests.lab.stack import LabError, Setup, Stack
 
 NEW = "new"
 
@@ -326,6 +326,23 @@ def test_a_supervisord_without_the_plugin_is_told(tmp_path_factory: pytest.TempP
         assert (code, "[rpcinterface:rolling]" in out) == (3, True), out
         code, out = untouched(stack, "rolling_status")
         assert code == 3
+
+
+def test_a_supervisorctl_that_was_not_told_of_the_plugin_says_so_itself(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    text = stack.supervisord_conf.read_text(encoding="utf-8")
+    stack.supervisord_conf.write_text(text.replace("[ctlplugin:rolling]", "[another:rolling]"), encoding="utf-8")
+    assert "*** Unknown syntax: rolling_restart" in untouched(stack, "rolling_restart", "app")[1]
+
+
+def test_a_supervisord_that_lacks_the_event_does_not_start_and_says_why(tmp_path_factory: pytest.TempPathFactory):
+    directory = tmp_path_factory.mktemp("s")
+    sections = plugin.sections(directory / "rolling.yaml").replace("[rpcinterface:rolling]", "[another:rolling]")
+    with (
+        pytest.raises(LabError, match="Unknown event type ROLLING_ASKED"),
+        Stack(directory, Setup(processes=2, supervisor=sections)),
+    ):
+        pass
 
 
 def test_a_supervisord_that_is_gone_is_told(start: Callable[..., Stack]):
