@@ -18,7 +18,7 @@ def table() -> list[tuple[str, str]]:
     return [tuple(" ".join(cell.split()) for cell in row.split("\n     - ", 1)) for row in rows]  # type: ignore[misc]
 
 
-def tests_of(module: str) -> set[str]:
+def named_in(module: str) -> set[str]:
     tree = ast.parse((ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -30,4 +30,4 @@ def test_every_row_of_what_happens_when_names_tests_that_there_are():
         named = SHOWN_BY.findall(rest)
         assert named, f"{situation!r} names no test"
         for module, sentence in named:
-            assert "test_" + sentence.replace(" ", "_") in tests_of(module), (situation, module, sentence)
+            assert "test_" + sentence.replace(" ", "_") in named_in(module), (situation, module, sentence)
