@@ -14,12 +14,14 @@ PACKAGES = nginx libnginx-mod-http-upstream-fair iptables gcc python3-dev python
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py
 
-.PHONY: help demo test lint check bench clean packages
+.PHONY: help demo test matrix lint check bench clean packages
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo   a rolling restart under load, in about a minute'
 	@echo 'make test   all tests; ARGS="-k name" for some'
+	@echo 'make matrix the tests on every Python that this machine has, against supervisor 4.2.5 and 4.3.0;'
+	@echo '            PAIRS="3.9/4.2.5 3.13" for some, ARGS="-k name"'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make check  lint and test'
 	@echo 'make bench  ways of restarting, compared under load'
@@ -30,6 +32,9 @@ demo: .venv/has-demo
 
 test: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
+
+matrix: packages
+	@$(PYTHON3) -m tests.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
 
 lint: .venv/has-demo,test,lint
 	$(PYTHON) -m ruff check .
@@ -43,7 +48,7 @@ bench: .venv/has-demo
 	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
 
 clean:
-	$(SUDO) rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	$(SUDO) rm -rf .venv .venv-matrix build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv/has-demo,test is an empty file: the extras demo and test of setup.py are installed.
