@@ -65,7 +65,8 @@ def accompany() -> Counter[str]:
 
     def serve(supervisord: Any, *_: object) -> None:
         made[type(supervisord).__name__] += 1
-        make_rolling_rpcinterface(supervisord)
+        if hasattr(supervisord.options, "logger"):  # real ones have none yet, and get the plugin as in life
+            make_rolling_rpcinterface(supervisord)
 
     def equip(controller: Any, *_: object) -> None:  # not listed with the others: `help` would show our commands, too
         made["Controller"] += 1
@@ -73,7 +74,7 @@ def accompany() -> Counter[str]:
 
     for kind in (Supervisor, DummySupervisor):
         _follow(kind, "__init__", serve)
-    for kind in (ServerOptions, DummyOptions):  # as in life: after events.clear(), once for each HTTP server
+    for kind in (ServerOptions, DummyOptions):  # as in life: after events.clear(), for each HTTP server
         _follow(kind, "openhttpservers", lambda _, supervisord: make_rolling_rpcinterface(supervisord))
     _follow(Controller, "__init__", equip)
     return made
