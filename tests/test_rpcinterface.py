@@ -445,10 +445,20 @@ def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
     assert fault_of(traverse, root, "rolling._flag", ("app", "")).code == Faults.UNKNOWN_METHOD
 
 
-def test_old_requests_are_dropped(rolling: Any):
+def test_requests_that_nobody_answers_are_dropped_in_time(rolling: Any):
     for _ in range(300):
         rolling.restart("app", False, {"dry_run": True})
     assert len(rolling.mailbox.requests) <= 100
+
+
+def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
+    refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
+    rolling.listenerAnswer(1, Fault.NOT_CONFIGURED, "no policy for app", "")
+    rolling.listenerAnswer(2, 0, "", dump(a_roll(status=Status.PLANNED)))
+    begin(rolling)
+    assert rolling.mailbox.requests == {}
+    assert fault_of(refused).code == Fault.NOT_CONFIGURED
+    assert planned()["status"] == "planned"
 
 
 # --- the process table

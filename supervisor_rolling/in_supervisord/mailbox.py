@@ -20,7 +20,7 @@ Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
-REQUESTS_KEPT = 100  # beyond this the oldest are dropped
+REQUESTS_KEPT = 100  # of those that nobody has answered; beyond this the oldest are dropped
 
 REMEMBERED = 60.0
 """Seconds for which the roll of a group that is gone can be asked for: whoever watched it is to read how it ended."""
@@ -73,7 +73,7 @@ class Mailbox:
         self.watches = Records(numbers)
         self.table = Table()
         self.lives = Lives()
-        self.requests: dict[int, Wire] = {}
+        self.requests: dict[int, Wire] = {}  # those without an answer
         self.ledger: dict[str, dict[str, tuple[int, float]]] = {}
         self.looked_at = 0.0  # when the listener last did; 0.0: never
         self._last_id = 0
@@ -91,18 +91,19 @@ class Mailbox:
         return request
 
     def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
-        """Note the answer to a request: accepted, refused or planned."""
-        request = self.requests.get(number)
+        """Note the answer to a request: accepted, refused or planned. Whoever asked has the request, and nobody else
+        needs it any more."""
+        request = self.requests.pop(number, None)
         if request is not None:
             request.update(state=state, code=code, text=text, plan=plan or {})
 
     def is_asked(self, number: int) -> bool:
         """Whether somebody still waits for the answer to a request."""
-        return number in self.requests and self.requests[number]["state"] == "asked"
+        return number in self.requests
 
     def asked(self, since: float) -> list[Wire]:
         """The requests that wait for an answer and are not older than ``since``."""
-        return [r for r in self.requests.values() if r["state"] == "asked" and r["asked_at"] >= since]
+        return [r for r in self.requests.values() if r["asked_at"] >= since]
 
     def holder(self, group: str, since: float) -> Wire | None:
         """The roll or the request that has the group now, if any."""
@@ -162,12 +163,12 @@ class Mailbox:
         self.rolls.forget(group)
         self.watches.forget(group)
         self.ledger.pop(group, None)
-        for request in [r for r in self.requests.values() if r["group"] == group and r["state"] == "asked"]:
+        for request in [r for r in self.requests.values() if r["group"] == group]:
             self.answer(request["id"], "gone")
 
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""
-        asked = (r["group"] for r in self.requests.values() if r["state"] == "asked")
+        asked = (r["group"] for r in self.requests.values())
         return {*self.rolls, *self.watches, *self.ledger, *asked}
 
     # --- the ledger
