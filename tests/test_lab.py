@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 
 from tests.lab import proc
 from tests.lab.load import Answer, Load, Plan, Report, summarise
-from tests.lab.stack import Setup, Stack, answers
+from tests.lab.site import FAULT_FILE
+from tests.lab.site.deploy import EXIT_STATUS
+from tests.lab.stack import ROOT, Setup, Stack, answers, ask
 
 TWO = Setup(processes=2, startsecs=0)
 OTHER = Setup(processes=2, first_port=8100, nginx_port=8180)
@@ -65,6 +69,100 @@ def test_a_broken_release_boots_and_answers_500_on_pages(stack: Stack) -> None:
     stack.fault("500")
     restart(stack, 8001)
     assert [stack.ask(8001, path).status for path in ("/health", "/", "/page/3")] == [200, 500, 500]
+
+
+# --- the faults
+
+
+@pytest.fixture(params=["tests.lab.site", "tests.lab.light"])
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a process of each application with a fault: ``serve("500")``; it is to listen on 8300."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def serve(fault: str) -> subprocess.Popen[bytes]:
+        (tmp_path / "fault").write_text(fault, encoding="utf-8")
+        environment = {**os.environ, FAULT_FILE: str(tmp_path / "fault")}
+        command = [sys.executable, "-m", request.param, "--port", "8300"]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield serve
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_answers(process: subprocess.Popen[bytes], port: int = 8300, path: str = "/health") -> int:
+    """The status that is answered when the process listens; raises OSError where none comes."""
+    deadline = time.monotonic() + 15.0
+    while True:
+        try:
+            return ask("127.0.0.1", port, path, timeout=1.0).status
+        except ConnectionRefusedError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+Serve = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def test_a_release_that_dies_says_why_and_never_listens(serve: Serve) -> None:
+    process = serve("die")
+    assert b"cannot even be imported" in process.communicate(timeout=15)[1]
+    assert process.returncode == 1
+
+
+def test_a_release_that_exits_does_so_on_time_and_serves_until_then(serve: Serve) -> None:
+    began = time.monotonic()
+    process = serve("exit 3")
+    assert wait_answers(process) == 200
+    assert process.wait(timeout=15) == EXIT_STATUS
+    assert 3.0 < time.monotonic() - began < 5.0
+
+
+def test_a_release_that_boots_late_listens_late(serve: Serve) -> None:
+    began = time.monotonic()
+    assert wait_answers(serve("slow 2")) == 200
+    assert time.monotonic() - began > 2.0
+
+
+def test_a_release_that_listens_elsewhere_listens_only_there(serve: Serve) -> None:
+    assert wait_answers(serve("port 8399"), 8399) == 200
+    assert not answers(8300)
+
+
+@pytest.mark.parametrize(("fault", "health"), [("500", 200), ("500 everywhere", 500)])
+def test_a_release_that_answers_500_does_so_on_health_only_where_it_says_so(
+    serve: Serve, fault: str, health: int
+) -> None:
+    process = serve(fault)
+    assert [wait_answers(process), wait_answers(process, path="/")] == [health, 500]
+
+
+@pytest.mark.parametrize(("fault", "hangs"), [("hang", False), ("hang everywhere", True)])
+def test_a_release_that_hangs_accepts_and_does_not_answer(serve: Serve, fault: str, hangs: bool) -> None:
+    process = serve(fault)
+    for path in ("/health", "/") if hangs else ("/",):
+        with pytest.raises(TimeoutError):
+            wait_answers(process, path=path)
+    assert hangs or wait_answers(process) == 200
+
+
+def test_a_release_that_is_deaf_serves_on_after_sigterm(serve: Serve) -> None:
+    process = serve("deaf")
+    assert wait_answers(process) == 200
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    assert wait_answers(process, path="/") == 200
+
+
+def test_a_fault_that_there_is_not_is_told(serve: Serve) -> None:
+    assert b"no fault '50'; there are: die, " in serve("50").communicate(timeout=15)[1]
+
+
+# --- the stack
 
 
 def test_a_stopped_stack_leaves_no_process_and_nothing_had_to_be_killed(tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ class Application:
         return is_kept
 
     async def _answer(self, method: str, path: str) -> str:
-        if self._deploy.fault == "hang":
+        if self._deploy.strikes("hang", path):
             await asyncio.Event().wait()
         if (method, path) == ("POST", "/slow"):
             await asyncio.sleep(SLOW_SECONDS)
-        return "500 Internal Server Error" if self._deploy.fault == "500" and path != "/health" else "200 OK"
+        return "500 Internal Server Error" if self._deploy.strikes("500", path) else "200 OK"
 
     def _head(self, status: str, was_cold: bool, connection: str) -> bytes:
         lines = [
@@ -77,7 +77,7 @@ async def serve(address: str, port: int) -> None:
     """Serve for ever. Exits with a message if the deploy is one that dies."""
     deploy = read_deploy()
     boot(deploy)
-    server = await asyncio.start_server(Application(deploy).serve, address, port, backlog=1024)
+    server = await asyncio.start_server(Application(deploy).serve, address, deploy.port(port), backlog=1024)
     async with server:
         await server.serve_forever()
 

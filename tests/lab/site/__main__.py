@@ -35,7 +35,7 @@ async def serve(address: str, port: int) -> None:
     from tests.lab.site.views import make_application
 
     container = WSGIContainer(make_application(deploy), ThreadPoolExecutor(THREADS))
-    HTTPServer(container).listen(port, address)
+    HTTPServer(container).listen(deploy.port(port), address)
     await asyncio.Event().wait()
 
 

@@ -84,8 +84,8 @@ def page(request: HttpRequest, number: int) -> HttpResponse:
     return _page(request, names_of_parts()[number - 1 : number])
 
 
-def health(_request: HttpRequest) -> HttpResponse:
-    return HttpResponse("booted\n", content_type="text/plain")
+def health(request: HttpRequest) -> HttpResponse:
+    return _broken(request) or HttpResponse("booted\n", content_type="text/plain")
 
 
 @require_POST
@@ -97,10 +97,11 @@ def slow(_request: HttpRequest) -> HttpResponse:
 def _page(request: HttpRequest, parts: list[str]) -> HttpResponse:
     """Cold is a request that came before this process had rendered all that the page is made of: it has to compile
     templates, or to wait for one that does."""
-    if _deploy.fault == "hang":
-        time.sleep(HANG_SECONDS)
-    if _deploy.fault == "500" or not parts:
-        return HttpResponse("this release is broken\n" if parts else "no such page\n", status=500 if parts else 404)
+    broken = _broken(request)
+    if broken:
+        return broken
+    if not parts:
+        return HttpResponse("no such page\n", status=404)
     cold = not _rendered.issuperset(parts)
     with _one_page_at_a_time:
         context = {"title": request.path, "paths": PATHS, "parts": parts, "items": ITEMS}
@@ -108,6 +109,13 @@ def _page(request: HttpRequest, parts: list[str]) -> HttpResponse:
         _rendered.update(parts)
     response["X-Cold"] = "1" if cold else "0"
     return response
+
+
+def _broken(request: HttpRequest) -> HttpResponse | None:
+    """What a bad deploy answers, if it is one that strikes here."""
+    if _deploy.strikes("hang", request.path):
+        time.sleep(HANG_SECONDS)
+    return HttpResponse("this release is broken\n", status=500) if _deploy.strikes("500", request.path) else None
 
 
 urlpatterns = [path("", home), path("page/<int:number>", page), path("health", health), path("slow", slow)]
