@@ -194,6 +194,19 @@ def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None
     assert after.why == "still had 3 connections after 5 s (drain.on_timeout: fail); it goes on serving"
 
 
+def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_timeout_says() -> None:
+    """What is left is mostly the warm-up that it never answered; and there is nothing to go on serving."""
+    cold, busy, drain = a_member(Stage.DRAINING, cold=True), {NAME: 1}, DrainPolicy(timeout=30.0, on_timeout="fail")
+    facts = {"drain": drain, "connections": busy}
+    early = {PORT: BEGAN - 28.9}
+    assert stepped(cold, a_process(), 1.0, closed=early, **facts).stage is Stage.DRAINING
+    assert stepped(cold, a_process(), 1.2, closed=early, **facts).stage is Stage.RESTARTING
+    long_ago = {PORT: BEGAN - 99.0}
+    assert stepped(cold, a_process(), LEAST_DRAIN / 2, closed=long_ago, **facts).stage is Stage.DRAINING
+    after = stepped(cold, a_process(), LEAST_DRAIN * 1.1, closed=long_ago, **facts)
+    assert (after.stage, after.connections_left) == (Stage.RESTARTING, 1)
+
+
 def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
     late, busy = {PORT: BEGAN + 20.0}, {NAME: 3}
     assert stepped(a_member(Stage.DRAINING), a_process(), 40.0, closed=late, connections=busy).stage is Stage.DRAINING

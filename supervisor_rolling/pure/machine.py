@@ -9,8 +9,9 @@ One machine per process, whoever restarted it::
         abort, leak, no gate,                  stays closed
         on_timeout: fail, stopped by hand
 
-A process that serves nobody (BACKOFF, FATAL, EXITED, or kept closed by an earlier failure) goes to RESTARTING at once:
-there is nothing to drain. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and OPEN are open.
+A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: there is nothing to drain. One that an
+earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and
+OPEN are open.
 
 The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
 

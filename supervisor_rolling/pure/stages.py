@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from supervisor_rolling.model import Member, Process, Roll, Seen, Stage
+from supervisor_rolling.model import DrainPolicy, Member, Process, Roll, Seen, Stage
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -98,12 +98,20 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     waited = seen.at - max(member.since, closed_at)  # a gate that was open meanwhile lets the wait begin anew
     if left == 0 and waited >= max(policy.min, LEAST_DRAIN):
         return _drained(member, seen)
-    if waited < policy.timeout:
+    if not _is_drain_over(member, waited, seen.at - closed_at, policy):
         return replace(member, connections_left=left)
-    if policy.on_timeout == "fail":
+    if policy.on_timeout == "fail" and not member.cold:
         text = f"still had {left} connections after {policy.timeout:g} s (drain.on_timeout: fail); it goes on serving"
         return _failed_back(member, seen, text)
     return _drained(member, seen, left)
+
+
+def _is_drain_over(member: Member, waited: float, closed_for: float, policy: DrainPolicy) -> bool:
+    """One that an earlier failure kept closed drains since then: what is left is mostly the warm-up that it never
+    answered."""
+    if member.cold:
+        return waited >= LEAST_DRAIN and closed_for >= policy.timeout
+    return waited >= policy.timeout
 
 
 def _gate_in_time(member: Member, seen: Seen) -> Member:
