@@ -168,7 +168,7 @@ class Member:
     ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED) or serves all the same.
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
-    new.
+    new. ``deaths``: new ones that died while they were warmed up.
     """
 
     name: str
@@ -184,6 +184,7 @@ class Member:
     old_spawned: float = 0.0
     pid: int = 0
     stopped_at: float = 0.0
+    deaths: int = 0
     timing: Timing = Timing()
     connections_left: int = 0
     requests: int = 0
@@ -298,7 +299,7 @@ class WarmupJob:
 
 @dataclass(frozen=True)
 class Warmth:
-    """How far the warm-up of one pid got: ``state`` is warming, warm or failed."""
+    """How far the warm-up of one pid got: ``state`` is warming, warm, failed, or late: not warm at its deadline."""
 
     pid: int
     state: str

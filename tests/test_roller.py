@@ -134,11 +134,13 @@ def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
     ("fault", "words"),
     [
         ({"boots": "crash"}, "FATAL"),
-        ({"boots": "never"}, "was not warm within"),
+        ({"boots": "never"}, "is not warm after 5 s (warmup.timeout): nothing listens"),
+        ({"lives": 0.2}, "FATAL"),
+        ({"boot_takes": 20.0}, "is not warm after 5 s"),
         ({"warms": "GET / answered 500"}, "500"),
     ],
 )
-def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, str], words: str):
+def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, Any], words: str):
     world = World(4)
     for process in world.processes.values():
         process.deploy = fault

@@ -32,6 +32,7 @@ from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     GATE_PATIENCE,
     HAND_PATIENCE,
+    LATE_WORDS,
     LEAST_DRAIN,
     Order,
     Verb,
@@ -348,7 +349,7 @@ def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
     assert stepped(warming(), process, 19.9, restart=restart, **warmth("warm")).stage is Stage.WARMING
     after = stepped(warming(), process, 20.0, restart=restart, **warmth("warm"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
-    assert after.why == "is warm but not RUNNING after 20 s: startsecs is above restart.timeout"
+    assert after.why == "is warm but not RUNNING after 20 s: startsecs is above restart.timeout, raise that"
 
 
 def test_what_the_warm_up_found_is_told_at_once() -> None:
@@ -389,18 +390,37 @@ def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
+    ("facts", "sooner"),
     [
-        (warmth("warming", why="nothing listens on port 8001 yet"), "nothing listens on port 8001 yet"),
-        (warmth("warming"), "it is RUNNING"),
-        ({}, "it is RUNNING"),
+        (warmth("warming", why="nothing listens on port 8001"), 0.0),
+        (warmth("warming", pid=300, why="nothing listens on port 8001"), LATE_WORDS),
+        ({}, LATE_WORDS),
     ],
+    ids=["its warm-up is about to say more", "nobody warms it", "nobody says anything"],
 )
-def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], words: str) -> None:
-    warmup, process = WarmupPolicy(timeout=15.0), a_process("RUNNING", NEW)
-    assert stepped(warming(), process, 14.9, warmup=warmup, **facts).stage is Stage.WARMING
-    after = stepped(warming(), process, 15.0, warmup=warmup, **facts)
-    assert (after.stage, after.why) == (Stage.FAILED, f"was not warm within 15 s (warmup.timeout): {words}")
+def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], sooner: float) -> None:
+    warmup, process, deadline = WarmupPolicy(timeout=15.0), a_process("RUNNING", NEW), 15.0 + LATE_WORDS - sooner
+    assert stepped(warming(), process, deadline - 0.1, warmup=warmup, **facts).stage is Stage.WARMING
+    after = stepped(warming(), process, deadline, warmup=warmup, **facts)
+    words = "it is RUNNING" if sooner else "nothing listens on port 8001"
+    assert (after.stage, after.why) == (Stage.FAILED, f"is not warm after 15 s (warmup.timeout): {words}")
+
+
+def test_a_warm_up_that_is_late_has_failed_with_what_it_waited_for() -> None:
+    process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
+    after = stepped(warming(), process, 15.01, warmup=warmup, **warmth("late", why="GET / did not answer"))
+    assert (after.stage, after.failed) == (Stage.FAILED, True)
+    assert after.why == "is not warm after 15 s (warmup.timeout): GET / did not answer"
+
+
+@pytest.mark.parametrize(("deaths", "times"), [(1, "once"), (3, "3 times")])
+def test_one_that_died_again_and_again_until_the_deadline_says_so(deaths: int, times: str) -> None:
+    member, warmup = warming(), WarmupPolicy(timeout=15.0)
+    for n in range(1, deaths + 1):
+        member = stepped(member, a_process("STARTING", NEW + n), at=n)
+    assert member.deaths == deaths
+    after = stepped(member, a_process("EXITED"), 15.0, warmup=warmup)
+    assert after.why == f"is not warm after 15 s (warmup.timeout): it is EXITED; it died {times} meanwhile"
 
 
 # --- settling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
-from supervisor_rolling.in_listener.warmup import HttpWarmups
+from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
 from supervisor_rolling.model import GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
 
 NAME = "app:app-1"
@@ -110,12 +111,15 @@ class Server:
 class Warmer:
     """HttpWarmups with the kernel's own sockets, tended until something has come of it."""
 
-    def __init__(self, addresses: Callable[[int], tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Callable[[int], tuple[str, ...]] | None = None,
+        ports: Callable[[int], tuple[int, ...]] = lambda pid: (),
+    ) -> None:
         sockets = KernelSockets()
         self.changed = threading.Event()
-        self.warmups = HttpWarmups(
-            addresses or (lambda port: sockets.connections([port])[port].listeners), self.changed.set
-        )
+        addresses = addresses or (lambda port: sockets.connections([port])[port].listeners)
+        self.warmups = HttpWarmups(addresses, ports, self.changed.set)
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
         job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
@@ -201,7 +205,7 @@ def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status
 def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     warmth = warmer.until_over(server.port, ready="/health", timeout=0.3)
-    assert (warmth.state, warmth.why) == ("failed", "not within 0.3 s: GET /health (ready) answers 503")
+    assert (warmth.state, warmth.why) == ("late", "GET /health (ready) answers 503")
 
 
 def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
@@ -262,7 +266,7 @@ def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch
 def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
     port = free_port()
     waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
-    assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port} yet")
+    assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
     server = Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
     assert server.lines == ["GET /"]
@@ -285,7 +289,30 @@ def test_without_ready_and_without_a_list_it_is_warm_when_it_listens(server: Ser
 def test_what_never_listens_fails_at_the_deadline(warmer: Warmer) -> None:
     port = free_port()
     warmth = warmer.until_over(port, timeout=0.2)
-    assert (warmth.state, warmth.why) == ("failed", f"not within 0.2 s: nothing listens on port {port} yet")
+    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
+
+
+@pytest.mark.parametrize(("ports", "words"), [((9000,), "9000"), ((9000, 9001), "9000, 9001")])
+def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...], words: str) -> None:
+    asked: list[int] = []
+
+    def ports_of(pid: int) -> tuple[int, ...]:
+        asked.append(pid)
+        return ports
+
+    warmth = Warmer(ports=ports_of).until_over(free_port(), timeout=0.2)
+    assert warmth.state == "late"
+    assert warmth.why.endswith(f"; it listens on {words}: mend the ports in rolling.yaml, or the program")
+    assert asked == [PID], "once, at the deadline: it is dear"
+
+
+def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> None:
+    def hidden(pid: int) -> tuple[int, ...]:
+        raise SocketsError("Cannot see which ports process 7 listens on")
+
+    port = free_port()
+    warmth = Warmer(ports=hidden).until_over(port, timeout=0.2)
+    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
 
 
 def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -> None:
@@ -293,7 +320,7 @@ def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -
         raise SocketsError("the kernel did not answer")
 
     warmth = Warmer(silent).until_over(1, timeout=0.1)
-    assert (warmth.state, warmth.why) == ("failed", "not within 0.1 s: the kernel did not answer")
+    assert (warmth.state, warmth.why) == ("late", "the kernel did not answer")
 
 
 def test_a_connection_that_breaks_is_tried_again(server: Server, warmer: Warmer) -> None:
@@ -306,15 +333,50 @@ def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) ->
     server.hangs.clear()
     began = time.monotonic()
     warmth = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
-    assert (warmth.state, warmth.why) == ("failed", "not within 0.4 s: GET /slow did not answer")
+    assert (warmth.state, warmth.why) == ("late", "GET /slow did not answer")
     assert time.monotonic() - began < DEADLINE / 2
+
+
+def test_one_that_listened_late_and_then_hangs_is_not_said_to_listen_nowhere(server: Server) -> None:
+    looks = itertools.count()
+    server.hangs.clear()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if next(looks) else ())
+    warmth = warmer.until_over(server.port, ready="/health", timeout=0.4)
+    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+
+
+def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server: Server, warmer: Warmer) -> None:
+    def answer(asked: Asked) -> int:
+        if len(server.asked) < 3:
+            return 503
+        server.hangs.clear()
+        return 200
+
+    server.answer = answer
+    warmth = warmer.until_over(server.port, ready="/health", requests=gets("/hangs"), timeout=0.4)
+    assert (warmth.state, warmth.why) == ("late", "GET /hangs did not answer")
+
+
+@pytest.mark.parametrize(
+    ("hangs_for", "words"),
+    [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not answer")],
+)
+def test_one_that_answered_badly_and_then_hangs_for_long_is_said_to_hang(
+    server: Server, warmer: Warmer, hangs_for: float, words: str
+) -> None:
+    def answer(asked: Asked) -> int:
+        server.hangs.clear()
+        return 503
+
+    server.answer = answer
+    assert warmer.until_over(server.port, ready="/health", timeout=hangs_for).why == words
 
 
 def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: time.sleep(0.15) or 200  # type: ignore[func-returns-value]
     warmth = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
-    assert warmth.state == "failed"
-    assert warmth.why.startswith("not within 0.6 s: GET / did not ")
+    assert warmth.state == "late"
+    assert warmth.why in ("GET / did not answer", "there was no time left for GET /")
     assert len(server.asked) <= 5
 
 
@@ -327,7 +389,7 @@ def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, war
     server.answer = answer
     began = time.monotonic()
     warmth = warmer.until_over(server.port, requests=gets("/", "/hangs"), timeout=1.0)
-    assert (warmth.state, warmth.requests) == ("failed", 1)
+    assert (warmth.state, warmth.requests) == ("late", 1)
     assert time.monotonic() - began < 1.7
 
 

@@ -70,6 +70,7 @@ members = st.builds(
     old_spawned=seconds,
     pid=pids,
     stopped_at=seconds,
+    deaths=pids,
     timing=st.builds(Timing, seconds, seconds, seconds, seconds, seconds),
     connections_left=pids,
     requests=pids,
@@ -243,7 +244,7 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
         Roll: 16,
-        Member: 19,
+        Member: 20,
         Watch: 4,
         Ward: 13,
         Policy: 10,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -51,8 +52,8 @@ class Killed(BaseException):
 
 @dataclass
 class SimProcess:
-    """A process and how it behaves. ``boots``: up, crash, or never (it runs and does not listen). ``deploy``: the
-    fields that the next incarnation has otherwise."""
+    """A process and how it behaves. ``boots``: up, crash, or never (it runs and does not listen). ``lives``: seconds
+    until an incarnation ends by itself. ``deploy``: the fields that the next incarnation has otherwise."""
 
     name: str
     port: int
@@ -61,6 +62,7 @@ class SimProcess:
     spawned: float = -100.0
     down_at: float = -100.0
     stop_takes: float = 0.05
+    lives: float = math.inf
     startsecs: float = 0.3
     boot_takes: float = 0.1
     boots: str = "up"
@@ -328,9 +330,11 @@ class World:
         age = self.now - process.spawned
         if process.state == "STOPPING" and self.now >= process.stop_at:
             self._goes_down(process, "STOPPED")
-        elif process.state == "STARTING" and process.boots == "crash" and age >= process.boot_takes:
+        elif process.state == "STARTING" and age >= _life(process):
             process.retries += 1
             self._goes_down(process, "FATAL" if process.retries > 2 else "BACKOFF")
+        elif process.state == "RUNNING" and age >= _life(process):
+            self.crash(process.name)
         elif process.state == "STARTING" and age > process.startsecs:
             self._becomes(process, "RUNNING")
         elif process.state == "EXITED" or (process.state == "BACKOFF" and self.now - process.down_at > process.retries):
@@ -359,7 +363,8 @@ class World:
     def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
         process = self.processes[name]
         if process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
-            return Warmth(job.pid, "warming", why="nothing listens yet")
+            is_late = self.now - begun >= job.policy.timeout
+            return Warmth(job.pid, "late" if is_late else "warming", why="nothing listens on its port")
         if process.warms != "warm":
             return Warmth(job.pid, "failed", why=process.warms)
         process.warm_pid = job.pid
@@ -368,13 +373,19 @@ class World:
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
         warm = self.mailbox.is_warm(GROUP, p.name, p.pid)
-        return Process(p.name, p.state, p.pid, p.spawned, self.now - p.down_at, left, self.now - p.spawned, "", warm)
+        down_for, up_for = self.now - p.down_at, self.now - p.spawned
+        return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm)
 
     def _operation(self, what: str) -> None:
         self.operations += 1
         self.log.append(what)
         if self.operations == self.kill_after:
             raise Killed
+
+
+def _life(process: SimProcess) -> float:
+    """Seconds after which an incarnation ends."""
+    return process.boot_takes if process.boots == "crash" else process.lives
 
 
 def fast_policy(settle: float = 0.0, **changes: object) -> Policy:

@@ -4,7 +4,7 @@ A warm-up runs in a thread of its own, so that a slow one delays neither the oth
 processes shall be warm and gets back how far each is. First the port has to accept, then ``ready`` is asked until
 it answers 2xx or 3xx, then the list is sent in order. An answer that is not expected ends the warm-up; a connection
 that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
-tried again until the deadline.
+tried again until the deadline. Then the warm-up is *late*, and says what it waited for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 RETRY_EVERY = 0.02
 """Seconds between two attempts to reach a process that boots: small against any boot."""
 
+NEWS_AFTER = 0.5
+"""Seconds without an answer at the deadline that are worth telling. One that was asked only just before is no news:
+what it answered until then is."""
+
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -35,16 +39,18 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class HttpWarmups:
     """The ``Warmups`` of ``contracts.py``.
 
-    ``addresses_of`` finds the local addresses that accept on a port; ``on_change`` is
-    called from the warm-up's thread when it has ended.
+    ``addresses_of`` finds the local addresses that accept on a port, ``ports_of`` the ports that a pid listens on;
+    both raise SocketsError. ``on_change`` is called when a warm-up has ended. All three are called from its thread.
     """
 
     def __init__(
         self,
         addresses_of: Callable[[int], tuple[str, ...]],
+        ports_of: Callable[[int], tuple[int, ...]],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._addresses_of = addresses_of
+        self._ports_of = ports_of
         self._on_change = on_change
         self._running: dict[str, _Warmup] = {}
 
@@ -56,7 +62,7 @@ class HttpWarmups:
                 del self._running[name]
         for name, job in wanted.items():
             if name not in self._running:
-                self._running[name] = _Warmup(job, self._addresses_of, self._on_change)
+                self._running[name] = _Warmup(job, self._addresses_of, self._ports_of, self._on_change)
         return {name: warmup.warmth for name, warmup in self._running.items()}
 
 
@@ -67,6 +73,7 @@ class _Warmup(threading.Thread):
         self,
         job: WarmupJob,
         addresses_of: Callable[[int], tuple[str, ...]],
+        ports_of: Callable[[int], tuple[int, ...]],
         on_change: Callable[[], None],
     ) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
@@ -74,6 +81,7 @@ class _Warmup(threading.Thread):
         self.warmth = Warmth(job.pid, "warming")
         self.dropped = threading.Event()
         self._addresses_of = addresses_of
+        self._ports_of = ports_of
         self._on_change = on_change
         self._deadline = time.monotonic() + job.policy.timeout
         self.start()
@@ -83,6 +91,8 @@ class _Warmup(threading.Thread):
         try:
             with _session(self.job.bypass) as session:
                 self._warm(session)
+        except _LateError as error:
+            self.warmth = replace(self.warmth, state="late", why=str(error))
         except _NotWarmError as error:
             self.warmth = replace(self.warmth, state="failed", why=str(error))
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the roll
@@ -104,35 +114,48 @@ class _Warmup(threading.Thread):
         port = self.job.ports[0]
         while True:
             try:
-                addresses, why = self._addresses_of(port), f"nothing listens on port {port} yet"
+                addresses, why = self._addresses_of(port), f"nothing listens on port {port}"
             except SocketsError as error:
                 addresses, why = (), str(error)
             if addresses:
+                self.warmth = replace(self.warmth, why="")
                 return _url(addresses, port, self.job.bypass)
-            self._wait(why)
+            self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
+
+    def _elsewhere(self) -> str:
+        """Where the process listens instead, if it does."""
+        try:
+            ports = ", ".join(map(str, self._ports_of(self.job.pid)))
+        except SocketsError:  # to say less is no error
+            return ""
+        return f"; it listens on {ports}: mend the ports in rolling.yaml, or the program" if ports else ""
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
         while True:
             status = self._send(session, base, request)
             if _is_expected(request, status):
+                self.warmth = replace(self.warmth, why="")
                 return
             self._wait(f"GET {request.path} (ready) answers {status}")
 
     def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> int:
         """The status of the answer, when all of it has come; attempts that break are repeated until the deadline."""
         while True:
+            began = time.monotonic()
             try:
                 with self._begin(session, base, request) as answer:
                     for _ in answer.iter_content(CHUNK):
-                        self._require_time(request)
+                        self._require_time(f"{request.method} {request.path} did not end its answer")
                     return answer.status_code
             except requests.Timeout:
-                raise _NotWarmError(self._late(f"{request.method} {request.path} did not answer")) from None
+                is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmth.why
+                why = f"{request.method} {request.path} did not answer" if is_news else self.warmth.why
+                raise _LateError(why) from None
             except requests.RequestException as error:
                 self._wait(f"{request.method} {request.path}: {_reason(error)}")
 
     def _begin(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
-        self._require_time(request)
+        self._require_time(self.warmth.why or f"there was no time left for {request.method} {request.path}")
         return session.request(
             request.method,
             base + request.path,
@@ -143,19 +166,19 @@ class _Warmup(threading.Thread):
             stream=True,
         )
 
-    def _require_time(self, request: WarmupRequest) -> None:
+    def _require_time(self, why: str) -> None:
         if self.dropped.is_set():
             raise _NotWarmError("no longer wanted")
-        if time.monotonic() >= self._deadline:
-            raise _NotWarmError(self._late(self.warmth.why or f"{request.method} {request.path} did not end"))
+        if self._is_late():
+            raise _LateError(why)
 
-    def _late(self, why: str) -> str:
-        return f"not within {self.job.policy.timeout:g} s: {why}"
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     def _wait(self, why: str) -> None:
         self.warmth = replace(self.warmth, why=why)
-        if time.monotonic() >= self._deadline:
-            raise _NotWarmError(self._late(why))
+        if self._is_late():
+            raise _LateError(why)
         if self.dropped.wait(RETRY_EVERY):
             raise _NotWarmError("no longer wanted")
 
@@ -169,6 +192,10 @@ class _Warmup(threading.Thread):
 
 class _NotWarmError(Exception):
     """Why a process is not warm."""
+
+
+class _LateError(Exception):
+    """What it waited for when its time was over."""
 
 
 class _Adapter(HTTPAdapter):

@@ -41,7 +41,7 @@ from dataclasses import replace
 
 from supervisor_rolling.model import Change, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
 from supervisor_rolling.pure.names import natural
-from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, state_text
+from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, cold_text, state_text
 from supervisor_rolling.share import limit_for
 
 Ports = Mapping[str, tuple[int, ...]]
@@ -136,7 +136,7 @@ def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Wa
         return _to(ward, Stage.SETTLING, seen)  # the ledger did not get it: written anew, it will
     if ward.stage is Stage.FAILED:
         return _to(ward, Stage.WARMING, seen) if seen.at >= ward.retry_at else ward
-    return _warming(ward, process, seen) if ward.stage is Stage.WARMING else ward
+    return _warming(ward, process, watch, seen) if ward.stage is Stage.WARMING else ward
 
 
 def _is_to_be_noted(ward: Ward, seen: Seen) -> bool:
@@ -157,12 +157,12 @@ def _new(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen
     return Ward(process.name, ports, Stage.WARMING, seen.at, was_closed, process.pid)
 
 
-def _warming(ward: Ward, process: Process, seen: Seen) -> Ward:
+def _warming(ward: Ward, process: Process, watch: Watch, seen: Seen) -> Ward:
     warmth = seen.warmths.get(ward.name)
     if warmth is None or warmth.pid != ward.pid:
         return ward
-    if warmth.state == "failed":
-        return _failed(ward, f"is not warm: {warmth.why}", seen)
+    if warmth.state in ("failed", "late"):
+        return _failed(ward, cold_text(warmth, watch.policy.warmup), seen)
     if warmth.state == "warm" and process.state == "RUNNING":
         ward = replace(ward, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms, problem="")
         return _to(ward, Stage.SETTLING if ward.closed else Stage.OPEN, seen)

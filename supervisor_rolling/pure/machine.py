@@ -164,7 +164,7 @@ def _leave(member: Member, seen: Seen) -> Member:
     stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
     cold = member.stage is Stage.FAILED
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
-    return replace(member, pid=0, stopped_at=0.0, timing=Timing(), connections_left=0, requests=0, why="")
+    return replace(member, pid=0, stopped_at=0.0, deaths=0, timing=Timing(), connections_left=0, requests=0, why="")
 
 
 def _with(roll: Roll, old: Member, new: Member) -> Roll:

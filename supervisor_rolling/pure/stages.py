@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from supervisor_rolling.model import DrainPolicy, Member, Process, Roll, Seen, Stage
+from supervisor_rolling.model import DrainPolicy, Member, Process, Roll, Seen, Stage, Warmth, WarmupPolicy
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -33,6 +33,11 @@ LEAST_DRAIN = 0.02
 HAND_PATIENCE = 3.0
 """Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle of
 a ``supervisorctl restart``."""
+
+
+LATE_WORDS = 0.5
+"""Seconds beyond its deadline that a warm-up is waited for. It began a moment after the stage did, ends itself, and
+says better than anybody what kept it."""
 
 
 class Verb(str, enum.Enum):
@@ -144,19 +149,20 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
 
 def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if process.pid and process.pid != member.pid and process.state in ALIVE:
-        return replace(member, pid=process.pid)  # it died and was started again: warm that one, same deadline
+        # It died and was started again: warm that one, same deadline.
+        return replace(member, pid=process.pid, deaths=member.deaths + 1)
     member = _note_running(member, process, seen)
     if _is_down_for_good(process):
         return _failed(member, seen, f"went down while it was warmed up: {state_text(process)}")
     warmth = seen.warmths.get(member.name)
     if warmth is None or warmth.pid != process.pid:
-        return _warm_in_time(member, process, roll, seen, "")
+        return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=state_text(process)))
     member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
-    if warmth.state == "failed":
-        return _failed(member, seen, f"is not warm: {warmth.why}")
     if warmth.state == "warm":
         return _warm(member, process, roll, seen)
-    return _warm_in_time(member, process, roll, seen, warmth.why)
+    if warmth.state == "failed":
+        return _not_warm(member, roll, seen, warmth)
+    return _warm_in_time(member, roll, seen, warmth)
 
 
 def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -166,7 +172,7 @@ def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
         return to(member, Stage.SETTLING, seen)
     if seen.at - member.since >= roll.policy.restart.timeout:
         text = f"is warm but not RUNNING after {roll.policy.restart.timeout:g} s: startsecs is above restart.timeout"
-        return _failed(member, seen, text)
+        return _failed(member, seen, f"{text}, raise that")
     return member
 
 
@@ -176,12 +182,23 @@ def _note_running(member: Member, process: Process, seen: Seen) -> Member:
     return replace(member, timing=replace(member.timing, started=seen.at - (member.stopped_at or member.since)))
 
 
-def _warm_in_time(member: Member, process: Process, roll: Roll, seen: Seen, why: str) -> Member:
-    timeout = roll.policy.warmup.timeout
-    if seen.at - member.since < timeout:
+def _warm_in_time(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
+    patience = roll.policy.warmup.timeout + (LATE_WORDS if warmth.state == "warming" else 0.0)
+    if seen.at - member.since < patience:
         return member
-    reason = why or state_text(process)
-    return _failed(member, seen, f"was not warm within {timeout:g} s (warmup.timeout): {reason}")
+    return _not_warm(member, roll, seen, replace(warmth, state="late"))
+
+
+def _not_warm(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
+    times = "once" if member.deaths == 1 else f"{member.deaths} times"
+    died = f"; it died {times} meanwhile" if member.deaths else ""
+    return _failed(member, seen, cold_text(warmth, roll.policy.warmup) + died)
+
+
+def cold_text(warmth: Warmth, policy: WarmupPolicy) -> str:
+    """What is wrong with a process whose warm-up has failed, or was not done in time."""
+    after = f" after {policy.timeout:g} s (warmup.timeout)" if warmth.state == "late" else ""
+    return f"is not warm{after}: {warmth.why}"
 
 
 def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
