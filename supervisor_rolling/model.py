@@ -47,9 +47,11 @@ class DrainPolicy:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """``timeout``: from the order to stop until the new process has a pid and stays."""
+    """``timeout``: from the order to stop until the new process has a pid and stays. ``on_kill``: what the roll does
+    about a process that does not stop, so that supervisord has to kill it."""
 
     timeout: float = 60.0
+    on_kill: str = "fail"  # or restart
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,12 @@ class Member:
     """One process of a group in a roll.
 
     ``wanted``: this roll is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
-    ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED) or serves all the same.
+    ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
+    all the same.
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
-    new. ``deaths``: new ones that died while they were warmed up.
+    new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that died while they
+    were warmed up.
     """
 
     name: str
@@ -184,6 +188,7 @@ class Member:
     old_spawned: float = 0.0
     pid: int = 0
     stopped_at: float = 0.0
+    killed: bool = False
     deaths: int = 0
     timing: Timing = Timing()
     connections_left: int = 0
@@ -261,7 +266,10 @@ class Process:
 
     ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
     another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
-    ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger.
+    ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger; ``stopwaitsecs``: seconds from the
+    order to stop until supervisord kills it, 0.0 where nobody knows.
+
+    supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
     """
 
     name: str
@@ -273,6 +281,7 @@ class Process:
     up_for: float = 0.0
     spawn_error: str = ""
     warm: bool = False
+    stopwaitsecs: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -412,6 +412,7 @@ class RollingNamespaceRPCInterface:
             up_for,
             process.spawnerr or "",
             self.mailbox.is_warm(group, name, process.pid),
+            process.config.stopwaitsecs,
         ]
 
     def _process_view(

@@ -124,7 +124,7 @@ def test_every_key_is_read() -> None:
             canary: 0
             max_failures: 3
             drain: {timeout: 10, min: .5, on_timeout: fail}
-            restart: {timeout: 90}
+            restart: {timeout: 90, on_kill: restart}
             warmup:
               timeout: 20
               ready: /health
@@ -148,7 +148,7 @@ def test_every_key_is_read() -> None:
                 canary=0,
                 max_failures=3,
                 drain=DrainPolicy(10.0, 0.5, "fail"),
-                restart=RestartPolicy(90.0),
+                restart=RestartPolicy(90.0, "restart"),
                 warmup=WarmupPolicy(
                     20.0,
                     "/health",
@@ -295,6 +295,7 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("drain: {timeout: 5, min: 6}", "drain.min: 6 is more than the timeout of 5; lower it"),
         ("drain: {min: 31}", "drain.min: 31 is more than the timeout of 30; lower it"),
         ("drain: {on_timeout: retsart}", "drain.on_timeout: 'retsart' is unknown (did you mean restart?)"),
+        ("restart: {on_kill: restrat}", "restart.on_kill: 'restrat' is unknown (did you mean restart?)"),
         ("drain: {on_timeout: no}", "drain.on_timeout: 'no' is true or false; write restart or fail"),
         # numbers
         ("canary: 1.0", "canary: '1.0' is not a whole number in range"),

@@ -187,8 +187,8 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
     full = {"id": 3, "kind": "plan", "group": "app", "processes": ["app-1"], "max_unavailable": "2", "force": True}
     bare = {"id": 4, "kind": "resume", "group": "app"}
     rows = [
-        ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True],
-        ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", False],
+        ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True, 15],
+        ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", False, 10],
     ]
     inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": [True, rows]})
     world = inet.client().look([])
@@ -198,9 +198,21 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
     )
     assert world.processes == {
         "app": {
-            "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True),
-            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file"),
+            "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=15.0),
+            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", stopwaitsecs=10.0),
         }
+    }
+
+
+def test_a_row_of_an_older_supervisord_lacks_what_is_new_and_one_of_a_newer_has_more_than_is_known(
+    inet: Supervisord,
+) -> None:
+    old = ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True]
+    new = [*a_row("app-2", warm=True, stopwaitsecs=15.0), "blue", 7]
+    inet.looks(processes={"app": [True, [old, new]]})
+    assert inet.client().look([]).processes["app"] == {
+        "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=0.0),
+        "app-2": Process("app-2", "RUNNING", 100, 5.5, warm=True, stopwaitsecs=15.0),
     }
 
 

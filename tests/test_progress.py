@@ -118,6 +118,19 @@ def test_a_drain_at_its_deadline_tells_how_many_were_left() -> None:
     assert line_of(member) == "app-1  drained 30.0 s (4 connections left) · open"
 
 
+def test_a_process_that_had_to_be_killed_says_so() -> None:
+    assert line_of(replace(NEW, killed=True, requests=0, timing=Timing(stopped=10.04))) == (
+        "app-1  stopped 10.0 s (killed) · open"
+    )
+
+
+def test_what_an_older_supervisord_does_not_tell_is_not_missed() -> None:
+    (view,) = a_view(NEW)["processes"]
+    old = {key: value for key, value in view.items() if key not in ("killed", "deaths")}
+    assert process_line(old, 5, UNICODE) == line_of(NEW)
+    assert last_line({**a_view(NEW, status=Status.FAILED), "processes": [{**old, "failed": True}]})
+
+
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])
 def test_a_process_that_failed_tells_why_open_or_closed(stage: Stage) -> None:
     member = Member("app-1", (8001,), stage=stage, failed=True, why="is not warm: GET / answered 500")
@@ -140,6 +153,7 @@ def test_a_process_that_is_left_alone_tells_why() -> None:
             "app-2  drained 1.2 s · stopped 0.1 s · warming 3 s",
         ),
         (moving(Stage.SETTLING), "app-2  settling 3 s"),
+        (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),
     ],
 )
 def test_a_process_under_way_tells_where_it_is_and_since_when(member: Member, line: str) -> None:
@@ -227,10 +241,27 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
     assert last_line(view).splitlines() == [
         "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
-        "Closed, so that no user meets it: app-2",
+        "Closed, so that no user meets it: app-2 (port 8002)",
         "See why: supervisorctl tail app:app-2 stderr",
         "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
     ]
+
+
+@pytest.mark.parametrize(
+    ("member", "is_told"),
+    [
+        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="did not come up: FATAL"), True),
+        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died after it was replaced"), True),
+        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, killed=True, why="did not stop"), False),
+        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, killed=True, why="not warm"), True),
+        (Member("app-1", (8001,), failed=True, why="still had 3 connections; it goes on serving"), False),
+    ],
+    ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
+)
+def test_the_log_of_a_process_is_named_where_it_can_tell_something(member: Member, is_told: bool) -> None:
+    lines = last_line(a_view(member, status=Status.FAILED)).splitlines()
+    assert ("See why: supervisorctl tail app:app-1 stderr" in lines) is is_told
+    assert lines[-1] == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
 
 
 def test_a_roll_that_failed_on_nobody_says_why() -> None:
@@ -286,6 +317,12 @@ def test_those_that_are_done_at_one_look_come_in_the_order_in_which_they_were() 
 @pytest.mark.parametrize("stage", UNDER_WAY)
 def test_one_that_is_under_way_is_not_told_even_when_it_has_failed_already(stage: Stage) -> None:
     assert plain(a_view(moving(stage, failed=True, why="died after it was replaced"))) == []
+
+
+def test_one_that_an_earlier_failure_keeps_closed_is_told_when_it_has_been_replaced() -> None:
+    shut = Member("app-1", (8001,), stage=Stage.FAILED, why="is not warm")
+    assert plain(a_view(shut)) == []
+    assert plain(a_view(shut), a_view(moving(Stage.WARMING, "app-1")), a_view(NEW)) == [line_of(NEW, signs=ASCII)]
 
 
 def test_those_that_failed_and_those_left_alone_are_told_too() -> None:

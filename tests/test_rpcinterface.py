@@ -55,7 +55,7 @@ class Group:
 
 
 def make_process(name: str, pid: int) -> DummyProcess:
-    config = DummyPConfig(DummyOptions(), name, "/bin/true", startsecs=10)
+    config = DummyPConfig(DummyOptions(), name, "/bin/true", startsecs=10, stopwaitsecs=12)
     process = DummyProcess(config, ProcessStates.RUNNING)
     process.pid, process.laststart = pid, 1.0
     return process
@@ -479,6 +479,7 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
+    assert rows["web_1"].stopwaitsecs == 12
     assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
     assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)

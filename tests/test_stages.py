@@ -318,6 +318,115 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
     assert after.why == "was not restarted within 20 s (restart.timeout): it is BACKOFF"
 
 
+# --- one that does not stop
+
+DEAF = (
+    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back: "
+    "mend what it does when it is told to stop, or raise stopwaitsecs, or accept it (restart.on_kill: restart)"
+)
+KILLED = RestartPolicy(on_kill="restart")
+
+
+def stopping(stopwaitsecs: float = 10.0) -> Process:
+    return a_process("STOPPING", stopwaitsecs=stopwaitsecs)
+
+
+def down(down_for: float = 0.01, **changes: Any) -> Process:
+    return a_process("STOPPED", **{"down_for": down_for, "stopwaitsecs": 10.0, **changes})
+
+
+def test_the_roll_fails_on_one_that_does_not_stop_before_supervisord_kills_it_and_goes_on_with_it() -> None:
+    assert stepped(a_member(Stage.RESTARTING), stopping(), 9.99) == a_member(Stage.RESTARTING)
+    after = stepped(a_member(Stage.RESTARTING), stopping(), 10.0)
+    assert (after.stage, after.failed, after.killed, after.since) == (Stage.RESTARTING, True, False, BEGAN)
+    assert after.why == DEAF
+    assert stepped(after, stopping(), 12.0) == after
+
+
+def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() -> None:
+    member = stepped(a_member(Stage.RESTARTING), stopping(), 10.0)
+    member = stepped(member, down(), 10.1)
+    assert (member.stage, member.killed, member.timing.stopped) == (Stage.RESTARTING, True, pytest.approx(10.1))
+    found = {NAME: down()}
+    assert order(member, Seen(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Order(Verb.START, NAME)
+    member = stepped(member, a_process("RUNNING", NEW), 10.2)
+    assert member.stage is Stage.WARMING
+    member = stepped(member, a_process("RUNNING", NEW), 10.3, **warmth("warm"))
+    assert member.stage is Stage.SETTLING
+    member = stepped(member, a_process("RUNNING", NEW), 30.0)
+    assert (member.stage, member.replaced, member.failed, member.why) == (Stage.OPEN, True, True, DEAF)
+
+
+def test_a_kill_that_came_between_two_looks_is_known_by_its_moment() -> None:
+    after = stepped(a_member(Stage.RESTARTING), down(down_for=0.02), 10.03)
+    assert (after.killed, after.failed, after.why) == (True, True, DEAF)
+
+
+def test_one_that_stopped_in_time_and_was_seen_late_was_not_killed() -> None:
+    after = stepped(a_member(Stage.RESTARTING), down(down_for=5.0), 12.0)
+    assert (after.killed, after.failed, after.stopped_at) == (False, False, BEGAN + 12.0)
+
+
+@pytest.mark.parametrize(
+    ("member", "policy"),
+    [
+        (a_member(Stage.RESTARTING), {"restart": KILLED}),
+        (a_member(Stage.RESTARTING, connections_left=3), {}),
+        (a_member(Stage.RESTARTING, cold=True), {}),
+    ],
+    ids=["on_kill: restart", "the drain ended with connections left", "it was closed for an earlier failure"],
+)
+def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, policy: dict[str, Any]) -> None:
+    assert stepped(member, stopping(), 10.0, **policy) == member
+    after = stepped(member, down(), 10.1, **policy)
+    assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
+
+
+def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_nothing_is_left_stopped() -> None:
+    restart = RestartPolicy(timeout=4.0)
+    assert not stepped(a_member(Stage.RESTARTING), stopping(), 3.9, restart=restart).failed
+    member = stepped(a_member(Stage.RESTARTING), stopping(), 4.0, restart=restart)
+    assert (member.stage, member.failed) == (Stage.RESTARTING, True)
+    assert member.why == DEAF.replace("10 s (stopwaitsecs)", "4 s (restart.timeout)")
+    assert stepped(member, stopping(), 9.9, restart=restart) == member
+    member = stepped(member, down(), 10.1, restart=restart)
+    assert (member.stage, member.killed) == (Stage.RESTARTING, True)
+    assert stepped(member, a_process("STARTING", NEW), 10.2, restart=restart).stage is Stage.WARMING
+
+
+def test_where_supervisord_does_not_tell_its_stopwaitsecs_restart_timeout_is_the_deadline() -> None:
+    assert not stepped(a_member(Stage.RESTARTING), stopping(0.0), 59.9).failed
+    after = stepped(a_member(Stage.RESTARTING), stopping(0.0), 60.0)
+    assert (after.stage, after.failed) == (Stage.RESTARTING, True)
+    assert after.why.startswith("did not stop within 60 s (restart.timeout), ")
+
+
+def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
+    restart = RestartPolicy(timeout=20.0, on_kill="restart")
+    member = stepped(a_member(Stage.RESTARTING), down(), 10.1, restart=restart)
+    process = a_process("BACKOFF", spawned=2.0)
+    assert stepped(member, process, 30.0, restart=restart).stage is Stage.RESTARTING
+    after = stepped(member, process, 30.2, restart=restart)
+    assert (after.stage, after.why) == (Stage.FAILED, "was not restarted within 20 s (restart.timeout): it is BACKOFF")
+
+
+def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_roll_can_end() -> None:
+    member = stepped(a_member(Stage.RESTARTING), stopping(), 10.0)
+    assert stepped(member, stopping(), 119.0).stage is Stage.RESTARTING
+    after = stepped(member, stopping(), 120.0)
+    assert after.stage is Stage.FAILED
+    assert after.why == (
+        f"{DEAF}; then is still STOPPING after 120 s, and SIGKILL should have ended it: "
+        "look at its pid 100, and start it when that is gone"
+    )
+
+
+def test_one_that_was_killed_and_then_is_not_warm_says_both() -> None:
+    member = warming(failed=True, why=DEAF)
+    after = stepped(member, a_process("RUNNING", NEW), **warmth("failed", why="GET / answered 500"))
+    assert (after.stage, after.why) == (Stage.FAILED, f"{DEAF}; then is not warm: GET / answered 500")
+
+
 # --- warming
 
 

@@ -62,6 +62,7 @@ class SimProcess:
     spawned: float = -100.0
     down_at: float = -100.0
     stop_takes: float = 0.05
+    stopwaitsecs: float = 10.0
     lives: float = math.inf
     startsecs: float = 0.3
     boot_takes: float = 0.1
@@ -194,7 +195,7 @@ class World:
             self.lost += len(process.connections)  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
             self._becomes(process, "STOPPING")
-            process.stop_at = self.now + process.stop_takes
+            process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
         self._operation(f"stop {name}")
         return ""
 
@@ -374,7 +375,7 @@ class World:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
         warm = self.mailbox.is_warm(GROUP, p.name, p.pid)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
-        return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm)
+        return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, p.stopwaitsecs)
 
     def _operation(self, what: str) -> None:
         self.operations += 1

@@ -15,7 +15,7 @@ import time
 import urllib.parse
 import xmlrpc.client
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 from xml.parsers.expat import ExpatError
 
@@ -132,6 +132,10 @@ class XmlRpcSupervisor:
             raise SupervisorError(f"supervisord does not answer at {url}: {error or type(error).__name__}") from None
 
 
+_FIELDS = len(fields(Process))
+"""Of a row; a newer supervisord may send more."""
+
+
 class _Table:
     """The process table, put together from what each look brings. A process that is not RUNNING ages between looks."""
 
@@ -148,7 +152,7 @@ class _Table:
         groups = {group: ({} if whole else dict(self._groups[group])) for group, (whole, _) in news.items()}
         down = {group: ({} if whole else self._down[group]) for group, (whole, _) in news.items()}
         for group, (_, rows) in news.items():
-            for process in (Process(*row) for row in rows):
+            for process in (Process(*row[:_FIELDS]) for row in rows):
                 groups[group][process.name] = process
                 down[group].pop(process.name, None)
                 if process.state != "RUNNING":

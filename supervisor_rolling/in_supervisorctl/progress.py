@@ -128,8 +128,9 @@ def _signs(stream: TextIO) -> Signs:
 
 
 def is_done(process: View) -> bool:
-    """Whether nothing more will be told of a process: it is back in service, failed, or is left alone."""
-    if process["stage"] in UNDER_WAY:
+    """Whether nothing more will be told of a process: it is back in service, failed, or is left alone. One that an
+    earlier failure keeps closed has still to be replaced."""
+    if process["stage"] in UNDER_WAY or (process["stage"] == "failed" and not process["failed"]):
         return False
     return bool(process["failed"] or process["why"] or process["replaced"])
 
@@ -165,13 +166,20 @@ def last_line(roll: View) -> str:
 def what_now(roll: View) -> str:
     """What an operator does after a failure."""
     group = roll["group"]
-    failed = [process["name"] for process in roll["processes"] if process["failed"]]
-    closed = [process["name"] for process in roll["processes"] if process["stage"] == "failed"]
+    failed = [process for process in roll["processes"] if process["failed"]]
+    closed = [f"{p['name']} (port {_ports(p)})" for p in roll["processes"] if p["stage"] == "failed"]
     lines = [] if failed or not roll["why"] else [roll["why"]]
     if closed:
         lines.append(f"Closed, so that no user meets it: {', '.join(closed)}")
-    lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in failed[:1]]
+    telling = [process["name"] for process in failed if _has_its_say(process)]
+    lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in telling[:1]]
     return "\n".join([*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"])
+
+
+def _has_its_say(process: View) -> bool:
+    """Whether the log of a process can tell why the roll failed on it: not where the old one serves on (nothing was
+    started, so it has no new pid), nor where all that it did was not to stop."""
+    return process["stage"] == "failed" or (bool(process["pid"]) and not process.get("killed"))
 
 
 def first_line(roll: View, resumed: bool = False) -> str:
@@ -188,8 +196,7 @@ def plan_lines(roll: View) -> list[str]:
     number = _count(len(wanted), "process", "es")
     lines = [f"{roll['group']}: would replace {number}, {roll['limit']} at a time, in this order:"]
     for process in wanted:
-        ports = ", ".join(map(str, process["ports"]))
-        lines.append(f"{process['name']:<{width}}  port {ports}")
+        lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
     left = [process for process in roll["processes"] if not process["wanted"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
     return [*lines, "Nothing was touched."]
@@ -206,7 +213,8 @@ def _past(process: View, signs: Signs) -> list[str]:
         left = f" ({_count(process['connections_left'], 'connection')} left)" if process["connections_left"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
-        parts.append(f"stopped {process['stopped']:.1f} s")
+        killed = " (killed)" if process.get("killed") else ""  # an older supervisord does not tell
+        parts.append(f"stopped {process['stopped']:.1f} s{killed}")
     if process["started"]:
         parts.append(f"started {process['started']:.1f} s")
     if process["warmed"]:
@@ -224,12 +232,16 @@ def _warmed(process: View, signs: Signs) -> str:
 
 
 def _present(process: View) -> str:
-    if process["failed"] or process["stage"] == "failed":
-        return f"FAILED: {process['why']}"
     if process["stage"] in UNDER_WAY:
         left = f", {_count(process['connections_left'], 'connection')} left" if process["stage"] == "draining" else ""
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
+    if process["failed"] or process["stage"] == "failed":
+        return f"FAILED: {process['why']}"
     return process["why"] or "open"
+
+
+def _ports(process: View) -> str:
+    return ", ".join(map(str, process["ports"]))
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

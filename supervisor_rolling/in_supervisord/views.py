@@ -33,6 +33,8 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
     counts = ("connections_left", "requests", "first_ms", "last_ms")
     return {
         **{key: member[key] for key in names + counts},
+        "killed": member.get("killed", False),
+        "deaths": member.get("deaths", 0),
         "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
     }

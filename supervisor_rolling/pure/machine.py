@@ -27,6 +27,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 * One that dies after the roll had opened it: the roll has failed on it. The guard (``guard.py``) closes and warms it,
   as any that dies. When the roll is over the guard has in hand, too, what the roll left FAILED.
 * What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again.
+* One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
+  accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
@@ -164,7 +166,8 @@ def _leave(member: Member, seen: Seen) -> Member:
     stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
     cold = member.stage is Stage.FAILED
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
-    return replace(member, pid=0, stopped_at=0.0, deaths=0, timing=Timing(), connections_left=0, requests=0, why="")
+    member = replace(member, pid=0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
+    return replace(member, connections_left=0, requests=0, why="")
 
 
 def _with(roll: Roll, old: Member, new: Member) -> Roll:

@@ -44,7 +44,7 @@ def summary(roll: Roll) -> str:
 
 
 def _stage_text(before: Member, after: Member) -> str:
-    if after.failed or not after.wanted:
+    if after.stage is Stage.FAILED or not after.wanted or before.why != after.why:
         return f"{after.stage.value}: {after.why}"
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
         left = f", {after.connections_left} connections left" if after.connections_left else ""

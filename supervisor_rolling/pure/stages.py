@@ -134,16 +134,52 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
     refusal = seen.refusals.get(member.name)
     if refusal:
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
+    if process.state == "STOPPING" and process.pid == member.old_pid:
+        return _stopping(member, process, roll, seen)
+    return _starting(_stopped(member, process, roll, seen), process, roll, seen)
+
+
+def _stopping(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    """Told to stop. What does not is killed by supervisord, and then started as any: this roll has stopped it."""
+    waited, timeout = seen.at - member.since, roll.policy.restart.timeout
+    if waited >= max(process.stopwaitsecs, timeout) + timeout:
+        text = f"is still STOPPING after {waited:.0f} s, and SIGKILL should have ended it"
+        return _failed(member, seen, f"{text}: look at its pid {process.pid}, and start it when that is gone")
+    return _not_stopped(member, process, roll) if waited >= _stop_within(process, timeout) else member
+
+
+def _stop_within(process: Process, timeout: float) -> float:
+    return min(process.stopwaitsecs, timeout) if process.stopwaitsecs else timeout
+
+
+def _not_stopped(member: Member, process: Process, roll: Roll) -> Member:
+    """Its kill is a failure, unless somebody has accepted that requests may be lost with it, or there are none: one
+    that was kept closed, because an earlier deploy failed on it, serves nobody."""
+    is_accepted = roll.policy.restart.on_kill == "restart" or member.connections_left or member.cold
+    if is_accepted or member.failed:
+        return member
+    return replace(member, failed=True, why=_deaf_text(process, roll.policy.restart.timeout))
+
+
+def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    """The old process, if it is down; a kill is known by the moment, because supervisord does not tell."""
+    if member.stopped_at or process.state in ALIVE:
+        return member
+    took = seen.at - member.since
+    killed = 0 < process.stopwaitsecs <= took - process.down_for
+    member = replace(member, stopped_at=seen.at, killed=killed, timing=replace(member.timing, stopped=took))
+    return _not_stopped(member, process, roll) if killed else member
+
+
+def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and _is_down_for_good(process):
         return _failed(member, seen, f"did not come up: {state_text(process)}")
     is_due = not spawned_again and process.state in STARTABLE
-    if not is_due and seen.at - member.since >= roll.policy.restart.timeout:
+    began = member.stopped_at if member.killed else member.since
+    if not is_due and seen.at - began >= roll.policy.restart.timeout:
         text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {state_text(process)}"
         return _failed(member, seen, text)
-    if not member.stopped_at and process.state not in ALIVE and process.state != "STOPPING":
-        timing = replace(member.timing, stopped=seen.at - member.since)
-        return replace(member, stopped_at=seen.at, timing=timing)
     return member
 
 
@@ -253,7 +289,8 @@ def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
 
 
 def _failed(member: Member, seen: Seen, why: str) -> Member:
-    return replace(to(member, Stage.FAILED, seen), failed=True, why=why)
+    before = f"{member.why}; then " if member.failed else ""
+    return replace(to(member, Stage.FAILED, seen), failed=True, why=before + why)
 
 
 def _back(member: Member, seen: Seen) -> Member:
@@ -288,6 +325,15 @@ def _is_down_for_good(process: Process) -> bool:
 def state_text(process: Process) -> str:
     """What supervisord says of a process that is not as it should be."""
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
+
+
+def _deaf_text(process: Process, timeout: float) -> str:
+    waits = process.stopwaitsecs
+    in_time = f"{waits:g} s (stopwaitsecs)" if 0 < waits <= timeout else f"{timeout:g} s (restart.timeout)"
+    return (
+        f"did not stop within {in_time}, so supervisord kills it and the roll brings it back: "
+        "mend what it does when it is told to stop, or raise stopwaitsecs, or accept it (restart.on_kill: restart)"
+    )
 
 
 def _leak_text(member: Member, peer: str) -> str:

@@ -273,6 +273,7 @@ _WARMUP: dict[str, Reader[Any]] = {
 }
 _RESTART: dict[str, Reader[Any]] = {
     "timeout": seconds(least=SHORTEST),
+    "on_kill": choice("fail", "restart"),
 }
 _DRAIN: dict[str, Reader[Any]] = {
     "timeout": seconds(),
