@@ -97,7 +97,7 @@ def wait_answers(process: subprocess.Popen[bytes], port: int = 8300, path: str =
     deadline = time.monotonic() + 15.0
     while True:
         try:
-            return ask("127.0.0.1", port, path, timeout=1.0).status
+            return ask("127.0.0.1", port, path, timeout=10.0).status
         except ConnectionRefusedError:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise
