@@ -105,24 +105,7 @@ def test_a_client_that_leaves_stops_nothing(start: Callable[..., Stack]):
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the roll is done")
 
 
-# --- bad deploys
-
-
-@pytest.mark.parametrize(("fault", "words"), [("die", "FATAL"), ("500", "answered 500"), ("hang", "did not answer")])
-def test_a_bad_deploy_costs_one_process_and_no_request(start: Callable[..., Stack], fault: str, words: str):
-    stack = start(warmup={"timeout": 4, "ready": "/health", "requests": ["/"]}, setup={"program": "startretries = 1"})
-    before = pids(stack)
-    stack.release(NEW)
-    stack.fault(fault)
-    with users(stack) as report:
-        done = stack.ctl("rolling_restart", "app")
-    assert done.returncode == 1
-    assert "FAILED: 0 of 4 replaced" in done.stdout
-    assert words in done.stdout
-    assert "rolling_resume app" in done.stdout
-    assert_nobody_noticed(report())
-    assert pids(stack)[1:] == before[1:]
-    assert refuses(8000)
+# --- bad deploys: see test_bad_deploys.py
 
 
 def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start: Callable[..., Stack]):
