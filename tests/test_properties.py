@@ -38,6 +38,7 @@ class Plan:
     connections: float = 0.05
     drain: float = 2.0
     bad: dict[int, dict[str, Any]] = field(default_factory=dict)
+    deaf: frozenset[int] = frozenset()
     crashes: tuple[tuple[float, int], ...] = ()
     wishes: tuple[tuple[float, str], ...] = ()
     kills: tuple[int, ...] = ()
@@ -67,6 +68,7 @@ class Luck(World):
         for index, process in enumerate(self.processes.values()):
             process.boot_takes, process.warm_takes = _of(plan.boots, index), _of(plan.warms, index)
             process.stop_takes, process.deploy = _of(plan.stops, index), plan.bad.get(index, {})
+            process.stop_takes = 60.0 if index in plan.deaf else process.stop_takes
 
     def begin(self) -> Roller:
         """Ask for a roll; from now on what is planned happens."""
@@ -165,9 +167,18 @@ wishes = st.lists(st.tuples(moments, st.sampled_from(sorted(WISHES))), max_size=
 kills = st.lists(st.integers(1, 40), max_size=4).map(tuple)
 bad = st.dictionaries(
     st.integers(0, 5),
-    st.sampled_from([{"boots": "crash", "boot_takes": 0.1}, {"boots": "never"}, {"warms": "GET / answered 500"}]),
+    st.sampled_from(
+        [
+            {"boots": "crash", "boot_takes": 0.1},
+            {"lives": 0.25},
+            {"boots": "never"},
+            {"boot_takes": 30.0},
+            {"warms": "GET / answered 500"},
+        ]
+    ),
     max_size=2,
 )
+deaf = st.frozensets(st.integers(0, 5), max_size=3)
 
 examples = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
@@ -224,7 +235,7 @@ def test_without_force_somebody_always_serves(plan: Plan) -> None:
 
 
 @examples
-@given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, max_failures=st.integers(0, 2)))
+@given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, deaf=deaf, max_failures=st.integers(0, 2)))
 def test_whatever_happens_the_roll_ends_and_harms_nobody(plan: Plan) -> None:
     world, roll = rolled(plan)
     assert_safe(world, roll)
@@ -241,6 +252,18 @@ def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
     assert roll.status is Status.FAILED
     most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
     assert 1 <= sum(bool(process.releases) for process in world.processes.values()) <= most
+
+
+@examples
+@given(plans(size=st.integers(2, 6), deaf=st.just(frozenset(range(6))), kills=kills, max_failures=st.integers(0, 2)))
+def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    assert roll.status is Status.FAILED
+    assert all(member.killed and member.replaced for member in roll.members if member.tried)
+    assert {process.state for process in world.processes.values()} == {"RUNNING"}
+    most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
+    assert 1 <= sum(member.failed for member in roll.members) <= min(plan.max_failures, plan.limit - 1) + most
 
 
 @examples

@@ -321,8 +321,8 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
 # --- one that does not stop
 
 DEAF = (
-    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back: "
-    "mend what it does when it is told to stop, or raise stopwaitsecs, or accept it (restart.on_kill: restart)"
+    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back. Mend how it stops, "
+    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
 )
 KILLED = RestartPolicy(on_kill="restart")
 

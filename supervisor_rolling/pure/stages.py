@@ -331,8 +331,8 @@ def _deaf_text(process: Process, timeout: float) -> str:
     waits = process.stopwaitsecs
     in_time = f"{waits:g} s (stopwaitsecs)" if 0 < waits <= timeout else f"{timeout:g} s (restart.timeout)"
     return (
-        f"did not stop within {in_time}, so supervisord kills it and the roll brings it back: "
-        "mend what it does when it is told to stop, or raise stopwaitsecs, or accept it (restart.on_kill: restart)"
+        f"did not stop within {in_time}, so supervisord kills it and the roll brings it back. Mend how it stops, or "
+        "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
     )
 
 
