@@ -367,6 +367,11 @@ def test_one_that_stopped_in_time_and_was_seen_late_was_not_killed() -> None:
     assert (after.killed, after.failed, after.stopped_at) == (False, False, BEGAN + 12.0)
 
 
+def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for_us() -> None:
+    process = a_process("STOPPING", NEW, stopwaitsecs=10.0)
+    assert not stepped(a_member(Stage.RESTARTING), process, 12.0).failed
+
+
 @pytest.mark.parametrize(
     ("member", "policy"),
     [
