@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
     Config,
@@ -35,12 +36,15 @@ class Kernel:
     def __init__(self) -> None:
         self.listens: dict[int, tuple[int, ...]] = {}
         self.asked: list[int] = []
+        self.is_blind = False
 
     def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
         return {port: Connections() for port in ports}
 
     def ports_of(self, pid: int) -> tuple[int, ...]:
         self.asked.append(pid)
+        if self.is_blind:
+            raise SocketsError(f"Cannot see which ports process {pid} listens on.")
         return self.listens.get(pid, ())
 
 
@@ -256,3 +260,43 @@ def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) ->
     other = PortRule(by_name={"api": (8002,)})
     assert setting.watches.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
     assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
+
+
+def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(setting: Setting) -> None:
+    rule = PortRule(by_name={"api": (8001,)})
+    setting.config = a_config(a_policy(), a_policy("api", rule))
+    old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
+    setting.watches.of(a_world(**old), NOW)
+    watch = setting.watches.of(a_world(**new), NOW)["api"]
+    assert setting.watches.ports(watch, new["api"]) == {"api": (8001,)}
+
+
+# --- years of deploys
+
+
+def test_with_auto_nothing_is_remembered_of_names_that_are_no_more(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("release-1"))
+    heard(setting, a_process("release-2", pid=101))
+    setting.kernel.listens = {}
+    assert heard(setting, a_process("release-1", "EXITED", 0)) == {"release-1": ()}
+
+
+def test_with_auto_processes_that_cannot_be_looked_into_are_named_once_with_the_reason(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.kernel.is_blind = True
+    for pid in (100, 100, 200):
+        heard(setting, a_process("a", pid=pid), a_process("b", pid=pid + 1))
+    assert caplog.messages == [
+        "groups.app.ports is auto, and unknown are those of a, b: they are not guarded. "
+        "Cannot see which ports process 100 listens on."
+    ]
+    setting.kernel.is_blind = False
+    heard(setting, a_process("a", pid=200))
+    setting.kernel.is_blind = True
+    heard(setting, a_process("a", pid=300))
+    assert caplog.messages[1:] == [
+        "groups.app.ports is auto, and unknown are those of a: they are not guarded. "
+        "Cannot see which ports process 300 listens on."
+    ]

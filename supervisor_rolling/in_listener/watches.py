@@ -50,11 +50,11 @@ class Watches:
             return dict(world.watches)
         found: dict[str, Watch] = {}
         guarded = self.guarded()
-        self._claims = {group: claims for group, claims in self._claims.items() if group in guarded}
-        for group, policy in guarded.items():
-            if world.processes.get(group):
-                watch = world.watches.get(group) or self._begun(policy, config, world.processes[group], at)
-                found[group] = replace(watch, policy=policy, gate=config.gate)
+        there = {group: policy for group, policy in guarded.items() if world.processes.get(group)}
+        self._claims = {group: claims for group, claims in self._claims.items() if group in there}
+        for group, policy in there.items():
+            watch = world.watches.get(group) or self._begun(policy, config, world.processes[group], at)
+            found[group] = replace(watch, policy=policy, gate=config.gate)
         return found
 
     def ports(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
@@ -91,24 +91,29 @@ class Watches:
     def _told_by_kernel(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
-        known = self._by_kernel.setdefault(watch.group, {ward.name: (0, ward.ports) for ward in watch.wards})
+        before = self._by_kernel.get(watch.group, {ward.name: (0, ward.ports) for ward in watch.wards})
+        known = {name: before.get(name, (0, ())) for name in processes}
+        why: dict[str, str] = {}
         for name, process in processes.items():
-            pid, ports = known.get(name, (0, ()))
+            pid, ports = known[name]
             if process.state == "RUNNING" and process.pid and (pid != process.pid or not ports):
-                found = self._ports_of(watch.group, process)
+                found = self._ports_of(process, why)
                 known[name] = (process.pid, found) if found else (0, ports)
-        return {name: known[name][1] if name in known else () for name in processes}
+        self._by_kernel[watch.group] = known
+        self._complain(watch.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
+        return {name: ports for name, (_, ports) in known.items()}
 
-    def _ports_of(self, group: str, process: Process) -> tuple[int, ...]:
+    def _ports_of(self, process: Process, why: dict[str, str]) -> tuple[int, ...]:
+        """Where they cannot be seen, none; ``why`` then has the reason by the process's name."""
         try:
             return self._sockets.ports_of(process.pid)
         except SocketsError as error:
-            self._complain(group, f"is auto, but: {error} Unknown are those of", [process.name])
+            why[process.name] = str(error)
             return ()
 
-    def _complain(self, group: str, problem: str, names: list[str]) -> None:
-        """Say which processes cannot be guarded, once."""
+    def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:
+        """Say which processes cannot be guarded, once. ``problem`` is one of few: what is said is remembered by it."""
         text = ", ".join(sorted(names, key=natural))
         if text and text != self._complaints.get((group, problem)):
-            log.warning("groups.%s.ports %s %s: they are not guarded", group, problem, text)
+            log.warning("groups.%s.ports %s %s: they are not guarded%s", group, problem, text, why and f". {why}")
         self._complaints[group, problem] = text
