@@ -14,18 +14,19 @@ PACKAGES = nginx libnginx-mod-http-upstream-fair iptables gcc python3-dev python
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py
 
-.PHONY: help demo test matrix lint check bench clean packages
+.PHONY: help demo test matrix endurance lint check bench clean packages
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo   a rolling restart under load, in about a minute'
-	@echo 'make test   all tests; ARGS="-k name" for some'
-	@echo 'make matrix the tests on every Python that this machine has, against supervisor 4.2.5 and 4.3.0;'
-	@echo '            PAIRS="3.9/4.2.5 3.13" for some, ARGS="-k name"'
-	@echo 'make lint   ruff and mypy'
-	@echo 'make check  lint and test'
-	@echo 'make bench  ways of restarting, compared under load'
-	@echo 'make clean  removes .venv and caches'
+	@echo 'make demo       a rolling restart under load, in about a minute'
+	@echo 'make test       all tests; ARGS="-k name" for some'
+	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
+	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
+	@echo 'make endurance  a thousand rolls: does anything grow? ARGS="--rolls 100" for fewer'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make check      lint and test'
+	@echo 'make bench      ways of restarting, compared under load'
+	@echo 'make clean      removes virtual environments and caches'
 
 demo: .venv/has-demo
 	@$(AS_ROOT) $(PYTHON) -m tests.lab.demo
@@ -43,6 +44,9 @@ lint: .venv/has-demo,test,lint
 	$(PYTHON) -m mypy --strict $(STRICT)
 
 check: lint test
+
+endurance: .venv/has-demo,test
+	$(AS_ROOT) $(PYTHON) -m tests.faults.endurance $(ARGS)
 
 bench: .venv/has-demo
 	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
