@@ -25,7 +25,7 @@ from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
-from supervisor_rolling.in_listener.protocol import Channel, Event, ProtocolError, changes_in
+from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 
@@ -73,7 +73,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     )
     _make_haste()
     with _alarm_clock() as alarm:
-        channel = Channel(0, _own_stdout())
+        channel = Channel(0, _own_stdout(), time.monotonic)
         deaths = PidfdDeaths()
         roller = _roller(options.config, url, alarm.ring, deaths)
         log.info("supervisor_rolling %s listens, policy in %s", __version__, options.config)
@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths) -> Roller:
+def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel) -> Roller:
     sockets = KernelSockets()
     policies = Policies(config_path, config.load)
 
@@ -181,9 +181,6 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths)
     roller.begin()
     try:
         _loop(channel, roller, alarm, deaths)
-    except ProtocolError as error:
-        log.critical("supervisord's events cannot be understood, so this listener ends and another starts: %s", error)
-        return 1
     finally:
         roller.release()
         log.info("this listener ends; all its gates are open")
@@ -202,11 +199,11 @@ def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -
         if alarm.reading in readable:
             alarm.quiet()
             due = 0.0
-        if channel.fileno() in readable:
-            events = channel.receive()
-            if events is None:
-                log.info("supervisord has closed the connection: all gates are opened")
-                return
+        events = channel.receive() if channel.fileno() in readable else channel.overdue()
+        if events is None:
+            log.info("supervisord has closed the connection: all gates are opened")
+            return
+        if events:
             due = min(due, time.monotonic() + _due_after(roller, events))
 
 

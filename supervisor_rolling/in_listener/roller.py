@@ -64,8 +64,9 @@ REST_LOOK_EVERY = 0.5
 BARELY = 0.002
 """Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING."""
 
-IDLE_LOOK_EVERY = 60.0
-"""Seconds between two looks when there is nothing to do: supervisord's TICK_5 comes earlier."""
+IDLE_LOOK_EVERY = 5.0
+"""Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
+and whoever asks for a roll is told after ten seconds that nobody answers."""
 
 CONFLICT_PAUSE = 0.01
 """Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
