@@ -39,6 +39,10 @@ class ConflictError(SupervisorError):
     """Somebody else wrote the roll since we looked: look again."""
 
 
+class NoKeyError(SupervisorError):
+    """supervisord has not told this listener the key to its own methods: it will in a moment."""
+
+
 class Fault:
     """XML-RPC fault codes of the ``rolling`` namespace; supervisor's own end at 92."""
 
@@ -51,6 +55,8 @@ class Fault:
     ROLL_ABORTED = 306
     NOT_ROLLING = 307
     CONFLICT = 308
+    LISTENERS_OWN = 309
+    DEFECT = 310
 
 
 _FAULTS: dict[type[RollingError], int] = {

@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     with _alarm_clock() as alarm:
         channel = Channel(0, _own_stdout(), time.monotonic)
         deaths = PidfdDeaths()
-        roller = _roller(options.config, url, alarm.ring, deaths)
+        roller = _roller(options.config, url, alarm.ring, deaths, channel)
         log.info("supervisor_rolling %s listens, policy in %s", __version__, options.config)
         return _listen(channel, roller, alarm, deaths)
 
@@ -104,7 +104,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         return False
 
     roller = Roller(
-        supervisor=XmlRpcSupervisor(os.environ, wait=wait),
+        supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait),
         sockets=sockets,
         warmups=HttpWarmups(lambda port: sockets.connections([port])[port].listeners, sockets.ports_of, ring),
         gatekeeper=Gatekeeper(lambda policy: make_gate(policy, f"{os.uname().nodename} {url}", time.monotonic)),

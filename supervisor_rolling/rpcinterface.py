@@ -3,10 +3,15 @@
 supervisord is one thread and somebody's init: nothing here blocks, starts a thread or a child, or imports more than the
 standard library and supervisor. What is asked is put into the mailbox, a doorbell event wakes the listener, and
 answers that take time are deferred: they observe, they never drive, so a client that goes away stops nothing.
+
+Over XML-RPC come names of groups and processes that supervisord has, numbers and truth values, and who asks. What could
+lead the listener to a path, a port or an address are the records that it writes itself: its own methods want the key of
+the mailbox, which nobody is told but by the doorbell event.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import time
@@ -21,11 +26,14 @@ from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDe
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisord import shapes
+from supervisor_rolling.in_supervisord.contained import Defects, contained
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
 from supervisor_rolling.in_supervisord.hearing import hear
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
 from supervisor_rolling.in_supervisord.views import holder_text, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
+from supervisor_rolling.plain import plain
 from supervisor_rolling.share import parse_share
 
 API_VERSION = "1.0"
@@ -40,22 +48,37 @@ COMING_BACK = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTI
 
 OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 
+LONGEST_NAME = 64
+"""Characters of who asks, and of a wrong name in an answer."""
+
+FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
+
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
 
 
-def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown: str) -> RollingNamespaceRPCInterface:
+def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown: str) -> Any:
     """What ``supervisor.rpcinterface_factory`` names. supervisord calls it once for each of its HTTP servers.
 
-    ``wakeup = false`` in the section leaves supervisord as slow to notice an exit as it is by itself.
+    ``wakeup = false`` in the section leaves supervisord as slow to notice an exit as it is by itself. Never raises:
+    supervisord would not start, and after a ``reload`` it would be gone.
     """
-    for option in sorted(unknown):  # a supervisord that does not start for a typing error would be worse
-        supervisord.options.logger.warn("rolling: [rpcinterface:rolling] has no option %s (it has: wakeup)" % option)
-    if wakeup.strip().lower() not in ("false", "no", "off", "0"):
-        install_wakeup(supervisord)
-    if supervisord not in _mailboxes:
-        _mailboxes[supervisord] = Mailbox()
-        hear(supervisord, _mailboxes[supervisord])
-    return RollingNamespaceRPCInterface(supervisord, _mailboxes[supervisord])
+    logger = supervisord.options.logger
+    try:
+        for option in sorted(unknown):  # a supervisord that does not start for a typing error would be worse
+            logger.warn("rolling: [rpcinterface:rolling] has no option %s (it has: wakeup)" % option)
+        if wakeup.strip().lower() not in ("false", "no", "off", "0"):
+            install_wakeup(supervisord)
+        if supervisord not in _mailboxes:
+            _mailboxes[supervisord] = Mailbox()
+            hear(supervisord, _mailboxes[supervisord])
+        return RollingNamespaceRPCInterface(supervisord, _mailboxes[supervisord])
+    except Exception as error:  # noqa: BLE001 - see above
+        Defects(logger).tell("its factory", error)
+        return NoNamespace()
+
+
+class NoNamespace:
+    """Stands in for the namespace where it could not be made: it has no method."""
 
 
 class RollingError(RPCError):
@@ -64,9 +87,14 @@ class RollingError(RPCError):
     def __init__(self, code: int, text: str) -> None:
         RPCError.__init__(self, code)
         names = {value: name for name, value in vars(Fault).items() if isinstance(value, int)}
-        self.text = f"{names[code]}: {_ascii(text)}"
+        self.text = f"{names[code]}: {plain(text)}"
 
 
+def _incorrect(text: str) -> RPCError:
+    return RPCError(Faults.INCORRECT_PARAMETERS, plain(text))
+
+
+@contained
 class RollingNamespaceRPCInterface:
     """Rolling restarts: restart, watch, pause, resume and abort them."""
 
@@ -74,6 +102,7 @@ class RollingNamespaceRPCInterface:
         self.supervisord = supervisord
         self.mailbox = mailbox
         self.clock = clock
+        self._defects = Defects(supervisord.options.logger)
 
     def _update(self, text: str) -> None:
         self.update_text = text  # for unit tests, mainly
@@ -101,18 +130,12 @@ class RollingNamespaceRPCInterface:
         @return struct roll    The roll, see getRoll. Refused, failed or aborted ones answer with a fault
         """
         self._update("restart")
-        options = _checked_options({} if options is None else options)
-        group, processes = self._named(name, options.get("processes", []))
+        wait, options = _truth("wait", wait), _checked_options({} if options is None else options)
+        group, processes = self._named(name, options["processes"])
         self._require_listener()
-        is_plan = bool(options.get("dry_run", False))
         self._require_free(group)
-        details = {
-            "processes": processes,
-            "max_unavailable": str(options.get("max_unavailable", "")),
-            "force": bool(options.get("force", False)),
-            "by": options.get("by", ""),
-        }
-        return self._ask("plan" if is_plan else "restart", group, details, _is_true(wait))
+        details = {**options, "processes": processes}
+        return self._ask("plan" if details.pop("dry_run") else "restart", group, details, wait)
 
     def resume(self, group, wait=False):
         """Go on with a roll that was paused, failed or was aborted; what is new already is not replaced again
@@ -122,14 +145,14 @@ class RollingNamespaceRPCInterface:
         @return struct roll    The roll, see getRoll
         """
         self._update("resume")
-        group = self._group(group)
+        group, wait = self._group(group), _truth("wait", wait)
         self._require_listener()
         roll = self.mailbox.rolls.get(group)
         if roll is not None and roll["status"] in RESUMABLE:
             self._require_free(group)
-            return self._ask("resume", group, {"by": roll["by"]}, _is_true(wait))
+            return self._ask("resume", group, {"by": roll["by"]}, wait)
         answer = self._flag(group, "to resume", paused=False)
-        return self._deferred(lambda: self._end_of(group, answer["id"])) if _is_true(wait) else answer
+        return self._deferred("resume", lambda: self._end_of(group, answer["id"])) if wait else answer
 
     def pause(self, group):
         """Let no further process leave; those that have left are brought back
@@ -194,15 +217,26 @@ class RollingNamespaceRPCInterface:
 
     # --- for the listener alone
 
-    def listenerLook(self, known):
+    def listenerHello(self):
+        """Tell the listener its key, by an event (the listener's own; whoever else calls it learns nothing)
+
+        @return boolean        Always True
+        """
+        self._update("listenerHello")
+        self._ring()
+        return True
+
+    def listenerLook(self, key, known):
         """Tell the listener what it has to know (the listener's own)
 
+        @param string key      The listener's key
         @param struct known    What it has: rolls and watches (the version of each), table (the number of its last
                                look); and guarded: the groups that it guards
         @return string json    The rolls and watches that it has not, requests, the rows of the process table that have
                                changed in the groups concerned, and idle: the seconds since the last look
         """
-        self._update("listenerLook")
+        self._update_by_listener("listenerLook", key)
+        _fit(lambda: shapes.check(shapes.KNOWN, known, "known"))
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
         self.mailbox.looked_at = now
@@ -222,66 +256,103 @@ class RollingNamespaceRPCInterface:
             }
         )
 
-    def listenerRecord(self, group, version, roll, request):
+    def listenerRecord(self, key, group, version, roll, request):
         """Write a roll into the mailbox, if nobody else has written since (the listener's own)
 
+        @param string key      The listener's key
         @param string group    The group
         @param int version     The version that the listener has read; 0 for none
         @param string roll     The roll as JSON
         @param int request     The request that it answers; 0 for none
         @return int version    The version that it now has
         """
-        self._update("listenerRecord")
-        old, new = self.mailbox.rolls.get(group), json.loads(roll)
+        self._update_by_listener("listenerRecord", key)
+        group = _text("group", group)
+        version, request = _whole("version", version), _whole("request", request)
+        old = self.mailbox.rolls.get(group)
+        new = _fit(lambda: shapes.read_roll(roll, group, old))
         is_known = group in self.supervisord.process_groups
         is_wanted = not request or self.mailbox.is_asked(request)
+        news = list(events_between(old, new, self.clock()))  # what cannot be told is not written
         if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
             raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
         if request:
             self.mailbox.requests[request]["roll"] = new["id"]
             self.mailbox.answer(request, "accepted")
-        for event in events_between(old, new, self.clock()):
+        for event in news:
             notify(event)
         return self.mailbox.rolls.version(group)
 
-    def listenerGuard(self, group, watch):
+    def listenerGuard(self, key, group, watch):
         """Write what the guard of a group has in hand into the mailbox (the listener's own)
 
+        @param string key      The listener's key
         @param string group    The group
         @param string watch    The watch as JSON; empty: the group is no longer guarded
         @return int version    The version that it now has
         """
-        self._update("listenerGuard")
+        self._update_by_listener("listenerGuard", key)
+        group = _text("group", group)
+        old = self.mailbox.watches.get(group)
+        new = _fit(lambda: shapes.read_watch(watch, group, old)) if watch != "" else None
         if group in self.supervisord.process_groups:
-            try:
-                self.mailbox.guard(group, json.loads(watch) if watch else None, self.clock())
-            except (ValueError, KeyError, TypeError) as error:
-                raise RPCError(Faults.INCORRECT_PARAMETERS, "this is no watch: %r" % error) from None
+            self.mailbox.guard(group, new, self.clock())
         return self.mailbox.watches.version(group)
 
-    def listenerAnswer(self, request, code, text, plan):
+    def listenerAnswer(self, key, request, code, text, plan):
         """Refuse a request, or answer it with a plan (the listener's own)
 
+        @param string key      The listener's key
         @param int request     The request
         @param int code        The fault; 0 for a plan
         @param string text     Why
         @param string plan     The plan as JSON
         @return boolean        Always True
         """
-        self._update("listenerAnswer")
-        self.mailbox.answer(request, "refused" if code else "planned", code, text, json.loads(plan or "{}"))
+        self._update_by_listener("listenerAnswer", key)
+        request, text = _whole("request", request), _text("text", text)
+        if _whole("code", code) not in (0, *FAULTS):
+            raise _incorrect("code: %d is no fault of this namespace" % code)
+        asked = self.mailbox.requests.get(request)
+        if asked is not None and code:
+            self.mailbox.answer(request, "refused", code, text)
+        elif asked is not None:
+            self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_roll(plan, asked["group"], None)))
         return True
 
     # --- what the methods above share
 
+    def _update_by_listener(self, text: str, key: Any) -> None:
+        self._update(text)
+        if not isinstance(key, str) or not hmac.compare_digest(_bytes(key), _bytes(self.mailbox.key)):
+            raise RollingError(
+                Fault.LISTENERS_OWN, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
+            )
+
+    def _ring(self) -> None:
+        """Ring the doorbell, before all that waits already in the listener's queue: a thousand processes that start
+        together put three thousand events there, and without its key the listener cannot even look."""
+        pools = [group for group in self.supervisord.process_groups.values() if _hears_the_doorbell(group)]
+        if pools and all(_is_rung(pool) for pool in pools):
+            return
+        event = RollingAskedEvent(self.mailbox.key)
+        notify(event)
+        for pool in pools:
+            _put_first(pool, event)
+
     def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
         request = self.mailbox.ask(kind, group, self.clock(), details)
-        notify(RollingAskedEvent())
-        return self._deferred(lambda: self._outcome(request, wait))
+        self._ring()
+        return self._deferred("resume" if kind == "resume" else "restart", lambda: self._outcome(request, wait))
 
-    def _deferred(self, look: Callable[[], Any]) -> Any:
+    def _deferred(self, method: str, look: Callable[[], Any]) -> Any:
         def observe():  # a plain function, or supervisord takes it for the answer
-            return look()
+            try:
+                return look()
+            except RPCError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is not the client's fault, nor supervisord's
+                raise self._defects.fault(method, error) from None
 
         # supervisord finds these on the function itself; functions have no such attributes for a type checker.
         observe.delay = 0.05  # type: ignore[attr-defined]
@@ -331,15 +402,15 @@ class RollingNamespaceRPCInterface:
             hint = " (the last one %s: rolling_resume goes on with it)" % last if last in RESUMABLE else ""
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s%s" % (group, wish, hint))
         roll = self.mailbox.rolls[group]
-        notify(RollingAskedEvent())
+        self._ring()
         return self._view(roll)
 
     def _group(self, name: Any) -> str:
         if not isinstance(name, str):
-            raise RPCError(Faults.INCORRECT_PARAMETERS, "a group is named by a string")
+            raise _incorrect("a group is named by a string")
         group = name[:-2] if name.endswith(":*") else name
         if group not in self.supervisord.process_groups:
-            raise RPCError(Faults.BAD_NAME, _ascii(group))
+            raise _bad_name(group)
         return group
 
     def _named(self, name: Any, processes: list[str]) -> tuple[str, list[str]]:
@@ -350,13 +421,13 @@ class RollingNamespaceRPCInterface:
         group = self._group(name)
         for process in processes:
             if process not in self.supervisord.process_groups[group].processes:
-                raise RPCError(Faults.BAD_NAME, _ascii("%s:%s" % (group, process)))
-        return group, processes
+                raise _bad_name("%s:%s" % (group, process))
+        return group, list(dict.fromkeys(processes))
 
     def _view(self, roll: Mapping[str, Any]) -> dict[str, Any]:
         view = roll_view(roll, self.clock())
-        whys = [{**process, "why": _ascii(process["why"])} for process in view["processes"]]
-        return {**view, "why": _ascii(view["why"]), "processes": whys, "listener": self._listener_runs()}
+        texts = {key: plain(view[key]) for key in ("group", "by", "why")}
+        return {**view, **texts, "processes": _plain_names(view["processes"]), "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:
         """Whether a process lives that the doorbell reaches, or is being started again, and has looked of late or was
@@ -421,8 +492,8 @@ class RollingNamespaceRPCInterface:
         is_warm = self.mailbox.is_warm(group, name, process.pid)
         since = self.mailbox.warm_since(group, name) if is_warm else 0.0
         return {
-            "name": name,
-            "statename": getProcessStateDescription(process.get_state()),
+            "name": plain(name),
+            "statename": getProcessStateDescription(process.get_state()) or "UNKNOWN",
             "pid": process.pid,
             "warm": is_warm,
             "gate": closed if standing.get("closed", False) else "open",
@@ -431,7 +502,7 @@ class RollingNamespaceRPCInterface:
             "ports": standing.get("ports", []),
             "tries": standing.get("tries", 0),
             "retry_in": standing.get("retry_in", 0.0),
-            "why": _ascii(standing.get("why", "")),
+            "why": plain(standing.get("why", "")),
         }
 
 
@@ -444,32 +515,81 @@ def _is_there(process: Any) -> bool:
     return bool(process.pid) or process.get_state() in COMING_BACK
 
 
+def _is_rung(pool: Any) -> bool:
+    """Whether a doorbell is the next that this pool hands out: one is enough for all that is asked before it is."""
+    waiting: list[Any] = getattr(pool, "event_buffer", [])
+    return bool(waiting) and isinstance(waiting[0], RollingAskedEvent)
+
+
+def _put_first(pool: Any, event: RollingAskedEvent) -> None:
+    waiting: list[Any] = getattr(pool, "event_buffer", [])
+    if waiting and waiting[-1] is event:
+        waiting.pop()
+        waiting[:0] = [] if _is_rung(pool) else [event]
+
+
+def _plain_names(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**process, "name": plain(process["name"]), "why": plain(process["why"])} for process in processes]
+
+
 def _checked_options(options: Any) -> dict[str, Any]:
+    """All of them, with the defaults of those that are left out, or a fault."""
     if not isinstance(options, dict):
-        raise RPCError(Faults.INCORRECT_PARAMETERS, "options must be a struct")
-    unknown = [_ascii(key) for key in options if key not in OPTIONS]
+        raise _incorrect("options must be a struct")
+    unknown = sorted(str(key)[:LONGEST_NAME] for key in options if key not in OPTIONS)
     if unknown:
-        raise RPCError(
-            Faults.INCORRECT_PARAMETERS, "unknown options: %s; known: %s" % (", ".join(unknown), ", ".join(OPTIONS))
-        )
+        raise _incorrect("unknown options: %s; known: %s" % (", ".join(unknown[:3]), ", ".join(OPTIONS)))
     processes = options.get("processes", [])
     if not isinstance(processes, list) or not all(isinstance(name, str) for name in processes):
-        raise RPCError(Faults.INCORRECT_PARAMETERS, "processes must be an array of names")
-    if options.get("max_unavailable", "") != "":
-        try:
-            parse_share(options["max_unavailable"])
-        except ValueError as error:
-            raise RPCError(Faults.INCORRECT_PARAMETERS, "max_unavailable: %s" % error) from None
-    by = re.sub(r"[^\w@./:-]", "_", _ascii(options.get("by", "")))[:64]
-    return {**options, "by": by}
+        raise _incorrect("processes must be an array of names")
+    return {
+        "max_unavailable": _share(options.get("max_unavailable", "")),
+        "force": _truth("force", options.get("force", False)),
+        "dry_run": _truth("dry_run", options.get("dry_run", False)),
+        "processes": processes,
+        "by": re.sub(r"[^\w@./:-]", "_", plain(_text("by", options.get("by", ""))[:LONGEST_NAME]))[:LONGEST_NAME],
+    }
 
 
-def _is_true(value: Any) -> bool:
+def _share(value: Any) -> str:
+    if value == "":
+        return ""
+    try:
+        parse_share(value)
+    except ValueError as error:
+        raise _incorrect("max_unavailable: %s" % error) from None
+    return str(value)
+
+
+def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise RPCError(Faults.INCORRECT_PARAMETERS, "wait must be a boolean")
+        raise _incorrect("%s must be a boolean" % name)
     return value
 
 
-def _ascii(text: Any) -> str:
-    """What may stand in an XML-RPC answer of supervisord: it sends nothing but ASCII."""
-    return str(text).encode("ascii", "backslashreplace").decode("ascii")
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _incorrect("%s must be a string" % name)
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _incorrect("%s must be a whole number, 0 or more" % name)
+    return value
+
+
+def _fit(read: Callable[[], Any]) -> Any:
+    """What ``read`` gives, or a fault where what it reads has another shape."""
+    try:
+        return read()
+    except ValueError as error:
+        raise _incorrect(str(error)[:200]) from None
+
+
+def _bad_name(name: str) -> RPCError:
+    return RPCError(Faults.BAD_NAME, plain(name[:LONGEST_NAME]))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

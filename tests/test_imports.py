@@ -16,14 +16,15 @@ PACKAGE = "supervisor_rolling"
 ROOT = Path(supervisor_rolling.__file__).parent
 STDLIB: frozenset[str] = frozenset(
     getattr(sys, "stdlib_module_names", {"__future__", "collections", "dataclasses", "enum", "fractions"})
-    | {"functools", "itertools", "json", "math", "os", "re", "signal", "time", "typing", "weakref"}
+    | {"functools", "hmac", "inspect", "itertools", "json", "math", "os", "re", "secrets", "signal", "time"}
+    | {"traceback", "types", "typing", "weakref"}
 )
 
 IMPURE = {"time", "os", "select", "signal", "socket", "subprocess", "logging", "random", "threading"}
 HEAVY = {"yaml", "requests", "iptc"}
 FORBIDDEN_IN_SUPERVISORD = HEAVY | {"threading", "subprocess", "multiprocessing", f"{PACKAGE}.in_listener"}
 
-VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share")}
+VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.in_listener.contracts"
 BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "watches", "gatekeeper")}
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
@@ -126,7 +127,7 @@ def test_every_module_of_the_listener_is_an_adapter_or_stands_between() -> None:
 # --- the law
 
 
-@pytest.mark.parametrize("module", under("pure", "model", "errors", "share"))
+@pytest.mark.parametrize("module", under("pure", "model", "errors", "share", "plain"))
 def test_what_is_pure_imports_values_and_nothing_that_does_anything(module: str) -> None:
     ours = {name for name in IMPORTS[module] if name.startswith(PACKAGE)}
     assert ours <= VALUES | set(under("pure"))
@@ -147,7 +148,7 @@ def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str
 @pytest.mark.parametrize("module", under("rpcinterface", "in_supervisord"))
 def test_what_runs_in_supervisord_knows_itself_and_the_smallest_of_the_rest(module: str) -> None:
     ours = {name for name in IMPORTS[module] if named(name, {PACKAGE})}
-    assert ours <= {f"{PACKAGE}.share", f"{PACKAGE}.errors", *under("in_supervisord")}
+    assert ours <= {*under("share", "plain", "errors", "in_supervisord")}
     assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
 
 

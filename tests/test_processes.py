@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.errors import ConflictError, Fault, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.in_listener import processes
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll, Stage, Ward, Watch
@@ -36,18 +36,23 @@ NOTHING: dict[str, Any] = {
     "processes": {},
     "idle": 0.0,
 }
+HELLO = "rolling.listenerHello"
 KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": []}
 """What a listener knows that has not looked yet."""
 
 
 class Supervisord:
-    """Answers calls with ``methods``; ``raw`` is sent instead of an answer, ``status`` instead of 200."""
+    """Answers calls with ``methods``; ``raw`` is sent instead of an answer, ``status`` instead of 200.
+
+    ``key`` is what the listener's own methods want, ``told`` what its events have told a client.
+    """
 
     def __init__(self, keep: ExitStack, socket_file: Path | None = None) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
+        self.key = self.told = "the key"
         self.raw: bytes | None = None
         self.status = 200
         self.answers = threading.Event()
@@ -65,7 +70,7 @@ class Supervisord:
         thread.join()
 
     def client(self, timeout: float = DEADLINE, **environment: str) -> XmlRpcSupervisor:
-        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, timeout)
+        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, lambda: self.told, timeout)
 
     def looks(self, **news: Any) -> None:
         """What the next looks find."""
@@ -79,13 +84,21 @@ class Supervisord:
 
     def answer(self, body: bytes) -> bytes:
         arguments, method = xmlrpc.client.loads(body.decode())
-        self.calls.append((str(method), arguments))
         try:
+            arguments = self._unlocked(str(method), arguments)
+            self.calls.append((str(method), arguments))
             result = self.methods.get(str(method), lambda *_: True)(*arguments)
             text = xmlrpc.client.dumps((result,), methodresponse=True)
         except xmlrpc.client.Fault as fault:
             text = xmlrpc.client.dumps(fault, methodresponse=True)
         return text.encode()
+
+    def _unlocked(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not method.startswith("rolling.listener") or method == HELLO:
+            return arguments
+        if arguments[0] != self.key:
+            raise xmlrpc.client.Fault(Fault.LISTENERS_OWN, "LISTENERS_OWN: not yours")
+        return arguments[1:]
 
 
 class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -403,6 +416,74 @@ def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before
     assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 4]
 
 
+# --- the key
+
+
+def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), ""
+    with pytest.raises(NoKeyError):
+        client.look([])
+    assert inet.calls == [(HELLO, ())]
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+    assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerLook"]
+
+
+def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Supervisord) -> None:
+    client, inet.key = inet.client(), "that of another supervisord"
+    for _ in range(3):
+        with pytest.raises(NoKeyError):
+            client.look([])
+    assert [method for method, _ in inet.calls] == [HELLO, HELLO]
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> None:
+    client = inet.client()
+    client.look([])
+    inet.told = "somebody's who writes where events come from"
+    client.look([])
+    assert HELLO not in [method for method, _ in inet.calls]
+
+
+def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), "somebody's"
+    for _ in range(2):
+        with pytest.raises(NoKeyError):
+            client.look([])
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), ""
+    for _ in range(processes.HELLOS):
+        assert isinstance(error_of(lambda: client.look([])), NoKeyError)
+    error = error_of(lambda: client.look([]))
+    assert not isinstance(error, NoKeyError)
+    assert "ROLLING_ASKED" in str(error)
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None:
+    client, inet.key = inet.client(), "another"
+    calls: list[Callable[[], object]] = [
+        lambda: client.look([]),
+        lambda: client.record(a_roll(), 0),
+        lambda: client.guard(a_watch()),
+        lambda: client.unguard("app"),
+        lambda: client.refuse(1, Fault.REFUSED, "no"),
+        lambda: client.plan(1, a_roll()),
+    ]
+    for number, call in enumerate(calls):
+        inet.told = f"wrong {number}"
+        with pytest.raises(NoKeyError):
+            call()
+    assert inet.calls == []
+
+
 # --- writing
 
 
@@ -519,7 +600,10 @@ def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Superviso
 
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
     inet.fails("rolling.listenerLook", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+    inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().look([])))
+    inet.told = ""
+    assert "or an older one" in str(error_of(lambda: inet.client().look([])))
 
 
 def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
@@ -613,6 +697,6 @@ def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None
 
 @pytest.mark.parametrize("url", ["unix:///nowhere/supervisor.sock", "http://127.0.0.1:1", "ftp://localhost"])
 def test_where_nobody_answers_the_address_is_told(url: str) -> None:
-    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, 5.0)
+    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, lambda: "the key", 5.0)
     for _ in range(2):
         assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {url}: ")

@@ -107,12 +107,14 @@ def begin(rolling: Any, **options: Any) -> int:
     rolling.restart("app", False, options)
     (request,) = looked(rolling)["requests"]
     version = rolling.mailbox.rolls.version("app")
-    return rolling.listenerRecord("app", version, dump(a_roll(request["id"])), request["id"])
+    return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(request["id"])), request["id"])
 
 
 def looked(rolling: Any, **known: Any) -> Any:
     """What a listener finds that knows nothing but this."""
-    return json.loads(rolling.listenerLook({"rolls": {}, "watches": {}, "table": 0, "guarded": [], **known}))
+    return json.loads(
+        rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": [], **known})
+    )
 
 
 def fault_of(call: Any, *arguments: Any) -> RPCError:
@@ -158,35 +160,35 @@ def test_the_listener_gets_only_the_rolls_that_it_does_not_have(rolling: Any):
 def test_a_deferred_answer_comes_when_the_listener_has_accepted(rolling: Any):
     answer = rolling.restart("app", False, {})
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord("app", 0, dump(a_roll()), 1)
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
     assert answer()["status"] == "running"
 
 
 def test_with_wait_the_answer_comes_when_the_roll_has_ended(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord("app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
     assert (answer()["status"], answer()["seconds"]) == ("done", 2.0)
 
 
 @pytest.mark.parametrize(("status", "code"), [(Status.FAILED, Fault.ROLL_FAILED), (Status.ABORTED, Fault.ROLL_ABORTED)])
 def test_a_roll_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
     answer = rolling.restart("app", True, {})
-    rolling.listenerRecord("app", 0, dump(a_roll(status=status, why="web_1 is not warm")), 1)
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(status=status, why="web_1 is not warm")), 1)
     assert fault_of(answer).code == code
 
 
 def test_a_refusal_is_a_fault_with_the_listeners_words(rolling: Any):
     answer = rolling.restart("app", False, {})
-    rolling.listenerAnswer(1, Fault.NOT_CONFIGURED, "no policy for app", "")
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
     fault = fault_of(answer)
     assert (fault.code, fault.text) == (Fault.NOT_CONFIGURED, "NOT_CONFIGURED: no policy for app")
 
 
 def test_a_plan_is_answered_and_not_kept(rolling: Any):
     answer = rolling.restart("app", False, {"dry_run": True})
-    rolling.listenerAnswer(1, 0, "", dump(a_roll(status=Status.PLANNED)))
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_roll(status=Status.PLANNED)))
     assert answer()["status"] == "planned"
     assert rolling.getAllRolls() == []
 
@@ -207,7 +209,7 @@ def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling
 def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
     version = begin(rolling, by="ann@host")
     members = (Member("web_1", (1,), replaced=True), Member("web_2", (2,)))
-    rolling.listenerRecord("app", version, dump(a_roll(by="ann@host", members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(by="ann@host", members=members)), 0)
     fault = fault_of(rolling.restart, "app", False, {})
     assert fault.code == Fault.ALREADY_ROLLING
     assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
@@ -282,7 +284,7 @@ def test_the_name_of_who_asks_is_short_and_harmless(rolling: Any):
 def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
     version = begin(rolling)
     rolling.abort("app")
-    fault = fault_of(rolling.listenerRecord, "app", version, dump(a_roll()), 0)
+    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0)
     assert fault.code == Fault.CONFLICT
     assert rolling.getRoll("app")["aborting"] is True
 
@@ -302,7 +304,7 @@ def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any
 
 def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
     version = begin(rolling)
-    rolling.listenerRecord("app", version, dump(a_roll(status=Status.FAILED)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
     answer = rolling.resume("app")
     assert answer() is NOT_DONE_YET
     (request,) = looked(rolling)["requests"]
@@ -312,8 +314,8 @@ def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
 def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[Any]):
     version = begin(rolling)
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
-    version = rolling.listenerRecord("app", version, dump(a_roll(members=members)), 0)
-    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
     names = [events.getEventNameByType(event.__class__) for event in notified]
     assert names == ["ROLLING_ASKED", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
     head, _, body = notified[2].payload().partition("\n")
@@ -331,7 +333,7 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
         Member("web_1", (8001,), stage=Stage.OPEN, pid=100),
         Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
     )
-    rolling.listenerRecord("app", version, dump(a_roll(members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
     assert {p["name"]: p["warm"] for p in rolling.getProcesses("app")} == {
         "web_1": True,
         "web_10": False,
@@ -354,7 +356,7 @@ def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, sup
     looked(rolling)
     supervisord.process_groups["app"] = group
     answer = rolling.restart("app", False, {})
-    assert rolling.listenerRecord("app", 0, dump(a_roll(2)), 2) > 0
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(2)), 2) > 0
     assert answer()["id"] == 2
 
 
@@ -369,16 +371,16 @@ def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.clock.now += ANSWER_WITHIN
     assert fault_of(answer).code == Fault.LISTENER_DOWN
-    assert fault_of(rolling.listenerRecord, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
+    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
     assert rolling.getAllRolls() == []
 
 
 def test_who_waits_is_not_told_of_another_roll(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord("app", 0, dump(a_roll()), 1)
-    version = rolling.listenerRecord("app", version, dump(a_roll(status=Status.FAILED)), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
     rolling.restart("app", True, {})
-    rolling.listenerRecord("app", version, dump(a_roll(2)), 2)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(2)), 2)
     assert fault_of(answer).code == Fault.ROLL_FAILED
 
 
@@ -388,7 +390,7 @@ def test_resume_of_a_paused_roll_can_be_waited_for(rolling: Any):
     answer = rolling.resume("app", True)
     assert answer() is NOT_DONE_YET
     version = rolling.mailbox.rolls.version("app")
-    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
     assert answer()["status"] == "done"
 
 
@@ -423,7 +425,7 @@ def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord:
 def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
     version = begin(rolling)
     member = Member("web_1", (8001,), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
-    rolling.listenerRecord("app", version, dump(a_roll(members=(member,), why="é")), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(member,), why="é")), 0)
     for answer in (rolling.getRoll("app"), rolling.getAllRolls(), rolling.getProcesses("app"), rolling.pause("app")):
         xmlrpc_marshal(answer).encode("ascii")
 
@@ -453,8 +455,8 @@ def test_requests_that_nobody_answers_are_dropped_in_time(rolling: Any):
 
 def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
     refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
-    rolling.listenerAnswer(1, Fault.NOT_CONFIGURED, "no policy for app", "")
-    rolling.listenerAnswer(2, 0, "", dump(a_roll(status=Status.PLANNED)))
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
+    rolling.listenerAnswer(rolling.mailbox.key, 2, 0, "", dump(a_roll(status=Status.PLANNED)))
     begin(rolling)
     assert rolling.mailbox.requests == {}
     assert fault_of(refused).code == Fault.NOT_CONFIGURED
@@ -496,7 +498,7 @@ def test_the_processes_of_a_group_with_a_watch_come_although_it_is_guarded_no_mo
 
 def test_the_processes_of_a_group_whose_roll_has_ended_do_not_come(rolling: Any):
     version = begin(rolling)
-    rolling.listenerRecord("app", version, dump(a_roll(status=Status.DONE)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
     assert looked(rolling)["processes"] == {}
 
 
@@ -558,7 +560,9 @@ def a_ward(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **
 def guard(rolling: Any, *wards: Ward, group: str = "app") -> int:
     """Write a watch as the listener. Returns its version."""
     return rolling.listenerGuard(
-        group, dump(Watch(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), wards))
+        rolling.mailbox.key,
+        group,
+        dump(Watch(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), wards)),
     )
 
 
@@ -586,7 +590,7 @@ def test_a_watch_is_replaced_whatever_was_written_before(rolling: Any):
 
 def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
     version = guard(rolling, a_ward(closed=True))
-    assert rolling.listenerGuard("app", "") == 0
+    assert rolling.listenerGuard(rolling.mailbox.key, "app", "") == 0
     assert (looked(rolling)["watched"], shown(rolling)["gate"]) == ([], "open")
     assert guard(rolling) > version, "a version never comes again"
 
@@ -594,7 +598,7 @@ def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
 def test_the_end_of_the_guard_leaves_the_roll_and_the_ledger_as_they_are(rolling: Any):
     begin(rolling)
     guard(rolling, a_ward(Stage.SETTLING))
-    rolling.listenerGuard("app", "")
+    rolling.listenerGuard(rolling.mailbox.key, "app", "")
     assert (shown(rolling)["warm"], rolling.getRoll("app")["status"]) == (True, "running")
 
 
@@ -618,7 +622,7 @@ def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_i
     rolling: Any, supervisord: DummySupervisor
 ):
     guard(rolling, a_ward(Stage.SETTLING))
-    rolling.listenerGuard("app", "")
+    rolling.listenerGuard(rolling.mailbox.key, "app", "")
     group = supervisord.process_groups.pop("app")
     looked(rolling)
     supervisord.process_groups["app"] = group
@@ -686,7 +690,7 @@ def test_the_closed_stages_of_a_roll_are_the_same_to_supervisord_and_to_the_mach
 def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
     draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
     left = Member("web_2", (8002,))
-    rolling.listenerRecord("app", begin(rolling), dump(a_roll(members=(draining, left))), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(draining, left))), 0)
     guard(rolling, a_ward(), a_ward(name="web_2", closed=True, why="a new process, not warm yet"))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
     other = shown(rolling, "web_2")
@@ -700,7 +704,7 @@ def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
     failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_roll(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
-    rolling.listenerRecord("app", begin(rolling), dump(over), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
     assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == ("failed", gate, "is not warm")
     guard(rolling)
     view = shown(rolling)
@@ -709,19 +713,19 @@ def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
 
 def test_a_roll_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
     member = Member("web_1", (8001,), pid=100, replaced=True)
-    version = rolling.listenerRecord("app", begin(rolling), dump(a_roll(members=(member,))), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
     guard(rolling, a_ward(Stage.SETTLING, pid=500))
     assert shown(rolling)["warm"]
     failed = replace(member, failed=True, why="died after it was replaced")
-    rolling.listenerRecord("app", version, dump(a_roll(members=(failed,))), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(failed,))), 0)
     assert shown(rolling)["warm"]
 
 
 @pytest.mark.parametrize("watch", ["{}", "[]", "x", '{"wards": [{}]}'])
 def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, watch: str):
     with pytest.raises(RPCError) as error:
-        rolling.listenerGuard("app", watch)
+        rolling.listenerGuard(rolling.mailbox.key, "app", watch)
     assert error.value.code == Faults.INCORRECT_PARAMETERS
     assert looked(rolling)["watches"] == {}
 
@@ -743,13 +747,13 @@ def test_the_guard_writes_no_roll_and_rings_no_bell(rolling: Any, notified: list
 def test_a_watch_does_not_come_between_a_roll_and_its_version(rolling: Any):
     version = begin(rolling)
     guard(rolling, a_ward())
-    assert rolling.listenerRecord("app", version, dump(a_roll()), 0) > version
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll()), 0) > version
 
 
 def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
     guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
     xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
-    assert rolling.listenerLook({"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()
+    assert rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()
 
 
 # --- supervisord's own events
@@ -764,7 +768,7 @@ def remove(supervisord: DummySupervisor, group: str = "app") -> Any:
 
 def test_a_roll_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
     version = begin(rolling)
-    rolling.listenerRecord("app", version, dump(rolled_to(Stage.WARMING)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(rolled_to(Stage.WARMING)), 0)
     remove(supervisord)
     roll = rolling.getRoll("app")
     assert (roll["status"], {process["stage"] for process in roll["processes"]}) == ("aborted", {"open"})
@@ -780,7 +784,7 @@ def rolled_to(stage: Stage) -> Roll:
 def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
     wait = rolling.restart("app", True, {})
     (request,) = looked(rolling)["requests"]
-    rolling.listenerRecord("app", 0, dump(a_roll(request["id"])), request["id"])
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(request["id"])), request["id"])
     assert wait() is NOT_DONE_YET
     remove(supervisord)
     looked(rolling)
@@ -790,7 +794,9 @@ def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervi
 def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_roll(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     supervisord.process_groups["app"] = remove(supervisord)
-    assert fault_of(rolling.listenerRecord, "app", version, dump(a_roll()), 0).code == Fault.CONFLICT
+    assert (
+        fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0).code == Fault.CONFLICT
+    )
     assert rolling.getRoll("app")["status"] == "aborted"
     assert looked(rolling)["rolls"]["app"][1]["status"] == "aborted"
 

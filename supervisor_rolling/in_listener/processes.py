@@ -22,8 +22,9 @@ from xml.parsers.expat import ExpatError
 from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_rolling.errors import ConflictError, Fault, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.model import Process, Request, Roll, Watch, World
+from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ Wait = Callable[[int, float], bool]
 CALL_TIMEOUT = 5.0
 """Seconds that supervisord has to answer: it answers in a millisecond, unless it is stopped or the host is on its
 knees."""
+
+HELLOS = 10
+"""So often the key is asked for, once a second, before the log says that it does not come."""
 
 PASSING_FAULTS = frozenset(
     {Faults.ALREADY_STARTED, Faults.NOT_RUNNING, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION}
@@ -50,10 +54,20 @@ class XmlRpcSupervisor:
     """The ``Supervisor`` of ``contracts.py``: supervisord's own methods and our mailbox, with faults translated
     into ``errors.py``."""
 
-    def __init__(self, environment: Mapping[str, str], timeout: float = CALL_TIMEOUT, wait: Wait = nap) -> None:
-        """``wait(fd, seconds)`` returns whether the file descriptor is readable, when it is or when the time is
-        over."""
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        told_key: Callable[[], str],
+        timeout: float = CALL_TIMEOUT,
+        wait: Wait = nap,
+    ) -> None:
+        """``told_key`` returns the key that supervisord's events have told last, or nothing. ``wait(fd, seconds)``
+        returns whether the file descriptor is readable, when it is or when the time is over."""
         self._environment = environment
+        self._told_key = told_key
+        self._key = ""
+        self._refused_key = ""
+        self._hellos = 0
         self._timeout = timeout
         self._wait = wait
         self._proxy: xmlrpc.client.ServerProxy | None = None
@@ -69,7 +83,7 @@ class XmlRpcSupervisor:
             "table": self._table.number,
             "guarded": sorted(guarded),
         }
-        news = json.loads(self._call("rolling.listenerLook", known))
+        news = json.loads(self._own("listenerLook", known))
         self._rolls = _updated(self._rolls, news["rolls"], news["rolled"], load_roll)
         self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
         requests = tuple(_request(data) for data in news["requests"])
@@ -80,25 +94,25 @@ class XmlRpcSupervisor:
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote
         since."""
-        version = self._call("rolling.listenerRecord", roll.group, version, dump(roll), request)
+        version = self._own("listenerRecord", roll.group, version, dump(roll), request)
         self._rolls[roll.group] = (version, roll)
 
     def guard(self, watch: Watch) -> None:
         """Write what the guard of a group has in hand."""
-        self._watches[watch.group] = (self._call("rolling.listenerGuard", watch.group, dump(watch)), watch)
+        self._watches[watch.group] = (self._own("listenerGuard", watch.group, dump(watch)), watch)
 
     def unguard(self, group: str) -> None:
         """Forget what the guard of a group had in hand."""
-        self._call("rolling.listenerGuard", group, "")
+        self._own("listenerGuard", group, "")
         self._watches.pop(group, None)
 
     def refuse(self, request: int, code: int, text: str) -> None:
         """Tell whoever asked that it cannot be done, and why."""
-        self._call("rolling.listenerAnswer", request, code, _ascii(text), "")
+        self._own("listenerAnswer", request, code, plain(text), "")
 
     def plan(self, request: int, roll: Roll) -> None:
         """Answer a dry run."""
-        self._call("rolling.listenerAnswer", request, 0, "", dump(roll))
+        self._own("listenerAnswer", request, 0, "", dump(roll))
 
     def stop(self, group: str, name: str) -> str:
         """Order a stop. Returns why supervisord refuses for good, or nothing."""
@@ -107,6 +121,33 @@ class XmlRpcSupervisor:
     def start(self, group: str, name: str) -> str:
         """Order a start. Returns why supervisord refuses for good, or nothing."""
         return self._order("supervisor.startProcess", group, name)
+
+    def _own(self, method: str, *arguments: Any) -> Any:
+        """Call a method that is the listener's own. Raises NoKeyError where supervisord has not told the key yet."""
+        if not self._key:
+            self._take_key()
+        try:
+            return self._call(f"rolling.{method}", self._key, *arguments)
+        except _FaultError as error:
+            if error.code != Fault.LISTENERS_OWN:
+                raise
+            self._key, self._refused_key = "", self._key
+            raise NoKeyError("supervisord has another key than this listener") from None
+
+    def _take_key(self) -> None:
+        """The key that works is kept, whatever else is told: others can write where events come from."""
+        told = self._told_key()
+        if told and told != self._refused_key:
+            self._key, self._hellos = told, 0
+            return
+        self._call("rolling.listenerHello")
+        self._hellos += 1
+        if self._hellos > HELLOS:
+            raise SupervisorError(
+                "supervisord does not tell this listener its key, so nothing is rolled or guarded: let events= in its "
+                "section name ROLLING_ASKED; if it does, start another listener: supervisorctl restart rolling"
+            )
+        raise NoKeyError("supervisord has not told the key yet")
 
     def _order(self, method: str, group: str, name: str) -> str:
         try:
@@ -238,8 +279,8 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
         return ConflictError(fault.faultString)
     if fault.faultCode == Faults.UNKNOWN_METHOD and method.startswith("rolling."):
         return SupervisorError(
-            "supervisord does not have the plugin: add [rpcinterface:rolling] to its configuration "
-            "and restart it (supervisorctl reload)"
+            "supervisord does not have the plugin, or an older one: add [rpcinterface:rolling] to its configuration "
+            "and restart it (supervisorctl reload; after an update of the plugin, stop and start it)"
         )
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return SupervisorError("supervisord is shutting down")
@@ -265,7 +306,3 @@ def _request(data: Mapping[str, Any]) -> Request:
         force=data.get("force", False),
         by=data.get("by", ""),
     )
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -19,6 +19,7 @@ from supervisor_rolling.errors import (
     ConfigError,
     ConflictError,
     GateError,
+    NoKeyError,
     RefusedError,
     SocketsError,
     SupervisorError,
@@ -207,6 +208,9 @@ class Roller:
         except ConflictError:
             self._hold_on()
             return CONFLICT_PAUSE
+        except NoKeyError:  # it comes with an event, in a moment
+            self._hold_on()
+            return RETRY_EVERY
         except (SupervisorError, SocketsError) as error:
             self._complain(str(error))
             self._hold_on()

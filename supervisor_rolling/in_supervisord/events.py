@@ -2,6 +2,9 @@
 
 They are registered when this module is imported, which supervisord does before it reads the listeners' ``events=``
 lines. Payload: ``group:NAME roll:NUMBER`` on the first line, JSON in the body (shapes: ``views.py``).
+
+A payload is made with its event and is ASCII. supervisord asks for it in its loop, where an exception would end it, and
+counts its characters where listeners count bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 from supervisor import events
 
 from supervisor_rolling.in_supervisord.views import member_view, roll_view
+from supervisor_rolling.plain import plain
 
 
 class RollingEvent(events.Event):
@@ -22,18 +26,26 @@ class RollingEvent(events.Event):
         self.group = group
         self.roll = roll
         self.body = body
+        self._payload = f"group:{plain(group)} roll:{roll}\n{json.dumps(body)}"
 
     def payload(self) -> str:
         """The event as its listeners get it."""
-        return f"group:{self.group} roll:{self.roll}\n{json.dumps(self.body)}"
+        return self._payload
 
 
-class RollingAskedEvent(events.Event):
-    """The doorbell: something was asked of our listener. No child of ROLLING: it tells others nothing."""
+class RollingAskedEvent:
+    """The doorbell: something was asked of our listener, or it has no key yet, which this event tells it.
+
+    No child of ROLLING, nor of supervisor's Event: who subscribes to all of those must not get the key. (supervisor's
+    own EventRejectedEvent is none either.)
+    """
+
+    def __init__(self, key: str) -> None:
+        self._payload = f"key:{key}"
 
     def payload(self) -> str:
-        """Nothing: the listener looks."""
-        return ""
+        """The key."""
+        return self._payload
 
 
 class RollingStartedEvent(RollingEvent):
@@ -52,7 +64,7 @@ class RollingFailedEvent(RollingEvent):
     """A roll failed or was aborted. Body: the roll."""
 
 
-EVENTS: dict[str, type[events.Event]] = {
+EVENTS: dict[str, type] = {
     "ROLLING": RollingEvent,
     "ROLLING_ASKED": RollingAskedEvent,
     "ROLLING_STARTED": RollingStartedEvent,

@@ -7,12 +7,12 @@ Contract: an exception in a callback given to ``events.subscribe`` ends supervis
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, notify, subscribe
 
+from supervisor_rolling.in_supervisord.contained import Defects
 from supervisor_rolling.in_supervisord.events import events_between
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 
@@ -20,8 +20,9 @@ from supervisor_rolling.in_supervisord.mailbox import Mailbox
 def hear(supervisord: Any, mailbox: Mailbox) -> None:
     """Note in the mailbox what this supervisord tells from now on."""
     logger = supervisord.options.logger
-    subscribe(ProcessStateEvent, _quiet(mailbox.lives.hear, logger))
-    subscribe(ProcessGroupRemovedEvent, _quiet(lambda event: _removed(event.group, mailbox, logger), logger))
+    defects = Defects(logger)
+    subscribe(ProcessStateEvent, _quiet(mailbox.lives.hear, defects))
+    subscribe(ProcessGroupRemovedEvent, _quiet(lambda event: _removed(event.group, mailbox, logger), defects))
 
 
 def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
@@ -33,13 +34,13 @@ def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
             notify(event)
 
 
-def _quiet(call: Callable[[Any], None], logger: Any) -> Callable[[Any], None]:
+def _quiet(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
     """The callback, whose exceptions go to supervisord's log."""
 
     def heard(event: Any) -> None:
         try:
             call(event)
-        except Exception:  # noqa: BLE001 - see the contract
-            logger.critical("rolling: a defect, and supervisord goes on:\n%s" % traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 - see the contract
+            defects.tell("what it hears", error)
 
     return heard

@@ -10,6 +10,7 @@ is written by the listener alone, so it is simply replaced.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -65,9 +66,10 @@ class Records:
 
 
 class Mailbox:
-    """One per supervisord, shared by all its HTTP servers."""
+    """One per supervisord, shared by all its HTTP servers. ``key``: what the listener shows to be the listener."""
 
     def __init__(self) -> None:
+        self.key = secrets.token_hex(32)
         numbers = itertools.count(1)
         self.rolls = Records(numbers)
         self.watches = Records(numbers)

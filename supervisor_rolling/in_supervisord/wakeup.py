@@ -33,7 +33,7 @@ def install(supervisord: Any) -> None:
         return
     try:
         WakeUp(supervisord.options.get_socket_map())
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is: supervisord does without, and starts
         supervisord.options.logger.warn("rolling: no wake-up, exits are noticed up to a second late: %s" % error)
     _installed.add(supervisord)
 
@@ -81,7 +81,7 @@ class WakeUp:
         try:
             _put_back(self.previous)
             self._close_pipe()
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001 - see above
             return
 
     def _close_pipe(self) -> None:

@@ -1,0 +1,197 @@
+"""The shapes of what the listener writes into supervisord's memory, checked before it is written.
+
+Whatever is kept has been checked, so that nothing that is kept can make a look or an answer fail. supervisord has one
+thread and a roll may have a thousand members, so a member that is as it was before is not looked at again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+STATUSES = frozenset({"running", "done", "failed", "aborted", "planned"})
+STAGES = frozenset({"open", "down", "draining", "restarting", "warming", "settling", "failed"})
+
+TEXT, TRUTH, WHOLE, NUMBER = "text", "true or false", "a whole number", "a number"
+MOST_WHOLE = 2**31 - 1
+"""XML-RPC has no larger number."""
+MOST_NUMBER = 1e15
+"""Far above what a clock shows, far below infinity; NaN is not below it."""
+
+
+class ListOf:
+    """The shape of a list; ``items``: that of each item."""
+
+    def __init__(self, items: Shape) -> None:
+        self.items = items
+
+
+class TableOf:
+    """The shape of an object whose keys are names; ``values``: that of each value."""
+
+    def __init__(self, values: Shape) -> None:
+        self.values = values
+
+
+Shape = Union[str, frozenset[str], ListOf, TableOf, Mapping[str, "Shape"]]
+
+_SHARE: Shape = {"number": WHOLE, "percent": NUMBER}
+_REQUEST: Shape = {
+    "method": TEXT,
+    "path": TEXT,
+    "headers": TableOf(TEXT),
+    "body": TEXT,
+    "expect": ListOf(WHOLE),
+    "count": WHOLE,
+}
+GATE: Shape = {"backend": TEXT, "method": TEXT, "lease": NUMBER, "bypass": TEXT}
+POLICY: Shape = {
+    "group": TEXT,
+    "ports": {"pattern": TEXT, "by_name": TableOf(ListOf(WHOLE)), "auto": TRUTH},
+    "max_unavailable": _SHARE,
+    "canary": WHOLE,
+    "max_failures": WHOLE,
+    "drain": {"timeout": NUMBER, "min": NUMBER, "on_timeout": TEXT},
+    "restart": {"timeout": NUMBER, "on_kill": TEXT},
+    "warmup": {"timeout": NUMBER, "ready": TEXT, "headers": TableOf(TEXT), "requests": ListOf(_REQUEST)},
+    "settle": NUMBER,
+    "guard": {"enabled": TRUTH, "max_closed": _SHARE},
+}
+MEMBER: Shape = {
+    "name": TEXT,
+    "ports": ListOf(WHOLE),
+    "wanted": TRUTH,
+    "stage": STAGES,
+    "since": NUMBER,
+    "tried": TRUTH,
+    "replaced": TRUTH,
+    "failed": TRUTH,
+    "cold": TRUTH,
+    "old_pid": WHOLE,
+    "old_spawned": NUMBER,
+    "pid": WHOLE,
+    "stopped_at": NUMBER,
+    "killed": TRUTH,
+    "deaths": WHOLE,
+    "timing": {"drained": NUMBER, "stopped": NUMBER, "started": NUMBER, "warmed": NUMBER, "settled": NUMBER},
+    "connections_left": WHOLE,
+    "requests": WHOLE,
+    "first_ms": NUMBER,
+    "last_ms": NUMBER,
+    "why": TEXT,
+}
+WARD: Shape = {
+    "name": TEXT,
+    "ports": ListOf(WHOLE),
+    "stage": STAGES,
+    "since": NUMBER,
+    "closed": TRUTH,
+    "pid": WHOLE,
+    "tries": WHOLE,
+    "retry_at": NUMBER,
+    "requests": WHOLE,
+    "first_ms": NUMBER,
+    "last_ms": NUMBER,
+    "problem": TEXT,
+    "why": TEXT,
+}
+ROLL: dict[str, Shape] = {
+    "id": WHOLE,
+    "group": TEXT,
+    "limit": WHOLE,
+    "force": TRUTH,
+    "by": TEXT,
+    "status": STATUSES,
+    "paused": TRUTH,
+    "aborting": TRUTH,
+    "started_at": NUMBER,
+    "ended_at": NUMBER,
+    "stuck_since": NUMBER,
+    "least_available": WHOLE,
+    "why": TEXT,
+}
+"""But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
+
+KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHOLE, "guarded": ListOf(TEXT)}
+
+
+def read_roll(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The roll of a group from its JSON; ``old`` is the one that is kept. Raises ValueError for anything else."""
+    roll = _read(text)
+    check(ROLL, roll, "roll")
+    _check_record(roll, group, old or {}, "members", MEMBER)
+    return roll
+
+
+def read_watch(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The watch of a group from its JSON, likewise."""
+    watch = _read(text)
+    check({"group": TEXT}, watch, "watch")
+    _check_record(watch, group, old or {}, "wards", WARD)
+    return watch
+
+
+def _read(text: Any) -> dict[str, Any]:
+    check(TEXT, text, "JSON")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON: it is nested too deeply") from None
+    check({}, found, "JSON")
+    return dict(found)
+
+
+def _check_record(new: Mapping[str, Any], group: str, old: Mapping[str, Any], many: str, one: Shape) -> None:
+    """What a roll and a watch have in common; ``many`` is the key of those that it is about, ``one`` their shape."""
+    if new["group"] != group:
+        raise ValueError("group: it is of another group")
+    for key, shape in (("policy", POLICY), ("gate", GATE)):
+        if key not in old or new.get(key) != old[key]:
+            check(shape, new.get(key), key)
+    check(ListOf({}), new.get(many), many)
+    for index, (found, was) in enumerate(itertools.zip_longest(new[many], old.get(many, ())[: len(new[many])])):
+        if found != was:
+            check(one, found, f"{many}[{index}]")
+
+
+def check(shape: Shape, value: Any, path: str) -> None:
+    """Raise ValueError where a value has not this shape; more keys than it has do no harm."""
+    if not _fits(shape, value):
+        where, wrong = _misfit(shape, value, path)
+        raise ValueError(f"{where}: {str(wrong)[:40]!r} does not fit")
+
+
+def _fits(shape: Shape, value: Any) -> bool:
+    if isinstance(shape, str):
+        return _SCALARS[shape](value)
+    if isinstance(shape, frozenset):
+        return isinstance(value, str) and value in shape
+    if isinstance(shape, ListOf):
+        return isinstance(value, list) and all(_fits(shape.items, item) for item in value)
+    if not isinstance(value, dict):
+        return False
+    if isinstance(shape, TableOf):
+        return all(isinstance(key, str) and _fits(shape.values, item) for key, item in value.items())
+    return all(_fits(inner, value.get(key)) for key, inner in shape.items())
+
+
+def _misfit(shape: Shape, value: Any, path: str) -> tuple[str, Any]:
+    """Where a value does not fit, and what stands there."""
+    inner: list[tuple[Shape, Any, str]] = []
+    if isinstance(shape, ListOf) and isinstance(value, list):
+        inner = [(shape.items, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    elif isinstance(shape, TableOf) and isinstance(value, dict):
+        inner = [(shape.values, item, f"{path}.{str(key)[:40]}") for key, item in value.items()]
+    elif isinstance(shape, Mapping) and isinstance(value, dict):
+        inner = [(kind, value.get(key), f"{path}.{key}") for key, kind in shape.items()]
+    return next((_misfit(*one) for one in inner if not _fits(one[0], one[1])), (path, value))
+
+
+_SCALARS: dict[str, Callable[[Any], bool]] = {
+    TEXT: lambda value: isinstance(value, str),
+    TRUTH: lambda value: isinstance(value, bool),
+    WHOLE: lambda value: type(value) is int and 0 <= value <= MOST_WHOLE,
+    NUMBER: lambda value: type(value) in (int, float) and -MOST_NUMBER < value < MOST_NUMBER,
+}
