@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel) -> Roller:
     sockets = KernelSockets()
-    policies = Policies(config_path, config.load)
+    policies = Policies(config_path, config.load, config.mark)
 
     def wait(fd: int, seconds: float) -> bool:
         """For supervisord's answer; who dies meanwhile is closed meanwhile."""

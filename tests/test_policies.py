@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.in_listener.config import mark
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.model import Config, GatePolicy
 
@@ -56,13 +57,13 @@ def rewrite(file: Path, text: str) -> None:
 
 
 def test_a_file_that_has_not_changed_is_read_once(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     assert [backend(policies) for _ in range(5)] == ["one"] * 5
     assert load.times == 1
 
 
 def test_a_file_that_has_changed_is_read_again(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     assert backend(policies) == "one"
     rewrite(file, "two")
     assert [backend(policies), backend(policies)] == ["two", "two"]
@@ -70,7 +71,7 @@ def test_a_file_that_has_changed_is_read_again(file: Path, load: Loader) -> None
 
 
 def test_a_file_of_another_length_and_the_same_time_is_another(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     backend(policies)
     then = os.stat(file).st_mtime_ns
     file.write_text("three", encoding="ascii")
@@ -79,7 +80,7 @@ def test_a_file_of_another_length_and_the_same_time_is_another(file: Path, load:
 
 
 def test_a_file_that_was_put_in_its_place_with_the_same_length_and_time_is_another(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     backend(policies)
     then, other = os.stat(file).st_mtime_ns, file.with_name("other")
     other.write_text("two", encoding="ascii")
@@ -91,7 +92,7 @@ def test_a_file_that_was_put_in_its_place_with_the_same_length_and_time_is_anoth
 def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
     file: Path, load: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     backend(policies)
     rewrite(file, "bad")
     with caplog.at_level(logging.WARNING):
@@ -106,7 +107,7 @@ def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
 def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_back(
     file: Path, load: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     backend(policies)
     file.unlink()
     with caplog.at_level(logging.WARNING):
@@ -118,7 +119,7 @@ def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_bac
 
 def test_where_there_has_never_been_a_good_file_there_are_no_policies(file: Path, load: Loader) -> None:
     file.unlink()
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     assert [policies.latest(), policies.latest()] == [None, None]
     assert load.times == 1
     rewrite(file, "bad")
@@ -136,12 +137,12 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_again(file: Path) -> No
             rewrite(file, "two")
         return Config(GatePolicy(backend=times[-1]), {})
 
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     assert [backend(policies), backend(policies), backend(policies)] == ["one", "two", "two"]
 
 
 def test_who_asks_for_a_fresh_one_is_told_what_is_wrong_with_it(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load)
+    policies = Policies(str(file), load, mark)
     assert policies.fresh().gate.backend == "one"
     rewrite(file, "bad")
     with pytest.raises(ConfigError, match="a typing error"):

@@ -8,7 +8,6 @@ it goes on with the last file that was good: a typing error must not open a gate
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 
 from supervisor_rolling.errors import ConfigError
@@ -18,11 +17,12 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class Policies:
-    """One file. ``load`` reads it and raises ConfigError."""
+    """One file. ``load`` reads it and raises ConfigError; ``mark`` gives something else when it is to be read again."""
 
-    def __init__(self, path: str, load: Callable[[str], Config]) -> None:
+    def __init__(self, path: str, load: Callable[[str], Config], mark: Callable[[str], object]) -> None:
         self._path = path
         self._load = load
+        self._mark = mark
         self._read: object = None
         self._config: Config | None = None
 
@@ -32,7 +32,7 @@ class Policies:
 
     def latest(self) -> Config | None:
         """The last good one, read again when the file has changed; None where there has been none."""
-        mark = self._mark()
+        mark = self._mark(self._path)
         if mark != self._read:
             self._read = mark
             try:
@@ -40,10 +40,3 @@ class Policies:
             except ConfigError as error:
                 log.warning("the guard goes on with the policies that it has, because the file is wrong: %s", error)
         return self._config
-
-    def _mark(self) -> object:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return "missing"
-        return (found.st_mtime_ns, found.st_size, found.st_ino)

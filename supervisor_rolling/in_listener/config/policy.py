@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.in_listener.config.files import read
 from supervisor_rolling.in_listener.config.reader import (
     MOST_CHARACTERS,
     Entry,
@@ -68,17 +68,7 @@ _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\
 
 def load(path: str) -> Config:
     """The configuration in a file. Raises ConfigError, with all that is wrong with it."""
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(MOST_CHARACTERS + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; write it, or name another with --config") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory; name the file in it with --config") from None
-    except PermissionError:
-        raise ConfigError(f"{path}: may not be read by this user; let the listener's user read it") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; name another file with --config") from None
+    data = read(path, MOST_CHARACTERS + 1)
     if len(data) > MOST_CHARACTERS:
         raise too_large(path)
     try:
