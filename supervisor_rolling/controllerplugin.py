@@ -25,6 +25,7 @@ from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
+from supervisor_rolling.plain import plain, shown
 from supervisor_rolling.share import parse_share
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
@@ -176,7 +177,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         asked = {"processes": processes, "force": options.force, "dry_run": options.dry_run, "by": _me()}
         if options.max_unavailable:
             asked["max_unavailable"] = options.max_unavailable
-        roll = self._rolling.restart(group, False, asked)
+        roll = self._asked("restart", group, False, asked)
         if options.dry_run:
             self._print(options, roll, plan_lines(roll))
             return DONE
@@ -186,11 +187,11 @@ class RollingControllerPlugin(ControllerPluginBase):
         return self._watch(roll, options.json, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
-        roll = self._rolling.resume(_group(options), False)
+        roll = self._asked("resume", _group(options), False)
         return self._watch(roll, options.json, resumed=True)
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str) -> int:
-        roll = getattr(self._rolling, verb)(_group(options))
+        roll = self._asked(verb, _group(options))
         warning = [] if roll["listener"] else [LISTENER_WARNING]
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
         self._print(options, roll, [done, *warning])
@@ -203,7 +204,8 @@ class RollingControllerPlugin(ControllerPluginBase):
             return DONE
         group = _target([options.group])[0]
         processes = self._rolling.getProcesses(group)
-        roll = next((roll for roll in self._rolling.getAllRolls() if roll["group"] == group), None)
+        rolls = [{**roll, "group": group} for roll in self._rolling.getAllRolls() if roll["group"] == plain(group)]
+        roll = rolls[0] if rolls else None
         self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes))
         return DONE
 
@@ -238,7 +240,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         while roll["status"] == "running":
             show(roll)
             time.sleep(LOOK_EVERY)
-            roll = self._rolling.getRoll(group)
+            roll = self._asked("getRoll", group)
             if roll["id"] != number:
                 raise _CommandError(f"roll {number} of {group} has ended and roll {roll['id']} has begun", FAILED)
             alone_since = 0.0 if roll["listener"] else alone_since or time.monotonic()
@@ -255,6 +257,10 @@ class RollingControllerPlugin(ControllerPluginBase):
     @property
     def _rolling(self) -> Any:
         return self.ctl.get_server_proxy("rolling")
+
+    def _asked(self, method: str, group: str, *more: Any) -> dict[str, Any]:
+        """The roll of a group, by its own name: answers are ASCII."""
+        return {**getattr(self._rolling, method)(group, *more), "group": group}
 
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""
@@ -277,11 +283,14 @@ class RollingControllerPlugin(ControllerPluginBase):
         except KeyboardInterrupt:
             text = "interrupted: what was asked may be done all the same. To see it: supervisorctl rolling_status"
             status = self._fail(options, text, INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - the end of the command: an operator gets a sentence and a status
+            status = self._fail(options, f"a defect of supervisor_rolling: {type(error).__name__}: {error}", FAILED)
         if status:
             self.ctl.exitstatus = status
 
     def _print(self, options: argparse.Namespace, answer: Any, lines: Sequence[str]) -> None:
-        self.ctl.output(json.dumps(answer) if options.json else "\n".join(lines))
+        text = json.dumps(answer) if options.json else "\n".join(lines)
+        self.ctl.output(shown(text, getattr(self.ctl.stdout, "encoding", None) or "ascii"))
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
         self._print(options, {"error": text, "exit_status": status}, [f"ERROR: {text}"])
@@ -313,6 +322,9 @@ class RollingControllerPlugin(ControllerPluginBase):
 
 def _target(names: Sequence[str]) -> tuple[str, list[str]]:
     """The group, and the processes of it that are named; none stands for all."""
+    for name in names:
+        if not name.isprintable():  # nor could XML carry it
+            raise _UsageError(f"supervisord has no such name: {name!r}")
     groups = {name.partition(":")[0] for name in names}
     if len(groups) > 1:
         raise _UsageError(f"one group at a time, not {', '.join(sorted(groups))}")

@@ -14,6 +14,8 @@ from typing import Any
 from xml.parsers.expat import ExpatError
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling import controllerplugin
@@ -556,3 +558,71 @@ def test_supervisorctl_itself_loads_the_plugin_and_exits_with_its_status(tmp_pat
     controller = RealController(options, stdout=io.StringIO())
     assert not controller.onecmd("rolling_status --json")
     assert json.loads(controller.stdout.getvalue())["exit_status"] == controller.exitstatus == 7
+
+
+# --- whatever is typed, and whatever comes back
+
+WORDS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["app", "app:*", "app:app-1", "web", ":", "--json", "--", "-h", "--help", "--force", "--dry-run"]),
+    st.sampled_from(
+        ["--no-wait", "--max-unavailable", "--max-unavailable=x", "10%", "%s", "{0}", "\x1b[2J", "\udcff", "é"]
+    ),
+)
+ANSWERS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def check_that_it_is_a_sentence(controller: Controller) -> None:
+    assert controller.printed.endswith("\n")
+    assert all(c.isprintable() or c == "\n" for c in controller.printed)
+    assert controller.exitstatus in range(9)
+
+
+@pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
+@given(words=st.lists(WORDS, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_typed_is_answered_with_a_sentence_and_a_status(command: str, words: list[str]) -> None:
+    controller = Controller()
+    controller.server.rolls = [a_view(status=Status.DONE)]
+    controller.server.answers["restart"] = controller.server.answers["resume"] = lambda *_: a_view(status=Status.DONE)
+    assert not controller.run(f"{command} {' '.join(words)}")
+    check_that_it_is_a_sentence(controller)
+    for method, *arguments in controller.server.calls:
+        assert not arguments or arguments[0].isprintable(), method
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@given(code=st.integers(-1, 400), text=st.text(max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_whatever_fault_comes_back_is_a_sentence_and_a_status(command: str, code: int, text: str) -> None:
+    controller = Controller()
+    controller.server.raises(xmlrpc.client.Fault(code, text))
+    assert not controller.run(command)
+    check_that_it_is_a_sentence(controller)
+    assert controller.exitstatus != 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@given(answer=ANSWERS)
+@settings(max_examples=50, deadline=None)
+def test_an_answer_that_is_none_of_ours_is_told_as_a_defect_and_not_as_a_traceback(command: str, answer: Any) -> None:
+    controller = Controller()
+    for method in ("restart", "resume", "abort", "pause", "getAllRolls", "getProcesses"):
+        controller.server.answers[method] = lambda *_: answer
+    assert not controller.run(command)
+    check_that_it_is_a_sentence(controller)
+
+
+def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
+    controller = Controller()
+    view = {**a_view(status=Status.DONE), "group": "w\\xe9b"}
+    controller.server.answers["restart"] = lambda *_: view
+    controller.server.rolls = [view]
+    controller.run("rolling_status wéb --json")
+    assert json.loads(controller.printed)["roll"]["group"] == "wéb"
+    controller.run("rolling_restart wéb")
+    assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb", "wéb"]

@@ -401,7 +401,8 @@ def test_what_is_skipped_is_told_with_its_number_once_a_minute_and_never_shown(
         pipes.clock.now += TELL_EVERY
         pipes.send(frame("TICK_5"))
         pipes.channel.receive()
-    assert [record.getMessage().split(" on ")[0] for record in caplog.records] == ["11 bytes", "1089 bytes"]
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.partition("skipped: ")[2].split(".")[0] for text in said] == ["11", "1089"]
     assert "5ec2e7" not in caplog.text
 
 

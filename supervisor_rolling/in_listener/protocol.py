@@ -183,9 +183,9 @@ class Channel:
     def _tell_skipped(self) -> None:
         if self._frames.skipped and self._clock() >= self._tell_from:
             log.warning(
-                "%d bytes on standard input were no event of supervisord and were skipped. Did somebody write there "
-                "(supervisorctl fg, sendProcessStdin)? Should events stay away now, gates close a little later; to "
-                "mend that, restart this listener: supervisorctl restart rolling",
+                "bytes on standard input that are no event of supervisord, and were skipped: %d. supervisord counts a "
+                "name with an accent too short, and supervisorctl fg and sendProcessStdin write there. Should events "
+                "stay away now, gates close a little later; to mend that, supervisorctl restart rolling",
                 self._frames.skipped,
             )
             self._frames.skipped = 0

@@ -4,7 +4,6 @@
 
     [rpcinterface:sabotage]
     supervisor.rpcinterface_factory = tests.lab.sabotage:make_sabotage_rpcinterface
-    at_start = rpcinterface:Mailbox.ask MemoryError      ; optional, before ours is made: put the section first
 
 A target is ``module:name`` or ``module:Class.name``. Whoever imported the function by name gets the raising one, too.
 """
@@ -120,11 +119,12 @@ def _importers(original: Any) -> list[Any]:
     return [module for module in ours if any(value is original for value in vars(module).values())]
 
 
-def make_sabotage_rpcinterface(supervisord: Any, at_start: str = "") -> Any:
-    sabotage = SabotageNamespaceRPCInterface(supervisord)
-    if at_start:
-        sabotage.arm(*at_start.split())
-    return sabotage
+_sabotage = Sabotage()
+"""Of a whole process: supervisord keeps its modules when it is reloaded."""
+
+
+def make_sabotage_rpcinterface(supervisord: Any) -> Any:
+    return SabotageNamespaceRPCInterface(supervisord)
 
 
 class SabotageNamespaceRPCInterface:
@@ -132,17 +132,16 @@ class SabotageNamespaceRPCInterface:
 
     def __init__(self, supervisord: Any) -> None:
         self._supervisord = supervisord
-        self._sabotage = Sabotage()
 
     def arm(self, target: str, error: str) -> bool:
-        self._sabotage.hits = 0
-        self._sabotage.arm(target, error)
+        _sabotage.hits = 0
+        _sabotage.arm(target, error)
         return True
 
     def disarm(self) -> int:
         """How often it has raised."""
-        self._sabotage.disarm()
-        return self._sabotage.hits
+        _sabotage.disarm()
+        return _sabotage.hits
 
     def key(self) -> str:
         """The listener's key, so that a test can be the listener."""

@@ -55,8 +55,9 @@ class Setup:
     ``supervisord``: the module with its ``main``. ``application``: its module, ``tests.lab.light`` is another;
     ``address``: what it binds; nginx always goes to 127.0.0.1. ``peer``: the parameters of each server in the upstream;
     ``balance``: its first line; ``upstream``: its last. ``server``: for nginx's server block.
-    ``program``: more lines in [program:app]; ``supervisor``: more sections. ``files``: name and text of files that have
-    to be in the directory before anything starts; supervisord's configuration calls the directory ``%(here)s``.
+    ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
+    ``files``: name and text of files that have to be in the directory before anything starts; supervisord's
+    configuration calls the directory ``%(here)s``.
     """
 
     processes: int = 8
@@ -68,6 +69,7 @@ class Setup:
     startsecs: int = 1
     program: str = ""
     supervisor: str = ""
+    loglevel: str = "info"
     balance: str = "fair;"
     peer: str = "max_fails=0"
     upstream: str = ""
@@ -103,6 +105,7 @@ logfile={here}/supervisord.log
 pidfile={here}/supervisord.pid
 childlogdir={here}
 nodaemon=true
+loglevel={loglevel}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
@@ -301,6 +304,7 @@ class Stack:
         setup = self.setup
         for name, content in setup.files.items():
             (self.directory / name).write_text(content, encoding="utf-8")
+            (self.directory / name).chmod(0o644)  # whatever the umask: root obeys no policy that others may write
         text = SUPERVISORD_CONF.format(
             here=_escaped(self.directory),
             python=_escaped(shlex.quote(sys.executable)),
@@ -313,6 +317,7 @@ class Stack:
             startsecs=setup.startsecs,
             program=setup.program,
             supervisor=setup.supervisor,
+            loglevel=setup.loglevel,
         )
         self.supervisord_conf.write_text(text, encoding="utf-8")
         self.nginx_conf.write_text(self._nginx_text(), encoding="utf-8")
