@@ -26,7 +26,7 @@ WISHES: dict[str, dict[str, bool]] = {
 @dataclass(frozen=True)
 class Plan:
     """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the roll, and to whom or what;
-    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: those that do not stop."""
+    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: who does not stop."""
 
     size: int
     limit: int
