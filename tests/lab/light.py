@@ -5,6 +5,9 @@ answer tells which process gave it (``X-Pid``), of which deploy (``X-Release``) 
 (``X-Cold``).
 Cold is a process until it has answered ``/``. ``POST /slow`` takes a while, and is lost when the process is stopped
 meanwhile: there is no handler for SIGTERM. Connections are kept where the client does not say otherwise.
+
+For connections that last: any POST waits for its whole body, however slow, and tells how much came (``X-Received``);
+``GET /stream?seconds=3&every=0.2`` answers in chunks for so long; ``GET /websocket`` becomes one, which echoes.
 """
 
 from __future__ import annotations
@@ -13,7 +16,11 @@ import argparse
 import asyncio
 import contextlib
 import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import parse_qs, urlsplit
 
+from tests.lab import websocket
 from tests.lab.site.deploy import Deploy, boot, read_deploy
 
 SLOW_SECONDS = 0.5
@@ -38,12 +45,18 @@ class Application:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether another may follow."""
         request_line, headers = await read_head(reader)
-        method, path, version = request_line.split()
-        await reader.readexactly(int(headers.get("content-length", 0)))
+        method, target, version = request_line.split()
+        path = urlsplit(target).path
+        if path == "/websocket":
+            return await self._become_websocket(headers, reader, writer)
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        is_kept = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+        if path == "/stream":
+            return await self._stream(target, is_kept, writer)
         status, was_cold = await self._answer(method, path), self._is_cold and path != "/health"
         self._is_cold = self._is_cold and path != "/"
-        is_kept = version == "HTTP/1.1" and headers.get("connection", "") != "close"
-        writer.write(self._head(status, was_cold, "keep-alive" if is_kept else "close") + b"fine\n")
+        more = {"X-Cold": int(was_cold), "X-Received": len(body), "Content-Length": 5}
+        writer.write(self._head(status, is_kept, more) + b"fine\n")
         await writer.drain()
         return is_kept
 
@@ -54,23 +67,52 @@ class Application:
             await asyncio.sleep(SLOW_SECONDS)
         return "500 Internal Server Error" if self._deploy.strikes("500", path) else "200 OK"
 
-    def _head(self, status: str, was_cold: bool, connection: str) -> bytes:
-        lines = [
-            f"HTTP/1.1 {status}",
-            f"X-Pid: {os.getpid()}",
-            f"X-Release: {self._deploy.release}",
-            f"X-Cold: {int(was_cold)}",
-            "Content-Length: 5",
-            f"Connection: {connection}",
-        ]
+    async def _stream(self, target: str, is_kept: bool, writer: asyncio.StreamWriter) -> bool:
+        wish = {key: float(values[0]) for key, values in parse_qs(urlsplit(target).query).items()}
+        writer.write(self._head("200 OK", is_kept, {"X-Cold": int(self._is_cold), "Transfer-Encoding": "chunked"}))
+        async for line in _lines(wish.get("seconds", 60.0), wish.get("every", 1.0)):
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        return is_kept
+
+    async def _become_websocket(
+        self, headers: Headers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        accept = websocket.accept_of(headers["sec-websocket-key"])
+        more = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept}
+        writer.write(self._head("101 Switching Protocols", None, more))
+        while True:
+            head = await reader.readexactly(websocket.HEAD)
+            length, is_masked = websocket.rest_of(head)
+            payload = websocket.unmasked(await reader.readexactly(length), is_masked)
+            writer.write(websocket.text_frame(payload, is_masked=False))
+            await writer.drain()
+
+    def _head(self, status: str, is_kept: bool | None, more: Mapping[str, object]) -> bytes:
+        """The head of an answer; ``is_kept`` None: it says itself what becomes of the connection."""
+        connection = {} if is_kept is None else {"Connection": "keep-alive" if is_kept else "close"}
+        headers = {"X-Pid": os.getpid(), "X-Release": self._deploy.release, **more, **connection}
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def _lines(seconds: float, every: float) -> AsyncIterator[bytes]:
+    """A numbered line every so often, and one at the end that says so."""
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        yield b"line %d\n" % number
+        number += 1
+        await asyncio.sleep(every)
+    yield b"the end\n"
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[str, Headers]:
     """The request line and the headers, names in lower case. Raises IncompleteReadError at the end of the stream."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
     named = (line.partition(":") for line in lines if line)
-    return first, {name.lower(): value.strip().lower() for name, _, value in named}
+    return first, {name.lower(): value.strip() for name, _, value in named}
 
 
 async def serve(address: str, port: int) -> None:
