@@ -163,6 +163,23 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Connection:
+    """One connection of a process, as far as the kernel tells.
+
+    ``peer``: ``address:port``. ``age``: seconds for which it has been open at least; since when, nobody can ask.
+    ``idle``: seconds since the last byte, and ``last`` whether the process ``sent`` or ``received`` it; empty where
+    none has moved. ``state`` says what is unusual: ``not accepted`` by the process yet, ``half-closed`` by the client,
+    or ``stuck``: the client does not take what it is sent.
+    """
+
+    peer: str
+    age: float = 0.0
+    idle: float = 0.0
+    last: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True)
 class Member:
     """One process of a group in a roll.
 
@@ -172,7 +189,7 @@ class Member:
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
     new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that died while they
-    were warmed up.
+    were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's deadline.
     """
 
     name: str
@@ -192,6 +209,7 @@ class Member:
     deaths: int = 0
     timing: Timing = Timing()
     connections_left: int = 0
+    oldest_left: tuple[Connection, ...] = ()
     requests: int = 0
     first_ms: float = 0.0
     last_ms: float = 0.0
@@ -289,11 +307,13 @@ class Connections:
     """The connections of one port, both families.
 
     ``peers``: one string (``address:port``) for each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT, those that wait in
-    the accept queue among them. ``listeners``: the local addresses that accept on it.
+    the accept queue among them. ``listeners``: the local addresses that accept on it. ``oldest``: the oldest few of the
+    connections, the oldest first, where they were asked for.
     """
 
     peers: frozenset[str] = frozenset()
     listeners: tuple[str, ...] = ()
+    oldest: tuple[Connection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -326,8 +346,9 @@ class Seen:
     behind a closed gate. ``gap``: seconds before it in which nobody looked.
 
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
-    of connections left for a process that drains, ``leaks`` the peer that got through a closed gate. ``refusals`` are
-    the orders that supervisord refused for good, by process. ``wards`` are the processes in the hands of the guard.
+    of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
+    the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process.
+    ``wards`` are the processes in the hands of the guard.
     """
 
     at: float
@@ -336,6 +357,7 @@ class Seen:
     closed: Mapping[int, float] = field(default_factory=dict)
     gate_problem: str = ""
     connections: Mapping[str, int] = field(default_factory=dict)
+    oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
     leaks: Mapping[str, str] = field(default_factory=dict)
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)

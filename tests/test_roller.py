@@ -647,7 +647,7 @@ def test_more_failures_than_there_is_room_for_are_refused():
 
 def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     world = World(3)
-    world.connections = lambda ports: {port: Connections() for port in ports}  # type: ignore[method-assign]  # deaf
+    world.connections = lambda ports, oldest=0: {port: Connections() for port in ports}  # type: ignore[method-assign]
     code, text = refusal(world)
     assert code == Fault.NOT_CONFIGURED
     assert "app-1 listens on 8001 and not on 8001" in text

@@ -38,7 +38,7 @@ class Kernel:
         self.asked: list[int] = []
         self.is_blind = False
 
-    def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         return {port: Connections() for port in ports}
 
     def ports_of(self, pid: int) -> tuple[int, ...]:

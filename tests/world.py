@@ -158,7 +158,7 @@ class World:
         self._looked_at = self.now
         return SupervisorWorld(rolls, requests, {GROUP: table}, idle, watches)
 
-    def connections(self, ports: Collection[int]) -> dict[int, Connections]:
+    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
 
     def ports_of(self, pid: int) -> tuple[int, ...]:

@@ -35,8 +35,9 @@ class Gate(Protocol):
 class Sockets(Protocol):
     """What the kernel knows of the connections of a port."""
 
-    def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
-        """The connections and listeners of each port, in this network namespace, both address families."""
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        """The connections and listeners of each port, in this network namespace, both address families; and of each
+        the so many ``oldest`` connections, as far as their age is known."""
         ...
 
     def ports_of(self, pid: int) -> tuple[int, ...]:

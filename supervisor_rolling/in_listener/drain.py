@@ -9,29 +9,45 @@ TIME_WAIT) loses nothing when the process ends.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 from collections.abc import Collection, Iterator, Mapping
 
 from supervisor_rolling.errors import SocketsError
-from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, TcpSocket, tcp_sockets
-from supervisor_rolling.model import Connections
+from supervisor_rolling.in_listener.sock_diag import (
+    CLOSE_WAIT,
+    ESTABLISHED,
+    LISTEN,
+    SYN_RECV,
+    TcpSocket,
+    Traffic,
+    tcp_sockets,
+)
+from supervisor_rolling.model import Connection, Connections
 
 
 class KernelSockets:
     """Looks at this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
     SocketsError where the kernel does not answer."""
 
-    def connections(self, ports: Collection[int]) -> Mapping[int, Connections]:
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         """The connections and listeners of each of these ports; see ``Sockets.connections``."""
-        peers: dict[int, set[str]] = {port: set() for port in ports}
+        connected: dict[int, list[TcpSocket]] = {port: [] for port in ports}
         listeners: dict[int, set[str]] = {port: set() for port in ports}
         if ports:
-            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN), ports):
+            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN), ports, with_traffic=oldest > 0):
                 if one.state == LISTEN:
                     listeners[one.port].add(one.address)
                 else:
-                    peers[one.port].add(_peer(one))
-        return {port: Connections(frozenset(peers[port]), tuple(sorted(listeners[port]))) for port in ports}
+                    connected[one.port].append(one)
+        return {
+            port: Connections(
+                peers=frozenset(map(_peer, connected[port])),
+                listeners=tuple(sorted(listeners[port])),
+                oldest=tuple(map(_connection, heapq.nlargest(oldest, connected[port], key=_age_ms))),
+            )
+            for port in ports
+        }
 
     def ports_of(self, pid: int) -> tuple[int, ...]:
         """The TCP ports that a process or a descendant of it listens on, ascending; empty where there is none.
@@ -45,6 +61,23 @@ class KernelSockets:
 def _peer(one: TcpSocket) -> str:
     address = f"[{one.peer_address}]" if ":" in one.peer_address else one.peer_address
     return f"{address}:{one.peer_port}"
+
+
+def _age_ms(one: TcpSocket) -> int:
+    return one.traffic.age if one.traffic else 0
+
+
+def _connection(one: TcpSocket) -> Connection:
+    age, idle, last, _ = one.traffic or Traffic()
+    return Connection(_peer(one), age / 1000, idle / 1000, last, _state(one))
+
+
+def _state(one: TcpSocket) -> str:
+    if not one.inode:
+        return "not accepted"
+    if one.traffic and one.traffic.is_stuck:
+        return "stuck"
+    return "half-closed" if one.state == CLOSE_WAIT else ""
 
 
 # --- /proc. A process may be gone at any line: that is no error, it then listens on nothing.

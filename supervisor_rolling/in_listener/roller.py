@@ -32,6 +32,7 @@ from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
     Change,
     Config,
+    Connections,
     Member,
     Process,
     Request,
@@ -46,9 +47,10 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import guard, machine
 from supervisor_rolling.pure.guard import Ports
+from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
-from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since
+from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since, is_overdue
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -290,7 +292,8 @@ class Roller:
         at = self.clock()
         processes = world.processes.get(group, {})
         draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
-        peers = self._peers(draining)
+        found = self._connections(draining, roll, at) if roll and draining else {}
+        peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
         leaks = self._leaks_of(group, draining, peers, at)
         seen = Seen(
             at=at,
@@ -298,7 +301,8 @@ class Roller:
             gap=world.idle if world.idle > LONGEST_GAP else 0.0,
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
-            connections={name: len(found) for name, found in peers.items()},
+            connections={name: len(those) for name, those in peers.items()},
+            oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
@@ -321,10 +325,12 @@ class Roller:
     def _closed_since(self, members: list[Member]) -> dict[str, float]:
         return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
 
-    def _peers(self, draining: list[Member]) -> dict[str, frozenset[str]]:
+    def _connections(self, draining: list[Member], roll: Roll, at: float) -> Mapping[int, Connections]:
+        """Of all ports that drain; how old they are is asked where the time of one is over."""
         ports = [port for member in draining for port in member.ports]
-        found = self.sockets.connections(ports) if ports else {}
-        return {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
+        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        is_asked = any(is_overdue(member, at, closed, policy) for member in draining)
+        return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
 
     # --- decide, record, hold, order
 

@@ -10,11 +10,12 @@ never returned. A call has a deadline of a few seconds.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from supervisor_rolling.errors import SocketsError
 
@@ -30,19 +31,41 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _BYTECODE_ATTRIBUTE = 1  # INET_DIAG_REQ_BYTECODE
+_INFO_ATTRIBUTE = 2  # INET_DIAG_INFO: struct tcp_info
+_ASK_FOR_INFO = 1 << (_INFO_ATTRIBUTE - 1)
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port id
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2: family, protocol, extensions, states, socket id
-_ANSWER = struct.Struct("=BBxx2s2s16s16s12x16xI")  # struct inet_diag_msg: family, state, ports, addresses, …, inode
+_ANSWER = struct.Struct("=BBxx2s2s16s16s20xI4xI")  # inet_diag_msg: family, state, ports, addresses, not taken, inode
+_INFO = struct.Struct("=xxB41xI4xII92xII")
+"""Of struct tcp_info: retransmits; the milliseconds since data was last sent, data received, and an acknowledgement
+received; how many segments of data came in and went out. The kernel begins these clocks when a connection begins."""
+
+_STUCK_MS = 1000
+"""What the peer has not acknowledged for so long is not merely under way."""
 _STEP = struct.Struct("=BBH")  # struct inet_diag_bc_op: code, offset if yes, offset if no
 _JUMP, _PORT_AT_LEAST, _PORT_AT_MOST = 1, 2, 3  # INET_DIAG_BC_JMP, _S_GE, _S_LE
 
 
-@dataclass(frozen=True)
-class TcpSocket:
+class Traffic(NamedTuple):
+    """When bytes last moved on a connection; a tuple, because there may be thousands. All are milliseconds.
+
+    ``age``: for so long it has been open at least; when it was opened the kernel tells nobody. ``idle``: since the last
+    byte, and ``last`` whether that was sent or received; empty where none has ever moved, and then ``idle`` is the age,
+    exactly. ``is_stuck``: the peer does not acknowledge what it is sent; it is gone, or reads nothing.
+    """
+
+    age: int = 0
+    idle: int = 0
+    last: str = ""
+    is_stuck: bool = False
+
+
+class TcpSocket(NamedTuple):
     """One socket. Addresses are as people write them, an IPv4 peer of an IPv6 socket as IPv4; ``inode`` is 0 for one
-    that no process has accepted yet."""
+    that no process has accepted yet. ``traffic`` is None where it was not asked for, and where the kernel tells nothing
+    of it: a handshake that is not over."""
 
     state: int
     address: str
@@ -50,21 +73,24 @@ class TcpSocket:
     peer_address: str
     peer_port: int
     inode: int
+    traffic: Traffic | None = None
 
 
-def tcp_sockets(states: Collection[int], ports: Collection[int] | None = None) -> Iterator[TcpSocket]:
+def tcp_sockets(
+    states: Collection[int], ports: Collection[int] | None = None, with_traffic: bool = False
+) -> Iterator[TcpSocket]:
     """The sockets of this network namespace in one of these states, both families; ``ports``: only with such a local
-    port."""
+    port; ``with_traffic``: when bytes last moved, which takes half as long again where there are thousands."""
     mask = sum(1 << state for state in set(states))
     code = b"" if ports is None else _any_local_port(sorted(set(ports)))
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from _sockets_of(family, mask, code)
+        yield from _sockets_of(family, mask, code, with_traffic)
 
 
-def _sockets_of(family: int, mask: int, code: bytes) -> list[TcpSocket]:
+def _sockets_of(family: int, mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket]:
     for _ in range(_TRIES):
         try:
-            return _dump(family, mask, code)
+            return _dump(family, mask, code, with_traffic)
         except _Interrupted:
             continue
         except OSError as error:
@@ -88,15 +114,15 @@ def _explanation(error: OSError) -> str:
 # --- netlink
 
 
-def _dump(family: int, mask: int, code: bytes) -> list[TcpSocket]:
+def _dump(family: int, mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(_TIMEOUT)
-        link.send(_request(family, mask, code))
-        return [_socket_of(body) for body in _bodies(link)]
+        link.send(_request(family, mask, code, with_traffic))
+        return [_socket_of(body, with_traffic) for body in _bodies(link)]
 
 
-def _request(family: int, mask: int, code: bytes) -> bytes:
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, mask)
+def _request(family: int, mask: int, code: bytes, with_traffic: bool) -> bytes:
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, _ASK_FOR_INFO if with_traffic else 0, mask)
     if code:
         body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
     flags = _NLM_F_REQUEST | _NLM_F_DUMP
@@ -135,8 +161,9 @@ def _raise_error(body: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _socket_of(body: bytes) -> TcpSocket:
-    family, state, port, peer_port, source, destination, inode = _ANSWER.unpack_from(body)
+def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
+    family, state, port, peer_port, source, destination, not_taken, inode = _ANSWER.unpack_from(body)
+    info = _attribute(body, _INFO_ATTRIBUTE) if with_traffic else None
     return TcpSocket(
         state=state,
         address=_address(family, source),
@@ -144,12 +171,41 @@ def _socket_of(body: bytes) -> TcpSocket:
         peer_address=_address(family, destination),
         peer_port=int.from_bytes(peer_port, "big"),
         inode=inode,
+        traffic=_traffic(info, not_taken) if info else None,
     )
+
+
+def _attribute(body: bytes, wanted: int) -> bytes | None:
+    """The content of one of the attributes behind a struct inet_diag_msg."""
+    at = _ANSWER.size
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if kind == wanted:
+            return body[at + _ATTRIBUTE.size : at + length]
+        at += max(_ATTRIBUTE.size, -(-length // 4) * 4)  # NLA_ALIGN
+    return None
+
+
+def _traffic(info: bytes, not_taken: int) -> Traffic | None:
+    """None from a kernel whose tcp_info is shorter (before 4.6)."""
+    if len(info) < _INFO.size:
+        return None
+    retransmits, sent, received, heard, times_received, times_sent = _INFO.unpack_from(info)
+    age = max(sent, received)
+    is_stuck = not_taken > 0 and (retransmits > 0 or sent >= _STUCK_MS)
+    if retransmits:
+        sent = max(sent, heard)  # what is sent again and again does not arrive
+    if times_sent and (sent <= received or not times_received):
+        return Traffic(age, sent, "sent", is_stuck)
+    if times_received:
+        return Traffic(age, received, "received", is_stuck)
+    return Traffic(age, age, "", is_stuck)
 
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 on an IPv6 socket
 
 
+@functools.lru_cache(maxsize=1024)
 def _address(family: int, raw: bytes) -> str:
     if family == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, raw[:4])

@@ -11,6 +11,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+from supervisor_rolling.model import Connection
+from supervisor_rolling.pure.lasting import count_text, left_texts
+
 View = Mapping[str, Any]
 
 UNDER_WAY = ("draining", "restarting", "warming", "settling")
@@ -44,7 +47,7 @@ def screen_for(stream: TextIO, term: str) -> Screen:
 
 
 class PlainScreen:
-    """One line for each process, when it is done."""
+    """One line for each process, when it is done; and one for each connection that its restart has ended."""
 
     def __init__(self, stream: TextIO, signs: Signs) -> None:
         self._stream = stream
@@ -70,7 +73,11 @@ class PlainScreen:
         done = [p for p in roll["processes"] if is_done(p) and (p["name"], p["failed"]) not in self._told]
         self._told.update((process["name"], process["failed"]) for process in done)
         width = name_width(roll)
-        return [process_line(process, width, self._signs) for process in sorted(done, key=lambda p: -p["seconds"])]
+        done.sort(key=lambda process: -process["seconds"])
+        return [line for process in done for line in self._lines(process, width)]
+
+    def _lines(self, process: View, width: int) -> list[str]:
+        return [process_line(process, width, self._signs), *left_lines(process, width)]
 
 
 class TerminalScreen:
@@ -139,6 +146,14 @@ def process_line(process: View, width: int, signs: Signs) -> str:
     """One process: what it has been through, with durations, and where it stands."""
     parts = [*_past(process, signs), _present(process)]
     return f"{process['name']:<{width}}  {signs.dot.join(part for part in parts if part)}"
+
+
+def left_lines(process: View, width: int) -> list[str]:
+    """The connections that were left when a process was restarted, a line each. A failure tells them itself."""
+    if process["failed"]:
+        return []
+    told = [Connection(**one) for one in process.get("oldest_left", ())]  # an older supervisord does not tell
+    return [f"{'':<{width}}  {line}" for line in left_texts(process["connections_left"], told)]
 
 
 def bar_line(roll: View, signs: Signs) -> str:
@@ -210,7 +225,7 @@ def name_width(roll: View) -> int:
 def _past(process: View, signs: Signs) -> list[str]:
     parts = []
     if process["drained"]:
-        left = f" ({_count(process['connections_left'], 'connection')} left)" if process["connections_left"] else ""
+        left = f" ({count_text(process['connections_left'])} left)" if process["connections_left"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
         killed = " (killed)" if process.get("killed") else ""  # an older supervisord does not tell
@@ -233,7 +248,7 @@ def _warmed(process: View, signs: Signs) -> str:
 
 def _present(process: View) -> str:
     if process["stage"] in UNDER_WAY:
-        left = f", {_count(process['connections_left'], 'connection')} left" if process["stage"] == "draining" else ""
+        left = f", {count_text(process['connections_left'])} left" if process["stage"] == "draining" else ""
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why']}"

@@ -28,7 +28,9 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN."""
+    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN.
+    ``oldest_left``: the fields of ``model.Connection`` for each of the oldest few that were left at the drain's
+    deadline."""
     names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
     counts = ("connections_left", "requests", "first_ms", "last_ms")
     return {
@@ -37,6 +39,14 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
         "deaths": member.get("deaths", 0),
         "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
+        "oldest_left": [_connection_view(connection) for connection in member.get("oldest_left", ())],
+    }
+
+
+def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: connection[key] for key in ("peer", "last", "state")},
+        **{key: round(connection[key], 3) for key in ("age", "idle")},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from supervisor_rolling.model import Member, Roll, Stage, Status, Ward, Watch
+from supervisor_rolling.pure.lasting import count_text, left_texts
 
 
 def changes(old: Roll, new: Roll) -> Iterator[str]:
@@ -47,10 +48,14 @@ def _stage_text(before: Member, after: Member) -> str:
     if after.stage is Stage.FAILED or not after.wanted or before.why != after.why:
         return f"{after.stage.value}: {after.why}"
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
-        left = f", {after.connections_left} connections left" if after.connections_left else ""
-        return f"restarting (drained {after.timing.drained:.2f} s{left})"
+        return f"restarting (drained {after.timing.drained:.2f} s{_left(after)})"
     if after.stage is Stage.SETTLING:
         return f"open (pid {after.pid}, warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms)"
     if after.stage is Stage.OPEN and after.replaced:
         return f"available (settled {after.timing.settled:.1f} s)"
     return str(after.stage.value)
+
+
+def _left(member: Member) -> str:
+    left = member.connections_left
+    return "; ".join([f", {count_text(left)} left", *left_texts(left, member.oldest_left)]) if left else ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Callable
 
 from supervisor_rolling.model import DrainPolicy, Member, Process, Roll, Seen, Stage, Warmth, WarmupPolicy
+from supervisor_rolling.pure.lasting import aged, count_text, left_texts
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -96,27 +97,39 @@ def _up_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
 
 
 def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
-    policy, closed_at = roll.policy.drain, closed_since(member, seen.closed)
     left = seen.connections.get(member.name)
-    if closed_at > seen.at or left is None:
+    waited = _drained_for(member, seen.at, seen.closed)
+    if waited < 0 or left is None:
         return _gate_in_time(member, seen)
-    waited = seen.at - max(member.since, closed_at)  # a gate that was open meanwhile lets the wait begin anew
-    if left == 0 and waited >= max(policy.min, LEAST_DRAIN):
+    if left == 0 and waited >= max(roll.policy.drain.min, LEAST_DRAIN):
         return _drained(member, seen)
-    if not _is_drain_over(member, waited, seen.at - closed_at, policy):
-        return replace(member, connections_left=left)
-    if policy.on_timeout == "fail" and not member.cold:
-        text = f"still had {left} connections after {policy.timeout:g} s (drain.on_timeout: fail); it goes on serving"
-        return _failed_back(member, seen, text)
-    return _drained(member, seen, left)
+    member = replace(member, connections_left=left)
+    return _outlasted(member, roll, seen) if is_overdue(member, seen.at, seen.closed, roll.policy.drain) else member
 
 
-def _is_drain_over(member: Member, waited: float, closed_for: float, policy: DrainPolicy) -> bool:
-    """One that an earlier failure kept closed drains since then: what is left is mostly the warm-up that it never
-    answered."""
-    if member.cold:
-        return waited >= LEAST_DRAIN and closed_for >= policy.timeout
-    return waited >= policy.timeout
+def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
+    """For how many seconds a process drains at the moment ``at``; below 0 while its gate is not known closed. A gate
+    that was open meanwhile lets the wait begin anew."""
+    closed_at = closed_since(member, closed)
+    return at - max(member.since, closed_at) if closed_at <= at else -math.inf
+
+
+def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: DrainPolicy) -> bool:
+    """Whether a drain has lasted as long as it may. One that an earlier failure kept closed drains since then: what is
+    left is mostly the warm-up that it never answered."""
+    waited = _drained_for(member, at, closed)
+    lasted = at - closed_since(member, closed) if member.cold else waited
+    return waited >= LEAST_DRAIN and lasted >= policy.timeout
+
+
+def _outlasted(member: Member, roll: Roll, seen: Seen) -> Member:
+    """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
+    waited = _drained_for(member, seen.at, seen.closed)
+    left, told = member.connections_left, aged(seen.oldest.get(member.name, ()), waited)
+    if roll.policy.drain.on_timeout == "fail" and not member.cold:
+        member = replace(member, oldest_left=told)
+        return _failed_back(member, seen, _outlasted_text(member, roll))
+    return replace(_drained(member, seen), connections_left=left, oldest_left=told)
 
 
 def _gate_in_time(member: Member, seen: Seen) -> Member:
@@ -277,9 +290,9 @@ def to(member: Member, stage: Stage, seen: Seen) -> Member:
     return replace(member, stage=stage, since=seen.at)
 
 
-def _drained(member: Member, seen: Seen, left: int = 0) -> Member:
+def _drained(member: Member, seen: Seen) -> Member:
     timing = replace(member.timing, drained=seen.at - member.since)
-    return replace(to(member, Stage.RESTARTING, seen), timing=timing, connections_left=left)
+    return replace(to(member, Stage.RESTARTING, seen), timing=timing, connections_left=0, oldest_left=())
 
 
 def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
@@ -341,6 +354,16 @@ def _leak_text(member: Member, peer: str) -> str:
     return (
         f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
         "look for a firewall rule before ours that accepts them (iptables-legacy -S INPUT)"
+    )
+
+
+def _outlasted_text(member: Member, roll: Roll) -> str:
+    ports = ", ".join(map(str, member.ports))
+    left, told = member.connections_left, "; ".join(left_texts(member.connections_left, member.oldest_left))
+    return (
+        f"still had {count_text(left)} to port {ports} after {roll.policy.drain.timeout:g} s of drain"
+        f"{f' ({told})' if told else ''}, so it was not stopped and goes on serving (drain.on_timeout: fail): "
+        "wait until they end, end them, or raise drain.timeout"
     )
 
 
