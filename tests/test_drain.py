@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import sock_diag
 from supervisor_rolling.in_listener.drain import KernelSockets, family_of
-from supervisor_rolling.model import Connections
+from supervisor_rolling.model import Connection, Connections
+from tests.lab.lasting import unreachable
 
 
 @pytest.fixture
@@ -143,6 +146,179 @@ def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitSt
 def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> None:
     assert sockets.connections([1]) == {1: Connections()}
     assert sockets.connections([]) == {}
+
+
+# --- the oldest connections, and what they do
+
+
+def told(sockets: KernelSockets, server: socket.socket, oldest: int = 9) -> dict[str, Connection]:
+    """The oldest connections, by peer."""
+    return {one.peer: one for one in sockets.connections([port_of(server)], oldest)[port_of(server)].oldest}
+
+
+def accepted_from(keep: ExitStack, server: socket.socket) -> tuple[socket.socket, socket.socket, float]:
+    """A client, its connection as the server has it, and the moment before it began."""
+    began = time.monotonic()
+    client = connect(keep, server)
+    return client, keep.enter_context(server.accept()[0]), began
+
+
+def within(truth: float, known: float, slack: float = 0.1) -> bool:
+    """Whether what the kernel knows, in ticks of 1 to 10 ms, is no more than the truth and not much less."""
+    return truth - slack <= known <= truth + 0.01
+
+
+def test_an_upload_is_as_old_as_it_is_and_a_byte_came_in_just_now(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, _, began = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    client.send(b"x")
+    one = told(sockets, server)[name_of(client)]
+    assert within(time.monotonic() - began, one.age)
+    assert (one.last, one.state) == ("received", "")
+    assert one.idle < 0.1
+
+
+def test_a_stream_is_as_old_as_its_request_and_a_byte_went_out_just_now(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, began = accepted_from(keep, server)
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    assert told(sockets, server)[name_of(client)].last == "received"  # not answered yet
+    accepted.send(b"chunk")
+    one = told(sockets, server)[name_of(client)]
+    assert within(time.monotonic() - began, one.age)
+    assert (one.last, one.state) == ("sent", "")
+    assert one.idle < 0.1
+
+
+def test_a_keepalive_is_idle_since_its_last_answer(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, accepted, began = accepted_from(keep, server)
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    accepted.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
+    one = told(sockets, server)[name_of(client)]
+    assert one.last == "sent"
+    assert within(time.monotonic() - began, one.age)
+    assert one.idle <= one.age
+
+
+def test_where_bytes_move_both_ways_the_kernel_knows_no_age_but_of_the_older_one(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    client.send(b"ping")
+    accepted.send(b"pong")
+    assert told(sockets, server)[name_of(client)].age < 0.1
+
+
+def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, _, _ = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.1)
+    one = told(sockets, server)[name_of(client)]
+    assert (one.last, one.idle, one.state) == ("", one.age, "")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_what_waits_in_the_accept_queue_is_told_as_not_accepted(
+    keep: ExitStack, sockets: KernelSockets, address: str
+) -> None:
+    server = listen(keep, "::", dual=True)
+    client = connect(keep, server, address)
+    client.send(b"GET /")
+    (one,) = told(sockets, server).values()
+    assert (one.peer, one.last, one.state) == (name_of(client), "received", "not accepted")
+
+
+def test_a_handshake_that_is_not_over_is_told_as_not_accepted_and_nothing_more(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    client = connect(keep, server)
+    assert list(told(sockets, server).values()) == [Connection(name_of(client), state="not accepted")]
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["waits for an answer", "is gone"])
+def test_a_client_that_has_ended_its_side_is_told_as_half_closed(
+    keep: ExitStack, sockets: KernelSockets, is_gone: bool
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    name = name_of(client)
+    client.send(b"PUT")
+    client.close() if is_gone else client.shutdown(socket.SHUT_WR)
+    assert accepted.recv(9) == b"PUT"
+    assert accepted.recv(9) == b""
+    one = told(sockets, server)[name]
+    assert (one.last, one.state) == ("received", "half-closed")
+
+
+def test_a_client_that_reads_nothing_is_told_as_stuck_after_a_second(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    fill(accepted)
+    assert told(sockets, server)[name_of(client)].state == ""
+    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
+    assert told(sockets, server)[name_of(client)].idle >= 0.9
+    read_all(client)
+    assert told(sockets, server)[name_of(client)].state == ""
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until the other side's buffer and one's own are full."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+
+
+def read_all(sock: socket.socket) -> None:
+    """Until nothing comes any more."""
+    while select.select([sock], [], [], 0.3)[0]:
+        sock.recv(1 << 20)
+
+
+def test_a_client_that_is_gone_without_a_word_is_told_as_stuck_and_what_is_sent_again_counts_for_nothing(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    client.send(b"GET /")
+    accepted.send(b"chunk")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
+    keep.enter_context(unreachable(name_of(client)))
+    accepted.send(b"chunk")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
+    one = told(sockets, server)[name_of(client)]
+    assert one.idle >= 0.3  # since the last that arrived, although one that does not was sent meanwhile
+    assert one.last == "sent"
+
+
+def test_of_many_only_the_oldest_are_told_the_oldest_first(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    old = [accepted_from(keep, server)[0] for _ in range(2)]
+    assert eventually(lambda: min(one.age for one in told(sockets, server).values()) >= 0.1)
+    new = [accepted_from(keep, server)[0] for _ in range(20)]
+    ages = [one.age for one in told(sockets, server).values()]
+    assert ages == sorted(ages, reverse=True)
+    assert set(told(sockets, server, oldest=2)) == set(map(name_of, old))
+    assert len(sockets.connections([port_of(server)], oldest=2)[port_of(server)].peers) == len(old + new)
+
+
+def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    connect(keep, server)
+    seen = sockets.connections([port_of(server)])[port_of(server)]
+    assert (len(seen.peers), seen.oldest) == (1, ())
 
 
 # --- listeners
@@ -283,3 +459,64 @@ def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.
 def test_a_kernel_without_ipv6_has_no_ipv6_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FakeLink(DONE), FakeLink(message(2, struct.pack("=i", -errno.ENOENT))))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
+
+
+# --- recorded answers
+
+UPLOAD = bytes.fromhex(
+    """
+    020100001f40a1127f0000010000000000000000000000007f00000100000000000000000000000000000000d05b01000000000000000000
+    04000000000000000000000037430f00050008000000000008000f00000000000c001500010000000000000006001600520000001c010200
+    010000000007aa01e01c0300409c000000800000180200000000000000000000000000000000000000000000cc08000000000000fc000000
+    d8060000ffff0000cbff00001000000008000000ffffff7f0a000000cbff00000300000000000000cbff000000000000009d96a00d000000
+    ffffffffffffffff000000000000000004000000000000000400000006000000000000001000000004000000000000000000000000000000
+    0000000000000000000000000000000000000000000000000100000000000000000000000000000000000000000000000000000000000000
+    0000000000000100000001000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000
+    """
+)
+"""What Linux 6.18 says of an upload of 4 bytes, half a second apart, to which nothing was answered: a struct
+inet_diag_msg, four attributes that nobody asks for, and struct tcp_info."""
+
+INFO_AT = 108 + 4  # in UPLOAD, behind the header of its attribute
+
+
+def told_of(body: bytes, monkeypatch: pytest.MonkeyPatch) -> sock_diag.TcpSocket:
+    """The one socket of a dump that consists of this body."""
+    answering(monkeypatch, FakeLink(message(20, body), DONE), FakeLink(DONE))
+    (one,) = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,), with_traffic=True)
+    return one
+
+
+def test_a_recorded_upload_is_read_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = told_of(UPLOAD, monkeypatch)
+    assert (one.address, one.port, one.peer_address, one.peer_port) == ("127.0.0.1", 8000, "127.0.0.1", 41234)
+    assert one.inode > 0
+    assert one.traffic is not None
+    assert (one.traffic.last, one.traffic.is_stuck) == ("received", False)
+    assert (one.traffic.age, one.traffic.idle) == (2252, 252)
+
+
+def test_from_a_kernel_that_tells_less_a_socket_is_taken_without_its_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = struct.pack("=HH", 4 + 104, 2) + UPLOAD[INFO_AT : INFO_AT + 104]  # struct tcp_info of Linux 3.10
+    assert told_of(UPLOAD[:108] + info, monkeypatch).traffic is None
+    assert told_of(UPLOAD[:108], monkeypatch).traffic is None
+
+
+@given(st.binary(max_size=400))
+def test_whatever_stands_behind_the_answer_is_no_error_and_is_read_to_its_end(rest: bytes) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        one = told_of(UPLOAD[:72] + rest, monkeypatch)
+    assert one.peer_port == 41234
+
+
+@given(st.integers(0, 2), st.tuples(*[st.integers(0, 5000)] * 3), st.tuples(*[st.integers(0, 2)] * 2))
+def test_a_connection_is_never_told_to_be_idle_for_longer_than_it_is_old(
+    retransmits: int, clocks: tuple[int, ...], segments: tuple[int, ...]
+) -> None:
+    info = struct.pack("=xxB41xI4xII92xII", retransmits, *clocks, *segments)
+    attribute = struct.pack("=HH", 4 + len(info), 2) + info
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        traffic = told_of(UPLOAD[:108] + attribute, monkeypatch).traffic
+    assert traffic is not None
+    assert 0 <= traffic.idle <= traffic.age
+    assert bool(traffic.last) == any(segments)

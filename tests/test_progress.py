@@ -22,12 +22,13 @@ from supervisor_rolling.in_supervisorctl.progress import (
     bar_line,
     first_line,
     last_line,
+    left_lines,
     plan_lines,
     process_line,
     screen_for,
 )
 from supervisor_rolling.in_supervisord.views import roll_view
-from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status, Timing
+from supervisor_rolling.model import Connection, GatePolicy, Member, Policy, PortRule, Roll, Stage, Status, Timing
 from supervisor_rolling.wire import dump
 
 BEGAN, NOW = 1000.0, 1012.0
@@ -129,6 +130,55 @@ def test_what_an_older_supervisord_does_not_tell_is_not_missed() -> None:
     old = {key: value for key, value in view.items() if key not in ("killed", "deaths")}
     assert process_line(old, 5, UNICODE) == line_of(NEW)
     assert last_line({**a_view(NEW, status=Status.FAILED), "processes": [{**old, "failed": True}]})
+
+
+UPLOAD = Connection("10.0.0.7:51322", age=61.0, idle=0.6, last="received")
+GONE = Connection("[fe80::1]:4711", age=30.004, idle=30.0, last="sent", state="stuck")
+
+
+def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> None:
+    quick = replace(NEW, timing=Timing(drained=30.0))
+    member = replace(quick, connections_left=9, oldest_left=(UPLOAD, GONE))
+    assert plain(a_view(member, *waiting("app-20"))) == [
+        "app-1   drained 30.0 s (9 connections left), open",
+        "        10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
+        "        [fe80::1]:4711 open at least 30 s, last byte sent 30 s ago, the client takes nothing",
+        "        and 7 more",
+    ]
+
+
+def test_where_all_that_were_left_are_told_there_are_no_more() -> None:
+    assert left_lines(a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"][0], 5) == [
+        "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago"
+    ]
+
+
+def test_a_failure_has_told_itself_who_was_left() -> None:
+    member = Member("app-1", (), failed=True, why="still had 1 connection …", connections_left=1, oldest_left=(UPLOAD,))
+    assert plain(a_view(member)) == ["app-1  FAILED: still had 1 connection …"]
+
+
+def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> None:
+    (view,) = a_view(replace(NEW, connections_left=4))["processes"]
+    del view["oldest_left"]
+    assert left_lines(view, 5) == []
+
+
+def test_a_roll_that_an_older_listener_wrote_can_be_viewed() -> None:
+    wire = json.loads(dump(Roll(7, "app", Policy("app", PortRule()), (NEW,), 1, GatePolicy())))
+    del wire["members"][0]["oldest_left"]
+    assert roll_view(wire, NOW)["processes"][0]["oldest_left"] == []
+
+
+def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
+    screen = screen_for(terminal, "xterm")
+    screen.show(a_view(moving(Stage.RESTARTING, connections_left=1, oldest_left=(UPLOAD,))))
+    assert len(terminal.shown()) == 2
+    screen.close(a_view(replace(NEW, requests=0, timing=Timing(), connections_left=1, oldest_left=(UPLOAD,))))
+    assert terminal.shown() == [
+        "app-1  open",
+        "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
+    ]
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.in_listener.roller import Roller
-from supervisor_rolling.model import DrainPolicy, Roll, Share, Stage, Status
+from supervisor_rolling.model import DrainPolicy, Member, Roll, Share, Stage, Status
+from supervisor_rolling.pure.lasting import TOLD
 from tests.world import STEP, Killed, SimProcess, World, fast_policy
 
 PATIENCE = 400.0
@@ -286,6 +287,35 @@ def test_connections_that_never_end_do_not_hold_a_roll_for_longer_than_their_dea
     assert world.cold_from == set()
     assert world.most_out <= plan.limit
     assert all(member.connections_left > 0 for member in roll.members)
+
+
+class Clerk(Luck):
+    """Compares what is said of connections that are left with the truth; this kernel knows no age."""
+
+    said = 0
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        super().record(roll, version, request)
+        for member in roll.members:
+            if member.stage is Stage.RESTARTING and member.since == self.now:
+                self._compare(member)
+
+    def _compare(self, member: Member) -> None:
+        assert len(member.oldest_left) == min(TOLD, member.connections_left)
+        for one in member.oldest_left:
+            self.said += 1
+            began = float(one.peer.rpartition(":")[2]) / 1000 - self.connection_takes
+            assert 0.0 < one.age <= self.now - began + 0.001  # the name of a peer is rounded
+            assert one.age >= self.policy.drain.timeout
+
+
+@examples
+@given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
+def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain(plan: Plan) -> None:
+    world = Clerk(plan)
+    world.run(world.begin(), PATIENCE)
+    assert world.roll().status is Status.DONE
+    assert world.said >= plan.size
 
 
 @examples

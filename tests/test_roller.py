@@ -249,12 +249,12 @@ class FlushedBeforeALook(World):
 
     looks = 0
 
-    def connections(self, ports: Collection[int]) -> dict[int, Connections]:
+    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         self.looks += 8001 in ports and 8001 in self.closed_until
         if self.looks == 3:
             self.looks, self.closed_until = 4, {}
             self.processes["app-1"].connections.append(self.now + 0.3)
-        return super().connections(ports)
+        return super().connections(ports, oldest)
 
 
 def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_for():

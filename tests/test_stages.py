@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.model import (
+    Connection,
     DrainPolicy,
     GatePolicy,
     Member,
@@ -192,7 +193,56 @@ def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None
     drain = DrainPolicy(timeout=5.0, on_timeout="fail")
     after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, connections={NAME: 3})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why == "still had 3 connections after 5 s (drain.on_timeout: fail); it goes on serving"
+    assert after.why == (
+        "still had 3 connections to port 8001 after 5 s of drain, so it was not stopped and goes on serving "
+        "(drain.on_timeout: fail): wait until they end, end them, or raise drain.timeout"
+    )
+
+
+UPLOAD = Connection("10.0.0.7:51322", age=61.0, idle=0.6, last="received")
+SOCKET = Connection("10.0.0.9:4711", age=2.0, idle=2.0, last="sent")
+
+
+def test_with_on_timeout_fail_it_says_who_they_are_and_how_old() -> None:
+    drain = DrainPolicy(timeout=5.0, on_timeout="fail")
+    facts: dict[str, Any] = {"connections": {NAME: 3}, "oldest": {NAME: (UPLOAD, SOCKET)}}
+    after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, **facts)
+    assert after.oldest_left == (UPLOAD, replace(SOCKET, age=5.0))
+    assert after.connections_left == 3
+    assert (
+        "of drain (10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago; 10.0.0.9:4711 open at least 5 s, "
+        "last byte sent 2 s ago; and 1 more), so it was not stopped"
+    ) in after.why
+
+
+def test_whoever_is_left_at_the_deadline_has_been_there_since_the_gate_closed() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "oldest": {NAME: (UPLOAD, SOCKET)}}
+    after = stepped(a_member(Stage.DRAINING), a_process(), 32.0, **facts)
+    assert (after.stage, after.oldest_left) == (Stage.RESTARTING, (UPLOAD, replace(SOCKET, age=32.0)))
+    late = stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed={PORT: BEGAN + 20.0}, **facts)
+    assert late.oldest_left == (UPLOAD, replace(SOCKET, age=30.0))  # by the gate that closed last
+
+
+def test_before_the_deadline_nobody_is_told_by_name() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 1}, "oldest": {NAME: (UPLOAD,)}}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).oldest_left == ()
+
+
+def test_those_of_an_earlier_drain_are_forgotten_by_one_that_empties_the_process() -> None:
+    member = a_member(Stage.DRAINING, connections_left=1, oldest_left=(UPLOAD,))
+    after = stepped(member, a_process(), 1.0)
+    assert (after.stage, after.connections_left, after.oldest_left) == (Stage.RESTARTING, 0, ())
+
+
+@pytest.mark.parametrize("on_timeout", ["restart", "fail"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_timeout_of_nothing_waits_for_the_second_look_all_the_same(on_timeout: str, left: int) -> None:
+    """The first look cannot tell who came through the closed gate; and nobody fails for 0 connections."""
+    drain, facts = DrainPolicy(timeout=0.0, on_timeout=on_timeout), {"connections": {NAME: left}}
+    early = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain, **facts)
+    assert early.stage is Stage.DRAINING
+    after = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain, **facts)
+    assert after.failed is (left > 0 and on_timeout == "fail")
 
 
 def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_timeout_says() -> None:

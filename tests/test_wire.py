@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.model import (
+    Connection,
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
@@ -55,6 +56,7 @@ policies = st.builds(
     seconds,
     st.builds(GuardPolicy, st.booleans(), shares),
 )
+connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
     Member,
     name=names,
@@ -74,6 +76,7 @@ members = st.builds(
     deaths=pids,
     timing=st.builds(Timing, seconds, seconds, seconds, seconds, seconds),
     connections_left=pids,
+    oldest_left=st.lists(connections, max_size=3).map(tuple),
     requests=pids,
     first_ms=seconds,
     last_ms=seconds,
@@ -245,7 +248,8 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
         Roll: 16,
-        Member: 21,
+        Member: 22,
+        Connection: 5,
         Watch: 4,
         Ward: 13,
         Policy: 10,

@@ -22,6 +22,7 @@ from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
     Change,
     Config,
+    Connection,
     Connections,
     DrainPolicy,
     GatePolicy,
@@ -159,7 +160,11 @@ class World:
         return SupervisorWorld(rolls, requests, {GROUP: table}, idle, watches)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
-        return {port: Connections(frozenset(self._peers(port)), ("127.0.0.1",)) for port in ports}
+        found = {port: self._peers(port) for port in ports}
+        return {
+            port: Connections(frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[:oldest])))
+            for port, peers in found.items()
+        }
 
     def ports_of(self, pid: int) -> tuple[int, ...]:
         return tuple(p.port for p in self.processes.values() if p.pid == pid)

@@ -191,7 +191,7 @@ def _traffic(info: bytes, not_taken: int) -> Traffic | None:
     if len(info) < _INFO.size:
         return None
     retransmits, sent, received, heard, times_received, times_sent = _INFO.unpack_from(info)
-    age = max(sent, received)
+    age = max(sent, received, heard)
     is_stuck = not_taken > 0 and (retransmits > 0 or sent >= _STUCK_MS)
     if retransmits:
         sent = max(sent, heard)  # what is sent again and again does not arrive

@@ -9,13 +9,20 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from tests.lab import websocket
 
 PATIENCE = 5.0
+
+CLOSE = "Connection: close\r\n"
+
+
+L = TypeVar("L", bound="Lasting")
 
 
 class EndedError(ConnectionError):
@@ -32,7 +39,7 @@ class Lasting:
         self.peer = f"{host}:{own_port}"
         self.received = b""
 
-    def __enter__(self) -> Lasting:
+    def __enter__(self: L) -> L:
         return self
 
     def __exit__(
@@ -83,18 +90,18 @@ class Lasting:
 
 
 class Upload(Lasting):
-    """``length`` bytes, of which each move sends one."""
+    """``length`` bytes, of which each move sends one. The connection ends with the answer, if there is one."""
 
     def __init__(self, port: int, length: int = 1000) -> None:
         super().__init__(port)
         self._left = length
         self._length = length
-        self.send(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+        self.send(f"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{CLOSE}\r\n".encode())
 
     def move(self) -> None:
-        """See ``Lasting``. The last byte is for ``works``: an answer to it would end what this is for."""
+        """See ``Lasting``."""
         self.take()
-        if self._left > 1:
+        if self._left:
             self.send(b"x")
             self._left -= 1
 
@@ -111,31 +118,24 @@ class Upload(Lasting):
 
 
 class Stream(Lasting):
-    """An answer in chunks, for so many seconds."""
+    """An answer in chunks, for so many seconds; the connection ends with it."""
 
-    def __init__(self, port: int, seconds: float = 60.0, path: str = "/stream") -> None:
+    def __init__(self, port: int, seconds: float = 60.0) -> None:
         super().__init__(port)
-        self.send(f"GET {path}?seconds={seconds:g}&every=0.2 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        self.text = self.wait_for(b"\r\n\r\n")
-
-    def move(self) -> None:
-        """See ``Lasting``."""
-        self.take()
-        self.text, self.received = self.text + self.received, b""
+        self.send(f"GET /stream?seconds={seconds:g}&every=0.2 HTTP/1.1\r\nHost: x\r\n{CLOSE}\r\n".encode())
+        assert self.wait_for(b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
     def works(self) -> bool:
         """Another line comes, after what is here already."""
-        self.move()
+        self.take()
+        self.received = b""
         return self.wait_for(b"line ").endswith(b"line ")
 
-    @property
-    def is_over(self) -> bool:
-        """Whether its last chunk has come."""
-        return self.text.endswith(b"0\r\n\r\n")
-
-    def lines(self) -> list[str]:
-        """The lines of the text so far."""
-        return [line.decode() for line in self.text.splitlines() if line.startswith((b"line ", b"the end"))]
+    def is_whole(self) -> bool:
+        """Every line has come, the end and the last chunk."""
+        lines = [line for line in self.received.splitlines() if line.startswith((b"line ", b"the end"))]
+        wanted = [b"line %d" % number for number in range(len(lines) - 1)]
+        return lines == [*wanted, b"the end"] and self.received.endswith(b"0\r\n\r\n")
 
 
 class WebSocket(Lasting):
@@ -170,6 +170,24 @@ class Keepalive(Lasting):
         """Another request is answered."""
         self.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         return self.wait_for(b"fine\n").startswith(b"HTTP/1.1 200 ")
+
+
+@contextlib.contextmanager
+def unreachable(peer: str) -> Iterator[None]:
+    """What is sent to this ``address:port`` is lost while the block lasts: its host is gone without a word."""
+    address, _, port = peer.rpartition(":")
+    with first_rule("-p", "tcp", "-d", address, "--dport", port, "-j", "DROP"):
+        yield
+
+
+@contextlib.contextmanager
+def first_rule(*rule: str) -> Iterator[None]:
+    """A rule of somebody else before all others of INPUT, while the block lasts."""
+    subprocess.run(["iptables-legacy", "-w", "-I", "INPUT", *rule], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["iptables-legacy", "-w", "-D", "INPUT", *rule], check=True)
 
 
 @contextlib.contextmanager
