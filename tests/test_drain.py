@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor_rolling.errors import SocketsError
@@ -503,6 +503,7 @@ def test_from_a_kernel_that_tells_less_a_socket_is_taken_without_its_traffic(mon
 
 
 @given(st.binary(max_size=400))
+@example(bytes(8))  # an attribute of length 0
 def test_whatever_stands_behind_the_answer_is_no_error_and_is_read_to_its_end(rest: bytes) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         one = told_of(UPLOAD[:72] + rest, monkeypatch)

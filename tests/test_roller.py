@@ -120,6 +120,28 @@ def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_
     assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.roll().members)
 
 
+class Costly(World):
+    """Keeps the books on who asked how old connections are, and when."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.looks: list[tuple[float, bool]] = []
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
+        self.looks.append((self.now, oldest > 0))
+        return super().connections(ports, oldest)
+
+
+def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_overdue():
+    world = Costly(2, fast_policy(drain=DrainPolicy(timeout=1.0)))
+    world.connection_takes = 100.0
+    rolled(world, processes=["app-1"])
+    began = world.roll().started_at
+    assert [at - began for at, is_asked in world.looks if is_asked] == [pytest.approx(1.0, abs=0.1)]
+    assert len(world.looks) > 20
+    assert len(world.roll().members[0].oldest_left) == 3
+
+
 def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
     world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0, on_timeout="fail")))
     world.connection_takes = 100.0

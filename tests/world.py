@@ -160,9 +160,10 @@ class World:
         return SupervisorWorld(rolls, requests, {GROUP: table}, idle, watches)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
+        """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
         found = {port: self._peers(port) for port in ports}
         return {
-            port: Connections(frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[:oldest])))
+            port: Connections(frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[::-1][:oldest])))
             for port, peers in found.items()
         }
 
