@@ -337,7 +337,7 @@ def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
     world.cold = 0
     world.run(roller)
     assert world.roll().status is Status.FAILED
-    assert "died after it was replaced" in world.roll().why
+    assert "s after it came back, or was restarted by hand" in world.roll().why
     assert stages(world)["app-1"] == "open"
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 

@@ -35,6 +35,7 @@ from supervisor_rolling.pure.stages import (
     HAND_PATIENCE,
     LATE_WORDS,
     LEAST_DRAIN,
+    SOON,
     Order,
     Verb,
     closed_since,
@@ -104,7 +105,15 @@ def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
 def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state: str, pid: int) -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
-    assert after.why == f"died after it was replaced, or was restarted by hand: it is {state}"
+    assert after.why == (
+        f"died 1.0 s after it came back, or was restarted by hand: it is {state}; "
+        "a larger startsecs keeps one closed that dies so soon"
+    )
+
+
+def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
+    after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=SOON)
+    assert after.why == "died 60.0 s after it came back, or was restarted by hand: it is EXITED"
 
 
 def test_the_first_reason_of_a_failure_is_kept() -> None:

@@ -41,6 +41,10 @@ LATE_WORDS = 0.5
 says better than anybody what kept it."""
 
 
+SOON = 60.0
+"""Seconds of service after which nobody would set startsecs so high that a death is found before it."""
+
+
 class Verb(str, enum.Enum):
     """What supervisord can be told to do with a process."""
 
@@ -263,7 +267,7 @@ def _watch(member: Member, process: Process, seen: Seen) -> Member:
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    why = member.why or f"died after it was replaced, or was restarted by hand: {state_text(process)}"
+    why = member.why or _death_text(process, seen.at - member.since)
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
 
@@ -338,6 +342,11 @@ def _is_down_for_good(process: Process) -> bool:
 def state_text(process: Process) -> str:
     """What supervisord says of a process that is not as it should be."""
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
+
+
+def _death_text(process: Process, lived: float) -> str:
+    text = f"died {lived:.1f} s after it came back, or was restarted by hand: {state_text(process)}"
+    return f"{text}; a larger startsecs keeps one closed that dies so soon" if lived < SOON else text
 
 
 def _deaf_text(process: Process, timeout: float) -> str:
