@@ -180,7 +180,7 @@ def _not_stopped(member: Member, process: Process, roll: Roll) -> Member:
 
 def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     """The old process, if it is down; a kill is known by the moment, because supervisord does not tell."""
-    if member.stopped_at or process.state in ALIVE:
+    if member.stopped_at or process.state in ALIVE or process.state == "STOPPING":
         return member
     took = seen.at - member.since
     killed = 0 < process.stopwaitsecs <= took - process.down_for
