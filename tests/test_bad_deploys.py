@@ -25,7 +25,8 @@ DEMO = "tests.lab.site"
 
 OLD, BAD, MENDED = "old", "bad", "mended"
 FIRST = "app-8000"
-LATE = "is not warm after 2 s (warmup.timeout): "
+WARM_WITHIN = 4.0  # seconds: a light process boots in a tenth of one, but not where others want the processors too
+LATE = f"is not warm after {WARM_WITHIN:g} s (warmup.timeout): "
 BROKEN = "is not warm: GET / answered 500, expected 2xx or 3xx"
 FATAL = "went down while it was warmed up: FATAL: Exited too quickly"
 
@@ -37,7 +38,7 @@ class Fault:
 
     fault: str
     words: str = ""
-    warm_within: float = 2.0
+    warm_within: float = WARM_WITHIN
     startsecs: int = 0
     program: str = "startretries = 1"  # 1 s instead of 6 until supervisord gives up a crash loop
     application: str = LIGHT
