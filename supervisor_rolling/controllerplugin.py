@@ -212,7 +212,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
         screen = None if as_json else screen_for(self.ctl.stdout, os.environ.get("TERM", ""))
         if screen:
-            self.ctl.output(first_line(roll, resumed))
+            self._print(argparse.Namespace(json=False), roll, [first_line(roll, resumed)])
         if screen and resumed:
             screen.skip(roll)
         try:
@@ -300,7 +300,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         if fault.faultCode == Faults.UNKNOWN_METHOD:
             return (
                 "supervisord does not have the plugin: add [rpcinterface:rolling] to its configuration (see conf/), "
-                "then restart it: supervisorctl reload"
+                "then restart it: supervisorctl reload. Where it is there, see why: supervisorctl maintail"
             )
         if fault.faultCode == Faults.SHUTDOWN_STATE:
             return "supervisord is shutting down or restarting: a roll ends with it, and all gates open"

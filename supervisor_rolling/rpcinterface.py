@@ -69,8 +69,9 @@ def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown:
         if wakeup.strip().lower() not in ("false", "no", "off", "0"):
             install_wakeup(supervisord)
         if supervisord not in _mailboxes:
-            _mailboxes[supervisord] = Mailbox()
-            hear(supervisord, _mailboxes[supervisord])
+            mailbox = Mailbox()
+            hear(supervisord, mailbox)
+            _mailboxes[supervisord] = mailbox
         return RollingNamespaceRPCInterface(supervisord, _mailboxes[supervisord])
     except Exception as error:  # noqa: BLE001 - see above
         Defects(logger).tell("its factory", error)
@@ -333,7 +334,8 @@ class RollingNamespaceRPCInterface:
 
     def _ring(self) -> None:
         """Ring the doorbell, before all that waits already in the listener's queue: a thousand processes that start
-        together put three thousand events there, and without its key the listener cannot even look."""
+        together put three thousand events there, and without its key the listener cannot even look. Where the queue
+        overflows supervisord drops what stands first: then the listener greets again after a second."""
         pools = [group for group in self.supervisord.process_groups.values() if _hears_the_doorbell(group)]
         if pools and all(_is_rung(pool) for pool in pools):
             return

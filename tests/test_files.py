@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.in_listener.config import load, mark
+from supervisor_rolling.in_listener.config.files import read
 from supervisor_rolling.in_listener.policies import Policies
 
 TEXT = "groups:\n  app:\n    ports: auto\n"
@@ -95,6 +96,17 @@ def test_a_relative_path_is_looked_at_from_the_working_directory(file: Path, mon
     assert problems("rolling.yaml") == problems("./rolling.yaml") == problems("../etc/rolling.yaml") == []
     file.parent.chmod(0o777)
     assert problems("rolling.yaml") == problems(file)
+
+
+def test_an_absolute_path_is_read_though_the_working_directory_is_gone(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "release-41"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert read(str(file), 100)
+    assert mark(str(file)) != "missing"
 
 
 def test_who_is_not_root_is_not_so_strict(file: Path) -> None:

@@ -812,6 +812,15 @@ def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: A
     assert fault_of(rolling.getRoll, "app").code == Faults.BAD_NAME
 
 
+def test_a_roll_that_had_just_ended_when_its_group_went_is_told_as_it_ended(rolling: Any, supervisord: DummySupervisor):
+    version = begin(rolling)
+    rolling.listenerRecord(
+        rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=time.monotonic())), 0
+    )
+    remove(supervisord)
+    assert rolling.getRoll("app")["status"] == "done"
+
+
 def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(
     rolling: Any, supervisord: DummySupervisor
 ):

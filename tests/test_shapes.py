@@ -64,6 +64,8 @@ def shape_of(hint: Any) -> Any:
 
 
 def comparable(shape: shapes.Shape) -> Any:
+    if isinstance(shape, shapes.Added):
+        return comparable(shape.shape)
     if isinstance(shape, shapes.ListOf):
         return ("list", comparable(shape.items))
     if isinstance(shape, shapes.TableOf):
@@ -218,3 +220,28 @@ def test_a_watch_that_is_kept_can_be_shown_and_read_whatever_stands_in_it(data: 
     mailbox.guard("app", watch, 5.0)
     xmlrpc_marshal(standings_of(mailbox, "app", 1000.0))
     assert load_watch(json.loads(json.dumps(mailbox.watches.news({})))["app"][1]).group == "app"
+
+
+# --- versions
+
+
+def without(record: Any, *keys: str) -> Any:
+    """The record as an older listener writes it."""
+    if isinstance(record, dict):
+        return {key: without(value, *keys) for key, value in record.items() if key not in keys}
+    return [without(item, *keys) for item in record] if isinstance(record, list) else record
+
+
+def test_what_an_older_listener_writes_is_kept_shown_and_read() -> None:
+    text = json.dumps(without(json.loads(dump(ROLL)), "on_kill", "killed", "deaths", "oldest_left"))
+    roll = shapes.read_roll(text, "app", None)
+    assert roll_view(roll, 0.0)["processes"][0]["oldest_left"] == []
+    assert load_roll(roll) == ROLL
+
+
+@pytest.mark.parametrize("wrong", [None, [{}], [{"peer": None, "age": 1.0, "idle": 1.0, "last": "", "state": ""}], "x"])
+def test_what_came_with_a_later_version_is_checked_where_it_is(wrong: Any) -> None:
+    record = json.loads(dump(ROLL))
+    record["members"][0]["oldest_left"] = wrong
+    with pytest.raises(ValueError, match=r"members\[0\]\.oldest_left"):
+        shapes.read_roll(json.dumps(record), "app", None)

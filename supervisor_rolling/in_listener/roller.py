@@ -241,6 +241,7 @@ class Roller:
         self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
         watches = self._watches.of(world, self.clock())
         warmths = self.warmups.tend(_jobs(world, watches))
+        self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in world.rolls}
         old = {name: self._see(name, world, watches.get(name), warmths) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look

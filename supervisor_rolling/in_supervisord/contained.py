@@ -20,7 +20,7 @@ from supervisor_rolling.errors import Fault
 T = TypeVar("T")
 
 MOST_TOLD = 100
-"""So many different defects are logged: more would be the same one in other words."""
+"""So many different defects are logged, each told from the others by its kind and the line that raised it."""
 
 
 class Defects:
@@ -28,14 +28,16 @@ class Defects:
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
-        self._told: set[str] = set()
+        self._told: set[tuple[object, ...]] = set()
 
     def tell(self, where: str, error: BaseException) -> None:
         """Log it, with its traceback, if it is new. Never raises."""
         try:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            if text not in self._told and len(self._told) < MOST_TOLD:
-                self._told.add(text)
+            lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+            defect = (where, type(error).__name__, *lines)
+            if defect not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(defect)
                 self._logger.critical("rolling: a defect of supervisor_rolling in %s:\n%s" % (where, text))
         except Exception:  # noqa: BLE001 - there is nowhere left to tell it
             return

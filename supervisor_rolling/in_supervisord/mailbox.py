@@ -143,11 +143,13 @@ class Mailbox:
 
     def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
         """A group is gone from supervisord, perhaps to come again at once with other processes. The roll that ran ends
-        with it: returned as it was, and as it is."""
+        with it: returned as it was, and as it is. One that had just ended can be asked for a while."""
         roll = self.rolls.get(group)
         self._forget(group)
         self.lives.forget(group)
         if roll is None or roll["status"] != ACTIVE:
+            if roll is not None and at - roll["ended_at"] <= REMEMBERED:
+                self.rolls.write(group, roll)
             return roll, None
         members = [{**member, "stage": "open"} for member in roll["members"]]
         ended = {**roll, "status": "aborted", "ended_at": at, "why": REMOVED_TEXT, "members": members}

@@ -35,7 +35,14 @@ class TableOf:
         self.values = values
 
 
-Shape = Union[str, frozenset[str], ListOf, TableOf, Mapping[str, "Shape"]]
+class Added:
+    """The shape of a key that came with a later version: a listener that is older does not write it."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+
+
+Shape = Union[str, frozenset[str], ListOf, TableOf, Added, Mapping[str, "Shape"]]
 
 _SHARE: Shape = {"number": WHOLE, "percent": NUMBER}
 _REQUEST: Shape = {
@@ -54,7 +61,7 @@ POLICY: Shape = {
     "canary": WHOLE,
     "max_failures": WHOLE,
     "drain": {"timeout": NUMBER, "min": NUMBER, "on_timeout": TEXT},
-    "restart": {"timeout": NUMBER, "on_kill": TEXT},
+    "restart": {"timeout": NUMBER, "on_kill": Added(TEXT)},
     "warmup": {"timeout": NUMBER, "ready": TEXT, "headers": TableOf(TEXT), "requests": ListOf(_REQUEST)},
     "settle": NUMBER,
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
@@ -73,10 +80,11 @@ MEMBER: Shape = {
     "old_spawned": NUMBER,
     "pid": WHOLE,
     "stopped_at": NUMBER,
-    "killed": TRUTH,
-    "deaths": WHOLE,
+    "killed": Added(TRUTH),
+    "deaths": Added(WHOLE),
     "timing": {"drained": NUMBER, "stopped": NUMBER, "started": NUMBER, "warmed": NUMBER, "settled": NUMBER},
     "connections_left": WHOLE,
+    "oldest_left": Added(ListOf({"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT})),
     "requests": WHOLE,
     "first_ms": NUMBER,
     "last_ms": NUMBER,
@@ -160,10 +168,15 @@ def check(shape: Shape, value: Any, path: str) -> None:
     """Raise ValueError where a value has not this shape; more keys than it has do no harm."""
     if not _fits(shape, value):
         where, wrong = _misfit(shape, value, path)
-        raise ValueError(f"{where}: {str(wrong)[:40]!r} does not fit")
+        raise ValueError(f"{where}: is missing" if wrong is _MISSING else f"{where}: {str(wrong)[:40]!r} does not fit")
+
+
+_MISSING = object()
 
 
 def _fits(shape: Shape, value: Any) -> bool:
+    if isinstance(shape, Added):
+        return value is _MISSING or _fits(shape.shape, value)
     if isinstance(shape, str):
         return _SCALARS[shape](value)
     if isinstance(shape, frozenset):
@@ -174,18 +187,20 @@ def _fits(shape: Shape, value: Any) -> bool:
         return False
     if isinstance(shape, TableOf):
         return all(isinstance(key, str) and _fits(shape.values, item) for key, item in value.items())
-    return all(_fits(inner, value.get(key)) for key, inner in shape.items())
+    return all(_fits(inner, value.get(key, _MISSING)) for key, inner in shape.items())
 
 
 def _misfit(shape: Shape, value: Any, path: str) -> tuple[str, Any]:
     """Where a value does not fit, and what stands there."""
     inner: list[tuple[Shape, Any, str]] = []
+    if isinstance(shape, Added):
+        return _misfit(shape.shape, value, path)
     if isinstance(shape, ListOf) and isinstance(value, list):
         inner = [(shape.items, item, f"{path}[{index}]") for index, item in enumerate(value)]
     elif isinstance(shape, TableOf) and isinstance(value, dict):
         inner = [(shape.values, item, f"{path}.{str(key)[:40]}") for key, item in value.items()]
     elif isinstance(shape, Mapping) and isinstance(value, dict):
-        inner = [(kind, value.get(key), f"{path}.{key}") for key, kind in shape.items()]
+        inner = [(kind, value.get(key, _MISSING), f"{path}.{key}") for key, kind in shape.items()]
     return next((_misfit(*one) for one in inner if not _fits(one[0], one[1])), (path, value))
 
 

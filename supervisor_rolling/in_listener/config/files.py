@@ -7,6 +7,7 @@ or is reached through, a directory in which others could put another in its plac
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -72,9 +73,8 @@ def _problems(path: str, info: os.stat_result) -> Iterator[str]:
     harm = "others could put another rolling.yaml there" if is_directory else "others could write what root is to do"
     if info.st_uid != 0:
         yield f"{path}: belongs to the user {info.st_uid} and not to root: {harm}; chown {_itself(info)}root {name}"
-    is_fenced = (
-        is_directory and info.st_mode & stat.S_ISVTX
-    )  # as /tmp: what lies in it is its owner's, who is looked at
+    # As /tmp: what lies in it is its owner's, who is looked at.
+    is_fenced = is_directory and info.st_mode & stat.S_ISVTX
     if info.st_mode & BY_OTHERS and not is_fenced and not stat.S_ISLNK(info.st_mode):
         mode = stat.S_IMODE(info.st_mode)
         yield f"{path}: others than root may write it (mode {mode:04o}): {harm}; chmod go-w {name}"
@@ -88,7 +88,7 @@ def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """All that leads to a file, from the root directory on: directories, symbolic links and what leads to their
     targets, but not the file itself. Raises OSError."""
     yield "/", os.lstat("/")
-    here, ahead, links = "/", _parts(os.path.join(os.getcwd(), path)), 0
+    here, ahead, links = "/", _parts(path if path.startswith("/") else os.path.join(os.getcwd(), path)), 0
     while ahead:
         name = ahead.pop()
         if name == "..":
@@ -99,7 +99,7 @@ def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
         if stat.S_ISLNK(info.st_mode):
             links += 1
             if links > MOST_LINKS:
-                raise OSError("too many symbolic links")
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             yield here, info
             target = os.readlink(here)
             ahead += _parts(target)
