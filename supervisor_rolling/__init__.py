@@ -13,7 +13,8 @@ Three programs live in this package, and the folders are named after where code 
                        ``policies`` (rolling.yaml)
 ``listener``           main: the program that rolls
 ``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, views, events (ours), hearing
-                       (supervisord's), lives and wake-up
+                       (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
+                       below it all
 ``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they print
 """
 

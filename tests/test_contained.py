@@ -196,6 +196,15 @@ def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -
     assert len(rolling.supervisord.process_groups["pool"].event_buffer) > 5
 
 
+@pytest.mark.parametrize("target", ["events:events_between", "views:roll_view", "events:RollingEvent.__init__"])
+def test_what_cannot_be_told_to_others_is_not_written(sabotage: Sabotage, target: str) -> None:
+    rolling = prepared()
+    sabotage.arm(f"in_supervisord.{target}", "KeyError")
+    answer = called(rolling, "listenerRecord", rolling.mailbox.key, "app", 0, dump(a_roll(1)), 0)
+    sabotage.disarm()
+    assert (answer.faultCode, called(rolling, "getAllRolls")) == (Fault.DEFECT, [])
+
+
 def test_what_is_left_out_exists() -> None:
     assert {*CONSTANT, *NETS} <= set(all_functions())
     assert set(targets()) >= ELSEWHERE
@@ -247,25 +256,31 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 # --- the factory
 
 
+FACTORY = ["mailbox:Mailbox.__init__", "hearing:hear", "wakeup:install"]
+
+
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize(
-    "target",
-    [
-        "in_supervisord.mailbox:Mailbox.__init__",
-        "in_supervisord.hearing:hear",
-        "in_supervisord.wakeup:WakeUp.__init__",
-        "in_supervisord.wakeup:install",
-        "rpcinterface:RollingNamespaceRPCInterface.__init__",
-    ],
-)
-def test_supervisord_starts_without_what_could_not_be_made(sabotage: Sabotage, target: str, error: str) -> None:
+@pytest.mark.parametrize("target", FACTORY)
+def test_supervisord_starts_without_a_namespace_that_could_not_be_made(
+    sabotage: Sabotage, target: str, error: str
+) -> None:
     supervisord = make_supervisord()
-    sabotage.arm(target, error)
-    interface = make_rolling_rpcinterface(supervisord, wakeup="true", wakeupp="a typing error")
+    sabotage.arm(f"in_supervisord.{target}", error)
+    interface = make_rolling_rpcinterface(supervisord, wakeup="true" if "wakeup" in target else "false")
     sabotage.disarm()
     assert sabotage.hits
-    said = supervisord.options.logger.data[-1]
-    assert "rolling: no wake-up" in said or "a defect of supervisor_rolling in its factory" in said
+    assert "a defect of supervisor_rolling in its factory" in supervisord.options.logger.data[-1]
     with pytest.raises(RPCError) as caught:
-        traverse(Root(interface), "rolling.nothing", ())
+        traverse(Root(interface), "rolling.getAPIVersion", ())
     assert caught.value.code == Faults.UNKNOWN_METHOD
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_without_a_wake_up_there_is_everything_else(sabotage: Sabotage, error: str) -> None:
+    supervisord = make_supervisord()
+    sabotage.arm("in_supervisord.wakeup:WakeUp.__init__", error)
+    interface = make_rolling_rpcinterface(supervisord, wakeupp="a typing error")
+    sabotage.disarm()
+    assert sabotage.hits
+    assert traverse(Root(interface), "rolling.getAPIVersion", ()) == API_VERSION
+    assert "rolling: no wake-up" in supervisord.options.logger.data[-1]

@@ -624,5 +624,6 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
     controller.server.rolls = [view]
     controller.run("rolling_status wéb --json")
     assert json.loads(controller.printed)["roll"]["group"] == "wéb"
-    controller.run("rolling_restart wéb")
+    controller.run("rolling_restart wéb --json")
+    assert json.loads(controller.printed.splitlines()[-1])["group"] == "wéb"
     assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb", "wéb"]

@@ -337,6 +337,18 @@ def test_the_doorbell_is_the_first_that_the_listener_hears_and_one_is_enough(sup
     assert len(deaf.event_buffer) == 1
 
 
+def test_a_doorbell_that_is_rung_already_costs_a_full_queue_no_event(supervisord: DummySupervisor) -> None:
+    rolling, ours = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5")
+    supervisord.process_groups = {"ours": ours}
+    rolling.listenerHello()
+    for when in range(9):
+        events.notify(events.Tick5Event(when, supervisord))
+    before = list(ours.event_buffer)
+    for _ in range(20):
+        rolling.listenerHello()
+    assert (ours.event_buffer, len(before)) == (before, ours.config.buffer_size)
+
+
 def test_no_answer_and_no_fault_holds_the_key(supervisord: DummySupervisor) -> None:
     rolling = rolled(supervisord)
     given_ = {"restart": ("app",), "resume": ("app",), "pause": ("app",), "getProcesses": ("app",), "getRoll": ("app",)}

@@ -193,12 +193,13 @@ def test_a_length_that_is_too_large_hides_the_next_event_for_some_seconds_only()
 
 def test_a_long_event_that_comes_slowly_is_not_given_up() -> None:
     clock = Clock()
-    frames, data = Frames(clock), frame("TICK_5", b"x" * 1000)
-    for n in range(0, len(data) - 100, 100):
-        assert frames.feed(data[n : n + 100]) == []
+    payload = b"x" * 5 * LONGEST_HEADER
+    frames, data = Frames(clock), frame("TICK_5", payload)
+    for n in range(0, len(data) - 1000, 1000):
+        assert frames.feed(data[n : n + 1000]) == []
         clock.now += PATIENCE - 0.1
         assert frames.overdue() == []
-    assert frames.feed(data[n + 100 :]) == [Event("TICK_5", b"x" * 1000)]
+    assert frames.feed(data[n + 1000 :]) == [Event("TICK_5", payload)]
 
 
 def test_half_a_header_is_waited_for_as_long_as_it_takes() -> None:

@@ -20,6 +20,7 @@ from supervisor_rolling.in_supervisord.events import events_between
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.in_supervisord.views import roll_view, standings_of
 from supervisor_rolling.model import (
+    Connection,
     GatePolicy,
     Member,
     Policy,
@@ -39,7 +40,14 @@ POLICY = Policy(
     PortRule(by_name={"web_1": (8001,)}),
     warmup=WarmupPolicy(headers={"Host": "example.org"}, requests=(WarmupRequest(expect=(200,)),)),
 )
-ROLL = Roll(1, "app", POLICY, (Member("web_1", (8001,), pid=7), Member("web_2", (8002,))), 1, GatePolicy())
+ROLL = Roll(
+    1,
+    "app",
+    POLICY,
+    (Member("web_1", (8001,), pid=7, oldest_left=(Connection("10.0.0.1:5"),)), Member("web_2", (8002,))),
+    1,
+    GatePolicy(),
+)
 WATCH = Watch("app", POLICY, GatePolicy(), (Ward("web_1", (8001,), Stage.WARMING, 1000.0),))
 
 SCALARS: dict[Any, shapes.Shape] = {

@@ -66,6 +66,7 @@ POLICY: Shape = {
     "settle": NUMBER,
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
 }
+_CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {
     "name": TEXT,
     "ports": ListOf(WHOLE),
@@ -84,7 +85,7 @@ MEMBER: Shape = {
     "deaths": Added(WHOLE),
     "timing": {"drained": NUMBER, "stopped": NUMBER, "started": NUMBER, "warmed": NUMBER, "settled": NUMBER},
     "connections_left": WHOLE,
-    "oldest_left": Added(ListOf({"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT})),
+    "oldest_left": Added(ListOf(_CONNECTION)),
     "requests": WHOLE,
     "first_ms": NUMBER,
     "last_ms": NUMBER,

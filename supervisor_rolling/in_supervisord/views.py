@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, Mailbox
+from supervisor_rolling.plain import plain
 
 CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
 
@@ -45,7 +46,7 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{key: connection[key] for key in ("peer", "last", "state")},
+        **{key: plain(connection[key]) for key in ("peer", "last", "state")},
         **{key: round(connection[key], 3) for key in ("age", "idle")},
     }
 
