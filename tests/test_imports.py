@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import supervisor_rolling
 
 PACKAGE = "supervisor_rolling"
 ROOT = Path(supervisor_rolling.__file__).parent
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 STDLIB: frozenset[str] = frozenset(
-    getattr(sys, "stdlib_module_names", {"__future__", "collections", "dataclasses", "enum", "fractions"})
-    | {"functools", "hmac", "inspect", "itertools", "json", "math", "os", "re", "secrets", "signal", "time"}
-    | {"traceback", "types", "typing", "weakref"}
+    getattr(sys, "stdlib_module_names", ())  # since Python 3.10
+    or {*sys.builtin_module_names, *(p.name.partition(".")[0] for p in (*LIBRARY.glob("*"), *LIBRARY.glob("*/*.so")))}
 )
 
 IMPURE = {"time", "os", "select", "signal", "socket", "subprocess", "logging", "random", "threading"}
