@@ -12,11 +12,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.endurance import FIRST, KINDS, Row, complaints, endure, growing_lines, running
+from tests.faults.endurance import FIRST, KINDS, LINE_SLACK, SLACK, Row, complaints, endure, growing_lines, running
 from tests.lab import footprint
 from tests.lab.footprint import Footprint
 
@@ -28,18 +29,25 @@ HELD = Footprint(
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Row]:
-    directory = tmp_path_factory.mktemp("e")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e")
+
+
+@pytest.fixture(scope="module")
+def rows(directory: Path) -> Sequence[Row]:
     with running(directory, trace=True) as stack:
-        found = list(endure(stack, [FIRST, ROLLS]))
-    for name in found[0].held:
-        print("\n".join(growing_lines(directory, name, FIRST, ROLLS)))  # shown where a test fails
-    return found
+        return list(endure(stack, [FIRST, ROLLS]))
 
 
 def test_after_forty_rolls_both_hold_what_they_held_after_ten_and_no_user_has_noticed(rows: Sequence[Row]):
     assert complaints(rows, trace=True) == []
     assert all(row.requests > 50 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["supervisord", "listener"])
+def test_no_line_of_code_holds_more_for_each_roll(rows: Sequence[Row], directory: Path, name: str):
+    assert growing_lines(directory, name, FIRST, ROLLS, LINE_SLACK) == []
+    assert growing_lines(directory, name, FIRST, ROLLS, -1_000_000) != []  # there is something to see
 
 
 def test_what_is_counted_is_there(rows: Sequence[Row]):
@@ -81,11 +89,12 @@ def test_what_users_suffered_is_said_of_every_row():
         (replace(HELD, files={"file": 10, "socket": 1}), "other open files"),
         (replace(HELD, threads=2), "other threads: 1, then 2"),
         (replace(HELD, anonymous=16513), "513 more kB of memory of its own (16000, then 16513); 512 are allowed"),
-        (replace(HELD, python={**HELD.python, "objects": 930}), "30 more objects"),
-        (replace(HELD, python={**HELD.python, "blocks": 5200}), "200 more blocks"),
-        (replace(HELD, python={**HELD.python, "traced": 75000}), "5000 more traced"),
+        *(
+            (replace(HELD, python={**HELD.python, what: HELD.python[what] + most + 1}), f"{most + 1} more {what}")
+            for what, most in SLACK.python.items()
+        ),
     ],
-    ids=["a file", "a socket less", "a thread", "memory", "objects", "blocks", "bytes"],
+    ids=["a file", "a socket less", "a thread", "memory", *SLACK.python],
 )
 def test_what_has_grown_is_said_with_how_much(more: Footprint, said: str):
     (complaint,) = complaints([row(), row(more)], trace=False)
