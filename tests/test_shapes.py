@@ -244,7 +244,8 @@ def test_what_an_older_listener_writes_is_kept_shown_and_read() -> None:
     text = json.dumps(without(json.loads(dump(ROLL)), "on_kill", "killed", "deaths", "oldest_left"))
     roll = shapes.read_roll(text, "app", None)
     assert roll_view(roll, 0.0)["processes"][0]["oldest_left"] == []
-    assert load_roll(roll) == ROLL
+    members = tuple(dataclasses.replace(member, oldest_left=()) for member in ROLL.members)
+    assert load_roll(roll) == dataclasses.replace(ROLL, members=members)
 
 
 @pytest.mark.parametrize("wrong", [None, [{}], [{"peer": None, "age": 1.0, "idle": 1.0, "last": "", "state": ""}], "x"])
