@@ -12,9 +12,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair iptables gcc python3-dev python3-venv
 
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
-         supervisor_rolling/errors.py
+         supervisor_rolling/errors.py supervisor_rolling/plain.py
 
-.PHONY: help demo test matrix endurance lint check bench clean packages
+.PHONY: help demo test matrix faults endurance lint check bench clean packages
 .NOTPARALLEL:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make test       all tests; ARGS="-k name" for some'
 	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
 	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
+	@echo 'make faults     a hundred rolls, and somebody is killed in each; ARGS="--rolls 20" for fewer'
 	@echo 'make endurance  a thousand rolls: does anything grow? ARGS="--rolls 100" for fewer'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make check      lint and test'
@@ -44,6 +45,10 @@ lint: .venv/has-demo,test,lint
 	$(PYTHON) -m mypy --strict $(STRICT)
 
 check: lint test
+
+faults: .venv/has-demo,test
+	$(AS_ROOT) $(PYTHON) -m tests.faults.kills --victim listener $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.faults.kills --victim client $(ARGS)
 
 endurance: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.faults.endurance $(ARGS)
