@@ -252,6 +252,39 @@ def test_where_it_cannot_be_it_warns_once_for_all_servers(loop: Loop) -> None:
     assert len(loop.options.logger.data) == 1
 
 
+def taken_out(loop: Loop) -> WakeUp:
+    """Installed, and taken out of the map as asyncore does when an old connection of the same number is closed."""
+    found = installed(loop).wakeup
+    del loop.socket_map[found.reading]
+    return found
+
+
+def test_whoever_takes_it_out_of_the_map_it_is_back_with_the_next_tick(loop: Loop) -> None:
+    ours = taken_out(loop)
+    events.notify(events.Tick5Event(5, loop.supervisord))
+    assert loop.wakeup is ours
+    assert child_exits(loop) < SOON
+
+
+def test_what_was_taken_out_of_the_map_is_put_back_all_the_same_when_supervisord_stops(loop: Loop) -> None:
+    before = descriptors()
+    ours = taken_out(loop)
+    events.notify(SupervisorStoppingEvent())
+    assert wakeup_fd() == -1
+    assert descriptors() == before
+    events.notify(events.Tick5Event(5, loop.supervisord))
+    assert loop.socket_map == {}
+    assert not is_open(ours.reading)
+
+
+def test_what_has_its_number_now_is_left_in_the_map(loop: Loop) -> None:
+    ours = taken_out(loop)
+    loop.socket_map[ours.reading] = other = object()  # type: ignore[assignment]
+    ours.close()
+    assert list(loop.socket_map.values()) == [other]
+    loop.socket_map.clear()
+
+
 def test_it_is_never_waited_for_to_be_written(loop: Loop) -> None:
     ours = installed(loop).wakeup
     assert (ours.readable(), ours.writable()) == (True, False)

@@ -10,6 +10,9 @@ our own, which ends the next wait as well.
 
 Contract: never raises into supervisord; acts once per supervisord, however many HTTP servers it has; before a
 ``reload`` closes all file descriptors the pipe is taken out again, and the new Supervisor gets its own.
+
+The map belongs to all. A connection that was open when supervisord was reloaded is in it still, under a number that is
+the pipe's now, and when it is closed at last it takes the pipe out: so the pipe is put back with the next tick.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import signal
 import weakref
 from typing import Any
 
-from supervisor.events import SupervisorStoppingEvent, subscribe
+from supervisor.events import SupervisorStoppingEvent, Tick5Event, subscribe
 
 ECHO = b"\0"  # no signal has number 0
 
@@ -51,8 +54,15 @@ class WakeUp:
         except ValueError:  # only the main thread may
             self._close_pipe()
             raise
-        socket_map[self.reading] = self
+        self.is_open = True
+        self.stay()
+        subscribe(Tick5Event, self.stay)
         subscribe(SupervisorStoppingEvent, self.close)
+
+    def stay(self, event: Any = None) -> None:
+        """Be in the map, whoever took it out."""
+        if self.is_open:
+            self.socket_map[self.reading] = self
 
     def readable(self) -> bool:
         """Always: that is what it is for."""
@@ -76,9 +86,12 @@ class WakeUp:
 
     def close(self, event: Any = None) -> None:
         """Put everything back. Never raises: supervisord would die of it."""
-        if self.socket_map.pop(self.reading, None) is None:
+        if not self.is_open:
             return
+        self.is_open = False
         try:
+            if self.socket_map.get(self.reading) is self:
+                del self.socket_map[self.reading]
             _put_back(self.previous)
             self._close_pipe()
         except Exception:  # noqa: BLE001 - see above

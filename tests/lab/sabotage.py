@@ -41,10 +41,11 @@ CONSTANT = (
     "in_supervisord.events:RollingEvent.payload",
     "in_supervisord.events:RollingAskedEvent.payload",
     "in_supervisord.wakeup:WakeUp.readable",
+    "in_supervisord.wakeup:WakeUp.stay",
     "in_supervisord.wakeup:WakeUp.writable",
     "in_supervisord.wakeup:WakeUp.handle_write_event",
 )
-"""What supervisord calls without a net. Each returns what was made before, or a constant, and so cannot raise."""
+"""What supervisord calls without a net. Each returns a constant or what was made before, or writes into a dict."""
 
 NETS = (
     "rpcinterface:make_rolling_rpcinterface",
@@ -141,6 +142,10 @@ class SabotageNamespaceRPCInterface:
     def disarm(self) -> int:
         """How often it has raised."""
         _sabotage.disarm()
+        return _sabotage.hits
+
+    def hits(self) -> int:
+        """How often it has raised so far."""
         return _sabotage.hits
 
     def key(self) -> str:
