@@ -14,7 +14,13 @@ setup(
     packages=find_packages(include=["supervisor_rolling", "supervisor_rolling.*"]),
     package_data={"supervisor_rolling": ["py.typed"]},
     python_requires=">=3.9",
-    install_requires=["supervisor>=4.2.3", "python-iptables>=1.0", "requests>=2.25", "PyYAML>=5.4"],
+    install_requires=[
+        "supervisor>=4.2.3",
+        "supervisor>=4.2.5; python_version>='3.12'",  # earlier ones import asynchat, which 3.12 has no more
+        "python-iptables>=1.0",
+        "requests>=2.25",
+        "PyYAML>=5.4",
+    ],
     extras_require={
         "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.3"],
         "test": ["pytest>=7", "hypothesis>=6.82"],
@@ -28,7 +34,7 @@ setup(
         "Intended Audience :: System Administrators",
         "License :: OSI Approved :: MIT License",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in ("3", "3.9", "3.10", "3.11", "3.12", "3.13")),
         "Topic :: System :: Boot",
         "Topic :: System :: Systems Administration",
     ],

@@ -181,8 +181,13 @@ def _read(report: Path, status: int) -> Result:
 def _run(pair: Pair, problem: str, command: Sequence[str]) -> None:
     status = _logged(pair, command, INSTALL_WITHIN)
     if status:
-        last = pair.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise MatrixError(f"{problem}: {''.join(last)}")
+        raise MatrixError(f"{problem}: {_reason(pair.log) or f'exit status {status}'}")
+
+
+def _reason(log: Path) -> str:
+    """What pip says first, which is what; the last that it says is where to read more."""
+    lines = log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2].strip().splitlines()[1:]
+    return next((line for line in lines if line.startswith("ERROR: ")), lines[-1] if lines else "")
 
 
 def _logged(pair: Pair, command: Sequence[str], timeout: float) -> int:
