@@ -158,6 +158,21 @@ def test_a_failure_has_told_itself_who_was_left() -> None:
     assert plain(a_view(member)) == ["app-1  FAILED: still had 1 connection …"]
 
 
+def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_has_failed() -> None:
+    member = Member("app-1", (), stage=Stage.FAILED, tried=True, failed=True, why="is not warm: GET / answered 500")
+    member = replace(member, timing=Timing(drained=30.0), connections_left=1, oldest_left=(UPLOAD,))
+    assert plain(a_view(member)) == [
+        "app-1  drained 30.0 s (1 connection left), FAILED: is not warm: GET / answered 500",
+        "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
+    ]
+
+
+def test_what_a_newer_supervisord_tells_of_a_connection_is_passed_over() -> None:
+    (view,) = a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"]
+    newer = {**view, "oldest_left": [{**view["oldest_left"][0], "colour": "blue"}]}
+    assert left_lines(newer, 5) == left_lines(view, 5) != []
+
+
 def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> None:
     (view,) = a_view(replace(NEW, connections_left=4))["processes"]
     del view["oldest_left"]

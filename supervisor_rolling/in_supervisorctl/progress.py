@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Protocol, TextIO
 
 from supervisor_rolling.model import Connection
@@ -149,11 +150,17 @@ def process_line(process: View, width: int, signs: Signs) -> str:
 
 
 def left_lines(process: View, width: int) -> list[str]:
-    """The connections that were left when a process was restarted, a line each. A failure tells them itself."""
-    if process["failed"]:
+    """The connections that were left when a process was restarted, a line each. A drain that failed tells them itself,
+    and nothing was restarted."""
+    if process["failed"] and not process["drained"]:
         return []
-    told = [Connection(**one) for one in process.get("oldest_left", ())]  # an older supervisord does not tell
+    told = [_connection(one) for one in process.get("oldest_left", ())]  # an older supervisord does not tell
     return [f"{'':<{width}}  {line}" for line in left_texts(process["connections_left"], told)]
+
+
+def _connection(told: Mapping[str, Any]) -> Connection:
+    """What a supervisord tells; a newer one may tell more."""
+    return Connection(**{field.name: told[field.name] for field in fields(Connection) if field.name in told})
 
 
 def bar_line(roll: View, signs: Signs) -> str:
