@@ -11,6 +11,7 @@ import pytest
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
+from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, World, fast_policy
 
 
@@ -588,6 +589,36 @@ def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
         world.pass_time(away)
         world.run(world.roller())
         assert (world.roll().status, world.lost) == (Status.DONE, 0), until
+
+
+def away_in_a_warm_up(boots: str) -> World:
+    """The roll when the listener is back after 40 s in which the deadline of the warm-up (5 s) has passed."""
+    world = World(3)
+    world.processes["app-1"].deploy = {"boots": "never"}
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or stages(world)["app-1"] != "warming":
+        roller.turn()
+        world.pass_time(0.01)
+    roller.turn()
+    world.pass_time(40.0)
+    roller.turn()
+    assert (stages(world)["app-1"], world.roll().members[0].failed) == ("warming", False)
+    world.processes["app-1"].boots = boots
+    world.run(roller, 20.0)
+    return world
+
+
+def test_a_process_that_is_warm_only_when_the_listener_is_back_from_a_long_wait_is_opened():
+    world = away_in_a_warm_up("up")
+    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+
+
+def test_a_process_that_is_never_warm_fails_at_its_deadline_also_when_the_listener_was_away():
+    world = away_in_a_warm_up("never")
+    assert world.roll().status is Status.FAILED
+    assert world.roll().ended_at - world.roll().started_at < 40.0 + 5.0 + LATE_WORDS + 0.5
+    assert "is not warm after 5 s (warmup.timeout): nothing listens on its port" in world.roll().why
 
 
 @pytest.mark.parametrize("until", ["draining", "warming", "settling"])

@@ -420,6 +420,27 @@ def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warme
     assert server.lines == ["GET /"]
 
 
+def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server, warmer: Warmer) -> None:
+    """Its listener was away meanwhile, and counts that time for nobody."""
+    server.answer = lambda asked: 503
+    policy: dict[str, Any] = {"ready": "/health", "timeout": 0.3}
+    late = warmer.until_over(server.port, **policy)
+    assert late.state == "late"
+    again = warmer.tend(server.port, **policy)
+    assert (again.state, again.why) == ("warming", late.why)
+    server.answer = lambda asked: 200
+    assert warmer.until_over(server.port, **policy).state == "warm"
+
+
+def test_to_be_late_is_told_once_before_it_begins_anew(server: Server, warmer: Warmer) -> None:
+    policy: dict[str, Any] = {"ready": "/health", "timeout": 0.1}
+    server.answer = lambda asked: 503
+    warmer.tend(server.port, **policy)
+    assert warmer.changed.wait(DEADLINE)  # nobody looked meanwhile
+    assert warmer.tend(server.port, **policy).state == "late"
+    assert warmer.until_over(server.port, **policy).state == "late"  # and so it is, again and again
+
+
 def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmth: warmth.why)

@@ -115,6 +115,7 @@ class World:
         self.closed_until: dict[int, float] = {}
         self._closed_since: dict[int, float] = {}
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
+        self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.gate_problem = ""
         self.refuses_to_start = ""
         self._looked_at = 0.0
@@ -234,9 +235,13 @@ class World:
         self._warming = {n: w for n, w in self._warming.items() if n in wanted and wanted[n].pid == w[0].pid}
         self.was_warmed |= wanted.keys()
         for name, job in wanted.items():
-            self._warming.setdefault(name, (job, self.now))
+            begun = self._warming.get(name)
+            if begun is None or begun == self._told_late.get(name):
+                self._warming[name] = (job, self.now)
         self._operation("tend")
-        return {f"{GROUP}:{name}": self._warmth(name, *found) for name, found in self._warming.items()}
+        warmths = {name: self._warmth(name, *found) for name, found in self._warming.items()}
+        self._told_late = {name: self._warming[name] for name, warmth in warmths.items() if warmth.state == "late"}
+        return {f"{GROUP}:{name}": warmth for name, warmth in warmths.items()}
 
     # --- the operator's side
 
@@ -369,7 +374,8 @@ class World:
 
     def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
         process = self.processes[name]
-        if process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
+        is_over = self._told_late.get(name) == (job, begun)
+        if is_over or process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
             is_late = self.now - begun >= job.policy.timeout
             return Warmth(job.pid, "late" if is_late else "warming", why="nothing listens on its port")
         if process.warms != "warm":

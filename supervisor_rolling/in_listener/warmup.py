@@ -4,7 +4,8 @@ A warm-up runs in a thread of its own, so that a slow one delays neither the oth
 processes shall be warm and gets back how far each is. First the port has to accept, then ``ready`` is asked until
 it answers 2xx or 3xx, then the list is sent in order. An answer that is not expected ends the warm-up; a connection
 that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
-tried again until the deadline. Then the warm-up is *late*, and says what it waited for.
+tried again until the deadline. Then the warm-up is *late*, and says what it waited for. Whoever still wants it then was
+away meanwhile and counts that time for nobody: it begins anew.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class HttpWarmups:
         self._ports_of = ports_of
         self._on_change = on_change
         self._running: dict[str, _Warmup] = {}
+        self._told_late: set[str] = set()
 
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         """See ``contracts.Warmups``."""
@@ -62,8 +64,16 @@ class HttpWarmups:
                 del self._running[name]
         for name, job in wanted.items():
             if name not in self._running:
-                self._running[name] = _Warmup(job, self._addresses_of, self._ports_of, self._on_change)
-        return {name: warmup.warmth for name, warmup in self._running.items()}
+                self._begin(name, job, "")
+            elif name in self._told_late:
+                self._begin(name, job, self._running[name].warmth.why)
+        found = {name: warmup.warmth for name, warmup in self._running.items()}
+        self._told_late = {name for name, warmth in found.items() if warmth.state == "late"}
+        return found
+
+    def _begin(self, name: str, job: WarmupJob, why: str) -> None:
+        """``why``: what the one before it waited for, true until this one knows better."""
+        self._running[name] = _Warmup(job, self._addresses_of, self._ports_of, self._on_change, why)
 
 
 class _Warmup(threading.Thread):
@@ -75,10 +85,11 @@ class _Warmup(threading.Thread):
         addresses_of: Callable[[int], tuple[str, ...]],
         ports_of: Callable[[int], tuple[int, ...]],
         on_change: Callable[[], None],
+        why: str,
     ) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
         self.job = job
-        self.warmth = Warmth(job.pid, "warming")
+        self.warmth = Warmth(job.pid, "warming", why=why)
         self.dropped = threading.Event()
         self._addresses_of = addresses_of
         self._ports_of = ports_of
