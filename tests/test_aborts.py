@@ -35,9 +35,9 @@ MOST = 60  # moments in a roll: those of a long one are further apart
 LONGEST = 12.0  # seconds of a roll
 
 
-def a_world(deploy: dict[str, Any], good: int, deaf: bool = False, on_kill: str = "fail") -> World:
-    """Four processes, two at a time; the first ``good`` of them get a good deploy. ``deaf``: those that run do not
-    stop."""
+def a_world(deploy: dict[str, Any], good: int, unstoppable: bool = False, on_kill: str = "fail") -> World:
+    """Four processes, two at a time; the first ``good`` of them get a good deploy. ``unstoppable``: those that run do
+    not stop."""
     policy = fast_policy(
         settle=0.2,
         max_unavailable=Share(number=2),
@@ -48,7 +48,7 @@ def a_world(deploy: dict[str, Any], good: int, deaf: bool = False, on_kill: str 
     for process in list(world.processes.values())[good:]:
         process.deploy = deploy
     for process in world.processes.values():
-        process.stop_takes, process.stopwaitsecs = (60.0, 0.4) if deaf else (process.stop_takes, 10.0)
+        process.stop_takes, process.stopwaitsecs = (60.0, 0.4) if unstoppable else (process.stop_takes, 3.0)
         process.deploy = {**process.deploy, "stop_takes": 0.05}
     return world
 

@@ -698,6 +698,17 @@ def test_more_failures_than_there_is_room_for_are_refused():
     assert "max_failures" in text
 
 
+@pytest.mark.parametrize("kind", ["restart", "plan"])
+def test_a_process_that_may_take_longer_to_stop_than_the_roll_waits_is_refused_before_anything_is_touched(kind: str):
+    world = World(3)
+    world.processes["app-2"].stopwaitsecs = 3600.0
+    code, text = refusal(world, kind=kind)
+    assert code == Fault.NOT_CONFIGURED
+    assert "app:app-2 may take 3600 s to stop (stopwaitsecs), more than restart.timeout (10 s) waits" in text
+    rolled(world, processes=["app-1", "app-3"])
+    assert world.roll().status is Status.DONE
+
+
 def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     world = World(3)
     world.connections = lambda ports, oldest=0: {port: Connections() for port in ports}  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.model import (
     Connection,
     DrainPolicy,
@@ -28,7 +29,7 @@ from supervisor_rolling.model import (
     Watch,
 )
 from supervisor_rolling.pure import machine
-from supervisor_rolling.pure.begin import begin, kept_closed, narrowed
+from supervisor_rolling.pure.begin import begin, kept_closed, narrowed, require_time_to_stop
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     GATE_PATIENCE,
@@ -371,15 +372,16 @@ def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, wor
 
 def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> None:
     process, restart = a_process("BACKOFF", spawned=2.0), RestartPolicy(timeout=20.0)
-    assert stepped(a_member(Stage.RESTARTING), process, 19.9, restart=restart).stage is Stage.RESTARTING
-    after = stepped(a_member(Stage.RESTARTING), process, 20.0, restart=restart)
+    member = stepped(a_member(Stage.RESTARTING), process, 0.5, restart=restart)
+    assert stepped(member, process, 20.4, restart=restart).stage is Stage.RESTARTING
+    after = stepped(member, process, 20.5, restart=restart)
     assert (after.stage, after.failed) == (Stage.FAILED, True)
     assert after.why == "was not restarted within 20 s (restart.timeout): it is BACKOFF"
 
 
 # --- one that does not stop
 
-DEAF = (
+UNSTOPPED = (
     "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back. Mend how it stops, "
     "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
 )
@@ -398,7 +400,7 @@ def test_the_roll_fails_on_one_that_does_not_stop_before_supervisord_kills_it_an
     assert stepped(a_member(Stage.RESTARTING), stopping(), 9.99) == a_member(Stage.RESTARTING)
     after = stepped(a_member(Stage.RESTARTING), stopping(), 10.0)
     assert (after.stage, after.failed, after.killed, after.since) == (Stage.RESTARTING, True, False, BEGAN)
-    assert after.why == DEAF
+    assert after.why == UNSTOPPED
     assert stepped(after, stopping(), 12.0) == after
 
 
@@ -413,12 +415,12 @@ def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() 
     member = stepped(member, a_process("RUNNING", NEW), 10.3, **warmth("warm"))
     assert member.stage is Stage.SETTLING
     member = stepped(member, a_process("RUNNING", NEW), 30.0)
-    assert (member.stage, member.replaced, member.failed, member.why) == (Stage.OPEN, True, True, DEAF)
+    assert (member.stage, member.replaced, member.failed, member.why) == (Stage.OPEN, True, True, UNSTOPPED)
 
 
 def test_a_kill_that_came_between_two_looks_is_known_by_its_moment() -> None:
     after = stepped(a_member(Stage.RESTARTING), down(down_for=0.02), 10.03)
-    assert (after.killed, after.failed, after.why) == (True, True, DEAF)
+    assert (after.killed, after.failed, after.why) == (True, True, UNSTOPPED)
 
 
 def test_one_that_stopped_in_time_and_was_seen_late_was_not_killed() -> None:
@@ -446,16 +448,43 @@ def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, pol
     assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
 
 
+LATE = (
+    "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs and the roll brings it "
+)
+
+
 def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_nothing_is_left_stopped() -> None:
+    """No roll begins so, but stopwaitsecs may be raised while one runs."""
     restart = RestartPolicy(timeout=4.0)
     assert not stepped(a_member(Stage.RESTARTING), stopping(), 3.9, restart=restart).failed
     member = stepped(a_member(Stage.RESTARTING), stopping(), 4.0, restart=restart)
     assert (member.stage, member.failed) == (Stage.RESTARTING, True)
-    assert member.why == DEAF.replace("10 s (stopwaitsecs)", "4 s (restart.timeout)")
-    assert stepped(member, stopping(), 9.9, restart=restart) == member
-    member = stepped(member, down(), 10.1, restart=restart)
-    assert (member.stage, member.killed) == (Stage.RESTARTING, True)
-    assert stepped(member, a_process("STARTING", NEW), 10.2, restart=restart).stage is Stage.WARMING
+    assert member.why.startswith(LATE)
+    assert stepped(member, stopping(), 7.9, restart=restart) == member
+    killed = stepped(member, down(stopwaitsecs=7.0), 7.1, restart=restart)
+    assert (killed.stage, killed.killed) == (Stage.RESTARTING, True)
+    assert stepped(killed, a_process("STARTING", NEW), 7.2, restart=restart).stage is Stage.WARMING
+
+
+@pytest.mark.parametrize("stopwaitsecs", [0.0, 3600.0])
+def test_no_roll_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsecs_is(stopwaitsecs: float) -> None:
+    restart = RestartPolicy(timeout=4.0)
+    member = stepped(a_member(Stage.RESTARTING), stopping(stopwaitsecs), 4.0, restart=restart)
+    assert stepped(member, stopping(stopwaitsecs), 7.9, restart=restart).stage is Stage.RESTARTING
+    after = stepped(member, stopping(stopwaitsecs), 8.0, restart=restart)
+    assert after.stage is Stage.FAILED
+    assert after.why.startswith(LATE)
+    assert after.why.endswith(
+        "; then is still STOPPING after 8 s: look at its pid 100, and start it when that is gone"
+    ), "nobody has killed it yet"
+
+
+def test_a_new_process_has_its_own_patience_however_long_the_old_one_took_and_whoever_ended_it() -> None:
+    restart, process = RestartPolicy(timeout=20.0), a_process("BACKOFF", spawned=2.0)
+    member = stepped(a_member(Stage.RESTARTING), down(stopwaitsecs=0.0), 25.0, restart=restart)
+    assert (member.killed, member.stopped_at) == (False, BEGAN + 25.0)
+    assert stepped(member, process, 44.9, restart=restart).stage is Stage.RESTARTING
+    assert stepped(member, process, 45.0, restart=restart).stage is Stage.FAILED
 
 
 def test_where_supervisord_does_not_tell_its_stopwaitsecs_restart_timeout_is_the_deadline() -> None:
@@ -476,19 +505,35 @@ def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
 
 def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_roll_can_end() -> None:
     member = stepped(a_member(Stage.RESTARTING), stopping(), 10.0)
-    assert stepped(member, stopping(), 119.0).stage is Stage.RESTARTING
-    after = stepped(member, stopping(), 120.0)
+    assert stepped(member, stopping(), 69.0).stage is Stage.RESTARTING
+    after = stepped(member, stopping(), 70.0)
     assert after.stage is Stage.FAILED
     assert after.why == (
-        f"{DEAF}; then is still STOPPING after 120 s, and SIGKILL should have ended it: "
+        f"{UNSTOPPED}; then is still STOPPING after 70 s, and SIGKILL should have ended it: "
         "look at its pid 100, and start it when that is gone"
     )
 
 
 def test_one_that_was_killed_and_then_is_not_warm_says_both() -> None:
-    member = warming(failed=True, why=DEAF)
+    member = warming(failed=True, why=UNSTOPPED)
     after = stepped(member, a_process("RUNNING", NEW), **warmth("failed", why="GET / answered 500"))
-    assert (after.stage, after.why) == (Stage.FAILED, f"{DEAF}; then is not warm: GET / answered 500")
+    assert (after.stage, after.why) == (Stage.FAILED, f"{UNSTOPPED}; then is not warm: GET / answered 500")
+
+
+def test_one_that_did_not_stop_and_is_then_stopped_by_hand_still_says_so() -> None:
+    member = warming(failed=True, why=UNSTOPPED)
+    after = stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE))
+    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, True)
+    assert after.why == f"{UNSTOPPED}; then was stopped by hand and is left so"
+    assert stepped(after, a_process("STOPPED", down_for=HAND_PATIENCE)) == after
+
+
+def test_one_that_did_not_stop_and_whose_new_process_dies_says_both_once() -> None:
+    member = settling(failed=True, killed=True, why=UNSTOPPED)
+    after = stepped(member, a_process("EXITED"))
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert after.why.startswith(f"{UNSTOPPED}; then died 1.0 s after it came back, or was restarted by hand: it is EX")
+    assert stepped(after, a_process("EXITED")) == after
 
 
 # --- warming
@@ -584,6 +629,12 @@ def test_a_warm_up_that_is_late_has_failed_with_what_it_waited_for() -> None:
     after = stepped(warming(), process, 15.01, warmup=warmup, **warmth("late", why="GET / did not answer"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
     assert after.why == "is not warm after 15 s (warmup.timeout): GET / did not answer"
+
+
+def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says_where_it_stands() -> None:
+    warmup = WarmupPolicy(timeout=15.0)
+    after = stepped(warming(deaths=1), a_process(pid=NEW), 15.0 + LATE_WORDS, warmup=warmup, **warmth("warming"))
+    assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it died once meanwhile"
 
 
 @pytest.mark.parametrize(("deaths", "times"), [(1, "once"), (3, "3 times")])
@@ -834,6 +885,20 @@ def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked
     assert machine.orders(after, away, reopened) == ()
 
 
+def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up() -> None:
+    process = a_process("BACKOFF", spawned=2.0)
+    roll = a_roll(a_member(Stage.RESTARTING, stopped_at=BEGAN + 5.0, killed=True), restart=RestartPolicy(timeout=20.0))
+    away = machine.advance(roll, seen(process, at=BEGAN + 500.0, gap=490.0))
+    assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, BEGAN + 495.0)
+    assert machine.advance(away, seen(process, at=BEGAN + 515.0)).members[0].stage is Stage.FAILED
+
+
+def test_one_that_is_not_down_yet_is_not_noted_as_down_because_nobody_looked() -> None:
+    roll = a_roll(a_member(Stage.RESTARTING))
+    away = machine.advance(roll, seen(stopping(), at=BEGAN + 500.0, gap=499.0))
+    assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, 0.0)
+
+
 def test_a_stuck_roll_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
     kept = replace(all_open(3)[2], wanted=False)
     roll = a_roll(*all_open(2), kept, stuck_since=BEGAN)
@@ -1076,6 +1141,44 @@ def test_a_roll_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, 
 
 
 # --- what was kept closed when a roll begins
+
+
+def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Roll:
+    """A roll of processes that may take so long, where restart.timeout is 60; refused if need be."""
+    processes = {
+        name: replace(process, stopwaitsecs=wait)
+        for wait, (name, process) in zip(stopwaitsecs, look(*["RUNNING"] * len(stopwaitsecs)).processes.items())
+    }
+    roll = a_roll(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
+    require_time_to_stop(roll, processes)
+    return roll
+
+
+@pytest.mark.parametrize("stopwaitsecs", [0.0, 10.0, 60.0])
+def test_a_process_that_stops_within_restart_timeout_or_does_not_tell_may_be_rolled(stopwaitsecs: float) -> None:
+    slow_to_stop(10.0, stopwaitsecs)
+
+
+@pytest.mark.parametrize(
+    ("stopwaitsecs", "words"),
+    [
+        ([10.0, 61.0], "app:app-2 may take 61 s"),
+        ([3600.0, 0.0, 3600.0], "app:app-1, app:app-3 may take 3600 s"),
+        ([90.0, 3600.0, 90.0, 90.0, 90.0], "app:app-1, app:app-2, app:app-3 and 2 more may take up to 3600 s"),
+    ],
+)
+def test_one_that_may_take_longer_to_stop_than_the_roll_waits_is_refused(stopwaitsecs: list[float], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        slow_to_stop(*stopwaitsecs)
+    assert str(refused.value) == (
+        f"{words} to stop (stopwaitsecs), more than restart.timeout (60 s) waits: "
+        "raise groups.app.restart.timeout in rolling.yaml above it, or lower stopwaitsecs"
+    )
+
+
+@pytest.mark.parametrize("change", [{"wanted": False}, {"tried": True, "replaced": True}], ids=str)
+def test_one_that_the_roll_does_not_stop_may_take_as_long_as_it_likes(change: dict[str, bool]) -> None:
+    slow_to_stop(3600.0, **change)
 
 
 def begun(seen: Seen, failed: dict[str, str]) -> Roll:

@@ -9,7 +9,15 @@ from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
-from supervisor_rolling.pure.begin import begin, kept_closed, limited, narrowed, require_another, require_sense
+from supervisor_rolling.pure.begin import (
+    begin,
+    kept_closed,
+    limited,
+    narrowed,
+    require_another,
+    require_sense,
+    require_time_to_stop,
+)
 from supervisor_rolling.pure.ports import ports_for
 from supervisor_rolling.share import parse_share
 
@@ -43,6 +51,7 @@ def roll_for(
     if request.kind != "resume":
         roll = narrowed(replace(roll, force=request.force, by=request.by), request.processes)
     require_sense(roll)
+    require_time_to_stop(roll, processes)
     require_another(roll, processes)
     if not roll.force:
         _require_listening(roll, processes, sockets)
@@ -60,12 +69,12 @@ def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: So
     process stopped with its real port open."""
     running = [m for m in roll.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"]
     found = sockets.connections([port for member in running for port in member.ports])
-    deaf = [member for member in running if not any(found[port].listeners for port in member.ports)]
-    elsewhere = {member.name: sockets.ports_of(processes[member.name].pid) for member in deaf}
+    not_here = [member for member in running if not any(found[port].listeners for port in member.ports)]
+    elsewhere = [(member, sockets.ports_of(processes[member.name].pid)) for member in not_here]
     wrong = [
-        f"{member.name} listens on {', '.join(map(str, elsewhere[member.name]))} and not on {member.ports[0]}"
-        for member in deaf
-        if elsewhere[member.name]
+        f"{member.name} listens on {', '.join(map(str, ports))} and not on {member.ports[0]}"
+        for member, ports in elsewhere
+        if ports
     ]
     if wrong:
         raise ConfigError(f"{'; '.join(wrong)}: mend groups.{roll.group}.ports in rolling.yaml")

@@ -12,6 +12,9 @@ from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, NOT_UP
 from supervisor_rolling.share import limit_for
 
+NAMED = 3
+"""Processes that a refusal names one by one: enough to see which they are; a program may have a hundred."""
+
 
 def begin(
     number: int,
@@ -84,6 +87,23 @@ def require_sense(roll: Roll) -> None:
             f"groups.{roll.group}.max_failures is {failures}, but only {roll.limit} may be unavailable at a time: what "
             "failed stays closed and takes that place. Make max_unavailable larger, or max_failures smaller"
         )
+
+
+def require_time_to_stop(roll: Roll, processes: Mapping[str, Process]) -> None:
+    """Raise ConfigError where one that is to be replaced may take longer to stop than the roll waits for it."""
+    timeout = roll.policy.restart.timeout
+    names = [member.name for member in roll.members if member.wanted and not member.tried]
+    slow = [name for name in names if processes[name].stopwaitsecs > timeout]
+    if not slow:
+        return
+    named = ", ".join(f"{roll.group}:{name}" for name in slow[:NAMED])
+    more = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
+    waits = {processes[name].stopwaitsecs for name in slow}
+    raise ConfigError(
+        f"{named}{more} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
+        f"than restart.timeout ({timeout:g} s) waits: raise groups.{roll.group}.restart.timeout in rolling.yaml above "
+        "it, or lower stopwaitsecs"
+    )
 
 
 def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: float) -> Member:

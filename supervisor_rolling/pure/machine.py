@@ -150,7 +150,8 @@ def _excused_one(member: Member, seen: Seen) -> Member:
     process = seen.processes.get(member.name)
     if member.stage is Stage.RESTARTING and process and still_runs(member, process):
         return to(member, Stage.DRAINING, seen)
-    return replace(member, since=member.since + seen.gap)
+    stopped_at = member.stopped_at + seen.gap if member.stopped_at else 0.0
+    return replace(member, since=member.since + seen.gap, stopped_at=stopped_at)
 
 
 def _admit(roll: Roll, seen: Seen) -> Roll:

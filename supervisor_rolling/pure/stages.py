@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from supervisor_rolling.model import DrainPolicy, Member, Process, Roll, Seen, Stage, Warmth, WarmupPolicy
+from supervisor_rolling.model import (
+    DrainPolicy,
+    Member,
+    Process,
+    RestartPolicy,
+    Roll,
+    Seen,
+    Stage,
+    Warmth,
+    WarmupPolicy,
+)
 from supervisor_rolling.pure.lasting import aged, count_text, left_texts
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
@@ -159,23 +169,29 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
 def _stopping(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     """Told to stop. What does not is killed by supervisord, and then started as any: this roll has stopped it."""
     waited, timeout = seen.at - member.since, roll.policy.restart.timeout
-    if waited >= max(process.stopwaitsecs, timeout) + timeout:
-        text = f"is still STOPPING after {waited:.0f} s, and SIGKILL should have ended it"
-        return _failed(member, seen, f"{text}: look at its pid {process.pid}, and start it when that is gone")
-    return _not_stopped(member, process, roll) if waited >= _stop_within(process, timeout) else member
+    within = _stop_within(process, timeout)
+    if waited >= within + timeout:
+        return _failed(member, seen, _unkilled_text(process, waited))
+    return _unstopped(member, process, roll) if waited >= within else member
 
 
 def _stop_within(process: Process, timeout: float) -> float:
-    return min(process.stopwaitsecs, timeout) if process.stopwaitsecs else timeout
+    """Seconds after which it is killed. Where nobody knows, or supervisord was told another number since the roll
+    began, which a roll that begins would refuse, restart.timeout bounds it: no roll runs for longer than it says."""
+    return min(process.stopwaitsecs or timeout, timeout)
 
 
-def _not_stopped(member: Member, process: Process, roll: Roll) -> Member:
-    """Its kill is a failure, unless somebody has accepted that requests may be lost with it, or there are none: one
-    that was kept closed, because an earlier deploy failed on it, serves nobody."""
-    is_accepted = roll.policy.restart.on_kill == "restart" or member.connections_left or member.cold
-    if is_accepted or member.failed:
+def _unstopped(member: Member, process: Process, roll: Roll) -> Member:
+    """One that has to be killed: the roll has failed on it, unless that was accepted."""
+    if member.failed or _is_kill_accepted(member, roll.policy.restart):
         return member
-    return replace(member, failed=True, why=_deaf_text(process, roll.policy.restart.timeout))
+    return replace(member, failed=True, why=_unstopped_text(process, roll.policy.restart.timeout))
+
+
+def _is_kill_accepted(member: Member, policy: RestartPolicy) -> bool:
+    """Whether somebody has accepted that requests may be lost with it, or there are none: one that was kept closed,
+    because an earlier deploy failed on it, serves nobody."""
+    return policy.on_kill == "restart" or member.connections_left > 0 or member.cold
 
 
 def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -185,7 +201,7 @@ def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
     took = seen.at - member.since
     killed = 0 < process.stopwaitsecs <= took - process.down_for
     member = replace(member, stopped_at=seen.at, killed=killed, timing=replace(member.timing, stopped=took))
-    return _not_stopped(member, process, roll) if killed else member
+    return _unstopped(member, process, roll) if killed else member
 
 
 def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -193,7 +209,7 @@ def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
     if spawned_again and _is_down_for_good(process):
         return _failed(member, seen, f"did not come up: {state_text(process)}")
     is_due = not spawned_again and process.state in STARTABLE
-    began = member.stopped_at if member.killed else member.since
+    began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
     if not is_due and seen.at - began >= roll.policy.restart.timeout:
         text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {state_text(process)}"
         return _failed(member, seen, text)
@@ -215,7 +231,7 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
         return _warm(member, process, roll, seen)
     if warmth.state == "failed":
         return _not_warm(member, roll, seen, warmth)
-    return _warm_in_time(member, roll, seen, warmth)
+    return _warm_in_time(member, roll, seen, replace(warmth, why=warmth.why or state_text(process)))
 
 
 def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -267,7 +283,7 @@ def _watch(member: Member, process: Process, seen: Seen) -> Member:
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    why = member.why or _death_text(process, seen.at - member.since)
+    why = _then(member, _death_text(process, seen.at - member.since))
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
 
@@ -306,8 +322,12 @@ def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
 
 
 def _failed(member: Member, seen: Seen, why: str) -> Member:
-    before = f"{member.why}; then " if member.failed else ""
-    return replace(to(member, Stage.FAILED, seen), failed=True, why=before + why)
+    return replace(to(member, Stage.FAILED, seen), failed=True, why=_then(member, why))
+
+
+def _then(member: Member, why: str) -> str:
+    """What is to be said of a member, after what the roll has failed on already."""
+    return f"{member.why}; then {why}" if member.failed else why
 
 
 def _back(member: Member, seen: Seen) -> Member:
@@ -321,7 +341,7 @@ def _failed_back(member: Member, seen: Seen, why: str) -> Member:
 
 def _left_alone(member: Member, seen: Seen, why: str) -> Member:
     is_alone = not member.wanted and member.stage is Stage.OPEN
-    return member if is_alone else replace(to(member, Stage.OPEN, seen), wanted=False, why=why)
+    return member if is_alone else replace(to(member, Stage.OPEN, seen), wanted=False, why=_then(member, why))
 
 
 def closed_since(member: Member, closed: Mapping[int, float]) -> float:
@@ -349,12 +369,20 @@ def _death_text(process: Process, lived: float) -> str:
     return f"{text}; a larger startsecs keeps one closed that dies so soon" if lived < SOON else text
 
 
-def _deaf_text(process: Process, timeout: float) -> str:
+def _unstopped_text(process: Process, timeout: float) -> str:
     waits = process.stopwaitsecs
-    in_time = f"{waits:g} s (stopwaitsecs)" if 0 < waits <= timeout else f"{timeout:g} s (restart.timeout)"
+    late = f"{timeout:g} s (restart.timeout), so supervisord kills it after its stopwaitsecs"
+    how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
-        f"did not stop within {in_time}, so supervisord kills it and the roll brings it back. Mend how it stops, or "
+        f"did not stop within {how} and the roll brings it back. Mend how it stops, or "
         "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
+    )
+
+
+def _unkilled_text(process: Process, waited: float) -> str:
+    killed = ", and SIGKILL should have ended it" if 0 < process.stopwaitsecs <= waited else ""
+    return (
+        f"is still STOPPING after {waited:.0f} s{killed}: look at its pid {process.pid}, and start it when that is gone"
     )
 
 
