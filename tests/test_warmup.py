@@ -53,6 +53,7 @@ class Server:
         self.answer: Answer = lambda asked: 200
         self.hangs = threading.Event()
         self.hangs.set()
+        self.trickles = False  # a byte every hundredth of a second, and no end
         self._http = self._listening(address, port)
         self.port = int(self._http.server_address[1])
         thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
@@ -99,8 +100,12 @@ class Server:
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", "100000" if server.trickles else "0")
                 self.end_headers()
+                until = time.monotonic() + DEADLINE
+                while server.trickles and time.monotonic() < until:
+                    self.wfile.write(b".")
+                    time.sleep(0.01)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -370,6 +375,22 @@ def test_one_that_answered_badly_and_then_hangs_for_long_is_said_to_hang(
 
     server.answer = answer
     assert warmer.until_over(server.port, ready="/health", timeout=hangs_for).why == words
+
+
+@pytest.mark.parametrize(
+    ("trickles_for", "words"),
+    [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not end its answer")],
+)
+def test_an_answer_that_the_deadline_cuts_off_is_told_of_only_where_it_took_long(
+    server: Server, warmer: Warmer, trickles_for: float, words: str
+) -> None:
+    def answer(asked: Asked) -> int:
+        server.trickles = len(server.asked) > 1
+        return 503
+
+    server.answer = answer
+    warmth = warmer.until_over(server.port, ready="/health", timeout=trickles_for)
+    assert (warmth.state, warmth.why) == ("late", words)
 
 
 def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
@@ -155,15 +156,25 @@ class _Warmup(threading.Thread):
             began = time.monotonic()
             try:
                 with self._begin(session, base, request) as answer:
-                    for _ in answer.iter_content(CHUNK):
-                        self._require_time(f"{request.method} {request.path} did not end its answer")
+                    self._swallow(answer, request, began)
                     return answer.status_code
             except requests.Timeout:
-                is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmth.why
-                why = f"{request.method} {request.path} did not answer" if is_news else self.warmth.why
-                raise _LateError(why) from None
-            except requests.RequestException as error:
+                raise _LateError(self._cut_off(request, began, "did not answer")) from None
+            except (requests.RequestException, HTTPError) as error:
                 self._wait(f"{request.method} {request.path}: {_reason(error)}")
+
+    def _swallow(self, answer: requests.Response, request: WarmupRequest, began: float) -> None:
+        """Read all of an answer as it comes: to wait for a whole piece of one that trickles is to miss the deadline."""
+        read = getattr(answer.raw, "read1", answer.raw.read)  # an old urllib3 has none
+        try:
+            while read(CHUNK, decode_content=False):
+                self._require_time(self._cut_off(request, began, "did not end its answer"))
+        except ReadTimeoutError:
+            raise _LateError(self._cut_off(request, began, "did not end its answer")) from None
+
+    def _cut_off(self, request: WarmupRequest, began: float, what: str) -> str:
+        is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmth.why
+        return f"{request.method} {request.path} {what}" if is_news else self.warmth.why
 
     def _begin(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
         self._require_time(self.warmth.why or f"there was no time left for {request.method} {request.path}")
@@ -256,7 +267,7 @@ def _is_expected(request: WarmupRequest, status: int) -> bool:
     return status in request.expect if request.expect else 200 <= status < 400
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     """The last line of what urllib3 wraps three times."""
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
