@@ -126,7 +126,7 @@ def started(start: Callable[..., Stack], fault: str = "", settle: float = 0.0) -
         "balance": "least_conn;",
         "files": {"fault": fault},
     }
-    warmup = {"timeout": 3, "ready": "/health", "requests": ["/"]}
+    warmup = {"timeout": 5, "ready": "/health", "requests": ["/"]}
     stack = start(4, setup=setup, max_unavailable=2, warmup=warmup, settle=settle)
     wait_open(stack)
     return stack
@@ -181,4 +181,4 @@ def test_an_abort_leaves_one_that_is_never_warm_closed_and_says_why(start: Calla
     stack.fault("hang everywhere")
     first = abort_at(stack, "warming")
     assert (first["stage"], first["replaced"]) == ("failed", False)
-    assert first["why"] == "is not warm after 3 s (warmup.timeout): GET /health did not answer"
+    assert first["why"] == "is not warm after 5 s (warmup.timeout): GET /health did not answer"

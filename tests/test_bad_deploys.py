@@ -25,6 +25,7 @@ DEMO = "tests.lab.site"
 
 OLD, BAD, MENDED = "old", "bad", "mended"
 FIRST = "app-8000"
+PATIENT = 60.0  # warmup.timeout of a good deploy
 WARM_WITHIN = 4.0  # seconds: a light process boots in a tenth of one, but not where others want the processors too
 LATE = f"is not warm after {WARM_WITHIN:g} s (warmup.timeout): "
 BROKEN = "is not warm: GET / answered 500, expected 2xx or 3xx"
@@ -33,8 +34,9 @@ FATAL = "went down while it was warmed up: FATAL: Exited too quickly"
 
 @dataclass(frozen=True)
 class Fault:
-    """One bad deploy. ``words``: what the line of the process says. ``warm_within``: warmup.timeout, and so the
-    deadline of all faults but those that supervisord finds; those have ``startsecs`` above their life."""
+    """One bad deploy. ``words``: what the line of the process says. ``warm_within``: warmup.timeout while it is rolled
+    out, and so the deadline of all faults but those that supervisord finds; those have ``startsecs`` above their life.
+    """
 
     fault: str
     words: str = ""
@@ -76,15 +78,42 @@ def started(start: Start, fault: Fault, running: str = "", **policy: Any) -> Sta
         "balance": "least_conn;",
         "files": {"fault": running},
     }
-    warmup = {"timeout": fault.warm_within, "ready": "/health", "requests": ["/"]}
-    stack = start(fault.processes, setup=setup, max_unavailable=2, warmup=warmup, drain={"timeout": 3}, **policy)
+    policy = {"max_unavailable": 2, "warmup": warmup(PATIENT), "drain": {"timeout": 3}, **policy}
+    stack = start(fault.processes, setup=setup, **policy)
     wait_open(stack)
     return stack
 
 
+def warmup(timeout: float) -> dict[str, Any]:
+    return {"timeout": timeout, "ready": "/health", "requests": ["/"]}
+
+
+def change_policy(stack: Stack, **changes: Any) -> None:
+    """Write other keys of the group into rolling.yaml."""
+    path = stack.directory / "rolling.yaml"
+    policy = yaml.safe_load(path.read_text(encoding="utf-8"))
+    policy["groups"]["app"].update(changes)
+    path.write_text(yaml.safe_dump(policy), encoding="utf-8")
+
+
+def deploy_badly(stack: Stack, fault: Fault) -> None:
+    """From now on, with its short deadline: a machine that is busy must not fail the good deploys by it."""
+    change_policy(stack, warmup=warmup(fault.warm_within))
+    stack.release(BAD)
+    stack.fault(fault.fault)
+
+
+def mend(stack: Stack) -> None:
+    """A good deploy, with the deadline of one."""
+    change_policy(stack, warmup=warmup(PATIENT))
+    stack.release(MENDED)
+    stack.fault()
+
+
 def users(stack: Stack) -> Load:
-    """60 new connections a second, every twentieth a POST."""
-    return Load(Plan(stack.url, rate=60.0), stack.directory / "load.jsonl")
+    """New connections, every twentieth a POST: 60 a second for the light application, 20 for the other."""
+    rate = 60.0 if stack.setup.application == LIGHT else 20.0
+    return Load(Plan(stack.url, rate), stack.directory / "load.jsonl")
 
 
 def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
@@ -147,8 +176,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
     stack = started(start, fault)
     before = pids(stack)
     with users(stack) as load:
-        stack.release(BAD)
-        stack.fault(fault.fault)
+        deploy_badly(stack, fault)
         status, output, view = rolled(stack, "rolling_restart", "app")
         assert (status, releases(stack)) == (1, ["closed"] + [OLD] * (fault.processes - 1)), output
         assert pids(stack)[1:] == before[1:]
@@ -160,8 +188,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
         ]
         assert found_after(view) < fault.warm_within + 1.0
         assert fault.words != FATAL or fatal_until_found(stack) < 1.0
-        stack.release(MENDED)
-        stack.fault()
+        mend(stack)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [MENDED] * fault.processes), output
         assert not set(before) & set(pids(stack))
@@ -199,16 +226,9 @@ def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_reque
     assert_nobody_noticed(load.report())
 
 
-def change_policy(stack: Stack, **changes: Any) -> None:
-    """Write other keys of the group into rolling.yaml."""
-    path = stack.directory / "rolling.yaml"
-    policy = yaml.safe_load(path.read_text(encoding="utf-8"))
-    policy["groups"]["app"].update(changes)
-    path.write_text(yaml.safe_dump(policy), encoding="utf-8")
-
-
 def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) -> None:
-    stack = started(start, Fault("hang everywhere"), settle=0.3)
+    fault = Fault("hang everywhere")
+    stack = started(start, fault, settle=0.3)
     before = pids(stack)
     with users(stack) as load:
         stack.release(MENDED)
@@ -216,14 +236,12 @@ def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) ->
         stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
         assert stack.ctl("rolling_pause", "app").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
-        stack.release(BAD)
-        stack.fault("hang everywhere")
+        deploy_badly(stack, fault)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (1, [MENDED] * 3 + ["closed"] + [OLD] * 4), output
         new = pids(stack)
         assert new[4:] == before[4:]
-        stack.release(MENDED)
-        stack.fault()
+        mend(stack)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [MENDED] * 8), output
         assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"
