@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.lab.load import Load, Plan
-from tests.lab.look import assert_nobody_noticed, listener_log, pids, popen_ctl, refuses, rolling, wait_open
+from tests.lab.look import assert_nobody_noticed, listener_log, pids, popen_ctl, refuses, rolling, wait_ended, wait_open
 from tests.lab.stack import Stack
 
 LIGHT = "tests.lab.light"
@@ -51,14 +51,14 @@ class Fault:
 
 
 FAULTS = [
-    Fault("die", FATAL, 10.0, startsecs=1),
-    Fault("exit 1", FATAL, 10.0, startsecs=2),
+    Fault("die", FATAL, 20.0, startsecs=2),
+    Fault("exit 1", FATAL, 20.0, startsecs=3),
     Fault("500 everywhere", LATE + "GET /health (ready) answers 500"),
     Fault("hang everywhere", LATE + "GET /health did not answer"),
     Fault("port 9000", LATE + "nothing listens on port 8000; it listens on 9000: mend the ports in rolling.yaml, or"),
     Fault("slow 60", LATE + "nothing listens on port 8000"),
     Fault("500", BROKEN),
-    Fault("die", FATAL, 20.0, startsecs=1, application=DEMO, processes=4),
+    Fault("die", FATAL, 20.0, startsecs=2, application=DEMO, processes=4),
     Fault("500", BROKEN, 20.0, application=DEMO, processes=4),
 ]
 
@@ -236,6 +236,8 @@ def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) ->
         stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
         assert stack.ctl("rolling_pause", "app").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
+        assert stack.ctl("rolling_abort", "app").returncode == 0  # a roll keeps to its policy, a resumed one reads it
+        assert wait_ended(stack)["status"] == "aborted"
         deploy_badly(stack, fault)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (1, [MENDED] * 3 + ["closed"] + [OLD] * 4), output
