@@ -7,7 +7,7 @@ every supervisor, ``/4.2.5`` that supervisor on every Python.
 
 Pythons are looked for as ``python3.9`` on the PATH, and in pyenv's folder where there is one. One that this machine
 lacks is named; that is a failure only where it was asked for. Exit status: 0 every pair passed; 1 one did not, or
-there was none; 2 usage.
+there was none; 2 usage; 130 Ctrl-C.
 
 Needs nothing but the standard library, so that any Python can run it.
 """
@@ -41,6 +41,9 @@ INSTALL_WITHIN = 900.0
 
 TESTS_WITHIN = 3600.0
 """Seconds for the tests of one pair; they take about ten minutes."""
+
+PATIENCE = 60.0
+"""Seconds for what is interrupted to stop what it has started."""
 
 WHO = "import sys, venv, ensurepip; print('%d.%d.%d' % sys.version_info[:3])"
 """A Python that cannot make a virtual environment is of no use here."""
@@ -200,17 +203,21 @@ def _logged(pair: Pair, command: Sequence[str], timeout: float) -> int:
         return child.wait(timeout)
     except subprocess.TimeoutExpired:
         raise MatrixError(f"{command[0]} did not end within {timeout:g} s") from None
+    except KeyboardInterrupt:  # the terminal has told the child, too, and a second one would cut its end short
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE)
+        raise
     finally:
         _end(child)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Nothing where it has ended. SIGINT first: pytest then stops what its tests have started."""
-    for number, patience in ((signal.SIGINT, 60.0), (signal.SIGKILL, 5.0)):
+    for number in (signal.SIGINT, signal.SIGKILL):
         if child.poll() is None:
             child.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(patience)
+                child.wait(PATIENCE)
 
 
 # --- all of them
@@ -263,7 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = wanted(options.pairs.split())
     except ValueError as error:
         parser.error(str(error))
-    return run(pairs, bool(options.pairs), shlex.split(options.prefix), options.pytest)
+    try:
+        return run(pairs, bool(options.pairs), shlex.split(options.prefix), options.pytest)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +184,27 @@ def test_tests_that_hang_are_ended(
     python("3.9.1", tests="exec sleep 60")
     assert matrix.main(["--pairs", "3.9/4.2.5"]) == 1
     assert "did not end within 0.3 s" in " ".join(rows(capsys)[0])
+
+
+def interrupt_when(there: Path) -> None:
+    """Ctrl-C for this process, when the file is there."""
+    deadline = time.monotonic() + 30.0
+    while not there.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_all_and_is_no_traceback(
+    python: Callable[..., Path], machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(matrix, "PATIENCE", 0.2)
+    python("3.9.1", tests=f"echo $$ >{machine}/pid; exec sleep 60")
+    threading.Thread(target=interrupt_when, args=(machine / "pid",), daemon=True).start()
+    assert matrix.main(["--pairs", "3.9"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+    pid = int((machine / "pid").read_text(encoding="ascii"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_an_environment_is_made_once_and_anew_when_what_is_required_has_changed(
