@@ -240,7 +240,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         while roll["status"] == "running":
             show(roll)
             time.sleep(LOOK_EVERY)
-            roll = self._asked("getRoll", group)
+            roll = self._again(group, number)
             if roll["id"] != number:
                 raise _CommandError(f"roll {number} of {group} has ended and roll {roll['id']} has begun", FAILED)
             alone_since = 0.0 if roll["listener"] else alone_since or time.monotonic()
@@ -251,6 +251,17 @@ class RollingControllerPlugin(ControllerPluginBase):
                     NO_LISTENER,
                 )
         return roll
+
+    def _again(self, group: str, number: int) -> dict[str, Any]:
+        try:
+            return self._asked("getRoll", group)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == Fault.NOT_ROLLING:  # it remembers a roll for as long as it lives
+                text = (
+                    f"supervisord was restarted meanwhile: roll {number} of {group} ended with it, and all gates opened"
+                )
+                raise _CommandError(text, FAILED) from None
+            raise
 
     # --- what the commands share
 

@@ -384,6 +384,16 @@ def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) ->
     assert "Does it run? A roll that had begun ends with it" in ctl.printed
 
 
+def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_meanwhile(ctl: Controller) -> None:
+    def forgotten(*_: Any) -> None:
+        raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of app is known")
+
+    ctl.server.answers["getRoll"] = forgotten
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 1
+    assert "supervisord was restarted meanwhile: roll 1 of app ended with it, and all gates opened" in ctl.printed
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -195,7 +195,7 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
 
 
 def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack]):
-    stack = start(processes=2)
+    stack = start(processes=2, settle=3)
     watcher = popen_ctl(stack, "rolling_restart", "app")
     stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRolls()), 10.0, "the roll has begun")
     time.sleep(0.5)

@@ -29,8 +29,10 @@ def read(path: str, most: int) -> bytes:
         raise ConfigError(f"{path}: there is no such file; write it, or name another with --config") from None
     except PermissionError:
         raise ConfigError(f"{path}: may not be read by this user; let the listener's user read it") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+    except OSError as error:
         raise _unreadable(path, error) from None
+    except ValueError:
+        raise ConfigError(f"{path!r}: no file can have a NUL in its name; name another with --config") from None
     try:
         _require_trust(path, os.fstat(handle))
         with os.fdopen(handle, "rb", closefd=False) as stream:
@@ -51,8 +53,8 @@ def mark(path: str) -> object:
     return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode, found.st_uid, *way)
 
 
-def _unreadable(path: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}; name another file with --config")
+def _unreadable(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read: {error.strerror}; name another file with --config")
 
 
 def _require_trust(path: str, opened: os.stat_result) -> None:
