@@ -391,7 +391,7 @@ def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_mea
     ctl.server.answers["getRoll"] = forgotten
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 1
-    assert "supervisord was restarted meanwhile: roll 1 of app ended with it, and all gates opened" in ctl.printed
+    assert "supervisord was restarted meanwhile: roll 7 of app ended with it, and all gates opened" in ctl.printed
 
 
 @pytest.mark.parametrize(
