@@ -47,8 +47,8 @@ class DrainPolicy:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """``timeout``: from the order to stop until the new process has a pid and stays. ``on_kill``: what the roll does
-    about a process that does not stop, so that supervisord has to kill it."""
+    """``timeout``: for the old process to stop, at least its stopwaitsecs, and again for the new one to be there.
+    ``on_kill``: what the roll does about a process that does not stop, so that supervisord has to kill it."""
 
     timeout: float = 60.0
     on_kill: str = "fail"  # or restart

@@ -62,7 +62,7 @@ class Warmups(Protocol):
 
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         """Warm exactly these processes: begin what is new (another pid is new), drop what is no longer wanted, and say
-        how far each got. Never blocks."""
+        how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
         ...
 
 
