@@ -347,8 +347,9 @@ class Seen:
 
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
-    the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process.
-    ``wards`` are the processes in the hands of the guard.
+    the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process;
+    ``overtaken`` those that somebody else had stopped before our order came. ``wards`` are the processes in the hands
+    of the guard.
     """
 
     at: float
@@ -361,6 +362,7 @@ class Seen:
     leaks: Mapping[str, str] = field(default_factory=dict)
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
+    overtaken: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
 
 

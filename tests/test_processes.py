@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
 from supervisor_rolling.in_listener import processes
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll, Stage, Ward, Watch
@@ -570,9 +570,7 @@ def test_orders_name_a_process_as_supervisord_does_and_do_not_wait(
     ]
 
 
-@pytest.mark.parametrize(
-    "code", [Faults.ALREADY_STARTED, Faults.NOT_RUNNING, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION]
-)
+@pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
 def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
     inet.fails("supervisor.stopProcess", code)
     inet.fails("supervisor.startProcess", code)
@@ -588,6 +586,12 @@ def test_an_order_that_is_refused_for_good_says_why(inet: Supervisord, code: int
     inet.fails("supervisor.startProcess", code, "NO_FILE: /srv/app")
     client = inet.client()
     assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("NO_FILE: /srv/app",) * 2
+
+
+def test_an_order_to_stop_what_somebody_else_has_stopped_says_so(inet: Supervisord) -> None:
+    inet.fails("supervisor.stopProcess", Faults.NOT_RUNNING)
+    with pytest.raises(OvertakenError):
+        inet.client().stop("app", "app-1")
 
 
 def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:

@@ -638,6 +638,38 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     assert "stopped by hand" in world.roll().members[0].why
 
 
+class FasterOperator(World):
+    """Somebody stops a process between the look that found it drained and the roll's own order."""
+
+    def stop(self, group: str, name: str) -> str:
+        if name == "app-1" and not self.processes[name].releases:
+            super().stop(group, name)  # theirs
+        return super().stop(group, name)
+
+    def start(self, group: str, name: str) -> str:
+        assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
+        return super().start(group, name)
+
+
+def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
+    world = FasterOperator(3)
+    rolled(world)
+    assert world.processes["app-1"].state == "STOPPED"
+    assert world.roll().status is Status.DONE
+    assert "stopped by hand" in world.roll().members[0].why
+
+
+def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_that():
+    world = FasterOperator(3)
+    world.ask()
+    roller = world.run(world.roller(), 0.5)
+    assert world.processes["app-1"].state == "STOPPED"
+    world._spawn(world.processes["app-1"])
+    world.run(roller)
+    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+    assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1]
+
+
 def test_a_roll_all_of_whose_processes_are_stopped_by_hand_is_aborted():
     world = World(3)
     world.connection_takes = 0.5

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from supervisor_rolling.errors import ConflictError, GateError
+from supervisor_rolling.errors import ConflictError, GateError, OvertakenError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
@@ -203,6 +203,8 @@ class World:
             process.connections = []
             self._becomes(process, "STOPPING")
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
+        else:
+            raise OvertakenError("NOT_RUNNING")
         self._operation(f"stop {name}")
         return ""
 

@@ -97,7 +97,8 @@ class Supervisor(Protocol):
         ...
 
     def stop(self, group: str, name: str) -> str:
-        """Order a stop. Returns why supervisord refuses for good, or nothing; does not wait for the end."""
+        """Order a stop. Returns why supervisord refuses for good, or nothing; does not wait for the end. Raises
+        OvertakenError where the process had been told already, or was down."""
         ...
 
     def start(self, group: str, name: str) -> str:

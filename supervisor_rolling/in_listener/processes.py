@@ -22,7 +22,7 @@ from xml.parsers.expat import ExpatError
 from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
 from supervisor_rolling.model import Process, Request, Roll, Watch, World
 from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump, load_roll, load_watch
@@ -37,9 +37,7 @@ knees."""
 HELLOS = 10
 """So often the key is asked for, once a second, before the log says that it does not come."""
 
-PASSING_FAULTS = frozenset(
-    {Faults.ALREADY_STARTED, Faults.NOT_RUNNING, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION}
-)
+PASSING_FAULTS = frozenset({Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION})
 """Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
 
 
@@ -115,7 +113,7 @@ class XmlRpcSupervisor:
         self._own("listenerAnswer", request, 0, "", dump(roll))
 
     def stop(self, group: str, name: str) -> str:
-        """Order a stop. Returns why supervisord refuses for good, or nothing."""
+        """Order a stop. Returns why supervisord refuses for good, or nothing. Raises OvertakenError."""
         return self._order("supervisor.stopProcess", group, name)
 
     def start(self, group: str, name: str) -> str:
@@ -153,6 +151,8 @@ class XmlRpcSupervisor:
         try:
             self._call(method, make_namespec(group, name), False)
         except _FaultError as error:
+            if error.code == Faults.NOT_RUNNING:
+                raise OvertakenError(str(error)) from None
             return "" if error.code in PASSING_FAULTS else str(error)
         return ""
 

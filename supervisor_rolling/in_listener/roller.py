@@ -20,6 +20,7 @@ from supervisor_rolling.errors import (
     ConflictError,
     GateError,
     NoKeyError,
+    OvertakenError,
     RefusedError,
     SocketsError,
     SupervisorError,
@@ -149,6 +150,7 @@ class Roller:
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
         self._refusals: dict[str, str] = {}
+        self._overtaken: dict[str, str] = {}
         self._complaint = ""
         self._answered_at = float("-inf")
 
@@ -246,6 +248,7 @@ class Roller:
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
+        self._overtaken = {}
         for group in new.values():
             self._order(group)
         if any(_has_moved(old[name], new[name]) for name in new):
@@ -307,6 +310,7 @@ class Roller:
             leaks=leaks,
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
+            overtaken=frozenset(_of_group(group, self._overtaken)),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self.deaths.take())
@@ -373,7 +377,12 @@ class Roller:
         key = _key(group, order.name)
         give = self.supervisor.stop if order.verb is Verb.STOP else self.supervisor.start
         self._refusals.pop(key, None)
-        refusal = give(group, order.name)
+        try:
+            refusal = give(group, order.name)
+        except OvertakenError as error:
+            self._overtaken[key] = str(error)
+            log.info("%s: %s not ordered, somebody else was faster", key, order.verb.value)
+            return
         if refusal:
             self._refusals[key] = f"{order.verb.value} it: {refusal}"
         log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")

@@ -158,6 +158,10 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
         return _to_warming(member, process, seen)
     if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
         return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
+    if member.name in seen.overtaken and process.state in NOT_UP:
+        return to(
+            member, Stage.DRAINING, seen
+        )  # somebody else stopped it, and may wait for that: it is theirs to start
     refusal = seen.refusals.get(member.name)
     if refusal:
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
