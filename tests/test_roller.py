@@ -12,7 +12,7 @@ import pytest
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
 from supervisor_rolling.pure.stages import LATE_WORDS
-from tests.world import GROUP, Killed, World, fast_policy
+from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
 
 
 def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
@@ -655,6 +655,29 @@ def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
     world = FasterOperator(3)
     rolled(world)
     assert world.processes["app-1"].state == "STOPPED"
+    assert world.roll().status is Status.DONE
+    assert "stopped by hand" in world.roll().members[0].why
+
+
+class StoppedAfterALook(World):
+    """Somebody stops app-1 while it drains, and it is dead before supervisord is asked again."""
+
+    def look(self, guarded: Collection[str]) -> SupervisorWorld:
+        found = super().look(guarded)
+        if self.roll_or_none() and stages(self)["app-1"] == "draining" and self.processes["app-1"].pid:
+            self.stop("app", "app-1")
+            self._goes_down(self.processes["app-1"], "STOPPED")
+        return found
+
+    def start(self, group: str, name: str) -> str:
+        assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
+        return super().start(group, name)
+
+
+def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_has_said_so_yet():
+    world = StoppedAfterALook(3)
+    world.connection_takes = 0.5
+    rolled(world)
     assert world.roll().status is Status.DONE
     assert "stopped by hand" in world.roll().members[0].why
 

@@ -122,6 +122,23 @@ def test_the_first_reason_of_a_failure_is_kept() -> None:
     assert (after.stage, after.why) == (Stage.OPEN, "x")
 
 
+# --- dead, and supervisord has not come round to it
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DOWN])
+def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> None:
+    member = a_member(stage, pid=NEW, replaced=stage is Stage.OPEN)
+    dead = a_process("EXITED", down_for=0.0)
+    assert stepped(member, dead, dead=frozenset({NAME})) == member
+    assert order(member, seen(dead, dead=frozenset({NAME})), CLOSED) is None
+
+
+@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
+def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage: Stage) -> None:
+    dead = {"process": a_process("EXITED"), "dead": frozenset({NAME})}
+    assert stepped(stepped(a_member(stage, pid=NEW), at=60.0, **dead), at=120.0, **dead).stage is not stage
+
+
 # --- gone
 
 

@@ -104,17 +104,17 @@ class Group:
         if process is None:
             return self
         now = guard.heard(process, change)
-        return self if now is process else self._with({**self.seen.processes, change.name: now})
+        if now is process:
+            return self
+        return replace(self, seen=replace(self.seen, processes={**self.seen.processes, change.name: now}))
 
     def bereft(self, dead: Collection[int]) -> Group:
         """The group without the processes that have died, whatever supervisord says of them still."""
         lost = {name: p for name, p in self.seen.processes.items() if p.pid in dead and p.state in ALIVE}
         if not lost:
             return self
-        return self._with({**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}})
-
-    def _with(self, processes: Mapping[str, Process]) -> Group:
-        return replace(self, seen=replace(self.seen, processes=processes))
+        processes = {**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}}
+        return replace(self, seen=replace(self.seen, processes=processes, dead=self.seen.dead | lost.keys()))
 
     def guarded(self) -> Group:
         """The group with its watch advanced."""

@@ -201,8 +201,11 @@ def _waiting(roll: Roll) -> list[Member]:
 
 
 def _can_go(member: Member, seen: Seen) -> bool:
-    """A stopped process is left so, unless it is down because an earlier try failed on it."""
+    """A stopped process is left so, unless it is down because an earlier try failed on it. One that has died may have
+    been stopped."""
     state = _state(member, seen)
+    if member.name in seen.dead:
+        return False
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 

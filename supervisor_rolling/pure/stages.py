@@ -77,6 +77,8 @@ def step(member: Member, roll: Roll, seen: Seen) -> Member:
         return _left_alone(member, seen, "is gone from supervisord's configuration")
     if _was_stopped_by_hand(member, process):
         return _left_alone(member, seen, "was stopped by hand and is left so")
+    if member.name in seen.dead and not _is_long_dead(member, roll, seen):
+        return member
     return _STEPS[member.stage](member, process, roll, seen)
 
 
@@ -85,6 +87,11 @@ def _was_stopped_by_hand(member: Member, process: Process) -> bool:
     restarted = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
     watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or restarted
     return watched and process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
+
+
+def _is_long_dead(member: Member, roll: Roll, seen: Seen) -> bool:
+    """Whether supervisord has had the time of a restart to come round to a death, so that it has lost track of it."""
+    return member.stage in UNDER_WAY and seen.at - member.since >= roll.policy.restart.timeout
 
 
 def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -212,7 +219,7 @@ def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and _is_down_for_good(process):
         return _failed(member, seen, f"did not come up: {state_text(process)}")
-    is_due = not spawned_again and process.state in STARTABLE
+    is_due = not spawned_again and process.state in STARTABLE and member.name not in seen.dead
     began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
     if not is_due and seen.at - began >= roll.policy.restart.timeout:
         text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {state_text(process)}"
@@ -413,10 +420,11 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
 
     ``closed`` is what the gate said after the roll was recorded. A process that runs is stopped only if its
     gate is known to have been closed since before the look that found it drained; one that is down is started behind
-    a closed gate, but not left down for ever where the gate does not work.
+    a closed gate, but not left down for ever where the gate does not work. What has died is started when supervisord
+    says that it is down: whoever stopped it meanwhile, and waits for that, would wait for ever.
     """
     process = seen.processes.get(member.name)
-    if process is None:
+    if process is None or member.name in seen.dead:
         return None
     since = closed_since(member, closed)
     if still_runs(member, process):
