@@ -285,7 +285,8 @@ class Process:
     ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
     another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
     ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger; ``stopwaitsecs``: seconds from the
-    order to stop until supervisord kills it, 0.0 where nobody knows.
+    order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last time
+    because somebody ordered it, and not by itself.
 
     supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
     """
@@ -300,6 +301,7 @@ class Process:
     spawn_error: str = ""
     warm: bool = False
     stopwaitsecs: float = 0.0
+    told_to_stop: bool = False
 
 
 @dataclass(frozen=True)

@@ -488,6 +488,7 @@ class RollingNamespaceRPCInterface:
             process.spawnerr or "",
             self.mailbox.is_warm(group, name, process.pid),
             process.config.stopwaitsecs,
+            lives.told_to_stop(group, name),
         ]
 
     def _process_view(

@@ -125,27 +125,59 @@ def test_one_that_is_restarted_by_hand_is_warmed_and_the_roll_goes_on(light: Cal
     assert_whole(stack)
 
 
-def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callable[..., Stack]):
+def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_roll_goes_on(
+    light: Callable[..., Stack],
+):
+    stack = light(processes=3, setup=SLOW)
+
+    def restart_the_first() -> None:
+        wait_stage(stack, "warming", "app-8001")
+        stack.ctl("restart", "app:app-8000")
+
+    status, said = disturbed(stack, restart_the_first)
+    assert (status, "3 of 3 replaced" in said) == (0, True), said
+    assert_whole(stack)
+
+
+@pytest.mark.parametrize("warming", ["app-8000", "app-8001"])
+def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
-    status, said = disturbed(stack, lambda: stack.ctl("stop", "app:*"))
+
+    def stop_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("stop", "app:*")
+
+    status, said = disturbed(stack, stop_all)
     assert (status, "all its processes were stopped by hand" in said) == (1, True), said
     assert {found["statename"] for found in standing(stack).values()} == {"STOPPED"}
     stack.ctl("start", "app:*")
     assert_whole(stack)
 
 
+@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
 def test_restart_all_in_the_middle_of_a_roll_restarts_the_listener_too_and_the_roll_goes_on(
-    light: Callable[..., Stack],
+    light: Callable[..., Stack], warming: str
 ):
     stack = light(setup=SLOW)
-    status, said = disturbed(stack, lambda: stack.ctl("restart", "all"))
+
+    def restart_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("restart", "all")
+
+    status, said = disturbed(stack, restart_all)
     assert (status, "4 of 4 replaced" in said) == (0, True), said
     assert_whole(stack)
 
 
-def test_stop_all_opens_the_gates_and_the_roll_waits_until_start_all(light: Callable[..., Stack]):
+@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
+def test_stop_all_opens_the_gates_and_the_roll_waits_until_start_all(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
-    status, said = disturbed(stack, lambda: stack.ctl("stop", "all"))
+
+    def stop_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("stop", "all")
+
+    status, said = disturbed(stack, stop_all)
     assert (status, "the listener does not run: roll 1 of app waits" in said) == (7, True), said
     assert rules() == []
     stack.ctl("start", "all")

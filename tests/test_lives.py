@@ -67,6 +67,20 @@ def test_whatever_takes_a_process_down_counts(lives: Lives, clock: Clock, kind: 
     assert lives.down_for("app", "web_1", process) == 4.0
 
 
+def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: Lives):
+    process = a_process()
+    assert not lives.told_to_stop("app", "web_1"), "nobody has told"
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateRunningEvent, process)
+    assert lives.told_to_stop("app", "web_1")
+    for kind in (events.ProcessStateExitedEvent, events.ProcessStateBackoffEvent):
+        tell(lives, events.ProcessStateStoppedEvent, process)
+        tell(lives, kind, process)
+        assert not lives.told_to_stop("app", "web_1")
+    assert not lives.told_to_stop("app", "web_2")
+
+
 def test_one_that_gives_up_has_been_down_since_it_went_down(lives: Lives, clock: Clock):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
@@ -96,12 +110,16 @@ def test_of_a_process_that_no_event_has_told_of_supervisords_times_have_to_do(li
 def test_what_is_known_goes_with_the_group(lives: Lives, wall: Clock):
     process = a_process(laststart=wall.now - 1)
     tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateStoppedEvent, process)
     lives.forget("app")
     assert lives.attempt("app", "web_1", process) == wall.now - 1
+    assert not lives.told_to_stop("app", "web_1")
 
 
 def test_a_process_that_has_no_group_any_more_is_nobody(lives: Lives):
     process = a_process()
     process.group = None
     tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateStoppedEvent, process)
     assert lives.attempt("app", "web_1", process) == 0.0
+    assert not lives.told_to_stop("app", "web_1")

@@ -338,7 +338,7 @@ def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
     world.cold = 0
     world.run(roller)
     assert world.roll().status is Status.FAILED
-    assert "s after it came back, or was restarted by hand" in world.roll().why
+    assert "s after it came back: " in world.roll().why
     assert stages(world)["app-1"] == "open"
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 
@@ -691,6 +691,33 @@ def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_t
     world.run(roller)
     assert (world.roll().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("until", ["restarting", "warming", "open"])  # the second; the first is replaced then
+def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_roll_goes_on(until: str):
+    world = World(5)
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or not world.roll().members[0].replaced or stages(world)["app-2"] != until:
+        roller = world.run(roller, 0.01)
+    world.restart_by_hand("app-1")
+    roller = world.run(roller)
+    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+    assert [len(process.releases) for process in world.processes.values()] == [2, 1, 1, 1, 1]
+    world.live(roller, 2.0)
+    assert world.mailbox.is_warm(GROUP, "app-1", world.processes["app-1"].pid)
+
+
+def test_a_roll_whose_processes_are_all_stopped_after_some_were_replaced_is_aborted():
+    world = World(3)
+    world.ask()
+    roller = world.roller()
+    while world.roll_or_none() is None or not world.roll().members[0].replaced:
+        roller = world.run(roller, 0.01)
+    for name in world.processes:
+        world.stop("app", name)
+    world.run(roller)
+    assert (world.roll().status, "stopped by hand" in world.roll().why) == (Status.ABORTED, True)
 
 
 def test_a_roll_all_of_whose_processes_are_stopped_by_hand_is_aborted():

@@ -477,11 +477,13 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     processes["web_2"].state, processes["web_2"].laststart = ProcessStates.STARTING, now - 4.0
     down = processes["web_10"]
     down.state, down.pid, down.laststop, down.spawnerr = ProcessStates.FATAL, 0, now - 50.0, "no such file"
+    rolling.mailbox.lives._told_to_stop["app"] = {"web_10"}
     rows = rows_of(looked(rolling))
     assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
     assert rows["web_1"].stopwaitsecs == 12
+    assert [row.told_to_stop for row in rows.values()] == [False, False, True]
     assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
     assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)

@@ -107,14 +107,24 @@ def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
     assert after.why == (
-        f"died 1.0 s after it came back, or was restarted by hand: it is {state}; "
-        "a larger startsecs keeps one closed that dies so soon"
+        f"died 1.0 s after it came back: it is {state}; a larger startsecs keeps one closed that dies so soon"
     )
+
+
+@pytest.mark.parametrize("stage", [Stage.OPEN, Stage.SETTLING])
+@pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
+def test_a_replaced_process_that_somebody_restarts_is_new_all_the_same_and_the_guards_to_warm(
+    stage: Stage, state: str
+) -> None:
+    after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, told_to_stop=True))
+    assert (after.stage, after.replaced, after.failed, after.why) == (Stage.OPEN, True, False, "")
+    assert after.pid == 0, "what nobody has warmed must not come into the ledger"
+    assert stepped(after, a_process("EXITED")) == after
 
 
 def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=SOON)
-    assert after.why == "died 60.0 s after it came back, or was restarted by hand: it is EXITED"
+    assert after.why == "died 60.0 s after it came back: it is EXITED"
 
 
 def test_the_first_reason_of_a_failure_is_kept() -> None:
@@ -549,7 +559,7 @@ def test_one_that_did_not_stop_and_whose_new_process_dies_says_both_once() -> No
     member = settling(failed=True, killed=True, why=UNSTOPPED)
     after = stepped(member, a_process("EXITED"))
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why.startswith(f"{UNSTOPPED}; then died 1.0 s after it came back, or was restarted by hand: it is EX")
+    assert after.why.startswith(f"{UNSTOPPED}; then died 1.0 s after it came back: it is EX")
     assert stepped(after, a_process("EXITED")) == after
 
 
@@ -652,6 +662,11 @@ def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says
     warmup = WarmupPolicy(timeout=15.0)
     after = stepped(warming(deaths=1), a_process(pid=NEW), 15.0 + LATE_WORDS, warmup=warmup, **warmth("warming"))
     assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it died once meanwhile"
+
+
+def test_one_that_is_restarted_by_hand_while_it_is_warmed_has_not_died() -> None:
+    after = stepped(warming(), a_process("STARTING", 300, told_to_stop=True))
+    assert (after.stage, after.pid, after.deaths) == (Stage.WARMING, 300, 0)
 
 
 @pytest.mark.parametrize(("deaths", "times"), [(1, "once"), (3, "3 times")])

@@ -73,6 +73,7 @@ class SimProcess:
     warm_takes: float = 0.2
     warm_pid: int = 0
     stop_at: float = 0.0
+    told_to_stop: bool = False
     connections: list[float] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
     deploy: dict[str, Any] = field(default_factory=dict)
@@ -356,6 +357,7 @@ class World:
 
     def _goes_down(self, process: SimProcess, state: str) -> None:
         self._becomes(process, state)
+        process.told_to_stop = state == "STOPPED"
         process.pid, process.down_at, process.connections = 0, self.now, []
 
     def _becomes(self, process: SimProcess, state: str) -> None:
@@ -389,7 +391,8 @@ class World:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
         warm = self.mailbox.is_warm(GROUP, p.name, p.pid)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
-        return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, p.stopwaitsecs)
+        ends = p.stopwaitsecs, p.told_to_stop
+        return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)
 
     def _operation(self, what: str) -> None:
         self.operations += 1

@@ -35,7 +35,6 @@ from supervisor_rolling.model import (
     Config,
     Connections,
     Member,
-    Process,
     Request,
     Roll,
     Seen,

@@ -26,7 +26,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 * The last process that serves is not closed unless the roll is forced.
 * One that dies after the roll had opened it: the roll has failed on it. The guard (``guard.py``) closes and warms it,
   as any that dies. When the roll is over the guard has in hand, too, what the roll left FAILED.
-* What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again.
+* What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again. What an
+  operator restarts after the roll had replaced it is new still, and the guard's to warm.
 * One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
@@ -234,10 +235,15 @@ def _end(roll: Roll, seen: Seen) -> Roll:
     failed = [member for member in roll.members if member.failed]
     why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
-    if not any(member.wanted for member in roll.members):  # "done" would tell a deploy that the new code serves
-        status, why = Status.ABORTED, "all its processes were stopped by hand: none was left to replace"
+    if _is_nobody_left(roll, seen):  # "done" would tell a deploy that the new code serves
+        status, why = Status.ABORTED, "all its processes were stopped by hand: the new code serves nobody"
     status = Status.ABORTED if roll.aborting else status
     return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
+
+
+def _is_nobody_left(roll: Roll, seen: Seen) -> bool:
+    wanted = [member for member in roll.members if member.wanted]
+    return all(_state(member, seen) in NOT_UP and not member.failed for member in wanted)
 
 
 def _accounted_for(member: Member, seen: Seen) -> Member:

@@ -230,7 +230,7 @@ def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if process.pid and process.pid != member.pid and process.state in ALIVE:
         # It died and was started again: warm that one, same deadline.
-        return replace(member, pid=process.pid, deaths=member.deaths + 1)
+        return replace(member, pid=process.pid, deaths=member.deaths + (not process.told_to_stop))
     member = _note_running(member, process, seen)
     if _is_down_for_good(process):
         return _failed(member, seen, f"went down while it was warmed up: {state_text(process)}")
@@ -289,11 +289,13 @@ def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 
 
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
-    """A process that this roll has opened: when it dies the roll has failed on it. To close it and warm it again is the
-    guard's work."""
+    """A process that this roll has opened: when it dies the roll has failed on it. One that somebody restarts is new
+    all the same. To close it and warm it again is the guard's work, and so it has no pid that the ledger may take."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
+    if process.told_to_stop:
+        return replace(to(member, Stage.OPEN, seen), replaced=True, pid=0)
     why = _then(member, _death_text(process, seen.at - member.since))
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
@@ -376,7 +378,7 @@ def state_text(process: Process) -> str:
 
 
 def _death_text(process: Process, lived: float) -> str:
-    text = f"died {lived:.1f} s after it came back, or was restarted by hand: {state_text(process)}"
+    text = f"died {lived:.1f} s after it came back: {state_text(process)}"
     return f"{text}; a larger startsecs keeps one closed that dies so soon" if lived < SOON else text
 
 
