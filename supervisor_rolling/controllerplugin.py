@@ -22,6 +22,7 @@ from supervisor.supervisorctl import ControllerPluginBase
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
@@ -103,6 +104,10 @@ _PARSERS: Mapping[str, Callable[[], _Parser]] = {
     "rolling_pause": lambda: _parser("rolling_pause", 1, "Let nobody leave any more; who has left is brought back."),
     "rolling_resume": lambda: _parser("rolling_resume", 1, "Go on with a roll that was paused, failed or aborted."),
 }
+
+
+WATCHING = ("rolling_restart", "rolling_resume")
+"""Commands whose exit status is that of the roll, also where what they say can no longer be written."""
 
 
 class RollingControllerPlugin(ControllerPluginBase):
@@ -210,7 +215,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE
 
     def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
-        screen = None if as_json else screen_for(self.ctl.stdout, os.environ.get("TERM", ""))
+        screen = None if as_json else screen_for(self._output, os.environ.get("TERM", ""))
         if screen:
             self._print(argparse.Namespace(json=False), roll, [first_line(roll, resumed)])
         if screen and resumed:
@@ -276,6 +281,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""
         options = argparse.Namespace(json="--json" in arg.split())
+        self._output = Output(self.ctl.stdout)
         try:
             options = _PARSERS[command]().parse_args(arg.split())
             status = do(options)
@@ -296,12 +302,14 @@ class RollingControllerPlugin(ControllerPluginBase):
             status = self._fail(options, text, INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - the end of the command: an operator gets a sentence and a status
             status = self._fail(options, f"a defect of supervisor_rolling: {type(error).__name__}: {error}", FAILED)
+        if self._output.is_lost and command not in WATCHING:
+            status = status or FAILED
         if status:
             self.ctl.exitstatus = status
 
     def _print(self, options: argparse.Namespace, answer: Any, lines: Sequence[str]) -> None:
         text = json.dumps(answer) if options.json else "\n".join(lines)
-        self.ctl.output(shown(text, getattr(self.ctl.stdout, "encoding", None) or "ascii"))
+        self._output.write(shown(text, self._output.encoding) + "\n")
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
         self._print(options, {"error": text, "exit_status": status}, [f"ERROR: {text}"])

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import (
     ASCII,
     UNICODE,
@@ -186,7 +187,7 @@ def test_a_roll_that_an_older_listener_wrote_can_be_viewed() -> None:
 
 
 def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
-    screen = screen_for(terminal, "xterm")
+    screen = screen_for(Output(terminal), "xterm")
     screen.show(a_view(moving(Stage.RESTARTING, connections_left=1, oldest_left=(UPLOAD,))))
     assert len(terminal.shown()) == 2
     screen.close(a_view(replace(NEW, requests=0, timing=Timing(), connections_left=1, oldest_left=(UPLOAD,))))
@@ -263,7 +264,7 @@ def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
 def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((60, 4)))
     terminal = Terminal()
-    screen = screen_for(terminal, "xterm")
+    screen = screen_for(Output(terminal), "xterm")
     roll = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
     for _ in range(3):
         screen.show(roll)
@@ -359,7 +360,7 @@ def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
 
 def plain(*views: View) -> list[str]:
     stream = io.StringIO()
-    screen = PlainScreen(stream, ASCII)
+    screen = PlainScreen(Output(stream), ASCII)
     for view in views[:-1]:
         screen.show(view)
     screen.close(views[-1])
@@ -411,7 +412,7 @@ def stream_of(encoding: str) -> io.TextIOWrapper:
 )
 def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_only: bool) -> None:
     stream = stream_of(encoding)
-    screen_for(stream, "xterm").close(a_view(NEW))
+    screen_for(Output(stream), "xterm").close(a_view(NEW))
     stream.flush()
     text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # BytesIO
     assert text.startswith("app-1  drained 1.2 s")
@@ -420,21 +421,21 @@ def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_onl
 
 def test_an_output_that_does_not_tell_its_encoding_gets_ascii() -> None:
     stream = io.StringIO()  # its encoding is None
-    screen_for(stream, "xterm").show(a_view(NEW))
+    screen_for(Output(stream), "xterm").show(a_view(NEW))
     assert stream.getvalue().isascii()
 
 
 @pytest.mark.parametrize(("term", "kind"), [("xterm", TerminalScreen), ("dumb", PlainScreen), ("", PlainScreen)])
 def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kind: type) -> None:
-    assert type(screen_for(terminal, term)) is kind
-    assert type(screen_for(io.StringIO(), term)) is PlainScreen
+    assert type(screen_for(Output(terminal), term)) is kind
+    assert type(screen_for(Output(io.StringIO()), term)) is PlainScreen
 
 
 # --- the terminal
 
 
 def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Terminal) -> None:
-    screen = screen_for(terminal, "xterm")
+    screen = screen_for(Output(terminal), "xterm")
     screen.show(a_view(moving(Stage.DRAINING, "app-1", connections_left=2), *waiting("app-2")))
     assert terminal.shown()[:1] == ["app-1  draining 3 s, 2 connections left"]
     screen.show(a_view(moving(Stage.WARMING, "app-1"), moving(Stage.DRAINING)))
@@ -446,7 +447,7 @@ def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Ter
 
 
 def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Terminal) -> None:
-    screen = screen_for(terminal, "xterm")
+    screen = screen_for(Output(terminal), "xterm")
     quick = replace(NEW, timing=Timing(drained=1.0), requests=0)
     screen.show(a_view(moving(Stage.SETTLING, "app-1"), *waiting("app-2")))
     screen.show(a_view(quick, moving(Stage.SETTLING)))
@@ -460,7 +461,7 @@ def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Ter
 
 
 def test_a_terminal_that_nothing_was_drawn_on_is_not_cleared(terminal: Terminal) -> None:
-    screen_for(terminal, "xterm").close(a_view(*waiting("app-1")))
+    screen_for(Output(terminal), "xterm").close(a_view(*waiting("app-1")))
     assert terminal.getvalue() == ""
 
 
@@ -481,7 +482,7 @@ def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
         terminal = Terminal()
-        screen = screen_for(terminal, "xterm")
+        screen = screen_for(Output(terminal), "xterm")
         for look in looks:
             before = len(terminal.getvalue())
             screen.show(a_view(*look))

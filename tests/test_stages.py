@@ -145,8 +145,9 @@ def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> N
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
 def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage: Stage) -> None:
-    dead = {"process": a_process("EXITED"), "dead": frozenset({NAME})}
-    assert stepped(stepped(a_member(stage, pid=NEW), at=60.0, **dead), at=120.0, **dead).stage is not stage
+    process, dead = a_process("EXITED"), frozenset({NAME})
+    first = stepped(a_member(stage, pid=NEW), process, at=60.0, dead=dead)
+    assert stepped(first, process, at=120.0, dead=dead).stage is not stage
 
 
 # --- gone

@@ -10,8 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
+from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.model import Connection
 from supervisor_rolling.pure.lasting import count_text, left_texts
 
@@ -40,18 +41,18 @@ class Screen(Protocol):
         ...
 
 
-def screen_for(stream: TextIO, term: str) -> Screen:
+def screen_for(output: Output, term: str) -> Screen:
     """The screen that fits: drawn on a terminal, plain lines elsewhere."""
-    signs = _signs(stream)
-    is_terminal = hasattr(stream, "isatty") and stream.isatty() and term not in ("", "dumb")
-    return TerminalScreen(stream, signs) if is_terminal else PlainScreen(stream, signs)
+    signs = _signs(output)
+    is_terminal = output.isatty() and term not in ("", "dumb")
+    return TerminalScreen(output, signs) if is_terminal else PlainScreen(output, signs)
 
 
 class PlainScreen:
     """One line for each process, when it is done; and one for each connection that its restart has ended."""
 
-    def __init__(self, stream: TextIO, signs: Signs) -> None:
-        self._stream = stream
+    def __init__(self, output: Output, signs: Signs) -> None:
+        self._output = output
         self._signs = signs
         self._told: set[tuple[str, bool]] = set()
 
@@ -62,8 +63,7 @@ class PlainScreen:
     def show(self, roll: View) -> None:
         """See ``Screen``."""
         for line in self.news(roll):
-            self._stream.write(line + "\n")
-        self._stream.flush()
+            self._output.write(line + "\n")
 
     def close(self, roll: View) -> None:
         """See ``Screen``."""
@@ -84,10 +84,10 @@ class PlainScreen:
 class TerminalScreen:
     """Done processes scroll up; those under way and the bar are redrawn."""
 
-    def __init__(self, stream: TextIO, signs: Signs) -> None:
-        self._stream = stream
+    def __init__(self, output: Output, signs: Signs) -> None:
+        self._output = output
         self._signs = signs
-        self._plain = PlainScreen(stream, signs)
+        self._plain = PlainScreen(output, signs)
         self._drawn = 0
 
     def skip(self, roll: View) -> None:
@@ -108,8 +108,7 @@ class TerminalScreen:
         columns, rows = shutil.get_terminal_size()
         passing = [line[: columns - 1] for line in passing[-max(1, rows - 1) :]]  # the bar is the last of them
         back = UP.format(self._drawn) + CLEAR_BELOW if self._drawn else ""
-        self._stream.write(back + "".join(line + "\n" for line in lasting + passing))
-        self._stream.flush()
+        self._output.write(back + "".join(line + "\n" for line in lasting + passing))
         self._drawn = len(passing)
 
 
@@ -127,9 +126,8 @@ UNICODE = Signs(" · ", "→", "█", "░")
 ASCII = Signs(", ", "->", "#", ".")
 
 
-def _signs(stream: TextIO) -> Signs:
-    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
-    return UNICODE if encoding == "utf8" else ASCII
+def _signs(output: Output) -> Signs:
+    return UNICODE if output.encoding.lower().replace("-", "") == "utf8" else ASCII
 
 
 # --- lines
