@@ -106,7 +106,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
     roller = Roller(
         supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait),
         sockets=sockets,
-        warmups=HttpWarmups(lambda port: sockets.connections([port])[port].listeners, sockets.ports_of, ring),
+        warmups=HttpWarmups(sockets, ring),
         gatekeeper=Gatekeeper(lambda policy: make_gate(policy, f"{os.uname().nodename} {url}", time.monotonic)),
         load_config=policies.fresh,
         latest_config=policies.latest,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import sock_diag
-from supervisor_rolling.in_listener.drain import KernelSockets, family_of
+from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.model import Connection, Connections
 from tests.lab.lasting import unreachable
 
@@ -336,55 +333,6 @@ def test_two_listeners_of_one_port_are_both_told(keep: ExitStack, sockets: Kerne
     four = listen(keep)
     keep.enter_context(socket.create_server(("::1", port_of(four)), family=socket.AF_INET6))
     assert sockets.connections([port_of(four)])[port_of(four)].listeners == ("127.0.0.1", "::1")
-
-
-# --- ports_of
-
-_LISTENS = """
-import os, socket, sys
-server = socket.create_server(("127.0.0.1", 0))
-grandchild = len(sys.argv) > 1 and os.fork() == 0
-if grandchild:
-    server.close()
-    server = socket.create_server(("::1", 0), family=socket.AF_INET6)
-os.write(1, b"%d\\n" % server.getsockname()[1])
-sys.stdin.read()
-"""
-
-
-@contextlib.contextmanager
-def program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", _LISTENS, *arguments], stdin=pipe, stdout=pipe) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def read_ports(process: subprocess.Popen[bytes], count: int) -> tuple[int, ...]:
-    assert process.stdout is not None
-    return tuple(sorted(int(process.stdout.readline()) for _ in range(count)))
-
-
-def test_the_ports_of_a_process_are_those_it_listens_on(keep: ExitStack, sockets: KernelSockets) -> None:
-    connect(keep, listen(keep))  # sockets of other processes, and such as do not listen
-    process = keep.enter_context(program())
-    ports = read_ports(process, 1)
-    assert sockets.ports_of(process.pid) == ports
-
-
-def test_the_ports_of_descendants_belong_to_a_process_too(keep: ExitStack, sockets: KernelSockets) -> None:
-    process = keep.enter_context(program("fork"))
-    ports = read_ports(process, 2)
-    assert sockets.ports_of(process.pid) == ports
-    assert process.pid in family_of(os.getpid())
-    assert set(ports) <= set(sockets.ports_of(os.getpid()))
-
-
-def test_a_process_that_is_gone_listens_on_nothing(sockets: KernelSockets) -> None:
-    with subprocess.Popen(["true"]) as process:
-        pass
-    assert sockets.ports_of(process.pid) == ()
 
 
 # --- when the kernel does not answer as hoped

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.errors import Fault
+from supervisor_rolling.errors import Fault, SocketsError
 from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
 from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
@@ -793,10 +793,31 @@ def test_a_process_that_may_take_longer_to_stop_than_the_roll_waits_is_refused_b
 
 def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     world = World(3)
-    world.connections = lambda ports, oldest=0: {port: Connections() for port in ports}  # type: ignore[method-assign]
+    listens = {100: (9001,), 101: (8002,), 102: (8001, 9100)}  # the third has the port of the first, too
+    world.ports_of = lambda pids: {pid: listens[pid] for pid in pids}  # type: ignore[method-assign]
     code, text = refusal(world)
     assert code == Fault.NOT_CONFIGURED
-    assert "app-1 listens on 8001 and not on 8001" in text
+    assert "app-1 listens on 9001 and not on 8001; app-3 listens on 8001, 9100 and not on 8003" in text
+    assert world.closed_until == {}
+
+
+def test_where_nobody_can_see_who_listens_on_what_the_roll_begins():
+    world = World(3)
+
+    def hidden(pids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        raise SocketsError("Cannot see which ports process 100 listens on")
+
+    world.ports_of = hidden  # type: ignore[method-assign]
+    rolled(world)
+    assert world.roll().status is Status.DONE
+
+
+def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
+    """A container: what supervisord has started listens on nothing itself."""
+    world = World(3)
+    world.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
+    rolled(world)
+    assert world.roll().status is Status.DONE
 
 
 def test_there_is_nothing_to_resume_where_no_roll_failed():

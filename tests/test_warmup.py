@@ -7,7 +7,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,7 +18,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
-from supervisor_rolling.model import GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+from supervisor_rolling.model import Connections, GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
 
 NAME = "app:app-1"
 PID = 4711
@@ -113,18 +113,39 @@ class Server:
         return Handler
 
 
+class Told:
+    """The ``Sockets`` of a test: the kernel's listeners, or what ``addresses`` says; of processes, what is given."""
+
+    def __init__(
+        self,
+        addresses: Callable[[int], tuple[str, ...]] | None,
+        ports: Callable[[int], tuple[int, ...]],
+        stranger: Callable[[int, int], str],
+    ) -> None:
+        self._addresses = addresses
+        self._ports = ports
+        self.stranger_on = stranger
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        if self._addresses is None:
+            return KernelSockets().connections(ports)
+        return {port: Connections(listeners=self._addresses(port)) for port in ports}
+
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        return {pid: self._ports(pid) for pid in pids}
+
+
 class Warmer:
-    """HttpWarmups with the kernel's own sockets, tended until something has come of it."""
+    """HttpWarmups, tended until something has come of it."""
 
     def __init__(
         self,
         addresses: Callable[[int], tuple[str, ...]] | None = None,
         ports: Callable[[int], tuple[int, ...]] = lambda pid: (),
+        stranger: Callable[[int, int], str] = lambda port, pid: "",
     ) -> None:
-        sockets = KernelSockets()
         self.changed = threading.Event()
-        addresses = addresses or (lambda port: sockets.connections([port])[port].listeners)
-        self.warmups = HttpWarmups(addresses, ports, self.changed.set)
+        self.warmups = HttpWarmups(Told(addresses, ports, stranger), self.changed.set)
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
         job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
@@ -309,6 +330,20 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
     assert warmth.state == "late"
     assert warmth.why.endswith(f"; it listens on {words}: mend the ports in rolling.yaml, or the program")
     assert asked == [PID], "once, at the deadline: it is dear"
+
+
+def test_what_another_answers_on_its_port_does_not_warm_it(server: Server) -> None:
+    warmth = Warmer(stranger=lambda port, pid: "4711 (python3)").until_over(server.port, timeout=0.2)
+    assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
+    assert warmth.why == f"port {server.port} is held by process 4711 (python3), which is older than it: end that one"
+
+
+def test_when_the_other_has_ended_it_is_warmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_rolling.in_listener.warmup.STRANGER_EVERY", 0.01)
+    looks = iter(["4711 (python3)", "4711 (python3)"])
+    warmer = Warmer(stranger=lambda port, pid: next(looks, ""))
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.requests) == ("warm", 1)
 
 
 def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> None:

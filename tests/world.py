@@ -169,8 +169,11 @@ class World:
             for port, peers in found.items()
         }
 
-    def ports_of(self, pid: int) -> tuple[int, ...]:
-        return tuple(p.port for p in self.processes.values() if p.pid == pid)
+    def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
+
+    def stranger_on(self, port: int, pid: int) -> str:
+        return ""
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         if not self.mailbox.record(GROUP, version, json.loads(dump(roll)), self.now):

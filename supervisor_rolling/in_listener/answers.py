@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.errors import ConfigError, RefusedError
+from supervisor_rolling.errors import ConfigError, RefusedError, SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
 from supervisor_rolling.pure.begin import (
+    NAMED,
     begin,
     kept_closed,
     limited,
@@ -20,6 +22,8 @@ from supervisor_rolling.pure.begin import (
 )
 from supervisor_rolling.pure.ports import ports_for
 from supervisor_rolling.share import parse_share
+
+log = logging.getLogger("supervisor_rolling")
 
 
 def policy_of(config: Config, group: str) -> Policy:
@@ -42,7 +46,7 @@ def roll_for(
     """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
     policy = policy_of(config, request.group)
     processes = seen.processes
-    ports = {name: _ports(policy, process, previous, sockets) for name, process in processes.items()}
+    ports = _ports(policy, processes, previous, sockets)
     roll = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
     if request.kind == "resume":
         roll = _resumed(roll, previous, processes)
@@ -66,23 +70,30 @@ def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]
 
 def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> None:
     """Raise ConfigError where a process listens elsewhere than the policy says: the wrong port would be closed, and the
-    process stopped with its real port open."""
+    process stopped with its real port open. One of which nothing is seen may have a port by another's hands, such as
+    the proxy of a container."""
     running = [m for m in roll.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"]
-    found = sockets.connections([port for member in running for port in member.ports])
-    not_here = [member for member in running if not any(found[port].listeners for port in member.ports)]
-    elsewhere = [(member, sockets.ports_of(processes[member.name].pid)) for member in not_here]
+    try:
+        found = sockets.ports_of([processes[member.name].pid for member in running])
+    except SocketsError as error:
+        log.info("whether the processes of %s listen where the policy says cannot be seen: %s", roll.group, error)
+        return
+    own = [(member, found[processes[member.name].pid]) for member in running]
     wrong = [
         f"{member.name} listens on {', '.join(map(str, ports))} and not on {member.ports[0]}"
-        for member, ports in elsewhere
-        if ports
+        for member, ports in own
+        if ports and not set(ports) & set(member.ports)
     ]
     if wrong:
-        raise ConfigError(f"{'; '.join(wrong)}: mend groups.{roll.group}.ports in rolling.yaml")
+        named = f"{'; '.join(wrong[:NAMED])}{f'; and {len(wrong) - NAMED} more' if len(wrong) > NAMED else ''}"
+        raise ConfigError(f"{named}: mend groups.{roll.group}.ports in rolling.yaml")
 
 
-def _ports(policy: Policy, process: Process, previous: Roll | None, sockets: Sockets) -> tuple[int, ...]:
+def _ports(
+    policy: Policy, processes: Mapping[str, Process], previous: Roll | None, sockets: Sockets
+) -> dict[str, tuple[int, ...]]:
     if not policy.ports.auto:
-        return ports_for(policy.ports, process.name)
-    listening = sockets.ports_of(process.pid) if process.pid else ()
+        return {name: ports_for(policy.ports, name) for name in processes}
+    listening = sockets.ports_of([process.pid for process in processes.values() if process.pid])
     known = {member.name: member.ports for member in previous.members} if previous else {}
-    return listening or known.get(process.name, ())
+    return {name: listening.get(process.pid, ()) or known.get(name, ()) for name, process in processes.items()}

@@ -40,8 +40,14 @@ class Sockets(Protocol):
         the so many ``oldest`` connections, as far as their age is known."""
         ...
 
-    def ports_of(self, pid: int) -> tuple[int, ...]:
-        """The TCP ports that a process or a descendant of it listens on, ascending."""
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        """The TCP ports that each of these processes or a descendant of it listens on, ascending."""
+        ...
+
+    def stranger_on(self, port: int, pid: int) -> str:
+        """Who listens on a port instead of a process: its pid and name, where it is older than that process and neither
+        that nor a descendant of it listens there; empty where there is no such, or nobody can see. A younger one may be
+        what the process has started, such as the proxy of a container."""
         ...
 
 

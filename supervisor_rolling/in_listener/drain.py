@@ -8,12 +8,11 @@ TIME_WAIT) loses nothing when the process ends.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener.owners import elder_holder, inodes_of
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -49,13 +48,25 @@ class KernelSockets:
             for port in ports
         }
 
-    def ports_of(self, pid: int) -> tuple[int, ...]:
-        """The TCP ports that a process or a descendant of it listens on, ascending; empty where there is none.
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        """The TCP ports that each of these processes or a descendant of it listens on, ascending.
 
         Raises SocketsError where /proc does not show whose sockets they are.
         """
-        inodes = {inode for process in family_of(pid) for inode in _socket_inodes(process)}
-        return tuple(sorted({one.port for one in tcp_sockets((LISTEN,)) if one.inode in inodes})) if inodes else ()
+        held = inodes_of(pids)
+        listening = [(one.port, one.inode) for one in tcp_sockets((LISTEN,))] if any(held.values()) else []
+        return {pid: tuple(sorted({port for port, inode in listening if inode in held[pid]})) for pid in pids}
+
+    def stranger_on(self, port: int, pid: int) -> str:
+        """See ``Sockets.stranger_on``."""
+        inodes = {one.inode for one in tcp_sockets((LISTEN,), [port])}
+        if not inodes:
+            return ""
+        try:
+            is_own = not inodes.isdisjoint(inodes_of([pid])[pid])
+        except SocketsError:  # whose they are cannot be seen
+            return ""
+        return "" if is_own else str(elder_holder(inodes, pid) or "")
 
 
 def _peer(one: TcpSocket) -> str:
@@ -78,49 +89,3 @@ def _state(one: TcpSocket) -> str:
     if one.traffic and one.traffic.is_stuck:
         return "stuck"
     return "half-closed" if one.state == CLOSE_WAIT else ""
-
-
-# --- /proc. A process may be gone at any line: that is no error, it then listens on nothing.
-
-_GONE = (FileNotFoundError, ProcessLookupError)
-
-
-def family_of(pid: int) -> Iterator[int]:
-    """A process and all that descend from it. One whose parent died belongs to init, and to this family no more."""
-    children = _children()
-    waiting = [pid]
-    while waiting:
-        process = waiting.pop()
-        yield process
-        waiting += children.get(process, [])
-
-
-def _children() -> dict[int, list[int]]:
-    # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(*_GONE):
-            children.setdefault(_parent(name), []).append(int(name))
-    return children
-
-
-def _parent(pid: str) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        return int(stat.read().rpartition(b")")[2].split()[1])  # the name stands in brackets, and may hold any
-
-
-def _socket_inodes(pid: int) -> Iterator[int]:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except _GONE:
-        return
-    except PermissionError as error:
-        raise SocketsError(
-            f"Cannot see which ports process {pid} listens on: {error}. Run the listener as root or give it "
-            "CAP_SYS_PTRACE, or name the ports in the YAML instead of `ports: auto`."
-        ) from error
-    for name in names:
-        with contextlib.suppress(*_GONE):
-            link = os.readlink(f"/proc/{pid}/fd/{name}")
-            if link.startswith("socket:["):
-                yield int(link[len("socket:[") : -1])

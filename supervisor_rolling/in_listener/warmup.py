@@ -22,12 +22,17 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 
 RETRY_EVERY = 0.02
 """Seconds between two attempts to reach a process that boots: small against any boot."""
+
+STRANGER_EVERY = 0.5
+"""Seconds between two looks at who holds the port, where it is another: whoever has to end it is slower, and to look is
+dear."""
 
 NEWS_AFTER = 0.5
 """Seconds without an answer at the deadline that are worth telling. One that was asked only just before is no news:
@@ -41,18 +46,11 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class HttpWarmups:
     """The ``Warmups`` of ``contracts.py``.
 
-    ``addresses_of`` finds the local addresses that accept on a port, ``ports_of`` the ports that a pid listens on;
-    both raise SocketsError. ``on_change`` is called when a warm-up has ended. All three are called from its thread.
+    ``on_change`` is called when a warm-up has ended; it and ``sockets`` are called from a warm-up's thread.
     """
 
-    def __init__(
-        self,
-        addresses_of: Callable[[int], tuple[str, ...]],
-        ports_of: Callable[[int], tuple[int, ...]],
-        on_change: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._addresses_of = addresses_of
-        self._ports_of = ports_of
+    def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
+        self._sockets = sockets
         self._on_change = on_change
         self._running: dict[str, _Warmup] = {}
         self._told_late: set[str] = set()
@@ -74,26 +72,18 @@ class HttpWarmups:
 
     def _begin(self, name: str, job: WarmupJob, why: str) -> None:
         """``why``: what the one before it waited for, true until this one knows better."""
-        self._running[name] = _Warmup(job, self._addresses_of, self._ports_of, self._on_change, why)
+        self._running[name] = _Warmup(job, self._sockets, self._on_change, why)
 
 
 class _Warmup(threading.Thread):
     """One process being warmed. ``warmth`` is replaced as a whole, so that others read it without a lock."""
 
-    def __init__(
-        self,
-        job: WarmupJob,
-        addresses_of: Callable[[int], tuple[str, ...]],
-        ports_of: Callable[[int], tuple[int, ...]],
-        on_change: Callable[[], None],
-        why: str,
-    ) -> None:
+    def __init__(self, job: WarmupJob, sockets: Sockets, on_change: Callable[[], None], why: str) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
         self.job = job
         self.warmth = Warmth(job.pid, "warming", why=why)
         self.dropped = threading.Event()
-        self._addresses_of = addresses_of
-        self._ports_of = ports_of
+        self._sockets = sockets
         self._on_change = on_change
         self._deadline = time.monotonic() + job.policy.timeout
         self.start()
@@ -126,18 +116,22 @@ class _Warmup(threading.Thread):
         port = self.job.ports[0]
         while True:
             try:
-                addresses, why = self._addresses_of(port), f"nothing listens on port {port}"
+                addresses, why = self._sockets.connections([port])[port].listeners, f"nothing listens on port {port}"
+                stranger = self._sockets.stranger_on(port, self.job.pid) if addresses else ""
             except SocketsError as error:
-                addresses, why = (), str(error)
-            if addresses:
+                addresses, stranger, why = (), "", str(error)
+            if addresses and not stranger:
                 self.warmth = replace(self.warmth, why="")
                 return _url(addresses, port, self.job.bypass)
-            self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
+            if stranger:
+                self._wait(_stranger_text(port, stranger), STRANGER_EVERY)
+            else:
+                self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
 
     def _elsewhere(self) -> str:
         """Where the process listens instead, if it does."""
         try:
-            ports = ", ".join(map(str, self._ports_of(self.job.pid)))
+            ports = ", ".join(map(str, self._sockets.ports_of([self.job.pid])[self.job.pid]))
         except SocketsError:  # to say less is no error
             return ""
         return f"; it listens on {ports}: mend the ports in rolling.yaml, or the program" if ports else ""
@@ -197,11 +191,11 @@ class _Warmup(threading.Thread):
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _wait(self, why: str) -> None:
+    def _wait(self, why: str, seconds: float = RETRY_EVERY) -> None:
         self.warmth = replace(self.warmth, why=why)
         if self._is_late():
             raise _LateError(why)
-        if self.dropped.wait(RETRY_EVERY):
+        if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - time.monotonic()))):
             raise _NotWarmError("no longer wanted")
 
     def _count(self, milliseconds: float) -> None:
@@ -249,6 +243,10 @@ def _url(addresses: tuple[str, ...], port: int, bypass: str) -> str:
     address = min(addresses, key=lambda a: (":" in a, a))
     address = "127.0.0.1" if address == "::" and bypass == "address" else ANY_ADDRESS.get(address, address)
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _stranger_text(port: int, stranger: str) -> str:
+    return f"port {port} is held by process {stranger}, which is older than it: end that one"
 
 
 def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:

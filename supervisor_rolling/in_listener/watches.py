@@ -106,7 +106,7 @@ class Watches:
     def _ports_of(self, process: Process, why: dict[str, str]) -> tuple[int, ...]:
         """Where they cannot be seen, none; ``why`` then has the reason by the process's name."""
         try:
-            return self._sockets.ports_of(process.pid)
+            return self._sockets.ports_of([process.pid])[process.pid]
         except SocketsError as error:
             why[process.name] = str(error)
             return ()

@@ -1,0 +1,153 @@
+"""Whose ports they are: real processes that listen, and such as took a port from another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener import drain, owners
+from supervisor_rolling.in_listener.drain import KernelSockets
+from supervisor_rolling.in_listener.owners import Holder, elder_holder, family_of
+
+_LISTENS = """
+import os, socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+grandchild = len(sys.argv) > 1 and os.fork() == 0
+if grandchild:
+    server.close()
+    server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+os.write(1, b"%d\\n" % server.getsockname()[1])
+sys.stdin.read()
+"""
+
+A_TICK = 0.02
+"""Seconds after which another process is younger for the kernel, which counts in hundredths."""
+
+
+@pytest.fixture
+def keep() -> Iterator[ExitStack]:
+    """Closes at the end of the test what is entered into it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def sockets() -> KernelSockets:
+    return KernelSockets()
+
+
+@contextlib.contextmanager
+def program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Listens on a port, and with an argument in a child on another; both are written to its standard output."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _LISTENS, *arguments], stdin=pipe, stdout=pipe) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@contextlib.contextmanager
+def sleeper() -> Iterator[int]:
+    """The pid of a process that listens on nothing."""
+    time.sleep(A_TICK)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        time.sleep(A_TICK)
+        yield process.pid
+        process.kill()
+
+
+def read_ports(process: subprocess.Popen[bytes], count: int = 1) -> tuple[int, ...]:
+    assert process.stdout is not None
+    return tuple(sorted(int(process.stdout.readline()) for _ in range(count)))
+
+
+def test_the_ports_of_a_process_are_those_it_listens_on(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = keep.enter_context(socket.create_server(("127.0.0.1", 0)))  # and sockets that do not listen
+    keep.enter_context(socket.create_connection(server.getsockname(), timeout=2))
+    first, second = keep.enter_context(program()), keep.enter_context(program())
+    ports = {first.pid: read_ports(first), second.pid: read_ports(second)}
+    assert sockets.ports_of([first.pid, second.pid]) == ports
+
+
+def test_the_ports_of_descendants_belong_to_a_process_too(keep: ExitStack, sockets: KernelSockets) -> None:
+    process = keep.enter_context(program("fork"))
+    ports = read_ports(process, 2)
+    found = sockets.ports_of([process.pid, os.getpid()])
+    assert found[process.pid] == ports
+    assert process.pid in family_of(os.getpid())
+    assert set(ports) <= set(found[os.getpid()])
+
+
+def test_a_process_that_is_gone_listens_on_nothing(sockets: KernelSockets) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert sockets.ports_of([process.pid]) == {process.pid: ()}
+    assert sockets.ports_of([]) == {}
+
+
+# --- who has a port instead
+
+
+def test_its_own_port_and_that_of_a_descendant_are_no_strangers(keep: ExitStack, sockets: KernelSockets) -> None:
+    process = keep.enter_context(program("fork"))
+    assert [sockets.stranger_on(port, process.pid) for port in read_ports(process, 2)] == ["", ""]
+
+
+def test_who_held_the_port_before_a_process_was_started_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
+    orphan = keep.enter_context(program())
+    port = read_ports(orphan)[0]
+    with sleeper() as pid:
+        assert sockets.stranger_on(port, pid) == str(Holder(orphan.pid, os.path.basename(sys.executable)))
+
+
+def test_who_took_it_later_may_have_been_started_by_it(keep: ExitStack, sockets: KernelSockets) -> None:
+    with sleeper() as pid:
+        proxy = keep.enter_context(program())
+        assert sockets.stranger_on(read_ports(proxy)[0], pid) == ""
+
+
+def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(sockets: KernelSockets) -> None:
+    """As in an [fcgi-program:]."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        time.sleep(A_TICK)
+        with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as process:
+            assert sockets.stranger_on(server.getsockname()[1], process.pid) == ""
+            process.kill()
+
+
+def test_where_nobody_listens_there_is_no_stranger(sockets: KernelSockets) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert sockets.stranger_on(port, os.getpid()) == ""
+
+
+def test_where_it_cannot_be_seen_there_is_no_stranger(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(*_: object) -> None:
+        raise SocketsError("Cannot see which ports process 7 listens on")
+
+    port = read_ports(keep.enter_context(program()))[0]
+    with sleeper() as pid:
+        monkeypatch.setattr(drain, "inodes_of", hidden)
+        assert sockets.stranger_on(port, pid) == ""
+
+
+def test_one_whose_sockets_are_hidden_is_not_named(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(pid: int) -> Iterator[int]:
+        raise SocketsError(f"Cannot see which ports process {pid} listens on")
+        yield 0
+
+    keep.enter_context(program())
+    with sleeper() as pid:
+        monkeypatch.setattr(owners, "_socket_inodes", hidden)
+        assert elder_holder([1, 2, 3], pid) is None
