@@ -89,6 +89,12 @@ def _restart_parser() -> _Parser:
     return parser
 
 
+def _resume_parser() -> _Parser:
+    parser = _parser("rolling_resume", 1, "Go on with a roll that was paused, failed or aborted.")
+    parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when it goes on")
+    return parser
+
+
 def _share(text: str) -> str:
     try:
         parse_share(text)
@@ -102,9 +108,17 @@ _PARSERS: Mapping[str, Callable[[], _Parser]] = {
     "rolling_status": lambda: _parser("rolling_status", "?", "What is rolling, what is closed, which pids are warm."),
     "rolling_abort": lambda: _parser("rolling_abort", 1, "End a roll; who has left is brought back."),
     "rolling_pause": lambda: _parser("rolling_pause", 1, "Let nobody leave any more; who has left is brought back."),
-    "rolling_resume": lambda: _parser("rolling_resume", 1, "Go on with a roll that was paused, failed or aborted."),
+    "rolling_resume": _resume_parser,
 }
 
+
+TO_SEE = "To see it end: supervisorctl rolling_status"
+TO_GO_ON = "To go on: supervisorctl rolling_resume"
+
+WHERE_KILLED = (
+    ", and all gates open. Where it was killed, its processes live on and hold their ports: end them before you start "
+    "the next one"
+)
 
 WATCHING = ("rolling_restart", "rolling_resume")
 """Commands whose exit status is that of the roll, also where what they say can no longer be written."""
@@ -137,10 +151,10 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._run("rolling_status", arg, self._status)
 
     def do_rolling_abort(self, arg: str) -> None:
-        self._run("rolling_abort", arg, lambda options: self._wish(options, "abort", "aborting"))
+        self._run("rolling_abort", arg, lambda options: self._wish(options, "abort", "aborting", TO_SEE))
 
     def do_rolling_pause(self, arg: str) -> None:
-        self._run("rolling_pause", arg, lambda options: self._wish(options, "pause", "paused"))
+        self._run("rolling_pause", arg, lambda options: self._wish(options, "pause", "paused", TO_GO_ON))
 
     def do_rolling_resume(self, arg: str) -> None:
         self._run("rolling_resume", arg, self._resume)
@@ -148,7 +162,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def help_rolling_restart(self) -> None:
         self.ctl.output(
             "rolling_restart <group>\t\tReplace all processes of a group, a few at a time\n"
-            "rolling_restart <group>:<name> …\tReplace these processes of a group\n"
+            "rolling_restart <group>:<name> ...\tReplace these processes of a group\n"
             "  --max-unavailable N|N%\tthis many at a time, instead of the policy's\n"
             "  --dry-run\t\t\tsay what would be done, touch nothing\n"
             "  --no-wait\t\t\tdo not watch: come back when the roll has begun\n"
@@ -172,7 +186,8 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def help_rolling_resume(self) -> None:
         self.ctl.output(
-            "rolling_resume <group>\tGo on with a roll that was paused, failed or aborted: what is new stays"
+            "rolling_resume <group>\tGo on with a roll that was paused, failed or aborted: what is new stays\n"
+            "  --no-wait\t\tdo not watch: come back when it goes on"
         )
 
     # --- what they do
@@ -186,20 +201,23 @@ class RollingControllerPlugin(ControllerPluginBase):
         if options.dry_run:
             self._print(options, roll, plan_lines(roll))
             return DONE
-        if options.no_wait:
-            self._print(options, roll, [first_line(roll), f"To watch it: supervisorctl rolling_status {group}"])
-            return DONE
-        return self._watch(roll, options.json, resumed=False)
+        return self._begun(roll, options, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
-        roll = self._asked("resume", _group(options), False)
-        return self._watch(roll, options.json, resumed=True)
+        return self._begun(self._asked("resume", _group(options), False), options, resumed=True)
 
-    def _wish(self, options: argparse.Namespace, verb: str, word: str) -> int:
+    def _begun(self, roll: Mapping[str, Any], options: argparse.Namespace, resumed: bool) -> int:
+        if not options.no_wait:
+            return self._watch(roll, options.json, resumed)
+        to_watch = f"To watch it: supervisorctl rolling_status {roll['group']}"
+        self._print(options, roll, [first_line(roll, resumed), to_watch])
+        return DONE
+
+    def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
         roll = self._asked(verb, _group(options))
         warning = [] if roll["listener"] else [LISTENER_WARNING]
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
-        self._print(options, roll, [done, *warning])
+        self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:
@@ -267,6 +285,9 @@ class RollingControllerPlugin(ControllerPluginBase):
                 )
                 raise _CommandError(text, FAILED) from None
             raise
+        except OSError as error:
+            text = _connection_text(self.ctl.options.serverurl, error)
+            raise _CommandError(f"{text}{WHERE_KILLED}", _os_status(error)) from None
 
     # --- what the commands share
 
@@ -280,6 +301,9 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""
+        if not {"-h", "--help"}.isdisjoint(arg.split()):
+            getattr(self, f"help_{command}")()
+            return
         options = argparse.Namespace(json="--json" in arg.split())
         self._output = Output(self.ctl.stdout)
         try:

@@ -206,7 +206,8 @@ class RollingNamespaceRPCInterface:
         @param string group    The group
         @return array processes An array of structs: name, statename, pid, warm, gate (open, closed, unknown), stage
                                (open, down, draining, restarting, warming, settling, failed), seconds (in that stage),
-                               ports, tries (warm-ups that failed), retry_in (seconds until the next), why
+                               ports, tries (warm-ups that failed), retry_in (seconds until the next), why,
+                               guarded (boolean, the same for the whole group)
         """
         self._update("getProcesses")
         group = self._group(group)
@@ -508,6 +509,7 @@ class RollingNamespaceRPCInterface:
             "tries": standing.get("tries", 0),
             "retry_in": standing.get("retry_in", 0.0),
             "why": plain(standing.get("why", "")),
+            "guarded": self.mailbox.watches.get(group) is not None,
         }
 
 

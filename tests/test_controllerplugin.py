@@ -182,7 +182,12 @@ def test_wishes_are_of_a_group(ctl: Controller, verb: str) -> None:
 def test_wishes_are_confirmed(ctl: Controller) -> None:
     ctl.run("rolling_abort app")
     ctl.run("rolling_pause app")
-    assert ctl.printed == "app: aborting, 0 of 2 replaced so far\napp: paused, 0 of 2 replaced so far\n"
+    assert ctl.printed.splitlines() == [
+        "app: aborting, 0 of 2 replaced so far",
+        "To see it end: supervisorctl rolling_status app",
+        "app: paused, 0 of 2 replaced so far",
+        "To go on: supervisorctl rolling_resume app",
+    ]
 
 
 # --- watching
@@ -217,8 +222,9 @@ def test_a_roll_that_ends_badly_exits_with_1(ctl: Controller, command: str, end:
     assert words in ctl.printed
 
 
-def test_no_wait_comes_back_at_once_and_says_how_to_watch(ctl: Controller, clock: Clock) -> None:
-    ctl.run("rolling_restart app --no-wait")
+@pytest.mark.parametrize("command", ["rolling_restart", "rolling_resume"])
+def test_no_wait_comes_back_at_once_and_says_how_to_watch(ctl: Controller, clock: Clock, command: str) -> None:
+    ctl.run(f"{command} app --no-wait")
     assert clock.slept == []
     assert ctl.printed.splitlines()[-1] == "To watch it: supervisorctl rolling_status app"
     assert ctl.exitstatus == 0
@@ -516,6 +522,46 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
     assert lines[6] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
 
 
+def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl: Controller) -> None:
+    def gone(*_: Any) -> View:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    ctl.server.answers["getRoll"] = gone
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "all gates open. Where it was killed, its processes live on and hold their ports" in ctl.printed
+    ctl.run("rolling_status app")
+    assert ctl.printed.count("live on") == 1, "who only asks is not in the middle of anything"
+
+
+def test_the_status_of_a_group_that_is_not_guarded_says_so(ctl: Controller) -> None:
+    row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": ""}
+    for process, is_told in ((row, False), ({**row, "guarded": True}, False), ({**row, "guarded": False}, True)):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.server.answers["getProcesses"] = lambda *_, process=process: [process]
+        ctl.run("rolling_status web")
+        assert ("web is not guarded: rolling.yaml has guard: false for it" in ctl.printed) is is_told
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ("draining", "3 connections left"),
+        ("restarting", "it stops, and starts again"),
+        ("warming", "a new process, not warm yet"),
+        ("settling", "open, and not counted as available yet"),
+    ],
+)
+def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
+    member = Member("app-1", (8001,), stage=Stage(stage), tried=True, connections_left=3)
+    ctl.server.rolls = [a_view(members=(member,))]
+    row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
+    ctl.server.answers["getProcesses"] = lambda *_: [{**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": ""}]
+    ctl.run("rolling_status app")
+    assert ctl.printed.splitlines()[-1].endswith(f"closed  {why}")
+
+
 def test_the_status_as_json(ctl: Controller) -> None:
     ctl.run("rolling_status --json")
     assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls}
@@ -535,6 +581,16 @@ def test_every_command_has_help(ctl: Controller) -> None:
         ctl.stdout.truncate(ctl.stdout.seek(0))
         getattr(plugin, f"help_{command}")()
         assert ctl.printed.startswith(command)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
+def test_who_asks_for_help_with_an_option_gets_it_and_nothing_is_done(
+    ctl: Controller, command: str, option: str
+) -> None:
+    ctl.run(f"{command} app {option}")
+    assert ctl.printed.startswith(command)
+    assert (ctl.server.calls, ctl.exitstatus) == ([], 0)
 
 
 def test_the_help_of_restart_names_every_option(ctl: Controller) -> None:
@@ -588,7 +644,7 @@ ANSWERS = st.recursive(
 
 def check_that_it_is_a_sentence(controller: Controller) -> None:
     assert controller.printed.endswith("\n")
-    assert all(c.isprintable() or c == "\n" for c in controller.printed)
+    assert all(c.isprintable() or c in "\n\t" for c in controller.printed)
     assert controller.exitstatus in range(9)
 
 

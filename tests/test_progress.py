@@ -296,6 +296,12 @@ def test_the_last_line_of_a_roll_that_was_aborted() -> None:
     assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
+def test_the_last_lines_of_a_roll_that_an_operator_aborted_say_how_to_go_on() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, aborting=True)
+    assert last_line(view).splitlines()[1:] == ["To go on with the others: supervisorctl rolling_resume app"]
+    assert last_line(a_view(NEW, status=Status.ABORTED, aborting=True)).count("\n") == 0, "there are no others"
+
+
 def test_the_last_lines_of_a_roll_that_something_else_ended_say_what() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, why="the group is gone")
     assert last_line(view).splitlines()[1:] == ["the group is gone"]
@@ -313,6 +319,12 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     ]
 
 
+def test_where_no_other_is_left_it_is_not_said_to_be_closed() -> None:
+    kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm")
+    lines = last_line(a_view(kept, status=Status.FAILED)).splitlines()
+    assert lines[1] == "Not warm, and closed only while another one serves: app-1 (port 8001)"
+
+
 @pytest.mark.parametrize(
     ("member", "is_told"),
     [
@@ -325,9 +337,25 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
 )
 def test_the_log_of_a_process_is_named_where_it_can_tell_something(member: Member, is_told: bool) -> None:
-    lines = last_line(a_view(member, status=Status.FAILED)).splitlines()
+    lines = last_line(a_view(member, *waiting("app-2"), status=Status.FAILED)).splitlines()
     assert ("See why: supervisorctl tail app:app-1 stderr" in lines) is is_told
     assert lines[-1] == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+
+
+def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
+    died = Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
+    assert last_line(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
+        "All are new, none is left to replace. To see how they stand: supervisorctl rolling_status app"
+    )
+
+
+def test_more_at_a_time_than_there_are_is_told_as_all_of_them() -> None:
+    assert first_line({**a_view(*waiting("app-1", "app-2")), "limit": 100}).startswith(
+        "app: replacing 2 processes, 2 at a time"
+    )
+    assert plan_lines({**a_view(*waiting("app-1"), status=Status.PLANNED), "limit": 3})[0].startswith(
+        "app: would replace 1 process, 1 at a time"
+    )
 
 
 def test_a_roll_that_failed_on_nobody_says_why() -> None:

@@ -574,6 +574,12 @@ def shown(rolling: Any, name: str = "web_1") -> dict[str, Any]:
     return found
 
 
+def test_whether_a_group_is_guarded_is_told(rolling: Any):
+    assert shown(rolling)["guarded"] is False
+    guard(rolling, a_ward())
+    assert shown(rolling)["guarded"] is True
+
+
 def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
     version = guard(rolling, a_ward())
     news = looked(rolling)

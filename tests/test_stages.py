@@ -411,7 +411,8 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
 
 UNSTOPPED = (
     "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back. Mend how it stops, "
-    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
+    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} "
+    "in its policy"
 )
 KILLED = RestartPolicy(on_kill="restart")
 

@@ -43,9 +43,17 @@ class Gatekeeper:
         if self._gate is None:
             return
         try:
-            self._note(self._gate.hold(closed), "")
+            found = self._gate.hold(closed)
         except GateError as error:
             self._note({}, str(error))
+            return
+        opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
+        if opened:
+            log.warning(
+                "found open and closed again: port %s (somebody removed the rule, or its lease was over)",
+                ", ".join(opened),
+            )
+        self._note(found, "")
 
     def renew(self) -> None:
         """Hold what was held, so that ``closed_since`` is true of now."""

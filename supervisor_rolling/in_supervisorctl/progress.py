@@ -178,22 +178,34 @@ def last_line(roll: View) -> str:
         f"never fewer than {roll['least_available']} of {group} available"
     )
     is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
-    if is_well:
-        return f"{text}\n{roll['why']}" if roll["why"] else text
-    return f"{text}\n{what_now(roll)}"
+    return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll))])
 
 
-def what_now(roll: View) -> str:
+def _left_to_do(roll: View) -> list[str]:
+    """After the end of a roll that nothing failed on: why it ended, and how to go on with one that was aborted."""
+    is_aborted = roll["aborting"] and roll["replaced"] < roll["total"]
+    why = [roll["why"]] if roll["why"] else []
+    return [*why, f"To go on with the others: supervisorctl rolling_resume {roll['group']}"] if is_aborted else why
+
+
+def what_now(roll: View) -> list[str]:
     """What an operator does after a failure."""
     group = roll["group"]
     failed = [process for process in roll["processes"] if process["failed"]]
     closed = [f"{p['name']} (port {_ports(p)})" for p in roll["processes"] if p["stage"] == "failed"]
     lines = [] if failed or not roll["why"] else [roll["why"]]
     if closed:
-        lines.append(f"Closed, so that no user meets it: {', '.join(closed)}")
+        is_alone = all(process["stage"] == "failed" for process in roll["processes"])
+        where = "Not warm, and closed only while another one serves" if is_alone else "Closed, so that no user meets it"
+        lines.append(f"{where}: {', '.join(closed)}")
     telling = [process["name"] for process in failed if _has_its_say(process)]
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in telling[:1]]
-    return "\n".join([*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"])
+    if roll["replaced"] == roll["total"]:
+        return [
+            *lines,
+            f"All are new, none is left to replace. To see how they stand: supervisorctl rolling_status {group}",
+        ]
+    return [*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"]
 
 
 def _has_its_say(process: View) -> bool:
@@ -206,7 +218,7 @@ def first_line(roll: View, resumed: bool = False) -> str:
     """What a roll is about to do."""
     group, total, replaced = roll["group"], roll["total"], roll["replaced"]
     doing = f"going on, {replaced} of {total} replaced" if resumed else f"replacing {_count(total, 'process', 'es')}"
-    return f"{group}: {doing}, {roll['limit']} at a time (roll {roll['id']})"
+    return f"{group}: {doing}, {_limit(roll)} at a time (roll {roll['id']})"
 
 
 def plan_lines(roll: View) -> list[str]:
@@ -214,12 +226,17 @@ def plan_lines(roll: View) -> list[str]:
     wanted = [process for process in roll["processes"] if process["wanted"]]
     width = name_width(roll)
     number = _count(len(wanted), "process", "es")
-    lines = [f"{roll['group']}: would replace {number}, {roll['limit']} at a time, in this order:"]
+    lines = [f"{roll['group']}: would replace {number}, {_limit(roll)} at a time, in this order:"]
     for process in wanted:
         lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
     left = [process for process in roll["processes"] if not process["wanted"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
     return [*lines, "Nothing was touched."]
+
+
+def _limit(roll: View) -> int:
+    """How many are replaced at a time: more than there are may be allowed."""
+    return max(1, min(roll["limit"], roll["total"]))
 
 
 def name_width(roll: View) -> int:

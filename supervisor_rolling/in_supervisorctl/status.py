@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.pure.lasting import count_text
 from supervisor_rolling.pure.names import natural
 
 View = Mapping[str, Any]
 
 NO_LISTENER = "The listener does not run: nothing goes on, and every gate opens when its lease ends (30 s)."
+
+
+NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
+
+COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY")
+
+_UNDER_WAY = {
+    "draining": "{left} left",
+    "restarting": "it stops, and starts again",
+    "warming": "a new process, not warm yet",
+    "settling": "open, and not counted as available yet",
+}
+"""What is said of a process of which nothing else is to be said."""
 
 
 def roll_lines(rolls: Sequence[View]) -> list[str]:
@@ -24,8 +38,11 @@ def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> l
     """One group: its roll, and its processes."""
     processes = sorted(processes, key=lambda process: natural(process["name"]))
     head = roll_lines([roll]) if roll else [f"{group} has not been rolled since supervisord started."]
-    rows = [("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY"), *map(_process_row, processes)]
-    return [*head, "", *_table(rows)]
+    is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
+    warning = [] if is_guarded else [f"{group} is not guarded: {NOT_GUARDED}"]
+    left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}
+    rows = [_process_row(process, left.get(process["name"], 0)) for process in processes]
+    return [*head, *warning, "", *_table([COLUMNS, *rows])]
 
 
 def _roll_row(roll: View) -> tuple[str, ...]:
@@ -35,7 +52,7 @@ def _roll_row(roll: View) -> tuple[str, ...]:
     return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", roll["why"])
 
 
-def _process_row(process: View) -> tuple[str, ...]:
+def _process_row(process: View, left: int) -> tuple[str, ...]:
     return (
         process["name"],
         process["statename"],
@@ -44,13 +61,14 @@ def _process_row(process: View) -> tuple[str, ...]:
         f"{process['seconds']:.0f} s" if process["seconds"] else "-",
         "warm" if process["warm"] else "-",
         process["gate"],
-        _why(process),
+        _why(process, left),
     )
 
 
-def _why(process: View) -> str:
+def _why(process: View, left: int) -> str:
+    """``left``: the connections that one which drains still has."""
     if not process["retry_in"]:
-        return str(process["why"])
+        return str(process["why"] or _UNDER_WAY.get(process["stage"], "").format(left=count_text(left)))
     tried = _times(process["tries"])
     return f"{process['why']}; tried {tried}, again in {process['retry_in']:.0f} s"
 

@@ -388,7 +388,7 @@ def _unstopped_text(process: Process, timeout: float) -> str:
     how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
         f"did not stop within {how} and the roll brings it back. Mend how it stops, or "
-        "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart}"
+        "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} in its policy"
     )
 
 

@@ -1,0 +1,51 @@
+"""What the log says of a gate that somebody else opens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.model import GatePolicy
+
+CLOSED = {8000: "app", 8001: "app"}
+
+
+class Gate:
+    """Says of each port since when it is closed."""
+
+    def __init__(self) -> None:
+        self.since = {8000: 1.0, 8001: 1.0}
+
+    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        return {port: self.since[port] for port in closed}
+
+    def check(self) -> None:
+        """It works."""
+
+
+def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    keeper.renew()
+    assert caplog.messages == [], "it is the first time, and nothing has changed"
+    gate.since[8001] = 7.0
+    for _ in range(3):
+        keeper.renew()
+    assert caplog.messages == [
+        "found open and closed again: port 8001 (somebody removed the rule, or its lease was over)"
+    ]
+
+
+def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    keeper.hold({8000: "app"})
+    gate.since[8001] = 9.0
+    keeper.hold(CLOSED)
+    assert caplog.messages == []
