@@ -825,6 +825,19 @@ def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
     assert left(machine.advance(other, look(*states, "STARTING"))) == ["app-1"]
 
 
+def test_one_that_has_died_leaves_only_when_supervisord_says_why() -> None:
+    roll = a_roll(*all_open(3), limit=1, canary=0)
+    dead = look("EXITED", "RUNNING", "RUNNING", dead=frozenset({"app-1"}))
+    assert left(machine.advance(roll, dead)) == []
+    assert left(machine.advance(roll, replace(dead, dead=frozenset()))) == ["app-1"]
+
+
+def test_a_roll_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:
+    (failed,) = members(Stage.FAILED, failed=True, why="supervisord refuses the order to start it")
+    after = machine.advance(a_roll(failed), look("STOPPED"))
+    assert (after.status, "refuses the order" in after.why) == (Status.FAILED, True)
+
+
 def test_those_that_an_operator_stopped_take_no_room() -> None:
     stopped = replace(all_open(4)[3], wanted=False)
     roll = a_roll(*all_open(3), stopped, limit=2, canary=0)
