@@ -213,7 +213,7 @@ def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_reque
         assert "· stopped 1." in line
         assert " s (killed) · " in line
         assert "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it and the roll brings it" in line
-        assert line.endswith("to go on with those that still run, accept it: restart: {on_kill: restart}")
+        assert line.endswith("to go on with those that still run, accept it: restart: {on_kill: restart} in its policy")
         end, advice = output.splitlines()[-2:]
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
         assert advice == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"

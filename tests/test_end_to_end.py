@@ -29,6 +29,7 @@ from tests.lab.look import (
     rolling,
     rules,
     users,
+    wait_open,
 )
 from tests.lab.stack import LabError, Setup, Stack
 
@@ -243,6 +244,7 @@ def test_bad_input_on_the_command_line(start: Callable[..., Stack]):
 
 def test_bad_input_in_the_policy(start: Callable[..., Stack]):
     stack = start(processes=2)
+    wait_open(stack)
     policy = stack.directory / "rolling.yaml"
     good = policy.read_text(encoding="utf-8")
     for text, words in [

@@ -49,8 +49,9 @@ def test_what_cannot_be_written_is_dropped_and_said_once(command: str, reason: s
     assert (done.returncode, done.stderr) == (5, f"rolling: cannot write any more: {reason}\n")
 
 
-def test_where_nobody_can_be_told_either_it_goes_on():
-    assert written("program > /dev/full 2> /dev/full").returncode == 5
+@pytest.mark.parametrize("errors", ["2> /dev/full", "2>&-", "2>&1 | true"])
+def test_where_nobody_can_be_told_either_it_goes_on(errors: str):
+    assert written(f"program > /dev/full {errors}").returncode == 5
 
 
 def test_where_the_output_is_closed_it_goes_on():

@@ -34,11 +34,20 @@ class Output:
         except OSError as error:
             _silence(self._stream)
             self._stream, self.is_lost = None, True
-            with contextlib.suppress(OSError):
-                sys.stderr.write(f"rolling: cannot write any more: {error.strerror}\n")
+            _complain(f"rolling: cannot write any more: {error.strerror}\n")
 
 
-def _silence(stream: TextIO) -> None:
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, AttributeError):  # AttributeError: it is closed, and None
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO | None) -> None:
     """Let what is still in its buffer go nowhere: Python writes that out when it ends, and would complain."""
+    if stream is None:
+        return
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
