@@ -28,7 +28,7 @@ from supervisor_rolling.model import (
     WarmupPolicy,
     Watch,
 )
-from supervisor_rolling.pure import machine
+from supervisor_rolling.pure import guard, machine
 from supervisor_rolling.pure.begin import begin, kept_closed, narrowed, require_time_to_stop
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
@@ -148,6 +148,12 @@ def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage
     process, dead = a_process("EXITED"), frozenset({NAME})
     first = stepped(a_member(stage, pid=NEW), process, at=60.0, dead=dead)
     assert stepped(first, process, at=120.0, dead=dead).stage is not stage
+
+
+def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
+    dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the roll told the one before
+    member = stepped(a_member(Stage.SETTLING, pid=NEW), dead, at=60.0, dead=frozenset({NAME}), settle=100.0)
+    assert (member.failed, member.why) == (True, "died 60.0 s after it came back: it is EXITED")
 
 
 # --- gone

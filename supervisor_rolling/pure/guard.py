@@ -96,8 +96,8 @@ def heard(process: Process, change: Change) -> Process:
 
 
 def died(process: Process) -> Process:
-    """The process when it is known to be dead, before supervisord knows."""
-    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0)
+    """The process when it is known to be dead, before supervisord knows why: an order was for the one before it."""
+    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, told_to_stop=False)
 
 
 def closed(watch: Watch) -> dict[int, str]:
