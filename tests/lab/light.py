@@ -8,6 +8,9 @@ meanwhile: there is no handler for SIGTERM. Connections are kept where the clien
 
 For connections that last: any POST waits for its whole body, however slow, and tells how much came (``X-Received``);
 ``GET /stream?seconds=3&every=0.2`` answers in chunks for so long; ``GET /websocket`` becomes one, which echoes.
+
+``--address`` takes several; ``::`` takes IPv4 too. The file that ``LAB_JOURNAL`` names gets a line for every request as
+it comes (``Entry``): what reached a process, whatever it or nginx made of it.
 """
 
 from __future__ import annotations
@@ -15,17 +18,53 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from tests.lab import websocket
 from tests.lab.site.deploy import Deploy, boot, read_deploy
 
 SLOW_SECONDS = 0.5
+BACKLOG = 1024
+
+JOURNAL = "LAB_JOURNAL"
+WARMS = "x-warms"
+"""The header by which a journal tells a warm-up from a user: put it into the policy."""
 
 Headers = dict[str, str]
+
+
+class Entry(NamedTuple):
+    """One request in the journal. ``at``: CLOCK_MONOTONIC, when its head had come; ``peer``: an address as the
+    process sees it."""
+
+    at: float
+    pid: int
+    port: int
+    peer: str
+    path: str
+    warms: bool
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """By time."""
+    return sorted(Entry(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def _note(headers: Headers, path: str, writer: asyncio.StreamWriter) -> None:
+    """A line is one write, so that those of several processes do not mix."""
+    name = os.environ.get(JOURNAL)
+    if name:
+        port, peer = writer.get_extra_info("sockname")[1], writer.get_extra_info("peername")[0]
+        entry = Entry(time.monotonic(), os.getpid(), port, peer, path, WARMS in headers)
+        with open(name, "a", encoding="utf-8") as journal:
+            journal.write(json.dumps(entry) + "\n")
 
 
 class Application:
@@ -47,6 +86,7 @@ class Application:
         request_line, headers = await read_head(reader)
         method, target, version = request_line.split()
         path = urlsplit(target).path
+        _note(headers, path, writer)
         if path == "/websocket":
             return await self._become_websocket(headers, reader, writer)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -115,19 +155,25 @@ async def read_head(reader: asyncio.StreamReader) -> tuple[str, Headers]:
     return first, {name.lower(): value.strip() for name, _, value in named}
 
 
-async def serve(address: str, port: int) -> None:
+async def serve(addresses: Sequence[str], port: int) -> None:
     """Serve for ever. Exits with a message if the deploy is one that dies."""
     deploy = read_deploy()
     boot(deploy)
-    server = await asyncio.start_server(Application(deploy).serve, address, deploy.port(port), backlog=1024)
-    async with server:
-        await server.serve_forever()
+    application = Application(deploy)
+    listening = [_listening(address, deploy.port(port)) for address in addresses]
+    servers = [await asyncio.start_server(application.serve, sock=one, backlog=BACKLOG) for one in listening]
+    await asyncio.gather(*(server.serve_forever() for server in servers))
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=address == "::")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve the light application.")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--address", nargs="+", default=["127.0.0.1"])
     arguments = parser.parse_args()
     asyncio.run(serve(arguments.address, arguments.port))
 

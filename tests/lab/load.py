@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import resource
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -257,7 +259,11 @@ class Load:
     ``answers()`` and ``report()`` are complete. ``cost``: sent, seconds, cpu_seconds, after the stop.
     """
 
-    def __init__(self, plan: Plan, out: Path) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, where: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
+        """``where`` puts a thread on the host of the users."""
+        self._where = where
         self.plan = plan
         self.out = out
         self.began = 0.0
@@ -268,7 +274,10 @@ class Load:
         plan = self.plan
         options = {"url": plan.url, "rate": plan.rate, "posts": plan.posts, "seconds": plan.seconds, "out": self.out}
         command = [sys.executable, "-m", "tests.lab.load", *(f"--{name}={value}" for name, value in options.items())]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        with self._where():
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
         try:
             self.began = _first_line(self._process)["began"]
         except BaseException:

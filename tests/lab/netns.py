@@ -33,16 +33,17 @@ def enter_private_network() -> None:
     Raises NoNamespaceError, with what to do, where that cannot be done.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    _require(libc.unshare(CLONE_NEWNET | CLONE_NEWNS))
-    _require(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    require(libc.unshare(CLONE_NEWNET | CLONE_NEWNS))
+    require(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
     with tempfile.NamedTemporaryFile() as lock:  # it lives on under the other name
         os.close(os.open(XTABLES_LOCK, os.O_RDONLY | os.O_CREAT, 0o600))
         libc.umount2(XTABLES_LOCK.encode(), MNT_DETACH)  # that of a namespace around this one, if there is one
-        _require(libc.mount(lock.name.encode(), XTABLES_LOCK.encode(), None, MS_BIND, None))
-    _bring_up("lo")
+        require(libc.mount(lock.name.encode(), XTABLES_LOCK.encode(), None, MS_BIND, None))
+    bring_up("lo")
 
 
-def _require(result: int) -> None:
+def require(result: int) -> None:
+    """Raise NoNamespaceError where a call to libc did not succeed."""
     if result != 0:
         reason = os.strerror(ctypes.get_errno())
         raise NoNamespaceError(
@@ -50,7 +51,8 @@ def _require(result: int) -> None:
         )
 
 
-def _bring_up(interface: str) -> None:
+def bring_up(interface: str) -> None:
+    """Of this thread's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH22x", interface.encode(), 0)
         flags = struct.unpack("16sH22x", fcntl.ioctl(control, SIOCGIFFLAGS, request))[1]

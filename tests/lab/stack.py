@@ -20,6 +20,7 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,8 +54,9 @@ class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
     ``supervisord``: the module with its ``main``. ``application``: its module, ``tests.lab.light`` is another;
-    ``address``: what it binds; nginx always goes to 127.0.0.1. ``peer``: the parameters of each server in the upstream;
-    ``balance``: its first line; ``upstream``: its last. ``server``: for nginx's server block.
+    ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first line;
+    ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
+    ``balancer``: puts a thread where nginx and its users are (``tests.lab.hosts``).
     ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
     ``files``: name and text of files that have to be in the directory before anything starts; supervisord's
     configuration calls the directory ``%(here)s``.
@@ -74,11 +76,19 @@ class Setup:
     peer: str = "max_fails=0"
     upstream: str = ""
     server: str = ""
+    host: str = "127.0.0.1"
+    balancer: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ports(self) -> range:
         return range(self.first_port, self.first_port + self.processes)
+
+    @property
+    def direct(self) -> str:
+        """The address at which a process is asked directly, from its own host."""
+        first = self.address.split()[0]
+        return "127.0.0.1" if first in ("0.0.0.0", "::") else first
 
 
 class Process(NamedTuple):
@@ -181,7 +191,8 @@ class Stack:
         self._write_configurations()
         try:
             self._start("supervisord", [*_program(self.setup.supervisord), "-n", "-c", str(self.supervisord_conf)])
-            self._start("nginx", ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)])
+            with self.setup.balancer():
+                self._start("nginx", ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)])
             self.wait_serving()
         except BaseException:
             self.stop()
@@ -239,21 +250,25 @@ class Stack:
         """Set the wall clock of a supervisord that can be moved (tests.lab.wall) so far from the real one."""
         (self.directory / "jump").write_text(str(seconds), encoding="utf-8")
 
-    def ask(self, port: int, path: str, address: str = "127.0.0.1", timeout: float = 10.0) -> Reply:
+    def ask(self, port: int, path: str, address: str = "", timeout: float = 10.0) -> Reply:
         """GET from a process directly; raises OSError."""
-        return ask(address, port, path, timeout)
+        return ask(address or self.setup.direct, port, path, timeout)
 
-    def warm(self, ports: Iterable[int] | None = None, address: str = "127.0.0.1") -> None:
+    def warm(self, ports: Iterable[int] | None = None, address: str = "") -> None:
         """Ask for every page of every process (or those of ``ports``), directly, when the guard has it open. Raises
         LabError unless all are 200."""
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-            list(pool.map(lambda port: self._warm_one(port, address), ports or self.setup.ports))
+            list(pool.map(lambda port: self._warm_one(port, address or self.setup.direct), ports or self.setup.ports))
 
     def wait_serving(self, timeout: float = START_WITHIN) -> None:
         """Until every process and nginx answer ``/health``."""
         deadline = time.monotonic() + timeout
-        for port in (*self.setup.ports, self.setup.nginx_port):
-            self.wait_until(functools.partial(answers, port), deadline - time.monotonic(), f"port {port} serves")
+        for port in self.setup.ports:
+            serves = functools.partial(answers, port, self.setup.direct)
+            self.wait_until(serves, deadline - time.monotonic(), f"port {port} serves")
+        with self.setup.balancer():
+            serves = functools.partial(answers, self.setup.nginx_port)
+            self.wait_until(serves, deadline - time.monotonic(), "nginx serves")
 
     def wait_until(self, true: Callable[[], bool], timeout: float, what: str) -> None:
         """Raises LabError with the ends of the logs at the deadline, or when supervisord or nginx has ended before."""
@@ -324,7 +339,7 @@ class Stack:
 
     def _nginx_text(self) -> str:
         setup = self.setup
-        peers = (f"        server 127.0.0.1:{port} {setup.peer};" for port in setup.ports)
+        peers = (f"        server {setup.host}:{port} {setup.peer};" for port in setup.ports)
         return NGINX_CONF.format(
             load_module=f"load_module {FAIR_MODULE};" if setup.balance.startswith("fair") else "",
             group=GROUP,
