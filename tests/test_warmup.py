@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,6 +20,7 @@ from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
 from supervisor_rolling.model import Connections, GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+from tests.lab.hosts import Host
 
 NAME = "app:app-1"
 PID = 4711
@@ -574,3 +576,43 @@ def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("::1", server.port), DEADLINE)
     assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+
+
+@pytest.mark.parametrize(("bypass", "family"), [("mark", "v4"), ("mark", "v6"), ("address", "v4")])
+def test_it_passes_the_gate_of_one_that_listens_on_no_loopback_address(
+    keep: ExitStack, warmer: Warmer, bypass: str, family: str
+) -> None:
+    other = keep.enter_context(Host())
+    address = getattr(other.home, family)
+    server = Server(keep, address)
+    gate = make_gate(GatePolicy(lease=LEASE, bypass=bypass), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    gate.hold({server.port: "a test"})
+    with other.there(), pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address, server.port), DEADLINE)
+    assert warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+
+
+@pytest.fixture
+def without_v6_loopback() -> Iterator[None]:
+    """As in a container whose host has IPv6 turned off."""
+    subprocess.run(["ip", "-6", "address", "del", "::1/128", "dev", "lo"], check=True)
+    yield
+    subprocess.run(["ip", "-6", "address", "add", "::1/128", "dev", "lo"], check=True)
+
+
+@pytest.mark.usefixtures("without_v6_loopback")
+def test_one_that_listens_on_all_addresses_is_asked_by_ipv4_where_there_is_no_other(
+    keep: ExitStack, warmer: Warmer
+) -> None:
+    server = Server(keep, "::")
+    assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == "::ffff:127.0.0.1"
+
+
+def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    warmth = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
+    assert (warmth.state, server.asked) == ("late", [])
+    assert warmth.why.startswith(f"port {server.port} listens on ::1 alone, and `bypass: address` passes by IPv4 only")
+    assert "gate: {bypass: mark}" in warmth.why

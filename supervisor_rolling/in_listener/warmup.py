@@ -40,7 +40,7 @@ what it answered until then is."""
 
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
 
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+V4_LOOPBACK, V6_LOOPBACK = "127.0.0.1", "::1"
 
 
 class HttpWarmups:
@@ -121,9 +121,12 @@ class _Warmup(threading.Thread):
             except SocketsError as error:
                 addresses, stranger, why = (), "", str(error)
             if addresses and not stranger:
-                self.warmth = replace(self.warmth, why="")
-                return _url(addresses, port, self.job.bypass)
-            if stranger:
+                address = _reached_at(addresses, self.job.bypass)
+                if address:
+                    self.warmth = replace(self.warmth, why="")
+                    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+                self._wait(_unreachable_text(addresses, port))
+            elif stranger:
                 self._wait(_stranger_text(port, stranger), STRANGER_EVERY)
             else:
                 self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
@@ -238,11 +241,33 @@ def _session(bypass: str) -> requests.Session:
     return session
 
 
-def _url(addresses: tuple[str, ...], port: int, bypass: str) -> str:
-    """IPv4 first: ``bypass: address`` has no other, and ``::`` mostly takes both."""
+def _reached_at(addresses: tuple[str, ...], bypass: str) -> str:
+    """The address to ask, of those that it listens on; empty where none can be asked. IPv4 first: ``bypass: address``
+    has no other."""
     address = min(addresses, key=lambda a: (":" in a, a))
-    address = "127.0.0.1" if address == "::" and bypass == "address" else ANY_ADDRESS.get(address, address)
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    if address == "0.0.0.0":
+        return V4_LOOPBACK
+    if address == "::":  # mostly it takes both
+        return V6_LOOPBACK if bypass == "mark" and _is_own(V6_LOOPBACK) else V4_LOOPBACK
+    return "" if ":" in address and bypass == "address" else address
+
+
+def _is_own(address: str) -> bool:
+    """Whether this host has an IPv6 address. Where IPv6 is turned off, as in most containers, it lacks even ::1, and a
+    process may listen on :: all the same."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:
+    return (
+        f"port {port} listens on {', '.join(addresses)} alone, and `bypass: address` passes by IPv4 only: let it "
+        "listen on an IPv4 address too, or use `gate: {bypass: mark}`"
+    )
 
 
 def _stranger_text(port: int, stranger: str) -> str:
