@@ -181,6 +181,7 @@ def test_tests_that_hang_are_ended(
     python: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "TESTS_WITHIN", 0.3)
+    monkeypatch.setattr(matrix, "PATIENCE", 0.2)
     python("3.9.1", tests="exec sleep 60")
     assert matrix.main(["--pairs", "3.9/4.2.5"]) == 1
     assert "did not end within 0.3 s" in " ".join(rows(capsys)[0])
