@@ -1,0 +1,80 @@
+"""libnftables, the official library of nftables, by its JSON: what nft(8) itself runs on.
+
+Its own Python module is on no index: Debian has it as python3-nftables, for the system's Python alone. A few
+functions of its stable C interface are called here instead. A call is one transaction: all of its commands, or none.
+The JSON is described in libnftables-json(5).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supervisor_rolling.errors import GateError, GatePermissionError
+
+LIBRARY = "libnftables.so.1"
+
+Command = Mapping[str, Any]
+
+_OUTPUT_JSON = 1 << 4
+
+_FOR_GOOD = ("Operation not permitted", "Operation not supported", "Protocol not supported")
+"""What is no better at the next try: rights, or a kernel without nf_tables."""
+
+
+class Nftables:
+    """For one thread. Raises GatePermissionError where the library is missing."""
+
+    def __init__(self) -> None:
+        self._library = _library()
+        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
+
+    def run(self, commands: Sequence[Command]) -> list[dict[str, Any]]:
+        """What a transaction of these commands answers: the objects of a ``list``, without the library's own.
+
+        Raises GateError where it was refused, and then as a whole; GatePermissionError where it always will be.
+        """
+        request = json.dumps({"nftables": list(commands)}).encode()
+        status = self._library.nft_run_cmd_from_buffer(self._context, request)
+        output = self._library.nft_ctx_get_output_buffer(self._context)  # reading empties them
+        errors = self._library.nft_ctx_get_error_buffer(self._context)
+        if status:
+            raise _translated(errors.decode(errors="replace"))
+        found = json.loads(output)["nftables"] if output.strip() else []
+        return [one for one in found if "metainfo" not in one]
+
+    def close(self) -> None:
+        """Give back what the library holds."""
+        if self._context:
+            self._library.nft_ctx_free(self._context)
+            self._context = ctypes.c_void_p()
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise GatePermissionError(f"{error}: install libnftables (Debian, Ubuntu: libnftables1)") from None
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+        getattr(library, name).restype = ctypes.c_char_p
+    return library
+
+
+def _translated(text: str) -> GateError:
+    """``internal:0:0-0: Error: Could not process rule: No such file or directory`` without what nobody needs."""
+    lines = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
+    reason = "; ".join(dict.fromkeys(lines)) or text.strip() or "nftables gave no reason"
+    kind = GatePermissionError if any(words in reason for words in _FOR_GOOD) else GateError
+    return kind(f"nftables: {reason}")
