@@ -30,7 +30,7 @@ BYPASS_ADDRESS = "127.0.0.2"
 class GatePolicy:
     """How ports are closed. ``lease``: seconds after which the kernel opens a port by itself unless renewed."""
 
-    backend: str = "iptables"
+    backend: str = "auto"  # or iptables, nftables
     method: str = "reject"  # or redirect
     lease: float = 30.0
     bypass: str = "mark"  # or address

@@ -402,7 +402,8 @@ def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
 @pytest.mark.parametrize(
     ("gate", "problem"),
     [
-        ("backend: nftables", "backend: 'nftables' is unknown"),
+        ("backend: nftable", "backend: 'nftable' is unknown (did you mean nftables?)"),
+        ("{backend: nftables, method: redirect}", "method: redirect is a rule of iptables; write reject, or backend"),
         ("method: drop", "method: 'drop' is unknown; known are: reject, redirect"),
         ("bypass: 127.0.0.2", "bypass: '127.0.0.2' is unknown; known are: mark, address"),
         ("lease: 14.9", "lease: '14.9' is out of range; write a number of seconds from 15 to 3600"),

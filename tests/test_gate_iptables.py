@@ -1,4 +1,5 @@
-"""IptablesGate against this kernel: real rules and real connections in the test run's own network namespace."""
+"""IptablesGate against this kernel, in the test run's own network namespace: what is its alone. ``test_gates`` has
+what all backends promise."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,24 +23,15 @@ import pytest
 from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
-from supervisor_rolling.in_listener.gates.rules import clean_comment
+from supervisor_rolling.in_listener.gates.names import clean_comment
+from supervisor_rolling.in_listener.gates.rules import LONGEST_COMMENT
 from supervisor_rolling.in_listener.gates.xtables import PROBE
-from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
+from supervisor_rolling.model import GatePolicy
+from tests.lab.doors import LOOPBACKS, Clock, eventually, fail_with, is_open, listen_on_both, open_addresses, run
 
 OWNER = "unix:///run/supervisor.sock"
-LOOPBACKS = ["127.0.0.1", "::1"]
 IPTABLES = {"127.0.0.1": "iptables-legacy", "::1": "ip6tables-legacy"}
 METHODS = ["reject", "redirect"]
-
-
-class Clock:
-    """A clock that a test sets. What stands still between two readings is easy to tell apart."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -64,10 +56,6 @@ def flush() -> None:
                 run(command, "-w", "-t", table, action)
 
 
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def rules(address: str = "127.0.0.1", table: str = "filter") -> list[str]:
     return run(IPTABLES[address], "-w", "-t", table, "-S").splitlines()
 
@@ -88,141 +76,7 @@ def gate(
     return IptablesGate(policy, owner, options.pop("clock", time.monotonic), **options)  # type: ignore[arg-type]  # any
 
 
-def listen(keep: ExitStack, address: str) -> tuple[socket.socket, int]:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = keep.enter_context(socket.create_server((address, 0), family=family, backlog=512))
-    return server, server.getsockname()[1]
-
-
-def listen_on_both(keep: ExitStack) -> int:
-    """A port that is open on both loopback addresses."""
-    server = keep.enter_context(
-        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
-    )
-    return int(server.getsockname()[1])
-
-
-def connect(address: str, port: int, mark: int = 0, source: str = "") -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    try:
-        sock.settimeout(2)
-        if mark:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        if source:
-            sock.bind((source, 0))
-        sock.connect((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def is_open(address: str, port: int, mark: int = 0, source: str = "") -> bool:
-    """Whether a new connection is accepted; anything but a refusal (a time-out, say) is an error."""
-    try:
-        connect(address, port, mark, source).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
-def open_addresses(port: int) -> list[str]:
-    return [address for address in LOOPBACKS if is_open(address, port)]
-
-
-def eventually(true: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
 # --- closed and open
-
-
-@pytest.mark.parametrize("bypass", ["mark", "address"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_closed_port_refuses_new_connections_of_both_families_and_no_other_port_does(
-    keep: ExitStack, method: str, bypass: str
-) -> None:
-    closed, other = listen_on_both(keep), listen_on_both(keep)
-    held = gate(method=method, bypass=bypass).hold({closed: "web, app-1"})
-    assert list(held) == [closed]
-    assert open_addresses(closed) == []
-    assert open_addresses(other) == LOOPBACKS
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_port_opens_again_while_another_stays_closed(keep: ExitStack, method: str) -> None:
-    one, two = listen_on_both(keep), listen_on_both(keep)
-    subject = gate(method=method)
-    subject.hold({one: "one", two: "two"})
-    subject.hold({two: "two"})
-    assert open_addresses(one) == LOOPBACKS
-    assert open_addresses(two) == []
-    subject.hold({})
-    assert open_addresses(two) == LOOPBACKS
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("address", LOOPBACKS)
-def test_a_connection_that_exists_lives_on_in_both_directions_in_the_midst_of_an_upload(
-    keep: ExitStack, method: str, address: str
-) -> None:
-    server, port = listen(keep, address)
-    client = keep.enter_context(connect(address, port))
-    accepted = keep.enter_context(server.accept()[0])
-    client.sendall(b"x" * 100_000)
-    subject = gate(method=method)
-    subject.hold({port: "upload"})
-    assert not is_open(address, port)
-    client.sendall(b"y" * 100_000)
-    received = b"".join(iter_bytes(accepted, 200_000))
-    accepted.sendall(b"thank you")
-    assert received == b"x" * 100_000 + b"y" * 100_000
-    assert client.recv(100) == b"thank you"
-    subject.hold({})
-    client.sendall(b"z")
-    assert accepted.recv(1) == b"z"
-
-
-def iter_bytes(sock: socket.socket, wanted: int) -> Iterator[bytes]:
-    sock.settimeout(2)
-    while wanted > 0:
-        part = sock.recv(min(65536, wanted))
-        assert part, "the connection ended early"
-        wanted -= len(part)
-        yield part
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("address", LOOPBACKS)
-def test_a_marked_socket_passes_to_a_server_that_is_bound_to_one_loopback_address_only(
-    keep: ExitStack, method: str, address: str
-) -> None:
-    _, port = listen(keep, address)
-    gate(method=method).hold({port: "warming"})
-    assert not is_open(address, port)
-    assert not is_open(address, port, mark=1)
-    assert is_open(address, port, mark=BYPASS_MARK)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_with_bypass_address_its_source_address_passes_and_a_mark_does_not(keep: ExitStack, method: str) -> None:
-    port = listen_on_both(keep)
-    gate(method=method, bypass="address").hold({port: "warming"})
-    assert is_open("127.0.0.1", port, source=BYPASS_ADDRESS)
-    assert not is_open("127.0.0.1", port, mark=BYPASS_MARK)
-    assert not is_open("::1", port, mark=BYPASS_MARK)
-
-
-def test_with_bypass_mark_the_bypass_address_is_refused(keep: ExitStack) -> None:
-    port = listen_on_both(keep)
-    gate().hold({port: "warming"})
-    assert not is_open("127.0.0.1", port, source=BYPASS_ADDRESS)
-    assert not is_open(BYPASS_ADDRESS, port)
 
 
 def test_redirect_leaves_the_same_port_of_another_host_alone(keep: ExitStack) -> None:
@@ -270,7 +124,7 @@ def test_the_redirecting_rules_are_entered_from_prerouting_and_output() -> None:
 
 
 def test_a_comment_becomes_short_printable_ascii() -> None:
-    assert clean_comment("a\"b'c\\d\n€ app-1") == "a?b?c?d?? app-1"
+    assert clean_comment("a\"b'c\\d\n€ app-1", LONGEST_COMMENT) == "a?b?c?d?? app-1"
     gate().hold({8000: "!x" * 300, 8001: ""})
     assert '--comment "' + "!x" * 127 + '!"' in rules()[-2].replace("\\", "")
 
@@ -307,7 +161,7 @@ def test_nothing_but_the_table_that_is_needed_is_opened() -> None:
         "from tests.lab.netns import enter_private_network as enter; enter()\n"
         "from supervisor_rolling.in_listener.gates import make_gate\n"
         "from supervisor_rolling.model import GatePolicy\n"
-        "import time; gate = make_gate(GatePolicy(), 'x', time.monotonic)\n"
+        "import time; gate = make_gate(GatePolicy('iptables'), 'x', time.monotonic)\n"
         "gate.check(); gate.hold({8000: 'x'}); gate.hold({})\n"
         "print(open('/proc/net/ip_tables_names').read(), open('/proc/net/ip6_tables_names').read())"
     )
@@ -334,15 +188,6 @@ def test_standard_output_is_never_redirected(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # --- the lease
-
-
-def test_the_lease_ends_by_itself_and_not_before_its_time(keep: ExitStack) -> None:
-    port = listen_on_both(keep)
-    began = time.time()
-    gate(lease=1.0).hold({port: "x"})
-    assert open_addresses(port) == []
-    assert eventually(lambda: open_addresses(port) == LOOPBACKS)
-    assert 1.0 <= time.time() - began < 3.5
 
 
 def test_renewal_keeps_a_port_closed_without_a_gap(keep: ExitStack) -> None:
@@ -382,29 +227,6 @@ def test_a_lease_that_a_wall_clock_set_back_made_too_long_is_made_right() -> Non
 
 
 # --- since
-
-
-def test_since_is_the_moment_after_the_commit_and_stays_while_the_port_is_closed() -> None:
-    clock, wall = Clock(100.0), Clock(1893456000.0)
-    subject = gate(clock=clock, wall=wall)
-    assert subject.hold({8000: "x"}) == {8000: 100.0}
-    clock.now, wall.now = 115.0, wall.now + 15
-    assert subject.hold({8000: "x", 8001: "y"}) == {8000: 100.0, 8001: 115.0}
-    clock.now, wall.now = 130.0, wall.now + 15
-    assert subject.hold({8001: "y"}) == {8001: 115.0}
-    assert subject.hold({8000: "x", 8001: "y"}) == {8000: 130.0, 8001: 115.0}
-
-
-def test_since_is_read_after_the_commit(keep: ExitStack) -> None:
-    port = listen_on_both(keep)
-    seen: list[list[str]] = []
-
-    def clock() -> float:
-        seen.append(open_addresses(port))
-        return len(seen) - 1.0
-
-    held = gate(clock=clock).hold({port: "x"})
-    assert seen[int(held[port])] == []
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
@@ -504,15 +326,6 @@ def test_a_port_that_was_open_and_is_closed_again_by_somebody_else_is_closed_sin
     clock.now = 102.0
     with lock_held(keep_for=30):
         assert subject.hold({8000: "x"}) == {8000: 102.0}
-
-
-def test_a_new_gate_takes_over_what_a_dead_one_left_without_opening_it(keep: ExitStack) -> None:
-    port, other = listen_on_both(keep), listen_on_both(keep)
-    gate().hold({port: "x", other: "y"})
-    held = gate(clock=Clock(500.0)).hold({port: "x"})
-    assert held == {port: 500.0}
-    assert open_addresses(port) == []
-    assert open_addresses(other) == LOOPBACKS
 
 
 # --- the jump
@@ -678,13 +491,6 @@ def test_a_commit_that_reports_success_and_loses_the_change_is_not_believed(monk
     assert list(subject.hold({8000: "x"})) == [8000]
 
 
-def fail_with(error: Exception) -> Callable[..., None]:
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail
-
-
 @pytest.mark.parametrize(
     ("message", "kind", "advice"),
     [
@@ -704,14 +510,6 @@ def test_errors_say_where_and_what_to_do(
 
 
 # --- check
-
-
-@pytest.mark.parametrize("bypass", ["mark", "address"])
-@pytest.mark.parametrize("method", METHODS)
-def test_check_passes_here_and_leaves_nothing(method: str, bypass: str) -> None:
-    before = all_rules()
-    gate(method=method, bypass=bypass).check()
-    assert all_rules() == before
 
 
 def test_check_does_not_open_a_closed_port_and_clears_up_after_a_killed_check(keep: ExitStack) -> None:
@@ -745,7 +543,7 @@ if "nobody" in sys.argv:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for method in ("reject", "redirect"):
     for call in ("check", "hold"):
-        gate = make_gate(GatePolicy(method=method), "x", time.monotonic)
+        gate = make_gate(GatePolicy("iptables", method), "x", time.monotonic)
         try:
             gate.check() if call == "check" else gate.hold({8000: "x"})
         except GatePermissionError as error:
@@ -774,18 +572,12 @@ def test_without_rights_every_call_raises_and_the_process_lives_on(command: list
 # --- make_gate
 
 
-def test_make_gate_gives_the_backend_that_the_policy_names() -> None:
-    assert isinstance(make_gate(GatePolicy(backend="iptables"), OWNER, time.monotonic), IptablesGate)
-    with pytest.raises(GateError, match=r"no backend 'pf'.*iptables"):
-        make_gate(GatePolicy(backend="pf"), OWNER, time.monotonic)
-
-
 def test_a_missing_library_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("supervisor_rolling.in_listener.gates.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "iptc", None)
     with pytest.raises(GatePermissionError, match=r"Install the package `iptables`.*pip install python-iptables"):
-        make_gate(GatePolicy(), OWNER, time.monotonic)
+        make_gate(GatePolicy("iptables"), OWNER, time.monotonic)
 
 
 # --- IPv6
@@ -800,7 +592,7 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
         "from supervisor_rolling.model import GatePolicy\n"
         "off = '/proc/sys/net/ipv6/conf/all/disable_ipv6'\n"
         "open(off, 'w').write('1')\n"
-        "now = 1.0; gate = make_gate(GatePolicy(), 'x', lambda: now)\n"
+        "now = 1.0; gate = make_gate(GatePolicy('iptables'), 'x', lambda: now)\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"
         "now = 2.0; open(off, 'w').write('0')\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"

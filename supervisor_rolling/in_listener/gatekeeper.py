@@ -67,7 +67,7 @@ class Gatekeeper:
         old, old_policy = self._gate, self._policy
         self._gate, self._policy = self._make_gate(policy), policy
         self.renew()
-        if old is not None and old_policy is not None and _place(old_policy) != _place(policy):
+        if old is not None and old_policy is not None and _place(old, old_policy) != _place(self._gate, policy):
             self._note(self.closed_since, _release(old))
         return self._gate
 
@@ -77,9 +77,10 @@ class Gatekeeper:
         self.closed_since, self.problem = closed_since, problem
 
 
-def _place(policy: GatePolicy) -> tuple[str, str]:
-    """Where a gate of this policy keeps its rules: two in one place write over each other, and need no letting go."""
-    return (policy.backend, policy.method)
+def _place(gate: Gate, policy: GatePolicy) -> tuple[type[Gate], str]:
+    """Where a gate keeps its rules: two in one place write over each other, and need no letting go. Not the backend's
+    name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
+    return (type(gate), policy.method)
 
 
 def _release(gate: Gate) -> str:

@@ -28,7 +28,7 @@ main() {
 
 # What there is no package manager for here must be there already.
 without_apt() {
-    for program in nginx iptables gcc; do
+    for program in nginx iptables nft gcc; do
         command -v "$program" >/dev/null && continue
         say "There is no $program, and no apt-get to install it with. Install what Debian has as: $*. Then try again."
         exit 1

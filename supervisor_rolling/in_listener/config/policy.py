@@ -126,6 +126,11 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
         entries["min"].wrong(f"{least:g} is more than the timeout of {most:g}; lower it, or raise drain.timeout")
 
 
+def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    if (values.get("backend"), values.get("method")) == ("nftables", "redirect"):
+        entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
+
+
 def _path(entry: Entry) -> str | None:
     path = entry.text("write a path, such as /health")
     if path is not None and not _PATH.fullmatch(path):
@@ -285,13 +290,13 @@ _GROUP: dict[str, Reader[Any]] = {
     "guard": _guard,
 }
 _GATE: dict[str, Reader[Any]] = {
-    "backend": choice("iptables"),
+    "backend": choice("auto", "iptables", "nftables"),
     "method": choice("reject", "redirect"),
     "lease": seconds(least=15, most=3600),
     "bypass": choice("mark", "address"),
 }
 _TOP: dict[str, Reader[Any]] = {
-    "gate": section(GatePolicy, _GATE),
+    "gate": section(GatePolicy, _GATE, check=_check_gate),
     "groups": _groups,
 }
 _CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS})

@@ -6,11 +6,14 @@ not use, and one that is missing is said to the operator instead of ending the l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.contracts import Gate
 from supervisor_rolling.model import GatePolicy
+
+log = logging.getLogger("supervisor_rolling")
 
 Clock = Callable[[], float]
 
@@ -19,7 +22,8 @@ def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     """The gate that the policy asks for.
 
     ``owner`` tells this supervisord from others on the host (its server URL): rules are kept apart by it. ``clock``
-    gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing.
+    gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing; ``auto`` where no
+    backend can ever work as things are, and GateError where that could not be found out this time.
     """
     if policy.backend not in BACKENDS:
         raise GateError(f"gate.backend: there is no backend {policy.backend!r}; use one of: {', '.join(BACKENDS)}")
@@ -39,6 +43,38 @@ def _iptables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     return IptablesGate(policy, owner, clock)
 
 
+def _nftables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
+    from supervisor_rolling.in_listener.gates.nftables import NftablesGate
+
+    return NftablesGate(policy, owner, clock)
+
+
+def _auto(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
+    """iptables where it works, as it has been tried for longest; else nftables. What fails this time only (a lock that
+    somebody holds) decides nothing: the next call tries again. ``method: redirect`` is a rule of iptables alone."""
+    try:
+        return _proven(_iptables(policy, owner, clock))
+    except GatePermissionError as error:
+        if policy.method == "redirect":
+            raise
+        without_iptables = error
+    try:
+        gate = _proven(_nftables(policy, owner, clock))
+    except GatePermissionError as error:
+        raise GatePermissionError(
+            f"No backend can close ports here. iptables: {without_iptables} nftables: {error}. One of them is enough."
+        ) from error
+    log.info("gate.backend auto: nftables, because iptables cannot be used here: %s", without_iptables)
+    return gate
+
+
+def _proven(gate: Gate) -> Gate:
+    gate.check()
+    return gate
+
+
 BACKENDS: dict[str, Callable[[GatePolicy, str, Clock], Gate]] = {
+    "auto": _auto,
     "iptables": _iptables,
+    "nftables": _nftables,
 }

@@ -26,13 +26,13 @@ For one thread only: python-iptables crashes when used from several.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from supervisor_rolling.in_listener.gates.names import mark_of
 from supervisor_rolling.in_listener.gates.rules import V4, V6, Family
 from supervisor_rolling.in_listener.gates.xtables import Found, OwnChain, xtables_lock
 from supervisor_rolling.model import GatePolicy
@@ -156,7 +156,7 @@ class IptablesGate:
 
 def chain_of(owner: str) -> str:
     """The chain of one supervisord: two on a host keep apart, a new listener finds what its predecessor left."""
-    return f"SUPERVISOR-ROLLING-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
+    return f"SUPERVISOR-ROLLING-{mark_of(owner)}"
 
 
 def ipv6_in_use() -> bool:

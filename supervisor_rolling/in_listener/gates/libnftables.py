@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import socket
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +21,24 @@ LIBRARY = "libnftables.so.1"
 Command = Mapping[str, Any]
 
 _OUTPUT_JSON = 1 << 4
+_NETLINK_NETFILTER = 12  # linux/netlink.h
 
-_FOR_GOOD = ("Operation not permitted", "Operation not supported", "Protocol not supported")
-"""What is no better at the next try: rights, or a kernel without nf_tables."""
+_NO_RIGHTS = "the listener may not change the firewall: run it as root, or give it CAP_NET_ADMIN"
+_NO_KERNEL = "this kernel offers no nftables here: try modprobe nf_tables"
+
+
+class AbsentError(GateError):
+    """What a command speaks of is not there."""
+
+
+_CAUSES: dict[str, tuple[type[GateError], str]] = {
+    "Operation not permitted": (GatePermissionError, _NO_RIGHTS),
+    "Operation not supported": (GatePermissionError, _NO_KERNEL),
+    "Protocol not supported": (GatePermissionError, _NO_KERNEL),
+    "cache initialization failed: Invalid argument": (GatePermissionError, _NO_KERNEL),
+    "No such file or directory": (AbsentError, ""),
+}
+"""By what an error says: the library turns errno into words, and gives only those."""
 
 
 class Nftables:
@@ -29,10 +46,12 @@ class Nftables:
 
     def __init__(self) -> None:
         self._library = _library()
+        _prove_socket()
         self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
         self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
+        self._end = weakref.finalize(self, self._library.nft_ctx_free, self._context)
 
     def run(self, commands: Sequence[Command]) -> list[dict[str, Any]]:
         """What a transaction of these commands answers: the objects of a ``list``, without the library's own.
@@ -49,10 +68,8 @@ class Nftables:
         return [one for one in found if "metainfo" not in one]
 
     def close(self) -> None:
-        """Give back what the library holds."""
-        if self._context:
-            self._library.nft_ctx_free(self._context)
-            self._context = ctypes.c_void_p()
+        """Give back what the library holds: a socket and memory. So does the end of this object."""
+        self._end()
 
 
 def _library() -> ctypes.CDLL:
@@ -72,9 +89,17 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def _prove_socket() -> None:
+    """Open what the library is about to open: it ends the whole process where it cannot."""
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER).close()
+    except OSError as error:
+        raise _translated(f"Error: {error.strerror}") from error
+
+
 def _translated(text: str) -> GateError:
     """``internal:0:0-0: Error: Could not process rule: No such file or directory`` without what nobody needs."""
     lines = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
     reason = "; ".join(dict.fromkeys(lines)) or text.strip() or "nftables gave no reason"
-    kind = GatePermissionError if any(words in reason for words in _FOR_GOOD) else GateError
-    return kind(f"nftables: {reason}")
+    kind, advice = next((cause for sign, cause in _CAUSES.items() if sign in reason), (GateError, ""))
+    return kind(f"nftables: {reason}{advice and f': {advice}'}")

@@ -30,6 +30,9 @@ from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 REDIRECT_PORT = 9
 """Where ``method: redirect`` sends a SYN: "discard", where nobody listens today, so that it is refused."""
 
+LONGEST_COMMENT = 255
+"""Bytes: struct xt_comment_info has one more, for the NUL."""
+
 _NAME_SIZE = 29
 _MODULE = struct.Struct(f"=H{_NAME_SIZE}sB")  # struct xt_entry_match, xt_entry_target: size, name, revision; then data
 _DPORTS = 4, struct.Struct("=HH")  # struct xt_tcp, behind the source ports
@@ -66,7 +69,7 @@ class Pattern:
         self._noise = [(slice(at, at + size), bytes(size)) for at, size in noise]
 
     def filled(self, port: int, datestop: int, comment: str) -> bytes:
-        """The entry for one port: datestop in whole seconds since 1970, comment as ``clean_comment`` gives it."""
+        """The entry for one port: datestop in whole seconds since 1970, a comment that is clean."""
         raw = bytearray(self.raw)
         self._fill(raw, b"tcp", _DPORTS, port, port)
         self._fill(raw, b"time", _DATESTOP, datestop)
@@ -119,11 +122,6 @@ def jump(family: Family, chain: str) -> JumpPattern:
     """``-p tcp --syn -j CHAIN``."""
     rule = _syn_rule(family)
     return JumpPattern(_with_target(rule, chain, bytes(4)), type(rule.entry))
-
-
-def clean_comment(text: str) -> str:
-    """What the kernel keeps of a comment and every tool can list: printable ASCII, no quotes, 255 bytes."""
-    return "".join(c if c.isascii() and c.isprintable() and c not in "\"'\\" else "?" for c in text)[:255]
 
 
 def _syn_rule(family: Family) -> Any:

@@ -26,6 +26,7 @@ from iptc.errors import XTablesError
 
 from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates import rules
+from supervisor_rolling.in_listener.gates.names import clean_comment
 from supervisor_rolling.model import GatePolicy
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"
@@ -79,7 +80,7 @@ class OwnChain:
     def filled(self, port: int, datestop: int, comment: str) -> bytes:
         """The rule that closes a port until ``datestop``, in whole seconds since 1970."""
         with translated(f"the rule for port {port}"):
-            return self._closing.filled(port, datestop, rules.clean_comment(comment))
+            return self._closing.filled(port, datestop, clean_comment(comment, rules.LONGEST_COMMENT))
 
     def put(self, wanted: Sequence[bytes]) -> None:
         """Make these the rules of the chain, with one jump into it from each entry."""

@@ -1,0 +1,92 @@
+"""What the tests of a gate knock at: ports that listen, connections to them, a clock that stands still."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+LOOPBACKS = ["127.0.0.1", "::1"]
+
+
+class Clock:
+    """A clock that a test sets. What stands still between two readings is easy to tell apart."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def listen(keep: ExitStack, address: str) -> tuple[socket.socket, int]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = keep.enter_context(socket.create_server((address, 0), family=family, backlog=512))
+    return server, server.getsockname()[1]
+
+
+def listen_on_both(keep: ExitStack) -> int:
+    """A port that is open on both loopback addresses."""
+    server = keep.enter_context(
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+    )
+    return int(server.getsockname()[1])
+
+
+def connect(address: str, port: int, mark: int = 0, source: str = "") -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        sock.settimeout(2)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if source:
+            sock.bind((source, 0))
+        sock.connect((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def is_open(address: str, port: int, mark: int = 0, source: str = "") -> bool:
+    """Whether a new connection is accepted; anything but a refusal (a time-out, say) is an error."""
+    try:
+        connect(address, port, mark, source).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def open_addresses(port: int) -> list[str]:
+    return [address for address in LOOPBACKS if is_open(address, port)]
+
+
+def eventually(true: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def iter_bytes(sock: socket.socket, wanted: int) -> Iterator[bytes]:
+    sock.settimeout(2)
+    while wanted > 0:
+        part = sock.recv(min(65536, wanted))
+        assert part, "the connection ended early"
+        wanted -= len(part)
+        yield part
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
