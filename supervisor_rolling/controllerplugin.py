@@ -116,12 +116,9 @@ TO_SEE = "To see it end: supervisorctl rolling_status"
 TO_GO_ON = "To go on: supervisorctl rolling_resume"
 
 WHERE_KILLED = (
-    ", and all gates open. Where it was killed, its processes live on and hold their ports: end them before you start "
-    "the next one"
+    "All gates open. Where it was killed, its processes live on and hold their ports: end them before you start the "
+    "next one"
 )
-
-WATCHING = ("rolling_restart", "rolling_resume")
-"""Commands whose exit status is that of the roll, also where what they say can no longer be written."""
 
 
 class RollingControllerPlugin(ControllerPluginBase):
@@ -233,6 +230,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE
 
     def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
+        self._has_watched = True
         screen = None if as_json else screen_for(self._output, os.environ.get("TERM", ""))
         if screen:
             self._print(argparse.Namespace(json=False), roll, [first_line(roll, resumed)])
@@ -285,9 +283,11 @@ class RollingControllerPlugin(ControllerPluginBase):
                 )
                 raise _CommandError(text, FAILED) from None
             raise
-        except OSError as error:
+        except PermissionError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
             text = _connection_text(self.ctl.options.serverurl, error)
-            raise _CommandError(f"{text}{WHERE_KILLED}", _os_status(error)) from None
+            raise _CommandError(f"{text}. {WHERE_KILLED}", _os_status(error)) from None
 
     # --- what the commands share
 
@@ -306,6 +306,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             return
         options = argparse.Namespace(json="--json" in arg.split())
         self._output = Output(self.ctl.stdout)
+        self._has_watched = False  # then the exit status is the roll's, also where nothing can be written
         try:
             options = _PARSERS[command]().parse_args(arg.split())
             status = do(options)
@@ -326,7 +327,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             status = self._fail(options, text, INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - the end of the command: an operator gets a sentence and a status
             status = self._fail(options, f"a defect of supervisor_rolling: {type(error).__name__}: {error}", FAILED)
-        if self._output.is_lost and command not in WATCHING:
+        if self._output.is_lost and not self._has_watched:
             status = status or FAILED
         if status:
             self.ctl.exitstatus = status

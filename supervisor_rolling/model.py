@@ -350,9 +350,9 @@ class Seen:
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
     the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process;
-    ``overtaken`` those that somebody else had stopped before our order came. ``dead`` are those that have died and
-    supervisord has not come round to: whether they crashed or were stopped, only it can tell. ``wards`` are the
-    processes in the hands of the guard.
+    ``overtaken`` those that somebody else had stopped before our order came. ``dead`` says since when those
+    have been known to be dead to which supervisord has not come round: whether they crashed or were stopped, only it
+    can tell. ``wards`` are the processes in the hands of the guard.
     """
 
     at: float
@@ -366,7 +366,7 @@ class Seen:
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
     overtaken: frozenset[str] = frozenset()
-    dead: frozenset[str] = frozenset()
+    dead: Mapping[str, float] = field(default_factory=dict)
     wards: Mapping[str, Ward] = field(default_factory=dict)
 
 

@@ -49,3 +49,15 @@ def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureF
     gate.since[8001] = 9.0
     keeper.hold(CLOSED)
     assert caplog.messages == []
+
+
+def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    gates = iter([Gate(), Gate()])
+    keeper = Gatekeeper(lambda policy: next(gates))
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    second = Gate()
+    second.since = {8000: 9.0, 8001: 9.0}
+    gates = iter([second])
+    keeper.prove(GatePolicy(lease=60))
+    assert caplog.messages == []

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -16,7 +15,7 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import drain, owners
 from supervisor_rolling.in_listener.drain import KernelSockets
-from supervisor_rolling.in_listener.owners import Holder, elder_holder, family_of
+from supervisor_rolling.in_listener.owners import Holder, family_of, predecessor
 
 _LISTENS = """
 import os, socket, sys
@@ -29,8 +28,10 @@ os.write(1, b"%d\\n" % server.getsockname()[1])
 sys.stdin.read()
 """
 
-A_TICK = 0.02
-"""Seconds after which another process is younger for the kernel, which counts in hundredths."""
+APP_1 = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_GROUP_NAME": "app", "SUPERVISOR_PROCESS_NAME": "app-1"}
+"""What supervisord puts into the environment of what it starts."""
+
+APP_2 = {**APP_1, "SUPERVISOR_PROCESS_NAME": "app-2"}
 
 
 @pytest.fixture
@@ -46,21 +47,19 @@ def sockets() -> KernelSockets:
 
 
 @contextlib.contextmanager
-def program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def program(*arguments: str, name: dict[str, str] = APP_1) -> Iterator[subprocess.Popen[bytes]]:
     """Listens on a port, and with an argument in a child on another; both are written to its standard output."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", _LISTENS, *arguments], stdin=pipe, stdout=pipe) as process:
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", _LISTENS, *arguments]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env={**os.environ, **name}) as process:
         yield process
         assert process.stdin is not None
         process.stdin.close()
 
 
 @contextlib.contextmanager
-def sleeper() -> Iterator[int]:
+def sleeper(name: dict[str, str] = APP_1) -> Iterator[int]:
     """The pid of a process that listens on nothing."""
-    time.sleep(A_TICK)
-    with subprocess.Popen(["sleep", "60"]) as process:
-        time.sleep(A_TICK)
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, **name}) as process:
         yield process.pid
         process.kill()
 
@@ -102,26 +101,32 @@ def test_its_own_port_and_that_of_a_descendant_are_no_strangers(keep: ExitStack,
     assert [sockets.stranger_on(port, process.pid) for port in read_ports(process, 2)] == ["", ""]
 
 
-def test_who_held_the_port_before_a_process_was_started_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_what_supervisord_had_started_under_the_same_name_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
     orphan = keep.enter_context(program())
     port = read_ports(orphan)[0]
     with sleeper() as pid:
         assert sockets.stranger_on(port, pid) == str(Holder(orphan.pid, os.path.basename(sys.executable)))
 
 
-def test_who_took_it_later_may_have_been_started_by_it(keep: ExitStack, sockets: KernelSockets) -> None:
-    with sleeper() as pid:
-        proxy = keep.enter_context(program())
-        assert sockets.stranger_on(read_ports(proxy)[0], pid) == ""
+@pytest.mark.parametrize(("holder", "process"), [(APP_2, APP_1), ({}, APP_1), (APP_1, {}), ({}, {})])
+def test_anybody_else_may_listen_for_it(
+    keep: ExitStack, sockets: KernelSockets, holder: dict[str, str], process: dict[str, str]
+) -> None:
+    """Another program of the same supervisord, a proxy of a container, or where nobody is started by supervisord."""
+    port = read_ports(keep.enter_context(program(name=holder)))[0]
+    with sleeper(process) as pid:
+        assert sockets.stranger_on(port, pid) == ""
 
 
-def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(sockets: KernelSockets) -> None:
+def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
     """As in an [fcgi-program:]."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        time.sleep(A_TICK)
-        with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as process:
-            assert sockets.stranger_on(server.getsockname()[1], process.pid) == ""
-            process.kill()
+    server = keep.enter_context(socket.create_server(("127.0.0.1", 0)))
+    command, environment = ["sleep", "60"], {**os.environ, **APP_1}
+    with subprocess.Popen(command, env=environment, pass_fds=[server.fileno()]) as process:
+        assert sockets.stranger_on(server.getsockname()[1], process.pid) == ""
+        process.kill()
 
 
 def test_where_nobody_listens_there_is_no_stranger(sockets: KernelSockets) -> None:
@@ -150,4 +155,12 @@ def test_one_whose_sockets_are_hidden_is_not_named(keep: ExitStack, monkeypatch:
     keep.enter_context(program())
     with sleeper() as pid:
         monkeypatch.setattr(owners, "_socket_inodes", hidden)
-        assert elder_holder([1, 2, 3], pid) is None
+        assert predecessor([1, 2, 3], pid) is None
+
+
+def test_where_proc_hides_processes_they_are_nobodys_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(pid: int) -> int:
+        raise PermissionError(1, "Operation not permitted", f"/proc/{pid}/stat")
+
+    monkeypatch.setattr(owners, "_parent", hidden)
+    assert list(family_of(os.getpid())) == [os.getpid()]

@@ -322,7 +322,7 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
 def test_where_no_other_is_left_it_is_not_said_to_be_closed() -> None:
     kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm")
     lines = last_line(a_view(kept, status=Status.FAILED)).splitlines()
-    assert lines[1] == "Not warm, and closed only while another one serves: app-1 (port 8001)"
+    assert lines[1] == "Not warm, and no other serves: app-1 (port 8001)"
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,13 @@ def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
     died = Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
     assert last_line(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
         "All are new, none is left to replace. To see how they stand: supervisorctl rolling_status app"
+    )
+
+
+def test_what_an_earlier_roll_left_closed_is_still_to_be_replaced() -> None:
+    kept = Member("app-3", (8003,), wanted=False, stage=Stage.FAILED, why="is not warm")
+    assert last_line(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
+        "To replace what an earlier roll left closed: supervisorctl rolling_restart app:app-3"
     )
 
 

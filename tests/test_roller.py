@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault, SocketsError
-from supervisor_rolling.model import Connections, DrainPolicy, PortRule, Share, Stage, Status
+from supervisor_rolling.model import Connections, DrainPolicy, GuardPolicy, PortRule, Share, Stage, Status
 from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
 
@@ -704,8 +704,23 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
     roller = world.run(roller)
     assert (world.roll().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [2, 1, 1, 1, 1]
-    world.live(roller, 2.0)
     assert world.mailbox.is_warm(GROUP, "app-1", world.processes["app-1"].pid)
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_roll(is_guarded: bool):
+    world = World(3, fast_policy(settle=0.5, guard=GuardPolicy(enabled=is_guarded)))
+    world.ask()
+    roller = world.roller()
+    last = world.processes["app-3"]
+    while not last.releases or stages(world)["app-3"] != "settling":
+        roller = world.run(roller, 0.01)
+    last.warms = "GET / answered 500"
+    world.restart_by_hand("app-3")
+    roller = world.run(roller)
+    world.live(roller, 1.0)
+    assert world.roll().status is Status.FAILED
+    assert "GET / answered 500" in world.roll().why
 
 
 def test_a_roll_whose_processes_are_all_stopped_after_some_were_replaced_is_aborted():

@@ -106,20 +106,18 @@ def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
 def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state: str, pid: int) -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
-    assert after.why == (
-        f"died 1.0 s after it came back: it is {state}; a larger startsecs keeps one closed that dies so soon"
-    )
+    now = "it was started again" if pid else f"it is {state}"
+    assert after.why == f"died 1.0 s after it came back: {now}; a larger startsecs keeps one closed that dies so soon"
 
 
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.SETTLING])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
-def test_a_replaced_process_that_somebody_restarts_is_new_all_the_same_and_the_guards_to_warm(
-    stage: Stage, state: str
-) -> None:
+def test_a_replaced_process_that_somebody_restarts_is_warmed_once_more(stage: Stage, state: str) -> None:
     after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, told_to_stop=True))
-    assert (after.stage, after.replaced, after.failed, after.why) == (Stage.OPEN, True, False, "")
-    assert after.pid == 0, "what nobody has warmed must not come into the ledger"
-    assert stepped(after, a_process("EXITED")) == after
+    assert (after.stage, after.replaced, after.failed, after.why) == (Stage.WARMING, False, False, "")
+    assert after.pid == 300
+    warm = stepped(after, a_process("RUNNING", 300, told_to_stop=True), **warmth("warm", pid=300))
+    assert (warm.stage, warm.pid) == (Stage.SETTLING, 300)
 
 
 def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
@@ -139,20 +137,32 @@ def test_the_first_reason_of_a_failure_is_kept() -> None:
 def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> None:
     member = a_member(stage, pid=NEW, replaced=stage is Stage.OPEN)
     dead = a_process("EXITED", down_for=0.0)
-    assert stepped(member, dead, dead=frozenset({NAME})) == member
-    assert order(member, seen(dead, dead=frozenset({NAME})), CLOSED) is None
+    assert stepped(member, dead, dead={NAME: BEGAN}) == member
+    assert order(member, seen(dead, dead={NAME: BEGAN}), CLOSED) is None
+
+
+def test_how_long_it_is_dead_counts_and_not_how_long_its_stage_has_lasted() -> None:
+    member = a_member(Stage.DRAINING)
+    process = a_process("EXITED")
+    assert stepped(member, process, at=70.0, dead={NAME: BEGAN + 69.9}) == member
+    assert stepped(member, process, at=70.0, dead={NAME: BEGAN + 9.9}).stage is Stage.RESTARTING
+
+
+def test_one_that_is_open_and_dead_is_waited_for_however_long_it_was_open() -> None:
+    member = a_member(replaced=True, pid=NEW)
+    assert stepped(member, a_process("EXITED"), at=9999.0, dead={NAME: BEGAN + 9998.9}) == member
 
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
 def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage: Stage) -> None:
-    process, dead = a_process("EXITED"), frozenset({NAME})
+    process, dead = a_process("EXITED"), {NAME: BEGAN}
     first = stepped(a_member(stage, pid=NEW), process, at=60.0, dead=dead)
     assert stepped(first, process, at=120.0, dead=dead).stage is not stage
 
 
 def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
     dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the roll told the one before
-    member = stepped(a_member(Stage.SETTLING, pid=NEW), dead, at=60.0, dead=frozenset({NAME}), settle=100.0)
+    member = stepped(a_member(Stage.SETTLING, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, settle=100.0)
     assert (member.failed, member.why) == (True, "died 60.0 s after it came back: it is EXITED")
 
 
@@ -833,9 +843,9 @@ def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
 
 def test_one_that_has_died_leaves_only_when_supervisord_says_why() -> None:
     roll = a_roll(*all_open(3), limit=1, canary=0)
-    dead = look("EXITED", "RUNNING", "RUNNING", dead=frozenset({"app-1"}))
+    dead = look("EXITED", "RUNNING", "RUNNING", dead={"app-1": BEGAN})
     assert left(machine.advance(roll, dead)) == []
-    assert left(machine.advance(roll, replace(dead, dead=frozenset()))) == ["app-1"]
+    assert left(machine.advance(roll, replace(dead, dead={}))) == ["app-1"]
 
 
 def test_a_roll_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:

@@ -335,9 +335,20 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
 
 
 def test_what_another_answers_on_its_port_does_not_warm_it(server: Server) -> None:
-    warmth = Warmer(stranger=lambda port, pid: "4711 (python3)").until_over(server.port, timeout=0.2)
+    looks: list[tuple[int, int]] = []
+
+    def stranger(port: int, pid: int) -> str:
+        looks.append((port, pid))
+        return "4711 (python3)"
+
+    warmth = Warmer(stranger=stranger).until_over(server.port, timeout=0.2)
+    assert set(looks) == {(server.port, PID)}
+    assert len(looks) < 4, "to look is dear"
     assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
-    assert warmth.why == f"port {server.port} is held by process 4711 (python3), which is older than it: end that one"
+    assert (
+        warmth.why
+        == f"port {server.port} is held by process 4711 (python3), left by a supervisord that was killed: end that one"
+    )
 
 
 def test_when_the_other_has_ended_it_is_warmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

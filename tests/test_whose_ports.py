@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ from supervisor_rolling.in_listener.drain import KernelSockets
 from tests.lab.look import pids, rules, standing, wait_open
 from tests.lab.stack import Stack
 
+NAME = {"SUPERVISOR_GROUP_NAME": "app", "SUPERVISOR_PROCESS_NAME": "app-8001"}
+
 
 @contextmanager
 def orphan_on(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A web server that is none of supervisord's."""
+    """A web server, left by a supervisord that was killed."""
     command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
     nowhere = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as process:
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env={**os.environ, **NAME}) as process:
         try:
             yield process
         finally:

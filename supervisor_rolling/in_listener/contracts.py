@@ -45,9 +45,9 @@ class Sockets(Protocol):
         ...
 
     def stranger_on(self, port: int, pid: int) -> str:
-        """Who listens on a port instead of a process: its pid and name, where it is older than that process and neither
-        that nor a descendant of it listens there; empty where there is no such, or nobody can see. A younger one may be
-        what the process has started, such as the proxy of a container."""
+        """Who listens on a port instead of a process: the pid and name of what supervisord, before it was killed, had
+        started under the same name, where neither the process nor a descendant of it listens there; empty where there
+        is no such, or nobody can see. Anybody else may do it for the process, such as the proxy of a container."""
         ...
 
 

@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
-from supervisor_rolling.in_listener.owners import elder_holder, inodes_of
+from supervisor_rolling.in_listener.owners import inodes_of, own_inodes, predecessor
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -63,10 +63,10 @@ class KernelSockets:
         if not inodes:
             return ""
         try:
-            is_own = not inodes.isdisjoint(inodes_of([pid])[pid])
+            is_own = not inodes.isdisjoint(own_inodes(pid)) or not inodes.isdisjoint(inodes_of([pid])[pid])
         except SocketsError:  # whose they are cannot be seen
             return ""
-        return "" if is_own else str(elder_holder(inodes, pid) or "")
+        return "" if is_own else str(predecessor(inodes, pid) or "")
 
 
 def _peer(one: TcpSocket) -> str:

@@ -66,6 +66,7 @@ class Gatekeeper:
             return self._gate
         old, old_policy = self._gate, self._policy
         self._gate, self._policy = self._make_gate(policy), policy
+        self.closed_since = {}  # a new gate knows nothing of what it finds
         self.renew()
         if old is not None and old_policy is not None and _place(old, old_policy) != _place(self._gate, policy):
             self._note(self.closed_since, _release(old))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from supervisor_rolling.errors import SocketsError
 
 _GONE = (FileNotFoundError, ProcessLookupError)
+_NAMES = (b"SUPERVISOR_GROUP_NAME=", b"SUPERVISOR_PROCESS_NAME=")
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,23 @@ def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
     return {pid: frozenset(inode for one in family_of(pid, children) for inode in _socket_inodes(one)) for pid in pids}
 
 
-def elder_holder(inodes: Collection[int], pid: int) -> Holder | None:
-    """A process that holds one of these sockets and is older than ``pid``; of several, the oldest.
+def own_inodes(pid: int) -> frozenset[int]:
+    """The inodes of the sockets that this process itself holds open. Raises SocketsError likewise."""
+    return frozenset(_socket_inodes(pid))
 
-    Those whose sockets /proc does not show are left out.
-    """
-    born, found = _born(pid), []
+
+def predecessor(inodes: Collection[int], pid: int) -> Holder | None:
+    """A process that supervisord has started under the same name as ``pid``, and that holds one of these sockets: what
+    a supervisord that was killed has left. None where there is no such, or its environment is not shown."""
+    name = _name_of(pid)
+    if name is None:
+        return None
+    family = set(family_of(pid))
     for one in _pids():
         with contextlib.suppress(*_GONE, SocketsError):
-            if _born(one) < born and not frozenset(_socket_inodes(one)).isdisjoint(inodes):
-                found.append((_born(one), one))
-    return _holder(min(found)[1]) if found else None
+            if one not in family and _name_of(one) == name and not own_inodes(one).isdisjoint(inodes):
+                return _holder(one)
+    return None
 
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:
@@ -67,23 +74,25 @@ def _children() -> dict[int, list[int]]:
     # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
     children: dict[int, list[int]] = {}
     for pid in _pids():
-        with contextlib.suppress(*_GONE):
-            children.setdefault(int(_stat(pid)[1]), []).append(pid)
+        with contextlib.suppress(*_GONE, PermissionError):  # hidepid: what cannot be seen is nobody's child
+            children.setdefault(_parent(pid), []).append(pid)
     return children
 
 
-def _born(pid: int) -> int:
-    """When a process was started, in the kernel's ticks since boot; now, where it is gone."""
-    try:
-        return int(_stat(pid)[19])
-    except _GONE:
-        return 2**63
-
-
-def _stat(pid: int) -> list[bytes]:
-    """The fields after the name, which stands in brackets and may hold any: state, ppid, …; see proc(5)."""
+def _parent(pid: int) -> int:
+    """From proc(5)'s stat, in which the name stands in brackets and may hold any."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
-        return stat.read().rpartition(b")")[2].split()
+        return int(stat.read().rpartition(b")")[2].split()[1])
+
+
+def _name_of(pid: int) -> frozenset[bytes] | None:
+    """What supervisord called a process when it started it, or the one that it descends from."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            found = frozenset(one for one in environ.read().split(b"\0") if one.startswith(_NAMES))
+    except (*_GONE, PermissionError):
+        return None
+    return found if len(found) == len(_NAMES) else None
 
 
 def _holder(pid: int) -> Holder:

@@ -11,7 +11,7 @@ close before supervisord is told to stop anything, and an order is given only fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -107,13 +107,15 @@ class Group:
             return self
         return replace(self, seen=replace(self.seen, processes={**self.seen.processes, change.name: now}))
 
-    def bereft(self, dead: Collection[int]) -> Group:
-        """The group without the processes that have died, whatever supervisord says of them still."""
+    def bereft(self, dead: Mapping[int, float]) -> Group:
+        """The group without the processes that have died, whatever supervisord says of them still. ``dead``: since when
+        each pid is known to be."""
         lost = {name: p for name, p in self.seen.processes.items() if p.pid in dead and p.state in ALIVE}
         if not lost:
             return self
         processes = {**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}}
-        return replace(self, seen=replace(self.seen, processes=processes, dead=self.seen.dead | lost.keys()))
+        since = {name: dead[process.pid] for name, process in lost.items()}
+        return replace(self, seen=replace(self.seen, processes=processes, dead={**self.seen.dead, **since}))
 
     def guarded(self) -> Group:
         """The group with its watch advanced."""
@@ -150,6 +152,7 @@ class Roller:
         self._leaks: dict[str, Leaks] = {}
         self._refusals: dict[str, str] = {}
         self._overtaken: dict[str, str] = {}
+        self._died: dict[int, float] = {}
         self._complaint = ""
         self._answered_at = float("-inf")
 
@@ -197,9 +200,15 @@ class Roller:
     def _now(self, groups: Mapping[str, Group], before: Mapping[str, Group]) -> dict[str, Group]:
         """The groups less those that have died, guarded anew where that makes them other than before; what warm-ups
         found is for the next turn."""
-        dead = self.deaths.take()
+        dead = self._dead()
         left = {name: group.bereft(dead) for name, group in groups.items()}
         return {name: group if group is before[name] else self._again(group) for name, group in left.items()}
+
+    def _dead(self) -> Mapping[int, float]:
+        """Since when each pid is known to be dead."""
+        now = self.clock()
+        self._died = {pid: self._died.get(pid, now) for pid in self.deaths.take()}
+        return self._died
 
     def _again(self, group: Group) -> Group:
         return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
@@ -312,7 +321,7 @@ class Roller:
             overtaken=frozenset(_of_group(group, self._overtaken)),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
-        return Group(roll, watch, seen, ports).bereft(self.deaths.take())
+        return Group(roll, watch, seen, ports).bereft(self._dead())
 
     def _leaks_of(
         self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float

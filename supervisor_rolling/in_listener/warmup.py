@@ -271,7 +271,7 @@ def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:
 
 
 def _stranger_text(port: int, stranger: str) -> str:
-    return f"port {port} is held by process {stranger}, which is older than it: end that one"
+    return f"port {port} is held by process {stranger}, left by a supervisord that was killed: end that one"
 
 
 def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:

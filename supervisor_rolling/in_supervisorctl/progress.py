@@ -196,10 +196,16 @@ def what_now(roll: View) -> list[str]:
     lines = [] if failed or not roll["why"] else [roll["why"]]
     if closed:
         is_alone = all(process["stage"] == "failed" for process in roll["processes"])
-        where = "Not warm, and closed only while another one serves" if is_alone else "Closed, so that no user meets it"
+        where = "Not warm, and no other serves" if is_alone else "Closed, so that no user meets it"
         lines.append(f"{where}: {', '.join(closed)}")
     telling = [process["name"] for process in failed if _has_its_say(process)]
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in telling[:1]]
+    earlier = [f"{group}:{p['name']}" for p in roll["processes"] if p["stage"] == "failed" and not p["failed"]]
+    if roll["replaced"] == roll["total"] and earlier:
+        return [
+            *lines,
+            f"To replace what an earlier roll left closed: supervisorctl rolling_restart {' '.join(earlier)}",
+        ]
     if roll["replaced"] == roll["total"]:
         return [
             *lines,

@@ -27,7 +27,7 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 * One that dies after the roll had opened it: the roll has failed on it. The guard (``guard.py``) closes and warms it,
   as any that dies. When the roll is over the guard has in hand, too, what the roll left FAILED.
 * What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again. What an
-  operator restarts after the roll had replaced it is new still, and the guard's to warm.
+  operator restarts after the roll had replaced it is warmed once more, and replaced when it is warm.
 * One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
@@ -201,6 +201,11 @@ def _waiting(roll: Roll) -> list[Member]:
     return [member for member in roll.members if member.wanted and not member.tried]
 
 
+def _being_stopped(roll: Roll, seen: Seen) -> list[Member]:
+    """Those that are replaced and that somebody stops, or restarts: a moment will tell."""
+    return [m for m in roll.members if m.wanted and m.replaced and _state(m, seen) in ("STOPPING", "STOPPED")]
+
+
 def _can_go(member: Member, seen: Seen) -> bool:
     """A stopped process is left so, unless it is down because an earlier try failed on it. One that has died may have
     been stopped."""
@@ -219,7 +224,7 @@ def _has_room(roll: Roll, seen: Seen) -> bool:
 def _finish(roll: Roll, seen: Seen) -> Roll:
     if _count(roll, UNDER_WAY):
         return replace(roll, stuck_since=0.0)
-    stopping, waiting = _is_stopping(roll), _waiting(roll)
+    stopping, waiting = _is_stopping(roll), [*_waiting(roll), *_being_stopped(roll, seen)]
     if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
         return _end(roll, seen)
     if roll.paused:
@@ -236,14 +241,14 @@ def _end(roll: Roll, seen: Seen) -> Roll:
     why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
     if _is_nobody_left(roll, seen):  # "done" would tell a deploy that the new code serves
-        status, why = Status.ABORTED, "all its processes were stopped by hand: the new code serves nobody"
+        status, why = Status.ABORTED, "all that it was to replace were stopped by hand: the new code serves nobody"
     status = Status.ABORTED if roll.aborting else status
     return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
 
 
 def _is_nobody_left(roll: Roll, seen: Seen) -> bool:
     wanted = [member for member in roll.members if member.wanted]
-    return all(_state(member, seen) in NOT_UP and not member.failed for member in wanted)
+    return not any(m.failed for m in roll.members) and all(_is_left_stopped(member, seen) for member in wanted)
 
 
 def _accounted_for(member: Member, seen: Seen) -> Member:

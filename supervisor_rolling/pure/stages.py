@@ -21,6 +21,7 @@ from supervisor_rolling.model import (
     Roll,
     Seen,
     Stage,
+    Timing,
     Warmth,
     WarmupPolicy,
 )
@@ -91,7 +92,7 @@ def _was_stopped_by_hand(member: Member, process: Process) -> bool:
 
 def _is_long_dead(member: Member, roll: Roll, seen: Seen) -> bool:
     """Whether supervisord has had the time of a restart to come round to a death, so that it has lost track of it."""
-    return member.stage in UNDER_WAY and seen.at - member.since >= roll.policy.restart.timeout
+    return member.stage in UNDER_WAY and seen.at - seen.dead[member.name] >= roll.policy.restart.timeout
 
 
 def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -289,14 +290,16 @@ def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 
 
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
-    """A process that this roll has opened: when it dies the roll has failed on it. One that somebody restarts is new
-    all the same. To close it and warm it again is the guard's work, and so it has no pid that the ledger may take."""
+    """A process that this roll has opened: when it dies the roll has failed on it, and to close it and warm it again is
+    the guard's work. One that somebody restarts is not replaced before that one is warm."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    if process.told_to_stop:
-        return replace(to(member, Stage.OPEN, seen), replaced=True, pid=0)
-    why = _then(member, _death_text(process, seen.at - member.since))
+    if process.told_to_stop and process.pid and process.state in ALIVE:
+        timing = Timing(drained=member.timing.drained, stopped=member.timing.stopped)
+        member = replace(member, pid=process.pid, replaced=False, stopped_at=seen.at, timing=timing)
+        return to(member, Stage.WARMING, seen)
+    why = _then(member, _death_text(member, process, seen.at - member.since + member.timing.settled))
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
 
@@ -377,8 +380,10 @@ def state_text(process: Process) -> str:
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
 
 
-def _death_text(process: Process, lived: float) -> str:
-    text = f"died {lived:.1f} s after it came back: {state_text(process)}"
+def _death_text(member: Member, process: Process, lived: float) -> str:
+    is_back = process.pid and process.pid != member.pid
+    now = "it was started again" if is_back else state_text(process)
+    text = f"died {lived:.1f} s after it came back: {now}"
     return f"{text}; a larger startsecs keeps one closed that dies so soon" if lived < SOON else text
 
 
