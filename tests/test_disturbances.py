@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -234,13 +235,23 @@ def test_a_lock_that_is_taken_in_the_middle_of_a_roll_is_waited_for(light: Calla
     assert_nobody_noticed(report())
 
 
-@pytest.mark.parametrize("command", ["-F", "-F INPUT"])
+BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
+
+FLUSHES = {
+    "iptables-legacy -w -F": "iptables",
+    "iptables-legacy -w -F INPUT": "iptables",
+    "nft flush ruleset": "nftables",
+    "nft flush ruleset inet": "nftables",
+}
+
+
+@pytest.mark.parametrize("command", FLUSHES)
 def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(light: Callable[..., Stack], command: str):
-    stack = light(processes=3, drain={"timeout": 60})
+    stack = light(processes=3, gate={"backend": FLUSHES[command]}, drain={"timeout": 60})
     with users(stack) as report:
         with draining(stack):
             for _ in range(5):
-                iptables(*command.split())
+                does(*command.split())
                 stack.wait_until(lambda: refuses(8000), 2.0, "the gate is closed again")
                 time.sleep(0.1)
         roll = wait_ended(stack)
@@ -249,15 +260,22 @@ def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(ligh
 
 
 def iptables(*arguments: str) -> None:
-    done = subprocess.run(
-        ["iptables-legacy", "-w", *arguments], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 0, (arguments, done.stderr)
+    does("iptables-legacy", "-w", *arguments)
 
 
-def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..., Stack]):
+def does(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+
+
+@BACKENDS
+def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..., Stack], backend: str):
     stack = light(
-        processes=3, prefix=f"env {REFUSE_FILE}=%(here)s/refuse ", listener="tests.lab.refused", drain={"min": 1.0}
+        processes=3,
+        gate={"backend": backend},
+        prefix=f"env {REFUSE_FILE}=%(here)s/refuse ",
+        listener="tests.lab.refused",
+        drain={"min": 1.0},
     )
     before = pids(stack)
     with users(stack) as report:
@@ -307,10 +325,34 @@ def test_no_foreign_rule_is_lost_or_moved_by_rolls_beside_two_thousand_changes(l
     iptables("-X")
 
 
-def test_two_supervisords_on_one_host_roll_at_the_same_time(
-    light: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory
-):
-    stacks = [light(processes=3), light(processes=3, setup={"first_port": 8100, "nginx_port": 8180})]
+def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rolls_beside_a_thousand_changes(light: Callable[..., Stack]):
+    stack = light(processes=3, gate={"backend": "nftables"})
+    does("nft", "add table inet foreign; add chain inet foreign input { type filter hook input priority 0; }")
+    rolled = 0
+    expected: list[str] = []
+    with users(stack) as report:
+        client = popen_ctl(stack, "rolling_restart", "app")
+        for port in range(20000, 21000):
+            first = port % 3 == 0
+            does("nft", f"{'insert' if first else 'add'} rule inet foreign input tcp dport {port} accept")
+            expected.insert(0 if first else len(expected), str(port))
+            if client.poll() is not None:
+                assert client.returncode == 0, client.stdout and client.stdout.read()
+                rolled += 1
+                client = popen_ctl(stack, "rolling_restart", "app")
+        assert client.wait(60) == 0
+    found = subprocess.run(["nft", "list", "table", "inet", "foreign"], capture_output=True, text=True, check=True)
+    assert re.findall(r"dport (\d+) accept", found.stdout) == expected
+    assert rolled >= 1
+    assert_nobody_noticed(report())
+    does("nft", "delete table inet foreign")
+
+
+@BACKENDS
+def test_two_supervisords_on_one_host_roll_at_the_same_time(light: Callable[..., Stack], backend: str):
+    gate = {"backend": backend}
+    other = {"first_port": 8100, "nginx_port": 8180}
+    stacks = [light(processes=3, gate=gate), light(processes=3, gate=gate, setup=other)]
     with contextlib.ExitStack() as loads:
         found = [loads.enter_context(Load(Plan(s.url, rate=40.0), s.directory / "load")) for s in stacks]
         time.sleep(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import time
@@ -17,9 +18,24 @@ RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
 
 
 def rules() -> list[str]:
-    """Every rule and chain of ours or of the nat table's users that netfilter has now."""
-    saved = [subprocess.run([command], capture_output=True, text=True, check=True).stdout for command in RULES]
-    return [line for text in saved for line in text.splitlines() if line.startswith(("-A", ":SUPERVISOR"))]
+    """Every rule and chain of iptables that is ours or the nat table's users', and what our tables of nftables hold."""
+    lines = [line for command in RULES for line in _said(command).splitlines()]
+    return [line for line in lines if line.startswith(("-A", ":SUPERVISOR"))] + _nft_rules()
+
+
+def _nft_rules() -> list[str]:
+    """Our tables, and a line in iptables' words for each port that one has closed."""
+    found: list[str] = []
+    for one in json.loads(_said("nft", "-j", "list", "ruleset"))["nftables"]:
+        if one.get("table", {}).get("name", "").startswith("supervisor-rolling"):
+            found.append(f"table {one['table']['name']}")
+        if one.get("set", {}).get("table", "").startswith("supervisor-rolling"):
+            found += [f"--dport {element['elem']['val']}" for element in one["set"].get("elem", [])]
+    return found
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def closed_ports() -> set[str]:

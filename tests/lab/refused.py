@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import iptc
 
 from supervisor_rolling import listener
+from supervisor_rolling.in_listener.gates.nftables import Found, OwnTable
 from supervisor_rolling.in_listener.gates.xtables import OwnChain, translated
 
 REFUSE_FILE = "LAB_REFUSE_FILE"
 
-_put = OwnChain.put
+_put, _put_elements = OwnChain.put, OwnTable.put
 
 
 def put(self: OwnChain, wanted: Sequence[bytes]) -> None:
@@ -27,6 +28,18 @@ def put(self: OwnChain, wanted: Sequence[bytes]) -> None:
     _put(self, wanted)
 
 
+def put_elements(self: OwnTable, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:
+    """``OwnTable.put``; where the kernel is to say no, with a part in the rule that it lacks."""
+    good = self._rules
+    if os.path.exists(os.environ[REFUSE_FILE]):
+        self._rules, with_rules = [[{"jump": {"target": "nowhere"}}]], True
+    try:
+        _put_elements(self, closed, lease, found, with_rules)
+    finally:
+        self._rules = good
+
+
 if __name__ == "__main__":
+    OwnTable.put = put_elements  # type: ignore[method-assign]  # what the module is for
     OwnChain.put = put  # type: ignore[method-assign]  # what the module is for
     sys.exit(listener.main())
