@@ -17,8 +17,10 @@ class Gate:
 
     def __init__(self) -> None:
         self.since = {8000: 1.0, 8001: 1.0}
+        self.held: list[int] = []
 
     def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        self.held = list(closed)
         return {port: self.since[port] for port in closed}
 
     def check(self) -> None:
@@ -61,3 +63,17 @@ def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pyt
     gates = iter([second])
     keeper.prove(GatePolicy(lease=60))
     assert caplog.messages == []
+
+
+class OtherGate(Gate):
+    """Of another backend."""
+
+
+@pytest.mark.parametrize(("other", "left"), [(Gate, [8000, 8001]), (OtherGate, [])])
+def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[int]) -> None:
+    old = Gate()
+    gates = {"iptables": old, "auto": other()}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    keeper.hold_by(GatePolicy("auto"), CLOSED)
+    assert (old.held, gates["auto"].held) == (left, [8000, 8001])
