@@ -1,6 +1,6 @@
 """What a turn of the gate costs, on both backends, beside nobody's rules and beside ten thousand of others.
 
-    python -m tests.benchmarks.gates [--times 50] [--foreign 10000]
+    python -m tests.benchmarks.gates [--times 20] [--foreign 10000]
 
 As root, in a network namespace of its own. The foreign rules are in the gate's own machinery or in the other's: in the
 chain INPUT of iptables (both families), or in a table of nftables. Milliseconds, medians.
@@ -122,7 +122,7 @@ def _run(*command: str, text: str = "") -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--times", type=int, default=50, help="how often each is done (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=20, help="how often each is done (default: %(default)s)")
     parser.add_argument("--foreign", type=int, default=10000, help="how many foreign rules (default: %(default)s)")
     return parser.parse_args()
 
