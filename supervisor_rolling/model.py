@@ -38,11 +38,13 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class DrainPolicy:
-    """How long to wait for the connections that are left."""
+    """How long to wait for the connections that are left; and what a process is told when its gate is closed, so that
+    it ends those that are kept: a ``signal`` by its name without SIG; empty: nothing."""
 
     timeout: float = 30.0
     min: float = 0.0
     on_timeout: str = "restart"  # or fail
+    signal: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,10 @@ class Seen:
     ``overtaken`` those that somebody else had stopped before our order came. ``dead`` says since when those
     have been known to be dead to which supervisord has not come round: whether they crashed or were stopped, only it
     can tell. ``wards`` are the processes in the hands of the guard.
+    ``overtaken`` those that somebody else had stopped before our order came. ``told`` are the draining processes that
+    have been sent the signal of their drain. ``dead`` are those that have died and
+    supervisord has not come round to: whether they crashed or were stopped, only it can tell. ``wards`` are the
+    processes in the hands of the guard.
     """
 
     at: float
@@ -367,6 +373,7 @@ class Seen:
     refusals: Mapping[str, str] = field(default_factory=dict)
     overtaken: frozenset[str] = frozenset()
     dead: Mapping[str, float] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
 
 

@@ -123,7 +123,7 @@ def test_every_key_is_read() -> None:
             max_unavailable: 2
             canary: 0
             max_failures: 3
-            drain: {timeout: 10, min: .5, on_timeout: fail}
+            drain: {timeout: 10, min: .5, on_timeout: fail, signal: sigusr2}
             restart: {timeout: 90, on_kill: restart}
             warmup:
               timeout: 20
@@ -147,7 +147,7 @@ def test_every_key_is_read() -> None:
                 max_unavailable=Share(number=2),
                 canary=0,
                 max_failures=3,
-                drain=DrainPolicy(10.0, 0.5, "fail"),
+                drain=DrainPolicy(10.0, 0.5, "fail", "USR2"),
                 restart=RestartPolicy(90.0, "restart"),
                 warmup=WarmupPolicy(
                     20.0,
@@ -253,7 +253,7 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
             "settle, guard",
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
-        ("drain: {keepalive: refuse}", "drain.keepalive: unknown key; known are: timeout, min, on_timeout"),
+        ("drain: {keepalive: refuse}", "drain.keepalive: unknown key; known are: timeout, min, on_timeout, signal"),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
         ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
         ("guard: {enabled: false}", "guard.enabled: unknown key"),
@@ -297,6 +297,17 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("drain: {on_timeout: retsart}", "drain.on_timeout: 'retsart' is unknown (did you mean restart?)"),
         ("restart: {on_kill: restrat}", "restart.on_kill: 'restrat' is unknown (did you mean restart?)"),
         ("drain: {on_timeout: no}", "drain.on_timeout: 'no' is true or false; write restart or fail"),
+        (
+            "drain: {signal: KILL}",
+            "drain.signal: 'KILL' does more than tell a process, and would end what drains; write USR1",
+        ),
+        (
+            "drain: {signal: SIGTERM}",
+            "drain.signal: 'SIGTERM' does more than tell a process, and would end what drains",
+        ),
+        ("drain: {signal: STOP}", "drain.signal: 'STOP' does more than tell a process, and would end what drains"),
+        ("drain: {signal: USR3}", "drain.signal: 'USR3' is unknown; write USR1, USR2, HUP, WINCH, URG, TTIN or TTOU"),
+        ("drain: {signal: 10}", "drain.signal: '10' is a number; write the name of a signal, such as USR1"),
         # numbers
         ("canary: 1.0", "canary: '1.0' is not a whole number in range"),
         ("canary: -1", "canary: '-1' is not a whole number in range"),

@@ -570,6 +570,19 @@ def test_orders_name_a_process_as_supervisord_does_and_do_not_wait(
     ]
 
 
+def test_a_signal_goes_to_one_process_by_its_name(inet: Supervisord) -> None:
+    assert inet.client().signal("app", "app-1", "USR1") == ""
+    assert inet.calls == [("supervisor.signalProcess", ("app:app-1", "USR1"))]
+
+
+def test_a_signal_that_was_not_sent_says_why(inet: Supervisord) -> None:
+    inet.fails("supervisor.signalProcess", Faults.BAD_SIGNAL, "BAD_SIGNAL: USR1")
+    assert inet.client().signal("app", "app-1", "USR1") == "BAD_SIGNAL: USR1"
+    inet.fails("supervisor.signalProcess", Faults.NOT_RUNNING)
+    with pytest.raises(OvertakenError):
+        inet.client().signal("app", "app-1", "USR1")
+
+
 @pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
 def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
     inet.fails("supervisor.stopProcess", code)

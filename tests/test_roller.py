@@ -837,3 +837,73 @@ def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
 
 def test_there_is_nothing_to_resume_where_no_roll_failed():
     assert refusal(World(3), kind="resume")[0] == Fault.REFUSED
+
+
+# --- who drains is told
+
+
+def pooled(signal: str = "USR1", processes: int = 4) -> World:
+    """A world whose connections are kept for ever, unless the process is told."""
+    world = World(processes, fast_policy(drain=DrainPolicy(timeout=2.0, signal=signal)))
+    world.connection_takes = 1000.0
+    for process in world.processes.values():
+        process.heeds = "USR1"
+    return world
+
+
+def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost():
+    world = rolled(pooled())
+    assert world.roll().status is Status.DONE
+    assert world.lost == 0
+    assert all(0.1 <= member.timing.drained < 0.5 for member in world.roll().members)
+    assert [len(process.told) for process in world.processes.values()] == [1, 1, 1, 1]
+    assert world.told_while_open == 0
+    lost = rolled(pooled(signal=""))
+    assert lost.lost > 0
+    assert all(not process.told for process in lost.processes.values())
+
+
+def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tried_again():
+    world = pooled()
+    world.refuses_to_signal = "BAD_SIGNAL"
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.roll().members)
+
+
+def test_one_that_dies_of_the_signal_is_replaced_all_the_same():
+    world = pooled()
+    world.processes["app-1"].heeds = ""
+    world.processes["app-1"].deploy = {"heeds": "USR1"}
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert all(member.replaced for member in world.roll().members)
+    assert len(world.processes["app-1"].told) == 1
+
+
+def test_another_drain_of_the_same_process_tells_it_anew():
+    world = pooled()
+    process = world.processes["app-1"]
+    pid = process.pid
+    world.ask()
+    roller = world.live(world.roller(), 10.0, lambda: bool(process.told))
+    world.mailbox.flag(GROUP, aborting=True)
+    world.run(roller)
+    assert (world.roll().status, process.pid) == (Status.ABORTED, pid)
+    world.ask("resume")
+    world.run(roller)
+    assert process.told == [(pid, "USR1")] * 2
+    assert world.roll().status is Status.DONE
+
+
+def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_and_no_other():
+    operations = rolled(pooled(processes=2)).operations
+    for moment in range(1, operations + 1):
+        world = pooled(processes=2)
+        world.kill_after = moment
+        rolled(world)
+        assert world.roll().status is Status.DONE
+        assert (world.lost, world.told_while_open) == (0, 0), f"killed after operation {moment}"
+        for process in world.processes.values():
+            assert 1 <= len(process.told) <= 2, f"killed after operation {moment}"
+            assert len({pid for pid, _ in process.told}) == 1, f"killed after operation {moment}"

@@ -1297,3 +1297,47 @@ def test_where_the_guard_is_only_what_failed_and_is_still_closed_is_kept_so(
 def test_the_guard_alone_says_what_is_kept_closed_where_nothing_was_rolled() -> None:
     failed = a_ward(Stage.FAILED, closed=True, tries=1, problem="is cold")
     assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}
+
+
+# --- who drains is told
+
+
+TOLD = DrainPolicy(signal="USR1")
+SIGNAL = Order(Verb.SIGNAL, NAME, "USR1")
+
+
+def orders_while_draining(
+    process: Process | None, closed: dict[int, float] = CLOSED, **changes: Any
+) -> tuple[Order, ...]:
+    of_member = {key: changes.pop(key) for key in list(changes) if key in Member.__dataclass_fields__}
+    roll = a_roll(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", TOLD))
+    return machine.orders(roll, seen(process, **changes), closed)
+
+
+def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> None:
+    assert orders_while_draining(a_process(), {}) == ()
+    assert orders_while_draining(a_process(), {PORT: BEGAN + 1.5}) == (SIGNAL,)  # closed since this look
+
+
+def test_it_is_sent_once_and_only_where_the_policy_has_one() -> None:
+    assert orders_while_draining(a_process(), told=frozenset({NAME})) == ()
+    assert orders_while_draining(a_process(), told=frozenset({"app-2"})) == (SIGNAL,)
+    assert orders_while_draining(a_process(), drain=DRAIN) == ()
+
+
+@pytest.mark.parametrize("state", ["STARTING", "STOPPING", "STOPPED", "EXITED", "BACKOFF", "FATAL"])
+def test_one_that_is_down_or_may_not_have_its_handler_yet_is_sent_no_signal(state: str) -> None:
+    assert orders_while_draining(a_process(state)) == ()
+
+
+def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal() -> None:
+    assert orders_while_draining(a_process(), dead=frozenset({NAME})) == ()
+    assert orders_while_draining(a_process(pid=NEW)) == ()
+    assert orders_while_draining(None) == ()
+    assert orders_while_draining(a_process(), cold=True) == ()
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DRAINING])
+def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
+    roll = a_roll(a_member(stage), drain=TOLD)
+    assert SIGNAL not in machine.orders(roll, seen(a_process()), CLOSED)

@@ -44,6 +44,7 @@ from supervisor_rolling.wire import dump, load_roll, load_watch
 T = TypeVar("T")
 
 GROUP = "app"
+SENDS_AWAY = 0.1  # seconds in which whoever was told to has ended the connections that it keeps
 STEP = 0.01  # seconds that the clock moves at a time
 
 
@@ -54,7 +55,9 @@ class Killed(BaseException):
 @dataclass
 class SimProcess:
     """A process and how it behaves. ``boots``: up, crash, or never (it runs and does not listen). ``lives``: seconds
-    until an incarnation ends by itself. ``deploy``: the fields that the next incarnation has otherwise."""
+    until an incarnation ends by itself. ``heeds``: the signal at which it ends its connections in a moment; of any
+    other it dies. ``told``: the signals, each with the pid that it came to. ``deploy``: the fields that the next
+    incarnation has otherwise."""
 
     name: str
     port: int
@@ -72,6 +75,8 @@ class SimProcess:
     warms: str = "warm"
     warm_takes: float = 0.2
     warm_pid: int = 0
+    heeds: str = ""
+    told: list[tuple[int, str]] = field(default_factory=list)
     stop_at: float = 0.0
     told_to_stop: bool = False
     connections: list[float] = field(default_factory=list)
@@ -119,6 +124,8 @@ class World:
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.gate_problem = ""
         self.refuses_to_start = ""
+        self.refuses_to_signal = ""
+        self.told_while_open = 0
         self._looked_at = 0.0
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
@@ -210,6 +217,21 @@ class World:
         else:
             raise OvertakenError("NOT_RUNNING")
         self._operation(f"stop {name}")
+        return ""
+
+    def signal(self, group: str, name: str, signal: str) -> str:
+        process = self.processes[name]
+        if self.refuses_to_signal:
+            return self.refuses_to_signal
+        if process.state not in ("RUNNING", "STARTING", "STOPPING"):
+            raise OvertakenError("NOT_RUNNING")
+        process.told.append((process.pid, signal))
+        self.told_while_open += not self.is_closed(process.port)
+        if signal == process.heeds and process.state == "RUNNING":
+            process.connections = [min(end, self.now + SENDS_AWAY) for end in process.connections]
+        else:
+            self.crash(name)
+        self._operation(f"signal {name}")
         return ""
 
     def start(self, group: str, name: str) -> str:

@@ -107,6 +107,11 @@ class Supervisor(Protocol):
         OvertakenError where the process had been told already, or was down."""
         ...
 
+    def signal(self, group: str, name: str, signal: str) -> str:
+        """Have a signal sent to a process; ``signal``: its name without SIG. Returns why supervisord did not, or
+        nothing. Raises OvertakenError where the process was down."""
+        ...
+
     def start(self, group: str, name: str) -> str:
         """Order a start. Returns why supervisord refuses for good, or nothing; does not wait for the end."""
         ...

@@ -120,6 +120,10 @@ class XmlRpcSupervisor:
         """Order a start. Returns why supervisord refuses for good, or nothing."""
         return self._order("supervisor.startProcess", group, name)
 
+    def signal(self, group: str, name: str, signal: str) -> str:
+        """Have a signal sent to a process. Returns why supervisord did not, or nothing. Raises OvertakenError."""
+        return self._order("supervisor.signalProcess", group, name, signal)
+
     def _own(self, method: str, *arguments: Any) -> Any:
         """Call a method that is the listener's own. Raises NoKeyError where supervisord has not told the key yet."""
         if not self._key:
@@ -147,9 +151,10 @@ class XmlRpcSupervisor:
             )
         raise NoKeyError("supervisord has not told the key yet")
 
-    def _order(self, method: str, group: str, name: str) -> str:
+    def _order(self, method: str, group: str, name: str, how: str | bool = False) -> str:
+        """``how``: whether to wait for the end, or which signal."""
         try:
-            self._call(method, make_namespec(group, name), False)
+            self._call(method, make_namespec(group, name), how)
         except _FaultError as error:
             if error.code == Faults.NOT_RUNNING:
                 raise OvertakenError(str(error)) from None

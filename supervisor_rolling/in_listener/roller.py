@@ -153,6 +153,7 @@ class Roller:
         self._refusals: dict[str, str] = {}
         self._overtaken: dict[str, str] = {}
         self._died: dict[int, float] = {}
+        self._told: dict[str, int] = {}
         self._complaint = ""
         self._answered_at = float("-inf")
 
@@ -305,6 +306,7 @@ class Roller:
         processes = world.processes.get(group, {})
         draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
         found = self._connections(draining, roll, at) if roll and draining else {}
+        self._forget_told(group, draining)
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
         leaks = self._leaks_of(group, draining, peers, at)
         seen = Seen(
@@ -319,9 +321,16 @@ class Roller:
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
             overtaken=frozenset(_of_group(group, self._overtaken)),
+            told=frozenset(_of_group(group, self._told)),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
+
+    def _forget_told(self, group: str, draining: list[Member]) -> None:
+        """A process is told once in a drain, as far as this listener knows; another drain tells it again."""
+        pids = {_key(group, member.name): member.old_pid for member in draining}
+        of_others = {key: pid for key, pid in self._told.items() if not key.startswith(f"{group}:")}
+        self._told = {**of_others, **{key: pid for key, pid in pids.items() if self._told.get(key) == pid}}
 
     def _leaks_of(
         self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
@@ -379,9 +388,29 @@ class Roller:
         for order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
             self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
             if order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
-                self._give(group.roll.group, order)
+                self._give(group, order)
 
-    def _give(self, group: str, order: Order) -> None:
+    def _give(self, group: Group, order: Order) -> None:
+        assert group.roll is not None
+        if order.verb is Verb.SIGNAL:
+            self._signal(group.roll, order)
+        else:
+            self._move(group.roll.group, order)
+
+    def _signal(self, roll: Roll, order: Order) -> None:
+        """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
+        key = _key(roll.group, order.name)
+        try:
+            problem = self.supervisor.signal(roll.group, order.name, order.signal)
+        except OvertakenError as error:
+            problem = str(error)
+        self._told[key] = next(member.old_pid for member in roll.members if member.name == order.name)
+        if problem:
+            log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, problem)
+        else:
+            log.info("%s: told by the signal %s that it drains", key, order.signal)
+
+    def _move(self, group: str, order: Order) -> None:
         key = _key(group, order.name)
         give = self.supervisor.stop if order.verb is Verb.STOP else self.supervisor.start
         self._refusals.pop(key, None)

@@ -30,6 +30,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
   operator restarts after the roll had replaced it is warmed once more, and replaced when it is warm.
 * One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
+* Who drains is told so, where the policy says how (``drain.signal``), as soon as its gate is closed. It goes on
+  serving: to tell is no more than to ask it to end the connections that it keeps.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
@@ -50,6 +52,7 @@ from supervisor_rolling.pure.stages import (
     NOT_UP,
     UNDER_WAY,
     Order,
+    notice,
     order,
     step,
     still_runs,
@@ -83,8 +86,9 @@ def closed(roll: Roll) -> dict[int, str]:
 
 def orders(roll: Roll, seen: Seen, closed_since: Mapping[int, float]) -> tuple[Order, ...]:
     """What supervisord must be told now; ``closed_since`` is what the gate said after the roll was recorded."""
+    told = (notice(member, roll, seen, closed_since) for member in roll.members if member.stage is Stage.DRAINING)
     found = (order(member, seen, closed_since) for member in roll.members if member.stage is Stage.RESTARTING)
-    return tuple(one for one in found if one)
+    return tuple(one for one in (*told, *found) if one)
 
 
 def jobs(roll: Roll) -> dict[str, WarmupJob]:

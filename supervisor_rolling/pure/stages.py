@@ -61,14 +61,16 @@ class Verb(str, enum.Enum):
 
     STOP = "stop"
     START = "start"
+    SIGNAL = "signal"
 
 
 @dataclass(frozen=True)
 class Order:
-    """One order to supervisord."""
+    """One order to supervisord; ``signal``: which one."""
 
     verb: Verb
     name: str
+    signal: str = ""
 
 
 def step(member: Member, roll: Roll, seen: Seen) -> Member:
@@ -444,3 +446,17 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
         waited_long = member.stopped_at and seen.at - member.stopped_at >= GATE_PATIENCE
         return Order(Verb.START, member.name) if since <= seen.at or waited_long else None
     return None
+
+
+def notice(member: Member, roll: Roll, seen: Seen, closed: Mapping[int, float]) -> Order | None:
+    """The signal that a DRAINING member must be sent now, if any: once, behind a gate that is known to be closed.
+
+    Nobody is there to be told where the process is down or has died. One that is STARTING may not have its handler yet,
+    and would die of the signal; one that was kept closed has no users to send away.
+    """
+    process, wanted = seen.processes.get(member.name), roll.policy.drain.signal
+    if not wanted or member.name in seen.told or member.name in seen.dead or process is None:
+        return None
+    is_there = process.state == "RUNNING" and process.pid == member.old_pid and not member.cold
+    is_closed = closed_since(member, closed) < math.inf
+    return Order(Verb.SIGNAL, member.name, wanted) if is_there and is_closed else None

@@ -9,6 +9,9 @@ meanwhile: there is no handler for SIGTERM. Connections are kept where the clien
 For connections that last: any POST waits for its whole body, however slow, and tells how much came (``X-Received``);
 ``GET /stream?seconds=3&every=0.2`` answers in chunks for so long; ``GET /websocket`` becomes one, which echoes.
 
+When it is told that it drains, by SIGUSR1 or ``GET /drain``, it answers ``Connection: close`` from then on, and ends a
+connection on which nobody asks anything for LINGER seconds.
+
 ``--address`` takes several; ``::`` takes IPv4 too. The file that ``LAB_JOURNAL`` names gets a line for every request as
 it comes (``Entry``): what reached a process, whatever it or nginx made of it.
 """
@@ -20,6 +23,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -32,6 +36,9 @@ from tests.lab.site.deploy import Deploy, boot, read_deploy
 
 SLOW_SECONDS = 0.5
 BACKLOG = 1024
+
+LINGER = 1.5
+"""Seconds for which a connection that drains is still kept: a load balancer may be about to use it."""
 
 JOURNAL = "LAB_JOURNAL"
 WARMS = "x-warms"
@@ -73,6 +80,11 @@ class Application:
     def __init__(self, deploy: Deploy) -> None:
         self._deploy = deploy
         self._is_cold = True
+        self._told = asyncio.Event()
+
+    def drain(self) -> None:
+        """From now on no connection is kept."""
+        self._told.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
@@ -83,7 +95,7 @@ class Application:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether another may follow."""
-        request_line, headers = await read_head(reader)
+        request_line, headers = await self._next_head(reader)
         method, target, version = request_line.split()
         path = urlsplit(target).path
         _note(headers, path, writer)
@@ -94,15 +106,29 @@ class Application:
         if path == "/stream":
             return await self._stream(target, is_kept, writer)
         status, was_cold = await self._answer(method, path), self._is_cold and path != "/health"
+        is_kept = is_kept and not self._told.is_set()
         self._is_cold = self._is_cold and path != "/"
         more = {"X-Cold": int(was_cold), "X-Received": len(body), "Content-Length": 5}
         writer.write(self._head(status, is_kept, more) + b"fine\n")
         await writer.drain()
         return is_kept
 
+    async def _next_head(self, reader: asyncio.StreamReader) -> tuple[str, Headers]:
+        """See ``read_head``; raises IncompleteReadError also where nothing comes on a connection that drains."""
+        head, told = asyncio.ensure_future(read_head(reader)), asyncio.ensure_future(self._told.wait())
+        await asyncio.wait({head, told}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        done, _ = await asyncio.wait({head}, timeout=LINGER)
+        if not done:
+            head.cancel()
+            raise asyncio.IncompleteReadError(b"", None)
+        return head.result()
+
     async def _answer(self, method: str, path: str) -> str:
         if self._deploy.strikes("hang", path):
             await asyncio.Event().wait()
+        if path == "/drain":
+            self.drain()
         if (method, path) == ("POST", "/slow"):
             await asyncio.sleep(SLOW_SECONDS)
         return "500 Internal Server Error" if self._deploy.strikes("500", path) else "200 OK"
@@ -160,6 +186,7 @@ async def serve(addresses: Sequence[str], port: int) -> None:
     deploy = read_deploy()
     boot(deploy)
     application = Application(deploy)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, application.drain)
     listening = [_listening(address, deploy.port(port)) for address in addresses]
     servers = [await asyncio.start_server(application.serve, sock=one, backlog=BACKLOG) for one in listening]
     await asyncio.gather(*(server.serve_forever() for server in servers))

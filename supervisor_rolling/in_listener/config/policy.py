@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,10 @@ SHORTEST = 0.1
 """Seconds: a deadline of nothing would fail every roll."""
 
 MOST_REPEATS = 10000
+
+_DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
+"""What an application may take as it likes. Not those that end a process or hold it (TERM, INT, QUIT, KILL, STOP, …):
+TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for faults."""
 
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
@@ -129,6 +134,20 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
 def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
     if (values.get("backend"), values.get("method")) == ("nftables", "redirect"):
         entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
+
+
+def _signal(entry: Entry) -> str | None:
+    """The name of a signal, without SIG; supervisord knows all that this Python knows."""
+    word = entry.text("write the name of a signal, such as USR1")
+    if not word:
+        return word
+    name = word.upper()[3:] if word.upper().startswith("SIG") else word.upper()
+    if name not in _DRAIN_SIGNALS:
+        known = f"SIG{name}" in signal.Signals.__members__
+        why = "does more than tell a process, and would end what drains" if known else "is unknown"
+        entry.wrong(f"{entry.shown} {why}; write {', '.join(_DRAIN_SIGNALS[:-1])} or {_DRAIN_SIGNALS[-1]}")
+        return None
+    return name
 
 
 def _path(entry: Entry) -> str | None:
@@ -274,6 +293,7 @@ _DRAIN: dict[str, Reader[Any]] = {
     "timeout": seconds(),
     "min": seconds(),
     "on_timeout": choice("restart", "fail"),
+    "signal": _signal,
 }
 _GUARD: dict[str, Reader[Any]] = {
     "max_closed": _share,
