@@ -23,6 +23,7 @@ from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
@@ -112,6 +113,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         latest_config=policies.latest,
         deaths=deaths,
         clock=time.monotonic,
+        notices=HttpNotices(sockets, ring),
     )
     return roller
 

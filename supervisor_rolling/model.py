@@ -39,12 +39,14 @@ class GatePolicy:
 @dataclass(frozen=True)
 class DrainPolicy:
     """How long to wait for the connections that are left; and what a process is told when its gate is closed, so that
-    it ends those that are kept: a ``signal`` by its name without SIG; empty: nothing."""
+    it ends those that are kept: a ``signal`` by its name without SIG, a ``request`` such as ``GET /drain``; empty:
+    nothing."""
 
     timeout: float = 30.0
     min: float = 0.0
     on_timeout: str = "restart"  # or fail
     signal: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -343,6 +345,26 @@ class Warmth:
 
 
 @dataclass(frozen=True)
+class NoticeJob:
+    """One process to be told that it drains, at the first of its ports. ``request``: method and path."""
+
+    pid: int
+    ports: tuple[int, ...]
+    request: str
+    headers: Mapping[str, str]
+    bypass: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """How far that got. ``peer``: the ``address:port`` that the process sees; empty until there is one."""
+
+    pid: int
+    peer: str = ""
+    is_over: bool = False
+
+
+@dataclass(frozen=True)
 class Seen:
     """What one look found.
 
@@ -352,13 +374,10 @@ class Seen:
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
     the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process;
-    ``overtaken`` those that somebody else had stopped before our order came. ``dead`` says since when those
-    have been known to be dead to which supervisord has not come round: whether they crashed or were stopped, only it
-    can tell. ``wards`` are the processes in the hands of the guard.
     ``overtaken`` those that somebody else had stopped before our order came. ``told`` are the draining processes that
-    have been sent the signal of their drain. ``dead`` are those that have died and
-    supervisord has not come round to: whether they crashed or were stopped, only it can tell. ``wards`` are the
-    processes in the hands of the guard.
+    have been sent the signal of their drain, ``telling`` those that are being asked its request. ``dead`` says
+    since when those have been known to be dead to which supervisord has not come round: whether they crashed or were
+    stopped, only it can tell. ``wards`` are the processes in the hands of the guard.
     """
 
     at: float
@@ -374,6 +393,7 @@ class Seen:
     overtaken: frozenset[str] = frozenset()
     dead: Mapping[str, float] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
+    telling: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
 
 

@@ -123,7 +123,7 @@ def test_every_key_is_read() -> None:
             max_unavailable: 2
             canary: 0
             max_failures: 3
-            drain: {timeout: 10, min: .5, on_timeout: fail, signal: sigusr2}
+            drain: {timeout: 10, min: .5, on_timeout: fail, signal: sigusr2, request: {method: post, path: /x}}
             restart: {timeout: 90, on_kill: restart}
             warmup:
               timeout: 20
@@ -147,7 +147,7 @@ def test_every_key_is_read() -> None:
                 max_unavailable=Share(number=2),
                 canary=0,
                 max_failures=3,
-                drain=DrainPolicy(10.0, 0.5, "fail", "USR2"),
+                drain=DrainPolicy(10.0, 0.5, "fail", "USR2", "POST /x"),
                 restart=RestartPolicy(90.0, "restart"),
                 warmup=WarmupPolicy(
                     20.0,
@@ -253,7 +253,10 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
             "settle, guard",
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
-        ("drain: {keepalive: refuse}", "drain.keepalive: unknown key; known are: timeout, min, on_timeout, signal"),
+        (
+            "drain: {keepalive: refuse}",
+            "drain.keepalive: unknown key; known are: timeout, min, on_timeout, signal, request",
+        ),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
         ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
         ("guard: {enabled: false}", "guard.enabled: unknown key"),
@@ -307,6 +310,9 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ),
         ("drain: {signal: STOP}", "drain.signal: 'STOP' does more than tell a process, and would end what drains"),
         ("drain: {signal: USR3}", "drain.signal: 'USR3' is unknown; write USR1, USR2, HUP, WINCH, URG, TTIN or TTOU"),
+        ("drain: {request: drain}", "drain.request: 'drain' is not a path; write one that begins with /"),
+        ("drain: {request: 1}", "drain.request: '1' is a number; write a path, such as /drain, or a mapping"),
+        ("drain: {request: {body: x}}", "drain.request.body: unknown key; known are: method, path"),
         ("drain: {signal: 10}", "drain.signal: '10' is a number; write the name of a signal, such as USR1"),
         # numbers
         ("canary: 1.0", "canary: '1.0' is not a whole number in range"),

@@ -31,8 +31,26 @@ BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "wa
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
-ADAPTERS = ("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners")
-ALLOWED_BETWEEN_ADAPTERS = {("drain", "sock_diag"), ("drain", "owners"), ("gates", "gates"), ("config", "config")}
+ADAPTERS = (
+    "processes",
+    "protocol",
+    "warmup",
+    "drain",
+    "sock_diag",
+    "gates",
+    "config",
+    "policies",
+    "deaths",
+    "owners",
+    "notices",
+)
+ALLOWED_BETWEEN_ADAPTERS = {
+    ("drain", "sock_diag"),
+    ("drain", "owners"),
+    ("gates", "gates"),
+    ("config", "config"),
+    ("notices", "warmup"),
+}
 
 
 def _sources() -> dict[str, str]:

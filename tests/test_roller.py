@@ -842,17 +842,21 @@ def test_there_is_nothing_to_resume_where_no_roll_failed():
 # --- who drains is told
 
 
-def pooled(signal: str = "USR1", processes: int = 4) -> World:
+def pooled(signal: str = "USR1", processes: int = 4, request: str = "") -> World:
     """A world whose connections are kept for ever, unless the process is told."""
-    world = World(processes, fast_policy(drain=DrainPolicy(timeout=2.0, signal=signal)))
+    world = World(processes, fast_policy(drain=DrainPolicy(timeout=2.0, signal=signal, request=request)))
     world.connection_takes = 1000.0
     for process in world.processes.values():
-        process.heeds = "USR1"
+        process.heeds = request or "USR1"
     return world
 
 
-def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost():
-    world = rolled(pooled())
+both_ways = pytest.mark.parametrize("way", [{"signal": "USR1"}, {"signal": "", "request": "GET /drain"}])
+
+
+@both_ways
+def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost(way: dict[str, str]):
+    world = rolled(pooled(**way))  # type: ignore[arg-type]
     assert world.roll().status is Status.DONE
     assert world.lost == 0
     assert all(0.1 <= member.timing.drained < 0.5 for member in world.roll().members)
@@ -881,8 +885,9 @@ def test_one_that_dies_of_the_signal_is_replaced_all_the_same():
     assert len(world.processes["app-1"].told) == 1
 
 
-def test_another_drain_of_the_same_process_tells_it_anew():
-    world = pooled()
+@both_ways
+def test_another_drain_of_the_same_process_tells_it_anew(way: dict[str, str]):
+    world = pooled(**way)  # type: ignore[arg-type]
     process = world.processes["app-1"]
     pid = process.pid
     world.ask()
@@ -892,14 +897,15 @@ def test_another_drain_of_the_same_process_tells_it_anew():
     assert (world.roll().status, process.pid) == (Status.ABORTED, pid)
     world.ask("resume")
     world.run(roller)
-    assert process.told == [(pid, "USR1")] * 2
+    assert process.told == [(pid, process.heeds)] * 2
     assert world.roll().status is Status.DONE
 
 
-def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_and_no_other():
-    operations = rolled(pooled(processes=2)).operations
-    for moment in range(1, operations + 1):
-        world = pooled(processes=2)
+@both_ways
+def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_and_no_other(way: dict[str, str]):
+    operations = rolled(pooled(processes=2, **way)).operations
+    for moment in range(1, operations + 1, 2):
+        world = pooled(processes=2, **way)
         world.kill_after = moment
         rolled(world)
         assert world.roll().status is Status.DONE
@@ -907,3 +913,19 @@ def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_
         for process in world.processes.values():
             assert 1 <= len(process.told) <= 2, f"killed after operation {moment}"
             assert len({pid for pid, _ in process.told}) == 1, f"killed after operation {moment}"
+
+
+def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no_leak():
+    world = pooled(signal="", request="GET /drain")
+    world.connection_takes, world.notice_takes = 0.05, 0.7
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(0.7, abs=0.1) for member in world.roll().members)
+
+
+def test_one_that_never_answers_what_it_is_told_is_restarted_at_the_deadline_of_its_drain():
+    world = pooled(signal="", request="GET /drain")
+    world.connection_takes, world.notice_takes = 0.05, 1000.0
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.roll().members)

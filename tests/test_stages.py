@@ -14,6 +14,7 @@ from supervisor_rolling.model import (
     DrainPolicy,
     GatePolicy,
     Member,
+    NoticeJob,
     Policy,
     PortRule,
     Process,
@@ -1341,3 +1342,16 @@ def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal(
 def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
     roll = a_roll(a_member(stage), drain=TOLD)
     assert SIGNAL not in machine.orders(roll, seen(a_process()), CLOSED)
+
+
+def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
+    policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
+    roll = a_roll(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
+    job = NoticeJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark")
+    assert machine.notices(roll, {NAME: a_process()}, CLOSED) == {NAME: job}
+    for process, closed in [(a_process(), {}), (a_process("STARTING"), CLOSED), (a_process(pid=NEW), CLOSED)]:
+        assert machine.notices(roll, {NAME: process}, closed) == {}
+    assert machine.notices(roll, {}, CLOSED) == {}
+    for stage in set(Stage) - {Stage.DRAINING}:
+        assert machine.notices(a_roll(a_member(stage), drain=policy), {NAME: a_process()}, CLOSED) == {}
+    assert machine.notices(a_roll(a_member(Stage.DRAINING)), {NAME: a_process()}, CLOSED) == {}

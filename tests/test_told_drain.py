@@ -27,7 +27,7 @@ POOL: dict[str, Any] = {
 LONG = 20.0
 """A drain.timeout that is not reached."""
 
-WAYS = [{"signal": "USR1"}]
+WAYS = [{"signal": "USR1"}, {"request": "/drain"}]
 ROLLS = 3
 
 

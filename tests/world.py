@@ -26,6 +26,8 @@ from supervisor_rolling.model import (
     Connections,
     DrainPolicy,
     GatePolicy,
+    Notice,
+    NoticeJob,
     Policy,
     PortRule,
     Process,
@@ -126,6 +128,8 @@ class World:
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
         self.told_while_open = 0
+        self.notice_takes = 0.05
+        self._noticed: dict[str, tuple[int, float]] = {}
         self._looked_at = 0.0
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
@@ -144,10 +148,11 @@ class World:
         """A new listener: it knows nothing."""
         self._warming = {}
         self._closed_since = {}
+        self._noticed = {}
         gatekeeper = Gatekeeper(lambda policy: self)
         self.deaths = Deaths(self)
         roller = Roller(
-            self, self, self, self.deaths, gatekeeper, lambda: self.config, lambda: self.config, lambda: self.now
+            self, self, self, self.deaths, gatekeeper, lambda: self.config, lambda: self.config, lambda: self.now, self
         )
         roller.begin()
         return roller
@@ -225,14 +230,31 @@ class World:
             return self.refuses_to_signal
         if process.state not in ("RUNNING", "STARTING", "STOPPING"):
             raise OvertakenError("NOT_RUNNING")
-        process.told.append((process.pid, signal))
-        self.told_while_open += not self.is_closed(process.port)
-        if signal == process.heeds and process.state == "RUNNING":
-            process.connections = [min(end, self.now + SENDS_AWAY) for end in process.connections]
-        else:
+        self._is_told(process, signal)
+        if signal != process.heeds or process.state != "RUNNING":
             self.crash(name)
         self._operation(f"signal {name}")
         return ""
+
+    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
+        jobs = {name.partition(":")[2]: job for name, job in wanted.items()}
+        self._noticed = {n: one for n, one in self._noticed.items() if n in jobs and jobs[n].pid == one[0]}
+        for name in jobs.keys() - self._noticed.keys():
+            self._noticed[name] = (jobs[name].pid, self.now)
+            self._is_told(self.processes[name], jobs[name].request)
+        return {
+            f"{GROUP}:{name}": Notice(pid, f"127.0.0.1:{pid}", self.now - begun >= self.notice_takes)
+            for name, (pid, begun) in self._noticed.items()
+        }
+
+    def peers(self) -> frozenset[str]:
+        return frozenset(f"127.0.0.1:{pid}" for pid, _ in self._noticed.values())
+
+    def _is_told(self, process: SimProcess, how: str) -> None:
+        process.told.append((process.pid, how))
+        self.told_while_open += not self.is_closed(process.port)
+        if how == process.heeds:
+            process.connections = [min(end, self.now + SENDS_AWAY) for end in process.connections]
 
     def start(self, group: str, name: str) -> str:
         process = self.processes[name]
@@ -399,7 +421,8 @@ class World:
 
     def _peers(self, port: int) -> list[str]:
         process = next(p for p in self.processes.values() if p.port == port)
-        return [f"10.0.0.1:{round(end * 1000)}" for end in process.connections]
+        told = [f"127.0.0.1:{pid}" for name, (pid, _) in self._noticed.items() if name == process.name]
+        return [f"10.0.0.1:{round(end * 1000)}" for end in process.connections] + told
 
     def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
         process = self.processes[name]

@@ -1,4 +1,4 @@
-"""What the roller needs of the world: five Protocols, and the promises that an adapter makes.
+"""What the roller needs of the world: six Protocols, and the promises that an adapter makes.
 
 All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
 ``errors.py``; an adapter translates what its library raises.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from supervisor_rolling.model import Connections, Roll, Warmth, WarmupJob, Watch, World
+from supervisor_rolling.model import Connections, Notice, NoticeJob, Roll, Warmth, WarmupJob, Watch, World
 
 
 class Gate(Protocol):
@@ -69,6 +69,18 @@ class Warmups(Protocol):
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         """Warm exactly these processes: begin what is new (another pid is new), drop what is no longer wanted, and say
         how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
+        ...
+
+
+class Notices(Protocol):
+    """Tells processes that they drain, each in a thread of its own."""
+
+    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
+        """Tell each of these processes once for as long as it is wanted, and say how far that got. Never blocks."""
+        ...
+
+    def peers(self) -> frozenset[str]:
+        """Whom the processes that are told now see as their peers for it, known before they can see them."""
         ...
 
 

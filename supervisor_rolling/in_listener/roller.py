@@ -11,7 +11,7 @@ close before supervisord is told to stop anything, and an order is given only fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ from supervisor_rolling.errors import (
     fault_of,
 )
 from supervisor_rolling.in_listener.answers import roll_for
-from supervisor_rolling.in_listener.contracts import Deaths, Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.contracts import Deaths, Notices, Sockets, Supervisor, Warmups
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
@@ -35,6 +35,8 @@ from supervisor_rolling.model import (
     Config,
     Connections,
     Member,
+    Notice,
+    NoticeJob,
     Request,
     Roll,
     Seen,
@@ -145,6 +147,7 @@ class Roller:
     load_config: Callable[[], Config]
     latest_config: Callable[[], Config | None]
     clock: Callable[[], float]
+    notices: Notices
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.sockets, self.latest_config)
@@ -253,7 +256,8 @@ class Roller:
         watches = self._watches.of(world, self.clock())
         warmths = self.warmups.tend(_jobs(world, watches))
         self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in world.rolls}
-        old = {name: self._see(name, world, watches.get(name), warmths) for name in {**world.rolls, **watches}}
+        told = self.notices.give(_notices(world, self.gatekeeper.closed_since, self.deaths.take()))
+        old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
@@ -300,14 +304,22 @@ class Roller:
             self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
             log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
 
-    def _see(self, group: str, world: World, watch: Watch | None, warmths: Mapping[str, Warmth]) -> Group:
+    def _see(
+        self,
+        group: str,
+        world: World,
+        watch: Watch | None,
+        warmths: Mapping[str, Warmth],
+        notices: Mapping[str, Notice],
+    ) -> Group:
         roll = world.rolls[group][1] if group in world.rolls else None
         at = self.clock()
         processes = world.processes.get(group, {})
         draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
         found = self._connections(draining, roll, at) if roll and draining else {}
         self._forget_told(group, draining)
-        peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) for m in draining}
+        ours = self.notices.peers()  # asked after the look, so that none is missing that it found
+        peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
         leaks = self._leaks_of(group, draining, peers, at)
         seen = Seen(
             at=at,
@@ -322,6 +334,7 @@ class Roller:
             refusals=_of_group(group, self._refusals),
             overtaken=frozenset(_of_group(group, self._overtaken)),
             told=frozenset(_of_group(group, self._told)),
+            telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
@@ -444,6 +457,16 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
     guards = {_key(group, name): job for group, watch in watches.items() for name, job in guard.jobs(watch).items()}
     rolls = {_key(g, name): job for g, (_, roll) in world.rolls.items() for name, job in machine.jobs(roll).items()}
     return {**guards, **rolls}
+
+
+def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -> dict[str, NoticeJob]:
+    return {
+        _key(group, name): job
+        for group, (_, roll) in world.rolls.items()
+        if roll.status is Status.RUNNING
+        for name, job in machine.notices(roll, world.processes.get(group, {}), closed).items()
+        if job.pid not in dead
+    }
 
 
 def _tell(sentences: Iterable[str]) -> None:

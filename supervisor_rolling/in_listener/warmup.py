@@ -121,7 +121,7 @@ class _Warmup(threading.Thread):
             except SocketsError as error:
                 addresses, stranger, why = (), "", str(error)
             if addresses and not stranger:
-                address = _reached_at(addresses, self.job.bypass)
+                address = reached_at(addresses, self.job.bypass)
                 if address:
                     self.warmth = replace(self.warmth, why="")
                     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
@@ -241,7 +241,7 @@ def _session(bypass: str) -> requests.Session:
     return session
 
 
-def _reached_at(addresses: tuple[str, ...], bypass: str) -> str:
+def reached_at(addresses: tuple[str, ...], bypass: str) -> str:
     """The address to ask, of those that it listens on; empty where none can be asked. IPv4 first: ``bypass: address``
     has no other."""
     address = min(addresses, key=lambda a: (":" in a, a))

@@ -60,7 +60,7 @@ POLICY: Shape = {
     "max_unavailable": _SHARE,
     "canary": WHOLE,
     "max_failures": WHOLE,
-    "drain": {"timeout": NUMBER, "min": NUMBER, "on_timeout": TEXT, "signal": Added(TEXT)},
+    "drain": {"timeout": NUMBER, "min": NUMBER, "on_timeout": TEXT, "signal": Added(TEXT), "request": Added(TEXT)},
     "restart": {"timeout": NUMBER, "on_kill": Added(TEXT)},
     "warmup": {"timeout": NUMBER, "ready": TEXT, "headers": TableOf(TEXT), "requests": ListOf(_REQUEST)},
     "settle": NUMBER,

@@ -30,8 +30,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
   operator restarts after the roll had replaced it is warmed once more, and replaced when it is warm.
 * One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
-* Who drains is told so, where the policy says how (``drain.signal``), as soon as its gate is closed. It goes on
-  serving: to tell is no more than to ask it to end the connections that it keeps.
+* Who drains is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
+  closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.model import Member, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
+from supervisor_rolling.model import Member, NoticeJob, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     ALIVE,
@@ -52,6 +52,7 @@ from supervisor_rolling.pure.stages import (
     NOT_UP,
     UNDER_WAY,
     Order,
+    can_be_told,
     notice,
     order,
     step,
@@ -97,6 +98,17 @@ def jobs(roll: Roll) -> dict[str, WarmupJob]:
         member.name: WarmupJob(member.pid, member.ports, roll.policy.warmup, roll.gate.bypass)
         for member in roll.members
         if member.stage is Stage.WARMING and member.pid
+    }
+
+
+def notices(roll: Roll, processes: Mapping[str, Process], closed_since: Mapping[int, float]) -> dict[str, NoticeJob]:
+    """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
+    request, headers = roll.policy.drain.request, roll.policy.warmup.headers
+    return {
+        member.name: NoticeJob(member.old_pid, member.ports, request, headers, roll.gate.bypass)
+        for member in roll.members
+        if request and member.stage is Stage.DRAINING and member.ports
+        if can_be_told(member, processes.get(member.name), closed_since)
     }
 
 

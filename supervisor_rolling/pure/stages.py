@@ -125,10 +125,11 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     waited = _drained_for(member, seen.at, seen.closed)
     if waited < 0 or left is None:
         return _gate_in_time(member, seen)
-    if left == 0 and waited >= max(roll.policy.drain.min, LEAST_DRAIN):
+    overdue = is_overdue(member, seen.at, seen.closed, roll.policy.drain)
+    if left == 0 and waited >= max(roll.policy.drain.min, LEAST_DRAIN) and (overdue or member.name not in seen.telling):
         return _drained(member, seen)
     member = replace(member, connections_left=left)
-    return _outlasted(member, roll, seen) if is_overdue(member, seen.at, seen.closed, roll.policy.drain) else member
+    return _outlasted(member, roll, seen) if overdue else member
 
 
 def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
@@ -455,8 +456,12 @@ def notice(member: Member, roll: Roll, seen: Seen, closed: Mapping[int, float]) 
     and would die of the signal; one that was kept closed has no users to send away.
     """
     process, wanted = seen.processes.get(member.name), roll.policy.drain.signal
-    if not wanted or member.name in seen.told or member.name in seen.dead or process is None:
+    if not wanted or member.name in seen.told or member.name in seen.dead:
         return None
-    is_there = process.state == "RUNNING" and process.pid == member.old_pid and not member.cold
-    is_closed = closed_since(member, closed) < math.inf
-    return Order(Verb.SIGNAL, member.name, wanted) if is_there and is_closed else None
+    return Order(Verb.SIGNAL, member.name, wanted) if can_be_told(member, process, closed) else None
+
+
+def can_be_told(member: Member, process: Process | None, closed: Mapping[int, float]) -> bool:
+    """Whether a DRAINING member is there to be told that it drains, behind a closed gate."""
+    is_there = process is not None and process.state == "RUNNING" and process.pid == member.old_pid
+    return is_there and not member.cold and closed_since(member, closed) < math.inf

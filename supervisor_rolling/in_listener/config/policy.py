@@ -55,7 +55,8 @@ MOST_REPEATS = 10000
 
 _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 """What an application may take as it likes. Not those that end a process or hold it (TERM, INT, QUIT, KILL, STOP, …):
-TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for faults."""
+TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for
+faults."""
 
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
@@ -203,6 +204,18 @@ def _request(entry: Entry) -> WarmupRequest | None:
     return None
 
 
+def _drain_request(entry: Entry) -> str | None:
+    """A method and a path."""
+    if entry.is_mapping:
+        request = section(WarmupRequest, _DRAIN_REQUEST)(entry)
+        return None if request is None else f"{request.method} {request.path}"
+    if not entry.is_scalar("str"):
+        entry.unfit("write a path, such as /drain, or a mapping, such as {method: POST, path: /drain}")
+        return None
+    path = _ready(entry)
+    return path and f"GET {path}"
+
+
 def _ports(entry: Entry) -> PortRule | None:
     if entry.is_mapping:
         return _ports_by_name(entry)
@@ -285,6 +298,7 @@ _WARMUP: dict[str, Reader[Any]] = {
     "headers": _HEADERS,
     "requests": each(_request),
 }
+_DRAIN_REQUEST = {key: _REQUEST[key] for key in ("method", "path")}
 _RESTART: dict[str, Reader[Any]] = {
     "timeout": seconds(least=SHORTEST),
     "on_kill": choice("fail", "restart"),
@@ -294,6 +308,7 @@ _DRAIN: dict[str, Reader[Any]] = {
     "min": seconds(),
     "on_timeout": choice("restart", "fail"),
     "signal": _signal,
+    "request": _drain_request,
 }
 _GUARD: dict[str, Reader[Any]] = {
     "max_closed": _share,
