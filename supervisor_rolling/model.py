@@ -28,12 +28,18 @@ BYPASS_ADDRESS = "127.0.0.2"
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """How ports are closed. ``lease``: seconds after which the kernel opens a port by itself unless renewed."""
+    """How ports are closed. ``lease``: seconds after which the kernel opens a port by itself unless renewed.
+
+    ``socket`` and ``backend_name`` are HAProxy's, with that backend alone. Nothing stands in the way of a warm-up then:
+    ``bypass`` is none.
+    """
 
     backend: str = "auto"  # or iptables, nftables
     method: str = "reject"  # or redirect
     lease: float = 30.0
     bypass: str = "mark"  # or address
+    socket: str = ""
+    backend_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -329,7 +335,7 @@ class WarmupJob:
     pid: int
     ports: tuple[int, ...]
     policy: WarmupPolicy
-    bypass: str  # how it passes the closed gate: mark or address
+    bypass: str  # how it passes the closed gate: mark, address, or none: nothing refuses it
 
 
 @dataclass(frozen=True)

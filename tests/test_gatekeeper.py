@@ -38,7 +38,8 @@ def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.
     for _ in range(3):
         keeper.renew()
     assert caplog.messages == [
-        "found open and closed again: port 8001 (somebody removed the rule, or its lease was over)"
+        "found open and closed again: port 8001 "
+        "(somebody removed the rule, its lease was over, or HAProxy was reloaded)"
     ]
 
 

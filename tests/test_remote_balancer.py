@@ -62,11 +62,11 @@ class Place:
 
     def is_refused(self, port: int = HELD) -> tuple[bool, bool]:
         """Whether the users would be refused, by IPv4 and by IPv6."""
-        with self.stack.setup.balancer():
+        with self.stack.setup.elsewhere():
             return refuses(port, self.gates[0]), refuses(port, self.gates[1])
 
     def connected(self, address: str) -> socket.socket:
-        with self.stack.setup.balancer():
+        with self.stack.setup.elsewhere():
             return socket.create_connection((address, HELD))
 
 
@@ -117,7 +117,7 @@ def begin(light: Callable[..., Stack], other: Host, localhost: None) -> Callable
         }
         is_far = way != "localhost"
         if is_far:
-            setup["balancer"] = other.there
+            setup["elsewhere"] = other.there
         stack = light(setup=setup, **{"warmup": WARMUP, **given})
         return Place(stack, other.home if is_far else ("127.0.0.1", "::1"))
 

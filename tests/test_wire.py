@@ -42,7 +42,7 @@ requests = st.builds(
     WarmupRequest, names, names, headers, names, st.lists(st.integers(100, 599), max_size=2).map(tuple), pids
 )
 shares = st.builds(Share, pids, seconds)
-gates = st.builds(GatePolicy, names, names, seconds, names)
+gates = st.builds(GatePolicy, names, names, seconds, names, names, names)
 policies = st.builds(
     Policy,
     names,
@@ -255,7 +255,7 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
         Policy: 10,
         GuardPolicy: 2,
         Timing: 5,
-        GatePolicy: 4,
+        GatePolicy: 6,
         DrainPolicy: 5,
         RestartPolicy: 2,
         WarmupPolicy: 4,

@@ -1,4 +1,4 @@
-"""What the roller needs of the world: six Protocols, and the promises that an adapter makes.
+"""What the roller needs of the world, as Protocols, and the promises that an adapter makes.
 
 All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
 ``errors.py``; an adapter translates what its library raises.
@@ -7,7 +7,7 @@ All calls have a deadline of their own and none blocks for longer than a few sec
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from supervisor_rolling.model import Connections, Notice, NoticeJob, Roll, Warmth, WarmupJob, Watch, World
 
@@ -29,6 +29,22 @@ class Gate(Protocol):
 
     def check(self) -> None:
         """Raise what ``hold`` would raise for want of rights or kernel support; change nothing that lasts."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """What a gate has besides that stands in the load balancer, and so sees requests where the kernel sees
+    connections: a pool of idle ones stays open when nothing is in flight any more."""
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+        """How much is left on each of these ports that would be lost with the process; 0: it may be stopped.
+
+        ``found`` is what the kernel had just before. A new connection on a closed port is no leak with such a gate: the
+        balancer's checks make some, and what it had queued. Who comes past the balancer is counted among what is left.
+
+        Raises GateError where it cannot tell.
+        """
         ...
 
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from supervisor_rolling.errors import GateError
-from supervisor_rolling.in_listener.contracts import Gate
-from supervisor_rolling.model import GatePolicy
+from supervisor_rolling.in_listener.contracts import Counting, Gate
+from supervisor_rolling.model import Connections, GatePolicy
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -50,7 +50,8 @@ class Gatekeeper:
         opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
         if opened:
             log.warning(
-                "found open and closed again: port %s (somebody removed the rule, or its lease was over)",
+                "found open and closed again: port %s (somebody removed the rule, its lease was over, or HAProxy was "
+                "reloaded)",
                 ", ".join(opened),
             )
         self._note(found, "")
@@ -59,6 +60,17 @@ class Gatekeeper:
         """Hold what was held, so that ``closed_since`` is true of now."""
         if self._held:
             self.hold(self._held)
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
+        """How much is left on each of these ports, where the gate knows better than the kernel, which found these
+        connections; None where it does not. One that cannot tell now leaves all that the kernel found."""
+        if not isinstance(self._gate, Counting):
+            return None
+        try:
+            return self._gate.left(found)
+        except GateError as error:
+            self._note(self.closed_since, str(error))
+            return {port: len(those.peers) for port, those in found.items()}
 
     def _take(self, policy: GatePolicy) -> Gate:
         """The gate of this policy. What is held is held by it before another lets go of it."""
@@ -78,10 +90,10 @@ class Gatekeeper:
         self.closed_since, self.problem = closed_since, problem
 
 
-def _place(gate: Gate, policy: GatePolicy) -> tuple[type[Gate], str]:
-    """Where a gate keeps its rules: two in one place write over each other, and need no letting go. Not the backend's
-    name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
-    return (type(gate), policy.method)
+def _place(gate: Gate, policy: GatePolicy) -> tuple[object, ...]:
+    """Where a gate keeps what it closes: two in one place write over each other, and need no letting go. Not the
+    backend's name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
+    return (type(gate), policy.method, policy.socket, policy.backend_name)
 
 
 def _release(gate: Gate) -> str:

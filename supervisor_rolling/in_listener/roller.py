@@ -320,14 +320,15 @@ class Roller:
         self._forget_told(group, draining)
         ours = self.notices.peers()  # asked after the look, so that none is missing that it found
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
-        leaks = self._leaks_of(group, draining, peers, at)
+        left = self.gatekeeper.left(found) if found else None
+        leaks = self._leaks_of(group, draining, peers, at) if left is None else {}
         seen = Seen(
             at=at,
             processes=processes,
             gap=world.idle if world.idle > LONGEST_GAP else 0.0,
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
-            connections={name: len(those) for name, those in peers.items()},
+            connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
             warmths=_of_group(group, warmths),
@@ -446,6 +447,10 @@ class Roller:
 
 def _key(group: str, name: str) -> str:
     return f"{group}:{name}"
+
+
+def _sum(member: Member, left: Mapping[int, int]) -> int:
+    return sum(left[port] for port in member.ports)
 
 
 def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:

@@ -231,7 +231,9 @@ class _Adapter(HTTPAdapter):
 def _passing(bypass: str) -> dict[str, Any]:
     if bypass == "address":
         return {"source_address": (BYPASS_ADDRESS, 0)}
-    return {"socket_options": [(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)]}
+    if bypass == "mark":  # asks for CAP_NET_ADMIN, so only where a rule looks for it
+        return {"socket_options": [(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)]}
+    return {}
 
 
 def _session(bypass: str) -> requests.Session:

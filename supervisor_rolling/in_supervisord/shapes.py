@@ -53,7 +53,14 @@ _REQUEST: Shape = {
     "expect": ListOf(WHOLE),
     "count": WHOLE,
 }
-GATE: Shape = {"backend": TEXT, "method": TEXT, "lease": NUMBER, "bypass": TEXT}
+GATE: Shape = {
+    "backend": TEXT,
+    "method": TEXT,
+    "lease": NUMBER,
+    "bypass": TEXT,
+    "socket": Added(TEXT),
+    "backend_name": Added(TEXT),
+}
 POLICY: Shape = {
     "group": TEXT,
     "ports": {"pattern": TEXT, "by_name": TableOf(ListOf(WHOLE)), "auto": TRUTH},

@@ -126,7 +126,7 @@ def listener_log(stack: Stack) -> str:
 @contextlib.contextmanager
 def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts) -> Iterator[Callable[[], Report]]:
     """A load while the block runs; call what you get afterwards for its report."""
-    with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl", stack.setup.balancer) as load:
+    with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl", stack.setup.elsewhere) as load:
         time.sleep(1.0)
         yield load.report
         time.sleep(1.0)

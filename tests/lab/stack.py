@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tests.lab import proc
+from tests.lab import haproxy, proc
 from tests.lab.site import FAULT_FILE, PATHS, RELEASE_FILE
 from tests.lab.wall import JUMP_FILE
 
@@ -56,8 +56,9 @@ class Setup:
     ``supervisord``: the module with its ``main``. ``application``: its module, ``tests.lab.light`` is another;
     ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first line;
     ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
-    ``balancer``: puts a thread where nginx and its users are (``tests.lab.hosts``).
+    ``elsewhere``: puts a thread where nginx and its users are (``tests.lab.hosts``).
     ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
+    ``balancer``: nginx or haproxy (tests.lab.haproxy), which ``nginx_port`` is the port of either way.
     ``files``: name and text of files that have to be in the directory before anything starts; supervisord's
     configuration calls the directory ``%(here)s``.
     """
@@ -77,7 +78,8 @@ class Setup:
     upstream: str = ""
     server: str = ""
     host: str = "127.0.0.1"
-    balancer: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    elsewhere: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    balancer: str = "nginx"
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -191,8 +193,8 @@ class Stack:
         self._write_configurations()
         try:
             self._start("supervisord", [*_program(self.setup.supervisord), "-n", "-c", str(self.supervisord_conf)])
-            with self.setup.balancer():
-                self._start("nginx", ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)])
+            with self.setup.elsewhere():
+                self._start(self.setup.balancer, self._balancer_command())
             self.wait_serving()
         except BaseException:
             self.stop()
@@ -234,7 +236,7 @@ class Stack:
 
     @property
     def nginx_pid(self) -> int:
-        return self._children["nginx"].pid
+        return self._children[self.setup.balancer].pid
 
     # --- deploys and traffic
 
@@ -266,7 +268,7 @@ class Stack:
         for port in self.setup.ports:
             serves = functools.partial(answers, port, self.setup.direct)
             self.wait_until(serves, deadline - time.monotonic(), f"port {port} serves")
-        with self.setup.balancer():
+        with self.setup.elsewhere():
             serves = functools.partial(answers, self.setup.nginx_port)
             self.wait_until(serves, deadline - time.monotonic(), "nginx serves")
 
@@ -297,7 +299,7 @@ class Stack:
         Raises LabError if something outlives that. Stopping what is stopped does nothing.
         """
         known = self.everything()
-        for name in ("nginx", "supervisord"):
+        for name in (self.setup.balancer, "supervisord"):
             if name in self._children:
                 _terminate(self._children.pop(name))
         left = proc.wait_gone(known | self.everything(), 1.0)
@@ -312,7 +314,7 @@ class Stack:
     def _check(self) -> None:
         if len(str(self.socket)) > LONGEST_SOCKET_PATH:
             raise LabError(f"{self.socket}: too long for a unix socket; use a directory with a shorter name")
-        if self.setup.balance.startswith("fair") and not FAIR_MODULE.exists():
+        if self._is_fair and not FAIR_MODULE.exists():
             raise LabError(f"{FAIR_MODULE} is missing: install libnginx-mod-http-upstream-fair, or set another balance")
 
     def _write_configurations(self) -> None:
@@ -336,12 +338,13 @@ class Stack:
         )
         self.supervisord_conf.write_text(text, encoding="utf-8")
         self.nginx_conf.write_text(self._nginx_text(), encoding="utf-8")
+        haproxy.conf(self.directory).write_text(haproxy.text(self.directory, setup), encoding="utf-8")
 
     def _nginx_text(self) -> str:
         setup = self.setup
         peers = (f"        server {setup.host}:{port} {setup.peer};" for port in setup.ports)
         return NGINX_CONF.format(
-            load_module=f"load_module {FAIR_MODULE};" if setup.balance.startswith("fair") else "",
+            load_module=f"load_module {FAIR_MODULE};" if self._is_fair else "",
             group=GROUP,
             balance=setup.balance,
             peers="\n".join(peers),
@@ -349,6 +352,15 @@ class Stack:
             nginx_port=setup.nginx_port,
             server=setup.server,
         )
+
+    @property
+    def _is_fair(self) -> bool:
+        return self.setup.balancer == "nginx" and self.setup.balance.startswith("fair")
+
+    def _balancer_command(self) -> list[str]:
+        if self.setup.balancer == "haproxy":
+            return haproxy.command(self.directory)
+        return ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)]
 
     def _start(self, name: str, command: list[str]) -> None:
         with (self.directory / f"{name}.out").open("wb") as out:

@@ -58,8 +58,12 @@ _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for
 faults."""
 
+HAPROXY_LEASE = 2.0
+"""Seconds. HAProxy opens everything when it is reloaded, so what is closed is looked at twice a second."""
+
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
+_HAPROXY_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?")  # what http.client sends as it is
 _PATH = re.compile(r"/[^\s\x00-\x1f\x7f]*")
@@ -125,16 +129,51 @@ def _share(entry: Entry) -> Share | None:
         return None
 
 
+def _socket(entry: Entry) -> str | None:
+    path = entry.text("write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock")
+    if path and not path.startswith("/"):
+        entry.wrong(f"{entry.shown} is not a full path; write one that begins with /, such as /run/haproxy/admin.sock")
+        return None
+    return path
+
+
+def _backend_name(entry: Entry) -> str | None:
+    name = entry.text("write the name of a backend section of haproxy.cfg, such as app")
+    if name and not _HAPROXY_NAME.fullmatch(name):
+        entry.wrong(f"{entry.shown} is not a name in HAProxy; write letters, digits, and - _ . : only")
+        return None
+    return name
+
+
+def _gate(entry: Entry) -> GatePolicy | None:
+    backend = (entry.entries or {}).get("backend")
+    is_haproxy = backend is not None and backend.node.value == "haproxy"
+    return section(_make_haproxy if is_haproxy else GatePolicy, _GATE, _HAPROXY if is_haproxy else {}, _check_gate)(
+        entry
+    )
+
+
+def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    backend = values.get("backend", GatePolicy.backend)
+    for name, hint in _HAPROXY.items():
+        if backend == "haproxy" and values.get(name) == "":
+            entries[name].wrong(f"is empty; {hint}")
+        elif backend not in ("haproxy", None) and values.get(name):
+            entries[name].wrong_name("is for `backend: haproxy` alone; remove it, or say that")
+    if (backend, values.get("method")) == ("nftables", "redirect"):
+        entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
+
+
+def _make_haproxy(**values: Any) -> GatePolicy:
+    """Nothing refuses a warm-up, and no lease ends: it only says how often what is closed is looked at."""
+    return GatePolicy(**{**values, "bypass": "none", "lease": HAPROXY_LEASE})
+
+
 def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
     least = values.get("min", DrainPolicy.min)
     most = values.get("timeout", DrainPolicy.timeout)
     if least is not None and most is not None and least > most:
         entries["min"].wrong(f"{least:g} is more than the timeout of {most:g}; lower it, or raise drain.timeout")
-
-
-def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
-    if (values.get("backend"), values.get("method")) == ("nftables", "redirect"):
-        entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
 
 
 def _signal(entry: Entry) -> str | None:
@@ -325,13 +364,19 @@ _GROUP: dict[str, Reader[Any]] = {
     "guard": _guard,
 }
 _GATE: dict[str, Reader[Any]] = {
-    "backend": choice("auto", "iptables", "nftables"),
+    "backend": choice("auto", "iptables", "nftables", "haproxy"),
     "method": choice("reject", "redirect"),
     "lease": seconds(least=15, most=3600),
     "bypass": choice("mark", "address"),
+    "socket": _socket,
+    "backend_name": _backend_name,
+}
+_HAPROXY = {
+    "socket": "write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
+    "backend_name": "write the name of the backend section of haproxy.cfg whose servers are the processes, such as app",
 }
 _TOP: dict[str, Reader[Any]] = {
-    "gate": section(GatePolicy, _GATE, check=_check_gate),
+    "gate": _gate,
     "groups": _groups,
 }
 _CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS})

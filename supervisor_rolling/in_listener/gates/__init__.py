@@ -73,8 +73,15 @@ def _proven(gate: Gate) -> Gate:
     return gate
 
 
+def _haproxy(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
+    from supervisor_rolling.in_listener.gates.haproxy import HaproxyGate
+
+    return HaproxyGate(policy, owner, clock)
+
+
 BACKENDS: dict[str, Callable[[GatePolicy, str, Clock], Gate]] = {
     "auto": _auto,
     "iptables": _iptables,
     "nftables": _nftables,
+    "haproxy": _haproxy,
 }

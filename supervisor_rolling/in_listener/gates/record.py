@@ -1,0 +1,78 @@
+"""What a gate has closed, written down for the next listener, where nothing forgets by itself as the kernel does.
+
+A small JSON file, in a directory that needs no root and that no other user can write to: ``/run/supervisor_rolling``
+for root, ``supervisor_rolling-UID`` in the directory for temporary files for others. Like HAProxy's memory it need not
+outlive a reboot. It is there only while something is closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from supervisor_rolling.errors import GateError
+
+log = logging.getLogger("supervisor_rolling")
+
+
+class Record:
+    """The names that one gate has closed. ``place`` tells this gate from all others of this user."""
+
+    def __init__(self, place: Collection[str], directory: Path | None = None) -> None:
+        self._place = list(place)
+        digest = hashlib.sha256("\n".join(place).encode()).hexdigest()[:12]
+        self.path = (directory or _directory()) / f"{digest}.json"
+        self.names = self._read()
+
+    def write(self, names: Collection[str]) -> None:
+        """Replace what is recorded, at once or not at all; nothing is no file. Raises GateError."""
+        if frozenset(names) == self.names:
+            return
+        try:
+            if names:
+                self.prepare()
+                self._replace(json.dumps({"gate": self._place, "closed": sorted(names)}) + "\n")
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise GateError(f"Cannot write down what is closed, so nothing is closed: {error}") from None
+        self.names = frozenset(names)
+
+    def prepare(self) -> None:
+        """Make the directory, for this user alone. Raises GateError where it is somebody else's."""
+        directory = self.path.parent
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            found = directory.lstat()
+        except OSError as error:
+            raise GateError(f"Cannot make {directory}, where it is written down what is closed: {error}") from None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise GateError(f"{directory}, where it is written down what is closed, is not this user's own: remove it")
+
+    def _replace(self, text: str) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(self.path)
+
+    def _read(self) -> frozenset[str]:
+        """Whoever else could have written it is not believed: ``prepare`` says so before anything is closed."""
+        try:
+            if self.path.lstat().st_uid != os.geteuid():
+                return frozenset()
+            return frozenset(map(str, json.loads(self.path.read_text(encoding="utf-8"))["closed"]))
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("what the listener before this one has closed is not known: %s: %s", self.path, error)
+            return frozenset()
+
+
+def _directory() -> Path:
+    user = os.geteuid()
+    return Path("/run/supervisor_rolling") if user == 0 else Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")
