@@ -7,9 +7,9 @@ PYTHON = .venv/bin/python
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 
-# nginx and iptables are in sbin, which `su` leaves out of the PATH. gcc and the headers are for python-iptables.
+# nginx, haproxy and iptables are in sbin, which `su` leaves out of the PATH. gcc and the headers are for python-iptables.
 export PATH := $(PATH):/usr/sbin:/sbin
-PACKAGES = nginx libnginx-mod-http-upstream-fair iptables nftables libnftables1 gcc python3-dev python3-venv iproute2
+PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py supervisor_rolling/plain.py

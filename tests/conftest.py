@@ -25,7 +25,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
     """Starts a stack with the plugin, on the release "old": ``start(processes=4, gate={…}, max_unavailable=2, …)``.
 
     ``prefix``: before the listener's command; ``listener``: its module; ``setup``: more of ``Setup``; the rest are keys
-    of the policy.
+    of the policy, in which ``%(here)s`` is the stack's directory.
     """
     with contextlib.ExitStack() as stacks:
 
@@ -38,7 +38,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
         ) -> Stack:
             directory = tmp_path_factory.mktemp("s")
             policy_file = directory / "rolling.yaml"
-            policy_file.write_text(plugin.policy(**policy), encoding="utf-8")
+            text = plugin.policy(**policy).replace("%(here)s", str(directory))
+            policy_file.write_text(text, encoding="utf-8")
             sections = plugin.sections(policy_file, prefix, listener)
             stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))
             stack.release("old")

@@ -178,6 +178,35 @@ def test_nginx_takes_its_file(tmp_path: Path) -> None:
     assert "[warn]" not in tested.stderr
 
 
+# --- haproxy.cfg
+
+
+def haproxy_text() -> str:
+    return (CONF / "haproxy.cfg").read_text(encoding="utf-8")
+
+
+def test_haproxy_asks_the_ports_that_the_processes_have() -> None:
+    servers = re.findall(r"^\s*server (\S+) (\S+)$", haproxy_text(), re.MULTILINE)
+    assert servers == [(name, f"127.0.0.1:{port}") for name, port in zip(NAMES, PORTS)]
+
+
+def test_haproxy_takes_its_file() -> None:
+    tested = subprocess.run(
+        ["haproxy", "-c", "-f", str(CONF / "haproxy.cfg")], capture_output=True, text=True, timeout=30
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert "WARNING" not in tested.stderr
+
+
+def test_the_gate_in_haproxy_s_file_is_one_of_the_policy_and_finds_its_socket_and_backend() -> None:
+    text = " ".join(haproxy_text().replace("\n#", " ").split())
+    gate = re.search(r"`(gate: .*?)` in rolling.yaml", text)
+    assert gate
+    found = config.parse(f"{gate[1]}\ngroups: {{app: {{ports: auto}}}}", "haproxy.cfg").gate
+    assert f"stats socket {found.socket} mode 660 group haproxy level admin" in text
+    assert f"\nbackend {found.backend_name}\n" in haproxy_text()
+
+
 def test_the_policy_in_the_readme_can_be_pasted_as_it_stands() -> None:
     readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
     block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nCheck the upstream")[0]

@@ -426,11 +426,34 @@ def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
         ("lease: 14.9", "lease: '14.9' is out of range; write a number of seconds from 15 to 3600"),
         ("lease: 3601", "lease: '3601' is out of range"),
         ("leese: 30", "leese: unknown key (did you mean lease?)"),
+        ("backend: haprxy", "backend: 'haprxy' is unknown (did you mean haproxy?)"),
+        ("soket: /a", "soket: unknown key (did you mean socket?)"),
+        ("socket: /a", "socket: is for `backend: haproxy` alone; remove it, or say that"),
+        ("backend_name: app", "backend_name: is for `backend: haproxy` alone; remove it, or say that"),
+        (
+            "{backend: haproxy, backend_name: app, socket: a.sock}",
+            "socket: 'a.sock' is not a full path; write one that",
+        ),
+        ("{backend: haproxy, backend_name: app, socket: ''}", "socket: is empty; write the path of HAProxy's stats"),
+        ("{backend: haproxy, backend_name: a;b, socket: /a}", "backend_name: 'a;b' is not a name in HAProxy; write"),
+        ("{backend: haproxy, backend_name: app, socket: [/a]}", "socket: is a list; write the path of HAProxy's stats"),
     ],
 )
 def test_a_wrong_gate_is_the_one_problem(gate: str, problem: str) -> None:
     (found,) = problems(f"{MINIMAL}gate:\n  {gate}\n")
     assert found.startswith(f"rolling.yaml:5: gate.{problem}")
+
+
+def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
+    gate = "gate:\n  backend: haproxy\n"
+    assert sorted(line.partition("; ")[0] for line in problems(MINIMAL + gate)) == [
+        "rolling.yaml:4: gate.backend_name: is missing",
+        "rolling.yaml:4: gate.socket: is missing",
+    ]
+    given = "  socket: /run/haproxy/admin.sock\n  backend_name: app\n  lease: 60\n  bypass: address\n"
+    found = parse(MINIMAL + gate + given, "f").gate
+    assert (found.socket, found.backend_name) == ("/run/haproxy/admin.sock", "app")
+    assert (found.bypass, found.lease) == ("none", 2.0), "no lease ends, and nothing has to be passed"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ ports and the list of servers alone are other than in the example.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ def command(directory: Path) -> list[str]:
 
 
 def text(directory: Path, setup: Setup) -> str:
-    """The example with the paths and servers of a stack; ``setup.upstream`` is put at the end of the backend."""
+    """The example with the paths and servers of a stack; ``setup.upstream`` is put before the servers."""
     found = EXAMPLE.read_text(encoding="utf-8")
     for pattern, instead in [
         (r"stats socket \S+ mode 660 group haproxy", f"stats socket {admin_socket(directory)} mode 666"),
@@ -50,7 +51,7 @@ def text(directory: Path, setup: Setup) -> str:
         found, times = re.subn(pattern, instead, found)
         assert times, f"{pattern} stands nowhere in {EXAMPLE}"
     servers = [f"    server app-{port} 127.0.0.1:{port}" for port in setup.ports]
-    return "\n".join([found.rstrip("\n"), *servers, f"    {setup.upstream}", ""])
+    return "\n".join([found.rstrip("\n"), f"    {setup.upstream}", *servers, ""])
 
 
 def ask(stack: Stack, order: str) -> str:
@@ -66,6 +67,12 @@ def states(stack: Stack) -> dict[str, int]:
     """srv_admin_state of each server, by name: 0 ready, 8 drained, 1 in maintenance."""
     rows = [line.split() for line in ask(stack, f"show servers state {BACKEND}").splitlines()[2:] if line.strip()]
     return {row[3]: int(row[6]) for row in rows}
+
+
+def statistics(stack: Stack) -> dict[str, dict[str, str]]:
+    """What ``show stat`` says of each server, by name."""
+    rows = csv.DictReader(ask(stack, f"show stat {BACKEND} 4 -1").lstrip("# ").strip().splitlines())
+    return {row["svname"]: row for row in rows}
 
 
 def worker(stack: Stack) -> str:

@@ -1,14 +1,15 @@
 #!/bin/sh
 # Installs the named Debian packages, those that are missing, and leaves no new service running.
 #
-# Debian starts nginx when it is installed, and at every boot from then on. The demo and the tests run an nginx of their
-# own, so a host that had none gets the program without the service: while apt-get runs, a policy-rc.d (Debian's own way
-# to say which services may be started, with systemd or without) forbids nginx to start, and then it is disabled. Where
-# there is a policy-rc.d already, as in most containers, it is the administrator's and stays. Where nginx was installed
-# before, nothing of this is done: what runs goes on running.
+# Debian starts nginx and haproxy when they are installed, and at every boot from then on. The demo and the tests run an
+# nginx and a haproxy of their own, so a host that had none gets the program without the service: while apt-get runs, a
+# policy-rc.d (Debian's own way to say which services may be started, with systemd or without) forbids them to start, and
+# then they are disabled. Where there is a policy-rc.d already, as in most containers, it is the administrator's and
+# stays. To one that was installed before, nothing of this is done: what runs goes on running.
 set -eu
 
 POLICY=/usr/sbin/policy-rc.d
+SERVICES='nginx haproxy'
 
 main() {
     if ! command -v apt-get >/dev/null; then
@@ -19,16 +20,20 @@ main() {
     [ -n "$missing" ] || return 0
     may_be_root
     echo "Installing the Debian packages$missing (a minute or so)"
-    if installed nginx; then
+    new=
+    for service in $SERVICES; do
+        case "$missing " in *" $service "*) new="$new $service" ;; esac
+    done
+    if [ -z "$new" ]; then
         install $missing
     else
-        without_service install $missing
+        without_services install $missing
     fi
 }
 
 # What there is no package manager for here must be there already.
 without_apt() {
-    for program in nginx iptables nft gcc; do
+    for program in nginx haproxy iptables nft ip gcc; do
         command -v "$program" >/dev/null && continue
         say "There is no $program, and no apt-get to install it with. Install what Debian has as: $*. Then try again."
         exit 1
@@ -58,21 +63,25 @@ install() {
         apt-get install -qq --yes --no-install-recommends "$@" </dev/null >/dev/null
 }
 
-# Runs the arguments while nginx must not start, and sees to it that it doesn't start at the next boot either.
-without_service() {
+# Runs the arguments while $new must not start, and sees to it that they don't start at the next boot either.
+without_services() {
     if [ ! -e "$POLICY" ]; then
         trap 'as_root rm -f "$POLICY"' EXIT
         trap 'exit 130' INT TERM HUP
-        printf '#!/bin/sh\n# Made by %s while it installs nginx.\ncase $1 in nginx*) exit 101 ;; esac\n' "$0" |
-            as_root tee "$POLICY" >/dev/null
+        {
+            printf '#!/bin/sh\n# Made by %s while it installs%s.\n' "$0" "$new"
+            for service in $new; do printf 'case $1 in %s|%s.service) exit 101 ;; esac\n' "$service" "$service"; done
+        } | as_root tee "$POLICY" >/dev/null
         as_root chmod 755 "$POLICY"
     fi
     "$@"
-    if command -v systemctl >/dev/null; then
-        as_root systemctl --quiet disable nginx
-    else
-        as_root update-rc.d nginx disable
-    fi
+    for service in $new; do
+        if command -v systemctl >/dev/null; then
+            as_root systemctl --quiet disable "$service"
+        else
+            as_root update-rc.d "$service" disable
+        fi
+    done
 }
 
 as_root() {
