@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import plugin
+from tests.lab import haproxy, plugin
 from tests.lab.load import quantile
 from tests.lab.stack import LabError, Setup, Stack
 
@@ -23,6 +24,7 @@ POLICY = "rolling.yaml"
 STATE_EVERY = 0.02  # seconds between two calls of getState
 
 SETUP = Setup(supervisor=plugin.sections(Path("%(here)s") / POLICY), files={POLICY: plugin.policy()})
+BEHIND_HAPROXY = replace(SETUP, balancer="haproxy", files={POLICY: plugin.policy(gate=haproxy.gate("%(here)s"))})
 
 
 def roll(stack: Stack, at_a_time: int) -> dict[str, float]:

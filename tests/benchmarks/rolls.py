@@ -63,6 +63,7 @@ class Way:
 
 
 EVERYWHERE = Setup(address="0.0.0.0")
+HAPROXY = Setup(balancer="haproxy")
 
 
 def all_ways(quick: bool) -> list[Way]:
@@ -78,6 +79,13 @@ def all_ways(quick: bool) -> list[Way]:
         Way("each-gets", "one restart after another, GETs alone", ways.restart_each, posts=0.0),
         Way(
             "ours-gets", "rolling_restart, GETs alone", functools.partial(ours.roll, at_a_time=1), ours.SETUP, posts=0.0
+        ),
+        Way("haproxy-each", "behind HAProxy, keepalive: one restart after another", ways.restart_each, HAPROXY),
+        Way(
+            "haproxy-ours",
+            "behind HAProxy, keepalive: rolling_restart, 1 at a time",
+            functools.partial(ours.roll, at_a_time=1),
+            ours.BEHIND_HAPROXY,
         ),
     ]
 
@@ -167,7 +175,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def machine() -> dict[str, object]:
     """Where the numbers come from."""
     nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, timeout=10, check=False).stderr.strip()
-    versions = {"python": platform.python_version(), "kernel": platform.release(), "nginx": nginx}
+    haproxy = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, timeout=10, check=False).stdout
+    versions = {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "nginx": nginx,
+        "haproxy": haproxy.partition("\n")[0],
+    }
     return {**versions, "cpus": os.cpu_count(), "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 

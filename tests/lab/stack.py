@@ -59,8 +59,8 @@ class Setup:
     ``elsewhere``: puts a thread where nginx and its users are (``tests.lab.hosts``).
     ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
     ``balancer``: nginx or haproxy (tests.lab.haproxy), which ``nginx_port`` is the port of either way.
-    ``files``: name and text of files that have to be in the directory before anything starts; supervisord's
-    configuration calls the directory ``%(here)s``.
+    ``files``: name and text of files that have to be in the directory before anything starts; they and
+    supervisord's configuration call the directory ``%(here)s``.
     """
 
     processes: int = 8
@@ -320,7 +320,8 @@ class Stack:
     def _write_configurations(self) -> None:
         setup = self.setup
         for name, content in setup.files.items():
-            (self.directory / name).write_text(content, encoding="utf-8")
+            text = content.replace("%(here)s", str(self.directory))
+            (self.directory / name).write_text(text, encoding="utf-8")
             (self.directory / name).chmod(0o644)  # whatever the umask: root obeys no policy that others may write
         text = SUPERVISORD_CONF.format(
             here=_escaped(self.directory),
