@@ -24,6 +24,7 @@ STATE_HEADER = (
     "bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr "
     "srv_agent_addr srv_agent_port"
 )
+LONGEST_LINE = 16384  # tune.bufsize
 ADMIN_STATES = {"ready": 0, "drain": 8, "maint": 1}
 
 
@@ -70,7 +71,8 @@ class FakeHaproxy:
                 self._waiting.append(connection)
                 continue
             with connection, connection.makefile("rb") as lines:
-                for command in lines.readline().decode().strip().split("; "):
+                line = lines.readline()
+                for command in line.decode().strip().split("; ") if len(line) < LONGEST_LINE else []:
                     connection.sendall(f"{self._answer(command)}\n".encode())
 
     def _answer(self, command: str) -> str:
@@ -214,14 +216,15 @@ def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
     assert haproxy.orders == []
 
 
+@pytest.mark.parametrize("state", [1, 9])
 def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], state: int
 ) -> None:
     gate = make()
     gate.hold({8000: "app"})
-    haproxy.servers["a"]["admin"] = 1
+    haproxy.servers["a"]["admin"] = state
     gate.hold({})
-    assert haproxy.states() == {"a": 1, "b": 0}
+    assert haproxy.states() == {"a": state, "b": 0}
     haproxy.servers["a"]["admin"] = 8  # and then into drain
     gate.hold({})
     assert haproxy.states() == {"a": 8, "b": 0}

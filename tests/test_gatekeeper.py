@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from supervisor_rolling.errors import GateError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
-from supervisor_rolling.model import GatePolicy
+from supervisor_rolling.model import Connections, GatePolicy
 
 CLOSED = {8000: "app", 8001: "app"}
 
@@ -25,6 +26,57 @@ class Gate:
 
     def check(self) -> None:
         """It works."""
+
+
+class CountingGate(Gate):
+    """Knows what is left, unless it has a problem."""
+
+    problem = ""
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+        if self.problem:
+            raise GateError(self.problem)
+        return dict.fromkeys(found, 7)
+
+
+POOL = {8000: Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
+
+
+def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
+    gates = {"iptables": Gate(), "haproxy": CountingGate()}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    assert keeper.left(POOL) is None, "there is no gate yet"
+    keeper.prove(GatePolicy("iptables"))
+    assert keeper.left(POOL) is None
+    keeper.prove(GatePolicy("haproxy"))
+    assert keeper.left(POOL) == {8000: 7}
+
+
+def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
+    gate = CountingGate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    gate.problem = "HAProxy does not run"
+    assert keeper.left(POOL) == {8000: 2}
+    assert (keeper.problem, keeper.closed_since) == ("HAProxy does not run", gate.since)
+
+
+def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
+    gates = {name: RecordingGate() for name in ("app", "web")}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend_name])
+    for name in ("app", "web"):
+        keeper.hold_by(GatePolicy("haproxy", socket="/s", backend_name=name), CLOSED)
+    assert gates["app"].held == {}
+    assert gates["web"].held == CLOSED
+
+
+class RecordingGate(Gate):
+    held: Mapping[int, str] = {}
+
+    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        self.held = closed
+        return super().hold(closed)
 
 
 def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
