@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -23,11 +24,13 @@ from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.gates.status_line import StatusLines
 from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
+from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 
 log = logging.getLogger("supervisor_rolling")
@@ -91,6 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel) -> Roller:
     sockets = KernelSockets()
+    owner = f"{os.uname().nodename} {url}"
     policies = Policies(config_path, config.load, config.mark)
 
     def wait(fd: int, seconds: float) -> bool:
@@ -108,12 +112,13 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait),
         sockets=sockets,
         warmups=HttpWarmups(sockets, ring),
-        gatekeeper=Gatekeeper(lambda policy: make_gate(policy, f"{os.uname().nodename} {url}", time.monotonic)),
+        gatekeeper=Gatekeeper(lambda policy: make_gate(policy, owner, time.monotonic)),
         load_config=policies.fresh,
         latest_config=policies.latest,
         deaths=deaths,
         clock=time.monotonic,
         notices=HttpNotices(sockets, ring),
+        pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
     )
     return roller
 

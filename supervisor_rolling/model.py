@@ -46,13 +46,16 @@ class GatePolicy:
 class DrainPolicy:
     """How long to wait for the connections that are left; and what a process is told when its gate is closed, so that
     it ends those that are kept: a ``signal`` by its name without SIG, a ``request`` such as ``GET /drain``; empty:
-    nothing."""
+    nothing. ``quiet``: with ``keepalive: nginx``, for so many seconds no byte has to move before connections that stay
+    open are taken for idle ones of a pool."""
 
     timeout: float = 30.0
     min: float = 0.0
     on_timeout: str = "restart"  # or fail
     signal: str = ""
     request: str = ""
+    keepalive: str = "refuse"  # or ignore, nginx
+    quiet: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -320,12 +323,14 @@ class Connections:
 
     ``peers``: one string (``address:port``) for each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT, those that wait in
     the accept queue among them. ``listeners``: the local addresses that accept on it. ``oldest``: the oldest few of the
-    connections, the oldest first, where they were asked for.
+    connections, the oldest first, where they were asked for; ``silent`` then is for how many seconds no byte has moved
+    on any of them: 0.0 where one waits for its answer, infinity where there is none.
     """
 
     peers: frozenset[str] = frozenset()
     listeners: tuple[str, ...] = ()
     oldest: tuple[Connection, ...] = ()
+    silent: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -383,7 +388,9 @@ class Seen:
     ``overtaken`` those that somebody else had stopped before our order came. ``told`` are the draining processes that
     have been sent the signal of their drain, ``telling`` those that are being asked its request. ``dead`` says
     since when those have been known to be dead to which supervisord has not come round: whether they crashed or were
-    stopped, only it can tell. ``wards`` are the processes in the hands of the guard.
+    stopped, only it can tell. ``wards`` are the processes in the hands of the guard. Of those whose pools are made to
+    run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that
+    is left, and ``sealed`` are those that answer in something else than plain HTTP/1.1.
     """
 
     at: float
@@ -401,6 +408,8 @@ class Seen:
     told: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
+    silent: Mapping[str, float] = field(default_factory=dict)
+    sealed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,14 @@ def test_every_key_is_read() -> None:
             max_unavailable: 2
             canary: 0
             max_failures: 3
-            drain: {timeout: 10, min: .5, on_timeout: fail, signal: sigusr2, request: {method: post, path: /x}}
+            drain:
+              timeout: 10
+              min: .5
+              on_timeout: fail
+              signal: sigusr2
+              request: {method: post, path: /x}
+              keepalive: nginx
+              quiet: 7
             restart: {timeout: 90, on_kill: restart}
             warmup:
               timeout: 20
@@ -147,7 +154,7 @@ def test_every_key_is_read() -> None:
                 max_unavailable=Share(number=2),
                 canary=0,
                 max_failures=3,
-                drain=DrainPolicy(10.0, 0.5, "fail", "USR2", "POST /x"),
+                drain=DrainPolicy(10.0, 0.5, "fail", "USR2", "POST /x", "nginx", 7.0),
                 restart=RestartPolicy(90.0, "restart"),
                 warmup=WarmupPolicy(
                     20.0,
@@ -254,8 +261,8 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
         (
-            "drain: {keepalive: refuse}",
-            "drain.keepalive: unknown key; known are: timeout, min, on_timeout, signal, request",
+            "drain: {lasting: 3}",
+            "drain.lasting: unknown key; known are: timeout, min, on_timeout, signal, request, keepalive, quiet",
         ),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
         ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
@@ -299,6 +306,8 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("drain: {min: 31}", "drain.min: 31 is more than the timeout of 30; lower it"),
         ("drain: {on_timeout: retsart}", "drain.on_timeout: 'retsart' is unknown (did you mean restart?)"),
         ("restart: {on_kill: restrat}", "restart.on_kill: 'restrat' is unknown (did you mean restart?)"),
+        ("drain: {keepalive: ngnix}", "drain.keepalive: 'ngnix' is unknown (did you mean nginx?)"),
+        ("drain: {quiet: 0}", "drain.quiet: '0' is out of range; write a number of seconds from 0.1 to 604800"),
         ("drain: {on_timeout: no}", "drain.on_timeout: 'no' is true or false; write restart or fail"),
         (
             "drain: {signal: KILL}",

@@ -300,6 +300,49 @@ def test_a_timeout_of_nothing_waits_for_the_second_look_all_the_same(on_timeout:
     assert after.failed is (left > 0 and on_timeout == "fail")
 
 
+NGINX = DrainPolicy(keepalive="nginx", quiet=4.0)
+
+
+@pytest.mark.parametrize(
+    ("waited", "silent", "stage"),
+    [
+        (3.9, 60.0, Stage.DRAINING),  # idle before the gate closed: nginx may still pick it
+        (9.0, 3.9, Stage.DRAINING),
+        (4.0, 4.0, Stage.RESTARTING),
+    ],
+)
+def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_gate(
+    waited: float, silent: float, stage: Stage
+) -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
+    assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts).stage is stage
+    other = replace(NGINX, keepalive="ignore")
+    assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=other, **facts).stage is Stage.DRAINING
+
+
+def test_quiet_does_not_cut_min_short() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: 60.0}, "drain": replace(NGINX, min=6.0)}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 5.9, **facts).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.DRAINING), a_process(), 6.0, **facts).stage is Stage.RESTARTING
+
+
+def test_where_nobody_makes_the_pool_run_dry_silence_means_nothing() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "drain": NGINX}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).stage is Stage.DRAINING
+
+
+def test_a_pool_that_speaks_tls_stops_the_roll_and_says_what_to_do() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "sealed": frozenset({NAME}), "drain": NGINX}
+    assert stepped(a_member(Stage.DRAINING), a_process(), 2.9, **facts).stage is Stage.DRAINING
+    after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert after.why == (
+        "answers on the old connections to port 8001 in TLS or HTTP/2, where nginx cannot be told to close them "
+        "(drain.keepalive: nginx), so it was not stopped and goes on serving: say `keepalive 0;` in nginx's upstream, "
+        "or proxy_pass to it in plain HTTP"
+    )
+
+
 def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_timeout_says() -> None:
     """What is left is mostly the warm-up that it never answered; and there is nothing to go on serving."""
     cold, busy, drain = a_member(Stage.DRAINING, cold=True), {NAME: 1}, DrainPolicy(timeout=30.0, on_timeout="fail")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from supervisor_rolling.errors import ConflictError, GateError, OvertakenError
+from supervisor_rolling.errors import ConflictError, GateError, GatePermissionError, OvertakenError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
@@ -105,6 +105,88 @@ class Deaths:
         return set() if self._world.is_deaf else self._watched - alive
 
 
+@dataclass
+class Pooled:
+    """A connection of the load balancer's pool. ``busy_until``: the end of the answer that is under way."""
+
+    peer: str
+    moved_at: float
+    busy_until: float = -math.inf
+
+
+class Pools:
+    """The load balancer's keepalive pool of each port, and the rule that makes it close a connection after its answer.
+
+    ``picks_every``: seconds from one request on a port's pool to the next; the newest idle connection is taken.
+    ``is_sealed``: it speaks TLS, so that no connection is ever closed. ``problem``: the kernel cannot.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.picks_every = math.inf
+        self.answer_takes = 0.05
+        self.is_sealed = False
+        self.problem = ""
+        self.by_port: dict[int, list[Pooled]] = {}
+        self._until: dict[int, float] = {}
+        self._closing: dict[int, set[str]] = {}
+        self._answered: dict[int, str] = {}
+        self._picked_at: dict[int, float] = {}
+
+    def fill(self, number: int) -> None:
+        """So many idle connections to each process."""
+        at = self._world.now
+        for process in self._world.processes.values():
+            self.by_port[process.port] = [Pooled(f"10.0.0.9:{n}", at) for n in range(number)]
+
+    def check(self) -> None:
+        if self.problem:
+            raise GatePermissionError(self.problem)
+
+    def hold(self, ports: Collection[int], lease: float) -> dict[int, str]:
+        if ports and self.problem:
+            raise GatePermissionError(self.problem)
+        now = self._world.now
+        for port in ports:
+            if self._until.get(port, 0.0) <= now:
+                self._closing[port] = {one.peer for one in self.by_port.get(port, [])}
+        self._until = dict.fromkeys(ports, now + lease)
+        return {port: self._answered.get(port, "") for port in ports}
+
+    def pass_time(self) -> None:
+        now = self._world.now
+        for port, pool in self.by_port.items():
+            if now - self._picked_at.get(port, -math.inf) >= self.picks_every:
+                self._pick(port, pool)
+            self.by_port[port] = [one for one in pool if not self._is_over(port, one)]
+
+    def stopped(self, port: int) -> int:
+        """The process stops: all are closed. Returns the requests that were lost."""
+        return sum(one.busy_until > self._world.now for one in self.by_port.pop(port, []))
+
+    def silent(self, port: int) -> float:
+        now = self._world.now
+        found = [0.0 if one.busy_until > now else now - one.moved_at for one in self.by_port.get(port, [])]
+        return min(found, default=math.inf)
+
+    def _pick(self, port: int, pool: list[Pooled]) -> None:
+        idle = [one for one in pool if one.busy_until <= self._world.now]
+        if idle:
+            self._picked_at[port] = self._world.now
+            idle[-1].moved_at = idle[-1].busy_until = self._world.now + self.answer_takes
+
+    def _is_over(self, port: int, one: Pooled) -> bool:
+        """Whether it is closed: its answer has ended and said HTTP/1.0."""
+        now = self._world.now
+        has_answered = math.isfinite(one.busy_until) and one.busy_until <= now
+        if not has_answered or self._until.get(port, 0.0) <= now or one.peer not in self._closing[port]:
+            return False
+        if one.busy_until <= now - STEP * 1.5:
+            return False  # answered before the rule was there
+        self._answered[port] = "sealed" if self.is_sealed else "http"
+        return not self.is_sealed
+
+
 class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
@@ -117,6 +199,7 @@ class World:
         self._events: list[Change] = []
         self.is_deaf = False  # no event reaches the roller, and no death
         self._pids = itertools.count(100)
+        self.pools = Pools(self)
         self.processes = {f"app-{n}": SimProcess(f"app-{n}", 8000 + n) for n in range(1, processes + 1)}
         for process in self.processes.values():
             process.pid = process.warm_pid = next(self._pids)
@@ -152,7 +235,16 @@ class World:
         gatekeeper = Gatekeeper(lambda policy: self)
         self.deaths = Deaths(self)
         roller = Roller(
-            self, self, self, self.deaths, gatekeeper, lambda: self.config, lambda: self.config, lambda: self.now, self
+            self,
+            self,
+            self,
+            self.deaths,
+            gatekeeper,
+            lambda: self.config,
+            lambda: self.config,
+            lambda: self.now,
+            self,
+            self.pools,
         )
         roller.begin()
         return roller
@@ -177,9 +269,15 @@ class World:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
         found = {port: self._peers(port) for port in ports}
         return {
-            port: Connections(frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[::-1][:oldest])))
+            port: Connections(
+                frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[::-1][:oldest])), self._silent(port)
+            )
             for port, peers in found.items()
         }
+
+    def _silent(self, port: int) -> float:
+        is_busy = any(p.connections for p in self.processes.values() if p.port == port)
+        return 0.0 if is_busy else self.pools.silent(port)
 
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
@@ -215,7 +313,9 @@ class World:
         if process.state == "BACKOFF":
             self._goes_down(process, "STOPPED")
         elif process.state in ("RUNNING", "STARTING"):
-            self.lost += len(process.connections)  # SIGTERM ends it at once, and what it was doing with it
+            self.lost += len(process.connections) + self.pools.stopped(
+                process.port
+            )  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
             self._becomes(process, "STOPPING")
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
@@ -370,6 +470,7 @@ class World:
             for process in self.processes.values():
                 self._live(process)
             self._users()
+            self.pools.pass_time()
 
     # --- how the world goes
 
@@ -422,7 +523,8 @@ class World:
     def _peers(self, port: int) -> list[str]:
         process = next(p for p in self.processes.values() if p.port == port)
         told = [f"127.0.0.1:{pid}" for name, (pid, _) in self._noticed.items() if name == process.name]
-        return [f"10.0.0.1:{round(end * 1000)}" for end in process.connections] + told
+        pooled = [one.peer for one in self.pools.by_port.get(port, [])]
+        return [*pooled, *(f"10.0.0.1:{round(end * 1000)}" for end in process.connections), *told]
 
     def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
         process = self.processes[name]

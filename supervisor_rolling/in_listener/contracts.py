@@ -67,6 +67,24 @@ class Sockets(Protocol):
         ...
 
 
+class Pools(Protocol):
+    """Makes nginx close the connections of its keepalive pool that a port has, each after its next answer."""
+
+    def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
+        """Do so for exactly these ports, for so many seconds from now; for all others no longer. A port that is new
+        here has its connections of this moment taken up, and no later one: its gate has to be closed before.
+
+        Returns, for each port, what it has answered on them so far: ``http``, where one will be closed; ``sealed``,
+        where TLS or HTTP/2 was seen; empty, where neither was. Call it every turn. Without ports it never raises;
+        else GatePermissionError where it can never work as things are, GateError where it did not work this time.
+        """
+        ...
+
+    def check(self) -> None:
+        """Try it out on a connection of its own. Raises GatePermissionError where it does not work."""
+        ...
+
+
 class Deaths(Protocol):
     """Tells at once when a process has died."""
 

@@ -9,6 +9,7 @@ TIME_WAIT) loses nothing when the process ends.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
@@ -44,6 +45,7 @@ class KernelSockets:
                 peers=frozenset(map(_peer, connected[port])),
                 listeners=tuple(sorted(listeners[port])),
                 oldest=tuple(map(_connection, heapq.nlargest(oldest, connected[port], key=_age_ms))),
+                silent=min(map(_silent, connected[port]), default=math.inf) if oldest else 0.0,
             )
             for port in ports
         }
@@ -76,6 +78,14 @@ def _peer(one: TcpSocket) -> str:
 
 def _age_ms(one: TcpSocket) -> int:
     return one.traffic.age if one.traffic else 0
+
+
+def _silent(one: TcpSocket) -> float:
+    """Seconds since the last byte; 0.0 where that was received, so that an answer may be under way, and where nobody
+    has looked at it yet."""
+    if one.traffic is None or not one.inode or one.traffic.last == "received":
+        return 0.0
+    return one.traffic.idle / 1000
 
 
 def _connection(one: TcpSocket) -> Connection:

@@ -27,7 +27,7 @@ from supervisor_rolling.errors import (
     fault_of,
 )
 from supervisor_rolling.in_listener.answers import roll_for
-from supervisor_rolling.in_listener.contracts import Deaths, Notices, Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.contracts import Deaths, Notices, Pools, Sockets, Supervisor, Warmups
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
@@ -148,6 +148,7 @@ class Roller:
     latest_config: Callable[[], Config | None]
     clock: Callable[[], float]
     notices: Notices
+    pools: Pools
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.sockets, self.latest_config)
@@ -158,6 +159,8 @@ class Roller:
         self._died: dict[int, float] = {}
         self._told: dict[str, int] = {}
         self._complaint = ""
+        self._answered: Mapping[int, str] = {}
+        self._pools_problem = ""
         self._answered_at = float("-inf")
 
     def begin(self) -> None:
@@ -241,11 +244,13 @@ class Roller:
     def _hold_on(self) -> None:
         """A turn was left: what was closed stays closed, and what this turn has learnt of deaths is not lost."""
         self.gatekeeper.renew()
+        self._empty_pools()
         self.notice_deaths()
 
     def release(self) -> None:
         """Open every gate: the listener ends."""
         self.gatekeeper.hold({})
+        self.pools.hold((), 0.0)
 
     def _turn(self) -> float:
         world = self._look()
@@ -261,6 +266,7 @@ class Roller:
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
+        self._empty_pools()
         self._overtaken = {}
         for group in new.values():
             self._order(group)
@@ -293,6 +299,8 @@ class Roller:
             wards = {ward.name: ward for ward in watch.wards} if watch else {}
             seen = Seen(self.clock(), world.processes[request.group], wards=wards)
             roll = roll_for(number, request, config, seen, previous, watch, self.sockets)
+            if roll.policy.drain.keepalive == "nginx":
+                self.pools.check()
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
@@ -336,6 +344,8 @@ class Roller:
             overtaken=frozenset(_of_group(group, self._overtaken)),
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
+            silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
+            sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
@@ -361,11 +371,21 @@ class Roller:
     def _closed_since(self, members: list[Member]) -> dict[str, float]:
         return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
 
+    def _is_emptied(self, member: Member) -> bool:
+        """Whether its pooled connections are being closed, on all of its ports."""
+        return bool(member.ports) and self._answered.keys() >= set(member.ports)
+
+    def _is_sealed(self, member: Member) -> bool:
+        answered = {self._answered[port] for port in member.ports}
+        return "sealed" in answered and "http" not in answered
+
     def _connections(self, draining: list[Member], roll: Roll, at: float) -> Mapping[int, Connections]:
-        """Of all ports that drain; how old they are is asked where the time of one is over."""
+        """Of all ports that drain; how old they are is asked where the time of one is over, and when bytes last moved
+        where pools are emptied."""
         ports = [port for member in draining for port in member.ports]
         closed, policy = self.gatekeeper.closed_since, roll.policy.drain
-        is_asked = any(is_overdue(member, at, closed, policy) for member in draining)
+        is_overdue_one = any(is_overdue(member, at, closed, policy) for member in draining)
+        is_asked = is_overdue_one or policy.keepalive == "nginx"
         return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
 
     # --- decide, record, hold, order
@@ -395,6 +415,22 @@ class Roller:
             self.gatekeeper.hold_by(gates[0], closed)
         else:
             self.gatekeeper.hold({})
+
+    def _empty_pools(self) -> None:
+        """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
+        drain last: it ends at its deadline."""
+        rolls = [group.roll for group in self._groups.values() if group.roll]
+        wanted = [roll for roll in rolls if roll.status is Status.RUNNING and roll.policy.drain.keepalive == "nginx"]
+        leaving = [m for roll in wanted for m in roll.members if m.stage in (Stage.DRAINING, Stage.RESTARTING)]
+        ports = [port for m in leaving for port in m.ports if port in self.gatekeeper.closed_since]
+        try:
+            self._answered = self.pools.hold(ports, max((roll.gate.lease for roll in wanted), default=0.0))
+            problem = ""
+        except GateError as error:
+            self._answered, problem = {}, str(error)
+        if problem and problem != self._pools_problem:
+            log.error("nginx is not made to close its connections (drain.keepalive: nginx): %s", problem)
+        self._pools_problem = problem
 
     def _order(self, group: Group) -> None:
         if group.roll is None:

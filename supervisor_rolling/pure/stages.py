@@ -42,6 +42,9 @@ operator's patience."""
 LEAST_DRAIN = 0.02
 """Seconds behind a closed gate: enough for a second look, without which nobody who comes through it can be seen."""
 
+SEALED_PATIENCE = 3.0
+"""Seconds in which a process that answers in TLS or HTTP/2 may show an answer in plain HTTP/1.1 as well."""
+
 HAND_PATIENCE = 3.0
 """Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle of
 a ``supervisorctl restart``."""
@@ -128,8 +131,24 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     overdue = is_overdue(member, seen.at, seen.closed, roll.policy.drain)
     if left == 0 and waited >= max(roll.policy.drain.min, LEAST_DRAIN) and (overdue or member.name not in seen.telling):
         return _drained(member, seen)
+    if roll.policy.drain.keepalive == "nginx":
+        member = _pooled(member, roll, seen, waited)
+        if member.stage is not Stage.DRAINING:
+            return member
     member = replace(member, connections_left=left)
     return _outlasted(member, roll, seen) if overdue else member
+
+
+def _pooled(member: Member, roll: Roll, seen: Seen, waited: float) -> Member:
+    """One whose pooled connections are closed after their next answer. Those that nginx does not pick again stay, and
+    are idle when nothing has moved for ``drain.quiet`` behind the closed gate: before it nobody knows whether nginx
+    had no use for them."""
+    policy = roll.policy.drain
+    if min(waited, seen.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
+        return _drained(member, seen)
+    if member.name in seen.sealed and waited >= SEALED_PATIENCE:
+        return _failed_back(member, seen, _sealed_text(member))
+    return member
 
 
 def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
@@ -412,6 +431,15 @@ def _leak_text(member: Member, peer: str) -> str:
     return (
         f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
         "look for a firewall rule before ours that accepts them (iptables-legacy -S INPUT)"
+    )
+
+
+def _sealed_text(member: Member) -> str:
+    ports = ", ".join(map(str, member.ports))
+    return (
+        f"answers on the old connections to port {ports} in TLS or HTTP/2, where nginx cannot be told to close them "
+        "(drain.keepalive: nginx), so it was not stopped and goes on serving: say `keepalive 0;` in nginx's upstream, "
+        "or proxy_pass to it in plain HTTP"
     )
 
 

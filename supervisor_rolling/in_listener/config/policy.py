@@ -348,6 +348,8 @@ _DRAIN: dict[str, Reader[Any]] = {
     "on_timeout": choice("restart", "fail"),
     "signal": _signal,
     "request": _drain_request,
+    "keepalive": choice("refuse", "ignore", "nginx"),
+    "quiet": seconds(least=SHORTEST),
 }
 _GUARD: dict[str, Reader[Any]] = {
     "max_closed": _share,
