@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import select
 import socket
 import struct
@@ -212,6 +213,33 @@ def test_where_bytes_move_both_ways_the_kernel_knows_no_age_but_of_the_older_one
     client.send(b"ping")
     accepted.send(b"pong")
     assert told(sockets, server)[name_of(client)].age < 0.1
+
+
+def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    port = port_of(server)
+    assert sockets.connections([port], oldest=1)[port].silent == math.inf
+    answered = [connect(keep, server) for _ in range(2)]
+    for client in answered:
+        process = keep.enter_context(server.accept()[0])
+        client.sendall(b"ask")
+        assert process.recv(9)
+        process.sendall(b"answer")
+        time.sleep(0.1)
+    assert eventually(lambda: 0.3 <= sockets.connections([port], oldest=1)[port].silent)
+    found = sockets.connections([port], oldest=9)[port]
+    assert found.silent == min(one.idle for one in found.oldest)
+    assert sockets.connections([port])[port].silent == 0.0  # nobody asked
+    answered[0].sendall(b"ask")
+    time.sleep(0.3)
+    assert sockets.connections([port], oldest=1)[port].silent == 0.0  # one waits for its answer
+
+
+def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    connect(keep, server)
+    time.sleep(0.1)
+    assert sockets.connections([port_of(server)], oldest=1)[port_of(server)].silent == 0.0
 
 
 def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(

@@ -117,12 +117,14 @@ def test_tls_and_http_2_are_told(lines: StatusLines, listener: socket.socket, da
 
 
 def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(lines: StatusLines, listener: socket.socket) -> None:
-    with connected(listener) as pair, connected(listener) as other:
+    with connected(listener) as pair, connected(listener) as other, connected(listener) as hit:
+        lines.hold([port_of(listener)], 2.0)
+        assert carried(hit, OK) == MENDED
         end = time.monotonic() + 2.5
         while time.monotonic() < end:
             lines.hold([port_of(listener)], 2.0)
             time.sleep(0.05)
-        assert carried(pair, OK) == MENDED
+        assert [carried(pair, OK), carried(hit, OK)] == [MENDED, OK]
         time.sleep(2.1)  # nobody renews it
         assert carried(other, OK) == OK
 

@@ -270,7 +270,10 @@ class World:
         found = {port: self._peers(port) for port in ports}
         return {
             port: Connections(
-                frozenset(peers), ("127.0.0.1",), tuple(map(Connection, peers[::-1][:oldest])), self._silent(port)
+                frozenset(peers),
+                ("127.0.0.1",),
+                tuple(map(Connection, peers[::-1][:oldest])),
+                self._silent(port) if oldest else 0.0,
             )
             for port, peers in found.items()
         }
