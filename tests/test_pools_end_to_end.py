@@ -18,6 +18,7 @@ from tests.lab.look import (
     listener_pid,
     pids,
     popen_ctl,
+    rolling,
     users,
     wait_open,
     wait_stage,
@@ -77,7 +78,7 @@ def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack
     stack = pooled()
     done = stack.ctl("rolling_restart", "app:app-8000", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    member = next(one for one in stack.rpc().rolling.getRoll("app")["processes"] if one["name"] == "app-8000")  # type: ignore[index,union-attr,call-overload]
+    member = next(one for one in rolling(stack)["processes"] if one["name"] == "app-8000")
     assert QUIET <= member["drained"] < QUIET + 1.0
 
 
