@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.emptied import wait_until
 from tests.lab.look import (
     assert_nobody_noticed,
     listener_log,
@@ -23,7 +24,6 @@ from tests.lab.look import (
     wait_open,
     wait_stage,
 )
-from tests.lab.pooled import wait_until
 from tests.lab.stack import Stack
 
 POOL = """

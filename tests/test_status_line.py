@@ -21,7 +21,7 @@ from supervisor_rolling.errors import GatePermissionError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import libnftables, status_line
 from supervisor_rolling.in_listener.gates.status_line import StatusLines, table_of
-from tests.lab.pooled import NGINX_PORT, nginx, status_lines, wait_until
+from tests.lab.emptied import NGINX_PORT, nginx, status_lines, wait_until
 from tests.lab.stack import ROOT
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -139,7 +139,7 @@ def test_a_new_listener_goes_on_and_hits_nobody_twice(lines: StatusLines, listen
 
 HOLDER = """
 import sys, time
-from tests.lab.pooled import status_lines
+from tests.lab.emptied import status_lines
 status_lines().hold([int(sys.argv[1])], 2.0)
 print("held", flush=True)
 time.sleep(60)

@@ -22,8 +22,8 @@ from pathlib import Path
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates.iptables import IptablesGate
 from supervisor_rolling.model import GatePolicy
+from tests.lab.emptied import Clients, is_listening, nginx, status_lines, wait_until
 from tests.lab.netns import enter_private_network
-from tests.lab.pooled import Clients, is_listening, nginx, status_lines, wait_until
 
 PORTS = (8000, 8001)
 CLIENTS, PAUSE = 8, 0.01
