@@ -14,7 +14,7 @@ PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnf
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py supervisor_rolling/plain.py
 
-.PHONY: help demo test matrix faults pools endurance lint check bench clean packages
+.PHONY: help demo test matrix faults pools middleware endurance lint check bench clean packages
 .NOTPARALLEL:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
 	@echo 'make faults     a hundred rolls, and somebody is killed in each; ARGS="--rolls 20" for fewer'
 	@echo 'make pools      servers restarted behind a keepalive pool of nginx; ARGS="tornado --restarts 20" for fewer'
+	@echo 'make middleware the same with servers that say Connection: close; ARGS="--restarts 8" for fewer'
 	@echo 'make endurance  a thousand rolls: does anything grow? ARGS="--rolls 100" for fewer'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make check      lint and test'
@@ -53,6 +54,9 @@ faults: .venv/has-demo,test
 
 pools: .venv/has-demo,test,pools
 	$(AS_ROOT) $(PYTHON) -m tests.faults.pools_nginx $(ARGS)
+
+middleware: .venv/has-demo,test
+	$(AS_ROOT) $(PYTHON) -m tests.faults.pools $(ARGS)
 
 endurance: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.faults.endurance $(ARGS)

@@ -23,8 +23,8 @@ setup(
     ],
     extras_require={
         "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.3"],
-        "test": ["pytest>=7", "hypothesis>=6.82"],
-        "pools": ["tornado>=6.3", "gunicorn>=20", "waitress>=2", "uWSGI>=2.0.20"],  # uWSGI is built with gcc
+        "test": ["pytest>=7", "hypothesis>=6.82", "gunicorn>=21.2", "waitress>=2.1", "uvicorn>=0.23", "tornado>=6.3"],
+        "pools": ["tornado>=6.3", "gunicorn>=21.2", "waitress>=2.1", "uWSGI>=2.0.20"],  # uWSGI is built with gcc
         # supervisor 4.2 imports pkg_resources and asks for any setuptools, of which 82 has it no more.
         "supervisor42": ["supervisor>=4.2.3,<4.3", "setuptools<82"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-requests"],

@@ -22,6 +22,7 @@ from supervisor_rolling import __version__
 from supervisor_rolling.in_listener import config
 from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
+from supervisor_rolling.in_listener.flags import FileFlags
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.status_line import StatusLines
@@ -119,6 +120,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         clock=time.monotonic,
         notices=HttpNotices(sockets, ring),
         pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
+        flags=FileFlags(os.environ, url),
     )
     return roller
 

@@ -32,17 +32,8 @@ BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "wa
 
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
 ADAPTERS = (
-    "processes",
-    "protocol",
-    "warmup",
-    "drain",
-    "sock_diag",
-    "gates",
-    "config",
-    "policies",
-    "deaths",
-    "owners",
-    "notices",
+    *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
+    *("notices", "flags"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -188,6 +179,13 @@ def test_what_stands_between_reaches_no_adapter_and_does_nothing_but_log(module:
     found = reach([module])
     assert {name: by for name, by in found.items() if adapter_of(name)} == {}
     assert {name: by for name, by in found.items() if named(name, (IMPURE | HEAVY) - {"logging"})} == {}
+
+
+@pytest.mark.parametrize("module", under("draining", "wsgi", "asgi"))
+def test_what_runs_in_an_application_needs_the_standard_library_alone(module: str) -> None:
+    found = reach([module]).keys()
+    assert {name.partition(".")[0] for name in found - MODULES} <= STDLIB
+    assert found & MODULES <= {PACKAGE, *under("draining", "wsgi", "asgi")}
 
 
 def test_only_the_listener_knows_both_the_adapters_and_the_roller() -> None:

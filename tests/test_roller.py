@@ -267,6 +267,35 @@ def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
+def test_a_process_is_told_to_close_its_connections_from_the_gate_until_it_is_replaced():
+    world = World(3)
+    world.connection_takes = 0.5
+    world.ask()
+    roller = world.roller()
+    told: dict[str, set[str]] = {}
+
+    def note() -> bool:
+        for name in world.flagged:
+            told.setdefault(name, set()).add(stages(world)[name])
+        return world.roll().status is not Status.RUNNING
+
+    world.live(roller, 60.0, note)
+    assert told == {f"app-{n}": {"draining", "restarting"} for n in (1, 2, 3)}
+    assert world.flagged == set()
+
+
+def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_connections():
+    world = World(3)
+    world.connection_takes = 100.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.5)
+    assert world.flagged == {"app-1"}
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller)
+    assert world.flagged == set()
+
+
 class FlushedBeforeALook(World):
     """Once, somebody flushes the rules and a user comes, both between a look at the gate and one at the connections."""
 

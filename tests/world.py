@@ -187,6 +187,16 @@ class Pools:
         return not self.is_sealed
 
 
+class Flags:
+    """What processes are told, and by whom it is believed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def hold(self, draining: Collection[tuple[str, str]]) -> None:
+        self._world.flagged = {name for _, name in draining}
+
+
 class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
@@ -216,6 +226,7 @@ class World:
         self._looked_at = 0.0
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
+        self.flagged: set[str] = set()
         self.lost = 0
         self.cold = 0
         self.was_warmed: set[str] = set()
@@ -234,17 +245,18 @@ class World:
         self._noticed = {}
         gatekeeper = Gatekeeper(lambda policy: self)
         self.deaths = Deaths(self)
+        configs, clock = (lambda: self.config, lambda: self.config), lambda: self.now
         roller = Roller(
             self,
             self,
             self,
             self.deaths,
             gatekeeper,
-            lambda: self.config,
-            lambda: self.config,
-            lambda: self.now,
-            self,
-            self.pools,
+            *configs,
+            clock,
+            notices=self,
+            pools=self.pools,
+            flags=Flags(self),
         )
         roller.begin()
         return roller

@@ -85,6 +85,15 @@ class Pools(Protocol):
         ...
 
 
+class Flags(Protocol):
+    """Tells processes that they drain, for those that look."""
+
+    def hold(self, draining: Collection[tuple[str, str]]) -> None:
+        """Flag exactly these processes, each a group and a name, until a lease of seconds ends unless renewed. Call it
+        every turn; it costs next to nothing when nothing changes. Never raises: what does not work is logged once."""
+        ...
+
+
 class Deaths(Protocol):
     """Tells at once when a process has died."""
 

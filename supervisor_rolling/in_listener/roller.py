@@ -27,7 +27,7 @@ from supervisor_rolling.errors import (
     fault_of,
 )
 from supervisor_rolling.in_listener.answers import roll_for
-from supervisor_rolling.in_listener.contracts import Deaths, Notices, Pools, Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.contracts import Deaths, Flags, Notices, Pools, Sockets, Supervisor, Warmups
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
@@ -149,6 +149,7 @@ class Roller:
     clock: Callable[[], float]
     notices: Notices
     pools: Pools
+    flags: Flags
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.sockets, self.latest_config)
@@ -251,6 +252,7 @@ class Roller:
         """Open every gate: the listener ends."""
         self.gatekeeper.hold({})
         self.pools.hold((), 0.0)
+        self.flags.hold(())
 
     def _turn(self) -> float:
         world = self._look()
@@ -267,6 +269,7 @@ class Roller:
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
+        self._flag(new.values())
         self._overtaken = {}
         for group in new.values():
             self._order(group)
@@ -431,6 +434,12 @@ class Roller:
         if problem and problem != self._pools_problem:
             log.error("nginx is not made to close its connections (drain.keepalive: nginx): %s", problem)
         self._pools_problem = problem
+
+    def _flag(self, groups: Iterable[Group]) -> None:
+        """Tell the processes behind a closed gate that they are to be replaced."""
+        rolls = [group.roll for group in groups if group.roll]
+        closed = self.gatekeeper.closed_since
+        self.flags.hold([(roll.group, name) for roll in rolls for name in machine.leaving(roll, closed)])
 
     def _order(self, group: Group) -> None:
         if group.roll is None:

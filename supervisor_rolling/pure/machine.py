@@ -40,6 +40,7 @@ Answers come from the present, never from remembered events; a lost event costs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -53,6 +54,7 @@ from supervisor_rolling.pure.stages import (
     UNDER_WAY,
     Order,
     can_be_told,
+    closed_since,
     notice,
     order,
     step,
@@ -110,6 +112,14 @@ def notices(roll: Roll, processes: Mapping[str, Process], closed_since: Mapping[
         if request and member.stage is Stage.DRAINING and member.ports
         if can_be_told(member, processes.get(member.name), closed_since)
     }
+
+
+def leaving(roll: Roll, closed: Mapping[int, float]) -> list[str]:
+    """The processes whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
+    not come again. ``closed`` is what the gate said after the roll was recorded."""
+    is_running = roll.status is Status.RUNNING
+    leaving = [m for m in roll.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
+    return [member.name for member in leaving if closed_since(member, closed) < math.inf]
 
 
 def available(roll: Roll, seen: Seen) -> int:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from supervisor_rolling.draining import DIRECTORY_VARIABLE
 from tests.lab import haproxy, proc
 from tests.lab.site import FAULT_FILE, PATHS, RELEASE_FILE
 from tests.lab.wall import JUMP_FILE
@@ -185,6 +186,7 @@ class Stack:
             RELEASE_FILE: str(self.directory / "release"),
             FAULT_FILE: str(self.directory / "fault"),
             JUMP_FILE: str(self.directory / "jump"),
+            DIRECTORY_VARIABLE: str(self.directory / "draining"),
         }
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 

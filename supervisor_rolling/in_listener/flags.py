@@ -1,0 +1,88 @@
+"""Tells processes that they drain: the ``Flags`` of ``contracts.py``, by the files of ``draining.py``.
+
+An application may look or not, so what goes wrong here stops no roll: it is logged once. The directory must be root's
+or our own and nobody else's to write: whoever could write there could lead us to another file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of, file_name
+
+log = logging.getLogger("supervisor_rolling")
+
+LEASE = 10.0
+"""Seconds for which a flag stays up unless renewed: more than a listener is away while supervisord starts another."""
+
+_READ_BY_ALL = 0o644
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileFlags:
+    """Files in one directory, for one thread. ``url``: that of the supervisord whose processes they are of; ``clock``:
+    the wall clock."""
+
+    def __init__(self, environment: Mapping[str, str], url: str, clock: Callable[[], float] = time.time) -> None:
+        self._directory = directory_of(environment)
+        self._url = url
+        self._clock = clock
+        self._until: dict[tuple[str, str], float] = {}
+        self._has_complained = False
+
+    def hold(self, draining: Collection[tuple[str, str]]) -> None:
+        """See ``Flags.hold``."""
+        try:
+            for process in self._until.keys() - set(draining):
+                self._lower(process)
+            for process in draining:
+                self._raise(process)
+        except OSError as error:
+            self._complain(error)
+
+    def _raise(self, process: tuple[str, str]) -> None:
+        now = self._clock()
+        left = self._until.get(process, 0.0) - now
+        if LEASE / 2 < left <= LEASE:
+            return
+        self._make_directory()
+        flag = os.open(self._path(process), _FLAGS, _READ_BY_ALL)
+        try:
+            os.fchmod(flag, _READ_BY_ALL)  # whatever the umask is
+            os.utime(flag, (now, now + LEASE))
+        finally:
+            os.close(flag)
+        self._until[process] = now + LEASE
+
+    def _lower(self, process: tuple[str, str]) -> None:
+        del self._until[process]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(process))
+
+    def _path(self, process: tuple[str, str]) -> str:
+        return os.path.join(self._directory, file_name(self._url, *process))
+
+    def _make_directory(self) -> None:
+        """Raises OSError where there is none, or not one that is fit."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._directory, 0o755)
+            os.chmod(self._directory, 0o755)
+        found = os.lstat(self._directory)
+        is_fit = stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022
+        if not is_fit:
+            raise PermissionError(f"{self._directory} is not a directory of ours that nobody else may write")
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_complained:
+            log.warning(
+                "processes cannot be told that they drain, so the middlewares supervisor_rolling.wsgi and .asgi close "
+                "no connection: %s. Another directory: %s in the environment of [supervisord]",
+                error,
+                DIRECTORY_VARIABLE,
+            )
+        self._has_complained = True
