@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
 from supervisor_rolling.in_listener import config
+from supervisor_rolling.in_listener.arrivals import PacketArrivals
 from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.flags import FileFlags
@@ -121,6 +122,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         notices=HttpNotices(sockets, ring),
         pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
         flags=FileFlags(os.environ, url),
+        arrivals=PacketArrivals(),
     )
     return roller
 

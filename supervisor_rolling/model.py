@@ -54,7 +54,7 @@ class DrainPolicy:
     on_timeout: str = "restart"  # or fail
     signal: str = ""
     request: str = ""
-    keepalive: str = "refuse"  # or ignore, nginx
+    keepalive: str = "refuse"  # or ignore, nginx: what becomes of requests that still come over a keepalive pool
     quiet: float = 10.0
 
 
@@ -334,6 +334,28 @@ class Connections:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """An HTTP request that came to a port. ``peer``: ``address:port``. ``answered``: a number that is another when the
+    process has sent anything on that connection since."""
+
+    port: int
+    peer: str
+    answered: int
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Requests that came over connections that were used again behind a closed gate: how many, over how many, the most
+    over one and whose that is, within how many seconds."""
+
+    requests: int = 0
+    connections: int = 0
+    most: int = 0
+    peer: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class WarmupJob:
     """One process to warm up, by the first of its ports."""
 
@@ -384,9 +406,9 @@ class Seen:
 
     ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
-    the peer that got through a closed gate. ``refusals`` are the orders that supervisord refused for good, by process;
-    ``overtaken`` those that somebody else had stopped before our order came. ``told`` are the draining processes that
-    have been sent the signal of their drain, ``telling`` those that are being asked its request. ``dead`` says
+    the peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
+    that supervisord refused for good, by process; ``overtaken`` those that somebody else had stopped before our order
+    came. ``told`` are the draining processes that have been sent the signal of their drain, ``telling`` those that are being asked its request. ``dead`` says
     since when those have been known to be dead to which supervisord has not come round: whether they crashed or were
     stopped, only it can tell. ``wards`` are the processes in the hands of the guard. Of those whose pools are made to
     run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that
@@ -401,6 +423,7 @@ class Seen:
     connections: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
     leaks: Mapping[str, str] = field(default_factory=dict)
+    reuses: Mapping[str, Reuse] = field(default_factory=dict)
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
     overtaken: frozenset[str] = frozenset()

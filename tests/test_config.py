@@ -264,6 +264,7 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
             "drain: {lasting: 3}",
             "drain.lasting: unknown key; known are: timeout, min, on_timeout, signal, request, keepalive, quiet",
         ),
+        ("drain: {keepalive: 8}", "drain.keepalive: "),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
         ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
         ("guard: {enabled: false}", "guard.enabled: unknown key"),

@@ -296,6 +296,28 @@ def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_co
     assert world.flagged == set()
 
 
+def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_open_again():
+    world = World(3)
+    world.connection_takes = 100.0
+    world.pool_asks_every = 0.2
+    world.ask()
+    world.run(world.roller()).turn()
+    assert world.roll().status is Status.FAILED
+    assert "requests over connections that are older than its closed gate" in world.roll().why
+    assert not any(entry.startswith("stop") for entry in world.log)
+    assert not world.is_closed(8001)
+    assert (world.lost, world.arrivals.watched) == (0, [])
+
+
+def test_a_keepalive_pool_is_ignored_where_that_is_accepted():
+    world = World(3, fast_policy(drain=DrainPolicy(timeout=0.5, keepalive="ignore")))
+    world.connection_takes = 100.0
+    world.pool_asks_every = 0.1
+    rolled(world)
+    assert world.roll().status is Status.DONE
+    assert world.lost > 0
+
+
 class FlushedBeforeALook(World):
     """Once, somebody flushes the rules and a user comes, both between a look at the gate and one at the connections."""
 

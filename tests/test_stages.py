@@ -19,6 +19,7 @@ from supervisor_rolling.model import (
     PortRule,
     Process,
     RestartPolicy,
+    Reuse,
     Roll,
     Seen,
     Share,
@@ -37,6 +38,8 @@ from supervisor_rolling.pure.stages import (
     HAND_PATIENCE,
     LATE_WORDS,
     LEAST_DRAIN,
+    REUSE_PATIENCE,
+    REUSE_TIMES,
     SOON,
     Order,
     Verb,
@@ -377,6 +380,37 @@ def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -
     after = stepped(a_member(Stage.DRAINING), a_process(), leaks={NAME: "10.0.0.9:4711"})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert "(from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
+
+
+POOL = Reuse(41, 3, REUSE_TIMES, "10.0.0.9:4711", REUSE_PATIENCE)
+
+
+def drained_behind(reuse: Reuse, at: float, keepalive: str = "refuse", timeout: float = 5.0) -> Member:
+    facts = {"reuses": {NAME: reuse}, "connections": {NAME: 3}}
+    drain = DrainPolicy(timeout=timeout, keepalive=keepalive)
+    return stepped(a_member(Stage.DRAINING), a_process(), at, drain=drain, **facts)
+
+
+def test_a_pool_that_is_used_on_and_on_is_told_with_the_ways_out_and_the_process_serves_on() -> None:
+    after = drained_behind(POOL, REUSE_PATIENCE)
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert "(41 in 1.0 s over 3 connections, from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
+    for way_out in ("keepalive 0;", "supervisor_rolling.wsgi or .asgi", "drain: {keepalive: ignore}"):
+        assert way_out in after.why
+
+
+def test_a_pool_that_may_yet_run_dry_is_waited_for_until_the_drain_is_over() -> None:
+    seldom = replace(POOL, most=REUSE_TIMES - 1)
+    assert drained_behind(POOL, REUSE_PATIENCE - 0.1).stage is Stage.DRAINING
+    assert drained_behind(seldom, 4.9).stage is Stage.DRAINING
+    assert drained_behind(seldom, 5.0).failed
+    assert drained_behind(POOL, 0.5, timeout=0.5).failed
+
+
+def test_a_pool_is_waited_for_like_any_connection_where_that_is_accepted() -> None:
+    assert drained_behind(POOL, 4.9, "ignore").stage is Stage.DRAINING
+    after = drained_behind(POOL, 5.0, "ignore")
+    assert (after.stage, after.failed, after.connections_left) == (Stage.RESTARTING, False, 3)
 
 
 def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:

@@ -20,6 +20,7 @@ from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
+    Arrival,
     Change,
     Config,
     Connection,
@@ -187,6 +188,29 @@ class Pools:
         return not self.is_sealed
 
 
+class Pool:
+    """A load balancer that asks over each of its old connections every ``pool_asks_every`` seconds."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.watched: Collection[int] = ()
+        self._taken_at = world.now
+
+    def watch(self, ports: Collection[int]) -> None:
+        self.watched = ports
+
+    def take(self) -> list[Arrival]:
+        world, begun = self._world, self._taken_at
+        self._taken_at = world.now
+        turns = [int(at / world.pool_asks_every) for at in (begun, world.now)]
+        return [
+            Arrival(port, peer, turn)
+            for port in self.watched
+            for peer in world.peers_of(port)
+            for turn in range(*turns)
+        ]
+
+
 class Flags:
     """What processes are told, and by whom it is believed."""
 
@@ -227,6 +251,7 @@ class World:
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
         self.flagged: set[str] = set()
+        self.pool_asks_every = math.inf
         self.lost = 0
         self.cold = 0
         self.was_warmed: set[str] = set()
@@ -245,6 +270,7 @@ class World:
         self._noticed = {}
         gatekeeper = Gatekeeper(lambda policy: self)
         self.deaths = Deaths(self)
+        self.arrivals = Pool(self)
         configs, clock = (lambda: self.config, lambda: self.config), lambda: self.now
         roller = Roller(
             self,
@@ -257,6 +283,7 @@ class World:
             notices=self,
             pools=self.pools,
             flags=Flags(self),
+            arrivals=self.arrivals,
         )
         roller.begin()
         return roller
@@ -279,7 +306,7 @@ class World:
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
-        found = {port: self._peers(port) for port in ports}
+        found = {port: self.peers_of(port) for port in ports}
         return {
             port: Connections(
                 frozenset(peers),
@@ -535,7 +562,7 @@ class World:
         for key, value in process.deploy.items():
             setattr(process, key, value)
 
-    def _peers(self, port: int) -> list[str]:
+    def peers_of(self, port: int) -> list[str]:
         process = next(p for p in self.processes.values() if p.port == port)
         told = [f"127.0.0.1:{pid}" for name, (pid, _) in self._noticed.items() if name == process.name]
         pooled = [one.peer for one in self.pools.by_port.get(port, [])]

@@ -6,10 +6,10 @@ All calls have a deadline of their own and none blocks for longer than a few sec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from supervisor_rolling.model import Connections, Notice, NoticeJob, Roll, Warmth, WarmupJob, Watch, World
+from supervisor_rolling.model import Arrival, Connections, Notice, NoticeJob, Roll, Warmth, WarmupJob, Watch, World
 
 
 class Gate(Protocol):
@@ -82,6 +82,20 @@ class Pools(Protocol):
 
     def check(self) -> None:
         """Try it out on a connection of its own. Raises GatePermissionError where it does not work."""
+        ...
+
+
+class Arrivals(Protocol):
+    """Sees requests come to ports, on whatever connection. It may see none where it has no rights, or where they are
+    encrypted: what it tells is true, what it does not tell may be."""
+
+    def watch(self, ports: Collection[int]) -> None:
+        """Watch exactly these ports from now on, both address families. Never raises: what does not work is logged
+        once."""
+        ...
+
+    def take(self) -> Sequence[Arrival]:
+        """The requests that came since the last call, in their order on each connection. Never blocks."""
         ...
 
 

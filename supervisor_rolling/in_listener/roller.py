@@ -27,10 +27,20 @@ from supervisor_rolling.errors import (
     fault_of,
 )
 from supervisor_rolling.in_listener.answers import roll_for
-from supervisor_rolling.in_listener.contracts import Deaths, Flags, Notices, Pools, Sockets, Supervisor, Warmups
+from supervisor_rolling.in_listener.contracts import (
+    Arrivals,
+    Deaths,
+    Flags,
+    Notices,
+    Pools,
+    Sockets,
+    Supervisor,
+    Warmups,
+)
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
+    Arrival,
     Change,
     Config,
     Connections,
@@ -38,6 +48,7 @@ from supervisor_rolling.model import (
     Notice,
     NoticeJob,
     Request,
+    Reuse,
     Roll,
     Seen,
     Stage,
@@ -51,6 +62,7 @@ from supervisor_rolling.pure import guard, machine
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
+from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
 from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since, is_overdue
 
@@ -150,11 +162,14 @@ class Roller:
     notices: Notices
     pools: Pools
     flags: Flags
+    arrivals: Arrivals
 
     def __post_init__(self) -> None:
         self._watches = Watches(self.sockets, self.latest_config)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
+        self._reuses: dict[str, Reuses] = {}
+        self._arrived: Sequence[Arrival] = ()
         self._refusals: dict[str, str] = {}
         self._overtaken: dict[str, str] = {}
         self._died: dict[int, float] = {}
@@ -253,6 +268,7 @@ class Roller:
         self.gatekeeper.hold({})
         self.pools.hold((), 0.0)
         self.flags.hold(())
+        self.arrivals.watch(())
 
     def _turn(self) -> float:
         world = self._look()
@@ -263,6 +279,9 @@ class Roller:
         watches = self._watches.of(world, self.clock())
         warmths = self.warmups.tend(_jobs(world, watches))
         self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in world.rolls}
+        self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in world.rolls}
+        self.arrivals.watch(_pooled_ports(world))
+        self._arrived = self.arrivals.take()
         told = self.notices.give(_notices(world, self.gatekeeper.closed_since, self.deaths.take()))
         old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
@@ -342,6 +361,7 @@ class Roller:
             connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
+            reuses=self._reuses_of(group, draining, peers, at),
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
             overtaken=frozenset(_of_group(group, self._overtaken)),
@@ -370,6 +390,13 @@ class Roller:
             self.gatekeeper.renew()
         now = self._closed_since(draining)
         return {name: peer for name, peer in found.items() if now[name] == since[name]}
+
+    def _reuses_of(
+        self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+    ) -> dict[str, Reuse]:
+        """Who is asked over and over on connections that are older than its gate."""
+        arrived = {m.name: [one for one in self._arrived if one.port in m.ports] for m in draining}
+        return self._reuses.setdefault(group, Reuses()).find(arrived, peers, self._closed_since(draining), at)
 
     def _closed_since(self, members: list[Member]) -> dict[str, float]:
         return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
@@ -517,6 +544,12 @@ def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -
         for name, job in machine.notices(roll, world.processes.get(group, {}), closed).items()
         if job.pid not in dead
     }
+
+
+def _pooled_ports(world: World) -> list[int]:
+    """The ports that drain, where requests over a pool are not to be ignored."""
+    rolls = [roll for _, roll in world.rolls.values() if roll.policy.drain.keepalive == "refuse"]
+    return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
 
 
 def _tell(sentences: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ One machine per process, whoever restarted it::
     OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ SETTLING ─────────▶ OPEN
       ▲                 │                     │                    │  never warm,
       └─────────────────┘                     └───────▶ FAILED ◀───┘  FATAL, deadline
-        abort, leak, no gate,                  stays closed
+        abort, leak, pool, no gate,                stays closed
         on_timeout: fail, stopped by hand
 
 A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: there is nothing to drain. One that an

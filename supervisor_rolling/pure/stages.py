@@ -18,6 +18,7 @@ from supervisor_rolling.model import (
     Member,
     Process,
     RestartPolicy,
+    Reuse,
     Roll,
     Seen,
     Stage,
@@ -54,6 +55,14 @@ LATE_WORDS = 0.5
 """Seconds beyond its deadline that a warm-up is waited for. It began a moment after the stage did, ends itself, and
 says better than anybody what kept it."""
 
+
+REUSE_PATIENCE = 1.0
+"""Seconds behind a closed gate before a keepalive pool is refused: one that runs dry by itself, because the application
+closes its connections, has its chance; and there is something to count."""
+
+REUSE_TIMES = 3
+"""Requests over one connection behind a closed gate. An application that closes its connections while it drains may
+have been too late to say so in its first answer, but not in the second."""
 
 SOON = 60.0
 """Seconds of service after which nobody would set startsecs so high that a death is found before it."""
@@ -135,6 +144,9 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
         member = _pooled(member, roll, seen, waited)
         if member.stage is not Stage.DRAINING:
             return member
+    reuse = seen.reuses.get(member.name, Reuse())
+    if roll.policy.drain.keepalive == "refuse" and _is_pool(reuse, waited, overdue):
+        return _failed_back(member, seen, _reuse_text(member, reuse))
     member = replace(member, connections_left=left)
     return _outlasted(member, roll, seen) if overdue else member
 
@@ -149,6 +161,12 @@ def _pooled(member: Member, roll: Roll, seen: Seen, waited: float) -> Member:
     if member.name in seen.sealed and waited >= SEALED_PATIENCE:
         return _failed_back(member, seen, _sealed_text(member))
     return member
+
+
+def _is_pool(reuse: Reuse, waited: float, is_over: bool) -> bool:
+    """Whether a restart would cost requests: the old connections are used on and on. When the drain's time is over,
+    even by little: there has been time to stop."""
+    return reuse.most >= (2 if is_over else REUSE_TIMES) and (is_over or waited >= REUSE_PATIENCE)
 
 
 def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
@@ -440,6 +458,17 @@ def _sealed_text(member: Member) -> str:
         f"answers on the old connections to port {ports} in TLS or HTTP/2, where nginx cannot be told to close them "
         "(drain.keepalive: nginx), so it was not stopped and goes on serving: say `keepalive 0;` in nginx's upstream, "
         "or proxy_pass to it in plain HTTP"
+    )
+
+
+def _reuse_text(member: Member, reuse: Reuse) -> str:
+    ports = ", ".join(map(str, member.ports))
+    return (
+        f"still gets requests over connections that are older than its closed gate ({reuse.requests} in "
+        f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {reuse.peer} to port {ports}), so it was "
+        "not stopped: that is a keepalive pool of the load balancer, and a restart would cut off what it carries. Ways "
+        "out: no pool (nginx: keepalive 0; in the upstream); the middleware supervisor_rolling.wsgi or .asgi in the "
+        "application, which lets it run dry; or drain: {keepalive: ignore} in its policy, which accepts it"
     )
 
 
