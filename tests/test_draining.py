@@ -77,6 +77,8 @@ def test_a_flag_that_is_held_for_longer_than_a_lease_stays_up(directory: Path):
     flags = listener(directory, clock=lambda: now[0])
     while now[0] <= time.time():
         flags.hold([("app", "app-1")])
+        (path,) = directory.iterdir()
+        assert path.stat().st_mtime >= now[0] + LEASE / 2
         now[0] += LEASE / 3
     assert Flag(child(directory)).is_up()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.pools import WARMUP, restarted, setup_of
+from tests.faults.pools import PROCESSES, WARMUP, restarted, setup_of
 from tests.lab.look import listener_log, pids, refuses, rolling, rules, users, wait_open
 from tests.lab.pooled import SERVERS
 from tests.lab.stack import Stack
@@ -15,7 +15,7 @@ from tests.lab.stack import Stack
 
 def pooled(start: Callable[..., Stack], server: str, bare: bool = False, **policy: object) -> Stack:
     """Four processes on this server, warm and open, behind a pool."""
-    stack = start(setup=setup_of(server, bare), **{"warmup": WARMUP, **policy})
+    stack = start(PROCESSES, setup=setup_of(server, bare), **{"warmup": WARMUP, **policy})
     wait_open(stack)
     return stack
 

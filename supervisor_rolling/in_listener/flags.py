@@ -20,8 +20,7 @@ log = logging.getLogger("supervisor_rolling")
 LEASE = 10.0
 """Seconds for which a flag stays up unless renewed: more than a listener is away while supervisord starts another."""
 
-_READ_BY_ALL = 0o644
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileFlags:
@@ -51,9 +50,8 @@ class FileFlags:
         if LEASE / 2 < left <= LEASE:
             return
         self._make_directory()
-        flag = os.open(self._path(process), _FLAGS, _READ_BY_ALL)
+        flag = os.open(self._path(process), _OPEN, 0o644)
         try:
-            os.fchmod(flag, _READ_BY_ALL)  # whatever the umask is
             os.utime(flag, (now, now + LEASE))
         finally:
             os.close(flag)

@@ -57,7 +57,6 @@ def setup_of(server: str, bare: bool = False) -> dict[str, Any]:
     """What the stack of a server has otherwise."""
     application = f"tests.lab.pooled --server {server}{' --bare' if bare else ''}"
     return {
-        "processes": PROCESSES,
         "application": application,
         "startsecs": 0,
         "balance": "",
@@ -103,7 +102,7 @@ def run(server: str, restarts: int) -> Result:
     with tempfile.TemporaryDirectory(prefix="pools") as directory:
         files = {"rolling.yaml": plugin.policy(warmup=WARMUP)}
         sections = plugin.sections(Path("%(here)s") / "rolling.yaml")
-        with Stack(Path(directory), Setup(supervisor=sections, files=files, **setup_of(server))) as stack:
+        with Stack(Path(directory), Setup(PROCESSES, supervisor=sections, files=files, **setup_of(server))) as stack:
             stack.release("old")
             wait_open(stack)
             return restarted(stack, server, restarts, lambda text: print(text, file=sys.stderr, flush=True))
