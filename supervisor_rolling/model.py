@@ -408,11 +408,12 @@ class Seen:
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
     the peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
     that supervisord refused for good, by process; ``overtaken`` those that somebody else had stopped before our order
-    came. ``told`` are the draining processes that have been sent the signal of their drain, ``telling`` those that are being asked its request. ``dead`` says
-    since when those have been known to be dead to which supervisord has not come round: whether they crashed or were
-    stopped, only it can tell. ``wards`` are the processes in the hands of the guard. Of those whose pools are made to
-    run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that
-    is left, and ``sealed`` are those that answer in something else than plain HTTP/1.1.
+    came. ``told`` are the draining processes that have been sent the signal of their drain, ``telling`` those that are
+    being asked its request. ``dead`` says since when those have been known to be dead to which supervisord has not come
+    round: whether they crashed or were stopped, only it can tell. ``wards`` are the processes in the hands of the
+    guard. Of those whose pools are made to run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no
+    byte has moved on any connection that is left, and ``sealed`` are those that answer in something else than plain
+    HTTP/1.1.
     """
 
     at: float
