@@ -23,7 +23,15 @@ setup(
     ],
     extras_require={
         "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.3"],
-        "test": ["pytest>=7", "hypothesis>=6.82", "gunicorn>=21.2", "waitress>=2.1", "uvicorn>=0.23", "tornado>=6.3"],
+        "test": [
+            "pytest>=7",
+            "pytest-xdist>=3",
+            "hypothesis>=6.82",
+            "gunicorn>=21.2",
+            "waitress>=2.1",
+            "uvicorn>=0.23",
+            "tornado>=6.3",
+        ],
         "pools": ["tornado>=6.3", "gunicorn>=21.2", "waitress>=2.1", "uWSGI>=2.0.20"],  # uWSGI is built with gcc
         # supervisor 4.2 imports pkg_resources and asks for any setuptools, of which 82 has it no more.
         "supervisor42": ["supervisor>=4.2.3,<4.3", "setuptools<82"],
