@@ -15,6 +15,7 @@ Three programs live in this package, and the folders are named after where code 
 ``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, views, events (ours), hearing
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
                        below it all
+``wsgi``, ``asgi``     middlewares for applications, which look at the flag of ``draining``
 ``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they print
 """
 
