@@ -49,7 +49,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
 
 
 def test_without_being_told_the_pool_lasts_until_the_deadline(light: Callable[..., Stack]):
-    stack = light(processes=2, setup=POOL, drain={"timeout": 2.0})
+    stack = light(processes=2, setup=POOL, drain={"timeout": 2.0, "keepalive": "ignore"})
     with users(stack):
         assert stack.ctl("rolling_restart", "app").returncode == 0
     assert all(member["drained"] >= 2.0 for member in rolling(stack)["processes"])
