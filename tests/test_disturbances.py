@@ -149,7 +149,7 @@ def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callab
         stack.ctl("stop", "app:*")
 
     status, said = disturbed(stack, stop_all)
-    assert (status, "all its processes were stopped by hand" in said) == (1, True), said
+    assert (status, "all that it was to replace were stopped by hand" in said) == (1, True), said
     assert {found["statename"] for found in standing(stack).values()} == {"STOPPED"}
     stack.ctl("start", "app:*")
     assert_whole(stack)
