@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_a_transaction_is_done_as_a_whole_or_not_at_all(nft: Nftables) -> None:
         nft.run([{"add": {"table": TABLE}}, {"delete": {"table": {**TABLE, "name": "nowhere"}}}])
     assert TABLE["name"] not in tables(nft)
     nft.run([{"add": {"table": TABLE}}])  # and the next goes as if nothing had been
+
+
+def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BreaksOff:
+        def __init__(self, library: Any) -> None:
+            self._library = library
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._library, name)
+
+        def nft_ctx_get_output_buffer(self, context: Any) -> bytes:
+            return b'{"nftables": [{"table": {"flags": \n'
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nft, "_library", BreaksOff(nft._library))
+        with pytest.raises(libnftables.UnreadableError, match="its answer cannot be read"):
+            nft.run([{"list": {"tables": {}}}])
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

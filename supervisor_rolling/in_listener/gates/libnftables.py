@@ -31,6 +31,10 @@ class AbsentError(GateError):
     """What a command speaks of is not there."""
 
 
+class UnreadableError(GateError):
+    """What the library answered is no JSON: 1.0.6 breaks off in the middle of a table that somebody made dormant."""
+
+
 _CAUSES: dict[str, tuple[type[GateError], str]] = {
     "Operation not permitted": (GatePermissionError, _NO_RIGHTS),
     "Operation not supported": (GatePermissionError, _NO_KERNEL),
@@ -64,7 +68,10 @@ class Nftables:
         errors = self._library.nft_ctx_get_error_buffer(self._context)
         if status:
             raise _translated(errors.decode(errors="replace"))
-        found = json.loads(output)["nftables"] if output.strip() else []
+        try:
+            found = json.loads(output)["nftables"] if output.strip() else []
+        except ValueError as error:
+            raise UnreadableError(f"nftables: its answer cannot be read: {error}") from error
         return [one for one in found if "metainfo" not in one]
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor_rolling.errors import GateError, GatePermissionError
-from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables
+from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
 from supervisor_rolling.in_listener.gates.names import clean_comment, mark_of
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 
@@ -163,6 +163,8 @@ class OwnTable:
             return _found(self._nft.run([{"list": {"table": _table(self._name)}}]))
         except AbsentError:
             return Found()
+        except UnreadableError:  # then it is not as we made it
+            return Found(exists=True)
 
     def own_rules(self) -> tuple[str, ...]:
         """The rules, as read back, of a chain that ``put`` has just filled; none where they are not all there."""
