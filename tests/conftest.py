@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.in_listener.drain import KernelSockets
 from tests.lab import look, plugin
 from tests.lab.netns import NoNamespaceError, enter_private_network
 from tests.lab.stack import Setup, Stack
@@ -18,6 +19,18 @@ def pytest_configure(config: pytest.Config) -> None:
         enter_private_network()
     except NoNamespaceError as error:
         pytest.exit(f"The tests need a network namespace of their own: {error}", returncode=3)
+
+
+@pytest.fixture
+def keep() -> Iterator[contextlib.ExitStack]:
+    """Closes at the end of the test what is entered into it."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def sockets() -> KernelSockets:
+    return KernelSockets()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -20,19 +19,8 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import sock_diag
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.model import Connection, Connections
+from tests.lab.doors import eventually
 from tests.lab.lasting import unreachable
-
-
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def sockets() -> KernelSockets:
-    return KernelSockets()
 
 
 def listen(keep: ExitStack, address: str = "127.0.0.1", dual: bool = False) -> socket.socket:
@@ -51,16 +39,6 @@ def port_of(sock: socket.socket) -> int:
 def name_of(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def eventually(true: Callable[[], bool], seconds: float = 3.0) -> bool:
-    """Poll until it holds or the time is over."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 # --- peers

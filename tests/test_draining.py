@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from supervisor_rolling import asgi, wsgi
 from supervisor_rolling.draining import DIRECTORY, DIRECTORY_VARIABLE, Flag, directory_of
+from supervisor_rolling.in_listener import directories
 from supervisor_rolling.in_listener.flags import LEASE, FileFlags
 
 URL = "unix:///run/supervisor.sock"
@@ -109,6 +111,18 @@ def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_onc
     (message,) = caplog.messages
     assert f"{directory} is not a directory of ours that nobody else may write" in message
     assert DIRECTORY_VARIABLE in message
+
+
+def test_whoever_made_the_directory_for_itself_alone_processes_of_others_can_look(directory: Path):
+    before = os.umask(0o077)
+    try:
+        directories.prepare(str(directory))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    directory.chmod(0o700)  # an older one
+    listener(directory).hold([("app", "app-1")])
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
 def test_a_link_is_not_followed(directory: Path, tmp_path: Path):

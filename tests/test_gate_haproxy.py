@@ -244,7 +244,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
 ) -> None:
     (tmp_path / "record").mkdir()
     (tmp_path / "record").chmod(0o777)
-    with pytest.raises(GateError, match="is not this user's own"):
+    with pytest.raises(GateError, match="nobody else may write"):
         make().check()
 
 

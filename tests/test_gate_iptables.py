@@ -27,18 +27,22 @@ from supervisor_rolling.in_listener.gates.names import clean_comment
 from supervisor_rolling.in_listener.gates.rules import LONGEST_COMMENT
 from supervisor_rolling.in_listener.gates.xtables import PROBE
 from supervisor_rolling.model import GatePolicy
-from tests.lab.doors import LOOPBACKS, Clock, eventually, fail_with, is_open, listen_on_both, open_addresses, run
+from tests.lab.doors import (
+    LEGACY,
+    LOOPBACKS,
+    Clock,
+    eventually,
+    fail_with,
+    flush,
+    is_open,
+    listen_on_both,
+    open_addresses,
+    run,
+)
 
 OWNER = "unix:///run/supervisor.sock"
-IPTABLES = {"127.0.0.1": "iptables-legacy", "::1": "ip6tables-legacy"}
+IPTABLES = dict(zip(LOOPBACKS, LEGACY))
 METHODS = ["reject", "redirect"]
-
-
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +51,6 @@ def clean() -> Iterator[None]:
     flush()
     yield
     flush()
-
-
-def flush() -> None:
-    for command in IPTABLES.values():
-        for table in ("filter", "nat"):
-            for action in ("-F", "-X"):
-                run(command, "-w", "-t", table, action)
 
 
 def rules(address: str = "127.0.0.1", table: str = "filter") -> list[str]:

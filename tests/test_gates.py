@@ -25,11 +25,13 @@ from supervisor_rolling.in_listener.gates.libnftables import Nftables
 from supervisor_rolling.in_listener.gates.nftables import NftablesGate, table_of
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from tests.lab.doors import (
+    LEGACY,
     LOOPBACKS,
     Clock,
     connect,
     eventually,
     fail_with,
+    flush,
     is_open,
     iter_bytes,
     listen,
@@ -39,7 +41,6 @@ from tests.lab.doors import (
 )
 
 OWNER = "unix:///run/supervisor.sock"
-LEGACY = ("iptables-legacy", "ip6tables-legacy")
 TABLE = ("inet", table_of(OWNER))
 
 
@@ -63,27 +64,12 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
-
-
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
     """Every test begins and ends without rules."""
     flush()
     yield
     flush()
-
-
-def flush() -> None:
-    for command in LEGACY:
-        for table in ("filter", "nat"):
-            for action in ("-F", "-X"):
-                run(command, "-w", "-t", table, action)
-    nft("flush", "ruleset")
 
 
 def nft(*arguments: str) -> str:

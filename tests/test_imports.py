@@ -33,7 +33,7 @@ BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "wa
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
-    *("notices", "flags", "arrivals"),
+    *("notices", "flags", "arrivals", "directories"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -41,6 +41,8 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("gates", "gates"),
     ("config", "config"),
     ("notices", "warmup"),
+    ("flags", "directories"),
+    ("gates", "directories"),
 }
 
 

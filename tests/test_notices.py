@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -50,12 +50,6 @@ class Server:
                 )
                 self.may_answer.wait(DEADLINE)
                 one.sendall(self.answer)
-
-
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def a_job(port: int, **changes: Any) -> NoticeJob:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import drain, owners
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.owners import Holder, family_of, predecessor
+from tests.lab.doors import eventually
 
 _LISTENS = """
 import os, socket, sys
@@ -34,18 +36,6 @@ APP_1 = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_GROUP_NAME": "app", "SUPERVISOR_
 APP_2 = {**APP_1, "SUPERVISOR_PROCESS_NAME": "app-2"}
 
 
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def sockets() -> KernelSockets:
-    return KernelSockets()
-
-
 @contextlib.contextmanager
 def program(*arguments: str, name: dict[str, str] = APP_1) -> Iterator[subprocess.Popen[bytes]]:
     """Listens on a port, and with an argument in a child on another; both are written to its standard output."""
@@ -60,6 +50,8 @@ def program(*arguments: str, name: dict[str, str] = APP_1) -> Iterator[subproces
 def sleeper(name: dict[str, str] = APP_1) -> Iterator[int]:
     """The pid of a process that listens on nothing."""
     with subprocess.Popen(["sleep", "60"], env={**os.environ, **name}) as process:
+        environ = Path(f"/proc/{process.pid}/environ")
+        assert eventually(lambda: bool(environ.read_bytes())), "it is empty for a moment after the exec"
         yield process.pid
         process.kill()
 

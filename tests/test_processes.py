@@ -9,7 +9,7 @@ import socketserver
 import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -143,13 +143,6 @@ def _handler(supervisord: Supervisord) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
-
-
-@pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture(params=["unix", "inet"])

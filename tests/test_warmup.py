@@ -176,13 +176,6 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def keep() -> Iterator[ExitStack]:
-    """Closes at the end of the test what is entered into it."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def server(keep: ExitStack) -> Server:
     return Server(keep)
 

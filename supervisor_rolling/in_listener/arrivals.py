@@ -19,6 +19,7 @@ import struct
 from collections.abc import Collection, Sequence
 
 from supervisor_rolling.model import Arrival
+from supervisor_rolling.pure.peers import peer_of
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -157,4 +158,4 @@ def arrival_in(packet: bytes, is_ipv6: bool) -> Arrival | None:
     if not _REQUEST_LINE.match(payload):
         return None
     address = socket.inet_ntop(socket.AF_INET6 if is_ipv6 else socket.AF_INET, source)
-    return Arrival(port, f"[{address}]:{peer_port}" if is_ipv6 else f"{address}:{peer_port}", answered)
+    return Arrival(port, peer_of(address, peer_port), answered)

@@ -24,6 +24,7 @@ from supervisor_rolling.in_listener.sock_diag import (
     tcp_sockets,
 )
 from supervisor_rolling.model import Connection, Connections
+from supervisor_rolling.pure.peers import peer_of
 
 
 class KernelSockets:
@@ -72,8 +73,7 @@ class KernelSockets:
 
 
 def _peer(one: TcpSocket) -> str:
-    address = f"[{one.peer_address}]" if ":" in one.peer_address else one.peer_address
-    return f"{address}:{one.peer_port}"
+    return peer_of(one.peer_address, one.peer_port)
 
 
 def _age_ms(one: TcpSocket) -> int:

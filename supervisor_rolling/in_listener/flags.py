@@ -1,7 +1,6 @@
 """Tells processes that they drain: the ``Flags`` of ``contracts.py``, by the files of ``draining.py``.
 
-An application may look or not, so what goes wrong here stops no roll: it is logged once. The directory must be root's
-or our own and nobody else's to write: whoever could write there could lead us to another file.
+An application may look or not, so what goes wrong here stops no roll: it is logged once.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Collection, Mapping
 
 from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of, file_name
+from supervisor_rolling.in_listener import directories
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -49,7 +48,7 @@ class FileFlags:
         left = self._until.get(process, 0.0) - now
         if LEASE / 2 < left <= LEASE:
             return
-        self._make_directory()
+        directories.prepare(self._directory)
         flag = os.open(self._path(process), _OPEN, 0o644)
         try:
             os.utime(flag, (now, now + LEASE))
@@ -64,16 +63,6 @@ class FileFlags:
 
     def _path(self, process: tuple[str, str]) -> str:
         return os.path.join(self._directory, file_name(self._url, *process))
-
-    def _make_directory(self) -> None:
-        """Raises OSError where there is none, or not one that is fit."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._directory, 0o755)
-            os.chmod(self._directory, 0o755)
-        found = os.lstat(self._directory)
-        is_fit = stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022
-        if not is_fit:
-            raise PermissionError(f"{self._directory} is not a directory of ours that nobody else may write")
 
     def _complain(self, error: OSError) -> None:
         if not self._has_complained:

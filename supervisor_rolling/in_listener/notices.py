@@ -19,6 +19,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Notice, NoticeJob
+from supervisor_rolling.pure.peers import peer_of
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -98,7 +99,7 @@ class _Notice(threading.Thread):
             own.setsockopt(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)
         own.bind((BYPASS_ADDRESS if self.job.bypass == "address" else address, 0))
         host, port = own.getsockname()[:2]
-        self.notice = replace(self.notice, peer=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self.notice = replace(self.notice, peer=peer_of(host, port))
 
 
 def _status(own: socket.socket, address: str, job: NoticeJob) -> int:

@@ -288,7 +288,7 @@ class Roller:
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
-        self._flag(new.values())
+        self.flags.hold([(roll.group, member.name) for roll, member in self._leaving()])
         self._overtaken = {}
         for group in new.values():
             self._order(group)
@@ -449,12 +449,10 @@ class Roller:
     def _empty_pools(self) -> None:
         """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
         drain last: it ends at its deadline."""
-        rolls = [group.roll for group in self._groups.values() if group.roll]
-        wanted = [roll for roll in rolls if roll.status is Status.RUNNING and roll.policy.drain.keepalive == "nginx"]
-        leaving = [m for roll in wanted for m in roll.members if m.stage in (Stage.DRAINING, Stage.RESTARTING)]
-        ports = [port for m in leaving for port in m.ports if port in self.gatekeeper.closed_since]
+        leaving = [(roll, member) for roll, member in self._leaving() if roll.policy.drain.keepalive == "nginx"]
+        ports = [port for _, member in leaving for port in member.ports]
         try:
-            self._answered = self.pools.hold(ports, max((roll.gate.lease for roll in wanted), default=0.0))
+            self._answered = self.pools.hold(ports, max((roll.gate.lease for roll, _ in leaving), default=0.0))
             problem = ""
         except GateError as error:
             self._answered, problem = {}, str(error)
@@ -462,11 +460,10 @@ class Roller:
             log.error("nginx is not made to close its connections (drain.keepalive: nginx): %s", problem)
         self._pools_problem = problem
 
-    def _flag(self, groups: Iterable[Group]) -> None:
-        """Tell the processes behind a closed gate that they are to be replaced."""
-        rolls = [group.roll for group in groups if group.roll]
-        closed = self.gatekeeper.closed_since
-        self.flags.hold([(roll.group, name) for roll in rolls for name in machine.leaving(roll, closed)])
+    def _leaving(self) -> list[tuple[Roll, Member]]:
+        """Those behind a closed gate that are to be replaced, each with its roll."""
+        rolls = [group.roll for group in self._groups.values() if group.roll]
+        return [(roll, member) for roll in rolls for member in machine.leaving(roll, self.gatekeeper.closed_since)]
 
     def _order(self, group: Group) -> None:
         if group.roll is None:

@@ -10,7 +10,9 @@ from supervisor_rolling.pure.names import natural
 
 View = Mapping[str, Any]
 
-NO_LISTENER = "The listener does not run: nothing goes on, and every gate opens when its lease ends (30 s)."
+NO_LISTENER = (
+    "The listener does not run: nothing goes on, and every gate opens when its lease ends (30 s; HAProxy has none)."
+)
 
 
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."

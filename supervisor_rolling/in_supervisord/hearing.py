@@ -40,7 +40,7 @@ def _quiet(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], Non
     def heard(event: Any) -> None:
         try:
             call(event)
-        except Exception as error:  # noqa: BLE001 - see the contract
+        except Exception as error:  # noqa: BLE001 - supervisord would end without a word
             defects.tell("what it hears", error)
 
     return heard

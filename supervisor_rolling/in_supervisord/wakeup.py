@@ -94,7 +94,7 @@ class WakeUp:
                 del self.socket_map[self.reading]
             _put_back(self.previous)
             self._close_pipe()
-        except Exception:  # noqa: BLE001 - see above
+        except Exception:  # noqa: BLE001 - supervisord would die of it, and there is nothing left to put back
             return
 
     def _close_pipe(self) -> None:

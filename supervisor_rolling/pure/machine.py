@@ -114,12 +114,12 @@ def notices(roll: Roll, processes: Mapping[str, Process], closed_since: Mapping[
     }
 
 
-def leaving(roll: Roll, closed: Mapping[int, float]) -> list[str]:
-    """The processes whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
+def leaving(roll: Roll, closed: Mapping[int, float]) -> list[Member]:
+    """Those whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
     not come again. ``closed`` is what the gate said after the roll was recorded."""
     is_running = roll.status is Status.RUNNING
     leaving = [m for m in roll.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
-    return [member.name for member in leaving if closed_since(member, closed) < math.inf]
+    return [member for member in leaving if closed_since(member, closed) < math.inf]
 
 
 def available(roll: Roll, seen: Seen) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 LOOPBACKS = ["127.0.0.1", "::1"]
+LEGACY = ("iptables-legacy", "ip6tables-legacy")  # in the same order
 
 
 class Clock:
@@ -23,6 +24,15 @@ class Clock:
 
 def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def flush() -> None:
+    """No rule of anybody is left."""
+    for command in LEGACY:
+        for table in ("filter", "nat"):
+            for action in ("-F", "-X"):
+                run(command, "-w", "-t", table, action)
+    run("nft", "flush", "ruleset")
 
 
 def listen(keep: ExitStack, address: str) -> tuple[socket.socket, int]:

@@ -33,8 +33,7 @@ def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
 def _iptables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     try:
         from supervisor_rolling.in_listener.gates.iptables import IptablesGate
-    except Exception as error:
-        # Not only ImportError: without libxtables python-iptables dies of AttributeError, OSError or errors of its own.
+    except Exception as error:  # without libxtables it dies of AttributeError, OSError or errors of its own, too
         raise GatePermissionError(
             f"The iptables backend cannot be loaded ({type(error).__name__}: {error}). Install the package `iptables` "
             "of your distribution (it brings libxtables and libip4tc), and python-iptables into the listener's "

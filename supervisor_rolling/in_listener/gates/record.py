@@ -11,12 +11,13 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from supervisor_rolling.draining import DIRECTORY
 from supervisor_rolling.errors import GateError
+from supervisor_rolling.in_listener import directories
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -45,15 +46,11 @@ class Record:
         self.names = frozenset(names)
 
     def prepare(self) -> None:
-        """Make the directory, for this user alone. Raises GateError where it is somebody else's."""
-        directory = self.path.parent
+        """Make the directory. Raises GateError where it is somebody else's."""
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            found = directory.lstat()
+            directories.prepare(str(self.path.parent))
         except OSError as error:
-            raise GateError(f"Cannot make {directory}, where it is written down what is closed: {error}") from None
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise GateError(f"{directory}, where it is written down what is closed, is not this user's own: remove it")
+            raise GateError(f"Nowhere to write down what is closed: {error}") from None
 
     def _replace(self, text: str) -> None:
         new = self.path.with_suffix(".new")
@@ -75,4 +72,4 @@ class Record:
 
 def _directory() -> Path:
     user = os.geteuid()
-    return Path("/run/supervisor_rolling") if user == 0 else Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")
+    return Path(DIRECTORY) if user == 0 else Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")

@@ -22,7 +22,6 @@ Needs Linux 5.16 or later, which can look into what TCP carries. For one thread.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -30,6 +29,7 @@ from typing import Any, Protocol
 
 from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates.libnftables import Command, Nftables
+from supervisor_rolling.in_listener.gates.names import mark_of
 
 
 class Socket(Protocol):
@@ -195,7 +195,7 @@ class StatusLines:
 
 def table_of(owner: str) -> str:
     """The table of one supervisord: two on a host keep apart, a new listener finds what its predecessor left."""
-    return f"supervisor-rolling-answers-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
+    return f"supervisor-rolling-answers-{mark_of(owner)}"
 
 
 def _field(protocol: str, field: str) -> dict[str, Any]:
