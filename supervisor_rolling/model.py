@@ -34,10 +34,10 @@ class GatePolicy:
     ``bypass`` is none.
     """
 
-    backend: str = "auto"  # or iptables, nftables
+    backend: str = "auto"  # or iptables, nftables, haproxy
     method: str = "reject"  # or redirect
     lease: float = 30.0
-    bypass: str = "mark"  # or address
+    bypass: str = "mark"  # or address, none
     socket: str = ""
     backend_name: str = ""
 

@@ -6,6 +6,7 @@ import gc
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -477,13 +478,14 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     processes["web_2"].state, processes["web_2"].laststart = ProcessStates.STARTING, now - 4.0
     down = processes["web_10"]
     down.state, down.pid, down.laststop, down.spawnerr = ProcessStates.FATAL, 0, now - 50.0, "no such file"
-    rolling.mailbox.lives._told_to_stop["app"] = {"web_10"}
+    processes["web_2"].group = SimpleNamespace(config=SimpleNamespace(name="app"))
+    rolling.mailbox.lives.hear(events.ProcessStateStoppedEvent(processes["web_2"], ProcessStates.STOPPING))
     rows = rows_of(looked(rolling))
     assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
     assert rows["web_1"].stopwaitsecs == 12
-    assert [row.told_to_stop for row in rows.values()] == [False, False, True]
+    assert {name for name, row in rows.items() if row.told_to_stop} == {"web_2"}
     assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
     assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
@@ -848,9 +850,13 @@ def test_times_come_from_supervisords_events(rolling: Any, supervisord: DummySup
     assert (row.up_for, row.spawned) == (pytest.approx(0.0, abs=2.0), pytest.approx(time.monotonic(), abs=2.0))
 
 
-@pytest.mark.parametrize(
-    "event", [events.ProcessGroupRemovedEvent("app"), events.ProcessStateStartingEvent(DummyProcess(None), 0)]
-)
+def a_process_that_starts() -> events.ProcessStateStartingEvent:
+    process = make_process("web_1", 7)
+    process.group = SimpleNamespace(config=SimpleNamespace(name="app"))
+    return events.ProcessStateStartingEvent(process, ProcessStates.EXITED)
+
+
+@pytest.mark.parametrize("event", [events.ProcessGroupRemovedEvent("app"), a_process_that_starts()])
 def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
     rolling: Any, supervisord: DummySupervisor, monkeypatch: pytest.MonkeyPatch, event: Any
 ):
@@ -858,7 +864,7 @@ def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(rolling.mailbox, "remove", fail)
-    monkeypatch.setattr(type(rolling.mailbox.lives), "_note", fail)
+    monkeypatch.setattr(rolling.mailbox.lives, "_clock", fail)
     events.notify(event)
     assert "a defect" in supervisord.options.logger.data[-1]
 

@@ -395,7 +395,8 @@ def test_a_pool_that_is_used_on_and_on_is_told_with_the_ways_out_and_the_process
     after = drained_behind(POOL, REUSE_PATIENCE)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert "(41 in 1.0 s over 3 connections, from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
-    for way_out in ("keepalive 0;", "supervisor_rolling.wsgi or .asgi", "drain: {keepalive: ignore}"):
+    ways_out = ("keepalive 0;", "supervisor_rolling.wsgi or .asgi", "{keepalive: nginx}", "drain: {keepalive: ignore}")
+    for way_out in ways_out:
         assert way_out in after.why
 
 

@@ -29,22 +29,23 @@ class Lives:
         self._clock = clock
         self._wall = wall
         self._started: dict[str, dict[str, float]] = {}  # by group and name
-        self._went_down: dict[str, dict[str, float]] = {}
-        self._told_to_stop: dict[str, set[str]] = {}
+        self._ended: dict[str, dict[str, tuple[float, bool]]] = {}  # when, and whether it was told to
 
     def hear(self, event: ProcessStateEvent) -> None:
         """Note what an event says."""
+        if event.process.group is None:
+            return
+        group, name = event.process.group.config.name, event.process.config.name
         if isinstance(event, ProcessStateStartingEvent):
-            self._note(self._started, event.process)
+            self._started.setdefault(group, {})[name] = self._clock()
         elif isinstance(event, WENT_DOWN):
-            self._note(self._went_down, event.process)
-            self._note_why(event)
+            told = isinstance(event, ProcessStateStoppedEvent)
+            self._ended.setdefault(group, {})[name] = (self._clock(), told)
 
     def forget(self, group: str) -> None:
         """Its processes are gone, and others will have their names."""
         self._started.pop(group, None)
-        self._went_down.pop(group, None)
-        self._told_to_stop.pop(group, None)
+        self._ended.pop(group, None)
 
     def attempt(self, group: str, name: str, process: Any) -> float:
         """A number that tells one attempt to start the process from another."""
@@ -56,25 +57,12 @@ class Lives:
 
     def down_for(self, group: str, name: str, process: Any) -> float:
         """Seconds since it last went down; 0.0: it never did."""
-        heard = self._went_down.get(group, {}).get(name)
+        heard, _ = self._ended.get(group, {}).get(name, (None, False))
         return self._since(heard, process.laststop) if heard or process.laststop else 0.0
 
     def told_to_stop(self, group: str, name: str) -> bool:
         """Whether it last went down because somebody ordered it. False where no event has told."""
-        return name in self._told_to_stop.get(group, ())
-
-    def _note_why(self, event: ProcessStateEvent) -> None:
-        if event.process.group is None:
-            return
-        told = self._told_to_stop.setdefault(event.process.group.config.name, set())
-        if isinstance(event, ProcessStateStoppedEvent):
-            told.add(event.process.config.name)
-        else:
-            told.discard(event.process.config.name)
-
-    def _note(self, times: dict[str, dict[str, float]], process: Any) -> None:
-        if process.group is not None:
-            times.setdefault(process.group.config.name, {})[process.config.name] = self._clock()
+        return self._ended.get(group, {}).get(name, (0.0, False))[1]
 
     def _since(self, heard: float | None, wall: float) -> float:
         return max(0.0, self._clock() - heard if heard else self._wall() - wall)

@@ -152,9 +152,8 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
         return member
     process = processes[member.name]
     if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
-        warmed = (
-            before.pid if before.pid == process.pid else 0
-        )  # another pid is somebody else's work, and not known warm
+        # Another pid is somebody else's work, and not known warm.
+        warmed = before.pid if before.pid == process.pid else 0
         return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
     was_asked_for = before.wanted or before.tried or bool(before.why)
     return replace(member, wanted=member.wanted and was_asked_for)

@@ -207,9 +207,8 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
     if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
         return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
     if member.name in seen.overtaken and process.state in NOT_UP:
-        return to(
-            member, Stage.DRAINING, seen
-        )  # somebody else stopped it, and may wait for that: it is theirs to start
+        # Somebody else stopped it, and may wait for that: it is theirs to start.
+        return to(member, Stage.DRAINING, seen)
     refusal = seen.refusals.get(member.name)
     if refusal:
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
@@ -468,7 +467,8 @@ def _reuse_text(member: Member, reuse: Reuse) -> str:
         f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {reuse.peer} to port {ports}), so it was "
         "not stopped: that is a keepalive pool of the load balancer, and a restart would cut off what it carries. Ways "
         "out: no pool (nginx: keepalive 0; in the upstream); the middleware supervisor_rolling.wsgi or .asgi in the "
-        "application, which lets it run dry; or drain: {keepalive: ignore} in its policy, which accepts it"
+        "application, which lets it run dry; in its policy drain: {keepalive: nginx}, by which nginx lets it run dry, "
+        "or drain: {keepalive: ignore}, which accepts it"
     )
 
 

@@ -63,6 +63,12 @@ HAPROXY_LEASE = 2.0
 
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
+_HAPROXY = {
+    "socket": "write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
+    "backend_name": "write the name of the backend section of haproxy.cfg whose servers are the processes, such as app",
+}
+"""The keys that this backend must have, each with what to write."""
+
 _HAPROXY_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?")  # what http.client sends as it is
@@ -130,7 +136,7 @@ def _share(entry: Entry) -> Share | None:
 
 
 def _socket(entry: Entry) -> str | None:
-    path = entry.text("write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock")
+    path = entry.text(_HAPROXY["socket"])
     if path and not path.startswith("/"):
         entry.wrong(f"{entry.shown} is not a full path; write one that begins with /, such as /run/haproxy/admin.sock")
         return None
@@ -138,7 +144,7 @@ def _socket(entry: Entry) -> str | None:
 
 
 def _backend_name(entry: Entry) -> str | None:
-    name = entry.text("write the name of a backend section of haproxy.cfg, such as app")
+    name = entry.text(_HAPROXY["backend_name"])
     if name and not _HAPROXY_NAME.fullmatch(name):
         entry.wrong(f"{entry.shown} is not a name in HAProxy; write letters, digits, and - _ . : only")
         return None
@@ -372,10 +378,6 @@ _GATE: dict[str, Reader[Any]] = {
     "bypass": choice("mark", "address"),
     "socket": _socket,
     "backend_name": _backend_name,
-}
-_HAPROXY = {
-    "socket": "write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
-    "backend_name": "write the name of the backend section of haproxy.cfg whose servers are the processes, such as app",
 }
 _TOP: dict[str, Reader[Any]] = {
     "gate": _gate,
