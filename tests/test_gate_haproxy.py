@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import GateError, GatePermissionError
-from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, HaproxyGate, is_local
+from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, HaproxyGate
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi
 from supervisor_rolling.model import Connections, GatePolicy
 
@@ -276,16 +276,6 @@ def test_of_a_port_that_several_hosts_have_ours_is_taken(
     haproxy.add("bridged", 8002, "192.0.2.8")
     assert list(make().hold({8000: "app", 8002: "app"})) == [8000, 8002]
     assert haproxy.states() == {"a": 8, "b": 0, "elsewhere": 0, "bridged": 8}
-
-
-def test_an_address_is_local_where_it_can_be_bound() -> None:
-    assert [is_local(one) for one in ("127.0.0.1", "::1", "192.0.2.7", "2001:db8::7", "-")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
 
 
 def test_many_are_drained_in_few_calls(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:

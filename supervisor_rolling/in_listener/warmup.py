@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 
@@ -250,19 +251,8 @@ def reached_at(addresses: tuple[str, ...], bypass: str) -> str:
     if address == "0.0.0.0":
         return V4_LOOPBACK
     if address == "::":  # mostly it takes both
-        return V6_LOOPBACK if bypass == "mark" and _is_own(V6_LOOPBACK) else V4_LOOPBACK
+        return V6_LOOPBACK if bypass == "mark" and is_own(V6_LOOPBACK) else V4_LOOPBACK
     return "" if ":" in address and bypass == "address" else address
-
-
-def _is_own(address: str) -> bool:
-    """Whether this host has an IPv6 address. Where IPv6 is turned off, as in most containers, it lacks even ::1, and a
-    process may listen on :: all the same."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind((address, 0))
-    except OSError:
-        return False
-    return True
 
 
 def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:

@@ -21,12 +21,11 @@ which has its own requests still, another backend, another client.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from supervisor_rolling.errors import GateError
+from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.gates.record import Record
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi, Server, Traffic
 from supervisor_rolling.model import Connections, GatePolicy
@@ -111,15 +110,6 @@ class HaproxyGate:
 
 def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
     """The servers that this host's process on a port can be: the only one, whatever its address (that of a bridge,
-    say), or of several those whose address is local."""
+    say), or of several those whose address is this host's."""
     found = [server for server in servers if server.port == port]
-    return found if len(found) < 2 else [server for server in found if is_local(server.address)]
-
-
-def is_local(address: str) -> bool:
-    """Whether an address is one of this host: whether a socket can be bound to it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.bind((address, 0))
-        return True
-    return False
+    return found if len(found) < 2 else [server for server in found if is_own(server.address)]
