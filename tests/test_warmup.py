@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -612,6 +613,25 @@ def test_one_that_listens_on_all_addresses_is_asked_by_ipv4_where_there_is_no_ot
     server = Server(keep, "::")
     assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
     assert server.asked[0].peer == "::ffff:127.0.0.1"
+
+
+@pytest.fixture
+def v6_alone() -> Iterator[None]:
+    """Who listens on :: has no IPv4 with it."""
+    switch = Path("/proc/sys/net/ipv6/bindv6only")
+    switch.write_text("1")
+    yield
+    switch.write_text("0")
+
+
+@pytest.mark.usefixtures("v6_alone")
+@pytest.mark.parametrize("bypass", ["mark", "none"])
+def test_one_that_listens_on_all_addresses_of_ipv6_alone_is_asked_by_ipv6(
+    keep: ExitStack, warmer: Warmer, bypass: str
+) -> None:
+    server = Server(keep, "::")
+    assert warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == "::1"
 
 
 def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: ExitStack, warmer: Warmer) -> None:

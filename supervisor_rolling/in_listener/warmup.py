@@ -251,7 +251,7 @@ def reached_at(addresses: tuple[str, ...], bypass: str) -> str:
     if address == "0.0.0.0":
         return V4_LOOPBACK
     if address == "::":  # mostly it takes both
-        return V6_LOOPBACK if bypass == "mark" and is_own(V6_LOOPBACK) else V4_LOOPBACK
+        return V6_LOOPBACK if bypass != "address" and is_own(V6_LOOPBACK) else V4_LOOPBACK
     return "" if ":" in address and bypass == "address" else address
 
 
