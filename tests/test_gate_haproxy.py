@@ -1,10 +1,12 @@
-"""The gate that speaks to HAProxy, against an admin socket that answers as HAProxy 2.6 was seen to."""
+"""The gate that speaks to HAProxy, against an admin socket that answers as HAProxy 2.6 was seen to; and against the
+real one, where it is HAProxy that changes a server's state."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +150,57 @@ def records(tmp_path: Path) -> list[list[str]]:
     return [json.loads(path.read_text())["closed"] for path in (tmp_path / "record").glob("*")]
 
 
+REAL = """
+global
+    stats socket %(here)s/admin.sock level admin
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+backend checks
+    server checked 127.0.0.1:8000 check inter 1h
+backend app
+    server a 127.0.0.1:8000 track checks/checked
+    server b 127.0.0.1:8001
+"""
+
+
+class RealHaproxy:
+    """The servers of ``REAL``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "admin.sock"
+        conf = directory / "haproxy.cfg"
+        conf.write_text(REAL % {"here": directory})
+        self._process = subprocess.Popen(["haproxy", "-db", "-f", str(conf)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10.0
+        while not self.path.exists():
+            assert time.monotonic() < deadline, "HAProxy does not come up"
+            time.sleep(0.01)
+
+    def ask(self, order: str) -> str:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.path))
+            connection.sendall(f"{order}\n".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def states(self) -> dict[str, int]:
+        rows = [line.split() for line in self.ask("show servers state app").splitlines()[2:] if line]
+        return {row[3]: int(row[6]) for row in rows}
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealHaproxy]:
+    haproxy = RealHaproxy(tmp_path)
+    yield haproxy
+    haproxy.close()
+
+
 # --- hold
 
 
@@ -228,6 +281,35 @@ def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
     haproxy.servers["a"]["admin"] = 8  # and then into drain
     gate.hold({})
     assert haproxy.states() == {"a": 8, "b": 0}
+
+
+@pytest.mark.parametrize("beside", [2, 16, 32])
+def test_what_comes_and_goes_beside_our_drain_does_not_make_it_somebody_else_s(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], beside: int
+) -> None:
+    gate = make()
+    gate.hold({8000: "app"})
+    haproxy.servers["a"]["admin"] = 8 | beside
+    assert list(gate.hold({8000: "app"})) == [8000]
+    haproxy.servers["a"]["admin"] = 8
+    gate.hold({})
+    assert haproxy.states() == {"a": 0, "b": 0}
+
+
+@pytest.mark.parametrize(("state", "beside"), [("maint", 2), ("drain", 16)])
+def test_one_that_tracks_a_server_is_set_ready_although_that_was_taken_out_meanwhile(
+    real: RealHaproxy, tmp_path: Path, state: str, beside: int
+) -> None:
+    policy = GatePolicy("haproxy", socket=str(real.path), backend_name="app", bypass="none")
+    gate = HaproxyGate(policy, "host unix:///s.sock", Clock(), tmp_path / "record")
+    gate.hold({8000: "app"})
+    real.ask(f"set server checks/checked state {state}")
+    gate.hold({8000: "app"})
+    assert real.states() == {"a": 8 | beside, "b": 0}
+    gate.hold({8000: "app", 8001: "app"})
+    real.ask("set server checks/checked state ready")
+    gate.hold({})
+    assert real.states() == {"a": 0, "b": 0}
 
 
 def test_it_is_written_down_before_it_is_drained(

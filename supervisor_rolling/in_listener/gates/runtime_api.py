@@ -21,17 +21,18 @@ TIMEOUT = 2.0
 AT_ONCE = 50
 """Orders in one call: HAProxy reads a line of 16 KiB at most, its ``tune.bufsize``."""
 
-_DRAIN, _CLOSED = 0x08, 0x01 | 0x02 | 0x08 | 0x10 | 0x20
-"""Of srv_admin_state (src: server-t.h): FDRAIN; and FMAINT, IMAINT, FDRAIN, IDRAIN, RMAINT, each of which keeps new
-requests away."""
+_MAINT, _DRAIN, _CLOSED = 0x01, 0x08, 0x01 | 0x02 | 0x08 | 0x10 | 0x20
+"""Of srv_admin_state (src: server-t.h): FMAINT and FDRAIN, which somebody has said; and FMAINT, IMAINT, FDRAIN, IDRAIN,
+RMAINT, each of which keeps new requests away. IMAINT and IDRAIN are those of a server that it tracks, RMAINT is that
+its name has no address: they come and go beside what was said."""
 
 _DENIED, _NO_BACKEND = "Permission denied", "Can't find backend"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server of the backend. ``is_closed``: it gets no new requests because somebody said so; ``is_drained``: by
-    ``state drain`` and nothing else; ``is_up``: HAProxy does not take it for dead."""
+    """A server of the backend. ``is_closed``: it gets no new requests because somebody said so; ``is_drained``:
+    by ``state drain``, and not put into maintenance by hand besides; ``is_up``: HAProxy does not take it for dead."""
 
     name: str
     address: str
@@ -161,7 +162,7 @@ def _server(row: dict[str, str]) -> Server:
         address=row.get("srv_addr", ""),
         port=_number(row, "srv_port"),
         is_closed=bool(admin & _CLOSED),
-        is_drained=admin & _CLOSED == _DRAIN,
+        is_drained=bool(admin & _DRAIN) and not admin & _MAINT,
         is_up=row.get("srv_op_state") != "0",
     )
 
