@@ -6,6 +6,8 @@ what the XML-RPC methods raise beside supervisor's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RollingError(Exception):
     """Base of all errors of this package."""
@@ -25,6 +27,14 @@ class GateError(RollingError):
 
 class GatePermissionError(GateError):
     """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
+
+
+class PartlyHeldError(GateError):
+    """Some ports could not be closed; the others are. ``closed``: these, as ``Gate.hold`` returns them."""
+
+    def __init__(self, text: str, closed: Mapping[int, float]) -> None:
+        super().__init__(text)
+        self.closed = closed
 
 
 class SocketsError(RollingError):

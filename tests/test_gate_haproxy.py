@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.errors import GateError, GatePermissionError, PartlyHeldError
 from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, HaproxyGate
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi
 from supervisor_rolling.model import Connections, GatePolicy
@@ -440,18 +440,23 @@ def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[
 def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
 ) -> None:
-    with pytest.raises(GateError, match=r"no server of this host with port 8007; .* It has: a \(127.0.0.1:8000\), b"):
-        make().hold({8000: "app", 8007: "app"})
+    gate = make()
+    since = gate.hold({8000: "app"})
+    wanted = r"no server of this host with port 8007; .* It has: a \(127.0.0.1:8000\), b"
+    with pytest.raises(PartlyHeldError, match=wanted) as caught:
+        gate.hold({8000: "app", 8007: "app"})
     assert haproxy.states() == {"a": 8, "b": 0}
+    assert caught.value.closed == since
 
 
 def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
 ) -> None:
     haproxy.deaf.add("a")
-    with pytest.raises(GateError, match="did not drain, or set ready, a: it will not"):
-        make().hold({8000: "app"})
-    assert haproxy.states() == {"a": 0, "b": 0}
+    with pytest.raises(PartlyHeldError, match="did not drain, or set ready, a: it will not") as caught:
+        make().hold({8000: "app", 8001: "app"})
+    assert haproxy.states() == {"a": 0, "b": 8}
+    assert list(caught.value.closed) == [8001]
 
 
 def test_a_socket_that_is_not_there_is_told(make: Callable[..., HaproxyGate], haproxy: FakeHaproxy) -> None:

@@ -23,7 +23,8 @@ class Gate(Protocol):
         this object knows: a lease that ran out before it was renewed begins anew. Call it every turn; it costs a read
         when nothing changes. An empty mapping leaves no rule and no chain behind.
 
-        Raises GatePermissionError where it can never work as things are, GateError where it did not work this time.
+        Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
+        PartlyHeldError where some ports could not be closed, with those that are.
         """
         ...
 

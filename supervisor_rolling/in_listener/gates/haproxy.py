@@ -12,7 +12,7 @@ The contract beyond that of ``Gate``:
   and stays so; one that is in our record, and that somebody has put into maint, is theirs from then on.
 * Nothing is believed but what is read back. HAProxy forgets at a reload (without a server-state-file): what a look
   finds ready is drained anew, and its "since" begins anew.
-* A port that no server has is an error, after all the others have been held.
+* A port that no server has, or a server that does not obey, is a PartlyHeldError, after the others have been held.
 
 What is left on a port is what HAProxy has in flight for its server, or, if that is more, the kernel's connections less
 those that HAProxy keeps idle. The second is for whom HAProxy does not know of: the process of HAProxy before a reload,
@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from supervisor_rolling.errors import GateError
+from supervisor_rolling.errors import PartlyHeldError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.gates.record import Record
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi, Server, Traffic
@@ -96,15 +96,18 @@ class HaproxyGate:
         undone = {*drain} - {server.name for server in servers if server.is_closed} | {one.name for one in ready} & left
         if undone:
             reason = "; ".join(filter(None, said)) or "it gives no reason"
-            raise GateError(f"HAProxy did not drain, or set ready, {', '.join(sorted(undone))}: {reason}")
+            raise PartlyHeldError(
+                f"HAProxy did not drain, or set ready, {', '.join(sorted(undone))}: {reason}", dict(self._since)
+            )
 
     def _require_servers(self, closed: Collection[int], servers: Sequence[Server]) -> None:
         without = [str(port) for port in closed if not self._chosen[port]]
         if without:
             there = ", ".join(f"{server.name} ({server.address}:{server.port})" for server in servers) or "none"
-            raise GateError(
+            raise PartlyHeldError(
                 f"HAProxy's backend {self._api.backend} has no server of this host with port {', '.join(without)}; "
-                f"mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml. It has: {there}"
+                f"mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml. It has: {there}",
+                dict(self._since),
             )
 
 
