@@ -341,14 +341,16 @@ def test_a_record_that_cannot_be_read_is_told(
     assert "is not known" in caplog.text
 
 
-def test_one_that_the_checks_took_for_dead_is_said_to_be_up_before_it_is_ready(
+def test_one_that_the_checks_took_for_dead_is_said_to_be_up_before_it_is_ready_where_it_listens(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
 ) -> None:
+    haproxy.add("gone", 8002)
     gate = make()
-    gate.hold({8000: "app", 8001: "app"})
-    haproxy.servers["a"]["up"] = 0
-    gate.hold({})
-    assert haproxy.orders[2:] == ["a health up", "a state ready", "b state ready"]
+    gate.hold({8000: "app", 8001: "app", 8002: "app"})
+    haproxy.servers["a"]["up"] = haproxy.servers["gone"]["up"] = 0
+    with socket.create_server(("127.0.0.1", 8000)), socket.create_server(("127.0.0.1", 8001)):
+        gate.hold({})
+    assert haproxy.orders[3:] == ["a health up", "a state ready", "b state ready", "gone state ready"]
 
 
 def test_of_a_port_that_several_hosts_have_ours_is_taken(

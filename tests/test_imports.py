@@ -44,6 +44,7 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("flags", "directories"),
     ("gates", "directories"),
     ("gates", "addresses"),
+    ("gates", "sock_diag"),
     ("warmup", "addresses"),
 }
 

@@ -21,13 +21,15 @@ which has its own requests still, another backend, another client.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from supervisor_rolling.errors import PartlyHeldError
+from supervisor_rolling.errors import PartlyHeldError, SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.gates.record import Record
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi, Server, Traffic
+from supervisor_rolling.in_listener.sock_diag import LISTEN, tcp_sockets
 from supervisor_rolling.model import Connections, GatePolicy
 
 IN_BETWEEN = 0.05
@@ -89,7 +91,8 @@ class HaproxyGate:
 
     def _change(self, drain: Sequence[str], ready: Sequence[Server], closed: Collection[int]) -> None:
         """Drain first: there must never be more open than asked. Believe what is read back."""
-        said = [self._api.drain(drain), self._api.ready(ready)]
+        listening = _listening([server.port for server in ready if not server.is_up])
+        said = [self._api.drain(drain), self._api.ready(ready, listening)]
         servers = self._look(closed)
         left = {server.name for server in servers if server.is_drained}
         self._record.write(self._record.names & left)
@@ -116,3 +119,10 @@ def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
     say), or of several those whose address is this host's."""
     found = [server for server in servers if server.port == port]
     return found if len(found) < 2 else [server for server in found if is_own(server.address)]
+
+
+def _listening(ports: Collection[int]) -> frozenset[int]:
+    """Those of these ports on which somebody listens on this host; none where the kernel does not tell."""
+    with contextlib.suppress(SocketsError):
+        return frozenset(one.port for one in tcp_sockets((LISTEN,), ports)) if ports else frozenset()
+    return frozenset()

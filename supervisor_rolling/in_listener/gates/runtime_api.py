@@ -10,7 +10,7 @@ import csv
 import errno
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from supervisor_rolling.errors import GateError, GatePermissionError
@@ -90,11 +90,13 @@ class RuntimeApi:
         """No new requests for these servers. What HAProxy has to say against it."""
         return self._order([f"set server {self.backend}/{name} state drain" for name in names])
 
-    def ready(self, servers: Sequence[Server]) -> str:
+    def ready(self, servers: Sequence[Server], listening: Collection[int]) -> str:
         """New requests for these servers again. One that HAProxy's checks took for dead, because its process was
-        restarted, is alive: else it would stay out for ``rise`` checks more. What HAProxy has to say against it."""
-        dead = [f"set server {self.backend}/{server.name} health up" for server in servers if not server.is_up]
-        return self._order([*dead, *(f"set server {self.backend}/{server.name} state ready" for server in servers)])
+        restarted, is alive where somebody is ``listening`` on its port: else it would stay out for ``rise`` checks
+        more. What HAProxy has to say against it."""
+        alive = [server.name for server in servers if not server.is_up and server.port in listening]
+        healthy = [f"set server {self.backend}/{name} health up" for name in alive]
+        return self._order([*healthy, *(f"set server {self.backend}/{server.name} state ready" for server in servers)])
 
     def _order(self, commands: Sequence[str]) -> str:
         said = [self._ask("; ".join(commands[at : at + AT_ONCE])) for at in range(0, len(commands), AT_ONCE)]
