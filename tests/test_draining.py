@@ -109,20 +109,32 @@ def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_onc
         flags.hold([("app", "app-1")])
     assert list(directory.iterdir()) == []
     (message,) = caplog.messages
-    assert f"{directory} is not a directory of ours that nobody else may write" in message
+    assert f"{directory} is not a directory of ours that nobody else may write: remove it, or take another" in message
     assert DIRECTORY_VARIABLE in message
 
 
-def test_whoever_made_the_directory_for_itself_alone_processes_of_others_can_look(directory: Path):
+def test_into_the_directory_that_is_made_processes_of_others_can_look(directory: Path):
     before = os.umask(0o077)
     try:
         directories.prepare(str(directory))
     finally:
         os.umask(before)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
-    directory.chmod(0o700)  # an older one
-    listener(directory).hold([("app", "app-1")])
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+
+
+def test_a_directory_that_was_there_stays_as_it_is_and_that_others_cannot_look_into_it_is_logged_once(
+    directory: Path, caplog: pytest.LogCaptureFixture
+):
+    directory.mkdir()
+    directory.chmod(0o700)
+    flags = listener(directory)
+    for name in ("app-1", "app-2"):
+        flags.hold([("app", name)])
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert Flag(child(directory, "app-2")).is_up(), "who can look sees it"
+    (message,) = caplog.messages
+    assert message.startswith("processes of other users cannot be told that they drain")
+    assert f"chmod o+x {directory}" in message
 
 
 def test_a_link_is_not_followed(directory: Path, tmp_path: Path):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of, file_name
+from supervisor_rolling.draining import directory_of, file_name
 from supervisor_rolling.in_listener import directories
 
 log = logging.getLogger("supervisor_rolling")
@@ -41,7 +42,7 @@ class FileFlags:
             for process in draining:
                 self._raise(process)
         except OSError as error:
-            self._complain(error)
+            self._complain("processes", error)
 
     def _raise(self, process: tuple[str, str]) -> None:
         now = self._clock()
@@ -49,6 +50,9 @@ class FileFlags:
         if LEASE / 2 < left <= LEASE:
             return
         directories.prepare(self._directory)
+        if not directories.is_open_to_all(self._directory):
+            chmod = f"chmod o+x {shlex.quote(self._directory)}"
+            self._complain("processes of other users", f"they cannot look into {self._directory}; {chmod}")
         flag = os.open(self._path(process), _OPEN, 0o644)
         try:
             os.utime(flag, (now, now + LEASE))
@@ -64,12 +68,13 @@ class FileFlags:
     def _path(self, process: tuple[str, str]) -> str:
         return os.path.join(self._directory, file_name(self._url, *process))
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, who: str, why: object) -> None:
         if not self._has_complained:
             log.warning(
-                "processes cannot be told that they drain, so the middlewares supervisor_rolling.wsgi and .asgi close "
-                "no connection: %s. Another directory: %s in the environment of [supervisord]",
-                error,
-                DIRECTORY_VARIABLE,
+                "%s cannot be told that they drain, so the middlewares supervisor_rolling.wsgi and .asgi close no "
+                "connection: %s. %s",
+                who,
+                why,
+                directories.ANOTHER,
             )
         self._has_complained = True
