@@ -4,7 +4,6 @@ real one, where it is HAProxy that changes a server's state."""
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -19,6 +18,7 @@ from supervisor_rolling.errors import GateError, GatePermissionError, PartlyHeld
 from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, HaproxyGate
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi
 from supervisor_rolling.model import Connections, GatePolicy
+from tests.lab.nobody import error_as_nobody, let_in
 
 STATE_HEADER = (
     "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
@@ -476,24 +476,10 @@ def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., HaproxyGate], t
 
 
 def test_a_socket_of_another_user_is_told(haproxy: FakeHaproxy) -> None:
-    """Asked as nobody, in a child of this process."""
-    reading, writing = os.pipe()
     haproxy.path.chmod(0o600)
-    for directory in list(haproxy.path.parents)[:3]:
-        directory.chmod(0o711)
-    child = os.fork()
-    if child == 0:
-        os.setgroups([])
-        os.setresuid(65534, 65534, 65534)
-        try:
-            RuntimeApi(str(haproxy.path), "app").servers()
-        except GatePermissionError as error:
-            os.write(writing, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    said = os.read(reading, 4096).decode()
-    os.waitpid(child, 0)
+    let_in(haproxy.path)
+    said = error_as_nobody(RuntimeApi(str(haproxy.path), "app").servers)
+    assert said.startswith("GatePermissionError: ")
     assert "may not be opened by the user of this listener: say `stats socket" in said
 
 

@@ -21,9 +21,10 @@ Clock = Callable[[], float]
 def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     """The gate that the policy asks for.
 
-    ``owner`` tells this supervisord from others on the host (its server URL): rules are kept apart by it. ``clock``
-    gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing; ``auto`` where no
-    backend can ever work as things are, and GateError where that could not be found out this time.
+    ``owner`` tells this supervisord from others (its host's name and its server URL): rules are kept apart by it.
+    ``clock`` gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing; ``auto``
+    where no backend can ever work as things are, and GateError where that could not be found out this time, or where
+    there is no such backend: a roll goes on by the policy that it began with, which another version may have read.
     """
     if policy.backend not in BACKENDS:
         raise GateError(f"gate.backend: there is no backend {policy.backend!r}; use one of: {', '.join(BACKENDS)}")
@@ -75,7 +76,8 @@ def _proven(gate: Gate) -> Gate:
 def _haproxy(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     from supervisor_rolling.in_listener.gates.haproxy import HaproxyGate
 
-    return HaproxyGate(policy, owner, clock)
+    # Without the host's name: a container that is made anew has another, and finds its record by the URL all the same.
+    return HaproxyGate(policy, owner.partition(" ")[2] or owner, clock)
 
 
 BACKENDS: dict[str, Callable[[GatePolicy, str, Clock], Gate]] = {

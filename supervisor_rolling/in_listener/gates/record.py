@@ -1,8 +1,8 @@
 """What a gate has closed, written down for the next listener, where nothing forgets by itself as the kernel does.
 
-A small JSON file, in a directory that needs no root and that no other user can write to: ``/run/supervisor_rolling``
-for root, ``supervisor_rolling-UID`` in the directory for temporary files for others. Like HAProxy's memory it need not
-outlive a reboot. It is there only while something is closed.
+A small JSON file, in a directory that needs no root and that no other user can write to: that of the flags of
+``draining.py``, where the operator has named one, and for root; else ``supervisor_rolling-UID`` in the directory for
+temporary files. Like HAProxy's memory it need not outlive a reboot. It is there only while something is closed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from supervisor_rolling.draining import DIRECTORY
+from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of
 from supervisor_rolling.errors import GateError
 from supervisor_rolling.in_listener import directories
 
@@ -23,7 +23,8 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class Record:
-    """The names that one gate has closed. ``place`` tells this gate from all others of this user."""
+    """The names that one gate has closed. ``place`` tells this gate from all others of this user. Made where there is
+    no directory for it, it raises GateError."""
 
     def __init__(self, place: Collection[str], directory: Path | None = None) -> None:
         self._place = list(place)
@@ -46,11 +47,14 @@ class Record:
         self.names = frozenset(names)
 
     def prepare(self) -> None:
-        """Make the directory. Raises GateError where it is somebody else's."""
+        """Make the directory. Raises GateError where it is somebody else's, or cannot be written."""
+        directory = str(self.path.parent)
         try:
-            directories.prepare(str(self.path.parent))
+            directories.prepare(directory)
         except OSError as error:
-            raise GateError(f"Nowhere to write down what is closed: {error}") from None
+            raise _nowhere(error) from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise _nowhere(f"{directory} may not be written by the user of this listener")
 
     def _replace(self, text: str) -> None:
         new = self.path.with_suffix(".new")
@@ -72,4 +76,13 @@ class Record:
 
 def _directory() -> Path:
     user = os.geteuid()
-    return Path(DIRECTORY) if user == 0 else Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")
+    if user == 0 or os.environ.get(DIRECTORY_VARIABLE):
+        return Path(directory_of(os.environ))
+    try:
+        return Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")
+    except OSError as error:
+        raise _nowhere(error) from None
+
+
+def _nowhere(why: object) -> GateError:
+    return GateError(f"Nowhere to write down what is closed: {why}. {directories.ANOTHER}")
