@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from supervisor_rolling.errors import GateError
+from supervisor_rolling.errors import GateError, PartlyHeldError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.model import Connections, GatePolicy
 
@@ -122,3 +122,104 @@ def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate
     keeper.hold_by(GatePolicy("iptables"), CLOSED)
     keeper.hold_by(GatePolicy("auto"), CLOSED)
     assert (old.held, gates["auto"].held) == (left, [8000, 8001])
+
+
+# --- another policy
+
+
+class FailingGate(OtherGate):
+    """Closes nothing while it has a problem; of some ports nothing at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = "no such socket"
+        self.lacks: list[int] = []
+
+    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+        if self.problem:
+            raise GateError(self.problem)
+        found = super().hold({port: text for port, text in closed.items() if port not in self.lacks})
+        if len(found) < len(closed):
+            raise PartlyHeldError(f"no server has {self.lacks}", found)
+        return found
+
+    def check(self) -> None:
+        if self.problem:
+            raise GateError(self.problem)
+
+
+@pytest.fixture
+def good() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def bad() -> FailingGate:
+    return FailingGate()
+
+
+@pytest.fixture
+def keeper(good: Gate, bad: FailingGate) -> Gatekeeper:
+    """That holds with a good gate; the other policy has a bad one."""
+    found = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    found.hold_by(GatePolicy("iptables"), CLOSED)
+    return found
+
+
+def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate, bad: FailingGate) -> None:
+    with pytest.raises(GateError, match="no such socket"):
+        keeper.prove(GatePolicy("haproxy"))
+    for _ in range(2):
+        keeper.hold_by(GatePolicy("haproxy"), {8000: "app"})
+        assert (good.held, keeper.closed_since, keeper.problem) == ([8000], {8000: 1.0}, "no such socket")
+        keeper.renew()
+        assert keeper.problem == "no such socket"
+    bad.problem = ""
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert (good.held, bad.held, keeper.problem) == ([], [8000, 8001], "")
+
+
+def test_a_policy_that_closes_only_some_of_the_ports_is_not_in_force(
+    keeper: Gatekeeper, good: Gate, bad: FailingGate
+) -> None:
+    bad.problem, bad.lacks = "", [8001]
+    with pytest.raises(GateError, match="no server has"):
+        keeper.prove(GatePolicy("haproxy"))
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert good.held == [8000, 8001]
+    assert bad.held == [], "what it closed is opened: the first holds it"
+
+
+def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_asked(keeper: Gatekeeper) -> None:
+    def refuse(policy: GatePolicy) -> Gate:
+        raise GateError("install libnftables")
+
+    keeper._make_gate = refuse
+    keeper.hold_by(GatePolicy("nftables"), {8001: "app"})
+    assert (dict(keeper.closed_since), keeper.problem) == ({8001: 1.0}, "install libnftables")
+
+
+def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        keeper.renew()
+        keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert caplog.messages == ["the gate does not hold: no such socket"]
+
+
+def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: FailingGate) -> None:
+    keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    bad.problem = ""
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    bad.problem = "HAProxy did not answer"
+    keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    assert (good.held, keeper.problem) == ([8000, 8001], "HAProxy did not answer")
+    bad.problem = ""
+    keeper.renew()
+    assert (bad.held, keeper.problem) == ([], "")
+
+
+def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad: FailingGate) -> None:
+    keeper = Gatekeeper(lambda policy: bad)
+    bad.problem, bad.lacks = "", [8001]
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert (dict(keeper.closed_since), keeper.problem) == ({8000: 1.0}, "no server has [8001]")

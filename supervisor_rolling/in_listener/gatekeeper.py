@@ -5,48 +5,73 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.errors import GateError
+from supervisor_rolling.errors import GateError, PartlyHeldError
 from supervisor_rolling.in_listener.contracts import Counting, Gate
 from supervisor_rolling.model import Connections, GatePolicy
 
 log = logging.getLogger("supervisor_rolling")
 
+Place = tuple[object, ...]
+
 
 class Gatekeeper:
     """Holds ports closed with the gate of the policy in force. ``closed_since`` and ``problem`` are of the last
-    ``hold``."""
+    ``hold``.
+
+    Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a
+    policy with a typing error opens nothing.
+    """
 
     def __init__(self, make_gate: Callable[[GatePolicy], Gate]) -> None:
         self._make_gate = make_gate
         self._policy: GatePolicy | None = None
         self._gate: Gate | None = None
+        self._next: tuple[GatePolicy, Gate] | None = None
+        self._leaving: dict[Place, Gate] = {}
+        self._wrong = ""  # with the policy that is to be in force, and is not
         self._held: Mapping[int, str] = {}
         self.closed_since: Mapping[int, float] = {}
         self.problem = ""
 
+    @property
+    def bypass(self) -> str:
+        """How a warm-up passes the gate in force; empty where there is none yet."""
+        return self._policy.bypass if self._policy else ""
+
     def prove(self, policy: GatePolicy) -> None:
-        """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot."""
-        self._take(policy).check()
+        """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot;
+        then the one before it holds on."""
+        gate = self._gate_of(policy)
+        gate.check()
+        problem = self._replace(policy, gate, self._held) if gate is not self._gate else ""
+        if problem:
+            raise GateError(problem)
 
     def hold_by(self, policy: GatePolicy, closed: Mapping[int, str]) -> None:
-        """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now."""
+        """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now.
+        Where that does not work the one before it holds all the same, and ``problem`` says so."""
         try:
-            self._take(policy)
+            gate = self._gate_of(policy)
         except GateError as error:
-            self._note({}, str(error))
+            self._wrong = str(error)
+            self._hold(closed)
             return
-        self.hold(closed)
+        is_in_force = gate is self._gate
+        self._wrong = "" if is_in_force else self._replace(policy, gate, closed)
+        if is_in_force or self._wrong:
+            self._hold(closed)
 
     def hold(self, closed: Mapping[int, str]) -> None:
         """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
+        self._wrong = ""
+        self._hold(closed)
+
+    def _hold(self, closed: Mapping[int, str]) -> None:
         self._held = closed
         if self._gate is None:
+            self._note({}, self._wrong)
             return
-        try:
-            found = self._gate.hold(closed)
-        except GateError as error:
-            self._note({}, str(error))
-            return
+        found, problem = _held_by(self._gate, closed)
         opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
         if opened:
             log.warning(
@@ -54,12 +79,12 @@ class Gatekeeper:
                 "reloaded)",
                 ", ".join(opened),
             )
-        self._note(found, "")
+        self._note(found, problem or self._let_go() or self._wrong)
 
     def renew(self) -> None:
         """Hold what was held, so that ``closed_since`` is true of now."""
         if self._held:
-            self.hold(self._held)
+            self._hold(self._held)
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
         """How much is left on each of these ports, where the gate knows better than the kernel, which found these
@@ -72,17 +97,38 @@ class Gatekeeper:
             self._note(self.closed_since, str(error))
             return {port: len(those.peers) for port, those in found.items()}
 
-    def _take(self, policy: GatePolicy) -> Gate:
-        """The gate of this policy. What is held is held by it before another lets go of it."""
+    def _gate_of(self, policy: GatePolicy) -> Gate:
+        """That in force, or the one that was to be before, or a new one."""
         if self._gate is not None and policy == self._policy:
             return self._gate
-        old, old_policy = self._gate, self._policy
-        self._gate, self._policy = self._make_gate(policy), policy
+        if self._next is None or self._next[0] != policy:
+            self._next = (policy, self._make_gate(policy))
+        return self._next[1]
+
+    def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str]) -> str:
+        """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
+        anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
+        found, problem = _held_by(gate, closed) if closed else ({}, "")
+        old, old_place = self._gate, _place(self._gate, self._policy)
+        place = _place(gate, policy)
+        if old is not None and not found.keys() >= closed.keys():
+            if place != old_place:
+                self._leaving[place] = gate
+            return problem or "the gate of the changed policy does not hold"
+        self._gate, self._policy, self._next, self._held = gate, policy, None, closed
         self.closed_since = {}  # a new gate knows nothing of what it finds
-        self.renew()
-        if old is not None and old_policy is not None and _place(old, old_policy) != _place(self._gate, policy):
-            self._note(self.closed_since, _release(old))
-        return self._gate
+        self._leaving.pop(place, None)
+        if old is not None and old_place != place:
+            self._leaving[old_place] = old
+        self._note(found, problem or self._let_go())
+        return ""
+
+    def _let_go(self) -> str:
+        """Have the gates that are not in force open all; one that did not is asked again the next time: a firewall
+        forgets by itself, HAProxy does not. What went wrong, if anything."""
+        problems = {place: _held_by(gate, {})[1] for place, gate in self._leaving.items()}
+        self._leaving = {place: self._leaving[place] for place, problem in problems.items() if problem}
+        return "; ".join(filter(None, problems.values()))
 
     def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
         if problem and problem != self.problem:
@@ -90,16 +136,17 @@ class Gatekeeper:
         self.closed_since, self.problem = closed_since, problem
 
 
-def _place(gate: Gate, policy: GatePolicy) -> tuple[object, ...]:
+def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:
     """Where a gate keeps what it closes: two in one place write over each other, and need no letting go. Not the
     backend's name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
-    return (type(gate), policy.method, policy.socket, policy.backend_name)
+    return (type(gate), policy.method, policy.socket, policy.backend_name) if policy else ()
 
 
-def _release(gate: Gate) -> str:
-    """Let go of everything; what went wrong, if anything: the lease ends all the same."""
+def _held_by(gate: Gate, closed: Mapping[int, str]) -> tuple[Mapping[int, float], str]:
+    """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
     try:
-        gate.hold({})
+        return gate.hold(closed), ""
+    except PartlyHeldError as error:
+        return error.closed, str(error)
     except GateError as error:
-        return str(error)
-    return ""
+        return {}, str(error)

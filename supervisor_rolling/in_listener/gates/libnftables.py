@@ -8,8 +8,11 @@ The JSON is described in libnftables-json(5).
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
+import os
 import socket
+import struct
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +25,12 @@ Command = Mapping[str, Any]
 
 _OUTPUT_JSON = 1 << 4
 _NETLINK_NETFILTER = 12  # linux/netlink.h
+_NLMSG_ERROR = 2
+_GET_GENERATION = struct.pack("=IHHII4x", 20, 10 << 8 | 16, 1, 0, 0)
+"""A request of NFT_MSG_GETGEN of nf_tables (linux/netfilter/nf_tables.h)."""
+
+_ANSWERS_WITHIN = 1.0
+"""Seconds for the kernel, which answers at once."""
 
 _NO_RIGHTS = "the listener may not change the firewall: run it as root, or give it CAP_NET_ADMIN"
 _NO_KERNEL = "this kernel offers no nftables here: try modprobe nf_tables"
@@ -50,7 +59,7 @@ class Nftables:
 
     def __init__(self) -> None:
         self._library = _library()
-        _prove_socket()
+        _prove_rights()
         self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
@@ -96,12 +105,19 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _prove_socket() -> None:
-    """Open what the library is about to open: it ends the whole process where it cannot."""
+def _prove_rights() -> None:
+    """Ask the kernel, over a socket such as the library is about to open, for the number of its rule set. The library
+    ends the whole process where it gets no socket, and where it has no right says so on standard error."""
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER).close()
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+            netlink.settimeout(_ANSWERS_WITHIN)
+            netlink.send(_GET_GENERATION)
+            answer = netlink.recv(4096)
     except OSError as error:
-        raise _translated(f"Error: {error.strerror}") from error
+        raise _translated(f"Error: {error.strerror or error}") from error
+    kind, status = struct.unpack_from("=4xH10xi", answer)
+    if kind == _NLMSG_ERROR and status == -errno.EPERM:
+        raise _translated(f"Error: {os.strerror(errno.EPERM)}")
 
 
 def _translated(text: str) -> GateError:
