@@ -178,7 +178,7 @@ def test_the_lease_ends_by_itself_and_not_before_its_time(keep: ExitStack, kind:
     gate(kind, lease=1.0).hold({port: "x"})
     assert open_addresses(port) == []
     assert eventually(lambda: open_addresses(port) == LOOPBACKS)
-    assert 1.0 <= time.time() - began < 3.5
+    assert 0.99 <= time.time() - began < 3.5
 
 
 def test_since_is_the_moment_after_the_commit_and_stays_while_the_port_is_closed(kind: Kind) -> None:

@@ -20,6 +20,7 @@ import pytest
 from supervisor_rolling.errors import GatePermissionError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import libnftables, status_line
+from supervisor_rolling.in_listener.gates.libnftables import Nftables
 from supervisor_rolling.in_listener.gates.status_line import StatusLines, table_of
 from tests.lab.emptied import NGINX_PORT, nginx, status_lines, wait_until
 from tests.lab.stack import ROOT
@@ -159,6 +160,39 @@ def test_after_a_sigkill_the_rule_matches_nothing_and_the_next_listener_removes_
     assert tables() == [table_of("lab")]
     status_lines().hold((), 0.0)
     assert tables() == []
+
+
+def nft(commands: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=commands, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "delete table inet {table}; add table inet {table}; add set inet {table} drains {{ type inet_service; }}",
+        "add table inet {table} {{ flags dormant; }}",
+    ],
+)
+def test_a_table_that_is_not_as_we_make_it_is_made_anew(
+    lines: StatusLines, listener: socket.socket, changes: str
+) -> None:
+    port = port_of(listener)
+    with connected(listener) as pair:
+        lines.hold([port], 5.0)
+        nft(changes.format(table=table_of("lab")))
+        for _ in range(2):
+            lines.hold([port], 5.0)
+        assert carried(pair, OK) == MENDED
+
+
+def test_ports_that_somebody_added_without_a_timeout_do_not_stay(lines: StatusLines, listener: socket.socket) -> None:
+    port, drains = port_of(listener), f"element inet {table_of('lab')} drains"
+    lines.hold([port], 2.0)
+    nft(f"delete {drains} {{ {port} }}; add {drains} {{ {port}, 4711 }}")
+    lines.hold([port], 2.0)
+    found = Nftables().run([{"list": {"table": {"family": "inet", "name": table_of("lab")}}}])
+    (left,) = [one["set"]["elem"] for one in found if one.get("set", {}).get("name") == "drains"]
+    assert [(one["elem"]["val"], one["elem"]["timeout"]) for one in left] == [(port, 2)]
 
 
 # --- the trial

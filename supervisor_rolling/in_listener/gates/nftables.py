@@ -51,9 +51,9 @@ from typing import Any
 from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
 from supervisor_rolling.in_listener.gates.names import clean_comment, mark_of
+from supervisor_rolling.in_listener.gates.tables import FAMILY, entire, inside, leases, removal
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 
-FAMILY = "inet"
 PRIORITY = -10
 CHAIN, SET = "input", "closed"
 
@@ -160,7 +160,7 @@ class OwnTable:
     def look(self) -> Found:
         """Read the table anew."""
         try:
-            return _found(self._nft.run([{"list": {"table": _table(self._name)}}]))
+            return _found(self._nft.run([{"list": {"table": entire(self._name)}}]))
         except AbsentError:
             return Found()
         except UnreadableError:  # then it is not as we made it
@@ -174,15 +174,15 @@ class OwnTable:
     def put(self, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:
         """Close exactly these ports for ``lease`` seconds; ``found`` is what there is, and ``with_rules`` says whether
         the rules are written, too."""
-        anew = [] if found.whole or not found.exists else _removal(self._name)
+        anew = [] if found.whole or not found.exists else removal(self._name)
         emptied = _elements_gone(self._name, found.left if found.whole else (), closed, lease)
-        rules = [{"flush": {"chain": _in(self._name, name=CHAIN)}}, *self._rule_commands(self._name)]
+        rules = [{"flush": {"chain": inside(self._name, name=CHAIN)}}, *self._rule_commands(self._name)]
         commands = [*anew, *_frame(self._name), *emptied, _elements(self._name, closed, lease)]
         self._change([*commands, *(rules if with_rules else [])])
 
     def remove(self) -> None:
         """Take the table away, also one that has gone meanwhile."""
-        self._change(_removal(self._name))
+        self._change(removal(self._name))
 
     def probe(self, lease: int) -> None:
         """Prove that the kernel takes our table: make one and take it away again, in one transaction that nobody sees.
@@ -191,10 +191,10 @@ class OwnTable:
         """
         name = f"{self._name}-check"
         elements = _elements(name, {_A_PORT: "a test, gone in a moment"}, lease)
-        self._change([*_frame(name), elements, *self._rule_commands(name), *_removal(name)])
+        self._change([*_frame(name), elements, *self._rule_commands(name), *removal(name)])
 
     def _rule_commands(self, table: str) -> list[Command]:
-        return [{"add": {"rule": _in(table, chain=CHAIN, expr=expressions)}} for expressions in self._rules]
+        return [{"add": {"rule": inside(table, chain=CHAIN, expr=expressions)}} for expressions in self._rules]
 
     def _change(self, commands: Sequence[Command]) -> None:
         try:
@@ -231,7 +231,7 @@ def _found(objects: Iterable[Mapping[str, Any]]) -> Found:
         entered=entered,
         whole=entered and len(chains) == len(sets) == 1 and _is_our_set(sets[0]) and not kinds.keys() - _OURS,
         rules=tuple(_text(kinds["table"], rule) for rule in kinds.get("rule", []) if rule["chain"] == CHAIN),
-        left={port: left for one in sets if _is_our_set(one) for port, left in _leases(one)},
+        left={port: left for one in sets if _is_our_set(one) for port, left in leases(one)},
     )
 
 
@@ -249,13 +249,6 @@ def _is_our_set(found: Mapping[str, Any]) -> bool:
     return (found["name"], found["type"], has_timeouts) == (SET, "inet_service", True)
 
 
-def _leases(found: Mapping[str, Any]) -> Iterable[tuple[int, float]]:
-    for one in found.get("elem", []):
-        element = one.get("elem", {}) if isinstance(one, dict) else {"val": one}
-        if isinstance(element.get("val"), int):
-            yield element["val"], element.get("expires", 0.0 if "timeout" in element else math.inf)
-
-
 def _text(table: Any, rule: Any) -> str:
     """With both handles: a table counts those of its rules from 1, also one that was flushed and restored."""
     return json.dumps([table, rule], sort_keys=True)
@@ -264,32 +257,19 @@ def _text(table: Any, rule: Any) -> str:
 # --- what is written
 
 
-def _table(name: str) -> dict[str, Any]:
-    return {"family": FAMILY, "name": name}
-
-
-def _in(table: str, **what: Any) -> dict[str, Any]:
-    return {"family": FAMILY, "table": table, **what}
-
-
 def _frame(table: str) -> list[Command]:
     """Table, set and chain, where they are not there already."""
-    chain = _in(table, name=CHAIN, type="filter", hook="input", prio=PRIORITY, policy="accept")
+    chain = inside(table, name=CHAIN, type="filter", hook="input", prio=PRIORITY, policy="accept")
     return [
-        {"add": {"table": _table(table)}},
-        {"add": {"set": _in(table, name=SET, type="inet_service", flags=["timeout"])}},
+        {"add": {"table": entire(table)}},
+        {"add": {"set": inside(table, name=SET, type="inet_service", flags=["timeout"])}},
         {"add": {"chain": chain}},
     ]
 
 
-def _removal(table: str) -> list[Command]:
-    """Added first, so that the transaction does not fail over a table that is not there."""
-    return [{"add": {"table": _table(table)}}, {"delete": {"table": _table(table)}}]
-
-
 def _elements(table: str, closed: Mapping[int, str], lease: int) -> Command:
     elements = [{"elem": _element(port, comment, lease)} for port, comment in sorted(closed.items())]
-    return {"add": {"element": _in(table, name=SET, elem=elements)}}
+    return {"add": {"element": inside(table, name=SET, elem=elements)}}
 
 
 def _element(port: int, comment: str, lease: int) -> dict[str, Any]:
@@ -302,7 +282,7 @@ def _elements_gone(table: str, found: Iterable[int], wanted: Iterable[int], leas
     gone = sorted({*found, *wanted})
     return [
         _elements(table, dict.fromkeys(gone, ""), lease),
-        {"delete": {"element": _in(table, name=SET, elem=gone)}},
+        {"delete": {"element": inside(table, name=SET, elem=gone)}},
     ]
 
 

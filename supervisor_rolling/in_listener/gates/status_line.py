@@ -28,8 +28,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from supervisor_rolling.errors import GateError, GatePermissionError
-from supervisor_rolling.in_listener.gates.libnftables import Command, Nftables
+from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
 from supervisor_rolling.in_listener.gates.names import mark_of
+from supervisor_rolling.in_listener.gates.tables import entire, inside, leases, removal
 
 
 class Socket(Protocol):
@@ -45,6 +46,7 @@ class Socket(Protocol):
     def peer_port(self) -> int: ...
 
 
+_SETS = {"drains", "hit", "sealed", "old4", "old6"}
 _FAMILIES = {"ip": ("old4", "ipv4_addr"), "ip6": ("old6", "ipv6_addr")}
 _MOST = 65535  # elements of a set, as nft has it by default; ports that are not taken up drain until their deadline
 
@@ -77,7 +79,7 @@ class StatusLines:
         left = left or {}
         commands += self._let_go([port for port in left if port not in ports])
         commands += self._taken_up([port for port in ports if port not in left], lease)
-        commands += self._renewed([port for port in ports if left.get(port, lease) < lease * 2 / 3], lease)
+        commands += self._renewed([port for port in ports if not _is_fresh(left.get(port, lease), lease)], lease)
         if commands:
             self._nft().run(commands)
         return answered
@@ -101,31 +103,30 @@ class StatusLines:
         if self._is_clean:
             return
         self._is_clean = True
-        table = {"family": "inet", "name": self._table}
         try:
-            self._nft().run([{"add": {"table": table}}, {"delete": {"table": table}}])
+            self._nft().run(removal(self._table))
         except GatePermissionError:
             return
         except GateError:
             self._is_clean = False
 
-    def _look(self, ports: Collection[int]) -> tuple[dict[int, int] | None, dict[int, str]]:
+    def _look(self, ports: Collection[int]) -> tuple[dict[int, float] | None, dict[int, str]]:
         """Seconds that each port has left of its lease, and what the ports have answered; None where there is no
-        table."""
+        table, or was one that is not as we make it."""
         try:
-            found = self._nft().run([{"list": {"table": {"family": "inet", "name": self._table}}}])
-        except GateError:
-            if self._is_there():
-                raise
+            found = self._nft().run([{"list": {"table": entire(self._table)}}])
+        except AbsentError:
             return None, dict.fromkeys(ports, "")
-        sets = {one["set"]["name"]: one["set"].get("elem", []) for one in found if "set" in one}
-        hit, sealed = set(sets["hit"]), set(sets["sealed"])
-        left = {one["elem"]["val"]: one["elem"]["expires"] for one in sets["drains"]}
+        except UnreadableError:
+            found = []
+        sets = {one["set"]["name"]: one["set"] for one in found if "set" in one}
+        is_dormant = any(one["table"].get("flags") for one in found if "table" in one)
+        if is_dormant or not sets.keys() >= _SETS:
+            self._nft().run(removal(self._table))
+            return None, dict.fromkeys(ports, "")
+        hit, sealed = ({port for port, _ in leases(sets[name])} for name in ("hit", "sealed"))
+        left = dict(leases(sets["drains"]))
         return left, {port: "http" if port in hit else "sealed" if port in sealed else "" for port in ports}
-
-    def _is_there(self) -> bool:
-        tables = self._nft().run([{"list": {"tables": {"family": "inet"}}}])
-        return any(one["table"]["name"] == self._table for one in tables)
 
     def _taken_up(self, ports: list[int], lease: float) -> list[Command]:
         """What stands in the sets already is not there twice."""
@@ -149,7 +150,7 @@ class StatusLines:
         return [self._change(verb, "drains", elements) for verb in ("add", "delete", "add")] if ports else []
 
     def _named(self, name: str) -> dict[str, Any]:
-        return {"family": "inet", "table": self._table, "name": name}
+        return inside(self._table, name=name)
 
     def _change(self, verb: str, name: str, elements: list[Any]) -> Command:
         return {verb: {"element": {**self._named(name), "elem": elements}}}
@@ -158,7 +159,7 @@ class StatusLines:
         """The table with all that is in it, but for elements."""
         hook = {"type": "filter", "hook": "output", "prio": 0}
         return [
-            {"add": {"table": {"family": "inet", "name": self._table}}},
+            {"add": {"table": entire(self._table)}},
             self._set("drains", "inet_service", ["timeout"]),
             self._set("hit", "inet_service", _CHANGED_BY_RULES),
             self._set("sealed", "inet_service", _CHANGED_BY_RULES),
@@ -190,7 +191,7 @@ class StatusLines:
         return {"add": {"set": {**self._named(name), "type": kind, "flags": flags, "size": _MOST}}}
 
     def _rule(self, chain: str, *expressions: Mapping[str, Any]) -> Command:
-        return {"add": {"rule": {"family": "inet", "table": self._table, "chain": chain, "expr": list(expressions)}}}
+        return {"add": {"rule": inside(self._table, chain=chain, expr=list(expressions))}}
 
 
 def table_of(owner: str) -> str:
@@ -213,6 +214,11 @@ def _is(left: Mapping[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
 
 def _noted(name: str) -> dict[str, Any]:
     return {"set": {"op": "add", "elem": _SPORT, "set": f"@{name}"}}
+
+
+def _is_fresh(left: float, lease: float) -> bool:
+    """One that somebody added without a timeout would stay for ever."""
+    return lease * 2 / 3 <= left < math.inf
 
 
 def _leased(port: int, lease: float) -> dict[str, Any]:
