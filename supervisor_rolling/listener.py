@@ -194,7 +194,6 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths)
         _loop(channel, roller, alarm, deaths)
     finally:
         roller.release()
-        log.info("this listener ends; all its gates are open")
     return 0
 
 

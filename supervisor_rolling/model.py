@@ -404,7 +404,8 @@ class Seen:
     ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its connections looked at
     behind a closed gate. ``gap``: seconds before it in which nobody looked.
 
-    ``closed`` maps a port to the moment since when it has been closed without a gap. ``connections`` holds the number
+    ``closed`` maps a port to the moment since when it has been closed without a gap; ``unclosed`` has since when a
+    process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
     the peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
     that supervisord refused for good, by process; ``overtaken`` those that somebody else had stopped before our order
@@ -421,6 +422,7 @@ class Seen:
     gap: float = 0.0
     closed: Mapping[int, float] = field(default_factory=dict)
     gate_problem: str = ""
+    unclosed: Mapping[str, float] = field(default_factory=dict)
     connections: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
     leaks: Mapping[str, str] = field(default_factory=dict)

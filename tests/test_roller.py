@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from supervisor_rolling.errors import Fault, SocketsError
-from supervisor_rolling.model import Connections, DrainPolicy, GuardPolicy, PortRule, Share, Stage, Status
+from supervisor_rolling.in_listener.roller import RETRY_EVERY
+from supervisor_rolling.model import (
+    Connections,
+    DrainPolicy,
+    GuardPolicy,
+    PortRule,
+    Share,
+    Stage,
+    Status,
+    Warmth,
+    WarmupJob,
+)
 from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
 
@@ -349,6 +360,107 @@ def test_where_the_gate_does_not_close_nothing_is_stopped():
     assert world.roll().status is Status.FAILED
     assert "the table is locked" in world.roll().why
     assert not any(entry.startswith("stop") for entry in world.log)
+
+
+def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_roll():
+    world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
+    world.connection_takes = 30.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 15.0)
+    assert stages(world)["app-1"] == "draining"
+    world.gate_problem = "the lock is held"
+    world.run(roller, 1.0)
+    world.gate_problem = ""
+    world.connection_takes = 0.05
+    world.run(roller)
+    assert (world.roll().status, world.lost) == (Status.DONE, 0), world.roll().why
+
+
+def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pytest.MonkeyPatch):
+    """It would open all gates in the middle of a roll."""
+    world = World(3)
+    world.connection_takes = 5.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 1.0)
+
+    def hold(ports: Collection[int], lease: float) -> dict[int, str]:
+        raise KeyError("hit")
+
+    monkeypatch.setattr(world.pools, "hold", hold)
+    assert roller.turn() == RETRY_EVERY
+    assert world.closed_until[8001] > world.now
+
+
+def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypatch: pytest.MonkeyPatch):
+    """nginx may have connected meanwhile."""
+    world = World(3, fast_policy(drain=DrainPolicy(keepalive="nginx", timeout=20.0)))
+    world.connection_takes = 5.0
+    held: list[list[int]] = []
+    real = world.pools.hold
+
+    def hold(ports: Collection[int], lease: float) -> dict[int, str]:
+        held.append(list(ports))
+        return real(ports, lease)
+
+    monkeypatch.setattr(world.pools, "hold", hold)
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 1.0)
+    assert stages(world)["app-1"] == "draining"
+    assert held[-1] == [8001]
+    held.clear()
+    world.closed_until.clear()
+    roller.turn()
+    roller.turn()
+    assert held == [[], [8001], [8001]]
+
+
+def test_a_warm_up_passes_the_gate_that_is_in_force_and_not_that_of_another_policy(monkeypatch: pytest.MonkeyPatch):
+    world = World(3)
+    bypasses: list[str] = []
+    real = world.tend
+
+    def tend(wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+        bypasses.extend(job.bypass for job in wanted.values())
+        return real(wanted)
+
+    monkeypatch.setattr(world, "tend", tend)
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 0.5)
+    world.gate_policy = replace(world.gate_policy, bypass="address")
+    world.crash("app-3")
+    world.run(roller, 3.0)
+    assert {"app-1", "app-3"} <= world.was_warmed
+    assert set(bypasses) == {"mark"}
+
+
+def test_what_haproxy_drains_is_not_watched_for_pools():
+    world = World(3)
+    world.gate_policy = replace(world.gate_policy, backend="haproxy")
+    world.connection_takes = 3.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 1.0)
+    assert stages(world)["app-1"] == "draining"
+    assert (list(world.arrivals.watched), world.flagged) == ([], set())
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [("", "this listener ends; all its gates are open"), ("x", "this listener ends, and gates may still be closed")],
+)
+def test_a_listener_that_ends_says_whether_its_gates_are_open(
+    problem: str, told: str, caplog: pytest.LogCaptureFixture
+):
+    world = World(3)
+    roller = world.roller()
+    world.gate_problem = problem
+    with caplog.at_level("INFO"):
+        roller.release()
+    assert caplog.messages[-1] == told
 
 
 def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped():

@@ -11,6 +11,7 @@ close before supervisord is told to stop anything, and an order is given only fo
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -68,6 +69,7 @@ from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since, is_
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
+J = TypeVar("J", WarmupJob, NoticeJob)
 
 DRAIN_LOOK_EVERY = 0.02
 """Seconds between two looks at the connections of a port that drains: what a drain takes longer than it must."""
@@ -176,6 +178,8 @@ class Roller:
         self._told: dict[str, int] = {}
         self._complaint = ""
         self._answered: Mapping[int, str] = {}
+        self._emptied_since: Mapping[int, float] = {}
+        self._unclosed: dict[str, float] = {}
         self._pools_problem = ""
         self._answered_at = float("-inf")
 
@@ -259,13 +263,20 @@ class Roller:
 
     def _hold_on(self) -> None:
         """A turn was left: what was closed stays closed, and what this turn has learnt of deaths is not lost."""
-        self.gatekeeper.renew()
-        self._empty_pools()
-        self.notice_deaths()
+        try:
+            self.gatekeeper.renew()
+            self.notice_deaths()
+            self._empty_pools()
+        except Exception:  # as in ``turn``, which may have been left for the same reason
+            log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
 
     def release(self) -> None:
         """Open every gate: the listener ends."""
         self.gatekeeper.hold({})
+        if self.gatekeeper.problem:
+            log.error("this listener ends, and gates may still be closed")
+        else:
+            log.info("this listener ends; all its gates are open")
         self.pools.hold((), 0.0)
         self.flags.hold(())
         self.arrivals.watch(())
@@ -277,18 +288,19 @@ class Roller:
             self.supervisor.unguard(ended)
         self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
         watches = self._watches.of(world, self.clock())
-        warmths = self.warmups.tend(_jobs(world, watches))
+        warmths = self.warmups.tend(_by(self.gatekeeper.bypass, _jobs(world, watches)))
         self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in world.rolls}
         self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in world.rolls}
         self.arrivals.watch(_pooled_ports(world))
         self._arrived = self.arrivals.take()
-        told = self.notices.give(_notices(world, self.gatekeeper.closed_since, self.deaths.take()))
+        notices = _notices(world, self.gatekeeper.closed_since, self.deaths.take())
+        told = self.notices.give(_by(self.gatekeeper.bypass, notices))
         old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
-        self.flags.hold([(roll.group, member.name) for roll, member in self._leaving()])
+        self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
         self._overtaken = {}
         for group in new.values():
             self._order(group)
@@ -350,6 +362,7 @@ class Roller:
         self._forget_told(group, draining)
         ours = self.notices.peers()  # asked after the look, so that none is missing that it found
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
+        unclosed = self._unclosed_of(group, draining, at)
         left = self.gatekeeper.left(found) if found else None
         leaks = self._leaks_of(group, draining, peers, at) if left is None else {}
         seen = Seen(
@@ -358,6 +371,7 @@ class Roller:
             gap=world.idle if world.idle > LONGEST_GAP else 0.0,
             closed=self.gatekeeper.closed_since,
             gate_problem=self.gatekeeper.problem,
+            unclosed=unclosed,
             connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
@@ -397,6 +411,14 @@ class Roller:
         """Who is asked over and over on connections that are older than its gate."""
         arrived = {m.name: [one for one in self._arrived if one.port in m.ports] for m in draining}
         return self._reuses.setdefault(group, Reuses()).find(arrived, peers, self._closed_since(draining), at)
+
+    def _unclosed_of(self, group: str, draining: list[Member], at: float) -> dict[str, float]:
+        """Since when each of those whose gate is not known to be closed has been seen so."""
+        open_ones = [name for name, since in self._closed_since(draining).items() if since == math.inf]
+        of_others = {key: since for key, since in self._unclosed.items() if not key.startswith(f"{group}:")}
+        found = {name: self._unclosed.get(_key(group, name), at) for name in open_ones}
+        self._unclosed = {**of_others, **{_key(group, name): since for name, since in found.items()}}
+        return found
 
     def _closed_since(self, members: list[Member]) -> dict[str, float]:
         return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
@@ -449,10 +471,16 @@ class Roller:
     def _empty_pools(self) -> None:
         """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
         drain last: it ends at its deadline."""
-        leaving = [(roll, member) for roll, member in self._leaving() if roll.policy.drain.keepalive == "nginx"]
+        leaving = [(roll, member) for roll, member in self._leaving() if _is_for_pools(roll, "nginx")]
         ports = [port for _, member in leaving for port in member.ports]
+        lease = max((roll.gate.lease for roll, _ in leaving), default=0.0)
+        since = {port: self.gatekeeper.closed_since[port] for port in ports}
+        reopened = {port for port in ports if since[port] > self._emptied_since.get(port, since[port])}
+        self._emptied_since = since
         try:
-            self._answered = self.pools.hold(ports, max((roll.gate.lease for roll, _ in leaving), default=0.0))
+            if reopened:  # nginx may have connected meanwhile: what it has now is to be taken up
+                self.pools.hold([port for port in ports if port not in reopened], lease)
+            self._answered = self.pools.hold(ports, lease)
             problem = ""
         except GateError as error:
             self._answered, problem = {}, str(error)
@@ -533,6 +561,11 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
     return {**guards, **rolls}
 
 
+def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:
+    """The jobs, past the gate in force: one policy may have another than the one that the gate is held by."""
+    return {key: replace(job, bypass=bypass or job.bypass) for key, job in jobs.items()}
+
+
 def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -> dict[str, NoticeJob]:
     return {
         _key(group, name): job
@@ -544,9 +577,15 @@ def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -
 
 
 def _pooled_ports(world: World) -> list[int]:
-    """The ports that drain, where requests over a pool are not to be ignored."""
-    rolls = [roll for _, roll in world.rolls.values() if roll.policy.drain.keepalive == "refuse"]
+    """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
+    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, "refuse")]
     return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
+
+
+def _is_for_pools(roll: Roll, *ways: str) -> bool:
+    """Whether a load balancer's pool is to be dealt with, in one of these ways of ``drain.keepalive``. HAProxy's own
+    is not: it sends no request to whom it drains."""
+    return roll.gate.backend != "haproxy" and (not ways or roll.policy.drain.keepalive in ways)
 
 
 def _tell(sentences: Iterable[str]) -> None:

@@ -195,7 +195,8 @@ def _outlasted(member: Member, roll: Roll, seen: Seen) -> Member:
 
 
 def _gate_in_time(member: Member, seen: Seen) -> Member:
-    if seen.at - member.since < GATE_PATIENCE:
+    """One look that fails in the middle of a drain, because somebody holds the lock, is no reason."""
+    if seen.at - seen.unclosed.get(member.name, seen.at) < GATE_PATIENCE:
         return member
     reason = seen.gate_problem or "the kernel does not show the rule"
     return _failed_back(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
@@ -447,7 +448,8 @@ def _leak_text(member: Member, peer: str) -> str:
     ports = ", ".join(map(str, member.ports))
     return (
         f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
-        "look for a firewall rule before ours that accepts them (iptables-legacy -S INPUT)"
+        "look for a firewall rule that accepts them before ours (iptables-legacy -S INPUT), or that marks or redirects "
+        "them (iptables-legacy-save, nft list ruleset)"
     )
 
 
