@@ -25,14 +25,6 @@ class GateError(RollingError):
     """netfilter refused: the ports may be open."""
 
 
-class PartlyHeldError(GateError):
-    """Some ports could not be closed; the others are. ``closed``: these, each with the moment since when it is."""
-
-    def __init__(self, text: str, closed: Mapping[int, float]) -> None:
-        super().__init__(text)
-        self.closed = closed
-
-
 class GatePermissionError(GateError):
     """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
 
