@@ -30,7 +30,7 @@ class CloseWhileDraining:
         """As PEP 3333 has it."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            if not self._flag.is_up():
+            if status.startswith("101") or not self._flag.is_up():  # a WebSocket is no answer that ends
                 return start_response(status, headers, *exc_info)
             told = headers if _is_strict(environ) else _closing(headers)
             write = start_response(status, told, *exc_info)

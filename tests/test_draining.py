@@ -194,6 +194,16 @@ def test_wsgi_says_close_while_it_drains_and_changes_nothing_otherwise():
     assert serving.headers == [("Content-Length", "4"), ("connection", "keep-alive")]
 
 
+def test_wsgi_leaves_a_websocket_alone():
+    def application(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("101 Switching Protocols", [("Upgrade", "websocket"), ("Connection", "Upgrade")])
+        return []
+
+    answer = Answer()
+    wsgi.CloseWhileDraining(application, Raised())({}, answer.start)
+    assert answer.headers == [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+
+
 @pytest.mark.parametrize("word", ["force_close", "set_close_on_finish"])
 def test_wsgi_tells_a_server_that_has_a_word_for_it(word: str):
     draining, serving = Answer(word), Answer(word)

@@ -1,0 +1,186 @@
+"""Reads the load balancer's configuration: the ``Balancers`` of ``contracts.py``.
+
+nginx's is read with crossplane, NGINX's own parser, from what ``nginx -T`` prints, or from a file: a configuration with
+all that it includes, or the output of ``nginx -T`` on another host. That takes a tenth of a second and may take more,
+so it is done in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from supervisor_rolling.in_listener.addresses import is_own
+from supervisor_rolling.model import BalancerPolicy
+from supervisor_rolling.pure.nginx import Nginx, nginx_of
+
+log = logging.getLogger("supervisor_rolling")
+
+NGINX_WITHIN = 5.0
+"""Seconds for nginx to say something of itself. It looks up every name in its configuration first."""
+
+SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin"
+"""Where nginx is, if the PATH of the listener does not say."""
+
+MOST_INCLUDES = 1000
+"""Files in a dump that are put together, so that one that includes itself comes to an end."""
+
+_FILE = re.compile(r"^# configuration file (/.+):$", re.MULTILINE)
+"""With which ``nginx -T`` begins each file."""
+
+_VERSION = re.compile(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)")
+_TOLERANT = {"check_ctx": False, "check_args": False}
+"""crossplane knows the directives of one version of nginx; modules have more."""
+
+
+class UnreadableError(Exception):
+    """A configuration cannot be read; the text says why, and what to do."""
+
+
+class NginxConfigurations:
+    """``on_change`` is called, from a thread, when one has been read; ``clock``: CLOCK_MONOTONIC."""
+
+    def __init__(self, clock: Callable[[], float], on_change: Callable[[], None] = lambda: None) -> None:
+        self._clock = clock
+        self._on_change = on_change
+        self._readings: dict[str, _Reading] = {}
+
+    def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
+        """See ``Balancers.read``."""
+        reading = self._readings.get(policy.nginx)
+        is_new = reading is None or reading.found is not None and reading.began < since
+        if reading is None or is_new:
+            reading = self._readings[policy.nginx] = _Reading(policy.nginx, self._clock(), self._on_change)
+        return reading.found
+
+
+class _Reading(threading.Thread):
+    """One reading. ``found`` is None until it is over."""
+
+    def __init__(self, path: str, began: float, on_change: Callable[[], None]) -> None:
+        super().__init__(name="reads nginx's configuration", daemon=True)
+        self.began = began
+        self.found: Nginx | None = None
+        self._path = path
+        self._on_change = on_change
+        self.start()
+
+    def run(self) -> None:
+        """Whatever happens, ``found`` says it."""
+        try:
+            self.found = read_nginx(self._path)
+        except UnreadableError as error:
+            self.found = Nginx(source=self._path, problem=str(error))
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and whoever asked waits
+            log.exception("a defect of supervisor_rolling, or of crossplane")
+            self.found = Nginx(source=self._path, problem=f"{type(error).__name__}: {error}")
+        self._on_change()
+
+
+def read_nginx(path: str) -> Nginx:
+    """nginx's configuration in a file, or, where there is no path, what ``nginx -T`` says. Raises UnreadableError."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SBIN}")
+    version = _version(program) if program else ()
+    if path:
+        return _with_own(nginx_of(_tree_of_file(path), version, path))
+    if program is None:
+        raise UnreadableError("there is no nginx on this host; where it is elsewhere, name a file with its nginx -T")
+    tree, main = _tree_of_dump(_run(program, "-T").stdout)
+    return _with_own(nginx_of(tree, version, main))
+
+
+def _with_own(nginx: Nginx) -> Nginx:
+    hosts = {one.host for upstream in nginx.upstreams for one in upstream.servers}
+    names = {"localhost", os.uname().nodename}
+    return nginx.with_own(frozenset(host for host in hosts if host.lower() in names or is_own(host)))
+
+
+def _version(program: str) -> tuple[int, ...]:
+    found = _VERSION.search(_run(program, "-v").stderr)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=NGINX_WITHIN,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnreadableError(f"{' '.join(command)} did not end within {NGINX_WITHIN:g} s") from None
+    except OSError as error:
+        raise UnreadableError(f"{' '.join(command)}: {error}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        worst = next((line for line in said if "[emerg]" in line), said[-1] if said else f"status {done.returncode}")
+        raise UnreadableError(f"{' '.join(command)} fails: {worst}")
+    return done
+
+
+def _tree_of_file(path: str) -> list[Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UnreadableError(f"cannot read it: {error}") from None
+    return _tree_of_dump(text)[0] if _FILE.match(text.lstrip()) else _parsed(path, combine=True)
+
+
+def _tree_of_dump(text: str) -> tuple[list[Any], str]:
+    """The tree of what ``nginx -T`` has printed, and the name of its main file."""
+    parts = _FILE.split(text)
+    texts = dict(zip(parts[1::2], parts[2::2]))
+    if not texts:
+        raise UnreadableError("nginx -T printed no configuration")
+    with tempfile.TemporaryDirectory() as directory:
+        files = {name: _renamed(_parsed_text(directory, body, name), name) for name, body in texts.items()}
+    main = next(iter(files))
+    budget = iter(range(MOST_INCLUDES))
+    return list(_with_includes(files[main], files, str(PurePosixPath(main).parent), budget)), main
+
+
+def _parsed_text(directory: str, text: str, name: str) -> list[Any]:
+    file = Path(directory, "part.conf")
+    file.write_text(text.removeprefix("\n"), encoding="utf-8")
+    return _parsed(str(file), name, single=True)
+
+
+def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
+    import crossplane  # when it is needed and not before: a listener that reads no configuration does without
+
+    payload = crossplane.parse(path, **how, **_TOLERANT)
+    if payload["errors"]:
+        wrong = payload["errors"][0]
+        raise UnreadableError(str(wrong["error"]).replace(path, name or path))
+    return list(payload["config"][0]["parsed"])
+
+
+def _renamed(tree: list[Any], name: str) -> list[Any]:
+    """Say of each directive which file it is in."""
+    return [{**one, "file": name, **({"block": _renamed(one["block"], name)} if "block" in one else {})} for one in tree]
+
+
+def _with_includes(tree: list[Any], files: Mapping[str, list[Any]], prefix: str, budget: Iterator[int]) -> Iterator[Any]:
+    """The tree with what it includes in its place. A relative name is one in the directory of the main file."""
+    for one in tree:
+        if one["directive"] == "include" and one.get("args"):
+            pattern = str(PurePosixPath(prefix, one["args"][0]))
+            for name in files:
+                if PurePosixPath(name).match(pattern) and next(budget, None) is not None:
+                    yield from _with_includes(files[name], files, prefix, budget)
+        elif "block" in one:
+            yield {**one, "block": list(_with_includes(one["block"], files, prefix, budget))}
+        else:
+            yield one

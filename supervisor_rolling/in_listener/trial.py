@@ -1,0 +1,132 @@
+"""Tries a gate for real, on a port of our own that nobody uses; and whether a warm-up would reach each process.
+
+Together these two show that a warm-up reaches a process through its closed gate, while no process's gate is closed for
+it: behind the spare port the gate is the same, and in front of the process so are address and mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from supervisor_rolling.in_listener.addresses import is_own
+from supervisor_rolling.in_listener.warmup import SO_MARK
+from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK
+from supervisor_rolling.pure.checks.conntrack import Conntrack
+
+LOOPBACKS = ("127.0.0.1", "::1")
+WITHIN = 1.0
+"""Seconds for all connections of one look. Over loopback each takes a tenth of a millisecond, if a gate does not drop
+what it should refuse."""
+
+_CONNTRACK = "/proc/sys/net/netfilter"
+
+ATTEMPTS = 5
+"""To find a port that is free on all addresses."""
+
+T = TypeVar("T")
+Doors = Mapping[tuple[str, int], str]
+"""Addresses and ports, each with why a connection did not come about; empty where it did."""
+
+
+def try_gate(closed: Callable[[int, Callable[[], T]], T], addresses: Collection[str], bypass: str) -> list[str]:
+    """What a gate does not do that it should. ``closed(port, look)`` calls ``look`` while the port is closed.
+
+    Raises what ``closed`` raises, and OSError where there is no port to try it on.
+    """
+    with _spare(addresses) as (port, there):
+        doors = [(address, port) for address in there]
+        before = connected(doors)
+        refused, passed = closed(port, lambda: (connected(doors), connected(doors, bypass)))
+        after = connected(doors)
+    if any(before.values()):
+        return []  # somebody else keeps them out: nothing can be shown here
+    return [
+        *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
+        *(
+            f"lets no warm-up to {address} through (bypass: {bypass}): {why}"
+            for (address, _), why in passed.items()
+            if why and not (bypass == "address" and ":" in address)
+        ),
+        *(f"does not open {address} again: {why}" for (address, _), why in after.items() if why),
+    ]
+
+
+def connected(doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+    """Connect to each, all at once, past a closed gate by ``bypass``, and hang up."""
+    deadline = time.monotonic() + WITHIN
+    found = dict.fromkeys(doors, f"no answer within {WITHIN:g} s")
+    with selectors.DefaultSelector() as selector, ExitStack() as keep:
+        for door in found:
+            try:
+                connection = keep.enter_context(_connecting(door, bypass))
+                selector.register(connection, selectors.EVENT_WRITE, door)
+            except OSError as error:
+                found[door] = error.strerror or str(error)
+        while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+            for key, _ in ready:
+                found[key.data] = _outcome(key.fileobj)
+                selector.unregister(key.fileobj)
+    return found
+
+
+def read_conntrack() -> Conntrack | None:
+    """How full the table of tracked connections is; None where the kernel has none."""
+    try:
+        count, most = (int(Path(_CONNTRACK, f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+    except (OSError, ValueError):
+        return None
+    return Conntrack(count, most)
+
+
+def _connecting(door: tuple[str, int], bypass: str) -> socket.socket:
+    address, port = door
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        if bypass == "mark":
+            connection.setsockopt(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)
+        elif bypass == "address" and ":" not in address:
+            connection.bind((BYPASS_ADDRESS, 0))
+        with contextlib.suppress(BlockingIOError):
+            connection.connect((address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _outcome(connection: object) -> str:
+    assert isinstance(connection, socket.socket)
+    error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode.get(error, str(error)) if error else ""
+
+
+@contextlib.contextmanager
+def _spare(addresses: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    """Listen on a port that was free, on these addresses and on loopback of each family; gives it and them."""
+    wanted = [one for one in dict.fromkeys([*LOOPBACKS, *addresses]) if is_own(one)]
+    for attempt in range(ATTEMPTS):
+        with ExitStack() as keep:
+            try:
+                first = keep.enter_context(_listening(wanted[0], 0))
+                port: int = first.getsockname()[1]
+                for address in wanted[1:]:
+                    keep.enter_context(_listening(address, port))
+            except OSError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                continue
+            yield port, wanted
+            return
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -1,0 +1,185 @@
+"""Findings in nginx's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from supervisor_rolling.model import Finding, Policy
+from supervisor_rolling.pure.nginx import MAX_FAILS, Nginx, Passing, Server, Upstream
+
+LEAST_SHUN = 1.0
+"""Seconds: what ``fail_timeout=0`` comes to, at most. It is passed over for the rest of the second."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The part of a configuration that a group is behind: the servers that are its processes, each with its upstream,
+    and the places that pass requests to these."""
+
+    nginx: Nginx
+    servers: tuple[tuple[Upstream, Server], ...] = ()
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Those in which the group has a server."""
+        return list(dict.fromkeys(upstream for upstream, _ in self.servers))
+
+    @property
+    def passings(self) -> list[Passing]:
+        """The places that pass requests to the group."""
+        names = {(upstream.kind, upstream.name) for upstream in self.upstreams}
+        return [one for one in self.nginx.passings if (one.kind, one.upstream) in names]
+
+
+def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
+    """What of a configuration concerns these ports. Where somebody has named it (``is_named``) and none of its servers
+    is this host, it calls this host by another name: then the ports decide."""
+    found = [(upstream, one) for upstream in nginx.upstreams for one in upstream.servers if one.port in ports]
+    here = [(upstream, one) for upstream, one in found if one.host in nginx.own]
+    return Behind(nginx, tuple(here or (found if is_named else ())))
+
+
+def settle_for(group: Behind) -> float | None:
+    """Seconds for which nginx passes over a process that has refused; None where it knows nothing of the group."""
+    times = [_shunned_for(upstream, one) for upstream, one in group.servers if not one.is_down]
+    return max(times, default=None)
+
+
+def findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
+    """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time; ``ports``:
+    each of its ports, with the process that has it."""
+    if not group.servers:
+        return
+    yield from _absent(group, ports)
+    yield from _shunned(group, policy)
+    for upstream in group.upstreams:
+        yield from _of_upstream(group, upstream, policy)
+    for passing in group.passings:
+        yield from _of_passing(passing, limit)
+
+
+def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
+    known = {one.port for _, one in group.servers}
+    missing = [f"{name} (port {port})" for port, name in sorted(ports.items()) if port not in known]
+    if missing:
+        where = group.upstreams[0]
+        yield Finding(
+            "nginx.absent",
+            where.where,
+            f"upstream {where.name} has some processes of the group and not {_listed(missing)}: nobody asks these",
+            f"add {'a server line for each' if len(missing) > 1 else 'a server line for it'}, or leave them stopped",
+        )
+
+
+def _shunned(group: Behind, policy: Policy) -> Iterator[Finding]:
+    """What a roll does to nginx's idea of who is alive."""
+    found = [(_shunned_for(upstream, one), upstream, one) for upstream, one in group.servers if not one.is_down]
+    shun, upstream, one = max(found, key=lambda each: each[0], default=(0.0, None, None))
+    if upstream is None or one is None or shun <= policy.settle:
+        return
+    said = (
+        f"max_fails={one.max_fails}, fail_timeout={one.fail_timeout:g}s"
+        f"{', which are the defaults' if one.max_fails == MAX_FAILS and shun == 10 else ''}"
+    )
+    yield Finding(
+        "nginx.max_fails",
+        one.where,
+        f"nginx passes over a process for {shun:g} s after it has refused ({said}), and the roll goes on after settle: "
+        f"{policy.settle:g}: it closes the next ones while nginx still shuns the last, until none is left",
+        "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
+        refuses=shun > LEAST_SHUN,
+    )
+
+
+def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[Finding]:
+    ours = [one for of, one in group.servers if of == upstream]
+    pool = group.nginx.pool_of(upstream)
+    if pool and not _is_pool_dealt_with(policy):
+        how = f"keepalive {pool}" if upstream.keepalive is not None else f"by default since 1.29.7, keepalive {pool}"
+        yield Finding(
+            "nginx.keepalive",
+            upstream.where,
+            f"upstream {upstream.name} keeps connections ({how}), and a gate closes a port to new ones only: what the "
+            "pool carries is cut off",
+            "say keepalive 0; there (before 1.29.7 take the line away); or in the policy drain: {keepalive: nginx}, or "
+            "drain: {keepalive: application} where the application itself closes them while it drains",
+            refuses=True,
+        )
+    live = [one for one in upstream.servers if not one.is_down]
+    if len(live) == 1 and ours:
+        yield Finding(
+            "nginx.lone",
+            upstream.where,
+            f"{_named(upstream)} has this server alone ({_written(live[0])}): while its port is closed its requests fail",
+            "give the upstream a server line for each process of the group",
+            refuses=True,
+        )
+    for one in ours:
+        yield from _of_server(upstream, one)
+
+
+def _of_server(upstream: Upstream, one: Server) -> Iterator[Finding]:
+    if one.host.lower() == "localhost":
+        yield Finding(
+            "nginx.localhost",
+            one.where,
+            f"server localhost:{one.port} is two servers for nginx, 127.0.0.1 and ::1: a process that listens on one of "
+            "them refuses every other request, and a closed one counts twice",
+            f"write 127.0.0.1:{one.port}",
+        )
+    if one.is_down:
+        yield Finding(
+            "nginx.down",
+            one.where,
+            f"server {_written(one)} of upstream {upstream.name} is marked down: its process serves nobody",
+            "take the word down away, or leave the process stopped",
+        )
+
+
+def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
+    directive = f"{passing.directive}_next_upstream"
+    if "error" not in passing.next_upstream:
+        said = " ".join(passing.next_upstream) or "off"
+        yield Finding(
+            "nginx.next_upstream",
+            passing.where,
+            f"{directive} is {said}, without error: a request that a closed port refuses fails",
+            f"say {directive} {'on' if passing.kind == 'stream' else 'error timeout'};",
+            refuses=True,
+        )
+    elif 0 < passing.tries <= limit:
+        yield Finding(
+            "nginx.tries",
+            passing.where,
+            f"{directive}_tries is {passing.tries}, and {limit} may be closed at a time: a request that meets as many "
+            "closed ports fails",
+            f"say {directive}_tries {limit + 1}; or more, or 0 for no limit",
+            refuses=True,
+        )
+
+
+def _is_pool_dealt_with(policy: Policy) -> bool:
+    drain = policy.drain
+    return drain.keepalive != "refuse" or bool(drain.signal or drain.request)
+
+
+def _shunned_for(upstream: Upstream, one: Server) -> float:
+    """nginx never passes over the only server that it has."""
+    return one.shunned_for if len(upstream.servers) > 1 else 0.0
+
+
+def _named(upstream: Upstream) -> str:
+    return f"upstream {upstream.name}" if upstream.is_named else f"what is passed to {upstream.name}"
+
+
+def _written(one: Server) -> str:
+    return f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+

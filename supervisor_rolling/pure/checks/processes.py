@@ -1,0 +1,122 @@
+"""Findings in what the processes of a group do: where they listen, and which of them are there at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from supervisor_rolling.model import Finding, Member, Process, Roll, Seen, Settings, Stage
+from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.stages import DOWN, NOT_UP
+
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What the kernel has of the sockets that processes listen on. ``addresses``: those of each port, whoever has it;
+    the others are by name of the process: ``ports`` and ``unix`` sockets of it and its descendants, and the ``shells``
+    that stand between supervisord and the one that listens."""
+
+    addresses: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shells: Mapping[str, str] = field(default_factory=dict)
+
+
+def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
+    """What is wrong with the processes that a roll would replace."""
+    yield from _down(roll, seen)
+    running = [member for member in roll.members if is_up(member, seen.processes)]
+    for member in running:
+        yield from _of_process(roll.group, member, listening)
+    yield from _shared(roll.group, running, listening)
+    grouped = {one.name for one in settings.processes if one.stopasgroup}
+    for name, shell in sorted(listening.shells.items(), key=lambda item: natural(item[0])):
+        if settings.processes and name not in grouped:
+            yield _shell(f"{roll.group}:{name}", shell)
+
+
+def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
+    """Whether it runs and serves, as far as supervisord knows."""
+    return member.wanted and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
+
+
+def _down(roll: Roll, seen: Seen) -> Iterator[Finding]:
+    for member in roll.members:
+        process, where = seen.processes[member.name], f"{roll.group}:{member.name}"
+        ward = seen.wards.get(member.name)
+        if process.state in DOWN and process.state not in NOT_UP:
+            said = f" ({process.spawn_error})" if process.spawn_error else ""
+            yield Finding(
+                "process.down",
+                where,
+                f"is {process.state}{said}: it serves nobody, and a roll replaces it first",
+                f"see why it died: supervisorctl tail {where} stderr",
+            )
+        elif process.state in NOT_UP:
+            yield Finding(
+                "process.down",
+                where,
+                f"is {process.state}: it serves nobody, and a roll leaves it so",
+                f"supervisorctl start {where}",
+            )
+        elif member.stage is Stage.FAILED or (ward is not None and ward.stage is Stage.FAILED):
+            why = member.why or (ward.problem if ward is not None else "")
+            yield Finding(
+                "process.cold",
+                where,
+                f"could not be warmed, and is kept closed: {why}",
+                "deploy what mends it, and roll: it goes first",
+            )
+
+
+def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
+    where, ports = f"{group}:{member.name}", ", ".join(map(str, member.ports))
+    if any(listening.addresses.get(port) for port in member.ports):
+        return
+    unix = listening.unix.get(member.name, ())
+    if unix and not listening.ports.get(member.name):
+        yield Finding(
+            "ports.unix",
+            where,
+            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a roll would stop it "
+            "with its users",
+            "let it listen on a port of its own, on 127.0.0.1, and name that in the load balancer",
+            refuses=True,
+        )
+    else:
+        yield Finding(
+            "ports.nobody",
+            where,
+            f"nothing listens on port {ports}, which groups.{group}.ports says it has",
+            "wait until it has started, or mend the ports in rolling.yaml",
+        )
+
+
+def _shared(group: str, running: list[Member], listening: Listening) -> Iterator[Finding]:
+    """Two that share a port (SO_REUSEPORT) share a gate: to close one closes both."""
+    holders: dict[int, list[str]] = {}
+    for member in running:
+        for port in listening.ports.get(member.name, ()):
+            holders.setdefault(port, []).append(member.name)
+    gated = {port for member in running for port in member.ports}
+    for port, names in sorted(holders.items()):
+        if len(names) > 1 and port in gated:
+            yield Finding(
+                "ports.shared",
+                f"{group}:{names[0]}",
+                f"{' and '.join(sorted(names, key=natural)[:3])} all listen on port {port}: a gate that closes it for "
+                "one closes it for all",
+                "give each process a port of its own",
+                refuses=True,
+            )
+
+
+def _shell(where: str, shell: str) -> Finding:
+    return Finding(
+        "supervisor.stopasgroup",
+        where,
+        f"is a shell ({shell}) that has the application as a child, and stopasgroup is off: the signal that stops it "
+        "ends the shell, and the application lives on and holds the port",
+        "say exec before the last command of the shell, or stopasgroup = true and killasgroup = true",
+    )

@@ -1,0 +1,220 @@
+"""What an nginx configuration says of its upstreams, from the tree that crossplane makes of it.
+
+Only what matters to a process that is closed for a while: which servers there are, for how long one that has refused
+is passed over, whether connections are kept, and whether the next server is tried. A directive of an inner block holds
+instead of the same one outside, as nginx has it (http://nginx.org/en/docs/http/ngx_http_upstream_module.html and
+…/ngx_http_proxy_module.html).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+Directive = Mapping[str, Any]  # directive, args, file, line, and block where it has one: crossplane's
+
+POOLED_BY_DEFAULT = (1, 29, 7)
+"""The first version that keeps 32 connections to an upstream where nothing is said."""
+
+MAX_FAILS, FAIL_TIMEOUT = 1, 10.0
+"""nginx's own defaults."""
+
+DEFAULT_PORT = 80
+
+_PROTOCOLS = ("proxy", "uwsgi", "fastcgi", "scgi", "grpc")
+"""The modules that pass requests on, each with directives of the same names."""
+
+_PASSES = {f"{protocol}_pass": protocol for protocol in _PROTOCOLS}
+_SCHEME = re.compile(r"(?:https?|grpcs?)://")
+_TIMES = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_TIME = re.compile(r"(\d+)(ms|s|m|h|d|w|)")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of an upstream. ``host`` is as it is written, ``where`` the file and line; ``port`` is 0 for a unix
+    socket."""
+
+    host: str
+    port: int
+    where: str
+    max_fails: int = MAX_FAILS
+    fail_timeout: float = FAIL_TIMEOUT
+    is_down: bool = False
+
+    @property
+    def shunned_for(self) -> float:
+        """Seconds for which nginx passes over one that has refused. Its clock for this has whole seconds, so nothing
+        is the rest of the second."""
+        return max(self.fail_timeout, 1.0) if self.max_fails else 0.0
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A named upstream, or the one that a location names by its address. ``keepalive``: the connections that it is
+    told to keep; None where it is told nothing."""
+
+    name: str
+    where: str
+    servers: tuple[Server, ...]
+    keepalive: int | None = None
+    is_named: bool = True
+    kind: str = "http"  # or stream
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A place that passes requests to an upstream. ``next_upstream``: what the next server is tried for; ``tries``: how
+    many are, 0 for all; ``keeps``: it leaves connections open, so that a pool can have them."""
+
+    upstream: str
+    where: str
+    next_upstream: tuple[str, ...] = ("error", "timeout")
+    tries: int = 0
+    keeps: bool = False
+    directive: str = "proxy"
+    kind: str = "http"  # or stream
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """One configuration. ``version``: such as (1, 22, 1); empty where nobody knows. ``source``: for messages. ``own``:
+    the hosts in it that are this one. ``problem``: why it could not be read."""
+
+    upstreams: tuple[Upstream, ...] = ()
+    passings: tuple[Passing, ...] = ()
+    version: tuple[int, ...] = ()
+    source: str = ""
+    own: frozenset[str] = frozenset()
+    problem: str = ""
+
+    def with_own(self, hosts: frozenset[str]) -> Nginx:
+        """The same, where these hosts are this one."""
+        return replace(self, own=hosts)
+
+    def pool_of(self, upstream: Upstream) -> int:
+        """The connections that are kept to the servers of an upstream; 0: none."""
+        if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):
+            return 0
+        if upstream.keepalive is None:
+            return 32 if upstream.is_named and self.version >= POOLED_BY_DEFAULT else 0
+        return upstream.keepalive
+
+
+def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: str = "") -> Nginx:
+    """The upstreams of a configuration, and the places that pass requests to them."""
+    upstreams: dict[tuple[str, str], Upstream] = {}
+    passings = []
+    for kind in ("http", "stream"):
+        for block in (one.get("block") or () for one in tree if one["directive"] == kind):
+            for one in block:
+                if one["directive"] == "upstream":
+                    upstreams[kind, _first(one)] = _upstream(one, kind)
+            for passing, server in _passings(block, {}, kind, version):
+                passings.append(passing)
+                if server is not None and (kind, passing.upstream) not in upstreams:
+                    of = Upstream(passing.upstream, passing.where, (server,), is_named=False, kind=kind)
+                    upstreams[kind, passing.upstream] = of
+    return Nginx(tuple(upstreams.values()), tuple(passings), version, source)
+
+
+def _passings(
+    block: Sequence[Directive], outer: Mapping[str, list[Directive]], kind: str, version: tuple[int, ...]
+) -> Iterator[tuple[Passing, Server | None]]:
+    """Each place in a block that passes requests on, with the server where it names one itself."""
+    own: dict[str, list[Directive]] = {}
+    for one in block:
+        own.setdefault(one["directive"], []).append(one)
+    settings = {**outer, **own}
+    for one in block:
+        protocol = _PASSES.get(one["directive"])
+        if protocol and one.get("args"):
+            yield _passing(one, settings, protocol, kind, version)
+        if one["directive"] != "upstream":
+            yield from _passings(one.get("block") or (), settings, kind, version)
+
+
+def _passing(
+    one: Directive, settings: Mapping[str, list[Directive]], protocol: str, kind: str, version: tuple[int, ...]
+) -> tuple[Passing, Server | None]:
+    target = _SCHEME.sub("", _first(one))
+    name = target if target.startswith("unix:") else target.partition("/")[0]
+    words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
+    tries = _number(_last(settings, f"{protocol}_next_upstream_tries"), 0)
+    if kind == "stream":
+        words = () if words == ("off",) else ("error",)  # it is on or off
+    keeps = kind == "http" and _keeps(settings, protocol, version)
+    passing = Passing(name, _where(one), () if words == ("off",) else words, tries, keeps, protocol, kind)
+    return passing, None if "$" in name or not _is_address(name) else _server(one, [name])
+
+
+def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tuple[int, ...]) -> bool:
+    """Whether requests are passed on in a way that leaves the connection open: over HTTP by default with the later
+    versions alone, which say HTTP/1.1 and no ``Connection: close``."""
+    if protocol == "proxy":
+        headers = [one.get("args", ()) for one in settings.get("proxy_set_header", ())]
+        said = [args[1].lower() for args in headers if len(args) > 1 and args[0].lower() == "connection"]
+        return said[-1] != "close" if said else version >= POOLED_BY_DEFAULT
+    if protocol == "fastcgi":
+        return _last(settings, "fastcgi_keep_conn") == ["on"]
+    return protocol == "grpc"
+
+
+def _upstream(found: Directive, kind: str) -> Upstream:
+    block = found.get("block") or ()
+    servers = tuple(_server(one, one["args"]) for one in block if one["directive"] == "server" and one.get("args"))
+    kept = [one["args"] for one in block if one["directive"] == "keepalive" and one.get("args")]
+    return Upstream(_first(found), _where(found), servers, _number(kept[-1], 0) if kept else None, kind=kind)
+
+
+def _server(one: Directive, args: Sequence[str]) -> Server:
+    host, port = _address(args[0])
+    said = dict(arg.partition("=")[::2] for arg in args[1:])
+    return Server(
+        host=host,
+        port=port,
+        where=_where(one),
+        max_fails=_number([said["max_fails"]], MAX_FAILS) if "max_fails" in said else MAX_FAILS,
+        fail_timeout=_seconds(said["fail_timeout"]) if "fail_timeout" in said else FAIL_TIMEOUT,
+        is_down="down" in said,
+    )
+
+
+def _address(text: str) -> tuple[str, int]:
+    if text.startswith("unix:"):
+        return text, 0
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit():
+        return text.strip("[]"), DEFAULT_PORT
+    return host.strip("[]"), int(port)
+
+
+def _is_address(name: str) -> bool:
+    """Whether it is that of a server and not the name of an upstream, as far as its form tells."""
+    return name.startswith(("unix:", "[")) or ":" in name or "." in name or name == "localhost"
+
+
+def _seconds(text: str) -> float:
+    """nginx's way to write times: 10, 10s, 1m30s, 500ms."""
+    found = _TIME.findall(text)
+    if not found or "".join(map("".join, found)) != text:
+        return FAIL_TIMEOUT
+    return sum(int(number) * _TIMES[unit] for number, unit in found)
+
+
+def _last(settings: Mapping[str, list[Directive]], name: str) -> list[str]:
+    return list(settings[name][-1].get("args", ())) if name in settings else []
+
+
+def _number(args: Sequence[str], default: int) -> int:
+    return int(args[0]) if args and args[0].isdigit() else default
+
+
+def _first(one: Directive) -> str:
+    return str((one.get("args") or [""])[0])
+
+
+def _where(one: Directive) -> str:
+    return f"{one.get('file', '')}:{one.get('line', '')}"
