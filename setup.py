@@ -20,6 +20,7 @@ setup(
         "python-iptables>=1.0",
         "requests>=2.25",
         "PyYAML>=5.4",
+        "crossplane>=0.5.7",  # reads what nginx is told
     ],
     extras_require={
         "demo": ["Django>=4.2", "Jinja2>=3.0", "tornado>=6.3"],

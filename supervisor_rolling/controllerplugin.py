@@ -22,6 +22,7 @@ from supervisor.supervisorctl import ControllerPluginBase
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_supervisorctl.check import check_lines
 from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
@@ -85,7 +86,7 @@ def _restart_parser() -> _Parser:
     parser.add_argument("--max-unavailable", metavar="N|N%", type=_share, help="how many at a time")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
     parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when the roll has begun")
-    parser.add_argument("--force", action="store_true", help="replace even the last process that serves")
+    parser.add_argument("--force", action="store_true", help="even the last that serves, whatever a check finds")
     return parser
 
 
@@ -109,6 +110,7 @@ _PARSERS: Mapping[str, Callable[[], _Parser]] = {
     "rolling_abort": lambda: _parser("rolling_abort", 1, "End a roll; who has left is brought back."),
     "rolling_pause": lambda: _parser("rolling_pause", 1, "Let nobody leave any more; who has left is brought back."),
     "rolling_resume": _resume_parser,
+    "rolling_check": lambda: _parser("rolling_check", 1, "Look for what is wrong with a set-up; touch no process."),
 }
 
 
@@ -156,6 +158,9 @@ class RollingControllerPlugin(ControllerPluginBase):
     def do_rolling_resume(self, arg: str) -> None:
         self._run("rolling_resume", arg, self._resume)
 
+    def do_rolling_check(self, arg: str) -> None:
+        self._run("rolling_check", arg, self._check)
+
     def help_rolling_restart(self) -> None:
         self.ctl.output(
             "rolling_restart <group>\t\tReplace all processes of a group, a few at a time\n"
@@ -163,7 +168,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             "  --max-unavailable N|N%\tthis many at a time, instead of the policy's\n"
             "  --dry-run\t\t\tsay what would be done, touch nothing\n"
             "  --no-wait\t\t\tdo not watch: come back when the roll has begun\n"
-            "  --force\t\t\treplace even the last process that serves\n"
+            "  --force\t\t\treplace even the last process that serves, whatever rolling_check finds\n"
             "  --json\t\t\tanswer with one JSON object"
         )
 
@@ -185,6 +190,12 @@ class RollingControllerPlugin(ControllerPluginBase):
         self.ctl.output(
             "rolling_resume <group>\tGo on with a roll that was paused, failed or aborted: what is new stays\n"
             "  --no-wait\t\tdo not watch: come back when it goes on"
+        )
+
+    def help_rolling_check(self) -> None:
+        self.ctl.output(
+            "rolling_check <group>\tLook for what is wrong with the set-up of a group, touch no process\n"
+            "  --json\t\tanswer with one JSON object"
         )
 
     # --- what they do
@@ -216,6 +227,12 @@ class RollingControllerPlugin(ControllerPluginBase):
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
         self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
         return DONE
+
+    def _check(self, options: argparse.Namespace) -> int:
+        group = _group(options)
+        report = self._asked("check", group)
+        self._print(options, report, check_lines(group, report))
+        return DONE if report["ok"] else FAILED
 
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:

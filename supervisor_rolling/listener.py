@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from supervisor_rolling import __version__
 from supervisor_rolling.in_listener import config
 from supervisor_rolling.in_listener.arrivals import PacketArrivals
+from supervisor_rolling.in_listener.balancers import NginxConfigurations
 from supervisor_rolling.in_listener.deaths import PidfdDeaths
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.flags import FileFlags
@@ -33,6 +34,7 @@ from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
+from supervisor_rolling.in_listener.trial import RealTrials
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 
 log = logging.getLogger("supervisor_rolling")
@@ -123,6 +125,8 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
         flags=FileFlags(os.environ, url),
         arrivals=PacketArrivals(),
+        balancers=NginxConfigurations(time.monotonic, ring),
+        trials=RealTrials(),
     )
     return roller
 

@@ -54,7 +54,7 @@ class DrainPolicy:
     on_timeout: str = "restart"  # or fail
     signal: str = ""
     request: str = ""
-    keepalive: str = "refuse"  # or ignore, nginx: what becomes of requests that still come over a keepalive pool
+    keepalive: str = "refuse"  # or application, nginx, ignore: who deals with a load balancer's keepalive pool
     quiet: float = 10.0
 
 
@@ -107,6 +107,14 @@ class GuardPolicy:
 
 
 @dataclass(frozen=True)
+class BalancerPolicy:
+    """Where the load balancer says what it does. ``nginx``: its configuration, or a file with the output of ``nginx
+    -T``; empty: what ``nginx -T`` says here."""
+
+    nginx: str = ""
+
+
+@dataclass(frozen=True)
 class PortRule:
     """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
 
@@ -117,7 +125,8 @@ class PortRule:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that the YAML says of one group."""
+    """All that the YAML says of one group. ``settle_auto``: the load balancer's configuration says how long to settle,
+    and ``settle`` holds where nobody can read it."""
 
     group: str
     ports: PortRule
@@ -129,6 +138,8 @@ class Policy:
     warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
     settle: float = 10.0
     guard: GuardPolicy = GuardPolicy()
+    settle_auto: bool = True
+    balancer: BalancerPolicy = BalancerPolicy()
 
 
 @dataclass(frozen=True)
@@ -450,12 +461,71 @@ class Change:
     pid: int = 0
 
 
+# --- checked: what is wrong with a set-up
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """What supervisord.conf says of one process. ``autorestart``: true, false or unexpected."""
+
+    name: str
+    startsecs: float = 1.0
+    stopwaitsecs: float = 10.0
+    autorestart: str = "unexpected"
+    stopasgroup: bool = False
+
+
+@dataclass(frozen=True)
+class ListenerSettings:
+    """What it says of an event listener that hears the doorbell. ``processes``: how many of it there are; ``lacks``:
+    events that it does not hear, and should."""
+
+    name: str
+    processes: int = 1
+    buffer_size: int = 10
+    startsecs: float = 1.0
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What supervisord.conf says of a group and of its listener; ``total``: the processes of all groups."""
+
+    processes: tuple[ProcessSettings, ...] = ()
+    listeners: tuple[ListenerSettings, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a set-up. ``code`` names it for programs, ``where`` is a file and line, a section or
+    a process, ``mend`` what to do about it; ``refuses``: no roll begins, because it would lose requests, or fail."""
+
+    code: str
+    where: str
+    text: str
+    mend: str
+    refuses: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check has found. ``looked_at``: what was read or tried, findings or not; ``not_looked_at``: what could
+    not be, and why."""
+
+    group: str
+    findings: tuple[Finding, ...] = ()
+    looked_at: tuple[str, ...] = ()
+    not_looked_at: tuple[str, ...] = ()
+
+
 # --- asked: what came over XML-RPC
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks: ``kind`` is restart, plan or resume; an empty ``max_unavailable`` leaves it to the policy."""
+    """What somebody asks: ``kind`` is restart, plan, resume or check; an empty ``max_unavailable`` leaves it to the
+    policy. ``settings`` come with a check."""
 
     id: int
     kind: str
@@ -464,6 +534,7 @@ class Request:
     max_unavailable: str = ""
     force: bool = False
     by: str = ""
+    settings: Settings = Settings()
 
 
 @dataclass(frozen=True)

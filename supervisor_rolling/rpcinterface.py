@@ -31,7 +31,8 @@ from supervisor_rolling.in_supervisord.contained import Defects, contained
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
 from supervisor_rolling.in_supervisord.hearing import hear
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
-from supervisor_rolling.in_supervisord.views import holder_text, roll_view, standings_of
+from supervisor_rolling.in_supervisord.settings import hears_the_doorbell, settings_of
+from supervisor_rolling.in_supervisord.views import holder_text, report_view, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.plain import plain
 from supervisor_rolling.share import parse_share
@@ -154,6 +155,19 @@ class RollingNamespaceRPCInterface:
             return self._ask("resume", group, {"by": roll["by"]}, wait)
         answer = self._flag(group, "to resume", paused=False)
         return self._deferred("resume", lambda: self._end_of(group, answer["id"])) if wait else answer
+
+    def check(self, group):
+        """Look for what is wrong with the set-up of a group; touches no process, and needs the listener
+
+        @param string group    The group
+        @return struct report  group; ok: boolean, no finding; findings: an array of structs of code, where, text, mend
+                               (what to do) and refuses (a roll would be refused for it); looked_at and not_looked_at:
+                               arrays of strings
+        """
+        self._update("check")
+        group = self._group(group)
+        self._require_listener()
+        return self._ask("check", group, {"settings": settings_of(self.supervisord, group)}, False)
 
     def pause(self, group):
         """Let no further process leave; those that have left are brought back
@@ -304,13 +318,13 @@ class RollingNamespaceRPCInterface:
         return self.mailbox.watches.version(group)
 
     def listenerAnswer(self, key, request, code, text, plan):
-        """Refuse a request, or answer it with a plan (the listener's own)
+        """Refuse a request, or answer it with a plan or a report (the listener's own)
 
         @param string key      The listener's key
         @param int request     The request
-        @param int code        The fault; 0 for a plan
+        @param int code        The fault; 0 for a plan or a report
         @param string text     Why
-        @param string plan     The plan as JSON
+        @param string plan     The plan or the report as JSON
         @return boolean        Always True
         """
         self._update_by_listener("listenerAnswer", key)
@@ -320,6 +334,8 @@ class RollingNamespaceRPCInterface:
         asked = self.mailbox.requests.get(request)
         if asked is not None and code:
             self.mailbox.answer(request, "refused", code, text)
+        elif asked is not None and asked["kind"] == "check":
+            self.mailbox.answer(request, "checked", plan=_fit(lambda: shapes.read_report(plan, asked["group"])))
         elif asked is not None:
             self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_roll(plan, asked["group"], None)))
         return True
@@ -337,7 +353,7 @@ class RollingNamespaceRPCInterface:
         """Ring the doorbell, before all that waits already in the listener's queue: a thousand processes that start
         together put three thousand events there, and without its key the listener cannot even look. Where the queue
         overflows supervisord drops what stands first: then the listener greets again after a second."""
-        pools = [group for group in self.supervisord.process_groups.values() if _hears_the_doorbell(group)]
+        pools = [group for group in self.supervisord.process_groups.values() if hears_the_doorbell(group)]
         if pools and all(_is_rung(pool) for pool in pools):
             return
         event = RollingAskedEvent(self.mailbox.key)
@@ -348,7 +364,7 @@ class RollingNamespaceRPCInterface:
     def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
         request = self.mailbox.ask(kind, group, self.clock(), details)
         self._ring()
-        return self._deferred("resume" if kind == "resume" else "restart", lambda: self._outcome(request, wait))
+        return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(request, wait))
 
     def _deferred(self, method: str, look: Callable[[], Any]) -> Any:
         def observe():  # a plain function, or supervisord takes it for the answer
@@ -374,6 +390,8 @@ class RollingNamespaceRPCInterface:
             raise RollingError(request["code"], request["text"])
         if request["state"] == "planned":
             return self._view(request["plan"])
+        if request["state"] == "checked":
+            return report_view(request["plan"])
         if wait:
             return self._end_of(group, request["roll"])
         return self.getRoll(group)
@@ -437,7 +455,7 @@ class RollingNamespaceRPCInterface:
     def _listener_runs(self) -> bool:
         """Whether a process lives that the doorbell reaches, or is being started again, and has looked of late or was
         only just started: then it will find what is asked at its next look."""
-        found = [(name, g) for name, g in self.supervisord.process_groups.items() if _hears_the_doorbell(g)]
+        found = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
         there = [(group, name, p) for group, g in found for name, p in g.processes.items() if _is_there(p)]
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
         return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in there)
@@ -511,10 +529,6 @@ class RollingNamespaceRPCInterface:
             "why": plain(standing.get("why", "")),
             "guarded": self.mailbox.watches.get(group) is not None,
         }
-
-
-def _hears_the_doorbell(group: Any) -> bool:
-    return any(issubclass(RollingAskedEvent, kind) for kind in getattr(group.config, "pool_events", ()))
 
 
 def _is_there(process: Any) -> bool:

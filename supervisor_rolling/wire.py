@@ -14,12 +14,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from supervisor_rolling.model import Roll, Watch
+from supervisor_rolling.model import Report, Roll, Settings, Watch
 
 Reader = Callable[[Any], Any]
 
 
-def dump(record: Roll | Watch) -> str:
+def dump(record: Roll | Watch | Report) -> str:
     """The record as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
     return json.dumps(record, default=vars)
 
@@ -34,6 +34,12 @@ def load_watch(data: Mapping[str, Any]) -> Watch:
     """The watch that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
     watch: Watch = _build(Watch, data)
     return watch
+
+
+def load_settings(data: Mapping[str, Any]) -> Settings:
+    """The settings that supervisord sends with a check, likewise."""
+    settings: Settings = _build(Settings, data)
+    return settings
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:

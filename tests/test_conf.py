@@ -17,8 +17,10 @@ from supervisor.options import ClientOptions, ServerOptions
 
 from supervisor_rolling import __version__
 from supervisor_rolling.in_listener import config
+from supervisor_rolling.in_listener.balancers import read_nginx
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent
 from supervisor_rolling.model import Config, Policy
+from supervisor_rolling.pure.checks.nginx import behind, settle_for
 from supervisor_rolling.pure.ports import ports_for
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +162,8 @@ def test_nginx_asks_the_ports_that_the_processes_have() -> None:
 
 def test_what_settles_in_no_time_is_tried_again_in_no_time(policy: Policy) -> None:
     assert {server.split(maxsplit=1)[1] for server in upstream()} == {"max_fails=0"}
-    assert policy.settle == 0
+    assert policy.settle_auto
+    assert settle_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
 
 
 def test_nginx_takes_its_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.in_listener.config import load, parse
 from supervisor_rolling.model import (
+    BalancerPolicy,
     Config,
     DrainPolicy,
     GatePolicy,
@@ -83,7 +84,6 @@ def test_the_example_is_right_and_has_the_defaults_of_the_model() -> None:
         group="app",
         ports=PortRule(pattern=r"app-(\d+)"),
         warmup=WarmupPolicy(requests=(WarmupRequest(), WarmupRequest(path="/search?q=warm"))),
-        settle=0.0,
     )
 
 
@@ -97,13 +97,14 @@ def test_the_example_shows_every_key_of_the_model() -> None:
 
     assert set(tree) == names(Config)
     assert set(tree["gate"]) == names(GatePolicy)
-    assert set(group) == names(Policy) - {"group"}
+    assert set(group) == names(Policy) - {"group", "settle_auto"}
+    assert set(group["balancer"]) == names(BalancerPolicy)
     assert set(group["drain"]) == names(DrainPolicy)
     assert set(group["restart"]) == names(RestartPolicy)
     assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
     assert set(group["warmup"]) == names(WarmupPolicy)
     assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
-    assert f"the default is {Policy.settle:g}." in text
+    assert f"{Policy.settle:g} where it cannot be read" in text
 
 
 def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
@@ -142,6 +143,7 @@ def test_every_key_is_read() -> None:
                 - {path: /, expect: 404}
             settle: 1
             guard: {max_closed: 3}
+            balancer: {nginx: /etc/nginx/app.conf}
         """,
         "f",
     )
@@ -168,6 +170,8 @@ def test_every_key_is_read() -> None:
                 ),
                 settle=1.0,
                 guard=GuardPolicy(max_closed=Share(number=3)),
+                settle_auto=False,
+                balancer=BalancerPolicy("/etc/nginx/app.conf"),
             )
         },
     )
@@ -208,8 +212,13 @@ def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
       c: {<<: [{canary: 3}, *a], ports: auto, drain: {<<: *d, min: 1}}
     """
     groups = parse(text, "f").groups
-    assert groups["b"] == Policy("b", PortRule(pattern="a-(.*)"), settle=2.0, drain=DrainPolicy(5.0))
-    assert groups["c"] == Policy("c", PortRule(auto=True), canary=3, settle=1.0, drain=DrainPolicy(5.0, 1.0))
+    assert groups["b"] == Policy("b", PortRule(pattern="a-(.*)"), settle=2.0, settle_auto=False, drain=DrainPolicy(5.0))
+    assert (groups["c"].canary, groups["c"].settle, groups["c"].drain) == (3, 1.0, DrainPolicy(5.0, 1.0))
+
+
+def test_to_settle_is_left_to_the_load_balancer_where_nothing_else_is_said() -> None:
+    found = [policy(text) for text in ("settle: auto", "guard: {}", "settle: 0")]
+    assert [(one.settle, one.settle_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
@@ -255,14 +264,26 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         # keys
         ("drian: {}", "drian: unknown key (did you mean drain?)"),
         (
-            "balancer: {nginx: /etc/nginx.conf}",
-            "balancer: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
-            "settle, guard",
+            "proxy: {nginx: /etc/nginx.conf}",
+            "proxy: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
+            "settle, guard, balancer",
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
         (
             "drain: {lasting: 3}",
             "drain.lasting: unknown key; known are: timeout, min, on_timeout, signal, request, keepalive, quiet",
+        ),
+        ("balancer: {haproxy: /x}", "balancer.haproxy: unknown key; known are: nginx"),
+        ("balancer: {nginx: x}", "balancer.nginx: 'x' is not a full path; write one that begins with /"),
+        ("settle: automatic", "settle: 'automatic' is text; durations are numbers of seconds, such as 30"),
+        ("settle: -1", "settle: '-1' is out of range"),
+        (
+            "drain: {keepalive: nginx, quiet: 30}",
+            "drain.quiet: with keepalive: nginx an idle pool is known by drain.quiet",
+        ),
+        (
+            "drain: {keepalive: nginx, timeout: 5}",
+            "drain.keepalive: with keepalive: nginx an idle pool is known by drain",
         ),
         ("drain: {keepalive: 8}", "drain.keepalive: "),
         ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
@@ -444,6 +465,13 @@ def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
             "{backend: haproxy, backend_name: app, socket: a.sock}",
             "socket: 'a.sock' is not a full path; write one that",
         ),
+        *(
+            (
+                f"{{backend: haproxy, backend_name: a, socket: /a, {key}: {value}}}",
+                f"{key}: means nothing with backend: h",
+            )
+            for key, value in (("method", "redirect"), ("lease", 60), ("bypass", "address"))
+        ),
         ("{backend: haproxy, backend_name: app, socket: ''}", "socket: is empty; write the path of HAProxy's stats"),
         ("{backend: haproxy, backend_name: a;b, socket: /a}", "backend_name: 'a;b' is not a name in HAProxy; write"),
         ("{backend: haproxy, backend_name: app, socket: [/a]}", "socket: is a list; write the path of HAProxy's stats"),
@@ -454,13 +482,20 @@ def test_a_wrong_gate_is_the_one_problem(gate: str, problem: str) -> None:
     assert found.startswith(f"rolling.yaml:5: gate.{problem}")
 
 
+def test_nginx_pools_are_not_for_haproxy() -> None:
+    gate = "gate: {backend: haproxy, socket: /a, backend_name: app}\n"
+    text = f"{gate}groups:\n  app:\n    ports: auto\n    drain:\n      keepalive: nginx\n"
+    (found,) = problems(text)
+    assert found.startswith("rolling.yaml:6: groups.app.drain.keepalive: nginx is for nginx; HAProxy drains by itself")
+
+
 def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
     gate = "gate:\n  backend: haproxy\n"
     assert sorted(line.partition("; ")[0] for line in problems(MINIMAL + gate)) == [
         "rolling.yaml:4: gate.backend_name: is missing",
         "rolling.yaml:4: gate.socket: is missing",
     ]
-    given = "  socket: /run/haproxy/admin.sock\n  backend_name: app\n  lease: 60\n  bypass: address\n"
+    given = "  socket: /run/haproxy/admin.sock\n  backend_name: app\n  method: reject\n"
     found = parse(MINIMAL + gate + given, "f").gate
     assert (found.socket, found.backend_name) == ("/run/haproxy/admin.sock", "app")
     assert (found.bypass, found.lease) == ("none", 2.0), "no lease ends, and nothing has to be passed"

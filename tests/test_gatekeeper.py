@@ -8,13 +8,15 @@ import pytest
 
 from supervisor_rolling.errors import GateError, PartlyHeldError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
-from supervisor_rolling.model import Connections, GatePolicy
+from supervisor_rolling.model import Connections, Finding, GatePolicy
 
 CLOSED = {8000: "app", 8001: "app"}
 
 
 class Gate:
     """Says of each port since when it is closed."""
+
+    name = "gate"
 
     def __init__(self) -> None:
         self.since = {8000: 1.0, 8001: 1.0}
@@ -23,6 +25,9 @@ class Gate:
     def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
         self.held = list(closed)
         return {port: self.since[port] for port in closed}
+
+    def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
+        return []
 
     def check(self) -> None:
         """It works."""

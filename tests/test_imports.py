@@ -22,18 +22,18 @@ STDLIB: frozenset[str] = frozenset(
 )
 
 IMPURE = {"time", "os", "select", "signal", "socket", "subprocess", "logging", "random", "threading"}
-HEAVY = {"yaml", "requests", "iptc"}
+HEAVY = {"yaml", "requests", "iptc", "crossplane"}
 FORBIDDEN_IN_SUPERVISORD = HEAVY | {"threading", "subprocess", "multiprocessing", f"{PACKAGE}.in_listener"}
 
 VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.in_listener.contracts"
-BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "watches", "gatekeeper")}
+BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "watches", "gatekeeper", "inspection")}
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
-    *("notices", "flags", "arrivals", "directories", "addresses"),
+    *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -46,6 +46,9 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("gates", "addresses"),
     ("gates", "sock_diag"),
     ("warmup", "addresses"),
+    ("balancers", "addresses"),
+    ("trial", "addresses"),
+    ("trial", "warmup"),
 }
 
 

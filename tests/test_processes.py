@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import socketserver
 import threading
 import time
@@ -180,6 +181,17 @@ def error_of(call: Callable[[], object]) -> SupervisorError:
 
 
 # --- a look
+
+
+def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": "unix:///run/supervisor.sock"}, lambda: "key")
+    assert "at unix:///run/supervisor.sock: let it in by chown and chmod in [unix_http" in str(
+        error_of(lambda: client.look([]))
+    )
 
 
 def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:

@@ -129,6 +129,12 @@ class Told:
         self._ports = ports
         self.stranger_on = stranger
 
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    def shell_of(self, pid: int) -> str:
+        return ""
+
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         if self._addresses is None:
             return KernelSockets().connections(ports)

@@ -47,6 +47,12 @@ class Kernel:
             raise SocketsError(f"Cannot see which ports process {next(iter(pids))} listens on.")
         return {pid: self.listens.get(pid, ()) for pid in pids}
 
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    def shell_of(self, pid: int) -> str:
+        return ""
+
     def stranger_on(self, port: int, pid: int) -> str:
         return ""
 
@@ -57,7 +63,7 @@ class Setting:
     def __init__(self) -> None:
         self.config: Config | None = a_config(a_policy())
         self.kernel = Kernel()
-        self.watches = Watches(self.kernel, lambda: self.config)
+        self.watches = Watches(self.kernel, lambda: self.config, lambda policy, ports: policy)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.model import (
+    BalancerPolicy,
     Connection,
     DrainPolicy,
     GatePolicy,
@@ -55,6 +56,8 @@ policies = st.builds(
     st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple)),
     seconds,
     st.builds(GuardPolicy, st.booleans(), shares),
+    st.booleans(),
+    st.builds(BalancerPolicy, names),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -252,7 +255,8 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
         Connection: 5,
         Watch: 4,
         Ward: 13,
-        Policy: 10,
+        Policy: 12,
+        BalancerPolicy: 1,
         GuardPolicy: 2,
         Timing: 5,
         GatePolicy: 6,

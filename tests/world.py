@@ -21,17 +21,20 @@ from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
     Arrival,
+    BalancerPolicy,
     Change,
     Config,
     Connection,
     Connections,
     DrainPolicy,
+    Finding,
     GatePolicy,
     Notice,
     NoticeJob,
     Policy,
     PortRule,
     Process,
+    Report,
     Request,
     RestartPolicy,
     Roll,
@@ -42,6 +45,8 @@ from supervisor_rolling.model import (
     Watch,
 )
 from supervisor_rolling.model import World as SupervisorWorld
+from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.nginx import Nginx
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
 T = TypeVar("T")
@@ -224,6 +229,8 @@ class Flags:
 class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
+    name = "world"
+
     def __init__(self, processes: int = 4, policy: Policy | None = None, *, settle: float = 0.0) -> None:
         self.now = 1000.0
         self.policy = policy or fast_policy(settle=settle)
@@ -242,6 +249,8 @@ class World:
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.gate_problem = ""
+        self.trial: list[str] = []
+        self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world")
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
         self.told_while_open = 0
@@ -284,6 +293,8 @@ class World:
             pools=self.pools,
             flags=Flags(self),
             arrivals=self.arrivals,
+            balancers=self,
+            trials=self,
         )
         roller.begin()
         return roller
@@ -324,6 +335,27 @@ class World:
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
 
+    def try_gate(self, closed: object, addresses: Collection[str], bypass: str) -> list[str]:
+        return list(self.trial)
+
+    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+        return addresses[0]
+
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
+        return dict.fromkeys(doors, "")
+
+    def conntrack(self) -> Conntrack | None:
+        return None
+
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return dict.fromkeys(pids, ())
+
+    def shell_of(self, pid: int) -> str:
+        return ""
+
+    def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
+        return self.nginx
+
     def stranger_on(self, port: int, pid: int) -> str:
         return ""
 
@@ -345,6 +377,9 @@ class World:
     def refuse(self, request: int, code: int, text: str) -> None:
         self.mailbox.answer(request, "refused", code, text, {})
         self._operation("refuse")
+
+    def report(self, request: int, report: Report) -> None:
+        self.mailbox.answer(request, "checked", plan=json.loads(dump(report)))
 
     def plan(self, request: int, roll: Roll) -> None:
         self.mailbox.answer(request, "planned", 0, "", {"roll": roll})
@@ -410,6 +445,9 @@ class World:
     def check(self) -> None:
         if self.gate_problem:
             raise GateError(self.gate_problem)
+
+    def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
+        return []
 
     def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
         if self.gate_problem:
@@ -608,5 +646,6 @@ def fast_policy(settle: float = 0.0, **changes: object) -> Policy:
         restart=RestartPolicy(timeout=10.0),
         warmup=WarmupPolicy(timeout=5.0),
         settle=settle,
+        settle_auto=False,
     )
     return replace(policy, **changes)  # type: ignore[arg-type]

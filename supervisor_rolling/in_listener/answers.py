@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError, SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
-from supervisor_rolling.model import Config, Policy, Process, Request, Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.model import Config, Policy, Process, Report, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
 from supervisor_rolling.pure.begin import (
     NAMED,
@@ -38,6 +38,7 @@ def roll_for(
     number: int,
     request: Request,
     config: Config,
+    *,
     seen: Seen,
     previous: Roll | None,
     watch: Watch | None,
@@ -60,6 +61,18 @@ def roll_for(
     if not roll.force:
         _require_listening(roll, processes, sockets)
     return roll
+
+
+def require_sound(report: Report) -> None:
+    """Raise RefusedError where a roll would lose requests by the way things are set up."""
+    losing = [finding for finding in report.findings if finding.refuses]
+    if losing:
+        more = f"; and {len(losing) - NAMED} more" if len(losing) > NAMED else ""
+        told = "; ".join(f"{one.where}: {one.text}: {one.mend}" for one in losing[:NAMED])
+        raise RefusedError(
+            f"{told}{more}. All that is wrong: rolling_check {report.group}. To accept it: rolling_restart "
+            f"{report.group} --force"
+        )
 
 
 def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]) -> Roll:

@@ -56,7 +56,7 @@ class NginxConfigurations:
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
         """See ``Balancers.read``."""
         reading = self._readings.get(policy.nginx)
-        is_new = reading is None or reading.found is not None and reading.began < since
+        is_new = reading is None or (reading.found is not None and reading.began < since)
         if reading is None or is_new:
             reading = self._readings[policy.nginx] = _Reading(policy.nginx, self._clock(), self._on_change)
         return reading.found
@@ -79,7 +79,7 @@ class _Reading(threading.Thread):
             self.found = read_nginx(self._path)
         except UnreadableError as error:
             self.found = Nginx(source=self._path, problem=str(error))
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and whoever asked waits
+        except Exception as error:
             log.exception("a defect of supervisor_rolling, or of crossplane")
             self.found = Nginx(source=self._path, problem=f"{type(error).__name__}: {error}")
         self._on_change()
@@ -158,7 +158,7 @@ def _parsed_text(directory: str, text: str, name: str) -> list[Any]:
 
 
 def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
-    import crossplane  # when it is needed and not before: a listener that reads no configuration does without
+    import crossplane  # type: ignore[import-untyped]  # when it is needed, not before: it takes as long as all else
 
     payload = crossplane.parse(path, **how, **_TOLERANT)
     if payload["errors"]:
@@ -169,10 +169,14 @@ def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
 
 def _renamed(tree: list[Any], name: str) -> list[Any]:
     """Say of each directive which file it is in."""
-    return [{**one, "file": name, **({"block": _renamed(one["block"], name)} if "block" in one else {})} for one in tree]
+    return [
+        {**one, "file": name, **({"block": _renamed(one["block"], name)} if "block" in one else {})} for one in tree
+    ]
 
 
-def _with_includes(tree: list[Any], files: Mapping[str, list[Any]], prefix: str, budget: Iterator[int]) -> Iterator[Any]:
+def _with_includes(
+    tree: list[Any], files: Mapping[str, list[Any]], prefix: str, budget: Iterator[int]
+) -> Iterator[Any]:
     """The tree with what it includes in its place. A relative name is one in the directory of the main file."""
     for one in tree:
         if one["directive"] == "include" and one.get("args"):

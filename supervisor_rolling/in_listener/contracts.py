@@ -6,14 +6,31 @@ All calls have a deadline of their own and none blocks for longer than a few sec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from supervisor_rolling.model import Arrival, Connections, Notice, NoticeJob, Roll, Warmth, WarmupJob, Watch, World
+from supervisor_rolling.model import (
+    Arrival,
+    BalancerPolicy,
+    Connections,
+    Finding,
+    Notice,
+    NoticeJob,
+    Report,
+    Roll,
+    Warmth,
+    WarmupJob,
+    Watch,
+    World,
+)
+from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.nginx import Nginx
 
 
 class Gate(Protocol):
-    """Closes ports to new connections; connections that exist are never touched."""
+    """Closes ports to new connections; connections that exist are never touched. ``name``: the backend's."""
+
+    name: str
 
     def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
         """Make exactly these ports closed, for one lease from now; all others of this gate open.
@@ -26,6 +43,11 @@ class Gate(Protocol):
         Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
         PartlyHeldError where some ports could not be closed, with those that are.
         """
+        ...
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """What others have done by which these ports, each with its process, could not be closed, although the gate
+        works. Changes nothing. Raises GateError where it cannot be seen."""
         ...
 
     def check(self) -> None:
@@ -59,6 +81,15 @@ class Sockets(Protocol):
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         """The TCP ports that each of these processes or a descendant of it listens on, ascending."""
+        ...
+
+    def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
+        ...
+
+    def shell_of(self, pid: int) -> str:
+        """The name of a shell that a process is and that holds no socket that listens, where a descendant of it holds
+        one; else empty."""
         ...
 
     def stranger_on(self, port: int, pid: int) -> str:
@@ -106,6 +137,47 @@ class Flags(Protocol):
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
         """Flag exactly these processes, each a group and a name, until a lease of seconds ends unless renewed. Call it
         every turn; it costs next to nothing when nothing changes. Never raises: what does not work is logged once."""
+        ...
+
+
+class Balancers(Protocol):
+    """Reads what the load balancer's configuration says."""
+
+    def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
+        """The configuration, read at ``since`` (CLOCK_MONOTONIC) or later where that is done; None while it is being
+        read. One that cannot be read has a ``problem``. Never blocks."""
+        ...
+
+
+Doors = Mapping[tuple[str, int], str]
+"""Addresses and ports, each with why a connection did not come about; empty where it did."""
+
+Look = Callable[[], tuple[Doors, Doors]]
+
+
+class Trials(Protocol):
+    """Tries for real what a look can only believe. All of one call ends within a second."""
+
+    def try_gate(
+        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+    ) -> Sequence[str]:
+        """What a gate does not do that it should, on a port that nobody uses, at these addresses and at loopback.
+        ``closed(port, look)`` gives what ``look`` does while the port is closed.
+
+        Raises what ``closed`` raises, and OSError where there is no port to try it on.
+        """
+        ...
+
+    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+        """The address at which a warm-up would ask a process that listens on these; empty where none can be asked."""
+        ...
+
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+        """Connect to each, past a closed gate by ``bypass``, and hang up."""
+        ...
+
+    def conntrack(self) -> Conntrack | None:
+        """How full the table of tracked connections is; None where the kernel has none."""
         ...
 
 
@@ -170,6 +242,10 @@ class Supervisor(Protocol):
 
     def plan(self, request: int, roll: Roll) -> None:
         """Answer a dry run."""
+        ...
+
+    def report(self, request: int, report: Report) -> None:
+        """Answer a check."""
         ...
 
     def stop(self, group: str, name: str) -> str:

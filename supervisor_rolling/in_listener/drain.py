@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
-from supervisor_rolling.in_listener.owners import inodes_of, own_inodes, predecessor
+from supervisor_rolling.in_listener.owners import inodes_of, listening_unix, name_of, own_inodes, predecessor
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -25,6 +25,9 @@ from supervisor_rolling.in_listener.sock_diag import (
 )
 from supervisor_rolling.model import Connection, Connections
 from supervisor_rolling.pure.peers import peer_of
+
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
+"""Programs that hand no signal on to what they run."""
 
 
 class KernelSockets:
@@ -59,6 +62,20 @@ class KernelSockets:
         held = inodes_of(pids)
         listening = [(one.port, one.inode) for one in tcp_sockets((LISTEN,))] if any(held.values()) else []
         return {pid: tuple(sorted({port for port, inode in listening if inode in held[pid]})) for pid in pids}
+
+    def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """See ``Sockets.unix_of``."""
+        held, listening = inodes_of(pids), listening_unix()
+        return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
+
+    def shell_of(self, pid: int) -> str:
+        """See ``Sockets.shell_of``."""
+        name = name_of(pid)
+        if name not in SHELLS:
+            return ""
+        listening = {one.inode for one in tcp_sockets((LISTEN,))}
+        has_own, has_any = own_inodes(pid) & listening, inodes_of([pid])[pid] & listening
+        return name if has_any and not has_own else ""
 
     def stranger_on(self, port: int, pid: int) -> str:
         """See ``Sockets.stranger_on``."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from supervisor_rolling.errors import GateError, PartlyHeldError
 from supervisor_rolling.in_listener.contracts import Counting, Gate
-from supervisor_rolling.model import Connections, GatePolicy
+from supervisor_rolling.model import Connections, Finding, GatePolicy
 
 log = logging.getLogger("supervisor_rolling")
 
+T = TypeVar("T")
 Place = tuple[object, ...]
+
+TRIAL = "a trial, gone in a moment"
 
 
 class Gatekeeper:
     """Holds ports closed with the gate of the policy in force. ``closed_since`` and ``problem`` are of the last
-    ``hold``.
+    ``hold``; ``knows``: there has been one, before which nobody knows what a listener that died has left closed.
 
     Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a
     policy with a typing error opens nothing.
@@ -30,8 +34,18 @@ class Gatekeeper:
         self._leaving: dict[Place, Gate] = {}
         self._wrong = ""  # with the policy that is to be in force, and is not
         self._held: Mapping[int, str] = {}
+        self.knows = False
         self.closed_since: Mapping[int, float] = {}
         self.problem = ""
+
+    @property
+    def is_firewall(self) -> bool:
+        """Whether it closes any port, and not only those that a load balancer knows."""
+        return self._gate is not None and not isinstance(self._gate, Counting)
+
+    def describe(self) -> str:
+        """The backend in force, by its name."""
+        return self._gate.name if self._gate else "none"
 
     @property
     def bypass(self) -> str:
@@ -68,6 +82,7 @@ class Gatekeeper:
 
     def _hold(self, closed: Mapping[int, str]) -> None:
         self._held = closed
+        self.knows = True
         if self._gate is None:
             self._note({}, self._wrong)
             return
@@ -80,6 +95,24 @@ class Gatekeeper:
                 ", ".join(opened),
             )
         self._note(found, problem or self._let_go() or self._wrong)
+
+    def tried(self, port: int, look: Callable[[], T]) -> T:
+        """What a look finds while a port is closed besides what is held. Raises GateError where it does not close."""
+        held = self._held
+        self._hold({**held, port: TRIAL})
+        try:
+            if port not in self.closed_since:
+                raise GateError(self.problem or f"port {port} is not found closed")
+            return look()
+        finally:
+            self._hold(held)
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """What others have done that the gate in force could not close these ports for; see ``Gate.inspect``."""
+        try:
+            return self._gate.inspect(ports) if self._gate else ()
+        except GateError as error:
+            return [gate_finding(error)]
 
     def renew(self) -> None:
         """Hold what was held, so that ``closed_since`` is true of now."""
@@ -134,6 +167,11 @@ class Gatekeeper:
         if problem and problem != self.problem:
             log.error("the gate does not hold: %s", problem)
         self.closed_since, self.problem = closed_since, problem
+
+
+def gate_finding(error: GateError) -> Finding:
+    """That a gate does not work, as a finding."""
+    return Finding("gate", "gate", str(error), "no roll begins before this works", refuses=True)
 
 
 def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:

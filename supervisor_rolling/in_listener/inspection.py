@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.in_listener.contracts import Balancers, Sockets
+from supervisor_rolling.in_listener.contracts import Balancers, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
-from supervisor_rolling.in_listener.trial import connected, read_conntrack, try_gate
-from supervisor_rolling.in_listener.warmup import reached_at
 from supervisor_rolling.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
 from supervisor_rolling.pure.checks import conntrack, nginx, processes
 from supervisor_rolling.pure.checks import settings as supervisord
@@ -38,8 +36,14 @@ class Inspector:
     """Looks at set-ups, and touches no process but for a connection that says nothing. For the turn's thread."""
 
     def __init__(
-        self, sockets: Sockets, gatekeeper: Gatekeeper, balancers: Balancers, clock: Callable[[], float]
+        self,
+        sockets: Sockets,
+        gatekeeper: Gatekeeper,
+        balancers: Balancers,
+        trials: Trials,
+        clock: Callable[[], float],
     ) -> None:
+        self._trials = trials
         self._sockets = sockets
         self._gatekeeper = gatekeeper
         self._balancers = balancers
@@ -66,7 +70,7 @@ class Inspector:
         check_pools: Callable[[], None],
         make: Callable[[Request, Config], Roll],
     ) -> tuple[Roll | None, list[Finding]]:
-        """The roll that is to be looked at, and what would refuse it at once; no roll where there is none to look at."""
+        """The roll that is to be looked at, and what would refuse it at once; no roll where none can be made."""
         try:
             config = load_config()
         except ConfigError as error:
@@ -98,10 +102,13 @@ class Inspector:
         self._asked = {request: self._asked.get(request, now) for request in requests}
 
     def is_ready(self, request: int, policy: Policy) -> bool:
-        """Whether what takes time has been read since this was asked. The gate is tried besides what is closed, so
-        that has to be known before."""
-        since = self._asked.get(request, self._clock())
-        return self._balancers.read(policy.balancer, since) is not None and self._gatekeeper.knows
+        """Whether what takes time has been read since this was asked."""
+        return self._balancers.read(policy.balancer, self._asked.get(request, self._clock())) is not None
+
+    @property
+    def can_try(self) -> bool:
+        """Whether a gate may be tried: besides what is closed, so that has to be known before."""
+        return self._gatekeeper.knows
 
     def report(self, roll: Roll, seen: Seen, given: Settings, found: Sequence[Finding] = ()) -> Report:
         """Everything, where ``is_ready``. ``found``: what is known to be wrong already."""
@@ -120,7 +127,7 @@ class Inspector:
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(roll, seen, listening)
             looked.append(f"the gate ({self._gatekeeper.describe()})")
-            tracked = read_conntrack() if self._gatekeeper.is_firewall else None
+            tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
             if tracked is not None:
                 findings += conntrack.findings(tracked, roll.gate)
                 looked.append(str(tracked))
@@ -172,11 +179,11 @@ class Inspector:
             for member in roll.members
             if is_up(member, seen.processes)
             for port in member.ports[:1]  # a process is warmed by the first
-            if listening.addresses.get(port) and (address := reached_at(listening.addresses[port], bypass))
+            if listening.addresses.get(port) and (address := self._trials.door(listening.addresses[port], bypass))
         }
-        if self._gatekeeper.is_firewall:
+        if self._gatekeeper.is_firewall and self.can_try:
             try:
-                wrong = try_gate(self._gatekeeper.tried, {address for address, _ in doors}, bypass)
+                wrong = self._trials.try_gate(self._gatekeeper.tried, {address for address, _ in doors}, bypass)
             except (GateError, OSError) as error:
                 wrong = [f"cannot be tried: {error}"]
             for text in wrong:
@@ -187,7 +194,7 @@ class Inspector:
                     "look for what other rules do with new connections: iptables-legacy-save, nft list ruleset",
                     refuses=True,
                 )
-        for door, why in connected(list(doors), bypass).items():
+        for door, why in self._trials.connect(list(doors), bypass).items():
             if why:
                 yield Finding(
                     "gate.bypass",
@@ -198,11 +205,11 @@ class Inspector:
                 )
         for member in roll.members:
             first = listening.addresses.get(member.ports[0]) if member.ports else None
-            if first and is_up(member, seen.processes) and not reached_at(first, bypass):
+            if first and is_up(member, seen.processes) and not self._trials.door(first, bypass):
                 yield Finding(
                     "gate.bypass",
                     f"{roll.group}:{member.name}",
-                    f"port {member.ports[0]} listens on {', '.join(first)} alone, and bypass: address goes by IPv4 only",
+                    f"port {member.ports[0]} listens on {', '.join(first)} alone, and bypass: address goes by IPv4",
                     "say gate: {bypass: mark}, or let it listen on an IPv4 address too",
                     refuses=True,
                 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from supervisor_rolling.errors import SocketsError
 
 _GONE = (FileNotFoundError, ProcessLookupError)
+_ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
 _NAMES = (b"SUPERVISOR_GROUP_NAME=", b"SUPERVISOR_PROCESS_NAME=")
 
 
@@ -42,6 +43,26 @@ def own_inodes(pid: int) -> frozenset[int]:
     return frozenset(_socket_inodes(pid))
 
 
+def listening_unix() -> dict[int, str]:
+    """The paths of the unix stream sockets that listen in this network namespace, by inode, from /proc/net/unix."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as unix:
+        rows = [line.split(maxsplit=7) for line in unix.readlines()[1:]]
+    return {
+        int(row[6]): row[7].rstrip("\n")
+        for row in rows
+        if len(row) == 8 and int(row[3], 16) & _ACCEPTS and int(row[4], 16) == _STREAM
+    }
+
+
+def name_of(pid: int) -> str:
+    """The name of a process as the kernel has it; empty where it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().strip()
+    except _GONE:
+        return ""
+
+
 def predecessor(inodes: Collection[int], pid: int) -> Holder | None:
     """A process that supervisord has started under the same name as ``pid``, and that holds one of these sockets: what
     a supervisord that was killed has left. None where there is no such, or its environment is not shown."""
@@ -52,7 +73,7 @@ def predecessor(inodes: Collection[int], pid: int) -> Holder | None:
     for one in _pids():
         with contextlib.suppress(*_GONE, SocketsError):
             if one not in family and _name_of(one) == name and not own_inodes(one).isdisjoint(inodes):
-                return _holder(one)
+                return Holder(one, name_of(one) or "gone")
     return None
 
 
@@ -93,14 +114,6 @@ def _name_of(pid: int) -> frozenset[bytes] | None:
     except (*_GONE, PermissionError):
         return None
     return found if len(found) == len(_NAMES) else None
-
-
-def _holder(pid: int) -> Holder:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            return Holder(pid, comm.read().strip())
-    except _GONE:
-        return Holder(pid, "gone")
 
 
 def _socket_inodes(pid: int) -> Iterator[int]:

@@ -23,9 +23,9 @@ from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
-from supervisor_rolling.model import Process, Request, Roll, Watch, World
+from supervisor_rolling.model import Process, Report, Request, Roll, Watch, World
 from supervisor_rolling.plain import plain
-from supervisor_rolling.wire import dump, load_roll, load_watch
+from supervisor_rolling.wire import dump, load_roll, load_settings, load_watch
 
 T = TypeVar("T")
 Wait = Callable[[int, float], bool]
@@ -112,6 +112,10 @@ class XmlRpcSupervisor:
         """Answer a dry run."""
         self._own("listenerAnswer", request, 0, "", dump(roll))
 
+    def report(self, request: int, report: Report) -> None:
+        """Answer a check."""
+        self._own("listenerAnswer", request, 0, "", dump(report))
+
     def stop(self, group: str, name: str) -> str:
         """Order a stop. Returns why supervisord refuses for good, or nothing. Raises OvertakenError."""
         return self._order("supervisor.stopProcess", group, name)
@@ -172,6 +176,13 @@ class XmlRpcSupervisor:
         except xmlrpc.client.ProtocolError as error:
             self._proxy = None
             raise SupervisorError(_protocol_text(error)) from None
+        except PermissionError:
+            self._proxy = None
+            url = self._environment["SUPERVISOR_SERVER_URL"]
+            raise SupervisorError(
+                f"the listener's user may not talk to supervisord at {url}: let it in by chown and chmod in "
+                "[unix_http_server], such as chown = root:GROUP and chmod = 0770 with a group of that user"
+            ) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             self._proxy = None
             url = self._environment["SUPERVISOR_SERVER_URL"]
@@ -310,4 +321,5 @@ def _request(data: Mapping[str, Any]) -> Request:
         max_unavailable=data.get("max_unavailable", ""),
         force=data.get("force", False),
         by=data.get("by", ""),
+        settings=load_settings(data.get("settings", {})),
     )

@@ -10,6 +10,7 @@ close before supervisord is told to stop anything, and an order is given only fo
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,18 +28,21 @@ from supervisor_rolling.errors import (
     SupervisorError,
     fault_of,
 )
-from supervisor_rolling.in_listener.answers import roll_for
+from supervisor_rolling.in_listener.answers import require_sound, roll_for
 from supervisor_rolling.in_listener.contracts import (
     Arrivals,
+    Balancers,
     Deaths,
     Flags,
     Notices,
     Pools,
     Sockets,
     Supervisor,
+    Trials,
     Warmups,
 )
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.in_listener.inspection import Inspector
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
     Arrival,
@@ -48,6 +52,7 @@ from supervisor_rolling.model import (
     Member,
     Notice,
     NoticeJob,
+    Report,
     Request,
     Reuse,
     Roll,
@@ -165,9 +170,12 @@ class Roller:
     pools: Pools
     flags: Flags
     arrivals: Arrivals
+    balancers: Balancers
+    trials: Trials
 
     def __post_init__(self) -> None:
-        self._watches = Watches(self.sockets, self.latest_config)
+        self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
+        self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
         self._reuses: dict[str, Reuses] = {}
@@ -318,33 +326,65 @@ class Roller:
         world = self.supervisor.look(guarded)
         if not world.requests:
             return world
-        for request in world.requests:
-            self._answer(request, world)
+        self._inspector.expect(request.id for request in world.requests)
+        answered = [self._answer(request, world) for request in world.requests]
+        if not any(answered):
+            return world
         self._answered_at = self.clock()
         return self.supervisor.look(guarded)
 
-    def _answer(self, request: Request, world: World) -> None:
+    def _answer(self, request: Request, world: World) -> bool:
+        """Whether it has been answered: what takes time is being read, and then the request comes again."""
         version, previous = world.rolls.get(request.group, (0, None))
+        watch = world.watches.get(request.group)
+        wards = {ward.name: ward for ward in watch.wards} if watch else {}
+        seen = Seen(self.clock(), world.processes[request.group], wards=wards)
+        number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
+        make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
+        if request.kind == "check":
+            return self._check(request, make, seen)
         try:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
-            number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
-            watch = world.watches.get(request.group)
-            wards = {ward.name: ward for ward in watch.wards} if watch else {}
-            seen = Seen(self.clock(), world.processes[request.group], wards=wards)
-            roll = roll_for(number, request, config, seen, previous, watch, self.sockets)
+            roll = make(request, config)
             if roll.policy.drain.keepalive == "nginx":
                 self.pools.check()
+            if not self._inspector.is_ready(request.id, roll.policy):
+                return False
+            roll = self._inspected(roll, seen, request)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
-            return
+            return True
         if request.kind == "plan":
             self.supervisor.plan(request.id, machine.planned(roll, seen))
         else:
             self.supervisor.record(roll, version, request.id)
             self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
             log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
+        return True
+
+    def _inspected(self, roll: Roll, seen: Seen, request: Request) -> Roll:
+        """The roll with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
+        requests, unless it is forced; one that goes on has been looked at when it began."""
+        roll = replace(roll, policy=self._inspector.settled(roll.policy, {m.name: m.ports for m in roll.members}))
+        report = self._inspector.report(roll, seen, request.settings)
+        for finding in report.findings:
+            log.warning("%s: %s %s: %s", roll.group, finding.code, finding.where, finding.text)
+        if request.kind != "resume" and not roll.force:
+            require_sound(report)
+        return roll
+
+    def _check(self, request: Request, make: Callable[[Request, Config], Roll], seen: Seen) -> bool:
+        """Answer a check with all that there is to say; what would refuse a roll at once is a finding like others."""
+        roll, found = self._inspector.draft(request, self.load_config, self.pools.check, make)
+        if roll is None:
+            self.supervisor.report(request.id, Report(request.group, tuple(found)))
+        elif not (self._inspector.is_ready(request.id, roll.policy) and self._inspector.can_try):
+            return False
+        else:
+            self.supervisor.report(request.id, self._inspector.report(roll, seen, request.settings, found))
+        return True
 
     def _see(
         self,
@@ -578,7 +618,7 @@ def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -
 
 def _pooled_ports(world: World) -> list[int]:
     """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
-    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, "refuse")]
+    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, "refuse", "application")]
     return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
 
 

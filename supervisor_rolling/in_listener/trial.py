@@ -11,13 +11,13 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 from supervisor_rolling.in_listener.addresses import is_own
-from supervisor_rolling.in_listener.warmup import SO_MARK
+from supervisor_rolling.in_listener.contracts import Doors, Look
+from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.pure.checks.conntrack import Conntrack
 
@@ -31,59 +31,59 @@ _CONNTRACK = "/proc/sys/net/netfilter"
 ATTEMPTS = 5
 """To find a port that is free on all addresses."""
 
-T = TypeVar("T")
-Doors = Mapping[tuple[str, int], str]
-"""Addresses and ports, each with why a connection did not come about; empty where it did."""
 
+class RealTrials:
+    """The ``Trials`` of ``contracts.py``, in this network namespace."""
 
-def try_gate(closed: Callable[[int, Callable[[], T]], T], addresses: Collection[str], bypass: str) -> list[str]:
-    """What a gate does not do that it should. ``closed(port, look)`` calls ``look`` while the port is closed.
+    def try_gate(
+        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+    ) -> list[str]:
+        """See ``Trials.try_gate``."""
+        with _spare(addresses) as (port, there):
+            doors = [(address, port) for address in there]
+            before = self.connect(doors)
+            refused, passed = closed(port, lambda: (self.connect(doors), self.connect(doors, bypass)))
+            after = self.connect(doors)
+        if any(before.values()):
+            return []  # somebody else keeps them out: nothing can be shown here
+        return [
+            *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
+            *(
+                f"lets no warm-up to {address} through (bypass: {bypass}): {why}"
+                for (address, _), why in passed.items()
+                if why and not (bypass == "address" and ":" in address)
+            ),
+            *(f"does not open {address} again: {why}" for (address, _), why in after.items() if why),
+        ]
 
-    Raises what ``closed`` raises, and OSError where there is no port to try it on.
-    """
-    with _spare(addresses) as (port, there):
-        doors = [(address, port) for address in there]
-        before = connected(doors)
-        refused, passed = closed(port, lambda: (connected(doors), connected(doors, bypass)))
-        after = connected(doors)
-    if any(before.values()):
-        return []  # somebody else keeps them out: nothing can be shown here
-    return [
-        *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
-        *(
-            f"lets no warm-up to {address} through (bypass: {bypass}): {why}"
-            for (address, _), why in passed.items()
-            if why and not (bypass == "address" and ":" in address)
-        ),
-        *(f"does not open {address} again: {why}" for (address, _), why in after.items() if why),
-    ]
+    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+        """See ``Trials.door``."""
+        return reached_at(addresses, bypass)
 
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+        """See ``Trials.connect``."""
+        deadline = time.monotonic() + WITHIN
+        found = dict.fromkeys(doors, f"no answer within {WITHIN:g} s")
+        with selectors.DefaultSelector() as selector, ExitStack() as keep:
+            for door in found:
+                try:
+                    connection = keep.enter_context(_connecting(door, bypass))
+                    selector.register(connection, selectors.EVENT_WRITE, door)
+                except OSError as error:
+                    found[door] = error.strerror or str(error)
+            while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+                for key, _ in ready:
+                    found[key.data] = _outcome(key.fileobj)
+                    selector.unregister(key.fileobj)
+        return found
 
-def connected(doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
-    """Connect to each, all at once, past a closed gate by ``bypass``, and hang up."""
-    deadline = time.monotonic() + WITHIN
-    found = dict.fromkeys(doors, f"no answer within {WITHIN:g} s")
-    with selectors.DefaultSelector() as selector, ExitStack() as keep:
-        for door in found:
-            try:
-                connection = keep.enter_context(_connecting(door, bypass))
-                selector.register(connection, selectors.EVENT_WRITE, door)
-            except OSError as error:
-                found[door] = error.strerror or str(error)
-        while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
-            for key, _ in ready:
-                found[key.data] = _outcome(key.fileobj)
-                selector.unregister(key.fileobj)
-    return found
-
-
-def read_conntrack() -> Conntrack | None:
-    """How full the table of tracked connections is; None where the kernel has none."""
-    try:
-        count, most = (int(Path(_CONNTRACK, f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
-    except (OSError, ValueError):
-        return None
-    return Conntrack(count, most)
+    def conntrack(self) -> Conntrack | None:
+        """See ``Trials.conntrack``."""
+        try:
+            count, most = (int(Path(_CONNTRACK, f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+        except (OSError, ValueError):
+            return None
+        return Conntrack(count, most)
 
 
 def _connecting(door: tuple[str, int], bypass: str) -> socket.socket:

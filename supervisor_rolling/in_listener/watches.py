@@ -22,9 +22,16 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class Watches:
-    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none."""
+    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none; ``settled``
+    a policy with the time to settle, for processes with these ports."""
 
-    def __init__(self, sockets: Sockets, latest_config: Callable[[], Config | None]) -> None:
+    def __init__(
+        self,
+        sockets: Sockets,
+        latest_config: Callable[[], Config | None],
+        settled: Callable[[Policy, Ports], Policy],
+    ) -> None:
+        self._settled = settled
         self._sockets = sockets
         self._latest_config = latest_config
         self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
@@ -54,6 +61,8 @@ class Watches:
         self._claims = {group: claims for group, claims in self._claims.items() if group in there}
         for group, policy in there.items():
             watch = world.watches.get(group) or self._begun(policy, config, world.processes[group], at)
+            if policy.settle_auto:
+                policy = self._settled(policy, self.ports(replace(watch, policy=policy), world.processes[group]))
             found[group] = replace(watch, policy=policy, gate=config.gate)
         return found
 

@@ -21,6 +21,7 @@ Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
+LOOKING = ("plan", "check")  # requests that change nothing
 REQUESTS_KEPT = 100  # of those that nobody has answered; beyond this the oldest are dropped
 
 REMEMBERED = 60.0
@@ -83,8 +84,8 @@ class Mailbox:
     # --- requests
 
     def ask(self, kind: str, group: str, at: float, details: Mapping[str, Any]) -> Wire:
-        """Leave a request for the listener. ``kind``: restart, plan or resume. Returns it; the answer will stand in
-        it."""
+        """Leave a request for the listener. ``kind``: restart, plan, resume or check. Returns it; the answer will stand
+        in it."""
         self._last_id += 1
         request = {**details, "id": self._last_id, "kind": kind, "group": group, "asked_at": at, "state": "asked"}
         self.requests[self._last_id] = request
@@ -93,8 +94,8 @@ class Mailbox:
         return request
 
     def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
-        """Note the answer to a request: accepted, refused or planned. Whoever asked has the request, and nobody else
-        needs it any more."""
+        """Note the answer to a request: accepted, refused, planned or checked (``plan`` then is the report). Whoever
+        asked has the request, and nobody else needs it any more."""
         request = self.requests.pop(number, None)
         if request is not None:
             request.update(state=state, code=code, text=text, plan=plan or {})
@@ -112,7 +113,7 @@ class Mailbox:
         roll = self.rolls.get(group)
         if roll is not None and roll["status"] == ACTIVE:
             return roll
-        waiting = [r for r in self.asked(since) if r["group"] == group and r["kind"] != "plan"]
+        waiting = [r for r in self.asked(since) if r["group"] == group and r["kind"] not in LOOKING]
         return waiting[0] if waiting else None
 
     # --- rolls and watches

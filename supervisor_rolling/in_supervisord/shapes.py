@@ -80,6 +80,8 @@ POLICY: Shape = {
     "warmup": {"timeout": NUMBER, "ready": TEXT, "headers": TableOf(TEXT), "requests": ListOf(_REQUEST)},
     "settle": NUMBER,
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
+    "settle_auto": Added(TRUTH),
+    "balancer": Added({"nginx": TEXT}),
 }
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {
@@ -138,6 +140,13 @@ ROLL: dict[str, Shape] = {
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 
+REPORT: Shape = {
+    "group": TEXT,
+    "findings": ListOf({"code": TEXT, "where": TEXT, "text": TEXT, "mend": TEXT, "refuses": TRUTH}),
+    "looked_at": ListOf(TEXT),
+    "not_looked_at": ListOf(TEXT),
+}
+
 KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHOLE, "guarded": ListOf(TEXT)}
 
 
@@ -155,6 +164,15 @@ def read_watch(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str
     check({"group": TEXT}, watch, "watch")
     _check_record(watch, group, old or {}, "wards", WARD)
     return watch
+
+
+def read_report(text: Any, group: str) -> dict[str, Any]:
+    """The report of a check from its JSON, likewise."""
+    report = _read(text)
+    check(REPORT, report, "report")
+    if report["group"] != group:
+        raise ValueError("group: it is of another group")
+    return report
 
 
 def _read(text: Any) -> dict[str, Any]:

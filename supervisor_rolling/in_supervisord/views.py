@@ -11,6 +11,7 @@ from typing import Any
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, Mailbox
 from supervisor_rolling.plain import plain
 
+FINDING_TEXTS = ("code", "where", "text", "mend")
 CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
 
 
@@ -26,6 +27,13 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
         "least_available": roll["least_available"],
         "processes": members,
     }
+
+
+def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a check, from its wire form."""
+    findings = [{**finding, **{key: plain(finding[key]) for key in FINDING_TEXTS}} for finding in report["findings"]]
+    lists = {key: [plain(text) for text in report[key]] for key in ("looked_at", "not_looked_at")}
+    return {"group": plain(report["group"]), "ok": not findings, "findings": findings, **lists}
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
         if member.stage is not Stage.DRAINING:
             return member
     reuse = seen.reuses.get(member.name, Reuse())
-    if roll.policy.drain.keepalive == "refuse" and _is_pool(reuse, waited, overdue):
+    if roll.policy.drain.keepalive in ("refuse", "application") and _is_pool(reuse, waited, overdue):
         return _failed_back(member, seen, _reuse_text(member, reuse))
     member = replace(member, connections_left=left)
     return _outlasted(member, roll, seen) if overdue else member

@@ -31,6 +31,7 @@ from supervisor_rolling.in_listener.config.reader import (
     whole,
 )
 from supervisor_rolling.model import (
+    BalancerPolicy,
     Config,
     DrainPolicy,
     GatePolicy,
@@ -52,6 +53,9 @@ SHORTEST = 0.1
 """Seconds: a deadline of nothing would fail every roll."""
 
 MOST_REPEATS = 10000
+
+AUTO = -1.0
+"""Of ``settle``."""
 
 _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 """What an application may take as it likes. Not those that end a process or hold it (TERM, INT, QUIT, KILL, STOP, …):
@@ -166,6 +170,9 @@ def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None
             entries[name].wrong(f"is empty; {hint}")
         elif backend not in ("haproxy", None) and values.get(name):
             entries[name].wrong_name("is for `backend: haproxy` alone; remove it, or say that")
+    for name in ("method", "lease", "bypass") if backend == "haproxy" else ():
+        if values.get(name) not in (None, getattr(GatePolicy, name)):
+            entries[name].wrong("means nothing with backend: haproxy, which refuses no connection; remove it")
     if (backend, values.get("method")) == ("nftables", "redirect"):
         entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
 
@@ -180,6 +187,13 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
     most = values.get("timeout", DrainPolicy.timeout)
     if least is not None and most is not None and least > most:
         entries["min"].wrong(f"{least:g} is more than the timeout of {most:g}; lower it, or raise drain.timeout")
+    quiet = values.get("quiet", DrainPolicy.quiet)
+    if values.get("keepalive") == "nginx" and most is not None and quiet is not None and quiet >= most:
+        where = entries.get("quiet", entries["keepalive"])
+        where.wrong(
+            f"with keepalive: nginx an idle pool is known by drain.quiet ({quiet:g}), and the timeout of {most:g} ends "
+            "before; lower quiet, or raise drain.timeout"
+        )
 
 
 def _signal(entry: Entry) -> str | None:
@@ -307,8 +321,28 @@ def _guard(entry: Entry) -> GuardPolicy | None:
     return None if enabled is None else GuardPolicy(enabled=enabled)
 
 
+def _settle(entry: Entry) -> float | None:
+    """Below 0: auto."""
+    is_auto = entry.is_scalar("str") and entry.node.value == "auto"
+    return AUTO if is_auto else seconds()(entry)
+
+
+def _nginx(entry: Entry) -> str | None:
+    path = entry.text("write the path of nginx.conf, or of a file with the output of nginx -T")
+    if path and not path.startswith("/"):
+        entry.wrong(f"{entry.shown} is not a full path; write one that begins with /, such as /etc/nginx/nginx.conf")
+        return None
+    return path
+
+
 def _policy(entry: Entry) -> Policy | None:
-    return section(functools.partial(Policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
+    return section(functools.partial(_make_policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
+
+
+def _make_policy(group: str, settle: float = AUTO, **values: Any) -> Policy:
+    if settle == AUTO:
+        return Policy(group, **values)
+    return Policy(group, **values, settle=settle, settle_auto=False)
 
 
 def _groups(entry: Entry) -> dict[str, Policy] | None:
@@ -317,6 +351,20 @@ def _groups(entry: Entry) -> dict[str, Policy] | None:
         entry.wrong(f"is empty; {_NO_GROUPS}")
         return None
     return groups
+
+
+def _check_config(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    gate, groups = values.get("gate"), values.get("groups")
+    for name, policy in (groups or {}).items() if gate and gate.backend == "haproxy" else ():
+        if policy.drain.keepalive == "nginx":
+            keepalive = _at(entries["groups"], name, "drain", "keepalive")
+            keepalive.wrong("nginx is for nginx; HAProxy drains by itself, and hands on what that changes: remove it")
+
+
+def _at(entry: Entry, *names: str) -> Entry:
+    for name in names:
+        entry = (entry.entries or {})[name]
+    return entry
 
 
 def _make_config(groups: dict[str, Policy], gate: GatePolicy | None = None) -> Config:
@@ -354,11 +402,14 @@ _DRAIN: dict[str, Reader[Any]] = {
     "on_timeout": choice("restart", "fail"),
     "signal": _signal,
     "request": _drain_request,
-    "keepalive": choice("refuse", "ignore", "nginx"),
+    "keepalive": choice("refuse", "application", "nginx", "ignore"),
     "quiet": seconds(least=SHORTEST),
 }
 _GUARD: dict[str, Reader[Any]] = {
     "max_closed": _share,
+}
+_BALANCER: dict[str, Reader[Any]] = {
+    "nginx": _nginx,
 }
 _GROUP: dict[str, Reader[Any]] = {
     "ports": _ports,
@@ -368,8 +419,9 @@ _GROUP: dict[str, Reader[Any]] = {
     "drain": section(DrainPolicy, _DRAIN, check=_check_drain),
     "restart": section(RestartPolicy, _RESTART),
     "warmup": section(WarmupPolicy, _WARMUP),
-    "settle": seconds(),
+    "settle": _settle,
     "guard": _guard,
+    "balancer": section(BalancerPolicy, _BALANCER),
 }
 _GATE: dict[str, Reader[Any]] = {
     "backend": choice("auto", "iptables", "nftables", "haproxy"),
@@ -383,4 +435,4 @@ _TOP: dict[str, Reader[Any]] = {
     "gate": _gate,
     "groups": _groups,
 }
-_CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS})
+_CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS}, _check_config)

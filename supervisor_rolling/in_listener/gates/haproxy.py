@@ -30,7 +30,7 @@ from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.gates.record import Record
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi, Server, Traffic
 from supervisor_rolling.in_listener.sock_diag import LISTEN, tcp_sockets
-from supervisor_rolling.model import Connections, GatePolicy
+from supervisor_rolling.model import Connections, Finding, GatePolicy
 
 IN_BETWEEN = 0.05
 """Seconds after a drain for which nothing counts as idle: a thread of HAProxy may have chosen this server just before,
@@ -41,6 +41,8 @@ Chosen = Mapping[int, Sequence[Server]]
 
 class HaproxyGate:
     """The haproxy backend. ``clock`` gives CLOCK_MONOTONIC seconds; ``directory`` is where the record is kept."""
+
+    name = "haproxy"
 
     def __init__(
         self, policy: GatePolicy, owner: str, clock: Callable[[], float], directory: Path | None = None
@@ -69,6 +71,19 @@ class HaproxyGate:
         self._api.require_admin()
         self._api.servers()
         self._record.prepare()
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """What HAProxy was told that would make a drain last, or a port stay; see ``Gate.inspect``."""
+        servers = self._api.servers()
+        where = f"HAProxy's backend {self._api.backend}"
+        without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
+        return [
+            *([_absent(where, without)] if without else []),
+            *([_lone(where, servers[0])] if len(servers) == 1 else []),
+            *([_persistent(where, f"cookie {self._api.cookie()}")] if self._api.cookie() else []),
+            *([_persistent(where, "a stick-table")] if self._api.has_stick_table() else []),
+            *(_by_hand(where, s) for s in servers if s.port in ports and s.is_closed and not s.is_drained),
+        ]
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
         """What is still to be answered; see ``Counting.left``."""
@@ -112,6 +127,46 @@ class HaproxyGate:
                 f"mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml. It has: {there}",
                 dict(self._since),
             )
+
+
+def _absent(where: str, without: Sequence[str]) -> Finding:
+    return Finding(
+        "haproxy.server",
+        where,
+        f"has no server of this host for {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}, so they "
+        "cannot be drained",
+        "mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml",
+        refuses=True,
+    )
+
+
+def _lone(where: str, server: Server) -> Finding:
+    return Finding(
+        "haproxy.lone",
+        where,
+        f"has the server {server.name} alone: while that is drained its requests wait, and fail",
+        "give it a server line for each process of the group",
+        refuses=True,
+    )
+
+
+def _persistent(where: str, how: str) -> Finding:
+    return Finding(
+        "haproxy.persistence",
+        where,
+        f"has {how}: HAProxy sends those who had a server to it while it drains, too, so a drain may last for as long "
+        "as they come",
+        "do without, or accept that drain.timeout ends such a drain",
+    )
+
+
+def _by_hand(where: str, server: Server) -> Finding:
+    return Finding(
+        "haproxy.down",
+        where,
+        f"has {server.name} in maintenance, or somebody drained it: its process serves nobody, and a roll leaves it so",
+        f"set server {where.rpartition(' ')[2]}/{server.name} state ready",
+    )
 
 
 def _of_port(servers: Sequence[Server], port: int) -> list[Server]:

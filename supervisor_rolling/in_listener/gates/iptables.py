@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from supervisor_rolling.in_listener.gates.names import mark_of
 from supervisor_rolling.in_listener.gates.rules import V4, V6, Family
 from supervisor_rolling.in_listener.gates.xtables import Found, OwnChain, xtables_lock
-from supervisor_rolling.model import GatePolicy
+from supervisor_rolling.model import Finding, GatePolicy
 
 LOCK = "/run/xtables.lock"
 
@@ -69,6 +69,8 @@ class _Side:
 class IptablesGate:
     """The iptables backend. ``clock`` gives CLOCK_MONOTONIC seconds, ``wall`` the kernel's time of day in seconds since
     1970; ``lock_timeout`` is in seconds."""
+
+    name = "iptables"
 
     def __init__(
         self,
@@ -104,6 +106,26 @@ class IptablesGate:
         with xtables_lock(self._lock_path, self._lock_timeout):
             for side in self._sides:
                 side.chain.probe()
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """The rules of others above ours that accept what ours would refuse; see ``Gate.inspect``."""
+        self._join_ipv6()
+        accepted = {
+            (side.chain.where, rule): port
+            for side in self._sides
+            for port in ports
+            for rule in side.chain.accepting(port)
+        }
+        return [
+            Finding(
+                "gate.foreign",
+                f"{where}, rule {rule} of INPUT",
+                f"accepts new connections to port {port} before our chain is asked, so the port cannot be closed",
+                f"delete it, or move it behind ours: iptables-legacy -D INPUT {rule} (ip6tables-legacy for IPv6)",
+                refuses=True,
+            )
+            for (where, rule), port in sorted(accepted.items())
+        ]
 
     def _side(self, family: Family) -> _Side:
         return _Side(OwnChain(family, self._policy, self._chain))

@@ -52,7 +52,7 @@ from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
 from supervisor_rolling.in_listener.gates.names import clean_comment, mark_of
 from supervisor_rolling.in_listener.gates.tables import FAMILY, entire, inside, leases, removal
-from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
+from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Finding, GatePolicy
 
 PRIORITY = -10
 CHAIN, SET = "input", "closed"
@@ -83,6 +83,8 @@ class NftablesGate:
     """The nftables backend. ``clock`` gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the library is
     missing."""
 
+    name = "nftables"
+
     def __init__(self, policy: GatePolicy, owner: str, clock: Callable[[], float]) -> None:
         self._table = OwnTable(Nftables(), table_of(owner), policy.bypass)
         self._lease = math.ceil(policy.lease)  # the library's JSON knows whole seconds
@@ -98,6 +100,10 @@ class NftablesGate:
         if not self._as_asked(found, closed):
             self._write(found, closed)
         return dict(self._since)
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """No rule of others can open what this one closes; see ``Gate.inspect``."""
+        return ()
 
     def check(self) -> None:
         """Try whether rights and kernel suffice; see ``Gate.check``."""

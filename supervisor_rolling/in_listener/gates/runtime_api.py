@@ -86,6 +86,15 @@ class RuntimeApi:
             if row.get("pxname") == self.backend
         }
 
+    def cookie(self) -> str:
+        """The cookie by which a client comes back to the server that it had; empty where there is none."""
+        lines = [line for line in self._ask(f"show stat {self.backend} 2 -1").splitlines() if line.strip()]
+        return next((row.get("cookie", "") for row in _rows(lines, ",") if row.get("pxname") == self.backend), "")
+
+    def has_stick_table(self) -> bool:
+        """Whether the backend has a table of who had which server."""
+        return f"# table: {self.backend}," in self._ask("show table")
+
     def drain(self, names: Sequence[str]) -> str:
         """No new requests for these servers. What HAProxy has to say against it."""
         return self._order([f"set server {self.backend}/{name} state drain" for name in names])

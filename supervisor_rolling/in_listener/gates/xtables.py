@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -60,12 +61,12 @@ class OwnChain:
         self._chain = chain
         self._name = "nat" if redirect else "filter"
         self._entries = ("PREROUTING", "OUTPUT") if redirect else ("INPUT",)
-        self._where = f"table {self._name}, {family.name}"
+        self.where = f"table {self._name}, {family.name}"
         self._patterns: tuple[rules.Pattern, rules.JumpPattern] | None = None
 
     def look(self) -> Found:
         """Read the table anew. Drops what an unfinished change left in the copy."""
-        with translated(self._where):
+        with translated(self.where):
             table = self._fresh()
             jumps = [self._jumps(table, entry) for entry in self._entries]
             held = tuple(self._closing.clean(_raw(entry)) for entry in _walk(table, self._chain))
@@ -77,6 +78,19 @@ class OwnChain:
                 nothing=not exists or not (held or any(jumps) or not self._references(table)),
             )
 
+    def accepting(self, port: int) -> list[int]:
+        """The numbers of the rules that accept new connections to a port before our chain is asked. Where there is no
+        jump into it yet, there is none: it is put above all."""
+        with translated(self.where):
+            table = self._fresh()
+            return [number for entry in self._entries for number in self._accepting(table, entry, port)]
+
+    def _accepting(self, table: Any, entry: str, port: int) -> Iterator[int]:
+        jump = next((position for position, right in self._jumps(table, entry) if right), 0)
+        for position, rule in itertools.islice(enumerate(_walk(table, entry)), jump):
+            if table.get_target(rule) == b"ACCEPT" and rules.takes(self._family, _raw(rule), port):
+                yield position + 1
+
     def filled(self, port: int, datestop: int, comment: str) -> bytes:
         """The rule that closes a port until ``datestop``, in whole seconds since 1970."""
         with translated(f"the rule for port {port}"):
@@ -84,7 +98,7 @@ class OwnChain:
 
     def put(self, wanted: Sequence[bytes]) -> None:
         """Make these the rules of the chain, with one jump into it from each entry."""
-        with translated(self._where):
+        with translated(self.where):
             table = self._table()
             self._refill(table, self._chain, wanted)
             for entry in self._entries:
@@ -93,7 +107,7 @@ class OwnChain:
 
     def remove(self) -> None:
         """Take away jumps, rules and chain; only a chain that somebody else's rule jumps to stays, empty."""
-        with translated(self._where):
+        with translated(self.where):
             table = self._table()
             if not table.is_chain(self._chain):
                 return
@@ -109,7 +123,7 @@ class OwnChain:
 
         The kernel checks the matches and the target of every rule in a table, reachable or not.
         """
-        with translated(self._where):
+        with translated(self.where):
             try:
                 table = self._fresh()
                 self._refill(table, PROBE, [self._closing.filled(rules.REDIRECT_PORT, 0, "a test, gone in a moment")])

@@ -29,8 +29,8 @@ def findings(found: Conntrack, gate: GatePolicy) -> Iterator[Finding]:
         yield Finding(
             "conntrack.full",
             "net.netfilter.nf_conntrack_max",
-            f"{found.count} of {found.most} connections are tracked: when the table is full, new connections are dropped "
-            "in silence, warm-ups among them",
+            f"{found.count} of {found.most} connections are tracked: when the table is full, new connections are "
+            "dropped in silence, warm-ups among them",
             f"raise it: sysctl -w net.netfilter.nf_conntrack_max={2 * found.most}",
         )
     if gate.method == "redirect" and not found.count:

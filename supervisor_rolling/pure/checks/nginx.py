@@ -47,8 +47,8 @@ def settle_for(group: Behind) -> float | None:
 
 
 def findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
-    """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time; ``ports``:
-    each of its ports, with the process that has it."""
+    """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time;
+    ``ports``: each of its ports, with the process that has it."""
     if not group.servers:
         return
     yield from _absent(group, ports)
@@ -111,7 +111,8 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
         yield Finding(
             "nginx.lone",
             upstream.where,
-            f"{_named(upstream)} has this server alone ({_written(live[0])}): while its port is closed its requests fail",
+            f"{_named(upstream)} has this server alone ({_written(live[0])}): while its port is closed all requests "
+            "fail",
             "give the upstream a server line for each process of the group",
             refuses=True,
         )
@@ -124,8 +125,8 @@ def _of_server(upstream: Upstream, one: Server) -> Iterator[Finding]:
         yield Finding(
             "nginx.localhost",
             one.where,
-            f"server localhost:{one.port} is two servers for nginx, 127.0.0.1 and ::1: a process that listens on one of "
-            "them refuses every other request, and a closed one counts twice",
+            f"server localhost:{one.port} is two servers for nginx, 127.0.0.1 and ::1: a process that listens on one "
+            "of them refuses every other request, and a closed one counts twice",
             f"write 127.0.0.1:{one.port}",
         )
     if one.is_down:
@@ -181,5 +182,3 @@ def _listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"
-
-

@@ -10,7 +10,6 @@ from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import DOWN, NOT_UP
 
 
-
 @dataclass(frozen=True)
 class Listening:
     """What the kernel has of the sockets that processes listen on. ``addresses``: those of each port, whoever has it;

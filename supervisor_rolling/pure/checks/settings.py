@@ -9,6 +9,7 @@ from supervisor_rolling.model import Finding, ListenerSettings, Policy, ProcessS
 EVENTS_EACH = 3
 """Events that a process tells when it starts, and so as many may wait for each: STARTING, RUNNING, and one more."""
 
+
 def findings(settings: Settings, policy: Policy) -> Iterator[Finding]:
     """What is wrong with the settings of a group, and of the listener that rolls it."""
     yield from _of_processes(settings.processes, policy)
@@ -25,7 +26,7 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
         yield Finding(
             "supervisor.startsecs",
             f"{group}:{late}",
-            f"startsecs is {longest:g} and restart.timeout {timeout:g}: no process is RUNNING in time, every roll fails",
+            f"startsecs is {longest:g} and restart.timeout {timeout:g}: none is RUNNING in time, and every roll fails",
             f"lower startsecs, or raise groups.{group}.restart.timeout above it",
             refuses=True,
         )
@@ -43,8 +44,8 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
         yield Finding(
             "supervisor.stopwaitsecs",
             f"{group}:{hasty}",
-            f"stopwaitsecs is {least:g} and drain.timeout {drain:g}: who is stopped by hand, or with a connection left, "
-            f"is killed after {least:g} s, in the middle of a request for which a drain would have waited",
+            f"stopwaitsecs is {least:g} and drain.timeout {drain:g}: who is stopped by hand, or with a connection "
+            f"left, is killed after {least:g} s, in the middle of a request for which a drain would have waited",
             f"say stopwaitsecs = {drain:g}, or lower drain.timeout to the longest request there is",
         )
     left = _names(processes, lambda one: one.autorestart == "false")
@@ -78,8 +79,8 @@ def _of_listener(listener: ListenerSettings, total: int) -> Iterator[Finding]:
         yield Finding(
             "listener.events",
             where,
-            f"events lacks {', '.join(listener.lacks)}: what they tell is noticed up to 5 s late, and a process that came back "
-            "may serve cold meanwhile",
+            f"events lacks {', '.join(listener.lacks)}: what they tell is noticed up to 5 s late, and a process that "
+            "came back may serve cold meanwhile",
             "say events = ROLLING_ASKED,PROCESS_STATE,PROCESS_GROUP,TICK_5,SUPERVISOR_STATE_CHANGE",
         )
     if listener.processes > 1:
