@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from supervisor_rolling.errors import ConfigError, RefusedError, SocketsError
+from supervisor_rolling.errors import ConfigError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.model import Config, Policy, Process, Report, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
@@ -44,7 +44,8 @@ def roll_for(
     watch: Watch | None,
     sockets: Sockets,
 ) -> Roll:
-    """The roll that a request asks for. Raises ConfigError or RefusedError; touches nothing."""
+    """The roll that a request asks for, whatever there is against it (``objections``). Raises ConfigError or
+    RefusedError where there is none to make; touches nothing."""
     policy = policy_of(config, request.group)
     processes = seen.processes
     ports = _ports(policy, processes, previous, sockets)
@@ -55,12 +56,22 @@ def roll_for(
         roll = limited(roll, parse_share(request.max_unavailable))
     if request.kind != "resume":
         roll = narrowed(replace(roll, force=request.force, by=request.by), request.processes)
-    require_sense(roll)
-    require_time_to_stop(roll, processes)
-    require_another(roll, processes)
-    if not roll.force:
-        _require_listening(roll, processes, sockets)
     return roll
+
+
+def objections(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
+    """All by which a roll is refused before anything is touched, ConfigErrors and RefusedErrors."""
+    requirements: list[Callable[[], None]] = [
+        lambda: require_sense(roll),
+        lambda: require_time_to_stop(roll, processes),
+        lambda: require_another(roll, processes),
+        lambda: _require_listening(roll, processes, sockets),
+    ]
+    for require in requirements[: 3 if roll.force else 4]:
+        try:
+            require()
+        except RollingError as error:
+            yield error
 
 
 def require_sound(report: Report) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
+from supervisor_rolling.in_listener.answers import objections
 from supervisor_rolling.in_listener.contracts import Balancers, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
@@ -66,6 +67,7 @@ class Inspector:
     def draft(
         self,
         request: Request,
+        seen: Seen,
         load_config: Callable[[], Config],
         check_pools: Callable[[], None],
         make: Callable[[Request, Config], Roll],
@@ -81,12 +83,11 @@ class Inspector:
         except GateError as error:
             found.append(gate_finding(error))
         roll = None
-        for force in (False, True):  # forced, there may be a roll all the same
-            try:
-                roll = make(replace(request, force=force), config)
-                break
-            except (ConfigError, RefusedError, SocketsError) as error:
-                found.append(Finding(_code(error), request.group, str(error), _MEND, refuses=True))
+        try:
+            roll = make(request, config)
+            found += [_objection(error, request.group) for error in objections(roll, seen.processes, self._sockets)]
+        except (ConfigError, RefusedError, SocketsError) as error:
+            found.append(_objection(error, request.group))
         if roll is not None and roll.policy.drain.keepalive == "nginx":
             try:
                 check_pools()
@@ -94,7 +95,7 @@ class Inspector:
                 found.append(Finding("gate.status_line", "drain.keepalive", str(error), _MEND, refuses=True))
         if roll is not None:
             roll = replace(roll, policy=self.settled(roll.policy, {m.name: m.ports for m in roll.members}))
-        return roll, list(dict.fromkeys(found))
+        return roll, found
 
     def expect(self, requests: Iterable[int]) -> None:
         """Only these requests wait for an inspection."""
@@ -125,9 +126,9 @@ class Inspector:
             findings += supervisord.findings(given, roll.policy)
             looked.append("supervisord's settings")
         if not any(finding.code == "gate" for finding in found):
+            tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
             findings += self._of_gate(roll, seen, listening)
             looked.append(f"the gate ({self._gatekeeper.describe()})")
-            tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
             if tracked is not None:
                 findings += conntrack.findings(tracked, roll.gate)
                 looked.append(str(tracked))
@@ -219,8 +220,9 @@ def _lines(error: ConfigError) -> list[str]:
     return str(error).splitlines() or [type(error).__name__]
 
 
-def _code(error: RollingError) -> str:
-    return {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
+def _objection(error: RollingError, group: str) -> Finding:
+    code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
+    return Finding(code, group, str(error), _MEND, refuses=True)
 
 
 def _named(policy: Policy) -> str:

@@ -28,7 +28,7 @@ from supervisor_rolling.errors import (
     SupervisorError,
     fault_of,
 )
-from supervisor_rolling.in_listener.answers import require_sound, roll_for
+from supervisor_rolling.in_listener.answers import objections, require_sound, roll_for
 from supervisor_rolling.in_listener.contracts import (
     Arrivals,
     Balancers,
@@ -347,6 +347,8 @@ class Roller:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
             roll = make(request, config)
+            for objection in objections(roll, seen.processes, self.sockets):
+                raise objection
             if roll.policy.drain.keepalive == "nginx":
                 self.pools.check()
             if not self._inspector.is_ready(request.id, roll.policy):
@@ -377,7 +379,7 @@ class Roller:
 
     def _check(self, request: Request, make: Callable[[Request, Config], Roll], seen: Seen) -> bool:
         """Answer a check with all that there is to say; what would refuse a roll at once is a finding like others."""
-        roll, found = self._inspector.draft(request, self.load_config, self.pools.check, make)
+        roll, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
         if roll is None:
             self.supervisor.report(request.id, Report(request.group, tuple(found)))
         elif not (self._inspector.is_ready(request.id, roll.policy) and self._inspector.can_try):
