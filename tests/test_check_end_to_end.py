@@ -153,7 +153,7 @@ def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Ca
     (text,) = report["not_looked_at"]
     assert text.startswith("nginx's configuration (/no/such/nginx.conf): cannot read it: ")
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 10.0, "it settles")
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30.0, "it settles")
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 

@@ -30,8 +30,8 @@ NGINX_WITHIN = 5.0
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin"
 """Where nginx is, if the PATH of the listener does not say."""
 
-MOST_INCLUDES = 1000
-"""Files in a dump that are put together, so that one that includes itself comes to an end."""
+DEEPEST = 20
+"""How deep files include each other; one that includes itself is cut off there."""
 
 _FILE = re.compile(r"^# configuration file (/.+):$", re.MULTILINE)
 """With which ``nginx -T`` begins each file."""
@@ -147,8 +147,7 @@ def _tree_of_dump(text: str) -> tuple[list[Any], str]:
     with tempfile.TemporaryDirectory() as directory:
         files = {name: _renamed(_parsed_text(directory, body, name), name) for name, body in texts.items()}
     main = next(iter(files))
-    budget = iter(range(MOST_INCLUDES))
-    return list(_with_includes(files[main], files, str(PurePosixPath(main).parent), budget)), main
+    return list(_with_includes(files[main], files, str(PurePosixPath(main).parent))), main
 
 
 def _parsed_text(directory: str, text: str, name: str) -> list[Any]:
@@ -174,17 +173,15 @@ def _renamed(tree: list[Any], name: str) -> list[Any]:
     ]
 
 
-def _with_includes(
-    tree: list[Any], files: Mapping[str, list[Any]], prefix: str, budget: Iterator[int]
-) -> Iterator[Any]:
+def _with_includes(tree: list[Any], files: Mapping[str, list[Any]], prefix: str, depth: int = 0) -> Iterator[Any]:
     """The tree with what it includes in its place. A relative name is one in the directory of the main file."""
     for one in tree:
         if one["directive"] == "include" and one.get("args"):
             pattern = str(PurePosixPath(prefix, one["args"][0]))
             for name in files:
-                if PurePosixPath(name).match(pattern) and next(budget, None) is not None:
-                    yield from _with_includes(files[name], files, prefix, budget)
+                if PurePosixPath(name).match(pattern) and depth < DEEPEST:
+                    yield from _with_includes(files[name], files, prefix, depth + 1)
         elif "block" in one:
-            yield {**one, "block": list(_with_includes(one["block"], files, prefix, budget))}
+            yield {**one, "block": list(_with_includes(one["block"], files, prefix, depth))}
         else:
             yield one

@@ -28,8 +28,8 @@ _PROTOCOLS = ("proxy", "uwsgi", "fastcgi", "scgi", "grpc")
 
 _PASSES = {f"{protocol}_pass": protocol for protocol in _PROTOCOLS}
 _SCHEME = re.compile(r"(?:https?|grpcs?)://")
-_TIMES = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_TIME = re.compile(r"(\d+)(ms|s|m|h|d|w|)")
+_TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_TIME = re.compile(r"(\d+)(s|m|h|d|w|)")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _is_address(name: str) -> bool:
 
 
 def _seconds(text: str) -> float:
-    """nginx's way to write times: 10, 10s, 1m30s, 500ms."""
+    """nginx's way to write times: 10, 10s, 1m30s."""
     found = _TIME.findall(text)
     if not found or "".join(map("".join, found)) != text:
         return FAIL_TIMEOUT
