@@ -1,0 +1,137 @@
+"""What is found in supervisord.conf, in the processes and in the kernel's tracking, without a supervisord."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_rolling.model import (
+    GatePolicy,
+    ListenerSettings,
+    Member,
+    Policy,
+    PortRule,
+    Process,
+    ProcessSettings,
+    Roll,
+    Seen,
+    Settings,
+    Stage,
+    Ward,
+)
+from supervisor_rolling.pure.checks import conntrack, processes, settings
+from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.checks.processes import Listening
+
+POLICY = Policy("app", PortRule())
+SOUND = ProcessSettings("app-1", stopwaitsecs=30.0)
+LISTENER = ListenerSettings("rolling", buffer_size=4096, startsecs=0.0)
+
+
+def codes(*those: ProcessSettings, listener: ListenerSettings = LISTENER, total: int = 8) -> list[tuple[str, str]]:
+    found = settings.findings(Settings(those or (SOUND,), (listener,), total), POLICY)
+    return [(f"{'!' if one.refuses else ''}{one.code}", one.where) for one in found]
+
+
+def test_what_is_right_has_no_finding() -> None:
+    assert codes() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"startsecs": 0.0}, "supervisor.startsecs"),
+        ({"startsecs": 60.5}, "!supervisor.startsecs"),
+        ({"stopwaitsecs": 29.0}, "supervisor.stopwaitsecs"),
+        ({"autorestart": "false"}, "supervisor.autorestart"),
+    ],
+)
+def test_a_wrong_setting_is_told_once_for_a_section(change: dict[str, object], code: str) -> None:
+    wrong = replace(SOUND, **change)  # type: ignore[arg-type]
+    assert codes(wrong, replace(wrong, name="app-2")) == [(code, "app:*")]
+    assert codes(SOUND, replace(wrong, name="app-2")) == [(code, "app:app-2")]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"buffer_size": 23}, "listener.buffer_size"),
+        ({"startsecs": 1.0}, "listener.startsecs"),
+        ({"lacks": ("PROCESS_STATE",)}, "listener.events"),
+        ({"processes": 2}, "!listener.numprocs"),
+    ],
+)
+def test_a_wrong_setting_of_a_listener_names_its_section(change: dict[str, object], code: str) -> None:
+    assert codes(listener=replace(LISTENER, **change)) == [(code, "[eventlistener:rolling]")]  # type: ignore[arg-type]
+
+
+def test_a_buffer_is_large_enough_for_the_events_of_all() -> None:
+    assert codes(listener=replace(LISTENER, buffer_size=24), total=8) == []
+
+
+# --- the processes
+
+
+LISTENS = Listening({8001: ("127.0.0.1",)})
+
+
+def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
+    roll = Roll(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
+    seen = Seen(0.0, {"app-1": process}, wards={"app-1": Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")})
+    seen = seen if process.pid == 7 else replace(seen, wards={})
+    return [one.code for one in processes.findings(roll, seen, listening, Settings())]
+
+
+def test_a_process_that_runs_and_listens_has_no_finding() -> None:
+    assert found(Process("app-1", "RUNNING", 1)) == []
+
+
+@pytest.mark.parametrize("state", ["FATAL", "EXITED", "BACKOFF", "STOPPED", "UNKNOWN"])
+def test_one_that_is_down_is_told(state: str) -> None:
+    assert found(Process("app-1", state), Listening()) == ["process.down"]
+
+
+def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
+    assert found(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500") == ["process.cold"]
+    assert found(Process("app-1", "RUNNING", 7)) == ["process.cold"]
+
+
+def test_one_that_boots_is_no_finding() -> None:
+    assert found(Process("app-1", "STARTING", 1), Listening()) == []
+
+
+def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
+    beside = Listening({8001: ("::",)}, {"app-1": (8001,)}, {"app-1": ("/run/stats.sock",)})
+    assert found(Process("app-1", "RUNNING", 1), beside) == []
+    assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
+
+
+def test_a_shell_whose_group_is_stopped_is_no_finding() -> None:
+    roll = Roll(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
+    seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
+    listening = Listening({8001: ("::",)}, shells={"app-1": "sh"})
+
+    def codes_of(stopasgroup: bool) -> list[str]:
+        given = Settings((replace(SOUND, stopasgroup=stopasgroup),))
+        return [one.code for one in processes.findings(roll, seen, listening, given)]
+
+    assert (codes_of(False), codes_of(True)) == (["supervisor.stopasgroup"], [])
+
+
+# --- connection tracking
+
+
+@pytest.mark.parametrize(
+    ("tracked", "method", "expected"),
+    [
+        (Conntrack(0, 1000), "reject", []),
+        (Conntrack(899, 1000), "redirect", []),
+        (Conntrack(900, 1000), "reject", ["conntrack.full"]),
+        (Conntrack(0, 1000), "redirect", ["conntrack.idle"]),
+    ],
+)
+def test_a_table_that_is_nearly_full_and_one_that_nothing_needs_are_told(
+    tracked: Conntrack, method: str, expected: list[str]
+) -> None:
+    assert [one.code for one in conntrack.findings(tracked, GatePolicy(method=method))] == expected
