@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor_rolling.model import Finding, Policy
@@ -116,24 +116,22 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
             "give the upstream a server line for each process of the group",
             refuses=True,
         )
-    for one in ours:
-        yield from _of_server(upstream, one)
-
-
-def _of_server(upstream: Upstream, one: Server) -> Iterator[Finding]:
-    if one.host.lower() == "localhost":
+    by_name = [one for one in ours if one.host.lower() == "localhost"]
+    if by_name:
+        one = by_name[0]
         yield Finding(
             "nginx.localhost",
-            one.where,
+            _places(by_name),
             f"server localhost:{one.port} is two servers for nginx, 127.0.0.1 and ::1: a process that listens on one "
             "of them refuses every other request, and a closed one counts twice",
             f"write 127.0.0.1:{one.port}",
         )
-    if one.is_down:
+    down = [one for one in ours if one.is_down]
+    if down:
         yield Finding(
             "nginx.down",
-            one.where,
-            f"server {_written(one)} of upstream {upstream.name} is marked down: its process serves nobody",
+            _places(down),
+            f"upstream {upstream.name} marks {_listed(map(_written, down))} as down: who is that serves nobody",
             "take the word down away, or leave the process stopped",
         )
 
@@ -176,6 +174,11 @@ def _named(upstream: Upstream) -> str:
 
 def _written(one: Server) -> str:
     return f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
+
+
+def _places(servers: Sequence[Server]) -> str:
+    more = f" and {len(servers) - 1} more" if len(servers) > 1 else ""
+    return f"{servers[0].where}{more}"
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:
