@@ -19,7 +19,19 @@ from supervisor.xmlrpc import Faults, RPCError, traverse
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.contained import MOST_TOLD, Defects, contained
-from supervisor_rolling.model import Connection, GatePolicy, Member, Policy, PortRule, Stage, Status, Ward, Watch
+from supervisor_rolling.model import (
+    Connection,
+    Finding,
+    GatePolicy,
+    Member,
+    Policy,
+    PortRule,
+    Report,
+    Stage,
+    Status,
+    Ward,
+    Watch,
+)
 from supervisor_rolling.rpcinterface import API_VERSION, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump
 from tests.lab.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
@@ -116,6 +128,8 @@ class Drill:
         call("listenerGuard", key, "app", "")
         call("getAllRolls")
         call("getAPIVersion")
+        report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
+        self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
         self.record(a_roll(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))

@@ -56,6 +56,7 @@ class Server:
         self.rolls: list[View] = []
         self.answers: dict[str, Answer] = {
             "restart": lambda *_: a_view(),
+            "check": lambda *_: {"group": "app", "ok": True, "findings": [], "looked_at": ["it"], "not_looked_at": []},
             "resume": lambda *_: a_view(),
             "abort": lambda *_: a_view(aborting=True),
             "pause": lambda *_: a_view(paused=True),
@@ -693,3 +694,60 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
     controller.run("rolling_restart wéb --json")
     assert json.loads(controller.printed.splitlines()[-1])["group"] == "wéb"
     assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb", "wéb"]
+
+
+# --- rolling_check
+
+
+def a_report(*findings: dict[str, Any], **more: Any) -> View:
+    return {
+        "group": "app",
+        "ok": not findings,
+        "findings": list(findings),
+        "looked_at": ["8 processes", "nginx"],
+        "not_looked_at": [],
+        **more,
+    }
+
+
+def a_finding(code: str, refuses: bool) -> dict[str, Any]:
+    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "mend": "mend it", "refuses": refuses}
+
+
+def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(not_looked_at=["nginx's configuration: there is none"])
+    ctl.run("rolling_check app")
+    assert (ctl.exitstatus, ctl.printed) == (
+        0,
+        "not looked at: nginx's configuration: there is none\napp: no finding. Looked at: 8 processes, nginx\n",
+    )
+    assert ctl.server.calls == [("check", "app")]
+
+
+def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("c.d", True))
+    ctl.run("rolling_check app")
+    assert ctl.exitstatus == 1
+    assert ctl.printed.splitlines() == [
+        "refuses a roll: c.d: nginx.conf:3: is wrong. To mend it: mend it",
+        "advice: a.b: nginx.conf:3: is wrong. To mend it: mend it",
+        "app: 2 findings, 1 of which refuse a roll. Looked at: 8 processes, nginx",
+    ]
+
+
+def test_advice_alone_is_a_finding_too(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False))
+    ctl.run("rolling_check app")
+    assert ctl.exitstatus == 1
+    assert ctl.printed.endswith("app: 1 finding, none of which refuses a roll. Looked at: 8 processes, nginx\n")
+
+
+def test_a_check_as_json_is_the_report(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False))
+    ctl.run("rolling_check app --json")
+    assert (ctl.exitstatus, json.loads(ctl.printed)) == (1, a_report(a_finding("a.b", False)))
+
+
+def test_a_check_is_of_a_whole_group(ctl: Controller) -> None:
+    ctl.run("rolling_check app:web_1")
+    assert (ctl.exitstatus, ctl.server.calls) == (2, [])

@@ -280,13 +280,16 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
     before = pids(stack)
     with users(stack) as report:
         (stack.directory / "refuse").touch()
-        done = stack.ctl("rolling_restart", "app")
+        refused = stack.ctl("rolling_restart", "app")
+        forced = stack.ctl("rolling_restart", "app", "--force")
         (stack.directory / "refuse").unlink()
         again = stack.ctl("rolling_restart", "app")
-    assert done.returncode == 1
-    assert "app-8000" in done.stdout
-    assert "its gate could not be closed" in done.stdout
-    assert "modprobe" in done.stdout, "what to do"
+    assert (refused.returncode, forced.returncode) == (1, 1)
+    assert "ERROR: gate: " in refused.stdout
+    assert "app-8000" in forced.stdout
+    assert "its gate could not be closed" in forced.stdout
+    assert "modprobe" in refused.stdout, "what to do"
+    assert "modprobe" in forced.stdout, "what to do"
     assert again.returncode == 0, again.stdout
     assert not set(before) & set(pids(stack))
     assert_nobody_noticed(report())

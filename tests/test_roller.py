@@ -10,18 +10,21 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault, SocketsError
-from supervisor_rolling.in_listener.roller import RETRY_EVERY
+from supervisor_rolling.in_listener.roller import RETRY_EVERY, Roller
 from supervisor_rolling.model import (
+    Config,
     Connections,
     DrainPolicy,
     GuardPolicy,
     PortRule,
+    RestartPolicy,
     Share,
     Stage,
     Status,
     Warmth,
     WarmupJob,
 )
+from supervisor_rolling.pure.nginx import Nginx, Server, Upstream
 from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
 
@@ -461,6 +464,131 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
     with caplog.at_level("INFO"):
         roller.release()
     assert caplog.messages[-1] == told
+
+
+# --- the set-up
+
+LONE = Nginx(
+    upstreams=(Upstream("app", "f:1", (Server("127.0.0.1", 8001, "f:2", max_fails=0),)),), own=frozenset({"127.0.0.1"})
+)
+SLOW = Nginx(
+    upstreams=(Upstream("app", "f:1", tuple(Server("::1", 8000 + n, "f:2", fail_timeout=3.0) for n in (1, 2, 3))),),
+    own=frozenset({"::1"}),
+)
+
+
+def test_what_would_lose_requests_refuses_a_roll_and_a_plan_unless_it_is_forced():
+    world = World(3)
+    world.nginx = LONE
+    for kind in ("restart", "plan"):
+        request = world.ask(kind)
+        world.roller().turn()
+        assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
+        assert "has this server alone" in request["text"]
+        assert request["text"].endswith("To accept it: rolling_restart app --force")
+    world = World(3)
+    world.nginx = LONE
+    assert rolled(world, force=True).roll().status is Status.DONE
+
+
+def test_advice_refuses_nothing():
+    world = World(3)
+    servers = (Server("127.0.0.1", 8001, "f:2", max_fails=0), Server("192.0.2.7", 9, "f:3"))
+    world.nginx = replace(LONE, upstreams=(Upstream("app", "f:1", servers),))
+    assert rolled(world).roll().status is Status.DONE
+
+
+def test_a_gate_that_fails_its_trial_refuses_a_roll():
+    world = World(3)
+    roller = world.roller()
+    roller.turn()  # what another listener has closed is known from here on
+    world.trial = ["lets new connections to ::1 through"]
+    request = world.ask()
+    roller.turn()
+    assert (request["state"], "on a spare port of this host the gate lets new" in request["text"]) == ("refused", True)
+
+
+def test_a_request_waits_until_the_configuration_is_read():
+    world = World(3)
+    world.nginx = None
+    request = world.ask()
+    roller = world.roller()
+    roller.turn()
+    assert request["state"] == "asked"
+    world.nginx = Nginx(problem="there is none")
+    roller.turn()
+    assert request["state"] == "accepted"
+
+
+def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():
+    world = World(3, fast_policy(settle_auto=True))
+    world.nginx = SLOW
+    world.ask()
+    roller = world.roller()
+    roller.turn()
+    assert world.roll().policy.settle == 3.0
+    world.nginx = LONE
+    world.run(roller, 60.0)
+    assert world.roll().status is Status.DONE
+    assert min(member.timing.settled for member in world.roll().members) >= 3.0
+
+
+def test_the_guard_settles_for_as_long_as_nginx_says():
+    world = World(3, fast_policy(settle_auto=True))
+    world.nginx = SLOW
+    world.run(world.roller(), 0.1)
+    assert world.watch().policy.settle == 3.0
+
+
+def checked(world: World, roller: Roller | None = None) -> dict[str, Any]:
+    request = world.ask("check")
+    roller = roller or world.roller()
+    for _ in range(3):
+        roller.turn()
+    assert request["state"] == "checked"
+    report: dict[str, Any] = request["plan"]
+    return report
+
+
+def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
+    world = World(3)
+    report = checked(world)
+    assert report["findings"] == []
+    assert report["looked_at"] == ["3 processes and their ports", "the gate (world)"]
+    assert report["not_looked_at"] == ["nginx's configuration: there is no nginx in this world"]
+    assert not list(world.mailbox.rolls)
+    assert not world.closed_until
+
+
+def test_a_check_tells_all_that_is_against_a_roll_at_once():
+    world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
+    world.gate_problem = "no CAP_NET_ADMIN"
+    world.nginx = LONE
+    found = [finding["code"] for finding in checked(world)["findings"]]
+    assert found == ["gate", "config", "config", "refused", "nginx.lone"]
+
+
+def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
+    world = World(3)
+    world.policy = replace(world.policy, group="web")
+    config = Config(world.gate_policy, {"web": world.policy})
+    roller = world.roller()
+    roller.load_config = lambda: config
+    (finding,) = checked(world, roller)["findings"]
+    assert (finding["code"], finding["refuses"]) == ("config", True)
+    assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
+
+
+def test_a_roll_that_goes_on_is_not_looked_at_again():
+    world = World(3)
+    world.processes["app-2"].boots = "never"
+    rolled(world)
+    assert world.roll().status is Status.FAILED
+    world.processes["app-2"].boots = "up"
+    world.nginx = LONE
+    world.ask("resume")
+    world.run(world.roller())
+    assert world.roll().status is Status.DONE
 
 
 def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped():

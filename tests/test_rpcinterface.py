@@ -19,13 +19,18 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord import views
 from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
+from supervisor_rolling.in_supervisord.settings import settings_of
 from supervisor_rolling.model import (
+    Finding,
     GatePolicy,
     GuardPolicy,
+    ListenerSettings,
     Member,
     Policy,
     PortRule,
     Process,
+    ProcessSettings,
+    Report,
     Roll,
     Stage,
     Status,
@@ -34,7 +39,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import stages
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
-from supervisor_rolling.wire import dump
+from supervisor_rolling.wire import dump, load_settings
 
 LISTENER_PID = 77
 
@@ -53,6 +58,7 @@ class Group:
         self.config = DummyPGroupConfig(DummyOptions())
         if pool_events:
             self.config.pool_events = pool_events
+            self.config.buffer_size = 10
 
 
 def make_process(name: str, pid: int) -> DummyProcess:
@@ -192,6 +198,74 @@ def test_a_plan_is_answered_and_not_kept(rolling: Any):
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_roll(status=Status.PLANNED)))
     assert answer()["status"] == "planned"
     assert rolling.getAllRolls() == []
+
+
+# --- a check
+
+REPORT = Report(
+    "app",
+    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has this server alone", "add one", refuses=True),),
+    ("8 processes",),
+    ("HAProxy",),
+)
+
+
+def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: Any, supervisord: DummySupervisor):
+    config = supervisord.process_groups["app"].processes["web_2"].config
+    config.startsecs, config.autorestart, config.stopasgroup = 0, False, True
+    rolling.check("app:*")
+    (request,) = looked(rolling)["requests"]
+    settings = load_settings(request["settings"])
+    assert (request["kind"], settings.total) == ("check", 4)
+    assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings("web_2", 0, 12, "false", True)
+    assert {one.autorestart for one in settings.processes if one.name != "web_2"} == {"unexpected"}
+    lacks = ("PROCESS_STATE", "PROCESS_GROUP", "TICK_5")
+    assert settings.listeners == (ListenerSettings("rolling", 1, 10, 10, lacks),)
+
+
+def test_a_listener_that_hears_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["rolling"].config.pool_events = (events.Event, EVENTS["ROLLING_ASKED"])
+    (listener,) = settings_of(supervisord, "app")["listeners"]
+    assert listener["lacks"] == []
+
+
+def test_a_check_is_answered_with_the_report_in_ascii(rolling: Any):
+    answer = rolling.check("app")
+    assert answer() is NOT_DONE_YET
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(REPORT))
+    report = answer()
+    xmlrpc_marshal(report)
+    assert (report["ok"], report["looked_at"], report["not_looked_at"]) == (False, ["8 processes"], ["HAProxy"])
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["refuses"], finding["where"]) == ("nginx.lone", True, r"/etc/nginx/\xfc.conf:3")
+
+
+def test_a_report_without_a_finding_is_ok(rolling: Any):
+    answer = rolling.check("app")
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(Report("app")))
+    assert answer() == {"group": "app", "ok": True, "findings": [], "looked_at": [], "not_looked_at": []}
+
+
+@pytest.mark.parametrize("report", ["{}", "3", dump(Report("web")), dump(REPORT).replace("true", "1")])
+def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
+    answer = rolling.check("app")
+    with pytest.raises(RPCError) as error:
+        rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", report)
+    assert error.value.code == Faults.INCORRECT_PARAMETERS
+    assert answer() is NOT_DONE_YET
+
+
+def test_a_check_does_not_keep_a_roll_from_beginning_nor_the_other_way_round(rolling: Any):
+    rolling.check("app")
+    rolling.restart("app", False, {})
+    rolling.check("app")
+    assert [request["kind"] for request in looked(rolling)["requests"]] == ["check", "restart", "check"]
+
+
+def test_a_check_of_nobody_is_a_fault(rolling: Any):
+    with pytest.raises(RPCError) as error:
+        rolling.check("web")
+    assert error.value.code == Faults.BAD_NAME
 
 
 def test_a_listener_that_does_not_answer_is_told_to_the_client(rolling: Any):

@@ -185,8 +185,12 @@ class Inspector:
         if self._gatekeeper.is_firewall and self.can_try:
             try:
                 wrong = self._trials.try_gate(self._gatekeeper.tried, {address for address, _ in doors}, bypass)
-            except (GateError, OSError) as error:
-                wrong = [f"cannot be tried: {error}"]
+            except GateError as error:
+                yield gate_finding(error)
+                return
+            except OSError as error:
+                log.warning("the gate was not tried, for want of a port to try it on: %s", error)
+                wrong = ()
             for text in wrong:
                 yield Finding(
                     "gate.trial",
