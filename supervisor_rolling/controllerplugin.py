@@ -354,7 +354,13 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._output.write(shown(text, self._output.encoding) + "\n")
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
-        self._print(options, {"error": text, "exit_status": status}, [f"ERROR: {text}"])
+        lines = text.splitlines() or [text]
+        told = (
+            [f"ERROR: {text}"]
+            if len(lines) == 1
+            else [f"ERROR: {len(lines)} problems:", *(f"  {one}" for one in lines)]
+        )
+        self._print(options, {"error": text, "exit_status": status}, told)
         return status
 
     def _fault_text(self, fault: xmlrpc.client.Fault) -> str:

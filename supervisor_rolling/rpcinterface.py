@@ -400,10 +400,18 @@ class RollingNamespaceRPCInterface:
         if self.clock() - request["asked_at"] < ANSWER_WITHIN:
             return NOT_DONE_YET
         self.mailbox.answer(request["id"], "abandoned")  # so that it does not begin when nobody expects it any more
+        lived = min(self._listeners_lived(), default=ANSWER_WITHIN)
+        again = "; it was started %.1f s ago, so it ends again and again" % lived if lived < ANSWER_WITHIN / 2 else ""
         raise RollingError(
             Fault.LISTENER_DOWN,
-            "the listener did not answer within %g s: see its log (supervisorctl tail rolling stderr)" % ANSWER_WITHIN,
+            "the listener did not answer within %g s%s: see its log (supervisorctl tail rolling stderr)"
+            % (ANSWER_WITHIN, again),
         )
+
+    def _listeners_lived(self) -> list[float]:
+        """Seconds for which each of its processes has."""
+        pools = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
+        return [self.mailbox.lives.up_for(name, one, p) for name, g in pools for one, p in g.processes.items()]
 
     def _end_of(self, group: str, number: int) -> Any:
         roll = self.mailbox.rolls.get(group)

@@ -751,3 +751,14 @@ def test_a_check_as_json_is_the_report(ctl: Controller) -> None:
 def test_a_check_is_of_a_whole_group(ctl: Controller) -> None:
     ctl.run("rolling_check app:web_1")
     assert (ctl.exitstatus, ctl.server.calls) == (2, [])
+
+
+def test_several_problems_are_told_as_such(ctl: Controller) -> None:
+    text = "NOT_CONFIGURED: rolling.yaml:3: a: is wrong\nrolling.yaml:4: b: is wrong"
+    ctl.server.raises(xmlrpc.client.Fault(Fault.NOT_CONFIGURED, text))
+    ctl.run("rolling_restart app")
+    assert ctl.printed.splitlines() == [
+        "ERROR: 2 problems:",
+        "  rolling.yaml:3: a: is wrong",
+        "  rolling.yaml:4: b: is wrong",
+    ]

@@ -43,6 +43,11 @@ class CountingGate(Gate):
             raise GateError(self.problem)
         return dict.fromkeys(found, 7)
 
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        if self.problem:
+            raise GateError(self.problem)
+        return frozenset(found)
+
 
 POOL = {8000: Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 
@@ -53,8 +58,10 @@ def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_ker
     assert keeper.left(POOL) is None, "there is no gate yet"
     keeper.prove(GatePolicy("iptables"))
     assert keeper.left(POOL) is None
+    assert keeper.strangers(POOL) == frozenset()
     keeper.prove(GatePolicy("haproxy"))
     assert keeper.left(POOL) == {8000: 7}
+    assert keeper.strangers(POOL) == {8000}
 
 
 def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
@@ -202,6 +209,16 @@ def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_aske
     keeper._make_gate = refuse
     keeper.hold_by(GatePolicy("nftables"), {8001: "app"})
     assert (dict(keeper.closed_since), keeper.problem) == ({8001: 1.0}, "install libnftables")
+
+
+def test_a_policy_that_was_put_back_leaves_no_complaint(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert keeper.problem == "no such socket"
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    assert (keeper.problem, caplog.messages) == ("", ["the gate holds again"])
 
 
 def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,7 @@ def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def group(upstream: str = "", **given: Any) -> Stack:
         setup = {"balancer": "haproxy", "upstream": upstream}
-        return light(setup=setup, gate=haproxy.gate("%(here)s"), prefix=NO_RIGHTS, **given)
+        return light(setup=setup, prefix=NO_RIGHTS, **{"gate": haproxy.gate("%(here)s"), **given})
 
     return group
 
@@ -201,3 +201,22 @@ def test_a_group_of_which_haproxy_knows_nothing_is_told(group: Callable[..., Sta
         done.stdout
     )
     assert pids(stack) == before
+
+
+def test_a_backend_that_others_go_past_is_found_and_nothing_is_stopped(group: Callable[..., Stack]):
+    """The servers of ``part`` are those of ``app``, by which everybody comes."""
+    servers = "\n    ".join(f"server app-{port} 127.0.0.1:{port}" for port in range(8000, 8003))
+    stack = group(
+        f"{servers}\n\nbackend part\n    balance leastconn",
+        processes=3,
+        gate={**haproxy.gate("%(here)s"), "backend_name": "part"},
+        drain={"timeout": 3, "on_timeout": "restart"},
+    )
+    before = pids(stack)
+    with users(stack, posts=0.5) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 1
+    assert "still gets requests that HAProxy's backend does not know of (from 127.0.0.1:" in done.stdout
+    assert "Name the right one in gate.backend_name" in done.stdout
+    assert pids(stack) == before
+    assert_nobody_noticed(report())

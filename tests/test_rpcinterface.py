@@ -274,6 +274,17 @@ def test_a_listener_that_does_not_answer_is_told_to_the_client(rolling: Any):
     assert fault_of(answer).code == Fault.LISTENER_DOWN
 
 
+def test_of_a_listener_that_ends_again_and_again_that_is_said(rolling: Any, supervisord: DummySupervisor):
+    rolling.restart("app", False, {})
+    answer = rolling.check("app")
+    rolling.clock.now += ANSWER_WITHIN
+    process = supervisord.process_groups["rolling"].processes["rolling"]
+    process.laststart = time.time() - 0.1
+    text = fault_of(answer).text
+    assert "; it was started 0." in text
+    assert "so it ends again and again" in text
+
+
 def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling: Any):
     rolling.restart("app", False, {})
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.ALREADY_ROLLING

@@ -383,6 +383,22 @@ def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_end_it() -> Non
     assert stepped(a_member(Stage.DRAINING), a_process(), at, **facts).stage is Stage.DRAINING
 
 
+def test_a_leak_past_haproxy_names_its_backend() -> None:
+    after = stepped(a_member(Stage.DRAINING), a_process(), gate=GatePolicy("haproxy"), leaks={NAME: "10.0.0.9:4711"})
+    assert (after.stage, after.failed) == (Stage.OPEN, True)
+    assert after.why.startswith("still gets requests that HAProxy's backend does not know of (from 10.0.0.9:4711 to")
+
+
+def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_roll_has_failed_on_it() -> None:
+    drain = DrainPolicy(signal="USR1")
+    died = a_process("EXITED", 0)
+    after = stepped(a_member(Stage.DRAINING), died, told=frozenset({NAME}), drain=drain)
+    assert (after.stage, after.failed) == (Stage.RESTARTING, True)
+    assert after.why.startswith("died in its drain, when it had been told by USR1 (drain.signal)")
+    for process, told in ((died, frozenset()), (replace(died, told_to_stop=True), frozenset({NAME}))):
+        assert not stepped(a_member(Stage.DRAINING), process, drain=drain, told=told).failed
+
+
 def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), leaks={NAME: "10.0.0.9:4711"})
     assert (after.stage, after.failed) == (Stage.OPEN, True)

@@ -70,6 +70,11 @@ class Counting(Protocol):
         """
         ...
 
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        """Of these ports, those with connections that are not the balancer's own: another balancer, or another part of
+        this one, sends requests to them. Raises GateError where it cannot tell."""
+        ...
+
 
 class Sockets(Protocol):
     """What the kernel knows of the connections of a port."""

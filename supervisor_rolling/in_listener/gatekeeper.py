@@ -130,6 +130,14 @@ class Gatekeeper:
             self._note(self.closed_since, str(error))
             return {port: len(those.peers) for port, those in found.items()}
 
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        """The ports that somebody sends to whom the gate does not know of; see ``Counting.strangers``."""
+        try:
+            return self._gate.strangers(found) if isinstance(self._gate, Counting) else frozenset()
+        except GateError as error:
+            self._note(self.closed_since, str(error))
+            return frozenset()
+
     def _gate_of(self, policy: GatePolicy) -> Gate:
         """That in force, or the one that was to be before, or a new one."""
         if self._gate is not None and policy == self._policy:
@@ -145,7 +153,7 @@ class Gatekeeper:
         old, old_place = self._gate, _place(self._gate, self._policy)
         place = _place(gate, policy)
         if old is not None and not found.keys() >= closed.keys():
-            if place != old_place:
+            if found and place != old_place:
                 self._leaving[place] = gate
             return problem or "the gate of the changed policy does not hold"
         self._gate, self._policy, self._next, self._held = gate, policy, None, closed
@@ -166,6 +174,8 @@ class Gatekeeper:
     def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
         if problem and problem != self.problem:
             log.error("the gate does not hold: %s", problem)
+        elif self.problem and not problem:
+            log.info("the gate holds again")
         self.closed_since, self.problem = closed_since, problem
 
 

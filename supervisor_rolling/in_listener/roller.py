@@ -406,7 +406,9 @@ class Roller:
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
         unclosed = self._unclosed_of(group, draining, at)
         left = self.gatekeeper.left(found) if found else None
-        leaks = self._leaks_of(group, draining, peers, at) if left is None else {}
+        leaks = self._leaks_of(group, draining, peers, at)
+        if left is not None and roll:
+            leaks = self._past_the_balancer(leaks, draining, found, roll, at)
         seen = Seen(
             at=at,
             processes=processes,
@@ -446,6 +448,22 @@ class Roller:
             self.gatekeeper.renew()
         now = self._closed_since(draining)
         return {name: peer for name, peer in found.items() if now[name] == since[name]}
+
+    def _past_the_balancer(
+        self,
+        leaks: Mapping[str, str],
+        draining: list[Member],
+        found: Mapping[int, Connections],
+        roll: Roll,
+        at: float,
+    ) -> dict[str, str]:
+        """With a gate that stands in the load balancer a newcomer may be the balancer's own, a check or what it had
+        queued; and who has been sent by another ends soon or does not. So only where there are still newcomers of
+        somebody else's when the time of a drain is over, it is a leak."""
+        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        late = [m for m in draining if m.name in leaks and is_overdue(m, at, closed, policy)]
+        strangers = self.gatekeeper.strangers(found) if late else frozenset()
+        return {m.name: leaks[m.name] for m in late if strangers.intersection(m.ports)}
 
     def _reuses_of(
         self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float

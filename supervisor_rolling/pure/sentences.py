@@ -45,7 +45,7 @@ def summary(roll: Roll) -> str:
 
 
 def _stage_text(before: Member, after: Member) -> str:
-    if after.stage is Stage.FAILED or not after.wanted or before.why != after.why:
+    if after.why and (after.stage is Stage.FAILED or not after.wanted or before.why != after.why):
         return f"{after.stage.value}: {after.why}"
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
         return f"restarting (drained {after.timing.drained:.2f} s{_left(after)})"

@@ -119,10 +119,18 @@ def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
     if process.state in NOT_UP:
         return _up_in_time(member, process, roll, seen)
     if process.pid != member.old_pid or process.state in DOWN:
-        return _drained(member, seen)
+        return _died_draining(member, process, roll, seen)
     if member.name in seen.leaks:
-        return _failed_back(member, seen, _leak_text(member, seen.leaks[member.name]))
+        return _failed_back(member, seen, _leak_text(member, roll.gate.backend, seen.leaks[member.name]))
     return _drain(member, roll, seen)
+
+
+def _died_draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    """One that died of being told is brought back, and no other is told: the next one would die as well."""
+    after, signal = _drained(member, seen), roll.policy.drain.signal
+    if not signal or member.name not in seen.told or process.told_to_stop or member.failed:
+        return after
+    return replace(after, failed=True, why=_signalled_text(signal))
 
 
 def _up_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -444,8 +452,21 @@ def _unkilled_text(process: Process, waited: float) -> str:
     )
 
 
-def _leak_text(member: Member, peer: str) -> str:
+def _signalled_text(signal: str) -> str:
+    return (
+        f"died in its drain, when it had been told by {signal} (drain.signal): it seems to have no handler for that, "
+        "and what it was answering is lost. The roll brings it back: give it a handler, or take drain.signal away"
+    )
+
+
+def _leak_text(member: Member, backend: str, peer: str) -> str:
     ports = ", ".join(map(str, member.ports))
+    if backend == "haproxy":
+        return (
+            f"still gets requests that HAProxy's backend does not know of (from {peer} to port {ports}), so it was not "
+            "stopped: another backend of HAProxy, or another load balancer, sends to it. Name the right one in "
+            "gate.backend_name, and let it be the only one"
+        )
     return (
         f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
         "look for a firewall rule that accepts them before ours (iptables-legacy -S INPUT), or that marks or redirects "

@@ -90,6 +90,15 @@ class HaproxyGate:
         traffic, now = self._api.traffic(), self._clock()
         return {port: self._left(port, len(those.peers), traffic, now) for port, those in found.items()}
 
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        """Where there are more connections than HAProxy has for its server; see ``Counting.strangers``."""
+        traffic = self._api.traffic()
+        return frozenset(port for port, those in found.items() if len(those.peers) > self._own(port, traffic))
+
+    def _own(self, port: int, traffic: Mapping[str, Traffic]) -> int:
+        those = [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
+        return sum(one.in_flight + one.idle for one in those)
+
     def _left(self, port: int, connected: int, traffic: Mapping[str, Traffic], now: float) -> int:
         those = [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
         least = 1 if now - self._since.get(port, now) < IN_BETWEEN else 0
