@@ -1166,14 +1166,16 @@ def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tri
     assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.roll().members)
 
 
-def test_one_that_dies_of_the_signal_is_replaced_all_the_same():
+def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
     world = pooled()
-    world.processes["app-1"].heeds = ""
-    world.processes["app-1"].deploy = {"heeds": "USR1"}
+    for process in world.processes.values():
+        process.heeds = ""
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert all(member.replaced for member in world.roll().members)
-    assert len(world.processes["app-1"].told) == 1
+    assert world.roll().status is Status.FAILED
+    assert [member.replaced for member in world.roll().members] == [True, False, False, False]
+    assert [len(process.told) for process in world.processes.values()] == [1, 0, 0, 0]
+    assert world.processes["app-1"].state == "RUNNING"
+    assert not world.is_closed(8001)
 
 
 @both_ways
