@@ -212,7 +212,7 @@ def test_the_gate_in_haproxy_s_file_is_one_of_the_policy_and_finds_its_socket_an
 
 def test_the_policy_in_the_readme_can_be_pasted_as_it_stands() -> None:
     readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
-    block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nCheck the upstream")[0]
+    block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nWhat the upstream")[0]
     policy = config.parse(textwrap.dedent(block), "README.rst").groups["app"]
     assert [request.path for request in policy.warmup.requests] == ["/", "/search?q=warm"]
 

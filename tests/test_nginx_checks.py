@@ -135,7 +135,7 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
         ({"upstream": "server 127.0.0.1:8000; server 127.0.0.1:8001 down;"}, ["!max_fails", "!lone", "down"]),
         ({"upstream": "server 127.0.0.1:8000 max_fails=0; server 127.0.0.1:9 max_fails=0 backup;"}, ["absent"]),
         ({"upstream": "server localhost:8000 max_fails=0; server [::1]:8001 max_fails=0;"}, ["localhost"]),
-        ({"target": "http://127.0.0.1:8000/x"}, ["!lone"]),
+        ({"target": "http://127.0.0.1:8000/x"}, ["absent", "!lone"]),
         ({"target": "http://$host"}, []),
         ({"location": "if ($arg_x) { proxy_pass http://127.0.0.1:8001; }"}, ["!lone"]),
     ],
@@ -205,6 +205,13 @@ def test_in_a_file_that_somebody_named_the_ports_decide_where_no_host_is_ours(co
     nginx = read_nginx(str(conf("server 192.0.2.7:8000 fail_timeout=60s; server 192.0.2.7:8001;")))
     assert settle_for(behind(nginx, PORTS, is_named=True)) == 60
     assert settle_for(behind(nginx, PORTS, is_named=False)) is None
+
+
+def test_an_upstream_that_nobody_uses_is_none_of_ours_but_a_variable_may_name_it(conf: Conf) -> None:
+    left_over = "upstream old { server 127.0.0.1:8000; server 127.0.0.1:8001; }"
+    assert codes(read_nginx(str(conf(http=left_over)))) == []
+    variable = "location /x { proxy_pass http://$arg_to; }"
+    assert codes(read_nginx(str(conf(http=left_over, server=variable)))) == ["!max_fails"]
 
 
 # --- how it is read

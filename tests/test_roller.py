@@ -24,7 +24,7 @@ from supervisor_rolling.model import (
     Warmth,
     WarmupJob,
 )
-from supervisor_rolling.pure.nginx import Nginx, Server, Upstream
+from supervisor_rolling.pure.nginx import Nginx, Passing, Server, Upstream
 from supervisor_rolling.pure.stages import LATE_WORDS
 from tests.world import GROUP, Killed, SupervisorWorld, World, fast_policy
 
@@ -469,10 +469,13 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
 # --- the set-up
 
 LONE = Nginx(
-    upstreams=(Upstream("app", "f:1", (Server("127.0.0.1", 8001, "f:2", max_fails=0),)),), own=frozenset({"127.0.0.1"})
+    upstreams=(Upstream("app", "f:1", (Server("127.0.0.1", 8001, "f:2", max_fails=0),)),),
+    passings=(Passing("app", "f:9"),),
+    own=frozenset({"127.0.0.1"}),
 )
 SLOW = Nginx(
     upstreams=(Upstream("app", "f:1", tuple(Server("::1", 8000 + n, "f:2", fail_timeout=3.0) for n in (1, 2, 3))),),
+    passings=(Passing("app", "f:9"),),
     own=frozenset({"::1"}),
 )
 

@@ -94,6 +94,12 @@ class Nginx:
         """The same, where these hosts are this one."""
         return replace(self, own=hosts)
 
+    def is_used(self, upstream: Upstream) -> bool:
+        """Whether a place passes requests to it, as far as that is written down: a variable may name any."""
+        return any(
+            "$" in one.upstream or (one.kind, one.upstream) == (upstream.kind, upstream.name) for one in self.passings
+        )
+
     def pool_of(self, upstream: Upstream) -> int:
         """The connections that are kept to the servers of an upstream; 0: none."""
         if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):

@@ -35,7 +35,8 @@ class Behind:
 def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
     """What of a configuration concerns these ports. Where somebody has named it (``is_named``) and none of its servers
     is this host, it calls this host by another name: then the ports decide."""
-    found = [(upstream, one) for upstream in nginx.upstreams for one in upstream.servers if one.port in ports]
+    used = [upstream for upstream in nginx.upstreams if nginx.is_used(upstream)]
+    found = [(upstream, one) for upstream in used for one in upstream.servers if one.port in ports]
     here = [(upstream, one) for upstream, one in found if one.host in nginx.own]
     return Behind(nginx, tuple(here or (found if is_named else ())))
 
