@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from supervisor_rolling.model import Report, Roll, Settings, Watch
+from supervisor_rolling.pure.nginx import Nginx
 
 Reader = Callable[[Any], Any]
 
 
-def dump(record: Roll | Watch | Report) -> str:
+def dump(record: Roll | Watch | Report | Nginx) -> str:
     """The record as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
-    return json.dumps(record, default=vars)
+    return json.dumps(record, default=_plain)
 
 
 def load_roll(data: Mapping[str, Any]) -> Roll:
@@ -40,6 +41,16 @@ def load_settings(data: Mapping[str, Any]) -> Settings:
     """The settings that supervisord sends with a check, likewise."""
     settings: Settings = _build(Settings, data)
     return settings
+
+
+def load_nginx(data: Mapping[str, Any]) -> Nginx:
+    """What the reader of nginx's configuration has found, likewise."""
+    nginx: Nginx = _build(Nginx, data)
+    return nginx
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else vars(value)
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:
@@ -61,6 +72,8 @@ def _reader(hint: Any) -> Reader:
     if typing.get_origin(hint) is tuple:
         read_item = _reader(typing.get_args(hint)[0])
         return lambda value: tuple(map(read_item, value))
+    if typing.get_origin(hint) is frozenset:
+        return frozenset
     if typing.get_origin(hint) is Mapping:
         read_value = _reader(typing.get_args(hint)[1])
         return lambda value: {key: read_value(one) for key, one in value.items()}

@@ -304,6 +304,28 @@ def test_one_that_was_read_before_it_was_asked_for_is_read_again(conf: Conf) -> 
     assert len(rung) == 2
 
 
+def test_what_was_read_holds_while_it_is_read_again(conf: Conf) -> None:
+    path, now = conf(), [100.0]
+    configurations = NginxConfigurations(lambda: now[0])
+    policy = BalancerPolicy(str(path))
+    while configurations.last(policy) is None:
+        pass
+    now[0] = 101.0
+    assert configurations.read(policy, 100.5) is None
+    found = configurations.last(policy)
+    assert found is not None
+    assert found == read_nginx(str(path))
+
+
+def test_a_reader_that_takes_too_long_is_killed(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancers, "READ_WITHIN", 0.01)
+    configurations = NginxConfigurations(lambda: 0.0)
+    policy = BalancerPolicy(str(conf()))
+    while (found := configurations.last(policy)) is None:
+        pass
+    assert found.problem.startswith("it could not be read within 0.01 s; name a file")
+
+
 def test_one_that_cannot_be_read_has_the_reason() -> None:
     configurations = NginxConfigurations(lambda: 0.0)
     found = None

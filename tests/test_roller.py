@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault, SocketsError
+from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.roller import RETRY_EVERY, Roller
 from supervisor_rolling.model import (
     Config,
@@ -521,6 +522,19 @@ def test_a_request_waits_until_the_configuration_is_read():
     world.nginx = Nginx(problem="there is none")
     roller.turn()
     assert request["state"] == "accepted"
+
+
+def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
+    world = World(3, fast_policy(settle_auto=True, settle=10.0))
+    world.nginx = None
+    request = world.ask()
+    roller = world.roller()
+    world.run(roller, PATIENCE + 1.0)
+    assert request["state"] == "accepted"
+    assert world.roll().policy.settle == 10.0
+    request = world.ask("check")
+    world.run(roller, PATIENCE + 1.0)
+    assert request["plan"]["not_looked_at"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
 
 
 def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():

@@ -335,6 +335,9 @@ class World:
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
 
+    def last(self, policy: BalancerPolicy) -> Nginx | None:
+        return self.nginx
+
     def try_gate(self, closed: object, addresses: Collection[str], bypass: str) -> list[str]:
         return list(self.trial)
 

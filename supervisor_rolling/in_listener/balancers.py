@@ -1,17 +1,20 @@
 """Reads the load balancer's configuration: the ``Balancers`` of ``contracts.py``.
 
 nginx's is read with crossplane, NGINX's own parser, from what ``nginx -T`` prints, or from a file: a configuration with
-all that it includes, or the output of ``nginx -T`` on another host. That takes a tenth of a second and may take more,
-so it is done in a thread.
+all that it includes, or the output of ``nginx -T`` on another host. A megabyte takes crossplane ten seconds, so it is
+done in a process of its own, which a thread waits for: the turn goes on meanwhile, and what takes too long is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +24,24 @@ from typing import Any
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.model import BalancerPolicy
 from supervisor_rolling.pure.nginx import Nginx, nginx_of
+from supervisor_rolling.wire import dump, load_nginx
 
 log = logging.getLogger("supervisor_rolling")
 
 NGINX_WITHIN = 5.0
 """Seconds for nginx to say something of itself. It looks up every name in its configuration first."""
+
+READ_WITHIN = 60.0
+"""Seconds for a configuration to be read, before that is given up."""
+
+_READ = (
+    "import sys; sys.path[:] = filter(None, sys.path); from supervisor_rolling.in_listener import balancers; "
+    "balancers.main(sys.argv[1])"
+)
+"""What the process runs, without the directory in which it happens to be among those that it imports from."""
+
+_MODESTY = 10
+"""Its niceness: the listener's own is below 0, and this is nothing to hurry with."""
 
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin"
 """Where nginx is, if the PATH of the listener does not say."""
@@ -52,14 +68,20 @@ class NginxConfigurations:
         self._clock = clock
         self._on_change = on_change
         self._readings: dict[str, _Reading] = {}
+        self._found: dict[str, Nginx] = {}
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
         """See ``Balancers.read``."""
         reading = self._readings.get(policy.nginx)
-        is_new = reading is None or (reading.found is not None and reading.began < since)
-        if reading is None or is_new:
+        if reading is not None and reading.found is not None:
+            self._found[policy.nginx] = reading.found
+        if reading is None or (reading.found is not None and reading.began < since):
             reading = self._readings[policy.nginx] = _Reading(policy.nginx, self._clock(), self._on_change)
         return reading.found
+
+    def last(self, policy: BalancerPolicy) -> Nginx | None:
+        """See ``Balancers.last``."""
+        return self.read(policy, 0.0) or self._found.get(policy.nginx)
 
 
 class _Reading(threading.Thread):
@@ -76,13 +98,38 @@ class _Reading(threading.Thread):
     def run(self) -> None:
         """Whatever happens, ``found`` says it."""
         try:
-            self.found = read_nginx(self._path)
+            self.found = _read_elsewhere(self._path)
         except UnreadableError as error:
             self.found = Nginx(source=self._path, problem=str(error))
         except Exception as error:
             log.exception("a defect of supervisor_rolling, or of crossplane")
             self.found = Nginx(source=self._path, problem=f"{type(error).__name__}: {error}")
         self._on_change()
+
+
+def main(path: str) -> None:
+    """What the process does: print the configuration in JSON, or its problem in a line on standard error."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _MODESTY)
+    try:
+        print(dump(read_nginx(path)))
+    except UnreadableError as error:
+        sys.exit(str(error))
+
+
+def _read_elsewhere(path: str) -> Nginx:
+    command = [sys.executable, "-c", _READ, path]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=READ_WITHIN, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UnreadableError(
+            f"it could not be read within {READ_WITHIN:g} s; name a file with the upstream and its server alone"
+        ) from None
+    if done.returncode:
+        raise UnreadableError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "its reader was killed")
+    return load_nginx(json.loads(done.stdout))
 
 
 def read_nginx(path: str) -> Nginx:

@@ -153,6 +153,10 @@ class Balancers(Protocol):
         read. One that cannot be read has a ``problem``. Never blocks."""
         ...
 
+    def last(self, policy: BalancerPolicy) -> Nginx | None:
+        """The configuration as it was last read; None where it never was, and is being read now."""
+        ...
+
 
 Doors = Mapping[tuple[str, int], str]
 """Addresses and ports, each with why a connection did not come about; empty where it did."""

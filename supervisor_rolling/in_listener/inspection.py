@@ -19,6 +19,9 @@ from supervisor_rolling.pure.nginx import Nginx
 
 log = logging.getLogger("supervisor_rolling")
 
+PATIENCE = 4.0
+"""Seconds for a configuration to be read: whoever asked is told after ten that nobody answers."""
+
 _MEND = "a roll is refused with these words, too"
 
 Ports = Mapping[str, tuple[int, ...]]
@@ -56,7 +59,7 @@ class Inspector:
         """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
         if not policy.settle_auto:
             return policy
-        configuration = self._balancers.read(policy.balancer, 0.0)
+        configuration = self._balancers.last(policy.balancer)
         known = self._settles.get(policy.group)
         if known is None or known.configuration is not configuration or known.ports != ports:
             group = self._behind(policy, ports)
@@ -103,8 +106,11 @@ class Inspector:
         self._asked = {request: self._asked.get(request, now) for request in requests}
 
     def is_ready(self, request: int, policy: Policy) -> bool:
-        """Whether what takes time has been read since this was asked."""
-        return self._balancers.read(policy.balancer, self._asked.get(request, self._clock())) is not None
+        """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
+        read before has to do."""
+        now = self._clock()
+        since = self._asked.get(request, now)
+        return self._balancers.read(policy.balancer, since) is not None or now - since >= PATIENCE
 
     @property
     def can_try(self) -> bool:
@@ -134,7 +140,7 @@ class Inspector:
                 looked.append(str(tracked))
         group = self._behind(roll.policy, ports)
         if group is None or group.nginx.problem:
-            reason = group.nginx.problem if group else "it is being read"
+            reason = group.nginx.problem if group else f"it takes longer than {PATIENCE:g} s to read; ask again"
             skipped.append(f"nginx's configuration{_named(roll.policy)}: {reason}")
         elif not group.servers:
             skipped.append(
@@ -148,7 +154,7 @@ class Inspector:
         return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
 
     def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
-        configuration = self._balancers.read(policy.balancer, 0.0)
+        configuration = self._balancers.last(policy.balancer)
         if configuration is None:
             return None
         return behind(configuration, [port for those in ports.values() for port in those], bool(policy.balancer.nginx))
