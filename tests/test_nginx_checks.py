@@ -123,6 +123,15 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
         ({"upstream": f"{SERVERS} keepalive 32;", "location": "proxy_http_version 1.1;"}, []),
         ({"upstream": f"{SERVERS} keepalive 32;", "location": "proxy_set_header Connection close;"}, []),
         ({"upstream": f"{SERVERS} keepalive 32;", "http": POOLED, "location": "proxy_set_header Host x;"}, []),
+        (
+            {"upstream": f"{SERVERS} keepalive 32;", "location": POOLED, "target": "HTTP://App$request_uri"},
+            ["!keepalive"],
+        ),
+        ({"upstream": f"{SERVERS} keepalive 32;", "location": POOLED, "target": "http://$arg_to"}, ["!keepalive"]),
+        (  # the map that everybody has for WebSockets says close to all others
+            {"upstream": f"{SERVERS} keepalive 32;", "location": "proxy_set_header Connection $http_x;"},
+            [],
+        ),
         ({"location": "proxy_next_upstream off;"}, ["!next_upstream"]),
         ({"http": "proxy_next_upstream off;"}, ["!next_upstream"]),
         ({"http": "proxy_next_upstream off;", "server": "proxy_next_upstream error;"}, []),
@@ -224,7 +233,9 @@ def test_the_output_of_nginx_T_is_read_like_the_files_themselves(conf: Conf, tmp
     (parts / "servers.inc").write_text("server 127.0.0.1:8000 max_fails=0;\nserver localhost:8001 max_fails=0;\n")
     path = conf("include conf.d/*.inc; include conf.d/pool.conf;", location=POOLED)
     dump = tmp_path / "dump"
-    dump.write_bytes(subprocess.run(["nginx", "-T", "-c", str(path)], capture_output=True, check=True).stdout)
+    command = ["nginx", "-T", "-c", str(path)]
+    dump.write_bytes(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout)
+    assert dump.read_text(encoding="utf-8").startswith("nginx: ")
     whole, dumped = read_nginx(str(path)), read_nginx(str(dump))
     assert codes(whole) == codes(dumped) == ["!keepalive", "localhost"]
     assert [one.where for _, one in behind(dumped, PORTS, is_named=True).servers] == [

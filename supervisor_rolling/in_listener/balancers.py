@@ -52,6 +52,9 @@ DEEPEST = 20
 _FILE = re.compile(r"^# configuration file (/.+):$", re.MULTILINE)
 """With which ``nginx -T`` begins each file."""
 
+_HEAD = 4096
+"""Characters in which a dump has its first file, even where nginx's warnings stand above it."""
+
 _VERSION = re.compile(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)")
 _TOLERANT = {"check_ctx": False, "check_args": False}
 """crossplane knows the directives of one version of nginx; modules have more."""
@@ -182,7 +185,7 @@ def _tree_of_file(path: str) -> list[Any]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UnreadableError(f"cannot read it: {error}") from None
-    return _tree_of_dump(text)[0] if _FILE.match(text.lstrip()) else _parsed(path, combine=True)
+    return _tree_of_dump(text)[0] if _FILE.search(text[:_HEAD]) else _parsed(path, combine=True)
 
 
 def _tree_of_dump(text: str) -> tuple[list[Any], str]:

@@ -27,7 +27,7 @@ _PROTOCOLS = ("proxy", "uwsgi", "fastcgi", "scgi", "grpc")
 """The modules that pass requests on, each with directives of the same names."""
 
 _PASSES = {f"{protocol}_pass": protocol for protocol in _PROTOCOLS}
-_SCHEME = re.compile(r"(?:https?|grpcs?)://")
+_SCHEME = re.compile(r"(?:https?|grpcs?)://", re.IGNORECASE)
 _TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TIME = re.compile(r"(\d+)(s|m|h|d|w|)")
 
@@ -102,7 +102,8 @@ class Nginx:
 
     def pool_of(self, upstream: Upstream) -> int:
         """The connections that are kept to the servers of an upstream; 0: none."""
-        if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):
+        passings = [one for one in self.passings if one.upstream == upstream.name or one.upstream.startswith("$")]
+        if upstream.kind != "http" or not any(one.keeps for one in passings):
             return 0
         if upstream.keepalive is None:
             return 32 if upstream.is_named and self.version >= POOLED_BY_DEFAULT else 0
@@ -117,7 +118,7 @@ def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: s
         for block in (one.get("block") or () for one in tree if one["directive"] == kind):
             for one in block:
                 if one["directive"] == "upstream":
-                    upstreams[kind, _first(one)] = _upstream(one, kind)
+                    upstreams[kind, _first(one).lower()] = _upstream(one, kind)
             for passing, server in _passings(block, {}, kind, version):
                 passings.append(passing)
                 if server is not None and (kind, passing.upstream) not in upstreams:
@@ -146,7 +147,8 @@ def _passing(
     one: Directive, settings: Mapping[str, list[Directive]], protocol: str, kind: str, version: tuple[int, ...]
 ) -> tuple[Passing, Server | None]:
     target = _SCHEME.sub("", _first(one))
-    name = target if target.startswith("unix:") else target.partition("/")[0]
+    name = target if target.startswith("unix:") else target.partition("/")[0].lower()
+    name = name.partition("$")[0] or name  # such as app$request_uri
     words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
     tries = _number(_last(settings, f"{protocol}_next_upstream_tries"), 0)
     if kind == "stream":
@@ -162,7 +164,8 @@ def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tupl
     if protocol == "proxy":
         headers = [one.get("args", ()) for one in settings.get("proxy_set_header", ())]
         said = [args[1].lower() for args in headers if len(args) > 1 and args[0].lower() == "connection"]
-        return said[-1] != "close" if said else version >= POOLED_BY_DEFAULT
+        is_known_to_keep = bool(said) and said[-1] != "close" and "$" not in said[-1]  # a map often says close
+        return is_known_to_keep or (not said and version >= POOLED_BY_DEFAULT)
     if protocol == "fastcgi":
         return _last(settings, "fastcgi_keep_conn") == ["on"]
     return protocol == "grpc"
@@ -172,7 +175,7 @@ def _upstream(found: Directive, kind: str) -> Upstream:
     block = found.get("block") or ()
     servers = tuple(_server(one, one["args"]) for one in block if one["directive"] == "server" and one.get("args"))
     kept = [one["args"] for one in block if one["directive"] == "keepalive" and one.get("args")]
-    return Upstream(_first(found), _where(found), servers, _number(kept[-1], 0) if kept else None, kind=kind)
+    return Upstream(_first(found).lower(), _where(found), servers, _number(kept[-1], 0) if kept else None, kind=kind)
 
 
 def _server(one: Directive, args: Sequence[str]) -> Server:
