@@ -32,7 +32,7 @@ from supervisor_rolling.model import (
     Ward,
     Watch,
 )
-from supervisor_rolling.rpcinterface import API_VERSION, make_rolling_rpcinterface
+from supervisor_rolling.rpcinterface import ANSWER_WITHIN, API_VERSION, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump
 from tests.lab.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.test_hostile_rpc import Root, a_pool, called, looking
@@ -99,6 +99,9 @@ class Drill:
             with contextlib.suppress(RPCError):
                 assert deferred() is not None
 
+    def wait_too_long(self) -> None:
+        self.rolling.clock.now += ANSWER_WITHIN
+
     def run(self) -> list[Any]:
         call, key = self.call, self.key
         process = self.rolling.supervisord.process_groups["app"].processes["web_1"]
@@ -130,6 +133,7 @@ class Drill:
         call("getAPIVersion")
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
         self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
+        self.asked("check", "app", answer=self.wait_too_long)
         self.record(a_roll(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))
