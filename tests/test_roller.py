@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault, SocketsError
+from supervisor_rolling.in_listener.contracts import NO_ANSWER
 from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.roller import RETRY_EVERY, Roller
 from supervisor_rolling.model import (
@@ -522,6 +523,15 @@ def test_a_request_waits_until_the_configuration_is_read():
     world.nginx = Nginx(problem="there is none")
     roller.turn()
     assert request["state"] == "accepted"
+
+
+@pytest.mark.parametrize(("why", "state"), [("ECONNREFUSED", "refused"), (NO_ANSWER, "accepted"), ("", "accepted")])
+def test_a_process_that_no_warm_up_would_reach_refuses_a_roll_but_not_one_that_is_busy(why: str, state: str):
+    world = World(3)
+    world.unreached = why
+    request = world.ask()
+    world.roller().turn()
+    assert request["state"] == state
 
 
 def test_a_configuration_that_takes_long_to_read_holds_nobody_up():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from supervisor_rolling.in_listener.contracts import Doors, Look
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Doors, Look
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.trial import RealTrials
@@ -106,7 +106,7 @@ def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
         took = time.monotonic() - began
     finally:
         subprocess.run(["iptables-legacy", "-D", *drop], check=True)
-    assert set(found.values()) == {"no answer within 1 s"}
+    assert set(found.values()) == {NO_ANSWER}
     assert took < 2.0
 
 

@@ -250,6 +250,7 @@ class World:
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.gate_problem = ""
         self.trial: list[str] = []
+        self.unreached = ""  # why no process can be connected to
         self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world")
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
@@ -345,7 +346,7 @@ class World:
         return addresses[0]
 
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
-        return dict.fromkeys(doors, "")
+        return dict.fromkeys(doors, self.unreached)
 
     def conntrack(self) -> Conntrack | None:
         return None

@@ -161,6 +161,9 @@ class Balancers(Protocol):
 Doors = Mapping[tuple[str, int], str]
 """Addresses and ports, each with why a connection did not come about; empty where it did."""
 
+NO_ANSWER = "no answer within a second"
+"""Of a door that is neither open nor shut: its process is too busy to accept, say."""
+
 Look = Callable[[], tuple[Doors, Doors]]
 
 

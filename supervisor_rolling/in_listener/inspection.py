@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.answers import objections
-from supervisor_rolling.in_listener.contracts import Balancers, Sockets, Trials
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
 from supervisor_rolling.pure.checks import conntrack, nginx, processes
@@ -212,7 +212,7 @@ class Inspector:
                     f"{roll.group}:{doors[door]}",
                     f"a warm-up (bypass: {bypass}) does not reach it at {door[0]} port {door[1]}: {why}",
                     "let it listen on an address that this host reaches, or use the other gate.bypass",
-                    refuses=True,
+                    refuses=why != NO_ANSWER,
                 )
         for member in roll.members:
             first = listening.addresses.get(member.ports[0]) if member.ports else None

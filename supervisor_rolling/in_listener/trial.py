@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from supervisor_rolling.in_listener.addresses import is_own
-from supervisor_rolling.in_listener.contracts import Doors, Look
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Doors, Look
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.pure.checks.conntrack import Conntrack
@@ -63,7 +63,7 @@ class RealTrials:
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
         """See ``Trials.connect``."""
         deadline = time.monotonic() + WITHIN
-        found = dict.fromkeys(doors, f"no answer within {WITHIN:g} s")
+        found = dict.fromkeys(doors, NO_ANSWER)
         with selectors.DefaultSelector() as selector, ExitStack() as keep:
             for door in found:
                 try:
