@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.model import GatePolicy, Policy, PortRule, WarmupPolicy, Watch
+from supervisor_rolling.model import Finding, GatePolicy, Policy, PortRule, Report, WarmupPolicy, Watch
 from supervisor_rolling.wire import dump
 from tests.lab import plugin
 from tests.lab.look import listener_log, listener_pid, rules, wait_open
@@ -286,6 +286,9 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+REPORT = dump(Report("app", (Finding("a", "b", "c", "d"),)))
+
+
 class Listener:
     """The test as the listener: every method once, and what a roll goes through."""
 
@@ -316,25 +319,26 @@ class Listener:
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)
         self.call("rolling.getRoll", "nobody")
-        self.refused()
+        self.answered("rolling.restart", ("app", False, {"force": True}), (Fault.REFUSED, "no", ""))
+        self.answered("rolling.check", ("app",), (0, "", REPORT))
 
-    def refused(self) -> None:
-        """A request with a deferred answer, which the listener refuses."""
-        with contextlib.closing(Asked(self.stack)) as asked:
+    def answered(self, method: str, arguments: tuple[Any, ...], answer: tuple[int, str, str]) -> None:
+        """A request with a deferred answer, which the listener gives."""
+        with contextlib.closing(Asked(self.stack, method, arguments)) as asked:
             look = self.call("rolling.listenerLook", self.key, KNOWN)
             requests = json.loads(look)["requests"] if look else []
             for request in requests:
-                self.call("rolling.listenerAnswer", self.key, request["id"], Fault.REFUSED, "no", "")
+                self.call("rolling.listenerAnswer", self.key, request["id"], *answer)
             if requests:
                 asked.answer()
 
 
 class Asked:
-    """``rolling.restart`` on a connection of its own, whose answer is not waited for."""
+    """A request on a connection of its own, whose answer is not waited for."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, method: str, arguments: tuple[Any, ...]) -> None:
         self._stack = stack
-        body = xmlrpc.client.dumps(("app", False, {"force": True}), "rolling.restart").encode()
+        body = xmlrpc.client.dumps(arguments, method).encode()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(5.0)
         self._connection.connect(str(stack.socket))
