@@ -596,3 +596,52 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
     )
     done = run(sys.executable, "-W", "ignore", "-c", program).splitlines()
     assert done == ["{8000: 1.0} []", "{8000: 2.0} ['filter']"]
+
+
+# --- what others have put above our jump
+
+ABOVE = {
+    "-j ACCEPT": True,
+    "-i lo -j ACCEPT": True,
+    "-p tcp -j ACCEPT": True,
+    "-p tcp --dport 8000 -j ACCEPT": True,
+    "-p tcp --dport 7000:9000 --syn -j ACCEPT": True,
+    "-p tcp ! --dport 9000 -m comment --comment ours -j ACCEPT": True,
+    "-p tcp --dport 8001 -j ACCEPT": False,
+    "-p tcp ! --dport 8000 -j ACCEPT": False,
+    "-p tcp ! --syn -j ACCEPT": False,
+    "-p udp -j ACCEPT": False,
+    "-i wg0 -j ACCEPT": False,
+    "! -i eth0 -j ACCEPT": False,
+    "-s 192.0.2.1 -j ACCEPT": False,
+    "-d 192.0.2.1 -p tcp --dport 8000 -j ACCEPT": False,
+    "-p tcp --sport 53 -j ACCEPT": False,
+    "-p tcp -m conntrack --ctstate ESTABLISHED -j ACCEPT": False,
+    "-p tcp --dport 8000 -j LOG": False,
+}
+
+
+@pytest.mark.parametrize("rule", ABOVE)
+def test_a_rule_above_ours_that_accepts_all_that_ours_would_refuse_is_told_and_no_other(rule: str) -> None:
+    subject = gate()
+    subject.hold({8000: "x"})
+    run("iptables-legacy", "-w", "-I", "INPUT", *rule.split())
+    found = subject.inspect({8000: "app-8000"})
+    run("iptables-legacy", "-w", "-D", "INPUT", *rule.split())
+    assert [one.where for one in found] == (["table filter, IPv4, rule 1 of INPUT"] if ABOVE[rule] else [])
+
+
+def test_ipv6_and_the_other_table_are_looked_at_too() -> None:
+    subject = gate(method="redirect")
+    subject.hold({8000: "x"})
+    run("ip6tables-legacy", "-w", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "-j", "ACCEPT")
+    found = subject.inspect({8000: "app-8000"})
+    run("ip6tables-legacy", "-w", "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "ACCEPT")
+    assert [one.where for one in found] == ["table nat, IPv6, rule 1 of OUTPUT"]
+
+
+def test_where_nothing_is_closed_nothing_stands_above() -> None:
+    run("iptables-legacy", "-w", "-I", "INPUT", "-j", "ACCEPT")
+    found = gate().inspect({8000: "app-8000"})
+    run("iptables-legacy", "-w", "-D", "INPUT", "-j", "ACCEPT")
+    assert list(found) == []

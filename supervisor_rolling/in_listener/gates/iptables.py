@@ -110,21 +110,16 @@ class IptablesGate:
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
         """The rules of others above ours that accept what ours would refuse; see ``Gate.inspect``."""
         self._join_ipv6()
-        accepted = {
-            (side.chain.where, rule): port
-            for side in self._sides
-            for port in ports
-            for rule in side.chain.accepting(port)
-        }
         return [
             Finding(
                 "gate.foreign",
-                f"{where}, rule {rule} of INPUT",
+                f"{side.chain.where}, rule {number} of {entry}",
                 f"accepts new connections to port {port} before our chain is asked, so the port cannot be closed",
-                f"delete it, or move it behind ours: iptables-legacy -D INPUT {rule} (ip6tables-legacy for IPv6)",
+                "delete it, or move it behind ours: iptables-legacy -L, or ip6tables-legacy, --line-numbers",
                 refuses=True,
             )
-            for (where, rule), port in sorted(accepted.items())
+            for side in self._sides
+            for entry, number, port in side.chain.accepting(sorted(ports))
         ]
 
     def _side(self, family: Family) -> _Side:

@@ -37,7 +37,8 @@ _NAME_SIZE = 29
 _MODULE = struct.Struct(f"=H{_NAME_SIZE}sB")  # struct xt_entry_match, xt_entry_target: size, name, revision; then data
 _DPORTS = 4, struct.Struct("=HH")  # struct xt_tcp, behind the source ports
 _FLAGS = 9  # of struct xt_tcp, behind the option: mask, what it compares to, and what is inverted
-_INVERTED_DPORTS, _INVERTED_FLAGS = 0x02, 0x04
+_PORTS = struct.Struct("=HHHH")  # of struct xt_tcp: source from and to, destination from and to
+_INVERTED_SPORTS, _INVERTED_DPORTS, _INVERTED_FLAGS = 0x01, 0x02, 0x04
 _SYN = 0x02
 _DATESTOP = 4, struct.Struct("=I")  # struct xt_time_info, behind date_start
 _COMMENT = 0, struct.Struct("=256s")  # struct xt_comment_info, its closing NUL included
@@ -128,10 +129,15 @@ def jump(family: Family, chain: str) -> JumpPattern:
 
 
 def takes(family: Family, raw: bytes, port: int) -> bool:
-    """Whether a rule of somebody else's takes new connections to a port, from whomever and wherever. One with a match
-    that we do not know may: only what is certain counts."""
+    """Whether a rule of somebody else's takes all new connections to a port, or all of this host's own. One that asks
+    for an address, another interface or a match that we do not know may take some: only what is certain counts."""
     entry = type(family.rule().entry).from_buffer_copy(raw)
-    protocol = (entry.ip if family is V4 else entry.ipv6).proto
+    head = entry.ip if family is V4 else entry.ipv6
+    protocol = head.proto
+    if any(bytes(head.smsk) + bytes(head.dmsk)) or head.iniface not in (b"", b"lo") or head.outiface or head.invflags:
+        return False
+    if family is V4 and head.flags:  # of fragments
+        return False
     modules = dict(_modules(raw, entry.target_offset, ctypes.sizeof(entry)))
     matches = {name: at for name, at in modules.items() if at < entry.target_offset}
     if protocol not in (0, socket.IPPROTO_TCP) or matches.keys() - {b"tcp", b"comment"}:
@@ -139,10 +145,11 @@ def takes(family: Family, raw: bytes, port: int) -> bool:
     if b"tcp" not in matches:
         return True
     data = matches[b"tcp"] + _MODULE.size
-    low, high = _DPORTS[1].unpack_from(raw, data + _DPORTS[0])
+    from_low, from_high, low, high = _PORTS.unpack_from(raw, data)
     mask, compare, inverted = raw[data + _FLAGS], raw[data + _FLAGS + 1], raw[data + _FLAGS + 2]
     is_port = (low <= port <= high) != bool(inverted & _INVERTED_DPORTS)
-    return is_port and (_SYN & mask == compare) != bool(inverted & _INVERTED_FLAGS)
+    is_from_any = (from_low, from_high) == (0, 0xFFFF) and not inverted & _INVERTED_SPORTS
+    return is_from_any and is_port and (_SYN & mask == compare) != bool(inverted & _INVERTED_FLAGS)
 
 
 def _syn_rule(family: Family) -> Any:

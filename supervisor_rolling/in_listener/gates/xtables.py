@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,18 +78,20 @@ class OwnChain:
                 nothing=not exists or not (held or any(jumps) or not self._references(table)),
             )
 
-    def accepting(self, port: int) -> list[int]:
-        """The numbers of the rules that accept new connections to a port before our chain is asked. Where there is no
-        jump into it yet, there is none: it is put above all."""
+    def accepting(self, ports: Collection[int]) -> list[tuple[str, int, int]]:
+        """The rules that accept new connections to a port before our chain is asked, each with its chain, its number
+        there and the first such port. Where there is no jump into ours yet, there is none: it is put above all."""
         with translated(self.where):
             table = self._fresh()
-            return [number for entry in self._entries for number in self._accepting(table, entry, port)]
+            return [found for entry in self._entries for found in self._accepting(table, entry, ports)]
 
-    def _accepting(self, table: Any, entry: str, port: int) -> Iterator[int]:
+    def _accepting(self, table: Any, entry: str, ports: Collection[int]) -> Iterator[tuple[str, int, int]]:
         jump = next((position for position, right in self._jumps(table, entry) if right), 0)
         for position, rule in itertools.islice(enumerate(_walk(table, entry)), jump):
-            if table.get_target(rule) == b"ACCEPT" and rules.takes(self._family, _raw(rule), port):
-                yield position + 1
+            if table.get_target(rule) == b"ACCEPT":
+                raw = _raw(rule)
+                taken = next((port for port in ports if rules.takes(self._family, raw, port)), None)
+                yield from [(entry, position + 1, taken)] if taken is not None else []
 
     def filled(self, port: int, datestop: int, comment: str) -> bytes:
         """The rule that closes a port until ``datestop``, in whole seconds since 1970."""
