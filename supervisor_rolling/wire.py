@@ -12,12 +12,13 @@ import functools
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
-from supervisor_rolling.model import Report, Roll, Settings, Watch
+from supervisor_rolling.model import Report, Roll, Watch
 from supervisor_rolling.pure.nginx import Nginx
 
 Reader = Callable[[Any], Any]
+T = TypeVar("T")
 
 
 def dump(record: Roll | Watch | Report | Nginx) -> str:
@@ -27,26 +28,18 @@ def dump(record: Roll | Watch | Report | Nginx) -> str:
 
 def load_roll(data: Mapping[str, Any]) -> Roll:
     """The roll that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
-    roll: Roll = _build(Roll, data)
-    return roll
+    return load(Roll, data)
 
 
 def load_watch(data: Mapping[str, Any]) -> Watch:
     """The watch that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
-    watch: Watch = _build(Watch, data)
-    return watch
+    return load(Watch, data)
 
 
-def load_settings(data: Mapping[str, Any]) -> Settings:
-    """The settings that supervisord sends with a check, likewise."""
-    settings: Settings = _build(Settings, data)
-    return settings
-
-
-def load_nginx(data: Mapping[str, Any]) -> Nginx:
-    """What the reader of nginx's configuration has found, likewise."""
-    nginx: Nginx = _build(Nginx, data)
-    return nginx
+def load(kind: type[T], data: Mapping[str, Any]) -> T:
+    """A value of this dataclass, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
+    value: T = _build(kind, data)
+    return value
 
 
 def _plain(value: Any) -> Any:

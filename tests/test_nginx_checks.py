@@ -76,14 +76,14 @@ def test_what_is_right_has_no_finding(conf: Conf) -> None:
 @pytest.mark.parametrize(
     ("server", "seconds"),
     [
-        ("", 10),
-        ("max_fails=3", 10),
+        ("", 11),
+        ("max_fails=3", 11),
         ("max_fails=0", 0),
         ("max_fails=0 fail_timeout=30s", 0),
-        ("fail_timeout=30", 30),
-        ("fail_timeout=1m30s", 90),
+        ("fail_timeout=30", 31),
+        ("fail_timeout=1m30s", 91),
         ("fail_timeout=0", 1),
-        ("max_fails=1 fail_timeout=5s weight=2 max_conns=100", 5),
+        ("max_fails=1 fail_timeout=5s weight=2 max_conns=100", 6),
     ],
 )
 def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, seconds: float) -> None:
@@ -91,7 +91,8 @@ def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, sec
     assert settle_for(behind(nginx, PORTS, is_named=False)) == seconds
     assert codes(nginx, a_policy(settle=seconds)) == []
     if seconds > 1:
-        assert codes(nginx, a_policy(settle=seconds - 1)) == ["!max_fails"]
+        assert codes(nginx, a_policy(settle=seconds - 1)) == ["max_fails"], "the rest of a second is advice"
+        assert codes(nginx, a_policy(settle=seconds - 2)) == ["!max_fails"]
 
 
 def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:
@@ -99,16 +100,27 @@ def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:
     assert codes(read_nginx(str(conf(servers)))) == ["max_fails"]
 
 
+def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
+    """Five seconds of fail_timeout: with settle: 3 a process is shunned for two turns more."""
+
+    def found(processes: int) -> list[str]:
+        servers = " ".join(f"server 127.0.0.1:{8000 + n} fail_timeout=5s;" for n in range(processes))
+        group = behind(read_nginx(str(conf(servers))), PORTS, is_named=False)
+        return [one.code for one in findings(group, a_policy(settle=3.0), 1, PORTS) if one.refuses]
+
+    assert (found(3), found(4)) == (["nginx.max_fails"], [])
+
+
 def test_the_longest_is_taken_and_who_is_down_does_not_count(conf: Conf) -> None:
     servers = "server 127.0.0.1:8000 fail_timeout=7s; server 127.0.0.1:8001 down;"
-    assert settle_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 7
+    assert settle_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
 
 
 def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
     path = conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")
     (finding,) = findings(behind(read_nginx(str(path)), PORTS, is_named=False), a_policy(), 1, PORTS)
     assert finding.where == f"{path}:10"
-    assert "for 10 s after it has refused (max_fails=1, fail_timeout=10s, which are the defaults)" in finding.text
+    assert "for up to 11 s after it has refused (max_fails=1, fail_timeout=10s, which are the defaults)" in finding.text
 
 
 # --- what else
@@ -127,7 +139,9 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
             {"upstream": f"{SERVERS} keepalive 32;", "location": POOLED, "target": "HTTP://App$request_uri"},
             ["!keepalive"],
         ),
-        ({"upstream": f"{SERVERS} keepalive 32;", "location": POOLED, "target": "http://$arg_to"}, ["!keepalive"]),
+        ({"upstream": f"{SERVERS} keepalive 32;", "location": POOLED, "target": "http://$arg_to"}, []),
+        ({"upstream": f"{SERVERS} keepalive 32;", "location": 'proxy_set_header Connection "";'}, []),  # HTTP/1.0
+        ({"location": "", "server": "location /debug { proxy_pass http://127.0.0.1:8000; }"}, ["lone"]),
         (  # the map that everybody has for WebSockets says close to all others
             {"upstream": f"{SERVERS} keepalive 32;", "location": "proxy_set_header Connection $http_x;"},
             [],
@@ -146,7 +160,7 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
         ({"upstream": "server localhost:8000 max_fails=0; server [::1]:8001 max_fails=0;"}, ["localhost"]),
         ({"target": "http://127.0.0.1:8000/x"}, ["absent", "!lone"]),
         ({"target": "http://$host"}, []),
-        ({"location": "if ($arg_x) { proxy_pass http://127.0.0.1:8001; }"}, ["!lone"]),
+        ({"location": "if ($arg_x) { proxy_pass http://127.0.0.1:8001; }"}, ["lone"]),
     ],
 )
 def test_what_is_wrong_is_found(conf: Conf, places: dict[str, str], expected: list[str]) -> None:
@@ -212,7 +226,8 @@ def test_a_server_of_another_host_is_not_ours(conf: Conf) -> None:
 
 def test_in_a_file_that_somebody_named_the_ports_decide_where_no_host_is_ours(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 192.0.2.7:8000 fail_timeout=60s; server 192.0.2.7:8001;")))
-    assert settle_for(behind(nginx, PORTS, is_named=True)) == 60
+    assert settle_for(behind(nginx, PORTS, is_named=True)) == 61
+    assert codes(nginx, a_policy(settle=0.0)) == ["max_fails"], "what only the ports tell refuses nothing"
     assert settle_for(behind(nginx, PORTS, is_named=False)) is None
 
 
@@ -237,12 +252,24 @@ def test_the_output_of_nginx_T_is_read_like_the_files_themselves(conf: Conf, tmp
     dump.write_bytes(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout)
     assert dump.read_text(encoding="utf-8").startswith("nginx: ")
     whole, dumped = read_nginx(str(path)), read_nginx(str(dump))
-    assert codes(whole) == codes(dumped) == ["!keepalive", "localhost"]
+    assert (codes(whole), codes(dumped)) == (["!keepalive", "localhost"], ["keepalive", "localhost"])
     assert [one.where for _, one in behind(dumped, PORTS, is_named=True).servers] == [
         f"{parts}/servers.inc:1",
         f"{parts}/servers.inc:2",
     ]
-    assert replace(whole, source="") == replace(dumped, source="")
+    assert (dumped.version, dumped.own) == ((), frozenset()), "it may be of another host"
+    assert replace(whole, source="", version=(), own=frozenset()) == replace(dumped, source="")
+
+
+def test_a_name_that_is_partly_a_variable_hides_no_upstream(conf: Conf) -> None:
+    blue = "upstream app-blue { server 127.0.0.1:8000; server 127.0.0.1:8001; }"
+    assert codes(read_nginx(str(conf(http=blue, location="", target="http://app-$arg_to")))) == ["!max_fails"]
+
+
+def test_http_1_0_keeps_no_pool_in_later_versions_either(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancers, "_version", lambda program: (1, 29, 7))
+    assert codes(read_nginx(str(conf(location="proxy_http_version 1.0;")))) == []
+    assert codes(read_nginx(str(conf(location="proxy_http_version 1.1;")))) == ["!keepalive"]
 
 
 def test_what_includes_itself_comes_to_an_end(tmp_path: Path) -> None:
@@ -266,6 +293,7 @@ def test_without_a_file_nginx_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
     ("text", "why"),
     [
         ("http {", "unexpected end of file"),
+        ("include nginx.conf;", "a file includes itself"),
         ("http { include /no/such/file.conf; }", "No such file or directory: '/no/such/file.conf'"),
         ("# configuration file /a/nginx.conf:\nhttp {", 'unexpected end of file, expecting "}" in /a/nginx.conf:1'),
     ],
@@ -293,7 +321,7 @@ def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_host_without_nginx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(balancers, "SBIN", "/nowhere")
-    with pytest.raises(UnreadableError, match="there is no nginx on this host; where it is elsewhere"):
+    with pytest.raises(UnreadableError, match="there is no nginx on this host; name a file in balancer"):
         read_nginx("")
 
 

@@ -32,6 +32,7 @@ from supervisor_rolling.model import (
     ProcessSettings,
     Report,
     Roll,
+    Settings,
     Stage,
     Status,
     Ward,
@@ -39,7 +40,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import stages
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
-from supervisor_rolling.wire import dump, load_settings
+from supervisor_rolling.wire import dump, load
 
 LISTENER_PID = 77
 
@@ -215,7 +216,7 @@ def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: A
     config.startsecs, config.autorestart, config.stopasgroup = 0, False, True
     rolling.check("app:*")
     (request,) = looked(rolling)["requests"]
-    settings = load_settings(request["settings"])
+    settings = load(Settings, request["settings"])
     assert (request["kind"], settings.total) == ("check", 4)
     assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings("web_2", 0, 12, "false", True)
     assert {one.autorestart for one in settings.processes if one.name != "web_2"} == {"unexpected"}

@@ -18,13 +18,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.model import BalancerPolicy
 from supervisor_rolling.pure.nginx import Nginx, nginx_of
-from supervisor_rolling.wire import dump, load_nginx
+from supervisor_rolling.wire import dump, load
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -43,8 +44,10 @@ _READ = (
 _MODESTY = 10
 """Its niceness: the listener's own is below 0, and this is nothing to hurry with."""
 
-SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin"
+SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin:/usr/local/openresty/nginx/sbin"
 """Where nginx is, if the PATH of the listener does not say."""
+
+_NAME_IT = "name a file in balancer: {nginx: FILE}: nginx.conf, or what nginx -T prints where it runs"
 
 DEEPEST = 20
 """How deep files include each other; one that includes itself is cut off there."""
@@ -104,7 +107,7 @@ class _Reading(threading.Thread):
             self.found = _read_elsewhere(self._path)
         except UnreadableError as error:
             self.found = Nginx(source=self._path, problem=str(error))
-        except Exception as error:
+        except Exception as error:  # a thread has nobody to raise to, and whoever asked waits for what it finds
             log.exception("a defect of supervisor_rolling, or of crossplane")
             self.found = Nginx(source=self._path, problem=f"{type(error).__name__}: {error}")
         self._on_change()
@@ -132,30 +135,40 @@ def _read_elsewhere(path: str) -> Nginx:
         ) from None
     if done.returncode:
         raise UnreadableError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "its reader was killed")
-    return load_nginx(json.loads(done.stdout))
+    return load(Nginx, json.loads(done.stdout))
 
 
 def read_nginx(path: str) -> Nginx:
     """nginx's configuration in a file, or, where there is no path, what ``nginx -T`` says. Raises UnreadableError."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SBIN}")
-    version = _version(program) if program else ()
     if path:
-        return _with_own(nginx_of(_tree_of_file(path), version, path))
+        text = _text(path)
+        if _FILE.search(text[:_HEAD]):  # of another host, as likely as not: its loopback is not ours
+            return _with_own(nginx_of(_tree_of_dump(text)[0], (), path), lambda host: not _is_loopback(host))
+        return _with_own(nginx_of(_parsed(path, combine=True), _version(program), path))
     if program is None:
-        raise UnreadableError("there is no nginx on this host; where it is elsewhere, name a file with its nginx -T")
+        raise UnreadableError(f"there is no nginx on this host; {_NAME_IT}")
     tree, main = _tree_of_dump(_run(program, "-T").stdout)
-    return _with_own(nginx_of(tree, version, main))
+    return _with_own(nginx_of(tree, _version(program), main))
 
 
-def _with_own(nginx: Nginx) -> Nginx:
+def _with_own(nginx: Nginx, may_be: Callable[[str], bool] = lambda host: True) -> Nginx:
     hosts = {one.host for upstream in nginx.upstreams for one in upstream.servers}
     names = {"localhost", os.uname().nodename}
-    return nginx.with_own(frozenset(host for host in hosts if host.lower() in names or is_own(host)))
+    own = {host for host in hosts if may_be(host) and (host.lower() in names or is_own(host))}
+    return replace(nginx, own=frozenset(own))
 
 
-def _version(program: str) -> tuple[int, ...]:
-    found = _VERSION.search(_run(program, "-v").stderr)
-    return tuple(map(int, found.groups())) if found else ()
+def _is_loopback(host: str) -> bool:
+    return host.lower() == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _version(program: str | None) -> tuple[int, ...]:
+    """Empty where nobody knows."""
+    with contextlib.suppress(UnreadableError):
+        found = _VERSION.search(_run(program, "-v").stderr) if program else None
+        return tuple(map(int, found.groups())) if found else ()
+    return ()
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -176,16 +189,15 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         said = done.stderr.strip().splitlines()
         worst = next((line for line in said if "[emerg]" in line), said[-1] if said else f"status {done.returncode}")
-        raise UnreadableError(f"{' '.join(command)} fails: {worst}")
+        raise UnreadableError(f"{' '.join(command)} fails: {worst}; mend that, or {_NAME_IT}")
     return done
 
 
-def _tree_of_file(path: str) -> list[Any]:
+def _text(path: str) -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UnreadableError(f"cannot read it: {error}") from None
-    return _tree_of_dump(text)[0] if _FILE.search(text[:_HEAD]) else _parsed(path, combine=True)
+        raise UnreadableError(f"cannot read it: {error}; {_NAME_IT}") from None
 
 
 def _tree_of_dump(text: str) -> tuple[list[Any], str]:
@@ -209,7 +221,10 @@ def _parsed_text(directory: str, text: str, name: str) -> list[Any]:
 def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
     import crossplane  # type: ignore[import-untyped]  # when it is needed, not before: it takes as long as all else
 
-    payload = crossplane.parse(path, **how, **_TOLERANT)
+    try:
+        payload = crossplane.parse(path, **how, **_TOLERANT)
+    except RecursionError:
+        raise UnreadableError("a file includes itself") from None
     if payload["errors"]:
         wrong = payload["errors"][0]
         raise UnreadableError(str(wrong["error"]).replace(path, name or path))

@@ -23,9 +23,9 @@ from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
-from supervisor_rolling.model import Process, Report, Request, Roll, Watch, World
+from supervisor_rolling.model import Process, Report, Request, Roll, Settings, Watch, World
 from supervisor_rolling.plain import plain
-from supervisor_rolling.wire import dump, load_roll, load_settings, load_watch
+from supervisor_rolling.wire import dump, load, load_roll, load_watch
 
 T = TypeVar("T")
 Wait = Callable[[int, float], bool]
@@ -321,5 +321,5 @@ def _request(data: Mapping[str, Any]) -> Request:
         max_unavailable=data.get("max_unavailable", ""),
         force=data.get("force", False),
         by=data.get("by", ""),
-        settings=load_settings(data.get("settings", {})),
+        settings=load(Settings, data.get("settings", {})),
     )

@@ -46,9 +46,9 @@ class Server:
 
     @property
     def shunned_for(self) -> float:
-        """Seconds for which nginx passes over one that has refused. Its clock for this has whole seconds, so nothing
-        is the rest of the second."""
-        return max(self.fail_timeout, 1.0) if self.max_fails else 0.0
+        """Seconds for which nginx passes over one that has refused, at most: its clock for this has whole seconds, and
+        ``fail_timeout`` has to be over by it (measured: 2s are 2.1 to 3.0)."""
+        return self.fail_timeout + 1.0 if self.max_fails else 0.0
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,6 @@ class Nginx:
     own: frozenset[str] = frozenset()
     problem: str = ""
 
-    def with_own(self, hosts: frozenset[str]) -> Nginx:
-        """The same, where these hosts are this one."""
-        return replace(self, own=hosts)
-
     def is_used(self, upstream: Upstream) -> bool:
         """Whether a place passes requests to it, as far as that is written down: a variable may name any."""
         return any(
@@ -102,8 +98,7 @@ class Nginx:
 
     def pool_of(self, upstream: Upstream) -> int:
         """The connections that are kept to the servers of an upstream; 0: none."""
-        passings = [one for one in self.passings if one.upstream == upstream.name or one.upstream.startswith("$")]
-        if upstream.kind != "http" or not any(one.keeps for one in passings):
+        if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):
             return 0
         if upstream.keepalive is None:
             return 32 if upstream.is_named and self.version >= POOLED_BY_DEFAULT else 0
@@ -119,18 +114,21 @@ def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: s
             for one in block:
                 if one["directive"] == "upstream":
                     upstreams[kind, _first(one).lower()] = _upstream(one, kind)
-            for passing, server in _passings(block, {}, kind, version):
+            for passing in _passings(block, {}, kind, version):
+                known = passing.upstream.partition("$")[0]  # such as app$request_uri
+                is_known = (kind, known) in upstreams or _is_address(known)
+                passing = replace(passing, upstream=known) if is_known else passing
                 passings.append(passing)
-                if server is not None and (kind, passing.upstream) not in upstreams:
-                    of = Upstream(passing.upstream, passing.where, (server,), is_named=False, kind=kind)
-                    upstreams[kind, passing.upstream] = of
+                if is_known and (kind, known) not in upstreams:
+                    server = Server(*_address(known), passing.where)
+                    upstreams[kind, known] = Upstream(known, passing.where, (server,), is_named=False, kind=kind)
     return Nginx(tuple(upstreams.values()), tuple(passings), version, source)
 
 
 def _passings(
     block: Sequence[Directive], outer: Mapping[str, list[Directive]], kind: str, version: tuple[int, ...]
-) -> Iterator[tuple[Passing, Server | None]]:
-    """Each place in a block that passes requests on, with the server where it names one itself."""
+) -> Iterator[Passing]:
+    """Each place in a block that passes requests on."""
     own: dict[str, list[Directive]] = {}
     for one in block:
         own.setdefault(one["directive"], []).append(one)
@@ -145,17 +143,15 @@ def _passings(
 
 def _passing(
     one: Directive, settings: Mapping[str, list[Directive]], protocol: str, kind: str, version: tuple[int, ...]
-) -> tuple[Passing, Server | None]:
+) -> Passing:
     target = _SCHEME.sub("", _first(one))
     name = target if target.startswith("unix:") else target.partition("/")[0].lower()
-    name = name.partition("$")[0] or name  # such as app$request_uri
     words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
     tries = _number(_last(settings, f"{protocol}_next_upstream_tries"), 0)
     if kind == "stream":
         words = () if words == ("off",) else ("error",)  # it is on or off
     keeps = kind == "http" and _keeps(settings, protocol, version)
-    passing = Passing(name, _where(one), () if words == ("off",) else words, tries, keeps, protocol, kind)
-    return passing, None if "$" in name or not _is_address(name) else _server(one, [name])
+    return Passing(name, _where(one), () if words == ("off",) else words, tries, keeps, protocol, kind)
 
 
 def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tuple[int, ...]) -> bool:
@@ -164,8 +160,9 @@ def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tupl
     if protocol == "proxy":
         headers = [one.get("args", ()) for one in settings.get("proxy_set_header", ())]
         said = [args[1].lower() for args in headers if len(args) > 1 and args[0].lower() == "connection"]
-        is_known_to_keep = bool(said) and said[-1] != "close" and "$" not in said[-1]  # a map often says close
-        return is_known_to_keep or (not said and version >= POOLED_BY_DEFAULT)
+        is_later = version >= POOLED_BY_DEFAULT
+        keeps = said[-1] != "close" and "$" not in said[-1] if said else is_later  # a map often says close
+        return keeps and (_last(settings, "proxy_http_version") or ["1.1" if is_later else "1.0"]) != ["1.0"]
     if protocol == "fastcgi":
         return _last(settings, "fastcgi_keep_conn") == ["on"]
     return protocol == "grpc"

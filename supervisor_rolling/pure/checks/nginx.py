@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supervisor_rolling.model import Finding, Policy
-from supervisor_rolling.pure.nginx import MAX_FAILS, Nginx, Passing, Server, Upstream
+from supervisor_rolling.pure.nginx import FAIL_TIMEOUT, MAX_FAILS, Nginx, Passing, Server, Upstream
 
-LEAST_SHUN = 1.0
-"""Seconds: what ``fail_timeout=0`` comes to, at most. It is passed over for the rest of the second."""
+LEAST_TURN = 1.0
+"""Seconds that a process takes in a roll that settles for nothing, about."""
 
 
 @dataclass(frozen=True)
 class Behind:
     """The part of a configuration that a group is behind: the servers that are its processes, each with its upstream,
-    and the places that pass requests to these."""
+    and the places that pass requests to these. ``is_certain``: by their addresses, and not by their ports alone."""
 
     nginx: Nginx
     servers: tuple[tuple[Upstream, Server], ...] = ()
+    is_certain: bool = True
 
     @property
     def upstreams(self) -> list[Upstream]:
@@ -38,7 +41,7 @@ def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
     used = [upstream for upstream in nginx.upstreams if nginx.is_used(upstream)]
     found = [(upstream, one) for upstream in used for one in upstream.servers if one.port in ports]
     here = [(upstream, one) for upstream, one in found if one.host in nginx.own]
-    return Behind(nginx, tuple(here or (found if is_named else ())))
+    return Behind(nginx, tuple(here or (found if is_named else ())), is_certain=bool(here))
 
 
 def settle_for(group: Behind) -> float | None:
@@ -50,10 +53,13 @@ def settle_for(group: Behind) -> float | None:
 def findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
     """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time;
     ``ports``: each of its ports, with the process that has it."""
-    if not group.servers:
-        return
+    for finding in _findings(group, policy, limit, ports) if group.servers else ():
+        yield finding if group.is_certain else replace(finding, refuses=False)
+
+
+def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
     yield from _absent(group, ports)
-    yield from _shunned(group, policy)
+    yield from _shunned(group, policy, limit)
     for upstream in group.upstreams:
         yield from _of_upstream(group, upstream, policy)
     for passing in group.passings:
@@ -73,23 +79,26 @@ def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
         )
 
 
-def _shunned(group: Behind, policy: Policy) -> Iterator[Finding]:
-    """What a roll does to nginx's idea of who is alive."""
+def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
+    """What a roll does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
+    a second is no reason to refuse."""
     found = [(_shunned_for(upstream, one), upstream, one) for upstream, one in group.servers if not one.is_down]
     shun, upstream, one = max(found, key=lambda each: each[0], default=(0.0, None, None))
     if upstream is None or one is None or shun <= policy.settle:
         return
     said = (
         f"max_fails={one.max_fails}, fail_timeout={one.fail_timeout:g}s"
-        f"{', which are the defaults' if one.max_fails == MAX_FAILS and shun == 10 else ''}"
+        f"{', which are the defaults' if (one.max_fails, one.fail_timeout) == (MAX_FAILS, FAIL_TIMEOUT) else ''}"
     )
+    out = limit * (1 + math.ceil(shun / max(policy.settle, LEAST_TURN)))
     yield Finding(
         "nginx.max_fails",
         one.where,
-        f"nginx passes over a process for {shun:g} s after it has refused ({said}), and the roll goes on after settle: "
-        f"{policy.settle:g}: it closes the next ones while nginx still shuns the last, until none is left",
+        f"nginx passes over a process for up to {shun:g} s after it has refused ({said}), and the roll goes on after "
+        f"settle: {policy.settle:g}: it closes the next ones while nginx still shuns the last, in a small group until "
+        "none is left",
         "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
-        refuses=shun > LEAST_SHUN,
+        refuses=policy.settle < one.fail_timeout and out >= len(_live(upstream)),
     )
 
 
@@ -107,15 +116,15 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
             "drain: {keepalive: application} where the application itself closes them while it drains",
             refuses=True,
         )
-    live = [one for one in upstream.servers if not one.is_down]
-    if len(live) == 1 and ours:
+    live = _live(upstream)
+    if len(live) == 1 and ours and _is_one(live[0]):
         yield Finding(
             "nginx.lone",
             upstream.where,
             f"{_named(upstream)} has this server alone ({_written(live[0])}): while its port is closed all requests "
             "fail",
             "give the upstream a server line for each process of the group",
-            refuses=True,
+            refuses=upstream.is_named or not any(one.is_named for one in group.upstreams),
         )
     by_name = [one for one in ours if one.host.lower() == "localhost"]
     if by_name:
@@ -162,6 +171,15 @@ def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
 def _is_pool_dealt_with(policy: Policy) -> bool:
     drain = policy.drain
     return drain.keepalive != "refuse" or bool(drain.signal or drain.request)
+
+
+def _live(upstream: Upstream) -> list[Server]:
+    return [one for one in upstream.servers if not one.is_down]
+
+
+def _is_one(server: Server) -> bool:
+    """A name may have many addresses; localhost has two of one process."""
+    return server.host == "localhost" or not re.search("[a-z]", server.host) or ":" in server.host
 
 
 def _shunned_for(upstream: Upstream, one: Server) -> float:
