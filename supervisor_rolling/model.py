@@ -499,7 +499,8 @@ class Settings:
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a set-up. ``code`` names it for programs, ``where`` is a file and line, a section or
-    a process, ``mend`` what to do about it; ``refuses``: no roll begins, because it would lose requests, or fail."""
+    a process, ``mend`` what to do about it, empty where ``text`` says that; ``refuses``: no roll begins, because it
+    would lose requests, or fail."""
 
     code: str
     where: str

@@ -534,6 +534,32 @@ def test_a_process_that_no_warm_up_would_reach_refuses_a_roll_but_not_one_that_i
     assert request["state"] == state
 
 
+def test_a_plan_tries_nothing():
+    world = World(3)
+    world.unreached, world.trial = "ECONNREFUSED", ["does nothing"]
+    request = world.ask("plan")
+    roller = world.roller()
+    roller.turn()
+    assert request["state"] == "planned"
+
+
+def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    world = World(3)
+    world.nginx = None
+    world.ask()
+    roller = world.roller()
+    loads: list[int] = []
+
+    def load() -> Config:
+        loads.append(1)
+        return world.config
+
+    roller.load_config = load
+    for _ in range(5):
+        roller.turn()
+    assert len(loads) == 1
+
+
 def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     world = World(3, fast_policy(settle_auto=True, settle=10.0))
     world.nginx = None
@@ -553,18 +579,18 @@ def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     world.ask()
     roller = world.roller()
     roller.turn()
-    assert world.roll().policy.settle == 3.0
+    assert world.roll().policy.settle == 4.0
     world.nginx = LONE
     world.run(roller, 60.0)
     assert world.roll().status is Status.DONE
-    assert min(member.timing.settled for member in world.roll().members) >= 3.0
+    assert min(member.timing.settled for member in world.roll().members) >= 4.0
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():
     world = World(3, fast_policy(settle_auto=True))
     world.nginx = SLOW
     world.run(world.roller(), 0.1)
-    assert world.watch().policy.settle == 3.0
+    assert world.watch().policy.settle == 4.0
 
 
 def checked(world: World, roller: Roller | None = None) -> dict[str, Any]:

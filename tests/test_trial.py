@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -108,6 +111,18 @@ def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
         subprocess.run(["iptables-legacy", "-D", *drop], check=True)
     assert set(found.values()) == {NO_ANSWER}
     assert took < 2.0
+
+
+def test_more_processes_than_may_be_connected_to_at_once_are_reached_all_the_same() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as keep:
+        listener = keep.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
+        doors = [(f"127.0.0.{n}", listener.getsockname()[1]) for n in range(1, 201)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
+        keep.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        found = RealTrials().connect(doors)
+    assert [why for why in found.values() if why not in ("", "ECONNREFUSED")] == []
+    assert len(found) == 200
 
 
 def test_nothing_is_tracked_in_a_new_network_namespace() -> None:

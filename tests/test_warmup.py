@@ -132,8 +132,8 @@ class Told:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
-    def shell_of(self, pid: int) -> str:
-        return ""
+    def shells_of(self, pids: Collection[int]) -> dict[int, str]:
+        return {}
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         if self._addresses is None:

@@ -50,8 +50,8 @@ class Kernel:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
-    def shell_of(self, pid: int) -> str:
-        return ""
+    def shells_of(self, pids: Collection[int]) -> dict[int, str]:
+        return {}
 
     def stranger_on(self, port: int, pid: int) -> str:
         return ""

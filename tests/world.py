@@ -354,8 +354,8 @@ class World:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return dict.fromkeys(pids, ())
 
-    def shell_of(self, pid: int) -> str:
-        return ""
+    def shells_of(self, pids: Collection[int]) -> dict[int, str]:
+        return {}
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
         return self.nginx

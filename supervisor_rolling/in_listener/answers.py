@@ -79,7 +79,7 @@ def require_sound(report: Report) -> None:
     losing = [finding for finding in report.findings if finding.refuses]
     if losing:
         more = f"; and {len(losing) - NAMED} more" if len(losing) > NAMED else ""
-        told = "; ".join(f"{one.where}: {one.text}: {one.mend}" for one in losing[:NAMED])
+        told = "; ".join(": ".join(filter(None, (one.where, one.text, one.mend))) for one in losing[:NAMED])
         raise RefusedError(
             f"{told}{more}. All that is wrong: rolling_check {report.group}. To accept it: rolling_restart "
             f"{report.group} --force"

@@ -92,9 +92,9 @@ class Sockets(Protocol):
         """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
         ...
 
-    def shell_of(self, pid: int) -> str:
-        """The name of a shell that a process is and that holds no socket that listens, where a descendant of it holds
-        one; else empty."""
+    def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
+        """Those of these processes that are shells and hold no socket that listens, while a descendant of theirs holds
+        one; each with its name."""
         ...
 
     def stranger_on(self, port: int, pid: int) -> str:

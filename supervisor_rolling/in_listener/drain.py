@@ -68,14 +68,13 @@ class KernelSockets:
         held, listening = inodes_of(pids), listening_unix()
         return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
 
-    def shell_of(self, pid: int) -> str:
-        """See ``Sockets.shell_of``."""
-        name = name_of(pid)
-        if name not in SHELLS:
-            return ""
-        listening = {one.inode for one in tcp_sockets((LISTEN,))}
-        has_own, has_any = own_inodes(pid) & listening, inodes_of([pid])[pid] & listening
-        return name if has_any and not has_own else ""
+    def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
+        """See ``Sockets.shells_of``."""
+        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS}
+        if not shells:
+            return {}
+        listening, held = {one.inode for one in tcp_sockets((LISTEN,))}, inodes_of(shells)
+        return {pid: name for pid, name in shells.items() if held[pid] & listening and not own_inodes(pid) & listening}
 
     def stranger_on(self, port: int, pid: int) -> str:
         """See ``Sockets.stranger_on``."""

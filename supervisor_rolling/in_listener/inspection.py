@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.answers import objections
 from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
-from supervisor_rolling.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
+from supervisor_rolling.model import BalancerPolicy, Config, Finding, Policy, Report, Request, Roll, Seen, Settings
 from supervisor_rolling.pure.checks import conntrack, nginx, processes
 from supervisor_rolling.pure.checks import settings as supervisord
 from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for
@@ -21,8 +21,6 @@ log = logging.getLogger("supervisor_rolling")
 
 PATIENCE = 4.0
 """Seconds for a configuration to be read: whoever asked is told after ten that nobody answers."""
-
-_MEND = "a roll is refused with these words, too"
 
 Ports = Mapping[str, tuple[int, ...]]
 
@@ -52,7 +50,7 @@ class Inspector:
         self._gatekeeper = gatekeeper
         self._balancers = balancers
         self._clock = clock
-        self._asked: dict[int, float] = {}
+        self._asked: dict[int, tuple[float, BalancerPolicy | None]] = {}
         self._settles: dict[str, _Settle] = {}
 
     def settled(self, policy: Policy, ports: Ports) -> Policy:
@@ -67,6 +65,19 @@ class Inspector:
             self._settles[policy.group] = known
         return policy if known.seconds is None else replace(policy, settle=known.seconds)
 
+    def expect(self, requests: Collection[int]) -> None:
+        """Only these requests wait for an inspection."""
+        self._asked = {request: asked for request, asked in self._asked.items() if request in requests}
+
+    def is_ready(self, request: Request, load_config: Callable[[], Config]) -> bool:
+        """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
+        read before has to do. Until then nothing else of the request is looked at, turn by turn."""
+        if request.id not in self._asked:
+            self._asked[request.id] = (self._clock(), _balancer_of(request.group, load_config))
+        since, balancer = self._asked[request.id]
+        is_late = self._clock() - since >= PATIENCE
+        return balancer is None or self._balancers.read(balancer, since) is not None or is_late
+
     def draft(
         self,
         request: Request,
@@ -79,48 +90,35 @@ class Inspector:
         try:
             config = load_config()
         except ConfigError as error:
-            return None, [Finding("config", "rolling.yaml", line, "mend it", refuses=True) for line in _lines(error)]
+            return None, [Finding("config", "rolling.yaml", line, "", refuses=True) for line in _lines(error)]
         found = []
         try:
             self._gatekeeper.prove(config.gate)
         except GateError as error:
             found.append(gate_finding(error))
-        roll = None
         try:
             roll = make(request, config)
             found += [_objection(error, request.group) for error in objections(roll, seen.processes, self._sockets)]
         except (ConfigError, RefusedError, SocketsError) as error:
-            found.append(_objection(error, request.group))
-        if roll is not None and roll.policy.drain.keepalive == "nginx":
-            try:
+            return None, [*found, _objection(error, request.group)]
+        try:
+            if roll.policy.drain.keepalive == "nginx":
                 check_pools()
-            except GateError as error:
-                found.append(Finding("gate.status_line", "drain.keepalive", str(error), _MEND, refuses=True))
-        if roll is not None:
-            roll = replace(roll, policy=self.settled(roll.policy, {m.name: m.ports for m in roll.members}))
-        return roll, found
-
-    def expect(self, requests: Iterable[int]) -> None:
-        """Only these requests wait for an inspection."""
-        now = self._clock()
-        self._asked = {request: self._asked.get(request, now) for request in requests}
-
-    def is_ready(self, request: int, policy: Policy) -> bool:
-        """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
-        read before has to do."""
-        now = self._clock()
-        since = self._asked.get(request, now)
-        return self._balancers.read(policy.balancer, since) is not None or now - since >= PATIENCE
+        except GateError as error:
+            found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", refuses=True))
+        return replace(roll, policy=self.settled(roll.policy, _ports_of(roll))), found
 
     @property
     def can_try(self) -> bool:
         """Whether a gate may be tried: besides what is closed, so that has to be known before."""
         return self._gatekeeper.knows
 
-    def report(self, roll: Roll, seen: Seen, given: Settings, found: Sequence[Finding] = ()) -> Report:
-        """Everything, where ``is_ready``. ``found``: what is known to be wrong already."""
+    def report(
+        self, roll: Roll, seen: Seen, given: Settings, found: Sequence[Finding] = (), may_try: bool = True
+    ) -> Report:
+        """Everything, where ``is_ready``. ``found``: what is known to be wrong already; ``may_try``: close a spare
+        port, and connect to the processes."""
         findings, looked, skipped = list(found), [], []
-        ports = {member.name: member.ports for member in roll.members}
         listening = Listening()
         try:
             listening = self._listening(roll, seen)
@@ -132,12 +130,12 @@ class Inspector:
             findings += supervisord.findings(given, roll.policy)
             looked.append("supervisord's settings")
         if not any(finding.code == "gate" for finding in found):
-            tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
-            findings += self._of_gate(roll, seen, listening)
-            looked.append(f"the gate ({self._gatekeeper.describe()})")
-            if tracked is not None:
-                findings += conntrack.findings(tracked, roll.gate)
-                looked.append(str(tracked))
+            findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
+        findings += self._of_nginx(roll, looked, skipped)
+        return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
+
+    def _of_nginx(self, roll: Roll, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
+        ports = _ports_of(roll)
         group = self._behind(roll.policy, ports)
         if group is None or group.nginx.problem:
             reason = group.nginx.problem if group else f"it takes longer than {PATIENCE:g} s to read; ask again"
@@ -148,10 +146,9 @@ class Inspector:
                 f"load balancer is elsewhere, name it: groups.{roll.group}.balancer: {{nginx: FILE}}"
             )
         else:
-            by_port = {port: name for name, those in ports.items() for port in those}
-            findings += nginx.findings(group, roll.policy, roll.limit, by_port)
             looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s)")
-        return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
+            by_port = {port: name for name, those in ports.items() for port in those}
+            yield from nginx.findings(group, roll.policy, roll.limit, by_port)
 
     def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
         configuration = self._balancers.last(policy.balancer)
@@ -165,39 +162,48 @@ class Inspector:
         found = self._sockets.connections(ports)
         pids = {seen.processes[member.name].pid: member for member in running}
         held, unix = self._sockets.ports_of(list(pids)), self._sockets.unix_of(list(pids))
-        shells = {
-            member.name: shell
-            for pid, member in pids.items()
-            if (shell := self._sockets.shell_of(pid)) and set(member.ports) & set(held[pid])
-        }
+        shells = self._sockets.shells_of([pid for pid, m in pids.items() if set(m.ports) & set(held[pid])])
         return Listening(
             addresses={port: those.listeners for port, those in found.items()},
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
-            shells=shells,
+            shells={pids[pid].name: shell for pid, shell in shells.items()},
         )
 
-    def _of_gate(self, roll: Roll, seen: Seen, listening: Listening) -> Iterable[Finding]:
-        """Closed and opened for real on a spare port, and past it to each process."""
-        bypass = roll.gate.bypass
+    def _of_gate(
+        self, roll: Roll, seen: Seen, listening: Listening, looked: list[str], skipped: list[str], may_try: bool
+    ) -> Iterable[Finding]:
+        """What others have done, and the gate closed and opened for real on a spare port, and past it to each process.
+
+        Where a rule of nat would turn connection tracking on for the trial alone, and that does what it does to
+        connections that exist, there is none."""
+        looked.append(f"the gate ({self._gatekeeper.describe()})")
         yield from self._gatekeeper.inspect({p: m.name for m in roll.members if m.wanted for p in m.ports})
-        doors = {
-            (address, port): member.name
-            for member in roll.members
-            if is_up(member, seen.processes)
-            for port in member.ports[:1]  # a process is warmed by the first
-            if listening.addresses.get(port) and (address := self._trials.door(listening.addresses[port], bypass))
-        }
-        if self._gatekeeper.is_firewall and self.can_try:
-            try:
-                wrong = self._trials.try_gate(self._gatekeeper.tried, {address for address, _ in doors}, bypass)
-            except GateError as error:
-                yield gate_finding(error)
-                return
-            except OSError as error:
-                log.warning("the gate was not tried, for want of a port to try it on: %s", error)
-                wrong = ()
-            for text in wrong:
+        tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
+        if tracked is not None:
+            looked.append(str(tracked))
+            yield from conntrack.findings(tracked, roll.gate)
+        if not may_try:
+            return
+        bypass, up = roll.gate.bypass, [m for m in roll.members if m.ports and is_up(m, seen.processes)]
+        heard = {m.name: listening.addresses.get(m.ports[0], ()) for m in up}  # a process is warmed by the first
+        doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
+        reached = {door: name for name, door in doors.items() if door[0]}
+        if roll.gate.method == "redirect" and tracked is not None and not tracked.count:
+            skipped.append("whether the gate closes: to try it would turn connection tracking on")
+        elif self._gatekeeper.is_firewall and self.can_try:
+            yield from self._tried({address for address, _ in reached}, bypass)
+        for (address, port), why in self._trials.connect(list(reached), bypass).items():
+            if why:
+                yield _unreached(f"{roll.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
+        for name, (address, port) in doors.items():
+            if not address:
+                yield _of_ipv6_alone(f"{roll.group}:{name}", port, heard[name])
+
+    def _tried(self, addresses: Collection[str], bypass: str) -> Iterable[Finding]:
+        """On a spare port at these addresses."""
+        try:
+            for text in self._trials.try_gate(self._gatekeeper.tried, addresses, bypass):
                 yield Finding(
                     "gate.trial",
                     "gate",
@@ -205,25 +211,43 @@ class Inspector:
                     "look for what other rules do with new connections: iptables-legacy-save, nft list ruleset",
                     refuses=True,
                 )
-        for door, why in self._trials.connect(list(doors), bypass).items():
-            if why:
-                yield Finding(
-                    "gate.bypass",
-                    f"{roll.group}:{doors[door]}",
-                    f"a warm-up (bypass: {bypass}) does not reach it at {door[0]} port {door[1]}: {why}",
-                    "let it listen on an address that this host reaches, or use the other gate.bypass",
-                    refuses=why != NO_ANSWER,
-                )
-        for member in roll.members:
-            first = listening.addresses.get(member.ports[0]) if member.ports else None
-            if first and is_up(member, seen.processes) and not self._trials.door(first, bypass):
-                yield Finding(
-                    "gate.bypass",
-                    f"{roll.group}:{member.name}",
-                    f"port {member.ports[0]} listens on {', '.join(first)} alone, and bypass: address goes by IPv4",
-                    "say gate: {bypass: mark}, or let it listen on an IPv4 address too",
-                    refuses=True,
-                )
+        except GateError as error:
+            yield gate_finding(error)
+        except OSError as error:
+            log.warning("the gate was not tried, for want of a port to try it on: %s", error)
+
+
+def _unreached(where: str, bypass: str, door: str, why: str) -> Finding:
+    return Finding(
+        "gate.bypass",
+        where,
+        f"a warm-up (bypass: {bypass}) does not reach it at {door}: {why}",
+        "let it listen on an address that this host reaches, or use the other gate.bypass",
+        refuses=why != NO_ANSWER,
+    )
+
+
+def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
+    return Finding(
+        "gate.bypass",
+        where,
+        f"port {port} listens on {', '.join(addresses)} alone, and bypass: address goes by IPv4",
+        "say gate: {bypass: mark}, or let it listen on an IPv4 address too",
+        refuses=True,
+    )
+
+
+def _balancer_of(group: str, load_config: Callable[[], Config]) -> BalancerPolicy | None:
+    """None where there is nothing to read: then the request is answered with what is wrong."""
+    try:
+        policy = load_config().groups.get(group)
+    except ConfigError:
+        return None
+    return policy.balancer if policy else None
+
+
+def _ports_of(roll: Roll) -> Ports:
+    return {member.name: member.ports for member in roll.members}
 
 
 def _lines(error: ConfigError) -> list[str]:
@@ -232,7 +256,7 @@ def _lines(error: ConfigError) -> list[str]:
 
 def _objection(error: RollingError, group: str) -> Finding:
     code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
-    return Finding(code, group, str(error), _MEND, refuses=True)
+    return Finding(code, group, str(error), "", refuses=True)
 
 
 def _named(policy: Policy) -> str:

@@ -326,7 +326,7 @@ class Roller:
         world = self.supervisor.look(guarded)
         if not world.requests:
             return world
-        self._inspector.expect(request.id for request in world.requests)
+        self._inspector.expect([request.id for request in world.requests])
         answered = [self._answer(request, world) for request in world.requests]
         if not any(answered):
             return world
@@ -341,6 +341,8 @@ class Roller:
         seen = Seen(self.clock(), world.processes[request.group], wards=wards)
         number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
         make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
+        if not self._inspector.is_ready(request, self.load_config):
+            return False
         if request.kind == "check":
             return self._check(request, make, seen)
         try:
@@ -351,8 +353,6 @@ class Roller:
                 raise objection
             if roll.policy.drain.keepalive == "nginx":
                 self.pools.check()
-            if not self._inspector.is_ready(request.id, roll.policy):
-                return False
             roll = self._inspected(roll, seen, request)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
@@ -368,12 +368,14 @@ class Roller:
 
     def _inspected(self, roll: Roll, seen: Seen, request: Request) -> Roll:
         """The roll with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
-        requests, unless it is forced; one that goes on has been looked at when it began."""
+        requests, unless it is forced; one that goes on was looked at when it began, and a plan only reads."""
         roll = replace(roll, policy=self._inspector.settled(roll.policy, {m.name: m.ports for m in roll.members}))
-        report = self._inspector.report(roll, seen, request.settings)
+        if request.kind == "resume":
+            return roll
+        report = self._inspector.report(roll, seen, request.settings, may_try=request.kind != "plan")
         for finding in report.findings:
             log.warning("%s: %s %s: %s", roll.group, finding.code, finding.where, finding.text)
-        if request.kind != "resume" and not roll.force:
+        if not roll.force:
             require_sound(report)
         return roll
 
@@ -382,7 +384,7 @@ class Roller:
         roll, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
         if roll is None:
             self.supervisor.report(request.id, Report(request.group, tuple(found)))
-        elif not (self._inspector.is_ready(request.id, roll.policy) and self._inspector.can_try):
+        elif not self._inspector.can_try:
             return False
         else:
             self.supervisor.report(request.id, self._inspector.report(roll, seen, request.settings, found))

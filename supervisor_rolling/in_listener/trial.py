@@ -26,6 +26,9 @@ WITHIN = 1.0
 """Seconds for all connections of one look. Over loopback each takes a tenth of a millisecond, if a gate does not drop
 what it should refuse."""
 
+AT_ONCE = 64
+"""Connections that are open at the same time: the listener has a pidfd for each process, too."""
+
 _CONNTRACK = "/proc/sys/net/netfilter"
 
 ATTEMPTS = 5
@@ -62,19 +65,10 @@ class RealTrials:
 
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
         """See ``Trials.connect``."""
-        deadline = time.monotonic() + WITHIN
-        found = dict.fromkeys(doors, NO_ANSWER)
-        with selectors.DefaultSelector() as selector, ExitStack() as keep:
-            for door in found:
-                try:
-                    connection = keep.enter_context(_connecting(door, bypass))
-                    selector.register(connection, selectors.EVENT_WRITE, door)
-                except OSError as error:
-                    found[door] = error.strerror or str(error)
-            while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
-                for key, _ in ready:
-                    found[key.data] = _outcome(key.fileobj)
-                    selector.unregister(key.fileobj)
+        deadline, waiting = time.monotonic() + WITHIN, list(doors)
+        found: dict[tuple[str, int], str] = dict.fromkeys(doors, NO_ANSWER)
+        for at in range(0, len(waiting), AT_ONCE):
+            found.update(_connected(waiting[at : at + AT_ONCE], bypass, deadline))
         return found
 
     def conntrack(self) -> Conntrack | None:
@@ -84,6 +78,23 @@ class RealTrials:
         except (OSError, ValueError):
             return None
         return Conntrack(count, most)
+
+
+def _connected(doors: Collection[tuple[str, int]], bypass: str, deadline: float) -> dict[tuple[str, int], str]:
+    """Those that have answered until the deadline."""
+    found: dict[tuple[str, int], str] = {}
+    with selectors.DefaultSelector() as selector, ExitStack() as keep:
+        for door in doors:
+            try:
+                connection = keep.enter_context(_connecting(door, bypass))
+                selector.register(connection, selectors.EVENT_WRITE, door)
+            except OSError as error:
+                found[door] = error.strerror or str(error)
+        while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+            for key, _ in ready:
+                found[key.data] = _outcome(key.fileobj)
+                selector.unregister(key.fileobj)
+    return found
 
 
 def _connecting(door: tuple[str, int], bypass: str) -> socket.socket:

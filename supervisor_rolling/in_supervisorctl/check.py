@@ -18,7 +18,8 @@ def check_lines(group: str, report: Mapping[str, Any]) -> list[str]:
 
 def _line(finding: Mapping[str, Any]) -> str:
     grade = "refuses a roll" if finding["refuses"] else "advice"
-    return f"{grade}: {finding['code']}: {finding['where']}: {finding['text']}. To mend it: {finding['mend']}"
+    mend = f". To mend it: {finding['mend']}" if finding["mend"] else ""
+    return f"{grade}: {finding['code']}: {finding['where']}: {finding['text']}{mend}"
 
 
 def _count(findings: list[Mapping[str, Any]]) -> str:
