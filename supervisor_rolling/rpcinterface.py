@@ -410,8 +410,12 @@ class RollingNamespaceRPCInterface:
 
     def _listeners_lived(self) -> list[float]:
         """Seconds for which each of its processes has."""
+        return [self.mailbox.lives.up_for(*one) for one in self._listeners()]
+
+    def _listeners(self) -> list[tuple[str, str, Any]]:
+        """The processes that the doorbell reaches, each with the names of its group and of its own."""
         pools = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
-        return [self.mailbox.lives.up_for(name, one, p) for name, g in pools for one, p in g.processes.items()]
+        return [(group, name, process) for group, pool in pools for name, process in pool.processes.items()]
 
     def _end_of(self, group: str, number: int) -> Any:
         roll = self.mailbox.rolls.get(group)
@@ -463,8 +467,7 @@ class RollingNamespaceRPCInterface:
     def _listener_runs(self) -> bool:
         """Whether a process lives that the doorbell reaches, or is being started again, and has looked of late or was
         only just started: then it will find what is asked at its next look."""
-        found = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
-        there = [(group, name, p) for group, g in found for name, p in g.processes.items() if _is_there(p)]
+        there = [one for one in self._listeners() if _is_there(one[2])]
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
         return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in there)
 

@@ -168,7 +168,7 @@ Look = Callable[[], tuple[Doors, Doors]]
 
 
 class Trials(Protocol):
-    """Tries for real what a look can only believe. All of one call ends within a second."""
+    """Tries for real what a look can only believe. Each look at doors ends within a second."""
 
     def try_gate(
         self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str

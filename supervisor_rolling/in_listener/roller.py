@@ -70,7 +70,7 @@ from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
-from supervisor_rolling.pure.stages import ALIVE, Order, Verb, closed_since, is_overdue
+from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, Order, Verb, closed_since, is_overdue
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -640,7 +640,7 @@ def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -
 
 def _pooled_ports(world: World) -> list[int]:
     """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
-    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, "refuse", "application")]
+    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, *POOL_REFUSED)]
     return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
 
 

@@ -36,6 +36,9 @@ NOT_UP = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})  # serves nobody, and som
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
 UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
 
+POOL_REFUSED = ("refuse", "application")
+"""Of ``drain.keepalive``: with these a roll ends where requests still come over a pool."""
+
 GATE_PATIENCE = 10.0
 """Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
 operator's patience."""
@@ -153,7 +156,7 @@ def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
         if member.stage is not Stage.DRAINING:
             return member
     reuse = seen.reuses.get(member.name, Reuse())
-    if roll.policy.drain.keepalive in ("refuse", "application") and _is_pool(reuse, waited, overdue):
+    if roll.policy.drain.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
         return _failed_back(member, seen, _reuse_text(member, reuse))
     member = replace(member, connections_left=left)
     return _outlasted(member, roll, seen) if overdue else member

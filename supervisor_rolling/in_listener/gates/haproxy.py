@@ -74,13 +74,13 @@ class HaproxyGate:
 
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
         """What HAProxy was told that would make a drain last, or a port stay; see ``Gate.inspect``."""
-        servers = self._api.servers()
+        servers, cookie = self._api.servers(), self._api.cookie()
         where = f"HAProxy's backend {self._api.backend}"
         without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
         return [
             *([_absent(where, without)] if without else []),
             *([_lone(where, servers[0])] if len(servers) == 1 else []),
-            *([_persistent(where, f"cookie {self._api.cookie()}")] if self._api.cookie() else []),
+            *([_persistent(where, f"cookie {cookie}")] if cookie else []),
             *([_persistent(where, "a stick-table")] if self._api.has_stick_table() else []),
             *(_by_hand(where, s) for s in servers if s.port in ports and s.is_closed and not s.is_drained),
         ]
@@ -93,14 +93,15 @@ class HaproxyGate:
     def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
         """Where there are more connections than HAProxy has for its server; see ``Counting.strangers``."""
         traffic = self._api.traffic()
-        return frozenset(port for port, those in found.items() if len(those.peers) > self._own(port, traffic))
+        own = {port: sum(one.in_flight + one.idle for one in self._of(port, traffic)) for port in found}
+        return frozenset(port for port, those in found.items() if len(those.peers) > own[port])
 
-    def _own(self, port: int, traffic: Mapping[str, Traffic]) -> int:
-        those = [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
-        return sum(one.in_flight + one.idle for one in those)
+    def _of(self, port: int, traffic: Mapping[str, Traffic]) -> list[Traffic]:
+        """What the servers that were chosen for a port have to do."""
+        return [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
 
     def _left(self, port: int, connected: int, traffic: Mapping[str, Traffic], now: float) -> int:
-        those = [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
+        those = self._of(port, traffic)
         least = 1 if now - self._since.get(port, now) < IN_BETWEEN else 0
         return max(least, sum(one.in_flight for one in those), connected - sum(one.idle for one in those))
 
