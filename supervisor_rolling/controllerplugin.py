@@ -15,7 +15,7 @@ import os
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 from supervisor.supervisorctl import ControllerPluginBase
@@ -27,8 +27,8 @@ from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
+from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, completions, help_text, parse
 from supervisor_rolling.plain import plain, shown
-from supervisor_rolling.share import parse_share
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
 LISTENER_PATIENCE = 10.0
@@ -55,63 +55,12 @@ def make_rolling_controllerplugin(controller: Any, **config: str) -> RollingCont
     return RollingControllerPlugin(controller)
 
 
-class _UsageError(Exception):
-    """The command line is wrong; the text says how."""
-
-
 class _CommandError(Exception):
     """A command cannot be done: what to say, and the exit status."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that neither exits nor prints."""
-
-    def error(self, message: str) -> NoReturn:
-        raise _UsageError(message)
-
-
-def _parser(command: str, groups: int | str, description: str) -> _Parser:
-    parser = _Parser(prog=command, add_help=False, allow_abbrev=False, description=description)
-    parser.add_argument("--json", action="store_true", help="answer with one JSON object")
-    parser.add_argument("group", nargs=groups, metavar="GROUP")
-    return parser
-
-
-def _restart_parser() -> _Parser:
-    parser = _parser("rolling_restart", "+", "Replace the processes of a group, a few at a time.")
-    parser.add_argument("--max-unavailable", metavar="N|N%", type=_share, help="how many at a time")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
-    parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when the roll has begun")
-    parser.add_argument("--force", action="store_true", help="even the last that serves, whatever a check finds")
-    return parser
-
-
-def _resume_parser() -> _Parser:
-    parser = _parser("rolling_resume", 1, "Go on with a roll that was paused, failed or aborted.")
-    parser.add_argument("--no-wait", action="store_true", help="do not watch: come back when it goes on")
-    return parser
-
-
-def _share(text: str) -> str:
-    try:
-        parse_share(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-_PARSERS: Mapping[str, Callable[[], _Parser]] = {
-    "rolling_restart": _restart_parser,
-    "rolling_status": lambda: _parser("rolling_status", "?", "What is rolling, what is closed, which pids are warm."),
-    "rolling_abort": lambda: _parser("rolling_abort", 1, "End a roll; who has left is brought back."),
-    "rolling_pause": lambda: _parser("rolling_pause", 1, "Let nobody leave any more; who has left is brought back."),
-    "rolling_resume": _resume_parser,
-    "rolling_check": lambda: _parser("rolling_check", 1, "Look for what is wrong with a set-up; touch no process."),
-}
 
 
 TO_SEE = "To see it end: supervisorctl rolling_status"
@@ -130,11 +79,30 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def __init__(self, controller: Any) -> None:
         ControllerPluginBase.__init__(self, controller)
-        for plugin in controller.options.plugins[
-            :1
-        ]:  # supervisor's own answers to help first, and must know our topics
-            for command in _PARSERS:
+        self._teach_help(controller.options.plugins[:1])
+        self._teach_completion(controller)
+
+    def _teach_help(self, plugins: Sequence[Any]) -> None:
+        """Have supervisor's own plugin, which answers to help first, know our topics."""
+        for plugin in plugins:
+            for command in COMMANDS:
                 setattr(plugin, f"help_{command}", getattr(self, f"help_{command}"))
+
+    def _teach_completion(self, controller: Any) -> None:
+        """Have the shell complete the words of our commands: it knows those of its own alone."""
+        usual = getattr(controller, "complete", None)
+        found: list[str] | None = None
+
+        def complete(text: str, state: int, line: str | None = None) -> str | None:
+            nonlocal found
+            typed = _line_buffer() if line is None else line
+            if state == 0:  # readline asks for one after another
+                found = completions(typed, text, self._processes)
+            if found is None:
+                return usual(text, state, typed) if usual else None
+            return found[state] if state < len(found) else None
+
+        controller.complete = complete
 
     def do_help(self, arg: str) -> None:
         # No docstring: it would make "help" one of our commands. One topic was answered already, by supervisor's own.
@@ -162,41 +130,22 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._run("rolling_check", arg, self._check)
 
     def help_rolling_restart(self) -> None:
-        self.ctl.output(
-            "rolling_restart <group>\t\tReplace all processes of a group, a few at a time\n"
-            "rolling_restart <group>:<name> ...\tReplace these processes of a group\n"
-            "  --max-unavailable N|N%\tthis many at a time, instead of the policy's\n"
-            "  --dry-run\t\t\tsay what would be done, touch nothing\n"
-            "  --no-wait\t\t\tdo not watch: come back when the roll has begun\n"
-            "  --force\t\t\treplace even the last process that serves, whatever rolling_check finds\n"
-            "  --json\t\t\tanswer with one JSON object"
-        )
+        self.ctl.output(help_text("rolling_restart"))
 
     def help_rolling_status(self) -> None:
-        self.ctl.output(
-            "rolling_status [--json]\t\t\tThe roll of every group\n"
-            "rolling_status <group> [--json]\t\tA group: its roll, and for every process whether it is warm or closed"
-        )
+        self.ctl.output(help_text("rolling_status"))
 
     def help_rolling_abort(self) -> None:
-        self.ctl.output("rolling_abort <group>\tEnd the roll: nobody leaves any more, who has left is brought back")
+        self.ctl.output(help_text("rolling_abort"))
 
     def help_rolling_pause(self) -> None:
-        self.ctl.output(
-            "rolling_pause <group>\tNobody leaves any more, who has left is brought back; see rolling_resume"
-        )
+        self.ctl.output(help_text("rolling_pause"))
 
     def help_rolling_resume(self) -> None:
-        self.ctl.output(
-            "rolling_resume <group>\tGo on with a roll that was paused, failed or aborted: what is new stays\n"
-            "  --no-wait\t\tdo not watch: come back when it goes on"
-        )
+        self.ctl.output(help_text("rolling_resume"))
 
     def help_rolling_check(self) -> None:
-        self.ctl.output(
-            "rolling_check <group>\tLook for what is wrong with the set-up of a group, touch no process\n"
-            "  --json\t\tanswer with one JSON object"
-        )
+        self.ctl.output(help_text("rolling_check"))
 
     # --- what they do
 
@@ -248,7 +197,7 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
         self._has_watched = True
-        screen = None if as_json else screen_for(self._output, os.environ.get("TERM", ""))
+        screen = None if as_json else screen_for(self._output)
         if screen:
             self._print(argparse.Namespace(json=False), roll, [first_line(roll, resumed)])
         if screen and resumed:
@@ -325,9 +274,9 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._output = Output(self.ctl.stdout)
         self._has_watched = False  # then the exit status is the roll's, also where nothing can be written
         try:
-            options = _PARSERS[command]().parse_args(arg.split())
+            options = parse(command, arg.split())
             status = do(options)
-        except _UsageError as error:
+        except UsageError as error:
             status = self._fail(options, f"{error}. Try: supervisorctl help {command}", USAGE)
         except _CommandError as error:
             status = self._fail(options, str(error), error.status)
@@ -350,8 +299,10 @@ class RollingControllerPlugin(ControllerPluginBase):
             self.ctl.exitstatus = status
 
     def _print(self, options: argparse.Namespace, answer: Any, lines: Sequence[str]) -> None:
-        text = json.dumps(answer) if options.json else "\n".join(lines)
-        self._output.write(shown(text, self._output.encoding) + "\n")
+        if options.json:
+            self._output.write(json.dumps(answer) + "\n")
+        else:
+            self._output.tell(shown("\n".join(lines), self._output.encoding).split("\n"))
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
         lines = text.splitlines() or [text]
@@ -376,10 +327,16 @@ class RollingControllerPlugin(ControllerPluginBase):
             return f"no such group or process: {text}{self._did_you_mean(text)}"
         return str(text)
 
-    def _did_you_mean(self, name: str) -> str:
+    def _processes(self) -> Sequence[Mapping[str, Any]]:
+        """What supervisord has, as ``getAllProcessInfo`` tells; nothing where it does not answer."""
         try:
-            processes = self.ctl.get_supervisor().getAllProcessInfo()
+            return list(self.ctl.get_supervisor().getAllProcessInfo())
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
+            return []
+
+    def _did_you_mean(self, name: str) -> str:
+        processes = self._processes()
+        if not processes:
             return ""
         known = {p["group"] for p in processes} | {f"{p['group']}:{p['name']}" for p in processes}
         close = difflib.get_close_matches(name, sorted(known), n=1)
@@ -387,14 +344,20 @@ class RollingControllerPlugin(ControllerPluginBase):
         return f" (did you mean {close[0]}?)" if close else f" (there is: {groups})"
 
 
+def _line_buffer() -> str:
+    import readline  # only a shell has it, and not every Python
+
+    return readline.get_line_buffer()
+
+
 def _target(names: Sequence[str]) -> tuple[str, list[str]]:
     """The group, and the processes of it that are named; none stands for all."""
     for name in names:
         if not name.isprintable():  # nor could XML carry it
-            raise _UsageError(f"supervisord has no such name: {name!r}")
+            raise UsageError(f"supervisord has no such name: {name!r}")
     groups = {name.partition(":")[0] for name in names}
     if len(groups) > 1:
-        raise _UsageError(f"one group at a time, not {', '.join(sorted(groups))}")
+        raise UsageError(f"one group at a time, not {', '.join(sorted(groups))}")
     processes = [name.partition(":")[2] for name in names]
     if any(process in ("", "*") for process in processes):
         processes = []
@@ -404,7 +367,7 @@ def _target(names: Sequence[str]) -> tuple[str, list[str]]:
 def _group(options: argparse.Namespace) -> str:
     group, processes = _target(options.group)
     if processes:
-        raise _UsageError(f"a roll is of a whole group: {group}")
+        raise UsageError(f"a roll is of a whole group: {group}")
     return group
 
 

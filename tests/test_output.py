@@ -66,7 +66,7 @@ def test_to_a_stream_that_is_no_file_it_writes_as_well():
     output = Output(Gone())
     output.write("x")
     output.write("y")
-    assert (output.is_lost, output.isatty(), output.encoding) == (True, False, "ascii")
+    assert (output.is_lost, output.is_terminal, output.encoding) == (True, False, "ascii")
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TextIO
+
+from supervisor_rolling.in_supervisorctl.terminal import fitted, is_capable, is_coloured, painted
 
 
 class Output:
-    """Writes to a stream for as long as that can be written to (None: never). ``is_lost``: something could not be."""
+    """Writes to a stream for as long as that can be written to (None: never). ``is_lost``: something could not be.
 
-    def __init__(self, stream: TextIO | None) -> None:
+    ``is_terminal``: somebody looks at it while it is written, and it knows how to go up a line.
+    """
+
+    def __init__(self, stream: TextIO | None, environment: Mapping[str, str] = os.environ) -> None:
         self._stream = stream
         self.is_lost = stream is None
         self.encoding: str = getattr(stream, "encoding", None) or "ascii"
+        is_terminal = stream is not None and hasattr(stream, "isatty") and stream.isatty()
+        self.is_terminal = is_terminal and is_capable(environment)
+        self._is_coloured = is_terminal and is_coloured(environment)
 
-    def isatty(self) -> bool:
-        """Whether somebody looks at it while it is written."""
-        return self._stream is not None and hasattr(self._stream, "isatty") and self._stream.isatty()
+    def fitted(self, lines: Sequence[str]) -> list[str]:
+        """The lines, broken where they are longer than a terminal is wide."""
+        return fitted(lines, shutil.get_terminal_size().columns) if self.is_terminal else list(lines)
+
+    def painted(self, lines: Sequence[str]) -> str:
+        """The lines as a text, coloured on a terminal that has colours."""
+        return "".join((painted(line) if self._is_coloured else line) + "\n" for line in lines)
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Write lines as they look best."""
+        self.write(self.painted(self.fitted(lines)))
 
     def write(self, text: str) -> None:
         """Write at once, or drop it. Never raises OSError."""

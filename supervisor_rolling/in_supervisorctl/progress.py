@@ -41,11 +41,10 @@ class Screen(Protocol):
         ...
 
 
-def screen_for(output: Output, term: str) -> Screen:
+def screen_for(output: Output) -> Screen:
     """The screen that fits: drawn on a terminal, plain lines elsewhere."""
     signs = _signs(output)
-    is_terminal = output.isatty() and term not in ("", "dumb")
-    return TerminalScreen(output, signs) if is_terminal else PlainScreen(output, signs)
+    return TerminalScreen(output, signs) if output.is_terminal else PlainScreen(output, signs)
 
 
 class PlainScreen:
@@ -62,8 +61,7 @@ class PlainScreen:
 
     def show(self, roll: View) -> None:
         """See ``Screen``."""
-        for line in self.news(roll):
-            self._output.write(line + "\n")
+        self._output.tell(self.news(roll))
 
     def close(self, roll: View) -> None:
         """See ``Screen``."""
@@ -108,7 +106,7 @@ class TerminalScreen:
         columns, rows = shutil.get_terminal_size()
         passing = [line[: columns - 1] for line in passing[-max(1, rows - 1) :]]  # the bar is the last of them
         back = UP.format(self._drawn) + CLEAR_BELOW if self._drawn else ""
-        self._output.write(back + "".join(line + "\n" for line in lasting + passing))
+        self._output.write(back + self._output.painted([*self._output.fitted(lasting), *passing]))
         self._drawn = len(passing)
 
 

@@ -1,0 +1,57 @@
+"""How lines look on a terminal: none is longer than it is wide, and what matters has a colour.
+
+Elsewhere (a pipe, a file) lines are left as they are, so that each can be found by grep.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+RED, GREEN, YELLOW = "31", "32", "33"
+
+_COLOURS: Sequence[tuple[re.Pattern[str], str]] = (
+    (re.compile(r"^ERROR:|\bFAILED:|^refuses a roll:"), RED),
+    (re.compile(r"\bABORTED:|^advice:|^not looked at:"), YELLOW),
+    (re.compile(r"(?<=: )no finding(?=\.)|(?<=[·,] )open$"), GREEN),
+    (re.compile(r"(?<=  )failed(?=  )"), RED),  # the cells of a table
+    (re.compile(r"(?<=  )(?:aborted|closed|down|draining|restarting|warming|settling)(?=  |$)"), YELLOW),
+    (re.compile(r"(?<=  )done(?=  )"), GREEN),
+)
+"""What is painted in which colour."""
+
+HANGING = "  "
+
+
+def is_capable(environment: Mapping[str, str]) -> bool:
+    """Whether a terminal knows more than to print one line after another."""
+    return environment.get("TERM", "") not in ("", "dumb")
+
+
+def is_coloured(environment: Mapping[str, str]) -> bool:
+    """Whether a terminal is to have colours: https://no-color.org."""
+    return is_capable(environment) and not environment.get("NO_COLOR")
+
+
+def fitted(lines: Iterable[str], columns: int) -> list[str]:
+    """The lines broken between words where they are longer than ``columns``; what goes on is indented. A word that is
+    longer than that, such as a path to be copied, stays whole."""
+    return [part for line in lines for part in _broken(line, columns)]
+
+
+def _broken(line: str, columns: int) -> list[str]:
+    if len(line) <= columns:
+        return [line]
+    indent = line[: len(line) - len(line.lstrip())] + HANGING
+    broken = textwrap.wrap(
+        line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return broken or [line]
+
+
+def painted(line: str) -> str:
+    """The line with what matters in colour."""
+    for pattern, colour in _COLOURS:
+        line = pattern.sub(f"\x1b[{colour}m\\g<0>\x1b[0m", line)
+    return line

@@ -1,0 +1,139 @@
+"""The commands, in one table: what each takes, what its help says, and what its words may be completed to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from supervisor_rolling.share import parse_share
+
+HELP_COLUMN = 30
+"""Where the help of an option begins. The text has to be short enough for 80 columns."""
+
+
+class UsageError(Exception):
+    """The command line is wrong; the text says how."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """``metavar``: it takes a value, which ``read`` turns into what the command gets; empty: it takes none."""
+
+    flag: str
+    help: str
+    metavar: str = ""
+    read: Callable[[str], object] = str
+
+
+@dataclass(frozen=True)
+class Command:
+    """``usages``: what stands after the name, and what that does. ``words``: how many words that are no options there
+    are, as argparse has it. ``names``: what these are, so that they can be completed: a group, or a process, too."""
+
+    usages: Sequence[tuple[str, str]]
+    options: Sequence[Option] = ()
+    words: int | str = 1
+    names: str = "group"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that neither exits nor prints."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _share(text: str) -> str:
+    try:
+        parse_share(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+JSON = Option("--json", "answer with one JSON object")
+
+COMMANDS: Mapping[str, Command] = {
+    "rolling_restart": Command(
+        [
+            ("<group>", "Replace all processes, a few at a time"),
+            ("<group>:<name> ...", "Replace these processes of a group"),
+        ],
+        [
+            Option("--max-unavailable", "this many at a time", "N|N%", _share),
+            Option("--dry-run", "say what would be done, touch nothing"),
+            Option("--no-wait", "come back when the roll has begun"),
+            Option("--force", "even the last one that serves, whatever\nrolling_check finds"),
+        ],
+        words="+",
+        names="process",
+    ),
+    "rolling_status": Command(
+        [
+            ("", "The roll of every group"),
+            ("<group>", "Its roll, and for every process whether\nit is warm or closed, and why"),
+        ],
+        words="?",
+    ),
+    "rolling_pause": Command(
+        [("<group>", "Nobody leaves any more, who has left is\nbrought back; see rolling_resume")]
+    ),
+    "rolling_resume": Command(
+        [("<group>", "Go on with a roll that was paused, failed\nor aborted: what is new stays")],
+        [Option("--no-wait", "come back when it goes on")],
+    ),
+    "rolling_abort": Command([("<group>", "End the roll: nobody leaves any more, who\nhas left is brought back")]),
+    "rolling_check": Command([("<group>", "Look for what is wrong with the set-up of\na group, touch no process")]),
+}
+
+
+def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
+    """What stands after a command: ``group``, a word or a list of them, and a field for each option. Raises
+    UsageError."""
+    known = COMMANDS[command]
+    parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
+    parser.add_argument("group", nargs=known.words, metavar="GROUP")
+    for option in (JSON, *known.options):
+        if option.metavar:
+            parser.add_argument(option.flag, metavar=option.metavar, type=option.read)
+        else:
+            parser.add_argument(option.flag, action="store_true")
+    return parser.parse_args(list(words))
+
+
+def help_text(command: str) -> str:
+    """What ``help COMMAND`` prints: no line is longer than 80 columns."""
+    known = COMMANDS[command]
+    usages = [_entry(f"{command} {after}".rstrip(), text) for after, text in known.usages]
+    options = [_entry(f"  {o.flag} {o.metavar}".rstrip(), o.help) for o in (*known.options, JSON)]
+    return "\n".join([*usages, *options])
+
+
+def _entry(head: str, text: str) -> str:
+    gap = " " * HELP_COLUMN
+    lines = text.replace("\n", "\n" + gap)
+    return f"{head:<{HELP_COLUMN}}{lines}" if len(head) < HELP_COLUMN - 1 else f"{head}\n{gap}{lines}"
+
+
+def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
+    """What the last word of a command line may become: ``text`` is as much of it as there is. None where the command is
+    not one of ours. ``processes`` gives supervisord's: structs of group and name."""
+    first = line.split()[:1]
+    if not first or first[0] not in COMMANDS or (len(line.split()) == 1 and not line.endswith(" ")):
+        return None
+    known = COMMANDS[first[0]]
+    if text.startswith("-"):
+        found = [option.flag for option in (*known.options, JSON)]
+    else:
+        found = _names(known, text, processes())
+    return [one + " " for one in found if one.startswith(text)]
+
+
+def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) -> list[str]:
+    """The groups; where a process may be named, and a group is typed, its processes."""
+    groups = sorted({process["group"] for process in processes})
+    if command.names != "process" or ":" not in text:
+        return groups
+    return sorted(f"{process['group']}:{process['name']}" for process in processes)
