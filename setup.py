@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/x-rst",
     license="MIT",
     packages=find_packages(include=["supervisor_rolling", "supervisor_rolling.*"]),
-    package_data={"supervisor_rolling": ["py.typed"]},
+    package_data={"supervisor_rolling": ["py.typed"], "supervisor_rolling.skel": ["rolling.yaml", "supervisord.conf"]},
     python_requires=">=3.9",
     install_requires=[
         "supervisor>=4.2.3",
@@ -38,7 +38,13 @@ setup(
         "supervisor42": ["supervisor>=4.2.3,<4.3", "setuptools<82"],
         "lint": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-requests"],
     },
-    entry_points={"console_scripts": ["supervisor_rolling_listener = supervisor_rolling.listener:main"]},
+    entry_points={
+        "console_scripts": [
+            "supervisor_rolling = supervisor_rolling.command:main",
+            "supervisor_rolling_listener = supervisor_rolling.listener:main",
+            "echo_rolling_conf = supervisor_rolling.skel:main",
+        ]
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: System Administrators",

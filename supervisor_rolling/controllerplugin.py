@@ -27,7 +27,7 @@ from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
-from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, completions, help_text, parse
+from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
 from supervisor_rolling.plain import plain, shown
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
@@ -77,8 +77,10 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     name = "rolling"
 
-    def __init__(self, controller: Any) -> None:
+    def __init__(self, controller: Any, program: str = "") -> None:
+        """``program``: what calls it, where that is not supervisorctl."""
         ControllerPluginBase.__init__(self, controller)
+        self._program = program
         self._teach_help(controller.options.plugins[:1])
         self._teach_completion(controller)
 
@@ -268,7 +270,8 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""
         if not {"-h", "--help"}.isdisjoint(arg.split()):
-            getattr(self, f"help_{command}")()
+            prefix = {"prefix": f"{self._program} "} if self._program else {}
+            self.ctl.output(help_text(command, **prefix))
             return
         options = argparse.Namespace(json="--json" in arg.split())
         self._output = Output(self.ctl.stdout)
@@ -302,7 +305,11 @@ class RollingControllerPlugin(ControllerPluginBase):
         if options.json:
             self._output.write(json.dumps(answer) + "\n")
         else:
-            self._output.tell(shown("\n".join(lines), self._output.encoding).split("\n"))
+            self._output.tell(shown(self._called("\n".join(lines)), self._output.encoding).split("\n"))
+
+    def _called(self, text: str) -> str:
+        """A text with the commands in it as they are called here."""
+        return called_as(text, self._program) if self._program else text
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
         lines = text.splitlines() or [text]
@@ -311,7 +318,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             if len(lines) == 1
             else [f"ERROR: {len(lines)} problems:", *(f"  {one}" for one in lines)]
         )
-        self._print(options, {"error": text, "exit_status": status}, told)
+        self._print(options, {"error": self._called(text), "exit_status": status}, told)
         return status
 
     def _fault_text(self, fault: xmlrpc.client.Fault) -> str:

@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from supervisor_rolling.share import parse_share
 
+PREFIX = "rolling_"
+"""Of all commands in supervisorctl."""
+
 HELP_COLUMN = 30
 """Where the help of an option begins. The text has to be short enough for 80 columns."""
 
@@ -29,9 +32,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """``usages``: what stands after the name, and what that does. ``words``: how many words that are no options there
-    are, as argparse has it. ``names``: what these are, so that they can be completed: a group, or a process, too."""
+    """``about``: in a few words. ``usages``: what stands after the name, and what that does. ``words``: how many words
+    that are no options there are, as argparse has it. ``names``: what these are, so that they can be completed: a
+    group, or a process, too."""
 
+    about: str
     usages: Sequence[tuple[str, str]]
     options: Sequence[Option] = ()
     words: int | str = 1
@@ -57,6 +62,7 @@ JSON = Option("--json", "answer with one JSON object")
 
 COMMANDS: Mapping[str, Command] = {
     "rolling_restart": Command(
+        "replace processes, a few at a time",
         [
             ("<group>", "Replace all processes, a few at a time"),
             ("<group>:<name> ...", "Replace these processes of a group"),
@@ -65,12 +71,13 @@ COMMANDS: Mapping[str, Command] = {
             Option("--max-unavailable", "this many at a time", "N|N%", _share),
             Option("--dry-run", "say what would be done, touch nothing"),
             Option("--no-wait", "come back when the roll has begun"),
-            Option("--force", "even the last one that serves, whatever\nrolling_check finds"),
+            Option("--force", "even the last one that serves, whatever\na check finds"),
         ],
         words="+",
         names="process",
     ),
     "rolling_status": Command(
+        "what rolls, what is closed, what is warm",
         [
             ("", "The roll of every group"),
             ("<group>", "Its roll, and for every process whether\nit is warm or closed, and why"),
@@ -78,14 +85,20 @@ COMMANDS: Mapping[str, Command] = {
         words="?",
     ),
     "rolling_pause": Command(
-        [("<group>", "Nobody leaves any more, who has left is\nbrought back; see rolling_resume")]
+        "let nobody leave any more", [("<group>", "Nobody leaves any more, who has left is\nbrought back; see resume")]
     ),
     "rolling_resume": Command(
+        "go on with a roll",
         [("<group>", "Go on with a roll that was paused, failed\nor aborted: what is new stays")],
         [Option("--no-wait", "come back when it goes on")],
     ),
-    "rolling_abort": Command([("<group>", "End the roll: nobody leaves any more, who\nhas left is brought back")]),
-    "rolling_check": Command([("<group>", "Look for what is wrong with the set-up of\na group, touch no process")]),
+    "rolling_abort": Command(
+        "end a roll", [("<group>", "End the roll: nobody leaves any more, who\nhas left is brought back")]
+    ),
+    "rolling_check": Command(
+        "what is wrong with the set-up",
+        [("<group>", "Look for what is wrong with the set-up of\na group, touch no process")],
+    ),
 }
 
 
@@ -103,12 +116,24 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(list(words))
 
 
-def help_text(command: str) -> str:
-    """What ``help COMMAND`` prints: no line is longer than 80 columns."""
+def help_text(command: str, prefix: str = PREFIX) -> str:
+    """What ``help COMMAND`` prints: no line is longer than 80 columns. ``prefix``: how a command is written before the
+    rest of its name."""
     known = COMMANDS[command]
-    usages = [_entry(f"{command} {after}".rstrip(), text) for after, text in known.usages]
+    usages = [_entry(f"{prefix}{verb(command)} {after}".rstrip(), text) for after, text in known.usages]
     options = [_entry(f"  {o.flag} {o.metavar}".rstrip(), o.help) for o in (*known.options, JSON)]
     return "\n".join([*usages, *options])
+
+
+def verb(command: str) -> str:
+    """A command without the prefix that it has in supervisorctl."""
+    return command[len(PREFIX) :]
+
+
+def called_as(text: str, program: str) -> str:
+    """A text that tells of our commands in supervisorctl, for those who call them by a program of its own."""
+    text = text.replace(f"supervisorctl help {PREFIX}", f"{program} help ")
+    return text.replace(f"supervisorctl {PREFIX}", f"{program} ")
 
 
 def _entry(head: str, text: str) -> str:

@@ -1,0 +1,150 @@
+"""The programs ``supervisor_rolling``, which wants no plugin in supervisorctl, and ``echo_rolling_conf``."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from supervisor_rolling import __version__, command, skel
+from supervisor_rolling.in_listener import config
+from supervisor_rolling.in_supervisorctl.usage import COMMANDS, verb
+from tests.lab.plugin import SECTIONS
+from tests.lab.stack import ROOT, Stack
+
+NOWHERE = ("-s", "http://127.0.0.1:1")
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """The exit status of the program, and what it says."""
+    command.Options.stdout, command.Options.stderr = sys.stdout, sys.stderr  # supervisor has those of its import
+    status = command.main(words)
+    found = capsys.readouterr()
+    return status, found.out + found.err
+
+
+def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = told(capsys)
+    assert status == 2
+    assert all(f"  {verb(one)} " in text for one in COMMANDS)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [("-h",), ("--help",), ("help",)])
+def test_whoever_asks_for_help_gets_it(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    status, text = told(capsys, *words)
+    assert (status, "[-c FILE | -s URL] VERB" in text) == (0, True)
+
+
+@pytest.mark.parametrize("words", [("help", "restart"), (*NOWHERE, "restart", "--help")])
+def test_the_help_of_a_verb_is_that_of_the_command(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    status, text = told(capsys, *words)
+    assert (status, text.splitlines()[0]) == (0, "supervisor_rolling restart <group>")
+    assert "--max-unavailable N|N%" in text
+
+
+def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "--version") == (0, __version__ + "\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "why"),
+    [
+        (("rolls",), 2, "there is no rolls (there is: restart, status,"),
+        (("help", "rolls"), 2, "there is no rolls"),
+        (("-x",), 2, "option -x not recognized"),
+        (("-c", "/nowhere.conf", "status"), 2, "could not find config file /nowhere.conf"),
+        ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
+        ((*NOWHERE, "abort", "app:app-1"), 2, "a roll is of a whole group: app"),
+        ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int, why: str
+) -> None:
+    found, text = told(capsys, *words)
+    assert (found, why in text) == (status, True), text
+
+
+def test_a_file_for_supervisord_alone_will_do_with_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n", encoding="utf-8")
+    assert told(capsys, "-c", str(conf), *NOWHERE, "status")[0] == 7
+    assert told(capsys, "-c", str(conf), "status")[0] == 2
+
+
+def run(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
+    """The program, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "supervisor_rolling.command", *words],
+        cwd=ROOT,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_it_rolls_where_supervisorctl_has_no_plugin(start: Callable[..., Stack]) -> None:
+    stack = start(processes=2)
+    text = stack.supervisord_conf.read_text(encoding="utf-8")
+    broken = text.replace("supervisor_rolling.controllerplugin:make", "nowhere:make")
+    stack.supervisord_conf.write_text(broken, encoding="utf-8")
+    refused = run(stack, "-c", str(stack.supervisord_conf), "restart", "app:nobody")
+    assert (refused.returncode, "no such group or process" in refused.stdout) == (5, True), refused.stdout
+    done = run(stack, "-c", str(stack.supervisord_conf), "restart", "app", "--json")
+    assert (done.returncode, json.loads(done.stdout)["replaced"]) == (0, 2), done.stdout
+
+
+def test_it_rolls_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: Callable[..., Stack]) -> None:
+    stack = start(processes=2)
+    url = f"unix://{stack.socket}"
+    begun = run(stack, "-s", url, "restart", "app", "--no-wait")
+    assert begun.returncode == 0, begun.stdout
+    assert "To watch it: supervisor_rolling status app" in begun.stdout
+    assert run(stack, "-s", url, "abort", "app").returncode == 0
+
+
+# --- what to paste
+
+
+def echoed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert skel.main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_the_sections_are_those_of_conf(capsys: pytest.CaptureFixture[str]) -> None:
+    found = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    found.read_string(echoed(capsys, "sections"))
+    whole = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    whole.read(ROOT / "conf" / "supervisord.conf")
+    assert found.sections() == list(SECTIONS)
+    beside = str(Path(sys.executable).parent / "supervisor_rolling_listener")
+    for name in SECTIONS:
+        expected = {key: value.replace("supervisor_rolling_listener", beside) for key, value in whole[name].items()}
+        assert dict(found[name]) == expected
+
+
+def test_the_policy_is_that_of_conf_and_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "rolling.yaml"
+    policy.write_text(echoed(capsys, "yaml"), encoding="utf-8")
+    policy.chmod(0o600)
+    assert config.load(str(policy)) == config.load(str(ROOT / "conf" / "rolling.yaml"))
+
+
+def test_without_a_word_both_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    text = echoed(capsys)
+    assert echoed(capsys, "sections") in text
+    assert text.endswith(echoed(capsys, "yaml"))
+
+
+def test_another_part_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        skel.main(["nginx"])
+    assert (end.value.code, "choose from" in capsys.readouterr().err) == (2, True)
