@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 BYPASS_MARK = 0x726F6C6C
 """The firewall mark of a warm-up's socket: "roll" in ASCII, so that it is easy to find and unlike the small numbers and
@@ -175,6 +176,20 @@ class Status(str, enum.Enum):
     PLANNED = "planned"
 
 
+class Step(NamedTuple):
+    """A stage that a process entered, and when."""
+
+    stage: Stage
+    at: float
+
+
+class Level(NamedTuple):
+    """How many processes of a group were available from a moment on."""
+
+    at: float
+    available: int
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long each stage of one process took, in seconds; 0.0 until it is over."""
@@ -213,7 +228,9 @@ class Member:
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
     new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that died while they
-    were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's deadline.
+    were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's deadline. ``steps``:
+    each stage that it entered, from the first that is not OPEN on. ``latencies``: of the first requests of its warm-up,
+    in ms.
     """
 
     name: str
@@ -238,11 +255,18 @@ class Member:
     first_ms: float = 0.0
     last_ms: float = 0.0
     why: str = ""
+    steps: tuple[Step, ...] = ()
+    latencies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Roll:
-    """One rolling restart of a group: everything that a new listener needs to go on with it."""
+    """One rolling restart of a group: everything that a new listener needs to go on with it.
+
+    ``by``: who asks, as they say. ``user`` and ``client``: as their connection tells; empty where it does not.
+    ``began``: when it was asked for, by the wall clock, in Unix seconds. ``forecast``: how many seconds it was expected
+    to take; 0.0 where nobody could know. ``levels``: how many were available, whenever that changed.
+    """
 
     id: int
     group: str
@@ -260,6 +284,11 @@ class Roll:
     stuck_since: float = 0.0  # nothing under way and no room for the next; 0.0 while it moves
     least_available: int = 0
     why: str = ""
+    user: str = ""
+    client: str = ""
+    began: float = 0.0
+    forecast: float = 0.0
+    levels: tuple[Level, ...] = ()
 
 
 # --- watch: what the guard has in hand
@@ -378,7 +407,8 @@ class WarmupJob:
 
 @dataclass(frozen=True)
 class Warmth:
-    """How far the warm-up of one pid got: ``state`` is warming, warm, failed, or late: not warm at its deadline."""
+    """How far the warm-up of one pid got: ``state`` is warming, warm, failed, or late: not warm at its deadline.
+    ``latencies``: of the first requests, in ms."""
 
     pid: int
     state: str
@@ -386,6 +416,7 @@ class Warmth:
     first_ms: float = 0.0
     last_ms: float = 0.0
     why: str = ""
+    latencies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -526,7 +557,7 @@ class Report:
 @dataclass(frozen=True)
 class Request:
     """What somebody asks: ``kind`` is restart, plan, resume or check; an empty ``max_unavailable`` leaves it to the
-    policy. ``settings`` come with a check."""
+    policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a ``Roll``."""
 
     id: int
     kind: str
@@ -536,6 +567,9 @@ class Request:
     force: bool = False
     by: str = ""
     settings: Settings = Settings()
+    user: str = ""
+    client: str = ""
+    began: float = 0.0
 
 
 @dataclass(frozen=True)

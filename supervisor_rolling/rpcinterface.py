@@ -27,6 +27,7 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord import shapes
+from supervisor_rolling.in_supervisord.asker import asker
 from supervisor_rolling.in_supervisord.contained import Defects, contained
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
 from supervisor_rolling.in_supervisord.hearing import hear
@@ -100,10 +101,17 @@ def _incorrect(text: str) -> RPCError:
 class RollingNamespaceRPCInterface:
     """Rolling restarts: restart, watch, pause, resume and abort them."""
 
-    def __init__(self, supervisord: Any, mailbox: Mailbox, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        supervisord: Any,
+        mailbox: Mailbox,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.supervisord = supervisord
         self.mailbox = mailbox
         self.clock = clock
+        self.wall = wall
         self._defects = Defects(supervisord.options.logger)
 
     def _update(self, text: str) -> None:
@@ -136,7 +144,7 @@ class RollingNamespaceRPCInterface:
         group, processes = self._named(name, options["processes"])
         self._require_listener()
         self._require_free(group)
-        details = {**options, "processes": processes}
+        details = {**options, **self._asker(), "processes": processes}
         return self._ask("plan" if details.pop("dry_run") else "restart", group, details, wait)
 
     def resume(self, group, wait=False):
@@ -341,6 +349,11 @@ class RollingNamespaceRPCInterface:
         return True
 
     # --- what the methods above share
+
+    def _asker(self) -> dict[str, Any]:
+        """Who asks, as their connection tells, and when."""
+        user, client = asker()
+        return {"user": user, "client": client, "began": self.wall()}
 
     def _update_by_listener(self, text: str, key: Any) -> None:
         self._update(text)

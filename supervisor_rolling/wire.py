@@ -62,6 +62,8 @@ def _reader(hint: Any) -> Reader:
         return functools.partial(_build, hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        return functools.partial(_row, hint)
     if typing.get_origin(hint) is tuple:
         read_item = _reader(typing.get_args(hint)[0])
         return lambda value: tuple(map(read_item, value))
@@ -71,6 +73,16 @@ def _reader(hint: Any) -> Reader:
         read_value = _reader(typing.get_args(hint)[1])
         return lambda value: {key: read_value(one) for key, one in value.items()}
     return _as_it_is
+
+
+def _row(kind: Any, data: Any) -> Any:
+    """A NamedTuple, which travels as an array."""
+    return kind(*(_reader(hint)(item) for hint, item in zip(_hints(kind), data)))
+
+
+@functools.cache
+def _hints(kind: Any) -> tuple[Any, ...]:
+    return tuple(typing.get_type_hints(kind).values())
 
 
 def _as_it_is(value: Any) -> Any:

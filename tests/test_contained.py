@@ -150,6 +150,7 @@ ELSEWHERE = {
     "in_supervisord.lives:Lives.hear",  # known to supervisord's events as it was
     "in_supervisord.shapes:TableOf.__init__",  # at the import
     "in_supervisord.shapes:Added.__init__",
+    "in_supervisord.shapes:RowOf.__init__",
     "plain:shown",  # in supervisorctl
     "share:limit_for",  # in the listener
 }

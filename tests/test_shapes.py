@@ -64,6 +64,8 @@ def shape_of(hint: Any) -> Any:
     """The shape of what ``wire.dump`` makes of a value of the model."""
     if dataclasses.is_dataclass(hint):
         return {name: shape_of(kind) for name, kind in typing.get_type_hints(hint).items()}
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        return ("row", *(shape_of(kind) for kind in typing.get_type_hints(hint).values()))
     if typing.get_origin(hint) is tuple:
         return ("list", shape_of(typing.get_args(hint)[0]))
     if typing.get_origin(hint) is Mapping:
@@ -76,6 +78,8 @@ def comparable(shape: shapes.Shape) -> Any:
         return comparable(shape.shape)
     if isinstance(shape, shapes.ListOf):
         return ("list", comparable(shape.items))
+    if isinstance(shape, shapes.RowOf):
+        return ("row", *map(comparable, shape.items))
     if isinstance(shape, shapes.TableOf):
         return ("table", comparable(shape.values))
     return {key: comparable(inner) for key, inner in shape.items()} if isinstance(shape, Mapping) else shape

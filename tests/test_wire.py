@@ -17,6 +17,7 @@ from supervisor_rolling.model import (
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
+    Level,
     Member,
     Policy,
     PortRule,
@@ -25,6 +26,7 @@ from supervisor_rolling.model import (
     Share,
     Stage,
     Status,
+    Step,
     Timing,
     Ward,
     WarmupPolicy,
@@ -84,6 +86,8 @@ members = st.builds(
     first_ms=seconds,
     last_ms=seconds,
     why=names,
+    steps=st.lists(st.builds(Step, st.sampled_from(Stage), seconds), max_size=3).map(tuple),
+    latencies=st.lists(seconds, max_size=3).map(tuple),
 )
 rolls = st.builds(
     Roll,
@@ -103,6 +107,11 @@ rolls = st.builds(
     stuck_since=seconds,
     least_available=pids,
     why=names,
+    user=names,
+    client=names,
+    began=seconds,
+    forecast=seconds,
+    levels=st.lists(st.builds(Level, seconds, pids), max_size=3).map(tuple),
 )
 
 wards = st.builds(
@@ -250,8 +259,8 @@ def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Roll: 16,
-        Member: 22,
+        Roll: 21,
+        Member: 24,
         Connection: 5,
         Watch: 4,
         Ward: 13,

@@ -55,7 +55,9 @@ def roll_for(
     if request.max_unavailable:
         roll = limited(roll, parse_share(request.max_unavailable))
     if request.kind != "resume":
-        roll = narrowed(replace(roll, force=request.force, by=request.by), request.processes)
+        roll = replace(roll, force=request.force, by=request.by)
+        roll = replace(roll, user=request.user, client=request.client, began=request.began)
+        roll = narrowed(roll, request.processes)
     return roll
 
 

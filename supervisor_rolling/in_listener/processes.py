@@ -321,5 +321,8 @@ def _request(data: Mapping[str, Any]) -> Request:
         max_unavailable=data.get("max_unavailable", ""),
         force=data.get("force", False),
         by=data.get("by", ""),
+        user=data.get("user", ""),
+        client=data.get("client", ""),
+        began=data.get("began", 0.0),
         settings=load(Settings, data.get("settings", {})),
     )

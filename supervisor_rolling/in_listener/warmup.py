@@ -39,6 +39,9 @@ NEWS_AFTER = 0.5
 """Seconds without an answer at the deadline that are worth telling. One that was asked only just before is no news:
 what it answered until then is."""
 
+LATENCIES = 100
+"""How many latencies of a warm-up are kept: what it looks like is seen by then, and the roll stays small."""
+
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
 
 V4_LOOPBACK, V6_LOOPBACK = "127.0.0.1", "::1"
@@ -204,9 +207,14 @@ class _Warmup(threading.Thread):
 
     def _count(self, milliseconds: float) -> None:
         first = self.warmth.first_ms if self.warmth.requests else milliseconds
-        done = self.warmth.requests + 1
+        latencies = (*self.warmth.latencies, round(milliseconds, 1))[:LATENCIES]
         self.warmth = replace(
-            self.warmth, requests=done, first_ms=round(first, 1), last_ms=round(milliseconds, 1), why=""
+            self.warmth,
+            requests=self.warmth.requests + 1,
+            first_ms=round(first, 1),
+            last_ms=round(milliseconds, 1),
+            latencies=latencies,
+            why="",
         )
 
 

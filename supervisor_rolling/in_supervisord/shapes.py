@@ -35,6 +35,13 @@ class TableOf:
         self.values = values
 
 
+class RowOf:
+    """The shape of a list with one item for each of these shapes."""
+
+    def __init__(self, *items: Shape) -> None:
+        self.items = items
+
+
 class Added:
     """The shape of a key that came with a later version: a listener that is older does not write it."""
 
@@ -42,7 +49,7 @@ class Added:
         self.shape = shape
 
 
-Shape = Union[str, frozenset[str], ListOf, TableOf, Added, Mapping[str, "Shape"]]
+Shape = Union[str, frozenset[str], ListOf, RowOf, TableOf, Added, Mapping[str, "Shape"]]
 
 _SHARE: Shape = {"number": WHOLE, "percent": NUMBER}
 _REQUEST: Shape = {
@@ -107,6 +114,8 @@ MEMBER: Shape = {
     "first_ms": NUMBER,
     "last_ms": NUMBER,
     "why": TEXT,
+    "steps": Added(ListOf(RowOf(STAGES, NUMBER))),
+    "latencies": Added(ListOf(NUMBER)),
 }
 WARD: Shape = {
     "name": TEXT,
@@ -137,6 +146,11 @@ ROLL: dict[str, Shape] = {
     "stuck_since": NUMBER,
     "least_available": WHOLE,
     "why": TEXT,
+    "user": Added(TEXT),
+    "client": Added(TEXT),
+    "began": Added(NUMBER),
+    "forecast": Added(NUMBER),
+    "levels": Added(ListOf(RowOf(NUMBER, WHOLE))),
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 
@@ -217,6 +231,8 @@ def _fits(shape: Shape, value: Any) -> bool:
         return isinstance(value, str) and value in shape
     if isinstance(shape, ListOf):
         return isinstance(value, list) and all(_fits(shape.items, item) for item in value)
+    if isinstance(shape, RowOf):
+        return isinstance(value, list) and len(value) == len(shape.items) and all(map(_fits, shape.items, value))
     if not isinstance(value, dict):
         return False
     if isinstance(shape, TableOf):
@@ -231,6 +247,8 @@ def _misfit(shape: Shape, value: Any, path: str) -> tuple[str, Any]:
         return _misfit(shape.shape, value, path)
     if isinstance(shape, ListOf) and isinstance(value, list):
         inner = [(shape.items, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    elif isinstance(shape, RowOf) and isinstance(value, list) and len(value) == len(shape.items):
+        inner = [(kind, item, f"{path}[{index}]") for index, (kind, item) in enumerate(zip(shape.items, value))]
     elif isinstance(shape, TableOf) and isinstance(value, dict):
         inner = [(shape.values, item, f"{path}.{str(key)[:40]}") for key, item in value.items()]
     elif isinstance(shape, Mapping) and isinstance(value, dict):

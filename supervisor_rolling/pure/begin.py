@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Seen, Share, Stage, Watch
+from supervisor_rolling.pure.chronicle import levelled, noted
 from supervisor_rolling.pure.machine import available
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, NOT_UP
@@ -36,7 +37,7 @@ def begin(
     members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), seen.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
     roll = Roll(number, policy.group, policy, members, limit, gate, started_at=seen.at)
-    return replace(roll, least_available=available(roll, seen))
+    return levelled(replace(roll, least_available=len(members)), available(roll, seen), seen.at)
 
 
 def kept_closed(previous: Roll | None, watch: Watch | None) -> dict[str, str]:
@@ -108,7 +109,9 @@ def require_time_to_stop(roll: Roll, processes: Mapping[str, Process]) -> None:
 
 def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: float) -> Member:
     if failed is not None:
-        return Member(process.name, ports, stage=Stage.FAILED, since=at, why=failed)
+        return noted(
+            Member(process.name, ports), Member(process.name, ports, stage=Stage.FAILED, why=failed, since=at), at
+        )
     if process.state in ("STOPPED", "UNKNOWN"):
         return Member(process.name, ports, wanted=False, why=f"is {process.state} and is left so")
     return Member(process.name, ports)

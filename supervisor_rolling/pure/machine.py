@@ -43,8 +43,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from supervisor_rolling.model import Member, NoticeJob, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
+from supervisor_rolling.pure.chronicle import levelled, noted, shifted
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     ALIVE,
@@ -69,10 +71,12 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     """The roll after one look. Does nothing to a roll that has ended."""
     if roll.status is not Status.RUNNING:
         return roll
+    before = roll.members
     roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
     roll = _admit(roll, seen)
-    roll = replace(roll, least_available=min(roll.least_available, available(roll, seen)))
+    roll = replace(roll, members=tuple(map(partial(noted, at=seen.at), before, roll.members)))
+    roll = levelled(roll, available(roll, seen), seen.at)
     return _finish(roll, seen)
 
 
@@ -132,12 +136,15 @@ def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Rol
 
     The time that it lay still does not count as its own.
     """
+    lay_still = roll.started_at - previous.ended_at
+    previous = shifted(previous, lay_still)
     before = {member.name: member for member in previous.members}
     members = tuple(_carried(member, before.get(member.name), processes) for member in roll.members)
-    begun = roll.started_at - (previous.ended_at - previous.started_at)
     least = min(roll.least_available, previous.least_available)
     roll = replace(roll, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
-    return replace(roll, members=members, started_at=begun, least_available=least)
+    roll = replace(roll, user=previous.user, client=previous.client, began=previous.began, forecast=previous.forecast)
+    levels = (*previous.levels, *roll.levels)
+    return replace(roll, members=members, started_at=previous.started_at, least_available=least, levels=levels)
 
 
 def planned(roll: Roll, seen: Seen) -> Roll:
@@ -156,7 +163,7 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
         warmed = before.pid if before.pid == process.pid else 0
         return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
     was_asked_for = before.wanted or before.tried or bool(before.why)
-    return replace(member, wanted=member.wanted and was_asked_for)
+    return replace(member, wanted=member.wanted and was_asked_for, steps=(*before.steps, *member.steps))
 
 
 # --- the group
@@ -194,7 +201,7 @@ def _leave(member: Member, seen: Seen) -> Member:
     cold = member.stage is Stage.FAILED
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
     member = replace(member, pid=0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
-    return replace(member, connections_left=0, oldest_left=(), requests=0, why="")
+    return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), why="")
 
 
 def _with(roll: Roll, old: Member, new: Member) -> Roll:

@@ -1,0 +1,45 @@
+"""The course of a roll, for whoever wants to see it afterwards: who was in which stage when, how many were available.
+
+Nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor_rolling.model import Level, Member, Roll, Step
+
+MOST_STEPS = 50
+"""Of one process. A roll that is paused, or drained anew, a hundred times is no picture any more, and still a roll."""
+
+MOST_LEVELS = 5000
+"""Of one roll: two for each of a thousand processes, and what crashes meanwhile."""
+
+DIGITS = 3
+"""Of a second: a look takes longer."""
+
+
+def noted(before: Member, after: Member, at: float) -> Member:
+    """The member after a look, with the stage that it has entered."""
+    if after.stage is before.stage or len(after.steps) >= MOST_STEPS:
+        return after
+    return replace(after, steps=(*after.steps, Step(after.stage, round(at, DIGITS))))
+
+
+def levelled(roll: Roll, available: int, at: float) -> Roll:
+    """The roll after a look that has found so many available."""
+    roll = replace(roll, least_available=min(roll.least_available, available))
+    if (roll.levels and roll.levels[-1].available == available) or len(roll.levels) >= MOST_LEVELS:
+        return roll
+    return replace(roll, levels=(*roll.levels, Level(round(at, DIGITS), available)))
+
+
+def shifted(roll: Roll, seconds: float) -> Roll:
+    """The roll as if all of it had been so much later: the time for which it lay still does not count as its own."""
+    members = tuple(
+        replace(member, steps=tuple(Step(step.stage, round(step.at + seconds, DIGITS)) for step in member.steps))
+        for member in roll.members
+    )
+    levels = tuple(Level(round(level.at + seconds, DIGITS), level.available) for level in roll.levels)
+    started, ended = roll.started_at + seconds, roll.ended_at + seconds
+    return replace(roll, members=members, levels=levels, started_at=started, ended_at=ended)

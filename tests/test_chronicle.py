@@ -1,0 +1,109 @@
+"""The course of a roll: every stage of every process with its moment, and how many were available."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from supervisor_rolling.model import GatePolicy, Level, Member, Policy, PortRule, Roll, Stage, Step
+from supervisor_rolling.pure.chronicle import MOST_LEVELS, MOST_STEPS, levelled, noted, shifted
+from tests.world import World
+
+MEMBER = Member("app-1", (8001,))
+ROLL = Roll(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
+WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, Stage.OPEN]
+
+
+def a_roll(world: World, **details: Any) -> Roll:
+    """The roll of a world, when it has ended."""
+    world.ask(**details)
+    world.run(world.roller())
+    return world.roll()
+
+
+def stages(member: Member) -> list[Stage]:
+    return [step.stage for step in member.steps]
+
+
+def test_a_stage_is_noted_when_it_is_entered_and_once() -> None:
+    draining = replace(MEMBER, stage=Stage.DRAINING)
+    entered = noted(MEMBER, draining, 1000.12345)
+    assert entered.steps == (Step(Stage.DRAINING, 1000.123),)
+    assert noted(entered, entered, 1001.0) == entered
+
+
+def test_who_goes_round_and_round_does_not_make_the_roll_grow_for_ever() -> None:
+    member = MEMBER
+    for number in range(2 * MOST_STEPS):
+        stage = Stage.DRAINING if member.stage is Stage.OPEN else Stage.OPEN
+        member = noted(member, replace(member, stage=stage), float(number))
+    assert len(member.steps) == MOST_STEPS
+
+
+def test_how_many_are_available_is_noted_when_it_changes() -> None:
+    roll = levelled(levelled(levelled(ROLL, 3, 1000.0), 3, 1001.0), 2, 1002.0)
+    assert roll.levels == (Level(1000.0, 3), Level(1002.0, 2))
+    assert roll.least_available == 2
+    assert levelled(roll, 3, 1003.0).least_available == 2
+
+
+def test_the_line_of_a_roll_that_flutters_has_an_end_and_its_least_has_not() -> None:
+    full = replace(ROLL, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MOST_LEVELS)))
+    assert levelled(full, 1, 9999.0).levels == full.levels
+    assert levelled(full, 1, 9999.0).least_available == 1
+
+
+def test_a_roll_that_lay_still_is_moved_as_a_whole() -> None:
+    member = replace(MEMBER, steps=(Step(Stage.DRAINING, 1001.0),))
+    roll = replace(ROLL, members=(member,), levels=(Level(1000.0, 3),), started_at=1000.0, ended_at=1010.0)
+    later = shifted(roll, 5.0)
+    assert (later.started_at, later.ended_at) == (1005.0, 1015.0)
+    assert later.members[0].steps == (Step(Stage.DRAINING, 1006.0),)
+    assert later.levels == (Level(1005.0, 3),)
+
+
+# --- in the simulated world
+
+
+def test_every_process_has_the_stages_that_it_went_through_with_their_moments() -> None:
+    roll = a_roll(World(3))
+    for member in roll.members:
+        assert stages(member) == WAY
+        moments = [step.at for step in member.steps]
+        assert moments == sorted(moments)
+        drained, stopped_and_started = moments[1] - moments[0], moments[2] - moments[1]
+        assert abs(drained - member.timing.drained) < 0.01
+        assert stopped_and_started >= member.timing.stopped - 0.01
+
+
+def test_the_line_has_one_less_while_one_after_another_is_away() -> None:
+    roll = a_roll(World(3))
+    assert [level.available for level in roll.levels] == [3, 2, 3]  # the next one leaves when the last is back
+    assert min(level.available for level in roll.levels) == roll.least_available == 2
+
+
+def test_what_a_killed_listener_had_noted_the_next_one_goes_on_with() -> None:
+    world = World(3)
+    world.kill_after = 60
+    roll = a_roll(world)
+    assert "KILLED" in world.log
+    assert [stages(member)[-1] for member in roll.members] == [Stage.OPEN] * 3
+    assert all(len(stages(member)) >= len(WAY) for member in roll.members)
+
+
+def test_a_roll_that_is_resumed_goes_on_as_if_it_had_not_lain_still() -> None:
+    world = World(3)
+    world.processes["app-2"].deploy = {"warms": "failed"}
+    first = a_roll(world)
+    assert stages(first.members[1]) == [*WAY[:3], Stage.FAILED]
+    world.processes["app-2"].deploy = {"warms": "warm"}
+    world.pass_time(100.0)
+    second = a_roll(world, kind="resume")
+    took = second.ended_at - second.started_at
+    moments = [step.at - second.started_at for member in second.members for step in member.steps]
+    moments += [level.at - second.started_at for level in second.levels]
+    assert all(-0.01 <= moment <= took + 0.01 for moment in moments)
+    assert stages(second.members[0]) == WAY
+    assert stages(second.members[1])[:4] == [*WAY[:3], Stage.FAILED]
+    assert stages(second.members[1])[-4:] == WAY[1:]
+    assert second.began == first.began
