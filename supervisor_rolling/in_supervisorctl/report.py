@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from html import escape
 from statistics import median
 from typing import Any
@@ -19,6 +19,18 @@ from typing import Any
 from supervisor_rolling.in_supervisorctl.progress import what_now
 from supervisor_rolling.in_supervisorctl.report_record import Span, read
 from supervisor_rolling.in_supervisorctl.report_style import STYLE
+from supervisor_rolling.in_supervisorctl.report_words import (
+    clock,
+    counted,
+    forecast_text,
+    from_to,
+    lasting,
+    ms,
+    requests_text,
+    standing,
+    utc,
+    words,
+)
 from supervisor_rolling.pure.lasting import count_text
 
 View = Mapping[str, Any]
@@ -68,12 +80,6 @@ LANE_LETTERS = 115
 
 LISTED = 20
 """So many failures are told before the rest is folded away."""
-
-SLOW = 10000
-"""Milliseconds; what took longer is told in seconds."""
-
-NOTABLE = 0.05
-"""Seconds; what took less is left out of a sentence."""
 
 _UNITS = (1.0, 60.0, 3600.0, 86400.0)
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
@@ -126,88 +132,17 @@ def name_tag(name: str) -> Html:
     return tag("bdi", name or "(no name)")
 
 
-# --- words
-
-
-def lasting(seconds: float) -> str:
-    """``14.3 s``, ``3 min 5 s``, ``2 h 3 min``."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.0f}" if value >= 1 or not value else f"{value:.1f}"
-
-
-def _from_to(first: float, last: float) -> str:
-    """``894 → 12 ms``, ``43.5 s → 9 ms``."""
-    slow = f"{first / 1000:.1f} s" if first >= SLOW else _ms(first)
-    return f"{slow} → {last / 1000:.1f} s" if last >= SLOW else f"{slow} → {_ms(last)} ms"
-
-
-def counted(number: float, noun: str, plural: str = "s") -> str:
-    """``1 request``, ``2 requests``."""
-    return f"{number:.0f} {noun}{'' if number == 1 else plural}"
-
-
-def requests_text(process: View) -> str:
-    """The warm-up in numbers: ``11 requests, 894 → 12 ms``."""
-    number, known = process["requests"], process["latencies_ms"]
-    if not number:
-        return ""
-    if not known:
-        return counted(number, "request")
-    cut = f", the first {len(known)}" if len(known) < number else ""
-    took = _from_to(known[0], known[-1]) if len(known) > 1 else f"{_ms(known[0])} ms"
-    return f"{counted(number, 'request')}{cut}, {took}"
-
-
-def words(process: View, status: str) -> str:
-    """What a process has been through, and where it stands, as ``rolling_restart`` tells it."""
-    left = f" ({count_text(process['connections_left'])} left)" if process["connections_left"] else ""
-    killed = " (killed)" if process["killed"] else ""
-    ready = "warmed" if process["requests"] else "ready"
-    parts = [
-        f"drained {lasting(process['drained'])}{left}" if process["drained"] or left else "",
-        f"stopped {lasting(process['stopped'])}{killed}" if process["stopped"] >= NOTABLE or killed else "",
-        f"started {lasting(process['started'])}" if process["started"] else "",
-        f"{ready} {lasting(process['warmed'])}" if process["warmed"] else "",
-        f"settled {lasting(process['settled'])}" if process["settled"] >= NOTABLE else "",
-        f"died {counted(process['deaths'], 'time')}" if process["deaths"] else "",
-        _standing(process, status),
-    ]
-    return " · ".join(filter(None, parts))
-
-
-def _standing(process: View, status: str) -> str:
-    if process["failed"] or process["stage"] == "failed":
-        return f"FAILED: {process['why'] or 'no reason is told'}"
-    if process["stage"] != "open":
-        return f"{process['stage']} for {lasting(process['spans'][-1].seconds)}" if status == "running" else "not open"
-    if process["why"] or process["replaced"]:
-        return str(process["why"] or "open")
-    if not process["wanted"]:
-        return "was not asked for"
-    return "still to come" if status == "running" else "not replaced"
+# --- the top
 
 
 def headline(roll: View) -> Html:
     """The story in a sentence."""
-    took = lasting(roll["seconds"])
+    took = lasting(roll["seconds"]).replace(" ", "\xa0")
     when = {"running": f" so far, after {took}", "lost": f" in the {took} that are known"}
     done = f"{STATUSES[roll['status']][2]}{roll['replaced']} of {roll['total']} replaced"
     text = done + when.get(roll["status"], f" in {took}")
     least = f", never fewer than {roll['least_available']} of {roll['size']} available"
     return joined([name_tag(roll["group"]), f": {text}{least if roll['least_available'] >= 0 else ''}"])
-
-
-def utc(at: float) -> datetime | None:
-    """A point in time; None where a record does not tell, or tells a year that has not four digits."""
-    return datetime.fromtimestamp(at, timezone.utc) if 0 < at < 2.5e11 else None
 
 
 def moment(when: datetime | None, before: datetime | None = None) -> Html | None:
@@ -216,28 +151,7 @@ def moment(when: datetime | None, before: datetime | None = None) -> Html | None
         return None
     day = f"{_DAYS[when.weekday()]} {when.day} {_MONTHS[when.month - 1]} {when.year}, "
     is_same = before is not None and before.date() == when.date()
-    return tag("time", f"{'' if is_same else day}{_clock(when)}", datetime=f"{when:%Y-%m-%dT%H:%M:%S}Z")
-
-
-def _clock(when: datetime) -> str:
-    return f"{when:%H:%M:%S} UTC"
-
-
-def forecast_text(roll: View) -> str:
-    """How long the roll was expected to take, and how far off that was."""
-    forecast, off = roll["forecast"], roll["seconds"] - roll["forecast"]
-    if forecast <= 0:
-        return "there was no forecast"
-    if roll["status"] != "done":
-        left = f", about {lasting(-off)} left" if roll["status"] == "running" and off < 0 else ""
-        return f"forecast {lasting(forecast)}{left}"
-    if abs(off) < NOTABLE:
-        return f"forecast {lasting(forecast)}, and so it was"
-    more = "longer" if off > 0 else "less"
-    return f"forecast {lasting(forecast)}: {lasting(abs(off))} {more} ({abs(off) / forecast:.0%})"
-
-
-# --- the top
+    return tag("time", f"{'' if is_same else day}{clock(when)}", datetime=f"{when:%Y-%m-%dT%H:%M:%S}Z")
 
 
 def _top(roll: View) -> Html:
@@ -305,7 +219,7 @@ def _warm_fact(processes: Sequence[View]) -> Fact | None:
         return None
     first, last = median(each[0] for each in known), median(each[-1] for each in known)
     number = counted(sum(process["requests"] for process in processes), "request")
-    return ("Warm-up, first → last", _from_to(first, last), f"{number}, medians of {len(known)}")
+    return ("Warm-up, first → last", from_to(first, last), f"{number}, medians of {len(known)}")
 
 
 def _left_fact(processes: Sequence[View]) -> Fact | None:
@@ -403,7 +317,7 @@ def _axis(roll: View, step: float) -> Html:
     ticks = [n * step for n in range(int(roll["span"] / step + 1e-6) + 1)]
     marks = [tag("span", _tick(at, roll["span"]), style=f"left:{_percent(at, roll['span'])}") for at in ticks]
     began = utc(roll["began"])
-    since = f"since {_clock(began)}" if began else "since it began"
+    since = f"since {clock(began)}" if began else "since it began"
     available = _available(roll)
     times = [
         tag("span", since, class_="name"),
@@ -577,7 +491,7 @@ def _more(process: View, roll: View, most: int) -> Html:
 
 def _stage_row(drawn: Span, told: Span, begin: float, total: float, roll: View) -> Html:
     at = utc(roll["began"] + told.begin) if roll["began"] > 0 else None
-    when = f"from {lasting(told.begin)}{f', {_clock(at)}' if at else ''}"
+    when = f"from {lasting(told.begin)}{f', {clock(at)}' if at else ''}"
     bar = _bar(drawn, begin, total)
     return tag("li", joined([tag("b", told.stage), bar, tag("span", lasting(told.seconds)), tag("span", when)], " "))
 
@@ -592,7 +506,7 @@ def _about(process: View, most: int) -> list[tuple[str, object]]:
         ("Connections left", process["connections_left"] or None),
         ("Deaths", process["deaths"] or None),
         ("Killed", "yes, it did not stop in time" if process["killed"] else None),
-        ("Warm-up requests, ms", " ".join(map(_ms, known)) + cut if known else None),
+        ("Warm-up requests, ms", " ".join(map(ms, known)) + cut if known else None),
     ]
 
 
@@ -647,18 +561,18 @@ Column = tuple[str, Callable[[View], object]]
 def _tables(roll: View) -> Html:
     parts = [tag("h2", "As a table", id="table", tabindex="-1"), _process_table(roll), _change_table(roll)]
     height = f"--tall:{33 * len(roll['processes']) + 250}px"
-    return tag("section", *parts, class_="tables", style=height, aria_labelledby="table")
+    return tag("section", *parts, class_="tables", style=height, aria_label="As a table")
 
 
 def _process_table(roll: View) -> Html:
     columns: list[Column] = [
         ("port", _ports),
-        ("outcome", lambda p: _standing(p, roll["status"])),
+        ("outcome", lambda p: standing(p, roll["status"])),
         ("left at, s", lambda p: f"{p['spans'][0].begin:.1f}" if p["spans"] else ""),
         *((f"{key}, s", _tenth(key)) for key in ("drained", "stopped", "started", "warmed", "settled")),
         ("not available, s", _tenth("away")),
         ("requests", lambda p: f"{p['requests']:.0f}" if p["requests"] else ""),
-        ("first, ms", lambda p: _ms(p["latencies_ms"][0]) if p["latencies_ms"] else ""),
+        ("first, ms", lambda p: ms(p["latencies_ms"][0]) if p["latencies_ms"] else ""),
         ("last, ms", _last_ms),
         ("left", lambda p: f"{p['connections_left']:.0f}"),
         ("deaths", lambda p: f"{p['deaths']:.0f}"),
@@ -672,7 +586,7 @@ def _process_table(roll: View) -> Html:
     ]
     text = "Who left first comes first. Left: connections at the restart."
     caption = tag("caption", tag("span", text))
-    is_long = any(len(_standing(process, roll["status"])) > 24 for process in roll["processes"])
+    is_long = any(len(standing(process, roll["status"])) > 24 for process in roll["processes"])
     wide = "--outcome:20rem" if is_long else ""
     table = tag("table", caption, tag("thead", heads), tag("tbody", joined(rows, "\n")), style=wide)
     return tag("div", table, class_="wide", role="region", aria_label="The processes, a table", tabindex="0")
@@ -684,7 +598,7 @@ def _tenth(key: str) -> Callable[[View], object]:
 
 def _last_ms(process: View) -> str:
     known = process["latencies_ms"]
-    return _ms(known[-1]) if known and len(known) == process["requests"] else ""
+    return ms(known[-1]) if known and len(known) == process["requests"] else ""
 
 
 def _change_table(roll: View) -> Html:

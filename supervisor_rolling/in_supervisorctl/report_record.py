@@ -118,7 +118,7 @@ def _process(told: dict[str, Any], stages: Sequence[Any], ends: float) -> dict[s
         "requests": max(told["requests"], len(numbers)),
         "spans": spans,
         "away": sum(span.seconds for span in spans if span.stage != "open"),
-        "stage": str(stages[-1][0]) if stages else "open",
+        "stage": shown(stages[-1][0], "utf-8") if stages else "open",
     }
 
 

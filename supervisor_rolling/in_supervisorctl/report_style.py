@@ -16,7 +16,7 @@ STYLE = """
   --bad: #ff8091; --bad-card: #2a151a; --draining: #b48cf5; --restarting: #c3ccd6; --warming: #e58a1f;
   --settling: #2a73b8; --failed: #f0405c; --down: #8b95a1; --other: #8b95a1; --old: #737d89; --new: #27b583;
   --spark: #e58a1f; --area: #27b58333 } }
-@media (prefers-contrast: more) { :root { --muted: var(--text); --edge: var(--text) } }
+@media (prefers-contrast: more) { :root { --muted: var(--text); --edge: var(--text); --good: var(--text) } }
 * { box-sizing: border-box }
 html { scroll-padding-top: 9rem; -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif;
@@ -150,7 +150,7 @@ thead th { color: var(--muted); font-weight: 600; vertical-align: bottom }
 tbody th { text-align: left; min-width: 7rem }
 .wide td { white-space: nowrap } .wide th:first-child { text-align: left; padding-left: 0 }
 .wide td:nth-child(3), .wide th:nth-child(3) { text-align: left;
-  min-width: var(--outcome, 6rem); overflow-wrap: anywhere; white-space: normal }
+  min-width: var(--outcome, 7.5rem); overflow-wrap: anywhere; white-space: normal }
 .changes { margin-top: .5rem }
 
 @media (max-width: 78rem) { .words.words { grid-area: 2/2; padding: 0 0 4px !important; text-align: left;
