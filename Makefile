@@ -11,6 +11,10 @@ AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
+# The tests look at a page in a browser; the demo needs none.
+BROWSER = chromium chromium-driver
+matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(BROWSER)
+
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py supervisor_rolling/plain.py
 
