@@ -18,8 +18,8 @@ Three programs live in this package, and the folders are named after where code 
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
                        below it all
 ``wsgi``, ``asgi``     middlewares for applications, which look at the flag of ``draining``
-``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they take and print, and ``report``, the
-                       page; ``command`` has them without supervisorctl
+``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they take and print, and ``report``,
+                       the page; ``command`` has them without supervisorctl
 ``skel``               what to paste: the files of conf/
 """
 

@@ -23,14 +23,19 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisorctl.check import check_lines
+from supervisor_rolling.in_supervisorctl.history import history_lines
 from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
 from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
 from supervisor_rolling.plain import plain, shown
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
+SHOWN = 20
+"""Rolls of the history, where nobody says how many."""
+
 LISTENER_PATIENCE = 10.0
 """Seconds that a roll may be without a listener before the watcher gives up: supervisord starts a dead one in a
 second."""
@@ -113,6 +118,12 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     # --- commands
 
+    def do_rolling_history(self, arg: str) -> None:
+        self._run("rolling_history", arg, self._history)
+
+    def do_rolling_report(self, arg: str) -> None:
+        self._run("rolling_report", arg, self._report)
+
     def do_rolling_restart(self, arg: str) -> None:
         self._run("rolling_restart", arg, self._restart)
 
@@ -145,6 +156,12 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def help_rolling_resume(self) -> None:
         self.ctl.output(help_text("rolling_resume"))
+
+    def help_rolling_history(self) -> None:
+        self.ctl.output(help_text("rolling_history"))
+
+    def help_rolling_report(self) -> None:
+        self.ctl.output(help_text("rolling_report"))
 
     def help_rolling_check(self) -> None:
         self.ctl.output(help_text("rolling_check"))
@@ -184,6 +201,19 @@ class RollingControllerPlugin(ControllerPluginBase):
         report = self._asked("check", group)
         self._print(options, report, check_lines(group, report))
         return DONE if report["ok"] else FAILED
+
+    def _history(self, options: argparse.Namespace) -> int:
+        group = _target([options.group])[0] if options.group else ""
+        rolls = self._rolling.getHistory(group, options.number or SHOWN)
+        self._print(options, {"rolls": rolls}, history_lines(group, rolls))
+        return DONE
+
+    def _report(self, options: argparse.Namespace) -> int:
+        if self._output.is_terminal and not options.json:
+            raise UsageError("a page of HTML is nothing to read here: write it to a file, rolling_report > roll.html")
+        record = json.loads(self._rolling.getRecord(options.group or ""))
+        self._output.write(json.dumps(record) + "\n" if options.json else page(record))
+        return DONE
 
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:

@@ -28,6 +28,7 @@ from supervisor_rolling.in_listener.flags import FileFlags
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.status_line import StatusLines
+from supervisor_rolling.in_listener.history import FileHistory
 from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
@@ -36,6 +37,7 @@ from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 from supervisor_rolling.in_listener.trial import RealTrials
 from supervisor_rolling.in_listener.warmup import HttpWarmups
+from supervisor_rolling.model import HistoryPolicy
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -127,8 +129,14 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         arrivals=PacketArrivals(),
         balancers=NginxConfigurations(time.monotonic, ring),
         trials=RealTrials(),
+        history=FileHistory(url, lambda: _history_policy(policies)),
     )
     return roller
+
+
+def _history_policy(policies: Policies) -> HistoryPolicy:
+    latest = policies.latest()
+    return latest.history if latest else HistoryPolicy()
 
 
 def _readable(fds: Sequence[int], seconds: float) -> list[int]:
@@ -194,14 +202,16 @@ def _alarm_clock() -> Iterator[Alarm]:
 def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> int:
     channel.begin()
     roller.begin()
+    is_orphan = False
     try:
-        _loop(channel, roller, alarm, deaths)
+        is_orphan = _loop(channel, roller, alarm, deaths)
     finally:
-        roller.release()
+        roller.release(is_orphan)
     return 0
 
 
-def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> None:
+def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> bool:
+    """Until it is time to go. Whether that is because supervisord is gone."""
     due = time.monotonic()
     while not alarm.is_over:
         if time.monotonic() >= due:
@@ -216,9 +226,10 @@ def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -
         events = channel.receive() if channel.fileno() in readable else channel.overdue()
         if events is None:
             log.info("supervisord has closed the connection: all gates are opened")
-            return
+            return True
         if events:
             due = min(due, time.monotonic() + _due_after(roller, events))
+    return False
 
 
 def _due_after(roller: Roller, events: list[Event]) -> float:

@@ -144,11 +144,21 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class HistoryPolicy:
+    """Where the rolls that were are kept. ``file``: a full path; empty: one of this supervisord's in
+    /var/lib/supervisor_rolling."""
+
+    enabled: bool = True
+    file: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole YAML file."""
 
     gate: GatePolicy
     groups: Mapping[str, Policy]
+    history: HistoryPolicy = HistoryPolicy()
 
 
 # --- roll: what was asked and how far it got
@@ -556,8 +566,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks: ``kind`` is restart, plan, resume or check; an empty ``max_unavailable`` leaves it to the
-    policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a ``Roll``."""
+    """What somebody asks: ``kind`` is restart, plan, resume, check, history or record; an empty ``max_unavailable``
+    leaves it to the policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a
+    ``Roll``. A history is of the last ``number`` rolls, of all groups where ``group`` is empty; a record of ``roll``: a
+    number, or empty for the last one."""
 
     id: int
     kind: str
@@ -570,6 +582,8 @@ class Request:
     user: str = ""
     client: str = ""
     began: float = 0.0
+    number: int = 0
+    roll: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_b
 from supervisor_rolling.in_supervisord.hearing import hear
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
 from supervisor_rolling.in_supervisord.settings import hears_the_doorbell, settings_of
-from supervisor_rolling.in_supervisord.views import holder_text, report_view, roll_view, standings_of
+from supervisor_rolling.in_supervisord.views import head_view, holder_text, report_view, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.plain import plain
 from supervisor_rolling.share import parse_share
@@ -52,6 +52,12 @@ OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 
 LONGEST_NAME = 64
 """Characters of who asks, and of a wrong name in an answer."""
+
+MOST_ROLLS = 500
+"""Of the history, in one answer."""
+
+LONGEST_NUMBER = 9
+"""Digits of the number of a roll."""
 
 FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
 
@@ -241,6 +247,36 @@ class RollingNamespaceRPCInterface:
             for name in sorted(processes)
         ]
 
+    def getHistory(self, group="", number=20):
+        """Return the last rolls, the newest last; needs the listener, which keeps them in a file
+
+        @param string group    The group; empty: of every group
+        @param int number      How many, at most 500
+        @return array rolls    An array of structs: id, group, status (running, done, failed, aborted, lost), by (who
+                               asked, as they say), user and client (as their connection tells), began (Unix time),
+                               seconds, forecast (seconds; 0 where there was none), limit, force, why, total, replaced,
+                               least_available, size (processes of the group)
+        """
+        self._update("getHistory")
+        number = min(_whole("number", number), MOST_ROLLS)
+        group = self._group(group) if group != "" else ""
+        self._require_listener()
+        return self._ask("history", group, {"number": number}, False)
+
+    def getRecord(self, name=""):
+        """Return all of a roll, with the course of every process; needs the listener, which keeps it in a file
+
+        @param string name     The number of a roll, or a group: its last one; empty: the last one of all
+        @return string json    The keys of getHistory; availability: an array of [seconds, processes available]; and
+                               processes: an array with name, stages: an array of [stage, seconds], latencies_ms of the
+                               warm-up, ...; seconds are those since the roll began
+        """
+        self._update("getRecord")
+        roll = name if _text("name", name).isdigit() and len(name) <= LONGEST_NUMBER else ""
+        group = self._group(name) if name and not roll else ""
+        self._require_listener()
+        return self._ask("record", group, {"roll": roll}, False)
+
     # --- for the listener alone
 
     def listenerHello(self):
@@ -344,6 +380,8 @@ class RollingNamespaceRPCInterface:
             self.mailbox.answer(request, "refused", code, text)
         elif asked is not None and asked["kind"] == "check":
             self.mailbox.answer(request, "checked", plan=_fit(lambda: shapes.read_report(plan, asked["group"])))
+        elif asked is not None and asked["kind"] in shapes.TOLD:
+            self.mailbox.answer(request, "told", plan=_fit(lambda: shapes.read_told(plan, asked["kind"])))
         elif asked is not None:
             self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_roll(plan, asked["group"], None)))
         return True
@@ -405,6 +443,8 @@ class RollingNamespaceRPCInterface:
             return self._view(request["plan"])
         if request["state"] == "checked":
             return report_view(request["plan"])
+        if request["state"] == "told":
+            return _told(request["plan"])
         if wait:
             return self._end_of(group, request["roll"])
         return self.getRoll(group)
@@ -575,6 +615,11 @@ def _put_first(pool: Any, event: RollingAskedEvent) -> None:
 
 def _plain_names(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**process, "name": plain(process["name"]), "why": plain(process["why"])} for process in processes]
+
+
+def _told(told: Mapping[str, Any]) -> Any:
+    """What is told of the rolls that were: a record as it is, in JSON's own ASCII."""
+    return plain(told["record"]) if "record" in told else [head_view(head) for head in told["rolls"]]
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

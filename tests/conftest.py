@@ -51,7 +51,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
         ) -> Stack:
             directory = tmp_path_factory.mktemp("s")
             policy_file = directory / "rolling.yaml"
-            text = plugin.policy(**policy).replace("%(here)s", str(directory))
+            history = {"file": "%(here)s/rolls.jsonl"}
+            text = plugin.policy(**{"history": history, **policy}).replace("%(here)s", str(directory))
             policy_file.write_text(text, encoding="utf-8")
             sections = plugin.sections(policy_file, prefix, listener)
             stack = Stack(directory, Setup(processes=processes, supervisor=sections, **(setup or {})))

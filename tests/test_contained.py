@@ -32,6 +32,7 @@ from supervisor_rolling.model import (
     Ward,
     Watch,
 )
+from supervisor_rolling.pure.records import head_of
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, API_VERSION, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump
 from tests.lab.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
@@ -134,6 +135,9 @@ class Drill:
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
         self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
         self.asked("check", "app", answer=self.wait_too_long)
+        rolls, record = json.dumps({"rolls": [head_of({"group": "é"})]}), json.dumps({"record": "{}"})
+        self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rolls))
+        self.asked("getRecord", "12", answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
         self.record(a_roll(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))

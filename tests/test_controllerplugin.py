@@ -577,7 +577,7 @@ def test_the_status_as_json(ctl: Controller) -> None:
 def test_every_command_has_help(ctl: Controller) -> None:
     plugin = make_rolling_controllerplugin(ctl)
     commands = [name[3:] for name in dir(plugin) if name.startswith("do_rolling")]
-    assert len(commands) == 6
+    assert len(commands) == 8
     for command in commands:
         ctl.stdout.truncate(ctl.stdout.seek(0))
         getattr(plugin, f"help_{command}")()

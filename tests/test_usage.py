@@ -104,7 +104,7 @@ def test_a_shell_completes_our_commands_with_one_question() -> None:
 def test_a_shell_completes_its_own_commands_and_the_names_of_ours_as_ever() -> None:
     found = shell(Server(PROCESSES))
     assert all_completions(found, "restart app:") == ["app:app-1 ", "app:* ", "app:app-2 "]
-    assert all_completions(found, "rolling_re") == ["rolling_restart ", "rolling_resume "]
+    assert all_completions(found, "rolling_re") == ["rolling_report ", "rolling_restart ", "rolling_resume "]
     assert all_completions(found, "help rolling_a") == ["rolling_abort "]
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from supervisor_rolling.errors import ConflictError, GateError, GatePermissionError, OvertakenError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.in_listener.history import FileHistory
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
@@ -29,6 +30,7 @@ from supervisor_rolling.model import (
     DrainPolicy,
     Finding,
     GatePolicy,
+    HistoryPolicy,
     Notice,
     NoticeJob,
     Policy,
@@ -248,6 +250,7 @@ class World:
         self._closed_since: dict[int, float] = {}
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
+        self.history = FileHistory("unix:///world.sock", lambda: HistoryPolicy(enabled=False), lambda: self.now)
         self.gate_problem = ""
         self.trial: list[str] = []
         self.unreached = ""  # why no process can be connected to
@@ -296,6 +299,7 @@ class World:
             arrivals=self.arrivals,
             balancers=self,
             trials=self,
+            history=self.history,
         )
         roller.begin()
         return roller
@@ -384,6 +388,10 @@ class World:
 
     def report(self, request: int, report: Report) -> None:
         self.mailbox.answer(request, "checked", plan=json.loads(dump(report)))
+
+    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+        self._operation("tell")
+        self.mailbox.answer(request, "told", plan=dict(answer))
 
     def plan(self, request: int, roll: Roll) -> None:
         self.mailbox.answer(request, "planned", 0, "", {"roll": roll})

@@ -7,7 +7,7 @@ All calls have a deadline of their own and none blocks for longer than a few sec
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from supervisor_rolling.model import (
     Arrival,
@@ -24,6 +24,7 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.forecast import Cycles
 from supervisor_rolling.pure.nginx import Nginx
 
 
@@ -226,6 +227,36 @@ class Notices(Protocol):
         ...
 
 
+class History(Protocol):
+    """The rolls that were. Never raises: what does not work is logged, and tried again. Records and their heads have
+    the shapes of ``pure/records.py``."""
+
+    def keep(self, rolls: Collection[Roll]) -> None:
+        """Keep what is new of the rolls that supervisord knows; one that ran and that it does not know has ended with
+        an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
+        ...
+
+    def close(self, rolls: Collection[Roll]) -> None:
+        """supervisord is gone, and with it those of these rolls that run."""
+        ...
+
+    def last_id(self) -> int:
+        """The largest number of a roll that is kept; 0: there is none."""
+        ...
+
+    def cycles(self, group: str) -> Sequence[Cycles]:
+        """How long each process was away in the last rolls of a group, the newest last."""
+        ...
+
+    def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
+        """The heads of the last so many rolls, the newest last; of every group, where none is named."""
+        ...
+
+    def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
+        """A whole record: of the roll of this number, or the last one where it is empty; None where there is none."""
+        ...
+
+
 class Supervisor(Protocol):
     """supervisord and the mailbox in it. Every method raises SupervisorError where there is no answer."""
 
@@ -258,6 +289,10 @@ class Supervisor(Protocol):
 
     def report(self, request: int, report: Report) -> None:
         """Answer a check."""
+        ...
+
+    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+        """Answer a question about the rolls that were: ``rolls``, an array of heads, or ``record``, JSON text."""
         ...
 
     def stop(self, group: str, name: str) -> str:

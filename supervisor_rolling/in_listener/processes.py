@@ -116,6 +116,10 @@ class XmlRpcSupervisor:
         """Answer a check."""
         self._own("listenerAnswer", request, 0, "", dump(report))
 
+    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+        """Answer a question about the rolls that were."""
+        self._own("listenerAnswer", request, 0, "", json.dumps(answer))
+
     def stop(self, group: str, name: str) -> str:
         """Order a stop. Returns why supervisord refuses for good, or nothing. Raises OvertakenError."""
         return self._order("supervisor.stopProcess", group, name)
@@ -324,5 +328,7 @@ def _request(data: Mapping[str, Any]) -> Request:
         user=data.get("user", ""),
         client=data.get("client", ""),
         began=data.get("began", 0.0),
+        number=data.get("number", 0),
+        roll=data.get("roll", ""),
         settings=load(Settings, data.get("settings", {})),
     )

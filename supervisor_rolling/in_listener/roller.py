@@ -11,6 +11,7 @@ close before supervisord is told to stop anything, and an order is given only fo
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import TypeVar
 from supervisor_rolling.errors import (
     ConfigError,
     ConflictError,
+    Fault,
     GateError,
     NoKeyError,
     OvertakenError,
@@ -34,6 +36,7 @@ from supervisor_rolling.in_listener.contracts import (
     Balancers,
     Deaths,
     Flags,
+    History,
     Notices,
     Pools,
     Sockets,
@@ -65,9 +68,11 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure import guard, machine
+from supervisor_rolling.pure.forecast import forecast
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
+from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
 from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, Order, Verb, closed_since, is_overdue
@@ -101,6 +106,9 @@ LONGEST_GAP = 2.0
 ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
 0.05 s, but only when something wakes it."""
+
+TOLD_OF = ("history", "record")
+"""The kinds of requests that ask about the rolls that were."""
 
 NEVER = float("inf")
 """Seconds until a turn that an event asks for which concerns no group of ours."""
@@ -172,6 +180,7 @@ class Roller:
     arrivals: Arrivals
     balancers: Balancers
     trials: Trials
+    history: History
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
@@ -278,8 +287,8 @@ class Roller:
         except Exception:  # as in ``turn``, which may have been left for the same reason
             log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
 
-    def release(self) -> None:
-        """Open every gate: the listener ends."""
+    def release(self, is_orphan: bool = False) -> None:
+        """Open every gate: the listener ends. ``is_orphan``: because supervisord has."""
         self.gatekeeper.hold({})
         if self.gatekeeper.problem:
             log.error("this listener ends, and gates may still be closed")
@@ -288,10 +297,13 @@ class Roller:
         self.pools.hold((), 0.0)
         self.flags.hold(())
         self.arrivals.watch(())
+        if is_orphan:
+            self.history.close([group.roll for group in self._groups.values() if group.roll])
 
     def _turn(self) -> float:
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
+        self.history.keep([roll for _, roll in world.rolls.values()])
         for ended in self._watches.ended(world):
             self.supervisor.unguard(ended)
         self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
@@ -335,11 +347,14 @@ class Roller:
 
     def _answer(self, request: Request, world: World) -> bool:
         """Whether it has been answered: what takes time is being read, and then the request comes again."""
+        if request.kind in TOLD_OF:
+            self._tell(request, world)
+            return True
         version, previous = world.rolls.get(request.group, (0, None))
         watch = world.watches.get(request.group)
         wards = {ward.name: ward for ward in watch.wards} if watch else {}
         seen = Seen(self.clock(), world.processes[request.group], wards=wards)
-        number = 1 + max((known.id for _, known in world.rolls.values()), default=0)
+        number = 1 + max(self.history.last_id(), *(known.id for _, known in world.rolls.values()), 0)
         make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
         if not self._inspector.is_ready(request, self.load_config):
             return False
@@ -354,6 +369,7 @@ class Roller:
             if roll.policy.drain.keepalive == "nginx":
                 self.pools.check()
             roll = self._inspected(roll, seen, request)
+            roll = replace(roll, forecast=roll.forecast or forecast(roll, self.history.cycles(roll.group)))
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
@@ -378,6 +394,21 @@ class Roller:
         if not roll.force:
             require_sound(report)
         return roll
+
+    def _tell(self, request: Request, world: World) -> None:
+        """Answer a question about the rolls that were, or are."""
+        if request.kind == "history":
+            self.supervisor.tell(request.id, {"rolls": self.history.heads(request.group, request.number)})
+            return
+        found = self.history.find(request.group, request.roll)
+        live = {roll.id: roll for _, roll in world.rolls.values() if roll.status is Status.RUNNING}
+        if found is None:
+            which = " ".join(filter(None, ("roll", request.roll, request.group and f"of {request.group}")))
+            self.supervisor.refuse(request.id, Fault.NOT_ROLLING, f"no {which} is known: see rolling_history")
+        elif is_running(found) and found["id"] in live:
+            self.supervisor.tell(request.id, {"record": json.dumps(record(live[found["id"]], self.clock()))})
+        else:
+            self.supervisor.tell(request.id, {"record": json.dumps(found)})
 
     def _check(self, request: Request, make: Callable[[Request, Config], Roll], seen: Seen) -> bool:
         """Answer a check with all that there is to say; what would refuse a roll at once is a finding like others."""

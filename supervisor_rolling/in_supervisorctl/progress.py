@@ -172,11 +172,20 @@ def last_line(roll: View) -> str:
     group = len(roll["processes"])
     head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(roll["status"], "")
     text = (
-        f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s, "
-        f"never fewer than {roll['least_available']} of {group} available"
+        f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s"
+        f"{_compared(roll)}, never fewer than {roll['least_available']} of {group} available"
     )
     is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
     return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll))])
+
+
+def _compared(roll: View) -> str:
+    """How far off the forecast was, of a roll that did all that it was to do."""
+    expected = roll.get("forecast", 0.0)  # an older supervisord does not tell
+    if not expected or roll["status"] != "done":
+        return ""
+    off = round(100 * (roll["seconds"] - expected) / expected)
+    return f" ({abs(off)} % {'more' if off > 0 else 'less'} than forecast)" if off else " (as forecast)"
 
 
 def _left_to_do(roll: View) -> list[str]:
@@ -235,7 +244,12 @@ def plan_lines(roll: View) -> list[str]:
         lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
     left = [process for process in roll["processes"] if not process["wanted"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
-    return [*lines, "Nothing was touched."]
+    return [*lines, *_forecast_line(roll), "Nothing was touched."]
+
+
+def _forecast_line(roll: View) -> list[str]:
+    expected = roll.get("forecast", 0.0)
+    return [f"It would take about {expected:.0f} s, by how long the last rolls took."] if expected else []
 
 
 def _limit(roll: View) -> int:
@@ -290,10 +304,14 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 
 def _left(roll: View) -> str:
-    if not roll["replaced"]:
+    """How long it may still take: by the rolls before this one at its beginning, by itself towards its end."""
+    done, total, expected = roll["replaced"], roll["total"], roll.get("forecast", 0.0)
+    if not done and not expected:
         return ""
-    left = roll["seconds"] / roll["replaced"] * (roll["total"] - roll["replaced"])
-    return f", about {left:.0f} s left"
+    by_itself = roll["seconds"] / done * (total - done) if done else 0.0
+    by_others = max(0.0, expected - roll["seconds"])
+    own = done / total if expected else 1.0
+    return f", about {own * by_itself + (1 - own) * by_others:.0f} s left"
 
 
 def _standing(roll: View) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.in_supervisorctl.tables import table
 from supervisor_rolling.pure.lasting import count_text
 from supervisor_rolling.pure.names import natural
 
@@ -33,7 +34,7 @@ def roll_lines(rolls: Sequence[View]) -> list[str]:
     if not rolls:
         return ["No group has been rolled since supervisord started."]
     warning = [] if all(roll["listener"] for roll in rolls) else [NO_LISTENER]
-    return warning + _table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
+    return warning + table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
 
 
 def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> list[str]:
@@ -44,7 +45,7 @@ def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> l
     warning = [] if is_guarded else [f"{group} is not guarded: {NOT_GUARDED}"]
     left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}
     rows = [_process_row(process, left.get(process["name"], 0)) for process in processes]
-    return [*head, *warning, "", *_table([COLUMNS, *rows])]
+    return [*head, *warning, "", *table([COLUMNS, *rows])]
 
 
 def _roll_row(roll: View) -> tuple[str, ...]:
@@ -77,8 +78,3 @@ def _why(process: View, left: int) -> str:
 
 def _times(number: int) -> str:
     return f"{number} time{'' if number == 1 else 's'}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -12,6 +12,9 @@ from supervisor_rolling.share import parse_share
 PREFIX = "rolling_"
 """Of all commands in supervisorctl."""
 
+MOST_ROLLS = 500
+"""That one answer of ``rolling_history`` has."""
+
 HELP_COLUMN = 30
 """Where the help of an option begins. The text has to be short enough for 80 columns."""
 
@@ -58,6 +61,12 @@ def _share(text: str) -> str:
     return text
 
 
+def _number(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text[:4]) <= MOST_ROLLS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_ROLLS}")
+    return int(text)
+
+
 JSON = Option("--json", "answer with one JSON object")
 
 COMMANDS: Mapping[str, Command] = {
@@ -94,6 +103,23 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "rolling_abort": Command(
         "end a roll", [("<group>", "End the roll: nobody leaves any more, who\nhas left is brought back")]
+    ),
+    "rolling_history": Command(
+        "the last rolls",
+        [
+            ("", "The last rolls of every group, the newest\nlast: who asked, when, how it ended"),
+            ("<group>", "Those of a group"),
+        ],
+        [Option("--number", "so many of them (20)", "N", _number)],
+        words="?",
+    ),
+    "rolling_report": Command(
+        "a roll as a page of HTML",
+        [
+            ("[<roll>] > FILE", "A roll, by its number in rolling_history, as\na page of HTML (the last one)"),
+            ("<group> > FILE", "The last one of a group"),
+        ],
+        words="?",
     ),
     "rolling_check": Command(
         "what is wrong with the set-up",

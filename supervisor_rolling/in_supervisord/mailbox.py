@@ -21,7 +21,7 @@ Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
-LOOKING = ("plan", "check")  # requests that change nothing
+LOOKING = ("plan", "check", "history", "record")  # requests that change nothing
 REQUESTS_KEPT = 100  # of those that nobody has answered; beyond this the oldest are dropped
 
 REMEMBERED = 60.0
@@ -84,8 +84,8 @@ class Mailbox:
     # --- requests
 
     def ask(self, kind: str, group: str, at: float, details: Mapping[str, Any]) -> Wire:
-        """Leave a request for the listener. ``kind``: restart, plan, resume or check. Returns it; the answer will stand
-        in it."""
+        """Leave a request for the listener. ``kind``: restart, plan, resume, check, history or record. Returns it; the
+        answer will stand in it."""
         self._last_id += 1
         request = {**details, "id": self._last_id, "kind": kind, "group": group, "asked_at": at, "state": "asked"}
         self.requests[self._last_id] = request
@@ -94,8 +94,8 @@ class Mailbox:
         return request
 
     def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
-        """Note the answer to a request: accepted, refused, planned or checked (``plan`` then is the report). Whoever
-        asked has the request, and nobody else needs it any more."""
+        """Note the answer to a request: accepted, refused, planned, checked or told (``plan`` then is what is told).
+        Whoever asked has the request, and nobody else needs it any more."""
         request = self.requests.pop(number, None)
         if request is not None:
             request.update(state=state, code=code, text=text, plan=plan or {})
@@ -173,7 +173,7 @@ class Mailbox:
 
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""
-        asked = (r["group"] for r in self.requests.values())
+        asked = (r["group"] for r in self.requests.values() if r["group"])
         return {*self.rolls, *self.watches, *self.ledger, *asked}
 
     # --- the ledger

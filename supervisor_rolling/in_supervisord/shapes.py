@@ -161,6 +161,15 @@ REPORT: Shape = {
     "not_looked_at": ListOf(TEXT),
 }
 
+_HEAD: Shape = {
+    **dict.fromkeys(("group", "status", "by", "user", "client", "why"), TEXT),
+    **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), WHOLE),
+    **dict.fromkeys(("began", "seconds", "forecast"), NUMBER),
+    "force": TRUTH,
+}
+TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(_HEAD)}, "record": {"record": TEXT}}
+"""By the kind of the request."""
+
 KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHOLE, "guarded": ListOf(TEXT)}
 
 
@@ -187,6 +196,13 @@ def read_report(text: Any, group: str) -> dict[str, Any]:
     if report["group"] != group:
         raise ValueError("group: it is of another group")
     return report
+
+
+def read_told(text: Any, kind: str) -> dict[str, Any]:
+    """What is told of the rolls that were, likewise."""
+    told = _read(text)
+    check(TOLD[kind], told, kind)
+    return told
 
 
 def _read(text: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
     wanted = [member for member in members if member["wanted"]]
     return {
         **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
+        "forecast": round(roll.get("forecast", 0.0), 3),
         "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),
@@ -34,6 +35,13 @@ def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
     findings = [{**finding, **{key: plain(finding[key]) for key in FINDING_TEXTS}} for finding in report["findings"]]
     lists = {key: [plain(text) for text in report[key]] for key in ("looked_at", "not_looked_at")}
     return {"group": plain(report["group"]), "ok": not findings, "findings": findings, **lists}
+
+
+def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
+    """A roll of the history, without its course."""
+    numbers = ("id", "limit", "total", "replaced", "least_available", "size", "began", "seconds", "forecast", "force")
+    texts = ("group", "status", "by", "user", "client", "why")
+    return {**{key: head[key] for key in numbers}, **{key: plain(head[key]) for key in texts}}
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:

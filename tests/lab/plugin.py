@@ -34,13 +34,15 @@ def sections(policy_file: Path, prefix: str = "", module: str = "supervisor_roll
 
 def policy(warm_all: bool = True, **changes: Any) -> str:
     """conf/rolling.yaml with the demo application's pages to warm and quick deadlines. ``changes`` are the group's
-    keys; without another, nothing settles: the lab's nginx has max_fails=0, and is not the one of this host."""
+    keys; without another, nothing settles: the lab's nginx has max_fails=0, and is not the one of this host. No history
+    is kept, because it would be this host's."""
     example = yaml.safe_load((ROOT / "conf" / "rolling.yaml").read_text(encoding="utf-8"))
     group = example["groups"][GROUP]
     group["warmup"] = {"timeout": 20, "ready": "/health", "requests": list(PATHS) if warm_all else ["/health"]}
     group["settle"] = 0
-    gate = changes.pop("gate", {})
-    return yaml.safe_dump({"gate": {**example["gate"], **gate}, "groups": {GROUP: {**group, **changes}}})
+    gate, history = changes.pop("gate", {}), changes.pop("history", False)
+    top = {"gate": {**example["gate"], **gate}, "history": history}
+    return yaml.safe_dump({**top, "groups": {GROUP: {**group, **changes}}})
 
 
 def _section(name: str, values: dict[str, str]) -> str:

@@ -36,6 +36,7 @@ from supervisor_rolling.model import (
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
+    HistoryPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -83,6 +84,7 @@ _PORTS_HINT = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
 )
 _GUARD_HINT = "write {max_closed: 50%}, or false to turn the guard off"
+_HISTORY_HINT = "write {file: /path}, or false to keep none"
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 
 
@@ -335,6 +337,21 @@ def _nginx(entry: Entry) -> str | None:
     return path
 
 
+def _history(entry: Entry) -> HistoryPolicy | None:
+    if entry.is_mapping:
+        return section(HistoryPolicy, _HISTORY)(entry)
+    enabled = entry.truth(_HISTORY_HINT)
+    return None if enabled is None else HistoryPolicy(enabled=enabled)
+
+
+def _history_file(entry: Entry) -> str | None:
+    path = entry.text("write the path of a file")
+    if path and (not path.startswith("/") or path.endswith("/")):
+        entry.wrong(f"{entry.shown} is no full path of a file; write one such as /var/lib/supervisor_rolling/app.jsonl")
+        return None
+    return path
+
+
 def _policy(entry: Entry) -> Policy | None:
     return section(functools.partial(_make_policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
 
@@ -367,8 +384,8 @@ def _at(entry: Entry, *names: str) -> Entry:
     return entry
 
 
-def _make_config(groups: dict[str, Policy], gate: GatePolicy | None = None) -> Config:
-    return Config(gate or GatePolicy(), groups)
+def _make_config(groups: dict[str, Policy], gate: GatePolicy | None = None, **values: Any) -> Config:
+    return Config(gate or GatePolicy(), groups, **values)
 
 
 # --- the file format
@@ -431,8 +448,12 @@ _GATE: dict[str, Reader[Any]] = {
     "socket": _socket,
     "backend_name": _backend_name,
 }
+_HISTORY: dict[str, Reader[Any]] = {
+    "file": _history_file,
+}
 _TOP: dict[str, Reader[Any]] = {
     "gate": _gate,
+    "history": _history,
     "groups": _groups,
 }
 _CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS}, _check_config)

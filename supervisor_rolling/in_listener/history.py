@@ -1,0 +1,259 @@
+"""The rolls that were, in a file: the ``History`` of ``contracts.py``.
+
+A line is written when a roll begins, so that none is lost whoever is killed, and one when it ends: JSON objects, whose
+shape ``pure/records.py`` has. Of the lines with one id and one ``began`` the last counts. Where that says ``running``
+and supervisord knows nothing of the roll, it ended with an earlier supervisord, and a line says so.
+
+What goes wrong here stops no roll: it is logged, and written when that works again.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from supervisor_rolling.in_listener import directories
+from supervisor_rolling.model import HistoryPolicy, Roll, Status
+from supervisor_rolling.pure.forecast import ROLLS, Cycles, cycles
+from supervisor_rolling.pure.records import head, head_of, is_running, lost, record
+
+log = logging.getLogger("supervisor_rolling")
+
+DIRECTORY = "/var/lib/supervisor_rolling"
+
+LARGEST = 1 << 20
+"""Bytes at which a file is put aside: some two hundred rolls of eight processes."""
+
+MOST_READ = 4 * LARGEST
+"""Bytes of one file: others may have made it larger."""
+
+FILES = 10
+"""With those that were put aside: FILE, FILE.1, …"""
+
+REMEMBERED = 500
+"""Records whose heads are known without another look at the files."""
+
+AGAIN_AFTER = 5.0
+"""Seconds until what could not be written is tried again."""
+
+WAITING = 100
+"""Lines that wait for that at most."""
+
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE = 0o640
+
+Key = tuple[int, float]
+"""The id of a roll, which may come again where a file was lost, and when it began."""
+
+
+class FileHistory:
+    """One file, for one thread. ``url``: that of the supervisord; ``policy`` gives what rolling.yaml says now;
+    ``clock``: CLOCK_MONOTONIC."""
+
+    def __init__(
+        self, url: str, policy: Callable[[], HistoryPolicy], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._url = url
+        self._policy = policy
+        self._clock = clock
+        self._path: str | None = None
+        self._heads: dict[Key, dict[str, Any]] = {}
+        self._cycles: dict[str, collections.deque[Cycles]] = {}
+        self._waiting: list[str] = []
+        self._again_at = 0.0
+        self._has_complained = False
+
+    def keep(self, rolls: Collection[Roll]) -> None:
+        """See ``contracts.History``."""
+        if self._path is None and not rolls:
+            return  # nothing to keep, and nobody has asked
+        self._load()
+        self._end_the_lost(rolls)
+        for roll in rolls:
+            if _standing(self._heads.get(_key_of(roll), {})) != _standing_of(roll):
+                self._take(_line_of(roll, self._clock()))
+        self._flush()
+
+    def close(self, rolls: Collection[Roll]) -> None:
+        """See ``contracts.History``."""
+        for roll in rolls:
+            if roll.status is Status.RUNNING:
+                self._load()
+                self._take(lost(record(roll, self._clock())))
+        self._again_at = 0.0
+        self._flush()
+
+    def last_id(self) -> int:
+        """See ``contracts.History``."""
+        self._load()
+        return max((number for number, _ in self._heads), default=0)
+
+    def cycles(self, group: str) -> Sequence[Cycles]:
+        """See ``contracts.History``."""
+        self._load()
+        return list(self._cycles.get(group, ()))
+
+    def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
+        """See ``contracts.History``."""
+        self._load()
+        found = [one for one in self._heads.values() if group in ("", one["group"])]
+        return found[-number:]
+
+    def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
+        """See ``contracts.History``."""
+        self._load()
+        keys = [key for key, one in self._heads.items() if group in ("", one["group"]) and roll in ("", str(key[0]))]
+        return next((one for one in self._backwards() if _key(one) == keys[-1]), None) if keys else None
+
+    # --- writing
+
+    def _take(self, found: dict[str, Any]) -> None:
+        self._waiting = [*self._waiting, json.dumps(found)][-WAITING:]
+        self._remember(found)
+
+    def _flush(self) -> None:
+        """Write what waits. Where nothing is to be kept it is only remembered."""
+        if not self._path:
+            self._waiting = []
+        if not self._waiting or self._clock() < self._again_at:
+            return
+        try:
+            for line in list(self._waiting):
+                self._append(line)
+                self._waiting.remove(line)
+            self._has_complained = False
+        except OSError as error:
+            self._again_at = self._clock() + AGAIN_AFTER
+            self._complain(error)
+
+    def _append(self, line: str) -> None:
+        assert self._path
+        directories.prepare(os.path.dirname(self._path))
+        if _size(self._path) >= LARGEST:
+            self._put_aside(self._path)
+        handle = os.open(self._path, _OPEN, _MODE)
+        try:
+            data = b"".join([b"" if _ends_a_line(handle) else b"\n", line.encode("ascii"), b"\n"])
+            if os.write(handle, data) < len(data):
+                raise OSError(None, "the disk is full")
+        finally:
+            os.close(handle)
+
+    def _put_aside(self, path: str) -> None:
+        for number in range(FILES - 1, 0, -1):
+            if os.path.exists(_aside(path, number - 1)):
+                os.replace(_aside(path, number - 1), _aside(path, number))
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_complained:
+            log.warning(
+                "rolls are remembered by this listener alone, because they cannot be written to %s: %s. Another file: "
+                "history: {file: …} in rolling.yaml; none: history: false",
+                self._path,
+                error.strerror or error,
+            )
+        self._has_complained = True
+
+    # --- reading
+
+    def _load(self) -> None:
+        """Read the file, the first time and when rolling.yaml names another."""
+        path = self._wanted()
+        if path == self._path:
+            return
+        self._path, self._heads, self._cycles = path, {}, {}
+        newest: list[dict[str, Any]] = []
+        for found in self._backwards():
+            newest.append(found)
+            if len(newest) >= REMEMBERED:
+                break
+        for found in reversed(newest):
+            self._remember(found)
+
+    def _wanted(self) -> str:
+        policy = self._policy()
+        name = re.sub(r"[^\w.]+", "-", self._url.partition("://")[2]).strip("-.") or "supervisord"
+        return (policy.file or os.path.join(DIRECTORY, f"{name}.jsonl")) if policy.enabled else ""
+
+    def _remember(self, found: dict[str, Any]) -> None:
+        self._heads.pop(_key(found), None)  # so that the newest comes last
+        self._heads[_key(found)] = head_of(found)
+        for old in list(self._heads)[:-REMEMBERED]:
+            del self._heads[old]
+        if found["status"] == Status.DONE.value and cycles(found):
+            self._cycles.setdefault(found["group"], collections.deque(maxlen=ROLLS)).append(cycles(found))
+
+    def _backwards(self) -> Iterator[dict[str, Any]]:
+        """All records, the newest first. What is no record is passed over: others may write there, too."""
+        yield from filter(None, map(_parsed, reversed(self._waiting)))
+        for number in range(FILES if self._path else 0):
+            yield from filter(None, map(_parsed, reversed(_lines(_aside(self._path or "", number)))))
+
+    def _end_the_lost(self, rolls: Collection[Roll]) -> None:
+        there = set(map(_key_of, rolls))
+        for key, one in list(self._heads.items()):
+            if is_running(one) and key not in there:
+                self._take(lost(one))
+
+
+def _line_of(roll: Roll, now: float) -> dict[str, Any]:
+    return head(roll, now) if roll.status is Status.RUNNING else record(roll, now)
+
+
+def _key_of(roll: Roll) -> Key:
+    return roll.id, round(roll.began, 3)
+
+
+def _key(found: Mapping[str, Any]) -> Key:
+    return found["id"], found["began"]
+
+
+def _standing_of(roll: Roll) -> tuple[str, float]:
+    """What is written anew when it changes: a roll that is resumed may end again in another way, or later."""
+    is_over = roll.status is not Status.RUNNING
+    return roll.status.value, round(roll.ended_at - roll.started_at, 3) if is_over else 0.0
+
+
+def _standing(found: Mapping[str, Any]) -> tuple[str, float]:
+    return found.get("status", ""), 0.0 if is_running(found) else found.get("seconds", 0.0)
+
+
+def _aside(path: str, number: int) -> str:
+    return f"{path}.{number}" if number else path
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _ends_a_line(handle: int) -> bool:
+    """Whether nothing stands in the way of a new line: where the disk was full, half of one does."""
+    size = os.fstat(handle).st_size
+    return size == 0 or os.pread(handle, 1, size - 1) == b"\n"
+
+
+def _lines(path: str) -> list[bytes]:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(MOST_READ).splitlines()
+    except OSError:  # there is none, or it may not be read: what was is not known
+        return []
+
+
+def _parsed(line: bytes | str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(found, dict) and type(found.get("id")) is int and isinstance(found.get("group"), str)
+    is_whole = is_record and isinstance(found.get("began"), float) and isinstance(found.get("status"), str)
+    return found if is_whole else None

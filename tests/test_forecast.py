@@ -1,0 +1,77 @@
+"""How long a roll will take, as its forecast says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll
+from supervisor_rolling.pure.forecast import cycles, forecast
+
+
+def a_roll(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 0.0) -> Roll:
+    members = tuple(Member(f"app-{n}", (8000 + n,)) for n in range(1, processes + 1))
+    return Roll(7, "app", Policy("app", PortRule(), canary=canary, settle=settle), members, limit, GatePolicy())
+
+
+def took(*seconds: float) -> dict[str, float]:
+    return {f"app-{n}": one for n, one in enumerate(seconds, start=1)}
+
+
+def test_of_a_group_that_was_never_rolled_nothing_is_foretold() -> None:
+    assert forecast(a_roll(), []) == 0.0
+
+
+def test_one_after_another_takes_the_sum() -> None:
+    assert forecast(a_roll(), [took(1.0, 2.0, 3.0, 4.0)]) == 10.0
+
+
+def test_of_several_rolls_the_middle_counts_so_that_an_odd_one_does_not() -> None:
+    assert forecast(a_roll(2), [took(1.0, 2.0), took(30.0, 2.0), took(1.2, 2.0)]) == pytest.approx(3.2)
+
+
+def test_what_is_long_ago_does_not_count() -> None:
+    assert forecast(a_roll(1), [took(99.0)] * 9 + [took(1.0)] * 5) == 1.0
+
+
+def test_several_at_a_time_share_the_work_and_the_canary_goes_alone() -> None:
+    assert forecast(a_roll(5, limit=2), [took(3.0, 2.0, 2.0, 2.0, 2.0)]) == 3.0 + 4.0
+    assert forecast(a_roll(4, limit=2, canary=0), [took(2.0, 2.0, 2.0, 2.0)]) == 4.0
+    assert forecast(a_roll(2, limit=9, canary=9), [took(1.0, 2.0)]) == 3.0
+
+
+def test_whoever_is_new_takes_as_long_as_the_others_usually_do() -> None:
+    assert forecast(a_roll(4), [took(1.0, 2.0, 3.0)]) == 8.0
+
+
+def test_how_long_a_process_settles_is_that_of_this_roll() -> None:
+    assert forecast(a_roll(2, settle=10.0), [took(1.0, 2.0)]) == 23.0
+
+
+def a_process(name: str = "app-1", **changes: Any) -> dict[str, Any]:
+    way = [["draining", 1.0], ["restarting", 1.5], ["warming", 2.0], ["settling", 3.0], ["open", 13.0]]
+    return {"name": name, "replaced": True, "failed": False, "stages": way, "settled": 10.0, **changes}
+
+
+def test_a_cycle_is_the_time_away_without_the_settling() -> None:
+    assert cycles({"processes": [a_process()]}) == {"app-1": 2.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"failed": True},
+        {"replaced": False},
+        {"stages": []},
+        {"stages": [["draining", 1.0], ["restarting", 1.5], ["failed", 2.0]]},
+        {"stages": [["failed", 0.0], ["restarting", 1.5], ["warming", 2.0], ["open", 3.0]]},
+        {"stages": [["draining", 1.0], ["open", 1.5], ["draining", 9.0], ["warming", 10.0], ["open", 11.0]]},
+    ],
+)
+def test_who_failed_or_went_twice_tells_nothing(changes: dict[str, Any]) -> None:
+    assert cycles({"processes": [a_process(**changes)]}) == {}
+
+
+def test_a_record_of_an_older_version_tells_nothing() -> None:
+    assert cycles({}) == {}
