@@ -68,6 +68,10 @@ class _CommandError(Exception):
         self.status = status
 
 
+LOOKING = ("rolling_check", "rolling_status", "rolling_history", "rolling_report")
+"""The commands that change nothing."""
+
+TO_LOOK = "supervisorctl rolling_status"
 TO_SEE = "To see it end: supervisorctl rolling_status"
 TO_GO_ON = "To go on: supervisorctl rolling_resume"
 
@@ -322,7 +326,8 @@ class RollingControllerPlugin(ControllerPluginBase):
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:
             status = self._fail(options, _connection_text(self.ctl.options.serverurl, error), _os_status(error))
         except KeyboardInterrupt:
-            text = "interrupted: what was asked may be done all the same. To see it: supervisorctl rolling_status"
+            seen = "" if command in LOOKING else ": what was asked may be done all the same. To see it: " + TO_LOOK
+            text = f"interrupted{seen}"
             status = self._fail(options, text, INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - the end of the command: an operator gets a sentence and a status
             status = self._fail(options, f"a defect of supervisor_rolling: {type(error).__name__}: {error}", FAILED)
@@ -404,7 +409,7 @@ def _target(names: Sequence[str]) -> tuple[str, list[str]]:
 def _group(options: argparse.Namespace) -> str:
     group, processes = _target(options.group)
     if processes:
-        raise UsageError(f"a roll is of a whole group: {group}")
+        raise UsageError(f"this is for a whole group: {group}")
     return group
 
 

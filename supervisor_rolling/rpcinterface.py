@@ -150,7 +150,7 @@ class RollingNamespaceRPCInterface:
         group, processes = self._named(name, options["processes"])
         self._require_listener()
         self._require_free(group)
-        details = {**options, **self._asker(), "processes": processes}
+        details = {**options, **self._asker(), "processes": processes, "settings": settings_of(self.supervisord, group)}
         return self._ask("plan" if details.pop("dry_run") else "restart", group, details, wait)
 
     def resume(self, group, wait=False):
@@ -525,6 +525,12 @@ class RollingNamespaceRPCInterface:
         return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in there)
 
     def _require_listener(self) -> None:
+        if not self._listeners():
+            raise RollingError(
+                Fault.LISTENER_DOWN,
+                "no event listener hears ROLLING_ASKED: add [eventlistener:rolling] to supervisord.conf, or that word "
+                "to its events, and restart supervisord (echo_rolling_conf sections prints the section)",
+            )
         if not self._listener_runs():
             raise RollingError(
                 Fault.LISTENER_DOWN,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,17 @@ def rewrite(stack: Stack, changes: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(yaml.safe_dump(policy), encoding="utf-8")
 
 
+def name_balancer(path: str, policy: dict[str, Any]) -> None:
+    policy["groups"]["app"]["balancer"] = {"nginx": path}
+
+
 def groups(stack: Stack, **those: dict[str, Any]) -> None:
     rewrite(stack, lambda policy: policy["groups"].update({n: {"guard": False, **one} for n, one in those.items()}))
 
 
 def test_a_good_set_up_has_no_finding_and_nothing_is_touched(group: Callable[..., Stack]) -> None:
     stack = group()
+    stack.wait_until(lambda: rules() == [], 20.0, "the guard has opened all")
     before, closed = pids(stack), rules()
     done = stack.ctl("rolling_check", "app")
     assert done.returncode == 0, done.stdout
@@ -148,13 +155,46 @@ def test_to_settle_is_taken_from_nginx_when_a_roll_begins(group: Callable[..., S
 
 def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Callable[..., Stack]) -> None:
     stack = group(balancer={"nginx": "/no/such/nginx.conf"})
-    report = checked(stack)
-    assert report["ok"]
-    (text,) = report["not_looked_at"]
-    assert text.startswith("nginx's configuration (/no/such/nginx.conf): cannot read it: ")
+    finding = found(checked(stack))["nginx.unreadable"]
+    assert finding["where"] == "balancer.nginx: /no/such/nginx.conf"
+    assert finding["text"].startswith("it cannot be read: No such file or directory, so nothing is known of what nginx")
+    assert finding["text"].endswith("settle: auto is 10")
+    assert not finding["refuses"]
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30.0, "it settles")
     assert stack.ctl("rolling_abort", "app").returncode == 0
+
+
+def test_a_file_that_says_nothing_of_the_group_is_a_finding(group: Callable[..., Stack]) -> None:
+    stack = group(2)
+    useless = stack.directory / "hosts"
+    useless.write_text("127.0.0.1 localhost\n", encoding="utf-8")
+    (stack.directory / "empty").write_text("", encoding="utf-8")
+    whys = []
+    for path in (str(useless), "/dev/zero", str(stack.directory / "empty")):
+        rewrite(stack, partial(name_balancer, path))
+        whys.append(found(checked(stack))["nginx.unreadable"]["text"].partition(", so nothing")[0])
+    assert whys == [
+        "it is no configuration of nginx",
+        "it is no regular file",
+        "no upstream in it has a port of the group",
+    ]
+
+
+def test_an_address_where_nobody_listens_is_found(group: Callable[..., Stack]) -> None:
+    stack = group(2)
+    text = stack.nginx_conf.read_text(encoding="utf-8")
+    stack.nginx_conf.write_text(text.replace("127.0.0.1:8001", "127.0.0.2:8001"), encoding="utf-8")
+    finding = found(checked(stack))["nginx.address"]
+    assert "nothing listens at 127.0.0.2:8001" in finding["text"]
+    assert "port 8001 is listened on at 127.0.0.1" in finding["text"]
+
+
+def test_an_nginx_that_goes_past_haproxy_refuses(group: Callable[..., Stack]) -> None:
+    stack = group(2, gate={"backend": "haproxy", "socket": "/no/such.sock", "backend_name": "app"})
+    finding = found(checked(stack))["nginx.beside_haproxy"]
+    assert finding["refuses"]
+    assert "upstream app sends requests to 127.0.0.1:8000 itself" in finding["text"]
 
 
 # --- the gate
@@ -217,6 +257,7 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         "deaf": (f"{ODD} deaf", ""),
         "dead": (f"{ODD} dead", "startretries=0"),
         "shell": (f"sh -c '{ODD} shared 9300; true'", ""),
+        "heeding": (f"sh -c 'trap \"trap - TERM; kill 0\" TERM; {ODD} shared 9600 & wait'", ""),
         "hasty": (f"{ODD} shared 9400", "startsecs=0\nstopwaitsecs=5\nautorestart=false"),
         "slow": (f"{ODD} shared 9500", "startsecs=61\nautostart=false"),
     }
@@ -228,7 +269,7 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         "[eventlistener:other]\ncommand=sleep 600\nevents=ROLLING_ASKED\nnumprocs=2\nprocess_name=%(process_num)d"
     )
     stack = group(setup={"program": f"stopwaitsecs=30\n{sections}\n{listener}"})
-    ports = {"unix": 9000, "deaf": 9200, "dead": 9250, "shell": 9300, "hasty": 9400, "slow": 9500}
+    ports = {"unix": 9000, "deaf": 9200, "dead": 9250, "shell": 9300, "heeding": 9600, "hasty": 9400, "slow": 9500}
     those = {name: {"ports": {name: port}} for name, port in ports.items()}
     groups(stack, **those, shared={"ports": {"shared-0": 9100, "shared-1": 9101}})
     (shell,) = [one["pid"] for one in infos(stack) if one["group"] == "shell"]
@@ -249,7 +290,7 @@ def without_listener(report: Report) -> dict[str, dict[str, Any]]:
 
 def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> None:
     with ThreadPoolExecutor(3) as pool:
-        names = ("unix", "shared", "deaf", "dead", "shell", "hasty", "slow", "app")
+        names = ("unix", "shared", "deaf", "dead", "shell", "heeding", "hasty", "slow", "app")
         reports = dict(zip(names, pool.map(lambda name: checked(odd, name), names)))
     those = {name: without_listener(report) for name, report in reports.items()}
     assert f"unix socket {odd.directory}/app.sock" in those["unix"]["ports.unix"]["text"]
@@ -257,6 +298,8 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
     assert those["deaf"].keys() == {"ports.nobody", "refused"}
     assert those["dead"]["process.down"]["text"].startswith("is FATAL")
     assert those["shell"].keys() == {"supervisor.stopasgroup", "refused"}
+    assert those["shell"]["supervisor.stopasgroup"]["refuses"]
+    assert those["heeding"].keys() == {"refused"}, "a shell that hands on the signal is as it should be"
     assert those["hasty"].keys() == {
         "refused",  # the only one of its group
         "supervisor.startsecs",
@@ -274,6 +317,30 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
 def test_a_port_that_is_not_where_the_policy_says_refuses(odd: Stack) -> None:
     groups(odd, hasty={"ports": {"hasty": 9401}})
     assert "hasty listens on 9400 and not on 9401" in json.dumps(checked(odd, "hasty"))
+
+
+def test_what_supervisord_is_told_refuses_a_roll_too(odd: Stack) -> None:
+    for words in (["--dry-run"], []):
+        done = odd.ctl("rolling_restart", "app", *words)
+        assert (done.returncode, "numprocs is 2" in done.stdout) == (1, True), done.stdout
+
+
+def test_a_process_whose_port_another_holds_says_so(group: Callable[..., Stack]) -> None:
+    stack = group(2)
+    with socket.socket() as other:
+        stack.ctl("stop", "app:app-8001")
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 8001))
+        other.listen()
+        stack.ctl("start", "app:app-8001")
+        stack.wait_until(lambda: infos_of(stack, "app-8001")["statename"] == "FATAL", 60.0, "it gives up")
+        text = found(checked(stack))["process.down"]["text"]
+    assert "Another process holds its port: ss -ltnp sport = :8001" in text
+
+
+def infos_of(stack: Stack, name: str) -> dict[str, Any]:
+    (one,) = [one for one in infos(stack) if one["name"] == name]
+    return one
 
 
 def test_a_typing_error_in_the_policy_is_a_finding_for_each(group: Callable[..., Stack]) -> None:

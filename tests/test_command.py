@@ -60,7 +60,7 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (("-x",), 2, "option -x not recognized"),
         (("-c", "/nowhere.conf", "status"), 2, "could not find config file /nowhere.conf"),
         ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
-        ((*NOWHERE, "abort", "app:app-1"), 2, "a roll is of a whole group: app"),
+        ((*NOWHERE, "abort", "app:app-1"), 2, "this is for a whole group: app"),
         ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
     ],
 )

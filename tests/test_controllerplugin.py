@@ -414,9 +414,9 @@ def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_mea
         ("rolling_restart app --max-unavailable=101%", "a percentage is more than 0% and at most 100%"),
         ("rolling_abort", "required: GROUP"),
         ("rolling_abort app web", "unrecognized arguments: web"),
-        ("rolling_abort app:app-1", "a roll is of a whole group: app"),
-        ("rolling_pause app:app-1", "a roll is of a whole group: app"),
-        ("rolling_resume app:app-1", "a roll is of a whole group: app"),
+        ("rolling_abort app:app-1", "this is for a whole group: app"),
+        ("rolling_pause app:app-1", "this is for a whole group: app"),
+        ("rolling_resume app:app-1", "this is for a whole group: app"),
         ("rolling_status app web", "unrecognized arguments: web"),
         ("rolling_status app --force", "unrecognized arguments: --force"),
     ],
@@ -495,7 +495,7 @@ def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
     ctl.run("rolling_status")
     ctl.run("rolling_status app")
     assert "No group has been rolled since supervisord started." in ctl.printed
-    assert "app has not been rolled since supervisord started." in ctl.printed
+    assert "supervisord knows of no roll of app." in ctl.printed
 
 
 def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controller) -> None:
@@ -731,7 +731,7 @@ def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> No
     assert ctl.printed.splitlines() == [
         "refuses a roll: c.d: nginx.conf:3: is wrong. To mend it: mend it",
         "advice: a.b: nginx.conf:3: is wrong. To mend it: mend it",
-        "app: 2 findings, 1 of which refuse a roll. Looked at: 8 processes, nginx",
+        "app: 2 findings, 1 of which refuses a roll. Looked at: 8 processes, nginx",
     ]
 
 
@@ -739,7 +739,7 @@ def test_advice_alone_is_a_finding_too(ctl: Controller) -> None:
     ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False))
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 1
-    assert ctl.printed.endswith("app: 1 finding, none of which refuses a roll. Looked at: 8 processes, nginx\n")
+    assert ctl.printed.endswith("app: 1 finding, which refuses no roll. Looked at: 8 processes, nginx\n")
 
 
 def test_a_check_as_json_is_the_report(ctl: Controller) -> None:

@@ -70,7 +70,7 @@ def test_reload_ends_the_roll_and_says_so(light: Callable[..., Stack]):
     stack.wait_serving()
     wait_open(stack)
     assert rules() == []
-    assert "has not been rolled" in stack.ctl("rolling_status", "app").stdout
+    assert "knows of no roll of app" in stack.ctl("rolling_status", "app").stdout
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
 

@@ -224,7 +224,7 @@ def test_a_process_that_is_named_often_is_asked_for_once(rolling: Any) -> None:
 # --- what comes over RPC leads to no path, address, port or shell
 
 KEYS_OF_A_REQUEST = {"id", "kind", "group", "processes", "max_unavailable", "force", "by", "asked_at", "state"}
-KEYS_OF_A_REQUEST |= {"user", "client", "began"}
+KEYS_OF_A_REQUEST |= {"user", "client", "began", "settings"}
 
 
 @given(VALUES, VALUES, st.dictionaries(st.sampled_from(rpcinterface.OPTIONS), VALUES, max_size=5))

@@ -254,7 +254,7 @@ class World:
         self.gate_problem = ""
         self.trial: list[str] = []
         self.unreached = ""  # why no process can be connected to
-        self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world")
+        self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world", is_absent=True)
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
         self.told_while_open = 0

@@ -49,6 +49,8 @@ SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin:/usr/local/openres
 
 _NAME_IT = "name a file in balancer: {nginx: FILE}: nginx.conf, or what nginx -T prints where it runs"
 
+_DUMP_IT = "what nginx -T prints has all that is included: name a file with that"
+
 DEEPEST = 20
 """How deep files include each other; one that includes itself is cut off there."""
 
@@ -65,6 +67,10 @@ _TOLERANT = {"check_ctx": False, "check_args": False}
 
 class UnreadableError(Exception):
     """A configuration cannot be read; the text says why, and what to do."""
+
+
+class NoNginxError(UnreadableError):
+    """There is none to read."""
 
 
 class NginxConfigurations:
@@ -119,8 +125,10 @@ def main(path: str) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _MODESTY)
     try:
         print(dump(read_nginx(path)))
+    except NoNginxError as error:
+        print(dump(Nginx(problem=str(error), is_absent=True)))
     except UnreadableError as error:
-        sys.exit(str(error))
+        sys.exit(str(error) or "it is no configuration of nginx")
 
 
 def _read_elsewhere(path: str) -> Nginx:
@@ -134,7 +142,8 @@ def _read_elsewhere(path: str) -> Nginx:
             f"it could not be read within {READ_WITHIN:g} s; name a file with the upstream and its server alone"
         ) from None
     if done.returncode:
-        raise UnreadableError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "its reader was killed")
+        said = done.stderr.strip().splitlines()
+        raise UnreadableError(said[-1] if said else f"its reader ended with {done.returncode}")
     return load(Nginx, json.loads(done.stdout))
 
 
@@ -144,10 +153,11 @@ def read_nginx(path: str) -> Nginx:
     if path:
         text = _text(path)
         if _FILE.search(text[:_HEAD]):  # of another host, as likely as not: its loopback is not ours
-            return _with_own(nginx_of(_tree_of_dump(text)[0], (), path), lambda host: not _is_loopback(host))
+            tree, _ = _tree_of_dump(text, f"{path}: ")
+            return _with_own(nginx_of(tree, (), path), lambda host: not _is_loopback(host))
         return _with_own(nginx_of(_parsed(path, combine=True), _version(program), path))
     if program is None:
-        raise UnreadableError(f"there is no nginx on this host; {_NAME_IT}")
+        raise NoNginxError(f"there is no nginx on this host; {_NAME_IT}")
     tree, main = _tree_of_dump(_run(program, "-T").stdout)
     return _with_own(nginx_of(tree, _version(program), main))
 
@@ -195,19 +205,22 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def _text(path: str) -> str:
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise UnreadableError("it is no regular file")
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UnreadableError(f"cannot read it: {error}; {_NAME_IT}") from None
+        raise UnreadableError(f"it cannot be read: {error.strerror}") from None
 
 
-def _tree_of_dump(text: str) -> tuple[list[Any], str]:
-    """The tree of what ``nginx -T`` has printed, and the name of its main file."""
+def _tree_of_dump(text: str, label: str = "") -> tuple[list[Any], str]:
+    """The tree of what ``nginx -T`` has printed, and the name of its main file. ``label``: before every file's name in
+    a message."""
     parts = _FILE.split(text)
     texts = dict(zip(parts[1::2], parts[2::2]))
     if not texts:
         raise UnreadableError("nginx -T printed no configuration")
     with tempfile.TemporaryDirectory() as directory:
-        files = {name: _renamed(_parsed_text(directory, body, name), name) for name, body in texts.items()}
+        files = {name: _renamed(_parsed_text(directory, body, name), label + name) for name, body in texts.items()}
     main = next(iter(files))
     return list(_with_includes(files[main], files, str(PurePosixPath(main).parent))), main
 
@@ -227,7 +240,8 @@ def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
         raise UnreadableError("a file includes itself") from None
     if payload["errors"]:
         wrong = payload["errors"][0]
-        raise UnreadableError(str(wrong["error"]).replace(path, name or path))
+        text = str(wrong["error"]).replace(path, name or path)
+        raise UnreadableError(f"{text}; {_DUMP_IT}" if "[Errno" in text else text)
     return list(payload["config"][0]["parsed"])
 
 

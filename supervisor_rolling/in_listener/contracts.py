@@ -95,7 +95,7 @@ class Sockets(Protocol):
 
     def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
         """Those of these processes that are shells and hold no socket that listens, while a descendant of theirs holds
-        one; each with its name."""
+        one, and that die of SIGTERM without a word to it; each with its name."""
         ...
 
     def stranger_on(self, port: int, pid: int) -> str:

@@ -13,7 +13,14 @@ import math
 from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
-from supervisor_rolling.in_listener.owners import inodes_of, listening_unix, name_of, own_inodes, predecessor
+from supervisor_rolling.in_listener.owners import (
+    heeds_term,
+    inodes_of,
+    listening_unix,
+    name_of,
+    own_inodes,
+    predecessor,
+)
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -70,7 +77,7 @@ class KernelSockets:
 
     def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
         """See ``Sockets.shells_of``."""
-        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS}
+        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS and not heeds_term(pid)}
         if not shells:
             return {}
         listening, held = {one.inode for one in tcp_sockets((LISTEN,))}, inodes_of(shells)

@@ -181,7 +181,7 @@ class Gatekeeper:
 
 def gate_finding(error: GateError) -> Finding:
     """That a gate does not work, as a finding."""
-    return Finding("gate", "gate", str(error), "no roll begins before this works", refuses=True)
+    return Finding("gate", "gate", str(error), "", refuses=True)
 
 
 def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:

@@ -90,7 +90,7 @@ class Inspector:
         try:
             config = load_config()
         except ConfigError as error:
-            return None, [Finding("config", "rolling.yaml", line, "", refuses=True) for line in _lines(error)]
+            return None, [Finding("config", "config", line, "", refuses=True) for line in _lines(error)]
         found = []
         try:
             self._gatekeeper.prove(config.gate)
@@ -131,24 +131,32 @@ class Inspector:
             looked.append("supervisord's settings")
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
-        findings += self._of_nginx(roll, looked, skipped)
+        findings += self._of_nginx(roll, listening, looked, skipped)
         return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
 
-    def _of_nginx(self, roll: Roll, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
+    def _of_nginx(self, roll: Roll, listening: Listening, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
         ports = _ports_of(roll)
         group = self._behind(roll.policy, ports)
-        if group is None or group.nginx.problem:
-            reason = group.nginx.problem if group else f"it takes longer than {PATIENCE:g} s to read; ask again"
+        if group is None:
+            reason = f"it takes longer than {PATIENCE:g} s to read; ask again"
             skipped.append(f"nginx's configuration{_named(roll.policy)}: {reason}")
+        elif group.nginx.is_absent:
+            skipped.append(f"nginx's configuration: {group.nginx.problem}")
+        elif group.nginx.problem or (roll.policy.balancer.nginx and not group.servers):
+            yield nginx.unreadable(group.nginx, roll.policy)
         elif not group.servers:
             skipped.append(
                 f"nginx's configuration ({group.nginx.source}): no upstream in it has a port of the group. Where the "
                 f"load balancer is elsewhere, name it: groups.{roll.group}.balancer: {{nginx: FILE}}"
             )
+        elif roll.gate.backend == "haproxy":
+            looked.append(f"nginx ({group.nginx.source})")
+            yield from nginx.beside_haproxy(group)
         else:
-            looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s)")
+            sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a roll"
+            looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s{sure})")
             by_port = {port: name for name, those in ports.items() for port in those}
-            yield from nginx.findings(group, roll.policy, roll.limit, by_port)
+            yield from nginx.findings(group, roll.policy, roll.limit, by_port, listening.addresses)
 
     def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
         configuration = self._balancers.last(policy.balancer)
@@ -158,8 +166,7 @@ class Inspector:
 
     def _listening(self, roll: Roll, seen: Seen) -> Listening:
         running = [member for member in roll.members if is_up(member, seen.processes)]
-        ports = [port for member in running for port in member.ports]
-        found = self._sockets.connections(ports)
+        found = self._sockets.connections([port for member in roll.members for port in member.ports])
         pids = {seen.processes[member.name].pid: member for member in running}
         held, unix = self._sockets.ports_of(list(pids)), self._sockets.unix_of(list(pids))
         shells = self._sockets.shells_of([pid for pid, m in pids.items() if set(m.ports) & set(held[pid])])
@@ -222,7 +229,8 @@ def _unreached(where: str, bypass: str, door: str, why: str) -> Finding:
         "gate.bypass",
         where,
         f"a warm-up (bypass: {bypass}) does not reach it at {door}: {why}",
-        "let it listen on an address that this host reaches, or use the other gate.bypass",
+        "let it listen on an address that this host reaches, look for a firewall rule that stops connections of this "
+        "host to it, or use the other gate.bypass",
         refuses=why != NO_ANSWER,
     )
 

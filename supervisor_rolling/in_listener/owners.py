@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,16 @@ def name_of(pid: int) -> str:
             return comm.read().strip()
     except _GONE:
         return ""
+
+
+def heeds_term(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM, or ignores it; False where it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            masks = dict(line.split(":", 1) for line in status if line.startswith(("SigCgt:", "SigIgn:")))
+    except _GONE:
+        return False
+    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks.values())
 
 
 def predecessor(inodes: Collection[int], pid: int) -> Holder | None:

@@ -19,12 +19,15 @@ def check_lines(group: str, report: Mapping[str, Any]) -> list[str]:
 def _line(finding: Mapping[str, Any]) -> str:
     grade = "refuses a roll" if finding["refuses"] else "advice"
     mend = f". To mend it: {finding['mend']}" if finding["mend"] else ""
-    return f"{grade}: {finding['code']}: {finding['where']}: {finding['text']}{mend}"
+    where = "" if finding["where"] == finding["code"] else f"{finding['where']}: "
+    return f"{grade}: {finding['code']}: {where}{finding['text']}{mend}"
 
 
 def _count(findings: list[Mapping[str, Any]]) -> str:
     if not findings:
         return "no finding"
     refusing = sum(finding["refuses"] for finding in findings)
-    more = f", {refusing} of which refuse a roll" if refusing else ", none of which refuses a roll"
-    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}{more}"
+    if len(findings) == 1:
+        return f"1 finding, which {'refuses a roll' if refusing else 'refuses no roll'}"
+    verb = "refuses" if refusing < 2 else "refuse"
+    return f"{len(findings)} findings, {refusing or 'none'} of which {verb} a roll"

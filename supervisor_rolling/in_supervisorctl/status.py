@@ -18,6 +18,8 @@ NO_LISTENER = (
 
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
 
+NO_ROLL = "supervisord knows of no roll of {group}. Earlier ones: supervisorctl rolling_history {group}"
+
 COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY")
 
 _UNDER_WAY = {
@@ -40,7 +42,7 @@ def roll_lines(rolls: Sequence[View]) -> list[str]:
 def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> list[str]:
     """One group: its roll, and its processes."""
     processes = sorted(processes, key=lambda process: natural(process["name"]))
-    head = roll_lines([roll]) if roll else [f"{group} has not been rolled since supervisord started."]
+    head = roll_lines([roll]) if roll else [NO_ROLL.format(group=group)]
     is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
     warning = [] if is_guarded else [f"{group} is not guarded: {NOT_GUARDED}"]
     left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}

@@ -81,7 +81,7 @@ class Passing:
 @dataclass(frozen=True)
 class Nginx:
     """One configuration. ``version``: such as (1, 22, 1); empty where nobody knows. ``source``: for messages. ``own``:
-    the hosts in it that are this one. ``problem``: why it could not be read."""
+    the hosts in it that are this one. ``problem``: why it could not be read; ``is_absent``: because there is none."""
 
     upstreams: tuple[Upstream, ...] = ()
     passings: tuple[Passing, ...] = ()
@@ -89,6 +89,7 @@ class Nginx:
     source: str = ""
     own: frozenset[str] = frozenset()
     problem: str = ""
+    is_absent: bool = False
 
     def is_used(self, upstream: Upstream) -> bool:
         """Whether a place passes requests to it, as far as that is written down: a variable may name any."""

@@ -143,8 +143,8 @@ def _absent(where: str, without: Sequence[str]) -> Finding:
     return Finding(
         "haproxy.server",
         where,
-        f"has no server of this host for {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}, so they "
-        "cannot be drained",
+        f"has no server of this host for {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}: "
+        "nothing to drain there",
         "mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml",
         refuses=True,
     )
@@ -175,7 +175,7 @@ def _by_hand(where: str, server: Server) -> Finding:
         "haproxy.down",
         where,
         f"has {server.name} in maintenance, or somebody drained it: its process serves nobody, and a roll leaves it so",
-        f"set server {where.rpartition(' ')[2]}/{server.name} state ready",
+        f"say on HAProxy's stats socket: set server {where.rpartition(' ')[2]}/{server.name} state ready",
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from supervisor_rolling.model import Finding, Policy
 from supervisor_rolling.pure.nginx import FAIL_TIMEOUT, MAX_FAILS, Nginx, Passing, Server, Upstream
@@ -50,11 +52,74 @@ def settle_for(group: Behind) -> float | None:
     return max(times, default=None)
 
 
-def findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
+def findings(
+    group: Behind,
+    policy: Policy,
+    limit: int,
+    ports: Mapping[int, str],
+    heard: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
+) -> Iterator[Finding]:
     """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time;
-    ``ports``: each of its ports, with the process that has it."""
-    for finding in _findings(group, policy, limit, ports) if group.servers else ():
-        yield finding if group.is_certain else replace(finding, refuses=False)
+    ``ports``: each of its ports, with the process that has it; ``heard``: the addresses at which somebody listens on
+    it, where that is known."""
+    if not group.servers:
+        return
+    if group.is_certain:
+        yield from _findings(group, policy, limit, ports)
+        yield from _unheard(group, heard)
+    else:
+        yield from (replace(one, refuses=False) for one in _findings(group, policy, limit, ports))
+
+
+def unreadable(nginx: Nginx, policy: Policy) -> Finding:
+    """A configuration that is there, or that somebody has named, and says nothing of the group."""
+    why = nginx.problem or "no upstream in it has a port of the group"
+    named = policy.balancer.nginx
+    return Finding(
+        "nginx.unreadable",
+        f"balancer.nginx: {named}" if named else "nginx",
+        f"{why}, so nothing is known of what nginx does while a port is closed"
+        f"{f', and settle: auto is {policy.settle:g}' if policy.settle_auto else ''}",
+        "name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else "",
+    )
+
+
+def beside_haproxy(group: Behind) -> Iterator[Finding]:
+    """What is wrong with an nginx that has the processes of a group which HAProxy drains."""
+    if group.is_certain:
+        upstream, one = group.servers[0]
+        yield Finding(
+            "nginx.beside_haproxy",
+            _places([one for _, one in group.servers]),
+            f"{_named(upstream)} sends requests to {_written(one)} itself, and gate.backend is haproxy: a drain in "
+            "HAProxy does not stop these, and what comes when nothing seems to be left is lost",
+            "let nginx send to HAProxy, or say gate: {backend: auto}, which closes the port to both",
+            refuses=True,
+        )
+
+
+def _unheard(group: Behind, heard: Mapping[int, tuple[str, ...]]) -> Iterator[Finding]:
+    """The servers at whose address nobody listens, although somebody does on their port."""
+    deaf = [one for _, one in group.servers if heard.get(one.port) and not _is_heard(one.host, heard[one.port])]
+    if deaf:
+        one = deaf[0]
+        yield Finding(
+            "nginx.address",
+            _places(deaf),
+            f"nothing listens at {_written(one)}, where nginx sends requests: port {one.port} is listened on at "
+            f"{', '.join(heard[one.port])}",
+            "write the address that the process listens on, or let it listen on that one",
+        )
+
+
+def _is_heard(host: str, addresses: Collection[str]) -> bool:
+    """A name is looked up by nginx, and a process that listens on :: may take IPv4, too."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    listening = [ipaddress.ip_address(one) for one in addresses]
+    return any(one == address or (one.is_unspecified and one.version >= address.version) for one in listening)
 
 
 def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:

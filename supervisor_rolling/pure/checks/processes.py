@@ -24,7 +24,7 @@ class Listening:
 
 def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the processes that a roll would replace."""
-    yield from _down(roll, seen)
+    yield from _down(roll, seen, listening)
     running = [member for member in roll.members if is_up(member, seen.processes)]
     for member in running:
         yield from _of_process(roll.group, member, listening)
@@ -40,7 +40,13 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
     return member.wanted and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
 
 
-def _down(roll: Roll, seen: Seen) -> Iterator[Finding]:
+def _held(member: Member, listening: Listening) -> str:
+    """That another process has the port of one that is down."""
+    held = [port for port in member.ports if listening.addresses.get(port)]
+    return f". Another process holds its port: ss -ltnp sport = :{held[0]}" if held else ""
+
+
+def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
     for member in roll.members:
         process, where = seen.processes[member.name], f"{roll.group}:{member.name}"
         ward = seen.wards.get(member.name)
@@ -49,7 +55,7 @@ def _down(roll: Roll, seen: Seen) -> Iterator[Finding]:
             yield Finding(
                 "process.down",
                 where,
-                f"is {process.state}{said}: it serves nobody, and a roll replaces it first",
+                f"is {process.state}{said}: it serves nobody, and a roll replaces it first{_held(member, listening)}",
                 f"see why it died: supervisorctl tail {where} stderr",
             )
         elif process.state in NOT_UP:
@@ -116,6 +122,7 @@ def _shell(where: str, shell: str) -> Finding:
         "supervisor.stopasgroup",
         where,
         f"is a shell ({shell}) that has the application as a child, and stopasgroup is off: the signal that stops it "
-        "ends the shell, and the application lives on and holds the port",
+        "ends the shell, and the application lives on and holds the port, so that the next one cannot listen",
         "say exec before the last command of the shell, or stopasgroup = true and killasgroup = true",
+        refuses=True,
     )
