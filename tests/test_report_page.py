@@ -602,6 +602,27 @@ def test_a_thousand_long_warm_ups_fit_too() -> None:
     assert len(page(record).encode()) < MOST_BYTES * 1.15
 
 
+def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
+    browser.show(page(a_failed_roll(1000, 500)))
+    thick = browser.run(
+        """const path = document.querySelector('.overview path.failed'), picture = path.ownerSVGElement;
+        return parseFloat(getComputedStyle(path).strokeWidth) * picture.getBoundingClientRect().height / 1000"""
+    )
+    assert thick > 2
+
+
+def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser: Browser) -> None:
+    record = a_failed_roll()
+    record["processes"][2]["why"] = f"{NOT_WARM}; " * 8
+    for width in (360, 800, 1300, 1400):
+        browser.show(page(record), width=width)
+        cut = browser.run(
+            """return [...document.querySelectorAll('.words')].filter(one => one.scrollWidth > one.clientWidth + 1)
+                .map(one => one.innerText)"""
+        )
+        assert cut == [], width
+
+
 def test_one_process_has_its_bars_over_the_whole_width(browser: Browser) -> None:
     browser.show(page(a_roll(1, least_available=0)))
     assert text_of(browser, "h1").endswith("never fewer than 0 of 1 available")

@@ -75,7 +75,7 @@ MOST_CHANGES = 1000
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BARS = 84, 20, 42
 """Of the small picture of a warm-up, in pixels; and how many bars are the most that can be told apart there."""
 
-LANE_LETTERS = 115
+LANE_LETTERS = 105
 """So many letters have room in a lane, on a screen of usual width."""
 
 LISTED = 20
@@ -349,11 +349,11 @@ def _available(roll: View) -> Html:
     base = 0 if top <= 20 else max(0, math.floor(low - (top - low) - 1))
     line = _steps(roll, base, top)
     label = f"Available processes: {top:.0f} at the most, {low:.0f} at the least. The scale begins at {base}."
-    least = 100 * (top - low) / (top - base) if top > base else 0
+    least = (top - low) / (top - base) if top > base else 0
     svg = tag(
         "svg",
         tag("path", d=f"{line}V100H0z", class_="area"),
-        tag("path", d=line, class_="line"),
+        tag("path", d=line, class_="line", vector_effect="non-scaling-stroke"),
         viewBox="0 -4 1000 108",
         preserveAspectRatio="none",
         role="img",
@@ -364,7 +364,7 @@ def _available(roll: View) -> Html:
         "div",
         tag("span", tag("span", "available"), marks, class_="name"),
         tag("span", svg, class_="steps"),
-        tag("span", f"{low:.0f} at the least", class_="away", style=f"--least:{least:.0f}%"),
+        tag("span", f"{low:.0f} at the least", class_="away", style=f"--least:{least:.2f}"),
         class_="row available",
     )
 
@@ -400,7 +400,15 @@ def _overview(roll: View) -> Html:
     order = ["new", *STAGES, "other"]
     drawn = [tag("path", d="".join(paths[kind]), class_=kind) for kind in order if kind in paths]
     label = f"All {number} at once, from top to bottom in the order in which they left"
-    svg = tag("svg", *drawn, viewBox=f"0 0 1000 {number}", preserveAspectRatio="none", role="img", aria_label=label)
+    svg = tag(
+        "svg",
+        *drawn,
+        viewBox=f"0 0 1000 {number}",
+        style=f"--bold:{max(1.15, number / 120):.3g}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=label,
+    )
     every = math.ceil(number / 16)
     ways = [(n, processes[n]["name"]) for n in range(0, number, every)]
     links = tag("ul", *(tag("li", tag("a", name_tag(name), href=f"#p{n}")) for n, name in ways))

@@ -78,11 +78,11 @@ i.new { height: 5px } .track i.new { border-radius: 0 2px 2px 0 }
   color: var(--muted); border-bottom: 1px solid var(--edge) }
 .steps { height: 3.6rem; background: repeating-linear-gradient(90deg, var(--grid) 0 1px, transparent 1px var(--step)) }
 .steps svg { display: block; width: 100%; height: 100%; overflow: visible }
-.area { fill: var(--area) } .line { fill: none; stroke: var(--new); stroke-width: 2; vector-effect: non-scaling-stroke }
+.area { fill: var(--area) } .line { fill: none; stroke: var(--new); stroke-width: 2 }
 .available .name { display: flex; justify-content: space-between; height: 100%; align-items: center }
 .scale { display: flex; flex-direction: column; justify-content: space-between; height: 100%; text-align: right;
   line-height: 1 } .scale b { font-weight: 400 }
-.available .away { align-self: start; margin-top: calc(3.6rem * .92 * var(--least) / 100% - .2rem) }
+.available .away { align-self: start; margin-top: calc(3.2rem * var(--least) - .3rem) }
 .ticks { position: relative; height: 1.7rem }
 .ticks span { position: absolute; bottom: .15rem; transform: translateX(-50%); white-space: nowrap }
 .ticks span:first-child { transform: none }
@@ -103,7 +103,8 @@ i.new { height: 5px } .track i.new { border-radius: 0 2px 2px 0 }
   repeating-linear-gradient(90deg, var(--grid) 0 1px, transparent 1px var(--step)) }
 .words { position: relative; grid-area: 1/2; font-size: .8125rem; line-height: 1.25; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; color: var(--muted); padding: 0 6px 3px; pointer-events: none }
-.words.before { text-align: right } .words.below { grid-area: 2/2; padding: 0 0 4px }
+.words.before { text-align: right }
+.words.below { grid-area: 2/2/3/5; padding: 0 0 4px; white-space: normal; overflow-wrap: anywhere }
 .bad .words, .bad .name, .sign { color: var(--bad) } .bad > details > summary { background: var(--bad-card) }
 .lanes .away { text-align: right; padding: 0 .4rem; border-radius: 3px; min-height: 1.5em;
   background: linear-gradient(var(--edge) 0 0) 100% 0/var(--share, 0) 100% no-repeat }
@@ -126,10 +127,11 @@ li:target > details > summary { box-shadow: inset 4px 0 0 var(--focus) }
 .overview { margin: 0; font-size: .8125rem; color: var(--muted) }
 .overview svg { display: block; width: 100%; height: clamp(10rem, 34vh, 22rem); border-radius: 4px;
   border: 1px solid var(--edge) } .overview path { stroke: var(--c); stroke-width: 1.15; fill: none }
-.overview .new { stroke-opacity: .3 } .overview .failed { stroke-width: max(1.15px, 3px) }
+.overview .new { stroke-opacity: .3 } .overview .failed { stroke-width: var(--bold) }
 .whole nav { display: flex; gap: .75rem; font-size: .875rem; margin-top: .4rem }
-.whole nav span { flex: none; color: var(--muted) }
-.whole ul { display: flex; flex-wrap: wrap; gap: .1rem .9rem; list-style: none; margin: 0; padding: 0; min-width: 0 }
+.whole nav span { flex: none; line-height: 1.75rem; color: var(--muted) }
+.whole a { display: inline-block; line-height: 1.75rem }
+.whole ul { display: flex; flex-wrap: wrap; gap: 0 .9rem; list-style: none; margin: 0; padding: 0; min-width: 0 }
 .many .lanes summary { grid-template-rows: minmax(24px, auto); font-size: .8125rem }
 .many .words { position: absolute; width: 1px; height: 1px; clip-path: inset(50%); padding: 0 !important }
 .many .lanes summary:focus-visible .words, .many [open] > summary .words { position: relative; width: auto;
