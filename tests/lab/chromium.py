@@ -82,13 +82,15 @@ class Browser:
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def accessible(self) -> list[dict[str, Any]]:
-        """What a screen reader is told: ``role``, ``name`` and ``description`` of all that is not ignored."""
-        self.run_until(
-            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
-        )  # it is drawn
+        """What a screen reader is told: ``role``, ``name`` and whether it is ``focusable``, of all that is not
+        ignored."""
+        self.run_until("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))")  # drawn
         nodes = self.tell("Accessibility.getFullAXTree")["nodes"]
         return [
-            {key: node.get(key, {}).get("value", "") for key in ("role", "name", "description")}
+            {
+                **{key: node.get(key, {}).get("value", "") for key in ("role", "name")},
+                "focusable": any(one["name"] == "focusable" for one in node.get("properties", ())),
+            }
             for node in nodes
             if not node["ignored"]
         ]
