@@ -58,6 +58,11 @@ class Host:
         subprocess.run(["ip", "link", "del", self._ends[0]], capture_output=True, check=False)
         os.close(self._namespace)
 
+    @property
+    def path(self) -> str:
+        """Of the namespace, for programs such as nsenter, while this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self._namespace}"
+
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
         """The calling thread is on the other host while the block lasts."""
@@ -67,8 +72,7 @@ class Host:
 
     def _join(self) -> None:
         here, far = self._ends
-        away = f"/proc/{os.getpid()}/fd/{self._namespace}"
-        _ip("link", "add", here, "type", "veth", "peer", "name", far, "netns", away)
+        _ip("link", "add", here, "type", "veth", "peer", "name", far, "netns", self.path)
         _plug(here, self.home)
         with self.there():
             bring_up("lo")

@@ -54,7 +54,8 @@ class LabError(Exception):
 class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
-    ``supervisord``: the module with its ``main``. ``application``: its module, ``tests.lab.light`` is another;
+    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.lab.venvs), whose programs are run
+    with nothing of this tree on their path; "": this very Python. ``application``: its module, ``tests.lab.light`` is another;
     ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first line;
     ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
     ``elsewhere``: puts a thread where nginx and its users are (``tests.lab.hosts``).
@@ -67,6 +68,7 @@ class Setup:
     processes: int = 8
     application: str = "tests.lab.site"
     supervisord: str = "supervisor.supervisord"
+    venv: str = ""
     first_port: int = 8000
     address: str = "127.0.0.1"
     nginx_port: int = 8080
@@ -181,7 +183,7 @@ class Stack:
         self.nginx_conf = self.directory / "nginx.conf"
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": "" if self.setup.venv else str(ROOT),
             MARK: str(self.directory),
             RELEASE_FILE: str(self.directory / "release"),
             FAULT_FILE: str(self.directory / "fault"),
@@ -194,7 +196,7 @@ class Stack:
         self._check()
         self._write_configurations()
         try:
-            self._start("supervisord", [*_program(self.setup.supervisord), "-n", "-c", str(self.supervisord_conf)])
+            self._start("supervisord", [*self._program(self.setup.supervisord), "-n", "-c", str(self.supervisord_conf)])
             with self.setup.elsewhere():
                 self._start(self.setup.balancer, self._balancer_command())
             self.wait_serving()
@@ -221,7 +223,7 @@ class Stack:
 
     def ctl_command(self, *arguments: str) -> list[str]:
         """What ``ctl`` runs, for those who want to see it run."""
-        return [*_program("supervisor.supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
+        return [*self._program("supervisor.supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
 
     def rpc(self, timeout: float = RPC_TIMEOUT) -> xmlrpc.client.ServerProxy:
         """A new proxy of supervisord's XML-RPC, for one thread; ``timeout`` for each call."""
@@ -360,6 +362,13 @@ class Stack:
     def _is_fair(self) -> bool:
         return self.setup.balancer == "nginx" and self.setup.balance.startswith("fair")
 
+    def _program(self, module: str) -> list[str]:
+        """The command of supervisord or supervisorctl: that of the environment, or of this very Python, whatever PATH
+        says."""
+        if self.setup.venv:
+            return [f"{self.setup.venv}/bin/{module.rpartition('.')[2]}"]
+        return [sys.executable, "-c", f"from {module} import main; main()"]
+
     def _balancer_command(self) -> list[str]:
         if self.setup.balancer == "haproxy":
             return haproxy.command(self.directory)
@@ -429,11 +438,6 @@ def _patient_status(address: str, port: int, path: str, deadline: float) -> int:
 def _process(info: dict[str, Any]) -> Process:
     name: str = info["name"]
     return Process(f"{GROUP}:{name}", int(name.rpartition("-")[2]), info["pid"], info["statename"])
-
-
-def _program(module: str) -> list[str]:
-    """The command of supervisord or supervisorctl of this very Python, whatever PATH says."""
-    return [sys.executable, "-c", f"from {module} import main; main()"]
 
 
 def _escaped(path: object) -> str:

@@ -1,0 +1,234 @@
+"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to roll it.
+
+A host is a network namespace (``tests.lab.hosts``), a front that all their users come to is on this side of the cables.
+``with Fleet(directory, 6) as fleet:`` starts them without the plugin; ``fleet.play("install.yml")`` is how they get it.
+Ansible and its playbooks are the real ones; only the connection is the lab's (``connections/netns.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from tests.lab import look, venvs
+from tests.lab.hosts import Host
+from tests.lab.load import Load, Plan
+from tests.lab.stack import GROUP, ROOT, Setup, Stack, answers
+
+PLAYBOOKS = ROOT / "conf" / "ansible"
+CONNECTIONS = ROOT / "tests" / "lab" / "connections"
+PLAY_WITHIN = 90.0  # seconds
+SERVE_WITHIN = 20.0
+AT_A_TIME = 3  # hosts that start
+
+PORT = 8080
+"""Of the nginx of each host, and of the front."""
+
+# Nothing is tried twice: a request that a host refuses has failed.
+FRONT = """\
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 30s
+    timeout server 30s
+    retries 0
+
+frontend web
+    bind 127.0.0.1:{port}
+    default_backend fleet
+
+backend fleet
+    balance roundrobin
+{servers}
+"""
+
+POLICY = {
+    "groups": {
+        GROUP: {
+            "ports": r"app-(\d+)",
+            "warmup": {"timeout": 10, "ready": "/health", "requests": ["/"]},
+            "balancer": {"nginx": "{directory}/nginx.conf"},
+        }
+    }
+}
+
+
+class Member(NamedTuple):
+    """One host of the fleet."""
+
+    name: str
+    host: Host
+    stack: Stack
+
+
+class Played(NamedTuple):
+    """What a run of ansible-playbook came to."""
+
+    status: int
+    output: str
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The rows of the table that it printed last: host, status, replaced, seconds, least available, why."""
+        lines = [json.loads(line.strip().rstrip(",")) for line in _table_lines(self.output)]
+        return [list(_cells(line)) for line in lines[1:]]
+
+
+class Fleet:
+    """See the module. ``members`` are in the order of the inventory."""
+
+    def __init__(self, directory: Path, hosts: int, processes: int = 3) -> None:
+        self.directory = directory
+        self.members: list[Member] = []
+        self.venv = venvs.make(directory / "venv")
+        self.wheel = venvs.wheel(directory)
+        self._configuration = directory / "ansible.cfg"
+        self._configuration.touch()  # it is empty, whatever the user of this machine has
+        self._hosts = hosts
+        self._processes = processes
+        self._kept = contextlib.ExitStack()
+
+    def __enter__(self) -> Fleet:
+        try:
+            self.members += [self._member(f"web{number}") for number in range(1, self._hosts + 1)]
+            with ThreadPoolExecutor(AT_A_TIME) as pool:
+                list(pool.map(self._start, self.members))
+            self._kept.enter_context(self._front())
+        except BaseException:
+            self._kept.close()
+            raise
+        self.inventory()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept.__exit__(kind, error, trace)
+
+    # --- what an operator does
+
+    def inventory(self, **changes: dict[str, Any]) -> None:
+        """Write it anew. ``changes``: more variables, by host."""
+        hosts = {m.name: {**self._variables(m), **changes.get(m.name, {})} for m in self.members}
+        told = {"app": {"hosts": hosts, "vars": self._shared()}}
+        (self.directory / "inventory.json").write_text(json.dumps(told), encoding="utf-8")
+
+    def play(self, playbook: str, *arguments: str) -> Played:
+        """ansible-playbook on the whole fleet; both of its outputs are one."""
+        inventory = str(self.directory / "inventory.json")
+        program = [sys.executable, "-m", "ansible", "playbook", "-i", inventory, str(PLAYBOOKS / playbook)]
+        child = subprocess.Popen(
+            [*program, *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = child.communicate(timeout=PLAY_WITHIN)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.communicate()
+        return Played(child.returncode, output)
+
+    @contextlib.contextmanager
+    def users(self, rate: float = 60.0) -> Iterator[Load]:
+        """They come to the front while the block lasts; the report is complete behind it."""
+        with Load(Plan(f"http://127.0.0.1:{PORT}", rate=rate), self.directory / "load.jsonl") as load:
+            yield load
+
+    def pids(self) -> dict[str, list[int]]:
+        """Of every host's group."""
+        return {member.name: look.pids(member.stack) for member in self.members}
+
+    # --- inside
+
+    def _member(self, name: str) -> Member:
+        host = self._kept.enter_context(Host())
+        setup = Setup(
+            processes=self._processes,
+            application="tests.lab.light",
+            venv=str(self.venv),
+            program="stopwaitsecs=30",
+            balance="least_conn;",
+            nginx_port=PORT,
+            server=f"        listen {host.away.v4}:{PORT};",
+        )
+        return Member(name, host, Stack(self.directory / name, setup))
+
+    def _start(self, member: Member) -> None:
+        member.stack.release("old")
+        with member.host.there():
+            self._kept.enter_context(member.stack)
+
+    @contextlib.contextmanager
+    def _front(self) -> Iterator[None]:
+        conf = self.directory / "front.cfg"
+        servers = [f"    server {member.name} {member.host.away.v4}:{PORT}" for member in self.members]
+        conf.write_text(FRONT.format(port=PORT, servers="\n".join(servers)), encoding="utf-8")
+        child = subprocess.Popen(["haproxy", "-db", "-f", str(conf)], stdin=subprocess.DEVNULL)
+        try:
+            self.members[0].stack.wait_until(lambda: answers(PORT), SERVE_WITHIN, "the front serves")
+            yield
+        finally:
+            child.kill()
+            child.wait()
+
+    def _variables(self, member: Member) -> dict[str, Any]:
+        directory = str(member.stack.directory)
+        return {
+            "ansible_netns": member.host.path,
+            "directory": directory,
+            "rolling_supervisord_conf": str(member.stack.supervisord_conf),
+            "rolling_yaml": f"{directory}/rolling.yaml",
+            "rolling_policy": json.loads(json.dumps(POLICY).replace("{directory}", directory)),
+            "rolling_restart_supervisord": " ".join(member.stack.ctl_command("reload")),
+        }
+
+    def _shared(self) -> dict[str, Any]:
+        return {
+            "ansible_connection": "netns",
+            "ansible_become": False,  # the tests are root
+            "ansible_python_interpreter": sys.executable,
+            "rolling_venv": str(self.venv),
+            "rolling_package": str(self.wheel),
+            "rolling_system_packages": ["gcc", "python3-dev", "iptables"],
+        }
+
+    def _environment(self) -> dict[str, str]:
+        here = str(self.directory / "ansible")
+        return {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_CONFIG": str(self._configuration),
+            "ANSIBLE_HOME": here,
+            "ANSIBLE_REMOTE_TEMP": here,
+            "ANSIBLE_CONNECTION_PLUGINS": str(CONNECTIONS),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+
+
+def _table_lines(output: str) -> list[str]:
+    """The lines of the last table, its head first."""
+    lines = output.splitlines()
+    heads = [number for number, line in enumerate(lines) if line.strip().startswith('"HOST ')]
+    if not heads:
+        return []
+    end = next(number for number in range(heads[-1], len(lines)) if lines[number].strip() == "]")
+    return lines[heads[-1] : end]
+
+
+def _cells(line: str) -> Iterator[str]:
+    yield from (cell.strip() for cell in line.split("  ", 5) if cell.strip())
