@@ -1,7 +1,8 @@
 """A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to roll it.
 
 A host is a network namespace (``tests.lab.hosts``), a front that all their users come to is on this side of the cables.
-``with Fleet(directory, 6) as fleet:`` starts them without the plugin; ``fleet.play("install.yml")`` is how they get it.
+``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an environment of its
+own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it.
 Ansible and its playbooks are the real ones; only the connection is the lab's (``connections/netns.py``).
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tests.lab import look, venvs
+import yaml
+
+from tests.lab import look, plugin, venvs
 from tests.lab.hosts import Host
 from tests.lab.load import Load, Plan
 from tests.lab.stack import GROUP, ROOT, Setup, Stack, answers
@@ -51,14 +56,19 @@ backend fleet
 {servers}
 """
 
-POLICY = {
-    "groups": {
-        GROUP: {
-            "ports": r"app-(\d+)",
-            "warmup": {"timeout": 10, "ready": "/health", "requests": ["/"]},
-            "balancer": {"nginx": "{directory}/nginx.conf"},
-        }
-    }
+CANARY = "web1"
+
+POLICY: dict[str, Any] = {
+    "ports": r"app-(\d+)",
+    "warmup": {"timeout": 10, "ready": "/health", "requests": ["/"]},
+    "balancer": {"nginx": "%(here)s/nginx.conf"},
+}
+
+SHARED = {
+    "ansible_connection": "netns",
+    "ansible_become": False,  # the tests are root
+    "ansible_python_interpreter": sys.executable,
+    "rolling_system_packages": [],  # make has installed them
 }
 
 
@@ -79,8 +89,9 @@ class Played(NamedTuple):
     @property
     def table(self) -> list[list[str]]:
         """The rows of the table that it printed last: host, status, replaced, seconds, least available, why."""
-        lines = [json.loads(line.strip().rstrip(",")) for line in _table_lines(self.output)]
-        return [list(_cells(line)) for line in lines[1:]]
+        head, *rows = [json.loads(line.strip().rstrip(",")) for line in _table_lines(self.output)] or [""]
+        begins = [match.start() for match in re.finditer(r"(?<!\S)\S+( \S+)*", head)]
+        return [[row[begin:end].strip() for begin, end in zip(begins, [*begins[1:], None])] for row in rows]
 
 
 class Fleet:
@@ -119,7 +130,7 @@ class Fleet:
     def inventory(self, **changes: dict[str, Any]) -> None:
         """Write it anew. ``changes``: more variables, by host."""
         hosts = {m.name: {**self._variables(m), **changes.get(m.name, {})} for m in self.members}
-        told = {"app": {"hosts": hosts, "vars": self._shared()}}
+        told = {"app": {"hosts": hosts, "vars": SHARED}}
         (self.directory / "inventory.json").write_text(json.dumps(told), encoding="utf-8")
 
     def play(self, playbook: str, *arguments: str) -> Played:
@@ -144,7 +155,7 @@ class Fleet:
         return Played(child.returncode, output)
 
     @contextlib.contextmanager
-    def users(self, rate: float = 60.0) -> Iterator[Load]:
+    def users(self, rate: float = 40.0) -> Iterator[Load]:
         """They come to the front while the block lasts; the report is complete behind it."""
         with Load(Plan(f"http://127.0.0.1:{PORT}", rate=rate), self.directory / "load.jsonl") as load:
             yield load
@@ -156,17 +167,20 @@ class Fleet:
     # --- inside
 
     def _member(self, name: str) -> Member:
-        host = self._kept.enter_context(Host())
+        directory, host = self.directory / name, self._kept.enter_context(Host())
+        plugged = {"venv": str(self.venv)} if name == CANARY else {"supervisor": plugin.sections(directory / "rolling.yaml")}
         setup = Setup(
             processes=self._processes,
             application="tests.lab.light",
-            venv=str(self.venv),
+            startsecs=0,  # there is advice against it
             program="stopwaitsecs=30",
             balance="least_conn;",
             nginx_port=PORT,
             server=f"        listen {host.away.v4}:{PORT};",
+            files={} if name == CANARY else {"rolling.yaml": _policy()},
+            **plugged,
         )
-        return Member(name, host, Stack(self.directory / name, setup))
+        return Member(name, host, Stack(directory, setup))
 
     def _start(self, member: Member) -> None:
         member.stack.release("old")
@@ -187,24 +201,17 @@ class Fleet:
             child.wait()
 
     def _variables(self, member: Member) -> dict[str, Any]:
-        directory = str(member.stack.directory)
+        here = str(member.stack.directory)
+        told = {"ansible_netns": member.host.path, "here": here, "rolling_supervisord_conf": f"{here}/supervisord.conf"}
+        if member.name != CANARY:
+            return {**told, "rolling_supervisorctl": member.stack.ctl_command()}
         return {
-            "ansible_netns": member.host.path,
-            "directory": directory,
-            "rolling_supervisord_conf": str(member.stack.supervisord_conf),
-            "rolling_yaml": f"{directory}/rolling.yaml",
-            "rolling_policy": json.loads(json.dumps(POLICY).replace("{directory}", directory)),
-            "rolling_restart_supervisord": " ".join(member.stack.ctl_command("reload")),
-        }
-
-    def _shared(self) -> dict[str, Any]:
-        return {
-            "ansible_connection": "netns",
-            "ansible_become": False,  # the tests are root
-            "ansible_python_interpreter": sys.executable,
+            **told,
             "rolling_venv": str(self.venv),
             "rolling_package": str(self.wheel),
-            "rolling_system_packages": ["gcc", "python3-dev", "iptables"],
+            "rolling_yaml": f"{here}/rolling.yaml",
+            "rolling_policy": yaml.safe_load(_policy().replace("%(here)s", here)),
+            "rolling_restart_supervisord": shlex.join(member.stack.ctl_command("reload")),
         }
 
     def _environment(self) -> dict[str, str]:
@@ -220,6 +227,10 @@ class Fleet:
         }
 
 
+def _policy() -> str:
+    return str(yaml.safe_dump({"groups": {GROUP: POLICY}}))
+
+
 def _table_lines(output: str) -> list[str]:
     """The lines of the last table, its head first."""
     lines = output.splitlines()
@@ -228,7 +239,3 @@ def _table_lines(output: str) -> list[str]:
         return []
     end = next(number for number in range(heads[-1], len(lines)) if lines[number].strip() == "]")
     return lines[heads[-1] : end]
-
-
-def _cells(line: str) -> Iterator[str]:
-    yield from (cell.strip() for cell in line.split("  ", 5) if cell.strip())
