@@ -1,17 +1,15 @@
-"""A fleet is rolled by Ansible: six hosts, each with its own supervisord, nginx and group, behind one HAProxy under load.
+"""A fleet is rolled by Ansible: six hosts, each with its own supervisord, nginx and group, behind one HAProxy.
 
-The hosts are network namespaces, Ansible is the real one, with the playbooks and the role of ``conf/ansible``. The tests
-share the fleet, which takes some seconds to start, and leave it as they found it: every host up, nothing closed.
+The hosts are network namespaces, Ansible is the real one, with the playbooks and the role of ``conf/ansible``. The
+tests share the fleet, which takes some seconds to start, and leave it as they found it: every host up, nothing closed.
 """
 
 from __future__ import annotations
 
 import configparser
 import contextlib
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import jinja2
 import pytest
@@ -179,7 +177,9 @@ def test_a_good_deploy_rolls_all_hosts_the_canary_alone_first_and_fails_no_reque
     assert [row[:3] for row in played.table] == [[name, "done", "3 of 3"] for name in NAMES], played.output
     assert {row[4] for row in played.table} == {"2 of 3"}
     assert released(fleet) == {name: {"new"} for name in NAMES}
-    assert not {pid for pids in before.values() for pid in pids} & {pid for pids in fleet.pids().values() for pid in pids}
+    assert not {pid for pids in before.values() for pid in pids} & {
+        pid for pids in fleet.pids().values() for pid in pids
+    }
     times = born(fleet)
     batches = [[times[name] for name in names] for names in (NAMES[:1], NAMES[1:3], NAMES[3:])]
     ends, begins = [max(map(max, batch)) for batch in batches], [min(map(min, batch)) for batch in batches]
@@ -230,12 +230,9 @@ def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None
 
 
 def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fleet: Fleet) -> None:
-    before, conf = fleet.pids(), fleet.members[4].stack.nginx_conf
-    good = conf.read_text(encoding="utf-8")
-    _rewrite_policy(fleet.members[4], 0)
-    conf.write_text(good.replace(" max_fails=0", ""), encoding="utf-8")
-    played = fleet.play("roll.yml", *deploying(fleet, "release", "new"))
-    conf.write_text(good, encoding="utf-8")
+    before = fleet.pids()
+    with a_wrong_nginx(fleet.members[4]):
+        played = fleet.play("roll.yml", *deploying(fleet, "release", "new"))
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == [*["not reached"] * 4, "refused", "not reached"], played.output
     assert played.table[4][5].startswith("nginx.max_fails: ")
@@ -244,11 +241,16 @@ def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fle
     assert {(member.stack.directory / "release").read_text(encoding="utf-8") for member in fleet.members} == {"old"}
 
 
-def _rewrite_policy(member: Member, settle: int) -> None:
-    path = member.stack.directory / "rolling.yaml"
-    policy = yaml.safe_load(path.read_text(encoding="utf-8"))
-    policy["groups"]["app"]["settle"] = settle
-    path.write_text(yaml.safe_dump(policy), encoding="utf-8")
+@contextlib.contextmanager
+def a_wrong_nginx(member: Member) -> Iterator[None]:
+    """With nginx's defaults on disk, and a roll that does not wait for it."""
+    conf, policy = member.stack.nginx_conf, member.stack.directory / "rolling.yaml"
+    good = {path: path.read_text(encoding="utf-8") for path in (conf, policy)}
+    conf.write_text(good[conf].replace(" max_fails=0", ""), encoding="utf-8")
+    policy.write_text(good[policy].replace("    ports:", "    settle: 0\n    ports:"), encoding="utf-8")
+    yield
+    for path, text in good.items():
+        path.write_text(text, encoding="utf-8")
 
 
 def test_a_host_that_does_not_answer_stops_before_anything_is_touched(fleet: Fleet) -> None:

@@ -1,9 +1,9 @@
 """A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to roll it.
 
 A host is a network namespace (``tests.lab.hosts``), a front that all their users come to is on this side of the cables.
-``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an environment of its
-own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it.
-Ansible and its playbooks are the real ones; only the connection is the lab's (``connections/netns.py``).
+``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an environment of
+its own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it. Ansible and its
+playbooks are the real ones; only the connection is the lab's (``connections/netns.py``).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Played(NamedTuple):
 
     @property
     def table(self) -> list[list[str]]:
-        """The rows of the table that it printed last: host, status, replaced, seconds, least available, why."""
+        """The rows of the table: host, status, replaced, seconds, least available, why. None where none was printed."""
         head, *rows = [json.loads(line.strip().rstrip(",")) for line in _table_lines(self.output)] or [""]
         begins = [match.start() for match in re.finditer(r"(?<!\S)\S+( \S+)*", head)]
         return [[row[begin:end].strip() for begin, end in zip(begins, [*begins[1:], None])] for row in rows]
@@ -168,17 +168,18 @@ class Fleet:
 
     def _member(self, name: str) -> Member:
         directory, host = self.directory / name, self._kept.enter_context(Host())
-        plugged = {"venv": str(self.venv)} if name == CANARY else {"supervisor": plugin.sections(directory / "rolling.yaml")}
+        is_bare = name == CANARY
         setup = Setup(
             processes=self._processes,
             application="tests.lab.light",
+            venv=str(self.venv) if is_bare else "",
             startsecs=0,  # there is advice against it
             program="stopwaitsecs=30",
+            supervisor="" if is_bare else plugin.sections(directory / "rolling.yaml"),
             balance="least_conn;",
             nginx_port=PORT,
             server=f"        listen {host.away.v4}:{PORT};",
-            files={} if name == CANARY else {"rolling.yaml": _policy()},
-            **plugged,
+            files={} if is_bare else {"rolling.yaml": _policy()},
         )
         return Member(name, host, Stack(directory, setup))
 
@@ -232,10 +233,6 @@ def _policy() -> str:
 
 
 def _table_lines(output: str) -> list[str]:
-    """The lines of the last table, its head first."""
-    lines = output.splitlines()
-    heads = [number for number, line in enumerate(lines) if line.strip().startswith('"HOST ')]
-    if not heads:
-        return []
-    end = next(number for number in range(heads[-1], len(lines)) if lines[number].strip() == "]")
-    return lines[heads[-1] : end]
+    """The lines of the table, its head first; the callback prints a list, a text a line."""
+    found = re.search(r'^ *"HOST .*?(?=^ *\])', output, re.MULTILINE | re.DOTALL)
+    return found.group().splitlines() if found else []

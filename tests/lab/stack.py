@@ -54,8 +54,8 @@ class LabError(Exception):
 class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
-    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.lab.venvs), whose programs are run
-    with nothing of this tree on their path; "": this very Python. ``application``: its module, ``tests.lab.light`` is another;
+    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.lab.venvs), whose programs are
+    run with nothing of this tree on their path. ``application``: its module, ``tests.lab.light`` is another;
     ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first line;
     ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
     ``elsewhere``: puts a thread where nginx and its users are (``tests.lab.hosts``).

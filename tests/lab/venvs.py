@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "README.rst", "pyproject.toml")
 
-PROGRAMS = {"supervisord": "supervisor.supervisord", "supervisorctl": "supervisor.supervisorctl", "pip": "pip"}
-"""Module and ``main`` of each."""
+PROGRAMS = {"supervisord": "supervisor.supervisord", "supervisorctl": "supervisor.supervisorctl"}
+"""The module of each, which has a ``main``."""
 
 LEFT_OUT = ("supervisor_rolling", "__editable__", "__pycache__")
 BUILD_WITHIN = 60.0  # seconds
