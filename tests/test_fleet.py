@@ -10,6 +10,7 @@ import configparser
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jinja2
 import pytest
@@ -63,14 +64,24 @@ def at_a_time(*hosts: int) -> tuple[str, ...]:
 
 def deploying(fleet: Fleet, file: str, text: str) -> tuple[str, ...]:
     """Arguments with which a run deploys: this text in that file of each host, when its turn comes."""
-    tasks = [
-        {
-            "name": "New code",
-            "ansible.builtin.copy": {"content": text, "dest": "{{ here }}/" + file, "mode": "0644"},
-        }
-    ]
+    return deploying_by(fleet, writing(file, text))
+
+
+def writing(file: str, text: str) -> dict[str, Any]:
+    """A task that deploys."""
+    copied = {"content": text, "dest": "{{ here }}/" + file, "mode": "0644"}
+    return {"name": "New code", "ansible.builtin.copy": copied}
+
+
+def losing(name: str) -> dict[str, Any]:
+    """A task after which that host is unreachable for the rest of the run."""
+    return {"ansible.builtin.set_fact": {"ansible_netns": "/run/nowhere"}, "when": f"inventory_hostname == '{name}'"}
+
+
+def deploying_by(fleet: Fleet, *tasks: dict[str, Any]) -> tuple[str, ...]:
+    """Arguments with which a run deploys, by these tasks."""
     path = fleet.directory / "deploy.yml"
-    path.write_text(yaml.safe_dump(tasks), encoding="utf-8")
+    path.write_text(yaml.safe_dump(list(tasks)), encoding="utf-8")
     return ("-e", f"rolling_deploy={path}")
 
 
@@ -227,6 +238,24 @@ def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None
     assert [row[1] for row in played.table] == ["not deployed", *["not reached"] * 5], played.output
     assert played.table[0][5].startswith("New code: ")
     assert fleet.pids() == before
+
+
+def test_a_host_that_is_lost_right_before_its_roll_is_told_and_ends_the_run(fleet: Fleet) -> None:
+    before = fleet.pids()
+    played = fleet.play("roll.yml", *deploying_by(fleet, losing(CANARY)))
+    assert played.status == FAILED, played.output
+    assert [row[1] for row in played.table] == ["unreachable", *["not reached"] * 5], played.output
+    assert fleet.pids() == before
+
+
+def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: Fleet) -> None:
+    before = fleet.pids()
+    deploy = deploying_by(fleet, losing("web2"), writing("release", "new"))
+    played = fleet.play("roll.yml", *at_a_time(2, 4), *deploy)
+    assert played.status != DONE, played.output
+    assert [row[1] for row in played.table] == ["done", "unreachable", *["not reached"] * 4], played.output
+    after = fleet.pids()
+    assert {name: after[name] for name in NAMES[1:]} == {name: before[name] for name in NAMES[1:]}
 
 
 def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fleet: Fleet) -> None:
