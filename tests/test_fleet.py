@@ -27,6 +27,9 @@ NAMES = [f"web{number}" for number in range(1, HOSTS + 1)]
 ROLE = PLAYBOOKS / "roles" / "supervisor_rolling"
 
 UNTOUCHED = ["not reached", "-", "-", "-", ""]
+FIRST_THREE = ("--limit", "web1,web2,web3")
+"""For what more hosts would not show any better."""
+
 DONE = 0
 FAILED = 2  # exit statuses of ansible-playbook
 
@@ -233,27 +236,27 @@ def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) 
 
 def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None:
     before = fleet.pids()
-    played = fleet.play("roll.yml", *deploying(fleet, "no/such/folder", ""))
+    played = fleet.play("roll.yml", *FIRST_THREE, *deploying(fleet, "no/such/folder", ""))
     assert played.status == FAILED
-    assert [row[1] for row in played.table] == ["not deployed", *["not reached"] * 5], played.output
+    assert [row[1] for row in played.table] == ["not deployed", "not reached", "not reached"], played.output
     assert played.table[0][5].startswith("New code: ")
     assert fleet.pids() == before
 
 
 def test_a_host_that_is_lost_right_before_its_roll_is_told_and_ends_the_run(fleet: Fleet) -> None:
     before = fleet.pids()
-    played = fleet.play("roll.yml", *deploying_by(fleet, losing(CANARY)))
+    played = fleet.play("roll.yml", *FIRST_THREE, *deploying_by(fleet, losing(CANARY)))
     assert played.status == FAILED, played.output
-    assert [row[1] for row in played.table] == ["unreachable", *["not reached"] * 5], played.output
+    assert [row[1] for row in played.table] == ["unreachable", "not reached", "not reached"], played.output
     assert fleet.pids() == before
 
 
 def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: Fleet) -> None:
     before = fleet.pids()
     deploy = deploying_by(fleet, losing("web2"), writing("release", "new"))
-    played = fleet.play("roll.yml", *at_a_time(2, 4), *deploy)
+    played = fleet.play("roll.yml", *FIRST_THREE, *at_a_time(2, 1), *deploy)
     assert played.status != DONE, played.output
-    assert [row[1] for row in played.table] == ["done", "unreachable", *["not reached"] * 4], played.output
+    assert [row[1] for row in played.table] == ["done", "unreachable", "not reached"], played.output
     after = fleet.pids()
     assert {name: after[name] for name in NAMES[1:]} == {name: before[name] for name in NAMES[1:]}
 
