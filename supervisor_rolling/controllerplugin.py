@@ -216,7 +216,9 @@ class RollingControllerPlugin(ControllerPluginBase):
         if self._output.is_terminal and not options.json:
             raise UsageError("a page of HTML is nothing to read here: write it to a file, rolling_report > roll.html")
         record = json.loads(self._rolling.getRecord(options.group or ""))
-        self._output.write(json.dumps(record) + "\n" if options.json else page(record))
+        encoding = self._output.encoding
+        html = page(record).encode(encoding, "xmlcharrefreplace").decode(encoding)
+        self._output.write(json.dumps(record) + "\n" if options.json else html)
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.status_line import StatusLines
 from supervisor_rolling.in_listener.history import FileHistory
+from supervisor_rolling.in_listener.hooks import CommandHooks
 from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
@@ -129,6 +130,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         arrivals=PacketArrivals(),
         balancers=NginxConfigurations(time.monotonic, ring),
         trials=RealTrials(),
+        hooks=CommandHooks(ring),
         history=FileHistory(url, lambda: _history_policy(policies)),
     )
     return roller

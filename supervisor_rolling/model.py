@@ -116,6 +116,25 @@ class BalancerPolicy:
 
 
 @dataclass(frozen=True)
+class Hook:
+    """A command of the operator's, without a shell; empty: none. ``timeout``: seconds until it is killed."""
+
+    command: tuple[str, ...] = ()
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class HooksPolicy:
+    """What is run: before anything is touched, for each process that is warm and still closed, and at the end of a
+    roll; of one that failed first the one and then the other."""
+
+    before_roll: Hook = Hook()
+    after_warmup: Hook = Hook()
+    on_failure: Hook = Hook()
+    after_roll: Hook = Hook()
+
+
+@dataclass(frozen=True)
 class PortRule:
     """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
 
@@ -141,6 +160,7 @@ class Policy:
     guard: GuardPolicy = GuardPolicy()
     settle_auto: bool = True
     balancer: BalancerPolicy = BalancerPolicy()
+    hooks: HooksPolicy = HooksPolicy()
 
 
 @dataclass(frozen=True)
@@ -275,7 +295,8 @@ class Roll:
 
     ``by``: who asks, as they say. ``user`` and ``client``: as their connection tells; empty where it does not.
     ``began``: when it was asked for, by the wall clock, in Unix seconds. ``forecast``: how many seconds it was expected
-    to take; 0.0 where nobody could know. ``levels``: how many were available, whenever that changed.
+    to take; 0.0 where nobody could know. ``levels``: how many were available, whenever that changed. ``prepared``:
+    the command before it has succeeded. ``verdict``: the status that it will have when those after it have run.
     """
 
     id: int
@@ -299,6 +320,8 @@ class Roll:
     began: float = 0.0
     forecast: float = 0.0
     levels: tuple[Level, ...] = ()
+    prepared: bool = False
+    verdict: str = ""
 
 
 # --- watch: what the guard has in hand
@@ -413,6 +436,8 @@ class WarmupJob:
     ports: tuple[int, ...]
     policy: WarmupPolicy
     bypass: str  # how it passes the closed gate: mark, address, or none: nothing refuses it
+    hook: Hook = Hook()  # the last step
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the hook's environment
 
 
 @dataclass(frozen=True)
@@ -427,6 +452,23 @@ class Warmth:
     last_ms: float = 0.0
     why: str = ""
     latencies: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class HookJob:
+    """Commands to run for a roll, one after another, each with the name of its key; ``variables``: of their
+    environment, besides the listener's own."""
+
+    hooks: tuple[tuple[str, Hook], ...]
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class HookResult:
+    """How far they got: ``state`` is running or over; ``why``: what went wrong."""
+
+    state: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -463,7 +505,8 @@ class Seen:
     that supervisord refused for good, by process; ``overtaken`` those that somebody else had stopped before our order
     came. ``told`` are the draining processes that have been sent the signal of their drain, ``telling`` those that are
     being asked its request. ``dead`` says since when those have been known to be dead to which supervisord has not come
-    round: whether they crashed or were stopped, only it can tell. ``wards`` are the processes in the hands of the
+    round: whether they crashed or were stopped, only it can tell. ``hook``: how far the commands of the roll got.
+    ``wards`` are the processes in the hands of the
     guard. Of those whose pools are made to run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no
     byte has moved on any connection that is left, and ``sealed`` are those that answer in something else than plain
     HTTP/1.1.
@@ -486,6 +529,7 @@ class Seen:
     told: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
+    hook: HookResult | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     sealed: frozenset[str] = frozenset()
 

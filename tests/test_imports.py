@@ -33,7 +33,7 @@ BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "wa
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
-    *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history"),
+    *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -44,6 +44,7 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("flags", "directories"),
     ("gates", "directories"),
     ("history", "directories"),
+    ("warmup", "hooks"),
     ("gates", "addresses"),
     ("gates", "sock_diag"),
     ("warmup", "addresses"),

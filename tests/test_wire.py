@@ -17,6 +17,8 @@ from supervisor_rolling.model import (
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
+    Hook,
+    HooksPolicy,
     Level,
     Member,
     Policy,
@@ -60,6 +62,7 @@ policies = st.builds(
     st.builds(GuardPolicy, st.booleans(), shares),
     st.booleans(),
     st.builds(BalancerPolicy, names),
+    st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -112,6 +115,8 @@ rolls = st.builds(
     began=seconds,
     forecast=seconds,
     levels=st.lists(st.builds(Level, seconds, pids), max_size=3).map(tuple),
+    prepared=st.booleans(),
+    verdict=names,
 )
 
 wards = st.builds(
@@ -259,13 +264,15 @@ def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Roll: 21,
+        Roll: 23,
         Member: 24,
         Connection: 5,
         Watch: 4,
         Ward: 13,
-        Policy: 12,
+        Policy: 13,
         BalancerPolicy: 1,
+        HooksPolicy: 4,
+        Hook: 2,
         GuardPolicy: 2,
         Timing: 5,
         GatePolicy: 6,

@@ -31,6 +31,8 @@ from supervisor_rolling.model import (
     Finding,
     GatePolicy,
     HistoryPolicy,
+    HookJob,
+    HookResult,
     Notice,
     NoticeJob,
     Policy,
@@ -228,6 +230,33 @@ class Flags:
         self._world.flagged = {name for _, name in draining}
 
 
+class Hooks:
+    """The operator's commands, of one listener. ``hooks_begun`` of the world has those that were begun, with their
+    variables."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._begun: dict[str, float] = {}
+
+    def tend(self, wanted: Mapping[str, HookJob]) -> dict[str, HookResult]:
+        world = self._world
+        self._begun = {key: at for key, at in self._begun.items() if key in wanted}
+        for key, job in wanted.items():
+            if key not in self._begun:
+                self._begun[key] = world.now
+                world.hooks_begun += [(name, dict(job.variables)) for name, _ in job.hooks]
+        return {key: self._result(self._begun[key], job) for key, job in wanted.items()}
+
+    def _result(self, begun: float, job: HookJob) -> HookResult:
+        whys = [f"{name}: {self._world.hooks_fail[name]}" for name, _ in job.hooks if name in self._world.hooks_fail]
+        takes = sum(self._world.hooks_take.get(name, 0.2) for name, _ in job.hooks)
+        is_over = self._world.now - begun >= takes
+        return HookResult("over", "; ".join(whys)) if is_over else HookResult("running")
+
+    def end(self) -> None:
+        self._begun = {}
+
+
 class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
@@ -251,6 +280,9 @@ class World:
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.history = FileHistory("unix:///world.sock", lambda: HistoryPolicy(enabled=False), lambda: self.now)
+        self.hooks_take: dict[str, float] = {}
+        self.hooks_fail: dict[str, str] = {}
+        self.hooks_begun: list[tuple[str, dict[str, str]]] = []
         self.gate_problem = ""
         self.trial: list[str] = []
         self.unreached = ""  # why no process can be connected to
@@ -300,6 +332,7 @@ class World:
             balancers=self,
             trials=self,
             history=self.history,
+            hooks=Hooks(self),
         )
         roller.begin()
         return roller

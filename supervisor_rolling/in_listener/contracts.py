@@ -14,6 +14,8 @@ from supervisor_rolling.model import (
     BalancerPolicy,
     Connections,
     Finding,
+    HookJob,
+    HookResult,
     Notice,
     NoticeJob,
     Report,
@@ -224,6 +226,19 @@ class Notices(Protocol):
 
     def peers(self) -> frozenset[str]:
         """Whom the processes that are told now see as their peers for it, known before they can see them."""
+        ...
+
+
+class Hooks(Protocol):
+    """Runs the operator's commands, each job in a thread of its own."""
+
+    def tend(self, wanted: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+        """Run exactly these jobs: begin what is new by its key, end what is no longer wanted, and say how far each got.
+        Never blocks."""
+        ...
+
+    def end(self) -> None:
+        """End whatever runs, and wait a moment for that."""
         ...
 
 

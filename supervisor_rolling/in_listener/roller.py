@@ -37,6 +37,7 @@ from supervisor_rolling.in_listener.contracts import (
     Deaths,
     Flags,
     History,
+    Hooks,
     Notices,
     Pools,
     Sockets,
@@ -52,6 +53,8 @@ from supervisor_rolling.model import (
     Change,
     Config,
     Connections,
+    HookJob,
+    HookResult,
     Member,
     Notice,
     NoticeJob,
@@ -67,11 +70,12 @@ from supervisor_rolling.model import (
     Watch,
     World,
 )
-from supervisor_rolling.pure import guard, machine
+from supervisor_rolling.pure import guard, hooks, machine
 from supervisor_rolling.pure.forecast import forecast
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
+from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, pause
 from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
@@ -80,22 +84,6 @@ from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, Order, Verb, clo
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
 J = TypeVar("J", WarmupJob, NoticeJob)
-
-DRAIN_LOOK_EVERY = 0.02
-"""Seconds between two looks at the connections of a port that drains: what a drain takes longer than it must."""
-
-MOVE_LOOK_EVERY = 0.05
-"""Seconds between two looks while a process restarts or warms up; events and ended warm-ups wake the roller earlier."""
-
-REST_LOOK_EVERY = 0.5
-"""Seconds between two looks while a roll waits, settles or is paused."""
-
-BARELY = 0.002
-"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING."""
-
-IDLE_LOOK_EVERY = 5.0
-"""Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
-and whoever asks for a roll is told after ten seconds that nobody answers."""
 
 CONFLICT_PAUSE = 0.01
 """Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
@@ -181,6 +169,7 @@ class Roller:
     balancers: Balancers
     trials: Trials
     history: History
+    hooks: Hooks
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
@@ -198,6 +187,7 @@ class Roller:
         self._emptied_since: Mapping[int, float] = {}
         self._unclosed: dict[str, float] = {}
         self._pools_problem = ""
+        self._hooked: Mapping[str, HookResult] = {}
         self._answered_at = float("-inf")
 
     def begin(self) -> None:
@@ -297,6 +287,7 @@ class Roller:
         self.pools.hold((), 0.0)
         self.flags.hold(())
         self.arrivals.watch(())
+        self.hooks.end()
         if is_orphan:
             self.history.close([group.roll for group in self._groups.values() if group.roll])
 
@@ -315,6 +306,7 @@ class Roller:
         self._arrived = self.arrivals.take()
         notices = _notices(world, self.gatekeeper.closed_since, self.deaths.take())
         told = self.notices.give(_by(self.gatekeeper.bypass, notices))
+        self._hooked = self.hooks.tend(_hook_jobs(world))
         old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
@@ -329,7 +321,14 @@ class Roller:
             return 0.0
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
         late = [MOVE_LOOK_EVERY] if self.deaths.take() else []  # supervisord has not yet come round to them
-        return min([IDLE_LOOK_EVERY, *map(_pause, new.values()), *late, *([hand_on] if hand_on > 0 else [])])
+        return min(
+            [
+                IDLE_LOOK_EVERY,
+                *(pause(one.roll, one.watch, one.seen) for one in new.values()),
+                *late,
+                *([hand_on] if hand_on > 0 else []),
+            ]
+        )
 
     # --- look
 
@@ -456,6 +455,7 @@ class Roller:
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
             overtaken=frozenset(_of_group(group, self._overtaken)),
+            hook=self._hooked.get(_hook_key(roll)) if roll else None,
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
             silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
@@ -654,6 +654,16 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
     return {**guards, **rolls}
 
 
+def _hook_jobs(world: World) -> dict[str, HookJob]:
+    found = {_hook_key(roll): hooks.job(roll) for _, roll in world.rolls.values()}
+    return {key: job for key, job in found.items() if job}
+
+
+def _hook_key(roll: Roll) -> str:
+    """Another one at the end of a roll than at its beginning."""
+    return f"{roll.group} {roll.id} {roll.verdict}"
+
+
 def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:
     """The jobs, past the gate in force: one policy may have another than the one that the gate is held by."""
     return {key: replace(job, bypass=bypass or job.bypass) for key, job in jobs.items()}
@@ -695,37 +705,3 @@ def _has_moved(old: Group, new: Group) -> bool:
         return False
     stages = zip(old.roll.members, new.roll.members)
     return old.roll.status is not new.roll.status or any(a.stage is not b.stage for a, b in stages)
-
-
-def _pause(group: Group) -> float:
-    """How long a group can do without a look."""
-    roll = _roll_pause(group.roll, group.seen) if group.roll else IDLE_LOOK_EVERY
-    return min(roll, _watch_pause(group.watch, group.seen)) if group.watch else roll
-
-
-def _roll_pause(roll: Roll, seen: Seen) -> float:
-    stages = {member.stage for member in roll.members}
-    if roll.status is not Status.RUNNING:
-        return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
-    if Stage.DRAINING in stages:
-        return DRAIN_LOOK_EVERY
-    if stages & {Stage.RESTARTING, Stage.WARMING}:
-        return _move_pause(seen)
-    return REST_LOOK_EVERY
-
-
-def _watch_pause(watch: Watch, seen: Seen) -> float:
-    """Those that are down come with an event, and the end of a warm-up rings."""
-    stages = {ward.stage for ward in watch.wards}
-    retries = [max(0.0, ward.retry_at - seen.at) for ward in watch.wards if ward.stage is Stage.FAILED]
-    rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
-    rest = min(rest, watch.gate.lease / 4) if any(ward.closed for ward in watch.wards) else rest
-    if Stage.WARMING not in stages:
-        return rest
-    starts = any(process.state == "STARTING" for process in seen.processes.values())
-    return min(rest, _move_pause(seen) if starts else REST_LOOK_EVERY)  # the end of a warm-up rings
-
-
-def _move_pause(seen: Seen) -> float:
-    booting = [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]
-    return min([MOVE_LOOK_EVERY, *booting])

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.contracts import Sockets
+from supervisor_rolling.in_listener.hooks import run as run_hook
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
@@ -114,7 +115,17 @@ class _Warmup(threading.Thread):
             started = time.monotonic()
             _require(request, self._send(session, base, request))
             self._count((time.monotonic() - started) * 1000)
+        self._run_hook()
         self.warmth = replace(self.warmth, state="warm", why="")
+
+    def _run_hook(self) -> None:
+        """The operator's command, which may say that it is not warm after all."""
+        if not self.job.hook.command:
+            return
+        left = max(0.0, self._deadline - time.monotonic())
+        why = run_hook(self.job.hook, self.job.variables, self.dropped, left)
+        if why:
+            raise _NotWarmError(f"after_warmup {why}")
 
     def _base_url(self) -> str:
         port = self.job.ports[0]

@@ -94,9 +94,9 @@ i.new { height: 5px } .track i.new { border-radius: 0 2px 2px 0 }
 .lanes summary:hover { background: var(--page) } .lanes summary:focus-visible { outline-offset: -2px }
 .lanes .name { position: relative; padding-left: 1.1em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
   font-weight: 600; line-height: 24px }
-.lanes .name::before { content: "▸"; content: "▸" / ""; position: absolute; left: 0; color: var(--muted);
+.lanes .name::before { content: "\\25B8"; content: "\\25B8" / ""; position: absolute; left: 0; color: var(--muted);
   font-weight: 400 }
-[open] > summary .name::before { content: "▾"; content: "▾" / "" }
+[open] > summary .name::before { content: "\\25BE"; content: "\\25BE" / "" }
 [open] > summary .name { white-space: normal; overflow-wrap: anywhere }
 .track { position: relative; align-self: stretch; grid-area: 1/2 }
 .row .track { background: linear-gradient(var(--old) 0 0) 0 calc(100% - 5px)/100% 2px no-repeat,

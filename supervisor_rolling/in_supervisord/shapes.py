@@ -68,6 +68,7 @@ GATE: Shape = {
     "socket": Added(TEXT),
     "backend_name": Added(TEXT),
 }
+_HOOK: Shape = {"command": ListOf(TEXT), "timeout": NUMBER}
 POLICY: Shape = {
     "group": TEXT,
     "ports": {"pattern": TEXT, "by_name": TableOf(ListOf(WHOLE)), "auto": TRUTH},
@@ -89,6 +90,7 @@ POLICY: Shape = {
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
     "settle_auto": Added(TRUTH),
     "balancer": Added({"nginx": TEXT}),
+    "hooks": Added(dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _HOOK)),
 }
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {
@@ -151,6 +153,8 @@ ROLL: dict[str, Shape] = {
     "began": Added(NUMBER),
     "forecast": Added(NUMBER),
     "levels": Added(ListOf(RowOf(NUMBER, WHOLE))),
+    "prepared": Added(TRUTH),
+    "verdict": Added(TEXT),
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 

@@ -40,6 +40,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.model import Change, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
+from supervisor_rolling.pure.hooks import warmup_job
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, cold_text, state_text
 from supervisor_rolling.share import limit_for
@@ -112,11 +113,7 @@ def closed(watch: Watch) -> dict[int, str]:
 
 def jobs(watch: Watch) -> dict[str, WarmupJob]:
     """The processes that must be warmed now, by name."""
-    return {
-        ward.name: WarmupJob(ward.pid, ward.ports, watch.policy.warmup, watch.gate.bypass)
-        for ward in watch.wards
-        if ward.stage is Stage.WARMING
-    }
+    return {ward.name: warmup_job(watch, ward) for ward in watch.wards if ward.stage is Stage.WARMING}
 
 
 # --- one process

@@ -46,6 +46,7 @@ from dataclasses import replace
 from functools import partial
 
 from supervisor_rolling.model import Member, NoticeJob, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
+from supervisor_rolling.pure import hooks
 from supervisor_rolling.pure.chronicle import levelled, noted, shifted
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
@@ -71,6 +72,12 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     """The roll after one look. Does nothing to a roll that has ended."""
     if roll.status is not Status.RUNNING:
         return roll
+    if roll.verdict:
+        return hooks.concluded(roll, seen.hook)
+    if not roll.prepared:
+        roll = hooks.prepared(roll, seen.hook)
+        if not roll.prepared or roll.why:
+            return hooks.ended(roll, Status.FAILED, seen.at, roll.why) if roll.prepared else roll
     before = roll.members
     roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
@@ -101,7 +108,7 @@ def orders(roll: Roll, seen: Seen, closed_since: Mapping[int, float]) -> tuple[O
 def jobs(roll: Roll) -> dict[str, WarmupJob]:
     """The processes that must be warmed now, by name."""
     return {
-        member.name: WarmupJob(member.pid, member.ports, roll.policy.warmup, roll.gate.bypass)
+        member.name: hooks.warmup_job(roll, member)
         for member in roll.members
         if member.stage is Stage.WARMING and member.pid
     }
@@ -263,19 +270,23 @@ def _finish(roll: Roll, seen: Seen) -> Roll:
         return replace(roll, stuck_since=0.0)
     stuck_since = roll.stuck_since or seen.at
     if seen.at - stuck_since >= _patience(roll, seen):
-        return replace(_end(roll, seen), status=Status.FAILED, why=_stuck_text(roll, seen))
+        return hooks.ended(_accounted(roll, seen), Status.FAILED, seen.at, _stuck_text(roll, seen))
     return replace(roll, stuck_since=stuck_since)
 
 
 def _end(roll: Roll, seen: Seen) -> Roll:
-    roll = replace(roll, members=tuple(_accounted_for(member, seen) for member in roll.members))
+    roll = _accounted(roll, seen)
     failed = [member for member in roll.members if member.failed]
     why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
     if _is_nobody_left(roll, seen):  # "done" would tell a deploy that the new code serves
         status, why = Status.ABORTED, "all that it was to replace were stopped by hand: the new code serves nobody"
     status = Status.ABORTED if roll.aborting else status
-    return replace(roll, status=status, ended_at=seen.at, stuck_since=0.0, why=why)
+    return hooks.ended(roll, status, seen.at, why)
+
+
+def _accounted(roll: Roll, seen: Seen) -> Roll:
+    return replace(roll, members=tuple(_accounted_for(member, seen) for member in roll.members))
 
 
 def _is_nobody_left(roll: Roll, seen: Seen) -> bool:

@@ -37,6 +37,8 @@ from supervisor_rolling.model import (
     GatePolicy,
     GuardPolicy,
     HistoryPolicy,
+    Hook,
+    HooksPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -85,6 +87,9 @@ _PORTS_HINT = (
 )
 _GUARD_HINT = "write {max_closed: 50%}, or false to turn the guard off"
 _HISTORY_HINT = "write {file: /path}, or false to keep none"
+_HOOK_HINT = (
+    "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
+)
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 
 
@@ -337,6 +342,35 @@ def _nginx(entry: Entry) -> str | None:
     return path
 
 
+def _hook(entry: Entry) -> Hook | None:
+    if entry.is_list:
+        command = _command(entry)
+        return None if command is None else Hook(command)
+    if not entry.is_mapping:
+        entry.unfit(_HOOK_HINT)
+        return None
+    return section(Hook, _HOOK, {"command": _HOOK_HINT})(entry)
+
+
+def _command(entry: Entry) -> tuple[str, ...] | None:
+    if not entry.is_list:
+        entry.unfit(_HOOK_HINT)
+        return None
+    command = each(_argument)(entry)
+    if command and not command[0].startswith("/"):
+        entry.wrong(f"begins with no full path of a program; {_HOOK_HINT}")
+        return None
+    return command
+
+
+def _argument(entry: Entry) -> str | None:
+    text = entry.node.value if entry.is_scalar("int", "float") else entry.text("put it in quotes")
+    if text is not None and "\0" in text:
+        entry.wrong("no argument can have a NUL in it; remove it")
+        return None
+    return text
+
+
 def _history(entry: Entry) -> HistoryPolicy | None:
     if entry.is_mapping:
         return section(HistoryPolicy, _HISTORY)(entry)
@@ -428,6 +462,11 @@ _GUARD: dict[str, Reader[Any]] = {
 _BALANCER: dict[str, Reader[Any]] = {
     "nginx": _nginx,
 }
+_HOOK: dict[str, Reader[Any]] = {
+    "command": _command,
+    "timeout": seconds(least=SHORTEST),
+}
+_HOOKS: dict[str, Reader[Any]] = dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _hook)
 _GROUP: dict[str, Reader[Any]] = {
     "ports": _ports,
     "max_unavailable": _share,
@@ -439,6 +478,7 @@ _GROUP: dict[str, Reader[Any]] = {
     "settle": _settle,
     "guard": _guard,
     "balancer": section(BalancerPolicy, _BALANCER),
+    "hooks": section(HooksPolicy, _HOOKS),
 }
 _GATE: dict[str, Reader[Any]] = {
     "backend": choice("auto", "iptables", "nftables", "haproxy"),
