@@ -32,10 +32,12 @@ setup(
             "waitress>=2.1",
             "uvicorn>=0.23",
             "tornado>=6.3",
+            "prometheus_client>=0.19",
             "selenium>=4.11",  # looks at pages in Chromium
             "ansible-core>=2.15",
             "setuptools>=70.1",  # makes the wheel that Ansible installs
         ],
+        "metrics": ["prometheus_client>=0.19"],
         "pools": ["tornado>=6.3", "gunicorn>=21.2", "waitress>=2.1", "uWSGI>=2.0.20"],  # uWSGI is built with gcc
         # supervisor 4.2 imports pkg_resources and asks for any setuptools, of which 82 has it no more.
         "supervisor42": ["supervisor>=4.2.3,<4.3", "setuptools<82"],

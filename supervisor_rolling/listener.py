@@ -30,6 +30,7 @@ from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.status_line import StatusLines
 from supervisor_rolling.in_listener.history import FileHistory
 from supervisor_rolling.in_listener.hooks import CommandHooks
+from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
@@ -38,7 +39,7 @@ from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 from supervisor_rolling.in_listener.trial import RealTrials
 from supervisor_rolling.in_listener.warmup import HttpWarmups
-from supervisor_rolling.model import HistoryPolicy
+from supervisor_rolling.model import Config, GatePolicy
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -131,14 +132,15 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         balancers=NginxConfigurations(time.monotonic, ring),
         trials=RealTrials(),
         hooks=CommandHooks(ring),
-        history=FileHistory(url, lambda: _history_policy(policies)),
+        history=FileHistory(url, lambda: _latest(policies).history),
+        metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),
     )
     return roller
 
 
-def _history_policy(policies: Policies) -> HistoryPolicy:
-    latest = policies.latest()
-    return latest.history if latest else HistoryPolicy()
+def _latest(policies: Policies) -> Config:
+    """The last good one; where there has been none, what holds where nothing is said."""
+    return policies.latest() or Config(GatePolicy(), {})
 
 
 def _readable(fds: Sequence[int], seconds: float) -> list[int]:

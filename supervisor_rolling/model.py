@@ -173,12 +173,20 @@ class HistoryPolicy:
 
 
 @dataclass(frozen=True)
+class MetricsPolicy:
+    """Where figures for Prometheus are to be had: an address and a port; empty: nowhere."""
+
+    listen: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole YAML file."""
 
     gate: GatePolicy
     groups: Mapping[str, Policy]
     history: HistoryPolicy = HistoryPolicy()
+    metrics: MetricsPolicy = MetricsPolicy()
 
 
 # --- roll: what was asked and how far it got

@@ -515,7 +515,7 @@ def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
         ("groups: {}", "1: groups: is empty; name a group"),
         ("groups: [app]", "1: groups: is a list; write a mapping"),
         ("groups:\n  app: auto\n", "2: groups.app: 'auto' is text; write a mapping"),
-        (MINIMAL + "guard: {}\n", "4: guard: unknown key; known are: gate, history, groups"),
+        (MINIMAL + "guard: {}\n", "4: guard: unknown key; known are: gate, metrics, history, groups"),
         (MINIMAL + "groups: {}\n", "4: groups: the key stands in line 1 already; keep one of the two"),
         (MINIMAL + "  app: {}\n", "4: groups.app: the key stands in line 2 already"),
         (MINIMAL + "    ports: auto\n", "4: groups.app.ports: the key stands in line 3 already"),

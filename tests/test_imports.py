@@ -33,7 +33,7 @@ BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "wa
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
-    *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks"),
+    *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),

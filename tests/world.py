@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from supervisor_rolling.errors import ConflictError, GateError, GatePermissionError, OvertakenError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.history import FileHistory
+from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.in_listener.roller import Roller
 from supervisor_rolling.in_supervisord.mailbox import Mailbox
 from supervisor_rolling.model import (
@@ -333,6 +334,7 @@ class World:
             trials=self,
             history=self.history,
             hooks=Hooks(self),
+            metrics=PrometheusMetrics(lambda: ""),
         )
         roller.begin()
         return roller

@@ -26,6 +26,7 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.figures import Figures
 from supervisor_rolling.pure.forecast import Cycles
 from supervisor_rolling.pure.nginx import Nginx
 
@@ -239,6 +240,18 @@ class Hooks(Protocol):
 
     def end(self) -> None:
         """End whatever runs, and wait a moment for that."""
+        ...
+
+
+class Metrics(Protocol):
+    """Figures for whoever watches from afar. Never raises: what does not work is logged, and tried again."""
+
+    def is_on(self) -> bool:
+        """Whether anybody wants them. Call it every turn: it begins and ends as rolling.yaml says."""
+        ...
+
+    def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
+        """Take what a turn has seen of each group, and how far its warm-ups are."""
         ...
 
 

@@ -38,6 +38,7 @@ from supervisor_rolling.in_listener.contracts import (
     Flags,
     History,
     Hooks,
+    Metrics,
     Notices,
     Pools,
     Sockets,
@@ -71,6 +72,7 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure import guard, hooks, machine
+from supervisor_rolling.pure.figures import Figures, figures
 from supervisor_rolling.pure.forecast import forecast
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
@@ -170,6 +172,7 @@ class Roller:
     trials: Trials
     history: History
     hooks: Hooks
+    metrics: Metrics
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
@@ -316,6 +319,8 @@ class Roller:
         self._overtaken = {}
         for group in new.values():
             self._order(group)
+        if self.metrics.is_on():
+            self.metrics.tell({name: _figures(old[name], new[name], world) for name in new}, warmths)
         if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
@@ -652,6 +657,12 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
     guards = {_key(group, name): job for group, watch in watches.items() for name, job in guard.jobs(watch).items()}
     rolls = {_key(g, name): job for g, (_, roll) in world.rolls.items() for name, job in machine.jobs(roll).items()}
     return {**guards, **rolls}
+
+
+def _figures(old: Group, new: Group, world: World) -> Figures:
+    """The watch before the turn is the one that supervisord had: this turn's has been made already."""
+    watch = world.watches.get(new.watch.group) if new.watch else None
+    return figures((old.roll, watch), (new.roll, new.watch), new.seen, len(new.closed()))
 
 
 def _hook_jobs(world: World) -> dict[str, HookJob]:

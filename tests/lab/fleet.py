@@ -229,7 +229,7 @@ class Fleet:
 
 
 def _policy() -> str:
-    return str(yaml.safe_dump({"groups": {GROUP: POLICY}}))
+    return str(yaml.safe_dump({"history": False, "groups": {GROUP: POLICY}}))
 
 
 def _table_lines(output: str) -> list[str]:

@@ -41,7 +41,7 @@ def policy(warm_all: bool = True, **changes: Any) -> str:
     group["warmup"] = {"timeout": 20, "ready": "/health", "requests": list(PATHS) if warm_all else ["/health"]}
     group["settle"] = 0
     gate, history = changes.pop("gate", {}), changes.pop("history", False)
-    top = {"gate": {**example["gate"], **gate}, "history": history}
+    top = {"gate": {**example["gate"], **gate}, "history": history, "metrics": changes.pop("metrics", {})}
     return yaml.safe_dump({**top, "groups": {GROUP: {**group, **changes}}})
 
 

@@ -10,6 +10,7 @@ The tables below are the file format: a key and the reader of its value. A key t
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 import signal
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ from supervisor_rolling.model import (
     HistoryPolicy,
     Hook,
     HooksPolicy,
+    MetricsPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -90,6 +92,7 @@ _HISTORY_HINT = "write {file: /path}, or false to keep none"
 _HOOK_HINT = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
+_LISTEN_HINT = "write one such as 127.0.0.1:9180"
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 
 
@@ -386,6 +389,25 @@ def _history_file(entry: Entry) -> str | None:
     return path
 
 
+def _listen(entry: Entry) -> str | None:
+    text = entry.text(_LISTEN_HINT)
+    if not text:
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not _is_address(host) or not port.isdigit() or not 0 < int(port[:6]) <= LAST_PORT:
+        entry.wrong(f"{entry.shown} is no address and port; {_LISTEN_HINT}")
+        return None
+    return text
+
+
+def _is_address(host: str) -> bool:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        return (ipaddress.ip_address(host.strip("[]")).version == 6) is is_bracketed
+    except ValueError:
+        return False
+
+
 def _policy(entry: Entry) -> Policy | None:
     return section(functools.partial(_make_policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
 
@@ -491,8 +513,12 @@ _GATE: dict[str, Reader[Any]] = {
 _HISTORY: dict[str, Reader[Any]] = {
     "file": _history_file,
 }
+_METRICS: dict[str, Reader[Any]] = {
+    "listen": _listen,
+}
 _TOP: dict[str, Reader[Any]] = {
     "gate": _gate,
+    "metrics": section(MetricsPolicy, _METRICS),
     "history": _history,
     "groups": _groups,
 }

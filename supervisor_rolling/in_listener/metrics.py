@@ -1,0 +1,140 @@
+"""Figures for Prometheus: the ``Metrics`` of ``contracts.py``, by prometheus_client, which is an extra.
+
+Counters begin at 0 with each listener, as Prometheus expects of a program that was started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from supervisor_rolling.model import Stage, Warmth
+from supervisor_rolling.pure.figures import Figures
+
+log = logging.getLogger("supervisor_rolling")
+
+AGAIN_AFTER = 5.0
+"""Seconds until an address that could not be listened on is tried again."""
+
+PREFIX = "supervisor_rolling"
+
+STAYS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Seconds: from a drain with nothing to wait for to the longest warm-up that anybody has patience for."""
+
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROLLS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+
+
+class PrometheusMetrics:
+    """``listen`` gives the address that rolling.yaml names now, such as 127.0.0.1:9180; empty: nothing is counted."""
+
+    def __init__(self, listen: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._listen = listen
+        self._clock = clock
+        self._address = ""
+        self._server: Any = None
+        self._series: _Series | None = None
+        self._again_at = 0.0
+        self._complaint = ""
+        self._known: set[str] = set()
+        self._told: set[tuple[str, int]] = set()
+
+    def is_on(self) -> bool:
+        """See ``contracts.Metrics``."""
+        wanted = self._listen()
+        if wanted != self._address:
+            self._stop()
+            self._address, self._again_at = wanted, 0.0
+        if wanted and self._server is None and self._clock() >= self._again_at:
+            self._start(wanted)
+        return self._series is not None
+
+    def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
+        """See ``contracts.Metrics``."""
+        if self._series is None:
+            return
+        for group in self._known - set(groups):
+            self._series.forget(group)
+        self._known = set(groups)
+        for group, found in groups.items():
+            self._series.take(group, found)
+        ended = {(key, one.pid): one for key, one in warmths.items() if one.state != "warming"}
+        for new in ended.keys() - self._told:
+            self._series.take_warmth(new[0].partition(":")[0], ended[new])
+        self._told = set(ended)
+
+    def _start(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        try:
+            import prometheus_client  # when it is wanted, not before: it is an extra
+
+            if self._series is None:
+                self._series = _Series(prometheus_client)
+            self._server, _ = prometheus_client.start_http_server(
+                int(port), host.strip("[]"), registry=self._series.registry
+            )
+            log.info("metrics are at http://%s/metrics", address)
+            self._complaint = ""
+        except ImportError:
+            self._complain(f"metrics: prometheus_client is missing: pip install {PREFIX}[metrics]")
+        except OSError as error:
+            self._complain(f"metrics: {address} cannot be listened on: {error.strerror or error}; name another")
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        self._server = None
+
+    def _complain(self, text: str) -> None:
+        self._again_at = self._clock() + AGAIN_AFTER
+        if text != self._complaint:
+            log.warning("%s", text)
+        self._complaint = text
+
+
+class _Series:
+    """What is counted; the README has the list."""
+
+    def __init__(self, library: Any) -> None:
+        self.registry = library.CollectorRegistry()
+
+        def make(kind: str, name: str, text: str, *labels: str, **more: Any) -> Any:
+            return getattr(library, kind)(f"{PREFIX}_{name}", text, labels, registry=self.registry, **more)
+
+        self._rolls = make("Counter", "rolls", "Rolls that have ended.", "group", "result")
+        self._roll = make("Histogram", "roll_seconds", "How long rolls took.", "group", "result", buckets=ROLLS)
+        self._left = make("Gauge", "left", "Processes that the roll has still to replace.", "group")
+        self._stays = make("Histogram", "stage_seconds", "How long in a stage.", "group", "stage", buckets=STAYS)
+        self._processes = make("Gauge", "processes", "Processes by stage.", "group", "stage")
+        self._closed = make("Gauge", "closed_ports", "Ports whose gate is closed.", "group")
+        self._requests = make("Histogram", "warmup_request_seconds", "Warm-ups.", "group", buckets=LATENCIES)
+        self._warmed = make("Counter", "guard_warmed", "Crashed, booted, restarted by hand and warmed.", "group")
+        self._cold = make("Counter", "warmup_failures", "Warm-ups that failed or were late.", "group")
+
+    def take(self, group: str, found: Figures) -> None:
+        for stage, number in found.stages.items():
+            self._processes.labels(group, stage).set(number)
+        self._closed.labels(group).set(found.closed)
+        self._left.labels(group).set(found.left)
+        self._warmed.labels(group).inc(found.warmed)
+        for stage, seconds in found.stays:
+            self._stays.labels(group, stage).observe(seconds)
+        for result in ("done", "failed", "aborted"):
+            self._rolls.labels(group, result).inc(found.ended == result)
+        if found.ended:
+            self._roll.labels(group, found.ended).observe(found.seconds)
+
+    def take_warmth(self, group: str, warmth: Warmth) -> None:
+        for milliseconds in warmth.latencies:
+            self._requests.labels(group).observe(milliseconds / 1000)
+        self._cold.labels(group).inc(warmth.state != "warm")
+
+    def forget(self, group: str) -> None:
+        """A group that is no longer guarded nor rolled stands nowhere; what was counted stays."""
+        for stage in Stage:
+            self._processes.remove(group, stage.value)
+        for gauge in (self._closed, self._left):
+            gauge.remove(group)
