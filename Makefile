@@ -11,9 +11,11 @@ AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
-# The tests look at a page in a browser; the demo needs none.
-BROWSER = chromium chromium-driver
-matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(BROWSER)
+# The tests look at a page in a browser, and talk to supervisord from Node; the demo needs neither. Node's own packages
+# bring npm along, Debian's do not.
+TESTED_WITH = chromium chromium-driver $(if $(shell command -v npm),,nodejs npm)
+matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
+NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
 STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
          supervisor_rolling/errors.py supervisor_rolling/plain.py
@@ -38,10 +40,10 @@ help:
 demo: .venv/has-demo
 	@$(AS_ROOT) $(PYTHON) -m tests.lab.demo
 
-test: .venv/has-demo,test
+test: .venv/has-demo,test $(NODE_CLIENT)
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
 
-matrix: packages
+matrix: packages $(NODE_CLIENT)
 	@$(PYTHON3) -m tests.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
 
 lint: .venv/has-demo,test,lint
@@ -79,6 +81,9 @@ clean:
 	@$(PYTHON) -m pip --quiet --disable-pip-version-check install --use-pep517 --editable '.[$*]' || { \
 	echo 'pip failed. It needs its package index and, for python-iptables, gcc and the headers of Python.' >&2; exit 1; }
 	@touch '$@'
+
+$(NODE_CLIENT): | packages
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node xmlrpc@1.3.2
 
 packages:
 	@sh tests/lab/install.sh $(PACKAGES)
