@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll
-from supervisor_rolling.pure.forecast import cycles, forecast
+from supervisor_rolling.pure.forecast import Cycles, cycles, forecast
 
 
 def a_roll(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 0.0) -> Roll:
@@ -15,8 +15,8 @@ def a_roll(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 
     return Roll(7, "app", Policy("app", PortRule(), canary=canary, settle=settle), members, limit, GatePolicy())
 
 
-def took(*seconds: float) -> dict[str, float]:
-    return {f"app-{n}": one for n, one in enumerate(seconds, start=1)}
+def took(*seconds: float, limit: int = 1) -> Cycles:
+    return Cycles(limit, {f"app-{n}": one for n, one in enumerate(seconds, start=1)})
 
 
 def test_of_a_group_that_was_never_rolled_nothing_is_foretold() -> None:
@@ -31,8 +31,10 @@ def test_of_several_rolls_the_middle_counts_so_that_an_odd_one_does_not() -> Non
     assert forecast(a_roll(2), [took(1.0, 2.0), took(30.0, 2.0), took(1.2, 2.0)]) == pytest.approx(3.2)
 
 
-def test_what_is_long_ago_does_not_count() -> None:
-    assert forecast(a_roll(1), [took(99.0)] * 9 + [took(1.0)] * 5) == 1.0
+def test_rolls_with_as_many_at_once_count_before_others() -> None:
+    before = [took(1.0, 1.0, 1.0), took(1.0, 1.0, 1.0), took(4.0, 2.0, 2.0, limit=2)]
+    assert forecast(a_roll(3, limit=2), before) == 4.0 + 2.0
+    assert forecast(a_roll(3, limit=3), before) == pytest.approx(2.0), "where there is none like it, all count"
 
 
 def test_several_at_a_time_share_the_work_and_the_canary_goes_alone() -> None:
@@ -55,7 +57,7 @@ def a_process(name: str = "app-1", **changes: Any) -> dict[str, Any]:
 
 
 def test_a_cycle_is_the_time_away_without_the_settling() -> None:
-    assert cycles({"processes": [a_process()]}) == {"app-1": 2.0}
+    assert cycles({"processes": [a_process()]}) == Cycles(1, {"app-1": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,8 @@ def test_a_cycle_is_the_time_away_without_the_settling() -> None:
     ],
 )
 def test_who_failed_or_went_twice_tells_nothing(changes: dict[str, Any]) -> None:
-    assert cycles({"processes": [a_process(**changes)]}) == {}
+    assert cycles({"processes": [a_process(**changes)], "limit": 2}) == Cycles(2, {})
 
 
 def test_a_record_of_an_older_version_tells_nothing() -> None:
-    assert cycles({}) == {}
+    assert cycles({}) == Cycles(1, {})

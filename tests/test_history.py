@@ -28,6 +28,7 @@ from supervisor_rolling.model import (
     Step,
     Timing,
 )
+from supervisor_rolling.pure.forecast import Cycles
 from supervisor_rolling.pure.records import LOST, head_of, record
 
 BEGAN = 1790000000.125
@@ -148,7 +149,7 @@ def test_how_long_the_last_rolls_took_is_known_to_the_next_listener(file: Path) 
     for number in range(1, 9):
         history.keep([a_roll(number, Status.DONE)])
     history.keep([a_roll(9, Status.FAILED)])
-    assert history.cycles("app") == a_history(file).cycles("app") == [{"app-1": 2.0}] * 5
+    assert history.cycles("app") == a_history(file).cycles("app") == [Cycles(1, {"app-1": 2.0})] * 8
 
 
 # --- when it cannot be written
@@ -217,7 +218,7 @@ def test_false_keeps_nothing_but_what_this_listener_remembers(file: Path) -> Non
     history.keep([a_roll(1, Status.DONE)])
     assert not file.exists()
     assert [one["id"] for one in history.heads("", 9)] == [1]
-    assert history.cycles("app") == [{"app-1": 2.0}]
+    assert history.cycles("app") == [Cycles(1, {"app-1": 2.0})]
 
 
 def test_another_file_in_the_policy_is_read_and_written_from_then_on(file: Path) -> None:

@@ -39,7 +39,7 @@ PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
 View = dict[str, Any]
 
 UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING]
-TOOK = Timing(drained=1.24, stopped=0.11, started=1.02, warmed=0.73, settled=10.0)
+TOOK = Timing(drained=1.24, stopped=1.11, started=1.02, warmed=0.73, settled=10.0)
 NEW = Member("app-1", (8001,), replaced=True, tried=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
 NEW = replace(NEW, last_ms=3.2)
 
@@ -100,14 +100,14 @@ def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
 
 def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
     assert line_of(NEW) == (
-        "app-1  drained 1.2 s · stopped 0.1 s · started 1.0 s · warmed 11 requests 730 → 3 ms · settled 10 s · open"
+        "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · warmed 11 requests 730 → 3 ms · settled 10 s · open"
     )
 
 
 def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
     line = line_of(NEW, signs=ASCII)
     assert line == (
-        "app-1  drained 1.2 s, stopped 0.1 s, started 1.0 s, warmed 11 requests 730 -> 3 ms, settled 10 s, open"
+        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 11 requests 730 -> 3 ms, settled 10 s, open"
     )
     assert line.isascii()
 
@@ -218,8 +218,8 @@ def test_a_process_that_is_left_alone_tells_why() -> None:
         (moving(Stage.DRAINING, connections_left=7), "app-2  draining 3 s, 7 connections left"),
         (moving(Stage.RESTARTING, timing=Timing(drained=1.2)), "app-2  drained 1.2 s · restarting 3 s"),
         (
-            moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=0.1)),
-            "app-2  drained 1.2 s · stopped 0.1 s · warming 3 s",
+            moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=1.1)),
+            "app-2  drained 1.2 s · stopped 1.1 s · warming 3 s",
         ),
         (moving(Stage.SETTLING), "app-2  settling 3 s"),
         (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),

@@ -186,7 +186,7 @@ class FileHistory:
         self._heads[_key(found)] = head_of(found)
         for old in list(self._heads)[:-REMEMBERED]:
             del self._heads[old]
-        if found["status"] == Status.DONE.value and cycles(found):
+        if found["status"] == Status.DONE.value and cycles(found).away:
             self._cycles.setdefault(found["group"], collections.deque(maxlen=ROLLS)).append(cycles(found))
 
     def _backwards(self) -> Iterator[dict[str, Any]]:

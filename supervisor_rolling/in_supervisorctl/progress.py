@@ -20,7 +20,7 @@ View = Mapping[str, Any]
 
 UNDER_WAY = ("draining", "restarting", "warming", "settling")
 BAR_WIDTH = 24
-NOTABLE = 0.05  # seconds; what took less is left out, so that a line fits 80 columns
+NOTABLE = 0.6  # seconds; what took less is left out, so that a line fits 80 columns
 CLEAR_BELOW = "\x1b[J"
 UP = "\x1b[{}F"
 

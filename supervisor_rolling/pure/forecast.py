@@ -1,7 +1,8 @@
 """How long a roll will take, from how long the processes of the group took the last times.
 
-The rolls before are what a forecast needs to know of drains, boots and warm-ups; how many go at once and how long each
-settles is known of the roll itself. So that one odd roll does not count, the middle of the last few does.
+Each of the last few rolls is played again, with what is known of the new one: which processes, how many at once, how
+long each settles. So that one odd roll does not count, the middle of these does. How many boot at once changes how long
+they take, so rolls with the same number at once are asked first.
 """
 
 from __future__ import annotations
@@ -9,22 +10,32 @@ from __future__ import annotations
 import heapq
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from supervisor_rolling.model import Roll
 from supervisor_rolling.pure.names import natural
 
-ROLLS = 5
-"""The last rolls of a group that count."""
+ROLLS = 10
+"""The last rolls of a group that are kept for it."""
 
-Cycles = Mapping[str, float]
-"""For each process how many seconds it was away in one roll, its settling left out."""
+COUNTED = 5
+"""The last of these that count: older code may have been slower, or quicker."""
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """How long the processes of a group were away in one roll, in seconds, their settling left out; ``limit``: how many
+    were at once."""
+
+    limit: int
+    away: Mapping[str, float]
 
 
 def cycles(record: Mapping[str, Any]) -> Cycles:
     """Those of a record: of the processes that came back without a failure."""
     found = {process["name"]: _away(process) for process in record.get("processes", ())}
-    return {name: seconds for name, seconds in found.items() if seconds > 0.0}
+    return Cycles(record.get("limit", 1), {name: seconds for name, seconds in found.items() if seconds > 0.0})
 
 
 def _away(process: Mapping[str, Any]) -> float:
@@ -38,15 +49,17 @@ def _away(process: Mapping[str, Any]) -> float:
 
 def forecast(roll: Roll, before: Sequence[Cycles]) -> float:
     """Seconds that a roll will take; 0.0 where nothing is known of its group. ``before``: of the last rolls."""
-    known: dict[str, list[float]] = {}
-    for found in before[-ROLLS:]:
-        for name, seconds in found.items():
-            known.setdefault(name, []).append(seconds)
-    if not known:
-        return 0.0
-    usual = statistics.median(seconds for found in known.values() for seconds in found)
+    known = [one for one in before if one.away]
+    alike = [one for one in known if one.limit == roll.limit]
+    played = [_played(roll, one) for one in (alike or known)[-COUNTED:]]
+    return statistics.median(played) if played else 0.0
+
+
+def _played(roll: Roll, before: Cycles) -> float:
+    """Seconds that it would take as the one before went. Who was not in that takes as long as the others on average."""
     names = sorted((member.name for member in roll.members if member.wanted), key=natural)
-    times = [(statistics.median(known[name]) if name in known else usual) + roll.policy.settle for name in names]
+    average = statistics.mean(before.away.values())
+    times = [before.away.get(name, average) + roll.policy.settle for name in names]
     return _makespan(times, roll.policy.canary, max(1, roll.limit))
 
 
