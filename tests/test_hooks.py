@@ -321,7 +321,9 @@ def test_a_listener_that_is_killed_while_the_first_runs_begins_it_again(
     stack = hooked(before="sleep 3")
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: len(told(tmp_path)) == 1, 10.0, "it runs")
+    assert rolling(stack)["hook"] == "before_roll"
     os.kill(listener_pid(stack), signal.SIGKILL)
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the roll is done")
     assert [line.split()[0] for line in told(tmp_path)][:2] == ["before_roll", "before_roll"]
-    assert json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["roll"]["replaced"] == 3
+    roll = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["roll"]
+    assert (roll["replaced"], roll["hook"]) == (3, "")

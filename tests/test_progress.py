@@ -29,12 +29,25 @@ from supervisor_rolling.in_supervisorctl.progress import (
     screen_for,
 )
 from supervisor_rolling.in_supervisord.views import roll_view
-from supervisor_rolling.model import Connection, GatePolicy, Member, Policy, PortRule, Roll, Stage, Status, Timing
+from supervisor_rolling.model import (
+    Connection,
+    GatePolicy,
+    Hook,
+    HooksPolicy,
+    Member,
+    Policy,
+    PortRule,
+    Roll,
+    Stage,
+    Status,
+    Timing,
+)
 from supervisor_rolling.wire import dump
 
 BEGAN, NOW = 1000.0, 1012.0
 
 PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
+HOOKED = Policy("app", PortRule(), hooks=HooksPolicy(before_roll=Hook(("/bin/true",))))
 
 View = dict[str, Any]
 
@@ -529,3 +542,11 @@ def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
             assert all(len(line) < columns for line in drawn[-passing:])
         screen.close(a_view())
         assert terminal.shown() == []
+
+
+def test_the_bar_names_the_command_that_a_roll_waits_for() -> None:
+    before = a_view(*waiting("app-1"), policy=HOOKED)
+    assert bar_line(before, ASCII).endswith("0/1  12 s, before_roll runs")
+    after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
+    assert bar_line(after, ASCII).endswith(", after_roll runs")
+    assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")

@@ -319,4 +319,5 @@ def _standing(roll: View) -> str:
         return ", the listener does not run"
     if roll["aborting"]:
         return ", aborting"
-    return ", paused" if roll["paused"] else ""
+    hook = roll.get("hook", "")  # an older supervisord does not tell
+    return ", paused" if roll["paused"] else f", {hook} runs" if hook else ""

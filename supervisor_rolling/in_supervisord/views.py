@@ -22,12 +22,24 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
     return {
         **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
         "forecast": round(roll.get("forecast", 0.0), 3),
+        "hook": _hook(roll),
         "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),
         "least_available": roll["least_available"],
         "processes": members,
     }
+
+
+def _hook(roll: Mapping[str, Any]) -> str:
+    """The command that the roll waits for now, by its key; empty where it waits for none."""
+    hooks = roll["policy"].get("hooks", {})
+    if roll["status"] != ACTIVE or not hooks:
+        return ""
+    if roll.get("verdict"):
+        return "after_roll"
+    is_before = not roll.get("prepared", True) and bool(hooks["before_roll"]["command"])
+    return "before_roll" if is_before else ""
 
 
 def report_view(report: Mapping[str, Any]) -> dict[str, Any]:

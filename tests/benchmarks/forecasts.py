@@ -27,21 +27,22 @@ def main() -> None:
     """Print a line for each roll, and the median and the largest of how far off they were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rolls", type=int, default=9, help="how many (default: %(default)s)")
-    rolls = parser.parse_args().rolls
+    parser.add_argument("--settle", type=float, default=0.0, help="seconds that each process settles (default: 0)")
+    options = parser.parse_args()
     enter_private_network()
     history = {"file": "%(here)s/rolls.jsonl"}
-    setup = replace(ours.SETUP, files={ours.POLICY: plugin.policy(history=history)})
+    setup = replace(ours.SETUP, files={ours.POLICY: plugin.policy(history=history, settle=options.settle)})
     with tempfile.TemporaryDirectory() as directory, Stack(Path(directory), setup) as stack:
         stack.warm()
         wait_open(stack)
         with Load(Plan(stack.url, rate=RATE), Path(directory) / "load.jsonl", setup.elsewhere):
-            offs = [off for number in range(rolls) if (off := _rolled(stack, 1 + number % 2)) is not None]
+            offs = [off for number in range(options.rolls) if (off := _rolled(stack, 1 + number % 2)) is not None]
     print(f"{len(offs)} forecasts: off by {statistics.median(offs):.1%} (median), {max(offs):.1%} at most")
 
 
 def _rolled(stack: Stack, at_a_time: int) -> float | None:
     """How far off the forecast of one roll was, as a share of it; None where there was none."""
-    done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(at_a_time))
+    done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(at_a_time), timeout=600)
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
     roll = json.loads(done.stdout)
