@@ -112,6 +112,16 @@ def test_an_abort_waits_for_no_command(moment: str) -> None:
         assert [member.steps for member in world.roll().members] == [()] * 2
 
 
+def test_of_a_roll_that_is_aborted_that_is_told() -> None:
+    world = a_world(3)
+    world.ask()
+    roller = world.live(world.roller(), 60.0, lambda: bool(world.roll_or_none() and world.roll().members[0].replaced))
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller)
+    assert world.roll().status is Status.ABORTED
+    assert begun(world) == [("before_roll", ""), ("after_roll", "aborted")]
+
+
 def test_a_listener_that_is_killed_leaves_the_command_to_the_next_one() -> None:
     for kill_after in range(5, 100, 7):
         world = a_world(2)

@@ -41,9 +41,11 @@ def prepared(roll: Roll, result: HookResult | None) -> Roll:
 
 
 def concluded(roll: Roll, result: HookResult | None) -> Roll:
-    """The roll with its verdict as its status, when there is nothing left to run. An abort waits no longer."""
-    is_over = job(roll) is None or roll.aborting or (result is not None and result.state != "running")
-    if not is_over:
+    """The roll with its verdict as its status, when there is nothing left to run. Whoever aborts one that has come to
+    its end already waits no longer."""
+    is_tired = roll.aborting and roll.verdict != Status.ABORTED.value
+    is_over = result is not None and result.state != "running"
+    if job(roll) is not None and not is_tired and not is_over:
         return roll
     told = "; ".join(filter(None, (roll.why, result.why if result else "")))
     return replace(roll, status=Status(roll.verdict), verdict="", why=told)
