@@ -192,7 +192,8 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
     stack = start(processes=2)
     assert stack.ctl("help", "rolling_restart").stdout.startswith("rolling_restart <group>")
     commands = {word for word in stack.ctl("help").stdout.split() if word.startswith("rolling_")}
-    assert commands == {f"rolling_{word}" for word in ("abort", "check", "pause", "restart", "resume", "status")}
+    words = ("abort", "check", "history", "pause", "report", "restart", "resume", "status")
+    assert commands == {f"rolling_{word}" for word in words}
     assert "No help" not in "".join(stack.ctl("help", topic).stdout for topic in ("status", "rolling_status"))
 
 

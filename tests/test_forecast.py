@@ -75,5 +75,10 @@ def test_who_failed_or_went_twice_tells_nothing(changes: dict[str, Any]) -> None
     assert cycles({"processes": [a_process(**changes)], "limit": 2}) == Cycles(2, {})
 
 
+@pytest.mark.parametrize("processes", [None, 3, [3], [{}], [{"name": 1, "stages": [1, 2], "replaced": True}]])
+def test_a_record_of_another_shape_tells_nothing(processes: Any) -> None:
+    assert cycles({"processes": processes, "limit": "x"}) == Cycles(1, {})
+
+
 def test_a_record_of_an_older_version_tells_nothing() -> None:
     assert cycles({}) == Cycles(1, {})

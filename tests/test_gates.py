@@ -358,7 +358,9 @@ import os, sys, time
 from supervisor_rolling.errors import GatePermissionError
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.model import GatePolicy
+import json  # whoever is nobody may not be let in to where the interpreter is
 import supervisor_rolling.in_listener.gates.iptables
+import supervisor_rolling.in_listener.gates.nftables
 if "nobody" in sys.argv:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for backend in ("nftables", "auto"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.in_listener import history as module
-from supervisor_rolling.in_listener.history import FILES, REMEMBERED, WAITING, FileHistory
+from supervisor_rolling.in_listener.history import FILES, WAITING, FileHistory
 from supervisor_rolling.model import (
     GatePolicy,
     HistoryPolicy,
@@ -79,8 +79,8 @@ def test_a_roll_is_a_line_when_it_begins_and_one_when_it_ends(file: Path) -> Non
 
 
 def test_another_listener_writes_nothing_twice(file: Path) -> None:
-    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2)])
-    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2)])
+    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2, group="web")])
+    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2, group="web")])
     assert [(line["id"], line["status"]) for line in lines(file)] == [(1, "failed"), (2, "running")]
 
 
@@ -133,7 +133,8 @@ def test_the_numbers_of_rolls_go_on_where_an_earlier_supervisord_left_off(file: 
 
 def test_rolls_are_found_by_group_and_number_the_newest_last(file: Path) -> None:
     history = a_history(file)
-    history.keep([a_roll(1, Status.DONE), a_roll(2, Status.FAILED, "web"), a_roll(3, Status.ABORTED)])
+    for one in (a_roll(1, Status.DONE), a_roll(2, Status.FAILED, "web"), a_roll(3, Status.ABORTED)):
+        history.keep([one])
     assert [one["id"] for one in history.heads("", 2)] == [2, 3]
     assert [one["id"] for one in history.heads("app", 9)] == [1, 3]
     for group, roll, expected in (("", "", 3), ("web", "", 2), ("", "1", 1)):
@@ -183,7 +184,7 @@ def test_a_disk_that_is_full_for_ever_does_not_make_the_listener_grow(file: Path
     for number in range(1, 3 * WAITING):
         history.keep([a_roll(number, Status.DONE)])
     assert len(history._waiting) == WAITING
-    assert len(history.heads("", 9999)) == min(REMEMBERED, 3 * WAITING - 1)
+    assert len(history.heads("", 9999)) == WAITING
 
 
 def test_half_a_line_costs_no_other(file: Path) -> None:
@@ -213,11 +214,11 @@ def test_the_file_is_not_for_everybody(file: Path) -> None:
     assert file.stat().st_mode & 0o137 == 0
 
 
-def test_false_keeps_nothing_but_what_this_listener_remembers(file: Path) -> None:
+def test_false_keeps_nothing_but_what_a_forecast_needs(file: Path) -> None:
     history = a_history(file, enabled=False)
     history.keep([a_roll(1, Status.DONE)])
     assert not file.exists()
-    assert [one["id"] for one in history.heads("", 9)] == [1]
+    assert history.heads("", 9) == []
     assert history.cycles("app") == [Cycles(1, {"app-1": 2.0})]
 
 

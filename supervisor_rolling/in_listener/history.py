@@ -10,6 +10,7 @@ What goes wrong here stops no roll: it is logged, and written when that works ag
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import logging
 import os
@@ -36,8 +37,8 @@ MOST_READ = 4 * LARGEST
 FILES = 10
 """With those that were put aside: FILE, FILE.1, …"""
 
-REMEMBERED = 500
-"""Records whose heads are known without another look at the files."""
+LOOKED_AT = 500
+"""Of the newest records, when a listener begins: for the last number, for forecasts, and for what nobody has ended."""
 
 AGAIN_AFTER = 5.0
 """Seconds until what could not be written is tried again."""
@@ -63,7 +64,9 @@ class FileHistory:
         self._policy = policy
         self._clock = clock
         self._path: str | None = None
-        self._heads: dict[Key, dict[str, Any]] = {}
+        self._last_id = 0
+        self._newest: dict[str, dict[str, Any]] = {}  # the last roll of each group: its head
+        self._running: dict[Key, dict[str, Any]] = {}
         self._cycles: dict[str, collections.deque[Cycles]] = {}
         self._waiting: list[str] = []
         self._again_at = 0.0
@@ -76,7 +79,7 @@ class FileHistory:
         self._load()
         self._end_the_lost(rolls)
         for roll in rolls:
-            if _standing(self._heads.get(_key_of(roll), {})) != _standing_of(roll):
+            if _mark(self._newest.get(roll.group, {})) != _mark_of(roll):
                 self._take(_line_of(roll, self._clock()))
         self._flush()
 
@@ -92,7 +95,7 @@ class FileHistory:
     def last_id(self) -> int:
         """See ``contracts.History``."""
         self._load()
-        return max((number for number, _ in self._heads), default=0)
+        return self._last_id
 
     def cycles(self, group: str) -> Sequence[Cycles]:
         """See ``contracts.History``."""
@@ -102,14 +105,17 @@ class FileHistory:
     def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
         """See ``contracts.History``."""
         self._load()
-        found = [one for one in self._heads.values() if group in ("", one["group"])]
-        return found[-number:]
+        found: dict[Key, dict[str, Any]] = {}
+        for one in self._backwards(group):
+            found.setdefault(_key(one), head_of(one))
+            if len(found) >= number:
+                break
+        return list(found.values())[::-1]
 
     def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
         """See ``contracts.History``."""
         self._load()
-        keys = [key for key, one in self._heads.items() if group in ("", one["group"]) and roll in ("", str(key[0]))]
-        return next((one for one in self._backwards() if _key(one) == keys[-1]), None) if keys else None
+        return next((one for one in self._backwards(group) if roll in ("", str(one["id"]))), None)
 
     # --- writing
 
@@ -167,13 +173,8 @@ class FileHistory:
         path = self._wanted()
         if path == self._path:
             return
-        self._path, self._heads, self._cycles = path, {}, {}
-        newest: list[dict[str, Any]] = []
-        for found in self._backwards():
-            newest.append(found)
-            if len(newest) >= REMEMBERED:
-                break
-        for found in reversed(newest):
+        self._path, self._newest, self._running, self._cycles = path, {}, {}, {}
+        for found in reversed(list(itertools.islice(self._backwards(), LOOKED_AT))):
             self._remember(found)
 
     def _wanted(self) -> str:
@@ -182,24 +183,31 @@ class FileHistory:
         return (policy.file or os.path.join(DIRECTORY, f"{name}.jsonl")) if policy.enabled else ""
 
     def _remember(self, found: dict[str, Any]) -> None:
-        self._heads.pop(_key(found), None)  # so that the newest comes last
-        self._heads[_key(found)] = head_of(found)
-        for old in list(self._heads)[:-REMEMBERED]:
-            del self._heads[old]
+        """What a turn has to know of it: the rest is read when somebody asks."""
+        self._last_id = max(self._last_id, found["id"])
+        self._newest[found["group"]] = head_of(found)
+        self._running.pop(_key(found), None)
+        if is_running(found):
+            self._running[_key(found)] = head_of(found)
         if found["status"] == Status.DONE.value and cycles(found).away:
             self._cycles.setdefault(found["group"], collections.deque(maxlen=ROLLS)).append(cycles(found))
 
-    def _backwards(self) -> Iterator[dict[str, Any]]:
-        """All records, the newest first. What is no record is passed over: others may write there, too."""
-        yield from filter(None, map(_parsed, reversed(self._waiting)))
-        for number in range(FILES if self._path else 0):
-            yield from filter(None, map(_parsed, reversed(_lines(_aside(self._path or "", number)))))
+    def _backwards(self, group: str = "") -> Iterator[dict[str, Any]]:
+        """All records, or those of a group, the newest first. What is no record is passed over: others may write there,
+        too."""
+        aside = [_aside(self._path, number) for number in range(FILES)] if self._path else []
+        kept: Iterator[bytes | str] = (
+            line for path in aside for line in reversed(_lines(path))
+        )  # a file when its turn comes
+        for line in itertools.chain(reversed(self._waiting), kept):
+            found = _parsed(line)
+            if found is not None and group in ("", found["group"]):
+                yield found
 
     def _end_the_lost(self, rolls: Collection[Roll]) -> None:
         there = set(map(_key_of, rolls))
-        for key, one in list(self._heads.items()):
-            if is_running(one) and key not in there:
-                self._take(lost(one))
+        for one in [one for key, one in self._running.items() if key not in there]:
+            self._take(lost(one))
 
 
 def _line_of(roll: Roll, now: float) -> dict[str, Any]:
@@ -214,14 +222,16 @@ def _key(found: Mapping[str, Any]) -> Key:
     return found["id"], found["began"]
 
 
-def _standing_of(roll: Roll) -> tuple[str, float]:
+def _mark_of(roll: Roll) -> tuple[Any, ...]:
     """What is written anew when it changes: a roll that is resumed may end again in another way, or later."""
     is_over = roll.status is not Status.RUNNING
-    return roll.status.value, round(roll.ended_at - roll.started_at, 3) if is_over else 0.0
+    return (*_key_of(roll), roll.status.value, round(roll.ended_at - roll.started_at, 3) if is_over else 0.0)
 
 
-def _standing(found: Mapping[str, Any]) -> tuple[str, float]:
-    return found.get("status", ""), 0.0 if is_running(found) else found.get("seconds", 0.0)
+def _mark(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    if not found:
+        return ()
+    return (*_key(found), found["status"], 0.0 if is_running(found) else found["seconds"])
 
 
 def _aside(path: str, number: int) -> str:

@@ -297,7 +297,6 @@ class Roller:
     def _turn(self) -> float:
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
-        self.history.keep([roll for _, roll in world.rolls.values()])
         for ended in self._watches.ended(world):
             self.supervisor.unguard(ended)
         self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
@@ -340,6 +339,7 @@ class Roller:
     def _look(self) -> World:
         guarded = self._watches.guarded()
         world = self.supervisor.look(guarded)
+        self.history.keep([roll for _, roll in world.rolls.values()])  # before another takes its place
         if not world.requests:
             return world
         self._inspector.expect([request.id for request in world.requests])

@@ -33,9 +33,13 @@ class Cycles:
 
 
 def cycles(record: Mapping[str, Any]) -> Cycles:
-    """Those of a record: of the processes that came back without a failure."""
-    found = {process["name"]: _away(process) for process in record.get("processes", ())}
-    return Cycles(record.get("limit", 1), {name: seconds for name, seconds in found.items() if seconds > 0.0})
+    """Those of a record: of the processes that came back without a failure. None of one that has another shape: others
+    may have written it."""
+    try:
+        found = {str(process["name"]): _away(process) for process in record.get("processes", ())}
+        return Cycles(int(record.get("limit", 1)), {name: away for name, away in found.items() if away > 0.0})
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
+        return Cycles(1, {})
 
 
 def _away(process: Mapping[str, Any]) -> float:
