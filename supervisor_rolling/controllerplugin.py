@@ -12,6 +12,7 @@ import getpass
 import http.client
 import json
 import os
+import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
@@ -76,8 +77,8 @@ TO_SEE = "To see it end: supervisorctl rolling_status"
 TO_GO_ON = "To go on: supervisorctl rolling_resume"
 
 WHERE_KILLED = (
-    "All gates open. Where it was killed, its processes live on and hold their ports: end them before you start the "
-    "next one"
+    "All gates open, at the latest when their lease ends. Where it was killed, its processes live on and hold their "
+    "ports: end them before you start the next one"
 )
 
 
@@ -311,6 +312,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             return
         options = argparse.Namespace(json="--json" in arg.split())
         self._output = Output(self.ctl.stdout)
+        self._is_page = command == "rolling_report"
         self._has_watched = False  # then the exit status is the roll's, also where nothing can be written
         try:
             options = parse(command, arg.split())
@@ -355,6 +357,8 @@ class RollingControllerPlugin(ControllerPluginBase):
             if len(lines) == 1
             else [f"ERROR: {len(lines)} problems:", *(f"  {one}" for one in lines)]
         )
+        if self._is_page and not self._output.is_terminal:
+            self._output = Output(sys.stderr)  # what it writes is to be a page
         self._print(options, {"error": self._called(text), "exit_status": status}, told)
         return status
 

@@ -53,6 +53,9 @@ OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 LONGEST_NAME = 64
 """Characters of who asks, and of a wrong name in an answer."""
 
+ROLLED_BY = ("restart", "resume")
+"""The kinds of requests that a roll answers: an older listener would take any other for one of these."""
+
 MOST_ROLLS = 500
 """Of the history, in one answer."""
 
@@ -335,7 +338,7 @@ class RollingNamespaceRPCInterface:
         old = self.mailbox.rolls.get(group)
         new = _fit(lambda: shapes.read_roll(roll, group, old))
         is_known = group in self.supervisord.process_groups
-        is_wanted = not request or self.mailbox.is_asked(request)
+        is_wanted = not request or self.mailbox.requests.get(request, {}).get("kind") in ROLLED_BY
         news = list(events_between(old, new, self.clock()))  # what cannot be told is not written
         if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
             raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)

@@ -530,7 +530,7 @@ def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl:
     ctl.server.answers["getRoll"] = gone
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
-    assert "All gates open. Where it was killed, its processes live on and hold their ports" in ctl.printed
+    assert "lease ends. Where it was killed, its processes live on and hold their ports" in ctl.printed
     ctl.run("rolling_status app")
     assert ctl.printed.count("live on") == 1, "who only asks is not in the middle of anything"
 

@@ -153,7 +153,8 @@ def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) ->
 def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:
     stack = light(processes=2)
     done = stack.ctl(*words)
-    assert (done.returncode, why in done.stdout) == (status, True), done.stdout
+    said = done.stderr if words[0] == "rolling_report" else done.stdout  # that one's output is to be a page
+    assert (done.returncode, why in said) == (status, True), done.stdout
 
 
 def test_where_it_cannot_be_kept_the_roll_goes_on_and_the_log_says_so(light: Callable[..., Stack]) -> None:

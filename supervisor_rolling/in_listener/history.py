@@ -74,8 +74,6 @@ class FileHistory:
 
     def keep(self, rolls: Collection[Roll]) -> None:
         """See ``contracts.History``."""
-        if self._path is None and not rolls:
-            return  # nothing to keep, and nobody has asked
         self._load()
         self._end_the_lost(rolls)
         for roll in rolls:
@@ -141,6 +139,8 @@ class FileHistory:
     def _append(self, line: str) -> None:
         assert self._path
         directories.prepare(os.path.dirname(self._path))
+        if os.path.exists(self._path) and not os.path.isfile(self._path):
+            raise OSError(None, "it is no regular file")
         if _size(self._path) >= LARGEST:
             self._put_aside(self._path)
         handle = os.open(self._path, _OPEN, _MODE)
@@ -253,6 +253,8 @@ def _ends_a_line(handle: int) -> bool:
 
 def _lines(path: str) -> list[bytes]:
     try:
+        if not os.path.isfile(path):  # what is read might have no end
+            return []
         with open(path, "rb") as stream:
             return stream.read(MOST_READ).splitlines()
     except OSError:  # there is none, or it may not be read: what was is not known
@@ -264,6 +266,8 @@ def _parsed(line: bytes | str) -> dict[str, Any] | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_record = isinstance(found, dict) and type(found.get("id")) is int and isinstance(found.get("group"), str)
-    is_whole = is_record and isinstance(found.get("began"), float) and isinstance(found.get("status"), str)
-    return found if is_whole else None
+    if not isinstance(found, dict):
+        return None
+    head = head_of(found)
+    known = ("id", "group", "began", "status")
+    return found if all(type(found.get(key)) is type(head[key]) and found[key] == head[key] for key in known) else None

@@ -70,6 +70,8 @@ class _Commands(threading.Thread):
         """Whatever happens, ``result`` says it."""
         whys = []
         for name, hook in self._job.hooks:
+            if self.dropped.is_set():
+                break
             try:
                 why = run(hook, self._job.variables, self.dropped)
             except Exception as error:  # a thread has nobody to raise to, and the roll waits for what it finds
@@ -95,10 +97,10 @@ def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, with
         )
     except (OSError, ValueError) as error:
         return f"{hook.command[0]} cannot be run: {getattr(error, 'strerror', None) or error}"
-    with child, contextlib.suppress(ProcessLookupError):
-        os.setpriority(os.PRIO_PROCESS, child.pid, 0)  # the listener's own is higher
+    with child:
+        with contextlib.suppress(OSError):  # it has ended, or this user may not
+            os.setpriority(os.PRIO_PROCESS, child.pid, 0)  # the listener's own is higher
         return _watched(child, min(hook.timeout, within), dropped)
-    return ""
 
 
 def _watched(child: subprocess.Popen[bytes], seconds: float, dropped: threading.Event) -> str:

@@ -373,7 +373,8 @@ class Roller:
             if roll.policy.drain.keepalive == "nginx":
                 self.pools.check()
             roll = self._inspected(roll, seen, request)
-            roll = replace(roll, forecast=roll.forecast or forecast(roll, self.history.cycles(roll.group)))
+            if request.kind != "resume":  # how long a half of one takes the last ones do not tell
+                roll = replace(roll, forecast=forecast(roll, self.history.cycles(roll.group)))
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
@@ -672,7 +673,7 @@ def _hook_jobs(world: World) -> dict[str, HookJob]:
 
 def _hook_key(roll: Roll) -> str:
     """Another one at the end of a roll than at its beginning."""
-    return f"{roll.group} {roll.id} {roll.verdict}"
+    return f"{roll.group} {roll.id} {roll.started_at} {roll.verdict}"
 
 
 def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:

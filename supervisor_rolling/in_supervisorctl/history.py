@@ -10,6 +10,7 @@ from supervisor_rolling.in_supervisorctl.tables import table
 
 COLUMNS = ("ROLL", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY")
 
+LOST = "lost"  # with supervisord; how far it was nobody knows where the listener was killed, too
 UNIX = "unix socket"  # what supervisord tells of a client on this host
 
 
@@ -26,8 +27,8 @@ def _row(roll: Mapping[str, Any]) -> tuple[str, ...]:
         roll["group"],
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(roll["began"])),
         roll["status"],
-        f"{roll['replaced']}/{roll['total']}",
-        f"{roll['seconds']:.1f} s",
+        f"{roll['replaced']}/{roll['total']}" if roll["seconds"] or roll["status"] != LOST else f"?/{roll['total']}",
+        f"{roll['seconds']:.1f} s" if roll["seconds"] or roll["status"] != LOST else "?",
         by_text(roll),
         roll["why"],
     )

@@ -100,10 +100,6 @@ class Mailbox:
         if request is not None:
             request.update(state=state, code=code, text=text, plan=plan or {})
 
-    def is_asked(self, number: int) -> bool:
-        """Whether somebody still waits for the answer to a request."""
-        return number in self.requests
-
     def asked(self, since: float) -> list[Wire]:
         """The requests that wait for an answer and are not older than ``since``."""
         return [r for r in self.requests.values() if r["asked_at"] >= since]

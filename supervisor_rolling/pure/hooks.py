@@ -15,6 +15,9 @@ from supervisor_rolling.model import HookJob, HookResult, Member, Roll, Status, 
 
 BEFORE, FAILURE, AFTER, WARM = "before_roll", "on_failure", "after_roll", "after_warmup"
 
+LONGEST = 4000
+"""Characters of a reason: the kernel takes no longer string than 128 KiB, and a thousand may have failed."""
+
 
 def job(roll: Roll) -> HookJob | None:
     """What is to be run for a roll now, if anything."""
@@ -64,6 +67,8 @@ def warmup_job(of: Roll | Watch, one: Member | Ward) -> WarmupJob:
         "ROLLING_PROCESS": one.name,
         "ROLLING_PORT": str(one.ports[0]) if one.ports else "",
         "ROLLING_RESULT": "warm",
+        "ROLLING_ROLL": "",
+        "ROLLING_WHY": "",
     }
     return WarmupJob(
         one.pid, one.ports, of.policy.warmup, of.gate.bypass, hook=of.policy.hooks.after_warmup, variables=variables
@@ -79,5 +84,5 @@ def _variables(roll: Roll) -> dict[str, str]:
         "ROLLING_PROCESS": first.name if first else "",
         "ROLLING_PORT": str(first.ports[0]) if first and first.ports else "",
         "ROLLING_RESULT": roll.verdict,
-        "ROLLING_WHY": roll.why,
+        "ROLLING_WHY": roll.why[:LONGEST],
     }

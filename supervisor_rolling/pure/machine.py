@@ -149,7 +149,7 @@ def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Rol
     members = tuple(_carried(member, before.get(member.name), processes) for member in roll.members)
     least = min(roll.least_available, previous.least_available)
     roll = replace(roll, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
-    roll = replace(roll, user=previous.user, client=previous.client, began=previous.began, forecast=previous.forecast)
+    roll = replace(roll, user=previous.user, client=previous.client, began=previous.began)
     levels = (*previous.levels, *roll.levels)
     return replace(roll, members=members, started_at=previous.started_at, least_available=least, levels=levels)
 

@@ -14,7 +14,7 @@ from supervisor_rolling.model import Member, Roll, Status
 LOST = "lost"
 """The status of a roll that ended with supervisord."""
 
-LOST_TEXT = "supervisord ended in the middle of it, and all gates opened"
+LOST_TEXT = "supervisord ended in the middle of it"
 
 _HEAD: Mapping[str, Any] = {
     **dict.fromkeys(("group", "status", "by", "user", "client", "why"), ""),
