@@ -716,4 +716,5 @@ def _has_moved(old: Group, new: Group) -> bool:
     if old.roll is None or new.roll is None:
         return False
     stages = zip(old.roll.members, new.roll.members)
-    return old.roll.status is not new.roll.status or any(a.stage is not b.stage for a, b in stages)
+    is_over = (old.roll.status, old.roll.verdict) != (new.roll.status, new.roll.verdict)
+    return is_over or any(a.stage is not b.stage for a, b in stages)
