@@ -173,6 +173,7 @@ def test_a_roll_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     stack.wait_until(lambda: standing(stack)["app-8002"]["warm"], 20.0, "the guard has warmed it")
     name = "supervisor_rolling_"
     stack.wait_until(lambda: scraped()[f"{name}guard_warmed_total", "app"] >= 1, 10.0, "it is counted")
+    stack.wait_until(lambda: scraped()[f"{name}processes", "app", "open"] == 3, 10.0, "all are open")
     found = scraped()
     assert found[f"{name}rolls_total", "app", "done"] == 1
     assert found[f"{name}roll_seconds_count", "app", "done"] == 1
