@@ -191,6 +191,7 @@ class Roller:
         self._unclosed: dict[str, float] = {}
         self._pools_problem = ""
         self._hooked: Mapping[str, HookResult] = {}
+        self._counted: Mapping[str, Group] = {}
         self._answered_at = float("-inf")
 
     def begin(self) -> None:
@@ -319,7 +320,8 @@ class Roller:
         for group in new.values():
             self._order(group)
         if self.metrics.is_on():
-            self.metrics.tell({name: _figures(old[name], new[name], world) for name in new}, warmths)
+            self.metrics.tell({name: _figures(self._counted.get(name), new[name]) for name in new}, warmths)
+            self._counted = dict(new)  # and not what the look found: a turn that is left is counted by the next
         if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
@@ -660,10 +662,10 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
     return {**guards, **rolls}
 
 
-def _figures(old: Group, new: Group, world: World) -> Figures:
-    """The watch before the turn is the one that supervisord had: this turn's has been made already."""
-    watch = world.watches.get(new.watch.group) if new.watch else None
-    return figures((old.roll, watch), (new.roll, new.watch), new.seen, len(new.closed()))
+def _figures(old: Group | None, new: Group) -> Figures:
+    """``old``: as it was counted last; None: it was not."""
+    before = (old.roll, old.watch) if old else (new.roll, new.watch)
+    return figures(before, (new.roll, new.watch), new.seen, len(new.closed()))
 
 
 def _hook_jobs(world: World) -> dict[str, HookJob]:
