@@ -6,13 +6,16 @@ Three programs live in this package, and the folders are named after where code 
 ``pure.machine``       what a roll does next; the diagram and the rules
 ``pure.stages``        one process on its way: a function for each stage
 ``pure.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
+``pure.hooks``         the operator's commands at the beginning and the end of a roll
 ``pure.begin``         from a request to a roll, or the reason why not
 ``pure.checks``        what is wrong with a set-up; ``pure.nginx`` is what an nginx configuration says
 ``in_listener.roller`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it, and
                        ``inspection`` the checks
 ``in_listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
                        (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
-                       ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real)
+                       ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real),
+                       ``hooks`` (commands), ``history`` (of ``pure.records``, with ``pure.forecast``), ``metrics`` (of
+                       ``pure.figures``)
 ``listener``           main: the program that rolls
 ``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, views, events (ours), hearing
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net

@@ -262,7 +262,7 @@ class RollingNamespaceRPCInterface:
                                least_available, size (processes of the group)
         """
         self._update("getHistory")
-        number = min(_whole("number", number), MOST_ROLLS)
+        number = max(1, min(_whole("number", number), MOST_ROLLS))
         group = self._group(group) if group != "" else ""
         self._require_listener()
         return self._ask("history", group, {"number": number}, False)

@@ -120,6 +120,20 @@ def test_it_begins_moves_and_ends_as_the_policy_says() -> None:
         scraped("127.0.0.1:9181")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9182", "[::1]:9182"])
+def test_no_name_is_looked_up_while_a_turn_waits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_: object) -> str:
+        raise AssertionError("a name server may not answer")
+
+    monkeypatch.setattr(socket, "getfqdn", looked_up)
+    wanted = [address]
+    found = PrometheusMetrics(lambda: wanted[0])
+    assert found.is_on()
+    assert scraped(address) == {}
+    wanted[0] = ""
+    assert not found.is_on()
+
+
 def test_an_address_that_another_has_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     found = PrometheusMetrics(lambda: LISTEN, clock)

@@ -46,9 +46,9 @@ def test_the_client_in_python(stack: Stack) -> None:
     assert runner.run(test) == doctest.TestResults(0, 3)
 
 
-def test_the_client_in_javascript(stack: Stack) -> None:
+def asked_from_node(stack: Stack) -> subprocess.CompletedProcess[str]:
     assert NODE_MODULES.is_dir(), "the package xmlrpc of npm is missing: make test installs it"
-    done = subprocess.run(
+    return subprocess.run(
         ["node", "-e", one_with("javascript", "methodCall")],
         env={**stack.environment, "NODE_PATH": str(NODE_MODULES)},
         capture_output=True,
@@ -56,16 +56,13 @@ def test_the_client_in_javascript(stack: Stack) -> None:
         timeout=60,
         check=False,
     )
+
+
+def test_the_client_in_javascript(stack: Stack) -> None:
+    done = asked_from_node(stack)
     assert (done.returncode, done.stdout) == (0, "app: done, 4 of 4\n"), done.stderr
     stack.ctl("stop", "rolling")
-    gone = subprocess.run(
-        ["node", "-e", one_with("javascript", "methodCall")],
-        env={**stack.environment, "NODE_PATH": str(NODE_MODULES)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    gone = asked_from_node(stack)
     assert gone.stdout.startswith("LISTENER_DOWN: the listener does not run"), gone.stdout
 
 

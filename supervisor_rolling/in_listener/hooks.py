@@ -97,7 +97,8 @@ def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, with
         )
     except (OSError, ValueError) as error:
         return f"{hook.command[0]} cannot be run: {getattr(error, 'strerror', None) or error}"
-    with child:
+    assert child.stdout is not None
+    with child.stdout:  # and not with the child, whose end may never come: it may wait for a disk
         with contextlib.suppress(OSError):  # it has ended, or this user may not
             os.setpriority(os.PRIO_PROCESS, child.pid, 0)  # the listener's own is higher
         return _watched(child, min(hook.timeout, within), dropped)
@@ -125,6 +126,8 @@ def _end(child: subprocess.Popen[bytes], printed: _Printed) -> None:
     while child.poll() is None and time.monotonic() < until:
         printed.take(LOOK_EVERY)
     _signal(child, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE)
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -6,9 +6,13 @@ Counters begin at 0 with each listener, as Prometheus expects of a program that 
 from __future__ import annotations
 
 import logging
+import socket
+import socketserver
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from supervisor_rolling.model import Stage, Warmth
 from supervisor_rolling.pure.figures import Figures
@@ -17,6 +21,9 @@ log = logging.getLogger("supervisor_rolling")
 
 AGAIN_AFTER = 5.0
 """Seconds until an address that could not be listened on is tried again."""
+
+POLL = 0.05
+"""Seconds between two looks of the server at whether it is to end: who ends it waits for that."""
 
 PREFIX = "supervisor_rolling"
 
@@ -49,7 +56,7 @@ class PrometheusMetrics:
             self._address, self._again_at = wanted, 0.0
         if wanted and self._server is None and self._clock() >= self._again_at:
             self._start(wanted)
-        return self._series is not None
+        return self._server is not None
 
     def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
         """See ``contracts.Metrics``."""
@@ -72,9 +79,9 @@ class PrometheusMetrics:
 
             if self._series is None:
                 self._series = _Series(prometheus_client)
-            self._server, _ = prometheus_client.start_http_server(
-                int(port), host.strip("[]"), registry=self._series.registry
-            )
+            self._server = _Server(host.strip("[]"), int(port))
+            self._server.set_app(prometheus_client.make_wsgi_app(self._series.registry))
+            threading.Thread(target=self._server.serve_forever, args=(POLL,), name="metrics", daemon=True).start()
             log.info("metrics are at http://%s/metrics", address)
             self._complaint = ""
         except ImportError:
@@ -93,6 +100,29 @@ class PrometheusMetrics:
         if text != self._complaint:
             log.warning("%s", text)
         self._complaint = text
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """Answers in threads of its own. The standard library's asks for the name of its address when it begins, by DNS as
+    likely as not, and the turn would wait for that."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        """As WSGIServer's, with the address for its name."""
+        socketserver.TCPServer.server_bind(self)
+        host, port = self.server_address[:2]
+        self.server_name, self.server_port = str(host), int(port)
+        self.setup_environ()
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nobody wants a line for each scrape."""
 
 
 class _Series:

@@ -663,7 +663,7 @@ def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
 
 
 def _figures(old: Group | None, new: Group) -> Figures:
-    """``old``: as it was counted last; None: it was not."""
+    """``old``: the group as it was counted last; None: it was not."""
     before = (old.roll, old.watch) if old else (new.roll, new.watch)
     return figures(before, (new.roll, new.watch), new.seen, len(new.closed()))
 

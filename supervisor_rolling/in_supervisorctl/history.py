@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.in_supervisorctl.tables import table
+from supervisor_rolling.pure.records import LOST
 
 COLUMNS = ("ROLL", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY")
 
-LOST = "lost"  # with supervisord; how far it was nobody knows where the listener was killed, too
 UNIX = "unix socket"  # what supervisord tells of a client on this host
 
 
@@ -22,13 +22,14 @@ def history_lines(group: str, rolls: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _row(roll: Mapping[str, Any]) -> tuple[str, ...]:
+    is_unknown = roll["status"] == LOST and not roll["seconds"]  # the listener was killed, too
     return (
         str(roll["id"]),
         roll["group"],
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(roll["began"])),
         roll["status"],
-        f"{roll['replaced']}/{roll['total']}" if roll["seconds"] or roll["status"] != LOST else f"?/{roll['total']}",
-        f"{roll['seconds']:.1f} s" if roll["seconds"] or roll["status"] != LOST else "?",
+        f"{'?' if is_unknown else roll['replaced']}/{roll['total']}",
+        "?" if is_unknown else f"{roll['seconds']:.1f} s",
         by_text(roll),
         roll["why"],
     )

@@ -165,13 +165,13 @@ REPORT: Shape = {
     "not_looked_at": ListOf(TEXT),
 }
 
-_HEAD: Shape = {
+HEAD: dict[str, Shape] = {
     **dict.fromkeys(("group", "status", "by", "user", "client", "why"), TEXT),
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), WHOLE),
     **dict.fromkeys(("began", "seconds", "forecast"), NUMBER),
     "force": TRUTH,
 }
-TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(_HEAD)}, "record": {"record": TEXT}}
+TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(HEAD)}, "record": {"record": TEXT}}
 """By the kind of the request."""
 
 KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHOLE, "guarded": ListOf(TEXT)}

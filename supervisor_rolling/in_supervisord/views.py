@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, Mailbox
+from supervisor_rolling.in_supervisord.shapes import HEAD, TEXT
 from supervisor_rolling.plain import plain
 
 FINDING_TEXTS = ("code", "where", "text", "mend")
@@ -51,9 +52,7 @@ def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
     """A roll of the history, without its course."""
-    numbers = ("id", "limit", "total", "replaced", "least_available", "size", "began", "seconds", "forecast", "force")
-    texts = ("group", "status", "by", "user", "client", "why")
-    return {**{key: head[key] for key in numbers}, **{key: plain(head[key]) for key in texts}}
+    return {key: plain(head[key]) if shape == TEXT else head[key] for key, shape in HEAD.items()}
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:

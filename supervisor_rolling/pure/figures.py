@@ -1,4 +1,4 @@
-"""What a turn has seen and done, in figures: for whoever counts."""
+"""What was seen and done since it was counted last, in figures: for whoever counts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from supervisor_rolling.model import Member, Roll, Seen, Stage, Status, Ward, Wa
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one group, in one turn. ``stages``: how many processes stand in each; ``closed``: ports; ``left``: processes
-    that the roll that runs has still to replace. What has happened in the turn: ``ended``, the status of a roll that
+    """Of one group. ``stages``: how many processes stand in each; ``closed``: ports; ``left``: processes
+    that the roll that runs has still to replace. What has happened since: ``ended``, the status of a roll that
     came to its end, after so many ``seconds``; ``stays``, how long processes have been in the stages that they left;
     ``warmed``, processes that the guard has warmed."""
 
@@ -28,7 +28,7 @@ class Figures:
 def figures(
     old: tuple[Roll | None, Watch | None], new: tuple[Roll | None, Watch | None], seen: Seen, closed: int
 ) -> Figures:
-    """Of a group whose roll and watch were ``old`` before the turn and are ``new`` after it."""
+    """Of a group whose roll and watch were ``old`` when it was counted last, and are ``new``."""
     was, roll = old[0], new[0]
     is_over = was is not None and roll is not None and was.status is Status.RUNNING is not roll.status
     is_running = roll is not None and roll.status is Status.RUNNING
@@ -63,7 +63,7 @@ def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
 
 
 def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:
-    """Those that were warmed before the turn and are warm after it, with the same pid."""
+    """Those that were being warmed, and are warm with the same pid."""
     if old is None or new is None:
         return 0
     now = {ward.name: ward for ward in new.wards}

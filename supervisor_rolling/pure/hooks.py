@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from supervisor_rolling.model import HookJob, HookResult, Member, Roll, Status, Ward, WarmupJob, Watch
 
-BEFORE, FAILURE, AFTER, WARM = "before_roll", "on_failure", "after_roll", "after_warmup"
+BEFORE, FAILURE, AFTER = "before_roll", "on_failure", "after_roll"
 
 LONGEST = 4000
 """Characters of a reason: the kernel takes no longer string than 128 KiB, and a thousand may have failed."""
