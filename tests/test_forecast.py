@@ -82,3 +82,9 @@ def test_a_record_of_another_shape_tells_nothing(processes: Any) -> None:
 
 def test_a_record_of_an_older_version_tells_nothing() -> None:
     assert cycles({}) == Cycles(1, {})
+
+
+@pytest.mark.parametrize("away", [1e999, 1e300, -1e999, float("nan"), -3.0])
+def test_no_clock_shows_such_a_time_so_it_is_not_foretold(away: float) -> None:
+    way = [["draining", 1.0], ["warming", 2.0], ["open", 1.0 + away]]
+    assert forecast(a_roll(2), [cycles({"processes": [a_process(stages=way, settled=0.0)]})]) == 0.0

@@ -29,7 +29,7 @@ from supervisor_rolling.model import (
     Timing,
 )
 from supervisor_rolling.pure.forecast import Cycles
-from supervisor_rolling.pure.records import LOST, head_of, record
+from supervisor_rolling.pure.records import LOST, head, head_of, record
 
 BEGAN = 1790000000.125
 NOW = 1100.0
@@ -110,6 +110,27 @@ def test_a_roll_that_ran_when_both_were_killed_is_told_lost_by_the_next_listener
     later.keep([])
     assert [(one["id"], one["status"]) for one in later.heads("", 9)] == [(2, LOST)]
     assert [line["status"] for line in lines(file)] == ["running", LOST]
+
+
+def test_a_roll_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path) -> None:
+    a_history(file).keep([a_roll(2)])
+    with file.open("a") as stream:  # by a listener that knew nothing of it
+        stream.write(json.dumps(head(a_roll(3), NOW)) + "\n")
+    for _ in range(2):
+        a_history(file).keep([a_roll(3)])
+    assert [(line["id"], line["status"]) for line in lines(file)] == [(2, "running"), (3, "running"), (2, LOST)]
+
+
+def test_an_idle_group_whose_roll_stands_far_back_is_not_written_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKED_AT", 3)
+    history = a_history(file)
+    history.keep([a_roll(1, Status.FAILED, "idle")])
+    for number in range(2, 9):
+        history.keep([a_roll(number, Status.DONE)])
+    a_history(file).keep([a_roll(1, Status.FAILED, "idle"), a_roll(8, Status.DONE)])
+    assert [line["id"] for line in lines(file)] == list(range(1, 9))
 
 
 def test_a_roll_that_runs_in_supervisord_is_not_lost_because_a_listener_was_killed(file: Path) -> None:
@@ -307,4 +328,5 @@ def test_whatever_stands_in_the_file_every_head_is_whole(
     for one in history.heads("", 99):
         assert {key: type(value) for key, value in one.items()} == {key: type(v) for key, v in head_of({}).items()}
         assert json.loads(json.dumps(one, allow_nan=False)) == one
+        assert abs(one["seconds"]) < 1e15, "supervisord hands on no more"
     assert 1 in [one["id"] for one in history.heads("app", 99)]

@@ -12,6 +12,7 @@ import pytest
 from supervisor_rolling.errors import Fault, SocketsError
 from supervisor_rolling.in_listener.contracts import NO_ANSWER
 from supervisor_rolling.in_listener.inspection import PATIENCE
+from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.in_listener.roller import RETRY_EVERY, Roller
 from supervisor_rolling.model import (
     Config,
@@ -466,6 +467,38 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
     with caplog.at_level("INFO"):
         roller.release()
     assert caplog.messages[-1] == told
+
+
+def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    world = World(3)
+    monkeypatch.setattr(world.history, "keep", broken)
+    monkeypatch.setattr(PrometheusMetrics, "is_on", broken)
+    world.ask()
+    world.run(world.roller())
+    assert world.roll().status is Status.DONE
+    assert (world.lost, world.cold) == (0, 0)
+    assert "nobody thought of this" in caplog.text
+
+
+def test_questions_about_the_rolls_that_were_are_answered_one_a_turn():
+    world = World(2)
+    asked = [world.ask("history") for _ in range(3)]
+    plan = world.ask("plan")
+    roller = world.roller()
+    answered = []
+    for _ in range(3):
+        world.pass_time(roller.turn())
+        answered.append([one["state"] for one in (*asked, plan)])
+    assert answered == [
+        ["told", "asked", "asked", "planned"],
+        ["told", "told", "asked", "planned"],
+        ["told", "told", "told", "planned"],
+    ]
 
 
 # --- the set-up

@@ -22,7 +22,7 @@ from typing import Any
 from supervisor_rolling.in_listener import directories
 from supervisor_rolling.model import HistoryPolicy, Roll, Status
 from supervisor_rolling.pure.forecast import ROLLS, Cycles, cycles
-from supervisor_rolling.pure.records import head, head_of, is_running, lost, record
+from supervisor_rolling.pure.records import LOST, head, head_of, is_running, lost, record
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -77,7 +77,7 @@ class FileHistory:
         self._load()
         self._end_the_lost(rolls)
         for roll in rolls:
-            if _mark(self._newest.get(roll.group, {})) != _mark_of(roll):
+            if _mark(self._newest_of(roll)) != _mark_of(roll):
                 self._take(_line_of(roll, self._clock()))
         self._flush()
 
@@ -182,10 +182,19 @@ class FileHistory:
         name = re.sub(r"[^\w.]+", "-", self._url.partition("://")[2]).strip("-.") or "supervisord"
         return (policy.file or os.path.join(DIRECTORY, f"{name}.jsonl")) if policy.enabled else ""
 
+    def _newest_of(self, roll: Roll) -> dict[str, Any]:
+        """The head of the last roll of its group; empty, where there is none. One that ended long ago may stand further
+        back than what was read first."""
+        if roll.group not in self._newest and roll.status is not Status.RUNNING:
+            self._newest[roll.group] = head_of(next(self._backwards(roll.group), {}))
+        return self._newest.get(roll.group, {})
+
     def _remember(self, found: dict[str, Any]) -> None:
         """What a turn has to know of it: the rest is read when somebody asks."""
         self._last_id = max(self._last_id, found["id"])
-        self._newest[found["group"]] = head_of(found)
+        newest = self._newest.get(found["group"], found)
+        if found["status"] != LOST or _key(newest) == _key(found):  # a roll may be told lost when another has begun
+            self._newest[found["group"]] = head_of(found)
         self._running.pop(_key(found), None)
         if is_running(found):
             self._running[_key(found)] = head_of(found)

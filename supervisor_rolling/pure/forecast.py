@@ -22,6 +22,9 @@ ROLLS = 10
 COUNTED = 5
 """The last of these that count: older code may have been slower, or quicker."""
 
+LONGEST = 7 * 86400.0
+"""Seconds that a process may have been away in a record: what is longer, somebody else has written."""
+
 
 @dataclass(frozen=True)
 class Cycles:
@@ -37,7 +40,7 @@ def cycles(record: Mapping[str, Any]) -> Cycles:
     may have written it."""
     try:
         found = {str(process["name"]): _away(process) for process in record.get("processes", ())}
-        return Cycles(int(record.get("limit", 1)), {name: away for name, away in found.items() if away > 0.0})
+        return Cycles(int(record.get("limit", 1)), {name: away for name, away in found.items() if 0.0 < away < LONGEST})
     except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
         return Cycles(1, {})
 

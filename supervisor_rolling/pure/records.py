@@ -5,7 +5,6 @@ Times are seconds since the roll began; ``began`` is by the wall clock, in Unix 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +25,9 @@ _HEAD: Mapping[str, Any] = {
 
 MOST = 1 << 31
 """Above every whole number that XML-RPC has."""
+
+MOST_SECONDS = 1e15
+"""Above what any clock shows; supervisord hands on no more."""
 
 
 def record(roll: Roll, now: float) -> dict[str, Any]:
@@ -87,6 +89,6 @@ def _since(at: float, roll: Roll) -> float:
 def _fit(value: Any, default: Any) -> Any:
     """A value of the default's kind, or the default."""
     if isinstance(default, float) and type(value) in (int, float):
-        return float(value) if math.isfinite(value) else default
+        return float(value) if abs(value) < MOST_SECONDS else default
     is_large = isinstance(value, int) and not 0 <= value < MOST
     return value if type(value) is type(default) and not is_large else default
