@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import stat
 import threading
 import time
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.hooks import CommandHooks, run
-from supervisor_rolling.model import Hook, HookJob, HooksPolicy, Stage, Status
+from supervisor_rolling.in_listener.warmup import HttpWarmups
+from supervisor_rolling.model import Hook, HookJob, HooksPolicy, Stage, Status, WarmupJob, WarmupPolicy
 from tests.lab.look import assert_nobody_noticed, listener_pid, pids, rolling, standing, users
 from tests.lab.stack import Stack
 from tests.world import World, fast_policy
@@ -259,6 +262,22 @@ def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
     hooks.end()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text(encoding="ascii")), 0)
+
+
+def test_the_end_of_the_listener_ends_the_last_step_of_a_warm_up(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        hook = Hook((a_script(tmp_path, f"trap '' TERM; echo $$ > {pid}; sleep 60 & wait; sleep 60"),))
+        job = WarmupJob(os.getpid(), (port,), WarmupPolicy(timeout=60.0), "none", hook)
+        warmups = HttpWarmups(KernelSockets())
+        warmups.tend({"app:app-1": job})
+        deadline = time.monotonic() + 5
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        warmups.end()
+    assert is_gone(int(pid.read_text(encoding="ascii")))
+    assert warmups.tend({}) == {}
 
 
 # --- on a real group

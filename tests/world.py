@@ -520,6 +520,9 @@ class World:
         self._told_late = {name: self._warming[name] for name, warmth in warmths.items() if warmth.state == "late"}
         return {f"{GROUP}:{name}": warmth for name, warmth in warmths.items()}
 
+    def end(self) -> None:
+        self._warming = {}
+
     # --- the operator's side
 
     def ask(self, kind: str = "restart", **details: Any) -> dict[str, Any]:

@@ -217,6 +217,10 @@ class Warmups(Protocol):
         how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
         ...
 
+    def end(self) -> None:
+        """Drop them all, and wait a moment for the commands that run."""
+        ...
+
 
 class Notices(Protocol):
     """Tells processes that they drain, each in a thread of its own."""

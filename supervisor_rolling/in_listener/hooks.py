@@ -25,6 +25,9 @@ LOOK_EVERY = 0.05  # seconds between two looks at whether a command is still wan
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 
+ENDED_WITHIN = GRACE + 1.0
+"""Seconds for commands that nobody wants any more to be ended."""
+
 LINE = 300
 """Characters of a line that are worth telling."""
 
@@ -51,8 +54,9 @@ class CommandHooks:
         """See ``contracts.Hooks``."""
         ending = list(self._running.values())
         self.tend({})
+        until = time.monotonic() + ENDED_WITHIN
         for commands in ending:
-            commands.join(GRACE + 1.0)
+            commands.join(max(0.0, until - time.monotonic()))
 
 
 class _Commands(threading.Thread):

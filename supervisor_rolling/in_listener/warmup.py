@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.contracts import Sockets
+from supervisor_rolling.in_listener.hooks import ENDED_WITHIN
 from supervisor_rolling.in_listener.hooks import run as run_hook
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 
@@ -74,6 +75,14 @@ class HttpWarmups:
         found = {name: warmup.warmth for name, warmup in self._running.items()}
         self._told_late = {name for name, warmth in found.items() if warmth.state == "late"}
         return found
+
+    def end(self) -> None:
+        """See ``contracts.Warmups``."""
+        commands = [warmup for warmup in self._running.values() if warmup.job.hook.command]
+        self.tend({})
+        until = time.monotonic() + ENDED_WITHIN
+        for warmup in commands:
+            warmup.join(max(0.0, until - time.monotonic()))
 
     def _begin(self, name: str, job: WarmupJob, why: str) -> None:
         """``why``: what the one before it waited for, true until this one knows better."""
