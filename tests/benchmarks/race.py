@@ -12,56 +12,26 @@ takes by itself, and no guard can be faster.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import xmlrpc.client
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks import timed_listener
-from tests.lab import binder, plugin
+from tests.benchmarks.many import Many, Rig, running
 from tests.lab.load import quantile
 from tests.lab.netns import enter_private_network
-from tests.lab.stack import ROOT, LabError, UnixTransport, ask
+from tests.lab.stack import LabError, ask
 
-FIRST_PORT = 20000
 PACE = 0.15  # seconds at least between two kills: one that was killed is warm again by then
 KNOCK_EVERY = 0.003  # seconds: oftener, and the knocking itself takes the processor from those that race
 BACK_WITHIN = 30.0
-START_WITHIN = 180.0
-REQUESTS_TO_WARM = 3
-
-CONF = """\
-[unix_http_server]
-file={here}/s.sock
-[supervisord]
-logfile={here}/supervisord.log
-pidfile={here}/supervisord.pid
-childlogdir={here}
-nodaemon=true
-minfds={fds}
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
-[program:app]
-command={binder} --port %(process_num)d --stamp {stamps} --warm-after {requests}
-process_name=app-%(process_num)d
-numprocs={size}
-numprocs_start={first}
-startsecs=0
-startretries=100
-stdout_logfile=NONE
-stderr_logfile=NONE
-{sections}
-"""
 
 
 @dataclass(frozen=True)
@@ -75,76 +45,25 @@ class Crash:
     noticed: int
 
 
-@dataclass
-class Rig:
-    """A supervisord with ``size`` binders and the plugin."""
+def gates(rig: Rig) -> dict[int, list[int]]:
+    """When each port was closed."""
+    found: dict[int, list[int]] = {}
+    for line in _gate_file(rig).read_text(encoding="ascii").splitlines():
+        at, port = map(int, line.split())
+        found.setdefault(port, []).append(at)
+    return found
 
-    directory: Path
-    size: int
-    stamps: binder.Stamps
 
-    @property
-    def gate_file(self) -> Path:
-        return self.directory / "gate"
-
-    def rpc(self) -> Any:
-        return xmlrpc.client.ServerProxy("http://supervisord", transport=UnixTransport(self.directory / "s.sock", 30.0))
-
-    def standing(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.rpc().rolling.getProcesses("app")
-        return found
-
-    def wait_warm(self) -> None:
-        deadline = time.monotonic() + START_WITHIN
-        while time.monotonic() < deadline:
-            try:
-                if all(process["warm"] and process["gate"] == "open" for process in self.standing()):
-                    return
-            except (OSError, xmlrpc.client.Error):
-                pass
-            time.sleep(0.5)
-        raise LabError(f"not all warm within {START_WITHIN:g} s; see {self.directory}")
-
-    def gates(self) -> dict[int, list[int]]:
-        """When each port was closed."""
-        found: dict[int, list[int]] = {}
-        for line in self.gate_file.read_text(encoding="ascii").splitlines():
-            at, port = map(int, line.split())
-            found.setdefault(port, []).append(at)
-        return found
+def _gate_file(rig: Rig) -> Path:
+    return rig.directory / "gate"
 
 
 @contextmanager
-def running(size: int) -> Iterator[Rig]:
-    with tempfile.TemporaryDirectory(prefix="race-") as name, binder.Stamps() as stamps:
-        directory = Path(name)
-        program = binder.compile(directory)
-        policy = {"timeout": 20, "requests": [{"path": "/warm", "count": REQUESTS_TO_WARM}]}
-        (directory / "rolling.yaml").write_text(
-            json.dumps({"groups": {"app": {"ports": r"app-(\d+)", "warmup": policy, "settle": 0}}}), encoding="ascii"
-        )
-        text = CONF.format(
-            here=directory,
-            binder=program,
-            size=size,
-            first=FIRST_PORT,
-            fds=max(1024, 8 * size),
-            stamps=stamps.port,
-            requests=REQUESTS_TO_WARM,
-            sections=plugin.sections(directory / "rolling.yaml", module=timed_listener.__name__),
-        )
-        (directory / "supervisord.conf").write_text(text, encoding="ascii")
-        rig = Rig(directory, size, stamps)
-        environment = {**os.environ, timed_listener.FILE: str(rig.gate_file), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(directory / "supervisord.conf")]
-        with (directory / "out").open("wb") as out:
-            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            rig.wait_warm()
-            yield rig
-        finally:
-            child.terminate()
-            child.wait(60)
+def racing(size: int) -> Iterator[Rig]:
+    """With the listener that writes down when it closes."""
+    closes = Many(size, timed_listener.__name__, lambda directory: {timed_listener.FILE: str(directory / "gate")})
+    with running(closes) as rig:
+        yield rig
 
 
 class Mourner:
@@ -201,14 +120,14 @@ def crash(rig: Rig, pid: int, port: int, mourner: Mourner) -> Crash:
                 raise LabError(f"port {port} is not back within {BACK_WITHIN:g} s") from None
         time.sleep(KNOCK_EVERY)
     bound = rig.stamps.successor(port, killed, BACK_WITHIN).listening
-    closed = next((at for at in rig.gates().get(port, []) if at > killed), 0)
+    closed = next((at for at in gates(rig).get(port, []) if at > killed), 0)
     return Crash(closed - killed if closed else 0, bound - killed, cold, mourner.noticed() - killed)
 
 
 def measure(size: int, kills: int) -> list[Crash]:
     enter_private_network()
     chance = random.Random(size)
-    with running(size) as rig:
+    with racing(size) as rig:
         time.sleep(2.0 + size / 20)  # the events of the start are worked off
         pids = {p["name"]: p["pid"] for p in rig.standing()}
         crashes: list[Crash] = []
