@@ -1,0 +1,206 @@
+"""A roll of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs the one who rolls.
+
+``python -m tests.benchmarks.sizes`` (as root) rolls a group of ``--sizes`` light processes under one supervisord, each
+in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how long
+the listener's turns took, how long ``supervisor.getState`` waited all the while, what the listener held in memory at
+most, and how long ``rolling_status`` took. ``--profile`` prints what the turns spent their time on, instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pstats
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import timed_turns
+from tests.benchmarks.many import Many, Rig, running
+from tests.lab.load import quantile
+from tests.lab.netns import enter_private_network
+from tests.lab.stack import LabError
+
+AT_A_TIME = "10%"
+STATE_EVERY = 0.02  # seconds between two calls of getState
+ROLL_WITHIN = 900.0
+STATUS_TIMES = 5
+QUIET = 5.0  # seconds: the events of the start are worked off
+TICKS = os.sysconf("SC_CLK_TCK")
+SHOWN = 45  # lines of a profile
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds; ``listener`` and ``supervisord``: on the processor, for each process replaced; ``peak_mb``: the largest
+    the listener has been."""
+
+    size: int
+    roll: float
+    listener: float
+    supervisord: float
+    turns: Sequence[float]
+    busy: Sequence[float]
+    states: Sequence[float]
+    status: float
+    peak_mb: float
+
+
+def measure(size: int, startsecs: int) -> Cost:
+    """Of one roll."""
+    enter_private_network()
+    with running(_timed(size, startsecs, {})) as rig:
+        time.sleep(QUIET + size / 50)
+        listener = rig.rpc().supervisor.getProcessInfo("rolling")["pid"]
+        before = _used(listener), _used(rig.supervisord)
+        known = len(_turns(rig))
+        with _asking(rig) as states:
+            began = time.monotonic()
+            _roll(rig)
+            took = time.monotonic() - began
+        listens, supervises = (now - then for now, then in zip((_used(listener), _used(rig.supervisord)), before))
+        turns = _turns(rig)[known:]
+        return Cost(
+            size,
+            took,
+            listens / size,
+            supervises / size,
+            sorted(seconds for seconds, _ in turns),
+            sorted(busy for _, busy in turns),
+            sorted(states),
+            _status(rig),
+            _peak_mb(listener),
+        )
+
+
+def profile(size: int, startsecs: int) -> None:
+    """Print what the turns of one roll spent their time on."""
+    enter_private_network()
+    with running(_timed(size, startsecs, {timed_turns.PROFILE: "profile"})) as rig:
+        time.sleep(QUIET + size / 50)
+        _roll(rig)
+        rig.rpc().supervisor.stopProcess("rolling", True)
+        statistics = pstats.Stats(str(rig.directory / "profile"))
+        for order in ("cumulative", "tottime"):
+            statistics.sort_stats(order).print_stats(SHOWN)
+
+
+def _timed(size: int, startsecs: int, names: Mapping[str, str]) -> Many:
+    files = {timed_turns.FILE: "turns", **names}
+    return Many(
+        size,
+        timed_turns.__name__,
+        lambda directory: {variable: str(directory / name) for variable, name in files.items()},
+        startsecs,
+    )
+
+
+def _roll(rig: Rig) -> None:
+    done = _ctl(rig, "rolling_restart", "app", "--max-unavailable", AT_A_TIME)
+    if done.returncode:
+        raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _ctl(rig: Rig, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(rig.conf), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=ROLL_WITHIN, check=False)
+
+
+def _status(rig: Rig) -> float:
+    """Seconds of one ``rolling_status`` with all that belongs to a command; the middle of a few."""
+    took = []
+    for _ in range(STATUS_TIMES):
+        began = time.monotonic()
+        _ctl(rig, "rolling_status", "app")
+        took.append(time.monotonic() - began)
+    return sorted(took)[STATUS_TIMES // 2]
+
+
+def _turns(rig: Rig) -> list[tuple[float, float]]:
+    lines = (rig.directory / "turns").read_text(encoding="ascii").splitlines()
+    found = [line.split() for line in lines]
+    return [(float(seconds), float(busy)) for seconds, busy in found]
+
+
+def _used(pid: int) -> float:
+    """Seconds on the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+@contextmanager
+def _asking(rig: Rig) -> Iterator[list[float]]:
+    latencies: list[float] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        proxy = rig.rpc()
+        while not over.wait(STATE_EVERY):
+            began = time.monotonic()
+            proxy.supervisor.getState()
+            latencies.append(time.monotonic() - began)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield latencies
+    finally:
+        over.set()
+        asking.join()
+
+
+COLUMNS = (
+    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy max ms  getState p50  p99 ms  max ms  "
+    "status s  peak MB"
+)
+
+
+def row(cost: Cost) -> str:
+    """As wide as COLUMNS."""
+    cells = (
+        f"{cost.size}",
+        f"{cost.roll:.1f}",
+        f"{1000 * cost.listener:.1f}",
+        f"{1000 * cost.supervisord:.1f}",
+        f"{len(cost.turns)}",
+        f"{1000 * quantile(cost.turns, 0.99):.1f}",
+        f"{1000 * cost.turns[-1]:.1f}",
+        f"{1000 * cost.busy[-1]:.1f}",
+        f"{1000 * quantile(cost.states, 0.5):.1f}",
+        f"{1000 * quantile(cost.states, 0.99):.1f}",
+        f"{1000 * cost.states[-1]:.1f}",
+        f"{cost.status:.2f}",
+        f"{cost.peak_mb:.0f}",
+    )
+    return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, COLUMNS.split("  ")))
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that supervisord is stopped
+    parser = argparse.ArgumentParser(description="What a roll of many costs. Needs root.")
+    parser.add_argument("--sizes", default="10,100,1000", help="processes (default: %(default)s)")
+    parser.add_argument("--startsecs", type=int, default=1, help="of each process (default: %(default)s)")
+    parser.add_argument("--profile", action="store_true", help="print what the turns spend their time on")
+    arguments = parser.parse_args()
+    if not arguments.profile:
+        print(COLUMNS)
+    for size in map(int, arguments.sizes.split(",")):
+        if arguments.profile:
+            profile(size, arguments.startsecs)
+        else:
+            print(row(measure(size, arguments.startsecs)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
