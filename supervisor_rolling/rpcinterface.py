@@ -299,7 +299,8 @@ class RollingNamespaceRPCInterface:
         @param struct known    What it has: rolls and watches (the version of each), table (the number of its last
                                look); and guarded: the groups that it guards
         @return string json    The rolls and watches that it has not, requests, the rows of the process table that have
-                               changed in the groups concerned, and idle: the seconds since the last look
+                               changed in the groups concerned, idle: the seconds since the last look, and
+                               takes_changes: listenerRecord does
         """
         self._update_by_listener("listenerLook", key)
         _fit(lambda: shapes.check(shapes.KNOWN, known, "known"))
@@ -319,6 +320,7 @@ class RollingNamespaceRPCInterface:
                 "table": number,
                 "processes": processes,
                 "idle": idle,
+                "takes_changes": True,  # an older supervisord takes whole rolls alone
             }
         )
 
@@ -328,13 +330,15 @@ class RollingNamespaceRPCInterface:
         @param string key      The listener's key
         @param string group    The group
         @param int version     The version that the listener has read; 0 for none
-        @param string roll     The roll as JSON
+        @param string roll     The roll as JSON, or what has changed in it since that version
         @param int request     The request that it answers; 0 for none
         @return int version    The version that it now has
         """
         self._update_by_listener("listenerRecord", key)
         group = _text("group", group)
         version, request = _whole("version", version), _whole("request", request)
+        if version != self.mailbox.rolls.version(group):  # nor could what has changed since be read
+            raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
         old = self.mailbox.rolls.get(group)
         new = _fit(lambda: shapes.read_roll(roll, group, old))
         is_known = group in self.supervisord.process_groups

@@ -26,6 +26,28 @@ def dump(record: Roll | Watch | Report | Nginx) -> str:
     return json.dumps(record, default=_plain)
 
 
+def dump_changes(roll: Roll, before: Roll) -> str:
+    """What has changed in a roll, as JSON text; the whole of it where it is another one, or has other members. Of a
+    thousand members mostly a few have, and supervisord, which reads this, has one thread.
+
+    ``{changes: {field: value}, members: [[index, member], …], levels: [how many are kept, [those that follow]]}``
+    """
+    if roll.id != before.id or len(roll.members) != len(before.members):
+        return dump(roll)
+    names = {field.name for field in dataclasses.fields(roll)} - {"members", "levels"}
+    kept = len(before.levels) if roll.levels[: len(before.levels)] == before.levels else 0
+    found = {
+        "changes": {name: getattr(roll, name) for name in names if getattr(roll, name) != getattr(before, name)},
+        "members": [
+            (index, member)
+            for index, (member, was) in enumerate(zip(roll.members, before.members))
+            if member is not was and member != was
+        ],
+        "levels": (kept, roll.levels[kept:]),
+    }
+    return json.dumps(found, default=_plain)
+
+
 def load_roll(data: Mapping[str, Any]) -> Roll:
     """The roll that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
     return load(Roll, data)

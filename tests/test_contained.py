@@ -34,7 +34,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure.records import head_of
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, API_VERSION, make_rolling_rpcinterface
-from supervisor_rolling.wire import dump
+from supervisor_rolling.wire import dump, dump_changes
 from tests.lab.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.test_hostile_rpc import Root, a_pool, called, looking
 from tests.test_rpcinterface import a_roll, make_supervisord
@@ -78,8 +78,8 @@ class Drill:
         self.answers.append(called(self.rolling, method, *arguments))
         return self.answers[-1]
 
-    def record(self, roll: Any, request: int = 0, group: str = "app") -> None:
-        text = dump(roll).replace('"app"', f'"{group}"')
+    def record(self, roll: Any, request: int = 0, group: str = "app", before: Any = None) -> None:
+        text = (dump_changes(roll, before) if before else dump(roll)).replace('"app"', f'"{group}"')
         answer = self.call("listenerRecord", self.key, group, self.version, text, request)
         self.version = answer if isinstance(answer, int) else self.version
 
@@ -126,7 +126,7 @@ class Drill:
         call("getProcesses", "app")
         self.record(replace(a_roll(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
         self.asked("resume", "app", True, answer=lambda: self.record(a_roll(2), 4))
-        self.record(replace(a_roll(2), status=Status.DONE))
+        self.record(replace(a_roll(2), status=Status.DONE), before=a_roll(2))
         self.record(a_roll(3), group="gone")
         call("getRoll", "app")
         call("listenerGuard", key, "app", "")

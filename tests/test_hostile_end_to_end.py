@@ -27,7 +27,7 @@ import yaml
 
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.model import Finding, GatePolicy, Policy, PortRule, Report, WarmupPolicy, Watch
-from supervisor_rolling.wire import dump
+from supervisor_rolling.wire import dump, dump_changes
 from tests.lab import plugin
 from tests.lab.look import listener_log, listener_pid, rules, wait_open
 from tests.lab.sabotage import ERRORS, targets
@@ -310,6 +310,8 @@ class Listener:
         news = json.loads(look) if look else {"rolls": {}}
         version = news["rolls"].get("app", [0])[0]
         version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_roll(1)), 0) or version
+        paused = dump_changes(replace(a_roll(1), paused=True), a_roll(1))
+        self.call("rolling.listenerRecord", self.key, "app", version, paused, 0)
         for method in ("pause", "resume", "abort", "getRoll", "getProcesses"):
             self.call(f"rolling.{method}", "app")
         for method in ("getAPIVersion", "getAllRolls", "listenerHello"):

@@ -504,6 +504,21 @@ def test_a_record_carries_the_roll_and_its_version_is_known_then(inet: Superviso
     assert last_known(inet)["rolls"] == {"app": 6}
 
 
+def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervisord_takes_that(
+    inet: Supervisord,
+) -> None:
+    inet.methods["rolling.listenerRecord"] = lambda *_: 6
+    texts = []
+    for takes in (True, False):
+        client = inet.client()
+        inet.looks(takes_changes=takes)
+        client.look([])
+        for roll, version in ((a_roll(), 5), (replace(a_roll(), paused=True), 6), (replace(a_roll(), paused=True), 7)):
+            client.record(roll, version)
+        texts += ["changes" in json.loads(inet.calls[-3 + number][1][2]) for number in range(3)]
+    assert texts == [False, True, False, False, False, False]
+
+
 def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")

@@ -40,7 +40,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import stages
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
-from supervisor_rolling.wire import dump, load
+from supervisor_rolling.wire import dump, dump_changes, load
 
 LISTENER_PID = 77
 
@@ -460,6 +460,16 @@ def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
     assert fault_of(answer).code == Fault.LISTENER_DOWN
     assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
     assert rolling.getAllRolls() == []
+
+
+def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_nothing_else(rolling: Any):
+    rolling.restart("app", False, {})
+    first, second = a_roll(), a_roll(why="the second")
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), 1)
+    later = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump_changes(second, first), 0)
+    assert (later > version, rolling.getRoll("app")["why"]) == (True, "the second")
+    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump_changes(first, second), 0)
+    assert (fault.code, rolling.getRoll("app")["why"]) == (Fault.CONFLICT, "the second")
 
 
 def test_who_waits_is_not_told_of_another_roll(rolling: Any):

@@ -22,6 +22,7 @@ from supervisor_rolling.in_supervisord.views import roll_view, standings_of
 from supervisor_rolling.model import (
     Connection,
     GatePolicy,
+    Level,
     Member,
     Policy,
     PortRule,
@@ -33,7 +34,7 @@ from supervisor_rolling.model import (
     WarmupRequest,
     Watch,
 )
-from supervisor_rolling.wire import dump, load_roll, load_watch
+from supervisor_rolling.wire import dump, dump_changes, load_roll, load_watch
 
 POLICY = Policy(
     "app",
@@ -174,6 +175,52 @@ def test_a_member_that_is_wrong_is_found_behind_many_that_have_not_changed() -> 
         shapes.read_roll(changed(longer, ["members", 2, "name"], 3), "app", old)
 
 
+# --- only what has changed
+
+OTHER = dataclasses.replace(
+    ROLL,
+    paused=not ROLL.paused,
+    members=(*ROLL.members[:-1], dataclasses.replace(ROLL.members[-1], pid=4711, why="x")),
+    levels=(*ROLL.levels, Level(1007.0, 1)),
+)
+
+
+def test_what_has_changed_makes_the_same_roll_as_all_of_it() -> None:
+    old = json.loads(dump(ROLL))
+    text = dump_changes(OTHER, ROLL)
+    assert len(text) < len(dump(OTHER)) / 2
+    assert shapes.read_roll(text, "app", old) == json.loads(dump(OTHER))
+    assert old == json.loads(dump(ROLL)), "what is kept stays as it is until the new one is written"
+    assert shapes.read_roll(dump_changes(ROLL, OTHER), "app", json.loads(dump(OTHER))) == old
+
+
+def test_another_roll_or_other_members_are_written_whole() -> None:
+    for other in (dataclasses.replace(ROLL, id=99), dataclasses.replace(ROLL, members=ROLL.members[1:])):
+        assert dump_changes(other, ROLL) == dump(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("changes", {"paused": 3}, "roll.paused"),
+        ("changes", {"group": "web"}, "group: it is of another group"),
+        ("changes", {"policy": {}}, "policy"),
+        ("changes", None, "roll.changes"),
+        ("members", [[0, {"name": 3}]], r"members\[0\]"),
+        ("members", [[99, {}]], "none with the index 99"),
+        ("members", [[-1, {}]], r"roll.members\[0\]\[0\]"),
+        ("levels", [0, [[1.0, "x"]]], r"roll.levels\[1\]"),
+        ("levels", None, "roll.levels"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_refused_with_its_place(key: str, value: Any, problem: str) -> None:
+    found = {**json.loads(dump_changes(OTHER, ROLL)), key: value}
+    with pytest.raises(ValueError, match=problem):
+        shapes.read_roll(json.dumps(found), "app", json.loads(dump(ROLL)))
+    with pytest.raises(ValueError, match=r"."):
+        shapes.read_roll(json.dumps(found), "app", None)
+
+
 # --- whatever stands there
 
 VALUES = st.recursive(
@@ -188,9 +235,9 @@ VALUES = st.recursive(
 )
 
 
-def mutated(data: st.DataObject, record: Roll | Watch) -> str:
-    """The JSON of a record in which one value, anywhere, is any other, or is gone."""
-    found = json.loads(dump(record))
+def mutated(data: st.DataObject, text: str) -> str:
+    """This JSON with one value, anywhere, that is any other, or is gone."""
+    found = json.loads(text)
     place: Any = found
     key: Any = data.draw(st.sampled_from(sorted(place)))
     while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.integers(0, 4)):
@@ -206,7 +253,8 @@ def mutated(data: st.DataObject, record: Roll | Watch) -> str:
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_a_roll_that_is_kept_can_be_shown_told_and_read_whatever_stands_in_it(data: st.DataObject) -> None:
-    text, old = mutated(data, ROLL), data.draw(st.sampled_from([None, json.loads(dump(ROLL))]))
+    old = data.draw(st.sampled_from([None, json.loads(dump(ROLL))]))
+    text = mutated(data, data.draw(st.sampled_from([dump(ROLL), dump_changes(OTHER, ROLL)])))
     try:
         roll = shapes.read_roll(text, "app", old)
     except ValueError:
@@ -223,7 +271,7 @@ def test_a_roll_that_is_kept_can_be_shown_told_and_read_whatever_stands_in_it(da
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_a_watch_that_is_kept_can_be_shown_and_read_whatever_stands_in_it(data: st.DataObject) -> None:
-    text, old = mutated(data, WATCH), data.draw(st.sampled_from([None, json.loads(dump(WATCH))]))
+    text, old = mutated(data, dump(WATCH)), data.draw(st.sampled_from([None, json.loads(dump(WATCH))]))
     try:
         watch = shapes.read_watch(text, "app", old)
     except ValueError:

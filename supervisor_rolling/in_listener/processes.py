@@ -25,7 +25,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnect
 from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
 from supervisor_rolling.model import Process, Report, Request, Roll, Settings, Watch, World
 from supervisor_rolling.plain import plain
-from supervisor_rolling.wire import dump, load, load_roll, load_watch
+from supervisor_rolling.wire import dump, dump_changes, load, load_roll, load_watch
 
 T = TypeVar("T")
 Wait = Callable[[int, float], bool]
@@ -72,6 +72,7 @@ class XmlRpcSupervisor:
         self._rolls: dict[str, tuple[int, Roll]] = {}
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._table = _Table()
+        self._takes_changes = False
 
     def look(self, guarded: Collection[str]) -> World:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
@@ -82,6 +83,7 @@ class XmlRpcSupervisor:
             "guarded": sorted(guarded),
         }
         news = json.loads(self._own("listenerLook", known))
+        self._takes_changes = news.get("takes_changes", False)
         self._rolls = _updated(self._rolls, news["rolls"], news["rolled"], load_roll)
         self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
         requests = tuple(_request(data) for data in news["requests"])
@@ -92,7 +94,10 @@ class XmlRpcSupervisor:
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote
         since."""
-        version = self._own("listenerRecord", roll.group, version, dump(roll), request)
+        known = self._rolls.get(roll.group)
+        is_known = known is not None and known[0] == version and self._takes_changes
+        text = dump_changes(roll, known[1]) if known and is_known else dump(roll)
+        version = self._own("listenerRecord", roll.group, version, text, request)
         self._rolls[roll.group] = (version, roll)
 
     def guard(self, watch: Watch) -> None:

@@ -158,6 +158,13 @@ ROLL: dict[str, Shape] = {
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 
+CHANGES: Shape = {
+    "changes": {},
+    "members": ListOf(RowOf(WHOLE, {})),
+    "levels": RowOf(WHOLE, ListOf(RowOf(NUMBER, WHOLE))),
+}
+"""Of a roll, on top of the one that is kept: see ``wire.dump_changes``."""
+
 REPORT: Shape = {
     "group": TEXT,
     "findings": ListOf({"code": TEXT, "where": TEXT, "text": TEXT, "mend": TEXT, "refuses": TRUTH}),
@@ -178,9 +185,14 @@ KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHO
 
 
 def read_roll(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The roll of a group from its JSON; ``old`` is the one that is kept. Raises ValueError for anything else."""
+    """The roll of a group from its JSON, or from that of what has changed; ``old`` is the one that is kept. Raises
+    ValueError for anything else."""
     roll = _read(text)
-    check(ROLL, roll, "roll")
+    if "changes" in roll:
+        roll = _changed(old, roll)
+        check(_BUT_LEVELS, roll, "roll")
+    else:
+        check(ROLL, roll, "roll")
     _check_record(roll, group, old or {}, "members", MEMBER)
     return roll
 
@@ -219,6 +231,21 @@ def _read(text: Any) -> dict[str, Any]:
     return dict(found)
 
 
+_BUT_LEVELS: Shape = {key: shape for key, shape in ROLL.items() if key != "levels"}
+
+
+def _changed(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    check(CHANGES, found, "roll")
+    if old is None:
+        raise ValueError("changes: there is no roll that they could change")
+    members, (kept, levels) = list(old["members"]), found["levels"]
+    for index, member in found["members"]:
+        if index >= len(members):
+            raise ValueError(f"members: there is none with the index {index}")
+        members[index] = member
+    return {**old, **found["changes"], "members": members, "levels": [*old.get("levels", [])[:kept], *levels]}
+
+
 def _check_record(new: Mapping[str, Any], group: str, old: Mapping[str, Any], many: str, one: Shape) -> None:
     """What a roll and a watch have in common; ``many`` is the key of those that it is about, ``one`` their shape."""
     if new["group"] != group:
@@ -228,7 +255,7 @@ def _check_record(new: Mapping[str, Any], group: str, old: Mapping[str, Any], ma
             check(shape, new.get(key), key)
     check(ListOf({}), new.get(many), many)
     for index, (found, was) in enumerate(itertools.zip_longest(new[many], old.get(many, ())[: len(new[many])])):
-        if found != was:
+        if found is not was and found != was:
             check(one, found, f"{many}[{index}]")
 
 
