@@ -49,10 +49,6 @@ class ConflictError(SupervisorError):
     """Somebody else wrote the roll since we looked: look again."""
 
 
-class OvertakenError(SupervisorError):
-    """An order to stop came too late: the process had been told already, or was down."""
-
-
 class NoKeyError(SupervisorError):
     """supervisord has not told this listener the key to its own methods: it will in a moment."""
 

@@ -332,6 +332,35 @@ class Roll:
     verdict: str = ""
 
 
+# --- orders
+
+
+class Verb(str, enum.Enum):
+    """What supervisord can be told to do with a process."""
+
+    STOP = "stop"
+    START = "start"
+    SIGNAL = "signal"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order to supervisord; ``signal``: which one."""
+
+    verb: Verb
+    name: str
+    signal: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an order. ``why``: supervisord refuses for good, and why. ``overtaken``: the process had been told
+    already, or was down; it says so in ``why``, too."""
+
+    why: str = ""
+    overtaken: bool = False
+
+
 # --- watch: what the guard has in hand
 
 

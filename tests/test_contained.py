@@ -123,7 +123,8 @@ class Drill:
             events.notify(kind(process, 0))
         call("listenerGuard", key, "app", WATCH)
         self.look()
-        call("getProcesses", "app")
+        for method in ("getProcesses", "getProcessesPacked", "getRollPacked"):
+            call(method, "app")
         self.record(replace(a_roll(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
         self.asked("resume", "app", True, answer=lambda: self.record(a_roll(2), 4))
         self.record(replace(a_roll(2), status=Status.DONE), before=a_roll(2))

@@ -523,11 +523,11 @@ def test_restarted_by_hand_or_by_another_listener_it_is_warmed_as_well():
 
 def test_what_is_stopped_is_closed_already_when_somebody_starts_it():
     world, roller = guarded()
-    world.stop("app", "app-2")
+    world.stop("app-2")
     roller = world.live(roller, 10.0)
     assert set(world.closed_until) == {8002}
     world.processes["app-2"].boot_takes = 0.0
-    world.start("app", "app-2")
+    world.start("app-2")
     world.pass_time(0.1)
     assert world.cold == 0
     world.live(roller, 3.0)

@@ -168,7 +168,7 @@ def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str
 @pytest.mark.parametrize("module", under("rpcinterface", "in_supervisord"))
 def test_what_runs_in_supervisord_knows_itself_and_the_smallest_of_the_rest(module: str) -> None:
     ours = {name for name in IMPORTS[module] if named(name, {PACKAGE})}
-    assert ours <= {*under("share", "plain", "errors", "in_supervisord")}
+    assert ours <= {*under("share", "plain", "packing", "errors", "in_supervisord")}
     assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
 
 

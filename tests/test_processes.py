@@ -20,10 +20,24 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, OvertakenError, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.in_listener import processes
-from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
-from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Process, Request, Roll, Stage, Ward, Watch
+from supervisor_rolling.in_listener.processes import METHODS, XmlRpcSupervisor
+from supervisor_rolling.model import (
+    GatePolicy,
+    Member,
+    Order,
+    Outcome,
+    Policy,
+    PortRule,
+    Process,
+    Request,
+    Roll,
+    Stage,
+    Verb,
+    Ward,
+    Watch,
+)
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
 DEADLINE = 20.0
@@ -38,7 +52,7 @@ NOTHING: dict[str, Any] = {
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": []}
+KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": [], "packed": True}
 """What a listener knows that has not looked yet."""
 
 
@@ -53,6 +67,7 @@ class Supervisord:
         self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
+        self.methods["system.multicall"] = lambda calls: [self._one_of_several(**call) for call in calls]
         self.key = self.told = "the key"
         self.raw: bytes | None = None
         self.status = 200
@@ -93,6 +108,13 @@ class Supervisord:
         except xmlrpc.client.Fault as fault:
             text = xmlrpc.client.dumps(fault, methodresponse=True)
         return text.encode()
+
+    def _one_of_several(self, methodName: str, params: list[Any]) -> Any:
+        self.calls.append((methodName, tuple(params)))
+        try:
+            return self.methods.get(methodName, lambda *_: True)(*params)
+        except xmlrpc.client.Fault as fault:
+            return {"faultCode": fault.faultCode, "faultString": fault.faultString}
 
     def _unlocked(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if not method.startswith("rolling.listener") or method == HELLO:
@@ -578,58 +600,59 @@ def test_a_plan_is_sent_as_a_roll(inet: Supervisord) -> None:
 # --- orders
 
 
+STOP, START, SIGNAL = Order(Verb.STOP, "app-1"), Order(Verb.START, "app-1"), Order(Verb.SIGNAL, "app-1", "USR1")
+
+
 @pytest.mark.parametrize(("group", "name", "namespec"), [("app", "app-1", "app:app-1"), ("app", "app", "app")])
-def test_orders_name_a_process_as_supervisord_does_and_do_not_wait(
+def test_orders_name_a_process_as_supervisord_does_go_in_one_call_and_do_not_wait(
     inet: Supervisord, group: str, name: str, namespec: str
 ) -> None:
-    client = inet.client()
-    assert (client.stop(group, name), client.start(group, name)) == ("", "")
-    assert inet.calls == [
+    orders = [replace(order, name=name) for order in (STOP, START, SIGNAL)]
+    assert inet.client().order(group, orders) == [Outcome()] * 3
+    assert [method for method, _ in inet.calls if method == "system.multicall"] == ["system.multicall"]
+    assert inet.calls[1:] == [
         ("supervisor.stopProcess", (namespec, False)),
         ("supervisor.startProcess", (namespec, False)),
+        ("supervisor.signalProcess", (namespec, "USR1")),
     ]
-
-
-def test_a_signal_goes_to_one_process_by_its_name(inet: Supervisord) -> None:
-    assert inet.client().signal("app", "app-1", "USR1") == ""
-    assert inet.calls == [("supervisor.signalProcess", ("app:app-1", "USR1"))]
 
 
 def test_a_signal_that_was_not_sent_says_why(inet: Supervisord) -> None:
     inet.fails("supervisor.signalProcess", Faults.BAD_SIGNAL, "BAD_SIGNAL: USR1")
-    assert inet.client().signal("app", "app-1", "USR1") == "BAD_SIGNAL: USR1"
-    inet.fails("supervisor.signalProcess", Faults.NOT_RUNNING)
-    with pytest.raises(OvertakenError):
-        inet.client().signal("app", "app-1", "USR1")
+    assert inet.client().order("app", [SIGNAL]) == [Outcome("BAD_SIGNAL: USR1")]
 
 
 @pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
 def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
     inet.fails("supervisor.stopProcess", code)
     inet.fails("supervisor.startProcess", code)
-    client = inet.client()
-    assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("", "")
+    assert inet.client().order("app", [STOP, START]) == [Outcome()] * 2
 
 
 @pytest.mark.parametrize(
     "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.UNKNOWN_METHOD]
 )
-def test_an_order_that_is_refused_for_good_says_why(inet: Supervisord, code: int) -> None:
-    inet.fails("supervisor.stopProcess", code, "NO_FILE: /srv/app")
+def test_an_order_that_is_refused_for_good_says_why_and_the_others_are_carried_out(
+    inet: Supervisord, code: int
+) -> None:
     inet.fails("supervisor.startProcess", code, "NO_FILE: /srv/app")
-    client = inet.client()
-    assert (client.stop("app", "app-1"), client.start("app", "app-1")) == ("NO_FILE: /srv/app",) * 2
+    assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/app"), Outcome()]
 
 
-def test_an_order_to_stop_what_somebody_else_has_stopped_says_so(inet: Supervisord) -> None:
-    inet.fails("supervisor.stopProcess", Faults.NOT_RUNNING)
-    with pytest.raises(OvertakenError):
-        inet.client().stop("app", "app-1")
+@pytest.mark.parametrize("order", [STOP, SIGNAL])
+def test_an_order_for_what_somebody_else_has_stopped_says_so(inet: Supervisord, order: Order) -> None:
+    inet.fails(METHODS[order.verb], Faults.NOT_RUNNING, "NOT_RUNNING")
+    assert inet.client().order("app", [order]) == [Outcome("NOT_RUNNING", overtaken=True)]
+
+
+def test_orders_to_a_supervisord_that_shuts_down_are_an_error_and_no_refusal(inet: Supervisord) -> None:
+    inet.fails("supervisor.stopProcess", Faults.SHUTDOWN_STATE)
+    error_of(lambda: inet.client().order("app", [STOP]))
 
 
 def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:
     inet.status = 500
-    error_of(lambda: inet.client().stop("app", "app-1"))
+    error_of(lambda: inet.client().order("app", [STOP]))
 
 
 # --- faults

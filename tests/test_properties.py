@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.in_listener.roller import Roller
-from supervisor_rolling.model import Connection, DrainPolicy, Roll, Share, Stage, Status
+from supervisor_rolling.model import Connection, DrainPolicy, Order, Outcome, Roll, Share, Stage, Status
 from supervisor_rolling.pure.lasting import TOLD
 from tests.world import STEP, Killed, SimProcess, World, fast_policy
 
@@ -92,10 +92,10 @@ class Luck(World):
             super().pass_time(min(STEP, end - self.now))
             self._count()
 
-    def stop(self, group: str, name: str) -> str:
+    def stop(self, name: str) -> Outcome:
         before = self.lost
         try:
-            return super().stop(group, name)
+            return super().stop(name)
         finally:
             self.lost_by_stop += self.lost - before
 
@@ -358,16 +358,16 @@ def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from
 
 
 class Slow(World):
-    """A supervisord that takes longer for an order to stop than the lease lasts."""
+    """A supervisord that takes longer for a few orders than the lease lasts."""
 
-    def stop(self, group: str, name: str) -> str:
-        answer = super().stop(group, name)
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        outcomes = super().order(group, orders)
         self.pass_time(self.gate_policy.lease + 1.0)
-        return answer
+        return outcomes
 
 
-def test_an_order_that_takes_longer_than_the_lease_costs_the_next_process_no_request() -> None:
-    world = Slow(4, fast_policy(max_unavailable=Share(number=2), canary=0))
+def test_orders_that_take_longer_than_the_lease_cost_the_next_processes_no_request() -> None:
+    world = Slow(12, fast_policy(max_unavailable=Share(number=8), canary=0))
     world.ask()
-    world.run(world.roller(), PATIENCE)
+    world.run(world.roller(), 4 * PATIENCE)
     assert (world.roll().status, world.lost) == (Status.DONE, 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +14,14 @@ from supervisor_rolling.errors import Fault, SocketsError
 from supervisor_rolling.in_listener.contracts import NO_ANSWER
 from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
-from supervisor_rolling.in_listener.roller import RETRY_EVERY, Roller
+from supervisor_rolling.in_listener.roller import ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Roller
 from supervisor_rolling.model import (
     Config,
     Connections,
     DrainPolicy,
     GuardPolicy,
+    Order,
+    Outcome,
     PortRule,
     RestartPolicy,
     Share,
@@ -499,6 +502,31 @@ def test_questions_about_the_rolls_that_were_are_answered_one_a_turn():
         ["told", "told", "asked", "planned"],
         ["told", "told", "told", "planned"],
     ]
+
+
+def test_of_many_orders_a_turn_gives_no_more_than_its_time_allows_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    world = World(30, fast_policy(max_unavailable=Share(number=20), canary=0))
+    batches, order = [], world.order
+
+    def slow(group: str, orders: Sequence[Order]) -> list[Outcome]:
+        batches.append((turns, len(orders)))
+        world.now += ORDERS_WITHIN * 0.7
+        return order(group, orders)
+
+    monkeypatch.setattr(world, "order", slow)
+    world.ask()
+    roller = world.roller()
+    turns = 0
+    while sum(number for _, number in batches) < 20:
+        world.pass_time(roller.turn())
+        turns += 1
+    assert {number for _, number in batches} == {ORDERS_AT_ONCE}
+    assert max(collections.Counter(turn for turn, _ in batches).values()) == 2
+    monkeypatch.undo()
+    world.run(roller)
+    assert (world.roll().status, world.lost, world.cold) == (Status.DONE, 0, 0)
 
 
 # --- the set-up
@@ -1007,7 +1035,7 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     while world.roll_or_none() is None or stages(world)["app-1"] != until:
         roller.turn()
         world.pass_time(0.01)
-    world.stop("app", "app-1")
+    world.stop("app-1")
     world.run(roller)
     assert world.processes["app-1"].state == "STOPPED"
     assert world.roll().status is Status.DONE
@@ -1018,14 +1046,14 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
 class FasterOperator(World):
     """Somebody stops a process between the look that found it drained and the roll's own order."""
 
-    def stop(self, group: str, name: str) -> str:
+    def stop(self, name: str) -> Outcome:
         if name == "app-1" and not self.processes[name].releases:
-            super().stop(group, name)  # theirs
-        return super().stop(group, name)
+            super().stop(name)  # theirs
+        return super().stop(name)
 
-    def start(self, group: str, name: str) -> str:
+    def start(self, name: str) -> Outcome:
         assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
-        return super().start(group, name)
+        return super().start(name)
 
 
 def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
@@ -1042,13 +1070,13 @@ class StoppedAfterALook(World):
     def look(self, guarded: Collection[str]) -> SupervisorWorld:
         found = super().look(guarded)
         if self.roll_or_none() and stages(self)["app-1"] == "draining" and self.processes["app-1"].pid:
-            self.stop("app", "app-1")
+            self.stop("app-1")
             self._goes_down(self.processes["app-1"], "STOPPED")
         return found
 
-    def start(self, group: str, name: str) -> str:
+    def start(self, name: str) -> Outcome:
         assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
-        return super().start(group, name)
+        return super().start(name)
 
 
 def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_has_said_so_yet():
@@ -1107,7 +1135,7 @@ def test_a_roll_whose_processes_are_all_stopped_after_some_were_replaced_is_abor
     while world.roll_or_none() is None or not world.roll().members[0].replaced:
         roller = world.run(roller, 0.01)
     for name in world.processes:
-        world.stop("app", name)
+        world.stop(name)
     world.run(roller)
     assert (world.roll().status, "stopped by hand" in world.roll().why) == (Status.ABORTED, True)
 
@@ -1119,7 +1147,7 @@ def test_a_roll_all_of_whose_processes_are_stopped_by_hand_is_aborted():
     roller = world.roller()
     world.run(roller, 0.3)
     for name in world.processes:
-        world.stop("app", name)
+        world.stop(name)
     world.run(roller)
     assert (world.roll().status, world.roll().members[0].wanted) == (Status.ABORTED, False)
     assert "stopped by hand" in world.roll().why

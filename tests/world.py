@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from supervisor_rolling.errors import ConflictError, GateError, GatePermissionError, OvertakenError
+from supervisor_rolling.errors import ConflictError, GateError, GatePermissionError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.history import FileHistory
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
@@ -36,6 +36,8 @@ from supervisor_rolling.model import (
     HookResult,
     Notice,
     NoticeJob,
+    Order,
+    Outcome,
     Policy,
     PortRule,
     Process,
@@ -44,6 +46,7 @@ from supervisor_rolling.model import (
     RestartPolicy,
     Roll,
     Share,
+    Verb,
     Warmth,
     WarmupJob,
     WarmupPolicy,
@@ -229,6 +232,9 @@ class Flags:
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
         self._world.flagged = {name for _, name in draining}
+
+
+OVERTAKEN = Outcome("NOT_RUNNING", overtaken=True)
 
 
 class Hooks:
@@ -432,7 +438,15 @@ class World:
         self.mailbox.answer(request, "planned", 0, "", {"roll": roll})
         self._operation("plan")
 
-    def stop(self, group: str, name: str) -> str:
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        return [self._ordered(one) for one in orders]
+
+    def _ordered(self, order: Order) -> Outcome:
+        if order.verb is Verb.SIGNAL:
+            return self.signal(order.name, order.signal)
+        return self.stop(order.name) if order.verb is Verb.STOP else self.start(order.name)
+
+    def stop(self, name: str) -> Outcome:
         process = self.processes[name]
         if process.state == "BACKOFF":
             self._goes_down(process, "STOPPED")
@@ -444,21 +458,21 @@ class World:
             self._becomes(process, "STOPPING")
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
         else:
-            raise OvertakenError("NOT_RUNNING")
+            return OVERTAKEN
         self._operation(f"stop {name}")
-        return ""
+        return Outcome()
 
-    def signal(self, group: str, name: str, signal: str) -> str:
+    def signal(self, name: str, signal: str) -> Outcome:
         process = self.processes[name]
         if self.refuses_to_signal:
-            return self.refuses_to_signal
+            return Outcome(self.refuses_to_signal)
         if process.state not in ("RUNNING", "STARTING", "STOPPING"):
-            raise OvertakenError("NOT_RUNNING")
+            return OVERTAKEN
         self._is_told(process, signal)
         if signal != process.heeds or process.state != "RUNNING":
             self.crash(name)
         self._operation(f"signal {name}")
-        return ""
+        return Outcome()
 
     def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
         jobs = {name.partition(":")[2]: job for name, job in wanted.items()}
@@ -480,14 +494,14 @@ class World:
         if how == process.heeds:
             process.connections = [min(end, self.now + SENDS_AWAY) for end in process.connections]
 
-    def start(self, group: str, name: str) -> str:
+    def start(self, name: str) -> Outcome:
         process = self.processes[name]
         if self.refuses_to_start:
-            return self.refuses_to_start
+            return Outcome(self.refuses_to_start)
         if process.state in ("STOPPED", "EXITED", "FATAL"):
             self._spawn(process)
         self._operation(f"start {name}")
-        return ""
+        return Outcome()
 
     def check(self) -> None:
         if self.gate_problem:

@@ -18,6 +18,8 @@ from supervisor_rolling.model import (
     HookResult,
     Notice,
     NoticeJob,
+    Order,
+    Outcome,
     Report,
     Roll,
     Warmth,
@@ -327,16 +329,6 @@ class Supervisor(Protocol):
         """Answer a question about the rolls that were: ``rolls``, an array of heads, or ``record``, JSON text."""
         ...
 
-    def stop(self, group: str, name: str) -> str:
-        """Order a stop. Returns why supervisord refuses for good, or nothing; does not wait for the end. Raises
-        OvertakenError where the process had been told already, or was down."""
-        ...
-
-    def signal(self, group: str, name: str, signal: str) -> str:
-        """Have a signal sent to a process; ``signal``: its name without SIG. Returns why supervisord did not, or
-        nothing. Raises OvertakenError where the process was down."""
-        ...
-
-    def start(self, group: str, name: str) -> str:
-        """Order a start. Returns why supervisord refuses for good, or nothing; does not wait for the end."""
+    def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
+        """Give a few orders at once, and say what became of each; waits for the end of none."""
         ...

@@ -24,7 +24,6 @@ from supervisor_rolling.errors import (
     Fault,
     GateError,
     NoKeyError,
-    OvertakenError,
     RefusedError,
     SocketsError,
     SupervisorError,
@@ -59,6 +58,8 @@ from supervisor_rolling.model import (
     Member,
     Notice,
     NoticeJob,
+    Order,
+    Outcome,
     Report,
     Request,
     Reuse,
@@ -66,6 +67,7 @@ from supervisor_rolling.model import (
     Seen,
     Stage,
     Status,
+    Verb,
     Warmth,
     WarmupJob,
     Watch,
@@ -81,7 +83,7 @@ from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, pau
 from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
-from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, Order, Verb, closed_since, is_overdue
+from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, closed_since, is_overdue
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -96,6 +98,13 @@ LONGEST_GAP = 2.0
 ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
 0.05 s, but only when something wakes it."""
+
+ORDERS_AT_ONCE = 4
+"""Orders in one call: supervisord answers nobody while it carries them out, and to start one among a thousand takes it
+several milliseconds."""
+
+ORDERS_WITHIN = 0.03
+"""Seconds of a turn after which it begins no further call with orders: the next turn looks first, and goes on."""
 
 TOLD_OF = ("history", "record")
 """The kinds of requests that ask about the rolls that were."""
@@ -297,6 +306,7 @@ class Roller:
         self.warmups.end()
 
     def _turn(self) -> float:
+        began = self.clock()
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
         for ended in self._watches.ended(world):
@@ -318,11 +328,13 @@ class Roller:
         self._empty_pools()
         self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
         self._overtaken = {}
-        for group in new.values():
-            self._order(group)
+        until = began + ORDERS_WITHIN
+        are_left = [group for group in new.values() if self._order(group, until)]
         _beside(lambda: self._count(new, warmths))
         if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
+            return 0.0
+        if are_left:
             return 0.0
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
         late = [MOVE_LOOK_EVERY] if self.deaths.take() else []  # supervisord has not yet come round to them
@@ -593,42 +605,47 @@ class Roller:
         rolls = [group.roll for group in self._groups.values() if group.roll]
         return [(roll, member) for roll in rolls for member in machine.leaving(roll, self.gatekeeper.closed_since)]
 
-    def _order(self, group: Group) -> None:
-        if group.roll is None:
-            return
-        for order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
+    def _order(self, group: Group, until: float) -> bool:
+        """Give the orders of a group, a few at a time, and no more of them when it is ``until``. Whether some are left
+        for the next turn."""
+        given: set[Order] = set()
+        while True:
+            left = [order for order in self._orders(group) if order not in given]
+            if not left:
+                return False
+            if given and self.clock() >= until:
+                return True
             self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
-            if order in machine.orders(group.roll, group.seen, self.gatekeeper.closed_since):
-                self._give(group, order)
+            batch, still = left[:ORDERS_AT_ONCE], self._orders(group)
+            self._give(group, [order for order in batch if order in still])
+            given.update(batch)
 
-    def _give(self, group: Group, order: Order) -> None:
+    def _orders(self, group: Group) -> Sequence[Order]:
+        return machine.orders(group.roll, group.seen, self.gatekeeper.closed_since) if group.roll else ()
+
+    def _give(self, group: Group, orders: Sequence[Order]) -> None:
         assert group.roll is not None
-        if order.verb is Verb.SIGNAL:
-            self._signal(group.roll, order)
-        else:
-            self._move(group.roll.group, order)
+        outcomes = self.supervisor.order(group.roll.group, orders) if orders else ()
+        for order, outcome in zip(orders, outcomes):
+            if order.verb is Verb.SIGNAL:
+                self._note_signal(group.roll, order, outcome)
+            else:
+                self._note_move(group.roll.group, order, outcome)
 
-    def _signal(self, roll: Roll, order: Order) -> None:
+    def _note_signal(self, roll: Roll, order: Order, outcome: Outcome) -> None:
         """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
         key = _key(roll.group, order.name)
-        try:
-            problem = self.supervisor.signal(roll.group, order.name, order.signal)
-        except OvertakenError as error:
-            problem = str(error)
         self._told[key] = next(member.old_pid for member in roll.members if member.name == order.name)
-        if problem:
-            log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, problem)
+        if outcome.why:
+            log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, outcome.why)
         else:
             log.info("%s: told by the signal %s that it drains", key, order.signal)
 
-    def _move(self, group: str, order: Order) -> None:
-        key = _key(group, order.name)
-        give = self.supervisor.stop if order.verb is Verb.STOP else self.supervisor.start
+    def _note_move(self, group: str, order: Order, outcome: Outcome) -> None:
+        key, refusal = _key(group, order.name), outcome.why
         self._refusals.pop(key, None)
-        try:
-            refusal = give(group, order.name)
-        except OvertakenError as error:
-            self._overtaken[key] = str(error)
+        if outcome.overtaken:
+            self._overtaken[key] = refusal
             log.info("%s: %s not ordered, somebody else was faster", key, order.verb.value)
             return
         if refusal:

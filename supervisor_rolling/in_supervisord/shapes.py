@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Union
 
+from supervisor_rolling.packing import unpack
+
 STATUSES = frozenset({"running", "done", "failed", "aborted", "planned"})
 STAGES = frozenset({"open", "down", "draining", "restarting", "warming", "settling", "failed"})
 
@@ -181,7 +183,13 @@ HEAD: dict[str, Shape] = {
 TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(HEAD)}, "record": {"record": TEXT}}
 """By the kind of the request."""
 
-KNOWN: Shape = {"rolls": TableOf(WHOLE), "watches": TableOf(WHOLE), "table": WHOLE, "guarded": ListOf(TEXT)}
+KNOWN: Shape = {
+    "rolls": TableOf(WHOLE),
+    "watches": TableOf(WHOLE),
+    "table": WHOLE,
+    "guarded": ListOf(TEXT),
+    "packed": Added(TRUTH),
+}
 
 
 def read_roll(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def read_told(text: Any, kind: str) -> dict[str, Any]:
 def _read(text: Any) -> dict[str, Any]:
     check(TEXT, text, "JSON")
     try:
-        found = json.loads(text)
+        found = json.loads(unpack(text))
     except RecursionError:
         raise ValueError("JSON: it is nested too deeply") from None
     check({}, found, "JSON")

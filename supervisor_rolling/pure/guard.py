@@ -39,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.model import Change, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
+from supervisor_rolling.model import Change, Member, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
 from supervisor_rolling.pure.hooks import warmup_job
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, cold_text, state_text
@@ -70,6 +70,8 @@ def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
     known = {ward.name: ward for ward in watch.wards}
     found = {name: ward for name, ward in known.items() if name in held and _is_to_be_noted(ward, seen)}
     for name, process in seen.processes.items():
+        if process.warm and process.state in ALIVE and name not in known:
+            continue  # as nearly all are, at nearly every look
         if name in ports and ports[name] and name not in held:
             ward = _step(known.get(name), process, ports[name], watch, seen)
             ward = _handed_over(ward, process, roll, seen) if ward and name not in known else ward
@@ -185,13 +187,13 @@ def _held_by(roll: Roll | None, processes: Mapping[str, Process]) -> dict[str, b
     """
     if roll is None or roll.status is not Status.RUNNING:
         return {}
-    held = {m.name: m.stage in CLOSED_STAGES for m in roll.members if m.stage is not Stage.OPEN}
-    return {name: shut for name, shut in held.items() if shut or _lives_on(name, roll, processes)}
+    held = [member for member in roll.members if member.stage is not Stage.OPEN]
+    return {m.name: m.stage in CLOSED_STAGES for m in held if m.stage in CLOSED_STAGES or _lives_on(m, processes)}
 
 
-def _lives_on(name: str, roll: Roll, processes: Mapping[str, Process]) -> bool:
-    pid = next(member.pid for member in roll.members if member.name == name)
-    return name in processes and processes[name].pid == pid and processes[name].state in ALIVE
+def _lives_on(member: Member, processes: Mapping[str, Process]) -> bool:
+    process = processes.get(member.name)
+    return process is not None and process.pid == member.pid and process.state in ALIVE
 
 
 def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) -> Ward:
@@ -208,6 +210,8 @@ def _shut(
     wards: Mapping[str, Ward], watch: Watch, seen: Seen, ports: Ports, held: Mapping[str, bool]
 ) -> tuple[Ward, ...]:
     """The wards, each with its gate as it shall be, in natural order."""
+    if not wards:
+        return ()
     there = [name for name, process in seen.processes.items() if ports.get(name) and not _is_gone(process)]
     limit = limit_for(watch.policy.guard.max_closed, len(there))
     serves = _is_one_warm_and_open(wards, seen, ports, held)

@@ -45,7 +45,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from supervisor_rolling.model import Member, NoticeJob, Process, Roll, Seen, Stage, Status, Timing, Ward, WarmupJob
+from supervisor_rolling.model import (
+    Member,
+    NoticeJob,
+    Order,
+    Process,
+    Roll,
+    Seen,
+    Stage,
+    Status,
+    Timing,
+    Ward,
+    WarmupJob,
+)
 from supervisor_rolling.pure import hooks
 from supervisor_rolling.pure.chronicle import levelled, noted, shifted
 from supervisor_rolling.pure.names import natural
@@ -55,7 +67,6 @@ from supervisor_rolling.pure.stages import (
     HAND_PATIENCE,
     NOT_UP,
     UNDER_WAY,
-    Order,
     can_be_told,
     closed_since,
     notice,
@@ -195,11 +206,30 @@ def _excused_one(member: Member, seen: Seen) -> Member:
 
 
 def _admit(roll: Roll, seen: Seen) -> Roll:
-    while True:
-        member = _next(roll, seen)
-        if member is None:
-            return roll
-        roll = _with(roll, member, _leave(member, seen))
+    """Let those leave OPEN that may now, the next one first."""
+    if roll.paused or _is_stopping(roll):
+        return roll
+    replaced = sum(member.replaced for member in roll.members)
+    places = (1 if replaced < roll.policy.canary else roll.limit) - _count(roll, UNDER_WAY)
+    if places <= 0:
+        return roll
+    serving, counted = available(roll, seen), sum(_counts(member, seen) for member in roll.members)
+    leaving: dict[str, Member] = {}
+    for member in _candidates(roll, seen):
+        has_room = counted - serving < roll.limit and (serving > 1 or roll.force)
+        if len(leaving) >= places or (_serves(member, seen) and not has_room):
+            break
+        leaving[member.name] = _leave(member, seen)
+        serving -= _is_available(member, seen)
+        counted += not _counts(member, seen)
+    if not leaving:
+        return roll
+    return replace(roll, members=tuple(leaving.get(member.name, member) for member in roll.members))
+
+
+def _counts(member: Member, seen: Seen) -> bool:
+    """Whether it is one of the group at all: those that an operator stopped are not."""
+    return _state(member, seen) not in NOT_UP or member.stage is not Stage.OPEN
 
 
 def _leave(member: Member, seen: Seen) -> Member:
@@ -209,25 +239,6 @@ def _leave(member: Member, seen: Seen) -> Member:
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
     member = replace(member, pid=0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
     return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), why="")
-
-
-def _with(roll: Roll, old: Member, new: Member) -> Roll:
-    return replace(roll, members=tuple(new if member is old else member for member in roll.members))
-
-
-def _next(roll: Roll, seen: Seen) -> Member | None:
-    """Who may leave OPEN now."""
-    if roll.paused or _is_stopping(roll):
-        return None
-    candidates = _candidates(roll, seen)
-    under_way = _count(roll, UNDER_WAY)
-    replaced = sum(member.replaced for member in roll.members)
-    if not candidates or under_way >= (1 if replaced < roll.policy.canary else roll.limit):
-        return None
-    first = candidates[0]
-    if not _serves(first, seen) or _has_room(roll, seen):
-        return first
-    return None
 
 
 def _candidates(roll: Roll, seen: Seen) -> list[Member]:
@@ -252,12 +263,6 @@ def _can_go(member: Member, seen: Seen) -> bool:
     if member.name in seen.dead:
         return False
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
-
-
-def _has_room(roll: Roll, seen: Seen) -> bool:
-    counted = [m for m in roll.members if _state(m, seen) not in NOT_UP or m.stage is not Stage.OPEN]
-    serving = available(roll, seen)
-    return len(counted) - serving < roll.limit and (serving > 1 or roll.force)
 
 
 def _finish(roll: Roll, seen: Seen) -> Roll:

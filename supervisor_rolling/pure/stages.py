@@ -7,15 +7,15 @@ do for it.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Callable
 
 from supervisor_rolling.model import (
     DrainPolicy,
     Member,
+    Order,
     Process,
     RestartPolicy,
     Reuse,
@@ -23,6 +23,7 @@ from supervisor_rolling.model import (
     Seen,
     Stage,
     Timing,
+    Verb,
     Warmth,
     WarmupPolicy,
 )
@@ -69,23 +70,6 @@ have been too late to say so in its first answer, but not in the second."""
 
 SOON = 60.0
 """Seconds of service after which nobody would set startsecs so high that a death is found before it."""
-
-
-class Verb(str, enum.Enum):
-    """What supervisord can be told to do with a process."""
-
-    STOP = "stop"
-    START = "start"
-    SIGNAL = "signal"
-
-
-@dataclass(frozen=True)
-class Order:
-    """One order to supervisord; ``signal``: which one."""
-
-    verb: Verb
-    name: str
-    signal: str = ""
 
 
 def step(member: Member, roll: Roll, seen: Seen) -> Member:
