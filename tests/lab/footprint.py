@@ -47,6 +47,15 @@ def take(pid: int, python: Mapping[str, int], within: float = 10.0) -> Footprint
     return Footprint(sizes["Rss"], sizes["Pss"], alone, sizes["Anonymous"], files, threads, python)
 
 
+def proportional(pid: int) -> int:
+    """Its memory in kB, of what it shares with others its part (PSS): a sum over processes counts no page twice. 0 for
+    one that is gone."""
+    try:
+        return _sizes(pid).get("Pss", 0)  # a zombie has none
+    except OSError:
+        return 0
+
+
 def growth(first: Footprint, last: Footprint, slack: Slack) -> Sequence[str]:
     """What the last has more than the first, or otherwise, and more than ``slack`` allows; a clause each."""
     numbers = {"kB of memory of its own": (first.anonymous, last.anonymous, slack.anonymous)}

@@ -12,6 +12,9 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
+TICKS = os.sysconf("SC_CLK_TCK")
+"""In a second, of the kernel's clock for processor time."""
+
 POLL = 0.01
 """Seconds between two looks at a process that should end."""
 
@@ -70,6 +73,15 @@ def end(processes: Iterable[Identity], grace: float = 2.0) -> set[Identity]:
             _signal(process, number)
         left = wait_gone(left, patience)
     return left
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that it has used itself, its children not among it; 0.0 for one that is gone."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def command(process: Identity) -> str:

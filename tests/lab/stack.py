@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from supervisor_rolling.draining import DIRECTORY_VARIABLE
 from tests.lab import haproxy, proc
-from tests.lab.site import FAULT_FILE, PATHS, RELEASE_FILE
+from tests.lab.site import FAULT_FILE, LIFE_FILE, PATHS, RELEASE_FILE
 from tests.lab.wall import JUMP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +187,7 @@ class Stack:
             MARK: str(self.directory),
             RELEASE_FILE: str(self.directory / "release"),
             FAULT_FILE: str(self.directory / "fault"),
+            LIFE_FILE: str(self.directory / "life"),
             JUMP_FILE: str(self.directory / "jump"),
             DIRECTORY_VARIABLE: str(self.directory / "draining"),
         }

@@ -14,5 +14,8 @@ PATHS = ("/", *(f"/page/{number}" for number in range(1, PARTS + 1)))
 RELEASE_FILE = "LAB_RELEASE_FILE"
 """The environment variable that names the file with the deployed release, a word."""
 
+LIFE_FILE = "LAB_LIFE_FILE"
+"""The environment variable that names the file in which processes tell that they serve, see life.py."""
+
 FAULT_FILE = "LAB_FAULT_FILE"
 """The environment variable that names the file with the deployed fault, see deploy.py."""

@@ -13,6 +13,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.site.deploy import boot, read_deploy
+from tests.lab.site.life import UP, tell
 
 THREADS = 16
 
@@ -36,6 +37,7 @@ async def serve(address: str, port: int) -> None:
 
     container = WSGIContainer(make_application(deploy), ThreadPoolExecutor(THREADS))
     HTTPServer(container).listen(deploy.port(port), address)
+    tell(UP)
     await asyncio.Event().wait()
 
 

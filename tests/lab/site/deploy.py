@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.site import FAULT_FILE, RELEASE_FILE
+from tests.lab.site.life import started
 
 NUMBERED = ("exit", "slow", "port")
 FAULTS = ("die", "500", "500 everywhere", "hang", "hang everywhere", "deaf", *NUMBERED)
@@ -67,19 +68,13 @@ def boot(deploy: Deploy) -> None:
     if deploy.fault == "die":
         sys.exit("this release cannot even be imported")
     if deploy.fault == "exit":
-        end = threading.Timer(max(0.0, deploy.number - _age()), os._exit, [EXIT_STATUS])
+        end = threading.Timer(max(0.0, deploy.number - (time.monotonic() - started())), os._exit, [EXIT_STATUS])
         end.daemon = True
         end.start()
     if deploy.fault == "slow":
         time.sleep(deploy.number)
     if deploy.fault == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _age() -> float:
-    """Seconds that this process lives, as supervisord counts them for startsecs: the interpreter has started, too."""
-    started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def _text_of(variable: str) -> str:
