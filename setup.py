@@ -37,6 +37,8 @@ setup(
             "ansible-core>=2.15",
             "setuptools>=70.1",  # makes the wheel that Ansible installs
         ],
+        # What the benchmark compares with; uWSGI is built with gcc.
+        "bench": ["gunicorn>=21.2", "uWSGI>=2.0.20", "circus>=0.18", "supervisor-serialrestart>=0.1.1"],
         "metrics": ["prometheus_client>=0.19"],
         "pools": ["tornado>=6.3", "gunicorn>=21.2", "waitress>=2.1", "uWSGI>=2.0.20"],  # uWSGI is built with gcc
         # supervisor 4.2 imports pkg_resources and asks for any setuptools, of which 82 has it no more.
