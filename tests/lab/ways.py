@@ -13,7 +13,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from tests.lab.stack import GROUP, LabError, Stack, answers
+from tests.lab import haproxy
+from tests.lab.stack import GROUP, LabError, Process, Stack, answers
 
 WARM_ADDRESS = "127.0.0.2"
 """Where the post's script reaches a process that is closed on 127.0.0.1; the application binds 0.0.0.0 for it."""
@@ -22,6 +23,14 @@ DISABLE_PORT = 9
 """The post's "known unused port" (discard)."""
 
 SERVE_WITHIN = 30.0
+DRAIN_WITHIN = 30.0
+SERIAL_WITHIN = 900.0
+
+SERIAL_RESTART = """\
+[ctlplugin:serialrestart]
+supervisor.ctl_factory = supervisorserialrestart.controllerplugin:make_serialrestart_controllerplugin
+"""
+"""The section that supervisor-serialrestart wants, by its README."""
 
 
 def restart_all(stack: Stack) -> None:
@@ -33,6 +42,32 @@ def restart_each(stack: Stack) -> None:
     """One ``supervisorctl restart app:X`` after another."""
     for process in stack.processes():
         _restart(stack, process.name)
+
+
+def serial_restart(stack: Stack) -> None:
+    """``supervisorctl serialrestart app:*``, of the plugin of that name; in whatever order it takes."""
+    done = stack.ctl("serialrestart", f"{GROUP}:*", timeout=SERIAL_WITHIN)
+    if done.returncode != 0 or "ERROR" in done.stdout or done.stdout.count(": started") != stack.setup.processes:
+        raise LabError(f"supervisorctl serialrestart: {done.stdout}{done.stderr}")
+
+
+def by_haproxy(stack: Stack) -> None:
+    """What a script does with HAProxy's runtime API, one process after another: ``set server … state drain``, wait
+    until ``show stat`` has no request of it, restart, warm up, ``state ready``."""
+    for process in stack.processes():
+        server = f"{haproxy.BACKEND}/{process.name.partition(':')[2]}"
+        haproxy.ask(stack, f"set server {server} state drain")
+        stack.wait_until(functools.partial(_has_none, stack, process), DRAIN_WITHIN, f"{server} is drained")
+        _restart(stack, process.name)
+        serves = functools.partial(answers, process.port)
+        stack.wait_until(serves, SERVE_WITHIN, f"port {process.port} serves")
+        stack.warm([process.port])
+        haproxy.ask(stack, f"set server {server} state ready")
+
+
+def _has_none(stack: Stack, process: Process) -> bool:
+    found = haproxy.statistics(stack)[process.name.partition(":")[2]]
+    return found["scur"] == found["qcur"] == "0"
 
 
 def by_the_post(stack: Stack, wait: float) -> None:
