@@ -67,7 +67,7 @@ middleware: .venv/has-demo,test
 endurance: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.faults.endurance $(ARGS)
 
-bench: .venv/has-demo
+bench: .venv/has-demo,bench
 	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
 
 clean:

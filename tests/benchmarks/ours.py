@@ -1,16 +1,12 @@
-"""Our way in the benchmark, and what is asked of it beyond the load's report.
-
-``bound``: what the roll could not have taken less than: for each process its observed drain, stop, and the longer of
-startsecs and boot with warm-up, divided by how many go at once; the canary goes alone. ``state_p99``: of
-``supervisor.getState``, called all through the roll. ``listener_mb``: the listener's resident memory at the end.
-"""
+"""Our way in the benchmark: the stack that it needs, the roll, and what is asked of supervisord meanwhile."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,44 +14,65 @@ from typing import Any
 
 from tests.lab import haproxy, plugin
 from tests.lab.load import quantile
-from tests.lab.stack import LabError, Setup, Stack
+from tests.lab.look import wait_open
+from tests.lab.stack import GROUP, LabError, Setup, Stack
 
 POLICY = "rolling.yaml"
+HISTORY = {"file": "%(here)s/rolls.jsonl"}
 STATE_EVERY = 0.02  # seconds between two calls of getState
+ROLL_WITHIN = 900.0
+ANSWERS, ANSWERS_EVERY = 10, 0.05  # seconds
 
 SETUP = Setup(supervisor=plugin.sections(Path("%(here)s") / POLICY), files={POLICY: plugin.policy()})
-BEHIND_HAPROXY = replace(SETUP, balancer="haproxy", files={POLICY: plugin.policy(gate=haproxy.gate("%(here)s"))})
 
 
-def roll(stack: Stack, at_a_time: int) -> dict[str, float]:
-    """``supervisorctl rolling_restart app``; its figures."""
-    with _asking_for_the_state(stack) as latencies:
-        done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(at_a_time))
+def setup(backend: str) -> Setup:
+    """A stack with the plugin and a history, and this gate; behind HAProxy, where that is the gate."""
+    gate = haproxy.gate("%(here)s") if backend == "haproxy" else {"backend": backend}
+    balancer = "haproxy" if backend == "haproxy" else "nginx"
+    return replace(SETUP, balancer=balancer, files={POLICY: plugin.policy(gate=gate, history=HISTORY)})
+
+
+def warm(stack: Stack) -> None:
+    """Until the guard, too, has everybody warm and open."""
+    stack.warm()
+    wait_open(stack, ROLL_WITHIN)
+
+
+def roll(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
+    """``supervisorctl rolling_restart app``; the record of the roll, and when it ``started``, on CLOCK_MONOTONIC."""
+    options = ("--json", "--max-unavailable", str(at_a_time))
+    with ThreadPoolExecutor(1) as pool:
+        rolling = pool.submit(stack.ctl, "rolling_restart", GROUP, *options, timeout=ROLL_WITHIN)
+        started = _start_of_roll(stack, rolling.done)
+        done = rolling.result()
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
-    found = json.loads(done.stdout)
-    return {
-        "roll": found["seconds"],
-        "bound": bound(found["processes"], stack.setup.startsecs, at_a_time),
-        "least_available": found["least_available"],
-        "state_p99": quantile(sorted(latencies), 0.99),
-        "listener_mb": _resident_mb(stack),
-    }
+    return {**json.loads(str(stack.rpc().rolling.getRecord(GROUP))), "started": started}
 
 
-def bound(processes: list[Mapping[str, Any]], startsecs: float, at_a_time: int) -> float:
-    """Seconds; see the module."""
-    canary, *rest = [p["drained"] + p["stopped"] + max(startsecs, p["warmed"]) for p in processes]
-    return canary + sum(rest) / at_a_time
+def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float:
+    """By what supervisord says of a roll that runs, for how many seconds it does: as exact as the quickest of some
+    answers is quick. Raises LabError where no roll ran."""
+    found: list[tuple[float, float]] = []
+    proxy = stack.rpc()
+    while len(found) < ANSWERS and not is_over():
+        asked = time.monotonic()
+        rolls: Any = proxy.rolling.getAllRolls()
+        took = time.monotonic() - asked
+        found += [(took, asked + took / 2 - roll["seconds"]) for roll in rolls if roll["status"] == "running"]
+        time.sleep(ANSWERS_EVERY)
+    if not found:
+        raise LabError("no roll was seen to run")
+    return min(found)[1]
 
 
-def figures(own: Mapping[str, float]) -> str:
-    """One line for a person."""
-    return (
-        f"took {own['roll']:.2f} s, {own['roll'] / own['bound']:.2f} of the bound of {own['bound']:.2f} s; "
-        f"at least {own['least_available']:.0f} available; getState p99 {1000 * own['state_p99']:.1f} ms; "
-        f"listener {own['listener_mb']:.0f} MB resident"
-    )
+def roll_while_asked(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
+    """The same while ``supervisor.getState`` is called all the time; with the p99 of that, in seconds, and the resident
+    memory of the listener at the end, in MB."""
+    with _asking_for_the_state(stack) as latencies:
+        record = roll(stack, at_a_time)
+    return {**record, "state_p99": quantile(sorted(latencies), 0.99), "listener_mb": _resident_mb(stack)}
 
 
 @contextmanager
@@ -79,8 +96,13 @@ def _ask(stack: Stack, latencies: list[float], over: threading.Event) -> None:
         latencies.append(time.monotonic() - began)
 
 
+def listener_pid(stack: Stack) -> int:
+    """0 where there is none."""
+    infos: Any = stack.rpc().supervisor.getAllProcessInfo()
+    return next((info["pid"] for info in infos if info["name"] == "rolling"), 0)
+
+
 def _resident_mb(stack: Stack) -> float:
-    info: Any = stack.rpc().supervisor.getProcessInfo("rolling")
-    status = Path(f"/proc/{info['pid']}/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{listener_pid(stack)}/status").read_text(encoding="ascii")
     (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.benchmarks.rolls import NEW, NOISY, OLD, aligned
+from tests.benchmarks.measuring import NEW, NOISY, OLD
+from tests.benchmarks.results import aligned
 from tests.lab import plugin
 from tests.lab.load import Load, Plan, Report
 from tests.lab.netns import NoNamespaceError, enter_private_network
