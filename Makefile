@@ -34,7 +34,8 @@ help:
 	@echo 'make endurance  a thousand rolls: does anything grow? ARGS="--rolls 100" for fewer'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make check      lint and test'
-	@echo 'make bench      ways of restarting, compared under load'
+	@echo 'make bench      ours and other ways of restarting, compared under load, in 45 minutes;'
+	@echo '                ARGS="--sizes 8 --ways steady,uwsgi,ours-iptables" for some'
 	@echo 'make clean      removes virtual environments and caches'
 
 demo: .venv/has-demo

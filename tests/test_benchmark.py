@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import bound, goals, picture, results
+from tests.benchmarks import bound, goals, picture, publish, results
 from tests.benchmarks.measuring import before
 from tests.benchmarks.results import Latencies, Result
 from tests.benchmarks.watching import Life, busy, least, lives
@@ -234,6 +234,27 @@ def test_the_picture_is_xml_with_a_bar_as_long_as_each_restart_took():
     words = [text.text for text in drawing.iter(f"{SVG}text")]
     assert "rolling & restarting" in words
     assert "3 failed · 0 cold · p99 10 → 11 ms · 7 of 8" in words
+
+
+# --- the README
+
+
+def test_the_readme_shows_what_was_published_and_nothing_else_is_said_to_be():
+    is_published = publish.FOLDER.exists()
+    readme = publish.README.read_text(encoding="utf-8")
+    assert ("docs/benchmark/rolls.svg" in readme) == is_published
+    if is_published:
+        assert publish.published(readme, publish.table_of(publish.FOLDER)) == readme
+
+
+def test_publishing_changes_the_part_between_the_comments_alone():
+    readme = f"before\n{publish.BEGIN}\nold table\n\n{publish.END}\nafter\n"
+    once = publish.published(readme, "8 processes\n\nsteady  0\n")
+    assert once.startswith(f"before\n{publish.BEGIN}\n.. image:: docs/benchmark/rolls.svg\n")
+    assert once.endswith(f"::\n\n    8 processes\n\n    steady  0\n\n{publish.END}\nafter\n")
+    assert publish.published(once, "8 processes\n\nsteady  0\n") == once
+    with pytest.raises(ValueError, match="needs the lines"):
+        publish.published("no place", "")
 
 
 # --- a run

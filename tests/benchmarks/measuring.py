@@ -41,9 +41,9 @@ class Measure:
     no restart."""
 
     rate: float = 100.0
-    lead: float = 12.0
+    lead: float = 10.0
     tail: float = 3.0
-    steady: float = 20.0
+    steady: float = 15.0
 
 
 QUICK = Measure(rate=40.0, lead=3.0, tail=2.0, steady=4.0)

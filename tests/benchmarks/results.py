@@ -7,6 +7,7 @@ and way takes the place of the one before; each says on what machine it was meas
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 
 COLUMNS = (
     "way",
-    *("failed", "cold GETs", "p50 ms", "p99 ms", "max ms", "before: p50", "p99", "max"),
-    *("seconds", "least", "MB", "tool CPU s"),
+    *("failed", "cold", "p50", "p99", "max", "before: p50", "p99", "max", "seconds", "least", "MB", "CPU s"),
 )
+WIDTH = 118  # of a line that is text
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def _machines(results: Iterable[Result]) -> list[str]:
     for result in results:
         line = ", ".join(f"{name} {value}" for name, value in result.machine.items())
         found.setdefault(line, []).append(f"{result.size} {result.way}")
-    return [f"{line}" if len(found) == 1 else f"{line}: {', '.join(whose)}" for line, whose in found.items()]
+    lines = [line if len(found) == 1 else f"{line}: {', '.join(whose)}" for line, whose in found.items()]
+    return ["\n".join(textwrap.wrap(line, WIDTH)) for line in lines]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
