@@ -15,10 +15,14 @@ from typing import Any
 from tests.lab import haproxy, plugin
 from tests.lab.load import quantile
 from tests.lab.look import wait_open
+from tests.lab.site import PATHS
 from tests.lab.stack import GROUP, LabError, Setup, Stack
 
 POLICY = "rolling.yaml"
 HISTORY = {"file": "%(here)s/rolls.jsonl"}
+WARMUP = {"timeout": 60, "ready": "/health", "requests": list(PATHS)}
+"""Every page, and the default patience: in a large group several boot beside each other on two processors."""
+
 STATE_EVERY = 0.02  # seconds between two calls of getState
 ROLL_WITHIN = 900.0
 ANSWERS, ANSWERS_EVERY = 10, 0.05  # seconds
@@ -30,13 +34,14 @@ def setup(backend: str) -> Setup:
     """A stack with the plugin and a history, and this gate; behind HAProxy, where that is the gate."""
     gate = haproxy.gate("%(here)s") if backend == "haproxy" else {"backend": backend}
     balancer = "haproxy" if backend == "haproxy" else "nginx"
-    return replace(SETUP, balancer=balancer, files={POLICY: plugin.policy(gate=gate, history=HISTORY)})
+    policy = plugin.policy(gate=gate, history=HISTORY, warmup=WARMUP)
+    return replace(SETUP, balancer=balancer, files={POLICY: policy})
 
 
 def warm(stack: Stack) -> None:
-    """Until the guard, too, has everybody warm and open."""
-    stack.warm()
+    """Let the guard warm everybody; then there is nothing left to warm, which is tried."""
     wait_open(stack, ROLL_WITHIN)
+    stack.warm()
 
 
 def roll(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
