@@ -227,10 +227,11 @@ def test_a_table_names_the_machine_once_and_says_where_there_were_two():
 def test_the_picture_is_xml_with_a_bar_as_long_as_each_restart_took():
     slow = replace(RESULT, about="slow", seconds=20.0, posts_failed=3)
     steady, extra = (replace(RESULT, about=side, side=side) for side in ("none", "extra"))
-    drawing = ElementTree.fromstring(picture.drawn([steady, RESULT, slow, extra]))
+    cold, waiting = replace(RESULT, cold=2), replace(RESULT, during=Latencies(0.1, 1.0, 2.0))
+    drawing = ElementTree.fromstring(picture.drawn([steady, RESULT, slow, cold, waiting, extra]))
     bars = [bar for bar in drawing.iter(f"{SVG}rect") if bar.get("x") == str(picture.LABEL)]
-    assert [float(bar.attrib["width"]) for bar in bars] == [picture.LONGEST / 2, picture.LONGEST]
-    assert [bar.get("fill") for bar in bars] == [picture.GOOD, picture.FAILED]
+    assert [float(bar.attrib["width"]) for bar in bars] == [picture.LONGEST / part for part in (2, 1, 2, 2)]
+    assert [bar.get("fill") for bar in bars] == [picture.GOOD, picture.FAILED, picture.COLD, picture.SLOW]
     words = [text.text for text in drawing.iter(f"{SVG}text")]
     assert "rolling & restarting" in words
     assert "3 failed · 0 cold · p99 10 → 11 ms · 7 of 8" in words

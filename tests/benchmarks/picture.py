@@ -21,9 +21,16 @@ TITLE = 34
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif' font-size='12'"
 
 GROUND, EDGE, INK, FAINT = "#ffffff", "#d0d7de", "#1f2328", "#59636e"
-GOOD, COLD, FAILED = "#1a7f37", "#bf8700", "#cf222e"
+GOOD, SLOW, COLD, FAILED = "#1a7f37", "#8250df", "#bf8700", "#cf222e"
 
-LEGEND = ((GOOD, "nothing failed, nothing was cold"), (COLD, "GETs met a cold process"), (FAILED, "requests failed"))
+WAITED = 1.0  # seconds: who waits so long for a page has noticed
+
+LEGEND = (
+    (GOOD, "nobody noticed"),
+    (SLOW, "one GET in a hundred waited a second"),
+    (COLD, "GETs met a cold process"),
+    (FAILED, "requests failed"),
+)
 
 CAPTION = (
     "Seconds from the order until every new process takes requests. p99: of GETs, before → during. "
@@ -71,7 +78,11 @@ def note(result: Result) -> str:
 
 
 def _colour(result: Result) -> str:
-    return FAILED if result.failed else COLD if result.cold else GOOD
+    if result.failed:
+        return FAILED
+    if result.cold:
+        return COLD
+    return SLOW if result.during.p99 >= WAITED else GOOD
 
 
 def _foot(top: int) -> Iterable[str]:
