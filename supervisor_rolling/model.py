@@ -588,13 +588,15 @@ class Change:
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What supervisord.conf says of one process. ``autorestart``: true, false or unexpected."""
+    """What supervisord.conf says of one process. ``autorestart``: true, false or unexpected. ``stopsignal``: its name
+    without SIG; empty where an older supervisord does not tell it."""
 
     name: str
     startsecs: float = 1.0
     stopwaitsecs: float = 10.0
     autorestart: str = "unexpected"
     stopasgroup: bool = False
+    stopsignal: str = ""
 
 
 @dataclass(frozen=True)

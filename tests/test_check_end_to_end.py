@@ -257,6 +257,7 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         "deaf": (f"{ODD} deaf", ""),
         "dead": (f"{ODD} dead", "startretries=0"),
         "shell": (f"sh -c '{ODD} shared 9300; true'", ""),
+        "usr1": (f"sh -c 'trap \"trap - TERM; kill 0\" USR1; {ODD} shared 9700 & wait'", "stopsignal=USR1"),
         "heeding": (f"sh -c 'trap \"trap - TERM; kill 0\" TERM; {ODD} shared 9600 & wait'", ""),
         "hasty": (f"{ODD} shared 9400", "startsecs=0\nstopwaitsecs=5\nautorestart=false"),
         "slow": (f"{ODD} shared 9500", "startsecs=61\nautostart=false"),
@@ -269,7 +270,16 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         "[eventlistener:other]\ncommand=sleep 600\nevents=ROLLING_ASKED\nnumprocs=2\nprocess_name=%(process_num)d"
     )
     stack = group(setup={"program": f"stopwaitsecs=30\n{sections}\n{listener}"})
-    ports = {"unix": 9000, "deaf": 9200, "dead": 9250, "shell": 9300, "heeding": 9600, "hasty": 9400, "slow": 9500}
+    ports = {
+        "unix": 9000,
+        "deaf": 9200,
+        "dead": 9250,
+        "shell": 9300,
+        "usr1": 9700,
+        "heeding": 9600,
+        "hasty": 9400,
+        "slow": 9500,
+    }
     those = {name: {"ports": {name: port}} for name, port in ports.items()}
     groups(stack, **those, shared={"ports": {"shared-0": 9100, "shared-1": 9101}})
     (shell,) = [one["pid"] for one in infos(stack) if one["group"] == "shell"]
@@ -290,7 +300,7 @@ def without_listener(report: Report) -> dict[str, dict[str, Any]]:
 
 def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> None:
     with ThreadPoolExecutor(3) as pool:
-        names = ("unix", "shared", "deaf", "dead", "shell", "heeding", "hasty", "slow", "app")
+        names = ("unix", "shared", "deaf", "dead", "shell", "usr1", "heeding", "hasty", "slow", "app")
         reports = dict(zip(names, pool.map(lambda name: checked(odd, name), names)))
     those = {name: without_listener(report) for name, report in reports.items()}
     assert f"unix socket {odd.directory}/app.sock" in those["unix"]["ports.unix"]["text"]
@@ -299,7 +309,8 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
     assert those["dead"]["process.down"]["text"].startswith("is FATAL")
     assert those["shell"].keys() == {"supervisor.stopasgroup", "refused"}
     assert those["shell"]["supervisor.stopasgroup"]["refuses"]
-    assert those["heeding"].keys() == {"refused"}, "a shell that hands on the signal is as it should be"
+    for heeding in ("heeding", "usr1"):
+        assert those[heeding].keys() == {"refused"}, "a shell that hands on the signal that it gets is as it should be"
     assert those["hasty"].keys() == {
         "refused",  # the only one of its group
         "supervisor.startsecs",

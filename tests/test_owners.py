@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import drain, owners
 from supervisor_rolling.in_listener.drain import KernelSockets
-from supervisor_rolling.in_listener.owners import Holder, family_of, predecessor
+from supervisor_rolling.in_listener.owners import Holder, family_of, predecessor, signals_of
 from tests.lab.doors import eventually
 
 _LISTENS = """
@@ -83,6 +84,47 @@ def test_a_process_that_is_gone_listens_on_nothing(sockets: KernelSockets) -> No
         pass
     assert sockets.ports_of([process.pid]) == {process.pid: ()}
     assert sockets.ports_of([]) == {}
+
+
+# --- shells that stand between
+
+
+_LISTENS_ON = (
+    "import socket, time; server = socket.create_server(('127.0.0.1', 0)); print(1, flush=True); time.sleep(60)"
+)
+
+
+@contextlib.contextmanager
+def shell(trap: str, ends: str = "true") -> Iterator[int]:
+    """The pid of a shell that has a child which listens, and goes on with another command after it."""
+    command = ["sh", "-c", f'{trap}; {sys.executable} -c "{_LISTENS_ON}"; {ends}']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_what_a_shell_catches_and_ignores_is_seen(sockets: KernelSockets) -> None:
+    with shell("trap 'echo no' USR1; trap '' USR2") as pid:
+        found = sockets.shells_of([pid, os.getpid()])[pid]
+    assert (found.name, "USR1" in found.caught, found.ignored & {"USR1", "USR2"}) == ("sh", True, {"USR2"})
+    assert not {"TERM", "HUP"} & (found.caught | found.ignored)
+
+
+def test_a_shell_that_becomes_what_it_starts_stands_between_nothing(sockets: KernelSockets) -> None:
+    with program() as process:
+        read_ports(process)
+        assert sockets.shells_of([process.pid]) == {}
+    with subprocess.Popen(["sh", "-c", "sleep 60; true"], start_new_session=True) as idle:
+        assert sockets.shells_of([idle.pid]) == {}, "nothing listens"
+        os.killpg(idle.pid, signal.SIGKILL)
+
+
+def test_one_that_is_gone_catches_nothing() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert signals_of(process.pid) == (frozenset(), frozenset())
 
 
 # --- who has a port instead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -214,14 +215,23 @@ REPORT = Report(
 def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: Any, supervisord: DummySupervisor):
     config = supervisord.process_groups["app"].processes["web_2"].config
     config.startsecs, config.autorestart, config.stopasgroup = 0, False, True
+    config.stopsignal = signal.SIGUSR1
     rolling.check("app:*")
     (request,) = looked(rolling)["requests"]
     settings = load(Settings, request["settings"])
     assert (request["kind"], settings.total) == ("check", 4)
-    assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings("web_2", 0, 12, "false", True)
-    assert {one.autorestart for one in settings.processes if one.name != "web_2"} == {"unexpected"}
+    assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings(
+        "web_2", 0, 12, "false", True, "USR1"
+    )
+    others = {(one.autorestart, one.stopsignal) for one in settings.processes if one.name != "web_2"}
+    assert others == {("unexpected", "TERM")}
     lacks = ("PROCESS_STATE", "PROCESS_GROUP", "TICK_5")
     assert settings.listeners == (ListenerSettings("rolling", 1, 10, 10, lacks),)
+
+
+def test_a_stop_signal_that_has_no_name_is_told_by_its_number(supervisord: DummySupervisor):
+    supervisord.process_groups["app"].processes["web_2"].config.stopsignal = 0
+    assert settings_of(supervisord, "app")["processes"][1]["stopsignal"] == "0"
 
 
 def test_a_listener_that_hears_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):

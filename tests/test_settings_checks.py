@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor_rolling.model import (
+    Finding,
     GatePolicy,
     ListenerSettings,
     Member,
@@ -22,7 +23,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure.checks import conntrack, processes, settings
 from supervisor_rolling.pure.checks.conntrack import Conntrack
-from supervisor_rolling.pure.checks.processes import Listening
+from supervisor_rolling.pure.checks.processes import Listening, Shell
 
 POLICY = Policy("app", PortRule())
 SOUND = ProcessSettings("app-1", stopwaitsecs=30.0)
@@ -107,16 +108,58 @@ def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
 
 
-def test_a_shell_whose_group_is_stopped_is_no_finding() -> None:
+def found_of(shell: Shell, signal: str, stopasgroup: bool = False) -> list[Finding]:
     roll = Roll(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
     seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
-    listening = Listening({8001: ("::",)}, shells={"app-1": "sh"})
+    given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
+    return list(processes.findings(roll, seen, Listening({8001: ("::",)}, shells={"app-1": shell}), given))
 
-    def codes_of(stopasgroup: bool) -> list[str]:
-        given = Settings((replace(SOUND, stopasgroup=stopasgroup),))
-        return [one.code for one in processes.findings(roll, seen, listening, given)]
 
-    assert (codes_of(False), codes_of(True)) == (["supervisor.stopasgroup"], [])
+PLAIN = Shell("sh", frozenset({"INT", "CHLD"}))
+"""What a shell catches for itself."""
+
+
+def trapping(signal: str) -> Shell:
+    return replace(PLAIN, caught=PLAIN.caught | {signal})
+
+
+def test_a_shell_whose_group_is_stopped_is_no_finding() -> None:
+    assert found_of(PLAIN, "TERM", stopasgroup=True) == []
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
+def test_a_shell_that_dies_of_the_signal_that_stops_it_refuses(signal: str) -> None:
+    (finding,) = found_of(PLAIN, signal)
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", True)
+    assert f"SIG{signal}, which stops it, ends the shell" in finding.text
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
+def test_a_shell_with_a_trap_for_the_signal_that_stops_it_is_no_finding(signal: str) -> None:
+    assert found_of(trapping(signal), signal) == []
+
+
+def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() -> None:
+    assert [one.refuses for one in found_of(trapping("TERM"), "USR1")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("shell", "signal"),
+    [
+        (PLAIN, "INT"),  # which it catches in any case
+        (replace(PLAIN, ignored=frozenset({"QUIT"})), "QUIT"),  # as bash does
+        (PLAIN, "WINCH"),  # of which nobody dies
+        (PLAIN, ""),  # an older supervisord
+    ],
+)
+def test_where_it_is_not_known_what_becomes_of_the_application_it_is_advice(shell: Shell, signal: str) -> None:
+    (finding,) = found_of(shell, signal)
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert f"whether the shell hands on SIG{signal or 'TERM'} cannot be seen" in finding.text
+
+
+def test_where_an_older_supervisord_does_not_tell_the_signal_a_trap_for_its_default_will_do() -> None:
+    assert found_of(trapping("TERM"), "") == []
 
 
 # --- connection tracking

@@ -21,6 +21,7 @@ from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
 from supervisor_rolling.model import Connections, GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+from supervisor_rolling.pure.checks.processes import Shell
 from tests.lab.hosts import Host
 
 NAME = "app:app-1"
@@ -132,7 +133,7 @@ class Told:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
-    def shells_of(self, pids: Collection[int]) -> dict[int, str]:
+    def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
         return {}
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:

@@ -23,6 +23,7 @@ from supervisor_rolling.model import (
     Watch,
     World,
 )
+from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.guard import WARMED_BY_USERS
 
 NOW = 1000.0
@@ -50,7 +51,7 @@ class Kernel:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
-    def shells_of(self, pids: Collection[int]) -> dict[int, str]:
+    def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
         return {}
 
     def stranger_on(self, port: int, pid: int) -> str:

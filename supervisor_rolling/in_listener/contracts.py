@@ -28,6 +28,7 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure.checks.conntrack import Conntrack
+from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.figures import Figures
 from supervisor_rolling.pure.forecast import Cycles
 from supervisor_rolling.pure.nginx import Nginx
@@ -98,9 +99,9 @@ class Sockets(Protocol):
         """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
         ...
 
-    def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
+    def shells_of(self, pids: Collection[int]) -> Mapping[int, Shell]:
         """Those of these processes that are shells and hold no socket that listens, while a descendant of theirs holds
-        one, and that die of SIGTERM without a word to it; each with its name."""
+        one."""
         ...
 
     def stranger_on(self, port: int, pid: int) -> str:

@@ -14,12 +14,12 @@ from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.owners import (
-    heeds_term,
     inodes_of,
     listening_unix,
     name_of,
     own_inodes,
     predecessor,
+    signals_of,
 )
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
@@ -31,6 +31,7 @@ from supervisor_rolling.in_listener.sock_diag import (
     tcp_sockets,
 )
 from supervisor_rolling.model import Connection, Connections
+from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.peers import peer_of
 
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
@@ -75,13 +76,14 @@ class KernelSockets:
         held, listening = inodes_of(pids), listening_unix()
         return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
 
-    def shells_of(self, pids: Collection[int]) -> Mapping[int, str]:
+    def shells_of(self, pids: Collection[int]) -> Mapping[int, Shell]:
         """See ``Sockets.shells_of``."""
-        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS and not heeds_term(pid)}
+        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS}
         if not shells:
             return {}
         listening, held = {one.inode for one in tcp_sockets((LISTEN,))}, inodes_of(shells)
-        return {pid: name for pid, name in shells.items() if held[pid] & listening and not own_inodes(pid) & listening}
+        parents = [pid for pid in shells if held[pid] & listening and not own_inodes(pid) & listening]
+        return {pid: Shell(shells[pid], *signals_of(pid)) for pid in parents}
 
     def stranger_on(self, port: int, pid: int) -> str:
         """See ``Sockets.stranger_on``."""

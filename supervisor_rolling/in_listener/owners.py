@@ -64,14 +64,18 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def heeds_term(pid: int) -> bool:
-    """Whether a process has a handler for SIGTERM, or ignores it; False where it is gone."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
-            masks = dict(line.split(":", 1) for line in status if line.startswith(("SigCgt:", "SigIgn:")))
-    except _GONE:
-        return False
-    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks.values())
+def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
+    """The signals for which a process has a handler, and those that it ignores, by their names without SIG; none where
+    it is gone."""
+    masks = {"SigCgt": "0", "SigIgn": "0"}
+    with contextlib.suppress(*_GONE), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+        masks.update((line[:6], line[7:]) for line in status if line.startswith(tuple(masks)))
+    caught, ignored = (int(masks[key], 16) for key in ("SigCgt", "SigIgn"))
+    return _signals_in(caught), _signals_in(ignored)
+
+
+def _signals_in(mask: int) -> frozenset[str]:
+    return frozenset(one.name[len("SIG") :] for one in signal.Signals if mask >> (one - 1) & 1)
 
 
 def predecessor(inodes: Collection[int], pid: int) -> Holder | None:

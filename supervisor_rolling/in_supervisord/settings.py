@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from supervisor.datatypes import RestartUnconditionally
@@ -40,7 +41,15 @@ def _process(config: Any) -> dict[str, Any]:
         "stopwaitsecs": config.stopwaitsecs,
         "autorestart": _autorestart(config.autorestart),
         "stopasgroup": bool(config.stopasgroup),
+        "stopsignal": _signal(config.stopsignal),
     }
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name[len("SIG") :]
+    except ValueError:  # supervisor takes some numbers that are no signal's
+        return str(number)
 
 
 def _autorestart(value: Any) -> str:

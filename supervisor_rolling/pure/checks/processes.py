@@ -9,6 +9,31 @@ from supervisor_rolling.model import Finding, Member, Process, Roll, Seen, Setti
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import DOWN, NOT_UP
 
+ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
+"""The signals that supervisor knows for a stop; each ends who neither catches nor ignores it."""
+
+OWN = "INT"
+"""The signal that a shell catches for itself, trap or not."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A shell that stands between supervisord and the application. ``caught`` and ``ignored``: signals by their names
+    without SIG. What it does with one that it catches cannot be seen: where there is a trap, it is taken to hand it
+    on."""
+
+    name: str
+    caught: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
+
+    def hands_on(self, signal: str) -> bool:
+        """Whether a trap for the signal is set."""
+        return signal in self.caught and signal != OWN
+
+    def dies_of(self, signal: str) -> bool:
+        """Whether it is known to end at once, without a word to the application."""
+        return signal in ENDING and signal not in self.caught | self.ignored
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -19,7 +44,7 @@ class Listening:
     addresses: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shells: Mapping[str, str] = field(default_factory=dict)
+    shells: Mapping[str, Shell] = field(default_factory=dict)
 
 
 def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
@@ -29,10 +54,9 @@ def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -
     for member in running:
         yield from _of_process(roll.group, member, listening)
     yield from _shared(roll.group, running, listening)
-    grouped = {one.name for one in settings.processes if one.stopasgroup}
-    for name, shell in sorted(listening.shells.items(), key=lambda item: natural(item[0])):
-        if settings.processes and name not in grouped:
-            yield _shell(f"{roll.group}:{name}", shell)
+    alone = {one.name: one.stopsignal for one in settings.processes if not one.stopasgroup}
+    for name in sorted(listening.shells.keys() & alone.keys(), key=natural):
+        yield from _of_shell(f"{roll.group}:{name}", listening.shells[name], alone[name])
 
 
 def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
@@ -117,12 +141,22 @@ def _shared(group: str, running: list[Member], listening: Listening) -> Iterator
             )
 
 
-def _shell(where: str, shell: str) -> Finding:
-    return Finding(
+def _of_shell(where: str, shell: Shell, told: str) -> Iterator[Finding]:
+    """``told``: the signal that stops it, as far as supervisord tells."""
+    signal = told or "TERM"  # supervisord's own default
+    if shell.hands_on(signal):
+        return
+    is_known = bool(told) and shell.dies_of(signal)
+    what = (
+        f"SIG{signal}, which stops it, ends the shell, and the application lives on"
+        if is_known
+        else f"whether the shell hands on SIG{signal} cannot be seen, and if it does not, the application lives on"
+    )
+    yield Finding(
         "supervisor.stopasgroup",
         where,
-        f"is a shell ({shell}) that has the application as a child, and stopasgroup is off: the signal that stops it "
-        "ends the shell, and the application lives on and holds the port, so that the next one cannot listen",
+        f"is a shell ({shell.name}) that has the application as a child, and stopasgroup is off: {what} and holds the "
+        "port, so that the next one cannot listen",
         "say exec before the last command of the shell, or stopasgroup = true and killasgroup = true",
-        refuses=True,
+        refuses=is_known,
     )
