@@ -898,6 +898,8 @@ def rolled_to(stage: Stage) -> Roll:
 
 
 def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
+    rolling.clock.now = time.monotonic()  # by which supervisord tells when a group was removed
+    looked(rolling)
     wait = rolling.restart("app", True, {})
     (request,) = looked(rolling)["requests"]
     rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(request["id"])), request["id"])
