@@ -208,7 +208,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE if report["ok"] else FAILED
 
     def _history(self, options: argparse.Namespace) -> int:
-        group = _target([options.group])[0] if options.group else ""
+        group = _group(options) if options.group else ""
         rolls = self._rolling.getHistory(group, options.number or SHOWN)
         self._print(options, {"rolls": rolls}, history_lines(group, rolls))
         return DONE
@@ -227,7 +227,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             rolls = self._rolling.getAllRolls()
             self._print(options, {"rolls": rolls}, roll_lines(rolls))
             return DONE
-        group = _target([options.group])[0]
+        group = _group(options)
         processes = self._rolling.getProcesses(group)
         rolls = [{**roll, "group": group} for roll in self._rolling.getAllRolls() if roll["group"] == plain(group)]
         roll = rolls[0] if rolls else None
@@ -413,7 +413,8 @@ def _target(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _group(options: argparse.Namespace) -> str:
-    group, processes = _target(options.group)
+    """The group that is named; a process of it is none."""
+    group, processes = _target([options.group] if isinstance(options.group, str) else options.group)
     if processes:
         raise UsageError(f"this is for a whole group: {group}")
     return group
