@@ -37,6 +37,9 @@ LOOK_EVERY = 0.1  # seconds between two looks at a roll
 SHOWN = 20
 """Rolls of the history, where nobody says how many."""
 
+LONGEST_NUMBER = 9
+"""Digits of the number of a roll."""
+
 LISTENER_PATIENCE = 10.0
 """Seconds that a roll may be without a listener before the watcher gives up: supervisord starts a dead one in a
 second."""
@@ -216,7 +219,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _report(self, options: argparse.Namespace) -> int:
         if self._output.is_terminal and not options.json:
             raise UsageError("a page of HTML is nothing to read here: write it to a file, rolling_report > roll.html")
-        record = json.loads(self._rolling.getRecord(options.group or ""))
+        record = json.loads(self._rolling.getRecord(*_roll_named(options)))
         encoding = self._output.encoding
         html = page(record).encode(encoding, "xmlcharrefreplace").decode(encoding)
         self._output.write(json.dumps(record) + "\n" if options.json else html)
@@ -418,6 +421,14 @@ def _group(options: argparse.Namespace) -> str:
     if processes:
         raise UsageError(f"this is for a whole group: {group}")
     return group
+
+
+def _roll_named(options: argparse.Namespace) -> tuple[str, int]:
+    """The group and the number of a roll: digits are a number, and GROUP:* a group, whatever it is called. Nothing: any
+    group; 0: its last one."""
+    word = options.group or ""
+    is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
+    return ("", int(word)) if is_number else (_group(options) if word else "", 0)
 
 
 def _me() -> str:

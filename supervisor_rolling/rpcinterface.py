@@ -60,9 +60,6 @@ ROLLED_BY = ("restart", "resume")
 MOST_ROLLS = 500
 """Of the history, in one answer."""
 
-LONGEST_NUMBER = 9
-"""Digits of the number of a roll."""
-
 FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
@@ -284,19 +281,20 @@ class RollingNamespaceRPCInterface:
         self._require_listener()
         return self._ask("history", group, {"number": number}, False)
 
-    def getRecord(self, name=""):
+    def getRecord(self, group="", roll=0):
         """Return all of a roll, with the course of every process; needs the listener, which keeps it in a file
 
-        @param string name     The number of a roll, or a group: its last one; empty: the last one of all
+        @param string group    The group; empty: any
+        @param int roll        The number of the roll; 0: the last one
         @return string json    The keys of getHistory; availability: an array of [seconds, processes available]; and
                                processes: an array with name, stages: an array of [stage, seconds], latencies_ms of the
                                warm-up, ...; seconds are those since the roll began
         """
         self._update("getRecord")
-        roll = name if _text("name", name).isdigit() and len(name) <= LONGEST_NUMBER else ""
-        group = self._group(name) if name and not roll else ""
+        roll = _whole("roll", roll)
+        group = self._group(group) if group != "" else ""
         self._require_listener()
-        return self._ask("record", group, {"roll": roll}, False)
+        return self._ask("record", group, {"roll": str(roll or "")}, False)
 
     # --- for the listener alone
 

@@ -138,7 +138,7 @@ class Drill:
         self.asked("check", "app", answer=self.wait_too_long)
         rolls, record = json.dumps({"rolls": [head_of({"group": "é"})]}), json.dumps({"record": "{}"})
         self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rolls))
-        self.asked("getRecord", "12", answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
+        self.asked("getRecord", "", 12, answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
         self.record(a_roll(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))

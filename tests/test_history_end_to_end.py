@@ -143,6 +143,8 @@ def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) ->
     ("words", "status", "why"),
     [
         (["rolling_report", "7"], 1, "no roll 7 is known"),
+        (["rolling_report", "0"], 5, "no such group or process: 0"),
+        (["rolling_report", "app:app-8000"], 2, "this is for a whole group: app"),
         (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
         (["rolling_report", "app"], 1, "no roll of app is known"),
         (["rolling_history", "nobody"], 5, "no such group"),
@@ -165,13 +167,25 @@ def test_where_it_cannot_be_kept_the_roll_goes_on_and_the_log_says_so(light: Cal
 
 
 def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
-    stack = light(processes=2)
+    stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:idle]\ncommand = sleep 600\n"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     rpc: Any = stack.rpc()
     (one,) = rpc.rolling.getHistory("app", 5)
-    assert json.loads(rpc.rolling.getRecord("app"))["id"] == one["id"] == 1
-    with pytest.raises(Exception, match=str(Fault.NOT_ROLLING)):
-        rpc.rolling.getRecord("9")
+    for asked in ((), ("app",), ("app", 1), ("", 1)):
+        assert json.loads(rpc.rolling.getRecord(*asked))["id"] == one["id"] == 1
+    for asked in (("", 9), ("app", 9), ("idle", 1)):
+        with pytest.raises(Exception, match=str(Fault.NOT_ROLLING)):
+            rpc.rolling.getRecord(*asked)
+
+
+def test_a_group_that_is_called_by_a_number_is_told_from_the_roll_of_that_number(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:1]\ncommand = sleep 600\n"})
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    rpc: Any = stack.rpc()
+    with pytest.raises(Exception, match="no roll of 1 is known"):
+        rpc.rolling.getRecord("1")
+    assert json.loads(stack.ctl("rolling_report", "1", "--json").stdout)["group"] == "app"
+    assert "no roll of 1 is known" in stack.ctl("rolling_report", "1:*").stderr
 
 
 def test_the_policy_says_where() -> None:

@@ -200,6 +200,9 @@ def test_no_arguments_of_the_listener_bring_anything_but_an_answer_or_a_fault(
         ("getRoll", ()),
         ("getRoll", ("app", "web")),
         ("getProcesses", (["app"],)),
+        ("getRecord", (7,)),
+        ("getRecord", ("", "7")),
+        ("getRecord", ("app", -1)),
     ],
 )
 def test_what_is_no_sensible_argument_is_incorrect_and_asks_nothing(rolling: Any, method: str, arguments: Any) -> None:

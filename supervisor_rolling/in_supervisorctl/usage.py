@@ -117,7 +117,7 @@ COMMANDS: Mapping[str, Command] = {
         "a roll as a page of HTML",
         [
             ("[<roll>] > FILE", "A roll, by its number in rolling_history, as\na page of HTML (the last one)"),
-            ("<group> > FILE", "The last one of a group"),
+            ("<group> > FILE", "The last one of a group; <group>:* where its\nname is a number"),
         ],
         words="?",
     ),
