@@ -217,12 +217,18 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE
 
     def _report(self, options: argparse.Namespace) -> int:
-        if self._output.is_terminal and not options.json:
-            raise UsageError("a page of HTML is nothing to read here: write it to a file, rolling_report > roll.html")
+        self._is_page = not options.output
+        if self._is_page and self._output.is_terminal and not options.json:
+            raise UsageError("a page of HTML is nothing to read here: write it to a file, with -o roll.html")
         record = json.loads(self._rolling.getRecord(*_roll_named(options)))
-        encoding = self._output.encoding
+        encoding = self._output.encoding if self._is_page else "utf-8"
         html = page(record).encode(encoding, "xmlcharrefreplace").decode(encoding)
-        self._output.write(json.dumps(record) + "\n" if options.json else html)
+        text = json.dumps(record) + "\n" if options.json else html
+        if self._is_page:
+            self._output.write(text)
+            return DONE
+        _write(options.output, text)
+        self._print(options, {"file": options.output}, [f"{options.output}: roll {record['id']} of {record['group']}"])
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:
@@ -429,6 +435,14 @@ def _roll_named(options: argparse.Namespace) -> tuple[str, int]:
     word = options.group or ""
     is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
     return ("", int(word)) if is_number else (_group(options) if word else "", 0)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(os.path.expanduser(path), "w", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:  # ValueError: no file can have a NUL in its name
+        raise _CommandError(f"{path} cannot be written: {getattr(error, 'strerror', '') or error}", FAILED) from None
 
 
 def _me() -> str:

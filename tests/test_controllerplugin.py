@@ -24,6 +24,7 @@ from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.views import roll_view
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
 from supervisor_rolling.wire import dump
+from tests.report_records import a_roll
 
 URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
@@ -83,6 +84,15 @@ class Server:
             raise error
 
         self.answers.update({name: fail for name in self.answers if name != "getAllProcessInfo"})
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Controller:
@@ -765,3 +775,75 @@ def test_several_problems_are_told_as_such(ctl: Controller) -> None:
         "  rolling.yaml:3: a: is wrong",
         "  rolling.yaml:4: b: is wrong",
     ]
+
+
+# --- the report
+
+
+@pytest.fixture
+def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
+    """One whose supervisord has a record of roll 12."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    ctl.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12, "why": "ü \u2192 \ud800"})
+    return ctl
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("", ("", 0)),
+        ("12", ("", 12)),
+        ("app", ("app", 0)),
+        ("app:*", ("app", 0)),
+        ("2024:*", ("2024", 0)),
+        ("9" * 10, ("9" * 10, 0)),
+        ("0", ("0", 0)),
+    ],
+)
+def test_a_number_is_a_roll_and_a_name_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
+    kept.run(f"rolling_report {words} --json")
+    assert kept.server.calls == [("getRecord", *asked)]
+
+
+@pytest.mark.parametrize("flag", ["-o", "--output"])
+def test_a_page_is_written_to_a_file_as_a_shell_without_redirection_needs_it(
+    kept: Controller, tmp_path: Path, flag: str
+) -> None:
+    file = tmp_path / "roll.html"
+    kept.stdout = Terminal()
+    kept.run(f"rolling_report 12 {flag} {file}")
+    assert (kept.exitstatus, kept.printed) == (0, f"{file}: roll 12 of app\n")
+    written = file.read_text(encoding="utf-8")
+    assert written.startswith("<!DOCTYPE html>")
+    assert "ü → \\ud800" in written
+
+
+def test_what_is_written_to_a_file_may_be_json(kept: Controller, tmp_path: Path) -> None:
+    file = tmp_path / "roll.json"
+    kept.run(f"rolling_report --json -o {file}")
+    assert json.loads(kept.printed) == {"file": str(file)}
+    assert json.loads(file.read_text(encoding="utf-8"))["id"] == 12
+
+
+def test_a_file_in_the_home_directory_may_be_named_as_a_shell_names_it(
+    kept: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept.run("rolling_report -o ~/roll.html")
+    assert (tmp_path / "roll.html").exists()
+
+
+def test_on_a_terminal_a_page_is_not_printed_and_the_advice_works_in_a_shell(kept: Controller) -> None:
+    kept.stdout = Terminal()
+    kept.run("rolling_report")
+    assert (kept.exitstatus, kept.server.calls) == (2, [])
+    assert "write it to a file, with -o roll.html" in " ".join(kept.printed.split())
+
+
+def test_a_file_that_cannot_be_written_is_said_where_nobody_takes_it_for_a_page(
+    kept: Controller, tmp_path: Path
+) -> None:
+    kept.run(f"rolling_report -o {tmp_path}")
+    assert (kept.exitstatus, kept.printed) == (1, f"ERROR: {tmp_path} cannot be written: Is a directory\n")

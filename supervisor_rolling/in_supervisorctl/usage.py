@@ -25,12 +25,14 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Option:
-    """``metavar``: it takes a value, which ``read`` turns into what the command gets; empty: it takes none."""
+    """``metavar``: it takes a value, which ``read`` turns into what the command gets; empty: it takes none. ``short``:
+    what may be said instead of the flag."""
 
     flag: str
     help: str
     metavar: str = ""
     read: Callable[[str], object] = str
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ COMMANDS: Mapping[str, Command] = {
     "rolling_report": Command(
         "a roll as a page of HTML",
         [
-            ("[<roll>] > FILE", "A roll, by its number in rolling_history, as\na page of HTML (the last one)"),
-            ("<group> > FILE", "The last one of a group; <group>:* where its\nname is a number"),
+            ("[<roll>]", "A roll, by its number in rolling_history, as\na page of HTML (the last one)"),
+            ("<group>", "The last one of a group; <group>:* where its\nname is a number"),
         ],
+        [Option("--output", "write it there, not to standard output", "FILE", short="-o")],
         words="?",
     ),
     "rolling_check": Command(
@@ -135,10 +138,11 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("group", nargs=known.words, metavar="GROUP")
     for option in (JSON, *known.options):
+        flags = [option.flag, *([option.short] if option.short else [])]
         if option.metavar:
-            parser.add_argument(option.flag, metavar=option.metavar, type=option.read)
+            parser.add_argument(*flags, metavar=option.metavar, type=option.read)
         else:
-            parser.add_argument(option.flag, action="store_true")
+            parser.add_argument(*flags, action="store_true")
     return parser.parse_args(list(words))
 
 
@@ -147,7 +151,7 @@ def help_text(command: str, prefix: str = PREFIX) -> str:
     rest of its name."""
     known = COMMANDS[command]
     usages = [_entry(f"{prefix}{verb(command)} {after}".rstrip(), text) for after, text in known.usages]
-    options = [_entry(f"  {o.flag} {o.metavar}".rstrip(), o.help) for o in (*known.options, JSON)]
+    options = [_entry(f"  {_written(o)}", o.help) for o in (*known.options, JSON)]
     return "\n".join([*usages, *options])
 
 
@@ -162,6 +166,11 @@ def called_as(text: str, program: str) -> str:
     return text.replace(f"supervisorctl {PREFIX}", f"{program} ")
 
 
+def _written(option: Option) -> str:
+    flags = ", ".join(filter(None, (option.short, option.flag)))
+    return f"{flags} {option.metavar}".rstrip()
+
+
 def _entry(head: str, text: str) -> str:
     gap = " " * HELP_COLUMN
     lines = text.replace("\n", "\n" + gap)
@@ -170,11 +179,15 @@ def _entry(head: str, text: str) -> str:
 
 def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
     """What the last word of a command line may become: ``text`` is as much of it as there is. None where the command is
-    not one of ours. ``processes`` gives supervisord's: structs of group and name."""
+    not one of ours. ``processes`` gives supervisord's: structs of group and name. The value of an option is not known
+    to anybody here."""
     first = line.split()[:1]
     if not first or first[0] not in COMMANDS or (len(line.split()) == 1 and not line.endswith(" ")):
         return None
     known = COMMANDS[first[0]]
+    takes_value = {flag for one in known.options if one.metavar for flag in (one.flag, one.short)}
+    if line[: len(line) - len(text)].split()[-1] in takes_value:
+        return []
     if text.startswith("-"):
         found = [option.flag for option in (*known.options, JSON)]
     else:
