@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import io
 import json
 import subprocess
 import sys
@@ -18,6 +19,15 @@ from tests.lab.plugin import SECTIONS
 from tests.lab.stack import ROOT, Stack
 
 NOWHERE = ("-s", "http://127.0.0.1:1")
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -57,8 +67,11 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     [
         (("rolls",), 2, "there is no rolls (there is: restart, status,"),
         (("help", "rolls"), 2, "there is no rolls"),
-        (("-x",), 2, "option -x not recognized"),
-        (("-c", "/nowhere.conf", "status"), 2, "could not find config file /nowhere.conf"),
+        (("-x",), 2, "ERROR: option -x not recognized. Try: supervisor_rolling -h\n"),
+        (("-c", "/nowhere.conf", "status"), 2, "ERROR: could not find config file /nowhere.conf. Try: "),
+        (("-s", "bla", "status"), 2, "ERROR: invalid value for -s 'bla': value 'bla' is not a URL. Try: "),
+        (("-s", "ftp://x", "status"), 2, "ERROR: nobody can talk to supervisord at 'ftp://x': http:// or unix://"),
+        (("-s", "bla\x07", "status"), 2, "value 'bla\\x07' is not a URL"),
         ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
         ((*NOWHERE, "abort", "app:app-1"), 2, "this is for a whole group: app"),
         ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
@@ -69,6 +82,31 @@ def test_what_is_wrong_is_said(
 ) -> None:
     found, text = told(capsys, *words)
     assert (found, why in text) == (status, True), text
+
+
+@pytest.mark.parametrize("words", [("rolls",), ("help", "rolls"), ("-s", "bla"), ("-x",), (*NOWHERE, "restart")])
+def test_what_is_wrong_is_broken_where_a_terminal_ends_and_coloured(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    screen = Terminal()
+    for name, value in (("TERM", "xterm"), ("NO_COLOR", ""), ("COLUMNS", "40")):
+        monkeypatch.setenv(name, value)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, screen)
+        monkeypatch.setattr(command.Options, stream, screen)
+    assert command.main(words) == 2
+    text = screen.getvalue()
+    assert text.startswith("\x1b[31mERROR:\x1b[0m ")
+    assert max(len(line) for line in text.replace("\x1b[31m", "").replace("\x1b[0m", "").splitlines()) <= 40
+
+
+@pytest.mark.parametrize("words", [("rolls", "--json"), ("-s", "bla", "status", "--json")])
+def test_what_is_wrong_is_json_where_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    status, text = told(capsys, *words)
+    answer = json.loads(text)
+    assert (status, set(answer), answer["exit_status"]) == (2, {"error", "exit_status"}, 2)
 
 
 def test_a_file_for_supervisord_alone_will_do_with_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
