@@ -240,8 +240,17 @@ class RollingControllerPlugin(ControllerPluginBase):
         processes = self._rolling.getProcesses(group)
         rolls = [{**roll, "group": group} for roll in self._rolling.getAllRolls() if roll["group"] == plain(group)]
         roll = rolls[0] if rolls else None
-        self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes))
+        has_earlier = roll is None and not options.json and self._has_history(group)
+        self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes, has_earlier))
         return DONE
+
+    def _has_history(self, group: str) -> bool:
+        """Whether rolls of a group are kept; not where the listener, which knows, does not answer: whoever asks for the
+        status is to see why."""
+        try:
+            return bool(self._rolling.getHistory(group, 1))
+        except xmlrpc.client.Fault:
+            return False
 
     def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
         self._has_watched = True

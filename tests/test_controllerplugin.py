@@ -64,6 +64,7 @@ class Server:
             "getRoll": lambda *_: self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0],
             "getAllRolls": lambda *_: self.rolls,
             "getProcesses": lambda *_: [],
+            "getHistory": lambda *_: [],
             "getAllProcessInfo": lambda *_: PROCESSES,
         }
 
@@ -150,6 +151,10 @@ def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: An
 def kept_closed() -> View:
     members = (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm"), Member("app-2", (8002,)))
     return a_view(Status.FAILED, members=members, why="app:app-1 is not warm")
+
+
+def no_listener() -> Any:
+    raise fault(Fault.LISTENER_DOWN)
 
 
 def fault(code: int, text: str = "SOME_FAULT: words for an operator") -> xmlrpc.client.Fault:
@@ -509,6 +514,25 @@ def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
     ctl.run("rolling_status app")
     assert "No group has been rolled since supervisord started." in ctl.printed
     assert "supervisord knows of no roll of app." in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_said"), [(lambda *_: [{"id": 7}], True), (lambda *_: [], False), (lambda *_: no_listener(), False)]
+)
+def test_earlier_rolls_are_told_of_where_there_are_some(ctl: Controller, kept: Answer, is_said: bool) -> None:
+    ctl.server.rolls = []
+    ctl.server.answers["getHistory"] = kept
+    ctl.run("rolling_status app")
+    assert ctl.exitstatus == 0
+    assert ctl.server.calls[-1] == ("getHistory", "app", 1)
+    assert ("Earlier ones: supervisorctl rolling_history app" in ctl.printed) is is_said
+
+
+def test_of_earlier_rolls_nobody_is_asked_where_they_are_not_told_of(ctl: Controller) -> None:
+    ctl.run("rolling_status app")
+    ctl.server.rolls = []
+    ctl.run("rolling_status app --json")
+    assert "getHistory" not in {call[0] for call in ctl.server.calls}
 
 
 def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controller) -> None:

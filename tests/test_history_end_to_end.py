@@ -97,6 +97,7 @@ def test_numbers_and_forecasts_outlive_supervisord(light: Callable[..., Stack]) 
     assert stack.ctl("reload").returncode == 0
     stack.wait_serving()
     wait_open(stack)
+    assert "Earlier ones: supervisorctl rolling_history app" in stack.ctl("rolling_status", "app").stdout
     planned = stack.ctl("rolling_restart", "app", "--dry-run")
     assert re.search(r"It would take about \d+ s, by how long the last rolls took", planned.stdout), planned.stdout
     second = stack.ctl("rolling_restart", "app")
@@ -150,6 +151,7 @@ def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) ->
         (["rolling_history", "nobody"], 5, "no such group"),
         (["rolling_history", "--number", "0"], 2, "'0' is no number from 1 to 500"),
         (["rolling_history"], 0, "No roll is known."),
+        (["rolling_status", "app"], 0, "supervisord knows of no roll of app.\n"),
     ],
 )
 def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:

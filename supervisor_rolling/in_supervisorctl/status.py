@@ -18,7 +18,8 @@ NO_LISTENER = (
 
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
 
-NO_ROLL = "supervisord knows of no roll of {group}. Earlier ones: supervisorctl rolling_history {group}"
+NO_ROLL = "supervisord knows of no roll of {group}."
+EARLIER = " Earlier ones: supervisorctl rolling_history {group}"
 
 COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY")
 
@@ -39,10 +40,10 @@ def roll_lines(rolls: Sequence[View]) -> list[str]:
     return warning + table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
 
 
-def process_lines(group: str, roll: View | None, processes: Sequence[View]) -> list[str]:
-    """One group: its roll, and its processes."""
+def process_lines(group: str, roll: View | None, processes: Sequence[View], has_earlier: bool) -> list[str]:
+    """One group: its roll, and its processes. ``has_earlier``: there are rolls of it in the history."""
     processes = sorted(processes, key=lambda process: natural(process["name"]))
-    head = roll_lines([roll]) if roll else [NO_ROLL.format(group=group)]
+    head = roll_lines([roll]) if roll else [f"{NO_ROLL}{EARLIER if has_earlier else ''}".format(group=group)]
     is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
     warning = [] if is_guarded else [f"{group} is not guarded: {NOT_GUARDED}"]
     left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}
