@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -180,6 +181,12 @@ def test_without_a_word_both_are_printed(capsys: pytest.CaptureFixture[str]) -> 
     text = echoed(capsys)
     assert echoed(capsys, "sections") in text
     assert text.endswith(echoed(capsys, "yaml"))
+
+
+def test_no_comment_is_wider_than_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    commented = [line for line in echoed(capsys).splitlines() if re.search("(^|\\s)[;#]", line)]
+    assert len(commented) > 100
+    assert [line for line in commented if len(line) > 80] == []
 
 
 def test_another_part_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:

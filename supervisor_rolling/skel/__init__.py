@@ -17,8 +17,8 @@ BEGIN = "; --- rolling restarts: these three sections"
 LISTENER = "supervisor_rolling_listener"
 
 HEADS = {
-    "sections": "; For supervisord.conf: `echo_rolling_conf sections` prints this part alone.",
-    "yaml": "# For /etc/supervisor/rolling.yaml: `echo_rolling_conf yaml` prints this part alone.",
+    "sections": "; For supervisord.conf: `echo_rolling_conf sections` prints it alone.",
+    "yaml": "# For /etc/supervisor/rolling.yaml: `echo_rolling_conf yaml` prints it alone.",
 }
 
 
