@@ -29,7 +29,7 @@ from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
-from supervisor_rolling.in_supervisorctl.status import process_lines, roll_lines
+from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
 from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
 from supervisor_rolling.plain import plain, shown
 
@@ -233,16 +233,28 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:
-            rolls = self._rolling.getAllRolls()
-            self._print(options, {"rolls": rolls}, roll_lines(rolls))
+            rolls, listener = self._rolling.getAllRolls(), self._listener()
+            lines = [*problem_lines(listener, "GROUP"), *roll_lines(rolls)]
+            self._print(options, {"rolls": rolls, "listener": listener}, lines)
             return DONE
         group = _group(options)
         processes = self._rolling.getProcesses(group)
         rolls = [{**roll, "group": group} for roll in self._rolling.getAllRolls() if roll["group"] == plain(group)]
         roll = rolls[0] if rolls else None
+        listener = self._listener()
         has_earlier = roll is None and not options.json and self._has_history(group)
-        self._print(options, {"roll": roll, "processes": processes}, process_lines(group, roll, processes, has_earlier))
+        lines = [*problem_lines(listener, group), *process_lines(group, roll, processes, has_earlier)]
+        self._print(options, {"roll": roll, "processes": processes, "listener": listener}, lines)
         return DONE
+
+    def _listener(self) -> dict[str, Any]:
+        """How the listener is; nothing where supervisord runs an older version of the plugin, which does not know."""
+        try:
+            return dict(self._rolling.getListener())
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.UNKNOWN_METHOD:
+                raise
+            return {}
 
     def _has_history(self, group: str) -> bool:
         """Whether rolls of a group are kept; not where the listener, which knows, does not answer: whoever asks for the

@@ -117,7 +117,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         return False
 
     roller = Roller(
-        supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait),
+        supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait, problem=lambda: policies.problem),
         sockets=sockets,
         warmups=HttpWarmups(sockets, ring),
         gatekeeper=Gatekeeper(lambda policy: make_gate(policy, owner, time.monotonic)),

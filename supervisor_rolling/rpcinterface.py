@@ -54,6 +54,9 @@ OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
 LONGEST_NAME = 64
 """Characters of who asks, and of a wrong name in an answer."""
 
+LONGEST_PROBLEM = 1000
+"""Characters of what is wrong with rolling.yaml."""
+
 ROLLED_BY = ("restart", "resume")
 """The kinds of requests that a roll answers: an older listener would take any other for one of these."""
 
@@ -265,6 +268,15 @@ class RollingNamespaceRPCInterface:
         """
         return packed(self.getProcesses(group))
 
+    def getListener(self):
+        """Return how the listener is
+
+        @return struct listener running (boolean), and problem: what is wrong with rolling.yaml, without which no roll
+                               begins, in one line; empty: nothing
+        """
+        self._update("getListener")
+        return {"running": self._listener_runs(), "problem": plain(self.mailbox.problem)[:LONGEST_PROBLEM]}
+
     def getHistory(self, group="", number=20):
         """Return the last rolls, the newest last; needs the listener, which keeps them in a file
 
@@ -312,7 +324,8 @@ class RollingNamespaceRPCInterface:
 
         @param string key      The listener's key
         @param struct known    What it has: rolls and watches (the version of each), table (the number of its last
-                               look); guarded: the groups that it guards; packed: a long answer may be packed
+                               look); guarded: the groups that it guards; problem: what is wrong with rolling.yaml;
+                               packed: a long answer may be packed
         @return string json    The rolls and watches that it has not, requests, the rows of the process table that have
                                changed in the groups concerned, idle: the seconds since the last look, and
                                takes_changes: listenerRecord does, and what is packed
@@ -321,7 +334,7 @@ class RollingNamespaceRPCInterface:
         _fit(lambda: shapes.check(shapes.KNOWN, known, "known"))
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
-        self.mailbox.looked_at = now
+        self.mailbox.looked_at, self.mailbox.problem = now, known.get("problem", "")
         self.mailbox.tidy(self.supervisord.process_groups, now)
         requests = self.mailbox.asked(now - ANSWER_WITHIN)
         number, processes = self._table_news(known["table"], self._concerned(requests, known["guarded"]))

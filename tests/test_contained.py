@@ -133,6 +133,7 @@ class Drill:
         call("listenerGuard", key, "app", "")
         call("getAllRolls")
         call("getAPIVersion")
+        call("getListener")
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
         self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
         self.asked("check", "app", answer=self.wait_too_long)

@@ -26,6 +26,7 @@ from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll,
 from supervisor_rolling.wire import dump
 from tests.report_records import a_roll
 
+LISTENER = {"running": True, "problem": ""}
 URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
@@ -65,6 +66,7 @@ class Server:
             "getAllRolls": lambda *_: self.rolls,
             "getProcesses": lambda *_: [],
             "getHistory": lambda *_: [],
+            "getListener": lambda *_: LISTENER,
             "getAllProcessInfo": lambda *_: PROCESSES,
         }
 
@@ -151,6 +153,10 @@ def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: An
 def kept_closed() -> View:
     members = (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm"), Member("app-2", (8002,)))
     return a_view(Status.FAILED, members=members, why="app:app-1 is not warm")
+
+
+def unknown_method() -> Any:
+    raise fault(Faults.UNKNOWN_METHOD)
 
 
 def no_listener() -> Any:
@@ -524,7 +530,7 @@ def test_earlier_rolls_are_told_of_where_there_are_some(ctl: Controller, kept: A
     ctl.server.answers["getHistory"] = kept
     ctl.run("rolling_status app")
     assert ctl.exitstatus == 0
-    assert ctl.server.calls[-1] == ("getHistory", "app", 1)
+    assert ("getHistory", "app", 1) in ctl.server.calls
     assert ("Earlier ones: supervisorctl rolling_history app" in ctl.printed) is is_said
 
 
@@ -602,10 +608,32 @@ def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, sta
 
 def test_the_status_as_json(ctl: Controller) -> None:
     ctl.run("rolling_status --json")
-    assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls}
+    assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls, "listener": LISTENER}
     ctl.stdout.truncate(ctl.stdout.seek(0))
     ctl.run("rolling_status web --json")
-    assert json.loads(ctl.printed) == {"roll": None, "processes": []}
+    assert json.loads(ctl.printed) == {"roll": None, "processes": [], "listener": LISTENER}
+
+
+def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl: Controller) -> None:
+    told = {**LISTENER, "problem": "/etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?)"}
+    ctl.server.answers["getListener"] = lambda *_: told
+    for line, group in (("rolling_status", "GROUP"), ("rolling_status app", "app")):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.run(line)
+        assert ctl.printed.splitlines()[0] == (
+            "rolling.yaml is wrong: no roll begins until it is mended, and the guard goes on by the last that was "
+            "right. /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). All that is wrong: "
+            f"supervisorctl rolling_check {group}"
+        )
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.run(f"{line} --json")
+        assert json.loads(ctl.printed)["listener"] == told
+
+
+def test_a_supervisord_that_does_not_know_of_the_policy_has_a_status_all_the_same(ctl: Controller) -> None:
+    ctl.server.answers["getListener"] = lambda *_: unknown_method()
+    ctl.run("rolling_status app")
+    assert (ctl.exitstatus, "app    7     done" in ctl.printed) == (0, True), ctl.printed
 
 
 # --- help, and supervisorctl itself

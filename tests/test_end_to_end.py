@@ -265,11 +265,23 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
         policy.write_text(text, encoding="utf-8")
         code, out = untouched(stack, "rolling_restart", "app")
         assert (code, words in out) == (6, True), (text, code, out)
+    policy.write_text(good.replace("max_unavailable", "max_unavialable"), encoding="utf-8")
+    stack.wait_until(lambda: "did you mean max_unavailable?" in told_of_policy(stack), 10.0, "the status tells of it")
+    assert stack.ctl("rolling_status", "app").stdout.startswith(
+        "rolling.yaml is wrong: no roll begins until it is mended"
+    )
     policy.unlink()
     code, out = untouched(stack, "rolling_restart", "app")
     assert (code, "rolling.yaml" in out) == (6, True), out
     policy.write_text(good, encoding="utf-8")
     assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert told_of_policy(stack) == ""
+
+
+def told_of_policy(stack: Stack) -> str:
+    """What the status says is wrong with rolling.yaml."""
+    found: str = json.loads(stack.ctl("rolling_status", "--json").stdout)["listener"]["problem"]
+    return found
 
 
 def test_one_process_needs_force(start: Callable[..., Stack]):

@@ -104,6 +104,24 @@ def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
     assert backend(policies) == "two"
 
 
+def test_what_is_wrong_with_the_file_is_known_in_one_line_until_it_is_mended(file: Path) -> None:
+    def load(path: str) -> Config:
+        wrong = file.read_text(encoding="ascii")
+        if wrong != "good":
+            raise ConfigError(wrong)
+        return Config(GatePolicy(), {})
+
+    policies = Policies(str(file), load, mark)
+    for text, problem in (
+        ("one: a typing error", "one: a typing error"),
+        ("good", ""),
+        ("one: a typing error\ntwo: another\nthree: a third", "one: a typing error; and 2 more"),
+    ):
+        rewrite(file, text)
+        policies.latest()
+        assert policies.problem == problem
+
+
 def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_back(
     file: Path, load: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:

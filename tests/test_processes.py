@@ -52,7 +52,7 @@ NOTHING: dict[str, Any] = {
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": [], "packed": True}
+KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
 """What a listener knows that has not looked yet."""
 
 
@@ -221,6 +221,17 @@ def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) 
     world = supervisord.client().look({"web", "app"})
     assert supervisord.calls == [("rolling.listenerLook", ({**KNOWN, "guarded": ["app", "web"]},))]
     assert (world.rolls, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
+
+
+def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
+    problems = ["rolling.yaml:3: \u00e4", ""]
+    client = XmlRpcSupervisor(
+        {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.told, DEADLINE, problem=lambda: problems.pop(0)
+    )
+    inet.looks()
+    client.look([])
+    client.look([])
+    assert [known["problem"] for _, (known,) in inet.calls] == ["rolling.yaml:3: \\xe4", ""]
 
 
 def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:

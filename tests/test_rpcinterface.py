@@ -331,6 +331,21 @@ def test_a_listener_that_has_died_a_moment_ago_is_waited_for(rolling: Any, super
     assert fault_of(rolling.resume, "app").code == Fault.LISTENER_DOWN
 
 
+def test_what_the_listener_finds_wrong_with_the_policy_is_told_until_it_is_mended(rolling: Any):
+    assert rolling.getListener() == {"running": True, "problem": ""}
+    looked(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
+    assert rolling.getListener() == {"running": True, "problem": "rolling.yaml:3: \\xe4: unknown key"}
+    looked(rolling, problem="x" * 2000)
+    assert len(rolling.getListener()["problem"]) == 1000
+    looked(rolling)
+    assert rolling.getListener()["problem"] == "", "also by an older listener, which tells nothing"
+
+
+def test_whether_the_listener_runs_is_told(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert rolling.getListener()["running"] is False
+
+
 def test_a_listener_that_has_not_looked_for_long_is_none(rolling: Any):
     rolling.clock.now += HEARTBEAT + 1
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN

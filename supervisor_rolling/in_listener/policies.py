@@ -2,7 +2,8 @@
 asks.
 
 A roll reads the file when it begins, and whoever asked is told what is wrong with it. Nobody asks for the guard, so
-it goes on with the last file that was good: a typing error must not open a gate.
+it goes on with the last file that was good: a typing error must not open a gate. ``problem`` is for those who ask how
+things are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class Policies:
-    """One file. ``load`` reads it and raises ConfigError; ``mark`` gives something else when it is to be read again."""
+    """One file. ``load`` reads it and raises ConfigError; ``mark`` gives something else when it is to be read again.
+    ``problem``: what was wrong with it when it was last read for the guard, in one line; empty: nothing."""
 
     def __init__(self, path: str, load: Callable[[str], Config], mark: Callable[[str], object]) -> None:
         self._path = path
@@ -25,6 +27,7 @@ class Policies:
         self._mark = mark
         self._read: object = None
         self._config: Config | None = None
+        self.problem = ""
 
     def fresh(self) -> Config:
         """The file as it is. Raises ConfigError."""
@@ -36,7 +39,13 @@ class Policies:
         if mark != self._read:
             self._read = mark
             try:
-                self._config = self.fresh()
+                self._config, self.problem = self.fresh(), ""
             except ConfigError as error:
+                self.problem = _in_one_line(str(error))
                 log.warning("the guard goes on with the policies that it has, because the file is wrong: %s", error)
         return self._config
+
+
+def _in_one_line(text: str) -> str:
+    first, *more = text.splitlines() or [text]
+    return f"{first}; and {len(more)} more" if more else first

@@ -68,9 +68,11 @@ class XmlRpcSupervisor:
         told_key: Callable[[], str],
         timeout: float = CALL_TIMEOUT,
         wait: Wait = nap,
+        problem: Callable[[], str] = str,
     ) -> None:
         """``told_key`` returns the key that supervisord's events have told last, or nothing. ``wait(fd, seconds)``
-        returns whether the file descriptor is readable, when it is or when the time is over."""
+        returns whether the file descriptor is readable, when it is or when the time is over. ``problem`` returns what
+        is wrong with rolling.yaml, or nothing: supervisord remembers it for whoever asks."""
         self._environment = environment
         self._told_key = told_key
         self._key = ""
@@ -78,6 +80,7 @@ class XmlRpcSupervisor:
         self._hellos = 0
         self._timeout = timeout
         self._wait = wait
+        self._problem = problem
         self._proxy: xmlrpc.client.ServerProxy | None = None
         self._rolls: dict[str, tuple[int, Roll]] = {}
         self._watches: dict[str, tuple[int, Watch]] = {}
@@ -92,6 +95,7 @@ class XmlRpcSupervisor:
             "table": self._table.number,
             "guarded": sorted(guarded),
             "packed": True,
+            "problem": plain(self._problem()),
         }
         news = json.loads(unpack(self._own("listenerLook", known)))
         self._takes_changes = news.get("takes_changes", False)

@@ -16,6 +16,11 @@ NO_LISTENER = (
 )
 
 
+WRONG = (
+    "rolling.yaml is wrong: no roll begins until it is mended, and the guard goes on by the last that was right. "
+    "{problem}. All that is wrong: supervisorctl rolling_check {group}"
+)
+
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
 
 NO_ROLL = "supervisord knows of no roll of {group}."
@@ -30,6 +35,11 @@ _UNDER_WAY = {
     "settling": "open, and not counted as available yet",
 }
 """What is said of a process of which nothing else is to be said."""
+
+
+def problem_lines(listener: View, group: str) -> list[str]:
+    """What ``getListener`` tells of rolling.yaml; an older supervisord tells nothing."""
+    return [WRONG.format(problem=listener["problem"], group=group)] if listener.get("problem") else []
 
 
 def roll_lines(rolls: Sequence[View]) -> list[str]:

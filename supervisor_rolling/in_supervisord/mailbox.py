@@ -79,6 +79,7 @@ class Mailbox:
         self.requests: dict[int, Wire] = {}  # those without an answer
         self.ledger: dict[str, dict[str, tuple[int, float]]] = {}
         self.looked_at = 0.0  # when the listener last did; 0.0: never
+        self.problem = ""  # what it then found wrong with rolling.yaml
         self._last_id = 0
 
     # --- requests

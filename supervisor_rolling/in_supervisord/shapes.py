@@ -189,6 +189,7 @@ KNOWN: Shape = {
     "table": WHOLE,
     "guarded": ListOf(TEXT),
     "packed": Added(TRUTH),
+    "problem": Added(TEXT),
 }
 
 
