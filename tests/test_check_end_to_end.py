@@ -364,5 +364,16 @@ def test_a_typing_error_in_the_policy_is_a_finding_for_each(group: Callable[...,
     assert checked_unknown(stack) == 5
 
 
+def test_a_port_for_the_metrics_that_another_has_is_advice(group: Callable[..., Stack]) -> None:
+    stack = group(2, metrics={"listen": "127.0.0.1:9180"})
+    assert checked(stack)["findings"] == [], "the listener has it itself"
+    with socket.create_server(("127.0.0.1", 9181)):
+        rewrite(stack, lambda policy: policy["metrics"].update(listen="127.0.0.1:9181"))
+        (finding,) = checked(stack)["findings"]
+    assert (finding["code"], finding["where"], finding["refuses"]) == ("metrics", "metrics.listen", False)
+    assert finding["text"].startswith("127.0.0.1:9181 cannot be listened on: Address already in use")
+    assert checked(stack)["findings"] == []
+
+
 def checked_unknown(stack: Stack) -> int:
     return stack.ctl("rolling_check", "nobody").returncode

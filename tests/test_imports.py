@@ -50,6 +50,8 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("warmup", "addresses"),
     ("balancers", "addresses"),
     ("trial", "addresses"),
+    ("trial", "owners"),
+    ("trial", "sock_diag"),
     ("trial", "warmup"),
 }
 

@@ -131,3 +131,46 @@ def test_nothing_is_tracked_in_a_new_network_namespace() -> None:
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == (
         "connection tracking off\n"
     )
+
+
+# --- the port of the metrics
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)])
+def test_a_port_that_another_has_is_told(host: str, family: socket.AddressFamily) -> None:
+    program = "one = socket.create_server((sys.argv[1], 9181), family=int(sys.argv[2])); print(1, flush=True)"
+    command = [
+        sys.executable,
+        "-c",
+        f"import socket, sys; {program}; sys.stdin.read()",
+        host.strip("[]"),
+        str(int(family)),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert RealTrials().metrics(f"{host}:9181") == (
+            f"{host}:9181 cannot be listened on: Address already in use",
+            "name another address, or see who has it: ss -ltnp sport = :9181",
+        )
+        other.stdin.close()
+    assert RealTrials().metrics(f"{host}:9181") == ("", "")
+
+
+def test_a_port_that_the_listener_itself_has_is_in_order() -> None:
+    with socket.create_server(("127.0.0.1", 9181)):
+        assert RealTrials().metrics("127.0.0.1:9181") == ("", "")
+
+
+def test_an_address_that_this_host_has_not_is_told() -> None:
+    why, _ = RealTrials().metrics("192.0.2.1:9181")
+    assert why == "192.0.2.1:9181 cannot be listened on: Cannot assign requested address"
+
+
+def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert RealTrials().metrics("127.0.0.1:9181") == (
+        "prometheus_client is missing",
+        "pip install supervisor_rolling[metrics]",
+    )

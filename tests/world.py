@@ -394,6 +394,9 @@ class World:
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
         return dict.fromkeys(doors, self.unreached)
 
+    def metrics(self, address: str) -> tuple[str, str]:
+        return "", ""
+
     def conntrack(self) -> Conntrack | None:
         return None
 

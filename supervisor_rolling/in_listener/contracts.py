@@ -195,6 +195,11 @@ class Trials(Protocol):
         """Connect to each, past a closed gate by ``bypass``, and hang up."""
         ...
 
+    def metrics(self, address: str) -> tuple[str, str]:
+        """Why there can be no figures at an address and port, and what to do about it; empty where there can be, or
+        are."""
+        ...
+
     def conntrack(self) -> Conntrack | None:
         """How full the table of tracked connections is; None where the kernel has none."""
         ...

@@ -91,7 +91,7 @@ class Inspector:
             config = load_config()
         except ConfigError as error:
             return None, [Finding("config", "config", line, "", refuses=True) for line in _lines(error)]
-        found = []
+        found = list(self._of_metrics(config.metrics.listen))
         try:
             self._gatekeeper.prove(config.gate)
         except GateError as error:
@@ -107,6 +107,14 @@ class Inspector:
         except GateError as error:
             found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", refuses=True))
         return replace(roll, policy=self.settled(roll.policy, _ports_of(roll))), found
+
+    def _of_metrics(self, address: str) -> Iterable[Finding]:
+        try:
+            why, mend = self._trials.metrics(address) if address else ("", "")
+        except SocketsError:  # who listens there cannot be seen, as ``report`` says
+            return
+        if why:
+            yield Finding("metrics", "metrics.listen", f"{why}, so nobody gets the figures", mend)
 
     @property
     def can_try(self) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
+import os
 import selectors
 import socket
 import time
@@ -17,6 +19,8 @@ from pathlib import Path
 
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.contracts import NO_ANSWER, Doors, Look
+from supervisor_rolling.in_listener.owners import own_inodes
+from supervisor_rolling.in_listener.sock_diag import LISTEN, tcp_sockets
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.pure.checks.conntrack import Conntrack
@@ -70,6 +74,20 @@ class RealTrials:
         for at in range(0, len(waiting), AT_ONCE):
             found.update(_connected(waiting[at : at + AT_ONCE], bypass, deadline))
         return found
+
+    def metrics(self, address: str) -> tuple[str, str]:
+        """See ``Trials.metrics``."""
+        host, _, port = address.rpartition(":")
+        if importlib.util.find_spec("prometheus_client") is None:
+            return "prometheus_client is missing", "pip install supervisor_rolling[metrics]"
+        try:
+            _listening(host.strip("[]"), int(port)).close()
+        except OSError as error:
+            if not _listens_itself(int(port)):
+                reason = os.strerror(error.errno) if error.errno else error
+                why = f"{address} cannot be listened on: {reason}"
+                return why, f"name another address, or see who has it: ss -ltnp sport = :{port}"
+        return "", ""
 
     def conntrack(self) -> Conntrack | None:
         """See ``Trials.conntrack``."""
@@ -137,6 +155,11 @@ def _spare(addresses: Collection[str]) -> Iterator[tuple[int, list[str]]]:
                 continue
             yield port, wanted
             return
+
+
+def _listens_itself(port: int) -> bool:
+    """Whether this very process does."""
+    return not own_inodes(os.getpid()).isdisjoint(one.inode for one in tcp_sockets((LISTEN,), [port]))
 
 
 def _listening(address: str, port: int) -> socket.socket:
