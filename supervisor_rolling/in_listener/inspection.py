@@ -200,7 +200,10 @@ class Inspector:
             yield from conntrack.findings(tracked, roll.gate)
         if not may_try:
             return
-        bypass, up = roll.gate.bypass, [m for m in roll.members if m.ports and is_up(m, seen.processes)]
+        # A roll or the guard has those that are closed in hand, and would take us for somebody who gets through.
+        closed = self._gatekeeper.closed_since.keys()
+        up = [m for m in roll.members if m.ports and is_up(m, seen.processes) and not closed & set(m.ports)]
+        bypass = roll.gate.bypass
         heard = {m.name: listening.addresses.get(m.ports[0], ()) for m in up}  # a process is warmed by the first
         doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
         reached = {door: name for name, door in doors.items() if door[0]}
