@@ -10,6 +10,7 @@ import configparser
 import contextlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jinja2
@@ -29,6 +30,9 @@ ROLE = PLAYBOOKS / "roles" / "supervisor_rolling"
 UNTOUCHED = ["not reached", "-", "-", "-", ""]
 FIRST_THREE = ("--limit", "web1,web2,web3")
 """For what more hosts would not show any better."""
+
+LATER_TWO = ("--limit", "web2,web3")
+"""For what the canary, whose supervisord has no plugin at first, would not show any better."""
 
 DONE = 0
 FAILED = 2  # exit statuses of ansible-playbook
@@ -249,6 +253,47 @@ def test_a_host_that_is_lost_right_before_its_roll_is_told_and_ends_the_run(flee
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == ["unreachable", "not reached", "not reached"], played.output
     assert fleet.pids() == before
+
+
+def test_a_host_that_is_lost_in_the_middle_of_its_roll_ends_the_run_and_not_the_roll(fleet: Fleet) -> None:
+    before, member, cut = fleet.pids(), fleet.members[1], fleet.directory / "cut"
+    last = roll_number(member)
+    fleet.inventory(web2={"ansible_netns_cut": str(cut)})
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(fleet.play, "roll.yml", *LATER_TWO, *deploying(fleet, "release", "new"))
+        member.stack.wait_until(lambda: is_half_done(member, last), 60.0, "one is replaced")
+        cut.touch()
+        played = run.result()
+    assert played.status == FAILED, played.output
+    assert [row[1] for row in played.table] == ["unreachable", "not reached"], played.output
+    assert played.table[0][5].endswith("A roll that had begun there goes on: rolling_status says how far it is")
+    roll = look.wait_ended(member.stack)
+    assert (roll["id"], roll["status"], roll["replaced"]) == (last + 1, "done", 3)
+    assert released(fleet)["web2"] == {"new"}
+    assert fleet.pids()["web3"] == before["web3"]
+    cut.unlink()
+    assert fleet.play("roll.yml", *LATER_TWO).status == DONE, "run again, it rolls both"
+
+
+def test_a_run_that_comes_while_the_roll_of_the_last_goes_on_is_told_who_has_the_group(fleet: Fleet) -> None:
+    member = fleet.members[1]
+    with member.host.there(), look.draining(member.stack):
+        played = fleet.play("roll.yml", *LATER_TWO)
+    assert [row[1] for row in played.table] == ["error", "not reached"], played.output
+    assert re.fullmatch(r"app is being rolled: roll \d+ by \S+ has replaced 0 of 3", played.table[0][5])
+    assert look.wait_ended(member.stack)["status"] == "done"
+
+
+def roll_number(member: Member) -> int:
+    """Of the last roll of a host; 0: there was none."""
+    rolls: Any = member.stack.rpc().rolling.getAllRolls()
+    return max((roll["id"] for roll in rolls), default=0)
+
+
+def is_half_done(member: Member, last: int) -> bool:
+    """Whether a roll after that one has replaced a process, and goes on."""
+    rolls: Any = member.stack.rpc().rolling.getAllRolls()
+    return any(roll["id"] > last and roll["status"] == "running" and roll["replaced"] for roll in rolls)
 
 
 def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: Fleet) -> None:
