@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import xmlrpc.client
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -31,9 +32,14 @@ from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
 from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
-from supervisor_rolling.plain import plain, shown
+from supervisor_rolling.plain import shown
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
+LOOK_SELDOM = 2.0  # at most
+LOOK_SHARE = 10
+"""So many times as long as the last look took is the pause to the next: supervisord, which has one thread, takes its
+time to show a thousand processes, and has a roll to see to."""
+
 SHOWN = 20
 """Rolls of the history, where nobody says how many."""
 
@@ -238,14 +244,21 @@ class RollingControllerPlugin(ControllerPluginBase):
             self._print(options, {"rolls": rolls, "listener": listener}, lines)
             return DONE
         group = _group(options)
-        processes = self._rolling.getProcesses(group)
-        rolls = [{**roll, "group": group} for roll in self._rolling.getAllRolls() if roll["group"] == plain(group)]
-        roll = rolls[0] if rolls else None
+        processes, roll = self._unpacked("getProcesses", group), self._last_roll(group)
         listener = self._listener()
         has_earlier = roll is None and not options.json and self._has_history(group)
         lines = [*problem_lines(listener, group), *process_lines(group, roll, processes, has_earlier)]
         self._print(options, {"roll": roll, "processes": processes, "listener": listener}, lines)
         return DONE
+
+    def _last_roll(self, group: str) -> dict[str, Any] | None:
+        """The one that runs, or the last that supervisord knows."""
+        try:
+            return {**self._unpacked("getRoll", group), "group": group}
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Fault.NOT_ROLLING:
+                raise
+            return None
 
     def _listener(self) -> dict[str, Any]:
         """How the listener is; nothing where supervisord runs an older version of the plugin, which does not know."""
@@ -292,11 +305,13 @@ class RollingControllerPlugin(ControllerPluginBase):
         return INTERRUPTED
 
     def _until_end(self, roll: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
-        number, group, alone_since = roll["id"], roll["group"], 0.0
+        number, group, alone_since, pause = roll["id"], roll["group"], 0.0, LOOK_EVERY
         while roll["status"] == "running":
             show(roll)
-            time.sleep(LOOK_EVERY)
+            time.sleep(pause)
+            began = time.monotonic()
             roll = self._again(group, number)
+            pause = min(max(LOOK_EVERY, LOOK_SHARE * (time.monotonic() - began)), LOOK_SELDOM)
             if roll["id"] != number:
                 raise _CommandError(f"roll {number} of {group} has ended and roll {roll['id']} has begun", FAILED)
             alone_since = 0.0 if roll["listener"] else alone_since or time.monotonic()
@@ -310,7 +325,7 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _again(self, group: str, number: int) -> dict[str, Any]:
         try:
-            return self._asked("getRoll", group)
+            return {**self._unpacked("getRoll", group), "group": group}
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Fault.NOT_ROLLING:  # it remembers a roll for as long as it lives
                 text = (
@@ -333,6 +348,16 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _asked(self, method: str, group: str, *more: Any) -> dict[str, Any]:
         """The roll of a group, by its own name: answers are ASCII."""
         return {**getattr(self._rolling, method)(group, *more), "group": group}
+
+    def _unpacked(self, method: str, group: str) -> Any:
+        """What the packed form of a method returns; or the method itself, where supervisord runs an older version of
+        the plugin, which has no other."""
+        try:
+            return json.loads(zlib.decompress(getattr(self._rolling, f"{method}Packed")(group).data))
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.UNKNOWN_METHOD:
+                raise
+            return getattr(self._rolling, method)(group)
 
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""

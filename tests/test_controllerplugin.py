@@ -19,9 +19,15 @@ from hypothesis import strategies as st
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling import controllerplugin
-from supervisor_rolling.controllerplugin import LISTENER_PATIENCE, LOOK_EVERY, make_rolling_controllerplugin
+from supervisor_rolling.controllerplugin import (
+    LISTENER_PATIENCE,
+    LOOK_EVERY,
+    LOOK_SELDOM,
+    LOOK_SHARE,
+    make_rolling_controllerplugin,
+)
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.in_supervisord.views import roll_view
+from supervisor_rolling.in_supervisord.views import packed, roll_view
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
 from supervisor_rolling.wire import dump
 from tests.report_records import a_roll
@@ -62,7 +68,7 @@ class Server:
             "resume": lambda *_: a_view(),
             "abort": lambda *_: a_view(aborting=True),
             "pause": lambda *_: a_view(paused=True),
-            "getRoll": lambda *_: self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0],
+            "getRoll": lambda *_: self._next_roll(),
             "getAllRolls": lambda *_: self.rolls,
             "getProcesses": lambda *_: [],
             "getHistory": lambda *_: [],
@@ -76,9 +82,16 @@ class Server:
 
         def call(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
+            if name.endswith("Packed") and name not in self.answers:
+                return packed(self.answers[name[: -len("Packed")]](*arguments))
             return self.answers[name](*arguments)
 
         return call
+
+    def _next_roll(self) -> View:
+        if not self.rolls:
+            raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of it is known")
+        return self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0]
 
     def raises(self, error: BaseException) -> None:
         """Whatever is asked, but for the names of all processes."""
@@ -218,7 +231,7 @@ def test_wishes_are_confirmed(ctl: Controller) -> None:
 def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None
-    assert [call[0] for call in ctl.server.calls] == ["restart", "getRoll", "getRoll", "getRoll"]
+    assert [call[0] for call in ctl.server.calls] == ["restart", *["getRollPacked"] * 3]
     assert clock.slept == [LOOK_EVERY] * 3
     lines = ctl.printed.splitlines()
     assert lines[0] == "app: replacing 2 processes, 1 at a time (roll 7)"
@@ -557,13 +570,35 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
     cold = {**row, "name": "web_3", "stage": "failed", "tries": 3, "retry_in": 19.6, "why": "is not warm"}
     table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}, cold]
     ctl.server.answers["getProcesses"] = lambda *_: table
-    ctl.server.rolls = [{**a_view(), "group": "web"}, a_view(Status.DONE)]
+    ctl.server.rolls = [a_view(Status.DONE)]
     ctl.run("rolling_status app:*")
     lines = [line.split() for line in ctl.printed.splitlines()]
     assert lines[1][:3] == ["app", "7", "done"]
     assert lines[4] == ["web_2", "FATAL", "-", "failed", "62", "s", "-", "closed", "is", "not", "warm"]
     assert " ".join(lines[5][7:]) == "is not warm; tried 3 times, again in 20 s"
     assert lines[6] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
+
+
+def test_where_supervisord_has_an_older_version_what_is_not_packed_is_asked(ctl: Controller) -> None:
+    def unknown(*_: Any) -> Any:
+        raise xmlrpc.client.Fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+
+    ctl.server.answers.update(getRollPacked=unknown, getProcessesPacked=unknown)
+    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.run("rolling_restart app")
+    ctl.run("rolling_status app")
+    assert (ctl.exitstatus, "2 of 2 replaced" in ctl.printed) == (0, True)
+
+
+def test_a_roll_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
+    def slow(*_: Any) -> Any:
+        clock.now += took.pop(0)
+        return packed(a_view() if took else a_view(Status.DONE))
+
+    took = [0.001, 0.1, 9.0, 0.001]
+    ctl.server.answers["getRollPacked"] = slow
+    ctl.run("rolling_restart app")
+    assert clock.slept == [LOOK_EVERY, LOOK_EVERY, pytest.approx(LOOK_SHARE * 0.1), LOOK_SELDOM]
 
 
 def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl: Controller) -> None:
@@ -610,6 +645,7 @@ def test_the_status_as_json(ctl: Controller) -> None:
     ctl.run("rolling_status --json")
     assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls, "listener": LISTENER}
     ctl.stdout.truncate(ctl.stdout.seek(0))
+    ctl.server.rolls = []
     ctl.run("rolling_status web --json")
     assert json.loads(ctl.printed) == {"roll": None, "processes": [], "listener": LISTENER}
 
@@ -758,7 +794,7 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
     assert json.loads(controller.printed)["roll"]["group"] == "wéb"
     controller.run("rolling_restart wéb --json")
     assert json.loads(controller.printed.splitlines()[-1])["group"] == "wéb"
-    assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb", "wéb"]
+    assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb"] * 3
 
 
 # --- rolling_check

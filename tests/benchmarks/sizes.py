@@ -28,7 +28,7 @@ from tests.lab.netns import enter_private_network
 from tests.lab.stack import LabError
 
 AT_A_TIME = "10%"
-STATE_EVERY = 0.02  # seconds between two calls of getState
+STATE_EVERY = 0.1  # seconds between two calls of getState: each costs supervisord a few passes over its processes
 ROLL_WITHIN = 900.0
 STATUS_TIMES = 5
 QUIET = 5.0  # seconds: the events of the start are worked off
