@@ -18,7 +18,7 @@ import yaml
 
 from supervisor_rolling.in_listener.gates.xtables import xtables_lock
 from tests.lab import haproxy, proc
-from tests.lab.look import assert_nobody_noticed, draining, pids, rolling, rules, users, wait_ended, wait_open
+from tests.lab.look import assert_nobody_noticed, pids, rolling, rules, users
 from tests.lab.stack import Stack
 
 NGINX = {"nginx": "%(here)s/nginx.conf"}
@@ -243,16 +243,6 @@ def test_a_bypass_that_cannot_reach_a_process_is_found(unguarded: Callable[..., 
 def test_a_rule_of_nat_where_nothing_is_tracked_is_found(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(gate={"method": "redirect"})
     assert "turns connection tracking on" in found(checked(stack))["conntrack.idle"]["text"]
-
-
-def test_a_check_in_the_middle_of_a_roll_is_nobody_who_gets_through_a_closed_gate(group: Callable[..., Stack]) -> None:
-    stack = group()
-    wait_open(stack)
-    with draining(stack):
-        for _ in range(30):
-            stack.rpc().rolling.check("app")
-            assert rolling(stack)["status"] == "running", rolling(stack)["why"]
-    assert wait_ended(stack)["status"] == "done"
 
 
 # --- the processes and supervisord

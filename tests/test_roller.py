@@ -674,6 +674,18 @@ def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     assert not world.closed_until
 
 
+def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_roll_would_take_that_for_a_leak():
+    world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
+    world.connection_takes = 100.0
+    world.ask()
+    roller = world.roller()
+    world.run(roller, 1.0)
+    assert {member.name: member.stage for member in world.roll().members}["app-1"] is Stage.DRAINING
+    world.knocked.clear()
+    checked(world, roller)
+    assert world.knocked == [8002, 8003]
+
+
 def test_a_check_tells_all_that_is_against_a_roll_at_once():
     world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
     world.gate_problem = "no CAP_NET_ADMIN"

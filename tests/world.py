@@ -294,6 +294,7 @@ class World:
         self.gate_problem = ""
         self.trial: list[str] = []
         self.unreached = ""  # why no process can be connected to
+        self.knocked: list[int] = []  # the ports that a trial has connected to
         self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world", is_absent=True)
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
@@ -392,6 +393,7 @@ class World:
         return addresses[0]
 
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
+        self.knocked += [port for _, port in doors]
         return dict.fromkeys(doors, self.unreached)
 
     def metrics(self, address: str) -> tuple[str, str]:
