@@ -141,8 +141,7 @@ li:target > details > summary { box-shadow: inset 4px 0 0 var(--focus) }
 .many i.new { height: 4px } .many i.old { height: 2px }
 
 .tables { content-visibility: auto; contain-intrinsic-size: auto var(--tall) }
-.lanes > li { content-visibility: auto; contain-intrinsic-size: auto 35px }
-.many .lanes > li { contain-intrinsic-size: auto 25px }
+.many .lanes > li { content-visibility: auto; contain-intrinsic-size: auto 25px }
 .wide { overflow-x: auto; margin-bottom: 1rem }
 table { border-collapse: collapse; font-size: .8125rem }
 caption { text-align: left; color: var(--muted); padding-bottom: .5rem }
