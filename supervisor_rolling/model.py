@@ -230,7 +230,9 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """How long each stage of one process took, in seconds; 0.0 until it is over."""
+    """How long each stage of one process took, in seconds; 0.0 until it is over. RESTARTING has two parts: ``stopped``,
+    until the old process was down, and ``started``, from then until there was a new one. It is warmed from then on, and
+    at least for its startsecs. See ``pure/chronicle.py`` for when a stage begins and ends."""
 
     drained: float = 0.0
     stopped: float = 0.0

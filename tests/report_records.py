@@ -38,7 +38,7 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
         "stopped": 0.0,
         "started": started,
         "warmed": warmed,
-        "settled": 0.0,
+        "settled": 0.1,
     }
 
 

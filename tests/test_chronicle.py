@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
-from supervisor_rolling.model import GatePolicy, Level, Member, Policy, PortRule, Roll, Stage, Step
-from supervisor_rolling.pure.chronicle import MOST_LEVELS, MOST_STEPS, levelled, noted, shifted
+import pytest
+
+from supervisor_rolling.in_supervisorctl.report_record import read
+from supervisor_rolling.in_supervisorctl.report_words import words
+from supervisor_rolling.model import GatePolicy, Level, Member, Policy, PortRule, Roll, Seen, Stage, Step
+from supervisor_rolling.pure.chronicle import MOST_LEVELS, MOST_STEPS, levelled, noted, shifted, stays
+from supervisor_rolling.pure.figures import figures
+from supervisor_rolling.pure.records import record
 from tests.world import World
 
 MEMBER = Member("app-1", (8001,))
@@ -71,9 +78,33 @@ def test_every_process_has_the_stages_that_it_went_through_with_their_moments() 
         assert stages(member) == WAY
         moments = [step.at for step in member.steps]
         assert moments == sorted(moments)
-        drained, stopped_and_started = moments[1] - moments[0], moments[2] - moments[1]
-        assert abs(drained - member.timing.drained) < 0.01
-        assert stopped_and_started >= member.timing.stopped - 0.01
+
+
+def test_times_figures_bars_and_words_say_the_same_of_the_same_stage() -> None:
+    world = World(3, settle=1.0)
+    for process in world.processes.values():
+        process.startsecs, process.stop_takes = 2.0, 0.4  # warm after 0.3 s, and STARTING for long after that
+    roll = a_roll(world)
+    counted = figures((begun(roll), None), (roll, None), Seen(world.now, {}), 0).stays
+    told = read(record(roll, world.now))["processes"]
+    for number, (member, process) in enumerate(zip(roll.members, told)):
+        took = {stage.value: end - at for stage, at, end in stays(member.steps)}
+        assert list(took) == [stage.value for stage in WAY[:-1]]
+        assert took["warming"] == pytest.approx(2.0, abs=0.1)
+        timing = member.timing
+        known = [timing.drained, timing.stopped + timing.started, timing.warmed, timing.settled]
+        assert known == pytest.approx(list(took.values()), abs=0.002)
+        assert counted[4 * number : 4 * number + 4] == tuple(took.items())
+        bars = {span.stage: span.seconds for span in process["spans"] if span.stage != "open"}
+        assert bars == pytest.approx(took, abs=0.002)
+        said = re.findall(r"(\w+) (\d+\.\d) s(?: \(|$| ·)", words(process, "done"))
+        assert [word for word, _ in said] == ["drained", "restarted", "warmed", "settled"]
+        assert [float(seconds) for _, seconds in said] == pytest.approx(list(took.values()), abs=0.051)
+
+
+def begun(roll: Roll) -> Roll:
+    """The roll when nobody had left yet."""
+    return replace(roll, members=tuple(replace(member, steps=()) for member in roll.members))
 
 
 def test_the_line_has_one_less_while_one_after_another_is_away() -> None:

@@ -113,14 +113,21 @@ def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
 
 def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
     assert line_of(NEW) == (
-        "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · warmed 11 requests 730 → 3 ms · settled 10 s · open"
+        "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · "
+        "warmed 0.7 s (11 requests 730 → 3 ms) · settled 10 s · open"
+    )
+
+
+def test_a_start_of_a_moment_is_left_out_because_its_startsecs_count_as_warming() -> None:
+    assert line_of(replace(NEW, timing=Timing(started=0.05, warmed=1.02))) == (
+        "app-1  warmed 1.0 s (11 requests 730 → 3 ms) · open"
     )
 
 
 def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
     line = line_of(NEW, signs=ASCII)
     assert line == (
-        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 11 requests 730 -> 3 ms, settled 10 s, open"
+        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 0.7 s (11 requests 730 -> 3 ms), settled 10 s, open"
     )
     assert line.isascii()
 

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from supervisor_rolling.in_supervisorctl.report import Html, page, tag
 from supervisor_rolling.in_supervisorctl.report_record import PROCESS, ROLL, read
-from supervisor_rolling.in_supervisorctl.report_words import forecast_text, lasting, requests_text
+from supervisor_rolling.in_supervisorctl.report_words import forecast_text, lasting, requests_text, words
 from tests.lab import chromium
 from tests.lab.chromium import Browser
 from tests.report_records import NOT_WARM, a_failed_roll, a_roll, a_running_roll, an_aborted_roll
@@ -193,7 +193,7 @@ def test_a_roll_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(
     browser.show(page(a_running_roll()))
     assert text_of(browser, "h1").startswith("app: 3 of 8 replaced so far, after 8.6 s")
     assert "about 5.4 s left" in text_of(browser, ".facts")
-    assert text_of(browser, "#p3 .words") == "drained 0.5 s · warming for 0.5 s"
+    assert text_of(browser, "#p3 .words") == "drained 0.5 s · restarted 1.0 s · warming for 0.5 s"
     assert text_of(browser, "#p4 .words") == "still to come"
     assert text_of(browser, ".trouble") == ""
 
@@ -251,6 +251,23 @@ def test_a_warm_up_is_told_in_numbers(requests: int, latencies: list[float], tex
 )
 def test_the_forecast_is_told_with_how_far_off_it_was(changes: dict[str, Any], text: str) -> None:
     assert forecast_text(read(a_roll(seconds=14.3, **changes))) == text
+
+
+def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:
+    record = a_failed_roll()
+    left, killed = record["processes"][:2]
+    killed.update(killed=True, stopped=0.8)
+    left.update(
+        replaced=False,
+        failed=True,
+        why="still had 3 connections",
+        connections_left=3,
+        stages=[["draining", 0.5], ["open", 3.0]],
+    )
+    told = {process["name"]: words(process, "failed") for process in read(record)["processes"]}
+    assert "restarted 0.9 s (stopped in 0.8 s, killed) · warmed 0.6 s" in told["app-8001"]
+    assert "restarted 1.0 s · warming 0.7 s · FAILED: is not warm" in told["app-8002"]
+    assert told["app-8000"] == "draining 2.5 s (3 connections left) · FAILED: still had 3 connections"
 
 
 # --- the picture
@@ -544,9 +561,12 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
     browser.show(page(a_failed_roll()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
-        "app-8000 drained 0.3 s · started 1.1 s · warmed 0.6 s · open not available 2.2 s 11 requests, 811 → 12 ms"
+        "app-8000 drained 0.3 s · restarted 1.1 s · warmed 0.6 s · settled 0.1 s · open not available 2.2 s "
+        "11 requests, 811 → 12 ms"
     )
-    assert lanes[2].startswith(f"app-8002 drained 0.4 s · started 1.0 s · FAILED: {NOT_WARM} not available 2.4 s")
+    assert lanes[2].startswith(
+        f"app-8002 drained 0.4 s · restarted 1.0 s · warming 0.7 s · FAILED: {NOT_WARM} not available 2.4 s"
+    )
 
 
 def test_headings_tell_the_parts_of_the_page(browser: Browser) -> None:
@@ -564,7 +584,7 @@ def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
     assert told["process"] == "app-8001"
     assert told["outcome"] == "open"
     assert told["pid"] == "28001 → 29001"
-    assert {len(row) for row in rows} == {16}
+    assert {len(row) for row in rows} == {15}
     scopes = browser.run("return [...document.querySelectorAll('th')].map(one => one.scope)")
     assert set(scopes) == {"col", "row"}
     assert browser.run("return document.querySelectorAll('table caption').length") == 2
@@ -615,7 +635,7 @@ def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
 def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser: Browser) -> None:
     record = a_failed_roll()
     record["processes"][2]["why"] = f"{NOT_WARM}; " * 8
-    for width in (360, 800, 1300, 1400):
+    for width in (360, 800, 1249, 1300, 1400):
         browser.show(page(record), width=width)
         cut = browser.run(
             """return [...document.querySelectorAll('.words')].filter(one => one.scrollWidth > one.clientWidth + 1)

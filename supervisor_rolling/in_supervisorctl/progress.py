@@ -270,7 +270,7 @@ def _past(process: View, signs: Signs) -> list[str]:
     if process["stopped"] >= NOTABLE:
         killed = " (killed)" if process.get("killed") else ""  # an older supervisord does not tell
         parts.append(f"stopped {process['stopped']:.1f} s{killed}")
-    if process["started"]:
+    if process["started"] >= NOTABLE:
         parts.append(f"started {process['started']:.1f} s")
     if process["warmed"]:
         parts.append(_warmed(process, signs))
@@ -283,7 +283,7 @@ def _warmed(process: View, signs: Signs) -> str:
     if not process["requests"]:
         return f"ready {process['warmed']:.1f} s"
     latencies = f"{process['first_ms']:.0f} {signs.arrow} {process['last_ms']:.0f} ms"
-    return f"warmed {_count(process['requests'], 'request')} {latencies}"
+    return f"warmed {process['warmed']:.1f} s ({_count(process['requests'], 'request')} {latencies})"
 
 
 def _present(process: View) -> str:

@@ -20,6 +20,7 @@ from supervisor_rolling.in_supervisorctl.progress import what_now
 from supervisor_rolling.in_supervisorctl.report_record import Span, read
 from supervisor_rolling.in_supervisorctl.report_style import STYLE
 from supervisor_rolling.in_supervisorctl.report_words import (
+    PAST,
     clock,
     counted,
     forecast_text,
@@ -75,8 +76,8 @@ MOST_CHANGES = 1000
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BARS = 84, 20, 42
 """Of the small picture of a warm-up, in pixels; and how many bars are the most that can be told apart there."""
 
-LANE_LETTERS = 105
-"""So many letters have room in a lane, on a screen of usual width."""
+LANE_LETTERS = 85
+"""So many letters have room in a lane, in the narrowest window in which words stand beside bars."""
 
 LISTED = 20
 """So many failures are told before the rest is folded away."""
@@ -577,8 +578,8 @@ def _process_table(roll: View) -> Html:
         ("port", _ports),
         ("outcome", lambda p: standing(p, roll["status"])),
         ("left at, s", lambda p: f"{p['spans'][0].begin:.1f}" if p["spans"] else ""),
-        *((f"{key}, s", _tenth(key)) for key in ("drained", "stopped", "started", "warmed", "settled")),
-        ("not available, s", _tenth("away")),
+        *((f"{stage}, s", _took(stage)) for stage in PAST),
+        ("not available, s", lambda p: f"{p['away']:.1f}" if p["spans"] else ""),
         ("requests", lambda p: f"{p['requests']:.0f}" if p["requests"] else ""),
         ("first, ms", lambda p: ms(p["latencies_ms"][0]) if p["latencies_ms"] else ""),
         ("last, ms", _last_ms),
@@ -600,8 +601,8 @@ def _process_table(roll: View) -> Html:
     return tag("div", table, class_="wide", role="region", aria_label="The processes, a table", tabindex="0")
 
 
-def _tenth(key: str) -> Callable[[View], object]:
-    return lambda process: f"{process[key]:.1f}"
+def _took(stage: str) -> Callable[[View], object]:
+    return lambda process: f"{process['times'][stage]:.1f}" if stage in process["times"] else ""
 
 
 def _last_ms(process: View) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor_rolling.plain import shown
+from supervisor_rolling.pure.chronicle import stays
 from supervisor_rolling.pure.names import natural
 
 View = Mapping[str, Any]
@@ -55,11 +56,7 @@ PROCESS: View = {
     "requests": 0,
     "latencies_ms": [],
     "stages": [],
-    "drained": 0.0,
     "stopped": 0.0,
-    "started": 0.0,
-    "warmed": 0.0,
-    "settled": 0.0,
 }
 
 
@@ -80,8 +77,8 @@ class Span:
 
 def read(record: Any) -> dict[str, Any]:
     """The record with every key, of the right kind, and what follows from them: ``span``, the seconds that the axis
-    shows; ``size`` of the group; for each process ``spans``, ``away`` (not available, seconds) and ``stage``, the last.
-    Who left first comes first."""
+    shows; ``size`` of the group; for each process ``spans``, ``times`` (by stage, seconds), ``away`` (not available,
+    seconds) and ``stage``, the last. Who left first comes first."""
     roll = _kept(record, ROLL)
     told = [_kept(process, PROCESS) for process in roll["processes"]]
     roll["availability"] = sorted(filter(_is_change, roll["availability"]), key=lambda change: change[0])
@@ -117,14 +114,23 @@ def _process(told: dict[str, Any], stages: Sequence[Any], ends: float) -> dict[s
         "latencies_ms": numbers,
         "requests": max(told["requests"], len(numbers)),
         "spans": spans,
+        "times": times(spans),
         "away": sum(span.seconds for span in spans if span.stage != "open"),
         "stage": shown(stages[-1][0], "utf-8") if stages else "open",
     }
 
 
+def times(spans: Iterable[Span]) -> dict[str, float]:
+    """How long they were in all, by stage."""
+    found: dict[str, float] = {}
+    for span in spans:
+        found[span.stage] = found.get(span.stage, 0.0) + span.seconds
+    return found
+
+
 def _spans(stages: Sequence[Any], ends: float) -> Iterable[Span]:
     is_new = False
-    for (stage, begin), (_, end) in zip(stages, [*stages[1:], ("", ends)]):
+    for stage, begin, end in stays([*stages, ("", ends)]):
         is_new = is_new or stage in ("restarting", "warming", "down")
         yield Span(shown(stage, "utf-8"), float(begin), float(end), is_new)
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from supervisor_rolling.in_supervisorctl.report_record import times
 from supervisor_rolling.pure.lasting import count_text
 
 View = Mapping[str, Any]
+
+PAST = {"draining": "drained", "restarting": "restarted", "warming": "warmed", "settling": "settled"}
+"""What is said of a stage that a process came through."""
 
 SLOW = 10000
 """Milliseconds; what took longer is told in seconds."""
@@ -56,20 +60,38 @@ def requests_text(process: View) -> str:
 
 
 def words(process: View, status: str) -> str:
-    """What a process has been through, and where it stands, as ``rolling_restart`` tells it."""
-    left = f" ({count_text(process['connections_left'])} left)" if process["connections_left"] else ""
-    killed = " (killed)" if process["killed"] else ""
-    ready = "warmed" if process["requests"] else "ready"
-    parts = [
-        f"drained {lasting(process['drained'])}{left}" if process["drained"] or left else "",
-        f"stopped {lasting(process['stopped'])}{killed}" if process["stopped"] >= NOTABLE or killed else "",
-        f"started {lasting(process['started'])}" if process["started"] else "",
-        f"{ready} {lasting(process['warmed'])}" if process["warmed"] else "",
-        f"settled {lasting(process['settled'])}" if process["settled"] >= NOTABLE else "",
-        f"died {counted(process['deaths'], 'time')}" if process["deaths"] else "",
-        standing(process, status),
+    """What a process has been through, stage by stage as its bars have it, and where it stands."""
+    parts = [*_past(process, status), standing(process, status)]
+    if process["deaths"]:
+        parts.insert(-1, f"died {counted(process['deaths'], 'time')}")
+    return " · ".join(parts)
+
+
+def _past(process: View, status: str) -> list[str]:
+    """Each stage with how long it took. The one that a process did not come through goes by its own name, unless that
+    is told as how it stands."""
+    moved = [span for span in process["spans"] if span.stage in PAST]
+    last = moved.pop() if moved and not process["replaced"] else None
+    past = {**PAST, "warming": "warmed" if process["requests"] else "ready"}
+    told = [
+        _stage_text(past[stage], stage, took, process) for stage, took in times(moved).items() if _is_told(stage, took)
     ]
-    return " · ".join(filter(None, parts))
+    if last is None or (status == "running" and process["stage"] == last.stage):
+        return told
+    return [*told, _stage_text(last.stage, last.stage, last.seconds, process)]
+
+
+def _is_told(stage: str, seconds: float) -> bool:
+    return stage != "settling" or seconds >= NOTABLE
+
+
+def _stage_text(word: str, stage: str, seconds: float, process: View) -> str:
+    text = f"{word} {lasting(seconds)}"
+    if stage == "draining" and process["connections_left"]:
+        return f"{text} ({count_text(process['connections_left'])} left)"
+    if stage == "restarting" and (process["killed"] or process["stopped"] >= NOTABLE):
+        return f"{text} (stopped in {lasting(process['stopped'])}{', killed' if process['killed'] else ''})"
+    return text
 
 
 def standing(process: View, status: str) -> str:

@@ -1,11 +1,17 @@
 """The course of a roll, for whoever wants to see it afterwards: who was in which stage when, how many were available.
 
 Nothing is decided by it.
+
+A process is in a stage from the look that found it there to the look that found it in the next. So one that supervisord
+still calls STARTING is WARMING: its warm-up runs since there was a pid, and it is not opened before its startsecs are
+over. The times of a process (``Timing``), the figures for Prometheus, and the bars and words of a report all mean this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from supervisor_rolling.model import Level, Member, Roll, Step
 
@@ -17,6 +23,15 @@ MOST_LEVELS = 5000
 
 DIGITS = 3
 """Of a second: a look takes longer."""
+
+
+StageName = TypeVar("StageName", bound=str)
+
+
+def stays(steps: Sequence[tuple[StageName, float]]) -> Iterator[tuple[StageName, float, float]]:
+    """Each stage that was entered and left, in order, with both moments."""
+    for (stage, at), (_, left_at) in zip(steps, steps[1:]):
+        yield stage, at, left_at
 
 
 def noted(before: Member, after: Member, at: float) -> Member:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from supervisor_rolling.model import Member, Roll, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.pure.chronicle import stays
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def _stays(old: Roll, new: Roll) -> Iterator[tuple[str, float]]:
 
 def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
     entered = after.steps[max(0, len(before.steps) - 1) :]
-    for step, following in zip(entered, entered[1:]):
-        if step.stage not in (Stage.OPEN, Stage.FAILED):
-            yield step.stage.value, following.at - step.at
+    for stage, at, left_at in stays(entered):
+        if stage not in (Stage.OPEN, Stage.FAILED):
+            yield stage.value, left_at - at
 
 
 def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:

@@ -22,7 +22,6 @@ from supervisor_rolling.model import (
     Roll,
     Seen,
     Stage,
-    Timing,
     Verb,
     Warmth,
     WarmupPolicy,
@@ -267,7 +266,6 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
     if process.pid and process.pid != member.pid and process.state in ALIVE:
         # It died and was started again: warm that one, same deadline.
         return replace(member, pid=process.pid, deaths=member.deaths + (not process.told_to_stop))
-    member = _note_running(member, process, seen)
     if _is_down_for_good(process):
         return _failed(member, seen, f"went down while it was warmed up: {state_text(process)}")
     warmth = seen.warmths.get(member.name)
@@ -283,20 +281,13 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
 
 
 def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    if not member.timing.warmed:
-        member = replace(member, timing=replace(member.timing, warmed=seen.at - member.since))
     if process.state == "RUNNING":
-        return to(member, Stage.SETTLING, seen)
+        timing = replace(member.timing, warmed=seen.at - member.since)
+        return replace(to(member, Stage.SETTLING, seen), timing=timing)
     if seen.at - member.since >= roll.policy.restart.timeout:
         text = f"is warm but not RUNNING after {roll.policy.restart.timeout:g} s: startsecs is above restart.timeout"
         return _failed(member, seen, f"{text}, raise that")
     return member
-
-
-def _note_running(member: Member, process: Process, seen: Seen) -> Member:
-    if process.state != "RUNNING" or member.timing.started:
-        return member
-    return replace(member, timing=replace(member.timing, started=seen.at - (member.stopped_at or member.since)))
 
 
 def _warm_in_time(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
@@ -332,8 +323,8 @@ def _watch(member: Member, process: Process, seen: Seen) -> Member:
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
     if process.told_to_stop and process.pid and process.state in ALIVE:
-        timing = Timing(drained=member.timing.drained, stopped=member.timing.stopped)
-        member = replace(member, pid=process.pid, replaced=False, stopped_at=seen.at, timing=timing)
+        timing = replace(member.timing, warmed=0.0, settled=0.0)
+        member = replace(member, pid=process.pid, replaced=False, timing=timing)
         return to(member, Stage.WARMING, seen)
     why = _then(member, _death_text(member, process, seen.at - member.since + member.timing.settled))
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
@@ -369,7 +360,8 @@ def _drained(member: Member, seen: Seen) -> Member:
 
 def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
     down_at = member.stopped_at or seen.at
-    timing = replace(member.timing, stopped=member.timing.stopped or seen.at - member.since)
+    stopped = member.timing.stopped or seen.at - member.since
+    timing = replace(member.timing, stopped=stopped, started=seen.at - down_at)
     return replace(to(member, Stage.WARMING, seen), pid=process.pid, stopped_at=down_at, timing=timing)
 
 
