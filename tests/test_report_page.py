@@ -253,6 +253,17 @@ def test_the_forecast_is_told_with_how_far_off_it_was(changes: dict[str, Any], t
     assert forecast_text(read(a_roll(seconds=14.3, **changes))) == text
 
 
+def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> None:
+    record = a_roll(2)
+    ended, kept = record["processes"]
+    ended.update(connections_left=3)
+    kept.update(replaced=False, failed=True, connections_left=5, stages=[["draining", 2.5], ["open", 4.0]])
+    browser.show(page(record))
+    assert "Cut off by a restart 3 connections of 1 process" in text_of(browser, ".facts")
+    cells = browser.run("return [...document.querySelectorAll('.wide td:nth-child(13)')].map(one => one.innerText)")
+    assert cells == ["3", ""]
+
+
 def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:
     record = a_failed_roll()
     left, killed = record["processes"][:2]
@@ -539,7 +550,9 @@ def test_a_link_skips_the_lanes(browser: Browser) -> None:
 
 
 def test_what_is_wider_than_the_window_is_scrolled_by_keyboard(browser: Browser) -> None:
-    browser.show(page(a_roll()), width=360, prefers_reduced_motion="reduce")
+    record = a_roll()
+    record["processes"][0].update(latencies_ms=[10.0**14], requests=10**14, deaths=10**14)
+    browser.show(page(record), width=1190, prefers_reduced_motion="reduce")
     browser.run("document.querySelector('.wide').focus()")
     browser.press(Keys.ARROW_RIGHT)
     browser.run_until("setTimeout(arguments[0], 500)")
@@ -583,7 +596,8 @@ def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
     told = dict(zip(rows[0], rows[2]))
     assert told["process"] == "app-8001"
     assert told["outcome"] == "open"
-    assert told["pid"] == "28001 → 29001"
+    assert told["pid"] == "28001 →\xa029001"
+    assert (told["cut off"], told["deaths"]) == ("", "")
     assert {len(row) for row in rows} == {15}
     scopes = browser.run("return [...document.querySelectorAll('th')].map(one => one.scope)")
     assert set(scopes) == {"col", "row"}
@@ -591,6 +605,41 @@ def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
 
 
 # --- sizes
+
+
+def a_wide_roll() -> dict[str, Any]:
+    """One with something to tell in every column, and much of it."""
+    record = a_failed_roll()
+    for process in record["processes"]:
+        process.update(name=f"application-{process['name']}", deaths=12, connections_left=1234, requests=100000)
+        process.update(old_pid=4194303, pid=4194304, ports=[8000, 9000], latencies_ms=[123456.0] * 3)
+        process["stages"] = [[stage, at * 700] for stage, at in process["stages"]]
+    return {**record, "seconds": 4500.0}
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", [320, 400, 800, 1184, 1185, 1200, 1400])
+@pytest.mark.parametrize("record", [a_wide_roll(), a_roll(1000, 20)], ids=["wide", "1000"])
+def test_no_window_cuts_the_table_off(browser: Browser, record: dict[str, Any], width: int, theme: str) -> None:
+    browser.show(page(record), width=width, prefers_color_scheme=theme)
+    browser.run("document.querySelector('.tables').scrollIntoView()")
+    assert browser.run("const one = document.querySelector('.wide'); return one.scrollWidth - one.clientWidth") <= 0
+    out = """const right = document.querySelector('.wide').getBoundingClientRect().right;
+        return [...document.querySelectorAll('.wide tbody tr:nth-child(-n+3) > *')]
+            .filter(one => one.getBoundingClientRect().right > right + 1).map(one => one.innerText)"""
+    assert browser.run(out) == []
+
+
+def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) -> None:
+    browser.show(page(a_failed_roll()), width=800)
+    said = browser.run(
+        """return [...document.querySelectorAll('.wide tbody tr:nth-child(3) td')].filter(one => one.clientWidth)
+            .map(one => getComputedStyle(one, '::before').content.slice(1, -1) + one.innerText)"""
+    )
+    assert said == [
+        *("port 8002", f"outcome FAILED: {NOT_WARM}", "left at 4.0", "draining 0.4", "restarting 1.0", "warming 0.7"),
+        *("not available 2.4", "requests 1", "first 12", "last 12", "pid 28002 →\xa029002"),
+    ]
 
 
 @pytest.mark.parametrize("width", [320, 360, 640, 800, 1100, 1400, 2400])

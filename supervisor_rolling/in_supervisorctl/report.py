@@ -95,7 +95,7 @@ def page(record: Mapping[str, Any]) -> str:
     """The whole document, for a browser. Never raises, whatever stands in the record or is missing."""
     roll = read(record)
     title = f"{roll['group']}: roll {roll['id']}, {roll['replaced']} of {roll['total']} replaced"
-    head = joined([HEAD, tag("title", title), Html(f"<style>{STYLE}</style>")])
+    head = joined([HEAD, tag("title", title), Html(f"<style>{STYLE}{NARROW_TABLE}</style>")])
     parts = (_top(roll), _trouble(roll), _facts(roll), _picture(roll), _tables(roll))
     body = joined([tag("main", *parts), FOOT])
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
@@ -224,11 +224,15 @@ def _warm_fact(processes: Sequence[View]) -> Fact | None:
 
 
 def _left_fact(processes: Sequence[View]) -> Fact | None:
-    left = [process for process in processes if process["connections_left"]]
-    if not left:
-        return None
-    number = sum(process["connections_left"] for process in left)
-    return ("Cut off by a restart", count_text(number), f"of {counted(len(left), 'process', 'es')}")
+    left = [cut_off(process) for process in processes if cut_off(process)]
+    return (
+        ("Cut off by a restart", count_text(sum(left)), f"of {counted(len(left), 'process', 'es')}") if left else None
+    )
+
+
+def cut_off(process: View) -> int:
+    """The connections that the restart of a process ended. One whose drain failed has kept those that were left."""
+    return int(process["connections_left"]) if "restarting" in process["times"] else 0
 
 
 # --- what went wrong
@@ -521,7 +525,7 @@ def _about(process: View, most: int) -> list[tuple[str, object]]:
 
 def _pids(process: View) -> str:
     pids = [f"{pid:.0f}" for pid in (process["old_pid"], process["pid"]) if pid]
-    return " → ".join(dict.fromkeys(pids))
+    return " →\xa0".join(dict.fromkeys(pids))
 
 
 # --- latencies
@@ -564,7 +568,53 @@ def _spark(latencies: Sequence[float], scale: Scale, most: int) -> Html:
 
 # --- the tables
 
-Column = tuple[str, Callable[[View], object]]
+
+def _at_first(process: View, roll: View) -> str:
+    return f"{process['spans'][0].begin:.1f}" if process["spans"] else ""
+
+
+def _took(stage: str) -> Callable[[View, View], str]:
+    return lambda process, roll: f"{process['times'][stage]:.1f}" if stage in process["times"] else ""
+
+
+def _first_ms(process: View, roll: View) -> str:
+    return ms(process["latencies_ms"][0]) if process["latencies_ms"] else ""
+
+
+def _last_ms(process: View, roll: View) -> str:
+    known = process["latencies_ms"]
+    return ms(known[-1]) if known and len(known) == process["requests"] else ""
+
+
+def _number(key: str) -> Callable[[View, View], str]:
+    return lambda process, roll: f"{process[key]:.0f}" if process[key] else ""
+
+
+COLUMNS: Sequence[tuple[str, Callable[[View, View], str]]] = (
+    ("process", lambda process, roll: name_tag(process["name"])),
+    ("port", lambda process, roll: _ports(process)),
+    ("outcome", lambda process, roll: standing(process, roll["status"])),
+    ("left at", _at_first),
+    *((stage, _took(stage)) for stage in PAST),
+    ("not available", lambda process, roll: f"{process['away']:.1f}" if process["spans"] else ""),
+    ("requests", _number("requests")),
+    ("first", _first_ms),
+    ("last", _last_ms),
+    ("cut off", lambda process, roll: str(cut_off(process) or "")),
+    ("deaths", _number("deaths")),
+    ("pid", lambda process, roll: _pids(process)),
+)
+"""Of the table: a name, and what stands below it. What there is nothing of is left empty."""
+
+COLUMNS_TEXT = (
+    "Who left first comes first. In seconds: when it left, and how long it was in each stage and not available. In "
+    "milliseconds: the first and the last request of its warm-up. Cut off: connections that its restart ended."
+)
+
+NARROW_TABLE = "@media screen and (max-width: 74rem) {%s}" % "".join(
+    f'.wide td:nth-child({number})::before{{content:"{name} "}}' for number, (name, _) in enumerate(COLUMNS, 1)
+)
+"""In a window in which columns have no room each cell has the name of its column before it."""
 
 
 def _tables(roll: View) -> Html:
@@ -574,40 +624,14 @@ def _tables(roll: View) -> Html:
 
 
 def _process_table(roll: View) -> Html:
-    columns: list[Column] = [
-        ("port", _ports),
-        ("outcome", lambda p: standing(p, roll["status"])),
-        ("left at, s", lambda p: f"{p['spans'][0].begin:.1f}" if p["spans"] else ""),
-        *((f"{stage}, s", _took(stage)) for stage in PAST),
-        ("not available, s", lambda p: f"{p['away']:.1f}" if p["spans"] else ""),
-        ("requests", lambda p: f"{p['requests']:.0f}" if p["requests"] else ""),
-        ("first, ms", lambda p: ms(p["latencies_ms"][0]) if p["latencies_ms"] else ""),
-        ("last, ms", _last_ms),
-        ("left", lambda p: f"{p['connections_left']:.0f}"),
-        ("deaths", lambda p: f"{p['deaths']:.0f}"),
-        ("pid", _pids),
-    ]
-    names = ("process", *(name.replace(", ", ",\xa0") for name, _ in columns))
-    heads = tag("tr", *(tag("th", name, scope="col") for name in names))
-    rows = [
-        tag("tr", tag("th", name_tag(p["name"]), scope="row"), *(tag("td", tell(p)) for _, tell in columns))
-        for p in roll["processes"]
-    ]
-    text = "Who left first comes first. Left: connections at the restart."
-    caption = tag("caption", tag("span", text))
-    is_long = any(len(standing(process, roll["status"])) > 24 for process in roll["processes"])
-    wide = "--outcome:20rem" if is_long else ""
-    table = tag("table", caption, tag("thead", heads), tag("tbody", joined(rows, "\n")), style=wide)
+    heads = tag("tr", *(tag("th", name, scope="col") for name, _ in COLUMNS))
+    rows = [_row([tell(process, roll) for _, tell in COLUMNS]) for process in roll["processes"]]
+    table = tag("table", tag("caption", COLUMNS_TEXT), tag("thead", heads), tag("tbody", joined(rows, "\n")))
     return tag("div", table, class_="wide", role="region", aria_label="The processes, a table", tabindex="0")
 
 
-def _took(stage: str) -> Callable[[View], object]:
-    return lambda process: f"{process['times'][stage]:.1f}" if stage in process["times"] else ""
-
-
-def _last_ms(process: View) -> str:
-    known = process["latencies_ms"]
-    return ms(known[-1]) if known and len(known) == process["requests"] else ""
+def _row(cells: Sequence[str]) -> Html:
+    return tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))
 
 
 def _change_table(roll: View) -> Html:

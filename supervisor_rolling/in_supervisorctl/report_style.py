@@ -142,16 +142,22 @@ li:target > details > summary { box-shadow: inset 4px 0 0 var(--focus) }
 
 .tables { content-visibility: auto; contain-intrinsic-size: auto var(--tall) }
 .many .lanes > li { content-visibility: auto; contain-intrinsic-size: auto 25px }
-.wide { overflow-x: auto; margin-bottom: 1rem }
+.wide { overflow-x: auto; margin-bottom: 1rem } .wide table { width: 100% }
 table { border-collapse: collapse; font-size: .8125rem }
 caption { text-align: left; color: var(--muted); padding-bottom: .5rem }
-caption span { position: sticky; left: 0; display: inline-block; max-width: min(100%, 75vw) }
-th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid var(--grid); vertical-align: top }
+th, td { padding: .25rem .3rem; text-align: right; border-bottom: 1px solid var(--grid); vertical-align: top }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom }
-tbody th { text-align: left; min-width: 7rem }
+tbody th { text-align: left; min-width: 6rem }
 .wide td { white-space: nowrap } .wide th:first-child { text-align: left; padding-left: 0 }
+.wide td:nth-child(2), .wide td:nth-child(15) { white-space: normal } .wide td:nth-child(15) { width: 8.5rem }
 .wide td:nth-child(3), .wide th:nth-child(3) { text-align: left;
-  min-width: var(--outcome, 7.5rem); overflow-wrap: anywhere; white-space: normal }
+  min-width: 7.5rem; overflow-wrap: anywhere; white-space: normal }
+@media screen and (max-width: 74rem) { .wide thead { display: none }
+  .wide table, .wide caption, .wide tbody { display: block }
+  .wide tr { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .4rem 0; border-bottom: 1px solid var(--grid) }
+  .wide :is(th, td):nth-child(n) { border: 0; padding: 0; text-align: left; min-width: 0; width: auto }
+  .wide th { flex: 0 0 100% }
+  .wide td:empty { display: none } .wide td::before { color: var(--muted) } }
 .changes { margin-top: .5rem }
 
 @media (max-width: 78rem) { .words.words { grid-area: 2/2; padding: 0 0 4px !important; text-align: left;
