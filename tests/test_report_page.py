@@ -304,6 +304,17 @@ def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Br
             assert width == pytest.approx(max(3, (end - begin) / record["seconds"] * track), abs=0.5)
 
 
+def test_the_legend_has_what_is_drawn_each_by_a_name_of_its_own(browser: Browser) -> None:
+    names = "return [...document.querySelectorAll('.legend b')].map(one => one.innerText)"
+    done = ["draining", "restarting", "warming", "settling", "open, old", "open, new"]
+    browser.show(page(a_roll()))
+    assert browser.run(names) == done
+    browser.show(page(a_failed_roll()))
+    assert browser.run(names) == [*done[:4], "failed", *done[4:]]
+    browser.show(page(a_failed_roll(8, 0)))
+    assert browser.run(names) == [*done[:3], "failed", "open, old"]
+
+
 def test_what_took_next_to_no_time_is_still_seen(browser: Browser) -> None:
     browser.show(page(a_roll(40, slow=60)))
     widths = browser.run(

@@ -38,13 +38,15 @@ View = Mapping[str, Any]
 
 STAGES = {
     "draining": "closed, until no connection is left",
-    "restarting": "the old one stops, the new one starts",
-    "warming": "closed, and asked until it is warm",
+    "restarting": "closed, until the old one is gone and a new one is there",
+    "warming": "closed, until the new one is warm and its startsecs are over",
     "settling": "open, not yet counted as available",
     "failed": "closed, so that no user meets it",
     "down": "does not run",
 }
 """A stage, and what it is. Otherwise a process is open."""
+
+OPEN = {"old": ("open, old", "serves, on the old code"), "new": ("open, new", "serves, on the new code")}
 
 STATUSES = {
     "done": ("✓", "done", ""),
@@ -310,10 +312,13 @@ def _picture(roll: View) -> Html:
 
 
 def _legend(roll: View) -> Html:
-    used = {span.stage for process in roll["processes"] for span in process["spans"]}
-    stages = [(stage, stage, text) for stage, text in STAGES.items() if stage in used or stage != "down"]
-    lines = [("old", "open", "serves, on the old code"), ("new", "open", "serves, on the new code")]
-    items = [tag("li", tag("i", class_=kind), tag("b", name), f" {text}") for kind, name, text in [*stages, *lines]]
+    used = {_kind(span) for process in roll["processes"] for span in process["spans"]} | {"old"}
+    kinds = {**{stage: (stage, text) for stage, text in STAGES.items()}, **OPEN}
+    items = [
+        tag("li", tag("i", class_=kind), tag("b", name), f" {text}")
+        for kind, (name, text) in kinds.items()
+        if kind in used
+    ]
     return tag("ul", *items, class_="legend", aria_label="What the bars mean")
 
 
