@@ -120,6 +120,15 @@ def an_aborted_roll(number: int = 8, done: int = 3) -> Record:
     return {**record, "status": "aborted", "why": why, "seconds": seconds, "replaced": done, "availability": changes}
 
 
+def a_lost_roll(number: int = 8) -> Record:
+    """A roll of which only the line of its beginning was written: supervisord and the listener were killed."""
+    record = a_roll(number)
+    for process in record["processes"]:
+        process.update(untouched(process))
+    known = {"seconds": 0.0, "replaced": 0, "least_available": number, "availability": [[0.0, number]]}
+    return {**record, **known, "status": "lost", "why": "supervisord ended in the middle of it"}
+
+
 def a_running_roll(number: int = 8, done: int = 3) -> Record:
     """A roll that is under way: one process is warming, the others wait."""
     record = an_aborted_roll(number, done)

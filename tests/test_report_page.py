@@ -22,7 +22,7 @@ from supervisor_rolling.in_supervisorctl.report_record import PROCESS, ROLL, rea
 from supervisor_rolling.in_supervisorctl.report_words import forecast_text, lasting, requests_text, words
 from tests.lab import chromium
 from tests.lab.chromium import Browser
-from tests.report_records import NOT_WARM, a_failed_roll, a_roll, a_running_roll, an_aborted_roll
+from tests.report_records import NOT_WARM, a_failed_roll, a_lost_roll, a_roll, a_running_roll, an_aborted_roll
 
 THEMES = ("light", "dark")
 
@@ -202,6 +202,19 @@ def test_of_a_roll_whose_end_nobody_saw_that_is_said(browser: Browser) -> None:
     browser.show(page({**an_aborted_roll(), "status": "lost", "why": ""}))
     assert text_of(browser, "h1").startswith("app: LOST: 3 of 8 replaced in the 6.6 s that are known")
     assert text_of(browser, ".trouble").endswith("To see how it stands: supervisorctl rolling_status app")
+
+
+def test_of_a_roll_of_which_only_the_beginning_is_known_no_more_is_said(browser: Browser) -> None:
+    browser.show(page(a_lost_roll()))
+    assert text_of(browser, "h1") == "app: LOST: it began to replace 8 processes, and nobody saw how far it came"
+    assert browser.run("return document.title") == "app: roll 12, its end was not seen"
+    whole = text_of(browser, "main")
+    assert "Only the beginning was recorded: what became of the processes nobody saw." in whole
+    assert "0 of 8" not in whole
+    assert "0.0 s" not in whole
+    assert "8 of 8" not in whole
+    outcomes = browser.run("return [...document.querySelectorAll('.wide td:nth-child(3)')].map(one => one.innerText)")
+    assert set(outcomes) == {"not known to be replaced"}
 
 
 def test_of_many_failures_twenty_are_told_and_the_rest_is_folded_away(browser: Browser) -> None:

@@ -96,7 +96,8 @@ _MONTHS = (
 def page(record: Mapping[str, Any]) -> str:
     """The whole document, for a browser. Never raises, whatever stands in the record or is missing."""
     roll = read(record)
-    title = f"{roll['group']}: roll {roll['id']}, {roll['replaced']} of {roll['total']} replaced"
+    told = f"{roll['replaced']} of {roll['total']} replaced" if roll["is_known"] else STATUSES["lost"][1]
+    title = f"{roll['group']}: roll {roll['id']}, {told}"
     head = joined([HEAD, tag("title", title), Html(f"<style>{STYLE}{NARROW_TABLE}</style>")])
     parts = (_top(roll), _trouble(roll), _facts(roll), _picture(roll), _tables(roll))
     body = joined([tag("main", *parts), FOOT])
@@ -140,6 +141,9 @@ def name_tag(name: str) -> Html:
 
 def headline(roll: View) -> Html:
     """The story in a sentence."""
+    if not roll["is_known"]:
+        what = f"it began to replace {counted(roll['total'], 'process', 'es')}" if roll["total"] else "it began"
+        return joined([name_tag(roll["group"]), f": LOST: {what}, and nobody saw how far it came"])
     took = lasting(roll["seconds"]).replace(" ", "\xa0")
     when = {"running": f" so far, after {took}", "lost": f" in the {took} that are known"}
     done = f"{STATUSES[roll['status']][2]}{roll['replaced']} of {roll['total']} replaced"
@@ -186,6 +190,8 @@ def _pairs(pairs: Iterable[tuple[str, object]], kind: str) -> Html:
 
 
 def _facts(roll: View) -> Html:
+    if not roll["is_known"]:
+        return Html("")
     tiles = [
         ("Took", lasting(roll["seconds"]), forecast_text(roll)),
         _least_fact(roll),
@@ -296,6 +302,9 @@ def _picture(roll: View) -> Html:
     processes = roll["processes"]
     if not processes:
         return tag("section", tag("h2", "The processes"), tag("p", "The record names no process."))
+    if not roll["is_known"]:
+        text = "Only the beginning was recorded: what became of the processes nobody saw."
+        return tag("section", tag("h2", "The processes"), tag("p", text), class_="picture")
     is_many = len(processes) > MANY
     width = min(14, max(8, *(0.66 * len(process["name"]) + 2.5 for process in processes)))
     step = next((step for step in _STEPS if roll["span"] / step <= 10), math.ceil(roll["span"] / 864000) * 86400)

@@ -14,15 +14,16 @@ from typing import Any
 from supervisor_rolling.plain import shown
 from supervisor_rolling.pure.chronicle import stays
 from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.records import LOST
 
 View = Mapping[str, Any]
 
-STATUSES = ("done", "failed", "aborted", "running", "lost")
+STATUSES = ("done", "failed", "aborted", "running", LOST)
 
 ROLL: View = {
     "id": 0,
     "group": "",
-    "status": "lost",
+    "status": LOST,
     "by": "",
     "user": "",
     "client": "",
@@ -77,8 +78,9 @@ class Span:
 
 def read(record: Any) -> dict[str, Any]:
     """The record with every key, of the right kind, and what follows from them: ``span``, the seconds that the axis
-    shows; ``size`` of the group; for each process ``spans``, ``times`` (by stage, seconds), ``away`` (not available,
-    seconds) and ``stage``, the last. Who left first comes first."""
+    shows; ``size`` of the group; ``is_known``, whether more than its beginning is; for each process ``spans``,
+    ``times`` (by stage, seconds), ``away`` (not available, seconds) and ``stage``, the last. Who left first comes
+    first."""
     roll = _kept(record, ROLL)
     told = [_kept(process, PROCESS) for process in roll["processes"]]
     roll["availability"] = sorted(filter(_is_change, roll["availability"]), key=lambda change: change[0])
@@ -94,13 +96,15 @@ def read(record: Any) -> dict[str, Any]:
 def _counted(roll: View) -> dict[str, Any]:
     """What an older record does not tell, counted."""
     processes, numbers = roll["processes"], [number for _, number in roll["availability"]]
+    status = roll["status"] if roll["status"] in STATUSES else LOST
     total = roll["total"] if roll["total"] >= 0 else sum(p["wanted"] for p in processes)
     return {
         "total": total,
         "size": len(processes) or total,
         "replaced": roll["replaced"] if roll["replaced"] >= 0 else sum(p["replaced"] for p in processes),
         "least_available": roll["least_available"] if roll["least_available"] >= 0 else min(numbers, default=-1),
-        "status": roll["status"] if roll["status"] in STATUSES else "lost",
+        "status": status,
+        "is_known": status != LOST or roll["seconds"] > 0,
         "limit": max(1, min(roll["limit"], total)) if roll["limit"] > 0 else 0,
     }
 

@@ -49,6 +49,7 @@ dl, dd, dt { margin: 0 }
 .trouble.bad { background: var(--bad-card); border-color: var(--bad) }
 .trouble h2 { margin: 0 0 .25rem } .trouble p { margin: .25rem 0 }
 .trouble ul { margin: .25rem 0; padding-left: 1.25rem }
+.trouble + .picture { margin-top: 1.5rem } .picture p { margin: 0 }
 .picture, .tables { padding: 1.1rem 1.25rem; margin: 0 0 1.5rem }
 
 .legend { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: .15rem 1.5rem;

@@ -8,6 +8,7 @@ from typing import Any
 
 from supervisor_rolling.in_supervisorctl.report_record import times
 from supervisor_rolling.pure.lasting import count_text
+from supervisor_rolling.pure.records import LOST
 
 View = Mapping[str, Any]
 
@@ -104,7 +105,7 @@ def standing(process: View, status: str) -> str:
         return str(process["why"] or "open")
     if not process["wanted"]:
         return "was not asked for"
-    return "still to come" if status == "running" else "not replaced"
+    return {"running": "still to come", LOST: "not known to be replaced"}.get(status, "not replaced")
 
 
 def forecast_text(roll: View) -> str:
