@@ -192,7 +192,7 @@ def test_an_aborted_roll_tells_why_it_ended_and_how_to_go_on(browser: Browser) -
 def test_a_roll_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(browser: Browser) -> None:
     browser.show(page(a_running_roll()))
     assert text_of(browser, "h1").startswith("app: 3 of 8 replaced so far, after 8.6 s")
-    assert "about 5.4 s left" in text_of(browser, ".facts")
+    assert text_of(browser, ".facts").startswith("So far 8.6 s forecast 14.0 s, about 5.4 s left")
     assert text_of(browser, "#p3 .words") == "drained 0.5 s · restarted 1.0 s · warming for 0.5 s"
     assert text_of(browser, "#p4 .words") == "still to come"
     assert text_of(browser, ".trouble") == ""
@@ -213,7 +213,7 @@ def test_of_a_roll_of_which_only_the_beginning_is_known_no_more_is_said(browser:
     assert "0 of 8" not in whole
     assert "0.0 s" not in whole
     assert "8 of 8" not in whole
-    outcomes = browser.run("return [...document.querySelectorAll('.wide td:nth-child(3)')].map(one => one.innerText)")
+    outcomes = browser.run("return [...document.querySelectorAll('.wide td:nth-child(3)')].map(one => one.textContent)")
     assert set(outcomes) == {"not known to be replaced"}
 
 
@@ -273,7 +273,7 @@ def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> No
     kept.update(replaced=False, failed=True, connections_left=5, stages=[["draining", 2.5], ["open", 4.0]])
     browser.show(page(record))
     assert "Cut off by a restart 3 connections of 1 process" in text_of(browser, ".facts")
-    cells = browser.run("return [...document.querySelectorAll('.wide td:nth-child(13)')].map(one => one.innerText)")
+    cells = browser.run("return [...document.querySelectorAll('.wide td:nth-child(13)')].map(one => one.textContent)")
     assert cells == ["3", ""]
 
 
@@ -346,6 +346,17 @@ def test_lanes_axis_and_line_share_one_axis_of_time(browser: Browser) -> None:
             })"""
         )
         assert len({tuple(box) for box in boxes}) == 1, (width, boxes)
+
+
+@pytest.mark.parametrize("width", [320, 400, 800, 961, 1249, 1400])
+def test_no_tick_of_the_axis_runs_into_another(browser: Browser, width: int) -> None:
+    for record in (a_roll(1000, 20), a_roll(40, slow=60), a_roll(8, seconds=7000.0), a_roll(1)):
+        browser.show(page(record), width=width)
+        boxes = browser.run(
+            """return [...document.querySelectorAll('.ticks span')].map(one => one.getBoundingClientRect())
+                .filter(box => box.width).map(box => [box.left, box.right])"""
+        )
+        assert [one for one, other in zip(boxes, boxes[1:]) if one[1] + 3 > other[0]] == []
 
 
 def test_the_axis_stays_in_sight_while_lanes_are_scrolled(browser: Browser) -> None:
@@ -615,7 +626,7 @@ def test_headings_tell_the_parts_of_the_page(browser: Browser) -> None:
 def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
     browser.show(page(a_roll(2)))
     rows = browser.run(
-        "return [...document.querySelectorAll('.wide tr')].map(row => [...row.cells].map(cell => cell.innerText))"
+        "return [...document.querySelectorAll('.wide tr')].map(row => [...row.cells].map(cell => cell.textContent))"
     )
     told = dict(zip(rows[0], rows[2]))
     assert told["process"] == "app-8001"

@@ -193,7 +193,7 @@ def _facts(roll: View) -> Html:
     if not roll["is_known"]:
         return Html("")
     tiles = [
-        ("Took", lasting(roll["seconds"]), forecast_text(roll)),
+        ("So far" if roll["status"] == "running" else "Took", lasting(roll["seconds"]), forecast_text(roll)),
         _least_fact(roll),
         _away_fact(roll["processes"]),
         _warm_fact(roll["processes"]),
@@ -219,7 +219,7 @@ def _away_fact(processes: Sequence[View]) -> Fact | None:
         return None
     longest = max(away, key=lambda process: process["away"])
     text = f"longest {lasting(longest['away'])}: {longest['name']}"
-    return ("Not available, each", lasting(median(process["away"] for process in away)), text)
+    return ("Not available, median", lasting(median(process["away"] for process in away)), text)
 
 
 def _warm_fact(processes: Sequence[View]) -> Fact | None:

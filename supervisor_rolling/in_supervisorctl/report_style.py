@@ -162,7 +162,7 @@ tbody th { text-align: left; min-width: 6rem }
 .changes { margin-top: .5rem }
 
 @media (max-width: 78rem) { .words.words { grid-area: 2/2; padding: 0 0 4px !important; text-align: left;
-  white-space: normal } }
+  white-space: normal } .ticks span:nth-child(even) { display: none } }
 @media (max-width: 60rem) { .row, .stages li { grid-template-columns: var(--name) minmax(0, 1fr) 5.5rem }
   .times .warm { display: none } .lanes .warm { grid-area: 3/2/4/4; padding-bottom: 4px }
   .many .lanes .warm { display: none }
@@ -173,7 +173,7 @@ tbody th { text-align: left; min-width: 6rem }
   .row > .name { grid-area: 1/1 } .lanes .away { grid-area: 1/2 }
   .row .track, .ticks, .steps { grid-area: 2/1/3/3 } .row .track { height: 26px }
   .words.words { grid-area: 3/1/4/3; white-space: normal; padding: 2px 0 3px !important; text-align: left !important }
-  .lanes .warm { grid-area: 4/1/5/3 } .ticks span:nth-child(even) { display: none }
+  .lanes .warm { grid-area: 4/1/5/3 }
   .scale, .times .away { display: none } .available .away { grid-area: 1/2; margin: 0 } .times .name { display: none }
   .steps { height: 2.6rem } .many .words { grid-area: 3/1/4/3 } .whole nav { display: block }
   .many .lanes summary:focus-visible .words, .many [open] > summary .words { grid-area: 3/1/4/3 } }
