@@ -290,8 +290,21 @@ class RollingControllerPlugin(ControllerPluginBase):
             return self._leave(roll, as_json)
         if screen:
             screen.close(roll)
-        self._print(argparse.Namespace(json=as_json), roll, [last_line(roll)])
+        standing = [] if as_json else self._standing(roll)
+        self._print(argparse.Namespace(json=as_json), roll, [last_line(roll, standing)])
         return DONE if roll["status"] == "done" else FAILED
+
+    def _standing(self, roll: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The group after the end of a roll that has left something failed. The guard has taken that over by the next
+        look, and decides whether it stays closed."""
+        if not any(process["stage"] == "failed" for process in roll["processes"]):
+            return ()
+        time.sleep(LOOK_EVERY)
+        try:
+            found: list[dict[str, Any]] = self._rolling.getProcesses(roll["group"])
+        except (xmlrpc.client.Error, OSError, http.client.HTTPException):
+            return ()  # how the roll has ended is told all the same
+        return found
 
     def _leave(self, roll: Mapping[str, Any], as_json: bool) -> int:
         group = roll["group"]

@@ -228,6 +228,26 @@ def test_wishes_are_confirmed(ctl: Controller) -> None:
 # --- watching
 
 
+def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(), kept_closed()]
+    told = {"gate": "open", "statename": "FATAL", "warm": False}
+    ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
+    ctl.run("rolling_restart app")
+    assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
+    assert [call[0] for call in ctl.server.calls][-2:] == ["getRoll", "getProcesses"]
+
+
+def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
+    def gone(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    ctl.server.rolls = [a_view(), kept_closed()]
+    ctl.server.answers["getProcesses"] = gone
+    ctl.run("rolling_restart app")
+    assert "Not warm when the roll ended: app-1 (port 8001)" in ctl.printed
+    assert ctl.exitstatus == 1
+
+
 def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None

@@ -334,7 +334,7 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
     serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
-    assert last_line(view).splitlines() == [
+    assert last_line(view, [standing("app-2", "closed"), standing("app-3")]).splitlines() == [
         "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
         "Closed, so that no user meets it: app-2 (port 8002)",
         "See why: supervisorctl tail app:app-2 stderr",
@@ -342,10 +342,30 @@ def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do(
     ]
 
 
-def test_where_no_other_is_left_it_is_not_said_to_be_closed() -> None:
-    kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm")
-    lines = last_line(a_view(kept, status=Status.FAILED)).splitlines()
-    assert lines[1] == "Not warm, and no other serves: app-1 (port 8001)"
+def standing(name: str, gate: str = "open", statename: str = "RUNNING", warm: bool = False) -> View:
+    """What ``rolling.getProcesses`` has of a process."""
+    return {"name": name, "gate": gate, "statename": statename, "warm": warm}
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ([standing("app-1", "closed"), standing("app-2")], "Closed, so that no user meets it"),
+        ([standing("app-1", "closed"), standing("app-2", statename="FATAL")], "Closed, and no other serves"),
+        ([standing("app-1", statename="FATAL")], "Not warm, and open all the same"),
+        ([standing("app-1", "open"), standing("app-2")], "Not warm, and open all the same"),
+        ([standing("app-1", warm=True), standing("app-2")], "Not warm when the roll ended"),
+        ([standing("app-1", "unknown"), standing("app-2")], "Not warm when the roll ended"),
+        ([], "Not warm when the roll ended"),
+    ],
+)
+def test_what_the_roll_left_failed_is_told_with_its_gate_as_it_is_now(found: list[View], text: str) -> None:
+    kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is FATAL")
+    lines = last_line(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
+    assert lines[1] == f"{text}: app-1 (port 8001)"
+    is_settled = lines[2] == "See why: supervisorctl tail app:app-1 stderr"
+    assert is_settled == text.startswith("Closed")
+    assert is_settled or lines[2] == "See how it stands: supervisorctl rolling_status app"
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
     browser.show(page(a_failed_roll()))
     assert text_of(browser, "h1").startswith("app: FAILED: 2 of 8 replaced in 6.4 s")
     assert text_of(browser, ".trouble") == (
-        f"What failed app-8002 (port 8002): {NOT_WARM} What now Closed, so that no user meets it: app-8002 (port 8002) "
+        f"What failed app-8002 (port 8002): {NOT_WARM} What now Not warm when the roll ended: "
+        "app-8002 (port 8002) See how it stands: supervisorctl rolling_status app "
         "See why: supervisorctl tail app:app-8002 stderr "
         "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
     )

@@ -8,7 +8,7 @@ elsewhere each process is one plain line, when it is done.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -167,8 +167,9 @@ def bar_line(roll: View, signs: Signs) -> str:
     return f"{bar} {done}/{total}  {roll['seconds']:.0f} s{_left(roll)}{_standing(roll)}"
 
 
-def last_line(roll: View) -> str:
-    """How the roll ended: how many were replaced, how long it took, and the least that was available."""
+def last_line(roll: View, standing: Sequence[View] = ()) -> str:
+    """How the roll ended: how many were replaced, how long it took, and the least that was available. ``standing``: the
+    group as ``rolling.getProcesses`` has it since then."""
     group = len(roll["processes"])
     head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(roll["status"], "")
     text = (
@@ -176,7 +177,7 @@ def last_line(roll: View) -> str:
         f"{_compared(roll)}, never fewer than {roll['least_available']} of {group} available"
     )
     is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
-    return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll))])
+    return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll, standing))])
 
 
 def _compared(roll: View) -> str:
@@ -195,16 +196,12 @@ def _left_to_do(roll: View) -> list[str]:
     return [*why, f"To go on with the others: supervisorctl rolling_resume {roll['group']}"] if is_aborted else why
 
 
-def what_now(roll: View) -> list[str]:
+def what_now(roll: View, standing: Sequence[View] = ()) -> list[str]:
     """What an operator does after a failure."""
     group = roll["group"]
     failed = [process for process in roll["processes"] if process["failed"]]
-    closed = [f"{p['name']} (port {_ports(p)})" for p in roll["processes"] if p["stage"] == "failed"]
     lines = [] if failed or not roll["why"] else [roll["why"]]
-    if closed:
-        is_alone = all(process["stage"] == "failed" for process in roll["processes"])
-        where = "Not warm, and no other serves" if is_alone else "Closed, so that no user meets it"
-        lines.append(f"{where}: {', '.join(closed)}")
+    lines += _gate_lines(roll, standing)
     telling = [process["name"] for process in failed if _has_its_say(process)]
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in telling[:1]]
     earlier = [f"{group}:{p['name']}" for p in roll["processes"] if p["stage"] == "failed" and not p["failed"]]
@@ -219,6 +216,31 @@ def what_now(roll: View) -> list[str]:
             f"All are new, none is left to replace. To see how they stand: supervisorctl rolling_status {group}",
         ]
     return [*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"]
+
+
+def _gate_lines(roll: View, standing: Sequence[View]) -> list[str]:
+    """Those that the roll left failed, and whether users can meet them. The guard decides that, as far as the group can
+    bear it, and opens them where no other serves: so it is told as it stands, and not where nobody has asked."""
+    now = {process["name"]: process for process in standing}
+    is_served = any(process["statename"] == "RUNNING" and process["gate"] == "open" for process in standing)
+    texts: dict[str, list[str]] = {}
+    for process in roll["processes"]:
+        if process["stage"] == "failed":
+            text = _gate_text(now.get(process["name"]), is_served)
+            texts.setdefault(text, []).append(f"{process['name']} (port {_ports(process)})")
+    lines = [f"{text}: {', '.join(names)}" for text, names in texts.items()]
+    is_open_to_question = not all(text.startswith("Closed") for text in texts)
+    return (
+        [*lines, f"See how it stands: supervisorctl rolling_status {roll['group']}"] if is_open_to_question else lines
+    )
+
+
+def _gate_text(now: View | None, is_served: bool) -> str:
+    if now is None or now["gate"] == "unknown" or now["warm"]:
+        return "Not warm when the roll ended"
+    if now["gate"] == "open":
+        return "Not warm, and open all the same"
+    return "Closed, so that no user meets it" if is_served else "Closed, and no other serves"
 
 
 def _has_its_say(process: View) -> bool:
