@@ -7,7 +7,9 @@ who notice everything. The faults are those of tests/lab/site/deploy.py.
 from __future__ import annotations
 
 import datetime
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,6 +196,22 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
         assert not set(before) & set(pids(stack))
     assert_nobody_noticed(load.report())
     assert {answer.release for answer in load.answers()} == {OLD, MENDED}
+
+
+def test_of_a_group_that_is_down_as_a_whole_nothing_is_said_to_be_closed(start: Start) -> None:
+    fault = Fault("die", FATAL, 20.0, startsecs=2, processes=2)
+    stack = started(start, fault)
+    deploy_badly(stack, fault)
+    for pid in pids(stack):
+        os.kill(pid, signal.SIGKILL)
+    stack.wait_until(lambda: {one.state for one in stack.processes()} == {"FATAL"}, 60.0, "both are FATAL")
+    status, output, _ = rolled(stack, "rolling_restart", "app")
+    assert (status, releases(stack)) == (1, ["closed", "closed"]), output
+    assert f"Not warm, and open all the same: {FIRST} (port 8000)" in output.splitlines()
+    assert "Closed" not in output
+    why = line_of(stack.ctl("rolling_status", "app").stdout, FIRST)
+    assert why.endswith("the next one serves before it is warm, because none of the group is warm and open")
+    assert "kept closed" not in why
 
 
 def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_request(start: Start) -> None:

@@ -163,7 +163,23 @@ def test_a_boot_loop_stays_closed_from_one_attempt_to_the_next():
 
 def test_what_a_process_is_down_for_is_told():
     watch = advanced(a_watch(), a_group(3, Process("app-2", "FATAL", spawn_error="Exited too quickly")))
-    assert watch.wards[0].why == "FATAL: Exited too quickly: the next one is kept closed until it is warm"
+    assert watch.wards[0].why == "FATAL: Exited too quickly: the next one is to be kept closed until it is warm"
+
+
+def test_of_a_group_that_is_down_as_a_whole_it_is_told_that_the_next_one_serves_cold():
+    watch = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
+    assert guard.closed(watch) == {}
+    assert {ward.why for ward in watch.wards} == {
+        "it is FATAL: the next one serves before it is warm, because none of the group is warm and open"
+    }
+
+
+def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
+    watch = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
+    assert len(guard.closed(watch)) == 2
+    assert watch.wards[2].why == (
+        "it is BACKOFF: the next one serves before it is warm, because no more may be closed (guard.max_closed: 50%)"
+    )
 
 
 def test_a_process_whose_ports_nobody_knows_is_not_guarded():

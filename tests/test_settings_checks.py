@@ -77,11 +77,14 @@ def test_a_buffer_is_large_enough_for_the_events_of_all() -> None:
 LISTENS = Listening({8001: ("127.0.0.1",)})
 
 
-def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
+def told(process: Process, listening: Listening = LISTENS, ward: Ward | None = None, **member: object) -> list[Finding]:
     roll = Roll(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
-    seen = Seen(0.0, {"app-1": process}, wards={"app-1": Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")})
-    seen = seen if process.pid == 7 else replace(seen, wards={})
-    return [one.code for one in processes.findings(roll, seen, listening, Settings())]
+    seen = Seen(0.0, {"app-1": process}, wards={"app-1": ward} if ward else {})
+    return list(processes.findings(roll, seen, listening, Settings()))
+
+
+def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
+    return [one.code for one in told(process, listening, **member)]  # type: ignore[arg-type]
 
 
 def test_a_process_that_runs_and_listens_has_no_finding() -> None:
@@ -94,8 +97,17 @@ def test_one_that_is_down_is_told(state: str) -> None:
 
 
 def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
-    assert found(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500") == ["process.cold"]
-    assert found(Process("app-1", "RUNNING", 7)) == ["process.cold"]
+    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
+    (by_roll,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
+    (by_guard,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    assert by_roll == by_guard
+    assert (by_roll.code, by_roll.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
+
+
+def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
+    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
+    (finding,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
 
 
 def test_one_that_boots_is_no_finding() -> None:

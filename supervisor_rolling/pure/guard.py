@@ -245,16 +245,18 @@ def _is_gone(process: Process) -> bool:
 
 
 def _why(ward: Ward, process: Process, because: str, seen: Seen) -> str:
-    """Why a ward stands where it stands, for ``rolling_status``."""
+    """Why a ward stands where it stands, for ``rolling_status``. ``because``: why it is open; empty where it is not."""
     if ward.stage not in COLD:
         return ""
-    gate = because or (f"its gate does not close: {seen.gate_problem}" if seen.gate_problem else "")
-    return f"{_cold_text(ward, process)}; {gate}" if gate else _cold_text(ward, process)
-
-
-def _cold_text(ward: Ward, process: Process) -> str:
     if ward.stage is Stage.DOWN:
-        return f"{state_text(process)}: the next one is kept closed until it is warm"
+        fate = f"serves before it is warm, {because}" if because else "is to be kept closed until it is warm"
+        text = f"{state_text(process)}: the next one {fate}"
+    else:
+        text = f"{_cold_text(ward)}; open all the same, {because}" if because else _cold_text(ward)
+    return f"{text}; its gate does not close: {seen.gate_problem}" if seen.gate_problem and not because else text
+
+
+def _cold_text(ward: Ward) -> str:
     if ward.problem:
         return ward.problem if ward.stage is Stage.FAILED else f"tried again, it {ward.problem}"
     return "a new process, not warm yet"
@@ -262,7 +264,7 @@ def _cold_text(ward: Ward, process: Process) -> str:
 
 def _open_text(watch: Watch, serves: bool) -> str:
     if not serves:
-        return "open all the same, because none of the group is warm and open"
+        return "because none of the group is warm and open"
     share = watch.policy.guard.max_closed
     most = f"{share.number}" if share.number else f"{share.percent:g}%"
-    return f"open all the same, because no more may be closed (guard.max_closed: {most})"
+    return f"because no more may be closed (guard.max_closed: {most})"

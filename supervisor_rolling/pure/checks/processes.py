@@ -91,10 +91,11 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
             )
         elif member.stage is Stage.FAILED or (ward is not None and ward.stage is Stage.FAILED):
             why = member.why or (ward.problem if ward is not None else "")
+            is_open = ward is not None and not ward.closed
             yield Finding(
                 "process.cold",
                 where,
-                f"could not be warmed, and is kept closed: {why}",
+                f"could not be warmed, and is {'open all the same' if is_open else 'kept closed'}: {why}",
                 "deploy what mends it, and roll: it goes first",
             )
 
