@@ -446,6 +446,16 @@ class Connections:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """Processes that listen on a port: their ``pids``, the ``name`` that the kernel has for the first of them, and what
+    supervisord had ``started`` it or its forebear as (``group:process``); empty where it has not, or nobody can see."""
+
+    pids: tuple[int, ...]
+    name: str
+    started: str = ""
+
+
+@dataclass(frozen=True)
 class Arrival:
     """An HTTP request that came to a port. ``peer``: ``address:port``. ``answered``: a number that is another when the
     process has sent anything on that connection since."""
@@ -546,9 +556,9 @@ class Seen:
     being asked its request. ``dead`` says since when those have been known to be dead to which supervisord has not come
     round: whether they crashed or were stopped, only it can tell. ``hook``: how far the commands of the roll got.
     ``wards`` are the processes in the hands of the
-    guard. Of those whose pools are made to run dry (``drain.keepalive: nginx``), ``silent`` has for how many seconds no
-    byte has moved on any connection that is left, and ``sealed`` are those that answer in something else than plain
-    HTTP/1.1.
+    guard. ``held``: who has the port of one that does not come up, in words. Of those whose pools are made to run dry
+    (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left,
+    and ``sealed`` are those that answer in something else than plain HTTP/1.1.
     """
 
     at: float
@@ -568,6 +578,7 @@ class Seen:
     told: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
     wards: Mapping[str, Ward] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
     hook: HookResult | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     sealed: frozenset[str] = frozenset()

@@ -17,7 +17,8 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import drain, owners
 from supervisor_rolling.in_listener.drain import KernelSockets
-from supervisor_rolling.in_listener.owners import Holder, family_of, predecessor, signals_of
+from supervisor_rolling.in_listener.owners import family_of, predecessor, signals_of
+from supervisor_rolling.model import Holder
 from tests.lab.doors import eventually
 
 _LISTENS = """
@@ -132,14 +133,14 @@ def test_one_that_is_gone_catches_nothing() -> None:
 
 def test_its_own_port_and_that_of_a_descendant_are_no_strangers(keep: ExitStack, sockets: KernelSockets) -> None:
     process = keep.enter_context(program("fork"))
-    assert [sockets.stranger_on(port, process.pid) for port in read_ports(process, 2)] == ["", ""]
+    assert [sockets.stranger_on(port, process.pid) for port in read_ports(process, 2)] == [None, None]
 
 
 def test_what_supervisord_had_started_under_the_same_name_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
     orphan = keep.enter_context(program())
     port = read_ports(orphan)[0]
     with sleeper() as pid:
-        assert sockets.stranger_on(port, pid) == str(Holder(orphan.pid, os.path.basename(sys.executable)))
+        assert sockets.stranger_on(port, pid) == Holder((orphan.pid,), os.path.basename(sys.executable), "app:app-1")
 
 
 @pytest.mark.parametrize(("holder", "process"), [(APP_2, APP_1), ({}, APP_1), (APP_1, {}), ({}, {})])
@@ -149,7 +150,31 @@ def test_anybody_else_may_listen_for_it(
     """Another program of the same supervisord, a proxy of a container, or where nobody is started by supervisord."""
     port = read_ports(keep.enter_context(program(name=holder)))[0]
     with sleeper(process) as pid:
-        assert sockets.stranger_on(port, pid) == ""
+        assert sockets.stranger_on(port, pid) is None
+
+
+def test_children_of_a_process_that_died_are_named_with_its_name(keep: ExitStack, sockets: KernelSockets) -> None:
+    """Killed as supervisord kills what does not stop: the children have its socket, and live on."""
+    forks = "import os, socket, sys, time; s = socket.create_server(('127.0.0.1', 0)); "
+    forks += "[os.fork() or time.sleep(60) for _ in 'ab']; print(s.getsockname()[1], flush=True); time.sleep(60)"
+    command, environment = [sys.executable, "-c", forks], {**os.environ, **APP_1}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        (port,) = read_ports(parent)
+        (known,) = sockets.holders_of([port]).values()
+        parent.kill()
+    children = tuple(pid for pid in known.pids if pid != parent.pid)
+    for pid in children:
+        keep.callback(os.kill, pid, signal.SIGKILL)
+    assert len(children) == 2
+    assert sockets.holders_of([port]) == {port: Holder(children, os.path.basename(sys.executable), "app:app-1")}
+
+
+def test_whoever_else_listens_is_named_without_one(keep: ExitStack, sockets: KernelSockets) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (holder,) = sockets.holders_of([port]).values()
+    assert (holder.pids, holder.started) == ((os.getpid(),), "")
+    assert sockets.holders_of([port]) == sockets.holders_of([]) == {}
 
 
 def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(
@@ -159,14 +184,14 @@ def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(
     server = keep.enter_context(socket.create_server(("127.0.0.1", 0)))
     command, environment = ["sleep", "60"], {**os.environ, **APP_1}
     with subprocess.Popen(command, env=environment, pass_fds=[server.fileno()]) as process:
-        assert sockets.stranger_on(server.getsockname()[1], process.pid) == ""
+        assert sockets.stranger_on(server.getsockname()[1], process.pid) is None
         process.kill()
 
 
 def test_where_nobody_listens_there_is_no_stranger(sockets: KernelSockets) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert sockets.stranger_on(port, os.getpid()) == ""
+    assert sockets.stranger_on(port, os.getpid()) is None
 
 
 def test_where_it_cannot_be_seen_there_is_no_stranger(
@@ -178,7 +203,7 @@ def test_where_it_cannot_be_seen_there_is_no_stranger(
     port = read_ports(keep.enter_context(program()))[0]
     with sleeper() as pid:
         monkeypatch.setattr(drain, "inodes_of", hidden)
-        assert sockets.stranger_on(port, pid) == ""
+        assert sockets.stranger_on(port, pid) is None
 
 
 def test_one_whose_sockets_are_hidden_is_not_named(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:

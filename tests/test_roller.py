@@ -20,6 +20,7 @@ from supervisor_rolling.model import (
     Connections,
     DrainPolicy,
     GuardPolicy,
+    Holder,
     Order,
     Outcome,
     PortRule,
@@ -758,6 +759,18 @@ def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
     assert "s after it came back: " in world.roll().why
     assert stages(world)["app-1"] == "open"
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
+
+
+def test_who_holds_the_port_of_one_that_does_not_come_up_is_asked_once_and_told():
+    world = World(3)
+    world.processes["app-1"].deploy = {"boots": "crash"}
+    world.holders[8001] = Holder((41,), "python3", "app:app-1")
+    rolled(world, 60.0)
+    assert world.roll().why == (
+        "app:app-1 went down while it was warmed up: it is FATAL; "
+        "port 8001 is held by process 41 (python3), left of an earlier app:app-1: kill 41"
+    )
+    assert world.holders_asked == [[8001]]
 
 
 def test_a_roll_that_can_never_go_on_ends():

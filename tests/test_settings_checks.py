@@ -9,6 +9,7 @@ import pytest
 from supervisor_rolling.model import (
     Finding,
     GatePolicy,
+    Holder,
     ListenerSettings,
     Member,
     Policy,
@@ -108,6 +109,38 @@ def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -
     ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
     (finding,) = told(Process("app-1", "RUNNING", 7), ward=ward)
     assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
+
+
+def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() -> None:
+    left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
+    for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
+        finding = told(process, left)[-1]
+        assert (finding.code, finding.refuses, finding.mend) == ("ports.orphan", True, "kill 41 42")
+        assert finding.text == (
+            "port 8001 is held by processes 41, 42 (python3), left of an earlier app:app-1: it answers there, and a "
+            "new one cannot listen"
+        )
+    assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses
+
+
+@pytest.mark.parametrize(
+    ("holder", "text"),
+    [
+        (Holder((41,), "nginx"), "Its port 8001 is held by process 41 (nginx)"),
+        (Holder((41,), "python3", "app:app-2"), "Its port 8001 is held by process 41 (python3), started as app:app-2"),
+        (None, "Its port 8001 is held by a process that cannot be seen: ss -ltnp sport = :8001"),
+    ],
+)
+def test_of_one_that_is_down_it_is_told_who_else_has_its_port(holder: Holder | None, text: str) -> None:
+    listening = Listening({8001: ("127.0.0.1",)}, holders={8001: holder} if holder else {})
+    (finding,) = told(Process("app-1", "FATAL"), listening)
+    assert finding.code == "process.down"
+    assert finding.text.endswith(f"and a roll replaces it first. {text}")
+
+
+def test_whoever_listens_for_one_that_runs_is_no_finding() -> None:
+    proxy = Listening({8001: ("0.0.0.0",)}, holders={8001: Holder((41,), "docker-proxy")})
+    assert found(Process("app-1", "RUNNING", 7), proxy) == []
 
 
 def test_one_that_boots_is_no_finding() -> None:

@@ -753,6 +753,16 @@ def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, wor
     assert (after.stage, after.why) == (Stage.FAILED, f"went down while it was warmed up: {words}")
 
 
+def test_who_holds_the_port_of_one_that_does_not_come_up_is_told() -> None:
+    held = {NAME: "port 8001 is held by process 41 (python3)"}
+    for member in (warming(), a_member(Stage.RESTARTING, old_spawned=1.0)):
+        after = stepped(member, a_process("FATAL", spawn_error="exited too quickly", spawned=2.0), held=held)
+        assert (after.stage, after.why.partition(": ")[2]) == (
+            Stage.FAILED,
+            "FATAL: exited too quickly; port 8001 is held by process 41 (python3)",
+        )
+
+
 @pytest.mark.parametrize("state", ["EXITED", "STOPPED"])
 def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
     process = a_process(state, down_for=HAND_PATIENCE - 0.1)

@@ -20,7 +20,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
-from supervisor_rolling.model import Connections, GatePolicy, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+from supervisor_rolling.model import Connections, GatePolicy, Holder, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
 from supervisor_rolling.pure.checks.processes import Shell
 from tests.lab.hosts import Host
 
@@ -124,13 +124,16 @@ class Told:
         self,
         addresses: Callable[[int], tuple[str, ...]] | None,
         ports: Callable[[int], tuple[int, ...]],
-        stranger: Callable[[int, int], str],
+        stranger: Callable[[int, int], Holder | None],
     ) -> None:
         self._addresses = addresses
         self._ports = ports
         self.stranger_on = stranger
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
         return {}
 
     def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
@@ -152,7 +155,7 @@ class Warmer:
         self,
         addresses: Callable[[int], tuple[str, ...]] | None = None,
         ports: Callable[[int], tuple[int, ...]] = lambda pid: (),
-        stranger: Callable[[int, int], str] = lambda port, pid: "",
+        stranger: Callable[[int, int], Holder | None] = lambda port, pid: None,
     ) -> None:
         self.changed = threading.Event()
         self.warmups = HttpWarmups(Told(addresses, ports, stranger), self.changed.set)
@@ -338,24 +341,23 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
 def test_what_another_answers_on_its_port_does_not_warm_it(server: Server) -> None:
     looks: list[tuple[int, int]] = []
 
-    def stranger(port: int, pid: int) -> str:
+    def stranger(port: int, pid: int) -> Holder:
         looks.append((port, pid))
-        return "4711 (python3)"
+        return Holder((4711, 4712), "python3", "app:app-1")
 
     warmth = Warmer(stranger=stranger).until_over(server.port, timeout=0.2)
     assert set(looks) == {(server.port, PID)}
     assert len(looks) < 4, "to look is dear"
     assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
-    assert (
-        warmth.why
-        == f"port {server.port} is held by process 4711 (python3), left by a supervisord that was killed: end that one"
+    assert warmth.why == (
+        f"port {server.port} is held by processes 4711, 4712 (python3), left of an earlier app:app-1: kill 4711 4712"
     )
 
 
 def test_when_the_other_has_ended_it_is_warmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor_rolling.in_listener.warmup.STRANGER_EVERY", 0.01)
-    looks = iter(["4711 (python3)", "4711 (python3)"])
-    warmer = Warmer(stranger=lambda port, pid: next(looks, ""))
+    looks = iter([Holder((4711,), "python3")] * 2)
+    warmer = Warmer(stranger=lambda port, pid: next(looks, None))
     warmth = warmer.until_over(server.port, requests=gets("/"))
     assert (warmth.state, warmth.requests) == ("warm", 1)
 

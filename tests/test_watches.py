@@ -15,6 +15,7 @@ from supervisor_rolling.model import (
     Connections,
     GatePolicy,
     GuardPolicy,
+    Holder,
     Policy,
     PortRule,
     Process,
@@ -54,8 +55,11 @@ class Kernel:
     def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
         return {}
 
-    def stranger_on(self, port: int, pid: int) -> str:
-        return ""
+    def stranger_on(self, port: int, pid: int) -> Holder | None:
+        return None
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
+        return {}
 
 
 class Setting:

@@ -55,3 +55,25 @@ def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., St
     stack.fault()
     stack.ctl("restart", "app:app-8001")
     wait_open(stack)
+
+
+def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_roll_and_in_it(light: Callable[..., Stack]):
+    stack = light(processes=3, setup={"program": "startretries = 1", "startsecs": 1})
+    stack.ctl("stop", "app:app-8001")
+    with orphan_on(8001) as orphan:
+        stack.wait_until(lambda: bool(KernelSockets().connections([8001])[8001].listeners), 10.0, "it listens")
+        stack.ctl("start", "app:app-8001")
+        stack.wait_until(lambda: standing(stack)["app-8001"]["statename"] == "FATAL", 30.0, "it gives up")
+        held, kill = f"port 8001 is held by process {orphan.pid} (python", f"kill {orphan.pid}"
+        for words in (["rolling_check", "app"], ["rolling_restart", "app", "--dry-run"], ["rolling_restart", "app"]):
+            done = stack.ctl(*words)
+            assert done.returncode == 1
+            assert held in done.stdout
+            assert kill in done.stdout
+        forced = stack.ctl("rolling_restart", "app:app-8001", "--force")
+        assert forced.returncode == 1
+        (line,) = [line for line in forced.stdout.splitlines() if line.startswith("app-8001 ")]
+        assert held in line
+        assert line.endswith(f"left of an earlier app:app-8001: {kill}")
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    wait_open(stack)

@@ -32,6 +32,7 @@ from supervisor_rolling.model import (
     Finding,
     GatePolicy,
     HistoryPolicy,
+    Holder,
     HookJob,
     HookResult,
     Notice,
@@ -304,6 +305,8 @@ class World:
         self._looked_at = 0.0
         self.connection_takes = 0.05
         self.leaks: set[int] = set()
+        self.holders: dict[int, Holder] = {}
+        self.holders_asked: list[list[int]] = []
         self.flagged: set[str] = set()
         self.pool_asks_every = math.inf
         self.lost = 0
@@ -411,8 +414,12 @@ class World:
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
         return self.nginx
 
-    def stranger_on(self, port: int, pid: int) -> str:
-        return ""
+    def stranger_on(self, port: int, pid: int) -> Holder | None:
+        return None
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
+        self.holders_asked.append(list(ports))
+        return {port: self.holders[port] for port in ports if port in self.holders}
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
         if not self.mailbox.record(GROUP, version, json.loads(dump(roll)), self.now):

@@ -14,6 +14,7 @@ from supervisor_rolling.model import (
     BalancerPolicy,
     Connections,
     Finding,
+    Holder,
     HookJob,
     HookResult,
     Notice,
@@ -104,10 +105,15 @@ class Sockets(Protocol):
         one."""
         ...
 
-    def stranger_on(self, port: int, pid: int) -> str:
-        """Who listens on a port instead of a process: the pid and name of what supervisord, before it was killed, had
-        started under the same name, where neither the process nor a descendant of it listens there; empty where there
-        is no such, or nobody can see. Anybody else may do it for the process, such as the proxy of a container."""
+    def stranger_on(self, port: int, pid: int) -> Holder | None:
+        """Who listens on a port instead of a process: what supervisord had started under the same name before, where
+        neither the process nor a descendant of it listens there; None where there is no such, or nobody can see.
+        Anybody else may do it for the process, such as the proxy of a container."""
+        ...
+
+    def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
+        """Who listens on each of these ports, whoever it is, as far as that can be seen. It reads the open files of
+        every process of the host: not for every turn."""
         ...
 
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.owners import (
+    holders,
     inodes_of,
     listening_unix,
     name_of,
@@ -30,7 +31,7 @@ from supervisor_rolling.in_listener.sock_diag import (
     Traffic,
     tcp_sockets,
 )
-from supervisor_rolling.model import Connection, Connections
+from supervisor_rolling.model import Connection, Connections, Holder
 from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.peers import peer_of
 
@@ -85,16 +86,21 @@ class KernelSockets:
         parents = [pid for pid in shells if held[pid] & listening and not own_inodes(pid) & listening]
         return {pid: Shell(shells[pid], *signals_of(pid)) for pid in parents}
 
-    def stranger_on(self, port: int, pid: int) -> str:
+    def stranger_on(self, port: int, pid: int) -> Holder | None:
         """See ``Sockets.stranger_on``."""
         inodes = {one.inode for one in tcp_sockets((LISTEN,), [port])}
         if not inodes:
-            return ""
+            return None
         try:
             is_own = not inodes.isdisjoint(own_inodes(pid)) or not inodes.isdisjoint(inodes_of([pid])[pid])
         except SocketsError:  # whose they are cannot be seen
-            return ""
-        return "" if is_own else str(predecessor(inodes, pid) or "")
+            return None
+        return None if is_own else predecessor(inodes, pid)
+
+    def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
+        """See ``Sockets.holders_of``."""
+        listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
+        return holders(listening) if listening else {}
 
 
 def _peer(one: TcpSocket) -> str:

@@ -176,13 +176,17 @@ class Inspector:
         running = [member for member in roll.members if is_up(member, seen.processes)]
         found = self._sockets.connections([port for member in roll.members for port in member.ports])
         pids = {seen.processes[member.name].pid: member for member in running}
-        held, unix = self._sockets.ports_of(list(pids)), self._sockets.unix_of(list(pids))
+        alive = [process.pid for process in seen.processes.values() if process.pid]
+        held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
+        own = {port for pid in alive for port in held[pid]}
+        others = [port for port, those in found.items() if those.listeners and port not in own]
         shells = self._sockets.shells_of([pid for pid, m in pids.items() if set(m.ports) & set(held[pid])])
         return Listening(
             addresses={port: those.listeners for port, those in found.items()},
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
             shells={pids[pid].name: shell for pid, shell in shells.items()},
+            holders=self._sockets.holders_of(others) if others else {},
         )
 
     def _of_gate(

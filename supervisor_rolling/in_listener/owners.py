@@ -9,25 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.model import Holder
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 _ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
 _NAMES = (b"SUPERVISOR_GROUP_NAME=", b"SUPERVISOR_PROCESS_NAME=")
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that holds a socket: its pid, and its name as the kernel has it."""
-
-    pid: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.pid} ({self.name})"
 
 
 def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
@@ -79,17 +68,45 @@ def _signals_in(mask: int) -> frozenset[str]:
 
 
 def predecessor(inodes: Collection[int], pid: int) -> Holder | None:
-    """A process that supervisord has started under the same name as ``pid``, and that holds one of these sockets: what
-    a supervisord that was killed has left. None where there is no such, or its environment is not shown."""
-    name = _name_of(pid)
-    if name is None:
-        return None
-    family = set(family_of(pid))
-    for one in _pids():
-        with contextlib.suppress(*_GONE, SocketsError):
-            if one not in family and _name_of(one) == name and not own_inodes(one).isdisjoint(inodes):
-                return Holder(one, name_of(one) or "gone")
-    return None
+    """Processes that supervisord has started under the same name as ``pid``, and that hold one of these sockets: what
+    an earlier one has left, or a supervisord that was killed. None where there is no such, or its environment is not
+    shown."""
+    name, family = started_as(pid), set(family_of(pid))
+    pids = [one for one in _pids() if one not in family and name and started_as(one) == name and _holds(one, inodes)]
+    return _holder(pids) if pids else None
+
+
+def holders(ports: Mapping[int, int]) -> dict[int, Holder]:
+    """Who holds sockets, by port, as far as that is shown; ``ports`` of the sockets, by inode."""
+    found: dict[int, list[int]] = {}
+    for pid in _pids():
+        with contextlib.suppress(SocketsError):  # of another user: what cannot be seen is not told
+            for port in {ports[inode] for inode in own_inodes(pid) & ports.keys()}:
+                found.setdefault(port, []).append(pid)
+    return {port: _holder(pids) for port, pids in found.items()}
+
+
+def started_as(pid: int) -> str:
+    """What supervisord called a process when it started it, or the one that it descends from: ``group:process``. Empty
+    where that is nobody, or not shown."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            known = dict(one.split(b"=", 1) for one in environ.read().split(b"\0") if one.startswith(_NAMES))
+    except (*_GONE, PermissionError):
+        return ""
+    names = [known.get(name.rstrip(b"="), b"").decode(errors="replace") for name in _NAMES]
+    return ":".join(names) if all(names) else ""
+
+
+def _holder(pids: Sequence[int]) -> Holder:
+    return Holder(tuple(sorted(pids)), name_of(min(pids)) or "gone", started_as(min(pids)))
+
+
+def _holds(pid: int, inodes: Collection[int]) -> bool:
+    try:
+        return not own_inodes(pid).isdisjoint(inodes)
+    except SocketsError:
+        return False
 
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:
@@ -119,16 +136,6 @@ def _parent(pid: int) -> int:
     """From proc(5)'s stat, in which the name stands in brackets and may hold any."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         return int(stat.read().rpartition(b")")[2].split()[1])
-
-
-def _name_of(pid: int) -> frozenset[bytes] | None:
-    """What supervisord called a process when it started it, or the one that it descends from."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as environ:
-            found = frozenset(one for one in environ.read().split(b"\0") if one.startswith(_NAMES))
-    except (*_GONE, PermissionError):
-        return None
-    return found if len(found) == len(_NAMES) else None
 
 
 def _socket_inodes(pid: int) -> Iterator[int]:

@@ -60,6 +60,7 @@ from supervisor_rolling.model import (
     NoticeJob,
     Order,
     Outcome,
+    Process,
     Report,
     Request,
     Reuse,
@@ -80,10 +81,11 @@ from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
 from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, pause
+from supervisor_rolling.pure.ports import held_text
 from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
-from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, closed_since, is_overdue
+from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, closed_since, is_down_for_good, is_overdue
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -474,6 +476,7 @@ class Roller:
             warmths=_of_group(group, warmths),
             refusals=_of_group(group, self._refusals),
             overtaken=frozenset(_of_group(group, self._overtaken)),
+            held=self._held(roll, processes) if roll else {},
             hook=self._hooked.get(_hook_key(roll)) if roll else None,
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
@@ -482,6 +485,17 @@ class Roller:
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
+
+    def _held(self, roll: Roll, processes: Mapping[str, Process]) -> dict[str, str]:
+        """Who has the port of one that will not come up: of those that fail in this turn, and of no others."""
+        under_way = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING) and m.name in processes]
+        down = {port: m for m in under_way if is_down_for_good(processes[m.name]) for port in m.ports}
+        try:
+            found = self.sockets.holders_of(list(down)) if down else {}
+        except SocketsError:
+            return {}  # to say less is no error
+        names = {port: down[port].name for port in found}
+        return {name: held_text(port, found[port], f"{roll.group}:{name}") for port, name in names.items()}
 
     def _forget_told(self, group: str, draining: list[Member]) -> None:
         """A process is told once in a drain, as far as this listener knows; another drain tells it again."""

@@ -27,6 +27,7 @@ from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.in_listener.hooks import ENDED_WITHIN
 from supervisor_rolling.in_listener.hooks import run as run_hook
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
+from supervisor_rolling.pure.ports import held_text
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 
@@ -141,9 +142,9 @@ class _Warmup(threading.Thread):
         while True:
             try:
                 addresses, why = self._sockets.connections([port])[port].listeners, f"nothing listens on port {port}"
-                stranger = self._sockets.stranger_on(port, self.job.pid) if addresses else ""
+                stranger = self._sockets.stranger_on(port, self.job.pid) if addresses else None
             except SocketsError as error:
-                addresses, stranger, why = (), "", str(error)
+                addresses, stranger, why = (), None, str(error)
             if addresses and not stranger:
                 address = reached_at(addresses, self.job.bypass)
                 if address:
@@ -151,7 +152,7 @@ class _Warmup(threading.Thread):
                     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
                 self._wait(_unreachable_text(addresses, port))
             elif stranger:
-                self._wait(_stranger_text(port, stranger), STRANGER_EVERY)
+                self._wait(held_text(port, stranger, stranger.started), STRANGER_EVERY)
             else:
                 self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
 
@@ -288,10 +289,6 @@ def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:
         f"port {port} listens on {', '.join(addresses)} alone, and `bypass: address` passes by IPv4 only: let it "
         "listen on an IPv4 address too, or use `gate: {bypass: mark}`"
     )
-
-
-def _stranger_text(port: int, stranger: str) -> str:
-    return f"port {port} is held by process {stranger}, left by a supervisord that was killed: end that one"
 
 
 def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:

@@ -252,8 +252,8 @@ def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
 
 def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     spawned_again = process.spawned != member.old_spawned
-    if spawned_again and _is_down_for_good(process):
-        return _failed(member, seen, f"did not come up: {state_text(process)}")
+    if spawned_again and is_down_for_good(process):
+        return _failed(member, seen, f"did not come up: {_fall_text(member, process, seen)}")
     is_due = not spawned_again and process.state in STARTABLE and member.name not in seen.dead
     began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
     if not is_due and seen.at - began >= roll.policy.restart.timeout:
@@ -266,8 +266,8 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
     if process.pid and process.pid != member.pid and process.state in ALIVE:
         # It died and was started again: warm that one, same deadline.
         return replace(member, pid=process.pid, deaths=member.deaths + (not process.told_to_stop))
-    if _is_down_for_good(process):
-        return _failed(member, seen, f"went down while it was warmed up: {state_text(process)}")
+    if is_down_for_good(process):
+        return _failed(member, seen, f"went down while it was warmed up: {_fall_text(member, process, seen)}")
     warmth = seen.warmths.get(member.name)
     if warmth is None or warmth.pid != process.pid:
         return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=state_text(process)))
@@ -398,7 +398,8 @@ def still_runs(member: Member, process: Process) -> bool:
     return bool(process.pid) and process.pid == member.old_pid and process.state in ALIVE
 
 
-def _is_down_for_good(process: Process) -> bool:
+def is_down_for_good(process: Process) -> bool:
+    """Whether supervisord will not start it again by itself."""
     lasting = process.state in ("EXITED", "STOPPED") and process.down_for >= HAND_PATIENCE
     return process.state == "FATAL" or lasting
 
@@ -406,6 +407,12 @@ def _is_down_for_good(process: Process) -> bool:
 def state_text(process: Process) -> str:
     """What supervisord says of a process that is not as it should be."""
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
+
+
+def _fall_text(member: Member, process: Process, seen: Seen) -> str:
+    """What supervisord says, and who has its port, if that is what kept it down."""
+    held = seen.held.get(member.name)
+    return f"{state_text(process)}; {held}" if held else state_text(process)
 
 
 def _death_text(member: Member, process: Process, lived: float) -> str:

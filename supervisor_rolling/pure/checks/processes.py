@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.model import Finding, Member, Process, Roll, Seen, Settings, Stage
+from supervisor_rolling.model import Finding, Holder, Member, Process, Roll, Seen, Settings, Stage
 from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.ports import ending_text, holder_text
 from supervisor_rolling.pure.stages import DOWN, NOT_UP
 
 ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
@@ -38,18 +39,22 @@ class Shell:
 @dataclass(frozen=True)
 class Listening:
     """What the kernel has of the sockets that processes listen on. ``addresses``: those of each port, whoever has it;
-    the others are by name of the process: ``ports`` and ``unix`` sockets of it and its descendants, and the ``shells``
-    that stand between supervisord and the one that listens."""
+    ``holders``: who has such a port, where that is no process of the group. The others are by name of the process:
+    ``ports`` and ``unix`` sockets of it and its descendants, and the ``shells`` that stand between supervisord and the
+    one that listens."""
 
     addresses: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shells: Mapping[str, Shell] = field(default_factory=dict)
+    holders: Mapping[int, Holder] = field(default_factory=dict)
 
 
 def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the processes that a roll would replace."""
     yield from _down(roll, seen, listening)
+    for member in roll.members:
+        yield from _orphans(roll.group, member, listening)
     running = [member for member in roll.members if is_up(member, seen.processes)]
     for member in running:
         yield from _of_process(roll.group, member, listening)
@@ -64,10 +69,30 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
     return member.wanted and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
 
 
-def _held(member: Member, listening: Listening) -> str:
+def _held(where: str, member: Member, listening: Listening) -> str:
     """That another process has the port of one that is down."""
     held = [port for port in member.ports if listening.addresses.get(port)]
-    return f". Another process holds its port: ss -ltnp sport = :{held[0]}" if held else ""
+    if not held:
+        return ""
+    port, holder = held[0], listening.holders.get(held[0])
+    unseen = f"port {port} is held by a process that cannot be seen: ss -ltnp sport = :{port}"
+    return f". Its {holder_text(port, holder, where) if holder else unseen}"
+
+
+def _orphans(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
+    """What a process has left when it died, a child as a rule, and that still has its port. Others may have one for a
+    process, such as the proxy of a container."""
+    where = f"{group}:{member.name}"
+    held = [(port, listening.holders[port]) for port in member.ports if port in listening.holders]
+    for port, holder in held:
+        if holder.started == where:
+            yield Finding(
+                "ports.orphan",
+                where,
+                f"{holder_text(port, holder, where)}: it answers there, and a new one cannot listen",
+                ending_text(holder),
+                refuses=member.wanted,
+            )
 
 
 def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
@@ -76,10 +101,11 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
         ward = seen.wards.get(member.name)
         if process.state in DOWN and process.state not in NOT_UP:
             said = f" ({process.spawn_error})" if process.spawn_error else ""
+            held = _held(where, member, listening)
             yield Finding(
                 "process.down",
                 where,
-                f"is {process.state}{said}: it serves nobody, and a roll replaces it first{_held(member, listening)}",
+                f"is {process.state}{said}: it serves nobody, and a roll replaces it first{held}",
                 f"see why it died: supervisorctl tail {where} stderr",
             )
         elif process.state in NOT_UP:
