@@ -21,6 +21,7 @@ from supervisor_rolling.model import (
     HooksPolicy,
     Level,
     Member,
+    PacePolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -63,6 +64,7 @@ policies = st.builds(
     st.booleans(),
     st.builds(BalancerPolicy, names),
     st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
+    st.builds(PacePolicy, seconds, seconds),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -269,7 +271,8 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
         Connection: 5,
         Watch: 4,
         Ward: 13,
-        Policy: 13,
+        Policy: 14,
+        PacePolicy: 2,
         BalancerPolicy: 1,
         HooksPolicy: 4,
         Hook: 2,
