@@ -34,6 +34,7 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
+    "pressure",
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
