@@ -333,6 +333,7 @@ class Roll:
     started_at: float = 0.0
     ended_at: float = 0.0
     stuck_since: float = 0.0  # nothing under way and no room for the next; 0.0 while it moves
+    paced_since: float = 0.0  # there is room, and the next waits for the CPU; 0.0 while none does
     least_available: int = 0
     why: str = ""
     user: str = ""
@@ -568,7 +569,8 @@ class Seen:
     ``wards`` are the processes in the hands of the
     guard. ``held``: who has the port of one that does not come up, in words. Of those whose pools are made to run dry
     (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left,
-    and ``sealed`` are those that answer in something else than plain HTTP/1.1.
+    and ``sealed`` are those that answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last
+    second in which somebody waited for a processor; None where nobody asks or can tell.
     """
 
     at: float
@@ -592,6 +594,7 @@ class Seen:
     hook: HookResult | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     sealed: frozenset[str] = frozenset()
+    cpu_pressure: float | None = None
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ ROLL: dict[str, Shape] = {
     "started_at": NUMBER,
     "ended_at": NUMBER,
     "stuck_since": NUMBER,
+    "paced_since": Added(NUMBER),
     "least_available": WHOLE,
     "why": TEXT,
     "user": Added(TEXT),

@@ -32,6 +32,8 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Who drains is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
   closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
+* With a ``pace`` who serves leaves only below a pressure of the CPU, and one at a time until that shows what the last
+  one costs; but in any case after a while. Who serves nobody takes nothing away by leaving, and waits for no CPU.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
@@ -75,6 +77,10 @@ from supervisor_rolling.pure.stages import (
     still_runs,
     to,
 )
+
+COST_SHOWS_AFTER = 2.0
+"""Seconds for which a new process has to be there until the pressure of the CPU, which is of the last second, tells
+what it costs. On the pressure of one moment all that there is room for would leave together, and boot together."""
 
 # --- the four questions that the roller asks
 
@@ -192,7 +198,9 @@ def _excused(roll: Roll, seen: Seen) -> Roll:
     if not seen.gap:
         return roll
     members = tuple(_excused_one(member, seen) if member.stage in UNDER_WAY else member for member in roll.members)
-    return replace(roll, members=members, stuck_since=roll.stuck_since + seen.gap if roll.stuck_since else 0.0)
+    stuck_since = roll.stuck_since + seen.gap if roll.stuck_since else 0.0
+    paced_since = roll.paced_since + seen.gap if roll.paced_since else 0.0
+    return replace(roll, members=members, stuck_since=stuck_since, paced_since=paced_since)
 
 
 def _excused_one(member: Member, seen: Seen) -> Member:
@@ -207,21 +215,25 @@ def _excused_one(member: Member, seen: Seen) -> Member:
 
 def _admit(roll: Roll, seen: Seen) -> Roll:
     """Let those leave OPEN that may now, the next one first."""
-    if roll.paused or _is_stopping(roll):
-        return roll
     replaced = sum(member.replaced for member in roll.members)
     places = (1 if replaced < roll.policy.canary else roll.limit) - _count(roll, UNDER_WAY)
-    if places <= 0:
-        return roll
+    if roll.paused or places <= 0 or _is_stopping(roll):
+        return replace(roll, paced_since=0.0)
     serving, counted = available(roll, seen), sum(_counts(member, seen) for member in roll.members)
     leaving: dict[str, Member] = {}
+    paced_since, waits = roll.paced_since, False
     for member in _candidates(roll, seen):
         has_room = counted - serving < roll.limit and (serving > 1 or roll.force)
         if len(leaving) >= places or (_serves(member, seen) and not has_room):
             break
+        waits = _is_paced(member, roll, paced_since, bool(leaving), seen)
+        if waits:
+            break
+        paced_since = 0.0
         leaving[member.name] = _leave(member, seen)
         serving -= _is_available(member, seen)
         counted += not _counts(member, seen)
+    roll = replace(roll, paced_since=(paced_since or seen.at) if waits else 0.0)
     if not leaving:
         return roll
     return replace(roll, members=tuple(leaving.get(member.name, member) for member in roll.members))
@@ -230,6 +242,23 @@ def _admit(roll: Roll, seen: Seen) -> Roll:
 def _counts(member: Member, seen: Seen) -> bool:
     """Whether it is one of the group at all: those that an operator stopped are not."""
     return _state(member, seen) not in NOT_UP or member.stage is not Stage.OPEN
+
+
+def _is_paced(member: Member, roll: Roll, since: float, is_another_leaving: bool, seen: Seen) -> bool:
+    """Whether who may leave waits for the CPU, as somebody does ``since`` then; 0.0: nobody."""
+    pace = roll.policy.pace
+    if not pace.cpu_pressure or seen.cpu_pressure is None or not _serves(member, seen):
+        return False
+    if since and seen.at - since >= pace.patience:
+        return False
+    is_booting = is_another_leaving or any(_has_still_to_boot(other, seen) for other in roll.members)
+    return is_booting or seen.cpu_pressure >= pace.cpu_pressure
+
+
+def _has_still_to_boot(member: Member, seen: Seen) -> bool:
+    """Whether what it costs the CPU is still to come."""
+    is_new = member.stage is Stage.WARMING and seen.at - member.since < COST_SHOWS_AFTER
+    return is_new or member.stage in (Stage.DRAINING, Stage.RESTARTING)
 
 
 def _leave(member: Member, seen: Seen) -> Member:
@@ -271,7 +300,7 @@ def _finish(roll: Roll, seen: Seen) -> Roll:
     stopping, waiting = _is_stopping(roll), [*_waiting(roll), *_being_stopped(roll, seen)]
     if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
         return _end(roll, seen)
-    if roll.paused:
+    if roll.paused or roll.paced_since:
         return replace(roll, stuck_since=0.0)
     stuck_since = roll.stuck_since or seen.at
     if seen.at - stuck_since >= _patience(roll, seen):
