@@ -136,6 +136,7 @@ def changed(record: Roll | Watch, path: list[Any], value: Any) -> str:
         (["status"], "ended", "roll.status: 'ended'"),
         (["status"], [], "roll.status: '[]'"),
         (["started_at"], float("nan"), "roll.started_at: 'nan'"),
+        (["forecast"], 2**31, "roll.forecast: '2147483648'"),
         (["ended_at"], float("inf"), "roll.ended_at: 'inf'"),
         (["group"], "web", "group: it is of another group"),
         (["members"], {}, "members: '{}'"),
