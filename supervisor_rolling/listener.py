@@ -33,6 +33,7 @@ from supervisor_rolling.in_listener.hooks import CommandHooks
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
+from supervisor_rolling.in_listener.pressure import KernelPressure
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
@@ -137,6 +138,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         hooks=CommandHooks(ring),
         history=FileHistory(url, lambda: _latest(policies).history),
         metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),
+        pressure=KernelPressure(time.monotonic),
     )
     return roller
 

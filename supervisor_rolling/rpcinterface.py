@@ -210,11 +210,11 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
-                               why, seconds, forecast (seconds; 0: none), hook (the one that it waits for), total,
-                               replaced, least_available, and processes: an array of structs with name, ports,
-                               stage, seconds (in that stage), pid, why, the duration of each stage over,
-                               connections_left at the drain's deadline and the oldest_left of them (structs of peer,
-                               age, idle, last, state), …
+                               why, seconds, forecast (seconds; 0: none), hook (the one that it waits for), paced
+                               (boolean, the next waits for the CPU), total, replaced, least_available, and
+                               processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
+                               why, the duration of each stage over, connections_left at the drain's deadline and the
+                               oldest_left of them (structs of peer, age, idle, last, state), …
         """
         self._update("getRoll")
         roll = self.mailbox.rolls.get(group) if isinstance(group, str) else None  # of a group that is gone, too

@@ -547,6 +547,12 @@ def test_the_status_of_all_groups(ctl: Controller) -> None:
     ]
 
 
+def test_the_status_says_that_the_next_waits_for_the_cpu(ctl: Controller) -> None:
+    ctl.server.rolls = [{**a_view(), "paced": True}]
+    ctl.run("rolling_status")
+    assert ctl.printed.splitlines()[1].endswith("  the next waits for the CPU")
+
+
 def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
     ctl.server.rolls = []
     ctl.run("rolling_status")

@@ -577,3 +577,15 @@ def test_the_bar_names_the_command_that_a_roll_waits_for() -> None:
     after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
     assert bar_line(after, ASCII).endswith(", after_roll runs")
     assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")
+
+
+def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
+    assert bar(1, 8, paced_since=NOW - 3.0).endswith(" s left, the next waits for the CPU")
+    assert bar(1, 8, paced_since=NOW - 3.0, aborting=True).endswith(", aborting")
+    assert bar_line({**a_view(NEW), "paced": True}, ASCII).endswith(", the next waits for the CPU")
+    old = {key: value for key, value in a_view(NEW).items() if key not in ("paced", "hook")}
+    assert bar_line(old, ASCII).endswith(" s left")
+
+
+def test_a_roll_that_has_ended_waits_for_no_cpu() -> None:
+    assert not a_view(NEW, status=Status.DONE, paced_since=NOW - 3.0)["paced"]

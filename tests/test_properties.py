@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.in_listener.roller import Roller
-from supervisor_rolling.model import Connection, DrainPolicy, Order, Outcome, Roll, Share, Stage, Status
+from supervisor_rolling.model import Connection, DrainPolicy, Order, Outcome, PacePolicy, Roll, Share, Stage, Status
 from supervisor_rolling.pure.lasting import TOLD
 from tests.world import STEP, Killed, SimProcess, World, fast_policy
 
@@ -27,7 +27,8 @@ WISHES: dict[str, dict[str, bool]] = {
 @dataclass(frozen=True)
 class Plan:
     """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the roll, and to whom or what;
-    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: who does not stop."""
+    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: who does not stop;
+    ``pressure``: of the CPU, for a roll with a pace of 20 %; 0.0: it has none."""
 
     size: int
     limit: int
@@ -44,6 +45,7 @@ class Plan:
     crashes: tuple[tuple[float, int], ...] = ()
     wishes: tuple[tuple[float, str], ...] = ()
     kills: tuple[int, ...] = ()
+    pressure: float = 0.0
 
 
 class Luck(World):
@@ -56,8 +58,10 @@ class Luck(World):
             canary=plan.canary,
             max_failures=min(plan.max_failures, plan.limit - 1),  # more is refused
             drain=DrainPolicy(timeout=plan.drain),
+            pace=PacePolicy(20.0 if plan.pressure else 0.0, patience=1.0),
         )
         super().__init__(plan.size, policy)
+        self.cpu_steady = plan.pressure
         self.connection_takes = plan.connections
         self.plan_of_luck = plan
         self.crashed: set[str] = set()
@@ -160,6 +164,7 @@ def plans(**changes: st.SearchStrategy) -> st.SearchStrategy[Plan]:
         "warms": st.lists(seconds([0.02, 0.2, 0.9]), min_size=1, max_size=3).map(tuple),
         "stops": st.lists(seconds([0.01, 0.05, 0.7, 3.0]), min_size=1, max_size=3).map(tuple),
         "connections": seconds([0.02, 0.3, 1.2]),
+        "pressure": seconds([0.0, 0.0, 5.0, 50.0]),
     }
     return st.builds(Plan, **{**parts, **changes})
 

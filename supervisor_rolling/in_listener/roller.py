@@ -40,6 +40,7 @@ from supervisor_rolling.in_listener.contracts import (
     Metrics,
     Notices,
     Pools,
+    Pressure,
     Sockets,
     Supervisor,
     Trials,
@@ -184,6 +185,7 @@ class Roller:
     history: History
     hooks: Hooks
     metrics: Metrics
+    pressure: Pressure
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
@@ -482,6 +484,7 @@ class Roller:
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
             silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
+            cpu_pressure=self.pressure.cpu() if roll and _is_for_the_cpu(roll) else None,
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
@@ -753,6 +756,10 @@ def _is_for_pools(roll: Roll, *ways: str) -> bool:
     """Whether a load balancer's pool is to be dealt with, in one of these ways of ``drain.keepalive``. HAProxy's own
     is not: it sends no request to whom it drains."""
     return roll.gate.backend != "haproxy" and (not ways or roll.policy.drain.keepalive in ways)
+
+
+def _is_for_the_cpu(roll: Roll) -> bool:
+    return roll.status is Status.RUNNING and bool(roll.policy.pace.cpu_pressure)
 
 
 def _tell(sentences: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ View = Mapping[str, Any]
 UNDER_WAY = ("draining", "restarting", "warming", "settling")
 BAR_WIDTH = 24
 NOTABLE = 0.6  # seconds; what took less is left out, so that a line fits 80 columns
+PACED = "the next waits for the CPU"
 CLEAR_BELOW = "\x1b[J"
 UP = "\x1b[{}F"
 
@@ -337,9 +338,12 @@ def _left(roll: View) -> str:
 
 
 def _standing(roll: View) -> str:
+    """What a roll is doing besides; an older supervisord tells neither of hooks nor of the pace."""
     if not roll["listener"]:
         return ", the listener does not run"
     if roll["aborting"]:
         return ", aborting"
-    hook = roll.get("hook", "")  # an older supervisord does not tell
-    return ", paused" if roll["paused"] else f", {hook} runs" if hook else ""
+    hook = roll.get("hook", "")
+    if roll["paused"]:
+        return ", paused"
+    return f", {hook} runs" if hook else f", {PACED}" if roll.get("paced") else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.in_supervisorctl.progress import PACED
 from supervisor_rolling.in_supervisorctl.tables import table
 from supervisor_rolling.pure.lasting import count_text
 from supervisor_rolling.pure.names import natural
@@ -65,7 +66,8 @@ def _roll_row(roll: View) -> tuple[str, ...]:
     status = "paused" if roll["paused"] and roll["status"] == "running" else roll["status"]
     status = "aborting" if roll["aborting"] and roll["status"] == "running" else status
     replaced = f"{roll['replaced']}/{roll['total']}"
-    return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", roll["why"])
+    why = roll["why"] or (PACED if roll.get("paced") else "")  # an older supervisord does not tell
+    return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", why)
 
 
 def _process_row(process: View, left: int) -> tuple[str, ...]:

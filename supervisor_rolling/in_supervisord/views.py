@@ -33,6 +33,7 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
         **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
         "forecast": round(roll.get("forecast", 0.0), 3),
         "hook": _hook(roll),
+        "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,
         "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),

@@ -78,7 +78,7 @@ from supervisor_rolling.pure.stages import (
     to,
 )
 
-COST_SHOWS_AFTER = 2.0
+COST_SHOWS_AFTER = 1.0
 """Seconds for which a new process has to be there until the pressure of the CPU, which is of the last second, tells
 what it costs. On the pressure of one moment all that there is room for would leave together, and boot together."""
 
