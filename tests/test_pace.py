@@ -111,3 +111,34 @@ def test_the_roller_may_die_at_any_moment_of_a_roll_that_waits_for_the_cpu() -> 
     assert took(whole) > 2 * 0.3
     for death in range(1, whole.operations + 1):
         assert end_of(survived(busy(Dying(2, death)))) == end, death
+
+
+# --- is the set-up right?
+
+
+def found(world: World) -> list[tuple[str, str, bool]]:
+    request = world.ask("check")
+    world.live(world.roller(), 0.5)
+    return [(one["code"], one["text"], one["refuses"]) for one in request["plan"]["findings"]]
+
+
+def test_a_check_says_where_the_pressure_cannot_be_read() -> None:
+    ((code, text, refuses),) = found(a_world(cpu_steady=None))
+    assert (code, refuses) == ("pace.unreadable", False)
+    assert text.endswith("so that a roll goes as without a pace")
+
+
+def test_a_check_says_where_the_pressure_is_too_high_without_any_roll() -> None:
+    ((code, text, refuses),) = found(a_world(cpu_steady=42.4))
+    assert (code, refuses) == ("pace.pressure", False)
+    assert text.startswith("the pressure of the CPU is 42% now")
+    assert "at 20% and above each leaves only after the patience of 3 s" in text
+
+
+@pytest.mark.parametrize("steady", [None, 99.0])
+def test_without_a_pace_no_check_asks_for_the_pressure(steady: float | None) -> None:
+    assert found(a_world(pace=PacePolicy(), cpu_steady=steady)) == []
+
+
+def test_below_the_pressure_there_is_no_finding() -> None:
+    assert found(a_world(cpu_steady=19.9)) == []

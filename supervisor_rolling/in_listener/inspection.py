@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.answers import objections
-from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Sockets, Trials
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Pressure, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.model import BalancerPolicy, Config, Finding, Policy, Report, Request, Roll, Seen, Settings
-from supervisor_rolling.pure.checks import conntrack, nginx, processes
+from supervisor_rolling.pure.checks import conntrack, nginx, pace, processes
 from supervisor_rolling.pure.checks import settings as supervisord
 from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for
 from supervisor_rolling.pure.checks.processes import Listening, is_up
@@ -43,8 +43,10 @@ class Inspector:
         gatekeeper: Gatekeeper,
         balancers: Balancers,
         trials: Trials,
+        pressure: Pressure,
         clock: Callable[[], float],
     ) -> None:
+        self._pressure = pressure
         self._trials = trials
         self._sockets = sockets
         self._gatekeeper = gatekeeper
@@ -137,6 +139,9 @@ class Inspector:
         if given.processes:
             findings += supervisord.findings(given, roll.policy)
             looked.append("supervisord's settings")
+        if roll.policy.pace.cpu_pressure:
+            looked.append("the pressure of the CPU")
+            findings += pace.findings(roll.policy, self._pressure.cpu())
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
         findings += self._of_nginx(roll, listening, looked, skipped)

@@ -188,7 +188,9 @@ class Roller:
     pressure: Pressure
 
     def __post_init__(self) -> None:
-        self._inspector = Inspector(self.sockets, self.gatekeeper, self.balancers, self.trials, self.clock)
+        self._inspector = Inspector(
+            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clock
+        )
         self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
