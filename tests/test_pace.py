@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from supervisor_rolling.in_supervisord.views import roll_view
 from supervisor_rolling.model import PacePolicy, Share, Status
+from tests.lab.look import assert_nobody_noticed, rolling, users, wait_ended
+from tests.lab.pressure import said
+from tests.lab.stack import Stack
 from tests.test_roller import Dying, end_of, quick, survived
 from tests.world import GROUP, World, fast_policy
 
@@ -142,3 +150,33 @@ def test_without_a_pace_no_check_asks_for_the_pressure(steady: float | None) -> 
 
 def test_below_the_pressure_there_is_no_finding() -> None:
     assert found(a_world(cpu_steady=19.9)) == []
+
+
+# --- with the real supervisord
+
+
+def test_under_pressure_the_next_waits_is_told_as_waiting_and_leaves_when_it_falls(
+    light: Callable[..., Stack], tmp_path: Path
+) -> None:
+    with said(60.0, tmp_path) as pressure:
+        stack = light(3, pace={"cpu_pressure": "20%", "patience": 600})
+        with users(stack) as report:
+            assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+            time.sleep(3.0)
+            assert (rolling(stack)["paced"], rolling(stack)["replaced"]) == (True, 0)
+            assert "the next waits for the CPU" in stack.ctl("rolling_status", "app").stdout
+            pressure.percent = 5.0
+            roll = wait_ended(stack)
+        assert (roll["status"], roll["replaced"], roll["paced"]) == ("done", 3, False)
+    assert_nobody_noticed(report())
+
+
+def test_a_pressure_that_never_falls_holds_each_for_its_patience_and_no_longer(
+    light: Callable[..., Stack], tmp_path: Path
+) -> None:
+    with said(60.0, tmp_path):
+        stack = light(3, pace={"cpu_pressure": "20%", "patience": 2})
+        assert "pace.pressure" in stack.ctl("rolling_check", "app").stdout
+        done = stack.ctl("rolling_restart", "app", "--json")
+    assert done.returncode == 0, done.stdout
+    assert 6.0 < json.loads(done.stdout)["seconds"] < 30.0
