@@ -27,6 +27,7 @@ from tests.benchmarks.rolls import NOISY, aligned, machine
 from tests.lab import look, plugin
 from tests.lab.load import Answer, Load, Plan, summarise
 from tests.lab.netns import enter_private_network
+from tests.lab.site import PATHS
 from tests.lab.stack import LabError, Setup, Stack
 
 RESULTS = Path(__file__).parent / "results" / "pace.json"
@@ -120,7 +121,12 @@ def _is_saturated(stack: Stack, rate: float) -> bool:
 # --- a roll
 
 
+class RollError(Exception):
+    """A roll has failed, so that there is nothing to measure."""
+
+
 def measure(case: Case, rate: float, how: How, stack: Stack) -> Result:
+    """Raises RollError where the roll fails: then the machine was too busy with something else for any figure."""
     _write_policy(stack, case, how)
     with Load(Plan(stack.url, rate=rate), stack.directory / "load.jsonl") as load:
         time.sleep(1.0)
@@ -131,7 +137,7 @@ def measure(case: Case, rate: float, how: How, stack: Stack) -> Result:
         marks.append(_mark())
         time.sleep(TAIL)
     if done.returncode:
-        raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
+        raise RollError(json.loads(done.stdout).get("why") or done.stdout)
     answers = load.answers()
     steady, roll = (_side(answers, first, last) for first, last in zip(marks, marks[1:]))
     return Result(case, rate, steady, roll, max(answer.late for answer in answers))
@@ -139,7 +145,8 @@ def measure(case: Case, rate: float, how: How, stack: Stack) -> Result:
 
 def _write_policy(stack: Stack, case: Case, how: How) -> None:
     pace = {"cpu_pressure": f"{case.pressure:g}%" if case.pressure else "", "patience": how.patience}
-    (stack.directory / POLICY).write_text(plugin.policy(pace=pace), encoding="utf-8")
+    warmup = {"timeout": ROLL_WITHIN / 4, "ready": "/health", "requests": list(PATHS)}  # a busy machine takes its time
+    (stack.directory / POLICY).write_text(plugin.policy(pace=pace, warmup=warmup), encoding="utf-8")
 
 
 def _mark() -> Reading:
@@ -215,8 +222,13 @@ def main() -> None:
             print(f"{most:.0f} requests a second saturate this machine", file=sys.stderr, flush=True)
             for case in (case for case in wanted if case not in known):
                 print(f"{case} …", file=sys.stderr, flush=True)
+                look.wait_open(stack)
                 time.sleep(REST)
-                results.append(measure(case, most * case.load / 100, how, stack))
+                try:
+                    results.append(measure(case, most * case.load / 100, how, stack))
+                except RollError as error:
+                    print(f"  left out, for --resume: {error}", file=sys.stderr, flush=True)
+                    continue
                 _say_noise(results[-1])
                 _save(arguments.out, most, how, results)
     print("\n".join(aligned([COLUMNS, *(row(result) for result in results)])))
