@@ -314,14 +314,11 @@ def _misfit(shape: Shape, value: Any, path: str) -> tuple[str, Any]:
     return next((_misfit(*one) for one in inner if not _fits(one[0], one[1])), (path, value))
 
 
-def _is_small_int(value: Any) -> bool:
-    """Where a number may have a point a whole one still goes over XML-RPC as what it is."""
-    return type(value) is int and -MOST_WHOLE <= value <= MOST_WHOLE
-
-
 _SCALARS: dict[str, Callable[[Any], bool]] = {
     TEXT: lambda value: isinstance(value, str),
     TRUTH: lambda value: isinstance(value, bool),
     WHOLE: lambda value: type(value) is int and 0 <= value <= MOST_WHOLE,
-    NUMBER: lambda value: -MOST_NUMBER < value < MOST_NUMBER if type(value) is float else _is_small_int(value),
+    NUMBER: lambda value: (  # a whole one goes over XML-RPC as what it is
+        -MOST_NUMBER < value < MOST_NUMBER if type(value) is float else type(value) is int and abs(value) <= MOST_WHOLE
+    ),
 }

@@ -23,7 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from supervisor_rolling.in_listener.pressure import Reading, read
-from tests.benchmarks.rolls import NOISY, aligned, machine
+from tests.benchmarks.measuring import NOISY
+from tests.benchmarks.results import aligned
+from tests.benchmarks.versions import machine
 from tests.lab import look, plugin
 from tests.lab.load import Answer, Load, Plan, summarise
 from tests.lab.netns import enter_private_network
