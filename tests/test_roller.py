@@ -473,6 +473,16 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
     assert caplog.messages[-1] == told
 
 
+def test_a_listener_that_ends_wants_no_process_warmed_any_more():
+    world = World(3)
+    world.ask()
+    roller = world.roller()
+    while not world._warming:
+        world.pass_time(roller.turn())
+    roller.release()
+    assert not world._warming
+
+
 def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
