@@ -301,7 +301,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             return ()
         time.sleep(LOOK_EVERY)
         try:
-            found: list[dict[str, Any]] = self._rolling.getProcesses(roll["group"])
+            found: list[dict[str, Any]] = self._unpacked("getProcesses", roll["group"])
         except (xmlrpc.client.Error, OSError, http.client.HTTPException):
             return ()  # how the roll has ended is told all the same
         return found

@@ -234,7 +234,7 @@ def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over
     ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
     ctl.run("rolling_restart app")
     assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
-    assert [call[0] for call in ctl.server.calls][-2:] == ["getRoll", "getProcesses"]
+    assert [call[0] for call in ctl.server.calls][-2:] == ["getRollPacked", "getProcessesPacked"]
 
 
 def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
