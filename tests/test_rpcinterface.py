@@ -495,6 +495,8 @@ def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_noth
     assert (later > version, rolling.getRoll("app")["why"]) == (True, "the second")
     fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump_changes(first, second), 0)
     assert (fault.code, rolling.getRoll("app")["why"]) == (Fault.CONFLICT, "the second")
+    stale = json.dumps({"changes": {}, "members": [[99, {}]], "levels": [0, []]})  # of a roll that nobody has any more
+    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, stale, 0).code == Fault.CONFLICT
 
 
 def test_who_waits_is_not_told_of_another_roll(rolling: Any):

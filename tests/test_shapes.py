@@ -186,6 +186,14 @@ OTHER = dataclasses.replace(
 )
 
 
+def test_of_how_many_were_available_only_what_is_new_is_written() -> None:
+    before = dataclasses.replace(ROLL, levels=(Level(1000.0, 2), Level(1001.0, 1)))
+    after = dataclasses.replace(before, levels=(*before.levels, Level(1002.0, 2)))
+    text = dump_changes(after, before)
+    assert json.loads(text)["levels"] == [2, [[1002.0, 2]]]
+    assert shapes.read_roll(text, "app", json.loads(dump(before))) == json.loads(dump(after))
+
+
 def test_what_has_changed_makes_the_same_roll_as_all_of_it() -> None:
     old = json.loads(dump(ROLL))
     text = dump_changes(OTHER, ROLL)
