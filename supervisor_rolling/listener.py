@@ -47,7 +47,7 @@ log = logging.getLogger("supervisor_rolling")
 DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
 USAGE = 2  # exit status
 
-LONG_TURN = 0.01
+LONG_TURN = 0.03
 """Seconds on the processor of a turn after which it is left to others for as long."""
 
 NICENESS = -15
