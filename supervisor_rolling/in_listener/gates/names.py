@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 
@@ -10,6 +11,7 @@ def mark_of(owner: str) -> str:
     return hashlib.sha256(owner.encode()).hexdigest()[:8]
 
 
+@functools.lru_cache(maxsize=4096)
 def clean_comment(text: str, most: int) -> str:
     """What the kernel keeps of a comment and every tool can list: printable ASCII, no quotes, ``most`` bytes."""
     return "".join(c if c.isascii() and c.isprintable() and c not in "\"'\\" else "?" for c in text)[:most]
