@@ -48,7 +48,8 @@ DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
 USAGE = 2  # exit status
 
 LONG_TURN = 0.03
-"""Seconds on the processor of a turn after which it is left to others for as long."""
+"""Seconds on the processor of a turn after which it is left to others for as long. Less, and the turn that begins a
+roll would be among them: the look after it would come late, and take for old who got through a gate just closed."""
 
 NICENESS = -15
 """Of the listener. When a process dies, supervisord wants the processor to start the next one in the same moment as we

@@ -26,7 +26,12 @@ def pack(text: str) -> str:
     """The text, which is ASCII, or a shorter one that stands for it."""
     if len(text) <= SHORT:
         return text
-    return MARK + base64.b64encode(zlib.compress(text.encode("ascii"), FAST)).decode("ascii")
+    return MARK + base64.b64encode(compressed(text)).decode("ascii")
+
+
+def compressed(text: str) -> bytes:
+    """The text, which is ASCII, by zlib."""
+    return zlib.compress(text.encode("ascii"), FAST)
 
 
 def unpack(text: str) -> str:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 import xmlrpc.client
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.in_supervisord.mailbox import ACTIVE, Mailbox
 from supervisor_rolling.in_supervisord.shapes import HEAD, TEXT
+from supervisor_rolling.packing import compressed
 from supervisor_rolling.plain import plain
 
-FAST = 1  # zlib's level: supervisord has one thread
 FINDING_TEXTS = ("code", "where", "text", "mend")
 CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
 
 
 def packed(view: Any) -> xmlrpc.client.Binary:
     """A view as XML-RPC's base64: JSON, compressed by zlib. A thousand processes take a hundredth of their structs."""
-    return xmlrpc.client.Binary(zlib.compress(json.dumps(view).encode("ascii"), FAST))
+    return xmlrpc.client.Binary(compressed(json.dumps(view)))
 
 
 def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import haproxy, plugin
+from tests.benchmarks.states import asking_for_the_state
+from tests.lab import footprint, haproxy, plugin
 from tests.lab.load import quantile
 from tests.lab.look import wait_open
 from tests.lab.site import PATHS
@@ -75,39 +74,16 @@ def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float:
 def roll_while_asked(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
     """The same while ``supervisor.getState`` is called all the time; with the p99 of that, in seconds, and the resident
     memory of the listener at the end, in MB."""
-    with _asking_for_the_state(stack) as latencies:
+    with asking_for_the_state(stack.rpc(), STATE_EVERY) as latencies:
         record = roll(stack, at_a_time)
-    return {**record, "state_p99": quantile(sorted(latencies), 0.99), "listener_mb": _resident_mb(stack)}
-
-
-@contextmanager
-def _asking_for_the_state(stack: Stack) -> Iterator[list[float]]:
-    latencies: list[float] = []
-    over = threading.Event()
-    asking = threading.Thread(target=_ask, args=(stack, latencies, over))
-    asking.start()
-    try:
-        yield latencies
-    finally:
-        over.set()
-        asking.join()
-
-
-def _ask(stack: Stack, latencies: list[float], over: threading.Event) -> None:
-    proxy = stack.rpc()
-    while not over.wait(STATE_EVERY):
-        began = time.monotonic()
-        proxy.supervisor.getState()
-        latencies.append(time.monotonic() - began)
+    return {
+        **record,
+        "state_p99": quantile(sorted(latencies), 0.99),
+        "listener_mb": footprint.kilobytes(listener_pid(stack), "VmRSS") / 1024,
+    }
 
 
 def listener_pid(stack: Stack) -> int:
     """0 where there is none."""
     infos: Any = stack.rpc().supervisor.getAllProcessInfo()
     return next((info["pid"] for info in infos if info["name"] == "rolling"), 0)
-
-
-def _resident_mb(stack: Stack) -> float:
-    status = Path(f"/proc/{listener_pid(stack)}/status").read_text(encoding="ascii")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) / 1024

@@ -9,20 +9,18 @@ most, and how long ``rolling_status`` took. ``--profile`` prints what the turns 
 from __future__ import annotations
 
 import argparse
-import os
 import pstats
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.benchmarks import timed_turns
 from tests.benchmarks.many import Many, Rig, running
+from tests.benchmarks.states import asking_for_the_state
+from tests.lab import footprint, proc
 from tests.lab.load import quantile
 from tests.lab.netns import enter_private_network
 from tests.lab.stack import LabError
@@ -32,7 +30,6 @@ STATE_EVERY = 0.1  # seconds between two calls of getState: each costs superviso
 ROLL_WITHIN = 900.0
 STATUS_TIMES = 5
 QUIET = 5.0  # seconds: the events of the start are worked off
-TICKS = os.sysconf("SC_CLK_TCK")
 SHOWN = 45  # lines of a profile
 
 
@@ -58,13 +55,14 @@ def measure(size: int, startsecs: int) -> Cost:
     with running(_timed(size, startsecs, {})) as rig:
         time.sleep(QUIET + size / 50)
         listener = rig.rpc().supervisor.getProcessInfo("rolling")["pid"]
-        before = _used(listener), _used(rig.supervisord)
+        pids = listener, rig.supervisord
+        before = [proc.cpu_seconds(pid) for pid in pids]
         known = len(_turns(rig))
-        with _asking(rig) as states:
+        with asking_for_the_state(rig.rpc(), STATE_EVERY) as states:
             began = time.monotonic()
             _roll(rig)
             took = time.monotonic() - began
-        listens, supervises = (now - then for now, then in zip((_used(listener), _used(rig.supervisord)), before))
+        listens, supervises = (proc.cpu_seconds(pid) - then for pid, then in zip(pids, before))
         turns = _turns(rig)[known:]
         return Cost(
             size,
@@ -75,7 +73,7 @@ def measure(size: int, startsecs: int) -> Cost:
             sorted(busy for _, busy in turns),
             sorted(states),
             _status(rig),
-            _peak_mb(listener),
+            footprint.kilobytes(listener, "VmHWM") / 1024,
         )
 
 
@@ -126,38 +124,6 @@ def _turns(rig: Rig) -> list[tuple[float, float]]:
     lines = (rig.directory / "turns").read_text(encoding="ascii").splitlines()
     found = [line.split() for line in lines]
     return [(float(seconds), float(busy)) for seconds, busy in found]
-
-
-def _used(pid: int) -> float:
-    """Seconds on the processor."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
-
-
-@contextmanager
-def _asking(rig: Rig) -> Iterator[list[float]]:
-    latencies: list[float] = []
-    over = threading.Event()
-
-    def ask() -> None:
-        proxy = rig.rpc()
-        while not over.wait(STATE_EVERY):
-            began = time.monotonic()
-            proxy.supervisor.getState()
-            latencies.append(time.monotonic() - began)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        yield latencies
-    finally:
-        over.set()
-        asking.join()
 
 
 COLUMNS = (

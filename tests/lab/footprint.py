@@ -56,6 +56,12 @@ def proportional(pid: int) -> int:
         return 0
 
 
+def kilobytes(pid: int, key: str) -> int:
+    """What /proc/PID/status says: VmRSS, resident now; VmHWM, at most until now."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+
+
 def growth(first: Footprint, last: Footprint, slack: Slack) -> Sequence[str]:
     """What the last has more than the first, or otherwise, and more than ``slack`` allows; a clause each."""
     numbers = {"kB of memory of its own": (first.anonymous, last.anonymous, slack.anonymous)}
