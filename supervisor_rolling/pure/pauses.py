@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from supervisor_rolling.model import Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.model import DrainPolicy, Roll, Seen, Stage, Status, Watch
 
 DRAIN_LOOK_EVERY = 0.02
-"""Seconds between two looks at the connections of a port that drains: what a drain takes longer than it must."""
+"""Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it
+must. Each costs the listener and supervisord a few milliseconds of the processor."""
+
+DRAIN_SHARE = 0.05
+"""Of the time that a drain has lasted, after which it is looked at again: what a long one takes longer than it must."""
 
 MOVE_LOOK_EVERY = 0.05
-"""Seconds between two looks while a process restarts or warms up; events and ended warm-ups wake the roller earlier."""
+"""Seconds between two looks while a process restarts; events wake the roller earlier."""
+
+WARM_LOOK_EVERY = 0.1
+"""Seconds between two looks while a process warms up, behind a gate that somebody may flush. Its death, and the end of
+its warm-up, wake the roller."""
 
 REST_LOOK_EVERY = 0.5
 """Seconds between two looks while a roll waits, settles or is paused."""
@@ -31,11 +39,19 @@ def _roll_pause(roll: Roll, seen: Seen) -> float:
     stages = {member.stage for member in roll.members}
     if roll.status is not Status.RUNNING:
         return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
-    if Stage.DRAINING in stages:
-        return DRAIN_LOOK_EVERY
-    if stages & {Stage.RESTARTING, Stage.WARMING}:
-        return _move_pause(seen)
-    return REST_LOOK_EVERY
+    draining = [member for member in roll.members if member.stage is Stage.DRAINING]
+    found = [REST_LOOK_EVERY, *(_drain_pause(seen.at - member.since, roll.policy.drain) for member in draining)]
+    if Stage.RESTARTING in stages:
+        found.append(MOVE_LOOK_EVERY)
+    if Stage.WARMING in stages:
+        found += [WARM_LOOK_EVERY, *_starting_for(seen)]
+    return min(found)
+
+
+def _drain_pause(age: float, policy: DrainPolicy) -> float:
+    """``age``: seconds for which it drains. Its end by the clock is not missed."""
+    ends = [policy.timeout - age, *([policy.min - age] if age < policy.min else [])]
+    return max(DRAIN_LOOK_EVERY, min(DRAIN_SHARE * age, *ends))
 
 
 def _watch_pause(watch: Watch, seen: Seen) -> float:
@@ -46,10 +62,11 @@ def _watch_pause(watch: Watch, seen: Seen) -> float:
     rest = min(rest, watch.gate.lease / 4) if any(ward.closed for ward in watch.wards) else rest
     if Stage.WARMING not in stages:
         return rest
-    starts = any(process.state == "STARTING" for process in seen.processes.values())
-    return min(rest, _move_pause(seen) if starts else REST_LOOK_EVERY)  # the end of a warm-up rings
+    starting = _starting_for(seen)
+    return min([rest, REST_LOOK_EVERY, *([WARM_LOOK_EVERY, *starting] if starting else [])])
 
 
-def _move_pause(seen: Seen) -> float:
-    booting = [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]
-    return min([MOVE_LOOK_EVERY, *booting])
+def _starting_for(seen: Seen) -> list[float]:
+    """Of each that supervisord will call RUNNING when its startsecs are over and something wakes it: how long until
+    then."""
+    return [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]

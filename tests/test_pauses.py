@@ -1,0 +1,80 @@
+"""How long a turn waits for the next one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_rolling.model import GatePolicy, Member, Process, Roll, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.pure.pauses import (
+    BARELY,
+    DRAIN_LOOK_EVERY,
+    DRAIN_SHARE,
+    IDLE_LOOK_EVERY,
+    MOVE_LOOK_EVERY,
+    REST_LOOK_EVERY,
+    WARM_LOOK_EVERY,
+    pause,
+)
+from tests.world import GROUP, fast_policy
+
+NOW = 100.0
+
+
+def a_roll(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Roll:
+    """``age``: seconds for which each has been in its stage; ``least``: that it must drain."""
+    policy = fast_policy()
+    policy = replace(policy, drain=replace(policy.drain, timeout=30.0, min=least))
+    members = [Member(f"app-{n}", (8000 + n,), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
+    return Roll(1, GROUP, policy, tuple(members), 1, GatePolicy())
+
+
+def paused(roll: Roll, *processes: Process) -> float:
+    return pause(roll, None, Seen(NOW, {process.name: process for process in processes}))
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [
+        (0.0, DRAIN_LOOK_EVERY),
+        (DRAIN_LOOK_EVERY / DRAIN_SHARE, DRAIN_LOOK_EVERY),
+        (2.0, 2.0 * DRAIN_SHARE),
+        (25.0, REST_LOOK_EVERY),
+        (29.9, 0.1),
+        (30.0, DRAIN_LOOK_EVERY),
+        (30.1, DRAIN_LOOK_EVERY),
+    ],
+)
+def test_a_drain_is_looked_at_in_proportion_to_its_age_and_when_its_time_is_over(age: float, seconds: float):
+    assert paused(a_roll(Stage.OPEN, Stage.DRAINING, age=age)) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("age", "seconds"), [(4.0, 0.2), (4.9, 0.1), (4.99, DRAIN_LOOK_EVERY), (6.0, 0.3)])
+def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, seconds: float):
+    assert paused(a_roll(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
+
+
+def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
+    old = a_roll(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, age=20.0)
+    assert paused(old) == MOVE_LOOK_EVERY
+    young = replace(old.members[0], since=NOW)
+    assert paused(replace(old, members=(young, *old.members[1:]))) == DRAIN_LOOK_EVERY
+    assert paused(replace(old, members=(old.members[0], *old.members[2:]))) == WARM_LOOK_EVERY
+    assert paused(replace(old, members=old.members[3:])) == REST_LOOK_EVERY
+
+
+def test_one_that_will_be_running_is_looked_at_just_then():
+    starting = Process("app-0", "STARTING", 7, running_in=0.03)
+    assert paused(a_roll(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
+    assert paused(a_roll(Stage.DRAINING, age=25.0), starting) == REST_LOOK_EVERY  # of no interest to that one
+    watch = Watch(GROUP, fast_policy(), GatePolicy(), (Ward("app-0", (8000,), Stage.WARMING, NOW),))
+    assert pause(None, watch, Seen(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
+    assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
+    assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
+
+
+def test_a_roll_that_has_ended_is_looked_at_for_its_lease_alone():
+    done = replace(a_roll(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
+    assert paused(done) == done.gate.lease / 4
+    assert paused(replace(done, members=done.members[:1])) == IDLE_LOOK_EVERY
