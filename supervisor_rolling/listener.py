@@ -133,7 +133,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         notices=HttpNotices(sockets, ring),
         pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
         flags=FileFlags(os.environ, url),
-        arrivals=PacketArrivals(),
+        arrivals=PacketArrivals(time.monotonic),
         balancers=NginxConfigurations(time.monotonic, ring),
         trials=RealTrials(),
         hooks=CommandHooks(ring),

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.in_listener.arrivals import PacketArrivals, arrival_in
+from supervisor_rolling.in_listener.arrivals import LINGER, PacketArrivals, arrival_in
 
 PORT = 8123
 REQUEST = b"%s /x?y=z HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -50,10 +51,23 @@ def paired(address: str, port: int = PORT) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def arrivals() -> Iterator[PacketArrivals]:
-    found = PacketArrivals()
+def now() -> list[float]:
+    """One number, the time."""
+    return [100.0]
+
+
+@pytest.fixture
+def arrivals(now: list[float]) -> Iterator[PacketArrivals]:
+    found = PacketArrivals(lambda: now[0])
     yield found
     found.watch(())
+    now[0] += LINGER
+    found.watch(())
+
+
+def packet_sockets() -> int:
+    """Of this network namespace, the heading not counted."""
+    return len(Path("/proc/net/packet").read_text(encoding="ascii").splitlines()) - 1
 
 
 @families
@@ -107,6 +121,33 @@ def test_other_ports_and_what_the_process_itself_asks_are_not_seen(arrivals: Pac
         assert arrivals.take() == []
 
 
+def test_what_came_before_a_port_was_watched_is_not_seen(arrivals: PacketArrivals):
+    arrivals.watch([PORT])
+    with paired("127.0.0.1") as pair:
+        pair.send(REQUEST % b"GET")
+        arrivals.watch([])
+        pair.send(REQUEST % b"GET")
+        arrivals.watch([PORT])
+        assert arrivals.take() == []
+
+
+def test_the_sockets_outlive_a_drain_for_a_while(arrivals: PacketArrivals, now: list[float]):
+    """Closed in a roll, they would keep the process waiting that has just been drained."""
+    before = packet_sockets()
+    arrivals.watch([])
+    assert packet_sockets() == before
+    arrivals.watch([PORT])
+    arrivals.watch([])
+    now[0] += LINGER - 1
+    arrivals.watch([])
+    assert packet_sockets() == before + 2
+    now[0] += 1
+    arrivals.watch([])
+    assert packet_sockets() == before
+    arrivals.watch([PORT])
+    assert packet_sockets() == before + 2
+
+
 def test_the_last_of_a_thousand_ports_is_seen(arrivals: PacketArrivals):
     arrivals.watch(range(PORT - 999, PORT + 1))
     with paired("127.0.0.1") as pair:
@@ -116,11 +157,11 @@ def test_the_last_of_a_thousand_ports_is_seen(arrivals: PacketArrivals):
 
 def test_without_the_right_nothing_is_seen_and_that_is_logged_once():
     code = """
-import logging, os
+import logging, os, time
 logging.basicConfig(format="%(message)s")
 os.setuid(65534)
 from supervisor_rolling.in_listener.arrivals import PacketArrivals
-arrivals = PacketArrivals()
+arrivals = PacketArrivals(time.monotonic)
 for ports in ([1], [2], [], [1]):
     arrivals.watch(ports)
     assert arrivals.take() == []
