@@ -69,8 +69,8 @@ class KernelSockets:
         Raises SocketsError where /proc does not show whose sockets they are.
         """
         held = inodes_of(pids)
-        listening = [(one.port, one.inode) for one in tcp_sockets((LISTEN,))] if any(held.values()) else []
-        return {pid: tuple(sorted({port for port, inode in listening if inode in held[pid]})) for pid in pids}
+        port_of = {one.inode: one.port for one in tcp_sockets((LISTEN,))} if any(held.values()) else {}
+        return {pid: tuple(sorted({port_of[inode] for inode in held[pid] & port_of.keys()})) for pid in pids}
 
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.unix_of``."""

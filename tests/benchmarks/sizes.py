@@ -127,7 +127,7 @@ def _turns(rig: Rig) -> list[tuple[float, float]]:
 
 
 COLUMNS = (
-    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy max ms  getState p50  p99 ms  max ms  "
+    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  getState p50  p99 ms  max ms  "
     "status s  peak MB"
 )
 
@@ -142,6 +142,7 @@ def row(cost: Cost) -> str:
         f"{len(cost.turns)}",
         f"{1000 * quantile(cost.turns, 0.99):.1f}",
         f"{1000 * cost.turns[-1]:.1f}",
+        f"{1000 * quantile(cost.busy, 0.99):.1f}",
         f"{1000 * cost.busy[-1]:.1f}",
         f"{1000 * quantile(cost.states, 0.5):.1f}",
         f"{1000 * quantile(cost.states, 0.99):.1f}",
