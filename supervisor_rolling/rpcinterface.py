@@ -387,7 +387,7 @@ class RollingNamespaceRPCInterface:
 
         @param string key      The listener's key
         @param string group    The group
-        @param string watch    The watch as JSON; empty: the group is no longer guarded
+        @param string watch    The watch as JSON, or packed; empty: the group is no longer guarded
         @return int version    The version that it now has
         """
         self._update_by_listener("listenerGuard", key)
@@ -405,7 +405,7 @@ class RollingNamespaceRPCInterface:
         @param int request     The request
         @param int code        The fault; 0 for a plan or a report
         @param string text     Why
-        @param string plan     The plan or the report as JSON
+        @param string plan     The plan or the report as JSON, or packed
         @return boolean        Always True
         """
         self._update_by_listener("listenerAnswer", key)

@@ -218,6 +218,16 @@ def test_half_a_line_costs_no_other(file: Path) -> None:
     assert [one["id"] for one in a_history(file).heads("", 9)] == [1, 3]
 
 
+def test_of_a_file_that_is_too_large_the_newest_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = a_history(file)
+    for number in range(1, 12):
+        history.keep([a_roll(number, Status.DONE)])
+    monkeypatch.setattr(module, "MOST_READ", file.stat().st_size // 2)
+    kept = [one["id"] for one in a_history(file).heads("", 99)]
+    assert 3 <= len(kept) <= 6
+    assert kept == list(range(12 - len(kept), 12))
+
+
 def test_a_link_that_others_could_have_laid_is_not_followed(file: Path, tmp_path: Path) -> None:
     aim = tmp_path / "passwd"
     aim.write_text("root", encoding="ascii")

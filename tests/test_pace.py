@@ -99,6 +99,19 @@ def test_a_roll_that_waits_for_the_cpu_can_be_paused_and_aborted() -> None:
     assert not any(member.tried for member in world.roll().members)
 
 
+def test_one_that_waits_for_the_cpu_and_for_room_in_turn_does_not_do_so_for_ever() -> None:
+    """Another comes and goes all the while, quicker than the patience."""
+    world = a_world(processes=3, limit=1, pace=PacePolicy(20.0, patience=10.0), cpu_steady=90.0)
+    world.ask(processes=["app-1"])
+    roller = world.roller()
+    for _ in range(8):
+        roller = world.live(roller, 3.0)
+        world.crash("app-3")
+    assert world.roll().members[0].tried
+    world.run(roller, 60.0)
+    assert world.roll().status is Status.DONE
+
+
 def test_one_that_crashes_while_the_roll_waits_is_replaced_without_waiting() -> None:
     world = a_world(limit=1, pace=PacePolicy(20.0, patience=600.0), cpu_steady=90.0)
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0

@@ -38,14 +38,17 @@ class Kernel:
     def __init__(self) -> None:
         self.listens: dict[int, tuple[int, ...]] = {}
         self.asked: list[int] = []
+        self.times = 0
         self.is_blind = False
+        self.hidden: set[int] = set()
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         return {port: Connections() for port in ports}
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         self.asked += pids
-        if self.is_blind:
+        self.times += 1
+        if self.is_blind or self.hidden.intersection(pids):
             raise SocketsError(f"Cannot see which ports process {next(iter(pids))} listens on.")
         return {pid: self.listens.get(pid, ()) for pid in pids}
 
@@ -207,6 +210,25 @@ def test_with_auto_the_kernel_says_what_each_process_listens_on_and_is_asked_onc
     for _ in range(3):
         assert heard(setting, a_process("web")) == {"web": (8001, 9001)}
     assert setting.kernel.asked == [100]
+
+
+def test_with_auto_the_kernel_is_asked_once_for_all(setting: Setting) -> None:
+    """A new listener knows of none yet, and each question reads all of /proc."""
+    setting.kernel.listens = {pid: (pid + 8000,) for pid in range(1, 100)}
+    found = heard(setting, *(a_process(f"web-{pid}", pid=pid) for pid in range(1, 100)))
+    assert found == {f"web-{pid}": (pid + 8000,) for pid in range(1, 100)}
+    assert setting.kernel.times == 1
+
+
+def test_with_auto_one_that_cannot_be_looked_into_hides_no_other(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.kernel.listens, setting.kernel.hidden = {1: (8001,), 3: (8003,)}, {2}
+    found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
+    assert found == {"a": (8001,), "b": (), "c": (8003,)}
+    (text,) = caplog.messages
+    assert text.startswith("groups.app.ports is auto, and unknown are those of b: ")
+    assert "process 2" in text
 
 
 @pytest.mark.parametrize("state", ["EXITED", "BACKOFF", "STARTING", "STOPPING", "FATAL"])

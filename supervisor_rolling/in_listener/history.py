@@ -31,8 +31,8 @@ DIRECTORY = "/var/lib/supervisor_rolling"
 LARGEST = 1 << 20
 """Bytes at which a file is put aside: some two hundred rolls of eight processes."""
 
-MOST_READ = 4 * LARGEST
-"""Bytes of one file: others may have made it larger."""
+MOST_READ = 16 * LARGEST
+"""Bytes of one file, its last ones: a record of ten thousand processes has ten megabytes."""
 
 FILES = 10
 """With those that were put aside: FILE, FILE.1, …"""
@@ -265,7 +265,9 @@ def _lines(path: str) -> list[bytes]:
         if not os.path.isfile(path):  # what is read might have no end
             return []
         with open(path, "rb") as stream:
-            return stream.read(MOST_READ).splitlines()
+            before = stream.seek(max(0, os.fstat(stream.fileno()).st_size - MOST_READ))
+            lines = stream.read(MOST_READ).splitlines()
+            return lines[1:] if before else lines
     except OSError:  # there is none, or it may not be read: what was is not known
         return []
 

@@ -25,7 +25,7 @@ STALE = 3.0
 """Seconds beyond which what is told would be of the past: nobody has asked for a while."""
 
 READ_EVERY = 0.25
-"""Seconds: while a process drains there are fifty turns in one. The kernel also weighs the processors by their ticks
+"""Seconds: while a process drains there may be fifty turns in one. The kernel also weighs the processors by their ticks
 since the last read, which are too few to be weighed by when they are a handful."""
 
 _SOME = re.compile(r"^some avg10=([0-9.]+) .*\btotal=([0-9]+)$", re.MULTILINE)

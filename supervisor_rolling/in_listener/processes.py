@@ -1,4 +1,4 @@
-"""supervisord over XML-RPC, as the listener needs it: one look, the records of rolls and watches, two orders.
+"""supervisord over XML-RPC, as the listener needs it: one look, the records of rolls and watches, orders.
 
 supervisor's own transport has no time-out and stays broken after a broken pipe, so every call here has a deadline
 and a new connection follows any error. A supervisord with many processes takes its time to answer, so the wait for the

@@ -102,23 +102,31 @@ class Watches:
         on."""
         before = self._by_kernel.get(watch.group, {ward.name: (0, ward.ports) for ward in watch.wards})
         known = {name: before.get(name, (0, ())) for name in processes}
-        why: dict[str, str] = {}
-        for name, process in processes.items():
-            pid, ports = known[name]
-            if process.state == "RUNNING" and process.pid and (pid != process.pid or not ports):
-                found = self._ports_of(process, why)
-                known[name] = (process.pid, found) if found else (0, ports)
+        asked = {
+            name: process.pid
+            for name, process in processes.items()
+            if process.state == "RUNNING" and process.pid and (known[name][0] != process.pid or not known[name][1])
+        }
+        found, why = self._ports_of(asked)
+        for name, pid in asked.items():
+            known[name] = (pid, found[name]) if found[name] else (0, known[name][1])
         self._by_kernel[watch.group] = known
         self._complain(watch.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
         return {name: ports for name, (_, ports) in known.items()}
 
-    def _ports_of(self, process: Process, why: dict[str, str]) -> tuple[int, ...]:
-        """Where they cannot be seen, none; ``why`` then has the reason by the process's name."""
+    def _ports_of(self, pids: Mapping[str, int]) -> tuple[Ports, dict[str, str]]:
+        """Those of each process, and the reason where they cannot be seen. All at once, which reads /proc once; where
+        one cannot be seen, one by one."""
+        if not pids:
+            return {}, {}
         try:
-            return self._sockets.ports_of([process.pid])[process.pid]
+            found = self._sockets.ports_of(list(pids.values()))
+            return {name: found[pid] for name, pid in pids.items()}, {}
         except SocketsError as error:
-            why[process.name] = str(error)
-            return ()
+            if len(pids) == 1:
+                return dict.fromkeys(pids, ()), dict.fromkeys(pids, str(error))
+        each = [self._ports_of({name: pid}) for name, pid in pids.items()]
+        return {k: v for ports, _ in each for k, v in ports.items()}, {k: v for _, why in each for k, v in why.items()}
 
     def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:
         """Say which processes cannot be guarded, once. ``problem`` is one of few: what is said is remembered by it."""

@@ -98,10 +98,10 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     before = roll.members
     roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
-    roll = _admit(roll, seen)
+    roll, is_paced = _admit(roll, seen)
     roll = replace(roll, members=tuple(map(partial(noted, at=seen.at), before, roll.members)))
     roll = levelled(roll, available(roll, seen), seen.at)
-    return _finish(roll, seen)
+    return _finish(roll, seen, is_paced)
 
 
 def closed(roll: Roll) -> dict[int, str]:
@@ -213,12 +213,13 @@ def _excused_one(member: Member, seen: Seen) -> Member:
     return replace(member, since=member.since + seen.gap, stopped_at=stopped_at)
 
 
-def _admit(roll: Roll, seen: Seen) -> Roll:
-    """Let those leave OPEN that may now, the next one first."""
+def _admit(roll: Roll, seen: Seen) -> tuple[Roll, bool]:
+    """Let those leave OPEN that may now, the next one first. Whether one would that waits for the CPU; since when one
+    does is remembered while there is no room, so that its patience ends."""
     replaced = sum(member.replaced for member in roll.members)
     places = (1 if replaced < roll.policy.canary else roll.limit) - _count(roll, UNDER_WAY)
     if roll.paused or places <= 0 or _is_stopping(roll):
-        return replace(roll, paced_since=0.0)
+        return replace(roll, paced_since=0.0), False
     serving, counted = available(roll, seen), sum(_counts(member, seen) for member in roll.members)
     leaving: dict[str, Member] = {}
     paced_since, waits = roll.paced_since, False
@@ -233,10 +234,10 @@ def _admit(roll: Roll, seen: Seen) -> Roll:
         leaving[member.name] = _leave(member, seen)
         serving -= _is_available(member, seen)
         counted += not _counts(member, seen)
-    roll = replace(roll, paced_since=(paced_since or seen.at) if waits else 0.0)
+    roll = replace(roll, paced_since=paced_since or (seen.at if waits else 0.0))
     if not leaving:
-        return roll
-    return replace(roll, members=tuple(leaving.get(member.name, member) for member in roll.members))
+        return roll, waits
+    return replace(roll, members=tuple(leaving.get(member.name, member) for member in roll.members)), waits
 
 
 def _counts(member: Member, seen: Seen) -> bool:
@@ -294,13 +295,13 @@ def _can_go(member: Member, seen: Seen) -> bool:
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 
-def _finish(roll: Roll, seen: Seen) -> Roll:
+def _finish(roll: Roll, seen: Seen, is_paced: bool) -> Roll:
     if _count(roll, UNDER_WAY):
         return replace(roll, stuck_since=0.0)
     stopping, waiting = _is_stopping(roll), [*_waiting(roll), *_being_stopped(roll, seen)]
     if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
         return _end(roll, seen)
-    if roll.paused or roll.paced_since:
+    if roll.paused or is_paced:
         return replace(roll, stuck_since=0.0)
     stuck_since = roll.stuck_since or seen.at
     if seen.at - stuck_since >= _patience(roll, seen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from supervisor_rolling.model import DrainPolicy, Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.pure.stages import drained_for
 
 DRAIN_LOOK_EVERY = 0.02
 """Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it
@@ -10,6 +11,9 @@ must. Each costs the listener and supervisord a few milliseconds of the processo
 
 DRAIN_SHARE = 0.05
 """Of the time that a drain has lasted, after which it is looked at again: what a long one takes longer than it must."""
+
+DRAIN_LOOK_AT_MOST = 0.1
+"""Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
 
 MOVE_LOOK_EVERY = 0.05
 """Seconds between two looks while a process restarts; events wake the roller earlier."""
@@ -22,7 +26,8 @@ REST_LOOK_EVERY = 0.5
 """Seconds between two looks while a roll waits, settles or is paused."""
 
 BARELY = 0.002
-"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING."""
+"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING; likewise after the
+end of a settle."""
 
 IDLE_LOOK_EVERY = 5.0
 """Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
@@ -40,18 +45,23 @@ def _roll_pause(roll: Roll, seen: Seen) -> float:
     if roll.status is not Status.RUNNING:
         return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
     draining = [member for member in roll.members if member.stage is Stage.DRAINING]
-    found = [REST_LOOK_EVERY, *(_drain_pause(seen.at - member.since, roll.policy.drain) for member in draining)]
+    found = [
+        REST_LOOK_EVERY,
+        *(_drain_pause(drained_for(m, seen.at, seen.closed), roll.policy.drain) for m in draining),
+    ]
     if Stage.RESTARTING in stages:
         found.append(MOVE_LOOK_EVERY)
     if Stage.WARMING in stages:
         found += [WARM_LOOK_EVERY, *_starting_for(seen)]
-    return min(found)
+    settled = [roll.policy.settle - (seen.at - m.since) for m in roll.members if m.stage is Stage.SETTLING]
+    return min([*found, *(left + BARELY for left in settled if left > 0)])
 
 
 def _drain_pause(age: float, policy: DrainPolicy) -> float:
-    """``age``: seconds for which it drains. Its end by the clock is not missed."""
-    ends = [policy.timeout - age, *([policy.min - age] if age < policy.min else [])]
-    return max(DRAIN_LOOK_EVERY, min(DRAIN_SHARE * age, *ends))
+    """``age``: seconds for which it drains; below 0: its gate is not known closed. Its end by the clock is not
+    missed."""
+    ends = [end - age for end in (policy.min, policy.timeout) if end > age]
+    return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
 
 
 def _watch_pause(watch: Watch, seen: Seen) -> float:

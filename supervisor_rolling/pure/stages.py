@@ -128,7 +128,7 @@ def _up_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
 
 def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
     left = seen.connections.get(member.name)
-    waited = _drained_for(member, seen.at, seen.closed)
+    waited = drained_for(member, seen.at, seen.closed)
     if waited < 0 or left is None:
         return _gate_in_time(member, seen)
     overdue = is_overdue(member, seen.at, seen.closed, roll.policy.drain)
@@ -163,7 +163,7 @@ def _is_pool(reuse: Reuse, waited: float, is_over: bool) -> bool:
     return reuse.most >= (2 if is_over else REUSE_TIMES) and (is_over or waited >= REUSE_PATIENCE)
 
 
-def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
+def drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
     """For how many seconds a process drains at the moment ``at``; below 0 while its gate is not known closed. A gate
     that was open meanwhile lets the wait begin anew."""
     closed_at = closed_since(member, closed)
@@ -173,14 +173,14 @@ def _drained_for(member: Member, at: float, closed: Mapping[int, float]) -> floa
 def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: DrainPolicy) -> bool:
     """Whether a drain has lasted as long as it may. One that an earlier failure kept closed drains since then: what is
     left is mostly the warm-up that it never answered."""
-    waited = _drained_for(member, at, closed)
+    waited = drained_for(member, at, closed)
     lasted = at - closed_since(member, closed) if member.cold else waited
     return waited >= LEAST_DRAIN and lasted >= policy.timeout
 
 
 def _outlasted(member: Member, roll: Roll, seen: Seen) -> Member:
     """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
-    waited = _drained_for(member, seen.at, seen.closed)
+    waited = drained_for(member, seen.at, seen.closed)
     left, told = member.connections_left, aged(seen.oldest.get(member.name, ()), waited)
     if roll.policy.drain.on_timeout == "fail" and not member.cold:
         member = replace(member, oldest_left=told)

@@ -52,12 +52,14 @@ def roll(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
         done = rolling.result()
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
+    if started is None:
+        raise LabError("no roll was seen to run")
     return {**json.loads(str(stack.rpc().rolling.getRecord(GROUP))), "started": started}
 
 
-def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float:
+def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float | None:
     """By what supervisord says of a roll that runs, for how many seconds it does: as exact as the quickest of some
-    answers is quick. Raises LabError where no roll ran."""
+    answers is quick. None where no roll ran."""
     found: list[tuple[float, float]] = []
     proxy = stack.rpc()
     while len(found) < ANSWERS and not is_over():
@@ -66,9 +68,7 @@ def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float:
         took = time.monotonic() - asked
         found += [(took, asked + took / 2 - roll["seconds"]) for roll in rolls if roll["status"] == "running"]
         time.sleep(ANSWERS_EVERY)
-    if not found:
-        raise LabError("no roll was seen to run")
-    return min(found)[1]
+    return min(found)[1] if found else None
 
 
 def roll_while_asked(stack: Stack, at_a_time: int) -> Mapping[str, Any]:

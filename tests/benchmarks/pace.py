@@ -70,7 +70,7 @@ class How:
 
 @dataclass(frozen=True)
 class Side:
-    """A window: steady, or the roll. Latencies of the GETs in seconds; ``slow``: requests of SLOW and more;
+    """A window: steady, or the roll. Latencies of the GETs in seconds; ``slow``: GETs of SLOW and more;
     ``pressure``: of the CPU, in percent."""
 
     seconds: float
@@ -208,6 +208,8 @@ def main() -> None:
     how = How(arguments.processes, arguments.lead, arguments.patience)
     wanted = list(cases(arguments.loads, arguments.limits, arguments.pressures))
     before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.resume else {}
+    if before and before["how"] != asdict(how):
+        sys.exit(f"{arguments.out} was measured with {before['how']}, not {asdict(how)}")
     results = [_loaded(one) for one in before.get("results", [])]
     known = {result.case for result in results}
     enter_private_network()

@@ -33,7 +33,7 @@ LEGEND = (
 )
 
 CAPTION = (
-    "Seconds from the order until every new process takes requests. p99: of GETs, before → during. "
+    "Seconds from the order until it is done and every new process takes requests. p99: of GETs, before → during. "
     "The last: how few served."
 )
 

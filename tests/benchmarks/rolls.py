@@ -1,6 +1,6 @@
 """Ways of restarting a group, each under the same load: what fails, what is cold, how long it takes, what it costs.
 
-``python -m tests.benchmarks.rolls`` (as root) measures groups of eight and of forty processes, in about forty minutes.
+``python -m tests.benchmarks.rolls`` (as root) measures groups of eight and of forty processes, in about 45 minutes.
 After each way it writes ``rolls.json``, ``rolls.txt`` (the table) and ``rolls.svg`` (a picture) to
 ``tests/benchmarks/results``. ``--sizes 8`` and ``--ways serial,uwsgi`` measure a part, which takes its place among what
 the file has; ``--missing`` measures what the file has not; ``--show`` measures nothing. Every way has a network
@@ -25,6 +25,7 @@ from tests.benchmarks.measuring import NOISY, QUICK, Measure, measure
 from tests.benchmarks.results import Result
 
 RESULTS = Path(__file__).parent / "results"
+QUICK_RESULTS = RESULTS / "quick"
 NAME = "rolls.json"
 SIZES, QUICK_SIZES = "8,40", "4"
 
@@ -32,6 +33,7 @@ SIZES, QUICK_SIZES = "8,40", "4"
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stack is stopped
     options = _parser().parse_args()
+    options.out = options.out or (QUICK_RESULTS if options.quick else RESULTS)
     how = QUICK if options.quick else Measure()
     how = replace(how, rate=options.rate or how.rate)
     known, failed = results.load(options.out / NAME), False
@@ -91,9 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", default="", metavar="N,M", help=f"processes in the group (default: {SIZES})")
     parser.add_argument("--missing", action="store_true", help="only what the file does not have")
     parser.add_argument("--show", action="store_true", help="measure nothing; table and picture of what the file has")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZES} processes and shorter windows")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZES} processes, shorter windows")
     parser.add_argument("--rate", type=float, default=0.0, help=f"requests a second (default: {Measure.rate:g})")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the results (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help=f"the folder of the results (default: {RESULTS}; with --quick {QUICK_RESULTS})"
+    )
     return parser
 
 

@@ -2,8 +2,9 @@
 
 ``python -m tests.benchmarks.sizes`` (as root) rolls a group of ``--sizes`` light processes under one supervisord, each
 in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how long
-the listener's turns took, how long ``supervisor.getState`` waited all the while, what the listener held in memory at
-most, and how long ``rolling_status`` took. ``--profile`` prints what the turns spent their time on, instead.
+the listener's turns took and kept the processor, how long ``supervisor.getState`` waited all the while (supervisord's
+time has the answers to it, ten a second), what the listener held in memory at most, and how long ``rolling_status``
+took. ``--profile`` prints what the turns spent their time on, instead.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def _turns(rig: Rig) -> list[tuple[float, float]]:
 
 
 COLUMNS = (
-    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  getState p50  p99 ms  max ms  "
-    "status s  peak MB"
+    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  "
+    "getState p50  p99 ms  max ms  status s  peak MB"
 )
 
 
