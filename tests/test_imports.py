@@ -34,11 +34,12 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
-    "pressure",
+    *("pressure", "scheduling"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
     ("drain", "owners"),
+    ("scheduling", "owners"),
     ("gates", "gates"),
     ("config", "config"),
     ("notices", "warmup"),

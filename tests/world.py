@@ -236,6 +236,24 @@ class Flags:
         self._world.flagged = {name for _, name in draining}
 
 
+class Scheduling:
+    """The kernel's side of it: ``world.idle`` has the pids under SCHED_IDLE, whoever put them there."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def hold(self, idle: Collection[int], alive: Collection[int]) -> None:
+        world = self._world
+        world.was_idle |= set(idle)
+        now = (world.idle - set(alive)) | set(idle)
+        if now != world.idle:
+            world.idle = now
+            world._operation("schedule")
+
+    def problem(self) -> str:
+        return self._world.cannot_schedule
+
+
 OVERTAKEN = Outcome("NOT_RUNNING", overtaken=True)
 
 
@@ -292,6 +310,10 @@ class World:
         self.cpu_steady: float | None = 0.0  # percent of pressure without anybody who boots; None: nobody can tell
         self.cpu_of_a_boot = 0.0  # and for each that does
         self.most_booting = 0
+        self.idle: set[int] = set()
+        self.was_idle: set[int] = set()  # by the listeners' order
+        self.cannot_schedule = ""
+        self.open_while_idle = 0
         self.hooks_take: dict[str, float] = {}
         self.hooks_fail: dict[str, str] = {}
         self.hooks_begun: list[tuple[str, dict[str, str]]] = []
@@ -350,6 +372,7 @@ class World:
             hooks=Hooks(self),
             metrics=PrometheusMetrics(lambda: ""),
             pressure=self,
+            scheduling=Scheduling(self),
         )
         roller.begin()
         return roller
@@ -652,6 +675,7 @@ class World:
         for process in serving:
             process.connections.append(self.now + self.connection_takes)
             self.cold += process.warm_pid != process.pid
+            self.open_while_idle += process.pid in self.idle
 
     def _accepts(self, process: SimProcess) -> bool:
         booted = self.now >= process.spawned + process.boot_takes
