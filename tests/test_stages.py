@@ -1252,7 +1252,7 @@ def test_who_is_new_boots_on_what_others_leave_for_no_longer_than_the_patience(a
     assert machine.idling(booting(), BEGAN + after) == pids
 
 
-@pytest.mark.parametrize("stage", set(Stage) - {Stage.WARMING})
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.WARMING])
 def test_before_and_after_its_warm_up_nobody_does(stage: Stage) -> None:
     assert machine.idling(booting(stage), BEGAN) == frozenset()
 
