@@ -563,6 +563,8 @@ class World:
         for port in closed:
             if self.closed_until.get(port, 0.0) <= self.now:
                 self._closed_since.pop(port, None)
+        opened = self.closed_until.keys() - closed.keys()
+        self.open_while_idle += sum(one.port in opened and one.pid in self.idle for one in self.processes.values())
         self.closed_until = dict.fromkeys(closed, self.now + self.gate_policy.lease)
         self._closed_since = {port: self._closed_since.get(port, self.now) for port in closed}
         self._operation("hold")
