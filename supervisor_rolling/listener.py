@@ -37,7 +37,6 @@ from supervisor_rolling.in_listener.pressure import KernelPressure
 from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
-from supervisor_rolling.in_listener.scheduling import KernelScheduling
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 from supervisor_rolling.in_listener.trial import RealTrials
 from supervisor_rolling.in_listener.warmup import HttpWarmups
@@ -141,7 +140,6 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         history=FileHistory(url, lambda: _latest(policies).history),
         metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),
         pressure=KernelPressure(time.monotonic),
-        scheduling=KernelScheduling(),
     )
     return roller
 

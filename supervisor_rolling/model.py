@@ -137,13 +137,10 @@ class HooksPolicy:
 @dataclass(frozen=True)
 class PacePolicy:
     """The next process leaves only while the processors are less busy than this. ``cpu_pressure``: percent of the time
-    in which somebody waits for one, 0.0: no matter. ``patience``: seconds after which the next leaves all the same, and
-    for which a new one boots as ``cpu_scheduling`` says at most. ``cpu_scheduling``: idle: a new process takes only the
-    time of the processors that others leave until it is warm; other: its share of it."""
+    in which somebody waits for one, 0.0: no matter. ``patience``: seconds after which the next leaves all the same."""
 
     cpu_pressure: float = 0.0
     patience: float = 30.0
-    cpu_scheduling: str = "other"
 
 
 @dataclass(frozen=True)

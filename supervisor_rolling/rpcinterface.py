@@ -582,7 +582,7 @@ class RollingNamespaceRPCInterface:
     def _concerned(self, requests: list[dict[str, Any]], guarded: list[str]) -> set[str]:
         """The groups whose processes the listener has to see."""
         rolls, groups = self.mailbox.rolls, self.supervisord.process_groups
-        active = [group for group in rolls if rolls[group]["status"] == ACTIVE or _may_idle(rolls[group])]
+        active = [group for group in rolls if rolls[group]["status"] == ACTIVE]
         asked = [request["group"] for request in requests]
         return {group for group in (*active, *asked, *guarded, *self.mailbox.watches) if group in groups}
 
@@ -718,11 +718,6 @@ def _fit(read: Callable[[], Any]) -> Any:
         return read()
     except ValueError as error:
         raise _incorrect(str(error)[:200]) from None
-
-
-def _may_idle(roll: Mapping[str, Any]) -> bool:
-    """Whether a roll that has ended may have left somebody under SCHED_IDLE, for a listener that was killed."""
-    return roll["policy"].get("pace", {}).get("cpu_scheduling") == "idle"
 
 
 def _bad_name(name: str) -> RPCError:

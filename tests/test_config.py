@@ -146,7 +146,7 @@ def test_every_key_is_read() -> None:
             settle: 1
             guard: {max_closed: 3}
             balancer: {nginx: /etc/nginx/app.conf}
-            pace: {cpu_pressure: 12.5%, patience: 4, cpu_scheduling: idle}
+            pace: {cpu_pressure: 12.5%, patience: 4}
         """,
         "f",
     )
@@ -175,7 +175,7 @@ def test_every_key_is_read() -> None:
                 guard=GuardPolicy(max_closed=Share(number=3)),
                 settle_auto=False,
                 balancer=BalancerPolicy("/etc/nginx/app.conf"),
-                pace=PacePolicy(12.5, 4.0, "idle"),
+                pace=PacePolicy(12.5, 4.0),
             )
         },
     )
@@ -390,9 +390,6 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("pace: {cpu_pressure: 0%}", "pace.cpu_pressure: '0%' is out of range; write a percentage above 0%"),
         ("pace: {cpu_pressure: 100.1%}", "pace.cpu_pressure: '100.1%' is out of range; write a percentage above 0%"),
         ("pace: {patience: 1m}", "pace.patience: '1m' is text; durations are numbers of seconds: 60"),
-        ("pace: {cpu_scheduling: idel}", "pace.cpu_scheduling: 'idel' is unknown (did you mean idle?)"),
-        ("pace: {cpu_scheduling: batch}", "pace.cpu_scheduling: 'batch' is unknown; known are: other, idle"),
-        ("pace: {cpu_scheduling: }", "pace.cpu_scheduling: has no value; write other or idle"),
         # the warm-up
         ("warmup: {ready: health}", "warmup.ready: 'health' is not a path; write one that begins with /"),
         ("warmup: {ready: /a b}", "warmup.ready: '/a b' is not a path"),

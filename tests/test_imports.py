@@ -34,12 +34,11 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
-    *("pressure", "scheduling"),
+    "pressure",
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
     ("drain", "owners"),
-    ("scheduling", "owners"),
     ("gates", "gates"),
     ("config", "config"),
     ("notices", "warmup"),

@@ -46,7 +46,6 @@ class Plan:
     wishes: tuple[tuple[float, str], ...] = ()
     kills: tuple[int, ...] = ()
     pressure: float = 0.0
-    scheduling: str = "other"
 
 
 class Luck(World):
@@ -59,7 +58,7 @@ class Luck(World):
             canary=plan.canary,
             max_failures=min(plan.max_failures, plan.limit - 1),  # more is refused
             drain=DrainPolicy(timeout=plan.drain),
-            pace=PacePolicy(20.0 if plan.pressure else 0.0, patience=1.0, cpu_scheduling=plan.scheduling),
+            pace=PacePolicy(20.0 if plan.pressure else 0.0, patience=1.0),
         )
         super().__init__(plan.size, policy)
         self.cpu_steady = plan.pressure
@@ -166,7 +165,6 @@ def plans(**changes: st.SearchStrategy) -> st.SearchStrategy[Plan]:
         "stops": st.lists(seconds([0.01, 0.05, 0.7, 3.0]), min_size=1, max_size=3).map(tuple),
         "connections": seconds([0.02, 0.3, 1.2]),
         "pressure": seconds([0.0, 0.0, 5.0, 50.0]),
-        "scheduling": st.sampled_from(["other", "idle"]),
     }
     return st.builds(Plan, **{**parts, **changes})
 
@@ -218,8 +216,6 @@ def assert_safe(world: Luck, roll: Roll) -> None:
     assert world.lost_by_stop == 0
     assert world.cold_from <= world.crashed
     assert world.most_out <= roll.limit
-    assert world.open_while_idle == 0
-    assert not world.idle & {process.pid for process in world.processes.values()}
     assert_guarded(world)
     assert {member.stage for member in roll.members} <= {Stage.OPEN, Stage.FAILED}
     assert all(member.failed for member in roll.members if member.stage is Stage.FAILED)

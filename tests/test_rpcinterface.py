@@ -27,7 +27,6 @@ from supervisor_rolling.model import (
     GuardPolicy,
     ListenerSettings,
     Member,
-    PacePolicy,
     Policy,
     PortRule,
     Process,
@@ -628,14 +627,6 @@ def test_the_processes_of_a_group_whose_roll_has_ended_do_not_come(rolling: Any)
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
     assert looked(rolling)["processes"] == {}
-
-
-def test_but_they_do_where_it_may_have_left_one_of_them_under_another_scheduling_policy(rolling: Any):
-    version = begin(rolling)
-    ended = a_roll(status=Status.FAILED)
-    ended = replace(ended, policy=replace(ended.policy, pace=PacePolicy(cpu_scheduling="idle")))
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(ended), 0)
-    assert list(looked(rolling)["processes"]) == ["app"]
 
 
 def test_a_look_brings_only_the_rows_that_have_changed_since_the_last(rolling: Any, supervisord: DummySupervisor):

@@ -1236,39 +1236,6 @@ def test_who_may_not_leave_anyway_does_not_wait_for_the_cpu(wish: dict[str, Any]
     assert machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=99.0)).paced_since == 0.0
 
 
-# --- who is new boots on what others leave
-
-IDLE = PacePolicy(patience=30.0, cpu_scheduling="idle")
-
-
-def booting(stage: Stage = Stage.WARMING, pid: int = 555, **changes: Any) -> Roll:
-    """app-2 is new since BEGAN."""
-    second, *rest = under_way(stage)
-    return paced(replace(second, pid=pid), *rest, **{"pace": IDLE, **changes})
-
-
-@pytest.mark.parametrize(("after", "pids"), [(0.0, {555}), (29.9, {555}), (30.0, set()), (500.0, set())])
-def test_who_is_new_boots_on_what_others_leave_for_no_longer_than_the_patience(after: float, pids: set[int]) -> None:
-    assert machine.idling(booting(), BEGAN + after) == pids
-
-
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.WARMING])
-def test_before_and_after_its_warm_up_nobody_does(stage: Stage) -> None:
-    assert machine.idling(booting(stage), BEGAN) == frozenset()
-
-
-@pytest.mark.parametrize(
-    "changes", [{"pace": PacePolicy()}, {"pid": 0}, *({"status": s} for s in Status if s is not Status.RUNNING)]
-)
-def test_nobody_does_who_is_not_told_to_is_not_there_or_is_of_a_roll_that_has_ended(changes: dict[str, Any]) -> None:
-    assert machine.idling(booting(**changes), BEGAN) == frozenset()
-
-
-@pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}])
-def test_who_is_brought_to_an_end_boots_like_the_others(wish: dict[str, Any]) -> None:
-    assert machine.idling(booting(**wish), BEGAN) == {555}
-
-
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])
 def test_what_is_closed_is_told_by_the_stages_also_of_rolls_that_have_ended(status: Status) -> None:
     roll = a_roll(*members(*Stage), status=status)

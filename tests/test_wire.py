@@ -64,7 +64,7 @@ policies = st.builds(
     st.booleans(),
     st.builds(BalancerPolicy, names),
     st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
-    st.builds(PacePolicy, seconds, seconds, names),
+    st.builds(PacePolicy, seconds, seconds),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -273,7 +273,7 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
         Watch: 4,
         Ward: 13,
         Policy: 14,
-        PacePolicy: 3,
+        PacePolicy: 2,
         BalancerPolicy: 1,
         HooksPolicy: 4,
         Hook: 2,

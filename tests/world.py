@@ -236,24 +236,6 @@ class Flags:
         self._world.flagged = {name for _, name in draining}
 
 
-class Scheduling:
-    """The kernel's side of it: ``world.idle`` has the pids under SCHED_IDLE, whoever put them there."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def hold(self, idle: Collection[int], alive: Collection[int]) -> None:
-        world = self._world
-        world.was_idle |= set(idle)
-        now = (world.idle - set(alive)) | set(idle)
-        if now != world.idle:
-            world.idle = now
-            world._operation("schedule")
-
-    def problem(self) -> str:
-        return self._world.cannot_schedule
-
-
 OVERTAKEN = Outcome("NOT_RUNNING", overtaken=True)
 
 
@@ -310,10 +292,6 @@ class World:
         self.cpu_steady: float | None = 0.0  # percent of pressure without anybody who boots; None: nobody can tell
         self.cpu_of_a_boot = 0.0  # and for each that does
         self.most_booting = 0
-        self.idle: set[int] = set()
-        self.was_idle: set[int] = set()  # by the listeners' order
-        self.cannot_schedule = ""
-        self.open_while_idle = 0
         self.hooks_take: dict[str, float] = {}
         self.hooks_fail: dict[str, str] = {}
         self.hooks_begun: list[tuple[str, dict[str, str]]] = []
@@ -372,7 +350,6 @@ class World:
             hooks=Hooks(self),
             metrics=PrometheusMetrics(lambda: ""),
             pressure=self,
-            scheduling=Scheduling(self),
         )
         roller.begin()
         return roller
@@ -563,8 +540,6 @@ class World:
         for port in closed:
             if self.closed_until.get(port, 0.0) <= self.now:
                 self._closed_since.pop(port, None)
-        opened = self.closed_until.keys() - closed.keys()
-        self.open_while_idle += sum(one.port in opened and one.pid in self.idle for one in self.processes.values())
         self.closed_until = dict.fromkeys(closed, self.now + self.gate_policy.lease)
         self._closed_since = {port: self._closed_since.get(port, self.now) for port in closed}
         self._operation("hold")
@@ -677,7 +652,6 @@ class World:
         for process in serving:
             process.connections.append(self.now + self.connection_takes)
             self.cold += process.warm_pid != process.pid
-            self.open_while_idle += process.pid in self.idle
 
     def _accepts(self, process: SimProcess) -> bool:
         booted = self.now >= process.spawned + process.boot_takes

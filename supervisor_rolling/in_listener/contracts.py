@@ -220,20 +220,6 @@ class Pressure(Protocol):
         ...
 
 
-class Scheduling(Protocol):
-    """Decides who takes only the time of the processors that others leave (SCHED_IDLE)."""
-
-    def hold(self, idle: Collection[int], alive: Collection[int]) -> None:
-        """Make it exactly these of the processes that are alive, each with all that descend from it; whoever else of
-        those is found to do so, whoever told it to, has its share again when this returns. Call it every turn; it costs
-        a system call for each process when nothing changes. Never raises: what does not work is logged once."""
-        ...
-
-    def problem(self) -> str:
-        """Why nobody could be given its share again, so that it is taken from nobody; empty where all is well."""
-        ...
-
-
 class Deaths(Protocol):
     """Tells at once when a process has died."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.answers import objections
-from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Pressure, Scheduling, Sockets, Trials
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Pressure, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.model import BalancerPolicy, Config, Finding, Policy, Report, Request, Roll, Seen, Settings
 from supervisor_rolling.pure.checks import conntrack, nginx, pace, processes
@@ -44,11 +44,9 @@ class Inspector:
         balancers: Balancers,
         trials: Trials,
         pressure: Pressure,
-        scheduling: Scheduling,
         clock: Callable[[], float],
     ) -> None:
         self._pressure = pressure
-        self._scheduling = scheduling
         self._trials = trials
         self._sockets = sockets
         self._gatekeeper = gatekeeper
@@ -144,9 +142,6 @@ class Inspector:
         if roll.policy.pace.cpu_pressure:
             looked.append("the pressure of the CPU")
             findings += pace.findings(roll.policy, self._pressure.cpu())
-        if roll.policy.pace.cpu_scheduling == "idle":
-            looked.append("the right to give processes their scheduling policy back")
-            findings += pace.scheduling_findings(roll.policy, self._scheduling.problem())
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
         findings += self._of_nginx(roll, listening, looked, skipped)

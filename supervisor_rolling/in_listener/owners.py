@@ -119,12 +119,6 @@ def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iter
         waiting += children.get(process, [])
 
 
-def families_of(pids: Collection[int]) -> list[int]:
-    """These processes and all that descend from them, each after the one that it descends from."""
-    children = _children()
-    return list(dict.fromkeys(one for pid in pids for one in family_of(pid, children)))
-
-
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

@@ -41,7 +41,6 @@ from supervisor_rolling.in_listener.contracts import (
     Notices,
     Pools,
     Pressure,
-    Scheduling,
     Sockets,
     Supervisor,
     Trials,
@@ -164,20 +163,6 @@ class Group:
         by_roll = machine.closed(roll) if roll and holds else {}
         return {**by_roll, **(guard.closed(watch) if watch else {})}
 
-    def idling(self) -> frozenset[int]:
-        """The pids that shall take only the time of the processors that others leave."""
-        return machine.idling(self.roll, self.seen.at) & self._pids(*ALIVE) if self.roll else frozenset()
-
-    def may_idle(self) -> frozenset[int]:
-        """The pids that this listener, or one before it, may have told to; of those that are being stopped, too, so
-        that it takes them no longer than others."""
-        policies = [one.policy for one in (self.roll, self.watch) if one]
-        is_for_it = any(policy.pace.cpu_scheduling == "idle" for policy in policies)
-        return self._pids(*ALIVE, "STOPPING") if is_for_it else frozenset()
-
-    def _pids(self, *states: str) -> frozenset[int]:
-        return frozenset(one.pid for one in self.seen.processes.values() if one.state in states and one.pid)
-
 
 @dataclass
 class Roller:
@@ -201,11 +186,10 @@ class Roller:
     hooks: Hooks
     metrics: Metrics
     pressure: Pressure
-    scheduling: Scheduling
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(
-            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.scheduling, self.clock
+            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clock
         )
         self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
         self._groups: dict[str, Group] = {}
@@ -314,7 +298,6 @@ class Roller:
 
     def release(self, is_orphan: bool = False) -> None:
         """Open every gate: the listener ends. ``is_orphan``: because supervisord has."""
-        self.scheduling.hold((), self._of_all(Group.may_idle))
         self.gatekeeper.hold({})
         if self.gatekeeper.problem:
             log.error("this listener ends, and gates may still be closed")
@@ -347,7 +330,6 @@ class Roller:
         old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
         new = {name: self._decide(old[name], name, world) for name in old}
         self._groups = self._now(new, new)  # less those that have died since the look
-        self._schedule()  # before the gates, so that nobody is opened who waits for all others
         self._hold(self._groups)
         self._empty_pools()
         self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
@@ -616,13 +598,6 @@ class Roller:
             self.gatekeeper.hold_by(gates[0], closed)
         else:
             self.gatekeeper.hold({})
-
-    def _schedule(self) -> None:
-        alive = self._of_all(Group.may_idle)
-        self.scheduling.hold(self._of_all(Group.idling) & alive, alive)
-
-    def _of_all(self, pids: Callable[[Group], frozenset[int]]) -> frozenset[int]:
-        return frozenset().union(*map(pids, self._groups.values()))
 
     def _empty_pools(self) -> None:
         """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a

@@ -93,7 +93,7 @@ POLICY: Shape = {
     "settle_auto": Added(TRUTH),
     "balancer": Added({"nginx": TEXT}),
     "hooks": Added(dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _HOOK)),
-    "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER, "cpu_scheduling": Added(TEXT)}),
+    "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),
 }
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {

@@ -34,8 +34,6 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
   closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
 * With a ``pace`` who serves leaves only below a pressure of the CPU, and one at a time until that shows what the last
   one costs; but in any case after a while. Who serves nobody takes nothing away by leaving, and waits for no CPU.
-* With ``cpu_scheduling: idle`` who is new boots, and is warmed, on the time of the processors that others leave, for a
-  while at most; it serves as all do.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
 
@@ -150,16 +148,6 @@ def leaving(roll: Roll, closed: Mapping[int, float]) -> list[Member]:
     is_running = roll.status is Status.RUNNING
     leaving = [m for m in roll.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
     return [member for member in leaving if closed_since(member, closed) < math.inf]
-
-
-def idling(roll: Roll, at: float) -> frozenset[int]:
-    """The pids of those that boot or are warmed, and that shall take only the time of the processors that others leave.
-    Not for ever: a host that is always busy leaves none."""
-    pace = roll.policy.pace
-    if roll.status is not Status.RUNNING or pace.cpu_scheduling != "idle":
-        return frozenset()
-    warming = [member for member in roll.members if member.stage is Stage.WARMING and member.pid]
-    return frozenset(member.pid for member in warming if at - member.since < pace.patience)
 
 
 def available(roll: Roll, seen: Seen) -> int:

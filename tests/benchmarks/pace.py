@@ -52,12 +52,11 @@ FIRST_RATE, FACTOR, HALVINGS, STEP = 40.0, 1.4, 3, 4.0
 @dataclass(frozen=True)
 class Case:
     """``load``: percent of the rate that saturates; ``limit``: processes at a time; ``pressure``: that of the pace, in
-    percent, 0: none; ``scheduling``: other or idle, while a process boots."""
+    percent, 0: none."""
 
     load: int
     limit: int
     pressure: float
-    scheduling: str = "other"
 
 
 @dataclass(frozen=True)
@@ -147,21 +146,9 @@ def measure(case: Case, rate: float, how: How, stack: Stack) -> Result:
 
 
 def _write_policy(stack: Stack, case: Case, how: How) -> None:
-    pressure = f"{case.pressure:g}%" if case.pressure else ""
-    pace = {"cpu_pressure": pressure, "patience": _patience(case, how), "cpu_scheduling": case.scheduling}
+    pace = {"cpu_pressure": f"{case.pressure:g}%" if case.pressure else "", "patience": how.patience}
     warmup = {"timeout": ROLL_WITHIN / 4, "ready": "/health", "requests": list(PATHS)}  # a busy machine takes its time
     (stack.directory / POLICY).write_text(plugin.policy(pace=pace, warmup=warmup), encoding="utf-8")
-
-
-def _patience(case: Case, how: How) -> float:
-    """Seconds. What is to be measured is a boot that takes only what others leave to its very end, and with that it
-    takes longer than the next would wait for a pace."""
-    return ROLL_WITHIN / 4 if case.scheduling == "idle" and not case.pressure else how.patience
-
-
-def _pace_text(case: Case) -> str:
-    idle = "idle" if case.scheduling == "idle" else ""
-    return " ".join(filter(None, (f"{case.pressure:g}%" if case.pressure else "", idle))) or "-"
 
 
 def _mark() -> Reading:
@@ -197,7 +184,7 @@ def row(result: Result) -> tuple[str, ...]:
     return (
         f"{case.load} % ({result.rate:.0f}/s)",
         str(case.limit),
-        _pace_text(case),
+        f"{case.pressure:g}%" if case.pressure else "-",
         f"{roll.seconds:.1f}",
         str(roll.failed),
         str(roll.cold),
@@ -212,9 +199,7 @@ def cases(loads: Sequence[int], limits: Sequence[int], pressures: Sequence[float
     for load in loads:
         for limit in limits:
             yield Case(load, limit, 0.0)
-            if load == max(loads):
-                yield from (Case(load, limit, pressure) for pressure in pressures)
-                yield Case(load, limit, 0.0, "idle")
+            yield from (Case(load, limit, pressure) for pressure in pressures if load == max(loads))
 
 
 def main() -> None:

@@ -502,7 +502,6 @@ _GUARD: dict[str, Reader[Any]] = {
 _PACE: dict[str, Reader[Any]] = {
     "cpu_pressure": _pressure,
     "patience": seconds(),
-    "cpu_scheduling": choice("other", "idle"),
 }
 _BALANCER: dict[str, Reader[Any]] = {
     "nginx": _nginx,

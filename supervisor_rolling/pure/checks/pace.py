@@ -1,4 +1,4 @@
-"""Findings in the pace of a group, against the pressure that the processors are under now and the listener's rights."""
+"""Findings in the pace of a group, against the pressure that the processors are under now."""
 
 from __future__ import annotations
 
@@ -26,15 +26,4 @@ def findings(policy: Policy, pressure: float | None) -> Iterator[Finding]:
             f"the pressure of the CPU is {pressure:.0f}% now, before a process has left; at {pace.cpu_pressure:g}% and "
             f"above each leaves only after the patience of {pace.patience:g} s",
             "say a cpu_pressure above what is usual here (`some` in /proc/pressure/cpu), or roll when less is going on",
-        )
-
-
-def scheduling_findings(policy: Policy, problem: str) -> Iterator[Finding]:
-    """``problem``: why nobody could be given its share of the processors again; empty where all is well."""
-    if problem:
-        yield Finding(
-            "pace.scheduling",
-            f"groups.{policy.group}.pace.cpu_scheduling",
-            f"{problem}, so that new processes boot at equal rank with those that serve",
-            "run the listener as root of the host or give it CAP_SYS_NICE, or take cpu_scheduling out",
         )
