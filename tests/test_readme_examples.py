@@ -74,7 +74,8 @@ def test_the_listener_that_runs_a_command_at_the_end_of_a_roll(light: Callable[.
     assert len(code.splitlines()) <= 11
     program.write_text(code.replace("/usr/local/bin/notify", str(notify)), encoding="utf-8")
     section = f"[eventlistener:notify]\ncommand={sys.executable} {program}\nevents=ROLLING_FINISHED,ROLLING_FAILED"
-    stack = light(processes=2, setup={"program": f"stopwaitsecs=30\n{section}"})
+    slow = {"min": 2}  # seconds: the second roll is not to end before it is aborted
+    stack = light(processes=2, drain=slow, setup={"program": f"stopwaitsecs=30\n{section}"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     assert stack.ctl("rolling_abort", "app").returncode == 0

@@ -100,7 +100,7 @@ class PacketArrivals:
             self._close()
 
     def _open(self) -> None:
-        """Raises OSError."""
+        """With sockets that are there already, or new ones, see what comes to the ports, if any. Raises OSError."""
         protocols = ((_ETH_P_IP, _IS_TCP_4), (_ETH_P_IPV6, _IS_TCP_6))
         if not self._sockets:
             self._sockets = [_packet_socket(protocol) for protocol, _ in protocols]

@@ -10,7 +10,7 @@ DRAIN_LOOK_EVERY = 0.02
 must. Each costs the listener and supervisord a few milliseconds of the processor."""
 
 DRAIN_SHARE = 0.05
-"""Of the time that a drain has lasted, after which it is looked at again: what a long one takes longer than it must."""
+"""Of the time that a drain has lasted, after which it is looked at again: what it then takes longer than it must."""
 
 DRAIN_LOOK_AT_MOST = 0.1
 """Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
@@ -59,7 +59,7 @@ def _roll_pause(roll: Roll, seen: Seen) -> float:
 
 def _drain_pause(age: float, policy: DrainPolicy) -> float:
     """``age``: seconds for which it drains; below 0: its gate is not known closed. Its end by the clock is not
-    missed."""
+    missed, but for a cold one's, which counts from an earlier close: that is found a look later."""
     ends = [end - age for end in (policy.min, policy.timeout) if end > age]
     return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
 

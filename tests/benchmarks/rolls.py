@@ -41,7 +41,7 @@ def main() -> int:
         print(f"{size} processes, {way.name}: {way.about} …", file=sys.stderr, flush=True)
         try:
             result = measure(way, size, how)
-        except Exception as error:  # noqa: BLE001 - what breaks one way must not cost the others their forty minutes
+        except Exception as error:  # noqa: BLE001 - what breaks one way must not cost the others theirs
             print(f"  not measured: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             failed = True
             continue
