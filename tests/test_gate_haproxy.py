@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import GateError, GatePermissionError, PartlyHeldError
-from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, HaproxyGate
+from supervisor_rolling.in_listener.gates.haproxy import IN_BETWEEN, STICKY_FOR, HaproxyGate
 from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi
 from supervisor_rolling.model import Connections, GatePolicy
 from tests.lab.nobody import error_as_nobody, let_in
@@ -49,7 +49,8 @@ class FakeHaproxy:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def add(self, name: str, port: int, address: str = "127.0.0.1", **given: int) -> None:
-        self.servers[name] = {"address": address, "port": port, "admin": 0, "up": 2, "scur": 0, "qcur": 0, "idle": 0}
+        self.servers[name] = {"address": address, "port": port, "admin": 0, "up": 2, "scur": 0, "qcur": 0}
+        self.servers[name].update(idle=0, stot=0)
         self.servers[name].update(given)
 
     def reload(self) -> None:
@@ -99,21 +100,22 @@ class FakeHaproxy:
 
     def _stat(self) -> str:
         rows = [
-            f'app,{name},{s["qcur"]},0,{s["scur"]},9,"Layer4 check, passed",{s["idle"]},'
+            f'app,{name},{s["qcur"]},0,{s["scur"]},9,"Layer4 check, passed",{s["idle"]},{s["stot"]},'
             for name, s in self.servers.items()
         ]
-        return "\n".join(["# pxname,svname,qcur,qmax,scur,smax,check_desc,srv_icur,", *rows, ""])
+        return "\n".join(["# pxname,svname,qcur,qmax,scur,smax,check_desc,srv_icur,stot,", *rows, ""])
 
-    def _set(self, name: str, what: str, value: str) -> str:
-        self.orders.append(f"{name} {what} {value}")
+    def _set(self, name: str, _: str, value: str) -> str:
+        self.orders.append(f"{name} {value}")
         if self.level != "admin":
             return "Permission denied\n"
         if name not in self.servers:
             return "No such server.\n"
         if name in self.deaf:
             return "it will not\n"
-        change = {"admin": ADMIN_STATES[value]} if what == "state" else {"up": 2}
-        self.servers[name].update(change)
+        self.servers[name]["admin"] = ADMIN_STATES[value]
+        if value == "maint":
+            self.servers[name]["up"] = 2  # as it is when it leaves that state
         return ""
 
 
@@ -146,7 +148,7 @@ def make(haproxy: FakeHaproxy, tmp_path: Path) -> Callable[..., HaproxyGate]:
     return make
 
 
-def records(tmp_path: Path) -> list[list[str]]:
+def records(tmp_path: Path) -> list[dict[str, str]]:
     return [json.loads(path.read_text())["closed"] for path in (tmp_path / "record").glob("*")]
 
 
@@ -210,7 +212,7 @@ def test_exactly_what_is_asked_is_drained_and_then_ready_again(
     gate = make()
     assert list(gate.hold({8000: "app"})) == [8000]
     assert haproxy.states() == {"a": 8, "b": 0}
-    assert records(tmp_path) == [["a"]]
+    assert records(tmp_path) == [{"a": "drain"}]
     gate.hold({8001: "app"})
     assert haproxy.states() == {"a": 0, "b": 8}
     assert gate.hold({}) == {}
@@ -222,7 +224,7 @@ def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Call
     gate = make()
     since = gate.hold({8000: "app"})
     assert gate.hold({8000: "other comment"}) == since
-    assert haproxy.orders == ["a state drain"]
+    assert haproxy.orders == ["a drain"]
 
 
 def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
@@ -341,16 +343,108 @@ def test_a_record_that_cannot_be_read_is_told(
     assert "is not known" in caplog.text
 
 
-def test_one_that_the_checks_took_for_dead_is_said_to_be_up_before_it_is_ready_where_it_listens(
+def test_a_server_that_checks_found_dead_opens_through_maintenance(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
 ) -> None:
-    haproxy.add("gone", 8002)
     gate = make()
-    gate.hold({8000: "app", 8001: "app", 8002: "app"})
-    haproxy.servers["a"]["up"] = haproxy.servers["gone"]["up"] = 0
-    with socket.create_server(("127.0.0.1", 8000)), socket.create_server(("127.0.0.1", 8001)):
-        gate.hold({})
-    assert haproxy.orders[3:] == ["a health up", "a state ready", "b state ready", "gone state ready"]
+    gate.hold({8000: "app", 8001: "app"})
+    haproxy.servers["a"]["up"] = 0
+    gate.hold({})
+    assert haproxy.orders[2:] == ["a maint", "a ready", "b ready"]
+
+
+# --- maintenance
+
+
+def test_a_port_that_drains_is_in_drain_and_then_in_maintenance(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+) -> None:
+    gate = make()
+    since = gate.hold({8000: "app", 8001: "app"}, [8001])
+    assert haproxy.states() == {"a": 8, "b": 1}
+    assert gate.hold({8000: "app", 8001: "app"}, [8000, 8001]) == since, "it was never open in between"
+    assert haproxy.states() == {"a": 1, "b": 1}
+    assert records(tmp_path) == [{"a": "maint", "b": "maint"}]
+    assert gate.hold({8000: "app", 8001: "app"}) == since
+    assert haproxy.states() == {"a": 1, "b": 1}, "it does not go back"
+    gate.hold({})
+    assert haproxy.states() == {"a": 0, "b": 0}
+
+
+def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = make()
+    since = gate.hold({8000: "app"})[8000]
+    monkeypatch.setattr(gate, "_clock", lambda: since + 1.0)
+    haproxy.servers["a"].update(scur=1)
+    assert gate.left({8000: peers(1)}) == {8000: 1}
+    assert haproxy.states() == {"a": 8, "b": 0}
+    haproxy.servers["a"].update(scur=0)
+    assert gate.left({8000: peers(0)}) == {8000: 1}, "a user of the cookie may have come meanwhile"
+    assert haproxy.states() == {"a": 1, "b": 0}
+    monkeypatch.setattr(gate, "_clock", lambda: since + 1.1 + IN_BETWEEN)
+    haproxy.servers["a"].update(scur=3)
+    assert gate.left({8000: peers(3)}) == {8000: 3}
+    haproxy.servers["a"].update(scur=0)
+    assert gate.left({8000: peers(0)}) == {8000: 0}
+
+
+def test_users_that_keep_coming_to_a_drained_server_are_moved(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = make()
+    since = gate.hold({8000: "app", 8001: "app"})[8000]
+    for server in haproxy.servers.values():
+        server.update(scur=2, stot=100)
+    for after, total in ((IN_BETWEEN + 0.01, 100), (STICKY_FOR - 0.1, 180)):
+        monkeypatch.setattr(gate, "_clock", lambda at=since + after: at)
+        haproxy.servers["a"].update(stot=total)
+        gate.left({8000: peers(2), 8001: peers(2)})
+        assert haproxy.states() == {"a": 8, "b": 8}
+    monkeypatch.setattr(gate, "_clock", lambda: since + STICKY_FOR + 0.01)
+    assert gate.left({8000: peers(2), 8001: peers(2)}) == {8000: 2, 8001: 2}
+    assert haproxy.states() == {"a": 1, "b": 8}, "b only has what was in flight"
+
+
+def test_the_next_listener_opens_what_the_dead_one_had_in_maintenance(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+) -> None:
+    make().hold({8000: "app", 8001: "app"}, [8000, 8001])
+    haproxy.servers["b"]["admin"] = 8  # killed between the record and the command
+    make().hold({})
+    assert haproxy.states() == {"a": 0, "b": 0}
+    assert records(tmp_path) == []
+
+
+def test_what_a_reload_has_forgotten_is_put_back_as_it_was(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+) -> None:
+    gate = make()
+    gate.hold({8000: "app", 8001: "app"}, [8001])
+    haproxy.reload()
+    gate.hold({8000: "app", 8001: "app"}, [8001])
+    assert haproxy.states() == {"a": 8, "b": 1}
+
+
+def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+) -> None:
+    haproxy.servers["a"]["admin"] = 8
+    gate = make()
+    gate.hold({8000: "app"}, [8000])
+    assert gate.left({8000: peers(0)}) == {8000: 0}
+    assert (haproxy.states(), haproxy.orders) == ({"a": 8, "b": 0}, [])
+
+
+def test_what_this_gate_has_in_maintenance_is_no_finding(
+    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+) -> None:
+    gate = make()
+    gate.hold({8000: "app"}, [8000])
+    haproxy.servers["b"]["admin"] = 8
+    found = gate.inspect({8000: "app-8000", 8001: "app-8001"})
+    assert [(one.code, "b" in one.text.split()) for one in found] == [("haproxy.down", True)]
 
 
 def test_of_a_port_that_several_hosts_have_ours_is_taken(
@@ -392,20 +486,9 @@ def test_what_is_left_is_what_is_in_flight_and_no_pool(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], scur: int, qcur: int, idle: int, connected: int, left: int
 ) -> None:
     gate = make()
-    gate.hold({8000: "app"})
+    gate.hold({8000: "app"}, [8000])
     haproxy.servers["a"].update(scur=scur, qcur=qcur, idle=idle)
     assert gate.left({8000: peers(connected)}) == {8000: left}
-
-
-def test_just_after_the_drain_nothing_counts_as_idle(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = make()
-    since = gate.hold({8000: "app"})[8000]
-    monkeypatch.setattr(gate, "_clock", lambda: since + IN_BETWEEN - 0.01)
-    assert gate.left({8000: peers(0)}) == {8000: 1}
-    monkeypatch.setattr(gate, "_clock", lambda: since + IN_BETWEEN + 0.01)
-    assert gate.left({8000: peers(0)}) == {8000: 0}
 
 
 def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(

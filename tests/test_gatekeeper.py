@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
 
@@ -22,7 +22,7 @@ class Gate:
         self.since = {8000: 1.0, 8001: 1.0}
         self.held: list[int] = []
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         self.held = list(closed)
         return {port: self.since[port] for port in closed}
 
@@ -147,7 +147,7 @@ class FailingGate(OtherGate):
         self.problem = "no such socket"
         self.lacks: list[int] = []
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         if self.problem:
             raise GateError(self.problem)
         found = super().hold({port: text for port, text in closed.items() if port not in self.lacks})

@@ -6,9 +6,11 @@ Every listener here runs without any capability, so that nothing can be done by 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +21,10 @@ from tests.lab.look import assert_nobody_noticed, listener_pid, pids, popen_ctl,
 from tests.lab.stack import Stack
 
 READY, MAINTENANCE, DRAINED = 0, 1, 8
+STICKY = {
+    "cookie": "cookie SRV insert indirect nocache dynamic\n    dynamic-cookie-key k",
+    "stick-table": "stick-table type ip size 1k expire 1h\n    stick on src",
+}
 NO_RIGHTS = "setpriv --bounding-set=-all --inh-caps=-all "
 PURGED_AFTER = 5.0
 """Seconds after which HAProxy closes connections that it keeps idle: a drain that waits for these takes as long."""
@@ -45,6 +51,55 @@ def held(stack: Stack, seconds: float = 30.0) -> Iterator[tuple[str, socket.sock
         yield busy, stream
 
 
+class StickyUsers:
+    """Users that each ask again as soon as they are answered, from an address of their own and with the cookie that
+    they were given. ``answers``: the status and the process of each."""
+
+    def __init__(self, stack: Stack, number: int, request: str) -> None:
+        self.answers: list[tuple[int, str]] = []
+        self._port = stack.setup.nginx_port
+        self._method, self._path = request.split()
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(f"127.0.1.{n + 1}",)) for n in range(number)]
+
+    def __enter__(self) -> StickyUsers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def processes(self) -> set[str]:
+        """The pids that have answered."""
+        return {pid for _, pid in self.answers}
+
+    def failed(self) -> list[tuple[int, str]]:
+        """The answers that are not 200; 0 where there was none."""
+        return [answer for answer in self.answers if answer[0] != 200]
+
+    def _ask(self, address: str) -> None:
+        cookie = ""
+        while not self._is_over.wait(0.01):
+            status, pid, cookie = self._one(address, cookie)
+            self.answers.append((status, pid))
+
+    def _one(self, address: str, cookie: str) -> tuple[int, str, str]:
+        client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10.0, source_address=(address, 0))
+        try:
+            client.request(self._method, self._path, headers={"Cookie": cookie} if cookie else {})
+            answer = client.getresponse()
+            answer.read()
+            given = answer.headers.get("Set-Cookie", cookie).split(";")[0]
+            return answer.status, answer.headers.get("X-Pid", ""), given
+        except (OSError, http.client.HTTPException):
+            return 0, "", cookie
+        finally:
+            client.close()
+
+
 def read_to_the_end(stream: socket.socket) -> None:
     """Of a chunked answer; one that is cut fails the test."""
     found = b""
@@ -57,6 +112,10 @@ def read_to_the_end(stream: socket.socket) -> None:
 
 def drained(stack: Stack) -> list[str]:
     return [name for name, state in haproxy.states(stack).items() if state == DRAINED]
+
+
+def in_maintenance(stack: Stack) -> list[str]:
+    return [name for name, state in haproxy.states(stack).items() if state == MAINTENANCE]
 
 
 def all_ready(stack: Stack) -> bool:
@@ -153,20 +212,58 @@ def test_haproxy_may_be_reloaded_in_the_middle_of_a_roll(group: Callable[..., St
     assert all_ready(stack)
 
 
-def test_after_a_bad_deploy_the_process_stays_drained_until_the_mend(group: Callable[..., Stack]):
+def test_after_a_bad_deploy_the_process_stays_in_maintenance_until_the_mend(group: Callable[..., Stack]):
     stack = group(processes=3)
     stack.fault("500")
     with users(stack, posts=0.5) as report:
         assert stack.ctl("rolling_restart", "app").returncode == 1
-        assert drained(stack) == ["app-8000"]
+        assert in_maintenance(stack) == ["app-8000"]
     assert_nobody_noticed(report())
     haproxy.reload(stack)
-    wait_drained(stack, "app-8000")
+    stack.wait_until(lambda: in_maintenance(stack) == ["app-8000"], 5.0, "it is closed again after the reload")
     stack.ctl("restart", "rolling")
-    wait_drained(stack, "app-8000")
+    stack.wait_until(lambda: in_maintenance(stack) == ["app-8000"], 5.0, "the next listener keeps it closed")
     stack.fault()
     assert stack.ctl("rolling_resume", "app").returncode == 0
     assert all_ready(stack)
+
+
+@pytest.mark.parametrize("how", STICKY)
+def test_sticky_users_never_meet_a_process_that_a_bad_deploy_left_closed(group: Callable[..., Stack], how: str):
+    stack = group(STICKY[how], processes=3)
+    with StickyUsers(stack, 6, "GET /") as sticky:
+        stack.wait_until(lambda: len(sticky.processes()) == 3, 10.0, "each process has sticky users")
+        stack.fault("500")
+        assert stack.ctl("rolling_restart", "app").returncode == 1
+        before = len(sticky.answers)
+        stack.wait_until(lambda: len(sticky.answers) >= before + 100, 20.0, "they go on")
+    assert in_maintenance(stack) == ["app-8000"]
+    assert sticky.failed() == []
+
+
+@pytest.mark.parametrize("how", STICKY)
+def test_sticky_users_that_always_have_a_request_in_flight_are_moved(group: Callable[..., Stack], how: str):
+    stack = group(STICKY[how], processes=3)
+    old = {str(pid) for pid in pids(stack)}
+    with StickyUsers(stack, 12, "POST /slow") as sticky:
+        stack.wait_until(lambda: len(sticky.answers) >= 24, 10.0, "each user has a process")
+        assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert sticky.failed() == []
+    assert old & sticky.processes()
+    assert all(process["drained"] < 15.0 for process in rolling(stack)["processes"])
+    assert all_ready(stack)
+
+
+def test_sticky_users_never_meet_a_cold_process_after_a_crash(group: Callable[..., Stack]):
+    stack = group(STICKY["cookie"], processes=3)
+    with StickyUsers(stack, 6, "GET /") as sticky:
+        stack.wait_until(lambda: len(sticky.processes()) == 3, 10.0, "each process has sticky users")
+        stack.fault("500")
+        os.kill(pid_of(stack, "app-8000"), signal.SIGKILL)
+        stack.wait_until(lambda: in_maintenance(stack) == ["app-8000"], 5.0, "it is closed")
+        before = len(sticky.answers)
+        stack.wait_until(lambda: len(sticky.answers) >= before + 100, 20.0, "they go on")
+    assert [answer for answer in sticky.failed() if answer[0] == 500] == []
 
 
 def test_the_end_of_the_listener_sets_everything_ready(group: Callable[..., Stack]):

@@ -51,7 +51,7 @@ def test_where_he_says_nothing_it_lies_in_run_for_root_and_with_the_temporary_fi
 
 
 def test_a_container_that_is_made_anew_finds_it_by_the_url(directory: Path) -> None:
-    Record(PLACE).write(["a"])
+    Record(PLACE).write({"a": "drain"})
     written = list(directory.iterdir())
     policy = GatePolicy("haproxy", socket=PLACE[1], backend_name=PLACE[2], bypass="none")
     for host in ("0a1b2c", "3d4e5f"):
@@ -80,6 +80,6 @@ def test_a_directory_that_is_root_s_alone_is_said_before_anything_is_closed(dire
 
 def test_a_directory_of_the_operator_s_is_left_to_him_alone(directory: Path) -> None:
     directory.mkdir(mode=0o700)
-    Record(PLACE).write(["a"])
-    assert Record(PLACE).names == {"a"}
+    Record(PLACE).write({"a": "drain"})
+    assert Record(PLACE).states == {"a": "drain"}
     assert directory.stat().st_mode & 0o777 == 0o700

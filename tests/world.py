@@ -534,7 +534,7 @@ class World:
     def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
         return []
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         if self.gate_problem:
             raise GateError(self.gate_problem)
         for port in closed:

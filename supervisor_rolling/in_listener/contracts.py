@@ -40,13 +40,14 @@ class Gate(Protocol):
 
     name: str
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed, for one lease from now; all others of this gate open.
 
-        ``closed`` maps a port to a comment for whoever lists the rules. Returns the ports that were read back as
-        closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed without a gap, as far as
-        this object knows: a lease that ran out before it was renewed begins anew. Call it every turn; it costs a read
-        when nothing changes. An empty mapping leaves no rule and no chain behind.
+        ``closed`` maps a port to a comment for whoever lists the rules. ``drained`` are those of them on which no
+        request is waited for: a load balancer sends nothing there, not even the users of its cookie. Returns the ports
+        that were read back as closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed
+        without a gap, as far as this object knows: a lease that ran out before it was renewed begins anew. Call it
+        every turn; it costs a read when nothing changes. An empty mapping leaves no rule and no chain behind.
 
         Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
         PartlyHeldError where some ports could not be closed, with those that are.

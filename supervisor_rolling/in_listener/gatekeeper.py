@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from supervisor_rolling.errors import GateError, PartlyHeldError
@@ -34,6 +34,7 @@ class Gatekeeper:
         self._leaving: dict[Place, Gate] = {}
         self._wrong = ""  # with the policy that is to be in force, and is not
         self._held: Mapping[int, str] = {}
+        self._drained: Collection[int] = ()
         self.knows = False
         self.closed_since: Mapping[int, float] = {}
         self.problem = ""
@@ -57,36 +58,36 @@ class Gatekeeper:
         then the one before it holds on."""
         gate = self._gate_of(policy)
         gate.check()
-        problem = self._replace(policy, gate, self._held) if gate is not self._gate else ""
+        problem = self._replace(policy, gate, self._held, self._drained) if gate is not self._gate else ""
         if problem:
             raise GateError(problem)
 
-    def hold_by(self, policy: GatePolicy, closed: Mapping[int, str]) -> None:
+    def hold_by(self, policy: GatePolicy, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
         """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now.
         Where that does not work the one before it holds all the same, and ``problem`` says so."""
         try:
             gate = self._gate_of(policy)
         except GateError as error:
             self._wrong = str(error)
-            self._hold(closed)
+            self._hold(closed, drained)
             return
         is_in_force = gate is self._gate
-        self._wrong = "" if is_in_force else self._replace(policy, gate, closed)
+        self._wrong = "" if is_in_force else self._replace(policy, gate, closed, drained)
         if is_in_force or self._wrong:
-            self._hold(closed)
+            self._hold(closed, drained)
 
     def hold(self, closed: Mapping[int, str]) -> None:
         """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
         self._wrong = ""
         self._hold(closed)
 
-    def _hold(self, closed: Mapping[int, str]) -> None:
-        self._held = closed
+    def _hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
+        self._held, self._drained = closed, drained
         self.knows = True
         if self._gate is None:
             self._note({}, self._wrong)
             return
-        found, problem = _held_by(self._gate, closed)
+        found, problem = _held_by(self._gate, closed, drained)
         opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
         if opened:
             log.warning(
@@ -98,14 +99,14 @@ class Gatekeeper:
 
     def tried(self, port: int, look: Callable[[], T]) -> T:
         """What a look finds while a port is closed besides what is held. Raises GateError where it does not close."""
-        held = self._held
-        self._hold({**held, port: TRIAL})
+        held, drained = self._held, self._drained
+        self._hold({**held, port: TRIAL}, drained)
         try:
             if port not in self.closed_since:
                 raise GateError(self.problem or f"port {port} is not found closed")
             return look()
         finally:
-            self._hold(held)
+            self._hold(held, drained)
 
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
         """What others have done that the gate in force could not close these ports for; see ``Gate.inspect``."""
@@ -117,7 +118,7 @@ class Gatekeeper:
     def renew(self) -> None:
         """Hold what was held, so that ``closed_since`` is true of now."""
         if self._held:
-            self._hold(self._held)
+            self._hold(self._held, self._drained)
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
         """How much is left on each of these ports, where the gate knows better than the kernel, which found these
@@ -146,17 +147,18 @@ class Gatekeeper:
             self._next = (policy, self._make_gate(policy))
         return self._next[1]
 
-    def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str]) -> str:
+    def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str], drained: Collection[int]) -> str:
         """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
         anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
-        found, problem = _held_by(gate, closed) if closed else ({}, "")
+        found, problem = _held_by(gate, closed, drained) if closed else ({}, "")
         old, old_place = self._gate, _place(self._gate, self._policy)
         place = _place(gate, policy)
         if old is not None and not found.keys() >= closed.keys():
             if found and place != old_place:
                 self._leaving[place] = gate
             return problem or "the gate of the changed policy does not hold"
-        self._gate, self._policy, self._next, self._held = gate, policy, None, closed
+        self._gate, self._policy, self._next = gate, policy, None
+        self._held, self._drained = closed, drained
         self.closed_since = {}  # a new gate knows nothing of what it finds
         self._leaving.pop(place, None)
         if old is not None and old_place != place:
@@ -190,10 +192,10 @@ def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:
     return (type(gate), policy.method, policy.socket, policy.backend_name) if policy else ()
 
 
-def _held_by(gate: Gate, closed: Mapping[int, str]) -> tuple[Mapping[int, float], str]:
+def _held_by(gate: Gate, closed: Mapping[int, str], drained: Collection[int] = ()) -> tuple[Mapping[int, float], str]:
     """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
     try:
-        return gate.hold(closed), ""
+        return gate.hold(closed, drained), ""
     except PartlyHeldError as error:
         return error.closed, str(error)
     except GateError as error:

@@ -163,6 +163,11 @@ class Group:
         by_roll = machine.closed(roll) if roll and holds else {}
         return {**by_roll, **(guard.closed(watch) if watch else {})}
 
+    def draining(self) -> list[int]:
+        """The ports on which a process of the roll still answers requests that came before it was closed."""
+        members = self.roll.members if self.roll and self.roll.status is Status.RUNNING else ()
+        return [port for m in members if m.stage is Stage.DRAINING and not m.cold for port in m.ports]
+
 
 @dataclass
 class Roller:
@@ -595,7 +600,8 @@ class Roller:
         rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
         gates = [max(rolls, key=lambda roll: roll.id).gate] if rolls else [g.watch.gate for g in closing if g.watch]
         if gates:
-            self.gatekeeper.hold_by(gates[0], closed)
+            draining = [port for group in closing for port in group.draining()]
+            self.gatekeeper.hold_by(gates[0], closed, frozenset(closed).difference(draining))
         else:
             self.gatekeeper.hold({})
 

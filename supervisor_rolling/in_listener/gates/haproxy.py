@@ -1,40 +1,48 @@
 """Keeps new requests from processes by HAProxy's runtime API, without a firewall and without root: the ``Gate`` of
 ``contracts.py``, and its ``Counting``.
 
-To close a port is ``set server BACKEND/SERVER state drain`` for the server with this port, to open it ``state ready``.
+A port is closed by the state of the server with this port, in two steps, and opened by ``state ready``:
+
+* ``drain`` while its process drains. HAProxy sends it no request, except those of users that a cookie or a stick table
+  sends back to it.
+* ``maint`` from the moment when nothing is in flight, or when such users have kept coming for STICKY_FOR seconds, and
+  wherever no drain is waited for. HAProxy sends it nothing and moves those users to another server. What is in flight
+  ends as it would have (unless the server says ``on-marked-down shutdown-sessions``).
+
 A port that several servers of the backend have is that of those whose address is this host's own.
 
 The contract beyond that of ``Gate``:
 
-* HAProxy keeps a server drained for ever, so what was drained is recorded (``record.py``) before it is. A new object
-  finds there what the one before it left drained, and what it is not to hold it sets ready.
-* Only what this gate has drained is ever set ready. A server that somebody else has put into drain or maint is closed,
-  and stays so; one that is in our record, and that somebody has put into maint, is theirs from then on.
+* HAProxy keeps a state for ever, so what this gate closes is recorded (``record.py``) before it is. A new object finds
+  there what the one before it left closed, and sets ready what it is not to hold.
+* Only what this gate has closed is ever set ready. A server that an operator has put into drain or maint counts as
+  closed, and stays so; one that we have drained, and that is found in maint, is the operator's from then on.
 * Nothing is believed but what is read back. HAProxy forgets at a reload (without a server-state-file): what a look
-  finds ready is drained anew, and its "since" begins anew.
+  finds ready is closed anew, and its "since" begins anew.
 * A port that no server has, or a server that does not obey, is a PartlyHeldError, after the others have been held.
 
 What is left on a port is what HAProxy has in flight for its server, or, if that is more, the kernel's connections less
-those that HAProxy keeps idle. The second is for whom HAProxy does not know of: the process of HAProxy before a reload,
-which has its own requests still, another backend, another client.
+those that HAProxy keeps idle. The second counts what this HAProxy does not know of: the requests of the process before
+a reload, of another backend, of another client. Nothing is left only when nothing was in flight behind ``maint``.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from supervisor_rolling.errors import PartlyHeldError, SocketsError
+from supervisor_rolling.errors import PartlyHeldError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.gates.record import Record
-from supervisor_rolling.in_listener.gates.runtime_api import RuntimeApi, Server, Traffic
-from supervisor_rolling.in_listener.sock_diag import LISTEN, tcp_sockets
+from supervisor_rolling.in_listener.gates.runtime_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
 from supervisor_rolling.model import Connections, Finding, GatePolicy
 
 IN_BETWEEN = 0.05
-"""Seconds after a drain for which nothing counts as idle: a thread of HAProxy may have chosen this server just before,
+"""Seconds in maintenance for which nothing counts as idle: a thread of HAProxy may have chosen this server just before,
 and not counted the request yet."""
+
+STICKY_FOR = 2.0
+"""Seconds of a drain after which users that keep coming to a drained server are moved: it would never end."""
 
 Chosen = Mapping[int, Sequence[Server]]
 
@@ -51,18 +59,21 @@ class HaproxyGate:
         self._record = Record((owner, policy.socket, policy.backend_name), directory)
         self._clock = clock
         self._since: dict[int, float] = {}
+        self._turned_away: dict[int, float] = {}  # since when a port has not even the users of a cookie
+        self._came: dict[int, int] = {}  # how many requests a draining port had ever had when its drain began
         self._chosen: Chosen = {}
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
         servers = self._look(closed)
-        wanted = {server.name for found in self._chosen.values() for server in found}
-        ours = self._record.names & {server.name for server in servers if server.is_drained}
-        drain = [server.name for server in servers if server.name in wanted and not server.is_closed]
-        ready = [server for server in servers if server.name in ours - wanted]
-        self._record.write(ours.union(drain))
-        if drain or ready:
-            self._change(drain, ready, closed)
+        states = self._ours(servers)
+        wanted = {s.name: MAINT if port in drained else DRAIN for port, found in self._chosen.items() for s in found}
+        new = {s.name: wanted[s.name] for s in servers if s.name in wanted and not s.is_closed}
+        over = {s.name: MAINT for s in servers if s.name in states and s.is_drained and wanted.get(s.name) == MAINT}
+        ready = [server for server in servers if server.name in states.keys() - wanted.keys()]
+        self._record.write({**states, **new, **over})
+        if new or over or ready:
+            self._change({**new, **over}, ready, closed)
         self._require_servers(closed, servers)
         return dict(self._since)
 
@@ -75,6 +86,7 @@ class HaproxyGate:
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
         """What HAProxy was told that would make a drain last, or a port stay; see ``Gate.inspect``."""
         servers, cookie = self._api.servers(), self._api.cookie()
+        ours = self._ours(servers)
         where = f"HAProxy's backend {self._api.backend}"
         without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
         return [
@@ -82,13 +94,19 @@ class HaproxyGate:
             *([_lone(where, servers[0])] if len(servers) == 1 else []),
             *([_persistent(where, f"cookie {cookie}")] if cookie else []),
             *([_persistent(where, "a stick-table")] if self._api.has_stick_table() else []),
-            *(_by_hand(where, s) for s in servers if s.port in ports and s.is_closed and not s.is_drained),
+            *(_by_hand(where, s) for s in servers if s.port in ports and s.is_closed and s.name not in ours),
         ]
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
-        """What is still to be answered; see ``Counting.left``."""
+        """What is still to be answered; see ``Counting.left``. Puts into maintenance where that is nothing, and where
+        sticky users keep coming: only what a later call finds behind that is believed."""
         traffic, now = self._api.traffic(), self._clock()
-        return {port: self._left(port, len(those.peers), traffic, now) for port, those in found.items()}
+        left = {port: self._left(port, len(those.peers), traffic) for port, those in found.items()}
+        over = [port for port in left if self._is_over(port, left[port], traffic, now)]
+        if over:
+            self._turn_away(over)
+        fresh = [port for port in left if now - self._turned_away.get(port, now) < IN_BETWEEN]
+        return {port: max(number, int(port in fresh)) for port, number in left.items()}
 
     def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
         """Where there are more connections than HAProxy has for its server; see ``Counting.strangers``."""
@@ -100,28 +118,57 @@ class HaproxyGate:
         """What the servers that were chosen for a port have to do."""
         return [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
 
-    def _left(self, port: int, connected: int, traffic: Mapping[str, Traffic], now: float) -> int:
+    def _left(self, port: int, connected: int, traffic: Mapping[str, Traffic]) -> int:
         those = self._of(port, traffic)
-        least = 1 if now - self._since.get(port, now) < IN_BETWEEN else 0
-        return max(least, sum(one.in_flight for one in those), connected - sum(one.idle for one in those))
+        return max(sum(one.in_flight for one in those), connected - sum(one.idle for one in those))
+
+    def _is_over(self, port: int, left: int, traffic: Mapping[str, Traffic], now: float) -> bool:
+        """Whether a port that is drained is to be put into maintenance."""
+        if port not in self._since or port in self._turned_away:
+            return False
+        drained_for = now - self._since[port]
+        ever = sum(one.ever for one in self._of(port, traffic))
+        if drained_for >= IN_BETWEEN:
+            self._came.setdefault(port, ever)
+        return left == 0 or (drained_for >= STICKY_FOR and ever > self._came[port])
+
+    def _turn_away(self, ports: Collection[int]) -> None:
+        """Put the drained servers of these ports into maintenance."""
+        ours = self._record.states
+        over = {s.name: MAINT for port in ports for s in self._chosen[port] if s.is_drained and s.name in ours}
+        self._record.write({**ours, **over})
+        self._change(over, (), self._chosen)
+
+    def _ours(self, servers: Sequence[Server]) -> dict[str, str]:
+        """The servers that this gate has closed and no operator has changed since, with the recorded state. One that is
+        recorded in maintenance may be in drain still: the listener may have been killed in between."""
+        found = {server.name: server for server in servers}
+        return {
+            name: state
+            for name, state in self._record.states.items()
+            if name in found and (found[name].is_drained or (state == MAINT and found[name].is_in_maintenance))
+        }
 
     def _look(self, closed: Collection[int]) -> list[Server]:
         """Read all. Forget the ports that are found open; what is found closed for the first time is so since now."""
         servers = self._api.servers()
         self._chosen = {port: _of_port(servers, port) for port in closed}
         shut = [port for port, found in self._chosen.items() if found and all(server.is_closed for server in found)]
-        now = self._clock()
+        ours, now = self._ours(servers), self._clock()
+        self._came = {port: ever for port, ever in self._came.items() if port in shut}
         self._since = {port: self._since.get(port, now) for port in sorted(shut)}
+        turned = [port for port in shut if not any(s.is_drained and s.name in ours for s in self._chosen[port])]
+        self._turned_away = {port: self._turned_away.get(port, now) for port in turned}
         return servers
 
-    def _change(self, drain: Sequence[str], ready: Sequence[Server], closed: Collection[int]) -> None:
-        """Drain first: there must never be more open than asked. Believe what is read back."""
-        listening = _listening([server.port for server in ready if not server.is_up])
-        said = [self._api.drain(drain), self._api.ready(ready, listening)]
+    def _change(self, close: Mapping[str, str], ready: Sequence[Server], closed: Collection[int]) -> None:
+        """Close first: there must never be more open than asked. Believe what is read back."""
+        said = [self._api.close(close), self._api.ready(ready)]
         servers = self._look(closed)
-        left = {server.name for server in servers if server.is_drained}
-        self._record.write(self._record.names & left)
-        undone = {*drain} - {server.name for server in servers if server.is_closed} | {one.name for one in ready} & left
+        left = self._ours(servers)
+        self._record.write(left)
+        shut = {s.name for s in servers if s.is_closed and not (s.is_drained and close.get(s.name) == MAINT)}
+        undone = (close.keys() - shut) | ({one.name for one in ready} & left.keys())
         if undone:
             reason = "; ".join(filter(None, said)) or "it gives no reason"
             raise PartlyHeldError(
@@ -164,9 +211,9 @@ def _persistent(where: str, how: str) -> Finding:
     return Finding(
         "haproxy.persistence",
         where,
-        f"has {how}: HAProxy sends those who had a server to it while it drains, too, so a drain may last for as long "
-        "as they come",
-        "do without, or accept that drain.timeout ends such a drain",
+        f"has {how}: users that have a server are moved to another one when it is replaced, and what the process kept "
+        "for them in its memory is lost",
+        "keep sessions outside the processes, or accept it",
     )
 
 
@@ -184,10 +231,3 @@ def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
     say), or of several those whose address is this host's."""
     found = [server for server in servers if server.port == port]
     return found if len(found) < 2 else [server for server in found if is_own(server.address)]
-
-
-def _listening(ports: Collection[int]) -> frozenset[int]:
-    """Those of these ports on which somebody listens on this host; none where the kernel does not tell."""
-    with contextlib.suppress(SocketsError):
-        return frozenset(one.port for one in tcp_sockets((LISTEN,), ports)) if ports else frozenset()
-    return frozenset()

@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from supervisor_rolling.in_listener.gates.names import mark_of
@@ -90,7 +90,7 @@ class IptablesGate:
         self._sides = [self._side(V4)]
         self._since: dict[int, float] = {}
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
         self._join_ipv6()
         looks = self._look()

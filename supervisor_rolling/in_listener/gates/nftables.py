@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +94,7 @@ class NftablesGate:
         self._until = 0.0
         self._since: dict[int, float] = {}
 
-    def hold(self, closed: Mapping[int, str]) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
         found = self._look()
         if not self._as_asked(found, closed):

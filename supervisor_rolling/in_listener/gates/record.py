@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of
@@ -23,28 +23,28 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class Record:
-    """The names that one gate has closed. ``place`` tells this gate from all others of this user. Made where there is
-    no directory for it, it raises GateError."""
+    """What one gate has closed: ``states`` has a word for each name. ``place`` tells this gate from all others of this
+    user. Made where there is no directory for it, it raises GateError."""
 
     def __init__(self, place: Collection[str], directory: Path | None = None) -> None:
         self._place = list(place)
         digest = hashlib.sha256("\n".join(place).encode()).hexdigest()[:12]
         self.path = (directory or _directory()) / f"{digest}.json"
-        self.names = self._read()
+        self.states = self._read()
 
-    def write(self, names: Collection[str]) -> None:
+    def write(self, states: Mapping[str, str]) -> None:
         """Replace what is recorded, at once or not at all; nothing is no file. Raises GateError."""
-        if frozenset(names) == self.names:
+        if states == self.states:
             return
         try:
-            if names:
+            if states:
                 self.prepare()
-                self._replace(json.dumps({"gate": self._place, "closed": sorted(names)}) + "\n")
+                self._replace(json.dumps({"gate": self._place, "closed": states}, sort_keys=True) + "\n")
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise GateError(f"Cannot write down what is closed, so nothing is closed: {error}") from None
-        self.names = frozenset(names)
+        self.states = dict(states)
 
     def prepare(self) -> None:
         """Make the directory. Raises GateError where it is somebody else's, or cannot be written."""
@@ -61,17 +61,18 @@ class Record:
         new.write_text(text, encoding="utf-8")
         new.replace(self.path)
 
-    def _read(self) -> frozenset[str]:
+    def _read(self) -> dict[str, str]:
         """Whoever else could have written it is not believed: ``prepare`` says so before anything is closed."""
         try:
             if self.path.lstat().st_uid != os.geteuid():
-                return frozenset()
-            return frozenset(map(str, json.loads(self.path.read_text(encoding="utf-8"))["closed"]))
+                return {}
+            found = json.loads(self.path.read_text(encoding="utf-8"))["closed"]
+            return {str(name): str(state) for name, state in found.items()}
         except FileNotFoundError:
-            return frozenset()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("what the listener before this one has closed is not known: %s: %s", self.path, error)
-            return frozenset()
+            return {}
 
 
 def _directory() -> Path:

@@ -10,7 +10,7 @@ import csv
 import errno
 import socket
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor_rolling.errors import GateError, GatePermissionError
@@ -20,6 +20,9 @@ TIMEOUT = 2.0
 
 AT_ONCE = 50
 """Orders in one call: HAProxy reads a line of 16 KiB at most, its ``tune.bufsize``."""
+
+DRAIN, MAINT = "drain", "maint"
+"""The states of a server that keep requests away: the first all but those of users that it has already."""
 
 _MAINT, _DRAIN, _CLOSED = 0x01, 0x08, 0x01 | 0x02 | 0x08 | 0x10 | 0x20
 """Of srv_admin_state (src: server-t.h): FMAINT and FDRAIN, which somebody has said; and FMAINT, IMAINT, FDRAIN, IDRAIN,
@@ -31,24 +34,26 @@ _DENIED, _NO_BACKEND = "Permission denied", "Can't find backend"
 
 @dataclass(frozen=True)
 class Server:
-    """A server of the backend. ``is_closed``: it gets no new requests because somebody said so; ``is_drained``:
-    by ``state drain``, and not put into maintenance by hand besides; ``is_up``: HAProxy does not take it for dead."""
+    """A server of the backend. ``is_closed``: it gets no new requests because of a command; ``is_in_maintenance``: by
+    ``state maint``; ``is_drained``: by ``state drain`` alone; ``is_up``: HAProxy does not take it for dead."""
 
     name: str
     address: str
     port: int
     is_closed: bool = False
     is_drained: bool = False
+    is_in_maintenance: bool = False
     is_up: bool = True
 
 
 @dataclass(frozen=True)
 class Traffic:
     """``in_flight``: requests that a server has or that wait for it; ``idle``: connections to it that wait for the
-    next request."""
+    next request; ``ever``: requests that it has had since HAProxy started."""
 
     in_flight: int
     idle: int
+    ever: int = 0
 
 
 class RuntimeApi:
@@ -81,7 +86,9 @@ class RuntimeApi:
         """What each server of the backend has to do, by name."""
         lines = [line for line in self._ask(f"show stat {self.backend} 4 -1").splitlines() if line.strip()]
         return {
-            row["svname"]: Traffic(_number(row, "scur") + _number(row, "qcur"), _number(row, "srv_icur"))
+            row["svname"]: Traffic(
+                _number(row, "scur") + _number(row, "qcur"), _number(row, "srv_icur"), _number(row, "stot")
+            )
             for row in _rows(lines, ",")
             if row.get("pxname") == self.backend
         }
@@ -95,17 +102,20 @@ class RuntimeApi:
         """Whether the backend has a table of who had which server."""
         return f"# table: {self.backend}," in self._ask("show table")
 
-    def drain(self, names: Sequence[str]) -> str:
-        """No new requests for these servers. What HAProxy has to say against it."""
-        return self._order([f"set server {self.backend}/{name} state drain" for name in names])
+    def close(self, states: Mapping[str, str]) -> str:
+        """Give each of these servers a state that keeps requests away. What HAProxy has to say against it."""
+        return self._order([self._set(name, state) for name, state in states.items()])
 
-    def ready(self, servers: Sequence[Server], listening: Collection[int]) -> str:
+    def ready(self, servers: Sequence[Server]) -> str:
         """New requests for these servers again. One that HAProxy's checks took for dead, because its process was
-        restarted, is alive where somebody is ``listening`` on its port: else it would stay out for ``rise`` checks
+        restarted, goes through maintenance: it comes out of that alive, and would else stay out for ``rise`` checks
         more. What HAProxy has to say against it."""
-        alive = [server.name for server in servers if not server.is_up and server.port in listening]
-        healthy = [f"set server {self.backend}/{name} health up" for name in alive]
-        return self._order([*healthy, *(f"set server {self.backend}/{server.name} state ready" for server in servers)])
+        dead = [server.name for server in servers if not server.is_up and server.is_drained]
+        revived = [self._set(name, MAINT) for name in dead]
+        return self._order([*revived, *(self._set(server.name, "ready") for server in servers)])
+
+    def _set(self, name: str, state: str) -> str:
+        return f"set server {self.backend}/{name} state {state}"
 
     def _order(self, commands: Sequence[str]) -> str:
         said = [self._ask("; ".join(commands[at : at + AT_ONCE])) for at in range(0, len(commands), AT_ONCE)]
@@ -174,6 +184,7 @@ def _server(row: dict[str, str]) -> Server:
         port=_number(row, "srv_port"),
         is_closed=bool(admin & _CLOSED),
         is_drained=bool(admin & _DRAIN) and not admin & _MAINT,
+        is_in_maintenance=bool(admin & _MAINT),
         is_up=row.get("srv_op_state") != "0",
     )
 
