@@ -19,7 +19,7 @@ import yaml
 
 from supervisor_rolling.in_listener.gates.xtables import xtables_lock
 from tests.lab import haproxy, proc
-from tests.lab.look import assert_nobody_noticed, pids, rolling, rules, users
+from tests.lab.look import assert_nobody_noticed, pids, rolling, rules, users, wait_running
 from tests.lab.stack import Stack
 
 NGINX = {"nginx": "%(here)s/nginx.conf"}
@@ -35,7 +35,9 @@ def unguarded(start: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def unguarded(setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         sound = {"application": "tests.lab.light", "program": "stopwaitsecs=30", **(setup or {})}
-        return start(3, setup=sound, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, settle="auto", **given)
+        stack = start(3, setup=sound, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, settle="auto", **given)
+        wait_running(stack)
+        return stack
 
     return unguarded
 
@@ -46,7 +48,9 @@ def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def group(processes: int = 3, setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         sound = {"startsecs": 1, "program": "stopwaitsecs=30", **(setup or {})}
-        return light(processes, sound, **{"balancer": NGINX, "settle": "auto", **given})
+        stack = light(processes, sound, **{"balancer": NGINX, "settle": "auto", **given})
+        wait_running(stack)
+        return stack
 
     return group
 
@@ -238,6 +242,16 @@ def test_a_bypass_that_cannot_reach_a_process_is_found(unguarded: Callable[..., 
     report = checked(stack)
     assert [(one["code"], one["where"]) for one in report["findings"]] == [
         ("gate.bypass", f"app:app-800{n}") for n in range(3)
+    ]
+
+
+def test_starting_processes_are_reported_as_skipped(start: Callable[..., Stack]) -> None:
+    setup = {"application": "tests.lab.light", "startsecs": 50, "program": "stopwaitsecs=30"}
+    stack = start(3, setup=setup, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, settle="auto")
+    report = checked(stack)
+    assert report["findings"] == []
+    assert report["not_looked_at"] == [
+        "the ports of app:app-8000, app:app-8001, app:app-8002: STARTING. Fix: run the check again after startsecs"
     ]
 
 

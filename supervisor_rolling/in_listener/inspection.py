@@ -136,6 +136,7 @@ class Inspector:
             skipped.append(f"where the processes listen: {error}")
         findings += processes.findings(roll, seen, listening, given)
         looked.append(f"{len(roll.members)} processes and their ports")
+        skipped += _starting(roll, seen)
         if given.processes:
             findings += supervisord.findings(given, roll.policy)
             looked.append("supervisord's settings")
@@ -242,6 +243,14 @@ class Inspector:
             yield gate_finding(error)
         except OSError as error:
             log.warning("the gate was not tried, for want of a port to try it on: %s", error)
+
+
+def _starting(roll: Roll, seen: Seen) -> list[str]:
+    """What is not known of processes that supervisord does not yet count as started."""
+    names = [f"{roll.group}:{m.name}" for m in roll.members if m.wanted and seen.processes[m.name].state == "STARTING"]
+    if not names:
+        return []
+    return [f"the ports of {', '.join(names)}: STARTING. Fix: run the check again after startsecs"]
 
 
 def _unreached(where: str, bypass: str, door: str, why: str) -> Finding:

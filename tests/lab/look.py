@@ -81,6 +81,11 @@ def wait_open(stack: Stack, timeout: float = 60.0) -> None:
     stack.wait_until(lambda: is_warm_and_open(stack), timeout, "everybody is warm and open")
 
 
+def wait_running(stack: Stack, timeout: float = 30.0) -> None:
+    """Until supervisord counts every process of the group as started, which is startsecs after it began to serve."""
+    stack.wait_until(lambda: all(p.state == "RUNNING" for p in stack.processes()), timeout, "all are RUNNING")
+
+
 def wait_ended(stack: Stack, timeout: float = 60.0) -> Any:
     """Until the roll has ended; returns it."""
     stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the roll has ended")
