@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
@@ -40,6 +42,18 @@ def enter_private_network() -> None:
         libc.umount2(XTABLES_LOCK.encode(), MNT_DETACH)  # that of a namespace around this one, if there is one
         require(libc.mount(lock.name.encode(), XTABLES_LOCK.encode(), None, MS_BIND, None))
     bring_up("lo")
+
+
+def hide_tmp(keep: Iterable[Path]) -> None:
+    """Give this process, which is in a mount namespace of its own, an empty /tmp; of the old one only these directories
+    stay. What other programs left there then changes nothing, and nothing is left behind."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = {path: os.open(path, os.O_PATH) for path in keep if path.is_relative_to("/tmp")}
+    require(libc.mount(b"none", b"/tmp", b"tmpfs", 0, b"mode=1777"))
+    for path, handle in kept.items():
+        path.mkdir(parents=True, exist_ok=True)
+        require(libc.mount(f"/proc/self/fd/{handle}".encode(), os.fsencode(path), None, MS_BIND | MS_REC, None))
+        os.close(handle)
 
 
 def require(result: int) -> None:

@@ -2,8 +2,8 @@
 
 Beside the plugin means more than beside its modules: every supervisord that a test makes, real or dummy, gets what
 ``[rpcinterface:rolling]`` would give it, the wake-up too, and every supervisorctl our commands. Prints an ``Outcome``
-as JSON; what the tests print goes to standard error. The tests bind fixed ports: each run has a network namespace of
-its own, so it needs root.
+as JSON; what the tests print goes to standard error. The tests bind fixed ports and write to fixed files in /tmp: each
+run has a network namespace and a /tmp of its own, so it needs root.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from supervisor.supervisorctl import Controller
 from supervisor.supervisord import Supervisor
 from supervisor.tests.base import DummyOptions, DummySupervisor
 
-from tests.lab.netns import enter_private_network
+from tests.lab.netns import enter_private_network, hide_tmp
+from tests.lab.stack import ROOT
 
 TESTS = Path(supervisor.tests.__file__).parent
 
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="with the plugin in everything that they make")
     arguments = parser.parse_args()
     enter_private_network()
+    hide_tmp([ROOT, Path(sys.prefix), Path(sys.base_prefix)])
     made = accompany() if arguments.beside else Counter()
     found = run()
     print(json.dumps(asdict(Outcome(found.ran, found.failed, dict(made)))))
