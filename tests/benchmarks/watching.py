@@ -22,8 +22,11 @@ from tests.lab import footprint, proc
 from tests.lab.site import life
 from tests.lab.stack import MARK, Stack
 
-WEIGH_EVERY = 1.0
-"""Seconds. To weigh forty processes takes the kernel 30 ms, in which it holds up those that it weighs."""
+WEIGH_EVERY = (0.1, 1.0)
+"""Seconds at least and at most. The kernel holds up the processes that it weighs: 30 ms for forty of them."""
+
+WEIGHING = 0.03
+"""The share of the time that weighing may take."""
 
 LOOK_EVERY = 0.05  # seconds: for those that are new
 
@@ -63,6 +66,13 @@ def least(known: Sequence[Life], start: float, end: float) -> int:
     return min(serving(known, at) for at in moments)
 
 
+def heaviest(weights: Sequence[tuple[float, float]], start: float, end: float) -> float:
+    """The largest weight between two moments, and the last one before them: a short restart may lie between two
+    measurements. ``weights``: pairs of a moment and MB, in order."""
+    first = max((at for at, _ in weights if at <= start), default=start)
+    return max((weight for at, weight in weights if first <= at <= end), default=0.0)
+
+
 class Watch:
     """See the module. ``daemons``: the pids of what the tool is, without what is started for each restart."""
 
@@ -92,7 +102,7 @@ class Watch:
 
     def heaviest(self, start: float, end: float) -> float:
         """MB: the most that the group has weighed."""
-        return max((weight for at, weight in self.weights if start <= at <= end), default=0.0)
+        return heaviest(self.weights, start, end)
 
     def daemons_cost(self) -> dict[str, float]:
         """Processor seconds that each daemon has used until now."""
@@ -135,10 +145,14 @@ class Watch:
         poll.register(file, select.POLLIN)
 
     def _weigh(self) -> None:
-        while not self._over.wait(WEIGH_EVERY):
+        least, most = WEIGH_EVERY
+        pause = least
+        while not self._over.wait(pause):
+            began = time.monotonic()
             found = proc.carrying(f"{MARK}={self._stack.directory}")
             members = [one.pid for one in found if self._is_member(one.pid)]
             self.weights.append((time.monotonic(), sum(map(footprint.proportional, members)) / 1024))
+            pause = min(most, max(least, (time.monotonic() - began) / WEIGHING))
 
 
 def _notes(stack: Stack) -> list[life.Note]:
