@@ -42,7 +42,8 @@ def paused(roll: Roll, *processes: Process, closed_for: float = 1000.0) -> float
     [
         (0.0, DRAIN_LOOK_EVERY),
         (DRAIN_LOOK_EVERY / DRAIN_SHARE, DRAIN_LOOK_EVERY),
-        (1.0, DRAIN_SHARE),
+        (0.2, 0.2 * DRAIN_SHARE),
+        (1.0, DRAIN_LOOK_AT_MOST),
         (25.0, DRAIN_LOOK_AT_MOST),
         (29.95, 0.05),
         (29.99, DRAIN_LOOK_EVERY),
@@ -62,7 +63,7 @@ def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, 
 
 def test_a_drain_is_as_old_as_its_closed_gate():
     old = a_roll(Stage.DRAINING, age=20.0)
-    assert paused(old, closed_for=1.0) == pytest.approx(DRAIN_SHARE)
+    assert paused(old, closed_for=0.2) == pytest.approx(0.2 * DRAIN_SHARE)
     assert pause(old, None, Seen(NOW, {})) == DRAIN_LOOK_EVERY  # it is not known to be closed
 
 

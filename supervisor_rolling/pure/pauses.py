@@ -9,8 +9,9 @@ DRAIN_LOOK_EVERY = 0.02
 """Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it
 must. Each costs the listener and supervisord a few milliseconds of the processor."""
 
-DRAIN_SHARE = 0.05
-"""Of the time that a drain has lasted, after which it is looked at again: what it then takes longer than it must."""
+DRAIN_SHARE = 0.25
+"""Of the time that a drain has lasted, after which it is looked at again: what it then takes longer than it must, at
+most."""
 
 DRAIN_LOOK_AT_MOST = 0.1
 """Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
