@@ -445,13 +445,12 @@ class Connections:
     """The connections of one port, both families.
 
     ``peers``: one string (``address:port``) for each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT, those that wait in
-    the accept queue among them. ``listeners``: the local addresses that accept on it. ``oldest``: the oldest few of the
-    connections, the oldest first, where they were asked for; ``silent`` then is for how many seconds no byte has moved
-    on any of them: 0.0 where one waits for its answer, infinity where there is none.
+    the accept queue among them. ``oldest``: the oldest few of the connections, the oldest first, where they were asked
+    for; ``silent`` then is for how many seconds no byte has moved on any of them: 0.0 where one waits for its answer,
+    infinity where there is none.
     """
 
     peers: frozenset[str] = frozenset()
-    listeners: tuple[str, ...] = ()
     oldest: tuple[Connection, ...] = ()
     silent: float = 0.0
 
@@ -498,12 +497,14 @@ class WarmupJob:
     bypass: str  # how it passes the closed gate: mark, address, or none: nothing refuses it
     hook: Hook = Hook()  # the last step
     variables: Mapping[str, str] = field(default_factory=dict)  # of the hook's environment
+    rank: int = 0  # where not all can be warmed at once, a lower one goes first
 
 
 @dataclass(frozen=True)
 class Warmth:
     """How far the warm-up of one pid got: ``state`` is warming, warm, failed, or late: not warm at its deadline.
-    ``latencies``: of the first requests, in ms."""
+    ``latencies``: of the first requests, in ms. ``queued``: the seconds for which it waited for other warm-ups; they do
+    not count for its deadline."""
 
     pid: int
     state: str
@@ -512,6 +513,7 @@ class Warmth:
     last_ms: float = 0.0
     why: str = ""
     latencies: tuple[float, ...] = ()
+    queued: float = 0.0
 
 
 @dataclass(frozen=True)

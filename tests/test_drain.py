@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -332,13 +333,13 @@ def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: Ker
 )
 def test_the_address_that_accepts_is_told(keep: ExitStack, sockets: KernelSockets, address: str, dual: bool) -> None:
     server = listen(keep, address, dual)
-    assert sockets.connections([port_of(server)])[port_of(server)].listeners == (address,)
+    assert sockets.listeners([port_of(server)])[port_of(server)] == (address,)
 
 
 def test_two_listeners_of_one_port_are_both_told(keep: ExitStack, sockets: KernelSockets) -> None:
     four = listen(keep)
     keep.enter_context(socket.create_server(("::1", port_of(four)), family=socket.AF_INET6))
-    assert sockets.connections([port_of(four)])[port_of(four)].listeners == ("127.0.0.1", "::1")
+    assert sockets.listeners([port_of(four)])[port_of(four)] == ("127.0.0.1", "::1")
 
 
 # --- when the kernel does not answer as hoped
@@ -383,7 +384,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
 
 def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = message(3, struct.pack("=i", 0), flags=0x10)
-    answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE), FakeLink(DONE))
+    answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
 
 
@@ -399,20 +400,50 @@ def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.Monke
     [TimeoutError("timed out"), message(2, struct.pack("=i", -errno.EINVAL)), message(3, struct.pack("=i", -12))],
 )
 def test_silence_and_errors_of_the_kernel_are_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | OSError) -> None:
-    answering(monkeypatch, FakeLink(answer))
+    answering(monkeypatch, FakeLink(answer), FakeLink(answer))
     with pytest.raises(SocketsError, match="NETLINK_SOCK_DIAG"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 
 def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, FakeLink(message(2, struct.pack("=i", -errno.ENOENT))))
+    unknown = message(2, struct.pack("=i", -errno.ENOENT))
+    answering(monkeypatch, FakeLink(unknown), FakeLink(unknown))
     with pytest.raises(SocketsError, match="modprobe tcp_diag"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 
+REFUSED = message(2, struct.pack("=i", -errno.EINVAL))  # the question for both families at once
+
+
+def test_a_kernel_that_knows_one_family_at_a_time_is_asked_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    four, six = UPLOAD[:72], b"\x0a" + UPLOAD[1:72]
+    answering(monkeypatch, FakeLink(REFUSED), *(FakeLink(message(20, body), DONE) for body in (four, six)))
+    found = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,))
+    assert [one.address for one in found] == ["127.0.0.1", "7f00:1::"]
+
+
 def test_a_kernel_without_ipv6_has_no_ipv6_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, FakeLink(DONE), FakeLink(message(2, struct.pack("=i", -errno.ENOENT))))
+    answering(monkeypatch, *map(FakeLink, (REFUSED, DONE, message(2, struct.pack("=i", -errno.ENOENT)))))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
+
+
+def test_one_walk_over_the_kernels_table_finds_both_families(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = listen(keep, "::", dual=True)
+    six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
+    walks: list[int] = []
+    real = sock_diag._dump
+
+    def counted(family: int, *rest: Any) -> list[sock_diag.TcpSocket]:
+        walks.append(family)
+        return real(family, *rest)
+
+    monkeypatch.setattr(sock_diag, "_dump", counted)
+    found = sockets.connections([port_of(server)], oldest=2)[port_of(server)]
+    assert walks == [socket.AF_UNSPEC]
+    assert found.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
+    assert len(found.oldest) == 2
 
 
 # --- recorded answers
@@ -436,7 +467,7 @@ INFO_AT = 108 + 4  # in UPLOAD, behind the header of its attribute
 
 def told_of(body: bytes, monkeypatch: pytest.MonkeyPatch) -> sock_diag.TcpSocket:
     """The one socket of a dump that consists of this body."""
-    answering(monkeypatch, FakeLink(message(20, body), DONE), FakeLink(DONE))
+    answering(monkeypatch, FakeLink(message(20, body), DONE))
     (one,) = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,), with_traffic=True)
     return one
 

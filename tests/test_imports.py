@@ -34,7 +34,7 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
-    "pressure",
+    *("pressure", "threads"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -46,6 +46,9 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("gates", "directories"),
     ("history", "directories"),
     ("warmup", "hooks"),
+    ("warmup", "threads"),
+    ("notices", "threads"),
+    ("hooks", "threads"),
     ("gates", "addresses"),
     ("gates", "sock_diag"),
     ("warmup", "addresses"),

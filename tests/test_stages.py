@@ -788,6 +788,14 @@ def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], soo
     assert (after.stage, after.why) == (Stage.FAILED, f"is not warm after 15 s (warmup.timeout): {words}")
 
 
+def test_time_in_the_queue_does_not_count_for_the_deadline() -> None:
+    process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
+    queued = {"warmths": {NAME: Warmth(NEW, "warming", why="waits for a slot", queued=40.0)}}
+    assert stepped(warming(), process, 55.0, warmup=warmup, **queued).stage is Stage.WARMING
+    after = stepped(warming(), process, 55.0 + LATE_WORDS, warmup=warmup, **queued)
+    assert after.why == "is not warm after 15 s (warmup.timeout): waits for a slot"
+
+
 def test_a_warm_up_that_is_late_has_failed_with_what_it_waited_for() -> None:
     process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
     after = stepped(warming(), process, 15.01, warmup=warmup, **warmth("late", why="GET / did not answer"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
+from supervisor_rolling.in_listener.threads import Slots
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
 from supervisor_rolling.model import Connections, GatePolicy, Holder, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
 from supervisor_rolling.pure.checks.processes import Shell
@@ -140,9 +143,12 @@ class Told:
         return {}
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        raise AssertionError("a warm-up walks the table of all connections")
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         if self._addresses is None:
-            return KernelSockets().connections(ports)
-        return {port: Connections(listeners=self._addresses(port)) for port in ports}
+            return KernelSockets().listeners(ports)
+        return {port: self._addresses(port) for port in ports}
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         return {pid: self._ports(pid) for pid in pids}
@@ -540,6 +546,80 @@ def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> Non
     until(look, lambda states: states == ["warming", "warm"])
     slow.hangs.set()
     until(look, lambda states: states == ["warm", "warm"])
+
+
+# --- how many at once, and how often
+
+SLOTS = 2 * (os.cpu_count() or 1) + 2
+
+
+def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep)
+    server.hangs.clear()
+    policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
+    first = {f"app:{n:03}": WarmupJob(PID + n, (server.port,), policy, "mark") for n in range(SLOTS)}
+    late = {"app:late": WarmupJob(PID, (server.port,), replace(policy, timeout=0.3), "mark")}
+    until(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
+    waits = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.queued > 0.5)
+    assert waits.state == "warming"
+    assert waits.why == f"waits for a slot: {SLOTS} warm-ups run at once"
+    assert len(server.asked) == SLOTS
+    server.hangs.set()
+    warm = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.state != "warming")
+    assert (warm.state, warm.requests) == ("warm", 1)
+    assert warm.queued >= waits.queued
+
+
+def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, warmer: Warmer) -> None:
+    hanging, server = Server(keep), Server(keep)
+    hanging.hangs.clear()
+    policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
+    first = {f"app:{n:03}": WarmupJob(PID + n, (hanging.port,), policy, "mark") for n in range(SLOTS)}
+    until(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
+    wanted = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
+    found = until(lambda: warmer.warmups.tend(wanted)["app:late"], lambda warmth: warmth.state != "warming")
+    assert found.state == "warm"
+
+
+def test_slots_go_by_rank_then_first_come_first_served() -> None:
+    slots, never = Slots(1), threading.Event()
+    order: list[str] = []
+
+    def run(name: str, rank: int) -> None:
+        slots.enter(rank, never)
+        order.append(name)
+        slots.leave(threading.current_thread())
+
+    slots.enter(0, never)
+    threads: list[threading.Thread] = []
+    for name, rank in (("guard's first", 1), ("guard's second", 1), ("roll's first", 0), ("roll's second", 0)):
+        threads.append(threading.Thread(target=run, args=(name, rank)))
+        threads[-1].start()
+        until(lambda: len(slots._waiting), lambda waiting: waiting == len(threads))
+    slots.leave(threading.current_thread())
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert order == ["roll's first", "roll's second", "guard's first", "guard's second"]
+
+
+def test_a_long_boot_is_looked_at_seldom() -> None:
+    looks: list[float] = []
+
+    def listens(port: int) -> tuple[str, ...]:
+        looks.append(time.monotonic())
+        return ()
+
+    Warmer(listens).until_over(1, timeout=2.0)
+    pauses = [after - before for before, after in zip(looks, looks[1:])]
+    assert pauses[0] < 0.06
+    assert 15 < len(looks) < 60, "50 a second would be 100"
+    assert all(pause < 0.25 + 0.1 for pause in pauses)
+
+
+def test_ready_is_asked_seldom_where_it_takes_long(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmer.until_over(server.port, ready="/health", timeout=2.0)
+    assert 10 < len(server.asked) < 60
 
 
 # --- where it goes

@@ -45,6 +45,9 @@ class Kernel:
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         return {port: Connections() for port in ports}
 
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        return dict.fromkeys(ports, ())
+
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         self.asked += pids
         self.times += 1

@@ -44,7 +44,7 @@ def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., St
     stack = light(processes=3, warmup=warmup)
     stack.ctl("stop", "app:app-8001")
     with orphan_on(8001) as orphan:
-        stack.wait_until(lambda: bool(KernelSockets().connections([8001])[8001].listeners), 10.0, "it listens")
+        stack.wait_until(lambda: bool(KernelSockets().listeners([8001])[8001]), 10.0, "it listens")
         time.sleep(0.1)
         stack.fault("slow 60")  # as a server that tries again and again to have its port
         stack.ctl("start", "app:app-8001")
@@ -61,7 +61,7 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_roll_and_in_
     stack = light(processes=3, setup={"program": "startretries = 1", "startsecs": 1})
     stack.ctl("stop", "app:app-8001")
     with orphan_on(8001) as orphan:
-        stack.wait_until(lambda: bool(KernelSockets().connections([8001])[8001].listeners), 10.0, "it listens")
+        stack.wait_until(lambda: bool(KernelSockets().listeners([8001])[8001]), 10.0, "it listens")
         stack.ctl("start", "app:app-8001")
         stack.wait_until(lambda: standing(stack)["app-8001"]["statename"] == "FATAL", 30.0, "it gives up")
         held, kill = f"port 8001 is held by process {orphan.pid} (python", f"kill {orphan.pid}"

@@ -376,12 +376,14 @@ class World:
         return {
             port: Connections(
                 frozenset(peers),
-                ("127.0.0.1",),
                 tuple(map(Connection, peers[::-1][:oldest])),
                 self._silent(port) if oldest else 0.0,
             )
             for port, peers in found.items()
         }
+
+    def listeners(self, ports: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return dict.fromkeys(ports, ("127.0.0.1",))
 
     def _silent(self, port: int) -> float:
         is_busy = any(p.connections for p in self.processes.values() if p.port == port)

@@ -89,8 +89,12 @@ class Sockets(Protocol):
     """What the kernel knows of the connections of a port."""
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
-        """The connections and listeners of each port, in this network namespace, both address families; and of each
-        the so many ``oldest`` connections, as far as their age is known."""
+        """The connections of each port, in this network namespace, both address families; and of each the so many
+        ``oldest``, as far as their age is known. The kernel walks its table of all connections for it."""
+        ...
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """The local addresses that accept on each port, both address families. Cheap: for a look every few ms."""
         ...
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:

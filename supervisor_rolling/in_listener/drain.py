@@ -44,24 +44,26 @@ class KernelSockets:
     SocketsError where the kernel does not answer."""
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
-        """The connections and listeners of each of these ports; see ``Sockets.connections``."""
+        """See ``Sockets.connections``."""
         connected: dict[int, list[TcpSocket]] = {port: [] for port in ports}
-        listeners: dict[int, set[str]] = {port: set() for port in ports}
         if ports:
-            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN), ports, with_traffic=oldest > 0):
-                if one.state == LISTEN:
-                    listeners[one.port].add(one.address)
-                else:
-                    connected[one.port].append(one)
+            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT), ports, with_traffic=oldest > 0):
+                connected[one.port].append(one)
         return {
             port: Connections(
                 peers=frozenset(map(_peer, connected[port])),
-                listeners=tuple(sorted(listeners[port])),
                 oldest=tuple(map(_connection, heapq.nlargest(oldest, connected[port], key=_age_ms))),
                 silent=min(map(_silent, connected[port]), default=math.inf) if oldest else 0.0,
             )
             for port in ports
         }
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """See ``Sockets.listeners``."""
+        found: dict[int, set[str]] = {port: set() for port in ports}
+        for one in tcp_sockets((LISTEN,), ports) if ports else ():
+            found[one.port].add(one.address)
+        return {port: tuple(sorted(addresses)) for port, addresses in found.items()}
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         """The TCP ports that each of these processes or a descendant of it listens on, ascending.

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Hook, HookJob, HookResult
 
 log = logging.getLogger("supervisor_rolling")
@@ -72,6 +73,7 @@ class _Commands(threading.Thread):
 
     def run(self) -> None:
         """Whatever happens, ``result`` says it."""
+        at_usual_priority()
         whys = []
         for name, hook in self._job.hooks:
             if self.dropped.is_set():

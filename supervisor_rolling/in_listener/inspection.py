@@ -180,15 +180,15 @@ class Inspector:
 
     def _listening(self, roll: Roll, seen: Seen) -> Listening:
         running = [member for member in roll.members if is_up(member, seen.processes)]
-        found = self._sockets.connections([port for member in roll.members for port in member.ports])
+        found = self._sockets.listeners([port for member in roll.members for port in member.ports])
         pids = {seen.processes[member.name].pid: member for member in running}
         alive = [process.pid for process in seen.processes.values() if process.pid]
         held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
         own = {port for pid in alive for port in held[pid]}
-        others = [port for port, those in found.items() if those.listeners and port not in own]
+        others = [port for port, addresses in found.items() if addresses and port not in own]
         shells = self._sockets.shells_of([pid for pid, m in pids.items() if set(m.ports) & set(held[pid])])
         return Listening(
-            addresses={port: those.listeners for port, those in found.items()},
+            addresses=found,
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
             shells={pids[pid].name: shell for pid, shell in shells.items()},

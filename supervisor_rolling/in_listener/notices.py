@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
+from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Notice, NoticeJob
 from supervisor_rolling.pure.peers import peer_of
@@ -71,6 +72,7 @@ class _Notice(threading.Thread):
 
     def run(self) -> None:
         """The whole of it; whatever happens is logged."""
+        at_usual_priority()
         try:
             log.info("%s: told by %s that it drains: answered %d", self._to, self.job.request, self._tell())
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
@@ -82,7 +84,7 @@ class _Notice(threading.Thread):
     def _tell(self) -> int:
         """The status of the answer. Raises OSError, HTTPException or SocketsError."""
         job, port = self.job, self.job.ports[0]
-        listeners = self._sockets.connections([port])[port].listeners
+        listeners = self._sockets.listeners([port])[port]
         address = reached_at(listeners, job.bypass) if listeners else ""
         if not address:
             raise SocketsError(f"port {port} cannot be asked (it listens on: {', '.join(listeners) or 'nothing'})")

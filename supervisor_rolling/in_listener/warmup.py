@@ -6,10 +6,15 @@ it answers 2xx or 3xx, then the list is sent in order. An answer that is not exp
 that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
 tried again until the deadline. Then the warm-up is *late*, and says what it waited for. Whoever still wants it then was
 away meanwhile and counts that time for nobody: it begins anew.
+
+To wait for a boot costs next to nothing, so any number wait at once. Requests make a process work: at most two for
+each CPU, and two more, are sent any at a time, first come, first served, those of a roll before the guard's. The
+deadline does not run while a process waits for that (``Warmth.queued``).
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -26,13 +31,20 @@ from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.in_listener.hooks import ENDED_WITHIN
 from supervisor_rolling.in_listener.hooks import run as run_hook
+from supervisor_rolling.in_listener.threads import Slots, at_usual_priority
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 from supervisor_rolling.pure.ports import held_text
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 
 RETRY_EVERY = 0.02
-"""Seconds between two attempts to reach a process that boots: small against any boot."""
+"""Seconds between two attempts to reach a process that boots, at least: small against any boot."""
+
+RETRY_SHARE = 0.05
+"""Of the time that it has been waited for so far, after which it is tried again."""
+
+RETRY_AT_MOST = 0.25
+"""Seconds between two attempts, however long it has been waited for."""
 
 STRANGER_EVERY = 0.5
 """Seconds between two looks at who holds the port, where it is another: whoever has to end it is slower, and to look is
@@ -59,6 +71,7 @@ class HttpWarmups:
     def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
         self._sockets = sockets
         self._on_change = on_change
+        self._slots = Slots(2 * (os.cpu_count() or 1) + 2)
         self._running: dict[str, _Warmup] = {}
         self._told_late: set[str] = set()
 
@@ -66,14 +79,14 @@ class HttpWarmups:
         """See ``contracts.Warmups``."""
         for name, warmup in list(self._running.items()):
             if name not in wanted or wanted[name].pid != warmup.job.pid:
-                warmup.dropped.set()
+                warmup.drop()
                 del self._running[name]
         for name, job in wanted.items():
             if name not in self._running:
                 self._begin(name, job, "")
             elif name in self._told_late:
                 self._begin(name, job, self._running[name].warmth.why)
-        found = {name: warmup.warmth for name, warmup in self._running.items()}
+        found = {name: warmup.found() for name, warmup in self._running.items()}
         self._told_late = {name for name, warmth in found.items() if warmth.state == "late"}
         return found
 
@@ -87,46 +100,75 @@ class HttpWarmups:
 
     def _begin(self, name: str, job: WarmupJob, why: str) -> None:
         """``why``: what the one before it waited for, true until this one knows better."""
-        self._running[name] = _Warmup(job, self._sockets, self._on_change, why)
+        self._running[name] = _Warmup(job, self._sockets, self._slots, self._on_change, why)
 
 
 class _Warmup(threading.Thread):
     """One process being warmed. ``warmth`` is replaced as a whole, so that others read it without a lock."""
 
-    def __init__(self, job: WarmupJob, sockets: Sockets, on_change: Callable[[], None], why: str) -> None:
+    def __init__(self, job: WarmupJob, sockets: Sockets, slots: Slots, on_change: Callable[[], None], why: str) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
         self.job = job
         self.warmth = Warmth(job.pid, "warming", why=why)
         self.dropped = threading.Event()
         self._sockets = sockets
+        self._slots = slots
         self._on_change = on_change
         self._deadline = time.monotonic() + job.policy.timeout
+        self._queued_at = 0.0
         self.start()
+
+    def drop(self) -> None:
+        """It is no longer wanted, and another may have its slot."""
+        self.dropped.set()
+        self._slots.leave(self)
+
+    def found(self) -> Warmth:
+        """How far it is; of one that waits for a slot, for how long until now."""
+        queued_at, warmth = self._queued_at, self.warmth
+        return replace(warmth, queued=time.monotonic() - queued_at) if queued_at else warmth
 
     def run(self) -> None:
         """The whole warm-up; whatever happens, ``warmth`` says it."""
+        at_usual_priority()
         try:
-            with _session(self.job.bypass) as session:
-                self._warm(session)
+            self._warm()
         except _LateError as error:
             self.warmth = replace(self.warmth, state="late", why=str(error))
         except _NotWarmError as error:
             self.warmth = replace(self.warmth, state="failed", why=str(error))
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the roll
             self.warmth = replace(self.warmth, state="failed", why=f"{type(error).__name__}: {error}")
+        self._slots.leave(self)
         self._on_change()
 
-    def _warm(self, session: requests.Session) -> None:
-        policy = self.job.policy
+    def _warm(self) -> None:
         base = self._base_url()
+        self._queue()
+        with _session(self.job.bypass) as session:
+            self._ask(session, base)
+        self._run_hook()
+        self.warmth = replace(self.warmth, state="warm", why="")
+
+    def _ask(self, session: requests.Session, base: str) -> None:
+        policy = self.job.policy
         if policy.ready:
             self._until_ready(session, base, WarmupRequest(path=policy.ready))
         for request in _each(policy.requests):
             started = time.monotonic()
             _require(request, self._send(session, base, request))
             self._count((time.monotonic() - started) * 1000)
-        self._run_hook()
-        self.warmth = replace(self.warmth, state="warm", why="")
+
+    def _queue(self) -> None:
+        """Wait for a slot; the deadline is put off by as much."""
+        began = time.monotonic()
+        self.warmth = replace(self.warmth, why=f"waits for a slot: {self._slots.number} warm-ups run at once")
+        self._queued_at = began
+        self._slots.enter(self.job.rank, self.dropped)
+        queued = time.monotonic() - began
+        self._deadline += queued
+        self.warmth, self._queued_at = replace(self.warmth, queued=queued, why=""), 0.0
+        self._require_time("there was no time left")
 
     def _run_hook(self) -> None:
         """The operator's command, which may say that it is not warm after all."""
@@ -138,10 +180,10 @@ class _Warmup(threading.Thread):
             raise _NotWarmError(f"after_warmup {why}")
 
     def _base_url(self) -> str:
-        port = self.job.ports[0]
+        port, began = self.job.ports[0], time.monotonic()
         while True:
             try:
-                addresses, why = self._sockets.connections([port])[port].listeners, f"nothing listens on port {port}"
+                addresses, why = self._sockets.listeners([port])[port], f"nothing listens on port {port}"
                 stranger = self._sockets.stranger_on(port, self.job.pid) if addresses else None
             except SocketsError as error:
                 addresses, stranger, why = (), None, str(error)
@@ -150,11 +192,11 @@ class _Warmup(threading.Thread):
                 if address:
                     self.warmth = replace(self.warmth, why="")
                     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-                self._wait(_unreachable_text(addresses, port))
+                self._wait(_unreachable_text(addresses, port), began)
             elif stranger:
-                self._wait(held_text(port, stranger, stranger.started), STRANGER_EVERY)
+                self._wait(held_text(port, stranger, stranger.started), began, STRANGER_EVERY)
             else:
-                self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why)
+                self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why, began)
 
     def _elsewhere(self) -> str:
         """Where the process listens instead, if it does."""
@@ -165,15 +207,17 @@ class _Warmup(threading.Thread):
         return f"; it listens on {ports}: mend the ports in rolling.yaml, or the program" if ports else ""
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
+        began = time.monotonic()
         while True:
             status = self._send(session, base, request)
             if _is_expected(request, status):
                 self.warmth = replace(self.warmth, why="")
                 return
-            self._wait(f"GET {request.path} (ready) answers {status}")
+            self._wait(f"GET {request.path} (ready) answers {status}", began)
 
     def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> int:
         """The status of the answer, when all of it has come; attempts that break are repeated until the deadline."""
+        first = time.monotonic()
         while True:
             began = time.monotonic()
             try:
@@ -183,7 +227,7 @@ class _Warmup(threading.Thread):
             except requests.Timeout:
                 raise _LateError(self._cut_off(request, began, "did not answer")) from None
             except (requests.RequestException, HTTPError) as error:
-                self._wait(f"{request.method} {request.path}: {_reason(error)}")
+                self._wait(f"{request.method} {request.path}: {_reason(error)}", first)
 
     def _swallow(self, answer: requests.Response, request: WarmupRequest, began: float) -> None:
         """Read all of an answer as it comes: to wait for a whole piece of one that trickles is to miss the deadline."""
@@ -219,11 +263,14 @@ class _Warmup(threading.Thread):
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _wait(self, why: str, seconds: float = RETRY_EVERY) -> None:
+    def _wait(self, why: str, began: float, least: float = RETRY_EVERY) -> None:
+        """Until it is tried again: the longer, the longer it has been waited for since ``began``."""
         self.warmth = replace(self.warmth, why=why)
         if self._is_late():
             raise _LateError(why)
-        if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - time.monotonic()))):
+        now = time.monotonic()
+        seconds = max(least, min(RETRY_AT_MOST, RETRY_SHARE * (now - began)))
+        if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - now))):
             raise _NotWarmError("no longer wanted")
 
     def _count(self, milliseconds: float) -> None:

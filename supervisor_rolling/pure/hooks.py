@@ -71,7 +71,13 @@ def warmup_job(of: Roll | Watch, one: Member | Ward) -> WarmupJob:
         "ROLLING_WHY": "",
     }
     return WarmupJob(
-        one.pid, one.ports, of.policy.warmup, of.gate.bypass, hook=of.policy.hooks.after_warmup, variables=variables
+        one.pid,
+        one.ports,
+        of.policy.warmup,
+        of.gate.bypass,
+        hook=of.policy.hooks.after_warmup,
+        variables=variables,
+        rank=1 if isinstance(of, Watch) else 0,
     )
 
 

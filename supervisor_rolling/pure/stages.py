@@ -292,7 +292,7 @@ def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
 
 def _warm_in_time(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
     patience = roll.policy.warmup.timeout + (LATE_WORDS if warmth.state == "warming" else 0.0)
-    if seen.at - member.since < patience:
+    if seen.at - member.since - warmth.queued < patience:
         return member
     return _not_warm(member, roll, seen, replace(warmth, state="late"))
 

@@ -58,7 +58,7 @@ def wait_until(true: Callable[[], bool], what: str, within: float = WITHIN) -> N
 
 
 def is_listening(port: int) -> bool:
-    return bool(KernelSockets().connections([port])[port].listeners)
+    return bool(KernelSockets().listeners([port])[port])
 
 
 def status_lines(owner: str = "lab") -> StatusLines:
