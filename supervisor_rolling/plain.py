@@ -22,5 +22,12 @@ def shown(text: str, encoding: str) -> str:
     return readable.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def printable(text: str, most: int = 300) -> str:
+    """One line of at most so many characters, without what a terminal or a log obeys: line breaks, control characters,
+    escapes. Such characters stand there as Python writes them; what is longer ends in ``…``."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
