@@ -41,6 +41,7 @@ from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SY
 from supervisor_rolling.in_listener.trial import RealTrials
 from supervisor_rolling.in_listener.warmup import HttpWarmups
 from supervisor_rolling.model import Config, GatePolicy
+from supervisor_rolling.plain import printable_lines
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -85,9 +86,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             "to its [unix_http_server] or [inet_http_server]: SUPERVISOR_SERVER_URL is not set, so one is missing\n"
         )
         return USAGE
-    logging.basicConfig(
-        stream=sys.stderr, level=options.loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainLog("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=options.loglevel.upper(), handlers=[handler])
     _make_haste()
     with _alarm_clock() as alarm:
         channel = Channel(0, _own_stdout(), time.monotonic)
@@ -170,6 +171,15 @@ def _own_stdout() -> int:
     protocol = os.dup(1)
     os.dup2(2, 1)
     return protocol
+
+
+class PlainLog(logging.Formatter):
+    """Entries without control characters. Only the first line of an entry begins at the margin, so that a text that
+    another program sent cannot look like an entry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        return printable_lines(super().format(record)).replace("\n", "\n    ")
 
 
 class Alarm:

@@ -16,18 +16,31 @@ def plain(text: object) -> str:
     return _NOT_PLAIN.sub(_escape, str(text))
 
 
-def shown(text: str, encoding: str) -> str:
-    """What a terminal of this encoding shows of a text and does not obey."""
-    readable = "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return readable.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def printable(text: str, most: int = 300) -> str:
-    """One line of at most so many characters, without what a terminal or a log obeys: line breaks, control characters,
-    escapes. Such characters stand there as Python writes them; what is longer ends in ``…``."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+def printable(text: object, most: int = 300) -> str:
+    """One line of at most so many characters: control characters and line breaks are written as ``\\x1b`` and ``\\n``,
+    letters of any language stay, and what is longer ends in ``…``. For text that a process, a command or a load
+    balancer sent, before it becomes part of a message."""
+    line = _without_controls(str(text)[: most + 1])
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def printable_lines(text: str) -> str:
+    """The same lines without control characters."""
+    return "\n".join(map(_without_controls, text.split("\n")))
+
+
+def shown(text: str, encoding: str) -> str:
+    """What a terminal of this encoding shows of a text and does not obey."""
+    return printable_lines(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _without_controls(line: str) -> str:
+    return "".join(c if c.isprintable() else _escaped(c) for c in line)
+
+
 def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+    return _escaped(found[0])
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -517,6 +517,12 @@ def test_a_socket_whose_level_was_lowered_is_told(haproxy: FakeHaproxy, make: Ca
         make().hold({8000: "app"})
 
 
+def test_control_characters_in_an_answer_are_escaped(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+    haproxy.level = "op\x1b[2J"
+    with pytest.raises(GatePermissionError, match=r"is of level op\\x1b\[2J, so"):
+        make().check()
+
+
 def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[..., HaproxyGate]) -> None:
     with pytest.raises(GateError, match=r"has no backend 'web'; mend gate.backend_name. It has: app, other"):
         make("web").check()

@@ -186,6 +186,8 @@ def test_what_succeeds_says_nothing(tmp_path: Path) -> None:
         ("echo first; echo it is broken >&2; exit 3", "exited with 3: it is broken"),
         ("printf 'no line end'; exit 1", "exited with 1: no line end"),
         ("exit 1", "exited with 1"),
+        ("printf 'a\\033[2Jb\\rc\\n'; exit 1", "exited with 1: a\\x1b[2Jb\\rc"),
+        ("printf 'half \\033]0;t\\007'; exit 1", "exited with 1: half \\x1b]0;t\\x07"),
         ("kill -9 $$", "was ended by signal 9"),
     ],
 )

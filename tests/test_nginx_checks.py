@@ -311,12 +311,13 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, text: str, why: str) -> Non
 def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = tmp_path / "nginx"
     script.write_text(
-        "#!/bin/sh\necho 'nginx: [warn] x' >&2; echo 'nginx: [emerg] host not found in upstream' >&2; exit 1\n"
+        "#!/bin/sh\nexec >&2\necho 'nginx: [warn] x'\n"
+        "printf 'nginx: [emerg] host not\\033[2J found in upstream\\n'; exit 1\n"
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(balancers, "_version", lambda program: ())
-    with pytest.raises(UnreadableError, match=r"-T fails: nginx: \[emerg\] host not found in upstream"):
+    with pytest.raises(UnreadableError, match=r"-T fails: nginx: \[emerg\] host not\\x1b\[2J found in upstream"):
         read_nginx("")
 
 

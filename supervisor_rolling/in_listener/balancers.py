@@ -24,6 +24,7 @@ from typing import Any
 
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.model import BalancerPolicy
+from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.nginx import Nginx, nginx_of
 from supervisor_rolling.wire import dump, load
 
@@ -143,7 +144,7 @@ def _read_elsewhere(path: str) -> Nginx:
         ) from None
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise UnreadableError(said[-1] if said else f"its reader ended with {done.returncode}")
+        raise UnreadableError(printable(said[-1]) if said else f"its reader ended with {done.returncode}")
     return load(Nginx, json.loads(done.stdout))
 
 
@@ -199,7 +200,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         said = done.stderr.strip().splitlines()
         worst = next((line for line in said if "[emerg]" in line), said[-1] if said else f"status {done.returncode}")
-        raise UnreadableError(f"{' '.join(command)} fails: {worst}; mend that, or {_NAME_IT}")
+        raise UnreadableError(f"{' '.join(command)} fails: {printable(worst)}; mend that, or {_NAME_IT}")
     return done
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 
 from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Hook, HookJob, HookResult
+from supervisor_rolling.plain import printable
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -167,7 +168,7 @@ class _Printed:
             *lines, rest = (self._begun + data.decode("utf-8", "replace")).split("\n")
             self._begun = rest[-LINE:]
             for line in filter(str.strip, [*lines, *([rest] if not data else [])]):
-                self.last = line.strip()[:LINE]
+                self.last = printable(line.strip()[:LINE])
                 log.info("hook: %s", self.last)
         if self._begun.strip():
-            self.last = self._begun.strip()
+            self.last = printable(self._begun.strip())

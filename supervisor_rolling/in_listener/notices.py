@@ -20,6 +20,7 @@ from supervisor_rolling.in_listener.contracts import Sockets
 from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Notice, NoticeJob
+from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.peers import peer_of
 
 log = logging.getLogger("supervisor_rolling")
@@ -76,7 +77,7 @@ class _Notice(threading.Thread):
         try:
             log.info("%s: told by %s that it drains: answered %d", self._to, self.job.request, self._tell())
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
-            reason = str(error) or type(error).__name__
+            reason = printable(error) or type(error).__name__
             log.warning("%s: drains without the %s of drain.request: %s", self._to, self.job.request, reason)
         self.notice = replace(self.notice, is_over=True)
         self._on_change()

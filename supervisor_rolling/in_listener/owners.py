@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.model import Holder
+from supervisor_rolling.plain import printable
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 _ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
@@ -38,17 +39,17 @@ def listening_unix() -> dict[int, str]:
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as unix:
         rows = [line.split(maxsplit=7) for line in unix.readlines()[1:]]
     return {
-        int(row[6]): row[7].rstrip("\n")
+        int(row[6]): printable(row[7].rstrip("\n"))
         for row in rows
         if len(row) == 8 and int(row[3], 16) & _ACCEPTS and int(row[4], 16) == _STREAM
     }
 
 
 def name_of(pid: int) -> str:
-    """The name of a process as the kernel has it; empty where it is gone."""
+    """The name of a process as the kernel has it, printable: a process can choose it. Empty where it is gone."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            return comm.read().strip()
+            return printable(comm.read().strip())
     except _GONE:
         return ""
 
@@ -95,7 +96,7 @@ def started_as(pid: int) -> str:
     except (*_GONE, PermissionError):
         return ""
     names = [known.get(name.rstrip(b"="), b"").decode(errors="replace") for name in _NAMES]
-    return ":".join(names) if all(names) else ""
+    return printable(":".join(names)) if all(names) else ""
 
 
 def _holder(pids: Sequence[int]) -> Holder:

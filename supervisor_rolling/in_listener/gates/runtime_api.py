@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.plain import printable
 
 TIMEOUT = 2.0
 """Seconds for one call. HAProxy answers in a millisecond; this much means that it stands still."""
@@ -75,7 +76,7 @@ class RuntimeApi:
         """The servers of the backend, as they are now."""
         text = self._ask(f"show servers state {self.backend}")
         if _NO_BACKEND in text:
-            there = ", ".join(self._ask("show backend").split()[2:]) or "none"
+            there = printable(", ".join(self._ask("show backend").split()[2:])) or "none"
             raise GateError(
                 f"HAProxy ({self.path}) has no backend {self.backend!r}; mend gate.backend_name. It has: {there}"
             )
@@ -119,15 +120,16 @@ class RuntimeApi:
 
     def _order(self, commands: Sequence[str]) -> str:
         said = [self._ask("; ".join(commands[at : at + AT_ONCE])) for at in range(0, len(commands), AT_ONCE)]
-        text = "; ".join(dict.fromkeys(line for answer in said for line in answer.split("\n") if line.strip()))
+        lines = [printable(line) for answer in said for line in answer.split("\n") if line.strip()]
+        text = "; ".join(dict.fromkeys(lines))
         if _DENIED in text:
             raise self._not_admin("lower")
         return text
 
     def _not_admin(self, level: str) -> GatePermissionError:
         return GatePermissionError(
-            f"HAProxy's socket {self.path} is of level {level}, so no server can be drained: say `stats socket "
-            f"{self.path} level admin` in the global section of haproxy.cfg, and reload HAProxy"
+            f"HAProxy's socket {self.path} is of level {printable(level)}, so no server can be drained: say `stats "
+            f"socket {self.path} level admin` in the global section of haproxy.cfg, and reload HAProxy"
         )
 
     def _ask(self, command: str) -> str:

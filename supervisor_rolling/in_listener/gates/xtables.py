@@ -29,6 +29,7 @@ from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates import rules
 from supervisor_rolling.in_listener.gates.names import clean_comment
 from supervisor_rolling.model import GatePolicy
+from supervisor_rolling.plain import printable
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"
 """The chain in which ``probe`` tries a rule. One name for all owners: the next probe clears up after a killed one."""
@@ -267,7 +268,7 @@ def _holder(handle: int) -> str:
 
 def _program(pid: str) -> str:
     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-        return comm.read().strip()
+        return printable(comm.read().strip())
 
 
 # --- errors
