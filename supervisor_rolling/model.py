@@ -70,7 +70,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True)
 class WarmupRequest:
-    """One request of the warm-up list. An empty ``expect`` stands for any 2xx or 3xx."""
+    """One request of the warm-up list. An empty ``expect`` stands for any 2xx."""
 
     method: str = "GET"
     path: str = "/"
@@ -82,7 +82,7 @@ class WarmupRequest:
 
 @dataclass(frozen=True)
 class WarmupPolicy:
-    """``ready`` is asked until it answers 2xx or 3xx (empty: until the port accepts), then ``requests`` in order."""
+    """``ready`` is asked until it answers 2xx (empty: until the port accepts), then ``requests`` in order."""
 
     timeout: float = 60.0
     ready: str = ""
@@ -307,6 +307,7 @@ class Member:
     why: str = ""
     steps: tuple[Step, ...] = ()
     latencies: tuple[float, ...] = ()
+    statuses: tuple[int, ...] = ()  # of the same requests as the latencies
 
 
 @dataclass(frozen=True)
@@ -514,6 +515,7 @@ class Warmth:
     why: str = ""
     latencies: tuple[float, ...] = ()
     queued: float = 0.0
+    statuses: tuple[int, ...] = ()  # of the same requests as the latencies
 
 
 @dataclass(frozen=True)

@@ -299,8 +299,8 @@ class RollingNamespaceRPCInterface:
         @param string group    The group; empty: any
         @param int roll        The number of the roll; 0: the last one
         @return string json    The keys of getHistory; availability: an array of [seconds, processes available]; and
-                               processes: an array with name, stages: an array of [stage, seconds], latencies_ms of the
-                               warm-up, ...; seconds are those since the roll began
+                               processes: an array with name, stages: an array of [stage, seconds], latencies_ms and
+                               statuses of the warm-up, ...; seconds are those since the roll began
         """
         self._update("getRecord")
         roll = _whole("roll", roll)

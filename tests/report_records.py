@@ -10,7 +10,7 @@ Record = dict[str, Any]
 BEGAN = 1795548307.25
 """Tuesday 24 November 2026, 19:25:07 UTC."""
 
-NOT_WARM = "is not warm: GET / answered 500, expected 2xx or 3xx"
+NOT_WARM = "is not warm: GET / answered 500, expected 2xx"
 
 
 def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0) -> Record:
@@ -33,6 +33,7 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
         "connections_left": 0,
         "requests": len(latencies),
         "latencies_ms": [round(ms, 1) for ms in latencies],
+        "statuses": [200] * len(latencies),
         "stages": [[word, round(at, 3)] for word, at in zip(words, [*moments, moments[-1] + 0.1])],
         "drained": drained,
         "stopped": 0.0,

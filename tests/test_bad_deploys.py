@@ -30,7 +30,7 @@ FIRST = "app-8000"
 PATIENT = 60.0  # warmup.timeout of a good deploy
 WARM_WITHIN = 4.0  # seconds: a light process boots in a tenth of one, but not where others want the processors too
 LATE = f"is not warm after {WARM_WITHIN:g} s (warmup.timeout): "
-BROKEN = "is not warm: GET / answered 500, expected 2xx or 3xx"
+BROKEN = "is not warm: GET / answered 500, expected 2xx"
 FATAL = "went down while it was warmed up: FATAL: Exited too quickly"
 
 

@@ -34,7 +34,9 @@ from supervisor_rolling.pure.records import LOST, head, head_of, record
 BEGAN = 1790000000.125
 NOW = 1100.0
 WAY = (Step(Stage.DRAINING, 1000.0), Step(Stage.WARMING, 1001.0), Step(Stage.OPEN, 1002.0))
-MEMBER = Member("app-1", (8001,), replaced=True, steps=WAY, latencies=(700.0, 3.0), timing=Timing(drained=0.5))
+MEMBER = Member(
+    "app-1", (8001,), replaced=True, steps=WAY, latencies=(700.0, 3.0), statuses=(200, 301), timing=Timing(drained=0.5)
+)
 
 
 def a_roll(number: int = 1, status: Status = Status.RUNNING, group: str = "app", **changes: Any) -> Roll:

@@ -124,6 +124,15 @@ def test_a_start_of_a_moment_is_left_out_because_its_startsecs_count_as_warming(
     )
 
 
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [((200,) * 11, ""), ((200, 301, 200, 404, 404), ", statuses 200 x 2, 301 x 1, 404 x 2"), ((), "")],
+)
+def test_statuses_stand_in_the_line_where_not_all_are_200(statuses: tuple[int, ...], told: str) -> None:
+    warm = replace(NEW, timing=Timing(warmed=1.02), statuses=statuses)
+    assert line_of(warm) == f"app-1  warmed 1.0 s (11 requests 730 → 3 ms{told}) · open"
+
+
 def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
     line = line_of(NEW, signs=ASCII)
     assert line == (

@@ -238,6 +238,11 @@ def test_a_duration_is_told_in_the_units_that_people_use(seconds: float, text: s
     assert lasting(seconds) == text
 
 
+def test_a_warm_up_with_other_answers_than_200_says_so() -> None:
+    process = {"requests": 3, "latencies_ms": [894.0, 5.0, 4.0], "statuses": [302, 200, 302]}
+    assert requests_text(process) == "3 requests, 894 → 4 ms, statuses 200 x 1, 302 x 2"
+
+
 @pytest.mark.parametrize(
     ("requests", "latencies", "text"),
     [

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -25,6 +26,8 @@ from supervisor_rolling.in_listener.threads import Slots
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
 from supervisor_rolling.model import Connections, GatePolicy, Holder, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
 from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.dialects import H2_PREFACE
+from supervisor_rolling.pure.replies import MAX_REDIRECTS
 from tests.lab.hosts import Host
 
 NAME = "app:app-1"
@@ -60,6 +63,7 @@ class Server:
         self.answer: Answer = lambda asked: 200
         self.hangs = threading.Event()
         self.hangs.set()
+        self.location = "/elsewhere"  # to which a redirect leads
         self.trickles = False  # a byte every hundredth of a second, and no end
         self._http = self._listening(address, port)
         self.port = int(self._http.server_address[1])
@@ -70,6 +74,10 @@ class Server:
     @property
     def lines(self) -> list[str]:
         return [asked.line for asked in self.asked]
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
 
     def _listening(self, address: str, port: int) -> ThreadingHTTPServer:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -106,7 +114,7 @@ class Server:
                     return
                 self.send_response(status)
                 if 300 <= status < 400:
-                    self.send_header("Location", "/elsewhere")
+                    self.send_header("Location", server.location)
                 self.send_header("Content-Length", "100000" if server.trickles else "0")
                 self.end_headers()
                 until = time.monotonic() + DEADLINE
@@ -226,18 +234,41 @@ def test_the_first_and_the_last_request_are_timed(server: Server, warmer: Warmer
     assert warmth.last_ms != warmth.first_ms
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 399])
-def test_ready_is_any_2xx_or_3xx(server: Server, warmer: Warmer, status: int) -> None:
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_ready_is_any_2xx(server: Server, warmer: Warmer, status: int) -> None:
     server.answer = lambda asked: status
     assert warmer.until_over(server.port, ready="/health").state == "warm"
     assert server.lines == ["GET /health"]
 
 
-@pytest.mark.parametrize("status", [404, 400, 500, 503])
+@pytest.mark.parametrize("status", [500, 503, 429])
 def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status: int) -> None:
-    server.answer = lambda asked: 200 if len(server.asked) > 3 else status
+    server.answer = lambda asked: 200 if len(server.asked) > 5 else status
     assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
-    assert server.lines == ["GET /health"] * 4 + ["GET /"]
+    assert server.lines == ["GET /health"] * 6 + ["GET /"]
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (400, "set headers: {Host: a name that it serves}"),
+        (401, "set headers: {Authorization: ...}"),
+        (403, "set headers: {Authorization: ...}"),
+        (404, "correct the path"),
+    ],
+)
+def test_ready_that_is_refused_three_times_fails_with_the_fix(
+    server: Server, warmer: Warmer, status: int, fix: str
+) -> None:
+    server.answer = lambda asked: status
+    warmth = warmer.until_over(server.port, ready="/health")
+    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert warmth.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path"
+
+
+def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: {1: 404, 2: 503, 3: 404, 4: 404}.get(len(server.asked), 200)
+    assert warmer.until_over(server.port, ready="/health").state == "warm"
 
 
 def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
@@ -256,7 +287,7 @@ def test_an_unexpected_answer_ends_it_at_once_with_words(server: Server, warmer:
     server.answer = lambda asked: 500 if asked.path == "/b" else 200
     warmth = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
     assert (warmth.state, warmth.requests) == ("failed", 1)
-    assert warmth.why == "GET /b answered 500, expected 2xx or 3xx"
+    assert warmth.why == "GET /b answered 500, expected 2xx"
     assert server.lines == ["GET /a", "GET /b"]
 
 
@@ -284,10 +315,52 @@ def test_the_headers_of_all_go_with_ready_too(server: Server, warmer: Warmer) ->
     assert server.asked[0].headers["Host"] == "example.org"
 
 
-def test_no_redirect_is_followed(server: Server, warmer: Warmer) -> None:
+# --- redirects
+
+
+@pytest.mark.parametrize(
+    "location", ["/there", "there", "http://{own}/there", "//{own}/there", "http://EXAMPLE.org/there"]
+)
+def test_a_redirect_that_stays_at_the_process_is_followed(server: Server, warmer: Warmer, location: str) -> None:
+    server.answer = lambda asked: 200 if asked.path == "/there" else 301
+    server.location = location.format(own=f"127.0.0.1:{server.port}")
+    policy: dict[str, Any] = {"headers": {"Host": "example.org"}, "ready": "/health", "requests": gets("/")}
+    warmth = warmer.until_over(server.port, **policy)
+    assert server.lines == ["GET /health", "GET /there", "GET /", "GET /there"], warmth.why
+    assert (warmth.state, warmth.requests, warmth.statuses) == ("warm", 1, (200,))
+    assert {asked.headers["Host"] for asked in server.asked} == {"example.org"}
+
+
+def test_a_redirect_to_https_fails_and_names_the_header(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 301
+    server.location = "https://example.org/"
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, server.lines) == ("failed", ["GET /"])
+    assert warmth.why == (
+        "GET / answers 301 to https://example.org/. Fix: set headers: {X-Forwarded-Proto: https}, or expect: [301]"
+    )
+
+
+def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 301
+    server.location = "https://example.org/\r\n\x1b[31m"
+    warmth = warmer.until_over(server.port, ready="/health")
+    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert warmth.why.endswith("Fix: set headers: {X-Forwarded-Proto: https}, or name another path")
+    assert warmth.why.isprintable()
+
+
+def test_an_expected_redirect_is_not_followed(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 302
-    assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
-    assert server.lines == ["GET /health", "GET /"]
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/", expect=(200, 302)),))
+    assert (warmth.state, server.lines, warmth.statuses) == ("warm", ["GET /"], (302,))
+
+
+def test_redirects_in_a_circle_end(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 302
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, len(server.asked)) == ("failed", 1 + MAX_REDIRECTS)
+    assert "answers 302 to /elsewhere. Fix: " in warmth.why
 
 
 def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,6 +544,110 @@ def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, war
     assert time.monotonic() - began < 1.7
 
 
+# --- what is no HTTP, or never ends
+
+
+class Raw:
+    """A server that answers what comes with bytes of its own, and hangs up."""
+
+    def __init__(self, keep: ExitStack, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self._listening = keep.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.port = int(self._listening.getsockname()[1])
+        self.connections = 0
+        thread = threading.Thread(target=self._serve)
+        thread.start()
+        keep.callback(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections += 1
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(self._answer(connection.recv(65536)))
+
+
+TLS_ALERT = bytes.fromhex("15030100020246")
+SETTINGS = H2_PREFACE[-9:]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (TLS_ALERT, "speaks TLS, and a warm-up asks in plain HTTP. Fix: "),
+        (SETTINGS, "speaks HTTP/2 alone. Fix: let it serve HTTP/1.1 as well"),
+        (b"-ERR unknown command 'GET'\r\n", "speaks Redis, not HTTP. Fix: correct `ports`"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH, not HTTP."),
+        (b"J\x00\x00\x00\x0a8.0.36\x00", "speaks MySQL, not HTTP."),
+        (b"\x1b[2Jhello\nworld", "does not speak HTTP: it sends '\\x1b[2Jhello\\nworld'. Fix: "),
+    ],
+)
+def test_another_protocol_is_named_by_its_first_bytes(keep: ExitStack, warmer: Warmer, sent: bytes, words: str) -> None:
+    server = Raw(keep, lambda _: sent)
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert warmth.state == "failed"
+    assert warmth.why.startswith(f"port {server.port} {words}"), warmth.why
+    assert warmth.why.isprintable()
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("hello", "answer", "words"),
+    [(b"\x16\x03", TLS_ALERT, "speaks TLS"), (H2_PREFACE[:14], SETTINGS, "speaks HTTP/2 alone")],
+)
+def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
+    keep: ExitStack, warmer: Warmer, hello: bytes, answer: bytes, words: str
+) -> None:
+    server = Raw(keep, lambda asked: answer if asked.startswith(hello) else b"")
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.why.startswith(f"port {server.port} {words}")) == ("failed", True), warmth.why
+
+
+def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", key]
+    subprocess.run([*make, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = Server(keep)
+    server.wrap(context)
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.why.startswith(f"port {server.port} speaks TLS")) == ("failed", True), warmth.why
+
+
+def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStack, warmer: Warmer) -> None:
+    text = b"The plain HTTP request was sent to HTTPS port"
+    server = Raw(keep, lambda _: b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    why = warmer.until_over(server.port, requests=gets("/")).why
+    assert why.startswith("GET / answered 400, expected 2xx. Fix: let it serve plain HTTP: it seems to want TLS"), why
+
+
+def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warmer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while not over.wait(0.02):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        began = time.monotonic()
+        warmth = warmer.until_over(listening.getsockname()[1], ready="/health", timeout=0.8)
+        over.set()
+        thread.join()
+    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+    assert time.monotonic() - began < DEADLINE / 2
+
+
 def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
     def broken(port: int) -> tuple[str, ...]:
         raise RuntimeError("out of luck")
@@ -498,15 +675,20 @@ def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warme
     assert server.lines == ["GET /"]
 
 
-def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server, warmer: Warmer) -> None:
+def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server) -> None:
     """Its listener was away meanwhile, and counts that time for nobody."""
     server.answer = lambda asked: 503
+    may_look = threading.Event()
+    may_look.set()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if may_look.wait(DEADLINE) else ())
     policy: dict[str, Any] = {"ready": "/health", "timeout": 0.3}
     late = warmer.until_over(server.port, **policy)
     assert late.state == "late"
+    may_look.clear()
     again = warmer.tend(server.port, **policy)
     assert (again.state, again.why) == ("warming", late.why)
     server.answer = lambda asked: 200
+    may_look.set()
     assert warmer.until_over(server.port, **policy).state == "warm"
 
 
@@ -719,7 +901,8 @@ def test_one_that_listens_on_all_addresses_of_ipv6_alone_is_asked_by_ipv6(
     keep: ExitStack, warmer: Warmer, bypass: str
 ) -> None:
     server = Server(keep, "::")
-    assert warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/"))
+    assert warmth.state == "warm", warmth.why
     assert server.asked[0].peer == "::1"
 
 

@@ -93,6 +93,7 @@ members = st.builds(
     why=names,
     steps=st.lists(st.builds(Step, st.sampled_from(Stage), seconds), max_size=3).map(tuple),
     latencies=st.lists(seconds, max_size=3).map(tuple),
+    statuses=st.lists(st.integers(100, 599), max_size=3).map(tuple),
 )
 rolls = st.builds(
     Roll,
@@ -268,7 +269,7 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
         Roll: 24,
-        Member: 24,
+        Member: 25,
         Connection: 5,
         Watch: 4,
         Ward: 13,

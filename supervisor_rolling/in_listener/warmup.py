@@ -2,7 +2,9 @@
 
 A warm-up runs in a thread of its own, so that a slow one delays neither the others nor a lease; ``tend`` says which
 processes shall be warm and gets back how far each is. First the port has to accept, then ``ready`` is asked until
-it answers 2xx or 3xx, then the list is sent in order. An answer that is not expected ends the warm-up; a connection
+it answers 2xx, then the list is sent in order. A redirect is followed as long as it stays at the process. An answer
+that is not expected ends the warm-up, and so does another protocol than HTTP/1; of ``ready``, after three times, one
+that is about what was asked (400, 401, 403, 404, a redirect elsewhere). A connection
 that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
 tried again until the deadline. Then the warm-up is *late*, and says what it waited for. Whoever still wants it then was
 away meanwhile and counts that time for nobody: it begins anew.
@@ -14,17 +16,23 @@ deadline does not run while a process waits for that (``Warmth.queued``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.util.connection import create_connection
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
@@ -33,7 +41,18 @@ from supervisor_rolling.in_listener.hooks import ENDED_WITHIN
 from supervisor_rolling.in_listener.hooks import run as run_hook
 from supervisor_rolling.in_listener.threads import Slots, at_usual_priority
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
+from supervisor_rolling.plain import printable
+from supervisor_rolling.pure.dialects import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
 from supervisor_rolling.pure.ports import held_text
+from supervisor_rolling.pure.replies import (
+    MAX_REDIRECTS,
+    Reply,
+    is_expected,
+    is_lasting,
+    redirected,
+    unexpected_text,
+    unready_text,
+)
 
 SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
 
@@ -55,9 +74,24 @@ NEWS_AFTER = 0.5
 what it answered until then is."""
 
 LATENCIES = 100
-"""How many latencies of a warm-up are kept: what it looks like is seen by then, and the roll stays small."""
+"""How many latencies and statuses of a warm-up are kept: what it is like is seen by then, and the roll stays small."""
+
+MAX_REFUSALS = 3
+"""Answers of ``ready`` that are about what was asked, after which it is not asked again."""
+
+REFUSED_EVERY = 0.5
+"""Seconds from one of them to the next: a process that boots may not know all of its paths yet."""
+
+PROBED_AT = frozenset({3, 30})
+"""How many connections in a row have to end without a byte until it is tried whether TLS or HTTP/2 is spoken there."""
+
+PROBED_FOR = 2.0  # seconds at most for each of the two
+
+FIRST = 64  # bytes of an answer that tell its protocol
 
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
+BEGINNING = 1000  # bytes of it that may tell what is wrong
+WHY = 600  # characters
 
 V4_LOOPBACK, V6_LOOPBACK = "127.0.0.1", "::1"
 
@@ -116,6 +150,7 @@ class _Warmup(threading.Thread):
         self._on_change = on_change
         self._deadline = time.monotonic() + job.policy.timeout
         self._queued_at = 0.0
+        self._wire = _Wire()
         self.start()
 
     def drop(self) -> None:
@@ -134,21 +169,24 @@ class _Warmup(threading.Thread):
         try:
             self._warm()
         except _LateError as error:
-            self.warmth = replace(self.warmth, state="late", why=str(error))
+            self._end("late", str(error))
         except _NotWarmError as error:
-            self.warmth = replace(self.warmth, state="failed", why=str(error))
+            self._end("failed", str(error))
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the roll
-            self.warmth = replace(self.warmth, state="failed", why=f"{type(error).__name__}: {error}")
+            self._end("failed", f"{type(error).__name__}: {error}")
         self._slots.leave(self)
         self._on_change()
+
+    def _end(self, state: str, why: str = "") -> None:
+        self.warmth = replace(self.warmth, state=state, why=printable(why, WHY))
 
     def _warm(self) -> None:
         base = self._base_url()
         self._queue()
-        with _session(self.job.bypass) as session:
+        with _session(self.job.bypass, self._wire) as session:
             self._ask(session, base)
         self._run_hook()
-        self.warmth = replace(self.warmth, state="warm", why="")
+        self._end("warm")
 
     def _ask(self, session: requests.Session, base: str) -> None:
         policy = self.job.policy
@@ -156,8 +194,10 @@ class _Warmup(threading.Thread):
             self._until_ready(session, base, WarmupRequest(path=policy.ready))
         for request in _each(policy.requests):
             started = time.monotonic()
-            _require(request, self._send(session, base, request))
-            self._count((time.monotonic() - started) * 1000)
+            asked, reply = self._fetch(session, base, request)
+            if not is_expected(asked, reply.status):
+                raise _NotWarmError(unexpected_text(asked, reply, policy.headers))
+            self._count((time.monotonic() - started) * 1000, reply.status)
 
     def _queue(self) -> None:
         """Wait for a slot; the deadline is put off by as much."""
@@ -167,6 +207,7 @@ class _Warmup(threading.Thread):
         self._slots.enter(self.job.rank, self.dropped)
         queued = time.monotonic() - began
         self._deadline += queued
+        self._wire.deadline = self._deadline
         self.warmth, self._queued_at = replace(self.warmth, queued=queued, why=""), 0.0
         self._require_time("there was no time left")
 
@@ -207,36 +248,67 @@ class _Warmup(threading.Thread):
         return f"; it listens on {ports}: mend the ports in rolling.yaml, or the program" if ports else ""
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
-        began = time.monotonic()
+        began, refusals = time.monotonic(), 0
         while True:
-            status = self._send(session, base, request)
-            if _is_expected(request, status):
+            asked, reply = self._fetch(session, base, request)
+            if is_expected(asked, reply.status):
                 self.warmth = replace(self.warmth, why="")
                 return
-            self._wait(f"GET {request.path} (ready) answers {status}", began)
+            why = unready_text(asked, reply, self.job.policy.headers)
+            refusals = refusals + 1 if is_lasting(reply) else 0
+            if refusals >= MAX_REFUSALS:
+                raise _NotWarmError(why)
+            self._wait(why, began, REFUSED_EVERY if refusals else RETRY_EVERY)
 
-    def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> int:
-        """The status of the answer, when all of it has come; attempts that break are repeated until the deadline."""
-        first = time.monotonic()
+    def _fetch(self, session: requests.Session, base: str, request: WarmupRequest) -> tuple[WarmupRequest, Reply]:
+        """The answer, and the request that it answers: another one where redirects were followed."""
+        reply = self._send(session, base, request)
+        for _ in range(MAX_REDIRECTS):
+            following = redirected(request, reply, self.job.policy.headers, base.partition("//")[2])
+            if following is None:
+                break
+            request, reply = following, self._send(session, base, following)
+        return request, reply
+
+    def _send(self, session: requests.Session, base: str, request: WarmupRequest) -> Reply:
+        """The answer, when all of it has come; attempts that break are repeated until the deadline."""
+        first, mute = time.monotonic(), 0
         while True:
             began = time.monotonic()
             try:
                 with self._begin(session, base, request) as answer:
-                    self._swallow(answer, request, began)
-                    return answer.status_code
+                    beginning = self._swallow(answer, request, began)
+                    return Reply(answer.status_code, answer.headers.get("Location", ""), beginning)
             except requests.Timeout:
                 raise _LateError(self._cut_off(request, began, "did not answer")) from None
             except (requests.RequestException, HTTPError) as error:
+                if not may_be_http(self._wire.first):
+                    raise _NotWarmError(not_http_text(self.job.ports[0], self._wire.first)) from None
+                mute = 0 if self._wire.first or "refused" in str(error) else mute + 1
+                if mute in PROBED_AT:
+                    self._probe(base)
                 self._wait(f"{request.method} {request.path}: {_reason(error)}", first)
 
-    def _swallow(self, answer: requests.Response, request: WarmupRequest, began: float) -> None:
-        """Read all of an answer as it comes: to wait for a whole piece of one that trickles is to miss the deadline."""
+    def _probe(self, base: str) -> None:
+        """Raise where a process that ends connections without a byte answers in TLS or HTTP/2."""
+        for name, hello in ((TLS, _tls_hello()), (HTTP_2, H2_PREFACE)):
+            seconds = min(PROBED_FOR, max(RETRY_EVERY, self._deadline - time.monotonic()))
+            answer = _answer_to(hello, base, self.job.bypass, seconds)
+            if spoken(answer) == name:
+                raise _NotWarmError(not_http_text(self.job.ports[0], answer))
+
+    def _swallow(self, answer: requests.Response, request: WarmupRequest, began: float) -> bytes:
+        """Read all of an answer as it comes: to wait for a whole piece of one that trickles is to miss the deadline.
+        Returns its first bytes."""
         read = getattr(answer.raw, "read1", answer.raw.read)  # an old urllib3 has none
+        beginning = b""
         try:
-            while read(CHUNK, decode_content=False):
+            while data := read(CHUNK, decode_content=False):
+                beginning = beginning or data[:BEGINNING]
                 self._require_time(self._cut_off(request, began, "did not end its answer"))
         except ReadTimeoutError:
             raise _LateError(self._cut_off(request, began, "did not end its answer")) from None
+        return beginning
 
     def _cut_off(self, request: WarmupRequest, began: float, what: str) -> str:
         is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmth.why
@@ -244,6 +316,7 @@ class _Warmup(threading.Thread):
 
     def _begin(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
         self._require_time(self.warmth.why or f"there was no time left for {request.method} {request.path}")
+        self._wire.first = b""
         return session.request(
             request.method,
             base + request.path,
@@ -265,7 +338,7 @@ class _Warmup(threading.Thread):
 
     def _wait(self, why: str, began: float, least: float = RETRY_EVERY) -> None:
         """Until it is tried again: the longer, the longer it has been waited for since ``began``."""
-        self.warmth = replace(self.warmth, why=why)
+        self.warmth = replace(self.warmth, why=printable(why, WHY))
         if self._is_late():
             raise _LateError(why)
         now = time.monotonic()
@@ -273,7 +346,7 @@ class _Warmup(threading.Thread):
         if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - now))):
             raise _NotWarmError("no longer wanted")
 
-    def _count(self, milliseconds: float) -> None:
+    def _count(self, milliseconds: float, status: int) -> None:
         first = self.warmth.first_ms if self.warmth.requests else milliseconds
         latencies = (*self.warmth.latencies, round(milliseconds, 1))[:LATENCIES]
         self.warmth = replace(
@@ -282,6 +355,7 @@ class _Warmup(threading.Thread):
             first_ms=round(first, 1),
             last_ms=round(milliseconds, 1),
             latencies=latencies,
+            statuses=(*self.warmth.statuses, status)[:LATENCIES],
             why="",
         )
 
@@ -294,15 +368,60 @@ class _LateError(Exception):
     """What it waited for when its time was over."""
 
 
+class _Wire:
+    """What the connections of a warm-up have in common: when all is over for them, and the first bytes that the latest
+    has received."""
+
+    deadline = float("inf")
+    first = b""
+
+
+class _Socket(socket.socket):
+    """A connection with one deadline for all that it receives: http.client has one for each piece, so that headers that
+    trickle never end."""
+
+    wire: _Wire
+
+    def recv_into(self, *where: Any) -> int:
+        """As a socket's. Ends at once where what comes is not HTTP/1: the line that it waits for may never end."""
+        left = self.wire.deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("timed out")
+        self.settimeout(min(left, threading.TIMEOUT_MAX))
+        count = super().recv_into(*where)
+        if len(self.wire.first) < FIRST:
+            self.wire.first += bytes(where[0][: min(count, FIRST)])
+            if not may_be_http(self.wire.first):
+                raise ConnectionError("it is not HTTP/1")
+        return count
+
+
 class _Adapter(HTTPAdapter):
     """Connections that pass a closed gate."""
 
-    def __init__(self, bypass: str) -> None:
+    def __init__(self, bypass: str, wire: _Wire) -> None:
         self._pass = _passing(bypass)
+        self._wire = wire
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        """As an HTTPAdapter's, with connections of our own."""
+        wire = self._wire
+
+        class Connection(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                assert self.sock is not None
+                own = self.sock.gettimeout()
+                self.sock = _Socket(fileno=self.sock.detach())
+                self.sock.settimeout(own)
+                self.sock.wire = wire
+
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = Connection
+
         super().init_poolmanager(connections, maxsize, block, **options, **self._pass)
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool}
 
 
 def _passing(bypass: str) -> dict[str, Any]:
@@ -313,11 +432,34 @@ def _passing(bypass: str) -> dict[str, Any]:
     return {}
 
 
-def _session(bypass: str) -> requests.Session:
+def _session(bypass: str, wire: _Wire) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a proxy variable would send the warm-up elsewhere
-    session.mount("http://", _Adapter(bypass))
+    session.mount("http://", _Adapter(bypass, wire))
     return session
+
+
+def _tls_hello() -> bytes:
+    """What a client of TLS sends first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    hello = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
+    return hello.read()
+
+
+def _answer_to(hello: bytes, base: str, bypass: str, seconds: float) -> bytes:
+    """The first bytes of an answer; none where there are none in time."""
+    url = urlsplit(base)
+    assert url.hostname
+    assert url.port
+    try:
+        with create_connection((url.hostname, url.port), seconds, **_passing(bypass)) as own:
+            own.sendall(hello)
+            return own.recv(FIRST)
+    except OSError:
+        return b""
 
 
 def reached_at(addresses: tuple[str, ...], bypass: str) -> str:
@@ -342,16 +484,6 @@ def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:
     for request in wanted:
         for _ in range(request.count):
             yield request
-
-
-def _require(request: WarmupRequest, status: int) -> None:
-    if not _is_expected(request, status):
-        wanted = " or ".join(map(str, request.expect)) or "2xx or 3xx"
-        raise _NotWarmError(f"{request.method} {request.path} answered {status}, expected {wanted}")
-
-
-def _is_expected(request: WarmupRequest, status: int) -> bool:
-    return status in request.expect if request.expect else 200 <= status < 400
 
 
 def _reason(error: Exception) -> str:

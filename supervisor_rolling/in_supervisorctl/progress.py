@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.model import Connection
 from supervisor_rolling.pure.lasting import count_text, left_texts
+from supervisor_rolling.pure.replies import statuses_text
 
 View = Mapping[str, Any]
 
@@ -306,7 +307,9 @@ def _warmed(process: View, signs: Signs) -> str:
     if not process["requests"]:
         return f"ready {process['warmed']:.1f} s"
     latencies = f"{process['first_ms']:.0f} {signs.arrow} {process['last_ms']:.0f} ms"
-    return f"warmed {process['warmed']:.1f} s ({_count(process['requests'], 'request')} {latencies})"
+    statuses = statuses_text(process.get("statuses", ()))  # an older supervisord does not tell
+    told = f", statuses {statuses}" if statuses else ""
+    return f"warmed {process['warmed']:.1f} s ({_count(process['requests'], 'request')} {latencies}{told})"
 
 
 def _present(process: View) -> str:

@@ -56,6 +56,7 @@ PROCESS: View = {
     "connections_left": 0,
     "requests": 0,
     "latencies_ms": [],
+    "statuses": [],
     "stages": [],
     "stopped": 0.0,
 }
@@ -116,6 +117,7 @@ def _process(told: dict[str, Any], stages: Sequence[Any], ends: float) -> dict[s
         **told,
         "ports": [port for port in told["ports"] if _is_number(port)],
         "latencies_ms": numbers,
+        "statuses": [status for status in told["statuses"] if type(status) is int and 100 <= status < 600],
         "requests": max(told["requests"], len(numbers)),
         "spans": spans,
         "times": times(spans),

@@ -9,6 +9,7 @@ from typing import Any
 from supervisor_rolling.in_supervisorctl.report_record import times
 from supervisor_rolling.pure.lasting import count_text
 from supervisor_rolling.pure.records import LOST
+from supervisor_rolling.pure.replies import statuses_text
 
 View = Mapping[str, Any]
 
@@ -57,7 +58,8 @@ def requests_text(process: View) -> str:
         return counted(number, "request")
     cut = f", the first {len(known)}" if len(known) < number else ""
     took = from_to(known[0], known[-1]) if len(known) > 1 else f"{ms(known[0])} ms"
-    return f"{counted(number, 'request')}{cut}, {took}"
+    statuses = statuses_text(process.get("statuses", ()))
+    return f"{counted(number, 'request')}{cut}, {took}{statuses and f', statuses {statuses}'}"
 
 
 def words(process: View, status: str) -> str:

@@ -121,6 +121,7 @@ MEMBER: Shape = {
     "why": TEXT,
     "steps": Added(ListOf(RowOf(STAGES, NUMBER))),
     "latencies": Added(ListOf(NUMBER)),
+    "statuses": Added(ListOf(WHOLE)),
 }
 WARD: Shape = {
     "name": TEXT,

@@ -65,15 +65,16 @@ def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN.
-    ``oldest_left``: the fields of ``model.Connection`` for each of the oldest few that were left at the drain's
-    deadline."""
+    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
+    the first requests of its warm-up; none where all were 200. ``oldest_left``: the fields of ``model.Connection`` for
+    each of the oldest few that were left at the drain's deadline."""
     names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
     counts = ("connections_left", "requests", "first_ms", "last_ms")
     return {
         **{key: member[key] for key in names + counts},
         "killed": member.get("killed", False),
         "deaths": member.get("deaths", 0),
+        "statuses": [] if set(member.get("statuses", ())) <= {200} else member["statuses"],
         "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
         "oldest_left": [_connection_view(connection) for connection in member.get("oldest_left", ())],

@@ -268,7 +268,7 @@ def _leave(member: Member, seen: Seen) -> Member:
     cold = member.stage is Stage.FAILED
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
     member = replace(member, pid=0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
-    return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), why="")
+    return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), statuses=(), why="")
 
 
 def _candidates(roll: Roll, seen: Seen) -> list[Member]:

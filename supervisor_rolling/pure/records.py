@@ -77,6 +77,7 @@ def _process(member: Member, roll: Roll) -> dict[str, Any]:
         "connections_left": member.connections_left,
         "requests": member.requests,
         "latencies_ms": list(member.latencies),
+        "statuses": list(member.statuses),
         "stages": [[step.stage.value, _since(step.at, roll)] for step in member.steps],
         **{key: round(seconds, 3) for key, seconds in vars(member.timing).items()},
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from supervisor_rolling.model import Member, Roll, Stage, Status, Ward, Watch
 from supervisor_rolling.pure.lasting import count_text, left_texts
+from supervisor_rolling.pure.replies import statuses_text
 
 
 def changes(old: Roll, new: Roll) -> Iterator[str]:
@@ -50,7 +51,9 @@ def _stage_text(before: Member, after: Member) -> str:
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
         return f"restarting (drained {after.timing.drained:.2f} s{_left(after)})"
     if after.stage is Stage.SETTLING:
-        return f"open (pid {after.pid}, warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms)"
+        statuses = statuses_text(after.statuses)
+        warmed = f"warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms"
+        return f"open (pid {after.pid}, {warmed}{statuses and f', statuses {statuses}'})"
     if after.stage is Stage.OPEN and after.replaced:
         return f"available (settled {after.timing.settled:.1f} s)"
     return str(after.stage.value)

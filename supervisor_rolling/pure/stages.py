@@ -272,7 +272,7 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
     if warmth is None or warmth.pid != process.pid:
         return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=state_text(process)))
     member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
-    member = replace(member, latencies=warmth.latencies)
+    member = replace(member, latencies=warmth.latencies, statuses=warmth.statuses)
     if warmth.state == "warm":
         return _warm(member, process, roll, seen)
     if warmth.state == "failed":
