@@ -239,8 +239,7 @@ def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -
         wait = max(due, rested) - time.monotonic()
         readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], wait)
         if deaths.fileno() in readable:
-            roller.notice_deaths()
-            due = 0.0
+            due = min(due, time.monotonic() + roller.notice_deaths())
         if alarm.reading in readable:
             alarm.quiet()
             due = 0.0

@@ -489,6 +489,19 @@ def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
     assert roller.hear([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
 
 
+def test_flapping_process_asks_for_no_turn_at_once():
+    world, roller = guarded()
+    world.crash("app-3")
+    assert roller.notice_deaths() == 0.0
+    roller.hear([Change("app", "app-3", "EXITED", "RUNNING", 1)])
+    assert roller.hear([Change("app", "app-3", "STARTING", "EXITED")]) == 0.0, "its first exit"
+    roller.hear([Change("app", "app-3", "EXITED", "RUNNING", 2)])
+    assert roller.hear([Change("app", "app-3", "STARTING", "EXITED")]) > 0.0
+    world.crash("app-4")
+    assert roller.notice_deaths() == 0.0, "another process"
+    assert set(world.closed_until) == {8003, 8004}
+
+
 def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
     chance = random.Random(3)
     world, roller = guarded()

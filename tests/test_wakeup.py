@@ -8,10 +8,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from supervisor import events
-from supervisor.events import SupervisorStoppingEvent
+from supervisor.events import (
+    ProcessStateBackoffEvent,
+    ProcessStateEvent,
+    ProcessStateExitedEvent,
+    ProcessStateStoppedEvent,
+    SupervisorStoppingEvent,
+)
 from supervisor.poller import PollPoller
 from supervisor.tests.base import DummyOptions, DummySupervisor
 
@@ -117,6 +124,12 @@ def child_exits(loop: Loop) -> float:
     return took
 
 
+def reaped(lived: float = 3600.0, kind: type[ProcessStateEvent] = ProcessStateExitedEvent) -> None:
+    """supervisord tells that it has reaped a child which lived for so many seconds."""
+    process = SimpleNamespace(laststart=time.time() - lived, pid=1, backoff=1)
+    events.notify(kind(process, 0, expected=False))
+
+
 def test_without_it_the_exit_of_a_child_does_not_end_the_wait(loop: Loop) -> None:
     child = subprocess.Popen(["sleep", "0.05"])
     assert not loop.turn(0.4)
@@ -129,6 +142,7 @@ def test_the_exit_of_a_child_ends_a_long_wait_at_once(loop: Loop) -> None:
 
 def test_the_echo_ends_the_next_wait_and_then_nothing_spins(loop: Loop) -> None:
     child_exits(installed(loop))
+    reaped()
     assert loop.turn(LONG)
     assert not loop.turn(0.1)
     assert not loop.turn(0.0)
@@ -138,14 +152,67 @@ def test_every_exit_wakes_anew(loop: Loop) -> None:
     installed(loop)
     for _ in range(3):
         assert child_exits(loop) < SOON
+        reaped()
         assert [loop.turn(0.1), loop.turn(0.1)] == [True, False]
 
 
-def test_many_signals_at_once_are_one_echo(loop: Loop) -> None:
+def test_exit_within_a_second_gets_no_echo(loop: Loop) -> None:
+    child_exits(installed(loop))
+    reaped(lived=0.2)
+    assert not loop.turn(0.1)
+
+
+def test_signal_of_short_life_is_read_when_it_is_reaped(loop: Loop) -> None:
+    installed(loop)
+    os.kill(os.getpid(), signal.SIGCHLD)  # after the wait, before supervisord reaps
+    reaped(lived=0.2)
+    assert not loop.turn(0.1)
+
+
+@pytest.mark.parametrize("kind", [ProcessStateBackoffEvent, ProcessStateStoppedEvent])
+def test_short_life_that_cannot_repeat_at_once_gets_echo(loop: Loop, kind: type[ProcessStateEvent]) -> None:
+    installed(loop)
+    reaped(0.2, kind)
+    assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
+
+
+@pytest.mark.parametrize("order", [(0.2, 3600.0), (3600.0, 0.2)])
+def test_crash_beside_a_flapping_process_gets_echo(loop: Loop, order: tuple[float, float]) -> None:
+    installed(loop)
+    os.kill(os.getpid(), signal.SIGCHLD)
+    for lived in order:
+        reaped(lived)
+    assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
+
+
+def test_other_signal_beside_a_flapping_process_ends_the_wait(loop: Loop) -> None:
+    installed(loop)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    reaped(lived=0.2)
+    assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_clock_that_was_set_back_does_not_hide_a_crash(loop: Loop) -> None:
+    installed(loop)
+    reaped(lived=-3600.0)
+    assert loop.turn(LONG)
+
+
+def test_event_of_an_exit_never_raises(loop: Loop) -> None:
+    ours = installed(loop).wakeup
+    events.notify(ProcessStateExitedEvent(SimpleNamespace(laststart=None, pid=1), 0, expected=False))
+    os.close(ours.writing)
+    reaped()
+    ours.writing = os.dup(ours.reading)  # for the end of the test
+
+
+def test_many_signals_at_once_are_one_wake_up(loop: Loop) -> None:
     installed(loop)
     for _ in range(200):
         os.kill(os.getpid(), signal.SIGCHLD)
-    assert [loop.turn(LONG), loop.turn(LONG), loop.turn(0.1)] == [True, True, False]
+    assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
 
 
 def test_more_signals_than_the_pipe_holds_do_no_harm(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:

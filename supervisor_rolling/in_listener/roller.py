@@ -77,6 +77,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure import guard, hooks, machine
 from supervisor_rolling.pure.figures import Figures, figures
+from supervisor_rolling.pure.flaps import Flaps
 from supervisor_rolling.pure.forecast import forecast
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
@@ -204,6 +205,7 @@ class Roller:
         self._refusals: dict[str, str] = {}
         self._overtaken: dict[str, str] = {}
         self._died: dict[int, float] = {}
+        self._flaps = Flaps()
         self._told: dict[str, int] = {}
         self._complaint = ""
         self._answered: Mapping[int, str] = {}
@@ -226,34 +228,41 @@ class Roller:
         look takes milliseconds, and a new process may accept in as many.
 
         Returns the seconds within which a turn has to look: at once where there is news, soon where an event is old or
-        comes after one that was lost, never where nobody is concerned. A thousand processes that start together tell
-        three thousand events, most of which the first looks have overtaken.
+        comes after one that was lost, or is of a process that flaps, never where nobody is concerned. A thousand
+        processes that start together tell three thousand events, most of which the first looks have overtaken.
         """
         groups = dict(self._groups)
         for change in changes:
             if change.group in groups:
                 groups[change.group] = groups[change.group].heard(change)
+        self._flaps.exited([_key(c.group, c.name) for c in changes if c.state == "EXITED"], self.clock())
         if self._take(groups):
             return 0.0
         return MOVE_LOOK_EVERY if any(change.group in groups for change in changes) else NEVER
 
-    def notice_deaths(self) -> None:
-        """Close what must be closed because processes have died. May be called while a turn waits for supervisord."""
-        self._take(self._groups)
+    def notice_deaths(self) -> float:
+        """Close what must be closed because processes have died. May be called while a turn waits for supervisord.
+        Returns the seconds within which a turn has to look."""
+        return 0.0 if self._take(self._groups) else MOVE_LOOK_EVERY
 
     def _take(self, groups: Mapping[str, Group]) -> bool:
-        """Close what follows from these groups, less those that have died. Whether there was anything to do. Whatever
+        """Close what follows from these groups, less those that have died. Whether a turn has to look at once. Whatever
         goes wrong is for the log and the next turn: a listener that ends over it opens all gates."""
         try:
-            new = self._now(groups, self._groups)
-            is_news = any(new[name] is not self._groups[name] for name in new)
+            old, new = self._groups, self._now(groups, self._groups)
             self._groups = new
-            if is_news:
+            if any(new[name] is not old[name] for name in new):
                 self._hold(new)
+            return any(self._is_news(name, old[name], new[name]) for name in new)
         except Exception:  # as in ``turn``: a listener that ends over it leaves every gate to its lease
             log.exception("a defect of supervisor_rolling; the next turn looks anew")
             return True
-        return is_news
+
+    def _is_news(self, group: str, old: Group, new: Group) -> bool:
+        """Whether another process than those that flap has changed."""
+        before, after, now = old.seen.processes, new.seen.processes, self.clock()
+        changed = [name for name in after if after[name] is not before.get(name)] if new is not old else []
+        return any(not self._flaps.has(_key(group, name), now) for name in changed)
 
     def _now(self, groups: Mapping[str, Group], before: Mapping[str, Group]) -> dict[str, Group]:
         """The groups less those that have died, guarded anew where that makes them other than before; what warm-ups

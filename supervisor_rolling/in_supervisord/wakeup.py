@@ -4,9 +4,14 @@ supervisord waits in ``poll()`` for up to a second, and since Python 3.5 a signa
 child is noticed up to a second late. Here the interpreter writes a byte into a pipe for every signal, and the pipe
 stands in supervisord's socket map, so that ``poll()`` ends.
 
-One exit takes two turns of supervisord's loop: the first reaps the child and puts the event into the listeners'
-buffers, the second hands the events out and starts the program again. So a signal's byte is followed by an echo of
-our own, which ends the next wait as well.
+One exit takes two passes of supervisord's loop: the first reaps the child and puts the event into the listeners'
+buffers, the second hands the events out and starts the program again. So when a child was reaped, a byte of our own,
+the echo, ends the next wait as well.
+
+There is no echo for a process that exits within a second of its start: with ``startsecs=0`` supervisord would start
+such a process hundreds of times a second. Without an echo it does so about once a second, as without this module. The
+signal's byte may come after the pass that reaped the process: then it is read when the event says so, or it would end
+the next wait like an echo.
 
 Contract: never raises into supervisord; acts once per supervisord, however many HTTP servers it has; before a
 ``reload`` closes all file descriptors the pipe is taken out again, and the new Supervisor gets its own.
@@ -19,12 +24,24 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import weakref
 from typing import Any
 
-from supervisor.events import SupervisorStoppingEvent, Tick5Event, subscribe
+from supervisor.events import (
+    ProcessStateBackoffEvent,
+    ProcessStateExitedEvent,
+    ProcessStateStoppedEvent,
+    SupervisorStoppingEvent,
+    Tick5Event,
+    subscribe,
+)
 
 ECHO = b"\0"  # no signal has number 0
+CHILD = bytes([signal.SIGCHLD])
+
+SHORT_LIFE = 1.0
+"""Seconds from its start within which a process that exits gets no echo: supervisord starts it up to 1 s later."""
 
 _installed: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -56,6 +73,8 @@ class WakeUp:
             raise
         self.is_open = True
         self.stay()
+        for event in (ProcessStateBackoffEvent, ProcessStateExitedEvent, ProcessStateStoppedEvent):
+            subscribe(event, self.reaped)
         subscribe(Tick5Event, self.stay)
         subscribe(SupervisorStoppingEvent, self.close)
 
@@ -73,9 +92,27 @@ class WakeUp:
         return False
 
     def handle_read_event(self) -> None:
-        """Take the bytes out; after a signal, end the next wait as well."""
-        if os.read(self.reading, 4096).strip(ECHO):
+        """Take the bytes out; after a signal other than SIGCHLD, end the next wait as well."""
+        if os.read(self.reading, 4096).strip(ECHO + CHILD):
             os.write(self.writing, ECHO)
+
+    def reaped(self, event: Any) -> None:
+        """End the next wait after an exit, but not after one within a second of its start. Never raises: supervisord
+        would end."""
+        if not self.is_open:
+            return
+        try:
+            if not _is_flapping(event) or self._drained().strip(CHILD):
+                os.write(self.writing, ECHO)
+        except Exception:  # noqa: BLE001 - see above; without an echo supervisord goes on after up to a second
+            return
+
+    def _drained(self) -> bytes:
+        """The bytes in the pipe, which is empty then."""
+        try:
+            return os.read(self.reading, 4096)
+        except BlockingIOError:
+            return b""
 
     def handle_write_event(self) -> None:
         """Never called."""
@@ -100,6 +137,13 @@ class WakeUp:
     def _close_pipe(self) -> None:
         os.close(self.reading)
         os.close(self.writing)
+
+
+def _is_flapping(event: Any) -> bool:
+    """Whether a process exited so soon that to start it again at once would only repeat it. What supervisord stopped,
+    or starts again after a delay (BACKOFF), cannot repeat itself."""
+    lived = time.time() - event.process.laststart  # below 0: the clock was set back
+    return isinstance(event, ProcessStateExitedEvent) and 0 <= lived < SHORT_LIFE
 
 
 def _put_back(previous: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from supervisor_rolling import listener
 from supervisor_rolling.in_listener.gates.iptables import IptablesGate
@@ -22,8 +22,8 @@ def main() -> int:
         hold = IptablesGate.hold
         before: set[int] = set()
 
-        def timed(gate: IptablesGate, closed: Mapping[int, str]) -> Mapping[int, float]:
-            since = hold(gate, closed)
+        def timed(gate: IptablesGate, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+            since = hold(gate, closed, drained)
             at = time.monotonic_ns()
             out.write("".join(f"{at} {port}\n" for port in since.keys() - before))
             before.clear()

@@ -1,0 +1,25 @@
+"""Which processes exit over and over: a turn does not look at each exit of those at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+SOON = 1.0
+"""Seconds between two exits of a process within which it flaps, and after its last one from which it flaps no more."""
+
+
+class Flaps:
+    """The processes that flap, by any key. For one thread."""
+
+    def __init__(self) -> None:
+        self._exits: dict[str, tuple[float, bool]] = {}  # when each exited last, and whether soon after the one before
+
+    def exited(self, keys: Iterable[str], at: float) -> None:
+        """Note an exit of each. ``at``: now."""
+        self._exits = {key: found for key, found in self._exits.items() if at - found[0] < SOON}
+        self._exits.update({key: (at, key in self._exits) for key in keys})
+
+    def has(self, key: str, at: float) -> bool:
+        """Whether a process flaps."""
+        last, flaps = self._exits.get(key, (0.0, False))
+        return flaps and at - last < SOON
