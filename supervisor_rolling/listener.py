@@ -19,27 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
-from supervisor_rolling.in_listener import config
-from supervisor_rolling.in_listener.arrivals import PacketArrivals
-from supervisor_rolling.in_listener.balancers import NginxConfigurations
 from supervisor_rolling.in_listener.deaths import PidfdDeaths
-from supervisor_rolling.in_listener.drain import KernelSockets
-from supervisor_rolling.in_listener.flags import FileFlags
-from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
-from supervisor_rolling.in_listener.gates import make_gate
-from supervisor_rolling.in_listener.gates.status_line import StatusLines
-from supervisor_rolling.in_listener.history import FileHistory
-from supervisor_rolling.in_listener.hooks import CommandHooks
-from supervisor_rolling.in_listener.metrics import PrometheusMetrics
-from supervisor_rolling.in_listener.notices import HttpNotices
 from supervisor_rolling.in_listener.policies import Policies
-from supervisor_rolling.in_listener.pressure import KernelPressure
-from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.in_listener.protocol import Channel, Event, changes_in
 from supervisor_rolling.in_listener.roller import Roller
-from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
-from supervisor_rolling.in_listener.trial import RealTrials
-from supervisor_rolling.in_listener.warmup import HttpWarmups
 from supervisor_rolling.model import Config, GatePolicy
 from supervisor_rolling.plain import printable_lines
 
@@ -62,6 +45,14 @@ SWITCH_EVERY = 0.001
 AGAIN_AFTER = 1.0
 """Seconds to wait before an end with an error: with ``startsecs = 0`` supervisord starts the listener again at once."""
 
+LIBRARIES = {
+    "iptc": "python-iptables (Debian: python3-iptables)",
+    "requests": "requests (Debian: python3-requests)",
+    "supervisor": "supervisor (Debian: supervisor)",
+    "yaml": "PyYAML (Debian: python3-yaml)",
+}
+"""What to install for a module that cannot be imported."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program ``supervisor_rolling_listener``. Returns its exit status."""
@@ -69,12 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(arguments)
     except SystemExit as exit_:  # argparse
         status = int(exit_.code or 0)
+    except ImportError as error:
+        log.error("%s", _not_importable(error))  # noqa: TRY400 - a traceback tells no more
+        status = 1
     except Exception:  # the end of the program: nobody is left to catch it, and supervisord would start it at once
         log.exception("the listener cannot go on")
         status = 1
     if status and not os.isatty(0):
         time.sleep(AGAIN_AFTER)
     return status
+
+
+def _not_importable(error: ImportError) -> str:
+    """The sentence for the log."""
+    library = LIBRARIES.get((error.name or "").partition(".")[0], "supervisor_rolling again")
+    return f"the listener cannot start: {error}. Fix: install {library} for {sys.executable}"
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -107,6 +107,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel) -> Roller:
+    # Imported here: where a library is missing, ``main`` says so.
+    from supervisor_rolling.in_listener import config
+    from supervisor_rolling.in_listener.arrivals import PacketArrivals
+    from supervisor_rolling.in_listener.balancers import NginxConfigurations
+    from supervisor_rolling.in_listener.drain import KernelSockets
+    from supervisor_rolling.in_listener.flags import FileFlags
+    from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+    from supervisor_rolling.in_listener.gates import make_gate
+    from supervisor_rolling.in_listener.gates.status_line import StatusLines
+    from supervisor_rolling.in_listener.history import FileHistory
+    from supervisor_rolling.in_listener.hooks import CommandHooks
+    from supervisor_rolling.in_listener.metrics import PrometheusMetrics
+    from supervisor_rolling.in_listener.notices import HttpNotices
+    from supervisor_rolling.in_listener.pressure import KernelPressure
+    from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
+    from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
+    from supervisor_rolling.in_listener.trial import RealTrials
+    from supervisor_rolling.in_listener.warmup import HttpWarmups
+
     sockets = KernelSockets()
     owner = f"{os.uname().nodename} {url}"
     policies = Policies(config_path, config.load, config.mark)

@@ -1,14 +1,19 @@
-"""The listener's own loop: when the next turn may begin."""
+"""The listener's own loop: when the next turn may begin; and a listener that cannot start."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from supervisor_rolling import listener
 from supervisor_rolling.listener import LONG_TURN
+from tests.lab.stack import ROOT
 
 
 class Turning:
@@ -32,3 +37,28 @@ def test_a_long_turn_leaves_the_processor_to_others_for_as_long_and_a_short_one_
     due, rested = listener._turned(roller)
     assert due <= time.monotonic()
     assert (rested - due >= takes * 0.99) if rests else rested - due < 0.001
+
+
+@pytest.mark.parametrize(
+    ("module", "library"), [("yaml", "PyYAML"), ("requests", "requests"), ("supervisor", "supervisor")]
+)
+def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, module: str, library: str) -> None:
+    raises = f'raise ModuleNotFoundError("No module named {module!r}", name={module!r})\n'
+    (tmp_path / f"{module}.py").write_text(raises, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUPERVISOR_SERVER_URL": "unix:///nowhere"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor_rolling.listener"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert f"the listener cannot start: No module named {module!r}. Fix: install {library} (Debian: " in last
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun >= listener.AGAIN_AFTER
