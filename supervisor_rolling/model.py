@@ -80,6 +80,10 @@ class WarmupRequest:
     count: int = 1
 
 
+PROXIES = ("docker-proxy", "rootlessport", "conmon")
+"""Programs that listen for a container on the host: of Docker, and of Podman."""
+
+
 @dataclass(frozen=True)
 class WarmupPolicy:
     """``ready`` is asked until it answers 2xx (empty: until the port accepts), then ``requests`` in order."""
@@ -88,6 +92,7 @@ class WarmupPolicy:
     ready: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     requests: tuple[WarmupRequest, ...] = ()
+    proxies: tuple[str, ...] = PROXIES  # names of programs that may listen in place of a process
 
 
 @dataclass(frozen=True)
@@ -464,6 +469,18 @@ class Holder:
     pids: tuple[int, ...]
     name: str
     started: str = ""
+
+
+@dataclass(frozen=True)
+class PortUse:
+    """What listens on one port, seen from one process and its descendants.
+
+    An empty ``own`` and no ``others`` where something listens: its holder cannot be seen, as in another pid namespace.
+    """
+
+    addresses: tuple[str, ...] = ()  # of every socket that listens there
+    own: tuple[str, ...] | None = ()  # of the process's own sockets; None: which are its own cannot be seen
+    others: tuple[Holder, ...] = ()  # other processes that listen in its place, or beside it at the same address
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import pytest
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener import drain, owners
 from supervisor_rolling.in_listener.drain import KernelSockets
-from supervisor_rolling.in_listener.owners import family_of, predecessor, signals_of
-from supervisor_rolling.model import Holder
+from supervisor_rolling.in_listener.owners import family_of, signals_of
+from supervisor_rolling.model import Holder, PortUse
 from tests.lab.doors import eventually
 
 _LISTENS = """
@@ -128,29 +128,106 @@ def test_one_that_is_gone_catches_nothing() -> None:
     assert signals_of(process.pid) == (frozenset(), frozenset())
 
 
-# --- who has a port instead
+# --- what else has a port
 
 
-def test_its_own_port_and_that_of_a_descendant_are_no_strangers(keep: ExitStack, sockets: KernelSockets) -> None:
+@contextlib.contextmanager
+def held(port: int, *, alone: bool = True) -> Iterator[socket.socket]:
+    """A socket of this process that listens on a port, ``alone`` or with SO_REUSEPORT."""
+    with socket.create_server(("127.0.0.1", port), reuse_port=not alone) as server:
+        yield server
+
+
+_SHARES = """
+import os, socket, sys
+server = socket.create_server((sys.argv[1], int(sys.argv[2])), reuse_port=True)
+os.write(1, b"%d\\n" % server.getsockname()[1])
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def sharer(address: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that shares a port by SO_REUSEPORT."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", _SHARES, address, str(port)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_own_port_has_no_other_holders(keep: ExitStack, sockets: KernelSockets) -> None:
     process = keep.enter_context(program("fork"))
-    assert [sockets.stranger_on(port, process.pid) for port in read_ports(process, 2)] == [None, None]
+    found = [sockets.listening(port, process.pid) for port in read_ports(process, 2)]
+    assert {use.own for use in found} == {("127.0.0.1",), ("::1",)}, "its child's are its own"
+    assert [(use.own, use.others) for use in found] == [(use.addresses, ()) for use in found]
 
 
-def test_what_supervisord_had_started_under_the_same_name_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
-    orphan = keep.enter_context(program())
+def test_own_port_is_seen_without_reading_other_processes(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = keep.enter_context(program())
+    port = read_ports(process)[0]
+    read: list[int] = []
+    real = owners._socket_inodes
+    monkeypatch.setattr(owners, "_socket_inodes", lambda pid: read.append(pid) or real(pid))  # type: ignore[func-returns-value]
+    assert sockets.listening(port, process.pid).own
+    assert read == [process.pid]
+
+
+@pytest.mark.parametrize("name", [APP_1, APP_2, {}])
+def test_process_that_holds_the_port_instead_is_named(
+    keep: ExitStack, sockets: KernelSockets, name: dict[str, str]
+) -> None:
+    holder = keep.enter_context(program(name=name))
+    port = read_ports(holder)[0]
+    started = f"app:{name['SUPERVISOR_PROCESS_NAME']}" if name else ""
+    with sleeper() as pid:
+        use = sockets.listening(port, pid)
+    assert use == PortUse(("127.0.0.1",), (), (Holder((holder.pid,), os.path.basename(sys.executable), started),))
+
+
+def test_process_without_environment_is_named_by_its_socket(keep: ExitStack, sockets: KernelSockets) -> None:
+    command = ["env", "-i", sys.executable, "-c", _LISTENS]
+    orphan = keep.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    keep.callback(orphan.kill)
     port = read_ports(orphan)[0]
     with sleeper() as pid:
-        assert sockets.stranger_on(port, pid) == Holder((orphan.pid,), os.path.basename(sys.executable), "app:app-1")
+        (other,) = sockets.listening(port, pid).others
+    assert (other.pids, other.started) == ((orphan.pid,), "")
 
 
-@pytest.mark.parametrize(("holder", "process"), [(APP_2, APP_1), ({}, APP_1), (APP_1, {}), ({}, {})])
-def test_anybody_else_may_listen_for_it(
-    keep: ExitStack, sockets: KernelSockets, holder: dict[str, str], process: dict[str, str]
-) -> None:
-    """Another program of the same supervisord, a proxy of a container, or where nobody is started by supervisord."""
-    port = read_ports(keep.enter_context(program(name=holder)))[0]
-    with sleeper(process) as pid:
-        assert sockets.stranger_on(port, pid) is None
+def test_process_beside_with_reuseport_is_named(keep: ExitStack, sockets: KernelSockets) -> None:
+    port = keep.enter_context(held(0, alone=False)).getsockname()[1]
+    orphan = keep.enter_context(sharer("127.0.0.1", port))
+    everywhere = keep.enter_context(sharer("0.0.0.0", port))
+    use = sockets.listening(port, orphan.pid)
+    assert (use.addresses, use.own) == (("0.0.0.0", "127.0.0.1"), ("127.0.0.1",))
+    assert {pid for one in use.others for pid in one.pids} == {os.getpid(), everywhere.pid}
+
+
+def test_process_at_another_address_is_not_beside(keep: ExitStack, sockets: KernelSockets) -> None:
+    port = keep.enter_context(held(0)).getsockname()[1]
+    process = keep.enter_context(sharer("127.0.0.2", port))
+    use = sockets.listening(port, process.pid)
+    assert use == PortUse(("127.0.0.1", "127.0.0.2"), ("127.0.0.2",), ())
+
+
+def test_processes_of_several_names_are_told_apart(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = keep.enter_context(held(0))
+    pids = {}
+    for name in (APP_1, APP_2):
+        process = subprocess.Popen(["sleep", "60"], env={**os.environ, **name}, pass_fds=[server.fileno()])
+        keep.enter_context(process)
+        keep.callback(process.kill)
+        pids[f"app:{name['SUPERVISOR_PROCESS_NAME']}"] = process.pid
+    with sleeper() as pid:
+        others = sockets.listening(server.getsockname()[1], pid).others
+    assert {one.started: one.pids for one in others if one.name == "sleep"} == {
+        started: (pid,) for started, pid in pids.items()
+    }
 
 
 def test_children_of_a_process_that_died_are_named_with_its_name(keep: ExitStack, sockets: KernelSockets) -> None:
@@ -177,44 +254,47 @@ def test_whoever_else_listens_is_named_without_one(keep: ExitStack, sockets: Ker
     assert sockets.holders_of([port]) == sockets.holders_of([]) == {}
 
 
-def test_a_socket_that_supervisord_holds_and_hands_on_is_the_process_own(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
-    """As in an [fcgi-program:]."""
-    server = keep.enter_context(socket.create_server(("127.0.0.1", 0)))
-    command, environment = ["sleep", "60"], {**os.environ, **APP_1}
-    with subprocess.Popen(command, env=environment, pass_fds=[server.fileno()]) as process:
-        assert sockets.stranger_on(server.getsockname()[1], process.pid) is None
+def test_socket_inherited_from_supervisord_is_its_own(keep: ExitStack, sockets: KernelSockets) -> None:
+    """As in an [fcgi-program:]: supervisord and the other processes of the group hold it, too."""
+    server = keep.enter_context(held(0))
+    with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as process:
+        use = sockets.listening(server.getsockname()[1], process.pid)
         process.kill()
+    assert use == PortUse(("127.0.0.1",), ("127.0.0.1",), ())
 
 
-def test_where_nobody_listens_there_is_no_stranger(sockets: KernelSockets) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def test_nothing_listens_on_a_free_port(sockets: KernelSockets) -> None:
+    with held(0) as server:
         port = server.getsockname()[1]
-    assert sockets.stranger_on(port, os.getpid()) is None
+    assert sockets.listening(port, os.getpid()) == PortUse()
 
 
-def test_where_it_cannot_be_seen_there_is_no_stranger(
+def test_holders_are_unknown_where_proc_does_not_show_own_sockets(
     keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hidden(*_: object) -> None:
-        raise SocketsError("Cannot see which ports process 7 listens on")
+    def hidden(pid: int) -> frozenset[int]:
+        raise SocketsError(f"Cannot see which ports process {pid} listens on")
 
     port = read_ports(keep.enter_context(program()))[0]
-    with sleeper() as pid:
-        monkeypatch.setattr(drain, "inodes_of", hidden)
-        assert sockets.stranger_on(port, pid) is None
+    monkeypatch.setattr(drain, "own_inodes", hidden)
+    assert sockets.listening(port, os.getpid()) == PortUse(("127.0.0.1",), None, ())
 
 
-def test_one_whose_sockets_are_hidden_is_not_named(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holder_that_proc_does_not_show_is_not_named(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's process, for a listener without CAP_SYS_PTRACE."""
+    holder, real = keep.enter_context(program()), owners._socket_inodes
+
     def hidden(pid: int) -> Iterator[int]:
-        raise SocketsError(f"Cannot see which ports process {pid} listens on")
-        yield 0
+        if pid == holder.pid:
+            raise SocketsError(f"Cannot see which ports process {pid} listens on")
+        yield from real(pid)
 
-    keep.enter_context(program())
+    port = read_ports(holder)[0]
     with sleeper() as pid:
         monkeypatch.setattr(owners, "_socket_inodes", hidden)
-        assert predecessor([1, 2, 3], pid) is None
+        assert sockets.listening(port, pid) == PortUse(("127.0.0.1",), (), ())
 
 
 def test_where_proc_hides_processes_they_are_nobodys_children(monkeypatch: pytest.MonkeyPatch) -> None:

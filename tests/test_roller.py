@@ -778,7 +778,7 @@ def test_who_holds_the_port_of_one_that_does_not_come_up_is_asked_once_and_told(
     rolled(world, 60.0)
     assert world.roll().why == (
         "app:app-1 went down while it was warmed up: it is FATAL; "
-        "port 8001 is held by process 41 (python3), left of an earlier app:app-1: kill 41"
+        "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
     )
     assert world.holders_asked == [[8001]]
 

@@ -117,7 +117,7 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() 
         finding = told(process, left)[-1]
         assert (finding.code, finding.refuses, finding.mend) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
-            "port 8001 is held by processes 41, 42 (python3), left of an earlier app:app-1: it answers there, and a "
+            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and a "
             "new one cannot listen"
         )
     assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses

@@ -24,7 +24,16 @@ from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.threads import Slots
 from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
-from supervisor_rolling.model import Connections, GatePolicy, Holder, Warmth, WarmupJob, WarmupPolicy, WarmupRequest
+from supervisor_rolling.model import (
+    Connections,
+    GatePolicy,
+    Holder,
+    PortUse,
+    Warmth,
+    WarmupJob,
+    WarmupPolicy,
+    WarmupRequest,
+)
 from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.dialects import H2_PREFACE
 from supervisor_rolling.pure.replies import MAX_REDIRECTS
@@ -135,11 +144,11 @@ class Told:
         self,
         addresses: Callable[[int], tuple[str, ...]] | None,
         ports: Callable[[int], tuple[int, ...]],
-        stranger: Callable[[int, int], Holder | None],
+        others: Callable[[int, int], tuple[Holder, ...]],
     ) -> None:
         self._addresses = addresses
         self._ports = ports
-        self.stranger_on = stranger
+        self._others = others
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
@@ -154,9 +163,14 @@ class Told:
         raise AssertionError("a warm-up walks the table of all connections")
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
-        if self._addresses is None:
-            return KernelSockets().listeners(ports)
-        return {port: self._addresses(port) for port in ports}
+        raise AssertionError("a warm-up asks for listeners without their holders")
+
+    def listening(self, port: int, pid: int) -> PortUse:
+        """The kernel's, where the test does not say otherwise: the process of the test listens for all."""
+        use = KernelSockets().listening(port, os.getpid())
+        addresses = use.addresses if self._addresses is None else self._addresses(port)
+        others = self._others(port, pid) if addresses else ()
+        return PortUse(addresses, () if others else addresses, others)
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         return {pid: self._ports(pid) for pid in pids}
@@ -169,10 +183,10 @@ class Warmer:
         self,
         addresses: Callable[[int], tuple[str, ...]] | None = None,
         ports: Callable[[int], tuple[int, ...]] = lambda pid: (),
-        stranger: Callable[[int, int], Holder | None] = lambda port, pid: None,
+        others: Callable[[int, int], tuple[Holder, ...]] = lambda port, pid: (),
     ) -> None:
         self.changed = threading.Event()
-        self.warmups = HttpWarmups(Told(addresses, ports, stranger), self.changed.set)
+        self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
         job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
@@ -417,28 +431,53 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
     assert asked == [PID], "once, at the deadline: it is dear"
 
 
-def test_what_another_answers_on_its_port_does_not_warm_it(server: Server) -> None:
+def test_foreign_process_on_port_does_not_warm(server: Server) -> None:
     looks: list[tuple[int, int]] = []
 
-    def stranger(port: int, pid: int) -> Holder:
+    def others(port: int, pid: int) -> tuple[Holder, ...]:
         looks.append((port, pid))
-        return Holder((4711, 4712), "python3", "app:app-1")
+        return (Holder((4711, 4712), "python3", NAME),)
 
-    warmth = Warmer(stranger=stranger).until_over(server.port, timeout=0.2)
+    warmth = Warmer(others=others).until_over(server.port, timeout=0.2)
     assert set(looks) == {(server.port, PID)}
     assert len(looks) < 4, "to look is dear"
     assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
     assert warmth.why == (
-        f"port {server.port} is held by processes 4711, 4712 (python3), left of an earlier app:app-1: kill 4711 4712"
+        f"port {server.port} is held by processes 4711, 4712 (python3), left by an earlier {NAME}. Fix: kill 4711 4712"
     )
 
 
-def test_when_the_other_has_ended_it_is_warmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor_rolling.in_listener.warmup.STRANGER_EVERY", 0.01)
-    looks = iter([Holder((4711,), "python3")] * 2)
-    warmer = Warmer(stranger=lambda port, pid: next(looks, None))
+def test_process_is_warmed_when_foreign_process_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_rolling.in_listener.warmup.FOREIGN_EVERY", 0.01)
+    looks = iter([(Holder((4711,), "python3"),)] * 2)
+    warmer = Warmer(others=lambda port, pid: next(looks, ()))
     warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, warmth.requests) == ("warm", 1)
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"])
+
+
+def test_foreign_process_during_warmup_repeats_the_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_rolling.in_listener.warmup.FOREIGN_EVERY", 0.01)
+    looks = iter([(), (Holder((4711,), "python3"),)])
+    warmth = Warmer(others=lambda port, pid: next(looks, ())).until_over(server.port, requests=gets("/"))
+    assert (warmth.state, server.lines) == ("warm", ["GET /", "GET /"])
+
+
+def test_foreign_process_at_end_of_warmup_fails_at_timeout(server: Server) -> None:
+    looks = iter([()])
+    warmer = Warmer(others=lambda port, pid: next(looks, (Holder((4711,), "python3"),)))
+    warmth = warmer.until_over(server.port, requests=gets("/"), timeout=0.3)
+    assert (warmth.state, server.lines) == ("late", ["GET /"])
+    assert warmth.why == (
+        f"port {server.port} is held by process 4711 (python3). Fix: kill 4711, or name python3 in warmup.proxies "
+        f"if it listens for {NAME}"
+    )
+
+
+def test_named_proxy_warms_its_process(server: Server) -> None:
+    warmer = Warmer(others=lambda port, pid: (Holder((4711,), "docker-proxy"),))
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    other = Warmer(others=lambda port, pid: (Holder((4711,), "socat"),))
+    assert other.until_over(server.port, requests=gets("/"), proxies=("socat",)).state == "warm"
 
 
 def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> None:
@@ -677,6 +716,9 @@ def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warme
 
 def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server) -> None:
     """Its listener was away meanwhile, and counts that time for nobody."""
+    may_look = threading.Event()
+    may_look.set()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if may_look.wait(DEADLINE) else ())
     server.answer = lambda asked: 503
     may_look = threading.Event()
     may_look.set()

@@ -18,6 +18,7 @@ from supervisor_rolling.model import (
     Holder,
     Policy,
     PortRule,
+    PortUse,
     Process,
     Stage,
     Ward,
@@ -61,8 +62,8 @@ class Kernel:
     def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
         return {}
 
-    def stranger_on(self, port: int, pid: int) -> Holder | None:
-        return None
+    def listening(self, port: int, pid: int) -> PortUse:
+        return PortUse()
 
     def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
         return {}

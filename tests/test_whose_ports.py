@@ -74,6 +74,6 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_roll_and_in_
         assert forced.returncode == 1
         (line,) = [line for line in forced.stdout.splitlines() if line.startswith("app-8001 ")]
         assert held in line
-        assert line.endswith(f"left of an earlier app:app-8001: {kill}")
+        assert line.endswith(f"left by an earlier app:app-8001. Fix: {kill}")
     assert stack.ctl("rolling_restart", "app").returncode == 0
     wait_open(stack)

@@ -41,6 +41,7 @@ from supervisor_rolling.model import (
     Outcome,
     Policy,
     PortRule,
+    PortUse,
     Process,
     Report,
     Request,
@@ -427,8 +428,8 @@ class World:
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
         return self.nginx
 
-    def stranger_on(self, port: int, pid: int) -> Holder | None:
-        return None
+    def listening(self, port: int, pid: int) -> PortUse:
+        return PortUse()
 
     def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
         self.holders_asked.append(list(ports))

@@ -21,6 +21,7 @@ from supervisor_rolling.model import (
     NoticeJob,
     Order,
     Outcome,
+    PortUse,
     Report,
     Roll,
     Warmth,
@@ -110,10 +111,12 @@ class Sockets(Protocol):
         one."""
         ...
 
-    def stranger_on(self, port: int, pid: int) -> Holder | None:
-        """Who listens on a port instead of a process: what supervisord had started under the same name before, where
-        neither the process nor a descendant of it listens there; None where there is no such, or nobody can see.
-        Anybody else may do it for the process, such as the proxy of a container."""
+    def listening(self, port: int, pid: int) -> PortUse:
+        """What listens on a port: the process or a descendant of it, and what else does in its place or beside it.
+
+        It asks the kernel for sockets that listen, and reads the open files of every process of the host only where
+        such a socket is not held by the process and its descendants: do not ask more often than every 0.5 s then.
+        """
         ...
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.owners import (
+    family_of,
     holders,
     inodes_of,
     listening_unix,
     name_of,
+    others,
     own_inodes,
-    predecessor,
     signals_of,
 )
 from supervisor_rolling.in_listener.sock_diag import (
@@ -31,9 +32,10 @@ from supervisor_rolling.in_listener.sock_diag import (
     Traffic,
     tcp_sockets,
 )
-from supervisor_rolling.model import Connection, Connections, Holder
+from supervisor_rolling.model import Connection, Connections, Holder, PortUse
 from supervisor_rolling.pure.checks.processes import Shell
 from supervisor_rolling.pure.peers import peer_of
+from supervisor_rolling.pure.ports import overlap
 
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
 """Programs that hand no signal on to what they run."""
@@ -88,21 +90,34 @@ class KernelSockets:
         parents = [pid for pid in shells if held[pid] & listening and not own_inodes(pid) & listening]
         return {pid: Shell(shells[pid], *signals_of(pid)) for pid in parents}
 
-    def stranger_on(self, port: int, pid: int) -> Holder | None:
-        """See ``Sockets.stranger_on``."""
-        inodes = {one.inode for one in tcp_sockets((LISTEN,), [port])}
-        if not inodes:
-            return None
+    def listening(self, port: int, pid: int) -> PortUse:
+        """See ``Sockets.listening``."""
+        found = list(tcp_sockets((LISTEN,), [port]))
+        addresses = _addresses(found)
+        family = [pid]
         try:
-            is_own = not inodes.isdisjoint(own_inodes(pid)) or not inodes.isdisjoint(inodes_of([pid])[pid])
-        except SocketsError:  # whose they are cannot be seen
-            return None
-        return None if is_own else predecessor(inodes, pid)
+            left = _without(found, own_inodes(pid)) if found else []
+            if left:
+                family = list(family_of(pid))
+                left = _without(found, frozenset().union(*map(own_inodes, family)))
+        except SocketsError:  # which are its own cannot be seen
+            return PortUse(addresses, None)
+        own = _addresses(one for one in found if one not in left)
+        rivals = {one.inode for one in left if not own or any(overlap(one.address, address) for address in own)}
+        return PortUse(addresses, own, others(rivals, family) if rivals else ())
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
         """See ``Sockets.holders_of``."""
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
         return holders(listening) if listening else {}
+
+
+def _without(found: Iterable[TcpSocket], inodes: Collection[int]) -> list[TcpSocket]:
+    return [one for one in found if one.inode not in inodes]
+
+
+def _addresses(found: Iterable[TcpSocket]) -> tuple[str, ...]:
+    return tuple(sorted({one.address for one in found}))
 
 
 def _peer(one: TcpSocket) -> str:

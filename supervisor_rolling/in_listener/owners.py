@@ -68,23 +68,32 @@ def _signals_in(mask: int) -> frozenset[str]:
     return frozenset(one.name[len("SIG") :] for one in signal.Signals if mask >> (one - 1) & 1)
 
 
-def predecessor(inodes: Collection[int], pid: int) -> Holder | None:
-    """Processes that supervisord has started under the same name as ``pid``, and that hold one of these sockets: what
-    an earlier one has left, or a supervisord that was killed. None where there is no such, or its environment is not
-    shown."""
-    name, family = started_as(pid), set(family_of(pid))
-    pids = [one for one in _pids() if one not in family and name and started_as(one) == name and _holds(one, inodes)]
-    return _holder(pids) if pids else None
-
-
 def holders(ports: Mapping[int, int]) -> dict[int, Holder]:
     """Who holds sockets, by port, as far as that is shown; ``ports`` of the sockets, by inode."""
     found: dict[int, list[int]] = {}
-    for pid in _pids():
-        with contextlib.suppress(SocketsError):  # of another user: what cannot be seen is not told
-            for port in {ports[inode] for inode in own_inodes(pid) & ports.keys()}:
-                found.setdefault(port, []).append(pid)
+    for inode, pids in _holding(ports, ()).items():
+        found.setdefault(ports[inode], []).extend(pids)
     return {port: _holder(pids) for port, pids in found.items()}
+
+
+def others(inodes: Collection[int], family: Collection[int]) -> tuple[Holder, ...]:
+    """The processes outside of ``family`` that hold one of these sockets, as far as that is shown: one Holder for each
+    program, and for each name by which supervisord started it. It reads the open files of every process of the host."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for pid in sorted({pid for pids in _holding(inodes, family).values() for pid in pids}):
+        if name := name_of(pid):  # else it has ended meanwhile
+            found.setdefault((name, started_as(pid)), []).append(pid)
+    return tuple(Holder(tuple(pids), name, started) for (name, started), pids in found.items())
+
+
+def _holding(inodes: Collection[int], family: Collection[int]) -> dict[int, list[int]]:
+    """The processes that hold each of these sockets, by inode, without ``family``."""
+    found: dict[int, list[int]] = {}
+    for pid in set(_pids()).difference(family):
+        with contextlib.suppress(SocketsError):  # of another user: what cannot be seen is not told
+            for inode in own_inodes(pid).intersection(inodes):
+                found.setdefault(inode, []).append(pid)
+    return found
 
 
 def started_as(pid: int) -> str:
@@ -101,13 +110,6 @@ def started_as(pid: int) -> str:
 
 def _holder(pids: Sequence[int]) -> Holder:
     return Holder(tuple(sorted(pids)), name_of(min(pids)) or "gone", started_as(min(pids)))
-
-
-def _holds(pid: int, inodes: Collection[int]) -> bool:
-    try:
-        return not own_inodes(pid).isdisjoint(inodes)
-    except SocketsError:
-        return False
 
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:

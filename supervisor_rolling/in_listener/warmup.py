@@ -43,7 +43,7 @@ from supervisor_rolling.in_listener.threads import Slots, at_usual_priority
 from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
 from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.dialects import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
-from supervisor_rolling.pure.ports import held_text
+from supervisor_rolling.pure.ports import foreign_text
 from supervisor_rolling.pure.replies import (
     MAX_REDIRECTS,
     Reply,
@@ -65,9 +65,8 @@ RETRY_SHARE = 0.05
 RETRY_AT_MOST = 0.25
 """Seconds between two attempts, however long it has been waited for."""
 
-STRANGER_EVERY = 0.5
-"""Seconds between two looks at who holds the port, where it is another: whoever has to end it is slower, and to look is
-dear."""
+FOREIGN_EVERY = 0.5
+"""Seconds between two looks at a port that a foreign process holds: each reads the open files of every process."""
 
 NEWS_AFTER = 0.5
 """Seconds without an answer at the deadline that are worth telling. One that was asked only just before is no news:
@@ -134,14 +133,18 @@ class HttpWarmups:
 
     def _begin(self, name: str, job: WarmupJob, why: str) -> None:
         """``why``: what the one before it waited for, true until this one knows better."""
-        self._running[name] = _Warmup(job, self._sockets, self._slots, self._on_change, why)
+        self._running[name] = _Warmup(name, job, self._sockets, self._slots, self._on_change, why)
 
 
 class _Warmup(threading.Thread):
-    """One process being warmed. ``warmth`` is replaced as a whole, so that others read it without a lock."""
+    """One process (``own``: its ``group:process``) being warmed. ``warmth`` is replaced as a whole, so that others read
+    it without a lock."""
 
-    def __init__(self, job: WarmupJob, sockets: Sockets, slots: Slots, on_change: Callable[[], None], why: str) -> None:
+    def __init__(
+        self, own: str, job: WarmupJob, sockets: Sockets, slots: Slots, on_change: Callable[[], None], why: str
+    ) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
+        self.own = own
         self.job = job
         self.warmth = Warmth(job.pid, "warming", why=why)
         self.dropped = threading.Event()
@@ -181,10 +184,17 @@ class _Warmup(threading.Thread):
         self.warmth = replace(self.warmth, state=state, why=printable(why, WHY))
 
     def _warm(self) -> None:
-        base = self._base_url()
-        self._queue()
-        with _session(self.job.bypass, self._wire) as session:
-            self._ask(session, base)
+        began = time.monotonic()
+        while True:
+            base = self._base_url()
+            self._queue()
+            with _session(self.job.bypass, self._wire) as session:
+                self._ask(session, base)
+            _, why = self._use_of_port()
+            if not why:
+                break
+            self._slots.leave(self)  # a foreign process may have given the answers
+            self._wait(why, began, FOREIGN_EVERY)
         self._run_hook()
         self._end("warm")
 
@@ -221,31 +231,38 @@ class _Warmup(threading.Thread):
             raise _NotWarmError(f"after_warmup {why}")
 
     def _base_url(self) -> str:
+        """Where to ask the process, as soon as it listens on its port and no foreign process does."""
         port, began = self.job.ports[0], time.monotonic()
         while True:
-            try:
-                addresses, why = self._sockets.listeners([port])[port], f"nothing listens on port {port}"
-                stranger = self._sockets.stranger_on(port, self.job.pid) if addresses else None
-            except SocketsError as error:
-                addresses, stranger, why = (), None, str(error)
-            if addresses and not stranger:
-                address = reached_at(addresses, self.job.bypass)
-                if address:
-                    self.warmth = replace(self.warmth, why="")
-                    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-                self._wait(_unreachable_text(addresses, port), began)
-            elif stranger:
-                self._wait(held_text(port, stranger, stranger.started), began, STRANGER_EVERY)
-            else:
-                self._wait(f"{why}{self._elsewhere()}" if self._is_late() else why, began)
+            addresses, why = self._use_of_port()
+            address = "" if why else reached_at(addresses, self.job.bypass)
+            if address:
+                self.warmth = replace(self.warmth, why="")
+                return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+            why = (why or _unreachable_text(addresses, port)) + (self._elsewhere() if self._is_late() else "")
+            self._wait(why, began, FOREIGN_EVERY if addresses else RETRY_EVERY)
+
+    def _use_of_port(self) -> tuple[tuple[str, ...], str]:
+        """The addresses at which the process listens on its port, and why what answers there is not the process alone;
+        empty where it is. Without addresses nothing listens."""
+        port = self.job.ports[0]
+        try:
+            use = self._sockets.listening(port, self.job.pid)
+        except SocketsError as error:
+            return (), str(error)
+        if not use.addresses:
+            return (), f"nothing listens on port {port}"
+        return use.own or use.addresses, foreign_text(port, use, self.own, self.job.policy.proxies)
 
     def _elsewhere(self) -> str:
         """Where the process listens instead, if it does."""
         try:
-            ports = ", ".join(map(str, self._sockets.ports_of([self.job.pid])[self.job.pid]))
+            found = self._sockets.ports_of([self.job.pid])[self.job.pid]
         except SocketsError:  # to say less is no error
             return ""
-        return f"; it listens on {ports}: mend the ports in rolling.yaml, or the program" if ports else ""
+        if not found or self.job.ports[0] in found:
+            return ""
+        return f"; it listens on {', '.join(map(str, found))}: mend the ports in rolling.yaml, or the program"
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
         began, refusals = time.monotonic(), 0

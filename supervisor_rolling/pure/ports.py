@@ -1,10 +1,11 @@
-"""Which ports a process has, by its name; and words for those who have one in its place."""
+"""Which ports a process has, by its name, and which other processes hold one of them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from supervisor_rolling.model import Holder, PortRule
+from supervisor_rolling.model import Holder, PortRule, PortUse
 
 LAST_PORT = 65535
 
@@ -28,19 +29,51 @@ def _port(digits: str) -> tuple[int, ...]:
 
 
 def holder_text(port: int, holder: Holder, own: str) -> str:
-    """Who listens on a port in place of the process ``own`` (``group:process``)."""
+    """What listens on a port in place of the process ``own`` (``group:process``)."""
     number = "process" if len(holder.pids) == 1 else "processes"
     started = f", started as {holder.started}" if holder.started else ""
-    left = f", left of an earlier {own}" if holder.started == own else started
+    left = f", left by an earlier {own}" if holder.started == own else started
     return f"port {port} is held by {number} {', '.join(map(str, holder.pids))} ({holder.name}){left}"
 
 
-def ending_text(holder: Holder) -> str:
-    """What ends who listens there."""
-    return f"kill {' '.join(map(str, holder.pids))}"
+def ending_text(holder: Holder, own: str) -> str:
+    """What frees the port."""
+    kill = f"kill {' '.join(map(str, holder.pids))}"
+    return kill if holder.started in ("", own) else f"supervisorctl stop {holder.started}, or {kill}"
 
 
 def held_text(port: int, holder: Holder, own: str) -> str:
-    """The former, and what to do now about what an earlier process has left. Anybody else may have good reasons."""
-    text = holder_text(port, holder, own)
-    return f"{text}: {ending_text(holder)}" if holder.started == own else text
+    """What holds the port of ``own``, and what to do about it."""
+    return f"{holder_text(port, holder, own)}. Fix: {ending_text(holder, own)}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a connection to one of these addresses may reach a socket that listens at the other. One that listens at
+    ``::`` takes IPv4 as well, as a rule."""
+    return one == other or _takes(one, other) or _takes(other, one)
+
+
+def _takes(wildcard: str, address: str) -> bool:
+    return wildcard == "::" or (wildcard == "0.0.0.0" and ":" not in address)
+
+
+def foreign(use: PortUse, own: str, proxies: Collection[str] = ()) -> Holder | None:
+    """The process that answers on a port in place of the process ``own`` (``group:process``) or beside it; None where
+    there is none. ``proxies``: names of programs that may listen for it. Other processes of the group may share the
+    port with it (SO_REUSEPORT), but not hold it alone."""
+    group, _, _ = own.partition(":")
+    members = [one for one in use.others if one.started != own and one.started.startswith(f"{group}:")]
+    allowed = members if use.own else []
+    return next((one for one in use.others if one.name not in proxies and one not in allowed), None)
+
+
+def foreign_text(port: int, use: PortUse, own: str, proxies: Collection[str] = ()) -> str:
+    """That another process answers on the port, in place of ``own`` or beside it, and what to do; empty where none
+    does."""
+    holder = foreign(use, own, proxies)
+    if holder is None:
+        return ""
+    if use.own:
+        return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {ending_text(holder, own)}"
+    by_design = "" if holder.started == own else f", or name {holder.name} in warmup.proxies if it listens for {own}"
+    return f"{held_text(port, holder, own)}{by_design}"

@@ -60,6 +60,9 @@ SHORTEST = 0.1
 
 MOST_REPEATS = 10000
 
+LONGEST_NAME = 15
+"""Bytes of the name that the kernel keeps of a program (TASK_COMM_LEN)."""
+
 AUTO = -1.0
 """Of ``settle``."""
 
@@ -281,6 +284,14 @@ def _name_problem(name: str) -> str:
     return "is not a name in supervisord; write one without : * / and white space"
 
 
+def _program(entry: Entry) -> str | None:
+    name = entry.text("write the name of a program, such as docker-proxy")
+    if name is not None and (not 0 < len(name.encode()) <= LONGEST_NAME or not name.isprintable()):
+        entry.wrong(f"{entry.shown} is not the name of a program as ps -o comm shows it, at most {LONGEST_NAME} bytes")
+        return None
+    return name
+
+
 def _request(entry: Entry) -> WarmupRequest | None:
     if entry.is_mapping:
         return section(WarmupRequest, _REQUEST)(entry)
@@ -481,6 +492,7 @@ _WARMUP: dict[str, Reader[Any]] = {
     "ready": _ready,
     "headers": _HEADERS,
     "requests": each(_request),
+    "proxies": each(_program),
 }
 _DRAIN_REQUEST = {key: _REQUEST[key] for key in ("method", "path")}
 _RESTART: dict[str, Reader[Any]] = {

@@ -90,7 +90,7 @@ def _orphans(group: str, member: Member, listening: Listening) -> Iterator[Findi
                 "ports.orphan",
                 where,
                 f"{holder_text(port, holder, where)}: it answers there, and a new one cannot listen",
-                ending_text(holder),
+                ending_text(holder, where),
                 refuses=member.wanted,
             )
 
