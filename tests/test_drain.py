@@ -113,6 +113,15 @@ def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> Non
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,), [port - 1, port + 1])) == []
 
 
+@pytest.mark.parametrize("step", [1, 2], ids=["ports in a row", "every second port"])
+def test_ports_beyond_one_filter_are_all_looked_at(keep: ExitStack, sockets: KernelSockets, step: int) -> None:
+    servers = [keep.enter_context(socket.create_server(("127.0.0.1", port))) for port in (20000, 25000, 29998)]
+    clients = [connect(keep, server) for server in servers]
+    found = sockets.connections(range(20000, 30000, step))
+    assert [found[port_of(server)].peers for server in servers] == [{name_of(client)} for client in clients]
+    assert sum(len(one.peers) for one in found.values()) == len(clients)
+
+
 def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     server.listen(700)

@@ -14,7 +14,7 @@ import functools
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from supervisor_rolling.errors import SocketsError
@@ -89,7 +89,11 @@ def tcp_sockets(
     Listening sockets stand in a small table of their own; any other state makes the kernel walk the large one.
     """
     mask = sum(1 << state for state in set(states))
-    code = b"" if ports is None else _any_local_port(sorted(set(ports)))
+    codes = [b""] if ports is None else [_any_local_port(ranges) for ranges in _walks(ports)]
+    return [one for code in codes for one in _walked(mask, code, with_traffic)]
+
+
+def _walked(mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket]:
     found = _sockets_of(socket.AF_UNSPEC, mask, code, with_traffic)
     if found is not None:
         return found
@@ -233,18 +237,38 @@ def _address(family: int, raw: bytes) -> str:
 # --- the filter
 
 
-def _any_local_port(ports: Collection[int]) -> bytes:
-    """A program for the kernel's filter: accept a socket whose local port is one of these.
+_BLOCK = 5 * _STEP.size
+"""Bytes of the filter that a range of ports takes."""
 
-    For each port: at least it? at most it? then jump to the end, which accepts; else on to the next port. What jumps
-    four bytes beyond the end is refused. Equality would be one question, but older kernels do not know it.
+_MOST_RANGES = 0xFFFF // _BLOCK - 1
+"""In one filter: its jumps, and the attribute that it is sent in, count their bytes in 16 bits."""
+
+_Range = tuple[int, int]
+"""The first and the last of ports in a row."""
+
+
+def _walks(ports: Collection[int]) -> list[list[_Range]]:
+    """The ports as ranges, as many for each walk over the kernel's tables as a filter can hold."""
+    ranges: list[_Range] = []
+    for port in sorted(set(ports)):
+        if ranges and port == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], port)
+        else:
+            ranges.append((port, port))
+    return [ranges[at : at + _MOST_RANGES] for at in range(0, len(ranges), _MOST_RANGES)]
+
+
+def _any_local_port(ranges: Sequence[_Range]) -> bytes:
+    """A program for the kernel's filter: accept a socket whose local port is in one of these ranges.
+
+    For each range: at least its first? at most its last? then jump to the end, which accepts; else on to the next one.
+    What jumps four bytes beyond the end is refused. Equality would be one question, but older kernels do not know it.
     """
-    block = 5 * _STEP.size
     code = b""
-    for place, port in enumerate(ports):
-        left = (len(ports) - place) * block
-        on_no = block if left > block else block + 4
-        code += _STEP.pack(_PORT_AT_LEAST, 8, on_no) + _STEP.pack(0, 0, port)
-        code += _STEP.pack(_PORT_AT_MOST, 8, on_no - 8) + _STEP.pack(0, 0, port)
+    for place, (first, last) in enumerate(ranges):
+        left = (len(ranges) - place) * _BLOCK
+        on_no = _BLOCK if left > _BLOCK else _BLOCK + 4
+        code += _STEP.pack(_PORT_AT_LEAST, 8, on_no) + _STEP.pack(0, 0, first)
+        code += _STEP.pack(_PORT_AT_MOST, 8, on_no - 8) + _STEP.pack(0, 0, last)
         code += _STEP.pack(_JUMP, 4, left - 4 * _STEP.size)
     return code
