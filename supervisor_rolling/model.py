@@ -202,6 +202,7 @@ class Config:
     groups: Mapping[str, Policy]
     history: HistoryPolicy = HistoryPolicy()
     metrics: MetricsPolicy = MetricsPolicy()
+    invalid: Mapping[str, str] = field(default_factory=dict)  # groups with mistakes: what is wrong, a line for each
 
 
 # --- roll: what was asked and how far it got

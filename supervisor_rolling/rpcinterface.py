@@ -271,8 +271,8 @@ class RollingNamespaceRPCInterface:
     def getListener(self):
         """Return how the listener is
 
-        @return struct listener running (boolean), and problem: what is wrong with rolling.yaml, without which no roll
-                               begins, in one line; empty: nothing
+        @return struct listener running (boolean), and problem: what is wrong with rolling.yaml, and which rolls are
+                               refused for it, in one line; empty: nothing
         """
         self._update("getListener")
         return {"running": self._listener_runs(), "problem": plain(self.mailbox.problem)[:LONGEST_PROBLEM]}

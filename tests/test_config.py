@@ -40,9 +40,12 @@ PROBLEM = re.compile(r"rolling\.yaml:[1-9][0-9]*: \S.*")
 
 
 def problems(text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse(text, "rolling.yaml")
-    return str(caught.value).split("\n")
+    """All that is wrong with a file, whether it is everybody's or one group's."""
+    try:
+        config = parse(text, "rolling.yaml")
+    except ConfigError as error:
+        return str(error).split("\n")
+    return [line for found in config.invalid.values() for line in found.split("\n")]
 
 
 def app(keys: str) -> str:
@@ -96,7 +99,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
     def names(kind: Any) -> set[str]:
         return {field.name for field in fields(kind)}
 
-    assert set(tree) == names(Config)
+    assert set(tree) == names(Config) - {"invalid"}
     assert set(tree["gate"]) == names(GatePolicy)
     assert set(group) == names(Policy) - {"group", "settle_auto"}
     assert set(group["balancer"]) == names(BalancerPolicy)
@@ -577,6 +580,48 @@ def test_a_problem_behind_an_alias_is_told_where_the_value_stands() -> None:
     ]
 
 
+# --- whose mistake it is
+
+OTHER = "  web:\n    ports: auto\n"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "  app:\n    ports: auto\n    drian: {}\n",
+        "  app: 7\n",
+        "  app:\n    ports: auto\n  app: {}\n",
+        "  app:\n    ports: auto\n    drain: {timeout: 1s, min: 2s}\n",
+        "  app:\n    warmup: {requests: [/, {count: x}]}\n",
+        "  app: {<<: 3, ports: auto}\n",
+    ],
+    ids=["unknown key", "no mapping", "twice", "two keys together", "in a list", "merge"],
+)
+def test_a_mistake_in_one_group_costs_no_other_group(mistake: str) -> None:
+    config = parse(f"groups:\n{mistake}{OTHER}", "rolling.yaml")
+    assert list(config.groups) == ["web"]
+    assert list(config.invalid) == ["app"]
+    assert ": groups.app" in config.invalid["app"]
+
+
+def test_groups_whose_names_hold_dots_keep_their_own_mistakes() -> None:
+    config = parse("groups:\n  app: {ports: auto, x: 1}\n  app.x: {ports: auto}\n", "f")
+    assert (list(config.groups), list(config.invalid)) == (["app.x"], ["app"])
+
+
+def test_a_key_that_contradicts_the_gate_is_the_mistake_of_its_group() -> None:
+    gate = "gate: {backend: haproxy, socket: /s, backend_name: b}\n"
+    config = parse(f"{gate}groups:\n  app:\n    ports: auto\n    drain: {{keepalive: nginx}}\n{OTHER}", "f")
+    assert (list(config.groups), list(config.invalid)) == (["web"], ["app"])
+
+
+@pytest.mark.parametrize("top", ["gate: {lease: 3}\n", "metrics: {listen: x}\n", "gaet: {}\n"])
+def test_a_mistake_in_a_top_level_key_is_everybodys_and_all_is_told(top: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"groups:\n  app: {{}}\n{OTHER}{top}", "f")
+    assert len(str(caught.value).splitlines()) == 2
+
+
 # --- files
 
 
@@ -685,7 +730,9 @@ def check_that_it_is_a_config_or_a_list_of_problems(text: str) -> None:
             line.encode()
     else:
         assert isinstance(config, Config)
-        assert config.groups
+        assert config.groups or config.invalid
+        for line in "\n".join(config.invalid.values()).splitlines():
+            assert PROBLEM.fullmatch(line), line
 
 
 @settings(max_examples=300, deadline=2000)
@@ -720,4 +767,5 @@ def test_any_ports_are_a_regex_that_works_or_a_problem(pattern: str) -> None:
     text = yaml.safe_dump({"groups": {"app": {"ports": pattern}}})
     check_that_it_is_a_config_or_a_list_of_problems(text)
     with contextlib.suppress(ConfigError):
-        assert isinstance(ports_for(parse(text, "f").groups["app"].ports, "app-8000"), tuple)
+        for found in parse(text, "f").groups.values():
+            assert isinstance(ports_for(found.ports, "app-8000"), tuple)

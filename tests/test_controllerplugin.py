@@ -683,9 +683,8 @@ def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.run(line)
         assert ctl.printed.splitlines()[0] == (
-            "rolling.yaml is wrong: no roll begins until it is mended, and the guard goes on by the last that was "
-            "right. /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). All that is wrong: "
-            f"supervisorctl rolling_check {group}"
+            "rolling.yaml is invalid: /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). "
+            f"Fix: see all that is wrong with supervisorctl rolling_check {group}"
         )
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.run(f"{line} --json")

@@ -268,7 +268,7 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
     policy.write_text(good.replace("max_unavailable", "max_unavialable"), encoding="utf-8")
     stack.wait_until(lambda: "did you mean max_unavailable?" in told_of_policy(stack), 10.0, "the status tells of it")
     assert stack.ctl("rolling_status", "app").stdout.startswith(
-        "rolling.yaml is wrong: no roll begins until it is mended"
+        "rolling.yaml is invalid: no rollout of app can start, and the crash guard there uses the last valid version"
     )
     policy.unlink()
     code, out = untouched(stack, "rolling_restart", "app")

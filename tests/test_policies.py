@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.errors import ConfigError
+from supervisor_rolling.in_listener import config
 from supervisor_rolling.in_listener.config import mark
 from supervisor_rolling.in_listener.policies import Policies
 from supervisor_rolling.model import Config, GatePolicy
@@ -45,8 +46,8 @@ def load() -> Loader:
 
 def backend(policies: Policies) -> str:
     """What the policies say now."""
-    config = policies.latest()
-    return config.gate.backend if config else "none"
+    found = policies.latest()
+    return found.gate.backend if found else "none"
 
 
 def rewrite(file: Path, text: str) -> None:
@@ -98,7 +99,7 @@ def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
     with caplog.at_level(logging.WARNING):
         assert [backend(policies) for _ in range(3)] == ["one"] * 3
     (record,) = caplog.records
-    assert "the guard goes on with the policies that it has" in record.message
+    assert "no rollout can start, and the crash guard uses the last valid version" in record.message
     assert "a typing error" in record.message
     rewrite(file, "two")
     assert backend(policies) == "two"
@@ -112,14 +113,32 @@ def test_what_is_wrong_with_the_file_is_known_in_one_line_until_it_is_mended(fil
         return Config(GatePolicy(), {})
 
     policies = Policies(str(file), load, mark)
+    cost = "no rollout can start, and the crash guard uses the last valid version: "
     for text, problem in (
-        ("one: a typing error", "one: a typing error"),
+        ("one: a typing error", f"{cost}one: a typing error"),
         ("good", ""),
-        ("one: a typing error\ntwo: another\nthree: a third", "one: a typing error; and 2 more"),
+        ("one: a typing error\ntwo: another\nthree: a third", f"{cost}one: a typing error; and 2 more"),
     ):
         rewrite(file, text)
         policies.latest()
         assert policies.problem == problem
+
+
+def test_an_invalid_group_keeps_its_last_valid_policy_and_the_others_get_the_new_one(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policies = Policies(str(file), lambda path: config.parse(file.read_text(encoding="ascii"), "f"), mark)
+    rewrite(file, "groups: {app: {ports: auto, canary: 1}, web: {ports: auto, canary: 1}}")
+    policies.latest()
+    rewrite(file, "groups: {app: {ports: auto, canary: x}, web: {ports: auto, canary: 2}, new: {}}")
+    found = policies.latest()
+    assert found is not None
+    assert {name: policy.canary for name, policy in found.groups.items()} == {"app": 1, "web": 2}
+    cost = "no rollout of app, new can start, and the crash guard there uses the last valid version"
+    assert policies.problem == (
+        f"{cost}: f:1: groups.app.canary: 'x' is text; write a whole number from 0 to 65535; and 1 more"
+    )
+    assert "groups.new.ports: is missing" in caplog.messages[-1]
 
 
 def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_back(

@@ -716,6 +716,19 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
 
 
+def test_a_check_tells_the_mistakes_of_every_group_at_once():
+    world = World(3)
+    invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
+    roller = world.roller()
+    roller.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
+    found = [(finding["text"], finding["refuses"]) for finding in checked(world, roller)["findings"]]
+    assert found == [
+        ("f:1: groups.app.x: unknown", True),
+        ("f:2: groups.app.y: unknown", True),
+        ("f:9: groups.web.z: unknown", False),
+    ]
+
+
 def test_a_roll_that_goes_on_is_not_looked_at_again():
     world = World(3)
     world.processes["app-2"].boots = "never"

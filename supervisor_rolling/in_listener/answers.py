@@ -27,7 +27,9 @@ log = logging.getLogger("supervisor_rolling")
 
 
 def policy_of(config: Config, group: str) -> Policy:
-    """The policy of a group. Raises ConfigError where there is none."""
+    """The policy of a group. Raises ConfigError where there is none, or where it is invalid."""
+    if group in config.invalid:
+        raise ConfigError(config.invalid[group])
     if group not in config.groups:
         there = ", ".join(sorted(config.groups))
         raise ConfigError(f"rolling.yaml has no policy for the group {group} (it has {there}): add groups.{group}")

@@ -93,7 +93,7 @@ class Inspector:
             config = load_config()
         except ConfigError as error:
             return None, [Finding("config", "config", line, "", refuses=True) for line in _lines(error)]
-        found = list(self._of_metrics(config.metrics.listen))
+        found = [*_invalid(config, request.group), *self._of_metrics(config.metrics.listen)]
         try:
             self._gatekeeper.prove(config.gate)
         except GateError as error:
@@ -102,7 +102,8 @@ class Inspector:
             roll = make(request, config)
             found += [_objection(error, request.group) for error in objections(roll, seen.processes, self._sockets)]
         except (ConfigError, RefusedError, SocketsError) as error:
-            return None, [*found, _objection(error, request.group)]
+            refusal = [] if request.group in config.invalid else [_objection(error, request.group)]
+            return None, [*found, *refusal]
         try:
             if roll.policy.drain.keepalive == "nginx":
                 check_pools()
@@ -285,6 +286,13 @@ def _balancer_of(group: str, load_config: Callable[[], Config]) -> BalancerPolic
 
 def _ports_of(roll: Roll) -> Ports:
     return {member.name: member.ports for member in roll.members}
+
+
+def _invalid(config: Config, group: str) -> Iterable[Finding]:
+    """The mistakes in the groups of rolling.yaml, a finding for each: those of this group refuse its rolls."""
+    for name, text in config.invalid.items():
+        for line in text.splitlines():
+            yield Finding("config", "config", line, "", refuses=name == group)
 
 
 def _lines(error: ConfigError) -> list[str]:

@@ -1,15 +1,16 @@
 """The policies as the YAML file says them now, for the guard: it needs them all the time, and not only when somebody
 asks.
 
-A roll reads the file when it begins, and whoever asked is told what is wrong with it. Nobody asks for the guard, so
-it goes on with the last file that was good: a typing error must not open a gate. ``problem`` is for those who ask how
-things are.
+A roll reads the file when it begins, and the client is told what is wrong with it. No client asks for the guard, so it
+goes on with what was valid last: of the whole file, or of one group. A typing error must not open a gate, and one
+group's error must not reach another group. ``problem`` is for ``rolling_status``.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.model import Config
@@ -19,7 +20,8 @@ log = logging.getLogger("supervisor_rolling")
 
 class Policies:
     """One file. ``load`` reads it and raises ConfigError; ``mark`` gives something else when it is to be read again.
-    ``problem``: what was wrong with it when it was last read for the guard, in one line; empty: nothing."""
+    ``problem``: what was wrong with it when it was last read for the guard and what that costs, in one line; empty:
+    nothing."""
 
     def __init__(self, path: str, load: Callable[[str], Config], mark: Callable[[str], object]) -> None:
         self._path = path
@@ -39,11 +41,24 @@ class Policies:
         if mark != self._read:
             self._read = mark
             try:
-                self._config, self.problem = self.fresh(), ""
+                self._take(self.fresh())
             except ConfigError as error:
-                self.problem = _in_one_line(str(error))
-                log.warning("the guard goes on with the policies that it has, because the file is wrong: %s", error)
+                self._complain("no rollout can start, and the crash guard uses the last valid version", str(error))
         return self._config
+
+    def _take(self, config: Config) -> None:
+        """A file that is valid, but for some groups: these keep their last valid policy, where there is one."""
+        before = self._config.groups if self._config else {}
+        kept = {group: before[group] for group in config.invalid if group in before}
+        self._config, self.problem = replace(config, groups={**config.groups, **kept}), ""
+        if config.invalid:
+            groups = ", ".join(sorted(config.invalid))
+            cost = f"no rollout of {groups} can start, and the crash guard there uses the last valid version"
+            self._complain(cost, "\n".join(config.invalid.values()))
+
+    def _complain(self, cost: str, lines: str) -> None:
+        self.problem = f"{cost}: {_in_one_line(lines)}"
+        log.warning("%s is invalid: %s: %s", self._path, cost, lines)
 
 
 def _in_one_line(text: str) -> str:

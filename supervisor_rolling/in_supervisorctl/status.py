@@ -17,10 +17,7 @@ NO_LISTENER = (
 )
 
 
-WRONG = (
-    "rolling.yaml is wrong: no roll begins until it is mended, and the guard goes on by the last that was right. "
-    "{problem}. All that is wrong: supervisorctl rolling_check {group}"
-)
+WRONG = "rolling.yaml is invalid: {problem}. Fix: see all that is wrong with supervisorctl rolling_check {group}"
 
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
 

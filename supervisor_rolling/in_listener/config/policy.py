@@ -1,7 +1,8 @@
 """YAML text → policies: what every key of rolling.yaml means.
 
-``load`` reads a file, ``parse`` is pure. Both raise ConfigError, whose message holds every problem at once, a line for
-each: ``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML has a single one.
+``load`` reads a file, ``parse`` is pure. A problem in one group makes that group invalid, and no other:
+``Config.invalid``. Any other problem raises ConfigError. The message holds every problem at once, a line for each:
+``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML has a single one.
 
 The tables below are the file format: a key and the reader of its value. A key that is left out has the default of
 ``model.py``; to add a key, add the field there and its reader here.
@@ -14,12 +15,15 @@ import ipaddress
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.in_listener.config.files import read
 from supervisor_rolling.in_listener.config.reader import (
     MOST_CHARACTERS,
     Entry,
+    Path,
     Reader,
     choice,
     each,
@@ -103,7 +107,7 @@ _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\
 
 
 def load(path: str) -> Config:
-    """The configuration in a file. Raises ConfigError, with all that is wrong with it."""
+    """The configuration in a file. Raises ConfigError where no group can use it, with all that is wrong with it."""
     data = read(path, MOST_CHARACTERS + 1)
     if len(data) > MOST_CHARACTERS:
         raise too_large(path)
@@ -115,12 +119,26 @@ def load(path: str) -> Config:
 
 
 def parse(text: str, file: str) -> Config:
-    """The configuration in a text, which messages call ``file``. Raises ConfigError, with all that is wrong with it."""
+    """The configuration in a text, which messages call ``file``. Raises ConfigError where no group can use it, with all
+    that is wrong with it."""
     root = open_document(text, file)
     config = _CONFIG(root)
-    root.document.raise_problems()
+    found = root.document.found()
+    owners = [_group_of(problem.path) for problem in found]
+    if not all(owners):
+        raise ConfigError("\n".join(problem.text for problem in found))
     assert config is not None, "a reader gives a value or a problem"
-    return config
+    invalid: dict[str, str] = {}
+    for problem, owner in zip(found, owners):
+        invalid[owner] = f"{invalid[owner]}\n{problem.text}" if owner in invalid else problem.text
+    groups = {name: policy for name, policy in config.groups.items() if name not in invalid}
+    return replace(config, groups=groups, invalid=invalid)
+
+
+def _group_of(path: Path) -> str:
+    """The group to which a value belongs; empty where it is everybody's."""
+    is_of_a_group = len(path) > 1 and path[0] == "groups"
+    return str(path[1]) if is_of_a_group else ""
 
 
 # --- readers of what only this file has
@@ -448,11 +466,10 @@ def _make_policy(group: str, settle: float = AUTO, **values: Any) -> Policy:
 
 
 def _groups(entry: Entry) -> dict[str, Policy] | None:
-    groups = {} if entry.is_a("null") else table(_name_problem, _policy)(entry)
-    if groups == {}:
+    if entry.is_a("null") or entry.entries == {}:
         entry.wrong(f"is empty; {_NO_GROUPS}")
         return None
-    return groups
+    return table(_name_problem, _policy, may_lack=True)(entry)
 
 
 def _check_config(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
 
 import yaml
 from yaml.reader import ReaderError
@@ -61,27 +61,38 @@ _ANY_HINT = "look at the indentation, colons and quotes here and in the line abo
 # --- entries
 
 
+Path = tuple[Union[str, int], ...]
+"""Where a value stands: the keys as they are written, and the places in lists."""
+
+
+class Problem(NamedTuple):
+    """A mistake in the file; ``text`` is the whole message."""
+
+    line: int
+    path: Path
+    text: str
+
+
 @dataclass
 class Document:
     """A file that is being read: the problems found so far, and how many values may still be looked at."""
 
     file: str
-    problems: list[tuple[int, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     values_left: int = MOST_VALUES
 
-    def wrong(self, line: int, path: str, what: str) -> None:
-        self.problems.append((line, f"{self.file}:{line}: {path or 'the file'}: {what}"))
+    def wrong(self, line: int, path: Path, what: str) -> None:
+        self.problems.append(Problem(line, path, f"{self.file}:{line}: {_written(path) or 'the file'}: {what}"))
 
-    def raise_problems(self) -> None:
-        """Raise ConfigError if there is a problem: all of them, a line each, in the order of the file."""
-        if self.problems:
-            raise ConfigError("\n".join(text for _, text in sorted(self.problems, key=lambda problem: problem[0])))
+    def found(self) -> list[Problem]:
+        """The problems in the order of the file."""
+        return sorted(self.problems, key=lambda problem: problem.line)
 
     def spend(self, line: int) -> bool:
         """Whether one more value may be looked at. The first that may not is a problem."""
         self.values_left -= 1
         if self.values_left == -1:
-            self.wrong(line, "", f"aliases make it more than {MOST_VALUES} values; write fewer")
+            self.wrong(line, (), f"aliases make it more than {MOST_VALUES} values; write fewer")
         return self.values_left >= 0
 
 
@@ -96,7 +107,7 @@ class Entry:
     node: yaml.Node
     key_line: int
     name: str = ""
-    path: str = ""
+    path: Path = ()
 
     @property
     def line(self) -> int:
@@ -144,9 +155,8 @@ class Entry:
             self.unfit("write a mapping of keys to values")
             return None
         pairs = self._pairs(self.node, ())
-        prefix = self.path and self.path + "."
         return {
-            name: Entry(self.document, value, _line(key), name, prefix + _plain(name))
+            name: Entry(self.document, value, _line(key), name, (*self.path, name))
             for name, (key, value) in pairs.items()
         }
 
@@ -157,7 +167,7 @@ class Entry:
             self.unfit("write a list")
             return None
         return [
-            Entry(self.document, node, _line(node), path=f"{self.path}[{index}]")
+            Entry(self.document, node, _line(node), path=(*self.path, index))
             for index, node in enumerate(self.node.value)
             if self.document.spend(_line(node))
         ]
@@ -223,7 +233,7 @@ class Entry:
         return [node for node in nodes if self.document.spend(_line(key))]
 
     def _twice(self, key: yaml.Node, first: yaml.Node) -> None:
-        path = f"{self.path}.{_plain(key.value)}".lstrip(".")
+        path = (*self.path, key.value)
         self.document.wrong(_line(key), path, f"the key stands in line {_line(first)} already; keep one of the two")
 
 
@@ -282,6 +292,12 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
+def _written(path: Path) -> str:
+    """A path for a message: ``groups.app.warmup.requests[0].path``."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
 def _plain(name: str) -> str:
     """A key as part of a path: as it is, unless that would break the message's line."""
     return _short(name) if name.isprintable() and name and " " not in name else _quoted(name)
@@ -325,7 +341,7 @@ def section(
             else:
                 child.wrong_name(f"unknown key{suggestion(name, keys)}")
         for name in required.keys() - values.keys():
-            entry.document.wrong(entry.key_line, f"{entry.path}.{name}".lstrip("."), f"is missing; {required[name]}")
+            entry.document.wrong(entry.key_line, (*entry.path, name), f"is missing; {required[name]}")
             values[name] = None
         check(entry.entries, values)
         return None if None in values.values() else make(**values)
@@ -333,8 +349,11 @@ def section(
     return read
 
 
-def table(name_problem: Callable[[str], str], read: Reader[T], check: Check = no_check) -> Reader[dict[str, T]]:
-    """A mapping with names of the operator's own; ``name_problem`` says what is wrong with one, or nothing."""
+def table(
+    name_problem: Callable[[str], str], read: Reader[T], check: Check = no_check, may_lack: bool = False
+) -> Reader[dict[str, T]]:
+    """A mapping with names of the operator's own; ``name_problem`` says what is wrong with one, or nothing.
+    ``may_lack``: a value with a problem is left out, and the others are given."""
 
     def read_table(entry: Entry) -> dict[str, T] | None:
         if entry.entries is None:
@@ -346,7 +365,7 @@ def table(name_problem: Callable[[str], str], read: Reader[T], check: Check = no
         values = {name: read(child) for name, child in entry.entries.items()}
         check(entry.entries, values)
         good = {name: value for name, value in values.items() if value is not None}
-        return good if len(good) == len(values) else None
+        return good if may_lack or len(good) == len(values) else None
 
     return read_table
 
