@@ -49,6 +49,14 @@ class ConflictError(SupervisorError):
     """Somebody else wrote the roll since we looked: look again."""
 
 
+class FaultError(SupervisorError):
+    """supervisord answered a call with a fault: other calls may still work. ``code``: that of the fault."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class NoKeyError(SupervisorError):
     """supervisord has not told this listener the key to its own methods: it will in a moment."""
 

@@ -27,7 +27,10 @@ FORBIDDEN_IN_SUPERVISORD = HEAVY | {"threading", "subprocess", "multiprocessing"
 
 VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.in_listener.contracts"
-BETWEEN = {f"{PACKAGE}.in_listener.{name}" for name in ("roller", "answers", "watches", "gatekeeper", "inspection")}
+BETWEEN = {
+    f"{PACKAGE}.in_listener.{name}"
+    for name in ("roller", "answers", "watches", "gatekeeper", "inspection", "group_errors")
+}
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
 DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", "begin")} | BETWEEN

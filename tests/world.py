@@ -272,8 +272,17 @@ class World:
 
     name = "world"
 
-    def __init__(self, processes: int = 4, policy: Policy | None = None, *, settle: float = 0.0) -> None:
+    def __init__(
+        self,
+        processes: int = 4,
+        policy: Policy | None = None,
+        *,
+        settle: float = 0.0,
+        group: str = GROUP,
+        first_port: int = 8001,
+    ) -> None:
         self.now = 1000.0
+        self.group = group
         self.policy = policy or fast_policy(settle=settle)
         self.gate_policy = GatePolicy(lease=5.0)
         self.mailbox = Mailbox()
@@ -282,7 +291,7 @@ class World:
         self.is_deaf = False  # no event reaches the roller, and no death
         self._pids = itertools.count(100)
         self.pools = Pools(self)
-        self.processes = {f"app-{n}": SimProcess(f"app-{n}", 8000 + n) for n in range(1, processes + 1)}
+        self.processes = {f"app-{n}": SimProcess(f"app-{n}", first_port - 1 + n) for n in range(1, processes + 1)}
         for process in self.processes.values():
             process.pid = process.warm_pid = next(self._pids)
         self.closed_until: dict[int, float] = {}
@@ -357,19 +366,20 @@ class World:
 
     @property
     def config(self) -> Config:
-        return Config(self.gate_policy, {GROUP: self.policy})
+        return Config(self.gate_policy, {self.group: self.policy})
 
     def look(self, guarded: Collection[str]) -> SupervisorWorld:
-        rolls = {g: (self.mailbox.rolls.version(g), self.roll()) for g in self.mailbox.rolls}
-        watches = {g: self.watch() for g in self.mailbox.watches}
+        rolls = {g: (self.mailbox.rolls.version(g), self.roll()) for g in self.mailbox.rolls if g == self.group}
+        watches = {g: self.watch() for g in self.mailbox.watches if g == self.group}
         requests = tuple(
             Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
             for r in self.mailbox.asked(self.now - 10)
+            if r["group"] == self.group
         )
         table = {p.name: self._row(p) for p in self.processes.values()}
         idle = self.now - self._looked_at if self._looked_at else 0.0
         self._looked_at = self.now
-        return SupervisorWorld(rolls, requests, {GROUP: table}, idle, watches)
+        return SupervisorWorld(rolls, requests, {self.group: table}, idle, watches)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
@@ -436,14 +446,14 @@ class World:
         return {port: self.holders[port] for port in ports if port in self.holders}
 
     def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        if not self.mailbox.record(GROUP, version, json.loads(dump(roll)), self.now):
+        if not self.mailbox.record(self.group, version, json.loads(dump(roll)), self.now):
             raise ConflictError("somebody else wrote")
         if request:
             self.mailbox.answer(request, "accepted", 0, "", {})
         self._operation("record")
 
     def guard(self, watch: Watch) -> None:
-        self.mailbox.guard(GROUP, json.loads(dump(watch)), self.now)
+        self.mailbox.guard(self.group, json.loads(dump(watch)), self.now)
         self._operation("guard")
 
     def unguard(self, group: str) -> None:
@@ -508,7 +518,7 @@ class World:
             self._noticed[name] = (jobs[name].pid, self.now)
             self._is_told(self.processes[name], jobs[name].request)
         return {
-            f"{GROUP}:{name}": Notice(pid, f"127.0.0.1:{pid}", self.now - begun >= self.notice_takes)
+            f"{self.group}:{name}": Notice(pid, f"127.0.0.1:{pid}", self.now - begun >= self.notice_takes)
             for name, (pid, begun) in self._noticed.items()
         }
 
@@ -559,7 +569,7 @@ class World:
         self._operation("tend")
         warmths = {name: self._warmth(name, *found) for name, found in self._warming.items()}
         self._told_late = {name: self._warming[name] for name, warmth in warmths.items() if warmth.state == "late"}
-        return {f"{GROUP}:{name}": warmth for name, warmth in warmths.items()}
+        return {f"{self.group}:{name}": warmth for name, warmth in warmths.items()}
 
     def end(self) -> None:
         self._warming = {}
@@ -569,13 +579,13 @@ class World:
     def ask(self, kind: str = "restart", **details: Any) -> dict[str, Any]:
         self.pass_time(max(1.5, min(self.connection_takes, 2.0)))  # users are there before anybody asks
         given = {"processes": [], "max_unavailable": "", "force": False, "by": "", **details}
-        return self.mailbox.ask(kind, GROUP, self.now, given)
+        return self.mailbox.ask(kind, self.group, self.now, given)
 
     def roll(self) -> Roll:
-        return self._loaded(Roll, self.mailbox.rolls[GROUP], load_roll)
+        return self._loaded(Roll, self.mailbox.rolls[self.group], load_roll)
 
     def watch(self) -> Watch:
-        return self._loaded(Watch, self.mailbox.watches[GROUP], load_watch)
+        return self._loaded(Watch, self.mailbox.watches[self.group], load_watch)
 
     def _loaded(self, kind: type[T], wire: dict[str, Any], load: Callable[[dict[str, Any]], T]) -> T:
         """Read once, like the real adapter: most of a simulated roll's time would go into it."""
@@ -585,7 +595,7 @@ class World:
         return found
 
     def roll_or_none(self) -> Roll | None:
-        return self.roll() if GROUP in self.mailbox.rolls else None
+        return self.roll() if self.group in self.mailbox.rolls else None
 
     def crash(self, name: str) -> None:
         process = self.processes[name]
@@ -631,7 +641,7 @@ class World:
         return [] if self.is_deaf else events
 
     def _has_ended(self) -> bool:
-        roll = self.mailbox.rolls.get(GROUP)
+        roll = self.mailbox.rolls.get(self.group)
         return roll is not None and roll["status"] != "running"
 
     def pass_time(self, seconds: float) -> None:
@@ -682,7 +692,7 @@ class World:
 
     def _becomes(self, process: SimProcess, state: str) -> None:
         pid = process.pid if state not in ("STARTING", "BACKOFF", "FATAL") else 0  # as supervisord's events have it
-        self._events.append(Change(GROUP, process.name, state, process.state, pid))
+        self._events.append(Change(self.group, process.name, state, process.state, pid))
         process.state = state
 
     def _spawn(self, process: SimProcess) -> None:
@@ -711,7 +721,7 @@ class World:
 
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
-        warm = self.mailbox.is_warm(GROUP, p.name, p.pid)
+        warm = self.mailbox.is_warm(self.group, p.name, p.pid)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
         ends = p.stopwaitsecs, p.told_to_stop
         return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)

@@ -76,10 +76,18 @@ class FileHistory:
         """See ``contracts.History``."""
         self._load()
         self._end_the_lost(rolls)
-        for roll in rolls:
+        errors = [error for error in map(self._keep_one, rolls) if error]
+        self._flush()
+        if errors:  # when all others are kept
+            raise errors[0]
+
+    def _keep_one(self, roll: Roll) -> Exception | None:
+        try:
             if _mark(self._newest_of(roll)) != _mark_of(roll):
                 self._take(_line_of(roll, self._clock()))
-        self._flush()
+        except Exception as error:  # noqa: BLE001 - of one roll, and of no other
+            return error
+        return None
 
     def close(self, rolls: Collection[Roll]) -> None:
         """See ``contracts.History``."""

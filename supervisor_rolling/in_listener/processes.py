@@ -22,7 +22,7 @@ from xml.parsers.expat import ExpatError
 from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
+from supervisor_rolling.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
 from supervisor_rolling.model import Order, Outcome, Process, Report, Request, Roll, Settings, Verb, Watch, World
 from supervisor_rolling.packing import pack, unpack
 from supervisor_rolling.plain import plain
@@ -158,7 +158,7 @@ class XmlRpcSupervisor:
             self._take_key()
         try:
             return self._call(f"rolling.{method}", self._key, *arguments)
-        except _FaultError as error:
+        except FaultError as error:
             if error.code != Fault.LISTENERS_OWN:
                 raise
             self._key, self._refused_key = "", self._key
@@ -254,12 +254,6 @@ def _updated(
     return {group: fresh[group] if group in fresh else known[group] for group in there}
 
 
-class _FaultError(SupervisorError):
-    def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
-        self.code = code
-
-
 class _Transport(SupervisorTransport):
     """supervisor's transport, with a deadline for every read and write, and a wait that is handed in."""
 
@@ -314,7 +308,7 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
         )
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return SupervisorError("supervisord is shutting down")
-    return _FaultError(fault.faultString, fault.faultCode)
+    return FaultError(fault.faultString, fault.faultCode)
 
 
 def _outcome(method: str, answer: Any) -> Outcome:
@@ -322,7 +316,7 @@ def _outcome(method: str, answer: Any) -> Outcome:
     if not isinstance(answer, dict) or "faultCode" not in answer:
         return Outcome()
     error = _translated(method, xmlrpc.client.Fault(answer["faultCode"], answer.get("faultString", "")))
-    if not isinstance(error, _FaultError):
+    if not isinstance(error, FaultError):
         raise error
     if error.code == Faults.NOT_RUNNING:
         return Outcome(str(error), overtaken=True)

@@ -10,11 +10,12 @@ close before supervisord is told to stop anything, and an order is given only fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from supervisor_rolling.errors import (
     ConfigError,
     ConflictError,
     Fault,
+    FaultError,
     GateError,
     NoKeyError,
     RefusedError,
@@ -47,6 +49,7 @@ from supervisor_rolling.in_listener.contracts import (
     Warmups,
 )
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
+from supervisor_rolling.in_listener.group_errors import GroupErrors
 from supervisor_rolling.in_listener.inspection import Inspector
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
@@ -197,6 +200,8 @@ class Roller:
         self._inspector = Inspector(
             self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clock
         )
+        self._errors = GroupErrors()
+        self._closed: Mapping[str, Mapping[int, str]] = {}
         self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
@@ -268,8 +273,15 @@ class Roller:
         """The groups less those that have died, guarded anew where that makes them other than before; what warm-ups
         found is for the next turn."""
         dead = self._dead()
-        left = {name: group.bereft(dead) for name, group in groups.items()}
-        return {name: group if group is before[name] else self._again(group) for name, group in left.items()}
+
+        def now(name: str, group: Group) -> Group:
+            left = group.bereft(dead)
+            return left if left is before[name] else self._again(left)
+
+        return {
+            name: self._errors.attempt(name, functools.partial(now, name, group), before[name])
+            for name, group in groups.items()
+        }
 
     def _dead(self) -> Mapping[int, float]:
         """Since when each pid is known to be dead."""
@@ -327,45 +339,55 @@ class Roller:
 
     def _turn(self) -> float:
         began = self.clock()
+        self._errors.begin()
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
-        for ended in self._watches.ended(world):
-            self.supervisor.unguard(ended)
+        self._errors.each(self._watches.ended(world), self.supervisor.unguard)
         self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
-        watches = self._watches.of(world, self.clock())
-        warmths = self.warmups.tend(_by(self.gatekeeper.bypass, _jobs(world, watches)))
+        watches = dict(self._watches.of(world, self.clock(), self._errors.each))
+        watches.update({group: world.watches[group] for group in self._errors.failed & world.watches.keys()})
+        warmths = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(world, watches)))
         self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in world.rolls}
         self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in world.rolls}
         self.arrivals.watch(_pooled_ports(world))
         self._arrived = self.arrivals.take()
-        notices = _notices(world, self.gatekeeper.closed_since, self.deaths.take())
-        told = self.notices.give(_by(self.gatekeeper.bypass, notices))
-        self._hooked = self.hooks.tend(_hook_jobs(world))
-        old = {name: self._see(name, world, watches.get(name), warmths, told) for name in {**world.rolls, **watches}}
-        new = {name: self._decide(old[name], name, world) for name in old}
-        self._groups = self._now(new, new)  # less those that have died since the look
+        told = self.notices.give(_by(self.gatekeeper.bypass, self._notices(world)))
+        self._hooked = self.hooks.tend(self._hook_jobs(world))
+        names = {**world.rolls, **watches}
+        old = self._errors.each(names, lambda name: self._see(name, world, watches.get(name), warmths, told))
+        new = self._errors.each(old, lambda name: self._decide(old[name], name, world))
+        every = {name: new[name] if name in new else self._kept(name, world) for name in names}
+        self._groups = self._now(every, every)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
         self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
         self._overtaken = {}
         until = began + ORDERS_WITHIN
-        are_left = [group for group in new.values() if self._order(group, until)]
-        _beside(lambda: self._count(new, warmths))
+        are_left = self._errors.each(new, lambda name: self._order(new[name], until))
+        _beside(lambda: self._count(every, warmths))
         if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a roll answers those who wait for it
             return 0.0
-        if are_left:
-            return 0.0
+        return 0.0 if any(are_left.values()) else self._pause(new)
+
+    def _pause(self, groups: Mapping[str, Group]) -> float:
+        """Seconds for which all can do without a turn."""
+        pauses = self._errors.each(groups, lambda name: pause(groups[name].roll, groups[name].watch, groups[name].seen))
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
         late = [MOVE_LOOK_EVERY] if self.deaths.take() else []  # supervisord has not yet come round to them
-        return min(
-            [
-                IDLE_LOOK_EVERY,
-                *(pause(one.roll, one.watch, one.seen) for one in new.values()),
-                *late,
-                *([hand_on] if hand_on > 0 else []),
-            ]
-        )
+        failed = [CONFLICT_PAUSE] if self._errors.conflicts else [RETRY_EVERY] if self._errors.failed else []
+        return min([IDLE_LOOK_EVERY, *pauses.values(), *late, *failed, *([hand_on] if hand_on > 0 else [])])
+
+    def _kept(self, name: str, world: World) -> Group:
+        """A group that failed in this turn: as the last turn left it or, where that is not known, as supervisord has
+        it. Its closed ports stay closed."""
+        roll, watch = world.rolls.get(name, (0, None))[1], world.watches.get(name)
+        before = self._groups.get(name)
+        if before and (before.roll.id if before.roll else 0) == (roll.id if roll else 0):
+            return before
+        ports = {m.name: m.ports for m in roll.members} if roll else {}
+        ports.update({ward.name: ward.ports for ward in watch.wards} if watch else {})
+        return Group(roll, watch, Seen(self.clock(), world.processes.get(name, {})), ports)
 
     # --- look
 
@@ -376,11 +398,29 @@ class Roller:
         if not world.requests:
             return world
         self._inspector.expect([request.id for request in world.requests])
-        answered = [self._answer(request, world) for request in _at_a_time(world.requests)]
+        answered = [self._answered_soundly(request, world) for request in _at_a_time(world.requests)]
         if not any(answered):
             return world
         self._answered_at = self.clock()
         return self.supervisor.look(guarded)
+
+    def _answered_soundly(self, request: Request, world: World) -> bool:
+        """``_answer``; where that fails, the request is refused, and the other requests are answered all the same."""
+        try:
+            return self._answer(request, world)
+        except ConflictError:  # it comes again
+            return False
+        except FaultError as error:
+            why = str(error)
+            log.warning("%s of %s cannot be answered: %s", request.kind, request.group, why)
+        except SupervisorError:
+            raise
+        except Exception as error:  # as in ``turn``
+            log.exception("a defect of supervisor_rolling: %s of %s", request.kind, request.group)
+            why = f"a defect of supervisor_rolling: {type(error).__name__}: {error}"
+        with contextlib.suppress(FaultError):
+            self.supervisor.refuse(request.id, Fault.DEFECT, why)
+        return True
 
     def _answer(self, request: Request, world: World) -> bool:
         """Whether it has been answered: what takes time is being read, and then the request comes again."""
@@ -585,6 +625,26 @@ class Roller:
         is_asked = is_overdue_one or policy.keepalive == "nginx"
         return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
 
+    # --- what runs beside the turn
+
+    def _jobs(self, world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
+        guards = self._errors.each(watches, lambda group: guard.jobs(watches[group]))
+        rolls = self._errors.each(world.rolls, lambda group: machine.jobs(world.rolls[group][1]))
+        return {**_keyed(guards), **_keyed(rolls)}
+
+    def _notices(self, world: World) -> dict[str, NoticeJob]:
+        closed, dead = self.gatekeeper.closed_since, self.deaths.take()
+        rolls = {group: roll for group, (_, roll) in world.rolls.items() if roll.status is Status.RUNNING}
+        found = self._errors.each(
+            rolls, lambda group: machine.notices(rolls[group], world.processes.get(group, {}), closed)
+        )
+        return {key: job for key, job in _keyed(found).items() if job.pid not in dead}
+
+    def _hook_jobs(self, world: World) -> dict[str, HookJob]:
+        rolls = {group: roll for group, (_, roll) in world.rolls.items()}
+        found = self._errors.each(rolls, lambda group: hooks.job(rolls[group]))
+        return {_hook_key(rolls[group]): job for group, job in found.items() if job}
+
     # --- decide, record, hold, order
 
     def _decide(self, old: Group, name: str, world: World) -> Group:
@@ -603,7 +663,10 @@ class Roller:
 
     def _hold(self, groups: Mapping[str, Group]) -> None:
         """One gate for all: that of the newest roll that closes anything, else that of the guard."""
-        found = [(group, group.closed()) for group in groups.values()]
+        self._closed = {
+            name: self._errors.attempt(name, group.closed, self._closed.get(name, {})) for name, group in groups.items()
+        }
+        found = [(group, self._closed[name]) for name, group in groups.items()]
         closed = {port: text for _, ports in found for port, text in ports.items()}
         closing = [group for group, ports in found if ports]
         rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
@@ -636,8 +699,16 @@ class Roller:
 
     def _leaving(self) -> list[tuple[Roll, Member]]:
         """Those behind a closed gate that are to be replaced, each with its roll."""
-        rolls = [group.roll for group in self._groups.values() if group.roll]
-        return [(roll, member) for roll in rolls for member in machine.leaving(roll, self.gatekeeper.closed_since)]
+        rolls = {name: group.roll for name, group in self._groups.items() if group.roll}
+        none: Sequence[Member] = ()
+        return [
+            (roll, member)
+            for name, roll in rolls.items()
+            for member in self._errors.attempt(name, functools.partial(self._leaving_of, roll), none)
+        ]
+
+    def _leaving_of(self, roll: Roll) -> Sequence[Member]:
+        return machine.leaving(roll, self.gatekeeper.closed_since)
 
     def _order(self, group: Group, until: float) -> bool:
         """Give the orders of a group, a few at a time, and no more of them when it is ``until``. Whether some are left
@@ -688,8 +759,11 @@ class Roller:
 
     def _count(self, groups: Mapping[str, Group], warmths: Mapping[str, Warmth]) -> None:
         if self.metrics.is_on():
-            self.metrics.tell({name: _figures(self._counted.get(name), groups[name]) for name in groups}, warmths)
-            self._counted = dict(groups)  # and not what the look found: a turn that is left is counted by the next
+            found = self._errors.each(groups, lambda name: _figures(self._counted.get(name), groups[name]))
+            self.metrics.tell(found, warmths)
+            counted = {name: groups[name] for name in found}
+            self._counted = {**self._counted, **counted}  # a group that was skipped is counted by the next turn
+            self._counted = {name: group for name, group in self._counted.items() if name in groups}
 
     def _complain(self, complaint: str) -> None:
         """Log what keeps a turn from being taken once, not every time."""
@@ -726,21 +800,10 @@ def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
     return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
 
 
-def _jobs(world: World, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
-    guards = {_key(group, name): job for group, watch in watches.items() for name, job in guard.jobs(watch).items()}
-    rolls = {_key(g, name): job for g, (_, roll) in world.rolls.items() for name, job in machine.jobs(roll).items()}
-    return {**guards, **rolls}
-
-
 def _figures(old: Group | None, new: Group) -> Figures:
     """``old``: the group as it was counted last; None: it was not."""
     before = (old.roll, old.watch) if old else (new.roll, new.watch)
     return figures(before, (new.roll, new.watch), new.seen, len(new.closed()))
-
-
-def _hook_jobs(world: World) -> dict[str, HookJob]:
-    found = {_hook_key(roll): hooks.job(roll) for _, roll in world.rolls.values()}
-    return {key: job for key, job in found.items() if job}
 
 
 def _hook_key(roll: Roll) -> str:
@@ -753,14 +816,9 @@ def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:
     return {key: replace(job, bypass=bypass or job.bypass) for key, job in jobs.items()}
 
 
-def _notices(world: World, closed: Mapping[int, float], dead: Collection[int]) -> dict[str, NoticeJob]:
-    return {
-        _key(group, name): job
-        for group, (_, roll) in world.rolls.items()
-        if roll.status is Status.RUNNING
-        for name, job in machine.notices(roll, world.processes.get(group, {}), closed).items()
-        if job.pid not in dead
-    }
+def _keyed(found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """What each group has by process, in one mapping."""
+    return {_key(group, name): value for group, values in found.items() for name, value in values.items()}
 
 
 def _pooled_ports(world: World) -> list[int]:

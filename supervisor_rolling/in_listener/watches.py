@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.errors import SocketsError
@@ -19,6 +19,13 @@ from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.ports import ports_for
 
 log = logging.getLogger("supervisor_rolling")
+
+Each = Callable[[Iterable[str], Callable[[str], Watch]], Mapping[str, Watch]]
+
+
+def in_order(groups: Iterable[str], part: Callable[[str], Watch]) -> Mapping[str, Watch]:
+    """The simplest ``Each``: an error in one group ends it for all."""
+    return {group: part(group) for group in groups}
 
 
 class Watches:
@@ -45,26 +52,32 @@ class Watches:
         return {group: policy for group, policy in config.groups.items() if policy.guard.enabled} if config else {}
 
     def ended(self, world: World) -> list[str]:
-        """The groups that have a watch and shall not be guarded any more. None while no policy could be read: then
-        those that were guarded are guarded on."""
-        guarded = self.guarded()
-        return [group for group in world.watches if group not in guarded] if self._latest_config() else []
+        """The groups that have a watch and shall not be guarded any more; not those whose policy cannot be read."""
+        guarded = {*self.guarded(), *self._unread(world)}
+        return [group for group in world.watches if group not in guarded]
 
-    def of(self, world: World, at: float) -> dict[str, Watch]:
-        """The watch of each guarded group, by today's policy; a new one where nobody guarded the group before."""
+    def of(self, world: World, at: float, each: Each = in_order) -> dict[str, Watch]:
+        """The watch of each guarded group, by today's policy; a new one for a group that was not guarded before.
+        ``each`` calls a function for each group."""
         config = self._latest_config()
-        if config is None:
-            return dict(world.watches)
-        found: dict[str, Watch] = {}
         guarded = self.guarded()
         there = {group: policy for group, policy in guarded.items() if world.processes.get(group)}
         self._claims = {group: claims for group, claims in self._claims.items() if group in there}
-        for group, policy in there.items():
-            watch = world.watches.get(group) or self._begun(policy, config, world.processes[group], at)
+
+        def watch_of(group: str) -> Watch:
+            assert config is not None
+            processes, policy = world.processes[group], there[group]
+            watch = world.watches.get(group) or self._begun(policy, config, processes, at)
             if policy.settle_auto:
-                policy = self._settled(policy, self.ports(replace(watch, policy=policy), world.processes[group]))
-            found[group] = replace(watch, policy=policy, gate=config.gate)
-        return found
+                policy = self._settled(policy, self.ports(replace(watch, policy=policy), processes))
+            return replace(watch, policy=policy, gate=config.gate)
+
+        return {**{group: world.watches[group] for group in self._unread(world)}, **each(there, watch_of)}
+
+    def _unread(self, world: World) -> list[str]:
+        """The groups whose watch goes on by the policy in it, because this listener has never read a valid one."""
+        config = self._latest_config()
+        return [g for g in world.watches if config is None or (g in config.invalid and g not in config.groups)]
 
     def ports(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
         """The ports of each process; none for one whose ports nobody knows, which cannot be guarded."""
