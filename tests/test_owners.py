@@ -87,39 +87,83 @@ def test_a_process_that_is_gone_listens_on_nothing(sockets: KernelSockets) -> No
     assert sockets.ports_of([]) == {}
 
 
-# --- shells that stand between
+# --- processes between supervisord and the one that listens
 
 
 _LISTENS_ON = (
-    "import socket, time; server = socket.create_server(('127.0.0.1', 0)); print(1, flush=True); time.sleep(60)"
+    "import socket, time; server = socket.create_server(('127.0.0.1', 0)); "
+    "print(server.getsockname()[1], flush=True); time.sleep(60)"
 )
 
 
 @contextlib.contextmanager
-def shell(trap: str, ends: str = "true") -> Iterator[int]:
-    """The pid of a shell that has a child which listens, and goes on with another command after it."""
-    command = ["sh", "-c", f'{trap}; {sys.executable} -c "{_LISTENS_ON}"; {ends}']
+def started(*command: str) -> Iterator[tuple[int, int]]:
+    """The pid of a command, and the port that a process below it prints and listens on."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        yield process.pid
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            yield process.pid, int(process.stdout.readline())
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def python(text: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", text)
+
+
+SHELL = f'{sys.executable} -c "{_LISTENS_ON}"; true'
+LAUNCHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_LISTENS_ON!r}])"
+PYTHON = os.path.basename(os.path.realpath(sys.executable))
 
 
 def test_what_a_shell_catches_and_ignores_is_seen(sockets: KernelSockets) -> None:
-    with shell("trap 'echo no' USR1; trap '' USR2") as pid:
-        found = sockets.shells_of([pid, os.getpid()])[pid]
+    with started("sh", "-c", f"trap 'echo no' USR1; trap '' USR2; {SHELL}") as (pid, port):
+        found = sockets.wrappers_of({pid: [port], os.getpid(): []})[pid]
     assert (found.name, "USR1" in found.caught, found.ignored & {"USR1", "USR2"}) == ("sh", True, {"USR2"})
     assert not {"TERM", "HUP"} & (found.caught | found.ignored)
 
 
-def test_a_shell_that_becomes_what_it_starts_stands_between_nothing(sockets: KernelSockets) -> None:
-    with program() as process:
-        read_ports(process)
-        assert sockets.shells_of([process.pid]) == {}
-    with subprocess.Popen(["sh", "-c", "sleep 60; true"], start_new_session=True) as idle:
-        assert sockets.shells_of([idle.pid]) == {}, "nothing listens"
-        os.killpg(idle.pid, signal.SIGKILL)
+def test_a_script_without_exec_is_a_wrapper_and_its_interpreter_is_named(
+    sockets: KernelSockets, tmp_path: Path
+) -> None:
+    script = tmp_path / "start-app"
+    script.write_text(f"#!/bin/sh\n{SHELL}\n", encoding="ascii")
+    script.chmod(0o755)
+    with started(str(script)) as (pid, port):
+        found = sockets.wrappers_of({pid: [port]})[pid]
+    assert (found.name, found.program) == ("start-app", os.path.basename(os.path.realpath("/bin/sh")))
+    assert found.dies_of("TERM")
+
+
+def test_a_launcher_in_python_is_a_wrapper_that_dies_of_term(sockets: KernelSockets) -> None:
+    with started(*python(LAUNCHER)) as (pid, port):
+        found = sockets.wrappers_of({pid: [port]})[pid]
+    assert (found.program, found.dies_of("TERM"), found.inner) == (PYTHON, True, ())
+
+
+def test_the_processes_between_are_told_in_their_order(sockets: KernelSockets) -> None:
+    with started(*python(f"import subprocess; subprocess.run(['sh', '-c', {SHELL!r}])")) as (pid, port):
+        found = sockets.wrappers_of({pid: [port]})[pid]
+    assert (found.program, [one.name for one in found.inner]) == (PYTHON, ["sh"])
+
+
+@pytest.mark.parametrize(
+    "readies", ["signal.signal(signal.SIGTERM, exit)", "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})"]
+)
+def test_a_master_that_handles_or_awaits_its_stop_signal_passes_it_on(sockets: KernelSockets, readies: str) -> None:
+    """As a master of workers with SO_REUSEPORT does, or an init of containers."""
+    master = f"import os, signal, time\nif os.fork():\n {readies}\n time.sleep(60)\n{_LISTENS_ON}"
+    with started(*python(master)) as (pid, port):
+        assert eventually(lambda: sockets.wrappers_of({pid: [port]})[pid].passes_on("TERM"))
+
+
+def test_a_process_that_listens_itself_or_whose_children_do_not_is_no_wrapper(sockets: KernelSockets) -> None:
+    with program("fork") as process:
+        ports = read_ports(process, 2)
+        assert sockets.wrappers_of({process.pid: ports}) == {}
+    with started("sh", "-c", SHELL) as (pid, port):
+        assert sockets.wrappers_of({pid: [port + 1]}) == {}, "its child listens elsewhere"
+        assert sockets.wrappers_of({}) == {}
 
 
 def test_one_that_is_gone_catches_nothing() -> None:

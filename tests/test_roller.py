@@ -716,6 +716,20 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
 
 
+@pytest.mark.parametrize(
+    ("method", "skipped"), [("ports_of", "which process listens where"), ("listeners", "where the processes listen")]
+)
+def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(method: str, skipped: str):
+    def hidden(*_: object, **__: object) -> dict[int, Any]:
+        raise SocketsError("Cannot see which ports process 100 listens on")
+
+    world = World(3)
+    setattr(world, method, hidden)
+    report = checked(world)
+    assert report["findings"] == []
+    assert f"{skipped}: Cannot see which ports process 100 listens on" in report["not_looked_at"]
+
+
 def test_a_check_tells_the_mistakes_of_every_group_at_once():
     world = World(3)
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}

@@ -24,7 +24,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure.checks import conntrack, processes, settings
 from supervisor_rolling.pure.checks.conntrack import Conntrack
-from supervisor_rolling.pure.checks.processes import Listening, Shell
+from supervisor_rolling.pure.checks.processes import Listening, Wrapper
 
 POLICY = Policy("app", PortRule())
 SOUND = ProcessSettings("app-1", stopwaitsecs=30.0)
@@ -153,35 +153,79 @@ def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
 
 
-def found_of(shell: Shell, signal: str, stopasgroup: bool = False) -> list[Finding]:
+def test_one_that_a_roll_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
+    failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
+    (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
+    assert (finding.code, finding.mend) == ("process.down", "supervisorctl start app:app-1")
+    assert finding.text == (
+        "is STOPPED since a roll failed on it (supervisord refuses the order to start it: NO_FILE): the next roll "
+        "replaces it first"
+    )
+    (stopped,) = told(Process("app-1", "STOPPED"), Listening(), wanted=False)
+    assert stopped.text == "is STOPPED: it serves no traffic, and a roll leaves it so"
+
+
+def test_what_could_not_be_looked_at_is_no_finding() -> None:
+    assert found(Process("app-1", "RUNNING", 1), Listening(addresses=None)) == []
+
+
+# --- wrappers
+
+
+def found_of(wrapper: Wrapper, signal: str, stopasgroup: bool = False) -> list[Finding]:
     roll = Roll(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
     seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
     given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
-    return list(processes.findings(roll, seen, Listening({8001: ("::",)}, shells={"app-1": shell}), given))
+    return list(processes.findings(roll, seen, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
 
 
-PLAIN = Shell("sh", frozenset({"INT", "CHLD"}))
+PLAIN = Wrapper("sh", frozenset({"INT", "CHLD"}), program="dash")
 """What a shell catches for itself."""
 
+SCRIPT = replace(PLAIN, name="start.sh")
+LAUNCHER = Wrapper("launch", frozenset({"INT"}), frozenset({"PIPE"}), "python3.11")
+MASTER = Wrapper("web", frozenset({"TERM", "INT", "QUIT", "USR1"}), program="python3.11")
+NPM = Wrapper("npm start", frozenset({"TERM", "INT"}), program="node")
 
-def trapping(signal: str) -> Shell:
+
+def trapping(signal: str) -> Wrapper:
     return replace(PLAIN, caught=PLAIN.caught | {signal})
 
 
-def test_a_shell_whose_group_is_stopped_is_no_finding() -> None:
-    assert found_of(PLAIN, "TERM", stopasgroup=True) == []
+@pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
+def test_a_wrapper_whose_group_is_stopped_is_no_finding(wrapper: Wrapper) -> None:
+    assert found_of(wrapper, "TERM", stopasgroup=True) == []
 
 
 @pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
-def test_a_shell_that_dies_of_the_signal_that_stops_it_refuses(signal: str) -> None:
-    (finding,) = found_of(PLAIN, signal)
+@pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
+def test_a_wrapper_that_dies_of_its_stop_signal_refuses(wrapper: Wrapper, signal: str) -> None:
+    (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", True)
-    assert f"SIG{signal}, which stops it, ends the shell" in finding.text
+    assert f"SIG{signal} ends it, and the application keeps running" in finding.text
+
+
+def test_a_wrapper_is_named_with_its_interpreter() -> None:
+    assert [str(one) for one in (PLAIN, SCRIPT, LAUNCHER, replace(SCRIPT, name="dash"))] == [
+        "sh, run by dash", "start.sh, run by dash", "launch, run by python3.11", "dash"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
-def test_a_shell_with_a_trap_for_the_signal_that_stops_it_is_no_finding(signal: str) -> None:
+def test_a_shell_with_a_trap_for_its_stop_signal_is_no_finding(signal: str) -> None:
     assert found_of(trapping(signal), signal) == []
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_a_master_that_catches_its_stop_signal_is_no_finding(signal: str) -> None:
+    assert found_of(MASTER, signal) == []
+
+
+def test_a_shell_below_a_wrapper_that_passes_the_signal_on_is_a_warning() -> None:
+    (finding,) = found_of(replace(NPM, inner=(PLAIN,)), "TERM")
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert "(npm start, run by node > sh, run by dash)" in finding.text
+    assert found_of(replace(NPM, inner=(trapping("TERM"),)), "TERM") == []
 
 
 def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() -> None:
@@ -189,18 +233,19 @@ def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() ->
 
 
 @pytest.mark.parametrize(
-    ("shell", "signal"),
+    ("wrapper", "signal"),
     [
         (PLAIN, "INT"),  # which it catches in any case
+        (SCRIPT, "INT"),
         (replace(PLAIN, ignored=frozenset({"QUIT"})), "QUIT"),  # as bash does
-        (PLAIN, "WINCH"),  # of which nobody dies
+        (PLAIN, "WINCH"),  # which ends no process
         (PLAIN, ""),  # an older supervisord
     ],
 )
-def test_where_it_is_not_known_what_becomes_of_the_application_it_is_advice(shell: Shell, signal: str) -> None:
-    (finding,) = found_of(shell, signal)
+def test_where_it_is_not_known_what_becomes_of_the_application_it_is_a_warning(wrapper: Wrapper, signal: str) -> None:
+    (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
-    assert f"whether the shell hands on SIG{signal or 'TERM'} cannot be seen" in finding.text
+    assert f"whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
 
 
 def test_where_an_older_supervisord_does_not_tell_the_signal_a_trap_for_its_default_will_do() -> None:

@@ -34,7 +34,7 @@ from supervisor_rolling.model import (
     WarmupPolicy,
     WarmupRequest,
 )
-from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.dialects import H2_PREFACE
 from supervisor_rolling.pure.replies import MAX_REDIRECTS
 from tests.lab.hosts import Host
@@ -156,7 +156,7 @@ class Told:
     def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
         return {}
 
-    def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:

@@ -25,7 +25,7 @@ from supervisor_rolling.model import (
     Watch,
     World,
 )
-from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.guard import WARMED_BY_USERS
 
 NOW = 1000.0
@@ -59,7 +59,7 @@ class Kernel:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
-    def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
     def listening(self, port: int, pid: int) -> PortUse:

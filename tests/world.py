@@ -56,7 +56,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.model import World as SupervisorWorld
 from supervisor_rolling.pure.checks.conntrack import Conntrack
-from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.nginx import Nginx
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
@@ -432,7 +432,7 @@ class World:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return dict.fromkeys(pids, ())
 
-    def shells_of(self, pids: Collection[int]) -> dict[int, Shell]:
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:

@@ -30,7 +30,7 @@ from supervisor_rolling.model import (
     World,
 )
 from supervisor_rolling.pure.checks.conntrack import Conntrack
-from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.figures import Figures
 from supervisor_rolling.pure.forecast import Cycles
 from supervisor_rolling.pure.nginx import Nginx
@@ -106,9 +106,8 @@ class Sockets(Protocol):
         """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
         ...
 
-    def shells_of(self, pids: Collection[int]) -> Mapping[int, Shell]:
-        """Those of these processes that are shells and hold no socket that listens, while a descendant of theirs holds
-        one."""
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
+        """Of these processes, each with its ports, those that do not listen on them while a descendant does."""
         ...
 
     def listening(self, port: int, pid: int) -> PortUse:

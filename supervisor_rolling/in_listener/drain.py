@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.owners import (
+    above,
+    children_of_all,
     family_of,
     holders,
     inodes_of,
@@ -21,6 +24,7 @@ from supervisor_rolling.in_listener.owners import (
     name_of,
     others,
     own_inodes,
+    program_of,
     signals_of,
 )
 from supervisor_rolling.in_listener.sock_diag import (
@@ -33,12 +37,9 @@ from supervisor_rolling.in_listener.sock_diag import (
     tcp_sockets,
 )
 from supervisor_rolling.model import Connection, Connections, Holder, PortUse
-from supervisor_rolling.pure.checks.processes import Shell
+from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.peers import peer_of
 from supervisor_rolling.pure.ports import overlap
-
-SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
-"""Programs that hand no signal on to what they run."""
 
 
 class KernelSockets:
@@ -81,14 +82,14 @@ class KernelSockets:
         held, listening = inodes_of(pids), listening_unix()
         return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
 
-    def shells_of(self, pids: Collection[int]) -> Mapping[int, Shell]:
-        """See ``Sockets.shells_of``."""
-        shells = {pid: name for pid in pids if (name := name_of(pid)) in SHELLS}
-        if not shells:
-            return {}
-        listening, held = {one.inode for one in tcp_sockets((LISTEN,))}, inodes_of(shells)
-        parents = [pid for pid in shells if held[pid] & listening and not own_inodes(pid) & listening]
-        return {pid: Shell(shells[pid], *signals_of(pid)) for pid in parents}
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
+        """See ``Sockets.wrappers_of``."""
+        children = children_of_all()
+        parents = [pid for pid in ports if children.get(pid)]
+        listening = list(tcp_sockets((LISTEN,), {port for pid in parents for port in ports[pid]}))
+        inodes = {pid: {one.inode for one in listening if one.port in ports[pid]} for pid in parents}
+        chains = {pid: above(pid, inodes[pid], children) for pid in parents}
+        return {pid: _wrapper(chain) for pid, chain in chains.items() if chain}
 
     def listening(self, port: int, pid: int) -> PortUse:
         """See ``Sockets.listening``."""
@@ -118,6 +119,11 @@ def _without(found: Iterable[TcpSocket], inodes: Collection[int]) -> list[TcpSoc
 
 def _addresses(found: Iterable[TcpSocket]) -> tuple[str, ...]:
     return tuple(sorted({one.address for one in found}))
+
+
+def _wrapper(chain: Sequence[int]) -> Wrapper:
+    first, *inner = [Wrapper(name_of(pid), *signals_of(pid), program_of(pid)) for pid in chain]
+    return replace(first, inner=tuple(inner))
 
 
 def _peer(one: TcpSocket) -> str:

@@ -129,12 +129,9 @@ class Inspector:
     ) -> Report:
         """Everything, where ``is_ready``. ``found``: what is known to be wrong already; ``may_try``: close a spare
         port, and connect to the processes."""
-        findings, looked, skipped = list(found), [], []
-        listening = Listening()
-        try:
-            listening = self._listening(roll, seen)
-        except SocketsError as error:
-            skipped.append(f"where the processes listen: {error}")
+        findings, looked = list(found), []
+        skipped: list[str] = []
+        listening = self._listening(roll, seen, skipped)
         findings += processes.findings(roll, seen, listening, given)
         looked.append(f"{len(roll.members)} processes and their ports")
         skipped += _starting(roll, seen)
@@ -171,7 +168,7 @@ class Inspector:
             sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a roll"
             looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s{sure})")
             by_port = {port: name for name, those in ports.items() for port in those}
-            yield from nginx.findings(group, roll.policy, roll.limit, by_port, listening.addresses)
+            yield from nginx.findings(group, roll.policy, roll.limit, by_port, listening.addresses or {})
 
     def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
         configuration = self._balancers.last(policy.balancer)
@@ -179,20 +176,33 @@ class Inspector:
             return None
         return behind(configuration, [port for those in ports.values() for port in those], bool(policy.balancer.nginx))
 
-    def _listening(self, roll: Roll, seen: Seen) -> Listening:
+    def _listening(self, roll: Roll, seen: Seen, skipped: list[str]) -> Listening:
+        """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where
+        the process runs as another user."""
+        try:
+            addresses = self._sockets.listeners([port for member in roll.members for port in member.ports])
+        except SocketsError as error:
+            skipped.append(f"where the processes listen: {error}")
+            return Listening(addresses=None)
+        try:
+            return replace(self._owned(roll, seen, addresses), addresses=addresses)
+        except SocketsError as error:
+            skipped.append(f"which process listens where: {error}")
+            return Listening(addresses)
+
+    def _owned(self, roll: Roll, seen: Seen, addresses: Mapping[int, Sequence[str]]) -> Listening:
+        """Which process has which sockets. Raises SocketsError where /proc does not show that."""
         running = [member for member in roll.members if is_up(member, seen.processes)]
-        found = self._sockets.listeners([port for member in roll.members for port in member.ports])
         pids = {seen.processes[member.name].pid: member for member in running}
         alive = [process.pid for process in seen.processes.values() if process.pid]
         held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
         own = {port for pid in alive for port in held[pid]}
-        others = [port for port, addresses in found.items() if addresses and port not in own]
-        shells = self._sockets.shells_of([pid for pid, m in pids.items() if set(m.ports) & set(held[pid])])
+        others = [port for port, listeners in addresses.items() if listeners and port not in own]
+        wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
         return Listening(
-            addresses=found,
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
-            shells={pids[pid].name: shell for pid, shell in shells.items()},
+            wrappers={pids[pid].name: wrapper for pid, wrapper in wrappers.items()},
             holders=self._sockets.holders_of(others) if others else {},
         )
 
@@ -215,7 +225,7 @@ class Inspector:
         closed = self._gatekeeper.closed_since.keys()
         up = [m for m in roll.members if m.ports and is_up(m, seen.processes) and not closed & set(m.ports)]
         bypass = roll.gate.bypass
-        heard = {m.name: listening.addresses.get(m.ports[0], ()) for m in up}  # a process is warmed by the first
+        heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
         doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
         reached = {door: name for name, door in doors.items() if door[0]}
         if roll.gate.method == "redirect" and tracked is not None and not tracked.count:

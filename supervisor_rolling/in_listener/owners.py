@@ -25,7 +25,7 @@ def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
 
     Raises SocketsError where /proc does not show them.
     """
-    children = _children()
+    children = children_of_all()
     return {pid: frozenset(inode for one in family_of(pid, children) for inode in _socket_inodes(one)) for pid in pids}
 
 
@@ -54,14 +54,33 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def program_of(pid: int) -> str:
+    """The name of the file that a process runs, which is the interpreter of a script; empty where that is not shown."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
+    except (*_GONE, PermissionError):
+        return ""
+
+
 def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
-    """The signals for which a process has a handler, and those that it ignores, by their names without SIG; none where
-    it is gone."""
-    masks = {"SigCgt": "0", "SigIgn": "0"}
+    """The signals for which a process has a handler or that it waits for (blocked), and those that it ignores, by their
+    names without SIG; none where it is gone."""
+    masks = {"SigCgt": "0", "SigIgn": "0", "SigBlk": "0"}
     with contextlib.suppress(*_GONE), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
         masks.update((line[:6], line[7:]) for line in status if line.startswith(tuple(masks)))
-    caught, ignored = (int(masks[key], 16) for key in ("SigCgt", "SigIgn"))
-    return _signals_in(caught), _signals_in(ignored)
+    caught, ignored, blocked = (int(mask, 16) for mask in masks.values())
+    return _signals_in(caught | blocked), _signals_in(ignored)
+
+
+def above(pid: int, inodes: Collection[int], children: Mapping[int, list[int]]) -> list[int]:
+    """The processes between a process and the nearest descendant that holds one of these sockets, with the process
+    itself; empty where it holds one itself, or no descendant does. Raises SocketsError where /proc does not show it."""
+    ways = [[pid]]
+    for way in ways:  # grows: all of one generation before the next
+        if not own_inodes(way[-1]).isdisjoint(inodes):
+            return way[:-1]
+        ways += [[*way, child] for child in children.get(way[-1], [])]
+    return []
 
 
 def _signals_in(mask: int) -> frozenset[str]:
@@ -114,7 +133,7 @@ def _holder(pids: Sequence[int]) -> Holder:
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:
     """A process and all that descend from it. One whose parent died belongs to init, and to this family no more."""
-    children = _children() if children is None else children
+    children = children_of_all() if children is None else children
     waiting = [pid]
     while waiting:
         process = waiting.pop()
@@ -126,7 +145,8 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _children() -> dict[int, list[int]]:
+def children_of_all() -> dict[int, list[int]]:
+    """The children of each process of the host that has any."""
     # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
     children: dict[int, list[int]] = {}
     for pid in _pids():

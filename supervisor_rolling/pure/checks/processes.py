@@ -16,38 +16,57 @@ ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
 OWN = "INT"
 """The signal that a shell catches for itself, trap or not."""
 
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
+
 
 @dataclass(frozen=True)
-class Shell:
-    """A shell that stands between supervisord and the application. ``caught`` and ``ignored``: signals by their names
-    without SIG. What it does with one that it catches cannot be seen: where there is a trap, it is taken to hand it
-    on."""
+class Wrapper:
+    """A process between supervisord and the one that listens: a script without ``exec``, npm, a launcher in Python.
+
+    ``name``: what the kernel calls it; ``program``: the file that it runs, the interpreter of a script. ``caught`` and
+    ``ignored``: signals by their names without SIG. What it does with a signal that it catches cannot be seen: it is
+    taken to pass it on, as a master does to its workers. ``inner``: the processes between it and the one that listens.
+    """
 
     name: str
     caught: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
+    program: str = ""
+    inner: tuple[Wrapper, ...] = ()
 
-    def hands_on(self, signal: str) -> bool:
-        """Whether a trap for the signal is set."""
-        return signal in self.caught and signal != OWN
+    @property
+    def is_shell(self) -> bool:
+        return self.name in SHELLS or self.program in SHELLS
+
+    def passes_on(self, signal: str) -> bool:
+        """Whether it has a handler for the signal of its own."""
+        return signal in self.caught and not (self.is_shell and signal == OWN)
 
     def dies_of(self, signal: str) -> bool:
-        """Whether it is known to end at once, without a word to the application."""
+        """Whether the signal is known to end it at once, and not the application."""
         return signal in ENDING and signal not in self.caught | self.ignored
+
+    def __str__(self) -> str:
+        same = self.program.startswith(self.name) or not self.program
+        return self.name if same else f"{self.name}, run by {self.program}"
 
 
 @dataclass(frozen=True)
 class Listening:
     """What the kernel has of the sockets that processes listen on. ``addresses``: those of each port, whoever has it;
     ``holders``: who has such a port, where that is no process of the group. The others are by name of the process:
-    ``ports`` and ``unix`` sockets of it and its descendants, and the ``shells`` that stand between supervisord and the
-    one that listens."""
+    ``ports`` and ``unix`` sockets of it and its descendants, and the ``wrappers`` between supervisord and the one that
+    listens. ``addresses`` is None where they could not be looked at, and the others are empty where they could not."""
 
-    addresses: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    addresses: Mapping[int, tuple[str, ...]] | None = field(default_factory=dict)
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shells: Mapping[str, Shell] = field(default_factory=dict)
+    wrappers: Mapping[str, Wrapper] = field(default_factory=dict)
     holders: Mapping[int, Holder] = field(default_factory=dict)
+
+    def listeners(self, port: int) -> tuple[str, ...]:
+        """The addresses that accept on a port, as far as they could be looked at."""
+        return (self.addresses or {}).get(port, ())
 
 
 def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
@@ -60,8 +79,8 @@ def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -
         yield from _of_process(roll.group, member, listening)
     yield from _shared(roll.group, running, listening)
     alone = {one.name: one.stopsignal for one in settings.processes if not one.stopasgroup}
-    for name in sorted(listening.shells.keys() & alone.keys(), key=natural):
-        yield from _of_shell(f"{roll.group}:{name}", listening.shells[name], alone[name])
+    for name in sorted(listening.wrappers.keys() & alone.keys(), key=natural):
+        yield from _of_wrapper(f"{roll.group}:{name}", listening.wrappers[name], alone[name])
 
 
 def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
@@ -71,7 +90,7 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
 
 def _held(where: str, member: Member, listening: Listening) -> str:
     """That another process has the port of one that is down."""
-    held = [port for port in member.ports if listening.addresses.get(port)]
+    held = [port for port in member.ports if listening.listeners(port)]
     if not held:
         return ""
     port, holder = held[0], listening.holders.get(held[0])
@@ -112,7 +131,7 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
             yield Finding(
                 "process.down",
                 where,
-                f"is {process.state}: it serves nobody, and a roll leaves it so",
+                _stopped_text(process, member),
                 f"supervisorctl start {where}",
             )
         elif member.stage is Stage.FAILED or (ward is not None and ward.stage is Stage.FAILED):
@@ -126,9 +145,16 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
             )
 
 
+def _stopped_text(process: Process, member: Member) -> str:
+    """Of one that is not up: a roll replaces it only where a roll has left it so."""
+    if member.wanted and member.stage is Stage.FAILED:
+        return f"is {process.state} since a roll failed on it ({member.why}): the next roll replaces it first"
+    return f"is {process.state}: it serves no traffic, and a roll leaves it so"
+
+
 def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
     where, ports = f"{group}:{member.name}", ", ".join(map(str, member.ports))
-    if any(listening.addresses.get(port) for port in member.ports):
+    if listening.addresses is None or any(listening.listeners(port) for port in member.ports):
         return
     unix = listening.unix.get(member.name, ())
     if unix and not listening.ports.get(member.name):
@@ -168,22 +194,24 @@ def _shared(group: str, running: list[Member], listening: Listening) -> Iterator
             )
 
 
-def _of_shell(where: str, shell: Shell, told: str) -> Iterator[Finding]:
+def _of_wrapper(where: str, wrapper: Wrapper, told: str) -> Iterator[Finding]:
     """``told``: the signal that stops it, as far as supervisord tells."""
     signal = told or "TERM"  # supervisord's own default
-    if shell.hands_on(signal):
+    if wrapper.passes_on(signal) and all(one.passes_on(signal) for one in wrapper.inner):
         return
-    is_known = bool(told) and shell.dies_of(signal)
-    what = (
-        f"SIG{signal}, which stops it, ends the shell, and the application lives on"
-        if is_known
-        else f"whether the shell hands on SIG{signal} cannot be seen, and if it does not, the application lives on"
-    )
+    is_known = bool(told) and wrapper.dies_of(signal)
+    what = f"SIG{signal} ends it" if is_known else f"whether SIG{signal} reaches the application cannot be seen"
+    then = "and the application keeps running" if is_known else ": if it does not, the application keeps running"
     yield Finding(
         "supervisor.stopasgroup",
         where,
-        f"is a shell ({shell.name}) that has the application as a child, and stopasgroup is off: {what} and holds the "
-        "port, so that the next one cannot listen",
-        "say exec before the last command of the shell, or stopasgroup = true and killasgroup = true",
+        f"has the application as a child ({_chain(wrapper)}), and stopasgroup is off. {what}{', ' if is_known else ''}"
+        f"{then} and holds the port, so that the next process cannot listen",
+        "start the application with exec (the last command of a script, instead of npm or a launcher), or set "
+        "stopasgroup=true and killasgroup=true",
         refuses=is_known,
     )
+
+
+def _chain(wrapper: Wrapper) -> str:
+    return " > ".join(map(str, (wrapper, *wrapper.inner)))
