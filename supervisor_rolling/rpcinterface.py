@@ -178,9 +178,9 @@ class RollingNamespaceRPCInterface:
         """Look for what is wrong with the set-up of a group; touches no process, and needs the listener
 
         @param string group    The group
-        @return struct report  group; ok: boolean, no finding; findings: an array of structs of code, where, text, mend
-                               (what to do) and refuses (a roll would be refused for it); looked_at and not_looked_at:
-                               arrays of strings
+        @return struct report  group; ok: boolean, no finding is an error; findings: an array of structs of code, where,
+                               text, mend (what to do) and refuses (boolean: it is an error, which refuses a roll;
+                               else a warning); looked_at and not_looked_at: arrays of strings
         """
         self._update("check")
         group = self._group(group)

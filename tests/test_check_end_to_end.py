@@ -295,7 +295,8 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         "hasty": 9400,
         "slow": 9500,
     }
-    those = {name: {"ports": {name: port}} for name, port in ports.items()}
+    those: dict[str, dict[str, Any]] = {name: {"ports": {name: port}} for name, port in ports.items()}
+    those["hasty"]["drain"] = {"timeout": 20}
     groups(stack, **those, shared={"ports": {"shared-0": 9100, "shared-1": 9101}})
     (shell,) = [one["pid"] for one in infos(stack) if one["group"] == "shell"]
     children = proc.descendants(shell)

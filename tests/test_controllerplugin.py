@@ -828,7 +828,7 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
 def a_report(*findings: dict[str, Any], **more: Any) -> View:
     return {
         "group": "app",
-        "ok": not findings,
+        "ok": not any(one["refuses"] for one in findings),
         "findings": list(findings),
         "looked_at": ["8 processes", "nginx"],
         "not_looked_at": [],
@@ -845,7 +845,7 @@ def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -
     ctl.run("rolling_check app")
     assert (ctl.exitstatus, ctl.printed) == (
         0,
-        "not looked at: nginx's configuration: there is none\napp: no finding. Looked at: 8 processes, nginx\n",
+        "skipped: nginx's configuration: there is none\napp: no finding. Looked at: 8 processes, nginx\n",
     )
     assert ctl.server.calls == [("check", "app")]
 
@@ -855,23 +855,25 @@ def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> No
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 1
     assert ctl.printed.splitlines() == [
-        "refuses a roll: c.d: nginx.conf:3: is wrong. To mend it: mend it",
-        "advice: a.b: nginx.conf:3: is wrong. To mend it: mend it",
-        "app: 2 findings, 1 of which refuses a roll. Looked at: 8 processes, nginx",
+        "error: c.d: nginx.conf:3: is wrong. Fix: mend it",
+        "warning: a.b: nginx.conf:3: is wrong. Fix: mend it",
+        "app: 1 error, 1 warning. Looked at: 8 processes, nginx",
     ]
 
 
-def test_advice_alone_is_a_finding_too(ctl: Controller) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False))
+def test_warnings_alone_are_printed_and_exit_0(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("a.c", False))
     ctl.run("rolling_check app")
-    assert ctl.exitstatus == 1
-    assert ctl.printed.endswith("app: 1 finding, which refuses no roll. Looked at: 8 processes, nginx\n")
+    assert ctl.exitstatus == 0
+    assert ctl.printed.startswith("warning: a.b: ")
+    assert ctl.printed.endswith("app: 2 warnings. Looked at: 8 processes, nginx\n")
 
 
-def test_a_check_as_json_is_the_report(ctl: Controller) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False))
+@pytest.mark.parametrize(("refuses", "status"), [(False, 0), (True, 1)])
+def test_a_check_as_json_is_the_report(ctl: Controller, refuses: bool, status: int) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", refuses))
     ctl.run("rolling_check app --json")
-    assert (ctl.exitstatus, json.loads(ctl.printed)) == (1, a_report(a_finding("a.b", False)))
+    assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", refuses)))
 
 
 def test_a_check_is_of_a_whole_group(ctl: Controller) -> None:

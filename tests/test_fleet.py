@@ -191,7 +191,7 @@ def test_a_good_deploy_rolls_all_hosts_the_canary_alone_first_and_fails_no_reque
     with nobody_notices(fleet):
         played = fleet.play("roll.yml", *at_a_time(1, 2, 3), *deploying(fleet, "release", "new"))
     assert played.status == DONE, played.output
-    assert "advice: supervisor.startsecs: " in played.output  # which stops nobody
+    assert "warning: supervisor.startsecs: " in played.output  # which stops nobody
     assert [row[:3] for row in played.table] == [[name, "done", "3 of 3"] for name in NAMES], played.output
     assert {row[4] for row in played.table} == {"2 of 3"}
     assert released(fleet) == {name: {"new"} for name in NAMES}
@@ -313,7 +313,7 @@ def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fle
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == [*["not reached"] * 4, "refused", "not reached"], played.output
     assert played.table[4][5].startswith("nginx.max_fails: ")
-    assert "refuses a roll: nginx.max_fails" in played.output
+    assert "error: nginx.max_fails" in played.output
     assert fleet.pids() == before
     assert {(member.stack.directory / "release").read_text(encoding="utf-8") for member in fleet.members} == {"old"}
 

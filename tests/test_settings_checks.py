@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor_rolling.model import (
+    DrainPolicy,
     Finding,
     GatePolicy,
     Holder,
@@ -40,12 +41,25 @@ def test_what_is_right_has_no_finding() -> None:
     assert codes() == []
 
 
+def test_supervisors_defaults_and_ours_are_no_finding() -> None:
+    assert codes(ProcessSettings("app-1")) == []
+
+
+@pytest.mark.parametrize(("stopwaitsecs", "expected"), [(19.0, ["supervisor.stopwaitsecs"]), (20.0, [])])
+def test_a_drain_that_is_told_to_wait_longer_than_a_manual_stop_is_a_warning(
+    stopwaitsecs: float, expected: list[str]
+) -> None:
+    given = Settings((replace(SOUND, stopwaitsecs=stopwaitsecs),), (LISTENER,), 8)
+    found = list(settings.findings(given, replace(POLICY, drain=DrainPolicy(timeout=20.0))))
+    assert [one.code for one in found] == expected
+    assert not any(one.refuses for one in found)
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
         ({"startsecs": 0.0}, "supervisor.startsecs"),
         ({"startsecs": 60.5}, "!supervisor.startsecs"),
-        ({"stopwaitsecs": 29.0}, "supervisor.stopwaitsecs"),
         ({"autorestart": "false"}, "supervisor.autorestart"),
     ],
 )

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 RED, GREEN, YELLOW = "31", "32", "33"
 
 _COLOURS: Sequence[tuple[re.Pattern[str], str]] = (
-    (re.compile(r"^ERROR:|\bFAILED:|^refuses a roll:"), RED),
-    (re.compile(r"\bABORTED:|^advice:|^not looked at:"), YELLOW),
+    (re.compile(r"^ERROR:|\bFAILED:|^error:"), RED),
+    (re.compile(r"\bABORTED:|^warning:|^skipped:"), YELLOW),
     (re.compile(r"(?<=: )no finding(?=\.)|(?<=[·,] )open$"), GREEN),
     (re.compile(r"(?<=  )failed(?=  )"), RED),  # the cells of a table
     (re.compile(r"(?<=  )(?:aborted|closed|down|draining|restarting|warming|settling)(?=  |$)"), YELLOW),

@@ -56,7 +56,8 @@ def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a check, from its wire form."""
     findings = [{**finding, **{key: plain(finding[key]) for key in FINDING_TEXTS}} for finding in report["findings"]]
     lists = {key: [plain(text) for text in report[key]] for key in ("looked_at", "not_looked_at")}
-    return {"group": plain(report["group"]), "ok": not findings, "findings": findings, **lists}
+    is_ok = not any(finding["refuses"] for finding in findings)
+    return {"group": plain(report["group"]), "ok": is_ok, "findings": findings, **lists}
 
 
 def head_view(head: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,5 +2,5 @@
 that is read.
 
 A finding refuses a roll where the roll would lose requests, or fail on its first process whatever the deploy is like;
-the others are advice.
+the others are warnings.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from supervisor_rolling.model import Finding, ListenerSettings, Policy, ProcessSettings, Settings
+from supervisor_rolling.model import DrainPolicy, Finding, ListenerSettings, Policy, ProcessSettings, Settings
 
 EVENTS_EACH = 3
 """Events that a process tells when it starts, and so as many may wait for each: STARTING, RUNNING, and one more."""
@@ -39,14 +39,14 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
             "say startsecs = 1, or as long as a bad deploy takes to die; the warm-up begins earlier all the same",
         )
     hasty = _names(processes, lambda one: one.stopwaitsecs < drain)
-    if hasty:
+    if hasty and drain != DrainPolicy.timeout:  # the default does not say that any request takes so long
         least = min(one.stopwaitsecs for one in processes)
         yield Finding(
             "supervisor.stopwaitsecs",
             f"{group}:{hasty}",
-            f"stopwaitsecs is {least:g} and drain.timeout {drain:g}: who is stopped by hand, or with a connection "
-            f"left, is killed after {least:g} s, in the middle of a request for which a drain would have waited",
-            f"say stopwaitsecs = {drain:g}, or lower drain.timeout to the longest request there is",
+            f"stopwaitsecs is {least:g} and drain.timeout {drain:g}: a manual stop kills the process after {least:g} "
+            "s, even in the middle of a request that a rollout would wait for",
+            f"set stopwaitsecs={drain:g}, or lower drain.timeout to the longest request there is",
         )
     left = _names(processes, lambda one: one.autorestart == "false")
     if left:
