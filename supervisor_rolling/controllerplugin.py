@@ -32,7 +32,7 @@ from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
 from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
-from supervisor_rolling.plain import shown
+from supervisor_rolling.plain import readable, shown
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
 LOOK_SELDOM = 2.0  # at most
@@ -49,6 +49,9 @@ LONGEST_NUMBER = 9
 LISTENER_PATIENCE = 10.0
 """Seconds that a roll may be without a listener before the watcher gives up: supervisord starts a dead one in a
 second."""
+
+JSON_ANSWERS = ("getRecord",)
+"""The methods whose answer is JSON, which has its own escapes."""
 
 DONE, FAILED, USAGE, NO_PLUGIN, NO_PERMISSION, NO_GROUP, NOT_CONFIGURED, NO_LISTENER, REFUSED = range(9)
 """Exit statuses, after the LSB's for init scripts."""
@@ -194,7 +197,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         return self._begun(roll, options, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
-        return self._begun(self._asked("resume", _group(options), False), options, resumed=True)
+        return self._begun(self._asked("resume", _name(options), False), options, resumed=True)
 
     def _begun(self, roll: Mapping[str, Any], options: argparse.Namespace, resumed: bool) -> int:
         if not options.no_wait:
@@ -204,22 +207,21 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
-        roll = self._asked(verb, _group(options))
+        roll = self._asked(verb, _name(options))
         warning = [] if roll["listener"] else [LISTENER_WARNING]
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
         self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
         return DONE
 
     def _check(self, options: argparse.Namespace) -> int:
-        group = _group(options)
-        report = self._asked("check", group)
-        self._print(options, report, check_lines(group, report))
+        report = self._asked("check", _name(options))
+        self._print(options, report, check_lines(report["group"], report))
         return DONE if report["ok"] else FAILED
 
     def _history(self, options: argparse.Namespace) -> int:
-        group = _group(options) if options.group else ""
-        rolls = self._rolling.getHistory(group, options.number or SHOWN)
-        self._print(options, {"rolls": rolls}, history_lines(group, rolls))
+        name = _name(options) if options.group else ""
+        rolls = self._rolling.getHistory(name, options.number or SHOWN)
+        self._print(options, {"rolls": rolls}, history_lines(_group_of(name), rolls))
         return DONE
 
     def _report(self, options: argparse.Namespace) -> int:
@@ -243,8 +245,9 @@ class RollingControllerPlugin(ControllerPluginBase):
             lines = [*problem_lines(listener, "GROUP"), *roll_lines(rolls)]
             self._print(options, {"rolls": rolls, "listener": listener}, lines)
             return DONE
-        group = _group(options)
-        processes, roll = self._unpacked("getProcesses", group), self._last_roll(group)
+        name = _name(options)
+        group = _group_of(name)
+        processes, roll = self._unpacked("getProcesses", name), self._last_roll(group)
         listener = self._listener()
         has_earlier = roll is None and not options.json and self._has_history(group)
         lines = [*problem_lines(listener, group), *process_lines(group, roll, processes, has_earlier)]
@@ -356,17 +359,27 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     @property
     def _rolling(self) -> Any:
-        return self.ctl.get_server_proxy("rolling")
+        return _Answers(self.ctl.get_server_proxy("rolling"), self._read)
 
-    def _asked(self, method: str, group: str, *more: Any) -> dict[str, Any]:
-        """The roll of a group, by its own name: answers are ASCII."""
-        return {**getattr(self._rolling, method)(group, *more), "group": group}
+    def _asked(self, method: str, name: str, *more: Any) -> dict[str, Any]:
+        """The roll of a group, by its own name."""
+        return {**getattr(self._rolling, method)(name, *more), "group": _group_of(name)}
+
+    def _read(self, answer: Any) -> Any:
+        """What supervisord answers, with its texts as they are to be shown here."""
+        if isinstance(answer, str):
+            return self._called(readable(answer, self._encoding))
+        if isinstance(answer, list):
+            return [self._read(one) for one in answer]
+        if isinstance(answer, dict):
+            return {key: self._read(value) for key, value in answer.items()}
+        return answer
 
     def _unpacked(self, method: str, group: str) -> Any:
         """What the packed form of a method returns; or the method itself, where supervisord runs an older version of
         the plugin, which has no other."""
         try:
-            return json.loads(zlib.decompress(getattr(self._rolling, f"{method}Packed")(group).data))
+            return self._read(json.loads(zlib.decompress(getattr(self._rolling, f"{method}Packed")(group).data)))
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != Faults.UNKNOWN_METHOD:
                 raise
@@ -380,6 +393,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             return
         options = argparse.Namespace(json="--json" in arg.split())
         self._output = Output(self.ctl.stdout)
+        self._encoding = "utf-8" if options.json else self._output.encoding  # JSON has its own escapes
         self._is_page = command == "rolling_report"
         self._has_watched = False  # then the exit status is the roll's, also where nothing can be written
         try:
@@ -390,7 +404,10 @@ class RollingControllerPlugin(ControllerPluginBase):
         except _CommandError as error:
             status = self._fail(options, str(error), error.status)
         except xmlrpc.client.Fault as fault:
-            status = self._fail(options, self._fault_text(fault), _EXIT_STATUS.get(fault.faultCode, FAILED))
+            text = self._read(self._fault_text(fault))
+            if fault.faultCode == Faults.INCORRECT_PARAMETERS:
+                text = f"{command}: {text}. Try: supervisorctl help {command}"
+            status = self._fail(options, text, _EXIT_STATUS.get(fault.faultCode, FAILED))
         except xmlrpc.client.ProtocolError as error:
             status = self._fail(
                 options, f"supervisord answers HTTP {error.errcode}: {error.errmsg}", _http_status(error)
@@ -440,7 +457,8 @@ class RollingControllerPlugin(ControllerPluginBase):
             return "supervisord is shutting down or restarting: a roll ends with it, and all gates open"
         text = fault.faultString.partition(": ")[2] or fault.faultString
         if fault.faultCode == Faults.BAD_NAME:
-            return f"no such group or process: {text}{self._did_you_mean(text)}"
+            name = self._read(text)
+            return f"no such group or process: {name}{self._did_you_mean(name)}"
         return str(text)
 
     def _processes(self) -> Sequence[Mapping[str, Any]]:
@@ -458,6 +476,18 @@ class RollingControllerPlugin(ControllerPluginBase):
         close = difflib.get_close_matches(name, sorted(known), n=1)
         groups = ", ".join(sorted({p["group"] for p in processes}))
         return f" (did you mean {close[0]}?)" if close else f" (there is: {groups})"
+
+
+class _Answers:
+    """The methods of an XML-RPC namespace, with answers as ``read`` makes them of what supervisord sends."""
+
+    def __init__(self, namespace: Any, read: Callable[[Any], Any]) -> None:
+        self._namespace = namespace
+        self._read = read
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method: Callable[..., Any] = getattr(self._namespace, name)
+        return method if name in JSON_ANSWERS else lambda *arguments: self._read(method(*arguments))
 
 
 def _line_buffer() -> str:
@@ -480,12 +510,15 @@ def _target(names: Sequence[str]) -> tuple[str, list[str]]:
     return groups.pop(), processes
 
 
-def _group(options: argparse.Namespace) -> str:
-    """The group that is named; a process of it is none."""
+def _name(options: argparse.Namespace) -> str:
+    """The one name that is given: a group, or its only process, which only supervisord can tell."""
     group, processes = _target([options.group] if isinstance(options.group, str) else options.group)
-    if processes:
-        raise UsageError(f"this is for a whole group: {group}")
-    return group
+    return ":".join([group, *processes])
+
+
+def _group_of(name: str) -> str:
+    """The group in a name that supervisord has accepted."""
+    return name.partition(":")[0]
 
 
 def _roll_named(options: argparse.Namespace) -> tuple[str, int]:
@@ -493,7 +526,7 @@ def _roll_named(options: argparse.Namespace) -> tuple[str, int]:
     group; 0: its last one."""
     word = options.group or ""
     is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
-    return ("", int(word)) if is_number else (_group(options) if word else "", 0)
+    return ("", int(word)) if is_number else (_name(options) if word else "", 0)
 
 
 def _write(path: str, text: str) -> None:

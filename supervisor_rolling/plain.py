@@ -7,13 +7,28 @@ on one), and a terminal obeys some.
 from __future__ import annotations
 
 import re
+import sys
 
-_NOT_PLAIN = re.compile(r"[^\n -~]")
+_ESCAPE = r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+_NOT_ASCII = re.compile(r"[^\n -~]")
+_NOT_PLAIN = re.compile(rf"{_NOT_ASCII.pattern}|\\(?={_ESCAPE[2:]})")
+_ESCAPED = re.compile(_ESCAPE)
+
+
+def ascii_only(text: str) -> str:
+    """Printable ASCII and line breaks: for a text, such as JSON, that has its own escapes and keeps them."""
+    return _NOT_ASCII.sub(_escape, text)
 
 
 def plain(text: object) -> str:
-    """Printable ASCII and line breaks; the rest as Python writes it: ``\\x1b``, ``\\xe9``, ``\\u2192``."""
+    """Printable ASCII and line breaks; the rest as Python writes it: ``\\x1b``, ``\\xe9``, ``\\u2192``. A backslash of
+    a text that only looks like one of these becomes ``\\x5c``, so that ``readable`` can tell them apart."""
     return _NOT_PLAIN.sub(_escape, str(text))
+
+
+def readable(text: str, encoding: str) -> str:
+    """What ``plain`` was given, as far as a terminal of this encoding shows it and does not obey it."""
+    return _ESCAPED.sub(lambda found: _unescaped(found[0], encoding), text) if "\\" in text else text
 
 
 def printable(text: object, most: int = 300) -> str:
@@ -39,8 +54,14 @@ def _without_controls(line: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
-    return _escaped(found[0])
+    return "\\x5c" if found[0] == "\\" else _escaped(found[0])
 
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def _unescaped(escape: str, encoding: str) -> str:
+    number = int(escape[2:], 16)
+    character = chr(number) if number <= sys.maxunicode else ""
+    return character if character.isprintable() and shown(character, encoding) == character else escape

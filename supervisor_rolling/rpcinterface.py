@@ -36,7 +36,7 @@ from supervisor_rolling.in_supervisord.settings import hears_the_doorbell, setti
 from supervisor_rolling.in_supervisord.views import head_view, holder_text, packed, report_view, roll_view, standings_of
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.packing import pack
-from supervisor_rolling.plain import plain
+from supervisor_rolling.plain import ascii_only, plain, readable
 from supervisor_rolling.share import parse_share
 
 API_VERSION = "1.0"
@@ -334,7 +334,7 @@ class RollingNamespaceRPCInterface:
         _fit(lambda: shapes.check(shapes.KNOWN, known, "known"))
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
-        self.mailbox.looked_at, self.mailbox.problem = now, known.get("problem", "")
+        self.mailbox.looked_at, self.mailbox.problem = now, readable(known.get("problem", ""), "utf-8")
         self.mailbox.tidy(self.supervisord.process_groups, now)
         requests = self.mailbox.asked(now - ANSWER_WITHIN)
         number, processes = self._table_news(known["table"], self._concerned(requests, known["guarded"]))
@@ -414,7 +414,7 @@ class RollingNamespaceRPCInterface:
             raise _incorrect("code: %d is no fault of this namespace" % code)
         asked = self.mailbox.requests.get(request)
         if asked is not None and code:
-            self.mailbox.answer(request, "refused", code, text)
+            self.mailbox.answer(request, "refused", code, readable(text, "utf-8"))
         elif asked is not None and asked["kind"] == "check":
             self.mailbox.answer(request, "checked", plan=_fit(lambda: shapes.read_report(plan, asked["group"])))
         elif asked is not None and asked["kind"] in shapes.TOLD:
@@ -531,12 +531,18 @@ class RollingNamespaceRPCInterface:
         return self._view(roll)
 
     def _group(self, name: Any) -> str:
+        """The group that a name means: ``app``, ``app:*``, or ``app:web`` where that is the only process of it."""
         if not isinstance(name, str):
             raise _incorrect("a group is named by a string")
-        group = name[:-2] if name.endswith(":*") else name
+        group, colon, process = name.partition(":")
         if group not in self.supervisord.process_groups:
-            raise _bad_name(group)
-        return group
+            raise _bad_name(name)
+        processes = self.supervisord.process_groups[group].processes
+        if not colon or process == "*" or list(processes) == [process]:
+            return group
+        if process not in processes:
+            raise _bad_name(name)
+        raise _incorrect("a whole group is needed, and %s is one of %d processes of %s" % (name, len(processes), group))
 
     def _named(self, name: Any, processes: list[str]) -> tuple[str, list[str]]:
         """The group and the processes of it that are meant; no processes: all."""
@@ -661,8 +667,8 @@ def _plain_names(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _told(told: Mapping[str, Any]) -> Any:
-    """What is told of the rolls that were: a record as it is, in JSON's own ASCII."""
-    return plain(told["record"]) if "record" in told else [head_view(head) for head in told["rolls"]]
+    """What is told of the rolls that were: a record as it is, in JSON's own ASCII, escapes and all."""
+    return ascii_only(told["record"]) if "record" in told else [head_view(head) for head in told["rolls"]]
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

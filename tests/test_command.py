@@ -74,7 +74,7 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (("-s", "ftp://x", "status"), 2, "ERROR: nobody can talk to supervisord at 'ftp://x': http:// or unix://"),
         (("-s", "bla\x07", "status"), 2, "value 'bla\\x07' is not a URL"),
         ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
-        ((*NOWHERE, "abort", "app:app-1"), 2, "this is for a whole group: app"),
+        ((*NOWHERE, "abort", "app", "web"), 2, "unrecognized arguments: web. Try: supervisor_rolling help abort"),
         ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
     ],
 )
@@ -148,6 +148,9 @@ def test_it_rolls_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: C
     assert begun.returncode == 0, begun.stdout
     assert "To watch it: supervisor_rolling status app" in begun.stdout
     assert run(stack, "-s", url, "abort", "app").returncode == 0
+    stack.wait_until(lambda: run(stack, "-s", url, "pause", "app").returncode != 0, 60.0, "the roll has ended")
+    paused = run(stack, "-s", url, "pause", "app")
+    assert "the last one aborted: supervisor_rolling resume goes on with it" in paused.stdout
 
 
 # --- what to paste

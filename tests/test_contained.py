@@ -109,7 +109,7 @@ class Drill:
         options = {"dry_run": True, "processes": ["web_1"], "max_unavailable": "10%", "by": "é"}
         plan = dump(a_roll(1))
         self.asked("restart", "app:web_2", False, options, answer=lambda: call("listenerAnswer", key, 1, 0, "", plan))
-        self.asked("restart", "app", True, answer=lambda: call("listenerAnswer", key, 2, Fault.REFUSED, "é", ""))
+        self.asked("restart", "app", True, answer=lambda: call("listenerAnswer", key, 2, Fault.REFUSED, "\\xe9", ""))
         self.asked("restart", "app:*", True, answer=lambda: self.record(a_roll(1), 3))
         call("restart", "app", True, {"max_unavailable": 2})
         call("restart", "web", True, {"max_unavailable": 0})
@@ -157,7 +157,7 @@ ELSEWHERE = {
     "in_supervisord.shapes:TableOf.__init__",  # at the import
     "in_supervisord.shapes:Added.__init__",
     "in_supervisord.shapes:RowOf.__init__",
-    "plain:shown",  # in supervisorctl
+    "plain:printable",  # in the listener
     "share:limit_for",  # in the listener
 }
 """Not called by any method or event."""

@@ -29,6 +29,7 @@ from supervisor_rolling.controllerplugin import (
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord.views import packed, roll_view
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
+from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump
 from tests.report_records import a_roll
 
@@ -468,12 +469,6 @@ def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_mea
         ("rolling_restart app --max-unavailable=101%", "a percentage is more than 0% and at most 100%"),
         ("rolling_abort", "required: GROUP"),
         ("rolling_abort app web", "unrecognized arguments: web"),
-        ("rolling_abort app:app-1", "this is for a whole group: app"),
-        ("rolling_pause app:app-1", "this is for a whole group: app"),
-        ("rolling_resume app:app-1", "this is for a whole group: app"),
-        ("rolling_check app:app-1", "this is for a whole group: app"),
-        ("rolling_status app:app-1", "this is for a whole group: app"),
-        ("rolling_history app:app-1", "this is for a whole group: app"),
         ("rolling_status app web", "unrecognized arguments: web"),
         ("rolling_status app --force", "unrecognized arguments: --force"),
     ],
@@ -822,6 +817,117 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
     assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb"] * 3
 
 
+class Screen(io.StringIO):
+    """A stream with an encoding."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self.name_of_encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.name_of_encoding
+
+
+def unicode_answers(server: Server) -> None:
+    view = plain_of(a_view(status=Status.FAILED, why="drained → café"))
+    head = {
+        "id": 1,
+        "status": "failed",
+        "seconds": 1.0,
+        "began": 0,
+        "replaced": 0,
+        "total": 1,
+        "user": "",
+        "client": "",
+    }
+    server.rolls = [view]
+    server.answers["getProcesses"] = lambda *_: [plain_of(a_process("wéb-1"))]
+    server.answers["getHistory"] = lambda *_: [{**head, **plain_of({"group": "wéb", "why": "café", "by": "ann"})}]
+    server.answers["check"] = lambda *_: plain_of(a_report({**a_finding("a", True), "where": "wéb:wéb-1"}))
+    server.answers["getListener"] = lambda *_: plain_of({"running": True, "problem": "groups.wéb.x"})
+
+
+def plain_of(answer: Any) -> Any:
+    """As the XML-RPC namespace sends it."""
+    if isinstance(answer, dict):
+        return {key: plain_of(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [plain_of(value) for value in answer]
+    return plain(answer) if isinstance(answer, str) else answer
+
+
+def a_process(name: str) -> View:
+    words = {"statename": "RUNNING", "stage": "failed", "gate": "closed", "why": "café"}
+    return {
+        "name": name,
+        "pid": 7,
+        "seconds": 1.0,
+        "warm": False,
+        "retry_in": 0.0,
+        "tries": 0,
+        "guarded": True,
+        **words,
+    }
+
+
+@pytest.mark.parametrize("line", ["rolling_status", "rolling_status wéb", "rolling_check wéb", "rolling_history wéb"])
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", True), ("ascii", False)])
+def test_names_and_texts_are_shown_as_they_are_where_the_terminal_can(line: str, encoding: str, shown: bool) -> None:
+    controller = Controller()
+    unicode_answers(controller.server)
+    controller.stdout = Screen(encoding)
+    controller.run(line)
+    assert ("wéb" in controller.printed, "\\xe9" in controller.printed) == (shown, not shown), controller.printed
+    controller.printed.encode(encoding)
+
+
+def test_what_a_fault_names_is_shown_as_it_is() -> None:
+    controller = Controller()
+    controller.stdout = Screen("utf-8")
+    controller.server.raises(xmlrpc.client.Fault(Faults.BAD_NAME, "BAD_NAME: w\\xe9b"))
+    controller.run("rolling_status wéb")
+    assert "no such group or process: wéb" in controller.printed
+
+
+def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
+    controller = Controller()
+    unicode_answers(controller.server)
+    controller.run("rolling_status wéb --json")
+    assert json.loads(controller.printed)["roll"]["why"] == "drained → café"
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("rolling_status app:app", ("getProcessesPacked", "app:app")),
+        ("rolling_pause app:app", ("pause", "app:app")),
+        ("rolling_resume app:app --no-wait", ("resume", "app:app", False)),
+        ("rolling_abort app:app", ("abort", "app:app")),
+        ("rolling_check app:app", ("check", "app:app")),
+        ("rolling_history app:app", ("getHistory", "app:app", 20)),
+        ("rolling_report app:app", ("getRecord", "app:app", 0)),
+        ("rolling_abort app:*", ("abort", "app")),
+    ],
+)
+def test_a_name_with_a_process_is_for_supervisord_to_resolve(line: str, call: tuple[Any, ...]) -> None:
+    controller = Controller()
+    controller.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12})
+    controller.run(line)
+    assert (controller.exitstatus, controller.server.calls[0]) == (0, call), controller.printed
+
+
+def test_a_process_of_a_larger_group_is_refused_with_the_command_named(ctl: Controller) -> None:
+    text = "INCORRECT_PARAMETERS: a whole group is needed, and app:app-1 is one of 2 processes of app"
+    ctl.server.raises(xmlrpc.client.Fault(Faults.INCORRECT_PARAMETERS, text))
+    ctl.run("rolling_status app:app-1")
+    assert (ctl.exitstatus, ctl.printed) == (
+        2,
+        "ERROR: rolling_status: a whole group is needed, and app:app-1 is one of 2 processes of app. Try: "
+        "supervisorctl help rolling_status\n",
+    )
+
+
 # --- rolling_check
 
 
@@ -874,11 +980,6 @@ def test_a_check_as_json_is_the_report(ctl: Controller, refuses: bool, status: i
     ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", refuses))
     ctl.run("rolling_check app --json")
     assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", refuses)))
-
-
-def test_a_check_is_of_a_whole_group(ctl: Controller) -> None:
-    ctl.run("rolling_check app:web_1")
-    assert (ctl.exitstatus, ctl.server.calls) == (2, [])
 
 
 def test_several_problems_are_told_as_such(ctl: Controller) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from supervisor import events
 from supervisor.http import NOT_DONE_YET
@@ -28,7 +28,7 @@ from supervisor_rolling import rpcinterface
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord import events as our_events
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Stage, Status, Ward, Watch
-from supervisor_rolling.plain import plain, shown
+from supervisor_rolling.plain import plain, readable, shown
 from supervisor_rolling.rpcinterface import ANSWER_WITHIN, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump
 from tests.test_rpcinterface import Clock, a_roll, looked, make_supervisord
@@ -396,7 +396,13 @@ def test_an_event_is_ascii_so_that_its_length_is_its_length() -> None:
 @given(st.text() | st.binary() | st.none())
 def test_plain_text_is_printable_ascii_and_line_breaks(text: Any) -> None:
     assert all(c == "\n" or " " <= c <= "~" for c in plain(text))
-    assert plain(plain(text)) == plain(text)
+
+
+@given(st.text() | st.text("\\\\xuU0123456789abcdef").map("é{}".format))
+@example("\\\\xe9 is no é")
+def test_plain_text_can_be_read_as_it_was_where_it_is_printable(text: str) -> None:
+    assert readable(plain(text), "utf-8") == shown(text, "utf-8")
+    assert readable(plain(text), "ascii").isascii()
 
 
 @given(st.text(), st.sampled_from(["utf-8", "ascii", "latin-1", "iso8859-15"]))

@@ -363,6 +363,35 @@ def test_a_listener_of_roll_events_is_not_ours(rolling: Any, supervisord: DummyS
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
+ONE_GROUP = ["pause", "abort", "resume", "check", "getRoll", "getRollPacked", "getProcesses", "getProcessesPacked"]
+
+
+@pytest.mark.parametrize("method", [*ONE_GROUP, "getHistory", "getRecord"])
+def test_the_only_process_of_a_group_stands_for_the_group(
+    rolling: Any, supervisord: DummySupervisor, method: str
+) -> None:
+    supervisord.process_groups["web"] = Group({"web": make_process("web", 500)})
+    asked = [_answer_of(rolling, method, name) for name in ("web", "web:*", "web:web")]
+    assert asked[0] == asked[1] == asked[2]
+
+
+@pytest.mark.parametrize("method", ONE_GROUP)
+def test_a_process_of_a_larger_group_is_refused_where_a_group_is_needed(rolling: Any, method: str) -> None:
+    fault = fault_of(getattr(rolling, method), "app:web_1")
+    assert fault.code == Faults.INCORRECT_PARAMETERS
+    assert fault.text.endswith("a whole group is needed, and app:web_1 is one of 3 processes of app")
+    assert fault_of(getattr(rolling, method), "app:nope").code == Faults.BAD_NAME
+
+
+def _answer_of(rolling: Any, method: str, name: str) -> Any:
+    """What a method answers, or the fault it raises; of a deferred answer, that there is one."""
+    try:
+        found = getattr(rolling, method)(name)
+    except RPCError as fault:
+        return fault.code, fault.text
+    return "deferred" if callable(found) else found
+
+
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
 def test_an_unknown_name_is_a_bad_name(rolling: Any, name: str):
     assert fault_of(rolling.restart, name, False, {}).code == Faults.BAD_NAME

@@ -9,7 +9,7 @@ from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller as Supervisorctl
 
 from supervisor_rolling.controllerplugin import make_rolling_controllerplugin
-from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, completions, help_text, parse
+from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
 
 PROCESSES = [
     {"group": "app", "name": "app-1"},
@@ -59,6 +59,25 @@ def test_options_are_completed_without_asking_supervisord() -> None:
         raise AssertionError("asked")
 
     assert completions("rolling_check app --", "--", processes) == ["--json "]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling resume app"),
+        ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
+        ("rolling_resume goes on with it", "supervisor_rolling resume goes on with it"),
+        ("All that is wrong: rolling_check app. To accept it: rolling_restart app --force",
+         "All that is wrong: supervisor_rolling check app. To accept it: supervisor_rolling restart app --force"),
+        ("see rolling_history", "see supervisor_rolling history"),
+        ("supervisorctl tail rolling stderr", "supervisorctl tail rolling stderr"),
+        ("/etc/rolling_status of rolling_statuses", "/etc/rolling_status of rolling_statuses"),
+        ("rolling_check", "rolling_check"),
+    ],
+)  # fmt: skip
+def test_commands_in_a_text_are_written_as_the_program_has_them(text: str, found: str) -> None:
+    assert called_as(text, "supervisor_rolling") == found
+    assert called_as(found, "supervisor_rolling") == found
 
 
 # --- in supervisorctl's own shell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -160,10 +161,13 @@ def verb(command: str) -> str:
     return command[len(PREFIX) :]
 
 
+_COMMAND = re.compile(rf"(?<![\w./-])(?:supervisorctl )?(help )?{PREFIX}({'|'.join(map(verb, COMMANDS))})(?![\w-])")
+
+
 def called_as(text: str, program: str) -> str:
-    """A text that tells of our commands in supervisorctl, for those who call them by a program of its own."""
-    text = text.replace(f"supervisorctl help {PREFIX}", f"{program} help ")
-    return text.replace(f"supervisorctl {PREFIX}", f"{program} ")
+    """A text that tells of our commands as supervisorctl has them, with the verbs of the program ``program``. A word
+    alone is a name and stays."""
+    return _COMMAND.sub(lambda found: f"{program} {found[1] or ''}{found[2]}", text) if " " in text else text
 
 
 def _written(option: Option) -> str:
