@@ -27,7 +27,7 @@ from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisorctl.check import check_lines
 from supervisor_rolling.in_supervisorctl.history import history_lines
 from supervisor_rolling.in_supervisorctl.output import Output
-from supervisor_rolling.in_supervisorctl.progress import first_line, last_line, plan_lines, screen_for
+from supervisor_rolling.in_supervisorctl.progress import first_lines, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
@@ -203,7 +203,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         if not options.no_wait:
             return self._watch(roll, options.json, resumed)
         to_watch = f"To watch it: supervisorctl rolling_status {roll['group']}"
-        self._print(options, roll, [first_line(roll, resumed), to_watch])
+        self._print(options, roll, [*first_lines(roll, resumed), to_watch])
         return DONE
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
@@ -284,7 +284,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._has_watched = True
         screen = None if as_json else screen_for(self._output)
         if screen:
-            self._print(argparse.Namespace(json=False), roll, [first_line(roll, resumed)])
+            self._print(argparse.Namespace(json=False), roll, first_lines(roll, resumed))
         if screen and resumed:
             screen.skip(roll)
         try:

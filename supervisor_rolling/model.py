@@ -160,7 +160,7 @@ class PortRule:
 @dataclass(frozen=True)
 class Policy:
     """All that the YAML says of one group. ``settle_auto``: the load balancer's configuration says how long to settle,
-    and ``settle`` holds where nobody can read it."""
+    and ``settle`` holds where it cannot be read. ``settle_why``: what in it says so; empty where nothing does."""
 
     group: str
     ports: PortRule
@@ -173,6 +173,7 @@ class Policy:
     settle: float = 10.0
     guard: GuardPolicy = GuardPolicy()
     settle_auto: bool = True
+    settle_why: str = ""
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
     pace: PacePolicy = PacePolicy()

@@ -210,7 +210,8 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
-                               why, seconds, forecast (seconds; 0: none), hook (the one that it waits for), paced
+                               why, seconds, settle (seconds), settle_auto (boolean, not told by rolling.yaml),
+                               settle_why, canary, forecast (seconds; 0: none), hook (the one that it waits for), paced
                                (boolean, the next waits for the CPU), total, replaced, least_available, and
                                processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
                                why, the duration of each stage over, connections_left at the drain's deadline and the
@@ -557,7 +558,7 @@ class RollingNamespaceRPCInterface:
 
     def _view(self, roll: Mapping[str, Any]) -> dict[str, Any]:
         view = roll_view(roll, self.clock())
-        texts = {key: plain(view[key]) for key in ("group", "by", "why")}
+        texts = {key: plain(view[key]) for key in ("group", "by", "why", "settle_why")}
         return {**view, **texts, "processes": _plain_names(view["processes"]), "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:

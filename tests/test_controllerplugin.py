@@ -38,6 +38,8 @@ URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
 
+TOLD = Policy("app", PortRule(), settle_auto=False)
+
 View = dict[str, Any]
 Answer = Callable[..., Any]
 
@@ -159,7 +161,7 @@ def ctl(clock: Clock) -> Controller:
 def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
     done = status is Status.DONE
     members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
-    roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, least_available=1)
+    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, least_available=1)
     roll = replace(roll, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
     return {**roll_view(json.loads(dump(roll)), 1001.0), "listener": listener}
 

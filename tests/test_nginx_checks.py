@@ -12,7 +12,7 @@ import pytest
 from supervisor_rolling.in_listener import balancers
 from supervisor_rolling.in_listener.balancers import NginxConfigurations, UnreadableError, read_nginx
 from supervisor_rolling.model import BalancerPolicy, DrainPolicy, Policy, PortRule
-from supervisor_rolling.pure.checks.nginx import behind, findings, settle_for
+from supervisor_rolling.pure.checks.nginx import behind, findings, settle_for, settle_why
 from supervisor_rolling.pure.nginx import Nginx
 from supervisor_rolling.wire import dump as dump_json
 
@@ -94,6 +94,27 @@ def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, sec
     if seconds > 1:
         assert codes(nginx, a_policy(settle=seconds - 1)) == ["max_fails"], "the rest of a second is advice"
         assert codes(nginx, a_policy(settle=seconds - 2)) == ["!max_fails"]
+
+
+def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(conf: Conf) -> None:
+    nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
+    group = behind(nginx, PORTS, is_named=False)
+    (finding,) = findings(group, replace(a_policy(settle=11.0), settle_auto=True), 1, PORTS)
+    assert (finding.code, finding.refuses) == ("nginx.settle", False)
+    assert settle_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
+    assert finding.text == (
+        "each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for "
+        f"so long ({settle_why(group)})"
+    )
+    assert finding.mend == (
+        "set max_fails=0 at each server of the upstream: saves 11 s for each process, 22 s for the whole roll"
+    )
+
+
+def test_where_nothing_is_shunned_there_is_no_reason_to_settle(conf: Conf) -> None:
+    group = behind(read_nginx(str(conf())), PORTS, is_named=False)
+    assert settle_why(group) == ""
+    assert list(findings(group, replace(a_policy(), settle_auto=True), 1, PORTS)) == []
 
 
 def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:

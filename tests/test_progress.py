@@ -22,6 +22,7 @@ from supervisor_rolling.in_supervisorctl.progress import (
     TerminalScreen,
     bar_line,
     first_line,
+    first_lines,
     last_line,
     left_lines,
     plan_lines,
@@ -47,7 +48,8 @@ from supervisor_rolling.wire import dump
 BEGAN, NOW = 1000.0, 1012.0
 
 PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
-HOOKED = Policy("app", PortRule(), hooks=HooksPolicy(before_roll=Hook(("/bin/true",))))
+TOLD = Policy("app", PortRule(), settle_auto=False)
+HOOKED = Policy("app", PortRule(), settle_auto=False, hooks=HooksPolicy(before_roll=Hook(("/bin/true",))))
 
 View = dict[str, Any]
 
@@ -90,7 +92,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
-    roll = Roll(7, "app", Policy("app", PortRule()), members, 1, GatePolicy(), status=status, started_at=BEGAN)
+    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, started_at=BEGAN)
     wire = json.loads(dump(replace(roll, ended_at=ended, least_available=3, **changes)))
     return {**roll_view(wire, now), "listener": True}
 
@@ -212,7 +214,7 @@ def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> 
 
 
 def test_a_roll_that_an_older_listener_wrote_can_be_viewed() -> None:
-    wire = json.loads(dump(Roll(7, "app", Policy("app", PortRule()), (NEW,), 1, GatePolicy())))
+    wire = json.loads(dump(Roll(7, "app", TOLD, (NEW,), 1, GatePolicy())))
     del wire["members"][0]["oldest_left"]
     assert roll_view(wire, NOW)["processes"][0]["oldest_left"] == []
 
@@ -423,6 +425,41 @@ def test_a_roll_that_failed_on_nobody_says_why() -> None:
         "waited 60 s and could not go on",
         "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
     ]
+
+
+NGINX = Policy("app", PortRule(), settle=11.0, settle_why="max_fails=1, fail_timeout=10s, which are the defaults")
+SETTLES = (
+    "Each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for so "
+    "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
+    "upstream: saves 11 s for each process, {seconds} s for the whole roll"
+)
+
+
+def test_a_roll_that_settles_by_nginx_says_why_and_how_to_save_it_in_its_first_lines_and_plan() -> None:
+    roll = a_view(*waiting(*(f"app-{n}" for n in range(8))), policy=NGINX)
+    assert first_lines(roll)[1:] == [SETTLES.format(seconds=88)]
+    assert first_lines({**roll, "limit": 4})[1:] == [SETTLES.format(seconds=33)], "the canary alone, then 4 at a time"
+    assert first_lines({**roll, "replaced": 6}, resumed=True)[1:] == [SETTLES.format(seconds=22)]
+    assert plan_lines({**roll, "status": "planned"})[-2:] == [SETTLES.format(seconds=88), "Nothing was touched."]
+
+
+def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_what_to_do() -> None:
+    (line,) = first_lines(a_view(*waiting("app-1", "app-2"), policy=Policy("app", PortRule())))[1:]
+    assert "waits 10 s after it opens" in line
+    assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
+    assert line.endswith("or set settle: 0 where a port that has refused is tried again at once: saves up to 10 s for "
+                         "each process, 20 s for the whole roll")  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [Policy("app", PortRule(), settle=0.0), replace(NGINX, settle_auto=False)])
+def test_a_roll_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
+    assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
+
+
+def test_a_supervisord_that_does_not_tell_the_time_to_settle_has_first_lines_all_the_same() -> None:
+    roll = a_view(*waiting("app-1"), policy=NGINX)
+    older = {key: value for key, value in roll.items() if not key.startswith("settle") and key != "canary"}
+    assert len(first_lines(older)) == 1
 
 
 def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:

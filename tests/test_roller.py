@@ -651,7 +651,7 @@ def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     world.ask()
     roller = world.roller()
     roller.turn()
-    assert world.roll().policy.settle == 4.0
+    assert (world.roll().policy.settle, world.roll().policy.settle_why) == (4.0, "max_fails=1, fail_timeout=3s")
     world.nginx = LONE
     world.run(roller, 60.0)
     assert world.roll().status is Status.DONE

@@ -13,7 +13,7 @@ from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.model import BalancerPolicy, Config, Finding, Policy, Report, Request, Roll, Seen, Settings
 from supervisor_rolling.pure.checks import conntrack, nginx, pace, processes
 from supervisor_rolling.pure.checks import settings as supervisord
-from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for
+from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for, settle_why
 from supervisor_rolling.pure.checks.processes import Listening, is_up
 from supervisor_rolling.pure.nginx import Nginx
 
@@ -27,11 +27,12 @@ Ports = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Settle:
-    """How long to settle by a configuration, for processes with these ports; None where it does not say."""
+    """How long to settle by a configuration, for processes with these ports, None where it does not say; and why."""
 
     configuration: Nginx | None
     ports: Ports
     seconds: float | None
+    why: str
 
 
 class Inspector:
@@ -63,9 +64,10 @@ class Inspector:
         known = self._settles.get(policy.group)
         if known is None or known.configuration is not configuration or known.ports != ports:
             group = self._behind(policy, ports)
-            known = _Settle(configuration, dict(ports), settle_for(group) if group else None)
+            seconds, why = (settle_for(group), settle_why(group)) if group else (None, "")
+            known = _Settle(configuration, dict(ports), seconds, why)
             self._settles[policy.group] = known
-        return policy if known.seconds is None else replace(policy, settle=known.seconds)
+        return policy if known.seconds is None else replace(policy, settle=known.seconds, settle_why=known.why)
 
     def expect(self, requests: Collection[int]) -> None:
         """Only these requests wait for an inspection."""

@@ -16,6 +16,7 @@ from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.model import Connection
 from supervisor_rolling.pure.lasting import count_text, left_texts
 from supervisor_rolling.pure.replies import statuses_text
+from supervisor_rolling.pure.settling import settle_texts
 
 View = Mapping[str, Any]
 
@@ -251,6 +252,19 @@ def _has_its_say(process: View) -> bool:
     return process["stage"] == "failed" or (bool(process["pid"]) and not process.get("killed"))
 
 
+def first_lines(roll: View, resumed: bool = False) -> list[str]:
+    """What a roll is about to do, and what it will wait for."""
+    return [first_line(roll, resumed), *_settle_line(roll, roll["total"] - roll["replaced"])]
+
+
+def _settle_line(roll: View, total: int) -> list[str]:
+    """Why each process settles, where the load balancer decides; an older supervisord does not tell."""
+    if not roll.get("settle_auto") or not roll["settle"] or not total:
+        return []
+    text, fix = settle_texts(roll["settle"], roll["settle_why"], total, roll["canary"], _limit(roll))
+    return [f"{text[0].upper()}{text[1:]}. Fix: {fix}"]
+
+
 def first_line(roll: View, resumed: bool = False) -> str:
     """What a roll is about to do."""
     group, total, replaced = roll["group"], roll["total"], roll["replaced"]
@@ -268,7 +282,7 @@ def plan_lines(roll: View) -> list[str]:
         lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
     left = [process for process in roll["processes"] if not process["wanted"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
-    return [*lines, *_forecast_line(roll), "Nothing was touched."]
+    return [*lines, *_forecast_line(roll), *_settle_line(roll, len(wanted)), "Nothing was touched."]
 
 
 def _forecast_line(roll: View) -> list[str]:

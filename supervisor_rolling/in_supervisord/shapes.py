@@ -97,6 +97,7 @@ POLICY: Shape = {
     "settle": NUMBER,
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
     "settle_auto": Added(TRUTH),
+    "settle_why": Added(TEXT),
     "balancer": Added({"nginx": TEXT}),
     "hooks": Added(dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _HOOK)),
     "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),

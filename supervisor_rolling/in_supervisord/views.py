@@ -30,6 +30,9 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
     wanted = [member for member in members if member["wanted"]]
     return {
         **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
+        **{key: roll["policy"][key] for key in ("settle", "canary")},
+        "settle_auto": roll["policy"].get("settle_auto", False),
+        "settle_why": roll["policy"].get("settle_why", ""),
         "forecast": round(roll.get("forecast", 0.0), 3),
         "hook": _hook(roll),
         "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,

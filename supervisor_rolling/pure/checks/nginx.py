@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from supervisor_rolling.model import Finding, Policy
 from supervisor_rolling.pure.nginx import FAIL_TIMEOUT, MAX_FAILS, Nginx, Passing, Server, Upstream
+from supervisor_rolling.pure.settling import settle_texts
 
 LEAST_TURN = 1.0
 """Seconds that a process takes in a roll that settles for nothing, about."""
@@ -48,8 +49,14 @@ def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
 
 def settle_for(group: Behind) -> float | None:
     """Seconds for which nginx passes over a process that has refused; None where it knows nothing of the group."""
-    times = [_shunned_for(upstream, one) for upstream, one in group.servers if not one.is_down]
-    return max(times, default=None)
+    shun, _, one = _longest_shunned(group)
+    return shun if one else None
+
+
+def settle_why(group: Behind) -> str:
+    """What in the configuration says for how long; empty where it is for no time, or nothing does."""
+    shun, _, one = _longest_shunned(group)
+    return _said(one) if one and shun else ""
 
 
 def findings(
@@ -125,6 +132,7 @@ def _is_heard(host: str, addresses: Collection[str]) -> bool:
 def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
     yield from _absent(group, ports)
     yield from _shunned(group, policy, limit)
+    yield from _settles(group, policy, limit, len(set(ports.values())))
     for upstream in group.upstreams:
         yield from _of_upstream(group, upstream, policy)
     for passing in group.passings:
@@ -147,21 +155,16 @@ def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
 def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
     """What a roll does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
     a second is no reason to refuse."""
-    found = [(_shunned_for(upstream, one), upstream, one) for upstream, one in group.servers if not one.is_down]
-    shun, upstream, one = max(found, key=lambda each: each[0], default=(0.0, None, None))
+    shun, upstream, one = _longest_shunned(group)
     if upstream is None or one is None or shun <= policy.settle:
         return
-    said = (
-        f"max_fails={one.max_fails}, fail_timeout={one.fail_timeout:g}s"
-        f"{', which are the defaults' if (one.max_fails, one.fail_timeout) == (MAX_FAILS, FAIL_TIMEOUT) else ''}"
-    )
     out = limit * (1 + math.ceil(shun / max(policy.settle, LEAST_TURN)))
     yield Finding(
         "nginx.max_fails",
         one.where,
-        f"nginx passes over a process for up to {shun:g} s after it has refused ({said}), and the roll goes on after "
-        f"settle: {policy.settle:g}: it closes the next ones while nginx still shuns the last, in a small group until "
-        "none is left",
+        f"nginx passes over a process for up to {shun:g} s after it has refused ({_said(one)}), and the roll goes on "
+        f"after settle: {policy.settle:g}: it closes the next ones while nginx still shuns the last, in a small group "
+        "until none is left",
         "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
         refuses=policy.settle < one.fail_timeout and out >= len(_live(upstream)),
     )
@@ -245,6 +248,28 @@ def _live(upstream: Upstream) -> list[Server]:
 def _is_one(server: Server) -> bool:
     """A name may have many addresses; localhost has two of one process."""
     return server.host == "localhost" or not re.search("[a-z]", server.host) or ":" in server.host
+
+
+def _settles(group: Behind, policy: Policy, limit: int, total: int) -> Iterator[Finding]:
+    """What a roll of so many processes waits for because nginx passes over those that have refused."""
+    shun, _, one = _longest_shunned(group)
+    if one is not None and shun and policy.settle_auto:
+        text, fix = settle_texts(shun, _said(one), total, policy.canary, limit)
+        yield Finding("nginx.settle", one.where, text, fix)
+
+
+def _longest_shunned(group: Behind) -> tuple[float, Upstream | None, Server | None]:
+    """The server that nginx passes over for the longest time after it has refused, with that time."""
+    found = [(_shunned_for(upstream, one), upstream, one) for upstream, one in group.servers if not one.is_down]
+    return max(found, key=lambda each: each[0], default=(0.0, None, None))
+
+
+def _said(one: Server) -> str:
+    are_defaults = (one.max_fails, one.fail_timeout) == (MAX_FAILS, FAIL_TIMEOUT)
+    return (
+        f"max_fails={one.max_fails}, fail_timeout={one.fail_timeout:g}s"
+        f"{', which are the defaults' if are_defaults else ''}"
+    )
 
 
 def _shunned_for(upstream: Upstream, one: Server) -> float:

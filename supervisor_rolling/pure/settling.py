@@ -1,0 +1,31 @@
+"""Why processes settle, in words, and how long a roll takes for that."""
+
+from __future__ import annotations
+
+import math
+
+UNKNOWN = "the load balancer's configuration cannot be read"
+
+
+def settling_of(settle: float, total: int, canary: int, limit: int) -> float:
+    """Seconds of a roll in which it only waits for processes that settle: the canaries one by one, then ``limit`` at a
+    time."""
+    alone = min(canary, total)
+    return settle * (alone + math.ceil((total - alone) / max(1, limit)))
+
+
+def settle_texts(settle: float, why: str, total: int, canary: int, limit: int) -> tuple[str, str]:
+    """What each process waits for after it opens, and how to save that. ``why``: nginx's parameters, as
+    ``nginx.settle_for`` tells them; empty where they are not known."""
+    reason = f"nginx passes over a port that has refused for so long ({why})" if why else UNKNOWN
+    fix = (
+        "set max_fails=0 at each server of the upstream"
+        if why
+        else "name it in rolling.yaml with balancer: {nginx: FILE}, or set settle: 0 where a port that has refused is "
+        "tried again at once"
+    )
+    saved = settling_of(settle, total, canary, limit)
+    return (
+        f"each process waits {settle:g} s after it opens (settle: auto), because {reason}",
+        f"{fix}: saves {'' if why else 'up to '}{settle:g} s for each process, {saved:.0f} s for the whole roll",
+    )
