@@ -1,7 +1,8 @@
 """The event listener: the program that rolls.
 
 Here the parts are put together, and here is the only loop: wait for a death, an event, the end of a warm-up or until
-the next turn is due; close what has died or what the event says; then take a turn. At the end of standard input
+the next turn is due; close what has died or what the event says; then take a turn. Between two turns what is closed is
+looked at, because another program may flush the firewall. At the end of standard input
 (supervisord is gone) and on SIGTERM all gates are opened.
 """
 
@@ -251,11 +252,15 @@ def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths)
 
 def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> bool:
     """Until it is time to go. Whether that is because supervisord is gone."""
-    due = rested = time.monotonic()
+    due = rested = looked = time.monotonic()
     while not alarm.is_over:
         if time.monotonic() >= max(due, rested):
             due, rested = _turned(roller)
-        wait = max(due, rested) - time.monotonic()
+            looked = time.monotonic()
+        elif time.monotonic() >= looked + roller.gate_pause():
+            roller.look_at_gate()
+            looked = time.monotonic()
+        wait = min(max(due, rested), looked + roller.gate_pause()) - time.monotonic()
         readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], wait)
         if deaths.fileno() in readable:
             due = min(due, time.monotonic() + roller.notice_deaths())

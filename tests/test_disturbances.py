@@ -20,6 +20,7 @@ from tests.lab.look import (
     assert_nobody_noticed,
     closed_ports,
     draining,
+    listener_log,
     pids,
     popen_ctl,
     refuses,
@@ -257,6 +258,21 @@ def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(ligh
         roll = wait_ended(stack)
     assert (roll["status"], roll["replaced"]) == ("done", 3), roll["why"]
     assert_nobody_noticed(report())
+
+
+@pytest.mark.parametrize("command", ["iptables-legacy -w -F", "nft flush ruleset"])
+def test_flushes_open_a_failed_process_for_half_a_second_each(light: Callable[..., Stack], command: str):
+    """20 requests a second come to each of three processes. Each of six flushes may let a second of them through."""
+    stack = light(processes=3, gate={"backend": FLUSHES[command]})
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    with users(stack, rate=60.0, posts=0.0) as report:
+        for _ in range(6):
+            does(*command.split())
+            stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed again")
+            time.sleep(0.2)
+    assert report().gets_failed <= 6 * 20
+    assert listener_log(stack).count("found open and closed again: port 8000") == 6
 
 
 def iptables(*arguments: str) -> None:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,3 +64,33 @@ def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, modul
     assert f"the listener cannot start: No module named {module!r}. Fix: install {library} (Debian: " in last
     assert "Traceback" not in done.stderr
     assert time.monotonic() - begun >= listener.AGAIN_AFTER
+
+
+class Resting:
+    """Stands in for a roller with nothing to do and one port closed. ``log``: what it was asked to do."""
+
+    def __init__(self, looks: int, end: Callable[[], None]) -> None:
+        self.log: list[str] = []
+        self._looks = looks
+        self._end = end
+
+    def turn(self) -> float:
+        self.log.append("turn")
+        return 3600.0
+
+    def gate_pause(self) -> float:
+        return 0.01
+
+    def look_at_gate(self) -> None:
+        self.log.append("look at the gate")
+        if self.log.count("look at the gate") == self._looks:
+            self._end()
+
+
+def test_loop_looks_at_the_gate_between_two_turns() -> None:
+    never, _ = os.pipe()
+    nothing: Any = SimpleNamespace(fileno=lambda: never, overdue=list)
+    with listener._alarm_clock() as alarm:
+        roller: Any = Resting(3, alarm.end)
+        assert listener._loop(nothing, roller, alarm, nothing) is False
+    assert roller.log == ["turn", *["look at the gate"] * 3]

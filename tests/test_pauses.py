@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from supervisor_rolling.pure.pauses import (
     DRAIN_LOOK_AT_MOST,
     DRAIN_LOOK_EVERY,
     DRAIN_SHARE,
+    GATE_LOOK_EVERY,
     IDLE_LOOK_EVERY,
     MOVE_LOOK_EVERY,
     REST_LOOK_EVERY,
     WARM_LOOK_EVERY,
+    gate_pause,
     pause,
 )
 from tests.world import GROUP, fast_policy
@@ -93,7 +96,7 @@ def test_one_that_will_be_running_is_looked_at_just_then():
     assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
 
 
-def test_a_roll_that_has_ended_is_looked_at_for_its_lease_alone():
+def test_a_roll_that_has_ended_is_left_to_the_looks_at_its_gate():
     done = replace(a_roll(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
-    assert paused(done) == done.gate.lease / 4
-    assert paused(replace(done, members=done.members[:1])) == IDLE_LOOK_EVERY
+    assert paused(done) == IDLE_LOOK_EVERY
+    assert (gate_pause(True), gate_pause(False)) == (GATE_LOOK_EVERY, math.inf)

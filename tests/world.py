@@ -627,14 +627,18 @@ class World:
                 continue
             if until():
                 return roller
-            self._wait(due)
+            self._wait(due, roller)
         return roller
 
-    def _wait(self, due: float) -> None:
-        """Until the next turn is due, or an event comes."""
+    def _wait(self, due: float, roller: Roller) -> None:
+        """Until the next turn is due, or an event comes; what is closed is looked at meanwhile."""
         self.pass_time(STEP)
+        looked = self.now
         while self.now < due and self.now % 0.05 >= STEP and (self.is_deaf or not self._events):
             self.pass_time(STEP)
+            if self.now >= looked + roller.gate_pause():
+                roller.look_at_gate()
+                looked = self.now
 
     def _new_events(self) -> list[Change]:
         events, self._events = self._events, []

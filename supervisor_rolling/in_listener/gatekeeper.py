@@ -44,6 +44,11 @@ class Gatekeeper:
         """Whether it closes any port, and not only those that a load balancer knows."""
         return self._gate is not None and not isinstance(self._gate, Counting)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether any port is to be closed."""
+        return bool(self._held)
+
     def describe(self) -> str:
         """The backend in force, by its name."""
         return self._gate.name if self._gate else "none"

@@ -85,7 +85,7 @@ from supervisor_rolling.pure.forecast import forecast
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
-from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, pause
+from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
 from supervisor_rolling.pure.ports import held_text
 from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
@@ -320,6 +320,17 @@ class Roller:
             self.notice_deaths()
             self._empty_pools()
         except Exception:  # as in ``turn``, which may have been left for the same reason
+            log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
+
+    def gate_pause(self) -> float:
+        """Seconds from one look at the gate to the next, whatever turns look at besides."""
+        return gate_pause(self.gatekeeper.is_holding)
+
+    def look_at_gate(self) -> None:
+        """Close again what is to be closed and is found open, without asking supervisord for anything."""
+        try:
+            self.gatekeeper.renew()
+        except Exception:  # as in ``turn``: a listener that ends over it leaves every gate to its lease
             log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
 
     def release(self, is_orphan: bool = False) -> None:

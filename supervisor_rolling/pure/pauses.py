@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from supervisor_rolling.model import DrainPolicy, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure.stages import drained_for
 
@@ -34,6 +36,15 @@ IDLE_LOOK_EVERY = 5.0
 """Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
 and whoever asks for a roll is told after ten seconds that nobody answers."""
 
+GATE_LOOK_EVERY = 0.5
+"""Seconds between two looks at what is closed: for so long a flush of the firewall lets users in. A look costs a read
+of the gate, 0.1 to 0.4 ms, and asks supervisord for nothing."""
+
+
+def gate_pause(is_holding: bool) -> float:
+    """Seconds for which the gate can do without a look; ``is_holding``: it has a port closed."""
+    return GATE_LOOK_EVERY if is_holding else math.inf
+
 
 def pause(roll: Roll | None, watch: Watch | None, seen: Seen) -> float:
     """Seconds for which a group can do without a look."""
@@ -42,9 +53,9 @@ def pause(roll: Roll | None, watch: Watch | None, seen: Seen) -> float:
 
 
 def _roll_pause(roll: Roll, seen: Seen) -> float:
-    stages = {member.stage for member in roll.members}
     if roll.status is not Status.RUNNING:
-        return roll.gate.lease / 4 if Stage.FAILED in stages else IDLE_LOOK_EVERY
+        return IDLE_LOOK_EVERY
+    stages = {member.stage for member in roll.members}
     draining = [member for member in roll.members if member.stage is Stage.DRAINING]
     found = [
         REST_LOOK_EVERY,
@@ -70,7 +81,6 @@ def _watch_pause(watch: Watch, seen: Seen) -> float:
     stages = {ward.stage for ward in watch.wards}
     retries = [max(0.0, ward.retry_at - seen.at) for ward in watch.wards if ward.stage is Stage.FAILED]
     rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
-    rest = min(rest, watch.gate.lease / 4) if any(ward.closed for ward in watch.wards) else rest
     if Stage.WARMING not in stages:
         return rest
     starting = _starting_for(seen)

@@ -75,9 +75,6 @@ _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for
 faults."""
 
-HAPROXY_LEASE = 2.0
-"""Seconds. HAProxy opens everything when it is reloaded, so what is closed is looked at twice a second."""
-
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
 _HAPROXY = {
@@ -227,8 +224,8 @@ def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None
 
 
 def _make_haproxy(**values: Any) -> GatePolicy:
-    """Nothing refuses a warm-up, and no lease ends: it only says how often what is closed is looked at."""
-    return GatePolicy(**{**values, "bypass": "none", "lease": HAPROXY_LEASE})
+    """Nothing refuses a warm-up."""
+    return GatePolicy(**{**values, "bypass": "none"})
 
 
 def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
