@@ -1,16 +1,22 @@
-"""Ports that are not those of the process that the policy gives them to, for real: swapped, and held by an orphan."""
+"""Ports that are not those of the process that the policy gives them to, for real: swapped, and held by another
+process: an orphan of an earlier one, or a foreign process, in its place or beside it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from supervisor_rolling.in_listener.drain import KernelSockets
-from tests.lab.look import pids, rules, standing, wait_open
+from tests.lab.look import pids, refuses, rules, standing, wait_open
+from tests.lab.prefork import SHARES
 from tests.lab.stack import Stack
 
 NAME = {"SUPERVISOR_GROUP_NAME": "app", "SUPERVISOR_PROCESS_NAME": "app-8001"}
@@ -26,6 +32,127 @@ def orphan_on(port: int) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+_ANSWERS = """
+import http.server, socket, sys
+class Server(http.server.ThreadingHTTPServer):
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@contextmanager
+def foreign_on(stack: Stack, port: int, *prefix: str) -> Iterator[int]:
+    """The pid of a web server that supervisord did not start, with SO_REUSEPORT; ``prefix``: before its command."""
+    command, nowhere = [*prefix, sys.executable, "-c", _ANSWERS, str(port)], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as process:
+        try:
+            stack.wait_until(lambda: bool(holders(port).get(process.pid)), 30.0, "it listens")
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def holders(port: int) -> dict[int, str]:
+    """The processes that listen on a port, each with the name by which supervisord started it or its ancestor."""
+    found = KernelSockets().holders_of([port]).get(port)
+    return dict.fromkeys(found.pids, found.started or "-") if found else {}
+
+
+def cold_text(stack: Stack, name: str, words: str) -> str:
+    """What the status says of a process that is not warm, as soon as it says these words."""
+
+    def says() -> bool:
+        return words in standing(stack)[name]["why"]
+
+    stack.wait_until(says, 30.0, f"{name} says: {words}")
+    found = standing(stack)[name]
+    assert (found["warm"], found["gate"]) == (False, "closed")
+    assert refuses(8001), "no user is sent there"
+    return str(found["why"])
+
+
+PREFORK = {"application": "tests.lab.prefork", "program": "stopwaitsecs = 3"}
+WARMUP = {"timeout": 2, "ready": "/", "requests": ["/"]}
+
+
+def test_worker_of_a_killed_master_warms_nothing(light: Callable[..., Stack]) -> None:
+    """With minfds at 20000 the new process is supervisord for long between fork and exec, environment and all."""
+    setup = {**PREFORK, "program": f"{PREFORK['program']}\n[supervisord]\nminfds = 20000"}
+    stack = light(processes=3, setup=setup, warmup=WARMUP)
+    master = pids(stack)[1]
+    (worker,) = (pid for pid in holders(8001) if pid != master)
+    stack.release("new")
+    os.kill(master, signal.SIGKILL)
+    try:
+        held = f"port 8001 is held by process {worker} (python"
+        assert f"left by an earlier app:app-8001. Fix: kill {worker}" in cold_text(stack, "app-8001", held)
+        done = stack.ctl("rolling_restart", "app:app-8001", "--force")
+        assert done.returncode == 1
+        assert held in done.stdout
+        assert "1 of 1 replaced" not in done.stdout
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    wait_open(stack)
+    assert stack.ask(8001, "/").headers["x-release"] == "new"
+
+
+@pytest.mark.parametrize("prefix", [(), ("env", "-i"), ("setsid", "env", "-i")])
+def test_foreign_process_on_the_port_warms_nothing(light: Callable[..., Stack], prefix: tuple[str, ...]) -> None:
+    stack = light(processes=3, setup=PREFORK, warmup=WARMUP)
+    stack.ctl("stop", "app:app-8001")
+    with foreign_on(stack, 8001, *prefix) as pid:
+        stack.ctl("start", "app:app-8001")
+        text = cold_text(stack, "app-8001", f"port 8001 is held by process {pid} (python")
+        assert f"). Fix: kill {pid}, or name python" in text
+        stack.wait_until(lambda: standing(stack)["app-8001"]["stage"] == "failed", 10.0, "its warm-up has failed")
+        done = stack.ctl("rolling_restart", "app:app-8001", "--force")
+        assert done.returncode == 1
+        assert f"held by process {pid} (python" in done.stdout
+    wait_open(stack)
+
+
+def test_foreign_process_beside_it_warms_nothing(light: Callable[..., Stack]) -> None:
+    """With SO_REUSEPORT on both sides the kernel gives half of the requests to each."""
+    shares = {**PREFORK, "program": f'environment = {SHARES}="1"'}
+    stack = light(processes=3, setup=shares, warmup=WARMUP)
+    with foreign_on(stack, 8001, "env", "-i") as pid:
+        stack.ctl("restart", "app:app-8001")
+        text = cold_text(stack, "app-8001", f"port 8001 is held by process {pid} (python")
+        assert text.endswith(f" beside it (SO_REUSEPORT). Fix: kill {pid}")
+        done = stack.ctl("rolling_restart", "app")
+        assert done.returncode == 1
+        assert "3 of 3 replaced" not in done.stdout
+    wait_open(stack)
+
+
+def test_new_gunicorn_after_usr2_warms_no_successor(light: Callable[..., Stack]) -> None:
+    """After SIGUSR2 gunicorn's new master is a child of the old one, and outlives it."""
+    setup = {"application": "tests.lab.gunicorned", "program": "stopwaitsecs = 5"}
+    stack = light(processes=3, setup=setup, warmup={**WARMUP, "timeout": 4})
+    os.kill(pids(stack)[1], signal.SIGUSR2)
+    stack.wait_until(lambda: len(holders(8001)) == 4, 30.0, "two masters, each with a worker")
+    stack.release("new")
+    done = stack.ctl("rolling_restart", "app")
+    left = sorted(holders(8001))
+    try:
+        assert done.returncode == 1
+        assert "3 of 3 replaced" not in done.stdout
+        assert f"port 8001 is held by processes {left[0]}, {left[1]} (" in done.stdout
+        assert f"left by an earlier app:app-8001. Fix: kill {left[0]} {left[1]}" in done.stdout
+    finally:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert {stack.ask(port, "/").headers["x-release"] for port in stack.setup.ports} == {"new"}
 
 
 def test_ports_that_are_swapped_in_the_policy_are_told_before_anything_is_touched(start: Callable[..., Stack]):
