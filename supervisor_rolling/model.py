@@ -275,6 +275,17 @@ class Connection:
     state: str = ""
 
 
+class Incarnation(NamedTuple):
+    """One run of a process, or (``pid`` 0) the attempt to start it after which it is down.
+
+    The kernel uses a pid again, and a process may live for 50 ms: only both numbers together name one run. ``spawned``
+    is that of ``Process``.
+    """
+
+    pid: int = 0
+    spawned: float = 0.0
+
+
 @dataclass(frozen=True)
 class Member:
     """One process of a group in a roll.
@@ -283,11 +294,11 @@ class Member:
     ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
     all the same.
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
-    ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` the
-    new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that died while they
-    were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's deadline. ``steps``:
-    each stage that it entered, from the first that is not OPEN on. ``latencies``: of the first requests of its warm-up,
-    in ms.
+    ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
+    ``spawned`` the new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that
+    died while they were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's
+    deadline. ``steps``: each stage that it entered, from the first that is not OPEN on. ``latencies``: of the first
+    requests of its warm-up, in ms.
     """
 
     name: str
@@ -315,6 +326,17 @@ class Member:
     steps: tuple[Step, ...] = ()
     latencies: tuple[float, ...] = ()
     statuses: tuple[int, ...] = ()  # of the same requests as the latencies
+    spawned: float = 0.0
+
+    @property
+    def old(self) -> Incarnation:
+        """The incarnation that is to be replaced."""
+        return Incarnation(self.old_pid, self.old_spawned)
+
+    @property
+    def new(self) -> Incarnation:
+        """The one that replaces it."""
+        return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
@@ -366,17 +388,18 @@ class Verb(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """One order to supervisord; ``signal``: which one."""
+    """One order to supervisord, for this ``incarnation`` of a process and no other; ``signal``: which one."""
 
     verb: Verb
     name: str
+    incarnation: Incarnation
     signal: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order. ``why``: supervisord refuses for good, and why. ``overtaken``: the process had been told
-    already, or was down; it says so in ``why``, too."""
+    """What became of an order. ``why``: supervisord refuses for good, and why. ``overtaken``: the process was stopped
+    or replaced before the order came, so nothing was done; ``why`` says so, too."""
 
     why: str = ""
     overtaken: bool = False
@@ -389,9 +412,10 @@ class Outcome:
 class Ward:
     """A process that is not warm, in the hands of the guard.
 
-    ``closed``: its port is to be closed; not every ward's is, because a group must go on serving. ``pid``: the
-    incarnation that is warmed, 0 while it is down. ``tries``: warm-ups of this pid that have failed; ``retry_at`` is
-    when the next one begins. ``problem``: what the last one failed of; ``why``: the sentence for ``rolling_status``.
+    ``closed``: its port is to be closed; not every ward's is, because a group must go on serving. ``pid`` and
+    ``spawned``: the incarnation that is warmed, 0 while it is down. ``tries``: warm-ups of it that have failed;
+    ``retry_at`` is when the next one begins. ``problem``: what the last one failed of; ``why``: the sentence for
+    ``rolling_status``.
     """
 
     name: str
@@ -407,6 +431,12 @@ class Ward:
     last_ms: float = 0.0
     problem: str = ""
     why: str = ""
+    spawned: float = 0.0
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that is warmed."""
+        return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
@@ -428,9 +458,10 @@ class Process:
 
     ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
     another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
-    ``up_for`` seconds since it was started; ``warm``: its pid is in the ledger; ``stopwaitsecs``: seconds from the
-    order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last time
-    because somebody ordered it, and not by itself.
+    ``up_for`` seconds since it was started; ``warm``: this incarnation is in the ledger; ``stopwaitsecs``: seconds
+    from the order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last
+    time because somebody ordered it, and not by itself; ``stopped_by_roll``: the order that it is STOPPING for, or went
+    down for the last time, was a roll's.
 
     supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
     """
@@ -446,6 +477,17 @@ class Process:
     warm: bool = False
     stopwaitsecs: float = 0.0
     told_to_stop: bool = False
+    stopped_by_roll: bool = False
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that runs, or after which it is down."""
+        return Incarnation(self.pid, self.spawned)
+
+    @property
+    def is_stopped_by_other(self) -> bool:
+        """Whether an order that was no roll's stops it, or has stopped it."""
+        return self.state in ("STOPPING", "STOPPED") and not self.stopped_by_roll
 
 
 @dataclass(frozen=True)
@@ -518,13 +560,19 @@ class WarmupJob:
     hook: Hook = Hook()  # the last step
     variables: Mapping[str, str] = field(default_factory=dict)  # of the hook's environment
     rank: int = 0  # where not all can be warmed at once, a lower one goes first
+    spawned: float = 0.0
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that is to be warmed."""
+        return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
 class Warmth:
-    """How far the warm-up of one pid got: ``state`` is warming, warm, failed, or late: not warm at its deadline.
-    ``latencies``: of the first requests, in ms. ``queued``: the seconds for which it waited for other warm-ups; they do
-    not count for its deadline."""
+    """How far the warm-up of one incarnation got: ``state`` is warming, warm, failed, or late: not warm at its
+    deadline. ``latencies``: of the first requests, in ms. ``queued``: the seconds for which it waited for other
+    warm-ups; they do not count for its deadline."""
 
     pid: int
     state: str
@@ -535,6 +583,12 @@ class Warmth:
     latencies: tuple[float, ...] = ()
     queued: float = 0.0
     statuses: tuple[int, ...] = ()  # of the same requests as the latencies
+    spawned: float = 0.0
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that is warmed."""
+        return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
@@ -563,6 +617,12 @@ class NoticeJob:
     request: str
     headers: Mapping[str, str]
     bypass: str
+    spawned: float = 0.0
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that is to be told."""
+        return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
@@ -585,15 +645,14 @@ class Seen:
     process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number
     of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
     the peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
-    that supervisord refused for good, by process; ``overtaken`` those that somebody else had stopped before our order
-    came. ``told`` are the draining processes that have been sent the signal of their drain, ``telling`` those that are
-    being asked its request. ``dead`` says since when those have been known to be dead to which supervisord has not come
-    round: whether they crashed or were stopped, only it can tell. ``hook``: how far the commands of the roll got.
-    ``wards`` are the processes in the hands of the
-    guard. ``held``: who has the port of one that does not come up, in words. Of those whose pools are made to run dry
-    (``drain.keepalive: nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left,
-    and ``sealed`` are those that answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last
-    second in which somebody waited for a processor; None where nobody asks or can tell.
+    that supervisord refused for good, by process. ``told`` are the draining processes that have been sent the signal of
+    their drain, ``telling`` those that are being asked its request. ``dead`` says since when those have been known to
+    be dead to which supervisord has not come round: whether they crashed or were stopped, only it can tell. ``hook``:
+    how far the commands of the roll got. ``wards`` are the processes in the hands of the guard. ``held``: who has the
+    port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive: nginx``),
+    ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are those that
+    answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which somebody waited
+    for a processor; None where nobody asks or can tell.
     """
 
     at: float
@@ -608,7 +667,6 @@ class Seen:
     reuses: Mapping[str, Reuse] = field(default_factory=dict)
     warmths: Mapping[str, Warmth] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
-    overtaken: frozenset[str] = frozenset()
     dead: Mapping[str, float] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()

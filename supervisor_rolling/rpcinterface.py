@@ -21,7 +21,8 @@ from typing import Any
 
 from supervisor.events import notify
 from supervisor.http import NOT_DONE_YET
-from supervisor.options import split_namespec
+from supervisor.options import make_namespec, split_namespec
+from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
@@ -123,6 +124,7 @@ class RollingNamespaceRPCInterface:
         self.clock = clock
         self.wall = wall
         self._defects = Defects(supervisord.options.logger)
+        self._supervisor = SupervisorNamespaceRPCInterface(supervisord)
 
     def _update(self, text: str) -> None:
         self.update_text = text  # for unit tests, mainly
@@ -399,6 +401,22 @@ class RollingNamespaceRPCInterface:
             self.mailbox.guard(group, new, self.clock())
         return self.mailbox.watches.version(group)
 
+    def listenerOrder(self, key, group, orders):
+        """Stop, start or signal processes of a group, each only if it is still the incarnation that the order is for
+        (the listener's own)
+
+        @param string key      The listener's key
+        @param string group    The group
+        @param array orders    Structs of verb (stop, start, signal), name, signal, and the incarnation: pid (0: it is
+                               down) and spawned
+        @return array outcomes A struct for each: code, 0 or a fault of supervisor's, NOT_RUNNING where it was another
+                               incarnation; and text
+        """
+        self._update_by_listener("listenerOrder", key)
+        group = _text("group", group)
+        _fit(lambda: shapes.check(shapes.ORDERS, orders, "orders"))
+        return [self._carried_out(group, order) for order in orders]
+
     def listenerAnswer(self, key, request, code, text, plan):
         """Refuse a request, or answer it with a plan or a report (the listener's own)
 
@@ -437,6 +455,37 @@ class RollingNamespaceRPCInterface:
             raise RollingError(
                 Fault.LISTENERS_OWN, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
             )
+
+    def _carried_out(self, group: str, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Its outcome. One that goes wrong keeps no other from being carried out."""
+        try:
+            self._carry_out(group, order)
+        except RPCError as error:
+            return {"code": error.code, "text": plain(error.text)}
+        except Exception as error:  # noqa: BLE001 - as supervisor's own multicall, which answers it for this one alone
+            self._defects.tell("rolling.listenerOrder", error)
+            return {"code": Faults.FAILED, "text": plain("FAILED: %s: %s" % (type(error).__name__, error))}
+        return {"code": 0, "text": ""}
+
+    def _carry_out(self, group: str, order: Mapping[str, Any]) -> None:
+        """By supervisor's own methods, with their checks and faults. supervisord does nothing else in between, so the
+        process cannot become another after the comparison."""
+        name, verb = order["name"], order["verb"]
+        namespec = make_namespec(group, name)
+        there = self.supervisord.process_groups.get(group)
+        process = there.processes.get(name) if there is not None else None
+        if process is None:
+            raise RPCError(Faults.BAD_NAME, namespec)
+        spawned = self.mailbox.lives.attempt(group, name, process)
+        if (process.pid, spawned) != (order["pid"], order["spawned"]):
+            raise RPCError(Faults.NOT_RUNNING, "%s is another incarnation by now" % namespec)
+        with self.mailbox.lives.ordered_by_roll(process):
+            if verb == "signal":
+                self._supervisor.signalProcess(namespec, order["signal"])
+            elif verb == "stop":
+                self._supervisor.stopProcess(namespec, False)
+            else:
+                self._supervisor.startProcess(namespec, False)
 
     def _ring(self) -> None:
         """Ring the doorbell, before all that waits already in the listener's queue: a thousand processes that start
@@ -602,32 +651,35 @@ class RollingNamespaceRPCInterface:
         return number, rows
 
     def _row_key(self, group: str, name: str, process: Any) -> tuple[Any, ...]:
-        is_warm = self.mailbox.is_warm(group, name, process.pid)
-        return (process.get_state(), process.pid, process.laststart, process.laststop, process.spawnerr, is_warm)
+        spawned = self.mailbox.lives.attempt(group, name, process)
+        is_warm = self.mailbox.is_warm(group, name, process.pid, spawned)
+        return (process.get_state(), process.pid, spawned, process.laststop, process.spawnerr, is_warm)
 
     def _row(self, group: str, name: str, process: Any) -> list[Any]:
         """The fields of a ``model.Process``, in their order."""
         lives, state = self.mailbox.lives, process.get_state()
-        up_for = lives.up_for(group, name, process)
+        up_for, spawned = lives.up_for(group, name, process), lives.attempt(group, name, process)
         is_starting = state == ProcessStates.STARTING
         return [
             process.config.name,
             getProcessStateDescription(state),
             process.pid,
-            lives.attempt(group, name, process),
+            spawned,
             lives.down_for(group, name, process),
             max(0.0, process.config.startsecs - up_for) if is_starting else 0.0,
             up_for,
             process.spawnerr or "",
-            self.mailbox.is_warm(group, name, process.pid),
+            self.mailbox.is_warm(group, name, process.pid, spawned),
             process.config.stopwaitsecs,
             lives.told_to_stop(group, name),
+            lives.stopped_by_roll(group, name),
         ]
 
     def _process_view(
         self, group: str, name: str, process: Any, standing: Mapping[str, Any], closed: str
     ) -> dict[str, Any]:
-        is_warm = self.mailbox.is_warm(group, name, process.pid)
+        spawned = self.mailbox.lives.attempt(group, name, process)
+        is_warm = self.mailbox.is_warm(group, name, process.pid, spawned)
         since = self.mailbox.warm_since(group, name) if is_warm else 0.0
         return {
             "name": plain(name),

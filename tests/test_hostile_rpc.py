@@ -264,6 +264,7 @@ def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
         "listenerLook": [({"rolls": {}, "watches": {}, "table": 0, "guarded": []},)],
         "listenerRecord": [("app", 0, roll, 0), ("app", 0, roll, 1)],
         "listenerGuard": [("app", watch), ("app", "")],
+        "listenerOrder": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
         "listenerAnswer": [(1, 0, "", roll), (1, Fault.REFUSED, "no", "")],
     }
 

@@ -22,9 +22,10 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.in_listener import processes
-from supervisor_rolling.in_listener.processes import METHODS, XmlRpcSupervisor
+from supervisor_rolling.in_listener.processes import XmlRpcSupervisor
 from supervisor_rolling.model import (
     GatePolicy,
+    Incarnation,
     Member,
     Order,
     Outcome,
@@ -67,7 +68,6 @@ class Supervisord:
         self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
-        self.methods["system.multicall"] = lambda calls: [self._one_of_several(**call) for call in calls]
         self.key = self.told = "the key"
         self.raw: bytes | None = None
         self.status = 200
@@ -108,13 +108,6 @@ class Supervisord:
         except xmlrpc.client.Fault as fault:
             text = xmlrpc.client.dumps(fault, methodresponse=True)
         return text.encode()
-
-    def _one_of_several(self, methodName: str, params: list[Any]) -> Any:
-        self.calls.append((methodName, tuple(params)))
-        try:
-            return self.methods.get(methodName, lambda *_: True)(*params)
-        except xmlrpc.client.Fault as fault:
-            return {"faultCode": fault.faultCode, "faultString": fault.faultString}
 
     def _unlocked(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if not method.startswith("rolling.listener") or method == HELLO:
@@ -611,53 +604,54 @@ def test_a_plan_is_sent_as_a_roll(inet: Supervisord) -> None:
 # --- orders
 
 
-STOP, START, SIGNAL = Order(Verb.STOP, "app-1"), Order(Verb.START, "app-1"), Order(Verb.SIGNAL, "app-1", "USR1")
+STOP = Order(Verb.STOP, "app-1", Incarnation(7, 1000.25))
+START = Order(Verb.START, "app-1", Incarnation(0, 1000.25))
+SIGNAL = Order(Verb.SIGNAL, "app-1", Incarnation(7, 1000.25), "USR1")
+DONE = {"code": 0, "text": ""}
 
 
-@pytest.mark.parametrize(("group", "name", "namespec"), [("app", "app-1", "app:app-1"), ("app", "app", "app")])
-def test_orders_name_a_process_as_supervisord_does_go_in_one_call_and_do_not_wait(
-    inet: Supervisord, group: str, name: str, namespec: str
-) -> None:
-    orders = [replace(order, name=name) for order in (STOP, START, SIGNAL)]
-    assert inet.client().order(group, orders) == [Outcome()] * 3
-    assert [method for method, _ in inet.calls if method == "system.multicall"] == ["system.multicall"]
-    assert inet.calls[1:] == [
-        ("supervisor.stopProcess", (namespec, False)),
-        ("supervisor.startProcess", (namespec, False)),
-        ("supervisor.signalProcess", (namespec, "USR1")),
+def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Supervisord) -> None:
+    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE] * 3
+    assert inet.client().order("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
+    running = {"name": "app-1", "pid": 7, "spawned": 1000.25}
+    assert inet.calls == [
+        (
+            "rolling.listenerOrder",
+            (
+                "app",
+                [
+                    {"verb": "stop", "signal": "", **running},
+                    {"verb": "start", "signal": "", **running, "pid": 0},
+                    {"verb": "signal", "signal": "USR1", **running},
+                ],
+            ),
+        )
     ]
-
-
-def test_a_signal_that_was_not_sent_says_why(inet: Supervisord) -> None:
-    inet.fails("supervisor.signalProcess", Faults.BAD_SIGNAL, "BAD_SIGNAL: USR1")
-    assert inet.client().order("app", [SIGNAL]) == [Outcome("BAD_SIGNAL: USR1")]
 
 
 @pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
 def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
-    inet.fails("supervisor.stopProcess", code)
-    inet.fails("supervisor.startProcess", code)
+    inet.methods["rolling.listenerOrder"] = lambda *_: [{"code": code, "text": "ALREADY_STARTED: app:app-1"}] * 2
     assert inet.client().order("app", [STOP, START]) == [Outcome()] * 2
 
 
 @pytest.mark.parametrize(
-    "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.UNKNOWN_METHOD]
+    "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.BAD_SIGNAL]
 )
-def test_an_order_that_is_refused_for_good_says_why_and_the_others_are_carried_out(
-    inet: Supervisord, code: int
-) -> None:
-    inet.fails("supervisor.startProcess", code, "NO_FILE: /srv/app")
+def test_an_order_that_is_refused_says_why_and_the_others_are_carried_out(inet: Supervisord, code: int) -> None:
+    refused = {"code": code, "text": "NO_FILE: /srv/app"}
+    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE, refused, DONE]
     assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/app"), Outcome()]
 
 
-@pytest.mark.parametrize("order", [STOP, SIGNAL])
-def test_an_order_for_what_somebody_else_has_stopped_says_so(inet: Supervisord, order: Order) -> None:
-    inet.fails(METHODS[order.verb], Faults.NOT_RUNNING, "NOT_RUNNING")
-    assert inet.client().order("app", [order]) == [Outcome("NOT_RUNNING", overtaken=True)]
+def test_an_order_for_an_incarnation_that_is_gone_says_so(inet: Supervisord) -> None:
+    gone = {"code": Faults.NOT_RUNNING, "text": "NOT_RUNNING: app:app-1"}
+    inet.methods["rolling.listenerOrder"] = lambda *_: [gone]
+    assert inet.client().order("app", [STOP]) == [Outcome("NOT_RUNNING: app:app-1", overtaken=True)]
 
 
 def test_orders_to_a_supervisord_that_shuts_down_are_an_error_and_no_refusal(inet: Supervisord) -> None:
-    inet.fails("supervisor.stopProcess", Faults.SHUTDOWN_STATE)
+    inet.fails("rolling.listenerOrder", Faults.SHUTDOWN_STATE)
     error_of(lambda: inet.client().order("app", [STOP]))
 
 

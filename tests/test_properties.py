@@ -196,7 +196,9 @@ def assert_guarded(world: World) -> None:
     closed = {port for port in world.closed_until if world.is_closed(port)}
     assert closed == {port for ward in watch.wards if ward.closed for port in ward.ports}
     wards = {ward.name for ward in watch.wards}
-    assert all(world.mailbox.is_warm("app", p.name, p.pid) for p in world.processes.values() if p.name not in wards)
+    assert all(
+        world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in wards
+    )
     cold = [ward for ward in watch.wards if ward.stage is not Stage.SETTLING]
     assert {ward.name for ward in watch.wards if ward.closed} <= {ward.name for ward in cold}
     there = [p for p in world.processes.values() if p.state not in ("STOPPED", "FATAL")]

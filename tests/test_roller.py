@@ -939,7 +939,7 @@ def end_of(world: World) -> dict[str, Any]:
         "status": world.roll().status,
         "members": [(m.stage, m.replaced, m.failed, m.why, m.connections_left) for m in world.roll().members],
         "restarts": [len(process.releases) for process in processes],
-        "warm": [world.mailbox.is_warm(GROUP, process.name, process.pid) for process in processes],
+        "warm": [world.mailbox.is_warm(GROUP, process.name, *process.incarnation) for process in processes],
         "wards": world.watch().wards,
         "closed": world.closed_until,
         "harm": (world.lost, world.cold),
@@ -1002,7 +1002,9 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
     world.least_serving = 4
     rolled(world, kind="resume")
     assert (world.roll().status, world.least_serving) == (Status.DONE, 3)
-    warm = {name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, process.pid)}
+    warm = {
+        name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, *process.incarnation)
+    }
     assert warm == set(world.processes)  # the guard has warmed the others
 
 
@@ -1108,10 +1110,10 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
 class FasterOperator(World):
     """Somebody stops a process between the look that found it drained and the roll's own order."""
 
-    def stop(self, name: str) -> Outcome:
-        if name == "app-1" and not self.processes[name].releases:
-            super().stop(name)  # theirs
-        return super().stop(name)
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        if not self.processes["app-1"].releases and orders[0].name == "app-1":
+            self.stop("app-1")
+        return super().order(group, orders)
 
     def start(self, name: str) -> Outcome:
         assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
@@ -1171,7 +1173,7 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
     roller = world.run(roller)
     assert (world.roll().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [2, 1, 1, 1, 1]
-    assert world.mailbox.is_warm(GROUP, "app-1", world.processes["app-1"].pid)
+    assert world.mailbox.is_warm(GROUP, "app-1", *world.processes["app-1"].incarnation)
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])

@@ -73,6 +73,7 @@ def make_process(name: str, pid: int) -> DummyProcess:
 def make_supervisord() -> DummySupervisor:
     options = DummyOptions()
     supervisord = DummySupervisor(options)
+    supervisord.reap = lambda: None
     names = ["web_1", "web_2", "web_10"]
     supervisord.process_groups = {
         "app": Group({name: make_process(name, 100 + i) for i, name in enumerate(names)}),
@@ -471,7 +472,7 @@ def test_every_event_can_be_subscribed_to_by_its_name():
 def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     members = (
-        Member("web_1", (8001,), stage=Stage.OPEN, pid=100),
+        Member("web_1", (8001,), stage=Stage.OPEN, pid=100, spawned=1.0),
         Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
     )
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
@@ -480,7 +481,10 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
         "web_10": False,
         "web_2": False,
     }
-    supervisord.process_groups["app"].processes["web_1"].pid = 555
+    processes = supervisord.process_groups["app"].processes
+    processes["web_1"].laststart = 2.0
+    assert not any(process["warm"] for process in rolling.getProcesses("app")), "the pid was used again"
+    processes["web_1"].laststart, processes["web_1"].pid = 1.0, 555
     assert not any(process["warm"] for process in rolling.getProcesses("app"))
 
 
@@ -706,11 +710,67 @@ def test_how_long_nobody_looked_is_told(rolling: Any):
     assert looked(rolling)["idle"] == 0.0
 
 
+# --- orders
+
+
+def ordered(rolling: Any, *orders: tuple[str, str, int, float], sent: str = "") -> list[tuple[int, str]]:
+    """The outcomes of orders of verb, name, pid and spawned."""
+    keys = ("verb", "name", "pid", "spawned")
+    given = [{**dict(zip(keys, order)), "signal": sent} for order in orders]
+    outcomes = rolling.listenerOrder(rolling.mailbox.key, "app", given)
+    assert xmlrpc_marshal(outcomes)
+    return [(outcome["code"], outcome["text"]) for outcome in outcomes]
+
+
+def test_orders_are_carried_out_by_supervisors_own_methods(rolling: Any, supervisord: DummySupervisor):
+    processes = supervisord.process_groups["app"].processes
+    processes["web_2"].state, processes["web_2"].pid = ProcessStates.STOPPED, 0
+    assert ordered(rolling, ("stop", "web_1", 100, 1.0), ("start", "web_2", 0, 1.0)) == [(0, "")] * 2
+    assert (processes["web_1"].stop_called, processes["web_2"].spawned) == (True, True)
+    assert ordered(rolling, ("signal", "web_10", 102, 1.0), sent="USR1") == [(0, "")]
+    assert processes["web_10"].sent_signal == signal.SIGUSR1
+
+
+@pytest.mark.parametrize("verb", ["stop", "start", "signal"])
+@pytest.mark.parametrize(("pid", "spawned"), [(99, 1.0), (100, 0.5), (0, 1.0)])
+def test_an_order_for_another_incarnation_touches_nothing_and_says_so(
+    rolling: Any, supervisord: DummySupervisor, verb: str, pid: int, spawned: float
+):
+    process = supervisord.process_groups["app"].processes["web_1"]
+    ((code, text),) = ordered(rolling, (verb, "web_1", pid, spawned), sent="USR1")
+    assert (code, "app:web_1 is another incarnation" in text) == (Faults.NOT_RUNNING, True)
+    assert (process.stop_called, process.spawned, process.sent_signal) == (False, False, None)
+
+
+def test_an_order_that_goes_wrong_keeps_no_other_from_being_carried_out(rolling: Any, supervisord: DummySupervisor):
+    processes = supervisord.process_groups["app"].processes
+    processes["web_10"].stop = lambda: 1 / 0
+    first, gone, broken, last = ordered(
+        rolling,
+        ("start", "web_1", 100, 1.0),
+        ("stop", "web_3", 103, 1.0),
+        ("stop", "web_10", 102, 1.0),
+        ("stop", "web_2", 101, 1.0),
+    )
+    assert first == (Faults.ALREADY_STARTED, "ALREADY_STARTED: app:web_1")
+    assert gone == (Faults.BAD_NAME, "BAD_NAME: app:web_3")
+    assert broken == (Faults.FAILED, "FAILED: ZeroDivisionError: division by zero")
+    assert (last, processes["web_2"].stop_called) == ((0, ""), True)
+    assert "ZeroDivisionError" in supervisord.options.logger.data[-1]
+
+
+@pytest.mark.parametrize("change", [{"verb": "kill"}, {"pid": -1}, {"name": 3}, {"spawned": "1"}])
+def test_what_is_no_order_is_refused(rolling: Any, change: dict[str, Any]):
+    order = {"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0, **change}
+    error = fault_of(rolling.listenerOrder, rolling.mailbox.key, "app", [order])
+    assert error.code == Faults.INCORRECT_PARAMETERS
+
+
 # --- the guard
 
 
 def a_ward(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> Ward:
-    return Ward(name, (8001,), stage, **{"since": 1000.0, "pid": pid, **changes})
+    return Ward(name, (8001,), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
 
 
 def guard(rolling: Any, *wards: Ward, group: str = "app") -> int:
@@ -874,7 +934,7 @@ def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
 
 
 def test_a_roll_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
-    member = Member("web_1", (8001,), pid=100, replaced=True)
+    member = Member("web_1", (8001,), pid=100, spawned=1.0, replaced=True)
     version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
     guard(rolling, a_ward(Stage.SETTLING, pid=500))

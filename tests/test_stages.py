@@ -13,6 +13,7 @@ from supervisor_rolling.model import (
     Connection,
     DrainPolicy,
     GatePolicy,
+    Incarnation,
     Member,
     NoticeJob,
     Order,
@@ -60,13 +61,19 @@ CLOSED_STAGES = (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED)
 
 def a_member(stage: Stage = Stage.OPEN, **changes: Any) -> Member:
     tried = stage is not Stage.OPEN
-    values = {"stage": stage, "since": BEGAN, "tried": tried, "old_pid": OLD, "old_spawned": 1.0, **changes}
+    identity = {"old_pid": OLD, "old_spawned": 1.0, "spawned": 1.0}
+    values = {"stage": stage, "since": BEGAN, "tried": tried, **identity, **changes}
     return Member(NAME, (PORT,), **values)
 
 
 def a_process(state: str = "RUNNING", pid: int = OLD, **changes: Any) -> Process:
     down = state in ("STOPPED", "EXITED", "FATAL", "BACKOFF")
     return Process(NAME, state, 0 if down else pid, **{"spawned": 1.0, **changes})
+
+
+def ours(state: str, **changes: Any) -> Process:
+    """One that the roll stops, or has stopped."""
+    return a_process(state, **{"stopped_by_roll": True, **changes})
 
 
 def a_roll(*members: Member, **changes: Any) -> Roll:
@@ -475,35 +482,36 @@ def test_another_pid_is_the_new_process(state: str) -> None:
 
 
 def test_another_pid_that_is_being_stopped_is_not_the_new_process_yet() -> None:
-    assert stepped(a_member(Stage.RESTARTING), a_process("STOPPING", NEW)).stage is Stage.RESTARTING
+    process = a_process("STOPPING", NEW, spawned=2.0)
+    assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.RESTARTING
 
 
 def test_when_it_was_down_is_noted_once() -> None:
-    down = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), at=0.25)
+    down = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), at=0.25)
     assert (down.stage, down.stopped_at, down.timing.stopped) == (Stage.RESTARTING, BEGAN + 0.25, 0.25)
-    assert stepped(down, a_process("STOPPED"), at=0.5) == down
+    assert stepped(down, ours("STOPPED"), at=0.5) == down
 
 
 def test_a_restart_is_the_time_to_stop_and_the_time_until_there_is_a_new_pid() -> None:
-    down = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), at=0.25)
+    down = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), at=0.25)
     timing = stepped(down, a_process("STARTING", NEW), at=0.75).timing
     assert (timing.stopped, timing.started) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "STOPPING"])
 def test_while_it_stops_nothing_changes(state: str) -> None:
-    assert stepped(a_member(Stage.RESTARTING), a_process(state)) == a_member(Stage.RESTARTING)
+    assert stepped(a_member(Stage.RESTARTING), ours(state)) == a_member(Stage.RESTARTING)
 
 
 @pytest.mark.parametrize("closed", [{}, {PORT: BEGAN + 0.5}], ids=["open", "open for a moment"])
 def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[int, float]) -> None:
     after = stepped(a_member(Stage.RESTARTING), a_process(), closed=closed)
     assert (after.stage, after.since) == (Stage.DRAINING, BEGAN + 1.0)
-    assert stepped(a_member(Stage.RESTARTING), a_process("STOPPING"), closed=closed).stage is Stage.RESTARTING
+    assert stepped(a_member(Stage.RESTARTING), ours("STOPPING"), closed=closed).stage is Stage.RESTARTING
 
 
 def test_an_order_that_supervisord_refuses_for_good_fails() -> None:
-    after = stepped(a_member(Stage.RESTARTING), a_process("STOPPED"), refusals={NAME: "start it: NO_FILE: /srv/app"})
+    after = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), refusals={NAME: "start it: NO_FILE: /srv/app"})
     assert (after.stage, after.why) == (Stage.FAILED, "supervisord refuses the order to start it: NO_FILE: /srv/app")
 
 
@@ -543,11 +551,11 @@ KILLED = RestartPolicy(on_kill="restart")
 
 
 def stopping(stopwaitsecs: float = 10.0) -> Process:
-    return a_process("STOPPING", stopwaitsecs=stopwaitsecs)
+    return ours("STOPPING", stopwaitsecs=stopwaitsecs)
 
 
 def down(down_for: float = 0.01, **changes: Any) -> Process:
-    return a_process("STOPPED", **{"down_for": down_for, "stopwaitsecs": 10.0, **changes})
+    return ours("STOPPED", **{"down_for": down_for, "stopwaitsecs": 10.0, **changes})
 
 
 def test_the_roll_fails_on_one_that_does_not_stop_before_supervisord_kills_it_and_goes_on_with_it() -> None:
@@ -563,7 +571,9 @@ def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() 
     member = stepped(member, down(), 10.1)
     assert (member.stage, member.killed, member.timing.stopped) == (Stage.RESTARTING, True, pytest.approx(10.1))
     found = {NAME: down()}
-    assert order(member, Seen(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Order(Verb.START, NAME)
+    assert order(member, Seen(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Order(
+        Verb.START, NAME, Incarnation(0, 1.0)
+    )
     member = stepped(member, a_process("RUNNING", NEW), 10.2)
     assert member.stage is Stage.WARMING
     member = stepped(member, a_process("RUNNING", NEW), 10.3, **warmth("warm"))
@@ -583,7 +593,7 @@ def test_one_that_stopped_in_time_and_was_seen_late_was_not_killed() -> None:
 
 
 def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for_us() -> None:
-    process = a_process("STOPPING", NEW, stopwaitsecs=10.0)
+    process = a_process("STOPPING", NEW, spawned=2.0, stopwaitsecs=10.0)
     assert not stepped(a_member(Stage.RESTARTING), process, 12.0).failed
 
 
@@ -698,7 +708,7 @@ def warming(**changes: Any) -> Member:
 
 
 def warmth(state: str, pid: int = NEW, why: str = "") -> dict[str, Any]:
-    return {"warmths": {NAME: Warmth(pid, state, 11, 730.0, 3.0, why)}}
+    return {"warmths": {NAME: Warmth(pid, state, 11, 730.0, 3.0, why, spawned=1.0)}}
 
 
 def test_warm_and_running_it_is_opened_and_settles() -> None:
@@ -854,8 +864,56 @@ def test_one_that_an_operator_stops_is_left_stopped_at_whatever_stage(stage: Sta
 def test_one_that_was_started_again_and_then_stopped_is_left_stopped() -> None:
     stopped = a_process("STOPPED", spawned=2.0, down_for=HAND_PATIENCE)
     assert stepped(a_member(Stage.RESTARTING), stopped).wanted is False
-    ours = a_process("STOPPED", spawned=1.0, down_for=HAND_PATIENCE)
-    assert stepped(a_member(Stage.RESTARTING), ours).wanted is True
+    assert stepped(a_member(Stage.RESTARTING), ours("STOPPED", down_for=HAND_PATIENCE)).wanted is True
+
+
+@pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
+def test_one_that_another_client_stopped_before_the_roll_is_not_started(state: str) -> None:
+    process = a_process(state, down_for=0.1)
+    assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.RESTARTING), replace(process, stopped_by_roll=True)).stage is Stage.RESTARTING
+    left = a_member(Stage.RESTARTING, old_pid=0, cold=True)
+    assert stepped(left, process).stage is Stage.RESTARTING, "an earlier failure had left it STOPPED"
+
+
+def test_one_that_the_roll_has_stopped_is_started_whatever_the_stage_says() -> None:
+    assert stepped(a_member(Stage.DRAINING), ours("STOPPED", down_for=HAND_PATIENCE)).stage is Stage.RESTARTING
+
+
+@pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
+def test_a_pid_that_is_used_again_is_another_process(state: str) -> None:
+    again = a_process(state, OLD, spawned=2.0)
+    assert stepped(a_member(Stage.DRAINING), again).stage is Stage.RESTARTING
+    after = stepped(a_member(Stage.RESTARTING), again)
+    assert (after.stage, after.new) == (Stage.WARMING, again.incarnation)
+    assert ordered(again, CLOSED) == ""
+    third = stepped(after, replace(again, spawned=3.0), **warmth("warm", OLD))
+    assert (third.stage, third.spawned, third.deaths) == (Stage.WARMING, 3.0, 1), "that warmth is of another"
+
+
+# --- stopped by another client while it is warmed up
+
+
+def test_one_that_is_being_stopped_is_waited_for_beyond_the_time_of_its_warm_up() -> None:
+    """A SIGTERM between fork and exec is lost, and then a stop takes stopwaitsecs."""
+    stopping, warmup = a_process("STOPPING", NEW, stopwaitsecs=10.0), WarmupPolicy(timeout=10.0)
+    assert stepped(warming(), stopping, 10.5, warmup=warmup) == warming()
+    assert stepped(warming(), a_process("STOPPED", down_for=0.5), 11.0, warmup=warmup) == warming()
+    after = stepped(warming(), a_process("STOPPED", down_for=HAND_PATIENCE), 14.0, warmup=warmup)
+    assert (after.wanted, after.why) == (False, "was stopped by hand and is left so")
+
+
+def test_one_whose_stop_never_ends_is_given_up() -> None:
+    stopping, warmup = a_process("STOPPING", NEW, stopwaitsecs=10.0), WarmupPolicy(timeout=10.0)
+    assert stepped(warming(), stopping, 79.9, warmup=warmup).stage is Stage.WARMING
+    after = stepped(warming(), stopping, 80.0, warmup=warmup)
+    assert (after.stage, "is still STOPPING after 80 s" in after.why) == (Stage.FAILED, True)
+
+
+def test_one_that_is_restarted_by_hand_has_all_the_time_of_a_warm_up() -> None:
+    again = a_process("RUNNING", 300, spawned=2.0, told_to_stop=True)
+    after = stepped(warming(), again, 9.0)
+    assert (after.stage, after.since, after.new, after.deaths) == (Stage.WARMING, BEGAN + 9.0, again.incarnation, 0)
 
 
 def test_one_that_failed_stays_as_it_is() -> None:
@@ -917,7 +975,7 @@ def test_there_is_nothing_to_order_for(process: Process | None) -> None:
 def test_only_who_restarts_gets_orders(stage: Stage) -> None:
     assert machine.orders(a_roll(a_member(stage)), seen(a_process()), CLOSED) == ()
     restarting = a_roll(a_member(Stage.RESTARTING))
-    assert machine.orders(restarting, seen(a_process()), CLOSED) == (Order(Verb.STOP, NAME),)
+    assert machine.orders(restarting, seen(a_process()), CLOSED) == (Order(Verb.STOP, NAME, Incarnation(OLD, 1.0)),)
 
 
 def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_never() -> None:
@@ -1054,7 +1112,7 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
     ("stage", "process"),
     [
         (Stage.DRAINING, a_process()),
-        (Stage.RESTARTING, a_process("STOPPED")),
+        (Stage.RESTARTING, ours("STOPPED")),
         (Stage.WARMING, a_process("RUNNING", NEW)),
         (Stage.SETTLING, a_process("RUNNING", NEW)),
     ],
@@ -1522,7 +1580,7 @@ def test_the_guard_alone_says_what_is_kept_closed_where_nothing_was_rolled() -> 
 
 
 TOLD = DrainPolicy(signal="USR1")
-SIGNAL = Order(Verb.SIGNAL, NAME, "USR1")
+SIGNAL = Order(Verb.SIGNAL, NAME, Incarnation(OLD, 1.0), "USR1")
 
 
 def orders_while_draining(
@@ -1565,7 +1623,7 @@ def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
 def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
     policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
     roll = a_roll(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
-    job = NoticeJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark")
+    job = NoticeJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
     assert machine.notices(roll, {NAME: a_process()}, CLOSED) == {NAME: job}
     for process, closed in [(a_process(), {}), (a_process("STARTING"), CLOSED), (a_process(pid=NEW), CLOSED)]:
         assert machine.notices(roll, {NAME: process}, closed) == {}

@@ -95,6 +95,7 @@ members = st.builds(
     steps=st.lists(st.builds(Step, st.sampled_from(Stage), seconds), max_size=3).map(tuple),
     latencies=st.lists(seconds, max_size=3).map(tuple),
     statuses=st.lists(st.integers(100, 599), max_size=3).map(tuple),
+    spawned=seconds,
 )
 rolls = st.builds(
     Roll,
@@ -139,6 +140,7 @@ wards = st.builds(
     last_ms=seconds,
     problem=names,
     why=names,
+    spawned=seconds,
 )
 watches = st.builds(
     Watch,
@@ -270,10 +272,10 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
         Roll: 24,
-        Member: 25,
+        Member: 26,
         Connection: 5,
         Watch: 4,
-        Ward: 13,
+        Ward: 14,
         Policy: 15,
         PacePolicy: 2,
         BalancerPolicy: 1,

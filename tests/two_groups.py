@@ -12,6 +12,7 @@ from supervisor_rolling.model import (
     Arrival,
     Config,
     Connections,
+    Incarnation,
     Notice,
     NoticeJob,
     Order,
@@ -173,15 +174,15 @@ class _Deaths:
     def __init__(self, each: Sequence[Deaths]) -> None:
         self._each = each
 
-    def watch(self, pids: Collection[int]) -> None:
-        for one in self._each:
-            one.watch({pid for pid in pids if pid in self._pids_of(one)})
+    def watch(self, processes: Collection[Incarnation]) -> None:
+        for each in self._each:
+            each.watch({one for one in processes if one in self._those_of(each)})
 
-    def take(self) -> set[int]:
-        return {pid for one in self._each for pid in one.take()}
+    def take(self) -> set[Incarnation]:
+        return {one for each in self._each for one in each.take()}
 
-    def _pids_of(self, one: Deaths) -> set[int]:
-        return {process.pid for process in one._world.processes.values()}
+    def _those_of(self, each: Deaths) -> set[Incarnation]:
+        return {process.incarnation for process in each._world.processes.values()}
 
 
 def _policy(group: str, port: int) -> Policy:

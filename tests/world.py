@@ -35,6 +35,7 @@ from supervisor_rolling.model import (
     Holder,
     HookJob,
     HookResult,
+    Incarnation,
     Notice,
     NoticeJob,
     Order,
@@ -98,6 +99,7 @@ class SimProcess:
     told: list[tuple[int, str]] = field(default_factory=list)
     stop_at: float = 0.0
     told_to_stop: bool = False
+    stopped_by_roll: bool = False
     connections: list[float] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
     deploy: dict[str, Any] = field(default_factory=dict)
@@ -106,19 +108,23 @@ class SimProcess:
     def listens(self) -> bool:
         return self.state in ("RUNNING", "STARTING", "STOPPING")
 
+    @property
+    def incarnation(self) -> Incarnation:
+        return Incarnation(self.pid, self.spawned)
+
 
 class Deaths:
     """The kernel's side of a pidfd."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._watched: set[int] = set()
+        self._watched: set[Incarnation] = set()
 
-    def watch(self, pids: Collection[int]) -> None:
-        self._watched = set(pids)
+    def watch(self, processes: Collection[Incarnation]) -> None:
+        self._watched = set(processes)
 
-    def take(self) -> Collection[int]:
-        alive = {process.pid for process in self._world.processes.values()}
+    def take(self) -> Collection[Incarnation]:
+        alive = {process.incarnation for process in self._world.processes.values()}
         return set() if self._world.is_deaf else self._watched - alive
 
 
@@ -288,6 +294,7 @@ class World:
         self.mailbox = Mailbox()
         self._read: dict[type, tuple[dict[str, Any], Any]] = {}
         self._events: list[Change] = []
+        self._is_by_roll = False  # what happens just now was ordered by the roller
         self.is_deaf = False  # no event reaches the roller, and no death
         self._pids = itertools.count(100)
         self.pools = Pools(self)
@@ -479,20 +486,27 @@ class World:
         return [self._ordered(one) for one in orders]
 
     def _ordered(self, order: Order) -> Outcome:
-        if order.verb is Verb.SIGNAL:
-            return self.signal(order.name, order.signal)
-        return self.stop(order.name) if order.verb is Verb.STOP else self.start(order.name)
+        if order.incarnation != self.processes[order.name].incarnation:
+            return OVERTAKEN
+        self._is_by_roll = True
+        try:
+            if order.verb is Verb.SIGNAL:
+                return self.signal(order.name, order.signal)
+            return self.stop(order.name) if order.verb is Verb.STOP else self.start(order.name)
+        finally:
+            self._is_by_roll = False
 
     def stop(self, name: str) -> Outcome:
         process = self.processes[name]
         if process.state == "BACKOFF":
-            self._goes_down(process, "STOPPED")
+            self._goes_down(process, "STOPPED", self._is_by_roll)
         elif process.state in ("RUNNING", "STARTING"):
             self.lost += len(process.connections) + self.pools.stopped(
                 process.port
             )  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
             self._becomes(process, "STOPPING")
+            process.stopped_by_roll = self._is_by_roll
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
         else:
             return OVERTAKEN
@@ -560,7 +574,9 @@ class World:
 
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         wanted = {name.partition(":")[2]: job for name, job in wanted.items()}
-        self._warming = {n: w for n, w in self._warming.items() if n in wanted and wanted[n].pid == w[0].pid}
+        self._warming = {
+            n: w for n, w in self._warming.items() if n in wanted and wanted[n].incarnation == w[0].incarnation
+        }
         self.was_warmed |= wanted.keys()
         for name, job in wanted.items():
             begun = self._warming.get(name)
@@ -678,7 +694,7 @@ class World:
         process.connections = [end for end in process.connections if end > self.now]
         age = self.now - process.spawned
         if process.state == "STOPPING" and self.now >= process.stop_at:
-            self._goes_down(process, "STOPPED")
+            self._goes_down(process, "STOPPED", process.stopped_by_roll)
         elif process.state == "STARTING" and age >= _life(process):
             process.retries += 1
             self._goes_down(process, "FATAL" if process.retries > 2 else "BACKOFF")
@@ -689,9 +705,9 @@ class World:
         elif process.state == "EXITED" or (process.state == "BACKOFF" and self.now - process.down_at > process.retries):
             self._spawn(process)
 
-    def _goes_down(self, process: SimProcess, state: str) -> None:
+    def _goes_down(self, process: SimProcess, state: str, by_roll: bool = False) -> None:
         self._becomes(process, state)
-        process.told_to_stop = state == "STOPPED"
+        process.told_to_stop, process.stopped_by_roll = state == "STOPPED", by_roll
         process.pid, process.down_at, process.connections = 0, self.now, []
 
     def _becomes(self, process: SimProcess, state: str) -> None:
@@ -717,17 +733,18 @@ class World:
         is_over = self._told_late.get(name) == (job, begun)
         if is_over or process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
             is_late = self.now - begun >= job.policy.timeout
-            return Warmth(job.pid, "late" if is_late else "warming", why="nothing listens on its port")
+            state = "late" if is_late else "warming"
+            return Warmth(job.pid, state, why="nothing listens on its port", spawned=job.spawned)
         if process.warms != "warm":
-            return Warmth(job.pid, "failed", why=process.warms)
+            return Warmth(job.pid, "failed", why=process.warms, spawned=job.spawned)
         process.warm_pid = job.pid
-        return Warmth(job.pid, "warm", 11, 730.0, 3.0)
+        return Warmth(job.pid, "warm", 11, 730.0, 3.0, spawned=job.spawned)
 
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
-        warm = self.mailbox.is_warm(self.group, p.name, p.pid)
+        warm = self.mailbox.is_warm(self.group, p.name, *p.incarnation)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
-        ends = p.stopwaitsecs, p.told_to_stop
+        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll
         return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)
 
     def _operation(self, what: str) -> None:

@@ -17,6 +17,7 @@ from supervisor_rolling.model import (
     Holder,
     HookJob,
     HookResult,
+    Incarnation,
     Notice,
     NoticeJob,
     Order,
@@ -230,11 +231,11 @@ class Pressure(Protocol):
 class Deaths(Protocol):
     """Tells at once when a process has died."""
 
-    def watch(self, pids: Collection[int]) -> None:
+    def watch(self, processes: Collection[Incarnation]) -> None:
         """Watch exactly these processes from now on. One that is dead already has died."""
         ...
 
-    def take(self) -> Collection[int]:
+    def take(self) -> Collection[Incarnation]:
         """Those of the watched that have died; each is told until it is no longer watched. Never blocks."""
         ...
 
@@ -243,8 +244,8 @@ class Warmups(Protocol):
     """Warms processes, each in a thread of its own."""
 
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
-        """Warm exactly these processes: begin what is new (another pid is new), drop what is no longer wanted, and say
-        how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
+        """Warm exactly these processes: begin what is new (another incarnation is new), drop what is no longer wanted,
+        and say how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
         ...
 
     def end(self) -> None:

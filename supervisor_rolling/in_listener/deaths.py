@@ -14,6 +14,8 @@ import os
 import select
 from collections.abc import Collection
 
+from supervisor_rolling.model import Incarnation
+
 log = logging.getLogger("supervisor_rolling")
 
 
@@ -22,49 +24,49 @@ class PidfdDeaths:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._fds: dict[int, int] = {}  # by pid
-        self._gone: set[int] = set()
+        self._fds: dict[Incarnation, int] = {}
+        self._gone: set[Incarnation] = set()
         self._complaint = ""
 
     def fileno(self) -> int:
         """For ``poll``: readable when one of them has died."""
         return self._epoll.fileno()
 
-    def watch(self, pids: Collection[int]) -> None:
+    def watch(self, processes: Collection[Incarnation]) -> None:
         """See ``Deaths.watch``."""
-        for pid in self._fds.keys() - set(pids):
-            self._close(pid)
-        for pid in set(pids) - self._fds.keys() - self._gone:
-            self._open(pid)
-        self._gone.intersection_update(pids)
+        for one in self._fds.keys() - set(processes):
+            self._close(one)
+        for one in set(processes) - self._fds.keys() - self._gone:
+            self._open(one)
+        self._gone.intersection_update(processes)
 
-    def take(self) -> Collection[int]:
+    def take(self) -> Collection[Incarnation]:
         """See ``Deaths.take``."""
         ready = {fd for fd, _ in self._epoll.poll(0, max(1, len(self._fds)))}
-        for pid in [pid for pid, fd in self._fds.items() if fd in ready] if ready else []:
-            self._close(pid)
-            self._gone.add(pid)
+        for one in [one for one, fd in self._fds.items() if fd in ready] if ready else []:
+            self._close(one)
+            self._gone.add(one)
         return frozenset(self._gone)
 
-    def _open(self, pid: int) -> None:
+    def _open(self, one: Incarnation) -> None:
         try:
-            fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has it
-            self._register(pid, fd)
+            fd = os.pidfd_open(one.pid)  # type: ignore[attr-defined,unused-ignore]  # Linux alone has it
+            self._register(one, fd)
         except ProcessLookupError:
-            self._gone.add(pid)
+            self._gone.add(one)
         except (OSError, AttributeError) as error:
             self._complain(f"deaths are noticed by supervisord's events alone, which is slower: {error}")
 
-    def _register(self, pid: int, fd: int) -> None:
+    def _register(self, one: Incarnation, fd: int) -> None:
         try:
             self._epoll.register(fd, select.EPOLLIN)
         except OSError:
             os.close(fd)
             raise
-        self._fds[pid] = fd
+        self._fds[one] = fd
 
-    def _close(self, pid: int) -> None:
-        os.close(self._fds.pop(pid))  # the epoll forgets it with that
+    def _close(self, one: Incarnation) -> None:
+        os.close(self._fds.pop(one))  # the epoll forgets it with that
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from supervisor_rolling.model import Stage, Warmth
+from supervisor_rolling.model import Incarnation, Stage, Warmth
 from supervisor_rolling.pure.figures import Figures
 
 log = logging.getLogger("supervisor_rolling")
@@ -46,7 +46,7 @@ class PrometheusMetrics:
         self._again_at = 0.0
         self._complaint = ""
         self._known: set[str] = set()
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, Incarnation]] = set()
 
     def is_on(self) -> bool:
         """See ``contracts.Metrics``."""
@@ -67,7 +67,7 @@ class PrometheusMetrics:
         self._known = set(groups)
         for group, found in groups.items():
             self._series.take(group, found)
-        ended = {(key, one.pid): one for key, one in warmths.items() if one.state != "warming"}
+        ended = {(key, one.incarnation): one for key, one in warmths.items() if one.state != "warming"}
         for new in ended.keys() - self._told:
             self._series.take_warmth(new[0].partition(":")[0], ended[new])
         self._told = set(ended)

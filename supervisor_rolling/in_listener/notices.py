@@ -40,7 +40,11 @@ class HttpNotices:
 
     def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
         """See ``contracts.Notices``."""
-        given = {name: one for name, one in self._given.items() if name in wanted and wanted[name].pid == one.job.pid}
+        given = {
+            name: one
+            for name, one in self._given.items()
+            if name in wanted and wanted[name].incarnation == one.job.incarnation
+        }
         new = {
             name: _Notice(name, job, self._sockets, self._on_change)
             for name, job in wanted.items()

@@ -19,11 +19,10 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 from xml.parsers.expat import ExpatError
 
-from supervisor.options import make_namespec
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_rolling.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
-from supervisor_rolling.model import Order, Outcome, Process, Report, Request, Roll, Settings, Verb, Watch, World
+from supervisor_rolling.model import Order, Outcome, Process, Report, Request, Roll, Settings, Watch, World
 from supervisor_rolling.packing import pack, unpack
 from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump, dump_changes, load, load_roll, load_watch
@@ -40,15 +39,6 @@ HELLOS = 10
 
 PASSING_FAULTS = frozenset({Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION})
 """Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
-
-
-METHODS = {
-    Verb.STOP: "supervisor.stopProcess",
-    Verb.START: "supervisor.startProcess",
-    Verb.SIGNAL: "supervisor.signalProcess",
-}
-DO_NOT_WAIT = False
-"""For the end of a stop or a start: its method's second argument, where that of a signal has the signal."""
 
 
 def nap(fd: int, seconds: float) -> bool:
@@ -142,12 +132,11 @@ class XmlRpcSupervisor:
 
     def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
         """Give a few orders in one call: each call costs supervisord a pass over all its processes."""
-        calls = [
-            {"methodName": METHODS[one.verb], "params": [make_namespec(group, one.name), one.signal or DO_NOT_WAIT]}
+        given = [
+            {"verb": one.verb.value, "name": one.name, "signal": one.signal, **one.incarnation._asdict()}
             for one in orders
         ]
-        answers = self._call("system.multicall", calls)
-        return [_outcome(METHODS[one.verb], answer) for one, answer in zip(orders, answers)]
+        return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerOrder", group, given)]
 
     def _packed(self, text: str) -> str:
         return pack(text) if self._takes_changes else text
@@ -311,16 +300,9 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
     return FaultError(fault.faultString, fault.faultCode)
 
 
-def _outcome(method: str, answer: Any) -> Outcome:
-    """Of one order of several. Raises SupervisorError where supervisord takes none at all."""
-    if not isinstance(answer, dict) or "faultCode" not in answer:
-        return Outcome()
-    error = _translated(method, xmlrpc.client.Fault(answer["faultCode"], answer.get("faultString", "")))
-    if not isinstance(error, FaultError):
-        raise error
-    if error.code == Faults.NOT_RUNNING:
-        return Outcome(str(error), overtaken=True)
-    return Outcome("" if error.code in PASSING_FAULTS else str(error))
+def _outcome(code: int, text: str) -> Outcome:
+    """Of one order of several; ``code`` 0: it was carried out."""
+    return Outcome("" if code in PASSING_FAULTS else text, overtaken=code == Faults.NOT_RUNNING)
 
 
 def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:

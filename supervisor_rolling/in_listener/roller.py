@@ -59,6 +59,7 @@ from supervisor_rolling.model import (
     Connections,
     HookJob,
     HookResult,
+    Incarnation,
     Member,
     Notice,
     NoticeJob,
@@ -142,14 +143,14 @@ class Group:
             return self
         return replace(self, seen=replace(self.seen, processes={**self.seen.processes, change.name: now}))
 
-    def bereft(self, dead: Mapping[int, float]) -> Group:
+    def bereft(self, dead: Mapping[Incarnation, float]) -> Group:
         """The group without the processes that have died, whatever supervisord says of them still. ``dead``: since when
-        each pid is known to be."""
-        lost = {name: p for name, p in self.seen.processes.items() if p.pid in dead and p.state in ALIVE}
+        each is known to be."""
+        lost = {name: p for name, p in self.seen.processes.items() if p.incarnation in dead and p.state in ALIVE}
         if not lost:
             return self
         processes = {**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}}
-        since = {name: dead[process.pid] for name, process in lost.items()}
+        since = {name: dead[process.incarnation] for name, process in lost.items()}
         return replace(self, seen=replace(self.seen, processes=processes, dead={**self.seen.dead, **since}))
 
     def guarded(self) -> Group:
@@ -207,11 +208,10 @@ class Roller:
         self._leaks: dict[str, Leaks] = {}
         self._reuses: dict[str, Reuses] = {}
         self._arrived: Sequence[Arrival] = ()
-        self._refusals: dict[str, str] = {}
-        self._overtaken: dict[str, str] = {}
-        self._died: dict[int, float] = {}
+        self._refusals: dict[str, tuple[float, str]] = {}  # with when the incarnation was started
+        self._died: dict[Incarnation, float] = {}
         self._flaps = Flaps()
-        self._told: dict[str, int] = {}
+        self._told: dict[str, Incarnation] = {}
         self._complaint = ""
         self._answered: Mapping[int, str] = {}
         self._emptied_since: Mapping[int, float] = {}
@@ -283,10 +283,10 @@ class Roller:
             for name, group in groups.items()
         }
 
-    def _dead(self) -> Mapping[int, float]:
-        """Since when each pid is known to be dead."""
+    def _dead(self) -> Mapping[Incarnation, float]:
+        """Since when each that has died is known to be dead."""
         now = self.clock()
-        self._died = {pid: self._died.get(pid, now) for pid in self.deaths.take()}
+        self._died = {one: self._died.get(one, now) for one in self.deaths.take()}
         return self._died
 
     def _again(self, group: Group) -> Group:
@@ -354,7 +354,8 @@ class Roller:
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
         self._errors.each(self._watches.ended(world), self.supervisor.unguard)
-        self.deaths.watch([p.pid for table in world.processes.values() for p in table.values() if p.state in ALIVE])
+        there = [process for table in world.processes.values() for process in table.values()]
+        self.deaths.watch([process.incarnation for process in there if process.state in ALIVE])
         watches = dict(self._watches.of(world, self.clock(), self._errors.each))
         watches.update({group: world.watches[group] for group in self._errors.failed & world.watches.keys()})
         warmths = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(world, watches)))
@@ -372,7 +373,6 @@ class Roller:
         self._hold(self._groups)
         self._empty_pools()
         self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
-        self._overtaken = {}
         until = began + ORDERS_WITHIN
         are_left = self._errors.each(new, lambda name: self._order(new[name], until))
         _beside(lambda: self._count(every, warmths))
@@ -543,8 +543,7 @@ class Roller:
             leaks=leaks,
             reuses=self._reuses_of(group, draining, peers, at),
             warmths=_of_group(group, warmths),
-            refusals=_of_group(group, self._refusals),
-            overtaken=frozenset(_of_group(group, self._overtaken)),
+            refusals=self._refusals_of(group, processes),
             held=self._held(roll, processes) if roll else {},
             hook=self._hooked.get(_hook_key(roll)) if roll else None,
             told=frozenset(_of_group(group, self._told)),
@@ -555,6 +554,15 @@ class Roller:
         )
         ports = self._watches.ports(watch, processes) if watch else {}
         return Group(roll, watch, seen, ports).bereft(self._dead())
+
+    def _refusals_of(self, group: str, processes: Mapping[str, Process]) -> dict[str, str]:
+        """What supervisord refuses, of the incarnations that are there now."""
+        found = _of_group(group, self._refusals)
+        return {
+            name: text
+            for name, (spawned, text) in found.items()
+            if name in processes and processes[name].spawned == spawned
+        }
 
     def _held(self, roll: Roll, processes: Mapping[str, Process]) -> dict[str, str]:
         """Who has the port of one that will not come up: of those that fail in this turn, and of no others."""
@@ -569,9 +577,9 @@ class Roller:
 
     def _forget_told(self, group: str, draining: list[Member]) -> None:
         """A process is told once in a drain, as far as this listener knows; another drain tells it again."""
-        pids = {_key(group, member.name): member.old_pid for member in draining}
-        of_others = {key: pid for key, pid in self._told.items() if not key.startswith(f"{group}:")}
-        self._told = {**of_others, **{key: pid for key, pid in pids.items() if self._told.get(key) == pid}}
+        old = {_key(group, member.name): member.old for member in draining}
+        of_others = {key: one for key, one in self._told.items() if not key.startswith(f"{group}:")}
+        self._told = {**of_others, **{key: one for key, one in old.items() if self._told.get(key) == one}}
 
     def _leaks_of(
         self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
@@ -649,7 +657,7 @@ class Roller:
         found = self._errors.each(
             rolls, lambda group: machine.notices(rolls[group], world.processes.get(group, {}), closed)
         )
-        return {key: job for key, job in _keyed(found).items() if job.pid not in dead}
+        return {key: job for key, job in _keyed(found).items() if job.incarnation not in dead}
 
     def _hook_jobs(self, world: World) -> dict[str, HookJob]:
         rolls = {group: roll for group, (_, roll) in world.rolls.items()}
@@ -744,14 +752,14 @@ class Roller:
         outcomes = self.supervisor.order(group.roll.group, orders) if orders else ()
         for order, outcome in zip(orders, outcomes):
             if order.verb is Verb.SIGNAL:
-                self._note_signal(group.roll, order, outcome)
+                self._note_signal(group.roll.group, order, outcome)
             else:
                 self._note_move(group.roll.group, order, outcome)
 
-    def _note_signal(self, roll: Roll, order: Order, outcome: Outcome) -> None:
+    def _note_signal(self, group: str, order: Order, outcome: Outcome) -> None:
         """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
-        key = _key(roll.group, order.name)
-        self._told[key] = next(member.old_pid for member in roll.members if member.name == order.name)
+        key = _key(group, order.name)
+        self._told[key] = order.incarnation
         if outcome.why:
             log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, outcome.why)
         else:
@@ -761,11 +769,10 @@ class Roller:
         key, refusal = _key(group, order.name), outcome.why
         self._refusals.pop(key, None)
         if outcome.overtaken:
-            self._overtaken[key] = refusal
-            log.info("%s: %s not ordered, somebody else was faster", key, order.verb.value)
+            log.info("%s: %s skipped: it was already stopped or restarted", key, order.verb.value)
             return
         if refusal:
-            self._refusals[key] = f"{order.verb.value} it: {refusal}"
+            self._refusals[key] = (order.incarnation.spawned, f"{order.verb.value} it: {refusal}")
         log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
 
     def _count(self, groups: Mapping[str, Group], warmths: Mapping[str, Warmth]) -> None:
@@ -855,8 +862,8 @@ def _tell(sentences: Iterable[str]) -> None:
 
 def _has_moved(old: Group, new: Group) -> bool:
     """Whether there may be more to do at once: one small move, then look again."""
-    wards = [(w.name, w.stage, w.pid) for w in old.watch.wards] if old.watch else []
-    if wards != ([(w.name, w.stage, w.pid) for w in new.watch.wards] if new.watch else []):
+    wards = [(w.name, w.stage, w.incarnation) for w in old.watch.wards] if old.watch else []
+    if wards != ([(w.name, w.stage, w.incarnation) for w in new.watch.wards] if new.watch else []):
         return True
     if old.roll is None or new.roll is None:
         return False

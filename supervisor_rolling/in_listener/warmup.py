@@ -111,7 +111,7 @@ class HttpWarmups:
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         """See ``contracts.Warmups``."""
         for name, warmup in list(self._running.items()):
-            if name not in wanted or wanted[name].pid != warmup.job.pid:
+            if name not in wanted or wanted[name].incarnation != warmup.job.incarnation:
                 warmup.drop()
                 del self._running[name]
         for name, job in wanted.items():
@@ -146,7 +146,7 @@ class _Warmup(threading.Thread):
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
         self.own = own
         self.job = job
-        self.warmth = Warmth(job.pid, "warming", why=why)
+        self.warmth = Warmth(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
         self._sockets = sockets
         self._slots = slots

@@ -12,13 +12,16 @@ from dataclasses import replace
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
-from supervisor_rolling.model import Config, Policy, PortRule, Process, Watch, World
+from supervisor_rolling.model import Config, Incarnation, Policy, PortRule, Process, Watch, World
 from supervisor_rolling.pure import guard
 from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.ports import ports_for
 
 log = logging.getLogger("supervisor_rolling")
+
+NONE = Incarnation()
+"""Whose ports are known is not known."""
 
 Each = Callable[[Iterable[str], Callable[[str], Watch]], Mapping[str, Watch]]
 
@@ -42,7 +45,7 @@ class Watches:
         self._sockets = sockets
         self._latest_config = latest_config
         self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
-        self._by_kernel: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {}
+        self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[int, ...]]]] = {}
         self._claims: dict[str, Counter[int]] = {}
         self._complaints: dict[tuple[str, str], str] = {}
 
@@ -113,16 +116,17 @@ class Watches:
     def _told_by_kernel(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
-        before = self._by_kernel.get(watch.group, {ward.name: (0, ward.ports) for ward in watch.wards})
-        known = {name: before.get(name, (0, ())) for name in processes}
+        before = self._by_kernel.get(watch.group, {ward.name: (NONE, ward.ports) for ward in watch.wards})
+        known = {name: before.get(name, (NONE, ())) for name in processes}
         asked = {
-            name: process.pid
+            name: process.incarnation
             for name, process in processes.items()
-            if process.state == "RUNNING" and process.pid and (known[name][0] != process.pid or not known[name][1])
+            if process.state == "RUNNING" and process.pid
+            if known[name][0] != process.incarnation or not known[name][1]
         }
-        found, why = self._ports_of(asked)
-        for name, pid in asked.items():
-            known[name] = (pid, found[name]) if found[name] else (0, known[name][1])
+        found, why = self._ports_of({name: one.pid for name, one in asked.items()})
+        for name, one in asked.items():
+            known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
         self._by_kernel[watch.group] = known
         self._complain(watch.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
         return {name: ports for name, (_, ports) in known.items()}

@@ -1,14 +1,16 @@
-"""When each process was last started, and when and why it last went down, on CLOCK_MONOTONIC.
+"""When each process was last started, and when and by whose order it last went down, on CLOCK_MONOTONIC.
 
-supervisord keeps both by the wall clock. A wall clock that is set forward by an hour, in the middle of a roll, would
-make a process that has just been stopped look as if it had been down for that hour, and so as if an operator had meant
-it. Heard from supervisord's own events; of a process that none has told of, supervisord's times have to do.
+supervisord keeps both times by the wall clock. A wall clock that is set forward by an hour, in the middle of a roll,
+would make a process that has just been stopped look as if it had been down for that hour, and so as if an operator had
+meant it. Heard from supervisord's own events; of a process that none has told of, supervisord's times have to do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from supervisor.events import (
@@ -17,9 +19,22 @@ from supervisor.events import (
     ProcessStateExitedEvent,
     ProcessStateStartingEvent,
     ProcessStateStoppedEvent,
+    ProcessStateStoppingEvent,
 )
 
-WENT_DOWN = (ProcessStateBackoffEvent, ProcessStateExitedEvent, ProcessStateStoppedEvent)
+
+@dataclass
+class _Life:
+    """What the events have told of one process. A time of 0.0: none has."""
+
+    started: float = 0.0
+    ended: float = 0.0
+    was_told: bool = False  # it went down because it was ordered to
+    is_stopping: bool = False
+    is_by_roll: bool = False  # the order for which it stops, or went down
+
+
+UNKNOWN = _Life()
 
 
 class Lives:
@@ -28,41 +43,63 @@ class Lives:
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._wall = wall
-        self._started: dict[str, dict[str, float]] = {}  # by group and name
-        self._ended: dict[str, dict[str, tuple[float, bool]]] = {}  # when, and whether it was told to
+        self._lives: dict[str, dict[str, _Life]] = {}  # by group and name
+        self._ordered: Any = None
+
+    @contextlib.contextmanager
+    def ordered_by_roll(self, process: Any) -> Iterator[None]:
+        """What happens to this process while the block runs was ordered by a roll."""
+        self._ordered = process
+        try:
+            yield
+        finally:
+            self._ordered = None
 
     def hear(self, event: ProcessStateEvent) -> None:
         """Note what an event says."""
-        if event.process.group is None:
+        process = event.process
+        if process.group is None:
             return
-        group, name = event.process.group.config.name, event.process.config.name
+        life = self._lives.setdefault(process.group.config.name, {}).setdefault(process.config.name, _Life())
+        is_ours = process is self._ordered
         if isinstance(event, ProcessStateStartingEvent):
-            self._started.setdefault(group, {})[name] = self._clock()
-        elif isinstance(event, WENT_DOWN):
-            told = isinstance(event, ProcessStateStoppedEvent)
-            self._ended.setdefault(group, {})[name] = (self._clock(), told)
+            life.started, life.is_stopping = self._clock(), False
+        elif isinstance(event, ProcessStateStoppingEvent):
+            life.is_stopping, life.is_by_roll = True, is_ours
+        elif isinstance(event, ProcessStateStoppedEvent):
+            # From BACKOFF it is STOPPED at once. Another's order may end while one of ours is carried out.
+            life.is_by_roll = life.is_by_roll if life.is_stopping else is_ours
+            life.ended, life.was_told, life.is_stopping = self._clock(), True, False
+        elif isinstance(event, (ProcessStateBackoffEvent, ProcessStateExitedEvent)):
+            life.ended, life.was_told, life.is_by_roll = self._clock(), False, False
 
     def forget(self, group: str) -> None:
         """Its processes are gone, and others will have their names."""
-        self._started.pop(group, None)
-        self._ended.pop(group, None)
+        self._lives.pop(group, None)
 
     def attempt(self, group: str, name: str, process: Any) -> float:
         """A number that tells one attempt to start the process from another."""
-        return self._started.get(group, {}).get(name) or float(process.laststart)
+        return self._of(group, name).started or float(process.laststart)
 
     def up_for(self, group: str, name: str, process: Any) -> float:
         """Seconds since the last attempt to start it."""
-        return self._since(self._started.get(group, {}).get(name), process.laststart)
+        return self._since(self._of(group, name).started, process.laststart)
 
     def down_for(self, group: str, name: str, process: Any) -> float:
         """Seconds since it last went down; 0.0: it never did."""
-        heard, _ = self._ended.get(group, {}).get(name, (None, False))
+        heard = self._of(group, name).ended
         return self._since(heard, process.laststop) if heard or process.laststop else 0.0
 
     def told_to_stop(self, group: str, name: str) -> bool:
         """Whether it last went down because somebody ordered it. False where no event has told."""
-        return self._ended.get(group, {}).get(name, (0.0, False))[1]
+        return self._of(group, name).was_told
 
-    def _since(self, heard: float | None, wall: float) -> float:
+    def stopped_by_roll(self, group: str, name: str) -> bool:
+        """Whether the order for which it stops, or last went down, was a roll's."""
+        return self._of(group, name).is_by_roll
+
+    def _of(self, group: str, name: str) -> _Life:
+        return self._lives.get(group, {}).get(name, UNKNOWN)
+
+    def _since(self, heard: float, wall: float) -> float:
         return max(0.0, self._clock() - heard if heard else self._wall() - wall)

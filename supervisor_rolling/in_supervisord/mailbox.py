@@ -1,5 +1,5 @@
 """What supervisord remembers for us: what was asked, how far each roll got, what the guard has in hand, and the
-ledger of warm pids.
+ledger of warm processes.
 
 Plain dicts in supervisord's memory, so that they live exactly as long as the processes that they speak of. The
 mailbox decides nothing and understands little: it lets the listener write a roll only on top of the version that it
@@ -22,6 +22,7 @@ Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
 LOOKING = ("plan", "check", "history", "record")  # requests that change nothing
+NOTHING = (0, 0.0, 0.0)  # in the ledger
 REQUESTS_KEPT = 100  # of those that nobody has answered; beyond this the oldest are dropped
 
 REMEMBERED = 60.0
@@ -77,7 +78,7 @@ class Mailbox:
         self.table = Table()
         self.lives = Lives()
         self.requests: dict[int, Wire] = {}  # those without an answer
-        self.ledger: dict[str, dict[str, tuple[int, float]]] = {}
+        self.ledger: dict[str, dict[str, tuple[int, float, float]]] = {}  # pid, spawned, since when
         self.looked_at = 0.0  # when the listener last did; 0.0: never
         self.problem = ""  # what it then found wrong with rolling.yaml
         self._last_id = 0
@@ -175,24 +176,29 @@ class Mailbox:
 
     # --- the ledger
 
-    def is_warm(self, group: str, name: str, pid: int) -> bool:
-        """Whether this pid is the one that was warmed."""
-        return bool(pid) and self.ledger.get(group, {}).get(name, (0, 0.0))[0] == pid
+    def is_warm(self, group: str, name: str, pid: int, spawned: float) -> bool:
+        """Whether this incarnation is the one that was warmed."""
+        return bool(pid) and self.ledger.get(group, {}).get(name, NOTHING)[:2] == (pid, spawned)
 
     def warm_since(self, group: str, name: str) -> float:
-        """When the pid in the ledger came into it; 0.0 where there is none."""
-        return self.ledger.get(group, {}).get(name, (0, 0.0))[1]
+        """When the incarnation in the ledger came into it; 0.0 where there is none."""
+        return self.ledger.get(group, {}).get(name, NOTHING)[2]
 
-    def _note_warm(self, group: str, found: Iterable[Wire], at: float) -> None:
-        """``found``: members of a roll or wards. Those that are open with a pid have been warmed."""
+    def _note_warm(self, group: str, those: Iterable[Wire], at: float) -> None:
+        """``those``: members of a roll or wards. Those that are open with a pid have been warmed."""
         ledger = self.ledger.setdefault(group, {})
-        for one in found:
-            if one["pid"] and one["stage"] in ("settling", "open") and not self.is_warm(group, one["name"], one["pid"]):
-                ledger[one["name"]] = (one["pid"], at)
+        for one in those:
+            found = one["name"], one["pid"], one.get("spawned", 0.0)
+            if one["pid"] and one["stage"] in ("settling", "open") and not self.is_warm(group, *found):
+                ledger[one["name"]] = (*found[1:], at)
 
 
 def _moved(old: Wire | None, new: Wire) -> list[Wire]:
-    """The members that this record brings to another stage or pid. The others may have died since, and have been warmed
-    by the guard: their pids are history."""
-    known = {(m["name"], m["pid"], m["stage"]) for m in old["members"]} if old and old["id"] == new["id"] else set()
-    return [m for m in new["members"] if (m["name"], m["pid"], m["stage"]) not in known]
+    """The members that this record brings to another stage or incarnation. The others may have died since, and have
+    been warmed by the guard: their incarnations are history."""
+    known = set(map(_place, old["members"])) if old and old["id"] == new["id"] else set()
+    return [member for member in new["members"] if _place(member) not in known]
+
+
+def _place(member: Wire) -> tuple[Any, ...]:
+    return member["name"], member["pid"], member.get("spawned", 0.0), member["stage"]

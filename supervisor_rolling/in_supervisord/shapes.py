@@ -129,6 +129,7 @@ MEMBER: Shape = {
     "steps": Added(ListOf(RowOf(STAGES, NUMBER))),
     "latencies": Added(ListOf(NUMBER)),
     "statuses": Added(ListOf(WHOLE)),
+    "spawned": Added(NUMBER),
 }
 WARD: Shape = {
     "name": TEXT,
@@ -144,7 +145,11 @@ WARD: Shape = {
     "last_ms": NUMBER,
     "problem": TEXT,
     "why": TEXT,
+    "spawned": Added(NUMBER),
 }
+ORDERS: Shape = ListOf(
+    {"verb": frozenset({"stop", "start", "signal"}), "name": TEXT, "signal": TEXT, "pid": WHOLE, "spawned": NUMBER}
+)
 ROLL: dict[str, Shape] = {
     "id": WHOLE,
     "group": TEXT,

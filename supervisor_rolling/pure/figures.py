@@ -64,7 +64,7 @@ def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
 
 
 def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:
-    """Those that were being warmed, and are warm with the same pid."""
+    """Those that were being warmed, and are warm as the same incarnation."""
     if old is None or new is None:
         return 0
     now = {ward.name: ward for ward in new.wards}
@@ -74,6 +74,6 @@ def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:
 
 def _is_warm(ward: Ward, after: Ward | None, seen: Seen) -> bool:
     if after is not None:
-        return after.pid == ward.pid and after.stage in (Stage.SETTLING, Stage.OPEN)
+        return after.incarnation == ward.incarnation and after.stage in (Stage.SETTLING, Stage.OPEN)
     process = seen.processes.get(ward.name)
-    return process is not None and process.pid == ward.pid
+    return process is not None and process.incarnation == ward.incarnation

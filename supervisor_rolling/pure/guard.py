@@ -1,7 +1,8 @@
 """The guard: no process serves before it is warm, whoever started it.
 
-The ledger in supervisord knows which pid of each process is warm. A process whose pid is not in it has crashed, booted,
-been restarted by hand or by another listener; it makes no difference which. It becomes a *ward*::
+The ledger in supervisord knows which incarnation of each process is warm (its pid, and when it was started: a pid comes
+again). A process whose incarnation is not in it has crashed, booted, been restarted by hand or by another listener; it
+makes no difference which. It becomes a *ward*::
 
                down                   new pid             warm and RUNNING          settled
     (warm) ──────────▶ DOWN ──────────────────▶ WARMING ──────────────────▶ SETTLING ────────▶ (warm)
@@ -83,19 +84,23 @@ def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
 def begin(empty: Watch, processes: Mapping[str, Process], ports: Ports, at: float) -> Watch:
     """The watch of a group that nobody guarded before: what has run for long is warm, the rest will be found cold."""
     old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= WARMED_BY_USERS]
-    wards = tuple(Ward(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid) for p in old if ports.get(p.name))
+    wards = tuple(
+        Ward(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned) for p in old if ports.get(p.name)
+    )
     return replace(empty, wards=wards)
 
 
 def heard(process: Process, change: Change) -> Process:
     """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
-    one that was lost, and the next look tells."""
+    one that was lost, and the next look tells. So it does of when a new one was started."""
     follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
     if not follows or change.state == process.state:
         return process
     lives = change.state in ("RUNNING", "STOPPING")
     pid = (change.pid or process.pid) if lives else 0
-    return replace(process, state=change.state, pid=pid, warm=process.warm and lives, down_for=0.0, up_for=0.0)
+    spawned = 0.0 if change.state == "STARTING" else process.spawned
+    warm = process.warm and lives
+    return replace(process, state=change.state, pid=pid, spawned=spawned, warm=warm, down_for=0.0, up_for=0.0)
 
 
 def died(process: Process) -> Process:
@@ -125,7 +130,7 @@ def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Wa
     """The ward that a process is now; None when it is warm and open."""
     if process.state not in ALIVE or not process.pid:
         return _down(ward, process, ports, seen)
-    if ward is None or ward.stage is Stage.DOWN or ward.pid != process.pid:
+    if ward is None or ward.stage is Stage.DOWN or ward.incarnation != process.incarnation:
         return None if process.warm else _new(ward, process, ports, seen)
     ward = replace(ward, ports=ports)
     if process.warm:
@@ -141,7 +146,8 @@ def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Wa
 def _is_to_be_noted(ward: Ward, seen: Seen) -> bool:
     """Whether it was found warm, and the ledger does not have it yet."""
     process = seen.processes.get(ward.name)
-    return ward.stage is Stage.OPEN and process is not None and process.pid == ward.pid and not process.warm
+    is_there = process is not None and process.incarnation == ward.incarnation and not process.warm
+    return ward.stage is Stage.OPEN and is_there
 
 
 def _down(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
@@ -153,12 +159,12 @@ def _down(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: See
 
 def _new(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
     was_closed = ward is not None and ward.closed
-    return Ward(process.name, ports, Stage.WARMING, seen.at, was_closed, process.pid)
+    return Ward(process.name, ports, Stage.WARMING, seen.at, was_closed, process.pid, spawned=process.spawned)
 
 
 def _warming(ward: Ward, process: Process, watch: Watch, seen: Seen) -> Ward:
     warmth = seen.warmths.get(ward.name)
-    if warmth is None or warmth.pid != ward.pid:
+    if warmth is None or warmth.incarnation != ward.incarnation:
         return ward
     if warmth.state in ("failed", "late"):
         return _failed(ward, cold_text(warmth, watch.policy.warmup), seen)
@@ -193,7 +199,7 @@ def _held_by(roll: Roll | None, processes: Mapping[str, Process]) -> dict[str, b
 
 def _lives_on(member: Member, processes: Mapping[str, Process]) -> bool:
     process = processes.get(member.name)
-    return process is not None and process.pid == member.pid and process.state in ALIVE
+    return process is not None and process.incarnation == member.new and process.state in ALIVE
 
 
 def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) -> Ward:
@@ -201,7 +207,7 @@ def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) ->
     if roll is None or roll.status is Status.RUNNING or ward.stage is not Stage.WARMING:
         return ward
     left = next((m for m in roll.members if m.name == ward.name and m.stage is Stage.FAILED), None)
-    if left is None or left.pid != process.pid:
+    if left is None or left.new != process.incarnation:
         return ward
     return replace(_failed(ward, left.why, seen), closed=True)
 

@@ -78,6 +78,7 @@ def warmup_job(of: Roll | Watch, one: Member | Ward) -> WarmupJob:
         hook=of.policy.hooks.after_warmup,
         variables=variables,
         rank=1 if isinstance(of, Watch) else 0,
+        spawned=one.spawned,
     )
 
 

@@ -135,7 +135,7 @@ def notices(roll: Roll, processes: Mapping[str, Process], closed_since: Mapping[
     """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
     request, headers = roll.policy.drain.request, roll.policy.warmup.headers
     return {
-        member.name: NoticeJob(member.old_pid, member.ports, request, headers, roll.gate.bypass)
+        member.name: NoticeJob(member.old_pid, member.ports, request, headers, roll.gate.bypass, member.old_spawned)
         for member in roll.members
         if request and member.stage is Stage.DRAINING and member.ports
         if can_be_told(member, processes.get(member.name), closed_since)
@@ -183,8 +183,8 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
         return member
     process = processes[member.name]
     if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
-        # Another pid is somebody else's work, and not known warm.
-        warmed = before.pid if before.pid == process.pid else 0
+        # Another incarnation was started by another client, and is not known to be warm.
+        warmed = before.pid if before.new == process.incarnation else 0
         return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
     was_asked_for = before.wanted or before.tried or bool(before.why)
     return replace(member, wanted=member.wanted and was_asked_for, steps=(*before.steps, *member.steps))

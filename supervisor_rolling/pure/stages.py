@@ -84,10 +84,11 @@ def step(member: Member, roll: Roll, seen: Seen) -> Member:
 
 
 def _was_stopped_by_hand(member: Member, process: Process) -> bool:
-    """In RESTARTING it is we who stopped it, until it was started again."""
-    restarted = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
-    watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or restarted
-    return watched and process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
+    """Whether it is down for good by an order that was not the roll's."""
+    is_new = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
+    is_watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or is_new
+    is_down = process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
+    return is_watched and is_down and process.is_stopped_by_other
 
 
 def _is_long_dead(member: Member, roll: Roll, seen: Seen) -> bool:
@@ -102,9 +103,9 @@ def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
 def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
     if roll.aborting:
         return replace(_back(member, seen), tried=False)
-    if process.state in NOT_UP:
+    if process.is_stopped_by_other or process.state == "UNKNOWN":
         return _up_in_time(member, process, roll, seen)
-    if process.pid != member.old_pid or process.state in DOWN:
+    if process.incarnation != member.old or process.state in DOWN:
         return _died_draining(member, process, roll, seen)
     if member.name in seen.leaks:
         return _failed_back(member, seen, _leak_text(member, roll.gate.backend, seen.leaks[member.name]))
@@ -197,19 +198,25 @@ def _gate_in_time(member: Member, seen: Seen) -> Member:
 
 
 def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    if process.pid and process.pid != member.old_pid and process.state in ALIVE:
+    if process.pid and process.incarnation != member.old and process.state in ALIVE:
         return _to_warming(member, process, seen)
     if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
         return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
-    if member.name in seen.overtaken and process.state in NOT_UP:
-        # Somebody else stopped it, and may wait for that: it is theirs to start.
+    if _was_overtaken(member, process):
         return to(member, Stage.DRAINING, seen)
     refusal = seen.refusals.get(member.name)
     if refusal:
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
-    if process.state == "STOPPING" and process.pid == member.old_pid:
+    if process.state == "STOPPING" and process.incarnation == member.old:
         return _stopping(member, process, roll, seen)
     return _starting(_stopped(member, process, roll, seen), process, roll, seen)
+
+
+def _was_overtaken(member: Member, process: Process) -> bool:
+    """Whether another client stopped the old one before the roll did, and may wait for that: the roll must not start
+    it. What an earlier failure has left STOPPED was so before it left."""
+    was_left_so = member.cold and not member.old_pid
+    return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_so
 
 
 def _stopping(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -263,13 +270,14 @@ def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
 
 
 def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    if process.pid and process.pid != member.pid and process.state in ALIVE:
-        # It died and was started again: warm that one, same deadline.
-        return replace(member, pid=process.pid, deaths=member.deaths + (not process.told_to_stop))
+    if process.is_stopped_by_other:
+        return _stopped_in_time(member, process, roll, seen)
+    if process.pid and process.incarnation != member.new and process.state in ALIVE:
+        return _warmed_again(member, process, seen)
     if is_down_for_good(process):
         return _failed(member, seen, f"went down while it was warmed up: {_fall_text(member, process, seen)}")
     warmth = seen.warmths.get(member.name)
-    if warmth is None or warmth.pid != process.pid:
+    if warmth is None or warmth.incarnation != process.incarnation:
         return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=state_text(process)))
     member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
     member = replace(member, latencies=warmth.latencies, statuses=warmth.statuses)
@@ -278,6 +286,25 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
     if warmth.state == "failed":
         return _not_warm(member, roll, seen, warmth)
     return _warm_in_time(member, roll, seen, replace(warmth, why=warmth.why or state_text(process)))
+
+
+def _stopped_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+    """Another client stops it: whether that leaves it stopped or starts it again is seen when it is down, which may
+    take longer than a warm-up has time."""
+    timeout = roll.policy.restart.timeout
+    within = roll.policy.warmup.timeout + _stop_within(process, timeout) + timeout
+    if process.state == "STOPPED" or seen.at - member.since < within:
+        return member
+    return _failed(member, seen, _unkilled_text(process, seen.at - member.since))
+
+
+def _warmed_again(member: Member, process: Process, seen: Seen) -> Member:
+    """Another incarnation: it is warmed instead. It has the time that is left; when another client has restarted it,
+    all of it."""
+    member = replace(member, pid=process.pid, spawned=process.spawned)
+    if process.told_to_stop:
+        return to(member, Stage.WARMING, seen)
+    return replace(member, deaths=member.deaths + 1)
 
 
 def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -324,14 +351,14 @@ def _watch(member: Member, process: Process, seen: Seen) -> Member:
         return member
     if process.told_to_stop and process.pid and process.state in ALIVE:
         timing = replace(member.timing, warmed=0.0, settled=0.0)
-        member = replace(member, pid=process.pid, replaced=False, timing=timing)
+        member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
         return to(member, Stage.WARMING, seen)
     why = _then(member, _death_text(member, process, seen.at - member.since + member.timing.settled))
     return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
 
 
 def _is_as_opened(member: Member, process: Process) -> bool:
-    return process.pid == member.pid and process.state == "RUNNING"
+    return process.incarnation == member.new and process.state == "RUNNING"
 
 
 def _stay(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
@@ -362,7 +389,8 @@ def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
     down_at = member.stopped_at or seen.at
     stopped = member.timing.stopped or seen.at - member.since
     timing = replace(member.timing, stopped=stopped, started=seen.at - down_at)
-    return replace(to(member, Stage.WARMING, seen), pid=process.pid, stopped_at=down_at, timing=timing)
+    new = replace(member, pid=process.pid, spawned=process.spawned, stopped_at=down_at, timing=timing)
+    return to(new, Stage.WARMING, seen)
 
 
 def _failed(member: Member, seen: Seen, why: str) -> Member:
@@ -395,7 +423,7 @@ def closed_since(member: Member, closed: Mapping[int, float]) -> float:
 
 def still_runs(member: Member, process: Process) -> bool:
     """Whether the incarnation that is to be replaced is there and has not been told to stop."""
-    return bool(process.pid) and process.pid == member.old_pid and process.state in ALIVE
+    return bool(process.pid) and process.incarnation == member.old and process.state in ALIVE
 
 
 def is_down_for_good(process: Process) -> bool:
@@ -416,7 +444,7 @@ def _fall_text(member: Member, process: Process, seen: Seen) -> str:
 
 
 def _death_text(member: Member, process: Process, lived: float) -> str:
-    is_back = process.pid and process.pid != member.pid
+    is_back = process.pid and process.incarnation != member.new
     now = "it was started again" if is_back else state_text(process)
     text = f"died {lived:.1f} s after it came back: {now}"
     return f"{text}; a larger startsecs keeps one closed that dies so soon" if lived < SOON else text
@@ -505,14 +533,14 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
         return None
     since = closed_since(member, closed)
     if still_runs(member, process):
-        return Order(Verb.STOP, member.name) if since <= member.since else None
+        return Order(Verb.STOP, member.name, process.incarnation) if since <= member.since else None
     if process.spawned != member.old_spawned:
         return None  # started again already
     if process.state == "BACKOFF":
-        return Order(Verb.STOP, member.name)
+        return Order(Verb.STOP, member.name, process.incarnation)
     if process.state in STARTABLE:
         waited_long = member.stopped_at and seen.at - member.stopped_at >= GATE_PATIENCE
-        return Order(Verb.START, member.name) if since <= seen.at or waited_long else None
+        return Order(Verb.START, member.name, process.incarnation) if since <= seen.at or waited_long else None
     return None
 
 
@@ -525,10 +553,10 @@ def notice(member: Member, roll: Roll, seen: Seen, closed: Mapping[int, float]) 
     process, wanted = seen.processes.get(member.name), roll.policy.drain.signal
     if not wanted or member.name in seen.told or member.name in seen.dead:
         return None
-    return Order(Verb.SIGNAL, member.name, wanted) if can_be_told(member, process, closed) else None
+    return Order(Verb.SIGNAL, member.name, member.old, wanted) if can_be_told(member, process, closed) else None
 
 
 def can_be_told(member: Member, process: Process | None, closed: Mapping[int, float]) -> bool:
     """Whether a DRAINING member is there to be told that it drains, behind a closed gate."""
-    is_there = process is not None and process.state == "RUNNING" and process.pid == member.old_pid
+    is_there = process is not None and process.state == "RUNNING" and process.incarnation == member.old
     return is_there and not member.cold and closed_since(member, closed) < math.inf

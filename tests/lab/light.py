@@ -10,7 +10,7 @@ For connections that last: any POST waits for its whole body, however slow, and 
 ``GET /stream?seconds=3&every=0.2`` answers in chunks for so long; ``GET /websocket`` becomes one, which echoes.
 
 When it is told that it drains, by SIGUSR1 or ``GET /drain``, it answers ``Connection: close`` from then on, and ends a
-connection on which nobody asks anything for LINGER seconds.
+connection on which nobody asks anything for LINGER seconds. With ``LAB_ENDS`` it exits by itself so many seconds later.
 
 ``--address`` takes several; ``::`` takes IPv4 too. The file that ``LAB_JOURNAL`` names gets a line for every request as
 it comes (``Entry``): what reached a process, whatever it or nginx made of it.
@@ -32,7 +32,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from tests.lab import websocket
-from tests.lab.site.deploy import Deploy, boot, read_deploy
+from tests.lab.site.deploy import EXIT_STATUS, Deploy, boot, read_deploy
 
 SLOW_SECONDS = 0.5
 BACKLOG = 1024
@@ -40,6 +40,7 @@ BACKLOG = 1024
 LINGER = 1.5
 """Seconds for which a connection that drains is still kept: a load balancer may be about to use it."""
 
+ENDS = "LAB_ENDS"
 JOURNAL = "LAB_JOURNAL"
 WARMS = "x-warms"
 """The header by which a journal tells a warm-up from a user: put it into the policy."""
@@ -85,6 +86,8 @@ class Application:
     def drain(self) -> None:
         """From now on no connection is kept."""
         self._told.set()
+        if ENDS in os.environ:
+            asyncio.get_running_loop().call_later(float(os.environ[ENDS]), os._exit, EXIT_STATUS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
