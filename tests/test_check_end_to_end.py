@@ -151,9 +151,9 @@ def test_nginx_with_its_defaults_refuses_a_fast_roll_which_forced_loses_requests
 
 def test_to_settle_is_taken_from_nginx_when_a_roll_begins(group: Callable[..., Stack]) -> None:
     stack = group(2, setup={"peer": "fail_timeout=2s"})
-    report = checked(stack)
-    assert [(one["code"], one["refuses"]) for one in report["findings"]] == [("nginx.settle", False)]
-    assert report["ok"]
+    found_now = checked(stack)
+    assert [(one["code"], one["refuses"]) for one in found_now["findings"]] == [("nginx.settle", False)]
+    assert found_now["ok"]
     with users(stack) as report:
         assert stack.ctl("rolling_restart", "app").returncode == 0
     assert_nobody_noticed(report())
