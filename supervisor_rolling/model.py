@@ -478,6 +478,7 @@ class Process:
     stopwaitsecs: float = 0.0
     told_to_stop: bool = False
     stopped_by_roll: bool = False
+    stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
 
     @property
     def incarnation(self) -> Incarnation:

@@ -673,6 +673,7 @@ class RollingNamespaceRPCInterface:
             process.config.stopwaitsecs,
             lives.told_to_stop(group, name),
             lives.stopped_by_roll(group, name),
+            lives.stop_took(group, name),
         ]
 
     def _process_view(

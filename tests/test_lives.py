@@ -105,6 +105,19 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is
     assert (lives.stopped_by_roll("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
 
 
+def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: Lives, clock: Clock):
+    process = a_process()
+    tell(lives, events.ProcessStateStoppingEvent, process)
+    clock.now += 3
+    assert lives.stop_took("app", "web_1") == 3.0
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    clock.now += 5
+    assert lives.stop_took("app", "web_1") == 3.0
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateExitedEvent, process)
+    assert lives.stop_took("app", "web_1") == 0.0
+
+
 def test_one_that_ended_by_itself_was_stopped_by_no_roll(lives: Lives):
     process = a_process()
     with lives.ordered_by_roll(process):

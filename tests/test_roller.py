@@ -1107,6 +1107,23 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     assert "stopped by hand" in world.roll().members[0].why
 
 
+class HeldUpBeforeTheOrder(World):
+    """A turn waits for the lock of xtables between the record of a stop and its order."""
+
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        self.pass_time(1.5)
+        return super().order(group, orders)
+
+
+def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
+    world = HeldUpBeforeTheOrder(3)
+    for process in world.processes.values():
+        process.stopwaitsecs, process.stop_takes = 1.0, 0.1
+    rolled(world)
+    assert (world.roll().status, world.roll().why) == (Status.DONE, "")
+    assert not any(member.killed for member in world.roll().members)
+
+
 class FasterOperator(World):
     """Somebody stops a process between the look that found it drained and the roll's own order."""
 

@@ -100,6 +100,8 @@ class SimProcess:
     stop_at: float = 0.0
     told_to_stop: bool = False
     stopped_by_roll: bool = False
+    stopping_since: float = 0.0
+    stop_took: float = 0.0
     connections: list[float] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
     deploy: dict[str, Any] = field(default_factory=dict)
@@ -506,7 +508,7 @@ class World:
             )  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
             self._becomes(process, "STOPPING")
-            process.stopped_by_roll = self._is_by_roll
+            process.stopped_by_roll, process.stopping_since = self._is_by_roll, self.now
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
         else:
             return OVERTAKEN
@@ -706,6 +708,7 @@ class World:
             self._spawn(process)
 
     def _goes_down(self, process: SimProcess, state: str, by_roll: bool = False) -> None:
+        process.stop_took = self.now - process.stopping_since if process.state == "STOPPING" else 0.0
         self._becomes(process, state)
         process.told_to_stop, process.stopped_by_roll = state == "STOPPED", by_roll
         process.pid, process.down_at, process.connections = 0, self.now, []
@@ -744,7 +747,8 @@ class World:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
         warm = self.mailbox.is_warm(self.group, p.name, *p.incarnation)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
-        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll
+        took = self.now - p.stopping_since if p.state == "STOPPING" else p.stop_took
+        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll, took
         return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)
 
     def _operation(self, what: str) -> None:

@@ -228,6 +228,7 @@ def _aged(process: Process, seconds: float) -> Process:
         down_for=process.down_for + seconds if process.down_for else 0.0,
         running_in=max(0.0, process.running_in - seconds),
         up_for=process.up_for + seconds,
+        stop_took=process.stop_took + (seconds if process.state == "STOPPING" else 0.0),
     )
 
 

@@ -30,7 +30,8 @@ class _Life:
     started: float = 0.0
     ended: float = 0.0
     was_told: bool = False  # it went down because it was ordered to
-    is_stopping: bool = False
+    stopping_since: float = 0.0  # and it is not down yet
+    stop_took: float = 0.0
     is_by_roll: bool = False  # the order for which it stops, or went down
 
 
@@ -63,15 +64,16 @@ class Lives:
         life = self._lives.setdefault(process.group.config.name, {}).setdefault(process.config.name, _Life())
         is_ours = process is self._ordered
         if isinstance(event, ProcessStateStartingEvent):
-            life.started, life.is_stopping = self._clock(), False
+            life.started, life.stopping_since = self._clock(), 0.0
         elif isinstance(event, ProcessStateStoppingEvent):
-            life.is_stopping, life.is_by_roll = True, is_ours
+            life.stopping_since, life.is_by_roll = self._clock(), is_ours
         elif isinstance(event, ProcessStateStoppedEvent):
             # From BACKOFF it is STOPPED at once. Another's order may end while one of ours is carried out.
-            life.is_by_roll = life.is_by_roll if life.is_stopping else is_ours
-            life.ended, life.was_told, life.is_stopping = self._clock(), True, False
+            life.is_by_roll = life.is_by_roll if life.stopping_since else is_ours
+            life.stop_took = self._stopping_for(life)
+            life.ended, life.was_told, life.stopping_since = self._clock(), True, 0.0
         elif isinstance(event, (ProcessStateBackoffEvent, ProcessStateExitedEvent)):
-            life.ended, life.was_told, life.is_by_roll = self._clock(), False, False
+            life.ended, life.was_told, life.is_by_roll, life.stop_took = self._clock(), False, False, 0.0
 
     def forget(self, group: str) -> None:
         """Its processes are gone, and others will have their names."""
@@ -97,6 +99,14 @@ class Lives:
     def stopped_by_roll(self, group: str, name: str) -> bool:
         """Whether the order for which it stops, or last went down, was a roll's."""
         return self._of(group, name).is_by_roll
+
+    def stop_took(self, group: str, name: str) -> float:
+        """Seconds from the last order to stop until it was down, or until now; 0.0: it ended by itself."""
+        life = self._of(group, name)
+        return self._stopping_for(life) if life.stopping_since else life.stop_took
+
+    def _stopping_for(self, life: _Life) -> float:
+        return self._clock() - life.stopping_since if life.stopping_since else 0.0
 
     def _of(self, group: str, name: str) -> _Life:
         return self._lives.get(group, {}).get(name, UNKNOWN)

@@ -220,8 +220,9 @@ def _was_overtaken(member: Member, process: Process) -> bool:
 
 
 def _stopping(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    """Told to stop. What does not is killed by supervisord, and then started as any: this roll has stopped it."""
-    waited, timeout = seen.at - member.since, roll.policy.restart.timeout
+    """Told to stop. What does not is killed by supervisord, and then started as any: this roll has stopped it. The
+    order may have come late: how long the stop takes is what supervisord says."""
+    waited, timeout = process.stop_took, roll.policy.restart.timeout
     within = _stop_within(process, timeout)
     if waited >= within + timeout:
         return _failed(member, seen, _unkilled_text(process, waited))
@@ -248,11 +249,11 @@ def _is_kill_accepted(member: Member, policy: RestartPolicy) -> bool:
 
 
 def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    """The old process, if it is down; a kill is known by the moment, because supervisord does not tell."""
+    """The old process, if it is down; a kill is known by how long it took, because supervisord does not tell."""
     if member.stopped_at or process.state in ALIVE or process.state == "STOPPING":
         return member
     took = seen.at - member.since
-    killed = 0 < process.stopwaitsecs <= took - process.down_for
+    killed = 0 < process.stopwaitsecs <= process.stop_took
     member = replace(member, stopped_at=seen.at, killed=killed, timing=replace(member.timing, stopped=took))
     return _unstopped(member, process, roll) if killed else member
 
