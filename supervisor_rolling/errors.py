@@ -37,6 +37,10 @@ class PartlyHeldError(GateError):
         self.closed = closed
 
 
+class GateBusyError(PartlyHeldError):
+    """Another program holds the lock of the firewall, so nothing was changed: try again in a moment."""
+
+
 class SocketsError(RollingError):
     """The kernel did not tell the connections of a port."""
 

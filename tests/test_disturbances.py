@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -216,7 +217,7 @@ def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is
                 time.sleep(0.2)
         said, _ = client.communicate(timeout=60)
         again = stack.ctl("rolling_restart", "app")
-    assert (client.returncode, "holds the lock" in said) == (1, True), said
+    assert (client.returncode, "holds the xtables lock" in said) == (1, True), said
     assert again.returncode == 0, again.stdout
     assert_nobody_noticed(report())
 
@@ -258,6 +259,26 @@ def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(ligh
         roll = wait_ended(stack)
     assert (roll["status"], roll["replaced"]) == ("done", 3), roll["why"]
     assert_nobody_noticed(report())
+
+
+def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable[..., Stack]):
+    stack = light(processes=3)
+    stack.fault("500")
+    with locked():
+        os.kill(pids(stack)[0], signal.SIGKILL)
+        told = "its port is not closed yet: another program holds the xtables lock /run/xtables.lock (pid "
+        stack.wait_until(lambda: told in standing(stack)["app-8000"]["why"], 2.0, "the status tells of the lock")
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3.0:
+            turns = time.monotonic()
+            stack.wait_until(lambda: not standing(stack)["app-8001"]["why"], 1.0, "supervisord answers")
+            assert time.monotonic() - turns < 1.0
+            time.sleep(0.05)
+        assert not refuses(8000)
+        released = time.monotonic()
+    stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed")
+    assert time.monotonic() - released < 1.0
+    stack.wait_until(lambda: "lock" not in standing(stack)["app-8000"]["why"], 5.0, "the status no longer tells of it")
 
 
 @pytest.mark.parametrize("command", ["iptables-legacy -w -F", "nft flush ruleset"])

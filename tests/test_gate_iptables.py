@@ -20,7 +20,7 @@ from pathlib import Path
 import iptc
 import pytest
 
-from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.errors import GateBusyError, GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
 from supervisor_rolling.in_listener.gates.names import clean_comment
@@ -431,10 +431,28 @@ def test_a_lock_that_stays_taken_is_an_error_that_names_the_holder_and_changes_n
     held = subject.hold({8000: "x"})
     before = rules()
     with lock_held(keep_for=30) as holder:
-        with pytest.raises(GateError, match=rf"pid {holder} \(python.*/run/xtables.lock.*0.05 s"):
+        with pytest.raises(
+            GateBusyError, match=rf"xtables lock /run/xtables.lock \(pid {holder} python.*Fix: "
+        ) as caught:
             subject.hold({8000: "x", 8001: "y"})
+        assert caught.value.closed == held, "what is closed is known to be closed"
         assert subject.hold({8000: "x"}) == held  # nothing to change, no lock needed
     assert rules() == before
+
+
+def test_a_lock_that_stays_taken_blocks_half_of_the_time_at_most() -> None:
+    subject = gate(lock_timeout=0.1)
+    with lock_held(keep_for=30):
+        begun, waited = time.thread_time(), []
+        for _ in range(4):
+            tried = time.monotonic()
+            with pytest.raises(GateBusyError):
+                subject.hold({8000: "x"})
+            waited.append(time.monotonic() - tried)
+        assert time.thread_time() - begun < 0.2
+    assert waited[0] >= 0.1
+    assert max(waited[1:]) < waited[0]
+    assert list(subject.hold({8000: "x"})) == [8000], "one try is enough when it is free"
 
 
 def test_a_lock_that_is_free_soon_is_waited_for() -> None:

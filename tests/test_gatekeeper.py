@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from supervisor_rolling.errors import GateError, PartlyHeldError
+from supervisor_rolling.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.model import Connections, Finding, GatePolicy
 
@@ -245,3 +245,39 @@ def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad:
     bad.problem, bad.lacks = "", [8001]
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     assert (dict(keeper.closed_since), keeper.problem) == ({8000: 1.0}, "no server has [8001]")
+
+
+class BusyGate(Gate):
+    """Changes nothing while another program holds a lock."""
+
+    is_locked = True
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        if self.is_locked and list(closed) != self.held:
+            raise GateBusyError("the lock is held", {port: self.since[port] for port in self.held})
+        return super().hold(closed)
+
+
+def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() -> None:
+    gate = BusyGate()
+    gate.held = [8000]
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.hold_by(GatePolicy(), CLOSED)
+    assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {8000: 1.0}, "the lock is held")
+    keeper.renew()
+    assert keeper.is_busy
+    gate.is_locked = False
+    keeper.renew()
+    assert (keeper.is_busy, list(keeper.closed_since), keeper.problem) == (False, [8000, 8001], "")
+
+
+def test_port_that_a_lock_keeps_closed_is_opened_by_renew() -> None:
+    gate = BusyGate()
+    gate.held = list(CLOSED)
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.hold_by(GatePolicy(), CLOSED)
+    keeper.hold({})
+    assert keeper.is_busy
+    gate.is_locked = False
+    keeper.renew()
+    assert (keeper.is_busy, gate.held) == (False, [])

@@ -189,7 +189,7 @@ def test_a_process_whose_ports_nobody_knows_is_not_guarded():
 
 def test_a_gate_that_does_not_close_is_told():
     watch = advanced(a_watch(), a_group(2, cold("app-2")), gate_problem="no CAP_NET_ADMIN")
-    assert watch.wards[0].why == "a new process, not warm yet; its gate does not close: no CAP_NET_ADMIN"
+    assert watch.wards[0].why == "a new process, not warm yet; its port is not closed yet: no CAP_NET_ADMIN"
 
 
 # --- never too much: the worked example of guard.py

@@ -15,6 +15,7 @@ from supervisor_rolling.pure.pauses import (
     DRAIN_SHARE,
     GATE_LOOK_EVERY,
     IDLE_LOOK_EVERY,
+    LOCK_TRY_EVERY,
     MOVE_LOOK_EVERY,
     REST_LOOK_EVERY,
     WARM_LOOK_EVERY,
@@ -99,4 +100,5 @@ def test_one_that_will_be_running_is_looked_at_just_then():
 def test_a_roll_that_has_ended_is_left_to_the_looks_at_its_gate():
     done = replace(a_roll(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
     assert paused(done) == IDLE_LOOK_EVERY
-    assert (gate_pause(True), gate_pause(False)) == (GATE_LOOK_EVERY, math.inf)
+    assert (gate_pause(True, False), gate_pause(False, False)) == (GATE_LOOK_EVERY, math.inf)
+    assert gate_pause(False, True) == LOCK_TRY_EVERY

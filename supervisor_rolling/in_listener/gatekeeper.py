@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
-from supervisor_rolling.errors import GateError, PartlyHeldError
+from supervisor_rolling.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.in_listener.contracts import Counting, Gate
 from supervisor_rolling.model import Connections, Finding, GatePolicy
 
@@ -19,8 +19,11 @@ TRIAL = "a trial, gone in a moment"
 
 
 class Gatekeeper:
-    """Holds ports closed with the gate of the policy in force. ``closed_since`` and ``problem`` are of the last
-    ``hold``; ``knows``: there has been one, before which nobody knows what a listener that died has left closed.
+    """Holds ports closed with the gate of the policy in force.
+
+    ``closed_since``, ``problem`` and ``is_busy`` are of the last ``hold``; busy: another program holds a lock, and it
+    is worth a try soon. ``knows``: there has been one, before which nobody knows what a listener that died has left
+    closed.
 
     Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a
     policy with a typing error opens nothing.
@@ -38,6 +41,7 @@ class Gatekeeper:
         self.knows = False
         self.closed_since: Mapping[int, float] = {}
         self.problem = ""
+        self.is_busy = False
 
     @property
     def is_firewall(self) -> bool:
@@ -75,6 +79,7 @@ class Gatekeeper:
         except GateError as error:
             self._wrong = str(error)
             self._hold(closed, drained)
+            self.is_busy = isinstance(error, GateBusyError)
             return
         is_in_force = gate is self._gate
         self._wrong = "" if is_in_force else self._replace(policy, gate, closed, drained)
@@ -92,7 +97,7 @@ class Gatekeeper:
         if self._gate is None:
             self._note({}, self._wrong)
             return
-        found, problem = _held_by(self._gate, closed, drained)
+        found, problem = self._held_by(self._gate, closed, drained)
         opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
         if opened:
             log.warning(
@@ -121,8 +126,8 @@ class Gatekeeper:
             return [gate_finding(error)]
 
     def renew(self) -> None:
-        """Hold what was held, so that ``closed_since`` is true of now."""
-        if self._held:
+        """Hold what was held, so that ``closed_since`` is true of now; open what a lock kept from being opened."""
+        if self._held or self.is_busy:
             self._hold(self._held, self._drained)
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
@@ -155,7 +160,7 @@ class Gatekeeper:
     def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str], drained: Collection[int]) -> str:
         """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
         anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
-        found, problem = _held_by(gate, closed, drained) if closed else ({}, "")
+        found, problem = self._held_by(gate, closed, drained) if closed else ({}, "")
         old, old_place = self._gate, _place(self._gate, self._policy)
         place = _place(gate, policy)
         if old is not None and not found.keys() >= closed.keys():
@@ -174,9 +179,22 @@ class Gatekeeper:
     def _let_go(self) -> str:
         """Have the gates that are not in force open all; one that did not is asked again the next time: a firewall
         forgets by itself, HAProxy does not. What went wrong, if anything."""
-        problems = {place: _held_by(gate, {})[1] for place, gate in self._leaving.items()}
+        problems = {place: self._held_by(gate, {})[1] for place, gate in self._leaving.items()}
         self._leaving = {place: self._leaving[place] for place, problem in problems.items() if problem}
         return "; ".join(filter(None, problems.values()))
+
+    def _held_by(
+        self, gate: Gate, closed: Mapping[int, str], drained: Collection[int] = ()
+    ) -> tuple[Mapping[int, float], str]:
+        """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
+        self.is_busy = False
+        try:
+            return gate.hold(closed, drained), ""
+        except PartlyHeldError as error:
+            self.is_busy = isinstance(error, GateBusyError)
+            return error.closed, str(error)
+        except GateError as error:
+            return {}, str(error)
 
     def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
         if problem and problem != self.problem:
@@ -195,13 +213,3 @@ def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:
     """Where a gate keeps what it closes: two in one place write over each other, and need no letting go. Not the
     backend's name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
     return (type(gate), policy.method, policy.socket, policy.backend_name) if policy else ()
-
-
-def _held_by(gate: Gate, closed: Mapping[int, str], drained: Collection[int] = ()) -> tuple[Mapping[int, float], str]:
-    """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
-    try:
-        return gate.hold(closed, drained), ""
-    except PartlyHeldError as error:
-        return error.closed, str(error)
-    except GateError as error:
-        return {}, str(error)

@@ -82,6 +82,10 @@ class Inspector:
         is_late = self._clock() - since >= PATIENCE
         return balancer is None or self._balancers.read(balancer, since) is not None or is_late
 
+    def waited(self, request: Request) -> float:
+        """Seconds since a request that waits for an inspection was seen first."""
+        return self._clock() - self._asked[request.id][0]
+
     def draft(
         self,
         request: Request,

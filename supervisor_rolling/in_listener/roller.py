@@ -24,6 +24,7 @@ from supervisor_rolling.errors import (
     ConflictError,
     Fault,
     FaultError,
+    GateBusyError,
     GateError,
     NoKeyError,
     RefusedError,
@@ -119,6 +120,9 @@ TOLD_OF = ("history", "record")
 
 NEVER = float("inf")
 """Seconds until a turn that an event asks for which concerns no group of ours."""
+
+LOCK_PATIENCE = 2.0
+"""Seconds for which a request waits for a lock of the firewall that another program holds."""
 
 RETRY_EVERY = 1.0
 """Seconds until the next turn when supervisord or the kernel did not answer."""
@@ -220,6 +224,7 @@ class Roller:
         self._hooked: Mapping[str, HookResult] = {}
         self._counted: Mapping[str, Group] = {}
         self._answered_at = float("-inf")
+        self._is_locked_out = False  # a request waits for the lock of the firewall
 
     def begin(self) -> None:
         """Say at once what would keep every roll from working."""
@@ -324,7 +329,7 @@ class Roller:
 
     def gate_pause(self) -> float:
         """Seconds from one look at the gate to the next, whatever turns look at besides."""
-        return gate_pause(self.gatekeeper.is_holding)
+        return gate_pause(self.gatekeeper.is_holding, self.gatekeeper.is_busy)
 
     def look_at_gate(self) -> None:
         """Close again what is to be closed and is found open, without asking supervisord for anything."""
@@ -351,6 +356,7 @@ class Roller:
     def _turn(self) -> float:
         began = self.clock()
         self._errors.begin()
+        self._is_locked_out = False
         world = self._look()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
         self._errors.each(self._watches.ended(world), self.supervisor.unguard)
@@ -385,7 +391,9 @@ class Roller:
         """Seconds for which all can do without a turn."""
         pauses = self._errors.each(groups, lambda name: pause(groups[name].roll, groups[name].watch, groups[name].seen))
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
-        late = [MOVE_LOOK_EVERY] if self.deaths.take() else []  # supervisord has not yet come round to them
+        late = (
+            [MOVE_LOOK_EVERY] if self.deaths.take() or self._is_locked_out else []
+        )  # supervisord has not yet come round to them
         failed = [CONFLICT_PAUSE] if self._errors.conflicts else [RETRY_EVERY] if self._errors.failed else []
         return min([IDLE_LOOK_EVERY, *pauses.values(), *late, *failed, *([hand_on] if hand_on > 0 else [])])
 
@@ -460,6 +468,9 @@ class Roller:
             if request.kind != "resume":  # how long a half of one takes the last ones do not tell
                 roll = replace(roll, forecast=forecast(roll, self.history.cycles(roll.group)))
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
+            if isinstance(error, GateBusyError) and self._inspector.waited(request) < LOCK_PATIENCE:
+                self._is_locked_out = True
+                return False
             log.warning("%s of %s refused: %s", request.kind, request.group, error)
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return True

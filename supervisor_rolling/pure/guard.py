@@ -259,7 +259,8 @@ def _why(ward: Ward, process: Process, because: str, seen: Seen) -> str:
         text = f"{state_text(process)}: the next one {fate}"
     else:
         text = f"{_cold_text(ward)}; open all the same, {because}" if because else _cold_text(ward)
-    return f"{text}; its gate does not close: {seen.gate_problem}" if seen.gate_problem and not because else text
+    is_open = not because and not seen.closed.keys() >= set(ward.ports)
+    return f"{text}; its port is not closed yet: {seen.gate_problem}" if seen.gate_problem and is_open else text
 
 
 def _cold_text(ward: Ward) -> str:

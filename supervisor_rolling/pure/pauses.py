@@ -41,8 +41,15 @@ GATE_LOOK_EVERY = 0.5
 of the gate, 0.1 to 0.4 ms, and asks supervisord for nothing."""
 
 
-def gate_pause(is_holding: bool) -> float:
-    """Seconds for which the gate can do without a look; ``is_holding``: it has a port closed."""
+LOCK_TRY_EVERY = 0.05
+"""Seconds between two tries to change the firewall while another program holds its lock."""
+
+
+def gate_pause(is_holding: bool, is_busy: bool) -> float:
+    """Seconds until the next look at the gate; ``is_holding``: it has a port to be closed; ``is_busy``: another program
+    keeps it from a change."""
+    if is_busy:
+        return LOCK_TRY_EVERY
     return GATE_LOOK_EVERY if is_holding else math.inf
 
 

@@ -15,7 +15,8 @@ The contract beyond that of ``Gate``:
 * A look that finds everything as it was written costs a read of the table: no lock, no commit. The lease is renewed
   when a third of it is used up, so a comment that changed alone becomes visible only then.
 * Nothing is believed but what is read back. A port whose rule is not there in every family is left out of the answer,
-  and the next call writes it again; exceptions are for calls that failed.
+  and the next call writes it again; exceptions are for calls that failed. While another program holds the lock that is
+  a GateBusyError, with the ports that are closed.
 * A port's "since" begins anew, after the commit that closed it again, whenever a look finds its rule gone or its lease
     over by the wall clock, which is what the kernel goes by. A new object knows nothing of rules that it finds: it
     replaces
@@ -26,12 +27,14 @@ For one thread only: python-iptables crashes when used from several.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from supervisor_rolling.errors import GateBusyError
 from supervisor_rolling.in_listener.gates.names import mark_of
 from supervisor_rolling.in_listener.gates.rules import V4, V6, Family
 from supervisor_rolling.in_listener.gates.xtables import Found, OwnChain, xtables_lock
@@ -68,7 +71,7 @@ class _Side:
 
 class IptablesGate:
     """The iptables backend. ``clock`` gives CLOCK_MONOTONIC seconds, ``wall`` the kernel's time of day in seconds since
-    1970; ``lock_timeout`` is in seconds."""
+    1970. It waits for the lock for ``lock_timeout`` seconds; after that, for as long, only tries whether it is free."""
 
     name = "iptables"
 
@@ -78,7 +81,7 @@ class IptablesGate:
         owner: str,
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
-        lock_timeout: float = 2.0,
+        lock_timeout: float = 0.1,
         lock_path: str = LOCK,
     ) -> None:
         self._policy = policy
@@ -87,6 +90,7 @@ class IptablesGate:
         self._wall = wall
         self._lock_timeout = lock_timeout
         self._lock_path = lock_path
+        self._waits_again_at = -math.inf
         self._sides = [self._side(V4)]
         self._since: dict[int, float] = {}
 
@@ -95,15 +99,18 @@ class IptablesGate:
         self._join_ipv6()
         looks = self._look()
         if not all(self._as_asked(side, found, closed) for side, found in zip(self._sides, looks)):
-            with xtables_lock(self._lock_path, self._lock_timeout):
-                self._rewrite(closed)
+            try:
+                with self._lock():
+                    self._rewrite(closed)
+            except GateBusyError as error:
+                raise GateBusyError(str(error), dict(self._since)) from None
         return dict(self._since)
 
     def check(self) -> None:
         """Try whether rights and kernel suffice; see ``Gate.check``. Holds the lock for a few milliseconds."""
         self._join_ipv6()
         self._look()
-        with xtables_lock(self._lock_path, self._lock_timeout):
+        with self._lock():
             for side in self._sides:
                 side.chain.probe()
 
@@ -121,6 +128,18 @@ class IptablesGate:
             for side in self._sides
             for entry, number, port in side.chain.accepting(sorted(ports))
         ]
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Hold the lock. While another program keeps it, half of the thread's time is left to other work."""
+        is_patient = time.monotonic() >= self._waits_again_at
+        try:
+            with xtables_lock(self._lock_path, self._lock_timeout if is_patient else 0.0):
+                yield
+        except GateBusyError:
+            if is_patient:
+                self._waits_again_at = time.monotonic() + self._lock_timeout
+            raise
 
     def _side(self, family: Family) -> _Side:
         return _Side(OwnChain(family, self._policy, self._chain))

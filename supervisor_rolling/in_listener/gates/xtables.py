@@ -25,7 +25,7 @@ from typing import Any
 import iptc
 from iptc.errors import XTablesError
 
-from supervisor_rolling.errors import GateError, GatePermissionError
+from supervisor_rolling.errors import GateBusyError, GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates import rules
 from supervisor_rolling.in_listener.gates.names import clean_comment
 from supervisor_rolling.model import GatePolicy
@@ -231,7 +231,7 @@ _LOCK_STEP = 0.002  # seconds between two attempts; a writer holds the lock for 
 
 @contextlib.contextmanager
 def xtables_lock(path: str, timeout: float) -> Iterator[None]:
-    """Hold the lock that ``iptables -w`` takes. Raises GateError when it is not free within ``timeout`` seconds."""
+    """Hold the lock that ``iptables -w`` takes. Raises GateBusyError when it is not free within ``timeout`` seconds."""
     where = f"the lock {path}"
     with translated(where):
         handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -249,10 +249,10 @@ def _acquire(handle: int, path: str, timeout: float) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         time.sleep(_LOCK_STEP)
-    raise GateError(
-        f"Gate: {_holder(handle)} holds the lock {path}, which was not free within {timeout:g} s. Programs that change "
-        "the firewall take it (iptables -w, iptables-restore, fail2ban, docker): end the one that hangs. Nothing was "
-        "changed; the next turn tries again."
+    raise GateBusyError(
+        f"another program holds the xtables lock {path} ({_holder(handle)}), and the firewall is changed as soon as "
+        "that is free. Fix: end that program if it hangs",
+        {},
     )
 
 
@@ -262,8 +262,8 @@ def _holder(handle: int) -> str:
     with contextlib.suppress(OSError, IndexError), open("/proc/locks", encoding="utf-8") as locks:
         for fields in map(str.split, locks):
             if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
-                return f"pid {fields[4]} ({_program(fields[4])})"
-    return "another process"
+                return f"pid {fields[4]} {_program(fields[4])}"
+    return "its pid is unknown"
 
 
 def _program(pid: str) -> str:
