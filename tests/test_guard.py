@@ -27,11 +27,12 @@ from supervisor_rolling.model import (
     Status,
     Ward,
     Warmth,
+    WarmupPolicy,
     Watch,
 )
 from supervisor_rolling.pure import guard
-from supervisor_rolling.pure.guard import FIRST_RETRY, LONGEST_RETRY, WARMED_BY_USERS
-from supervisor_rolling.pure.stages import CLOSED_STAGES
+from supervisor_rolling.pure.guard import FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY, WARMED_BY_USERS
+from supervisor_rolling.pure.stages import CLOSED_STAGES, LATE_WORDS
 from tests.world import Killed, World, fast_policy
 
 NOW = 1000.0
@@ -142,6 +143,78 @@ def test_a_warm_up_that_failed_is_tried_again_after_growing_pauses():
         assert standing(watch) == {"app-2": ("warming", True)}
         assert watch.wards[0].why == "tried again, it is not warm: GET / answered 500"
     assert pauses == [FIRST_RETRY, 10.0, 20.0, 40.0, LONGEST_RETRY, LONGEST_RETRY]
+
+
+def failed_open(*pids: int, retry_in: float = 0.0) -> list[Ward]:
+    """Of app-1 on: open, and their warm-ups failed before. The first is to be tried again first."""
+    return [
+        Ward(
+            f"app-{n}", (8000 + n,), Stage.FAILED, NOW, False, pid, 1, NOW + retry_in + n / 10, problem="is not warm: x"
+        )
+        for n, pid in enumerate(pids, 1)
+    ]
+
+
+def all_cold(size: int) -> dict[str, Process]:
+    return {f"app-{n}": cold(f"app-{n}", pid=200 + n) for n in range(1, size + 1)}
+
+
+def test_open_process_is_tried_again_seldom():
+    (ward,) = failed_open(201)
+    watch, processes, pauses = a_watch(ward), all_cold(1), []
+    for _ in range(7):
+        at = watch.wards[0].retry_at - NOW
+        watch = advanced(watch, processes, at)
+        assert standing(watch) == {"app-1": ("warming", False)}
+        watch = advanced(watch, processes, at, warmths={"app-1": Warmth(201, "failed", why="x")})
+        pauses.append(round(watch.wards[0].retry_at - NOW - at, 6))
+    assert pauses == [20.0, 40.0, 80.0, 160.0, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY]
+
+
+def test_open_processes_are_tried_again_one_at_a_time():
+    watch, processes = a_watch(*failed_open(201, 202, 203)), all_cold(3)
+    watch = advanced(watch, processes, 5.0)
+    assert standing(watch) == {"app-1": ("warming", False), "app-2": ("failed", False), "app-3": ("failed", False)}
+    watch = advanced(watch, processes, 6.0)
+    assert list(guard.jobs(watch)) == ["app-1"]
+    watch = advanced(watch, processes, 7.0, warmths={"app-1": Warmth(201, "failed", why="x")})
+    assert list(guard.jobs(watch)) == ["app-2"]
+
+
+def test_open_process_that_is_closed_now_is_tried_as_soon_as_any():
+    (ward,) = failed_open(201, retry_in=200.0)
+    watch = advanced(a_watch(ward), a_group(3, cold("app-1", pid=201)), 1.0)
+    assert standing(watch) == {"app-1": ("failed", True)}
+    assert watch.wards[0].retry_at == NOW + 1.0 + FIRST_RETRY
+
+
+def test_warm_up_of_the_guard_has_a_deadline():
+    processes = a_group(3, cold("app-2"))
+    watch = advanced(a_watch(), processes)
+    timeout = watch.policy.warmup.timeout
+    trickles = {"app-2": Warmth(200, "warming", why="GET /health: nothing", queued=7.0)}
+    late = timeout + 7.0 + LATE_WORDS
+    assert advanced(watch, processes, late - 0.1, warmths=trickles).wards[0].stage is Stage.WARMING
+    (ward,) = advanced(watch, processes, late, warmths=trickles).wards
+    assert (ward.stage, ward.closed, ward.tries) == (Stage.FAILED, True, 1)
+    assert ward.why == "is not warm after 60 s (warmup.timeout): GET /health: nothing"
+    (ward,) = advanced(watch, processes, late, warmths=trickles, gap=10.0).wards
+    assert (ward.stage, ward.since) == (Stage.WARMING, NOW + late), "the listener was away, and begins anew"
+
+
+def test_another_policy_begins_warm_ups_anew():
+    processes = a_group(4, cold("app-2"), cold("app-3", pid=300))
+    failed = Ward("app-3", (8003,), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404")
+    watch = advanced(a_watch(failed), processes)
+    same = guard.by_policy(watch, replace(watch.policy, settle=3.0), watch.gate, NOW + 9.0)
+    assert same.wards == watch.wards
+    other = replace(watch.policy, warmup=WarmupPolicy(ready="/right"))
+    watch = advanced(guard.by_policy(watch, other, watch.gate, NOW + 9.0), processes, 9.0)
+    assert {(ward.name, ward.stage, ward.since) for ward in watch.wards} == {
+        ("app-2", Stage.WARMING, NOW + 9.0),
+        ("app-3", Stage.WARMING, NOW + 9.0),
+    }
+    assert all(job.policy.ready == "/right" for job in guard.jobs(watch).values())
 
 
 def test_when_it_crashes_and_comes_back_it_is_tried_at_once():

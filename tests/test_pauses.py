@@ -97,6 +97,14 @@ def test_one_that_will_be_running_is_looked_at_just_then():
     assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
 
 
+def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
+    overdue = Ward("app-1", (8001,), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
+    soon = replace(overdue, name="app-2", retry_at=NOW + 2.0)
+    watch = Watch(GROUP, fast_policy(), GatePolicy(), (overdue,))
+    assert pause(None, watch, Seen(NOW, {})) == IDLE_LOOK_EVERY
+    assert pause(None, replace(watch, wards=(overdue, soon)), Seen(NOW, {})) == 2.0
+
+
 def test_a_roll_that_has_ended_is_left_to_the_looks_at_its_gate():
     done = replace(a_roll(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
     assert paused(done) == IDLE_LOOK_EVERY

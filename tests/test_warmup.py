@@ -761,6 +761,15 @@ def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer
     assert server.lines == ["GET /", "GET /"]
 
 
+def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 200 if asked.path == "/right" else 503
+    until(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmth: warmth.why)
+    assert warmer.until_over(server.port, ready="/right").state == "warm"
+    count = len(server.asked)
+    assert warmer.until_over(server.port, ready="/right").state == "warm"
+    assert len(server.asked) == count
+
+
 def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> None:
     slow, quick = Server(keep), Server(keep)
     slow.hangs.clear()

@@ -244,8 +244,9 @@ class Warmups(Protocol):
     """Warms processes, each in a thread of its own."""
 
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
-        """Warm exactly these processes: begin what is new (another incarnation is new), drop what is no longer wanted,
-        and say how far each got. One that was said to be late and is still wanted begins anew. Never blocks."""
+        """Warm exactly these processes: begin what is new (so is another incarnation, and another policy), drop what is
+        no longer wanted, and say how far each got. One that was said to be late and is still wanted begins anew. Never
+        blocks."""
         ...
 
     def end(self) -> None:

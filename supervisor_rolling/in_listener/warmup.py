@@ -111,7 +111,7 @@ class HttpWarmups:
     def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
         """See ``contracts.Warmups``."""
         for name, warmup in list(self._running.items()):
-            if name not in wanted or wanted[name].incarnation != warmup.job.incarnation:
+            if name not in wanted or _is_other(wanted[name], warmup.job):
                 warmup.drop()
                 del self._running[name]
         for name, job in wanted.items():
@@ -134,6 +134,11 @@ class HttpWarmups:
     def _begin(self, name: str, job: WarmupJob, why: str) -> None:
         """``why``: what the one before it waited for, true until this one knows better."""
         self._running[name] = _Warmup(name, job, self._sockets, self._slots, self._on_change, why)
+
+
+def _is_other(wanted: WarmupJob, begun: WarmupJob) -> bool:
+    """Whether another process is to be warmed, or otherwise: rolling.yaml has changed."""
+    return (wanted.incarnation, wanted.policy, wanted.hook) != (begun.incarnation, begun.policy, begun.hook)
 
 
 class _Warmup(threading.Thread):
@@ -164,7 +169,7 @@ class _Warmup(threading.Thread):
     def found(self) -> Warmth:
         """How far it is; of one that waits for a slot, for how long until now."""
         queued_at, warmth = self._queued_at, self.warmth
-        return replace(warmth, queued=time.monotonic() - queued_at) if queued_at else warmth
+        return replace(warmth, queued=warmth.queued + time.monotonic() - queued_at) if queued_at else warmth
 
     def run(self) -> None:
         """The whole warm-up; whatever happens, ``warmth`` says it."""
@@ -218,7 +223,8 @@ class _Warmup(threading.Thread):
         queued = time.monotonic() - began
         self._deadline += queued
         self._wire.deadline = self._deadline
-        self.warmth, self._queued_at = replace(self.warmth, queued=queued, why=""), 0.0
+        self._queued_at = 0.0
+        self.warmth = replace(self.warmth, queued=self.warmth.queued + queued, why="")
         self._require_time("there was no time left")
 
     def _run_hook(self) -> None:

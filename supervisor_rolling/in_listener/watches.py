@@ -73,7 +73,7 @@ class Watches:
             watch = world.watches.get(group) or self._begun(policy, config, processes, at)
             if policy.settle_auto:
                 policy = self._settled(policy, self.ports(replace(watch, policy=policy), processes))
-            return replace(watch, policy=policy, gate=config.gate)
+            return guard.by_policy(watch, policy, config.gate, at)
 
         return {**{group: world.watches[group] for group in self._unread(world)}, **each(there, watch_of)}
 

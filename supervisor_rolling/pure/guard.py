@@ -29,7 +29,10 @@ Never too much. With ``max_closed`` 50 % of 8 processes::
 * The closed of a roll that runs count too: with 3 of them the guard closes one more. It opens none for them.
 * Those that will not come by themselves (STOPPED, FATAL, …) are closed and count for nothing: nobody could use them.
 * Who is closed stays closed before another is, the longest first; so no port goes open and shut without need.
-* A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds.
+* A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds. A process that is open serves users
+  meanwhile: it is tried again after 10, 20, 40, … and then every 300 seconds, one such process at a time.
+* A warm-up has a deadline (``warmup.timeout``). It begins anew when the policy of warm-ups has changed, and what had
+  failed by the old one is tried again at once.
 * A group that comes under guard for the first time: what has run for a minute has been warmed by its users.
 
 Answers come from the present, as in ``machine.py``. ``seen.at`` is the time.
@@ -40,10 +43,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from supervisor_rolling.model import Change, Member, Process, Roll, Seen, Stage, Status, Ward, WarmupJob, Watch
+from supervisor_rolling.model import (
+    Change,
+    GatePolicy,
+    Member,
+    Policy,
+    Process,
+    Roll,
+    Seen,
+    Stage,
+    Status,
+    Ward,
+    WarmupJob,
+    Watch,
+)
 from supervisor_rolling.pure.hooks import warmup_job
 from supervisor_rolling.pure.names import natural
-from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, cold_text, state_text
+from supervisor_rolling.pure.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, LATE_WORDS, cold_text, state_text
 from supervisor_rolling.share import limit_for
 
 Ports = Mapping[str, tuple[int, ...]]
@@ -53,6 +69,9 @@ FIRST_RETRY = 5.0
 
 LONGEST_RETRY = 60.0
 """Seconds between two warm-ups beyond which the pauses do not grow."""
+
+FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY = 10.0, 300.0
+"""The same for a process that is open: each warm-up costs the users whom it serves."""
 
 WARMED_BY_USERS = 60.0
 """Seconds that a process has served, when its group comes under guard, after which it is taken for warm."""
@@ -68,7 +87,7 @@ def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
     """The watch after one look. ``ports`` of every process of the group: one that has none cannot be guarded.
     ``roll`` is the group's roll, running or ended."""
     held = _held_by(roll, seen.processes)
-    known = {ward.name: ward for ward in watch.wards}
+    known = {ward.name: _excused(ward, seen) for ward in watch.wards}
     found = {name: ward for name, ward in known.items() if name in held and _is_to_be_noted(ward, seen)}
     for name, process in seen.processes.items():
         if process.warm and process.state in ALIVE and name not in known:
@@ -78,6 +97,7 @@ def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
             ward = _handed_over(ward, process, roll, seen) if ward and name not in known else ward
             if ward:
                 found[name] = ward
+    found = _one_at_a_time(found, known)
     return replace(watch, wards=_shut(found, watch, seen, ports, held)) if found or watch.wards else watch
 
 
@@ -88,6 +108,13 @@ def begin(empty: Watch, processes: Mapping[str, Process], ports: Ports, at: floa
         Ward(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned) for p in old if ports.get(p.name)
     )
     return replace(empty, wards=wards)
+
+
+def by_policy(watch: Watch, policy: Policy, gate: GatePolicy, at: float) -> Watch:
+    """The watch by the policy of now: warm-ups by another one begin anew, and what failed by it is tried at once."""
+    before, now = ((one.warmup, one.hooks.after_warmup) for one in (watch.policy, policy))
+    wards = watch.wards if before == now else tuple(_anew(ward, at) for ward in watch.wards)
+    return replace(watch, policy=policy, gate=gate, wards=wards)
 
 
 def heard(process: Process, change: Change) -> Process:
@@ -143,6 +170,26 @@ def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Wa
     return _warming(ward, process, watch, seen) if ward.stage is Stage.WARMING else ward
 
 
+def _anew(ward: Ward, at: float) -> Ward:
+    if ward.stage is Stage.FAILED:
+        return replace(ward, tries=1, retry_at=at)
+    return replace(ward, since=at) if ward.stage is Stage.WARMING else ward
+
+
+def _excused(ward: Ward, seen: Seen) -> Ward:
+    """Where nobody looked for a while, a listener was away: its warm-ups ended with it, and begin anew."""
+    return replace(ward, since=seen.at) if seen.gap and ward.stage is Stage.WARMING else ward
+
+
+def _one_at_a_time(found: dict[str, Ward], known: Mapping[str, Ward]) -> dict[str, Ward]:
+    """Of those that are open and whose warm-up failed before, at most one is tried again at a time."""
+    retried = [ward for ward in found.values() if ward.stage is Stage.WARMING and ward.tries and not ward.closed]
+    new = [ward for ward in retried if ward.name in known and known[ward.name].stage is Stage.FAILED]
+    new.sort(key=lambda ward: known[ward.name].retry_at)
+    wait = new if len(new) < len(retried) else new[1:]
+    return {**found, **{ward.name: replace(known[ward.name], ports=ward.ports) for ward in wait}} if wait else found
+
+
 def _is_to_be_noted(ward: Ward, seen: Seen) -> bool:
     """Whether it was found warm, and the ledger does not have it yet."""
     process = seen.processes.get(ward.name)
@@ -171,11 +218,15 @@ def _warming(ward: Ward, process: Process, watch: Watch, seen: Seen) -> Ward:
     if warmth.state == "warm" and process.state == "RUNNING":
         ward = replace(ward, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms, problem="")
         return _to(ward, Stage.SETTLING if ward.closed else Stage.OPEN, seen)
+    if warmth.state == "warming" and seen.at - ward.since - warmth.queued >= watch.policy.warmup.timeout + LATE_WORDS:
+        late = replace(warmth, state="late", why=warmth.why or state_text(process))
+        return _failed(ward, cold_text(late, watch.policy.warmup), seen)
     return ward
 
 
 def _failed(ward: Ward, problem: str, seen: Seen) -> Ward:
-    pause = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(ward.tries, 10))
+    first, longest = (FIRST_RETRY, LONGEST_RETRY) if ward.closed else (FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY)
+    pause = min(longest, first * 2.0 ** min(ward.tries, 10))
     return replace(_to(ward, Stage.FAILED, seen), tries=ward.tries + 1, retry_at=seen.at + pause, problem=problem)
 
 
@@ -209,7 +260,7 @@ def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) ->
     left = next((m for m in roll.members if m.name == ward.name and m.stage is Stage.FAILED), None)
     if left is None or left.new != process.incarnation:
         return ward
-    return replace(_failed(ward, left.why, seen), closed=True)
+    return _failed(replace(ward, closed=True), left.why, seen)
 
 
 def _shut(
@@ -231,6 +282,8 @@ def _shut(
         shut = ward.stage in COLD and serves and (is_room or not counts)
         count += counts and shut
         because = "" if shut else _open_text(watch, serves)
+        if shut and not ward.closed and ward.stage is Stage.FAILED:
+            ward = replace(ward, retry_at=min(ward.retry_at, seen.at + FIRST_RETRY))
         decided.append(replace(ward, closed=shut, why=_why(ward, process, because, seen)))
     return tuple(sorted(decided, key=lambda ward: natural(ward.name)))
 

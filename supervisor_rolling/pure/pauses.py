@@ -84,9 +84,12 @@ def _drain_pause(age: float, policy: DrainPolicy) -> float:
 
 
 def _watch_pause(watch: Watch, seen: Seen) -> float:
-    """Those that are down come with an event, and the end of a warm-up rings."""
+    """Those that are down come with an event, and the end of a warm-up rings. One whose time to be tried again is over
+    waits for another that is tried now."""
     stages = {ward.stage for ward in watch.wards}
-    retries = [max(0.0, ward.retry_at - seen.at) for ward in watch.wards if ward.stage is Stage.FAILED]
+    retries = [
+        ward.retry_at - seen.at for ward in watch.wards if ward.stage is Stage.FAILED and ward.retry_at > seen.at
+    ]
     rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
     if Stage.WARMING not in stages:
         return rest
