@@ -373,6 +373,8 @@ class Roll:
     levels: tuple[Level, ...] = ()
     prepared: bool = False
     verdict: str = ""
+    waits: str = ""  # for what it waits, while nothing is under way or a warm-up lasts; empty: for nothing
+    waits_long: bool = False  # for some seconds already, so that it is worth a line
 
 
 # --- orders

@@ -214,7 +214,8 @@ class RollingNamespaceRPCInterface:
         @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
                                why, seconds, settle (seconds), settle_auto (boolean, not told by rolling.yaml),
                                settle_why, canary, forecast (seconds; 0: none), hook (the one that it waits for), paced
-                               (boolean, the next waits for the CPU), total, replaced, least_available, and
+                               (boolean, the next waits for the CPU), waits (for what it waits; empty: nothing),
+                               waits_long (boolean, for 5 s or more), total, replaced, least_available, and
                                processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
                                why, the duration of each stage over, connections_left at the drain's deadline and the
                                oldest_left of them (structs of peer, age, idle, last, state), …

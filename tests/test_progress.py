@@ -625,6 +625,24 @@ def test_the_bar_names_the_command_that_a_roll_waits_for() -> None:
     assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")
 
 
+def test_bar_has_what_a_roll_waits_for() -> None:
+    assert bar(1, 8, waits="the guard to finish app-2 (warming)").endswith(
+        " s left, waits for the guard to finish app-2 (warming)"
+    )
+    assert a_view(NEW, status=Status.DONE, waits="x", waits_long=True)["waits"] == ""
+
+
+def test_long_wait_is_one_plain_line() -> None:
+    screen = PlainScreen(Output(io.StringIO()), UNICODE)
+    waits: dict[str, Any] = {"waits": "the guard to finish app-2 (warming)"}
+    assert screen.news(a_view(*waiting("app-1"), **waits)) == []
+    long = a_view(*waiting("app-1"), **waits, waits_long=True)
+    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == []
+    assert screen.news(a_view(*waiting("app-1"))) == []
+    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+
+
 def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
     assert bar(1, 8, paced_since=NOW - 3.0).endswith(" s left, the next waits for the CPU")
     assert bar(1, 8, paced_since=NOW - 3.0, aborting=True).endswith(", aborting")

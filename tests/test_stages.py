@@ -38,6 +38,7 @@ from supervisor_rolling.pure import guard, machine
 from supervisor_rolling.pure.begin import begin, kept_closed, narrowed, require_time_to_stop
 from supervisor_rolling.pure.machine import COST_SHOWS_AFTER
 from supervisor_rolling.pure.names import natural
+from supervisor_rolling.pure.sentences import changes
 from supervisor_rolling.pure.stages import (
     GATE_PATIENCE,
     HAND_PATIENCE,
@@ -50,6 +51,7 @@ from supervisor_rolling.pure.stages import (
     order,
     step,
 )
+from supervisor_rolling.pure.waits import LONG
 
 NAME, PORT = "app-1", 8001
 OLD, NEW = 100, 200
@@ -1421,7 +1423,8 @@ def ward_name(ward: Ward) -> str:
 def test_one_that_the_guard_has_still_to_warm_is_not_available(ward: Ward) -> None:
     roll, facts = a_roll(*all_open(3), least_available=3), guarded(*["RUNNING"] * 3, ward=ward)
     assert machine.available(roll, facts) == 2
-    assert machine.advance(replace(roll, paused=True), facts).least_available == 2
+    is_open = ward.stage is Stage.WARMING and not ward.closed  # users have it, although the roll waits for it
+    assert machine.advance(replace(roll, paused=True), facts).least_available == (3 if is_open else 2)
 
 
 @pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
@@ -1538,9 +1541,31 @@ def test_what_is_kept_closed_when_a_roll_begins_stays_so_with_its_reason() -> No
     assert (roll.started_at, roll.least_available) == (BEGAN, 1)
 
 
-def test_one_that_the_guard_warms_when_a_roll_begins_is_not_available() -> None:
-    ward = a_ward(Stage.WARMING, number=2)
-    assert begun(guarded("RUNNING", "RUNNING", ward=ward), {}).least_available == 1
+@pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
+def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, least: int) -> None:
+    ward = a_ward(Stage.WARMING, number=2, closed=is_closed)
+    assert begun(guarded("RUNNING", "RUNNING", ward=ward), {}).least_available == least
+
+
+def test_roll_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
+    facts = guarded(*["RUNNING"] * 3, ward=a_ward(Stage.WARMING, number=2))
+    roll = machine.advance(a_roll(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
+    assert (roll.waits, roll.waits_long) == ("the guard to finish app-2 (warming)", False)
+    later = machine.advance(roll, replace(facts, at=BEGAN + LONG))
+    assert (later.waits, later.waits_long) == (roll.waits, True)
+    assert list(changes(roll, later)) == ["app roll 1 waits for the guard to finish app-2 (warming)"]
+    assert list(changes(later, later)) == []
+    gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
+    assert (left(gone), gone.waits, gone.waits_long) == (["app-1"], "", False)
+
+
+def test_roll_whose_warm_up_lasts_says_what_it_waits_for() -> None:
+    late = a_roll(warming(), *all_open(3)[1:])
+    facts = replace(look("RUNNING", "RUNNING", "RUNNING"), at=BEGAN + LONG)
+    facts = replace(facts, processes={**facts.processes, NAME: a_process("RUNNING", NEW)})
+    facts = replace(facts, warmths={NAME: Warmth(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)})
+    after = machine.advance(late, facts)
+    assert (after.waits, after.waits_long) == ("app-1 to be warm: GET /health (ready) answers 503", True)
 
 
 def a_watch(*wards: Ward) -> Watch:

@@ -114,6 +114,8 @@ rolls = st.builds(
     ended_at=seconds,
     stuck_since=seconds,
     paced_since=seconds,
+    waits=names,
+    waits_long=st.booleans(),
     least_available=pids,
     why=names,
     user=names,
@@ -271,7 +273,7 @@ def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Roll: 24,
+        Roll: 26,
         Member: 26,
         Connection: 5,
         Watch: 4,

@@ -57,6 +57,7 @@ class PlainScreen:
         self._output = output
         self._signs = signs
         self._told: set[tuple[str, bool]] = set()
+        self._waits = False
 
     def skip(self, roll: View) -> None:
         """See ``Screen``."""
@@ -76,7 +77,9 @@ class PlainScreen:
         self._told.update((process["name"], process["failed"]) for process in done)
         width = name_width(roll)
         done.sort(key=lambda process: -process["seconds"])
-        return [line for process in done for line in self._lines(process, width)]
+        is_news, self._waits = not self._waits, bool(roll.get("waits_long"))  # an older supervisord does not tell
+        waits = [waits_text(roll)] if self._waits and is_news else []
+        return [*(line for process in done for line in self._lines(process, width)), *waits]
 
     def _lines(self, process: View, width: int) -> list[str]:
         return [process_line(process, width, self._signs), *left_lines(process, width)]
@@ -363,4 +366,11 @@ def _standing(roll: View) -> str:
     hook = roll.get("hook", "")
     if roll["paused"]:
         return ", paused"
-    return f", {hook} runs" if hook else f", {PACED}" if roll.get("paced") else ""
+    waits = waits_text(roll)
+    return f", {hook} runs" if hook else f", {waits}" if waits else ""
+
+
+def waits_text(roll: View) -> str:
+    """For what a roll waits; an older supervisord tells less."""
+    waits = roll.get("waits", "")
+    return PACED if roll.get("paced") else f"waits for {waits}" if waits else ""

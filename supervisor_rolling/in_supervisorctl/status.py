@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.in_supervisorctl.progress import PACED
+from supervisor_rolling.in_supervisorctl.progress import waits_text
 from supervisor_rolling.in_supervisorctl.tables import table
 from supervisor_rolling.pure.lasting import count_text
 from supervisor_rolling.pure.names import natural
@@ -63,7 +63,7 @@ def _roll_row(roll: View) -> tuple[str, ...]:
     status = "paused" if roll["paused"] and roll["status"] == "running" else roll["status"]
     status = "aborting" if roll["aborting"] and roll["status"] == "running" else status
     replaced = f"{roll['replaced']}/{roll['total']}"
-    why = roll["why"] or (PACED if roll.get("paced") else "")  # an older supervisord does not tell
+    why = roll["why"] or waits_text(roll)
     return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", why)
 
 

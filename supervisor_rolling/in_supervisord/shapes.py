@@ -172,6 +172,8 @@ ROLL: dict[str, Shape] = {
     "levels": Added(ListOf(RowOf(NUMBER, WHOLE))),
     "prepared": Added(TRUTH),
     "verdict": Added(TEXT),
+    "waits": Added(TEXT),
+    "waits_long": Added(TRUTH),
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 

@@ -35,6 +35,8 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
         "settle_why": roll["policy"].get("settle_why", ""),
         "forecast": round(roll.get("forecast", 0.0), 3),
         "hook": _hook(roll),
+        "waits": plain(roll.get("waits", "")) if roll["status"] == ACTIVE else "",
+        "waits_long": roll.get("waits_long", False) and roll["status"] == ACTIVE,
         "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,
         "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
         "total": len(wanted),

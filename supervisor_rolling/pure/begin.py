@@ -8,7 +8,7 @@ from dataclasses import replace
 from supervisor_rolling.errors import ConfigError, RefusedError
 from supervisor_rolling.model import GatePolicy, Member, Policy, Process, Roll, Seen, Share, Stage, Watch
 from supervisor_rolling.pure.chronicle import levelled, noted
-from supervisor_rolling.pure.machine import available
+from supervisor_rolling.pure.machine import in_service
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import ALIVE, NOT_UP
 from supervisor_rolling.share import limit_for
@@ -37,7 +37,7 @@ def begin(
     members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), seen.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
     roll = Roll(number, policy.group, policy, members, limit, gate, started_at=seen.at)
-    return levelled(replace(roll, least_available=len(members)), available(roll, seen), seen.at)
+    return levelled(replace(roll, least_available=len(members)), in_service(roll, seen), seen.at)
 
 
 def kept_closed(previous: Roll | None, watch: Watch | None) -> dict[str, str]:

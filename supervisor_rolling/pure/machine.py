@@ -77,6 +77,7 @@ from supervisor_rolling.pure.stages import (
     still_runs,
     to,
 )
+from supervisor_rolling.pure.waits import MAX_NAMED, for_the_guard, for_warm_ups, waiting_for
 
 COST_SHOWS_AFTER = 1.0
 """Seconds for which a new process has to be there until the pressure of the CPU, which is of the last second, tells
@@ -90,18 +91,21 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     if roll.status is not Status.RUNNING:
         return roll
     if roll.verdict:
-        return hooks.concluded(roll, seen.hook)
+        return waiting_for(hooks.concluded(roll, seen.hook), "its last commands", roll.ended_at, seen.at)
     if not roll.prepared:
         roll = hooks.prepared(roll, seen.hook)
-        if not roll.prepared or roll.why:
-            return hooks.ended(roll, Status.FAILED, seen.at, roll.why) if roll.prepared else roll
+        if not roll.prepared:
+            return waiting_for(roll, hooks.BEFORE, roll.started_at, seen.at)
+        if roll.why:
+            return waiting_for(hooks.ended(roll, Status.FAILED, seen.at, roll.why), "", seen.at, seen.at)
     before = roll.members
     roll = _excused(roll, seen)
     roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
     roll, is_paced = _admit(roll, seen)
     roll = replace(roll, members=tuple(map(partial(noted, at=seen.at), before, roll.members)))
-    roll = levelled(roll, available(roll, seen), seen.at)
-    return _finish(roll, seen, is_paced)
+    roll = levelled(roll, in_service(roll, seen), seen.at)
+    roll = _finish(roll, seen, is_paced)
+    return waiting_for(roll, *_wait_of(roll, seen), seen.at)
 
 
 def closed(roll: Roll) -> dict[int, str]:
@@ -153,6 +157,12 @@ def leaving(roll: Roll, closed: Mapping[int, float]) -> list[Member]:
 def available(roll: Roll, seen: Seen) -> int:
     """How many processes of the group serve, warm and settled."""
     return sum(_is_available(member, seen) for member in roll.members)
+
+
+def in_service(roll: Roll, seen: Seen) -> int:
+    """How many processes of the group take new connections, settled: those too that are open while they are warmed. A
+    roll waits for these, but users have them."""
+    return sum(_is_available(member, seen) or _is_open_and_cold(member, seen) for member in roll.members)
 
 
 def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Roll:
@@ -335,6 +345,19 @@ def _accounted_for(member: Member, seen: Seen) -> Member:
     return replace(member, wanted=False, why="was stopped by hand and is left so")
 
 
+def _wait_of(roll: Roll, seen: Seen) -> tuple[str, float]:
+    """For what the roll waits, and since when."""
+    if roll.status is not Status.RUNNING or roll.verdict or roll.paused:
+        return "", 0.0
+    if _count(roll, UNDER_WAY):
+        return for_warm_ups(roll, seen)
+    if roll.paced_since or not roll.stuck_since:
+        return "the CPU" if roll.paced_since else "", roll.paced_since
+    awaited = [member.name for member in roll.members if _is_awaited(seen.wards.get(member.name))]
+    down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
+    return for_the_guard(awaited, seen) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", roll.stuck_since
+
+
 def _stuck_text(roll: Roll, seen: Seen) -> str:
     down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
     reason = f"no room under the limit of {roll.limit}" if down else "only one process serves (--force takes it too)"
@@ -370,6 +393,12 @@ def _is_awaited(ward: Ward | None) -> bool:
     if ward is None or ward.stage is Stage.OPEN:
         return False
     return ward.closed or ward.stage in (Stage.DOWN, Stage.SETTLING) or not ward.tries
+
+
+def _is_open_and_cold(member: Member, seen: Seen) -> bool:
+    ward = seen.wards.get(member.name)
+    is_cold = ward is not None and ward.stage in (Stage.WARMING, Stage.FAILED) and not ward.closed
+    return is_cold and member.stage is Stage.OPEN and _state(member, seen) == "RUNNING"
 
 
 def _serves(member: Member, seen: Seen) -> bool:

@@ -14,6 +14,8 @@ def changes(old: Roll, new: Roll) -> Iterator[str]:
     for before, after in zip(old.members, new.members):
         if before.stage is not after.stage or before.why != after.why:
             yield f"{new.group}:{after.name} {_stage_text(before, after)}"
+    if new.waits_long and not old.waits_long:
+        yield f"{new.group} roll {new.id} waits for {new.waits}"
     if old.status is not new.status:
         yield f"{new.group} roll {new.id} {new.status.value}: {summary(new)}"
 
