@@ -925,7 +925,7 @@ def without_v6_loopback() -> Iterator[None]:
     """As in a container whose host has IPv6 turned off."""
     subprocess.run(["ip", "-6", "address", "del", "::1/128", "dev", "lo"], check=True)
     yield
-    subprocess.run(["ip", "-6", "address", "add", "::1/128", "dev", "lo"], check=True)
+    subprocess.run(["ip", "-6", "address", "add", "::1/128", "dev", "lo", "nodad"], check=True)
 
 
 @pytest.mark.usefixtures("without_v6_loopback")
