@@ -48,6 +48,10 @@ ANSWER_WITHIN = 10.0
 HEARTBEAT = 15.0
 """Seconds in which a listener that lives has looked: TICK_5 wakes it every five."""
 
+GONE_FOR_GOOD = 60.0
+"""Seconds without a listener after which the client that waits for the end of a roll is told that it is stalled: longer
+than a restart of the listener, or of everything, takes."""
+
 COMING_BACK = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING)
 
 OPTIONS = ("max_unavailable", "force", "processes", "dry_run", "by")
@@ -174,7 +178,8 @@ class RollingNamespaceRPCInterface:
             self._require_free(group)
             return self._ask("resume", group, {"by": roll["by"]}, wait)
         answer = self._flag(group, "to resume", paused=False)
-        return self._deferred("resume", lambda: self._end_of(group, answer["id"])) if wait else answer
+        end = self._end_of(group)
+        return self._deferred("resume", lambda: end(answer["id"])) if wait else answer
 
     def check(self, group):
         """Look for what is wrong with the set-up of a group; touches no process, and needs the listener
@@ -501,9 +506,16 @@ class RollingNamespaceRPCInterface:
             _put_first(pool, event)
 
     def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
+        if self.mailbox.is_full(self.clock() - ANSWER_WITHIN):
+            raise RollingError(
+                Fault.REFUSED,
+                "%d requests wait for the listener already. Fix: ask again in %g s; if it stays so, see "
+                "supervisorctl tail rolling stderr" % (len(self.mailbox.requests), ANSWER_WITHIN),
+            )
         request = self.mailbox.ask(kind, group, self.clock(), details)
         self._ring()
-        return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(request, wait))
+        end = self._end_of(group)
+        return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(request, wait, end))
 
     def _deferred(self, method: str, look: Callable[[], Any]) -> Any:
         def observe():  # a plain function, or supervisord takes it for the answer
@@ -519,7 +531,7 @@ class RollingNamespaceRPCInterface:
         observe.rpcinterface = self  # type: ignore[attr-defined]
         return observe
 
-    def _outcome(self, request: Mapping[str, Any], wait: bool) -> Any:
+    def _outcome(self, request: Mapping[str, Any], wait: bool, end: Callable[[int], Any]) -> Any:
         group = request["group"]
         if request["state"] == "asked":
             return self._patience(request)
@@ -534,7 +546,7 @@ class RollingNamespaceRPCInterface:
         if request["state"] == "told":
             return _told(request["plan"])
         if wait:
-            return self._end_of(group, request["roll"])
+            return end(request["roll"])
         return self.getRoll(group)
 
     def _patience(self, request: Mapping[str, Any]) -> Any:
@@ -558,7 +570,32 @@ class RollingNamespaceRPCInterface:
         pools = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
         return [(group, name, process) for group, pool in pools for name, process in pool.processes.items()]
 
-    def _end_of(self, group: str, number: int) -> Any:
+    def _end_of(self, group: str) -> Callable[[int], Any]:
+        """What looks for the end of a roll of this number; a fault where the listener has been gone for too long."""
+        gone_since = 0.0  # by what this client has seen: supervisord itself may have been stopped for a while
+
+        def look(number: int) -> Any:
+            nonlocal gone_since
+            found = self._end_now(group, number)
+            if found is not NOT_DONE_YET or self._listener_runs():
+                gone_since = 0.0
+                return found
+            gone_since = gone_since or self.clock()
+            if self.clock() - gone_since >= GONE_FOR_GOOD:
+                raise RollingError(Fault.LISTENER_DOWN, self._stalled_text(group, number))
+            return NOT_DONE_YET
+
+        return look
+
+    def _stalled_text(self, group: str, number: int) -> str:
+        names = [make_namespec(pool, name) for pool, name, _ in self._listeners()] or ["rolling"]
+        return (
+            "the listener has not been running for %g s: roll %d of %s is stalled, and its closed ports reopen when "
+            "their lease expires. Fix: supervisorctl start %s; the roll continues then"
+            % (GONE_FOR_GOOD, number, group, names[0])
+        )
+
+    def _end_now(self, group: str, number: int) -> Any:
         roll = self.mailbox.rolls.get(group)
         if roll is None:
             raise RollingError(Fault.ROLL_FAILED, "the group %s was removed from supervisord" % group)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from supervisor import events
+from supervisor.states import ProcessStates
 from supervisor.tests.base import DummyOptions
 from supervisor.xmlrpc import Faults, RPCError, traverse
 
@@ -33,16 +34,15 @@ from supervisor_rolling.model import (
     Watch,
 )
 from supervisor_rolling.pure.records import head_of
-from supervisor_rolling.rpcinterface import ANSWER_WITHIN, API_VERSION, make_rolling_rpcinterface
+from supervisor_rolling.rpcinterface import ANSWER_WITHIN, API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump, dump_changes
 from tests.lab.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.test_hostile_rpc import Root, a_pool, called, looking
-from tests.test_rpcinterface import a_roll, make_supervisord
+from tests.test_rpcinterface import LISTENER_PID, a_roll, make_supervisord
 
 KNOWN = {"rolls": {}, "watches": {}, "table": 0, "guarded": ["app"]}
-WATCH = dump(
-    Watch("app", Policy("app", PortRule(auto=True)), GatePolicy(), (Ward("web_1", (8001,), Stage.OPEN, 1.0, pid=100),))
-)
+WARM = Ward("web_2", (8002,), Stage.OPEN, 1.0, pid=101, spawned=1.0)
+WATCH = dump(Watch("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
 
 
 CUT_OFF = Member("web_1", (8001,), connections_left=1, oldest_left=(Connection("10.0.0.1:5000", 3.0),))
@@ -88,20 +88,34 @@ class Drill:
         if isinstance(answer, str):
             self.version = json.loads(answer)["rolls"].get("app", [0])[0]
 
-    def asked(self, method: str, *arguments: Any, answer: Callable[[], object]) -> None:
-        """Ask, let the listener answer, and get the answer."""
+    def asked(
+        self, method: str, *arguments: Any, answer: Callable[[], object], then: Callable[[], object] = bool
+    ) -> None:
+        """Ask, let the listener answer, and get the answer; and once more after ``then``."""
         try:
             deferred = traverse(Root(self.rolling), f"rolling.{method}", arguments)
         except RPCError as error:
             self.answers.append(error)
             return
-        for look in (lambda: None, answer):
+        for look in (lambda: None, answer, then):
             look()
             with contextlib.suppress(RPCError):
                 assert deferred() is not None
 
     def wait_too_long(self) -> None:
         self.rolling.clock.now += ANSWER_WITHIN
+
+    def wait_without_a_listener(self) -> None:
+        listener = self.rolling.supervisord.process_groups["rolling"].processes["rolling"]
+
+        def lose() -> None:
+            listener.pid, listener.state = 0, ProcessStates.STOPPED
+
+        def wait() -> None:
+            self.rolling.clock.now += GONE_FOR_GOOD
+
+        self.asked("resume", "app", True, answer=lose, then=wait)
+        listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
 
     def run(self) -> list[Any]:
         call, key = self.call, self.key
@@ -117,9 +131,13 @@ class Drill:
         call("listenerGuard", key, "app", "{}")
         call("listenerHello")
         self.look()
+        self.wait_without_a_listener()
+        self.look()
         for method in ("pause", "resume", "abort"):
             call(method, "app")
-        for kind in (events.ProcessStateStartingEvent, events.ProcessStateExitedEvent):
+        order = {"verb": "signal", "name": "web_1", "signal": "USR1", "pid": 100, "spawned": 1.0}
+        call("listenerOrder", key, "app", [order])
+        for kind in HAPPENS:
             events.notify(kind(process, 0))
         call("listenerGuard", key, "app", WATCH)
         self.look()
@@ -146,6 +164,13 @@ class Drill:
         self.look()
         return self.answers
 
+
+HAPPENS = (
+    events.ProcessStateStoppingEvent,
+    events.ProcessStateStoppedEvent,
+    events.ProcessStateStartingEvent,
+    events.ProcessStateExitedEvent,
+)
 
 ELSEWHERE = {
     "rpcinterface:RollingNamespaceRPCInterface.__init__",  # in the factory

@@ -20,6 +20,7 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 from supervisor_rolling.errors import Fault
 from supervisor_rolling.in_supervisord import views
 from supervisor_rolling.in_supervisord.events import EVENTS, RollingEvent
+from supervisor_rolling.in_supervisord.mailbox import REQUESTS_KEPT
 from supervisor_rolling.in_supervisord.settings import settings_of
 from supervisor_rolling.model import (
     Finding,
@@ -40,7 +41,7 @@ from supervisor_rolling.model import (
     Watch,
 )
 from supervisor_rolling.pure import stages
-from supervisor_rolling.rpcinterface import ANSWER_WITHIN, HEARTBEAT, make_rolling_rpcinterface
+from supervisor_rolling.rpcinterface import ANSWER_WITHIN, GONE_FOR_GOOD, HEARTBEAT, make_rolling_rpcinterface
 from supervisor_rolling.wire import dump, dump_changes, load
 
 LISTENER_PID = 77
@@ -604,12 +605,6 @@ def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
     assert fault_of(traverse, root, "rolling._flag", ("app", "")).code == Faults.UNKNOWN_METHOD
 
 
-def test_requests_that_nobody_answers_are_dropped_in_time(rolling: Any):
-    for _ in range(300):
-        rolling.restart("app", False, {"dry_run": True})
-    assert len(rolling.mailbox.requests) <= 100
-
-
 def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
     refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
@@ -708,6 +703,60 @@ def test_how_long_nobody_looked_is_told(rolling: Any):
     rolling.clock.now += 4.0
     assert looked(rolling)["idle"] == 4.0
     assert looked(rolling)["idle"] == 0.0
+
+
+# --- a listener that is gone for good, and more requests than it can answer
+
+
+@pytest.mark.parametrize("method", ["restart", "resume"])
+def test_waiting_for_a_roll_ends_when_the_listener_is_gone_for_good(
+    rolling: Any, supervisord: DummySupervisor, method: str
+):
+    if method == "restart":
+        waiting = rolling.restart("app", True, {})
+        (request,) = looked(rolling)["requests"]
+        rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(1)), request["id"])
+    else:
+        begin(rolling)
+        waiting = rolling.resume("app", True)
+    listener_is(supervisord, ProcessStates.FATAL)
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += GONE_FOR_GOOD - 0.1
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += 0.1
+    fault = fault_of(waiting)
+    assert fault.code == Fault.LISTENER_DOWN
+    assert "roll 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
+    assert "Fix: supervisorctl start rolling; the roll continues then" in fault.text
+
+
+def test_a_listener_that_comes_again_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    waiting, listener = rolling.resume("app", True), supervisord.process_groups["rolling"].processes["rolling"]
+    for _ in range(3):
+        listener_is(supervisord, ProcessStates.STOPPED)
+        assert waiting() is NOT_DONE_YET
+        rolling.clock.now += GONE_FOR_GOOD - 0.1
+        listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
+        looked(rolling)
+        assert waiting() is NOT_DONE_YET
+        rolling.clock.now += 1.0
+    rolling.clock.now += 10 * GONE_FOR_GOOD
+    assert waiting() is NOT_DONE_YET, "supervisord was stopped meanwhile, and the listener with it"
+
+
+def test_one_request_too_many_is_refused_and_the_others_are_kept(rolling: Any):
+    waiting = [rolling.check("app") for _ in range(REQUESTS_KEPT)]
+    fault = fault_of(rolling.check, "app")
+    assert (fault.code, "100 requests wait for the listener already. Fix: ask again" in fault.text) == (
+        Fault.REFUSED,
+        True,
+    )
+    assert {one() for one in waiting} == {NOT_DONE_YET}
+    assert len(looked(rolling)["requests"]) == REQUESTS_KEPT
+    rolling.clock.now += ANSWER_WITHIN + 0.1
+    rolling.check("app")
+    assert {fault_of(one).code for one in waiting} == {Fault.LISTENER_DOWN}, "each has its answer"
 
 
 # --- orders

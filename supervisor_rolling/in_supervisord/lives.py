@@ -23,7 +23,7 @@ from supervisor.events import (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Life:
     """What the events have told of one process. A time of 0.0: none has."""
 

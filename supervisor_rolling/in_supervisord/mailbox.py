@@ -23,7 +23,7 @@ ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
 LOOKING = ("plan", "check", "history", "record")  # requests that change nothing
 NOTHING = (0, 0.0, 0.0)  # in the ledger
-REQUESTS_KEPT = 100  # of those that nobody has answered; beyond this the oldest are dropped
+REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill supervisord's memory
 
 REMEMBERED = 60.0
 """Seconds for which the roll of a group that is gone can be asked for: whoever watched it is to read how it ended."""
@@ -91,9 +91,13 @@ class Mailbox:
         self._last_id += 1
         request = {**details, "id": self._last_id, "kind": kind, "group": group, "asked_at": at, "state": "asked"}
         self.requests[self._last_id] = request
-        for old in list(self.requests)[:-REQUESTS_KEPT]:
-            del self.requests[old]
         return request
+
+    def is_full(self, since: float) -> bool:
+        """Whether no more can be asked now. What is older than ``since`` is forgotten first: its client, if it still
+        waits, has the request itself, and is told that the listener does not answer."""
+        self.requests = {request["id"]: request for request in self.asked(since)}
+        return len(self.requests) >= REQUESTS_KEPT
 
     def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
         """Note the answer to a request: accepted, refused, planned, checked or told (``plan`` then is what is told).
