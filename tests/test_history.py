@@ -97,7 +97,7 @@ def test_a_roll_that_is_resumed_ends_again(file: Path) -> None:
 def test_a_roll_that_ran_when_supervisord_was_killed_is_not_lost(file: Path) -> None:
     history = a_history(file)
     history.keep([a_roll(1, Status.DONE), a_roll(2)])
-    history.close([a_roll(1, Status.DONE), a_roll(2)])
+    history.close([a_roll(1, Status.DONE), a_roll(2)], NOW, are_lost=True)
     last = lines(file)[-1]
     assert (last["id"], last["status"], last["replaced"], last["seconds"]) == (2, LOST, 1, 100.0)
     assert "supervisord ended" in last["why"]
@@ -142,10 +142,29 @@ def test_a_roll_that_runs_in_supervisord_is_not_lost_because_a_listener_was_kill
     assert [one["status"] for one in later.heads("", 9)] == ["running"]
 
 
-def test_a_stopped_listener_loses_no_roll(file: Path) -> None:
+def stopped_listener(file: Path) -> None:
+    """A listener that ends by SIGTERM in the middle of roll 2, 90 s after its beginning."""
     history = a_history(file)
-    history.keep([a_roll(2)])
-    assert [line["status"] for line in lines(file)] == ["running"]  # nobody calls close
+    history.keep([replace(a_roll(2), members=(replace(MEMBER, replaced=False),))])
+    history.close([a_roll(1, Status.DONE), a_roll(2)], NOW - 10.0, are_lost=False)
+
+
+def test_stopped_listener_writes_how_far_the_roll_is(file: Path) -> None:
+    stopped_listener(file)
+    assert [(line["status"], line["replaced"]) for line in lines(file)] == [("running", 0), ("running", 1)]
+    later = a_history(file)
+    later.keep([a_roll(2)])
+    later.keep([a_roll(2, Status.DONE)])
+    assert [line["status"] for line in lines(file)] == ["running", "running", "done"]
+
+
+def test_roll_that_ended_with_supervisord_is_lost_as_far_as_it_was(file: Path) -> None:
+    stopped_listener(file)
+    later = a_history(file)
+    later.keep([])
+    (one,) = later.heads("", 9)
+    assert (one["status"], one["replaced"], one["seconds"]) == (LOST, 1, 90.0)
+    assert lines(file)[-1]["processes"] == json.loads(json.dumps(record(a_roll(2), NOW)))["processes"]
 
 
 def test_the_numbers_of_rolls_go_on_where_an_earlier_supervisord_left_off(file: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault
+from supervisor_rolling.in_listener.history import FileHistory
+from supervisor_rolling.model import HistoryPolicy
 from tests.lab import plugin
 from tests.lab.look import listener_pid, rolling, wait_open
 from tests.lab.stack import Stack
@@ -75,6 +77,54 @@ def test_no_roll_is_lost_when_supervisord_and_the_listener_are_killed(light: Cal
     forget_rules()
     file = stack.directory / "rolls.jsonl"
     assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == ["running"]
+
+
+def kept(stack: Stack) -> list[dict[str, Any]]:
+    """The lines of the file."""
+    return [json.loads(line) for line in (stack.directory / "rolls.jsonl").read_text().splitlines()]
+
+
+def roll_with_one_replaced(light: Callable[..., Stack]) -> Stack:
+    stack = light(processes=3, settle=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
+    return stack
+
+
+@pytest.mark.parametrize("way", ["shutdown", "SIGTERM"])
+def test_shutdown_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack], way: str) -> None:
+    stack = roll_with_one_replaced(light)
+    if way == "shutdown":
+        assert stack.ctl("shutdown").returncode == 0
+    else:
+        os.kill(stack.supervisord_pid, signal.SIGTERM)
+    stack.wait_until(lambda: len(kept(stack)) == 2, 30, "the listener has written it")
+    stack.stop()
+    later = FileHistory("", lambda: HistoryPolicy(file=str(stack.directory / "rolls.jsonl")))
+    later.keep([])
+    (one,) = later.heads("app", 5)
+    assert (one["status"], one["replaced"], one["total"]) == ("lost", 1, 3)
+    assert one["seconds"] > 3.0
+
+
+def test_reload_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack]) -> None:
+    stack = roll_with_one_replaced(light)
+    assert stack.ctl("reload").returncode == 0
+    stack.wait_serving()
+    stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["lost"], 30, "it is lost")
+    (one,) = history(stack)
+    assert (one["replaced"], one["total"]) == (1, 3)
+    assert one["seconds"] > 3.0
+    assert kept(stack)[-1]["processes"][0]["replaced"]
+
+
+def test_stopped_listener_leaves_the_roll_to_the_next_one(light: Callable[..., Stack]) -> None:
+    stack = roll_with_one_replaced(light)
+    assert stack.ctl("stop", "rolling").returncode == 0
+    assert [(line["status"], line["replaced"]) for line in kept(stack)] == [("running", 0), ("running", 1)]
+    assert stack.ctl("start", "rolling").returncode == 0
+    stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["done"], 60, "it is done")
+    assert history(stack)[0]["replaced"] == 3
 
 
 def test_the_listener_may_be_killed_and_nothing_is_written_twice(light: Callable[..., Stack]) -> None:

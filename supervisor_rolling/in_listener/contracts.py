@@ -300,8 +300,9 @@ class History(Protocol):
         an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
         ...
 
-    def close(self, rolls: Collection[Roll]) -> None:
-        """supervisord is gone, and with it those of these rolls that run."""
+    def close(self, rolls: Collection[Roll], at: float, are_lost: bool) -> None:
+        """Keep how far those of these rolls are that run: the listener ends. ``at``: when supervisord was looked at
+        last. ``are_lost``: supervisord is gone, and they with it. Otherwise the next listener finds that out."""
         ...
 
     def last_id(self) -> int:

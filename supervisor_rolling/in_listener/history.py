@@ -1,8 +1,9 @@
 """The rolls that were, in a file: the ``History`` of ``contracts.py``.
 
-A line is written when a roll begins, so that none is lost whoever is killed, and one when it ends: JSON objects, whose
-shape ``pure/records.py`` has. Of the lines with one id and one ``began`` the last counts. Where that says ``running``
-and supervisord knows nothing of the roll, it ended with an earlier supervisord, and a line says so.
+A line is written when a roll begins, so that none is lost whoever is killed, one when it ends, and one when a listener
+ends while the roll runs: JSON objects, whose shape ``pure/records.py`` has. Of the lines with one id and one ``began``
+the last counts. Where that says ``running`` and supervisord knows nothing of the roll, it ended with an earlier
+supervisord (``shutdown``, ``reload``), and a line says so.
 
 What goes wrong here stops no roll: it is logged, and written when that works again.
 """
@@ -89,12 +90,13 @@ class FileHistory:
             return error
         return None
 
-    def close(self, rolls: Collection[Roll]) -> None:
+    def close(self, rolls: Collection[Roll], at: float, are_lost: bool) -> None:
         """See ``contracts.History``."""
         for roll in rolls:
             if roll.status is Status.RUNNING:
                 self._load()
-                self._take(lost(record(roll, self._clock())))
+                found = record(roll, at)
+                self._take(lost(found) if are_lost else found)
         self._again_at = 0.0
         self._flush()
 
@@ -223,8 +225,9 @@ class FileHistory:
 
     def _end_the_lost(self, rolls: Collection[Roll]) -> None:
         there = set(map(_key_of, rolls))
-        for one in [one for key, one in self._running.items() if key not in there]:
-            self._take(lost(one))
+        for key, one in list(self._running.items()):
+            if key not in there:
+                self._take(lost(next((found for found in self._backwards(one["group"]) if _key(found) == key), one)))
 
 
 def _line_of(roll: Roll, now: float) -> dict[str, Any]:

@@ -225,6 +225,7 @@ class Roller:
         self._counted: Mapping[str, Group] = {}
         self._answered_at = float("-inf")
         self._is_locked_out = False  # a request waits for the lock of the firewall
+        self._looked_at = 0.0
 
     def begin(self) -> None:
         """Say at once what would keep every roll from working."""
@@ -348,8 +349,8 @@ class Roller:
         self.pools.hold((), 0.0)
         self.flags.hold(())
         self.arrivals.watch(())
-        if is_orphan:
-            self.history.close([group.roll for group in self._groups.values() if group.roll])
+        rolls = [group.roll for group in self._groups.values() if group.roll]
+        self.history.close(rolls, self._looked_at, is_orphan)
         self.hooks.end()
         self.warmups.end()
 
@@ -358,6 +359,7 @@ class Roller:
         self._errors.begin()
         self._is_locked_out = False
         world = self._look()
+        self._looked_at = self.clock()
         self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
         self._errors.each(self._watches.ended(world), self.supervisor.unguard)
         there = [process for table in world.processes.values() for process in table.values()]
