@@ -245,6 +245,14 @@ class Level(NamedTuple):
     available: int
 
 
+class Rest(NamedTuple):
+    """A time in which a roll lay still: it had ended, and was resumed later. ``why``: it had ended."""
+
+    begin: float
+    end: float
+    why: str
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long each stage of one process took, in seconds; 0.0 until it is over. RESTARTING has two parts: ``stopped``,
@@ -375,6 +383,7 @@ class Roll:
     verdict: str = ""
     waits: str = ""  # for what it waits, while nothing is under way or a warm-up lasts; empty: for nothing
     waits_long: bool = False  # for some seconds already, so that it is worth a line
+    rests: tuple[Rest, ...] = ()  # its other times are real ones; what counts as its own is ``chronicle.active``
 
 
 # --- orders

@@ -70,6 +70,8 @@ def a_roll(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any) -
         "replaced": number,
         "least_available": number - limit,
         "paused_seconds": 0.0,
+        "rested": 0.0,
+        "rests": [],
         "availability": availability(processes, number),
         "processes": processes,
         **changes,

@@ -10,8 +10,8 @@ import pytest
 
 from supervisor_rolling.in_supervisorctl.report_record import read
 from supervisor_rolling.in_supervisorctl.report_words import words
-from supervisor_rolling.model import GatePolicy, Level, Member, Policy, PortRule, Roll, Seen, Stage, Step
-from supervisor_rolling.pure.chronicle import MOST_LEVELS, MOST_STEPS, levelled, noted, shifted, stays
+from supervisor_rolling.model import GatePolicy, Level, Member, Policy, PortRule, Rest, Roll, Seen, Stage, Step
+from supervisor_rolling.pure.chronicle import MOST_LEVELS, MOST_STEPS, active, levelled, noted, rested, stays
 from supervisor_rolling.pure.figures import figures
 from supervisor_rolling.pure.records import record
 from tests.world import World
@@ -60,13 +60,11 @@ def test_the_line_of_a_roll_that_flutters_has_an_end_and_its_least_has_not() -> 
     assert levelled(full, 1, 9999.0).least_available == 1
 
 
-def test_a_roll_that_lay_still_is_moved_as_a_whole() -> None:
-    member = replace(MEMBER, steps=(Step(Stage.DRAINING, 1001.0),))
-    roll = replace(ROLL, members=(member,), levels=(Level(1000.0, 3),), started_at=1000.0, ended_at=1010.0)
-    later = shifted(roll, 5.0)
-    assert (later.started_at, later.ended_at) == (1005.0, 1015.0)
-    assert later.members[0].steps == (Step(Stage.DRAINING, 1006.0),)
-    assert later.levels == (Level(1005.0, 3),)
+def test_time_between_failure_and_resume_does_not_count_as_active() -> None:
+    rests = (Rest(1010.0, 1100.0, "failed"), Rest(1120.0, 1121.0, ""))
+    roll = replace(ROLL, started_at=1000.0, ended_at=1130.0, rests=rests)
+    assert (active(roll, 9999.0), rested(roll)) == (39.0, 91.0)
+    assert active(replace(roll, ended_at=0.0), 1140.0) == 49.0
 
 
 # --- in the simulated world
@@ -122,7 +120,7 @@ def test_what_a_killed_listener_had_noted_the_next_one_goes_on_with() -> None:
     assert all(len(stages(member)) >= len(WAY) for member in roll.members)
 
 
-def test_a_roll_that_is_resumed_goes_on_as_if_it_had_not_lain_still() -> None:
+def test_resumed_roll_keeps_real_times_and_marks_the_rest() -> None:
     world = World(3)
     world.processes["app-2"].deploy = {"warms": "failed"}
     first = a_roll(world)
@@ -130,11 +128,16 @@ def test_a_roll_that_is_resumed_goes_on_as_if_it_had_not_lain_still() -> None:
     world.processes["app-2"].deploy = {"warms": "warm"}
     world.pass_time(100.0)
     second = a_roll(world, kind="resume")
-    took = second.ended_at - second.started_at
-    moments = [step.at - second.started_at for member in second.members for step in member.steps]
-    moments += [level.at - second.started_at for level in second.levels]
-    assert all(-0.01 <= moment <= took + 0.01 for moment in moments)
+    (rest,) = second.rests
+    assert (rest.begin, rest.why) == (first.ended_at, first.why)
+    assert rest.end - rest.begin >= 100.0
+    assert (second.began, second.started_at) == (first.began, first.started_at)
+    assert active(second, second.ended_at) == pytest.approx(
+        second.ended_at - first.started_at - (rest.end - rest.begin)
+    )
+    assert second.levels[: len(first.levels)] == first.levels
+    assert second.members[1].steps[: len(first.members[1].steps)] == first.members[1].steps
     assert stages(second.members[0]) == WAY
-    assert stages(second.members[1])[:4] == [*WAY[:3], Stage.FAILED]
     assert stages(second.members[1])[-4:] == WAY[1:]
-    assert second.began == first.began
+    moments = [step.at for member in second.members for step in member.steps]
+    assert not [at for at in moments if rest.begin + 0.01 < at < rest.end - 0.01]

@@ -127,6 +127,25 @@ def test_stopped_listener_leaves_the_roll_to_the_next_one(light: Callable[..., S
     assert history(stack)[0]["replaced"] == 3
 
 
+def test_resumed_roll_tells_what_it_took_and_how_long_it_lay_still(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2)
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    failed = kept(stack)[-1]
+    stack.fault()
+    before = time.time()
+    assert stack.ctl("rolling_resume", "app").returncode == 0
+    took = time.time() - failed["began"]
+    (one,) = history(stack)
+    assert (one["status"], one["replaced"]) == ("done", 2)
+    ((begin, end, why),) = kept(stack)[-1]["rests"]
+    assert (begin, why) == (failed["seconds"], failed["why"])
+    assert end >= before - failed["began"] - 0.1
+    assert one["rested"] == pytest.approx(end - begin, abs=0.002)
+    assert failed["seconds"] < one["seconds"] <= took - one["rested"] + 0.1
+    assert " still " in stack.ctl("rolling_history", "app").stdout
+
+
 def test_the_listener_may_be_killed_and_nothing_is_written_twice(light: Callable[..., Stack]) -> None:
     stack = light(processes=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0

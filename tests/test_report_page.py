@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -780,6 +781,15 @@ def test_what_is_to_be_typed_is_quoted_for_a_shell(browser: Browser) -> None:
     browser.show(page({**record, "group": "a b"}))
     assert "supervisorctl tail 'a b':'a;reboot' stderr" in text_of(browser, ".trouble")
     assert "supervisorctl rolling_resume 'a b'" in text_of(browser, ".trouble")
+
+
+def test_page_of_resumed_roll_tells_the_rest_and_real_times() -> None:
+    record = a_failed_roll()
+    rests = [[2.0, 302.0, "app-8001 is not warm"], ["no", "rest"]]
+    told = page({**record, "seconds": 10.0, "rested": 300.0, "rests": rests})
+    began = datetime.fromtimestamp(record["began"], timezone.utc)
+    assert f"5 min from {began + timedelta(seconds=2):%H:%M:%S} UTC, then resumed; it had ended: app-8001" in told
+    assert f'datetime="{began + timedelta(seconds=310):%Y-%m-%dT%H:%M:%S}Z"' in told
 
 
 @pytest.mark.parametrize("key", ROLL)

@@ -21,6 +21,7 @@ from supervisor_rolling.model import (
     Policy,
     PortRule,
     Process,
+    Rest,
     RestartPolicy,
     Reuse,
     Roll,
@@ -1361,8 +1362,9 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
         Status.RUNNING,
         False,
         0.0,
-        BEGAN + 95.0,
+        BEGAN,
     )
+    assert after.rests == (Rest(BEGAN + 5.0, BEGAN + 100.0, previous.why),)
 
 
 def test_a_plan_has_those_that_are_left_alone_last() -> None:

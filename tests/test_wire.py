@@ -24,6 +24,7 @@ from supervisor_rolling.model import (
     PacePolicy,
     Policy,
     PortRule,
+    Rest,
     RestartPolicy,
     Roll,
     Share,
@@ -123,6 +124,7 @@ rolls = st.builds(
     began=seconds,
     forecast=seconds,
     levels=st.lists(st.builds(Level, seconds, pids), max_size=3).map(tuple),
+    rests=st.lists(st.builds(Rest, seconds, seconds, names), max_size=2).map(tuple),
     prepared=st.booleans(),
     verdict=names,
 )
@@ -273,7 +275,7 @@ def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Roll: 26,
+        Roll: 27,
         Member: 26,
         Connection: 5,
         Watch: 4,

@@ -22,6 +22,7 @@ from typing import Any
 
 from supervisor_rolling.in_listener import directories
 from supervisor_rolling.model import HistoryPolicy, Roll, Status
+from supervisor_rolling.pure.chronicle import active
 from supervisor_rolling.pure.forecast import ROLLS, Cycles, cycles
 from supervisor_rolling.pure.records import LOST, head, head_of, is_running, lost, record
 
@@ -245,7 +246,7 @@ def _key(found: Mapping[str, Any]) -> Key:
 def _mark_of(roll: Roll) -> tuple[Any, ...]:
     """What is written anew when it changes: a roll that is resumed may end again in another way, or later."""
     is_over = roll.status is not Status.RUNNING
-    return (*_key_of(roll), roll.status.value, round(roll.ended_at - roll.started_at, 3) if is_over else 0.0)
+    return (*_key_of(roll), roll.status.value, round(active(roll, roll.ended_at), 3) if is_over else 0.0)
 
 
 def _mark(found: Mapping[str, Any]) -> tuple[Any, ...]:

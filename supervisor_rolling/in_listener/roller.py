@@ -839,7 +839,7 @@ def _figures(old: Group | None, new: Group) -> Figures:
 
 def _hook_key(roll: Roll) -> str:
     """Another one at the end of a roll than at its beginning."""
-    return f"{roll.group} {roll.id} {roll.started_at} {roll.verdict}"
+    return f"{roll.group} {roll.id} {roll.started_at} {len(roll.rests)} {roll.verdict}"
 
 
 def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:

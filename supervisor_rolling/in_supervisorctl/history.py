@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.in_supervisorctl.report_words import lasting
 from supervisor_rolling.in_supervisorctl.tables import table
 from supervisor_rolling.pure.records import LOST
 
@@ -29,10 +30,16 @@ def _row(roll: Mapping[str, Any]) -> tuple[str, ...]:
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(roll["began"])),
         roll["status"],
         f"{'?' if is_unknown else roll['replaced']}/{roll['total']}",
-        "?" if is_unknown else f"{roll['seconds']:.1f} s",
+        "?" if is_unknown else _took(roll),
         by_text(roll),
         roll["why"],
     )
+
+
+def _took(roll: Mapping[str, Any]) -> str:
+    """What the roll took; after a plus what it lay still, until it was resumed."""
+    took = f"{roll['seconds']:.1f} s"
+    return f"{took} + {lasting(roll['rested'])} still" if roll["rested"] else took
 
 
 def by_text(roll: Mapping[str, Any]) -> str:

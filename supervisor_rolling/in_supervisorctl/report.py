@@ -170,7 +170,7 @@ def _top(roll: View) -> Html:
 
 def _meta(roll: View) -> list[tuple[str, object]]:
     began = utc(roll["began"])
-    ended = utc(roll["began"] + roll["seconds"]) if began else None
+    ended = utc(roll["began"] + roll["seconds"] + roll["rested"]) if began else None
     is_over = roll["status"] != "running"
     connection = ", ".join(filter(None, [roll["client"], f"user {roll['user']}" if roll["user"] else ""]))
     return [
@@ -180,8 +180,17 @@ def _meta(roll: View) -> list[tuple[str, object]]:
         ("Connection", name_tag(connection) if connection else None),
         ("At a time", roll["limit"] or None),
         ("Forced", "yes, with --force" if roll["force"] else None),
+        *(("Lay still", _rest_text(rest, roll)) for rest in roll["rests"]),
         ("Paused for", lasting(roll["paused_seconds"]) if roll["paused_seconds"] > 0 else None),
     ]
+
+
+def _rest_text(rest: Sequence[Any], roll: View) -> str:
+    """For how long the roll lay still until it was resumed, since when, and why it had ended."""
+    begin, end, why = rest
+    at = utc(roll["began"] + begin) if roll["began"] > 0 else None
+    text = f"{lasting(end - begin)}{f' from {clock(at)}' if at else ''}, then resumed"
+    return f"{text}; it had ended: {why}" if why else text
 
 
 def _pairs(pairs: Iterable[tuple[str, object]], kind: str) -> Html:

@@ -37,6 +37,8 @@ ROLL: View = {
     "replaced": -1,
     "least_available": -1,
     "paused_seconds": 0.0,
+    "rested": 0.0,
+    "rests": [],
     "availability": [],
     "processes": [],
 }
@@ -86,9 +88,11 @@ def read(record: Any) -> dict[str, Any]:
     told = [_kept(process, PROCESS) for process in roll["processes"]]
     roll["availability"] = sorted(filter(_is_change, roll["availability"]), key=lambda change: change[0])
     stages = [sorted(filter(_is_stage, process["stages"]), key=lambda stage: stage[1]) for process in told]
+    roll["rests"] = sorted((begin, end, shown(why, "utf-8")) for begin, end, why in filter(_is_rest, roll["rests"]))
     latest = max([0.0, *(at for at, _ in roll["availability"]), *(at for each in stages for _, at in each)])
-    roll["seconds"] = roll["seconds"] if roll["seconds"] >= 0 else latest
-    roll["span"] = max(roll["seconds"], latest, 0.1)
+    roll["rested"] = max(0.0, roll["rested"])
+    roll["seconds"] = roll["seconds"] if roll["seconds"] >= 0 else max(0.0, latest - roll["rested"])
+    roll["span"] = max(roll["seconds"] + roll["rested"], latest, 0.1)
     roll["processes"] = [_process(p, each, roll["span"]) for p, each in zip(told, stages)]
     roll["processes"].sort(key=lambda p: (p["spans"][0].begin if p["spans"] else math.inf, natural(p["name"])))
     return {**roll, **_counted(roll)}
@@ -164,6 +168,11 @@ def _is_number(value: Any) -> bool:
 
 def _is_change(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_number(v) and v >= 0 for v in value)
+
+
+def _is_rest(value: Any) -> bool:
+    is_row = isinstance(value, (list, tuple)) and len(value) == 3 and isinstance(value[2], str)
+    return is_row and all(_is_number(v) for v in value[:2]) and 0 <= value[0] <= value[1]
 
 
 def _is_stage(value: Any) -> bool:

@@ -174,6 +174,7 @@ ROLL: dict[str, Shape] = {
     "verdict": Added(TEXT),
     "waits": Added(TEXT),
     "waits_long": Added(TRUTH),
+    "rests": Added(ListOf(RowOf(NUMBER, NUMBER, TEXT))),
 }
 """But for ``policy``, ``gate`` and ``members``, which have shapes of their own."""
 
@@ -194,7 +195,7 @@ REPORT: Shape = {
 HEAD: dict[str, Shape] = {
     **dict.fromkeys(("group", "status", "by", "user", "client", "why"), TEXT),
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), WHOLE),
-    **dict.fromkeys(("began", "seconds", "forecast"), NUMBER),
+    **dict.fromkeys(("began", "seconds", "rested", "forecast"), NUMBER),
     "force": TRUTH,
 }
 TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(HEAD)}, "record": {"record": TEXT}}

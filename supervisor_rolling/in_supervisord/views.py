@@ -28,6 +28,7 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
     """A roll, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
     members = [member_view(member, now) for member in roll["members"]]
     wanted = [member for member in members if member["wanted"]]
+    rested = sum(end - begin for begin, end, _ in roll.get("rests", ()))
     return {
         **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
         **{key: roll["policy"][key] for key in ("settle", "canary")},
@@ -38,7 +39,8 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
         "waits": plain(roll.get("waits", "")) if roll["status"] == ACTIVE else "",
         "waits_long": roll.get("waits_long", False) and roll["status"] == ACTIVE,
         "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,
-        "seconds": round((roll["ended_at"] or now) - roll["started_at"], 3),
+        "seconds": round((roll["ended_at"] or now) - roll["started_at"] - rested, 3),
+        "rested": round(rested, 3),
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),
         "least_available": roll["least_available"],

@@ -49,12 +49,11 @@ def levelled(roll: Roll, available: int, at: float) -> Roll:
     return replace(roll, levels=(*roll.levels, Level(round(at, DIGITS), available)))
 
 
-def shifted(roll: Roll, seconds: float) -> Roll:
-    """The roll as if all of it had been so much later: the time for which it lay still does not count as its own."""
-    members = tuple(
-        replace(member, steps=tuple(Step(step.stage, round(step.at + seconds, DIGITS)) for step in member.steps))
-        for member in roll.members
-    )
-    levels = tuple(Level(round(level.at + seconds, DIGITS), level.available) for level in roll.levels)
-    started, ended = roll.started_at + seconds, roll.ended_at + seconds
-    return replace(roll, members=members, levels=levels, started_at=started, ended_at=ended)
+def rested(roll: Roll) -> float:
+    """Seconds for which the roll lay still between an end and ``rolling_resume``."""
+    return sum(rest.end - rest.begin for rest in roll.rests)
+
+
+def active(roll: Roll, now: float) -> float:
+    """Seconds that the roll has taken, without those for which it lay still."""
+    return (roll.ended_at or now) - roll.started_at - rested(roll)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from supervisor_rolling.model import Member, Roll, Seen, Stage, Status, Ward, Watch
-from supervisor_rolling.pure.chronicle import stays
+from supervisor_rolling.pure.chronicle import active, stays
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def figures(
         closed=closed,
         left=sum(m.wanted and not m.replaced for m in roll.members) if roll and is_running else 0,
         ended=roll.status.value if roll and is_over else "",
-        seconds=roll.ended_at - roll.started_at if roll and is_over else 0.0,
+        seconds=active(roll, roll.ended_at) if roll and is_over else 0.0,
         stays=tuple(_stays(was, roll)) if was and roll and was.id == roll.id else (),
         warmed=_warmed(old[1], new[1], seen),
     )

@@ -50,7 +50,7 @@ def _away(process: Mapping[str, Any]) -> float:
     stages = process.get("stages", ())
     if process.get("failed") or not process.get("replaced") or len(stages) < 2 or stages[-1][0] != "open":
         return 0.0
-    went_once = sum(stage == "open" for stage, _ in stages) == 1 and stages[0][0] != "failed"
+    went_once = sum(stage == "open" for stage, _ in stages) == 1 and all(stage != "failed" for stage, _ in stages)
     return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("settled", 0.0))) if went_once else 0.0
 
 

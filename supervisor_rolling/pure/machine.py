@@ -52,6 +52,7 @@ from supervisor_rolling.model import (
     NoticeJob,
     Order,
     Process,
+    Rest,
     Roll,
     Seen,
     Stage,
@@ -61,7 +62,7 @@ from supervisor_rolling.model import (
     WarmupJob,
 )
 from supervisor_rolling.pure import hooks
-from supervisor_rolling.pure.chronicle import levelled, noted, shifted
+from supervisor_rolling.pure.chronicle import levelled, noted
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     ALIVE,
@@ -170,15 +171,15 @@ def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Rol
 
     The time that it lay still does not count as its own.
     """
-    lay_still = roll.started_at - previous.ended_at
-    previous = shifted(previous, lay_still)
+    rests = (*previous.rests, Rest(previous.ended_at, roll.started_at, previous.why))
     before = {member.name: member for member in previous.members}
     members = tuple(_carried(member, before.get(member.name), processes) for member in roll.members)
     least = min(roll.least_available, previous.least_available)
     roll = replace(roll, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
     roll = replace(roll, user=previous.user, client=previous.client, began=previous.began)
     levels = (*previous.levels, *roll.levels)
-    return replace(roll, members=members, started_at=previous.started_at, least_available=least, levels=levels)
+    roll = replace(roll, started_at=previous.started_at, rests=rests)
+    return replace(roll, members=members, least_available=least, levels=levels)
 
 
 def planned(roll: Roll, seen: Seen) -> Roll:

@@ -1,6 +1,7 @@
 """A roll as a record of the history: what a line of its file and ``rolling.getRecord`` have.
 
-Times are seconds since the roll began; ``began`` is by the wall clock, in Unix seconds.
+Times are seconds since the roll began; ``began`` is by the wall clock, in Unix seconds. ``seconds`` are those that it
+took, without ``rested``: those for which it lay still until it was resumed. ``rests``: from, to, and why it had ended.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.model import Member, Roll, Status
+from supervisor_rolling.pure.chronicle import active, rested
 
 LOST = "lost"
 """The status of a roll that ended with supervisord."""
@@ -18,7 +20,7 @@ LOST_TEXT = "supervisord ended in the middle of it"
 _HEAD: Mapping[str, Any] = {
     **dict.fromkeys(("group", "status", "by", "user", "client", "why"), ""),
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), 0),
-    **dict.fromkeys(("began", "seconds", "forecast"), 0.0),
+    **dict.fromkeys(("began", "seconds", "rested", "forecast"), 0.0),
     "force": False,
 }
 """The keys of a record without its course, with what stands for one that is missing."""
@@ -35,6 +37,7 @@ def record(roll: Roll, now: float) -> dict[str, Any]:
     return {
         **head(roll, now),
         "availability": [[_since(level.at, roll), level.available] for level in roll.levels],
+        "rests": [[_since(rest.begin, roll), _since(rest.end, roll), rest.why] for rest in roll.rests],
         "processes": [_process(member, roll) for member in roll.members],
     }
 
@@ -47,7 +50,8 @@ def head(roll: Roll, now: float) -> dict[str, Any]:
         **{key: getattr(roll, key) for key in same},
         "status": roll.status.value,
         "began": round(roll.began, 3),
-        "seconds": round((roll.ended_at or now) - roll.started_at, 3),
+        "seconds": round(active(roll, now), 3),
+        "rested": round(rested(roll), 3),
         "forecast": round(roll.forecast, 3),
         "total": len(wanted),
         "replaced": sum(member.replaced for member in wanted),

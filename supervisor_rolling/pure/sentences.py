@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from supervisor_rolling.model import Member, Roll, Stage, Status, Ward, Watch
+from supervisor_rolling.pure.chronicle import active
 from supervisor_rolling.pure.lasting import count_text, left_texts
 from supervisor_rolling.pure.replies import statuses_text
 
@@ -43,7 +44,7 @@ def summary(roll: Roll) -> str:
     replaced = sum(member.replaced for member in wanted)
     text = f"{replaced} of {len(wanted)} replaced"
     if roll.status is not Status.RUNNING:
-        text += f" in {roll.ended_at - roll.started_at:.1f} s, at least {roll.least_available} available"
+        text += f" in {active(roll, roll.ended_at):.1f} s, at least {roll.least_available} available"
     return f"{text}. {roll.why}" if roll.why else text
 
 
