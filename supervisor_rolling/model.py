@@ -525,6 +525,7 @@ class Holder:
     pids: tuple[int, ...]
     name: str
     started: str = ""
+    peer: str = ""  # they do not listen: the port is the local one of their connection to this address and port
 
 
 @dataclass(frozen=True)

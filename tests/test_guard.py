@@ -247,6 +247,23 @@ def test_of_a_group_that_is_down_as_a_whole_it_is_told_that_the_next_one_serves_
     }
 
 
+def test_holder_of_the_port_is_named_while_the_process_is_down():
+    held = {"app-2": "port 8002 is held by process 41 (python3). Fix: kill 41"}
+    watch = advanced(a_watch(), a_group(3, Process("app-2", "BACKOFF")), held=held)
+    assert watch.wards[0].why == (
+        "it is BACKOFF: the next one is to be kept closed until it is warm; "
+        "port 8002 is held by process 41 (python3). Fix: kill 41"
+    )
+
+
+def test_long_warmup_says_what_it_waits_for():
+    warmths = {"app-2": Warmth(200, "warming", why="port 8002 is held by process 41 (python3)")}
+    watch = advanced(a_watch(), a_group(3, cold("app-2")), warmths=warmths)
+    assert watch.wards[0].why == "a new process, not warm yet"
+    watch = advanced(watch, a_group(3, cold("app-2")), at=guard.SHOWN_AFTER, warmths=warmths)
+    assert watch.wards[0].why == "a new process, not warm yet: port 8002 is held by process 41 (python3)"
+
+
 def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
     watch = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
     assert len(guard.closed(watch)) == 2

@@ -29,7 +29,7 @@ VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.in_listener.contracts"
 BETWEEN = {
     f"{PACKAGE}.in_listener.{name}"
-    for name in ("roller", "answers", "watches", "gatekeeper", "inspection", "group_errors")
+    for name in ("roller", "answers", "watches", "gatekeeper", "inspection", "group_errors", "held_ports")
 }
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 

@@ -307,6 +307,18 @@ def test_socket_inherited_from_supervisord_is_its_own(keep: ExitStack, sockets: 
     assert use == PortUse(("127.0.0.1",), ("127.0.0.1",), ())
 
 
+def test_outgoing_connection_on_a_port_is_found(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = keep.enter_context(held(0))
+    client = keep.enter_context(socket.create_connection(server.getsockname(), timeout=2))
+    port, peer = client.getsockname()[1], server.getsockname()[1]
+    (holder,) = sockets.holders_of([port]).values()
+    assert (holder.pids, holder.peer) == ((os.getpid(),), f"127.0.0.1:{peer}")
+    monkeypatch.setattr(drain, "local_ports", lambda: (1, port - 1))
+    assert sockets.holders_of([port]) == {}, "the kernel has not chosen this port"
+
+
 def test_nothing_listens_on_a_free_port(sockets: KernelSockets) -> None:
     with held(0) as server:
         port = server.getsockname()[1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supervisor_rolling.model import PROXIES, Holder, PortRule, PortUse
-from supervisor_rolling.pure.ports import foreign, foreign_text, overlap, ports_for
+from supervisor_rolling.pure.ports import foreign, foreign_text, held_text, may_hold, overlap, ports_for
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,17 @@ HERE = ("127.0.0.1",)
 )
 def test_foreign_process_on_a_port(use: PortUse, found: Holder | None) -> None:
     assert foreign(use, OWN, PROXIES) == found
+
+
+def test_outgoing_connection_on_a_port_is_named_with_its_fix() -> None:
+    client = Holder((41,), "curl", peer="10.0.0.5:443")
+    assert held_text(40001, client, OWN) == (
+        "port 40001 is taken by an outgoing connection to 10.0.0.5:443 of process 41 (curl). Fix: kill 41, and add "
+        "40001 to the sysctl net.ipv4.ip_local_reserved_ports"
+    )
+    assert may_hold(client, OWN)
+    assert not may_hold(replace(client, started=OWN), OWN), "it may have accepted that one"
+    assert may_hold(ORPHAN, OWN)
 
 
 def test_foreign_process_is_named_with_its_fix() -> None:

@@ -798,7 +798,7 @@ def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 
 
-def test_who_holds_the_port_of_one_that_does_not_come_up_is_asked_once_and_told():
+def test_holder_of_a_port_is_named_and_asked_for_seldom():
     world = World(3)
     world.processes["app-1"].deploy = {"boots": "crash"}
     world.holders[8001] = Holder((41,), "python3", "app:app-1")
@@ -807,7 +807,7 @@ def test_who_holds_the_port_of_one_that_does_not_come_up_is_asked_once_and_told(
         "app:app-1 went down while it was warmed up: it is FATAL; "
         "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
     )
-    assert world.holders_asked == [[8001]]
+    assert world.holders_asked == [[8001]] * 2, "while it is in BACKOFF, and when it is FATAL"
 
 
 def test_a_roll_that_can_never_go_on_ends():

@@ -781,6 +781,15 @@ def test_who_holds_the_port_of_one_that_does_not_come_up_is_told() -> None:
         )
 
 
+def test_holder_of_the_port_is_named_when_backoff_lasts() -> None:
+    held = {NAME: "port 8001 is held by process 41 (python3)"}
+    starting = a_member(Stage.RESTARTING, old_spawned=1.0, stopped_at=BEGAN)
+    for member in (warming(), starting):
+        after = stepped(member, a_process("BACKOFF", spawned=2.0), at=999.0, held=held)
+        assert after.stage is Stage.FAILED
+        assert after.why.endswith(": it is BACKOFF; port 8001 is held by process 41 (python3)")
+
+
 @pytest.mark.parametrize("state", ["EXITED", "STOPPED"])
 def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
     process = a_process(state, down_for=HAND_PATIENCE - 0.1)
@@ -1559,6 +1568,16 @@ def test_roll_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
     assert list(changes(later, later)) == []
     gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
     assert (left(gone), gone.waits, gone.waits_long) == (["app-1"], "", False)
+
+
+@pytest.mark.parametrize("stage", [Stage.RESTARTING, Stage.WARMING])
+def test_roll_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage) -> None:
+    members = (a_member(stage, old_spawned=1.0, pid=NEW), *all_open(3)[1:])
+    facts = replace(
+        look("BACKOFF", "RUNNING", "RUNNING"), at=BEGAN + LONG, held={NAME: "port 8001 is held by process 41"}
+    )
+    roll = machine.advance(a_roll(*members), facts)
+    assert (roll.waits, roll.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
 
 
 def test_roll_whose_warm_up_lasts_says_what_it_waits_for() -> None:

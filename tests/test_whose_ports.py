@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +155,49 @@ def test_new_gunicorn_after_usr2_warms_no_successor(light: Callable[..., Stack])
                 os.kill(pid, signal.SIGKILL)
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert {stack.ask(port, "/").headers["x-release"] for port in stack.setup.ports} == {"new"}
+
+
+@contextmanager
+def outgoing_from(port: int) -> Iterator[int]:
+    """A connection that has this port as its local one, where the kernel may choose such a one; its peer's port. The
+    kernel itself would not take it now: connections that the stopped process has closed are in TIME_WAIT there."""
+    choice = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before = choice.read_text(encoding="ascii")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("127.0.0.1", port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # as one that the kernel has chosen
+        client.connect(server.getsockname())
+        choice.write_text(f"{port} 60999", encoding="ascii")
+        try:
+            yield server.getsockname()[1]
+        finally:
+            choice.write_text(before, encoding="ascii")
+
+
+def test_holder_is_named_while_backoff_lasts(light: Callable[..., Stack]) -> None:
+    """The light application tries its port once, and ends."""
+    stack = light(processes=3, setup={"startsecs": 1, "program": "startretries = 100"}, warmup=WARMUP)
+    stack.ctl("stop", "app:app-8001")
+    with foreign_on(stack, 8001) as pid:
+        stack.rpc().supervisor.startProcess("app:app-8001", False)
+        held = f"port 8001 is held by process {pid} (python"
+        assert "BACKOFF: " in cold_text(stack, "app-8001", f"until it is warm; {held}")
+        done = stack.ctl("rolling_restart", "app:app-8001", "--force")
+        assert done.returncode == 1
+        assert held in done.stdout
+    wait_open(stack)
+
+
+def test_outgoing_connection_on_the_port_is_named(light: Callable[..., Stack]) -> None:
+    stack = light(processes=3, setup={"startsecs": 1, "program": "startretries = 100"}, warmup=WARMUP)
+    stack.ctl("stop", "app:app-8001")
+    with outgoing_from(8001) as peer:
+        stack.rpc().supervisor.startProcess("app:app-8001", False)
+        taken = f"port 8001 is taken by an outgoing connection to 127.0.0.1:{peer} of process {os.getpid()} ("
+        text = cold_text(stack, "app-8001", taken)
+        assert text.endswith(f"Fix: kill {os.getpid()}, and add 8001 to the sysctl net.ipv4.ip_local_reserved_ports")
+    wait_open(stack)
 
 
 def test_ports_that_are_swapped_in_the_policy_are_told_before_anything_is_touched(start: Callable[..., Stack]):

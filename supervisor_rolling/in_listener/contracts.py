@@ -120,8 +120,8 @@ class Sockets(Protocol):
         ...
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
-        """Who listens on each of these ports, whoever it is, as far as that can be seen. It reads the open files of
-        every process of the host: not for every turn."""
+        """The processes that listen on each of these ports, or have an outgoing connection from it, as far as that can
+        be seen. It reads the open files of every process of the host: not for every turn."""
         ...
 
 

@@ -29,6 +29,7 @@ from supervisor_rolling.in_listener.owners import (
 )
 from supervisor_rolling.in_listener.sock_diag import (
     CLOSE_WAIT,
+    CONNECTED,
     ESTABLISHED,
     LISTEN,
     SYN_RECV,
@@ -110,7 +111,26 @@ class KernelSockets:
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
         """See ``Sockets.holders_of``."""
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
-        return holders(listening) if listening else {}
+        held = holders(listening) if listening else {}
+        return {**held, **_clients(set(ports).difference(listening.values()))}
+
+
+def _clients(ports: Collection[int]) -> dict[int, Holder]:
+    """The processes that have an outgoing connection from one of these ports, of those from which the kernel takes
+    one for it."""
+    first, last = local_ports()
+    ports = [port for port in ports if first <= port <= last]
+    found = {one.inode: one for one in tcp_sockets(CONNECTED, ports) if one.inode} if ports else {}
+    peers = {one.port: _peer(one) for one in found.values()}
+    held = holders({inode: one.port for inode, one in found.items()}) if found else {}
+    return {port: replace(holder, peer=peers[port]) for port, holder in held.items()}
+
+
+def local_ports() -> tuple[int, int]:
+    """The first and the last port that the kernel takes for outgoing connections."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as range_:
+        first, last = range_.read().split()
+    return int(first), int(last)
 
 
 def _without(found: Iterable[TcpSocket], inodes: Collection[int]) -> list[TcpSocket]:

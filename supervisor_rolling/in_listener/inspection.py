@@ -203,7 +203,8 @@ class Inspector:
         alive = [process.pid for process in seen.processes.values() if process.pid]
         held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
         own = {port for pid in alive for port in held[pid]}
-        others = [port for port, listeners in addresses.items() if listeners and port not in own]
+        down = {port for m in roll.members if not seen.processes[m.name].pid for port in m.ports}
+        others = [port for port, listeners in addresses.items() if (listeners or port in down) and port not in own]
         wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
         return Listening(
             ports={member.name: held[pid] for pid, member in pids.items()},

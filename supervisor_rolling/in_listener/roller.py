@@ -51,6 +51,7 @@ from supervisor_rolling.in_listener.contracts import (
 )
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
 from supervisor_rolling.in_listener.group_errors import GroupErrors
+from supervisor_rolling.in_listener.held_ports import HeldPorts
 from supervisor_rolling.in_listener.inspection import Inspector
 from supervisor_rolling.in_listener.watches import Watches
 from supervisor_rolling.model import (
@@ -88,11 +89,10 @@ from supervisor_rolling.pure.guard import Ports
 from supervisor_rolling.pure.lasting import TOLD, oldest
 from supervisor_rolling.pure.leaks import Leaks
 from supervisor_rolling.pure.pauses import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
-from supervisor_rolling.pure.ports import held_text
 from supervisor_rolling.pure.records import is_running, record
 from supervisor_rolling.pure.reuse import Reuses
 from supervisor_rolling.pure.sentences import changes, guard_changes, summary
-from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, closed_since, is_down_for_good, is_overdue
+from supervisor_rolling.pure.stages import ALIVE, POOL_REFUSED, closed_since, is_kept_down, is_overdue
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -207,6 +207,7 @@ class Roller:
         )
         self._errors = GroupErrors()
         self._closed: Mapping[str, Mapping[int, str]] = {}
+        self._held_ports = HeldPorts(self.sockets, self.clock)
         self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
@@ -557,7 +558,7 @@ class Roller:
             reuses=self._reuses_of(group, draining, peers, at),
             warmths=_of_group(group, warmths),
             refusals=self._refusals_of(group, processes),
-            held=self._held(roll, processes) if roll else {},
+            held=self._held_ports.of(group, _kept_down(roll, watch, processes)),
             hook=self._hooked.get(_hook_key(roll)) if roll else None,
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
@@ -576,17 +577,6 @@ class Roller:
             for name, (spawned, text) in found.items()
             if name in processes and processes[name].spawned == spawned
         }
-
-    def _held(self, roll: Roll, processes: Mapping[str, Process]) -> dict[str, str]:
-        """Who has the port of one that will not come up: of those that fail in this turn, and of no others."""
-        under_way = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING) and m.name in processes]
-        down = {port: m for m in under_way if is_down_for_good(processes[m.name]) for port in m.ports}
-        try:
-            found = self.sockets.holders_of(list(down)) if down else {}
-        except SocketsError:
-            return {}  # to say less is no error
-        names = {port: down[port].name for port in found}
-        return {name: held_text(port, found[port], f"{roll.group}:{name}") for port, name in names.items()}
 
     def _forget_told(self, group: str, draining: list[Member]) -> None:
         """A process is told once in a drain, as far as this listener knows; another drain tells it again."""
@@ -816,6 +806,17 @@ def _at_a_time(requests: Sequence[Request]) -> list[Request]:
     tenth of a second to read, and whoever dies meanwhile waits for its gate. The others come again."""
     asked = [request for request in requests if request.kind in TOLD_OF]
     return [request for request in requests if request.kind not in TOLD_OF or request is asked[0]]
+
+
+def _kept_down(
+    roll: Roll | None, watch: Watch | None, processes: Mapping[str, Process]
+) -> dict[str, tuple[Process, tuple[int, ...]]]:
+    """The processes that cannot come up, each with its ports: another process may hold one."""
+    members = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if roll else []
+    wards = [ward for ward in watch.wards if ward.stage is Stage.DOWN] if watch else []
+    ports = {**{ward.name: ward.ports for ward in wards}, **{member.name: member.ports for member in members}}
+    found = {name: (processes[name], those) for name, those in ports.items() if name in processes}
+    return {name: (process, those) for name, (process, those) in found.items() if is_kept_down(process)}
 
 
 def _key(group: str, name: str) -> str:

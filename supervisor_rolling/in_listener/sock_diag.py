@@ -22,6 +22,9 @@ from supervisor_rolling.errors import SocketsError
 ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
 """Numbers of include/net/tcp_states.h."""
 
+CONNECTED = (ESTABLISHED, 2, 4, 5, CLOSE_WAIT)
+"""States of a connection that a process still has: SYN_SENT, FIN_WAIT1 and FIN_WAIT2 among them."""
+
 _TIMEOUT = 2.0  # seconds for each part of an answer; the kernel answers in milliseconds
 _TRIES = 5  # how often a dump is begun again that the kernel calls inconsistent
 _BUFFER = 65536  # the kernel sends at most 32 KiB at a time

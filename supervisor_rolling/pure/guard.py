@@ -73,6 +73,11 @@ LONGEST_RETRY = 60.0
 FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY = 10.0, 300.0
 """The same for a process that is open: each warm-up costs the users whom it serves."""
 
+SHOWN_AFTER = 2.0
+"""Seconds of a warm-up after which the status says what it waits for."""
+
+NEW = "a new process, not warm yet"
+
 WARMED_BY_USERS = 60.0
 """Seconds that a process has served, when its group comes under guard, after which it is taken for warm."""
 
@@ -309,17 +314,21 @@ def _why(ward: Ward, process: Process, because: str, seen: Seen) -> str:
         return ""
     if ward.stage is Stage.DOWN:
         fate = f"serves before it is warm, {because}" if because else "is to be kept closed until it is warm"
-        text = f"{state_text(process)}: the next one {fate}"
+        held = seen.held.get(ward.name)
+        text = f"{state_text(process)}: the next one {fate}{f'; {held}' if held else ''}"
     else:
-        text = f"{_cold_text(ward)}; open all the same, {because}" if because else _cold_text(ward)
+        cold = _cold_text(ward, seen)
+        text = f"{cold}; open all the same, {because}" if because else cold
     is_open = not because and not seen.closed.keys() >= set(ward.ports)
     return f"{text}; its port is not closed yet: {seen.gate_problem}" if seen.gate_problem and is_open else text
 
 
-def _cold_text(ward: Ward) -> str:
+def _cold_text(ward: Ward, seen: Seen) -> str:
     if ward.problem:
         return ward.problem if ward.stage is Stage.FAILED else f"tried again, it {ward.problem}"
-    return "a new process, not warm yet"
+    warmth = seen.warmths.get(ward.name)
+    is_long = warmth is not None and warmth.incarnation == ward.incarnation and seen.at - ward.since >= SHOWN_AFTER
+    return f"{NEW}: {warmth.why}" if warmth and warmth.why and is_long else NEW
 
 
 def _open_text(watch: Watch, serves: bool) -> str:

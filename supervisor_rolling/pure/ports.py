@@ -33,18 +33,26 @@ def holder_text(port: int, holder: Holder, own: str) -> str:
     number = "process" if len(holder.pids) == 1 else "processes"
     started = f", started as {holder.started}" if holder.started else ""
     left = f", left by an earlier {own}" if holder.started == own else started
-    return f"port {port} is held by {number} {', '.join(map(str, holder.pids))} ({holder.name}){left}"
+    held = f"taken by an outgoing connection to {holder.peer} of" if holder.peer else "held by"
+    return f"port {port} is {held} {number} {', '.join(map(str, holder.pids))} ({holder.name}){left}"
 
 
-def ending_text(holder: Holder, own: str) -> str:
+def may_hold(holder: Holder, own: str) -> bool:
+    """Whether it can keep ``own`` from listening. Connections that an earlier ``own`` has accepted do not."""
+    return not holder.peer or holder.started != own
+
+
+def ending_text(port: int, holder: Holder, own: str) -> str:
     """What frees the port."""
     kill = f"kill {' '.join(map(str, holder.pids))}"
+    if holder.peer:
+        return f"{kill}, and add {port} to the sysctl net.ipv4.ip_local_reserved_ports"
     return kill if holder.started in ("", own) else f"supervisorctl stop {holder.started}, or {kill}"
 
 
 def held_text(port: int, holder: Holder, own: str) -> str:
     """What holds the port of ``own``, and what to do about it."""
-    return f"{holder_text(port, holder, own)}. Fix: {ending_text(holder, own)}"
+    return f"{holder_text(port, holder, own)}. Fix: {ending_text(port, holder, own)}"
 
 
 def overlap(one: str, other: str) -> bool:
@@ -74,6 +82,6 @@ def foreign_text(port: int, use: PortUse, own: str, proxies: Collection[str] = (
     if holder is None:
         return ""
     if use.own:
-        return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {ending_text(holder, own)}"
+        return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {ending_text(port, holder, own)}"
     by_design = "" if holder.started == own else f", or name {holder.name} in warmup.proxies if it listens for {own}"
     return f"{held_text(port, holder, own)}{by_design}"

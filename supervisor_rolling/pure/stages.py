@@ -265,8 +265,8 @@ def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Membe
     is_due = not spawned_again and process.state in STARTABLE and member.name not in seen.dead
     began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
     if not is_due and seen.at - began >= roll.policy.restart.timeout:
-        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout): {state_text(process)}"
-        return _failed(member, seen, text)
+        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout)"
+        return _failed(member, seen, f"{text}: {_fall_text(member, process, seen)}")
     return member
 
 
@@ -279,7 +279,7 @@ def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member
         return _failed(member, seen, f"went down while it was warmed up: {_fall_text(member, process, seen)}")
     warmth = seen.warmths.get(member.name)
     if warmth is None or warmth.incarnation != process.incarnation:
-        return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=state_text(process)))
+        return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=_fall_text(member, process, seen)))
     member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
     member = replace(member, latencies=warmth.latencies, statuses=warmth.statuses)
     if warmth.state == "warm":
@@ -433,13 +433,18 @@ def is_down_for_good(process: Process) -> bool:
     return process.state == "FATAL" or lasting
 
 
+def is_kept_down(process: Process) -> bool:
+    """Whether it cannot come up: it has tried, or has been down for too long."""
+    return process.state == "BACKOFF" or is_down_for_good(process)
+
+
 def state_text(process: Process) -> str:
     """What supervisord says of a process that is not as it should be."""
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
 
 
 def _fall_text(member: Member, process: Process, seen: Seen) -> str:
-    """What supervisord says, and who has its port, if that is what kept it down."""
+    """What supervisord says, and which process holds its port, if that keeps it down."""
     held = seen.held.get(member.name)
     return f"{state_text(process)}; {held}" if held else state_text(process)
 

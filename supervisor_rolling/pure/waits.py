@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from supervisor_rolling.model import Roll, Seen, Stage, Status
+from supervisor_rolling.model import Member, Roll, Seen, Stage, Status
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
@@ -22,10 +22,16 @@ def waiting_for(roll: Roll, text: str, since: float, at: float) -> Roll:
 
 def for_warm_ups(roll: Roll, seen: Seen) -> tuple[str, float]:
     """The warm-up that lasts longest, where that is long, and since when."""
-    lasting = [m for m in roll.members if m.stage is Stage.WARMING and seen.at - m.since >= LONG]
-    told = [(m.since, m.name, seen.warmths[m.name].why) for m in lasting if m.name in seen.warmths]
+    under_way = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
+    told = [(m.since, m.name, _hindrance(m, seen)) for m in under_way if seen.at - m.since >= LONG]
     since, name, why = min([one for one in told if one[2]], default=(0.0, "", ""))
     return (f"{name} to be warm: {why}", since) if name else ("", 0.0)
+
+
+def _hindrance(member: Member, seen: Seen) -> str:
+    """What keeps a new process from being warm, as far as that is known: another one that has its port, above all."""
+    warmth = seen.warmths.get(member.name) if member.stage is Stage.WARMING else None
+    return seen.held.get(member.name) or (warmth.why if warmth else "")
 
 
 def for_the_guard(names: Sequence[str], seen: Seen) -> str:

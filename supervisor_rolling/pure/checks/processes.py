@@ -90,7 +90,7 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
 
 def _held(where: str, member: Member, listening: Listening) -> str:
     """That another process has the port of one that is down."""
-    held = [port for port in member.ports if listening.listeners(port)]
+    held = [port for port in member.ports if listening.listeners(port) or port in listening.holders]
     if not held:
         return ""
     port, holder = held[0], listening.holders.get(held[0])
@@ -109,7 +109,7 @@ def _orphans(group: str, member: Member, listening: Listening) -> Iterator[Findi
                 "ports.orphan",
                 where,
                 f"{holder_text(port, holder, where)}: it answers there, and a new one cannot listen",
-                ending_text(holder, where),
+                ending_text(port, holder, where),
                 refuses=member.wanted,
             )
 
