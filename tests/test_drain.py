@@ -223,6 +223,25 @@ def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack,
     assert sockets.connections([port], oldest=1)[port].silent == 0.0  # one waits for its answer
 
 
+def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    port = port_of(server)
+    client = connect(keep, server)
+    process = keep.enter_context(server.accept()[0])
+    client.sendall(b"ask")
+    assert process.recv(9)
+    process.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += process.send(bytes(65536))
+    assert eventually(lambda: sockets.connections([port], oldest=1)[port].oldest[0].idle >= 0.3)
+    assert sockets.connections([port], oldest=1)[port].silent == 0.0
+    while sent:
+        sent -= len(client.recv(1 << 20))
+    assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
+
+
 def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +38,8 @@ QUIET = 1.5  # seconds; a POST of the light application takes 0.5
 def pooled(light: Callable[..., Stack]) -> Callable[..., Stack]:
     """Starts a stack of the light application behind a pool that is used, by a policy that makes it run dry."""
 
-    def pooled(**drain: Any) -> Stack:
-        setup = {"balance": "least_conn;", "upstream": "keepalive 32;", "server": POOL}
+    def pooled(server: str = "", **drain: Any) -> Stack:
+        setup = {"balance": "least_conn;", "upstream": "keepalive 32;", "server": POOL + server}
         stack = light(3, setup, settle=0, drain={"timeout": 20, "keepalive": "nginx", "quiet": QUIET, **drain})
         with ThreadPoolExecutor(8) as pool:
             assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(60))} == {200}
@@ -80,6 +81,33 @@ def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack
     assert done.returncode == 0, done.stdout + done.stderr
     member = next(one for one in rolling(stack)["processes"] if one["name"] == "app-8000")
     assert QUIET <= member["drained"] < QUIET + 1.0
+    assert member["connections_left"] > 0
+    assert "connections left; 127.0.0.1:" in listener_log(stack), "what the restart ends is told"
+
+
+def test_download_whose_reader_pauses_longer_than_quiet_is_whole(pooled: Callable[..., Stack]) -> None:
+    stack = pooled("proxy_buffering off;")
+    with socket.create_connection(("127.0.0.1", stack.setup.nginx_port), timeout=20.0) as reader:
+        reader.sendall(b"GET /stream?seconds=1&every=0&size=65536 HTTP/1.1\r\nHost: a\r\n\r\n")
+        pid = int(reader.recv(4096).partition(b"X-Pid: ")[2].split()[0])
+        name = next(process.name.partition(":")[2] for process in stack.processes() if process.pid == pid)
+        client = popen_ctl(stack, "rolling_restart", f"app:{name}")
+        wait_stage(stack, "draining", name)
+        stack.wait_until(lambda: drained_for(stack, name) > 2 * QUIET, 10.0, "the reader has paused for long")
+        found = b""
+        while not found.endswith(b"\r\n0\r\n\r\n"):
+            data = reader.recv(1 << 20)
+            assert data, "the download was cut"
+            found = found[-100:] + data
+    assert b"the end" in found
+    out, _ = client.communicate(timeout=60)
+    assert client.returncode == 0, out
+
+
+def drained_for(stack: Stack, name: str) -> float:
+    """Seconds for which a process drains; 0 where it no longer does."""
+    (member,) = [one for one in rolling(stack)["processes"] if one["name"] == name]
+    return float(member["seconds"]) if member["stage"] == "draining" else 0.0
 
 
 def test_the_listener_may_die_in_the_middle_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:

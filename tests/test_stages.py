@@ -330,7 +330,8 @@ def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_ga
     waited: float, silent: float, stage: Stage
 ) -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
-    assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts).stage is stage
+    after = stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts)
+    assert (after.stage, after.connections_left) == (stage, 2), "what the restart ends is told"
     other = replace(NGINX, keepalive="ignore")
     assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=other, **facts).stage is Stage.DRAINING
 

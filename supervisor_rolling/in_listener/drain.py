@@ -155,16 +155,16 @@ def _age_ms(one: TcpSocket) -> int:
 
 
 def _silent(one: TcpSocket) -> float:
-    """Seconds since the last byte; 0.0 where that was received, so that an answer may be under way, and where nobody
-    has looked at it yet."""
-    if one.traffic is None or not one.inode or one.traffic.last == "received":
+    """Seconds since the last byte; 0.0 where an answer may be under way: the last byte was received, bytes wait until
+    the reader takes them, or no process has accepted the connection yet."""
+    if one.traffic is None or not one.inode or one.traffic.last == "received" or one.traffic.is_sending:
         return 0.0
     return one.traffic.idle / 1000
 
 
 def _connection(one: TcpSocket) -> Connection:
-    age, idle, last, _ = one.traffic or Traffic()
-    return Connection(_peer(one), age / 1000, idle / 1000, last, _state(one))
+    traffic = one.traffic or Traffic()
+    return Connection(_peer(one), traffic.age / 1000, traffic.idle / 1000, traffic.last, _state(one))
 
 
 def _state(one: TcpSocket) -> str:

@@ -60,13 +60,15 @@ class Traffic(NamedTuple):
 
     ``age``: for so long it has been open at least; when it was opened the kernel tells nobody. ``idle``: since the last
     byte, and ``last`` whether that was sent or received; empty where none has ever moved, and then ``idle`` is the age,
-    exactly. ``is_stuck``: the peer does not acknowledge what it is sent; it is gone, or reads nothing.
+    exactly. ``is_stuck``: the peer does not acknowledge what it is sent; it is gone, or reads nothing. ``is_sending``:
+    the peer does not have all yet that it was sent, as while a reader pauses.
     """
 
     age: int = 0
     idle: int = 0
     last: str = ""
     is_stuck: bool = False
+    is_sending: bool = False
 
 
 class TcpSocket(NamedTuple):
@@ -219,10 +221,10 @@ def _traffic(info: bytes, not_taken: int) -> Traffic | None:
     if retransmits:
         sent = max(sent, heard)  # what is sent again and again does not arrive
     if times_sent and (sent <= received or not times_received):
-        return Traffic(age, sent, "sent", is_stuck)
+        return Traffic(age, sent, "sent", is_stuck, not_taken > 0)
     if times_received:
-        return Traffic(age, received, "received", is_stuck)
-    return Traffic(age, age, "", is_stuck)
+        return Traffic(age, received, "received", is_stuck, not_taken > 0)
+    return Traffic(age, age, "", is_stuck, not_taken > 0)
 
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 on an IPv6 socket

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Callable
 
 from supervisor_rolling.model import (
+    Connection,
     DrainPolicy,
     Member,
     Order,
+    Policy,
     Process,
-    RestartPolicy,
     Reuse,
     Roll,
     Seen,
@@ -152,7 +153,7 @@ def _pooled(member: Member, roll: Roll, seen: Seen, waited: float) -> Member:
     had no use for them."""
     policy = roll.policy.drain
     if min(waited, seen.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
-        return _drained(member, seen)
+        return _drained_but(member, seen, waited)
     if member.name in seen.sealed and waited >= SEALED_PATIENCE:
         return _failed_back(member, seen, _sealed_text(member))
     return member
@@ -182,11 +183,20 @@ def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: D
 def _outlasted(member: Member, roll: Roll, seen: Seen) -> Member:
     """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
     waited = drained_for(member, seen.at, seen.closed)
-    left, told = member.connections_left, aged(seen.oldest.get(member.name, ()), waited)
     if roll.policy.drain.on_timeout == "fail" and not member.cold:
-        member = replace(member, oldest_left=told)
+        member = replace(member, oldest_left=_oldest_left(member, seen, waited))
         return _failed_back(member, seen, _outlasted_text(member, roll))
+    return _drained_but(member, seen, waited)
+
+
+def _drained_but(member: Member, seen: Seen, waited: float) -> Member:
+    """The member whose drain is over while connections are left, which the restart ends."""
+    left, told = seen.connections[member.name], _oldest_left(member, seen, waited)
     return replace(_drained(member, seen), connections_left=left, oldest_left=told)
+
+
+def _oldest_left(member: Member, seen: Seen, waited: float) -> tuple[Connection, ...]:
+    return aged(seen.oldest.get(member.name, ()), waited)
 
 
 def _gate_in_time(member: Member, seen: Seen) -> Member:
@@ -237,15 +247,17 @@ def _stop_within(process: Process, timeout: float) -> float:
 
 def _unstopped(member: Member, process: Process, roll: Roll) -> Member:
     """One that has to be killed: the roll has failed on it, unless that was accepted."""
-    if member.failed or _is_kill_accepted(member, roll.policy.restart):
+    if member.failed or _is_kill_accepted(member, roll.policy):
         return member
     return replace(member, failed=True, why=_unstopped_text(process, roll.policy.restart.timeout))
 
 
-def _is_kill_accepted(member: Member, policy: RestartPolicy) -> bool:
-    """Whether somebody has accepted that requests may be lost with it, or there are none: one that was kept closed,
-    because an earlier deploy failed on it, serves nobody."""
-    return policy.on_kill == "restart" or member.connections_left > 0 or member.cold
+def _is_kill_accepted(member: Member, policy: Policy) -> bool:
+    """Whether the policy accepts that requests may be lost with it, or there are none: one that was kept closed,
+    because an earlier deploy failed on it, serves no users. What an idle pool leaves is no request."""
+    is_idle = policy.drain.keepalive == "nginx" and member.timing.drained < policy.drain.timeout
+    is_cut = member.connections_left > 0 and not is_idle
+    return policy.restart.on_kill == "restart" or is_cut or member.cold
 
 
 def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:

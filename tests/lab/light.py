@@ -7,7 +7,8 @@ Cold is a process until it has answered ``/``. ``POST /slow`` takes a while, and
 meanwhile: there is no handler for SIGTERM. Connections are kept where the client does not say otherwise.
 
 For connections that last: any POST waits for its whole body, however slow, and tells how much came (``X-Received``);
-``GET /stream?seconds=3&every=0.2`` answers in chunks for so long; ``GET /websocket`` becomes one, which echoes.
+``GET /stream?seconds=3&every=0.2`` answers in chunks for so long (``&size=65536``: of so many bytes each);
+``GET /websocket`` becomes one, which echoes.
 
 When it is told that it drains, by SIGUSR1 or ``GET /drain``, it answers ``Connection: close`` from then on, and ends a
 connection on which nobody asks anything for LINGER seconds. With ``LAB_ENDS`` it exits by itself so many seconds later.
@@ -139,7 +140,7 @@ class Application:
     async def _stream(self, target: str, is_kept: bool, writer: asyncio.StreamWriter) -> bool:
         wish = {key: float(values[0]) for key, values in parse_qs(urlsplit(target).query).items()}
         writer.write(self._head("200 OK", is_kept, {"X-Cold": int(self._is_cold), "Transfer-Encoding": "chunked"}))
-        async for line in _lines(wish.get("seconds", 60.0), wish.get("every", 1.0)):
+        async for line in _lines(wish.get("seconds", 60.0), wish.get("every", 1.0), int(wish.get("size", 0.0))):
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
             await writer.drain()
         writer.write(b"0\r\n\r\n")
@@ -166,12 +167,12 @@ class Application:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-async def _lines(seconds: float, every: float) -> AsyncIterator[bytes]:
-    """A numbered line every so often, and one at the end that says so."""
+async def _lines(seconds: float, every: float, size: int) -> AsyncIterator[bytes]:
+    """A numbered line every so often, of at least this size, and one at the end that says so."""
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
-        yield b"line %d\n" % number
+        yield b"line %d".ljust(size) % number + b"\n"
         number += 1
         await asyncio.sleep(every)
     yield b"the end\n"
