@@ -490,6 +490,7 @@ class Process:
     told_to_stop: bool = False
     stopped_by_roll: bool = False
     stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
+    started_by_roll: bool = False  # the last order to start it was a roll's; supervisord may have restarted it since
 
     @property
     def incarnation(self) -> Incarnation:

@@ -32,9 +32,17 @@ from supervisor_rolling.in_supervisord.asker import asker
 from supervisor_rolling.in_supervisord.contained import Defects, contained
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
 from supervisor_rolling.in_supervisord.hearing import hear
-from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
+from supervisor_rolling.in_supervisord.mailbox import RESUMABLE, Mailbox
 from supervisor_rolling.in_supervisord.settings import hears_the_doorbell, settings_of
-from supervisor_rolling.in_supervisord.views import head_view, holder_text, packed, report_view, roll_view, standings_of
+from supervisor_rolling.in_supervisord.views import (
+    head_view,
+    holder_text,
+    holds_ports,
+    packed,
+    report_view,
+    roll_view,
+    standings_of,
+)
 from supervisor_rolling.in_supervisord.wakeup import install as install_wakeup
 from supervisor_rolling.packing import pack
 from supervisor_rolling.plain import ascii_only, plain, readable
@@ -676,7 +684,7 @@ class RollingNamespaceRPCInterface:
     def _concerned(self, requests: list[dict[str, Any]], guarded: list[str]) -> set[str]:
         """The groups whose processes the listener has to see."""
         rolls, groups = self.mailbox.rolls, self.supervisord.process_groups
-        active = [group for group in rolls if rolls[group]["status"] == ACTIVE]
+        active = [group for group in rolls if holds_ports(rolls[group])]
         asked = [request["group"] for request in requests]
         return {group for group in (*active, *asked, *guarded, *self.mailbox.watches) if group in groups}
 
@@ -712,6 +720,7 @@ class RollingNamespaceRPCInterface:
             lives.told_to_stop(group, name),
             lives.stopped_by_roll(group, name),
             lives.stop_took(group, name),
+            lives.started_by_roll(group, name),
         ]
 
     def _process_view(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from supervisor import events
+from supervisor.datatypes import RestartUnconditionally
 from supervisor.states import ProcessStates
 
 from supervisor_rolling.in_supervisord.lives import Lives
@@ -103,6 +104,34 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is
     with lives.ordered_by_roll(process if is_ours else a_process()):
         tell(lives, events.ProcessStateStoppedEvent, process)
     assert (lives.stopped_by_roll("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
+
+
+@pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
+def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, autorestart: Any, expected: bool):
+    process = a_process()
+    process.config.autorestart = autorestart
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStartingEvent, process)
+    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_roll("app", "web_1")
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateFatalEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert not lives.started_by_roll("app", "web_1"), "supervisord gives up, so it was started by hand"
+
+
+@pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
+def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any, expected: bool):
+    process = a_process()
+    process.config.autorestart = autorestart
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStartingEvent, process)
+    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert not lives.started_by_roll("app", "web_1")
 
 
 def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: Lives, clock: Clock):

@@ -1107,6 +1107,42 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     assert "stopped by hand" in world.roll().members[0].why
 
 
+def left_failed() -> tuple[World, Roller]:
+    """An ended roll without a guard has left app-1 failed, and so closed."""
+    world = World(3, fast_policy(guard=GuardPolicy(enabled=False)))
+    world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
+    world.ask()
+    roller = world.run(world.roller())
+    assert (world.roll().status, set(world.closed_until)) == (Status.FAILED, {8001})
+    return world, roller
+
+
+def test_without_a_guard_what_failed_stays_closed_while_it_is_down_and_when_it_crashes():
+    world, roller = left_failed()
+    roller = world.live(roller, 10.0)
+    world.crash("app-1")
+    roller = world.live(roller, 10.0)
+    assert world.processes["app-1"].state == "RUNNING"
+    world.stop("app-1")
+    world.live(roller, 10.0)
+    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+
+
+@pytest.mark.parametrize("is_new_listener", [False, True])
+def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_new_listener: bool):
+    world, roller = left_failed()
+    world.restart_by_hand("app-1")
+    roller = world.live(world.roller() if is_new_listener else roller, 2.0)
+    member = world.roll().members[0]
+    assert (member.stage, member.failed, world.roll().status) == (Stage.OPEN, True, Status.FAILED)
+    assert "answered 500; then it was restarted by hand, so its port is open" in member.why
+    assert world.closed_until == {}
+    world.processes["app-1"].deploy = {"warms": "warm"}
+    world.ask()
+    world.run(roller)
+    assert (world.roll().status, world.roll().members[0].replaced) == (Status.DONE, True)
+
+
 class HeldUpBeforeTheOrder(World):
     """A turn waits for the lock of xtables between the record of a stop and its order."""
 

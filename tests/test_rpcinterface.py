@@ -968,6 +968,15 @@ def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
     assert (other["stage"], other["gate"], other["why"]) == ("warming", "closed", "a new process, not warm yet")
 
 
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_the_listener_sees_what_an_ended_roll_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
+    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    over = a_roll(members=(failed,), status=Status.FAILED)
+    over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
+    assert ("app" in looked(rolling)["processes"]) is not is_guarded
+
+
 @pytest.mark.parametrize(("is_guarded", "gate"), [(True, "open"), (False, "closed")])
 def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
     rolling: Any, is_guarded: bool, gate: str

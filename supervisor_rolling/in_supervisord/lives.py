@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor.datatypes import RestartUnconditionally
 from supervisor.events import (
     ProcessStateBackoffEvent,
     ProcessStateEvent,
     ProcessStateExitedEvent,
+    ProcessStateFatalEvent,
     ProcessStateStartingEvent,
     ProcessStateStoppedEvent,
     ProcessStateStoppingEvent,
@@ -32,6 +34,8 @@ class _Life:
     was_told: bool = False  # it went down because it was ordered to
     stopping_since: float = 0.0  # and it is not down yet
     stop_took: float = 0.0
+    comes_back: bool = False  # supervisord starts it again by itself
+    is_started_by_roll: bool = False
     is_by_roll: bool = False  # the order for which it stops, or went down
 
 
@@ -64,16 +68,20 @@ class Lives:
         life = self._lives.setdefault(process.group.config.name, {}).setdefault(process.config.name, _Life())
         is_ours = process is self._ordered
         if isinstance(event, ProcessStateStartingEvent):
+            life.is_started_by_roll = life.is_started_by_roll if life.comes_back and not is_ours else is_ours
             life.started, life.stopping_since = self._clock(), 0.0
         elif isinstance(event, ProcessStateStoppingEvent):
             life.stopping_since, life.is_by_roll = self._clock(), is_ours
         elif isinstance(event, ProcessStateStoppedEvent):
             # From BACKOFF it is STOPPED at once. Another's order may end while one of ours is carried out.
             life.is_by_roll = life.is_by_roll if life.stopping_since else is_ours
-            life.stop_took = self._stopping_for(life)
+            life.stop_took, life.comes_back = self._stopping_for(life), False
             life.ended, life.was_told, life.stopping_since = self._clock(), True, 0.0
         elif isinstance(event, (ProcessStateBackoffEvent, ProcessStateExitedEvent)):
             life.ended, life.was_told, life.is_by_roll, life.stop_took = self._clock(), False, False, 0.0
+            life.comes_back = isinstance(event, ProcessStateBackoffEvent) or _is_restarted(event)
+        elif isinstance(event, ProcessStateFatalEvent):
+            life.comes_back = False
 
     def forget(self, group: str) -> None:
         """Its processes are gone, and others will have their names."""
@@ -100,6 +108,10 @@ class Lives:
         """Whether the order for which it stops, or last went down, was a roll's."""
         return self._of(group, name).is_by_roll
 
+    def started_by_roll(self, group: str, name: str) -> bool:
+        """Whether the last order to start it was a roll's; restarts by supervisord itself are no order."""
+        return self._of(group, name).is_started_by_roll
+
     def stop_took(self, group: str, name: str) -> float:
         """Seconds from the last order to stop until it was down, or until now; 0.0: it ended by itself."""
         life = self._of(group, name)
@@ -113,3 +125,9 @@ class Lives:
 
     def _since(self, heard: float, wall: float) -> float:
         return max(0.0, self._clock() - heard if heard else self._wall() - wall)
+
+
+def _is_restarted(event: ProcessStateExitedEvent) -> bool:
+    """Whether supervisord starts a process again that has exited."""
+    autorestart = getattr(event.process.config, "autorestart", False)
+    return autorestart is RestartUnconditionally or bool(autorestart and not event.expected)

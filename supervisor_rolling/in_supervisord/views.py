@@ -96,6 +96,12 @@ def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def holds_ports(roll: Mapping[str, Any]) -> bool:
+    """Whether it runs, or has left a failed process closed that no guard takes over."""
+    is_left = not roll["policy"]["guard"]["enabled"] and any(one["stage"] == "failed" for one in roll["members"])
+    return roll["status"] == ACTIVE or is_left
+
+
 def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
     """Where the processes of a group stand, by name: those that a roll or the guard has in hand, or that a roll left as
     they are. Others are open, or nobody watches them."""

@@ -88,9 +88,9 @@ what it costs. On the pressure of one moment all that there is room for would le
 
 
 def advance(roll: Roll, seen: Seen) -> Roll:
-    """The roll after one look. Does nothing to a roll that has ended."""
+    """The roll after one look. One that has ended is left as it is, but for what another client starts again."""
     if roll.status is not Status.RUNNING:
-        return roll
+        return roll if roll.policy.guard.enabled else _released(roll, seen)
     if roll.verdict:
         return waiting_for(hooks.concluded(roll, seen.hook), "its last commands", roll.ended_at, seen.at)
     if not roll.prepared:
@@ -107,6 +107,24 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     roll = levelled(roll, in_service(roll, seen), seen.at)
     roll = _finish(roll, seen, is_paced)
     return waiting_for(roll, *_wait_of(roll, seen), seen.at)
+
+
+def _released(roll: Roll, seen: Seen) -> Roll:
+    """An ended roll without a guard: what it left failed, and another client has started again, is no longer its."""
+    members = tuple(_released_one(member, seen) for member in roll.members)
+    if members == roll.members:
+        return roll
+    return replace(roll, members=tuple(map(partial(noted, at=seen.at), roll.members, members)))
+
+
+def _released_one(member: Member, seen: Seen) -> Member:
+    process = seen.processes.get(member.name)
+    if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
+        return member
+    if process.started_by_roll or process.incarnation in (member.old, member.new):
+        return member
+    why = f"{member.why}; then it was restarted by hand, so its port is open (guard: false: it is not warmed up)"
+    return replace(to(member, Stage.OPEN, seen), why=why)
 
 
 def closed(roll: Roll) -> dict[int, str]:
