@@ -115,9 +115,11 @@ class GuardPolicy:
 @dataclass(frozen=True)
 class BalancerPolicy:
     """Where the load balancer says what it does. ``nginx``: its configuration, or a file with the output of ``nginx
-    -T``; empty: what ``nginx -T`` says here."""
+    -T``; empty: what ``nginx -T`` says here. ``retries``: the operator knows that it tries another server when a
+    connection is refused."""
 
     nginx: str = ""
+    retries: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class PortRule:
 @dataclass(frozen=True)
 class Policy:
     """All that the YAML says of one group. ``settle_auto``: the load balancer's configuration says how long to settle,
-    and ``settle`` holds where it cannot be read. ``settle_why``: what in it says so; empty where nothing does."""
+    and ``settle`` holds where it cannot be read. ``settle_why``: what in it says so; empty where nothing does.
+    ``settle_read``: it has been read, and ``settle`` is what it says."""
 
     group: str
     ports: PortRule
@@ -174,6 +177,7 @@ class Policy:
     guard: GuardPolicy = GuardPolicy()
     settle_auto: bool = True
     settle_why: str = ""
+    settle_read: bool = False
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
     pace: PacePolicy = PacePolicy()
@@ -542,6 +546,17 @@ class PortUse:
 
 
 @dataclass(frozen=True)
+class Client:
+    """A program on this host, or another host, that connects to the ports of a group."""
+
+    name: str  # of the program; empty: on another host, or it cannot be seen
+    pid: int = 0
+    address: str = ""  # of the other end of one of its connections; empty: none is open now
+    is_local: bool = True
+    files: tuple[tuple[str, str], ...] = ()  # its configuration: path and text, the main file first
+
+
+@dataclass(frozen=True)
 class Arrival:
     """An HTTP request that came to a port. ``peer``: ``address:port``. ``answered``: a number that is another when the
     process has sent anything on that connection since."""
@@ -554,13 +569,15 @@ class Arrival:
 @dataclass(frozen=True)
 class Reuse:
     """Requests that came over connections that were used again behind a closed gate: how many, over how many, the most
-    over one and whose that is, within how many seconds."""
+    over one and whose that is, within how many seconds. ``program``: of this host, that the peer is; empty where it is
+    not known."""
 
     requests: int = 0
     connections: int = 0
     most: int = 0
     peer: str = ""
     seconds: float = 0.0
+    program: str = ""
 
 
 @dataclass(frozen=True)

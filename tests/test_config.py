@@ -101,7 +101,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
 
     assert set(tree) == names(Config) - {"invalid"}
     assert set(tree["gate"]) == names(GatePolicy)
-    assert set(group) == names(Policy) - {"group", "settle_auto", "settle_why"}
+    assert set(group) == names(Policy) - {"group", "settle_auto", "settle_why", "settle_read"}
     assert set(group["balancer"]) == names(BalancerPolicy)
     assert set(group["drain"]) == names(DrainPolicy)
     assert set(group["restart"]) == names(RestartPolicy)
@@ -148,7 +148,7 @@ def test_every_key_is_read() -> None:
                 - {path: /, expect: 404}
             settle: 1
             guard: {max_closed: 3}
-            balancer: {nginx: /etc/nginx/app.conf}
+            balancer: {nginx: /etc/nginx/app.conf, retries: true}
             pace: {cpu_pressure: 12.5%, patience: 4}
         """,
         "f",
@@ -177,7 +177,7 @@ def test_every_key_is_read() -> None:
                 settle=1.0,
                 guard=GuardPolicy(max_closed=Share(number=3)),
                 settle_auto=False,
-                balancer=BalancerPolicy("/etc/nginx/app.conf"),
+                balancer=BalancerPolicy("/etc/nginx/app.conf", True),
                 pace=PacePolicy(12.5, 4.0),
             )
         },
@@ -280,7 +280,8 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
             "drain: {lasting: 3}",
             "drain.lasting: unknown key; known are: timeout, min, on_timeout, signal, request, keepalive, quiet",
         ),
-        ("balancer: {haproxy: /x}", "balancer.haproxy: unknown key; known are: nginx"),
+        ("balancer: {haproxy: /x}", "balancer.haproxy: unknown key; known are: nginx, retries"),
+        ("balancer: {retries: maybe}", "balancer.retries: 'maybe'"),
         ("balancer: {nginx: x}", "balancer.nginx: 'x' is not a full path; write one that begins with /"),
         ("settle: automatic", "settle: 'automatic' is text; durations are numbers of seconds, such as 30"),
         ("settle: -1", "settle: '-1' is out of range"),

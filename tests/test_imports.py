@@ -37,7 +37,7 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
-    *("pressure", "threads"),
+    *("pressure", "threads", "clients"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -56,6 +56,9 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("gates", "sock_diag"),
     ("warmup", "addresses"),
     ("balancers", "addresses"),
+    ("clients", "addresses"),
+    ("clients", "owners"),
+    ("clients", "sock_diag"),
     ("trial", "addresses"),
     ("trial", "owners"),
     ("trial", "sock_diag"),

@@ -108,7 +108,7 @@ def others(inodes: Collection[int], family: Collection[int]) -> tuple[Holder, ..
 def _holding(inodes: Collection[int], family: Collection[int]) -> dict[int, list[int]]:
     """The processes that hold each of these sockets, by inode, without ``family``."""
     found: dict[int, list[int]] = {}
-    for pid in set(_pids()).difference(family):
+    for pid in set(all_pids()).difference(family):
         with contextlib.suppress(SocketsError):  # of another user: what cannot be seen is not told
             for inode in own_inodes(pid).intersection(inodes):
                 found.setdefault(inode, []).append(pid)
@@ -141,7 +141,8 @@ def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iter
         waiting += children.get(process, [])
 
 
-def _pids() -> list[int]:
+def all_pids() -> list[int]:
+    """The processes that are shown."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
@@ -149,7 +150,7 @@ def children_of_all() -> dict[int, list[int]]:
     """The children of each process of the host that has any."""
     # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
     children: dict[int, list[int]] = {}
-    for pid in _pids():
+    for pid in all_pids():
         with contextlib.suppress(*_GONE, PermissionError):  # hidepid: what cannot be seen is nobody's child
             children.setdefault(_parent(pid), []).append(pid)
     return children

@@ -52,7 +52,8 @@ received; how many segments of data came in and went out. The kernel begins thes
 _STUCK_MS = 1000
 """What the peer has not acknowledged for so long is not merely under way."""
 _STEP = struct.Struct("=BBH")  # struct inet_diag_bc_op: code, offset if yes, offset if no
-_JUMP, _PORT_AT_LEAST, _PORT_AT_MOST = 1, 2, 3  # INET_DIAG_BC_JMP, _S_GE, _S_LE
+_JUMP = 1  # INET_DIAG_BC_JMP
+_LOCAL, _REMOTE = (2, 3), (4, 5)  # at least this port, at most: INET_DIAG_BC_S_GE, _S_LE; _D_GE, _D_LE
 
 
 class Traffic(NamedTuple):
@@ -86,15 +87,20 @@ class TcpSocket(NamedTuple):
 
 
 def tcp_sockets(
-    states: Collection[int], ports: Collection[int] | None = None, with_traffic: bool = False
+    states: Collection[int],
+    ports: Collection[int] | None = None,
+    with_traffic: bool = False,
+    of_clients: bool = False,
 ) -> list[TcpSocket]:
     """The sockets of this network namespace in one of these states, both families; ``ports``: only with such a local
-    port; ``with_traffic``: when bytes last moved, which takes half as long again where there are thousands.
+    port, or with such a remote port (``of_clients``); ``with_traffic``: when bytes last moved, which takes half as long
+    again where there are thousands.
 
     Listening sockets stand in a small table of their own; any other state makes the kernel walk the large one.
     """
     mask = sum(1 << state for state in set(states))
-    codes = [b""] if ports is None else [_any_local_port(ranges) for ranges in _walks(ports)]
+    bounds = _REMOTE if of_clients else _LOCAL
+    codes = [b""] if ports is None else [_any_port(ranges, *bounds) for ranges in _walks(ports)]
     return [one for code in codes for one in _walked(mask, code, with_traffic)]
 
 
@@ -263,8 +269,8 @@ def _walks(ports: Collection[int]) -> list[list[_Range]]:
     return [ranges[at : at + _MOST_RANGES] for at in range(0, len(ranges), _MOST_RANGES)]
 
 
-def _any_local_port(ranges: Sequence[_Range]) -> bytes:
-    """A program for the kernel's filter: accept a socket whose local port is in one of these ranges.
+def _any_port(ranges: Sequence[_Range], at_least: int, at_most: int) -> bytes:
+    """A program for the kernel's filter: accept a socket whose port, local or remote, is in one of these ranges.
 
     For each range: at least its first? at most its last? then jump to the end, which accepts; else on to the next one.
     What jumps four bytes beyond the end is refused. Equality would be one question, but older kernels do not know it.
@@ -273,7 +279,7 @@ def _any_local_port(ranges: Sequence[_Range]) -> bytes:
     for place, (first, last) in enumerate(ranges):
         left = (len(ranges) - place) * _BLOCK
         on_no = _BLOCK if left > _BLOCK else _BLOCK + 4
-        code += _STEP.pack(_PORT_AT_LEAST, 8, on_no) + _STEP.pack(0, 0, first)
-        code += _STEP.pack(_PORT_AT_MOST, 8, on_no - 8) + _STEP.pack(0, 0, last)
+        code += _STEP.pack(at_least, 8, on_no) + _STEP.pack(0, 0, first)
+        code += _STEP.pack(at_most, 8, on_no - 8) + _STEP.pack(0, 0, last)
         code += _STEP.pack(_JUMP, 4, left - 4 * _STEP.size)
     return code

@@ -98,6 +98,7 @@ _HISTORY_HINT = "write {file: /path}, or false to keep none"
 _HOOK_HINT = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
+_RETRIES_HINT = "write true where the load balancer tries another server when a connection is refused, or false"
 _PRESSURE_HINT = "write a percentage, such as 20%"
 _LISTEN_HINT = "write one such as 127.0.0.1:9180"
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
@@ -381,6 +382,10 @@ def _settle(entry: Entry) -> float | None:
     return AUTO if is_auto else seconds()(entry)
 
 
+def _retries(entry: Entry) -> bool | None:
+    return entry.truth(_RETRIES_HINT)
+
+
 def _nginx(entry: Entry) -> str | None:
     path = entry.text("write the path of nginx.conf, or of a file with the output of nginx -T")
     if path and not path.startswith("/"):
@@ -531,6 +536,7 @@ _PACE: dict[str, Reader[Any]] = {
 }
 _BALANCER: dict[str, Reader[Any]] = {
     "nginx": _nginx,
+    "retries": _retries,
 }
 _HOOK: dict[str, Reader[Any]] = {
     "command": _command,

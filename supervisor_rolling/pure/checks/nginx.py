@@ -173,7 +173,7 @@ def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
 def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[Finding]:
     ours = [one for of, one in group.servers if of == upstream]
     pool = group.nginx.pool_of(upstream)
-    if pool and not _is_pool_dealt_with(policy):
+    if pool and not is_pool_dealt_with(policy):
         how = f"keepalive {pool}" if upstream.keepalive is not None else f"by default since 1.29.7, keepalive {pool}"
         yield Finding(
             "nginx.keepalive",
@@ -236,7 +236,8 @@ def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
         )
 
 
-def _is_pool_dealt_with(policy: Policy) -> bool:
+def is_pool_dealt_with(policy: Policy) -> bool:
+    """Whether the policy says what becomes of a load balancer's keep-alive connections."""
     drain = policy.drain
     return drain.keepalive != "refuse" or bool(drain.signal or drain.request)
 

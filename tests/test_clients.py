@@ -1,0 +1,136 @@
+"""Which programs connect to ports, as the kernel and /proc have it: real processes and connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor_rolling.in_listener.clients import ConnectedClients, clients_of, configuration_of
+from supervisor_rolling.model import Client
+from tests.lab.hosts import Host
+
+CONNECT = (
+    "import socket, sys; one = socket.create_connection(('127.0.0.1', {})); print('on', flush=True); sys.stdin.read()"
+)
+AGAIN = """
+import socket, sys
+print("on", flush=True)
+while True:
+    with socket.create_connection(("127.0.0.1", {})) as one:
+        one.recv(1)
+"""
+
+ACCEPT = """
+import socket, sys, time
+server = socket.socket(fileno=int(sys.argv[1]))
+print("on", flush=True)
+while True:
+    connection, _ = server.accept()
+    time.sleep(0.005)
+    connection.close()
+"""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def program(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process, once it has said something."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline()
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def test_the_other_end_of_a_connection_is_named_by_its_process(port: int):
+    with program(sys.executable, "-c", CONNECT.format(port)) as child:
+        (found,) = clients_of([port], glances=3)
+    with_name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+    assert (found.pid, found.address, found.is_local, found.files) == (child.pid, "127.0.0.1", True, ())
+    assert found.name.startswith("python") or found.name == with_name
+
+
+def test_own_connections_and_other_ports_are_no_clients(port: int):
+    other = socket.create_server(("127.0.0.1", 0))
+    with other, socket.create_connection(("127.0.0.1", port)):
+        with_other = program(sys.executable, "-c", CONNECT.format(other.getsockname()[1]))
+        with with_other:
+            assert clients_of([port], glances=3) == []
+
+
+def test_a_balancer_of_short_connections_is_seen(tmp_path: Path):
+    """Each lives for 5 ms, as a request does; the program's file is called as a balancer's is."""
+    haproxy = tmp_path / "haproxy"
+    shutil.copy(os.path.realpath(sys.executable), haproxy)
+    (tmp_path / "h.cfg").write_text("listen app\n server a 127.0.0.1:8000\n", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = server.getsockname()[1]
+        with _closing(server), program(str(haproxy), "-c", AGAIN.format(here), "-f", f"{tmp_path}/h.cfg") as child:
+            found = clients_of([here])
+    text = "listen app\n server a 127.0.0.1:8000\n"
+    assert found == [Client("haproxy", child.pid, "127.0.0.1", files=((f"{tmp_path}/h.cfg", text),))]
+
+
+@contextlib.contextmanager
+def _closing(server: socket.socket) -> Iterator[None]:
+    """Accepts, and closes each connection after 5 ms."""
+    command = [sys.executable, "-c", ACCEPT, str(server.fileno())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[server.fileno()]) as child:
+        assert child.stdout
+        assert child.stdout.readline()
+        try:
+            yield
+        finally:
+            child.kill()
+
+
+def test_a_peer_on_another_host_has_an_address_and_no_name():
+    with Host() as host, socket.create_server((host.home.v4, 0)) as server:
+        here = server.getsockname()[1]
+        with host.there():
+            far = socket.create_connection((host.home.v4, here))
+        with far:
+            assert clients_of([here], glances=3) == [Client("", address=host.away.v4, is_local=False)]
+
+
+def test_includes_of_apache_are_followed(tmp_path: Path):
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "a.conf").write_text("IncludeOptional sites/*.conf\nInclude a.conf\n", encoding="utf-8")
+    (tmp_path / "sites" / "b.conf").write_text("Listen 1\n", encoding="utf-8")
+    code = "print('on', flush=True); input()"
+    with program(sys.executable, "-c", code, "-d", str(tmp_path), "-f", "a.conf") as child:
+        found = configuration_of("apache2", child.pid)
+    assert [path for path, _ in found] == [f"{tmp_path}/a.conf", f"{tmp_path}/sites/b.conf"]
+
+
+def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
+    rung: list[int] = []
+    connected = ConnectedClients(lambda: 5.0, lambda: rung.append(1))
+    assert connected.look("app", [port], 4.0) is None
+    connected._looks["app"].join(10.0)
+    assert (connected.look("app", [port], 4.0), connected.last("app"), rung) == ([], [], [1])
+    assert connected.look("app", [port], 6.0) is None
+    connected._looks["app"].join(10.0)
+
+
+def test_the_program_of_one_peer(port: int):
+    connected = ConnectedClients(lambda: 0.0)
+    with socket.create_connection(("127.0.0.1", port)) as one:
+        peer = f"127.0.0.1:{one.getsockname()[1]}"
+        assert connected.program_of(peer, port) == Path("/proc/self/comm").read_text().strip()
+        assert connected.program_of("127.0.0.1:1", port) == ""
