@@ -11,9 +11,9 @@ AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
-# The tests look at a page in a browser, and talk to supervisord from Node; the demo needs neither. Node's own packages
-# bring npm along, Debian's do not.
-TESTED_WITH = chromium chromium-driver $(if $(shell command -v npm),,nodejs npm)
+# The tests look at a page in a browser, talk to supervisord from Node, and put other load balancers before a group; the
+# demo needs none of these. Node's own packages bring npm along, Debian's do not.
+TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell command -v npm),,nodejs npm)
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 

@@ -112,6 +112,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
     from supervisor_rolling.in_listener import config
     from supervisor_rolling.in_listener.arrivals import PacketArrivals
     from supervisor_rolling.in_listener.balancers import NginxConfigurations
+    from supervisor_rolling.in_listener.clients import ConnectedClients
     from supervisor_rolling.in_listener.drain import KernelSockets
     from supervisor_rolling.in_listener.flags import FileFlags
     from supervisor_rolling.in_listener.gatekeeper import Gatekeeper
@@ -161,6 +162,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         history=FileHistory(url, lambda: _latest(policies).history),
         metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),
         pressure=KernelPressure(time.monotonic),
+        clients=ConnectedClients(time.monotonic, ring),
     )
     return roller
 

@@ -226,9 +226,10 @@ class RollingNamespaceRPCInterface:
         @param string group    The group
         @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
                                why, seconds, settle (seconds), settle_auto (boolean, not told by rolling.yaml),
-                               settle_why, canary, forecast (seconds; 0: none), hook (the one that it waits for), paced
-                               (boolean, the next waits for the CPU), waits (for what it waits; empty: nothing),
-                               waits_long (boolean, for 5 s or more), total, replaced, least_available, and
+                               settle_why, settle_known (whether settle was given or read, so that those that count as
+                               available get requests), canary, forecast (seconds; 0: none), hook (the one that it
+                               waits for), paced (boolean, the next waits for the CPU), waits (for what it waits; empty:
+                               nothing), waits_long (boolean, for 5 s or more), total, replaced, least_available, and
                                processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
                                why, the duration of each stage over, connections_left at the drain's deadline and the
                                oldest_left of them (structs of peer, age, idle, last, state), …
@@ -302,7 +303,7 @@ class RollingNamespaceRPCInterface:
         @return array rolls    An array of structs: id, group, status (running, done, failed, aborted, lost), by (who
                                asked, as they say), user and client (as their connection tells), began (Unix time),
                                seconds, forecast (seconds; 0 where there was none), limit, force, why, total, replaced,
-                               least_available, size (processes of the group)
+                               least_available, size (processes of the group), settle_known (as in getRoll)
         """
         self._update("getHistory")
         number = max(1, min(_whole("number", number), MOST_ROLLS))

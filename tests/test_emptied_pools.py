@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import Fault
-from supervisor_rolling.model import DrainPolicy, Status
+from supervisor_rolling.model import Client, DrainPolicy, Status
 from tests.world import GROUP, World, fast_policy
 
 
@@ -90,3 +90,17 @@ def test_where_it_fails_in_the_middle_a_drain_waits_for_its_deadline() -> None:
     world.pools.problem = "nftables: Device or resource busy"
     world.run(roller)
     assert drains(world)[0] >= 8.0
+
+
+def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
+    world = pooled(timeout=30.0)
+    world.pools.is_deaf, world.pool_asks_every = True, 0.1
+    world.clients = [Client("caddy", 1, "127.0.0.1")]
+    world.ask(force=True)
+    world.run(world.roller(), 60.0)
+    roll = world.roll()
+    assert (roll.status, world.lost) == (Status.FAILED, 0)
+    assert "connections that were told to close by an HTTP/1.0 answer (from Caddy at 10.0.0.9:" in roll.members[0].why
+    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in roll.members[0].why
+    assert max(drains(world)) < 2.0
+    assert not world.is_closed(roll.members[0].ports[0])

@@ -38,10 +38,12 @@ def test_without_it_the_roll_stops_before_it_stops_a_process_and_says_what_to_do
     assert (pids(stack), rules(), refuses(8000)) == (before, [], False)
     assert report().failures == {}
     why = rolling(stack)["processes"][0]["why"]
-    assert re.search(r"\(\d+ in \d\.\d s over \d+ connections?, from 127\.0\.0\.1:\d+ to port 8000\)", why), why
+    assert re.search(r"\(\d+ in \d\.\d s over \d+ connections?, from nginx at 127\.0\.0\.1:\d+ to port 8000\)", why), (
+        why
+    )
     assert "keepalive 0;" in done.stdout
     assert 1.0 <= rolling(stack)["seconds"] < 5.0
-    assert "older than its closed gate" in listener_log(stack)
+    assert "opened before its port was closed" in listener_log(stack)
 
 
 def test_where_it_is_ignored_the_roll_goes_on_after_the_drain(start: Callable[..., Stack]):

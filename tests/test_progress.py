@@ -653,3 +653,8 @@ def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
 
 def test_a_roll_that_has_ended_waits_for_no_cpu() -> None:
     assert not a_view(NEW, status=Status.DONE, paced_since=NOW - 3.0)["paced"]
+
+
+def test_open_instead_of_available_where_settle_is_not_known():
+    view = a_view(Member("app-1", (8001,), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
+    assert last_line(view).endswith("never fewer than 3 of 1 open")

@@ -16,6 +16,8 @@ from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.in_listener.roller import ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Roller
 from supervisor_rolling.model import (
+    BalancerPolicy,
+    Client,
     Config,
     Connections,
     DrainPolicy,
@@ -324,7 +326,7 @@ def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_op
     world.ask()
     world.run(world.roller()).turn()
     assert world.roll().status is Status.FAILED
-    assert "requests over connections that are older than its closed gate" in world.roll().why
+    assert "requests on keep-alive connections opened before its port was closed" in world.roll().why
     assert not any(entry.startswith("stop") for entry in world.log)
     assert not world.is_closed(8001)
     assert (world.lost, world.arrivals.watched) == (0, [])
@@ -656,6 +658,29 @@ def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     world.run(roller, 60.0)
     assert world.roll().status is Status.DONE
     assert min(member.timing.settled for member in world.roll().members) >= 4.0
+
+
+def test_settle_is_known_only_where_every_balancer_was_read():
+    checks = "backend app\n option redispatch 1\n server a 127.0.0.1:8001 check inter 500 rise 4\n"
+    read = Client("haproxy", 7, "127.0.0.1", files=(("/h.cfg", checks),))
+    for clients, expected in [([read], (2.0, True)), ([read, Client("envoy", 8, "127.0.0.1")], (10.0, False))]:
+        world = World(3, fast_policy(settle_auto=True, settle=10.0, balancer=BalancerPolicy(retries=True)))
+        world.clients = list(clients)
+        world.ask()
+        world.roller().turn()
+        assert (world.roll().policy.settle, world.roll().policy.settle_read) == expected
+
+
+def test_a_rollout_waits_until_what_is_connected_is_known():
+    world = World(3)
+    world.clients = None
+    request = world.ask()
+    roller = world.roller()
+    roller.turn()
+    assert world.roll_or_none() is None
+    world.clients = [Client("caddy", 7, "127.0.0.1")]
+    roller.turn()
+    assert "Caddy sends requests to the group, and does not try another server" in request["text"]
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():

@@ -25,6 +25,7 @@ from supervisor_rolling.model import (
     Arrival,
     BalancerPolicy,
     Change,
+    Client,
     Config,
     Connection,
     Connections,
@@ -144,7 +145,8 @@ class Pools:
     """The load balancer's keepalive pool of each port, and the rule that makes it close a connection after its answer.
 
     ``picks_every``: seconds from one request on a port's pool to the next; the newest idle connection is taken.
-    ``is_sealed``: it speaks TLS, so that no connection is ever closed. ``problem``: the kernel cannot.
+    ``is_sealed``: it speaks TLS, so that no connection is ever closed; ``is_deaf``: it is not nginx, and keeps them all
+    the same. ``problem``: the kernel cannot.
     """
 
     def __init__(self, world: World) -> None:
@@ -152,6 +154,7 @@ class Pools:
         self.picks_every = math.inf
         self.answer_takes = 0.05
         self.is_sealed = False
+        self.is_deaf = False
         self.problem = ""
         self.by_port: dict[int, list[Pooled]] = {}
         self._until: dict[int, float] = {}
@@ -210,7 +213,14 @@ class Pools:
         if one.busy_until <= now - STEP * 1.5:
             return False  # answered before the rule was there
         self._answered[port] = "sealed" if self.is_sealed else "http"
+        if self.is_deaf:
+            self._closing[port].discard(one.peer)
+            return False
         return not self.is_sealed
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        return frozenset(peer for peers in self._closing.values() for peer in peers)
 
 
 class Pool:
@@ -247,6 +257,22 @@ class Flags:
 
 
 OVERTAKEN = Outcome("NOT_RUNNING", overtaken=True)
+
+
+class Clients:
+    """The ``Clients`` of this world: what it says, at once."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def look(self, group: str, ports: Collection[int], since: float) -> list[Client] | None:
+        return self._world.clients
+
+    def last(self, group: str) -> list[Client] | None:
+        return self._world.clients
+
+    def program_of(self, peer: str, port: int) -> str:
+        return next((one.name for one in self._world.clients or () if one.is_local), "")
 
 
 class Hooks:
@@ -319,6 +345,7 @@ class World:
         self.trial: list[str] = []
         self.unreached = ""  # why no process can be connected to
         self.knocked: list[int] = []  # the ports that a trial has connected to
+        self.clients: list[Client] | None = []  # what connects to the group; None: the look is not over
         self.nginx: Nginx | None = Nginx(problem="there is no nginx in this world", is_absent=True)
         self.refuses_to_start = ""
         self.refuses_to_signal = ""
@@ -370,6 +397,7 @@ class World:
             hooks=Hooks(self),
             metrics=PrometheusMetrics(lambda: ""),
             pressure=self,
+            clients=Clients(self),
         )
         roller.begin()
         return roller

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from supervisor_rolling.model import (
     Arrival,
     BalancerPolicy,
+    Client,
     Connections,
     Finding,
     Holder,
@@ -125,8 +126,30 @@ class Sockets(Protocol):
         ...
 
 
+class Clients(Protocol):
+    """Finds out which programs connect to the ports of a group, in a thread of its own. Never blocks, never raises."""
+
+    def look(self, group: str, ports: Collection[int], since: float) -> Sequence[Client] | None:
+        """What a look found that began at ``since`` or later; None while there is none: then one is begun."""
+        ...
+
+    def last(self, group: str) -> Sequence[Client] | None:
+        """What the last look found; None where there was none, or it is not over."""
+        ...
+
+    def program_of(self, peer: str, port: int) -> str:
+        """The name of the program on this host whose connection to ``port`` comes from ``peer`` (``address:port``);
+        empty where there is none. It reads the open files of every process: not for every turn."""
+        ...
+
+
 class Pools(Protocol):
     """Makes nginx close the connections of its keepalive pool that a port has, each after its next answer."""
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The peers of the connections that have not had that answer yet, as the last ``hold`` found them."""
+        ...
 
     def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
         """Do so for exactly these ports, for so many seconds from now; for all others no longer. A port that is new

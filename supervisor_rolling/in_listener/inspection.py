@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.answers import objections
-from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Pressure, Sockets, Trials
+from supervisor_rolling.in_listener.contracts import NO_ANSWER, Balancers, Clients, Pressure, Sockets, Trials
 from supervisor_rolling.in_listener.gatekeeper import Gatekeeper, gate_finding
-from supervisor_rolling.model import BalancerPolicy, Config, Finding, Policy, Report, Request, Roll, Seen, Settings
-from supervisor_rolling.pure.checks import conntrack, nginx, pace, processes
+from supervisor_rolling.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
+from supervisor_rolling.pure.checks import clients, conntrack, nginx, pace, processes
 from supervisor_rolling.pure.checks import settings as supervisord
+from supervisor_rolling.pure.checks.clients import Front, front
 from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for, settle_why
 from supervisor_rolling.pure.checks.processes import Listening, is_up
-from supervisor_rolling.pure.nginx import Nginx
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -27,9 +27,9 @@ Ports = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Settle:
-    """How long to settle by a configuration, for processes with these ports, None where it does not say; and why."""
+    """How long to settle by what was read, for processes with these ports, None where that does not say; and why."""
 
-    configuration: Nginx | None
+    read: tuple[object, ...]  # nginx's configuration, and what connects to the ports
     ports: Ports
     seconds: float | None
     why: str
@@ -45,42 +45,58 @@ class Inspector:
         balancers: Balancers,
         trials: Trials,
         pressure: Pressure,
+        connected: Clients,
         clock: Callable[[], float],
     ) -> None:
+        self._connected = connected
         self._pressure = pressure
         self._trials = trials
         self._sockets = sockets
         self._gatekeeper = gatekeeper
         self._balancers = balancers
         self._clock = clock
-        self._asked: dict[int, tuple[float, BalancerPolicy | None]] = {}
+        self._asked: dict[int, tuple[float, Policy | None, tuple[int, ...]]] = {}
         self._settles: dict[str, _Settle] = {}
 
     def settled(self, policy: Policy, ports: Ports) -> Policy:
         """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
         if not policy.settle_auto:
             return policy
-        configuration = self._balancers.last(policy.balancer)
+        read = (self._balancers.last(policy.balancer), self._connected.last(policy.group))
         known = self._settles.get(policy.group)
-        if known is None or known.configuration is not configuration or known.ports != ports:
-            group = self._behind(policy, ports)
-            seconds, why = (settle_for(group), settle_why(group)) if group else (None, "")
-            known = _Settle(configuration, dict(ports), seconds, why)
+        if known is None or not _are_same(known.read, read) or known.ports != ports:
+            known = _Settle(read, dict(ports), *self._settle_for(policy, ports))
             self._settles[policy.group] = known
-        return policy if known.seconds is None else replace(policy, settle=known.seconds, settle_why=known.why)
+        if known.seconds is None:
+            return policy
+        return replace(policy, settle=known.seconds, settle_why=known.why, settle_read=True)
+
+    def _settle_for(self, policy: Policy, ports: Ports) -> tuple[float | None, str]:
+        """None where it is not known of all that send to the group."""
+        group, others = self._behind(policy, ports), self._front(policy, ports)
+        found = (settle_for(group), settle_why(group)) if group else (None, "")
+        if not others.balancers:
+            return found
+        by_others = others.shuns
+        return (None, "") if by_others is None else max((found[0] or 0.0, found[1]), by_others)
 
     def expect(self, requests: Collection[int]) -> None:
         """Only these requests wait for an inspection."""
         self._asked = {request: asked for request, asked in self._asked.items() if request in requests}
 
-    def is_ready(self, request: Request, load_config: Callable[[], Config]) -> bool:
+    def is_ready(
+        self, request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Roll]
+    ) -> bool:
         """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
         read before has to do. Until then nothing else of the request is looked at, turn by turn."""
         if request.id not in self._asked:
-            self._asked[request.id] = (self._clock(), _balancer_of(request.group, load_config))
-        since, balancer = self._asked[request.id]
-        is_late = self._clock() - since >= PATIENCE
-        return balancer is None or self._balancers.read(balancer, since) is not None or is_late
+            self._asked[request.id] = (self._clock(), *_looked_at(request, load_config, make))
+        since, policy, ports = self._asked[request.id]
+        if policy is None or self._clock() - since >= PATIENCE:
+            return True
+        is_read = self._balancers.read(policy.balancer, since) is not None
+        are_seen = not ports or self._connected.look(policy.group, ports, since) is not None
+        return is_read and are_seen
 
     def waited(self, request: Request) -> float:
         """Seconds since a request that waits for an inspection was seen first."""
@@ -150,6 +166,7 @@ class Inspector:
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
         findings += self._of_nginx(roll, listening, looked, skipped)
+        findings += self._of_clients(roll, looked, skipped)
         return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
 
     def _of_nginx(self, roll: Roll, listening: Listening, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
@@ -175,6 +192,20 @@ class Inspector:
             looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s{sure})")
             by_port = {port: name for name, those in ports.items() for port in those}
             yield from nginx.findings(group, roll.policy, roll.limit, by_port, listening.addresses or {})
+
+    def _of_clients(self, roll: Roll, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
+        if roll.gate.backend == "haproxy":
+            return
+        if self._connected.last(roll.group) is None:
+            skipped.append("what connects to the processes: it is not known yet; ask again")
+            return
+        ports = _ports_of(roll)
+        group, others = self._behind(roll.policy, ports), self._front(roll.policy, ports)
+        looked += [f"{one.program.title} ({one.where})" for one in others.balancers]
+        yield from clients.findings(others, roll.policy, bool(group and group.servers))
+
+    def _front(self, policy: Policy, ports: Ports) -> Front:
+        return front(self._connected.last(policy.group) or (), [port for those in ports.values() for port in those])
 
     def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
         configuration = self._balancers.last(policy.balancer)
@@ -292,13 +323,25 @@ def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
     )
 
 
-def _balancer_of(group: str, load_config: Callable[[], Config]) -> BalancerPolicy | None:
-    """None where there is nothing to read: then the request is answered with what is wrong."""
+def _looked_at(
+    request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Roll]
+) -> tuple[Policy | None, tuple[int, ...]]:
+    """The policy and the ports of which something is to be read. No policy where there is nothing to read: then the
+    request is answered with what is wrong; no ports where what connects to them makes no difference."""
     try:
-        policy = load_config().groups.get(group)
+        config = load_config()
+        policy = config.groups.get(request.group)
+        if policy is None or config.gate.backend == "haproxy":
+            return policy, ()
+        return policy, tuple(port for member in make(request, config).members for port in member.ports)
     except ConfigError:
-        return None
-    return policy.balancer if policy else None
+        return None, ()
+    except RollingError:
+        return policy, ()
+
+
+def _are_same(old: Sequence[object], new: Sequence[object]) -> bool:
+    return all(one is other for one, other in zip(old, new))
 
 
 def _ports_of(roll: Roll) -> Ports:

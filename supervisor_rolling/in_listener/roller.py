@@ -36,6 +36,7 @@ from supervisor_rolling.in_listener.answers import objections, require_sound, ro
 from supervisor_rolling.in_listener.contracts import (
     Arrivals,
     Balancers,
+    Clients,
     Deaths,
     Flags,
     History,
@@ -200,10 +201,11 @@ class Roller:
     hooks: Hooks
     metrics: Metrics
     pressure: Pressure
+    clients: Clients
 
     def __post_init__(self) -> None:
         self._inspector = Inspector(
-            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clock
+            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clients, self.clock
         )
         self._errors = GroupErrors()
         self._closed: Mapping[str, Mapping[int, str]] = {}
@@ -222,6 +224,7 @@ class Roller:
         self._emptied_since: Mapping[int, float] = {}
         self._unclosed: dict[str, float] = {}
         self._pools_problem = ""
+        self._programs: dict[str, str] = {}
         self._hooked: Mapping[str, HookResult] = {}
         self._counted: Mapping[str, Group] = {}
         self._answered_at = float("-inf")
@@ -455,7 +458,7 @@ class Roller:
         seen = Seen(self.clock(), world.processes[request.group], wards=wards)
         number = 1 + max(self.history.last_id(), *(known.id for _, known in world.rolls.values()), 0)
         make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
-        if not self._inspector.is_ready(request, self.load_config):
+        if not self._inspector.is_ready(request, self.load_config, make):
             return False
         if request.kind == "check":
             return self._check(request, make, seen)
@@ -555,7 +558,7 @@ class Roller:
             connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
-            reuses=self._reuses_of(group, draining, peers, at),
+            reuses=self._reuses_of(roll, draining, peers, at) if roll else {},
             warmths=_of_group(group, warmths),
             refusals=self._refusals_of(group, processes),
             held=self._held_ports.of(group, _kept_down(roll, watch, processes)),
@@ -613,11 +616,34 @@ class Roller:
         return {m.name: leaks[m.name] for m in late if strangers.intersection(m.ports)}
 
     def _reuses_of(
-        self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+        self, roll: Roll, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
     ) -> dict[str, Reuse]:
         """Who is asked over and over on connections that are older than its gate."""
-        arrived = {m.name: [one for one in self._arrived if one.port in m.ports] for m in draining}
-        return self._reuses.setdefault(group, Reuses()).find(arrived, peers, self._closed_since(draining), at)
+        arrived = {m.name: self._arrivals_of(m, roll) for m in draining}
+        reuses = self._reuses.setdefault(roll.group, Reuses())
+        found = reuses.find(arrived, peers, self._closed_since(draining), at)
+        kept = {_key(roll.group, m.name) for m in draining}
+        self._programs = {
+            key: name for key, name in self._programs.items() if key in kept or not key.startswith(f"{roll.group}:")
+        }
+        return {m.name: self._named(roll.group, m, found[m.name]) for m in draining if m.name in found}
+
+    def _arrivals_of(self, member: Member, roll: Roll) -> list[Arrival]:
+        """The requests that came to a process that drains; where nginx is told to close its connections, those on
+        connections that have been told."""
+        arrived = [one for one in self._arrived if one.port in member.ports]
+        if roll.policy.drain.keepalive != "nginx":
+            return arrived
+        told = {port for port in member.ports if self._is_emptied(member) and self._answered[port] == "http"}
+        return [one for one in arrived if one.port in told and one.peer not in self.pools.waiting]
+
+    def _named(self, group: str, member: Member, reuse: Reuse) -> Reuse:
+        """With the program that its peer is: looked for once in a drain."""
+        key = _key(group, member.name)
+        if key not in self._programs:
+            names = (self.clients.program_of(reuse.peer, port) for port in member.ports)
+            self._programs[key] = next(filter(None, names), "")
+        return replace(reuse, program=self._programs[key])
 
     def _unclosed_of(self, group: str, draining: list[Member], at: float) -> dict[str, float]:
         """Since when each of those whose gate is not known to be closed has been seen so."""
@@ -855,7 +881,7 @@ def _keyed(found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
 
 def _pooled_ports(world: World) -> list[int]:
     """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
-    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, *POOL_REFUSED)]
+    rolls = [roll for _, roll in world.rolls.values() if _is_for_pools(roll, "nginx", *POOL_REFUSED)]
     return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
 
 

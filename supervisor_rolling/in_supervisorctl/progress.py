@@ -16,6 +16,7 @@ from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.model import Connection
 from supervisor_rolling.pure.lasting import count_text, left_texts
 from supervisor_rolling.pure.replies import statuses_text
+from supervisor_rolling.pure.sentences import standing_word
 from supervisor_rolling.pure.settling import settle_texts
 
 View = Mapping[str, Any]
@@ -178,9 +179,10 @@ def last_line(roll: View, standing: Sequence[View] = ()) -> str:
     group as ``rolling.getProcesses`` has it since then."""
     group = len(roll["processes"])
     head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(roll["status"], "")
+    least = f"never fewer than {roll['least_available']} of {group} {standing_word(roll.get('settle_known', True))}"
     text = (
         f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s"
-        f"{_compared(roll)}, never fewer than {roll['least_available']} of {group} available"
+        f"{_compared(roll)}, {least}"
     )
     is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
     return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll, standing))])

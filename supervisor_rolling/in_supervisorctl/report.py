@@ -33,6 +33,7 @@ from supervisor_rolling.in_supervisorctl.report_words import (
     words,
 )
 from supervisor_rolling.pure.lasting import count_text
+from supervisor_rolling.pure.sentences import standing_word
 
 View = Mapping[str, Any]
 
@@ -148,7 +149,8 @@ def headline(roll: View) -> Html:
     when = {"running": f" so far, after {took}", "lost": f" in the {took} that are known"}
     done = f"{STATUSES[roll['status']][2]}{roll['replaced']} of {roll['total']} replaced"
     text = done + when.get(roll["status"], f" in {took}")
-    least = f", never fewer than {roll['least_available']} of {roll['size']} available"
+    word = standing_word(roll["settle_known"])
+    least = f", never fewer than {roll['least_available']} of {roll['size']} {word}"
     return joined([name_tag(roll["group"]), f": {text}{least if roll['least_available'] >= 0 else ''}"])
 
 
@@ -219,7 +221,11 @@ def _least_fact(roll: View) -> Fact | None:
     if roll["least_available"] < 0:
         return None
     limit = f"{roll['limit']} at a time" if roll["limit"] else "at the least"
-    return ("Available, at the least", f"{roll['least_available']} of {roll['size']}", limit)
+    return (
+        f"{standing_word(roll['settle_known']).capitalize()}, at the least",
+        f"{roll['least_available']} of {roll['size']}",
+        limit,
+    )
 
 
 def _away_fact(processes: Sequence[View]) -> Fact | None:

@@ -36,6 +36,7 @@ ROLL: View = {
     "total": -1,
     "replaced": -1,
     "least_available": -1,
+    "settle_known": True,
     "paused_seconds": 0.0,
     "rested": 0.0,
     "rests": [],

@@ -98,7 +98,8 @@ POLICY: Shape = {
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
     "settle_auto": Added(TRUTH),
     "settle_why": Added(TEXT),
-    "balancer": Added({"nginx": TEXT}),
+    "settle_read": Added(TRUTH),
+    "balancer": Added({"nginx": TEXT, "retries": Added(TRUTH)}),
     "hooks": Added(dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _HOOK)),
     "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),
 }
@@ -197,6 +198,7 @@ HEAD: dict[str, Shape] = {
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), WHOLE),
     **dict.fromkeys(("began", "seconds", "rested", "forecast"), NUMBER),
     "force": TRUTH,
+    "settle_known": TRUTH,
 }
 TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(HEAD)}, "record": {"record": TEXT}}
 """By the kind of the request."""

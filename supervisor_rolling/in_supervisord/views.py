@@ -44,6 +44,7 @@ def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),
         "least_available": roll["least_available"],
+        "settle_known": not roll["policy"].get("settle_auto", False) or roll["policy"].get("settle_read", False),
         "processes": members,
     }
 

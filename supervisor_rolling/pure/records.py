@@ -11,6 +11,7 @@ from typing import Any
 
 from supervisor_rolling.model import Member, Roll, Status
 from supervisor_rolling.pure.chronicle import active, rested
+from supervisor_rolling.pure.settling import is_settle_known
 
 LOST = "lost"
 """The status of a roll that ended with supervisord."""
@@ -22,6 +23,7 @@ _HEAD: Mapping[str, Any] = {
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), 0),
     **dict.fromkeys(("began", "seconds", "rested", "forecast"), 0.0),
     "force": False,
+    "settle_known": True,
 }
 """The keys of a record without its course, with what stands for one that is missing."""
 
@@ -55,6 +57,7 @@ def head(roll: Roll, now: float) -> dict[str, Any]:
         "forecast": round(roll.forecast, 3),
         "total": len(wanted),
         "replaced": sum(member.replaced for member in wanted),
+        "settle_known": is_settle_known(roll.policy),
         "size": len(roll.members),
     }
 

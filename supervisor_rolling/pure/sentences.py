@@ -8,6 +8,7 @@ from supervisor_rolling.model import Member, Roll, Stage, Status, Ward, Watch
 from supervisor_rolling.pure.chronicle import active
 from supervisor_rolling.pure.lasting import count_text, left_texts
 from supervisor_rolling.pure.replies import statuses_text
+from supervisor_rolling.pure.settling import is_settle_known
 
 
 def changes(old: Roll, new: Roll) -> Iterator[str]:
@@ -38,13 +39,20 @@ def _ward_text(ward: Ward) -> str:
     return f"{ward.stage.value}, {gate} (guard: {f'pid {ward.pid}, ' if ward.pid else ''}{ward.why})"
 
 
+def standing_word(settle_known: bool) -> str:
+    """What a process is that has been open for ``settle``: where that is not known to be as long as the load balancer
+    passes it over, it may get no requests yet."""
+    return "available" if settle_known else "open"
+
+
 def summary(roll: Roll) -> str:
     """How a roll ended or how far it is."""
     wanted = [member for member in roll.members if member.wanted]
     replaced = sum(member.replaced for member in wanted)
     text = f"{replaced} of {len(wanted)} replaced"
     if roll.status is not Status.RUNNING:
-        text += f" in {active(roll, roll.ended_at):.1f} s, at least {roll.least_available} available"
+        word = standing_word(is_settle_known(roll.policy))
+        text += f" in {active(roll, roll.ended_at):.1f} s, at least {roll.least_available} {word}"
     return f"{text}. {roll.why}" if roll.why else text
 
 
@@ -58,7 +66,7 @@ def _stage_text(before: Member, after: Member) -> str:
         warmed = f"warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms"
         return f"open (pid {after.pid}, {warmed}{statuses and f', statuses {statuses}'})"
     if after.stage is Stage.OPEN and after.replaced:
-        return f"available (settled {after.timing.settled:.1f} s)"
+        return f"done (open for {after.timing.settled:.1f} s)"
     return str(after.stage.value)
 
 

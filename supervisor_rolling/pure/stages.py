@@ -27,7 +27,9 @@ from supervisor_rolling.model import (
     Warmth,
     WarmupPolicy,
 )
+from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.lasting import aged, count_text, left_texts
+from supervisor_rolling.pure.proxies import PROGRAMS
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -156,6 +158,8 @@ def _pooled(member: Member, roll: Roll, seen: Seen, waited: float) -> Member:
         return _drained_but(member, seen, waited)
     if member.name in seen.sealed and waited >= SEALED_PATIENCE:
         return _failed_back(member, seen, _sealed_text(member))
+    if member.name in seen.reuses:
+        return _failed_back(member, seen, _kept_text(member, seen.reuses[member.name]))
     return member
 
 
@@ -519,13 +523,36 @@ def _sealed_text(member: Member) -> str:
 def _reuse_text(member: Member, reuse: Reuse) -> str:
     ports = ", ".join(map(str, member.ports))
     return (
-        f"still gets requests over connections that are older than its closed gate ({reuse.requests} in "
-        f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {reuse.peer} to port {ports}), so it was "
-        "not stopped: that is a keepalive pool of the load balancer, and a restart would cut off what it carries. Ways "
-        "out: no pool (nginx: keepalive 0; in the upstream); the middleware supervisor_rolling.wsgi or .asgi in the "
-        "application, which lets it run dry; in its policy drain: {keepalive: nginx}, by which nginx lets it run dry, "
-        "or drain: {keepalive: ignore}, which accepts it"
+        f"still receives requests on keep-alive connections opened before its port was closed ({reuse.requests} in "
+        f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {_peer_text(reuse)} to port {ports}), so it "
+        f"was not stopped: a restart would cut off these requests. Fix, one of: {_pool_fix(reuse.program)}; the "
+        "middleware supervisor_rolling.wsgi or .asgi in the application, which closes them while it drains; or accept "
+        "it: drain: {keepalive: ignore}"
     )
+
+
+def _kept_text(member: Member, reuse: Reuse) -> str:
+    ports = ", ".join(map(str, member.ports))
+    return (
+        f"receives requests on connections that were told to close by an HTTP/1.0 answer (from {_peer_text(reuse)} to "
+        f"port {ports}): drain.keepalive is nginx, and this is not nginx, so it was not stopped and its port is open "
+        f"again. Fix, one of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi or .asgi in the "
+        "application, with drain: {keepalive: application}"
+    )
+
+
+def _peer_text(reuse: Reuse) -> str:
+    program = PROGRAMS.get(reuse.program)
+    name = program.title if program else printable(reuse.program)
+    return f"{name} at {reuse.peer}" if name else reuse.peer
+
+
+def _pool_fix(name: str) -> str:
+    """What makes a load balancer keep no connections, or copes with them; of all that are known where it is not."""
+    program = PROGRAMS.get(name)
+    if program and program.pool_fix:
+        return f"for {program.title}: {program.pool_fix}"
+    return "no keep-alive in the load balancer (for nginx: keepalive 0; in the upstream, or drain: {keepalive: nginx})"
 
 
 def _outlasted_text(member: Member, roll: Roll) -> str:

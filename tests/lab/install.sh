@@ -1,15 +1,15 @@
 #!/bin/sh
 # Installs the named Debian packages, those that are missing, and leaves no new service running.
 #
-# Debian starts nginx and haproxy when they are installed, and at every boot from then on. The demo and the tests run an
-# nginx and a haproxy of their own, so a host that had none gets the program without the service: while apt-get runs, a
+# Debian starts nginx, haproxy and others when they are installed, and at every boot from then on. The demo and the tests
+# run their own, so a host that had none gets the program without the service: while apt-get runs, a
 # policy-rc.d (Debian's own way to say which services may be started, with systemd or without) forbids them to start, and
 # then they are disabled. Where there is a policy-rc.d already, as in most containers, it is the administrator's and
 # stays. To one that was installed before, nothing of this is done: what runs goes on running.
 set -eu
 
 POLICY=/usr/sbin/policy-rc.d
-SERVICES='nginx haproxy'
+SERVICES='nginx haproxy caddy apache2 varnish'
 
 main() {
     if ! command -v apt-get >/dev/null; then

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from supervisor_rolling.draining import DIRECTORY_VARIABLE
-from tests.lab import haproxy, proc
+from tests.lab import balancers, haproxy, proc
 from tests.lab.site import FAULT_FILE, LIFE_FILE, PATHS, RELEASE_FILE
 from tests.lab.wall import JUMP_FILE
 
@@ -60,7 +60,7 @@ class Setup:
     ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
     ``elsewhere``: puts a thread where nginx and its users are (``tests.lab.hosts``).
     ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
-    ``balancer``: nginx or haproxy (tests.lab.haproxy), which ``nginx_port`` is the port of either way.
+    ``balancer``: nginx, haproxy (tests.lab.haproxy) or one of tests.lab.balancers, which ``nginx_port`` is the port of.
     ``files``: name and text of files that have to be in the directory before anything starts; they and
     supervisord's configuration call the directory ``%(here)s``.
     """
@@ -345,6 +345,8 @@ class Stack:
         self.supervisord_conf.write_text(text, encoding="utf-8")
         self.nginx_conf.write_text(self._nginx_text(), encoding="utf-8")
         haproxy.conf(self.directory).write_text(haproxy.text(self.directory, setup), encoding="utf-8")
+        if setup.balancer in balancers.NAMES:
+            balancers.conf(self.directory, setup).write_text(balancers.text(self.directory, setup), encoding="utf-8")
 
     def _nginx_text(self) -> str:
         setup = self.setup
@@ -373,6 +375,8 @@ class Stack:
     def _balancer_command(self) -> list[str]:
         if self.setup.balancer == "haproxy":
             return haproxy.command(self.directory)
+        if self.setup.balancer in balancers.NAMES:
+            return balancers.command(self.directory, self.setup)
         return ["nginx", "-p", str(self.directory), "-c", str(self.nginx_conf)]
 
     def _start(self, name: str, command: list[str]) -> None:

@@ -31,6 +31,7 @@ from supervisor_rolling.errors import GateError, GatePermissionError
 from supervisor_rolling.in_listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
 from supervisor_rolling.in_listener.gates.names import mark_of
 from supervisor_rolling.in_listener.gates.tables import entire, inside, leases, removal
+from supervisor_rolling.pure.peers import peer_of
 
 
 class Socket(Protocol):
@@ -67,10 +68,12 @@ class StatusLines:
         self._connections = connections
         self._library: Nftables | None = None
         self._is_clean = False
+        self.waiting: frozenset[str] = frozenset()
 
     def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
         """See ``Pools.hold``."""
         if not ports:
+            self.waiting = frozenset()
             self._remove()
             return {}
         self._is_clean = False
@@ -124,6 +127,7 @@ class StatusLines:
         if is_dormant or not sets.keys() >= _SETS:
             self._nft().run(removal(self._table))
             return None, dict.fromkeys(ports, "")
+        self.waiting = frozenset(_peers(sets["old4"], sets["old6"]))
         hit, sealed = ({port for port, _ in leases(sets[name])} for name in ("hit", "sealed"))
         left = dict(leases(sets["drains"]))
         return left, {port: "http" if port in hit else "sealed" if port in sealed else "" for port in ports}
@@ -136,6 +140,7 @@ class StatusLines:
         for one in self._connections(ports):
             ends = [one.address, one.port, one.peer_address, one.peer_port]
             found["old6" if ":" in one.address else "old4"].append({"concat": ends})
+        self.waiting |= set(_peers(*({"elem": elements} for elements in found.values())))
         added = [self._change("add", name, elements) for name, elements in found.items() if elements]
         return [*added, self._change("add", "drains", [_leased(port, lease) for port in ports])]
 
@@ -197,6 +202,13 @@ class StatusLines:
 def table_of(owner: str) -> str:
     """The table of one supervisord: two on a host keep apart, a new listener finds what its predecessor left."""
     return f"supervisor-rolling-answers-{mark_of(owner)}"
+
+
+def _peers(*sets: Mapping[str, Any]) -> Iterable[str]:
+    """The peers of the connections in these sets."""
+    for one in (one for found in sets for one in found.get("elem", ())):
+        _, _, address, port = one["concat"]
+        yield peer_of(address, port)
 
 
 def _field(protocol: str, field: str) -> dict[str, Any]:
