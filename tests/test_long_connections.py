@@ -6,10 +6,12 @@ a little every MOVE_EVERY seconds and note when they were ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,17 @@ from typing import Any
 
 import pytest
 
-from tests.lab.lasting import EndedError, Keepalive, Lasting, Stream, Upload, WebSocket, first_rule, unreachable
+from tests.lab.lasting import (
+    PATIENCE,
+    EndedError,
+    Keepalive,
+    Lasting,
+    Stream,
+    Upload,
+    WebSocket,
+    first_rule,
+    unreachable,
+)
 from tests.lab.look import (
     listener_log,
     listener_pid,
@@ -35,6 +47,11 @@ from tests.lab.stack import Stack
 
 PORT = 8000
 TIMEOUT = 1.5
+UPGRADE = """
+        proxy_http_version 1.1;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection upgrade;
+"""
 LONG = 20.0
 """A drain.timeout that is not reached."""
 
@@ -169,6 +186,37 @@ def test_three_connections_of_different_kinds_are_three(start: Callable[..., Sta
     assert "(3 connections left)" in done.out
     assert set(told(done.out)) == {upload.peer, stream.peer, websocket.peer}
     assert set(done.ended) == {upload.peer, stream.peer, websocket.peer}
+
+
+def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable[..., Stack]):
+    """Twelve, through nginx, of which each reconnects at once: to one of the others, which may be next."""
+    stack = light(start, UPGRADE, timeout=TIMEOUT, on_timeout="restart")
+    over = threading.Event()
+    cuts: list[int] = []
+
+    def keep_connected() -> None:
+        while not over.is_set():
+            with contextlib.suppress(EndedError), WebSocket(stack.setup.nginx_port) as client:
+                connected.release()
+                while not over.wait(MOVE_EVERY):
+                    client.move()
+            if not over.is_set():
+                cuts.append(1)
+
+    connected = threading.Semaphore(0)
+    clients = [threading.Thread(target=keep_connected) for _ in range(12)]
+    for thread in clients:
+        thread.start()
+    for _ in clients:
+        assert connected.acquire(timeout=PATIENCE)
+    done = stack.ctl("rolling_restart", "app")
+    over.set()
+    for thread in clients:
+        thread.join()
+    left = [process["connections_left"] for process in rolling(stack)["processes"]]
+    assert done.returncode == 0, done.stdout
+    assert (sum(left), len(left)) == (len(cuts), 2)
+    assert len(cuts) > 12, "those that moved to the second process were cut there again"
 
 
 def test_after_a_failure_a_roll_is_resumed_when_the_connection_is_gone(start: Callable[..., Stack]):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selenium.webdriver.common.keys import Keys
 
-from supervisor_rolling.in_supervisorctl.report import Html, page, tag
+from supervisor_rolling.in_supervisorctl.report import Html, cut_off, page, tag
 from supervisor_rolling.in_supervisorctl.report_record import PROCESS, ROLL, read
 from supervisor_rolling.in_supervisorctl.report_words import forecast_text, lasting, requests_text, words
 from tests.lab import chromium
@@ -282,6 +282,20 @@ def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> No
     assert "Cut off by a restart 3 connections of 1 process" in text_of(browser, ".facts")
     cells = browser.run("return [...document.querySelectorAll('.wide td:nth-child(13)')].map(one => one.textContent)")
     assert cells == ["3", ""]
+    kept.update(replaced=True, failed=False, stages=[["draining", 2.5], ["restarting", 4.0], ["open", 5.0]])
+    browser.show(page(record))
+    wanted = "Cut off by a restart 8 connections of 2 processes; a client that reconnects counts at each restart"
+    assert wanted in text_of(browser, ".facts")
+
+
+@pytest.mark.parametrize(
+    ("last", "number"), [("draining", 0), ("open", 0), ("restarting", 5)], ids=["drains again", "aborted", "restarted"]
+)
+def test_drain_that_begins_again_cuts_its_connections_once(last: str, number: int) -> None:
+    record = a_roll(1)
+    stages = [["draining", 1.0], ["restarting", 3.0], ["draining", 4.0], [last, 6.0]]
+    record["processes"][0].update(connections_left=5, stages=stages)
+    assert cut_off(read(record)["processes"][0]) == number
 
 
 def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:

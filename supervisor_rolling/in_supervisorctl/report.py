@@ -248,14 +248,17 @@ def _warm_fact(processes: Sequence[View]) -> Fact | None:
 
 def _left_fact(processes: Sequence[View]) -> Fact | None:
     left = [cut_off(process) for process in processes if cut_off(process)]
-    return (
-        ("Cut off by a restart", count_text(sum(left)), f"of {counted(len(left), 'process', 'es')}") if left else None
-    )
+    if not left:
+        return None
+    again = "; a client that reconnects counts at each restart" if len(left) > 1 else ""
+    return ("Cut off by a restart", count_text(sum(left)), f"of {counted(len(left), 'process', 'es')}{again}")
 
 
 def cut_off(process: View) -> int:
-    """The connections that the restart of a process ended. One whose drain failed has kept those that were left."""
-    return int(process["connections_left"]) if "restarting" in process["times"] else 0
+    """The connections that the restart of a process ended. Where no restart followed the last drain it ended none: the
+    drain failed, was aborted, or has begun again."""
+    last = [span.stage for span in process["spans"] if span.stage in ("draining", "restarting")][-1:]
+    return int(process["connections_left"]) if last == ["restarting"] else 0
 
 
 # --- what went wrong
