@@ -190,14 +190,14 @@ class RollingControllerPlugin(ControllerPluginBase):
         asked = {"processes": processes, "force": options.force, "dry_run": options.dry_run, "by": _me()}
         if options.max_unavailable:
             asked["max_unavailable"] = options.max_unavailable
-        roll = self._asked("restart", group, False, asked)
+        roll = self._ordered("restart", group, False, asked)
         if options.dry_run:
             self._print(options, roll, plan_lines(roll))
             return DONE
         return self._begun(roll, options, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
-        return self._begun(self._asked("resume", _name(options), False), options, resumed=True)
+        return self._begun(self._ordered("resume", _name(options), False), options, resumed=True)
 
     def _begun(self, roll: Mapping[str, Any], options: argparse.Namespace, resumed: bool) -> int:
         if not options.no_wait:
@@ -207,14 +207,15 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
-        roll = self._asked(verb, _name(options))
+        roll = self._ordered(verb, _name(options))
         warning = [] if roll["listener"] else [LISTENER_WARNING]
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
         self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
         return DONE
 
     def _check(self, options: argparse.Namespace) -> int:
-        report = self._asked("check", _name(options))
+        name = _name(options)
+        report = {**self._rolling.check(name), "group": _group_of(name)}
         self._print(options, report, check_lines(report["group"], report))
         return DONE if report["ok"] else FAILED
 
@@ -241,7 +242,7 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:
-            rolls, listener = self._rolling.getAllRolls(), self._listener()
+            rolls, listener = self._unpacked("getAllRolls"), self._listener()
             lines = [*problem_lines(listener, "GROUP"), *roll_lines(rolls)]
             self._print(options, {"rolls": rolls, "listener": listener}, lines)
             return DONE
@@ -361,9 +362,9 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _rolling(self) -> Any:
         return _Answers(self.ctl.get_server_proxy("rolling"), self._read)
 
-    def _asked(self, method: str, name: str, *more: Any) -> dict[str, Any]:
+    def _ordered(self, method: str, name: str, *more: Any) -> dict[str, Any]:
         """The roll of a group, by its own name."""
-        return {**getattr(self._rolling, method)(name, *more), "group": _group_of(name)}
+        return {**self._unpacked(method, name, *more), "group": _group_of(name)}
 
     def _read(self, answer: Any) -> Any:
         """What supervisord answers, with its texts as they are to be shown here."""
@@ -375,15 +376,15 @@ class RollingControllerPlugin(ControllerPluginBase):
             return {key: self._read(value) for key, value in answer.items()}
         return answer
 
-    def _unpacked(self, method: str, group: str) -> Any:
-        """What the packed form of a method returns; or the method itself, where supervisord runs an older version of
-        the plugin, which has no other."""
+    def _unpacked(self, method: str, *arguments: Any) -> Any:
+        """What a method returns, which comes packed; unpacked where supervisord runs an older version of the plugin."""
         try:
-            return self._read(json.loads(zlib.decompress(getattr(self._rolling, f"{method}Packed")(group).data)))
+            answer = self._rolling.callPacked(method, list(arguments))
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != Faults.UNKNOWN_METHOD:
                 raise
-            return getattr(self._rolling, method)(group)
+            return getattr(self._rolling, method)(*arguments)
+        return self._read(json.loads(zlib.decompress(answer.data)))
 
     def _run(self, command: str, arg: str, do: Callable[[argparse.Namespace], int]) -> None:
         """Parse, do, and turn whatever goes wrong into a sentence and an exit status."""

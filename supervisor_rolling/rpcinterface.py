@@ -50,6 +50,9 @@ from supervisor_rolling.share import parse_share
 
 API_VERSION = "1.0"
 
+PACKABLE = ("restart", "resume", "pause", "abort", "getRoll", "getAllRolls", "getProcesses")
+"""The methods whose answers callPacked packs."""
+
 ANSWER_WITHIN = 10.0
 """Seconds that the listener has to accept or refuse a request before its client is told that it does not answer."""
 
@@ -114,6 +117,11 @@ class RollingError(RPCError):
         RPCError.__init__(self, code)
         names = {value: name for name, value in vars(Fault).items() if isinstance(value, int)}
         self.text = f"{names[code]}: {plain(text)}"
+
+
+def _packed(answer: Any) -> Any:
+    """What a deferred answer is now, packed once it is there."""
+    return answer if answer is NOT_DONE_YET else packed(answer)
 
 
 def _incorrect(text: str) -> RPCError:
@@ -243,14 +251,6 @@ class RollingNamespaceRPCInterface:
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is known" % group)
         return self._view(roll)
 
-    def getRollPacked(self, group):
-        """Return the roll of a group, packed: supervisord sends 4 kB at a time, and is slow with a thousand processes
-
-        @param string group    The group
-        @return base64 packed  The JSON of what getRoll returns, compressed by zlib
-        """
-        return packed(self.getRoll(group))
-
     def getAllRolls(self):
         """Return the roll that runs, or the last one, of every group that has been rolled
 
@@ -278,13 +278,18 @@ class RollingNamespaceRPCInterface:
             for name in sorted(processes)
         ]
 
-    def getProcessesPacked(self, group):
-        """Return every process of a group, packed: see getRollPacked
+    def callPacked(self, method, arguments):
+        """Call another method and pack its answer: supervisord sends 4 kB at a time, and is slow with many processes
 
-        @param string group    The group
-        @return base64 packed  The JSON of what getProcesses returns, compressed by zlib
+        @param string method   restart, resume, pause, abort, getRoll, getAllRolls or getProcesses
+        @param array arguments Its parameters
+        @return base64 packed  The JSON of what it returns, compressed by zlib
         """
-        return packed(self.getProcesses(group))
+        self._update("callPacked")
+        if not (isinstance(method, str) and method in PACKABLE and isinstance(arguments, list)):
+            raise _incorrect("callPacked takes one of %s, and an array of its parameters" % ", ".join(PACKABLE))
+        answer = getattr(self, method)(*arguments)
+        return self._deferred(method, lambda: _packed(answer())) if callable(answer) else packed(answer)
 
     def getListener(self):
         """Return how the listener is

@@ -114,7 +114,7 @@ class Drill:
         def wait() -> None:
             self.rolling.clock.now += GONE_FOR_GOOD
 
-        self.asked("resume", "app", True, answer=lose, then=wait)
+        self.asked("callPacked", "resume", ["app", True], answer=lose, then=wait)
         listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
 
     def run(self) -> list[Any]:
@@ -141,8 +141,8 @@ class Drill:
             events.notify(kind(process, 0))
         call("listenerGuard", key, "app", WATCH)
         self.look()
-        for method in ("getProcesses", "getProcessesPacked", "getRollPacked"):
-            call(method, "app")
+        call("getProcesses", "app")
+        call("callPacked", "getProcesses", ["app"])
         self.record(replace(a_roll(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
         self.asked("resume", "app", True, answer=lambda: self.record(a_roll(2), 4))
         self.record(replace(a_roll(2), status=Status.DONE), before=a_roll(2))

@@ -84,9 +84,11 @@ class Server:
             raise AttributeError(name)
 
         def call(*arguments: Any) -> Any:
+            if name == "callPacked" and name not in self.answers:
+                method, packed_arguments = arguments
+                self.calls.append((f"{method} packed", *packed_arguments))
+                return packed(self.answers[method](*packed_arguments))
             self.calls.append((name, *arguments))
-            if name.endswith("Packed") and name not in self.answers:
-                return packed(self.answers[name[: -len("Packed")]](*arguments))
             return self.answers[name](*arguments)
 
         return call
@@ -189,7 +191,7 @@ def fault(code: int, text: str = "SOME_FAULT: words for an operator") -> xmlrpc.
 def test_a_restart_asks_for_the_group_and_says_who_asks(ctl: Controller) -> None:
     ctl.run("rolling_restart app")
     name, group, wait, options = ctl.server.calls[0]
-    assert (name, group, wait) == ("restart", "app", False)
+    assert (name, group, wait) == ("restart packed", "app", False)
     assert options.pop("by").startswith("ann@")
     assert options == {"processes": [], "force": False, "dry_run": False}
 
@@ -213,7 +215,7 @@ def test_options_may_stand_before_and_after_the_group(ctl: Controller) -> None:
 @pytest.mark.parametrize("verb", ["abort", "pause", "resume"])
 def test_wishes_are_of_a_group(ctl: Controller, verb: str) -> None:
     ctl.run(f"rolling_{verb} app:*")
-    assert ctl.server.calls[0][:2] == (verb, "app")
+    assert ctl.server.calls[0][:2] == (f"{verb} packed", "app")
     assert ctl.exitstatus == 0
 
 
@@ -237,7 +239,12 @@ def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over
     ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
     ctl.run("rolling_restart app")
     assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
-    assert [call[0] for call in ctl.server.calls][-2:] == ["getRollPacked", "getProcessesPacked"]
+    assert [call[0] for call in ctl.server.calls][-2:] == ["getRoll packed", "getProcesses packed"]
+
+
+def test_status_of_all_groups_comes_packed(ctl: Controller) -> None:
+    ctl.run("rolling_status")
+    assert ctl.server.calls[0] == ("getAllRolls packed",)
 
 
 def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
@@ -254,7 +261,7 @@ def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controll
 def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None
-    assert [call[0] for call in ctl.server.calls] == ["restart", *["getRollPacked"] * 3]
+    assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRoll packed"] * 3]
     assert clock.slept == [LOOK_EVERY] * 3
     lines = ctl.printed.splitlines()
     assert lines[0] == "app: replacing 2 processes, 1 at a time (roll 7)"
@@ -606,7 +613,7 @@ def test_where_supervisord_has_an_older_version_what_is_not_packed_is_asked(ctl:
     def unknown(*_: Any) -> Any:
         raise xmlrpc.client.Fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
 
-    ctl.server.answers.update(getRollPacked=unknown, getProcessesPacked=unknown)
+    ctl.server.answers["callPacked"] = unknown
     ctl.server.rolls = [a_view(), a_view(Status.DONE)]
     ctl.run("rolling_restart app")
     ctl.run("rolling_status app")
@@ -616,10 +623,10 @@ def test_where_supervisord_has_an_older_version_what_is_not_packed_is_asked(ctl:
 def test_a_roll_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
     def slow(*_: Any) -> Any:
         clock.now += took.pop(0)
-        return packed(a_view() if took else a_view(Status.DONE))
+        return a_view() if took else a_view(Status.DONE)
 
     took = [0.001, 0.1, 9.0, 0.001]
-    ctl.server.answers["getRollPacked"] = slow
+    ctl.server.answers["getRoll"] = slow
     ctl.run("rolling_restart app")
     assert clock.slept == [LOOK_EVERY, LOOK_EVERY, pytest.approx(LOOK_SHARE * 0.1), LOOK_SELDOM]
 
@@ -902,14 +909,14 @@ def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
 @pytest.mark.parametrize(
     ("line", "call"),
     [
-        ("rolling_status app:app", ("getProcessesPacked", "app:app")),
-        ("rolling_pause app:app", ("pause", "app:app")),
-        ("rolling_resume app:app --no-wait", ("resume", "app:app", False)),
-        ("rolling_abort app:app", ("abort", "app:app")),
+        ("rolling_status app:app", ("getProcesses packed", "app:app")),
+        ("rolling_pause app:app", ("pause packed", "app:app")),
+        ("rolling_resume app:app --no-wait", ("resume packed", "app:app", False)),
+        ("rolling_abort app:app", ("abort packed", "app:app")),
         ("rolling_check app:app", ("check", "app:app")),
         ("rolling_history app:app", ("getHistory", "app:app", 20)),
         ("rolling_report app:app", ("getRecord", "app:app", 0)),
-        ("rolling_abort app:*", ("abort", "app")),
+        ("rolling_abort app:*", ("abort packed", "app")),
     ],
 )
 def test_a_name_with_a_process_is_for_supervisord_to_resolve(line: str, call: tuple[Any, ...]) -> None:

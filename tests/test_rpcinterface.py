@@ -6,6 +6,7 @@ import gc
 import json
 import signal
 import time
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -365,7 +366,7 @@ def test_a_listener_of_roll_events_is_not_ours(rolling: Any, supervisord: DummyS
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
-ONE_GROUP = ["pause", "abort", "resume", "check", "getRoll", "getRollPacked", "getProcesses", "getProcessesPacked"]
+ONE_GROUP = ["pause", "abort", "resume", "check", "getRoll", "getProcesses"]
 
 
 @pytest.mark.parametrize("method", [*ONE_GROUP, "getHistory", "getRecord"])
@@ -392,6 +393,59 @@ def _answer_of(rolling: Any, method: str, name: str) -> Any:
     except RPCError as fault:
         return fault.code, fault.text
     return "deferred" if callable(found) else found
+
+
+def unpacked(answer: Any) -> Any:
+    return json.loads(zlib.decompress(answer.data))
+
+
+def test_packed_answer_is_that_of_the_method(rolling: Any) -> None:
+    begin(rolling)
+    calls = [
+        ("getRoll", ["app"]),
+        ("getAllRolls", []),
+        ("getProcesses", ["app"]),
+        ("pause", ["app"]),
+        ("abort", ["app"]),
+    ]
+    for method, arguments in calls:
+        found = unpacked(rolling.callPacked(method, arguments))
+        assert found == json.loads(json.dumps(getattr(rolling, method)(*arguments))), method
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_packed_restart_answers_when_the_roll_is_there(rolling: Any, wait: bool) -> None:
+    look = rolling.callPacked("restart", ["app", wait, {}])
+    assert (look(), look.delay) == (NOT_DONE_YET, 0.05)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    if wait:
+        assert look() is NOT_DONE_YET
+        rolling.listenerRecord(
+            rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0
+        )
+    assert unpacked(look()) == rolling.getRoll("app")
+
+
+def test_packed_restart_answers_with_the_fault_of_the_method(rolling: Any) -> None:
+    look = rolling.callPacked("restart", ["app", False, {}])
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.REFUSED, "no", "")
+    assert fault_of(look).code == Fault.REFUSED
+    assert fault_of(rolling.callPacked, "getRoll", ["nope"]).code == Faults.BAD_NAME
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("listenerHello", []), ("_ask", []), ("getRoll", "app"), (3, []), ("getRoll", [])]
+)
+def test_only_some_methods_can_be_called_packed(rolling: Any, method: Any, arguments: Any) -> None:
+    assert fault_of(rolling.callPacked, method, arguments).code == Faults.INCORRECT_PARAMETERS
+
+
+def test_all_rolls_of_a_thousand_processes_are_small_packed(rolling: Any) -> None:
+    version = begin(rolling)
+    members = tuple(replace(a_roll().members[0], name=f"web_{n}") for n in range(1000))
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    packed = xmlrpc_marshal(rolling.callPacked("getAllRolls", []))
+    assert len(packed) < 0.05 * len(xmlrpc_marshal(rolling.getAllRolls()))
 
 
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])

@@ -39,7 +39,8 @@ def _row(roll: Mapping[str, Any]) -> tuple[str, ...]:
 def _took(roll: Mapping[str, Any]) -> str:
     """What the roll took; after a plus what it lay still, until it was resumed."""
     took = f"{roll['seconds']:.1f} s"
-    return f"{took} + {lasting(roll['rested'])} still" if roll["rested"] else took
+    rested = roll.get("rested", 0.0)  # an older supervisord does not tell
+    return f"{took} + {lasting(rested)} still" if rested else took
 
 
 def by_text(roll: Mapping[str, Any]) -> str:

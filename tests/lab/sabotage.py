@@ -54,6 +54,7 @@ NETS = (
     "in_supervisord.wakeup:install",
     "in_supervisord.wakeup:WakeUp.handle_error",
     "in_supervisord.wakeup:WakeUp.close",
+    "in_supervisord.wakeup:WakeUp.reaped",
 )
 """What catches, and is not called by what it would have to catch itself."""
 
