@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from supervisor_rolling.errors import Fault, SocketsError
+from supervisor_rolling.errors import Fault, GateBusyError, SocketsError
 from supervisor_rolling.in_listener.contracts import NO_ANSWER
 from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
-from supervisor_rolling.in_listener.roller import ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Roller
+from supervisor_rolling.in_listener.roller import LOCK_PATIENCE, ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Roller
 from supervisor_rolling.model import (
     BalancerPolicy,
     Client,
@@ -372,6 +373,36 @@ def test_where_the_gate_does_not_close_nothing_is_stopped():
     assert world.roll().status is Status.FAILED
     assert "the table is locked" in world.roll().why
     assert not any(entry.startswith("stop") for entry in world.log)
+
+
+class Locked(World):
+    """Another program holds the lock of the firewall for so many seconds from the first time that it is asked for."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(3)
+        self._seconds = seconds
+        self._asked_at = math.inf
+
+    def check(self) -> None:
+        self._asked_at = min(self._asked_at, self.now)
+        if self.now < self._asked_at + self._seconds:
+            raise GateBusyError("another program holds the lock", {})
+
+
+def test_request_waits_for_a_lock_that_is_soon_free():
+    world = Locked(1.0)
+    request = world.ask()
+    world.run(world.roller())
+    assert (request["state"], world.roll().status) == ("accepted", Status.DONE)
+
+
+def test_request_is_refused_when_a_lock_stays_taken():
+    world = Locked(60.0)
+    request = world.ask()
+    asked_at = world.now
+    world.live(world.roller(), 10.0, lambda: request["state"] != "asked")
+    assert (request["state"], request["text"]) == ("refused", "another program holds the lock")
+    assert LOCK_PATIENCE <= world.now - asked_at < LOCK_PATIENCE + 1.0
 
 
 def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_roll():
