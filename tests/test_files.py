@@ -125,20 +125,19 @@ def test_who_is_not_root_is_not_so_strict(file: Path) -> None:
 def test_a_file_that_others_may_write_is_refused_with_the_remedy(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert problems(file) == [
-        f"{file}: others than root may write it (mode {mode:04o}): others could write what root is to do; "
-        f"chmod go-w {file}"
+        f"{file}: other users may write it (mode {mode:04o}): another user could change what root does. "
+        f"Fix: chmod go-w {file}"
     ]
-    subprocess.run(["sh", "-c", problems(file)[0].rpartition("; ")[2]], check=True)
+    subprocess.run(["sh", "-c", problems(file)[0].rpartition("Fix: ")[2]], check=True)
     assert problems(file) == []
 
 
 def test_a_file_that_is_not_roots_is_refused_with_the_remedy(file: Path) -> None:
     os.chown(file, NOBODY, 0)
     assert problems(file) == [
-        f"{file}: belongs to the user {NOBODY} and not to root: others could write what root is to do; "
-        f"chown root {file}"
+        f"{file}: belongs to the user {NOBODY}: another user could change what root does. Fix: chown root {file}"
     ]
-    subprocess.run(["sh", "-c", problems(file)[0].rpartition("; ")[2]], check=True)
+    subprocess.run(["sh", "-c", problems(file)[0].rpartition("Fix: ")[2]], check=True)
     assert problems(file) == []
 
 
@@ -148,15 +147,15 @@ def test_a_folder_on_the_way_that_others_may_write_is_refused(file: Path, above:
     folder = file.parents[above]
     folder.chmod(mode)
     (problem,) = problems(file)
-    assert problem.startswith(f"{folder}: others than root may write it (mode {mode:04o}): others could put another")
-    assert problem.endswith(f"; chmod go-w {folder}")
+    assert problem.startswith(f"{folder}: other users may write it (mode {mode:04o}): another user could replace")
+    assert problem.endswith(f". Fix: chmod go-w {folder}")
 
 
 @pytest.mark.parametrize("above", [0, 1])
 def test_a_folder_on_the_way_that_is_not_roots_is_refused(file: Path, above: int) -> None:
     os.chown(file.parents[above], NOBODY, 0)
     (problem,) = problems(file)
-    assert problem.endswith(f"; chown root {file.parents[above]}")
+    assert problem.endswith(f". Fix: chown root {file.parents[above]}")
 
 
 def test_in_a_sticky_folder_what_is_roots_is_obeyed_and_what_is_not_is_not(file: Path) -> None:
@@ -177,7 +176,7 @@ def test_a_folder_behind_a_link_counts_as_much_as_the_one_before_it(file: Path) 
     file.parent.chmod(0o755)
     os.chown(link, NOBODY, 0, follow_symlinks=False)
     (problem,) = problems(link / "rolling.yaml")
-    assert problem.endswith(f"; chown -h root {link}")
+    assert problem.endswith(f". Fix: chown -h root {link}")
 
 
 def test_a_link_in_the_middle_of_a_chain_that_others_can_turn_is_refused(file: Path) -> None:
@@ -202,7 +201,7 @@ def test_a_name_with_blanks_is_quoted_in_the_remedy(folder: Path) -> None:
     file = folder / "it's mine.yaml"
     file.write_text(TEXT, encoding="utf-8")
     file.chmod(0o666)
-    subprocess.run(["sh", "-c", problems(file)[0].rpartition("; ")[2]], check=True)
+    subprocess.run(["sh", "-c", problems(file)[0].rpartition("Fix: ")[2]], check=True)
     assert problems(file) == []
 
 

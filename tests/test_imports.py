@@ -37,7 +37,7 @@ DECIDERS = {f"{PACKAGE}.pure.{name}" for name in ("machine", "stages", "guard", 
 ADAPTERS = (
     *("processes", "protocol", "warmup", "drain", "sock_diag", "gates", "config", "policies", "deaths", "owners"),
     *("notices", "flags", "arrivals", "directories", "addresses", "balancers", "trial", "history", "hooks", "metrics"),
-    *("pressure", "threads", "clients"),
+    *("pressure", "threads", "clients", "trust"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("drain", "sock_diag"),
@@ -59,6 +59,11 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("clients", "addresses"),
     ("clients", "owners"),
     ("clients", "sock_diag"),
+    ("balancers", "trust"),
+    ("config", "trust"),
+    ("hooks", "trust"),
+    ("trial", "trust"),
+    ("trial", "balancers"),
     ("trial", "addresses"),
     ("trial", "owners"),
     ("trial", "sock_diag"),

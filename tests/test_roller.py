@@ -735,7 +735,11 @@ def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     world = World(3)
     report = checked(world)
     assert report["findings"] == []
-    assert report["looked_at"] == ["3 processes and their ports", "the gate (world)"]
+    assert report["looked_at"] == [
+        "3 processes and their ports",
+        "the gate (world)",
+        "which users can change the files that the listener executes",
+    ]
     assert report["not_looked_at"] == ["nginx's configuration: there is no nginx in this world"]
     assert not list(world.mailbox.rolls)
     assert not world.closed_until

@@ -457,6 +457,9 @@ class World:
     def metrics(self, address: str) -> tuple[str, str]:
         return "", ""
 
+    def distrust(self, policy: Policy) -> Sequence[Finding]:
+        return ()
+
     def conntrack(self) -> Conntrack | None:
         return None
 

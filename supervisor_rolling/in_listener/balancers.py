@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from supervisor_rolling.in_listener import trust
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.model import BalancerPolicy
 from supervisor_rolling.plain import printable
@@ -150,8 +151,9 @@ def _read_elsewhere(path: str) -> Nginx:
 
 def read_nginx(path: str) -> Nginx:
     """nginx's configuration in a file, or, where there is no path, what ``nginx -T`` says. Raises UnreadableError."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SBIN}")
+    program = nginx_program()
     if path:
+        _require_trust(path)
         text = _text(path)
         if _FILE.search(text[:_HEAD]):  # of another host, as likely as not: its loopback is not ours
             tree, _ = _tree_of_dump(text, f"{path}: ")
@@ -161,6 +163,17 @@ def read_nginx(path: str) -> Nginx:
         raise NoNginxError(f"there is no nginx on this host; {_NAME_IT}")
     tree, main = _tree_of_dump(_run(program, "-T").stdout)
     return _with_own(nginx_of(tree, _version(program), main))
+
+
+def nginx_program() -> str | None:
+    """The path of nginx on this host."""
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SBIN}")
+
+
+def _require_trust(path: str) -> None:
+    problems = trust.of_file(path)
+    if problems:
+        raise UnreadableError("; ".join(map(str, problems)))
 
 
 def _with_own(nginx: Nginx, may_be: Callable[[str], bool] = lambda host: True) -> Nginx:
@@ -183,6 +196,7 @@ def _version(program: str | None) -> tuple[int, ...]:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    _require_trust(command[0])
     try:
         done = subprocess.run(
             command,

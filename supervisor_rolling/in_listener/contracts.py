@@ -23,6 +23,7 @@ from supervisor_rolling.model import (
     NoticeJob,
     Order,
     Outcome,
+    Policy,
     PortUse,
     Report,
     Roll,
@@ -235,6 +236,11 @@ class Trials(Protocol):
     def metrics(self, address: str) -> tuple[str, str]:
         """Why there can be no figures at an address and port, and what to do about it; empty where there can be, or
         are."""
+        ...
+
+    def distrust(self, policy: Policy) -> Sequence[Finding]:
+        """Each file that the listener, as root, executes or obeys for a group and that another user could change or
+        replace."""
         ...
 
     def conntrack(self) -> Conntrack | None:

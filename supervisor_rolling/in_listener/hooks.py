@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from supervisor_rolling.in_listener import trust
 from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Hook, HookJob, HookResult
 from supervisor_rolling.plain import printable
@@ -92,10 +93,14 @@ class _Commands(threading.Thread):
 
 def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, within: float = float("inf")) -> str:
     """Run a command to its end. Why it has failed, or nothing. ``dropped`` ends it; so does the end of its time, which
-    is at most ``within`` seconds away."""
+    is at most ``within`` seconds away. Root runs only what no other user could have changed: see ``trust``."""
+    problems = trust.of_command(hook.command)
+    if problems:
+        return f"{hook.command[0]} was not run. {'; '.join(map(str, problems))}"
     try:
         child = subprocess.Popen(
             hook.command,
+            executable=trust.program_of(hook.command),
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

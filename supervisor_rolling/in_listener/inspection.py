@@ -167,6 +167,8 @@ class Inspector:
             findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
         findings += self._of_nginx(roll, listening, looked, skipped)
         findings += self._of_clients(roll, looked, skipped)
+        looked.append("which users can change the files that the listener executes")
+        findings += self._trials.distrust(roll.policy)
         return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
 
     def _of_nginx(self, roll: Roll, listening: Listening, looked: list[str], skipped: list[str]) -> Iterable[Finding]:

@@ -15,14 +15,17 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
+from supervisor_rolling.in_listener import trust
 from supervisor_rolling.in_listener.addresses import is_own
+from supervisor_rolling.in_listener.balancers import nginx_program
 from supervisor_rolling.in_listener.contracts import NO_ANSWER, Doors, Look
 from supervisor_rolling.in_listener.owners import own_inodes
 from supervisor_rolling.in_listener.sock_diag import LISTEN, tcp_sockets
 from supervisor_rolling.in_listener.warmup import SO_MARK, reached_at
-from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK
+from supervisor_rolling.model import BYPASS_ADDRESS, BYPASS_MARK, Finding, Policy
 from supervisor_rolling.pure.checks.conntrack import Conntrack
 
 LOOPBACKS = ("127.0.0.1", "::1")
@@ -88,6 +91,19 @@ class RealTrials:
                 why = f"{address} cannot be listened on: {reason}"
                 return why, f"name another address, or see who has it: ss -ltnp sport = :{port}"
         return "", ""
+
+    def distrust(self, policy: Policy) -> list[Finding]:
+        """See ``Trials.distrust``."""
+        hooks = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
+        found = {f"groups.{policy.group}.{key}": trust.of_command(command) for key, command in hooks.items()}
+        if policy.balancer.nginx:
+            found[f"groups.{policy.group}.balancer.nginx"] = trust.of_file(policy.balancer.nginx)
+        found["nginx"] = trust.of_file(nginx_program() or "")
+        return [
+            Finding("trust", where, f"root executes or obeys {one.path}, but it {one.text}", one.fix, refuses=True)
+            for where, problems in found.items()
+            for one in problems
+        ]
 
     def conntrack(self) -> Conntrack | None:
         """See ``Trials.conntrack``."""
