@@ -52,6 +52,7 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("warmup", "threads"),
     ("notices", "threads"),
     ("hooks", "threads"),
+    ("metrics", "threads"),
     ("gates", "addresses"),
     ("gates", "sock_diag"),
     ("warmup", "addresses"),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import logging
 import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,7 @@ from supervisor_rolling.in_listener.metrics import PrometheusMetrics
 from supervisor_rolling.model import GatePolicy, Member, Policy, PortRule, Roll, Seen, Stage, Status, Step, Ward, Watch
 from supervisor_rolling.model import Process as SeenProcess
 from supervisor_rolling.pure.figures import Figures, figures
-from tests.lab.look import pids
+from tests.lab.look import listener_pid, pids
 from tests.lab.stack import Stack
 
 ROOT = Path(__file__).parent.parent
@@ -177,7 +182,108 @@ def test_a_group_that_is_gone_stands_nowhere_and_what_it_counted_stays() -> None
     found._stop()
 
 
+# --- clients that send nothing, and many of them
+
+
+@pytest.fixture
+def served() -> Iterator[None]:
+    wanted = [LISTEN]
+    found = PrometheusMetrics(lambda: wanted[0])
+    assert found.is_on()
+    yield
+    wanted[0] = ""
+    found.is_on()
+
+
+def connected() -> socket.socket:
+    return socket.create_connection(("127.0.0.1", 9180), timeout=20.0)
+
+
+def threads() -> int:
+    return threading.active_count()
+
+
+@pytest.mark.usefixtures("served")
+def test_idle_connections_keep_no_scrape_waiting_and_take_few_threads() -> None:
+    before = threads()
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connected()) for _ in range(60)]
+        assert scraped() == {}
+        assert threads() - before <= 2 * module.MOST
+        assert idle[0].recv(1) == b"", "the oldest is closed first"
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
+def test_connection_without_a_whole_request_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WITHIN", 0.2)
+    with connected() as slow:
+        slow.sendall(sent)
+        assert slow.recv(1000) == b""
+
+
+@pytest.mark.usefixtures("served")
+def test_trickling_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WITHIN", 0.3)
+    with connected() as slow:
+        slow.settimeout(0.02)
+        for _ in range(1000):
+            with contextlib.suppress(TimeoutError):
+                assert slow.recv(1) == b""
+                break
+            slow.sendall(b"x")
+        else:
+            pytest.fail("it was never closed")
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, socketserver, sys, time
+from supervisor_rolling.in_listener.metrics import PrometheusMetrics
+metrics = PrometheusMetrics(lambda: "127.0.0.1:9180")
+assert metrics.is_on()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+free = os.open("/dev/null", os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+print("full", flush=True)
+sys.stdin.readline()
+accepted, tries = socketserver.TCPServer.get_request, []
+socketserver.TCPServer.get_request = lambda server: tries.append(1) or accepted(server)
+while not tries:
+    time.sleep(0.01)
+time.sleep(1.0)
+print(len(tries), flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+sys.stdin.readline()
+"""
+
+
+def test_server_without_descriptors_tries_seldom_and_recovers() -> None:
+    command = [sys.executable, "-c", OUT_OF_DESCRIPTORS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "full\n"
+        with connected():
+            print("connected", file=child.stdin, flush=True)
+            assert int(child.stdout.readline()) < 10, "tries in a second"
+            assert scraped() == {}
+        child.stdin.close()
+
+
 # --- with a real group
+
+
+def test_listener_of_few_descriptors_outlives_many_idle_clients(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, prefix="prlimit --nofile=64 ", metrics={"listen": LISTEN})
+    listener = listener_pid(stack)
+    with ExitStack() as idle:
+        for _ in range(100):
+            idle.enter_context(connected())
+        assert scraped()["supervisor_rolling_processes", "app", "open"] == 2
+        assert stack.ctl("rolling_restart", "app").returncode == 0
+        assert scraped()["supervisor_rolling_rolls_total", "app", "done"] == 1
+    assert listener_pid(stack) == listener
 
 
 def test_a_roll_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:

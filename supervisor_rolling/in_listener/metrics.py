@@ -5,6 +5,8 @@ Counters begin at 0 with each listener, as Prometheus expects of a program that 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import socket
 import socketserver
@@ -14,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Incarnation, Stage, Warmth
 from supervisor_rolling.pure.figures import Figures
 
@@ -24,6 +27,16 @@ AGAIN_AFTER = 5.0
 
 POLL = 0.05
 """Seconds between two looks of the server at whether it is to end: who ends it waits for that."""
+
+WITHIN = 5.0
+"""Seconds for a client to send its request and to take the answer."""
+
+MOST = 8
+"""Connections at once: each takes a thread and a file descriptor."""
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+REST = 0.5
+"""Seconds until a connection is accepted again, where there is no file descriptor for it."""
 
 PREFIX = "supervisor_rolling"
 
@@ -81,7 +94,7 @@ class PrometheusMetrics:
                 self._series = _Series(prometheus_client)
             self._server = _Server(host.strip("[]"), int(port))
             self._server.set_app(prometheus_client.make_wsgi_app(self._series.registry))
-            threading.Thread(target=self._server.serve_forever, args=(POLL,), name="metrics", daemon=True).start()
+            threading.Thread(target=self._server.serve, name="metrics", daemon=True).start()
             log.info("metrics are at http://%s/metrics", address)
             self._complaint = ""
         except ImportError:
@@ -103,21 +116,71 @@ class PrometheusMetrics:
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers in threads of its own. The standard library's asks for the name of its address when it begins, by DNS as
-    likely as not, and the turn would wait for that."""
+    """Answers in threads of its own, a bounded number of them, each for a bounded time. Where there are too many
+    connections the oldest ends: a scrape gets its answer beside any number of idle ones."""
 
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._deadlines: dict[Any, float] = {}
+        self._is_over = threading.Event()
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        """As WSGIServer's, with the address for its name."""
+        """As WSGIServer's, with the address for its name: to ask for that, by DNS perhaps, would hold up the turn."""
         socketserver.TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
         self.setup_environ()
+
+    def serve(self) -> None:
+        """Answer until ``shutdown``. The threads that answer inherit the priority of this one."""
+        at_usual_priority()
+        self.serve_forever(POLL)
+
+    def shutdown(self) -> None:
+        """End ``serve``."""
+        self._is_over.set()
+        super().shutdown()
+
+    def get_request(self) -> Any:
+        """Accept a connection. One that cannot be accepted for want of descriptors stays where it is, and the loop
+        would try again at once."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                self._is_over.wait(REST)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread."""
+        for oldest in list(self._deadlines)[: len(self._deadlines) - MOST + 1]:
+            self._end(oldest)
+        self._deadlines[request] = time.monotonic() + WITHIN
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End what has lasted too long; called every ``POLL`` seconds."""
+        now = time.monotonic()
+        for request in [request for request, deadline in list(self._deadlines.items()) if deadline <= now]:
+            self._end(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that was answered."""
+        self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is nothing for the log."""
+        log.debug("metrics: the connection of %s ended", client_address, exc_info=True)
+
+    def _end(self, request: Any) -> None:
+        """Its thread sees the end of the connection, and closes it."""
+        self._deadlines.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):
