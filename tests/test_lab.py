@@ -303,3 +303,18 @@ def test_a_report_counts_only_its_window_and_gives_latencies_of_gets_only() -> N
     assert summarise([*gets, post], start=1, end=51).posts_failed == 1
     assert summarise([*gets, post], start=51, end=61) == Report(10, 0, 0, 1, 0.055, 0.06, 0.06, 0.0)
     assert summarise([]) == Report(0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+
+
+CHROOTED = """
+import os, sys
+from tests.lab.netns import enter_private_network
+os.chroot(sys.argv[1])
+os.chdir("/")
+enter_private_network()
+"""
+
+
+def test_chroot_that_is_no_mount_point_is_explained(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHROOTED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.rstrip().endswith("a mount point: mount --bind DIR DIR")

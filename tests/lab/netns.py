@@ -61,7 +61,8 @@ def require(result: int) -> None:
     if result != 0:
         reason = os.strerror(ctypes.get_errno())
         raise NoNamespaceError(
-            f"cannot make a network namespace: {reason}. This needs root (sudo) and a kernel with CONFIG_NET_NS."
+            f"cannot make a network namespace: {reason}. This needs root (sudo) and a kernel with CONFIG_NET_NS; in a "
+            "chroot, the directory of the chroot has to be a mount point: mount --bind DIR DIR"
         )
 
 
