@@ -214,7 +214,7 @@ def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) ->
     [
         (["rolling_report", "7"], 1, "no roll 7 is known"),
         (["rolling_report", "0"], 5, "no such group or process: 0"),
-        (["rolling_report", "app:app-8000"], 2, "this is for a whole group: app"),
+        (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
         (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
         (["rolling_report", "app"], 1, "no roll of app is known"),
         (["rolling_history", "nobody"], 5, "no such group"),

@@ -321,7 +321,8 @@ class Listener:
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)
         self.call("rolling.getRoll", "nobody")
-        self.answered("rolling.restart", ("app", False, {"force": True}), (Fault.REFUSED, "no", ""))
+        self.call("rolling.callPacked", "getRoll", ["nobody"])
+        self.answered("rolling.callPacked", ("restart", ["app", False, {"force": True}]), (Fault.REFUSED, "no", ""))
         self.answered("rolling.check", ("app",), (0, "", REPORT))
 
     def answered(self, method: str, arguments: tuple[Any, ...], answer: tuple[int, str, str]) -> None:
