@@ -103,6 +103,7 @@ def test_worker_of_a_killed_master_warms_nothing(light: Callable[..., Stack]) ->
     finally:
         os.kill(worker, signal.SIGKILL)
     wait_open(stack)
+    stack.wait_until(lambda: not refuses(8001), 10.0, "its gate opens after that is recorded")
     assert stack.ask(8001, "/").headers["x-release"] == "new"
 
 
