@@ -131,8 +131,8 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() 
         finding = told(process, left)[-1]
         assert (finding.code, finding.refuses, finding.mend) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
-            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and a "
-            "new one cannot listen"
+            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and no "
+            "new one would be warm"
         )
     assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses
 
@@ -147,14 +147,31 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() 
 )
 def test_of_one_that_is_down_it_is_told_who_else_has_its_port(holder: Holder | None, text: str) -> None:
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: holder} if holder else {})
-    (finding,) = told(Process("app-1", "FATAL"), listening)
+    finding = told(Process("app-1", "FATAL"), listening)[0]
     assert finding.code == "process.down"
     assert finding.text.endswith(f"and a roll replaces it first. {text}")
 
 
-def test_whoever_listens_for_one_that_runs_is_no_finding() -> None:
+def test_proxy_of_a_container_is_no_finding() -> None:
     proxy = Listening({8001: ("0.0.0.0",)}, holders={8001: Holder((41,), "docker-proxy")})
     assert found(Process("app-1", "RUNNING", 7), proxy) == []
+
+
+@pytest.mark.parametrize("process", [Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")])
+def test_foreign_process_on_the_port_refuses_a_roll(process: Process) -> None:
+    listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
+    finding = told(process, listening)[-1]
+    assert (finding.code, finding.refuses) == ("ports.foreign", True)
+    assert finding.text == "port 8001 is held by process 41 (node): it answers there, and no new one would be warm"
+    assert finding.mend == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
+
+
+def test_outgoing_connection_on_the_port_of_one_that_is_down_is_named() -> None:
+    listening = Listening({}, holders={8001: Holder((41,), "curl", peer="10.0.0.5:443")})
+    (finding,) = told(Process("app-1", "FATAL"), listening)
+    assert finding.text.endswith(
+        "Its port 8001 is taken by an outgoing connection to 10.0.0.5:443 of process 41 (curl)"
+    )
 
 
 def test_one_that_boots_is_no_finding() -> None:

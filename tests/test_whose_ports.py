@@ -116,6 +116,10 @@ def test_foreign_process_on_the_port_warms_nothing(light: Callable[..., Stack], 
         text = cold_text(stack, "app-8001", f"port 8001 is held by process {pid} (python")
         assert f"). Fix: kill {pid}, or name python" in text
         stack.wait_until(lambda: standing(stack)["app-8001"]["stage"] == "failed", 10.0, "its warm-up has failed")
+        for words in (["rolling_check", "app"], ["rolling_restart", "app"]):
+            refused = stack.ctl(*words)
+            assert refused.returncode == 1
+            assert f"held by process {pid} (python" in refused.stdout
         done = stack.ctl("rolling_restart", "app:app-8001", "--force")
         assert done.returncode == 1
         assert f"held by process {pid} (python" in done.stdout

@@ -50,6 +50,11 @@ def ending_text(port: int, holder: Holder, own: str) -> str:
     return kill if holder.started in ("", own) else f"supervisorctl stop {holder.started}, or {kill}"
 
 
+def proxy_text(holder: Holder, own: str) -> str:
+    """What to do where it is to hold the port."""
+    return f", or name {holder.name} in warmup.proxies if it listens for {own}"
+
+
 def held_text(port: int, holder: Holder, own: str) -> str:
     """What holds the port of ``own``, and what to do about it."""
     return f"{holder_text(port, holder, own)}. Fix: {ending_text(port, holder, own)}"
@@ -83,5 +88,4 @@ def foreign_text(port: int, use: PortUse, own: str, proxies: Collection[str] = (
         return ""
     if use.own:
         return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {ending_text(port, holder, own)}"
-    by_design = "" if holder.started == own else f", or name {holder.name} in warmup.proxies if it listens for {own}"
-    return f"{held_text(port, holder, own)}{by_design}"
+    return held_text(port, holder, own) + ("" if holder.started == own else proxy_text(holder, own))

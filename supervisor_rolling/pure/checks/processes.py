@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from supervisor_rolling.model import Finding, Holder, Member, Process, Roll, Seen, Settings, Stage
 from supervisor_rolling.pure.names import natural
-from supervisor_rolling.pure.ports import ending_text, holder_text
+from supervisor_rolling.pure.ports import ending_text, holder_text, proxy_text
 from supervisor_rolling.pure.stages import DOWN, NOT_UP
 
 ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
@@ -73,7 +73,7 @@ def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -
     """What is wrong with the processes that a roll would replace."""
     yield from _down(roll, seen, listening)
     for member in roll.members:
-        yield from _orphans(roll.group, member, listening)
+        yield from _foreign(roll, member, listening)
     running = [member for member in roll.members if is_up(member, seen.processes)]
     for member in running:
         yield from _of_process(roll.group, member, listening)
@@ -98,20 +98,21 @@ def _held(where: str, member: Member, listening: Listening) -> str:
     return f". Its {holder_text(port, holder, where) if holder else unseen}"
 
 
-def _orphans(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
-    """What a process has left when it died, a child as a rule, and that still has its port. Others may have one for a
-    process, such as the proxy of a container."""
-    where = f"{group}:{member.name}"
-    held = [(port, listening.holders[port]) for port in member.ports if port in listening.holders]
-    for port, holder in held:
-        if holder.started == where:
-            yield Finding(
-                "ports.orphan",
-                where,
-                f"{holder_text(port, holder, where)}: it answers there, and a new one cannot listen",
-                ending_text(port, holder, where),
-                refuses=member.wanted,
-            )
+def _foreign(roll: Roll, member: Member, listening: Listening) -> Iterator[Finding]:
+    """Other processes that listen on its port: what an earlier one has left, a child as a rule, or a foreign one."""
+    where = f"{roll.group}:{member.name}"
+    for port in member.ports:
+        holder = listening.holders.get(port)
+        if holder is None or holder.peer or holder.name in roll.policy.warmup.proxies:
+            continue
+        is_orphan = holder.started == where
+        yield Finding(
+            "ports.orphan" if is_orphan else "ports.foreign",
+            where,
+            f"{holder_text(port, holder, where)}: it answers there, and no new one would be warm",
+            ending_text(port, holder, where) + ("" if is_orphan else proxy_text(holder, where)),
+            refuses=member.wanted,
+        )
 
 
 def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
