@@ -92,8 +92,9 @@ class WakeUp:
         return False
 
     def handle_read_event(self) -> None:
-        """Take the bytes out; after a signal other than SIGCHLD, end the next wait as well."""
-        if os.read(self.reading, 4096).strip(ECHO + CHILD):
+        """Take the bytes out; after a signal other than SIGCHLD, end the next wait as well. There may be none: what
+        supervisord reaps in the same pass, for a client that starts or stops a process, takes them out as well."""
+        if self._drained().strip(ECHO + CHILD):
             os.write(self.writing, ECHO)
 
     def reaped(self, event: Any) -> None:
