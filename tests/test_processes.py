@@ -39,6 +39,7 @@ from supervisor_rolling.model import (
     Ward,
     Watch,
 )
+from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump, load_roll, load_watch
 
 DEADLINE = 20.0
@@ -639,9 +640,9 @@ def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int
     "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.BAD_SIGNAL]
 )
 def test_an_order_that_is_refused_says_why_and_the_others_are_carried_out(inet: Supervisord, code: int) -> None:
-    refused = {"code": code, "text": "NO_FILE: /srv/app"}
+    refused = {"code": code, "text": plain("NO_FILE: /srv/café")}
     inet.methods["rolling.listenerOrder"] = lambda *_: [DONE, refused, DONE]
-    assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/app"), Outcome()]
+    assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/café"), Outcome()]
 
 
 def test_an_order_for_an_incarnation_that_is_gone_says_so(inet: Supervisord) -> None:

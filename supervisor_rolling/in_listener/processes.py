@@ -24,7 +24,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnect
 from supervisor_rolling.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
 from supervisor_rolling.model import Order, Outcome, Process, Report, Request, Roll, Settings, Watch, World
 from supervisor_rolling.packing import pack, unpack
-from supervisor_rolling.plain import plain
+from supervisor_rolling.plain import plain, readable
 from supervisor_rolling.wire import dump, dump_changes, load, load_roll, load_watch
 
 T = TypeVar("T")
@@ -298,12 +298,12 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
         )
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return SupervisorError("supervisord is shutting down")
-    return FaultError(fault.faultString, fault.faultCode)
+    return FaultError(readable(fault.faultString, "utf-8"), fault.faultCode)
 
 
 def _outcome(code: int, text: str) -> Outcome:
     """Of one order of several; ``code`` 0: it was carried out."""
-    return Outcome("" if code in PASSING_FAULTS else text, overtaken=code == Faults.NOT_RUNNING)
+    return Outcome("" if code in PASSING_FAULTS else readable(text, "utf-8"), overtaken=code == Faults.NOT_RUNNING)
 
 
 def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:
