@@ -405,7 +405,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         except _CommandError as error:
             status = self._fail(options, str(error), error.status)
         except xmlrpc.client.Fault as fault:
-            text = self._read(self._fault_text(fault))
+            text = self._fault_text(fault)
             if fault.faultCode == Faults.INCORRECT_PARAMETERS:
                 text = f"{command}: {text}. Try: supervisorctl help {command}"
             status = self._fail(options, text, _EXIT_STATUS.get(fault.faultCode, FAILED))
@@ -456,11 +456,10 @@ class RollingControllerPlugin(ControllerPluginBase):
             )
         if fault.faultCode == Faults.SHUTDOWN_STATE:
             return "supervisord is shutting down or restarting: a roll ends with it, and all gates open"
-        text = fault.faultString.partition(": ")[2] or fault.faultString
+        text = str(self._read(fault.faultString.partition(": ")[2] or fault.faultString))
         if fault.faultCode == Faults.BAD_NAME:
-            name = self._read(text)
-            return f"no such group or process: {name}{self._did_you_mean(name)}"
-        return str(text)
+            return f"no such group or process: {text}{self._did_you_mean(text)}"
+        return text
 
     def _processes(self) -> Sequence[Mapping[str, Any]]:
         """What supervisord has, as ``getAllProcessInfo`` tells; nothing where it does not answer."""

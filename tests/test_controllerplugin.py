@@ -891,12 +891,13 @@ def test_names_and_texts_are_shown_as_they_are_where_the_terminal_can(line: str,
     controller.printed.encode(encoding)
 
 
-def test_what_a_fault_names_is_shown_as_it_is() -> None:
+@pytest.mark.parametrize("name", ["wéb", r"w\xe9b"])
+def test_what_a_fault_names_is_shown_as_it_is(name: str) -> None:
     controller = Controller()
     controller.stdout = Screen("utf-8")
-    controller.server.raises(xmlrpc.client.Fault(Faults.BAD_NAME, "BAD_NAME: w\\xe9b"))
+    controller.server.raises(xmlrpc.client.Fault(Faults.BAD_NAME, f"BAD_NAME: {plain(name)}"))
     controller.run("rolling_status wéb")
-    assert "no such group or process: wéb" in controller.printed
+    assert f"no such group or process: {name}" in controller.printed
 
 
 def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
