@@ -137,6 +137,12 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() 
     assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses
 
 
+def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
+    left = Listening({8001: ()}, holders={8001: Holder((41,), "python3", "app:app-1", peer="10.0.0.5:443")})
+    (finding,) = told(Process("app-1", "FATAL"), left)
+    assert (finding.code, finding.text) == ("process.down", "is FATAL: it serves nobody, and a roll replaces it first")
+
+
 @pytest.mark.parametrize(
     ("holder", "text"),
     [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from supervisor_rolling.model import Finding, Holder, Member, Process, Roll, Seen, Settings, Stage
 from supervisor_rolling.pure.names import natural
-from supervisor_rolling.pure.ports import ending_text, holder_text, proxy_text
+from supervisor_rolling.pure.ports import ending_text, holder_text, may_hold, proxy_text
 from supervisor_rolling.pure.stages import DOWN, NOT_UP
 
 ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
@@ -68,6 +68,11 @@ class Listening:
         """The addresses that accept on a port, as far as they could be looked at."""
         return (self.addresses or {}).get(port, ())
 
+    def holder(self, port: int, own: str) -> Holder | None:
+        """What keeps the process ``own`` (``group:process``) from listening on a port, if anything does."""
+        found = self.holders.get(port)
+        return found if found and may_hold(found, own) else None
+
 
 def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the processes that a roll would replace."""
@@ -90,10 +95,10 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
 
 def _held(where: str, member: Member, listening: Listening) -> str:
     """That another process has the port of one that is down."""
-    held = [port for port in member.ports if listening.listeners(port) or port in listening.holders]
+    held = [port for port in member.ports if listening.listeners(port) or listening.holder(port, where)]
     if not held:
         return ""
-    port, holder = held[0], listening.holders.get(held[0])
+    port, holder = held[0], listening.holder(held[0], where)
     unseen = f"port {port} is held by a process that cannot be seen: ss -ltnp sport = :{port}"
     return f". Its {holder_text(port, holder, where) if holder else unseen}"
 
