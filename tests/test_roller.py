@@ -1203,6 +1203,19 @@ def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_n
     assert (world.roll().status, world.roll().members[0].replaced) == (Status.DONE, True)
 
 
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_time_without_listener_counts_for_no_deadline(is_asked: bool):
+    world = World(2)
+    world.processes["app-1"].deploy = {"boot_takes": 31.0}
+    world.ask()
+    world.live(world.roller(), 5.0, lambda: world.roll().members[0].stage is Stage.WARMING)
+    world.pass_time(30.0)
+    if is_asked:
+        world.ask("history", number=1)
+    world.run(world.roller())
+    assert (world.roll().status, world.roll().why) == (Status.DONE, "")
+
+
 class HeldUpBeforeTheOrder(World):
     """A turn waits for the lock of xtables between the record of a stop and its order."""
 

@@ -427,7 +427,8 @@ class Roller:
         if not any(answered):
             return world
         self._answered_at = self.clock()
-        return self.supervisor.look(guarded)
+        again = self.supervisor.look(guarded)
+        return replace(again, idle=max(again.idle, world.idle))  # the first look has ended the time without any
 
     def _answered_soundly(self, request: Request, world: World) -> bool:
         """``_answer``; where that fails, the request is refused, and the other requests are answered all the same."""
