@@ -151,6 +151,18 @@ def test_a_resumed_roll_is_prepared_again() -> None:
     assert begun(world)[-2:] == [("before_roll", ""), ("after_roll", "done")]
 
 
+def test_resumed_roll_waits_for_its_hook_from_then_on() -> None:
+    world = a_world(2)
+    world.processes["app-1"].deploy = {"warms": "failed"}
+    world.ask()
+    roller = world.run(world.roller())
+    world.hooks_take["before_roll"] = 3.0
+    world.pass_time(60.0)
+    world.ask("resume")
+    world.live(roller, 2.0)
+    assert (world.roll().waits, world.roll().waits_long) == ("before_roll", False)
+
+
 # --- real commands
 
 

@@ -54,6 +54,11 @@ def rested(roll: Roll) -> float:
     return sum(rest.end - rest.begin for rest in roll.rests)
 
 
+def begun_at(roll: Roll) -> float:
+    """When the roll began or, if it was resumed, when that was last."""
+    return roll.rests[-1].end if roll.rests else roll.started_at
+
+
 def active(roll: Roll, now: float) -> float:
     """Seconds that the roll has taken, without those for which it lay still."""
     return (roll.ended_at or now) - roll.started_at - rested(roll)

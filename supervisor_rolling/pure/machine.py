@@ -62,7 +62,7 @@ from supervisor_rolling.model import (
     WarmupJob,
 )
 from supervisor_rolling.pure import hooks
-from supervisor_rolling.pure.chronicle import levelled, noted
+from supervisor_rolling.pure.chronicle import begun_at, levelled, noted
 from supervisor_rolling.pure.names import natural
 from supervisor_rolling.pure.stages import (
     ALIVE,
@@ -96,7 +96,7 @@ def advance(roll: Roll, seen: Seen) -> Roll:
     if not roll.prepared:
         roll = hooks.prepared(roll, seen.hook)
         if not roll.prepared:
-            return waiting_for(roll, hooks.BEFORE, roll.started_at, seen.at)
+            return waiting_for(roll, hooks.BEFORE, begun_at(roll), seen.at)
         if roll.why:
             return waiting_for(hooks.ended(roll, Status.FAILED, seen.at, roll.why), "", seen.at, seen.at)
     before = roll.members
