@@ -214,6 +214,26 @@ def test_idle_connections_keep_no_scrape_waiting_and_take_few_threads() -> None:
 
 
 @pytest.mark.usefixtures("served")
+def test_connection_below_the_limit_stays_open() -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connected()) for _ in range(module.MOST - 1)]
+        assert scraped() == {}
+        for one in idle:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
+
+
+def test_end_of_the_server_closes_its_connections() -> None:
+    found = PrometheusMetrics(lambda: LISTEN)
+    assert found.is_on()
+    with connected() as idle:
+        assert scraped() == {}, "the connection before it was accepted"
+        found._stop()
+        assert idle.recv(1) == b""
+
+
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
 def test_connection_without_a_whole_request_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WITHIN", 0.2)

@@ -140,9 +140,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.serve_forever(POLL)
 
     def shutdown(self) -> None:
-        """End ``serve``."""
+        """End ``serve``, and the connections that are left."""
         self._is_over.set()
         super().shutdown()
+        for request in list(self._deadlines):
+            self._end(request)
 
     def get_request(self) -> Any:
         """Accept a connection. One that cannot be accepted for want of descriptors stays where it is, and the loop
@@ -156,7 +158,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread."""
-        for oldest in list(self._deadlines)[: len(self._deadlines) - MOST + 1]:
+        for oldest in list(self._deadlines)[: max(0, len(self._deadlines) - MOST + 1)]:
             self._end(oldest)
         self._deadlines[request] = time.monotonic() + WITHIN
         super().process_request(request, client_address)
