@@ -835,6 +835,26 @@ def test_slots_go_by_rank_then_first_come_first_served() -> None:
     assert order == ["roll's first", "roll's second", "guard's first", "guard's second"]
 
 
+def test_free_slot_wakes_one_of_many_threads() -> None:
+    number = 400
+    slots, never = Slots(1), threading.Event()
+
+    def run() -> None:
+        slots.enter(0, never)
+        slots.leave(threading.current_thread())
+
+    slots.enter(0, never)
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(slots._waiting), lambda waiting: waiting == number)
+    before = time.process_time()
+    slots.leave(threading.current_thread())
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert time.process_time() - before < 0.5, "1.5 s where each free slot wakes all"
+
+
 def test_a_long_boot_is_looked_at_seldom() -> None:
     looks: list[float] = []
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import threading
+from typing import NamedTuple
 
 
 def at_usual_priority() -> None:
@@ -18,32 +19,45 @@ def at_usual_priority() -> None:
 
 
 class Slots:
-    """Lets at most ``number`` threads in at once: those of a lower rank first, then first come, first served."""
+    """Lets at most ``number`` threads in at once: those of a lower rank first, then first come, first served. A free
+    slot wakes the thread that gets it, and no other: a thousand may wait."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._inside: set[threading.Thread] = set()
-        self._waiting: dict[threading.Thread, tuple[int, int]] = {}
+        self._waiting: dict[threading.Thread, _Place] = {}
         self._count = itertools.count()
 
     def enter(self, rank: int, left: threading.Event) -> None:
         """Wait until this thread is inside, or has ``left`` (see ``leave``)."""
-        me = threading.current_thread()
-        with self._changed:
-            self._waiting[me] = (rank, next(self._count))
-            while not left.is_set() and not self._is_next(me):
-                self._changed.wait()
-            del self._waiting[me]
-            if not left.is_set():
-                self._inside.add(me)
-            self._changed.notify_all()
+        with self._lock:
+            if left.is_set():
+                return
+            place = _Place(rank, next(self._count), threading.Event())
+            self._waiting[threading.current_thread()] = place
+            self._fill()
+        place.is_over.wait()
 
     def leave(self, thread: threading.Thread) -> None:
         """Count a thread as inside no longer, and wake it if it waits."""
-        with self._changed:
+        with self._lock:
             self._inside.discard(thread)
-            self._changed.notify_all()
+            place = self._waiting.pop(thread, None)
+            if place:
+                place.is_over.set()
+            self._fill()
 
-    def _is_next(self, thread: threading.Thread) -> bool:
-        return len(self._inside) < self.number and min(self._waiting, key=self._waiting.__getitem__) is thread
+    def _fill(self) -> None:
+        while self._waiting and len(self._inside) < self.number:
+            thread = min(self._waiting, key=self._waiting.__getitem__)
+            self._inside.add(thread)
+            self._waiting.pop(thread).is_over.set()
+
+
+class _Place(NamedTuple):
+    """In the queue; ``number`` is another one for each, so that no further field is compared."""
+
+    rank: int
+    number: int
+    is_over: threading.Event
