@@ -23,7 +23,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.threads import Slots
-from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups
+from supervisor_rolling.in_listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
 from supervisor_rolling.model import (
     Connections,
     GatePolicy,
@@ -460,6 +460,7 @@ def test_foreign_process_during_warmup_repeats_the_requests(server: Server, monk
     looks = iter([(), (Holder((4711,), "python3"),)])
     warmth = Warmer(others=lambda port, pid: next(looks, ())).until_over(server.port, requests=gets("/"))
     assert (warmth.state, server.lines) == ("warm", ["GET /", "GET /"])
+    assert (warmth.requests, len(warmth.latencies), warmth.statuses) == (1, 1, (200,)), "of the second time alone"
 
 
 def test_foreign_process_at_end_of_warmup_fails_at_timeout(server: Server) -> None:
@@ -770,6 +771,18 @@ def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
     assert len(server.asked) == count
 
 
+@pytest.mark.parametrize("changed", [{"bypass": "none"}, {"port": 1}])
+def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
+    server.hangs.clear()
+    wanted: dict[str, Any] = {"port": server.port, "requests": gets("/")}
+    until(lambda: warmer.tend(**wanted), lambda _: len(server.asked) == 1)
+    first = warmer.warmups._running[NAME]
+    warmer.tend(**{**wanted, **changed})
+    assert warmer.warmups._running[NAME] is not first
+    assert first.dropped.is_set()
+    server.hangs.set()
+
+
 def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> None:
     slow, quick = Server(keep), Server(keep)
     slow.hangs.clear()
@@ -801,6 +814,28 @@ def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: Exit
     warm = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.state != "warming")
     assert (warm.state, warm.requests) == ("warm", 1)
     assert warm.queued >= waits.queued
+
+
+def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moment the loop looks at: a time that is missing makes the warm-up late."""
+    seen: list[float] = []
+    is_over = threading.Event()
+
+    def noted(warmup: Any, name: str, value: Any) -> None:
+        object.__setattr__(warmup, name, value)
+        if name in ("warmth", "_queued_at") and hasattr(warmup, "_queued_at") and is_over.is_set():
+            seen.append(warmup.found().queued)
+
+    monkeypatch.setattr(_Warmup, "__setattr__", noted, raising=False)
+    slots, me = warmer.warmups._slots, threading.current_thread()
+    monkeypatch.setattr(slots, "number", 1)
+    slots.enter(0, threading.Event())
+    until(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmth: warmth.queued > 0.3)
+    is_over.set()
+    slots.leave(me)
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert seen
+    assert min(seen) >= 0.3
 
 
 def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, warmer: Warmer) -> None:

@@ -138,7 +138,7 @@ class HttpWarmups:
 
 def _is_other(wanted: WarmupJob, begun: WarmupJob) -> bool:
     """Whether another process is to be warmed, or otherwise: rolling.yaml has changed."""
-    return (wanted.incarnation, wanted.policy, wanted.hook) != (begun.incarnation, begun.policy, begun.hook)
+    return replace(wanted, variables=begun.variables, rank=begun.rank) != begun
 
 
 class _Warmup(threading.Thread):
@@ -198,7 +198,9 @@ class _Warmup(threading.Thread):
             _, why = self._use_of_port()
             if not why:
                 break
-            self._slots.leave(self)  # a foreign process may have given the answers
+            self._slots.leave(self)
+            # A foreign process may have given the answers: they do not count.
+            self.warmth = Warmth(self.job.pid, "warming", spawned=self.job.spawned, queued=self.warmth.queued)
             self._wait(why, began, FOREIGN_EVERY)
         self._run_hook()
         self._end("warm")
@@ -223,8 +225,9 @@ class _Warmup(threading.Thread):
         queued = time.monotonic() - began
         self._deadline += queued
         self._wire.deadline = self._deadline
-        self._queued_at = 0.0
+        # In this order: seen in between, it has queued for too long, and not for no time, which would make it late.
         self.warmth = replace(self.warmth, queued=self.warmth.queued + queued, why="")
+        self._queued_at = 0.0
         self._require_time("there was no time left")
 
     def _run_hook(self) -> None:
