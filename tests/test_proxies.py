@@ -106,6 +106,9 @@ def test_apache_retries_and_shuns_for_retry(words: str, expected: Proxy):
     [
         ("", "", Proxy("/c:2", False)),
         ("", "sub vcl_backend_error {\n return (retry);\n}", Proxy("/c:2", True)),
+        ("", "sub vcl_backend_error { return (retry); }", Proxy("/c:2", True)),
+        ("", "sub vcl_backend_error {\nif (1) {\n}\n return (retry);\n}", Proxy("/c:2", True)),
+        ("", "sub vcl_backend_error { }\nsub vcl_backend_response {\n return (retry);\n}", Proxy("/c:2", False)),
         ("", "sub vcl_backend_error {\n # return (retry);\n}", Proxy("/c:2", False)),
         ("", "sub vcl_backend_response {\n return (retry);\n}", Proxy("/c:2", False)),
         (".probe = { .interval = 2s; .threshold = 4; }", "", Proxy("/c:2", False, 8.0)),

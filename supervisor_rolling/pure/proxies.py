@@ -160,7 +160,7 @@ def _apache(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
 
 
 _COMMENT = re.compile(r"/\*.*?\*/|(?://|#)[^\n]*", re.DOTALL)
-_BACKEND_ERROR = re.compile(r"sub\s+vcl_backend_error\s*\{(.*?)\n\}", re.DOTALL)
+_BACKEND_ERROR = re.compile(r"\bsub\s+vcl_backend_error\s*\{")
 _RETRY = re.compile(r"return\s*\(\s*retry\s*\)")
 _PORT = re.compile(r'\.port\s*=\s*"(\d+)"')
 _PROBE = re.compile(r"\.(interval|threshold)\s*=\s*([\w.]+)")
@@ -168,7 +168,7 @@ _PROBE = re.compile(r"\.(interval|threshold)\s*=\s*([\w.]+)")
 
 def _varnish(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     texts = [(path, _COMMENT.sub(lambda gone: "\n" * gone[0].count("\n"), text)) for path, text in files]
-    errors = [body for _, text in texts for body in _BACKEND_ERROR.findall(text)]
+    errors = [_braced(text[start.end() :]) for _, text in texts for start in _BACKEND_ERROR.finditer(text)]
     retries = any(_RETRY.search(body) for body in errors)
     probes = {key: value for _, text in texts for key, value in _PROBE.findall(text)}
     is_probed = any(".probe" in text for _, text in texts)
@@ -177,6 +177,16 @@ def _varnish(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         for found in _PORT.finditer(text):
             if int(found[1]) in ports:
                 yield Proxy(f"{path}:{text.count(chr(10), 0, found.start()) + 1}", retries, shuns)
+
+
+def _braced(text: str) -> str:
+    """The text up to the brace that closes the one before it."""
+    depth = 1
+    for brace in re.finditer("[{}]", text):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return text[: brace.start()]
+    return text
 
 
 # --- what they have in common
