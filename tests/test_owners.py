@@ -20,6 +20,7 @@ from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.owners import family_of, signals_of
 from supervisor_rolling.model import Holder, PortUse
 from tests.lab.doors import eventually
+from tests.lab.nobody import error_as_nobody
 
 _LISTENS = """
 import os, socket, sys
@@ -114,6 +115,22 @@ def python(text: str) -> tuple[str, ...]:
 SHELL = f'{sys.executable} -c "{_LISTENS_ON}"; true'
 LAUNCHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_LISTENS_ON!r}])"
 PYTHON = os.path.basename(os.path.realpath(sys.executable))
+
+
+def test_zombie_child_hides_nothing_from_a_user(sockets: KernelSockets) -> None:
+    """Its files are shown to root alone, also where the user is the same."""
+
+    def ports_beside_a_zombie() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+            port, own = server.getsockname()[1], os.getpid()
+            assert child in family_of(own)
+            assert sockets.ports_of([own]) == {own: (port,)}
+
+    assert error_as_nobody(ports_beside_a_zombie) == ""
 
 
 def test_what_a_shell_catches_and_ignores_is_seen(sockets: KernelSockets) -> None:

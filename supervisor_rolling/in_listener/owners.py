@@ -157,9 +157,23 @@ def children_of_all() -> dict[int, list[int]]:
 
 
 def _parent(pid: int) -> int:
-    """From proc(5)'s stat, in which the name stands in brackets and may hold any."""
+    return int(_stat(pid)[1])
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether it only waits for its parent to notice: then it holds nothing, and its files are shown to root alone."""
+    try:
+        return _stat(pid)[0] in (b"Z", b"X")
+    except _GONE:
+        return True
+    except PermissionError:  # hidepid
+        return False
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The state of a process, its parent, and more: proc(5)'s stat behind the name, which may hold any character."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
-        return int(stat.read().rpartition(b")")[2].split()[1])
+        return stat.read().rpartition(b")")[2].split()
 
 
 def _socket_inodes(pid: int) -> Iterator[int]:
@@ -171,6 +185,8 @@ def _socket_inodes(pid: int) -> Iterator[int]:
     except _GONE:
         return
     except PermissionError as error:
+        if _has_ended(pid):
+            return
         raise SocketsError(
             f"Cannot see which ports process {pid} listens on: {error}. Run the listener as root or give it "
             "CAP_SYS_PTRACE, or name the ports in the YAML instead of `ports: auto`."
