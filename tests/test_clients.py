@@ -8,13 +8,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from supervisor_rolling.in_listener import balancers, clients
 from supervisor_rolling.in_listener.clients import ConnectedClients, clients_of, configuration_of
-from supervisor_rolling.model import Client
+from supervisor_rolling.model import BalancerPolicy, Client
 from tests.lab.hosts import Host
 
 CONNECT = (
@@ -125,7 +127,34 @@ def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
     connected._looks["app"].join(10.0)
     assert (connected.look("app", [port], 4.0), connected.last("app"), rung) == ([], [], [1])
     assert connected.look("app", [port], 6.0) is None
+    assert connected.last("app") == [], "until the next look is over"
     connected._looks["app"].join(10.0)
+
+
+@pytest.mark.parametrize("what", ["clients", "balancers"])
+def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypatch: pytest.MonkeyPatch):
+    """A thread inherits that of the loop."""
+    seen: list[int] = []
+
+    def read(_: object) -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    monkeypatch.setattr(clients, "clients_of", read)
+    monkeypatch.setattr(balancers, "_read_elsewhere", read)
+    usual = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -1)
+    try:
+        if what == "clients":
+            connected = ConnectedClients(lambda: 0.0)
+            connected.look("app", [1], 0.0)
+            connected._looks["app"].join(10.0)
+        else:
+            configurations = balancers.NginxConfigurations(lambda: 0.0)
+            configurations.read(BalancerPolicy(), 0.0)
+            configurations._readings[""].join(10.0)
+    finally:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual)
+    assert seen == [0]
 
 
 def test_the_program_of_one_peer(port: int):

@@ -53,6 +53,8 @@ ALLOWED_BETWEEN_ADAPTERS = {
     ("notices", "threads"),
     ("hooks", "threads"),
     ("metrics", "threads"),
+    ("balancers", "threads"),
+    ("clients", "threads"),
     ("gates", "addresses"),
     ("gates", "sock_diag"),
     ("warmup", "addresses"),

@@ -24,6 +24,7 @@ from typing import Any
 
 from supervisor_rolling.in_listener import trust
 from supervisor_rolling.in_listener.addresses import is_own
+from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import BalancerPolicy
 from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.nginx import Nginx, nginx_of
@@ -44,7 +45,7 @@ _READ = (
 """What the process runs, without the directory in which it happens to be among those that it imports from."""
 
 _MODESTY = 10
-"""Its niceness: the listener's own is below 0, and this is nothing to hurry with."""
+"""Its niceness: this is nothing to hurry with."""
 
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin:/usr/local/openresty/nginx/sbin"
 """Where nginx is, if the PATH of the listener does not say."""
@@ -111,6 +112,7 @@ class _Reading(threading.Thread):
 
     def run(self) -> None:
         """Whatever happens, ``found`` says it."""
+        at_usual_priority()
         try:
             self.found = _read_elsewhere(self._path)
         except UnreadableError as error:

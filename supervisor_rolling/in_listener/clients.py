@@ -22,6 +22,7 @@ from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
 from supervisor_rolling.in_listener.owners import all_pids, name_of, own_inodes
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
+from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Client
 from supervisor_rolling.pure.peers import peer_of
 from supervisor_rolling.pure.proxies import PROGRAMS
@@ -52,9 +53,11 @@ class ConnectedClients:
         self._clock = clock
         self._on_change = on_change
         self._looks: dict[str, _Look] = {}
+        self._found: dict[str, Found] = {}
 
     def look(self, group: str, ports: Collection[int], since: float) -> Found | None:
         """See ``Clients.look``."""
+        self.last(group)  # kept while the next look is not over
         look = self._looks.get(group)
         if look is None or (look.found is not None and look.began < since):
             look = self._looks[group] = _Look(frozenset(ports), self._clock(), self._on_change)
@@ -63,7 +66,9 @@ class ConnectedClients:
     def last(self, group: str) -> Found | None:
         """See ``Clients.last``."""
         look = self._looks.get(group)
-        return look.found if look else None
+        if look is not None and look.found is not None:
+            self._found[group] = look.found
+        return self._found.get(group)
 
     def program_of(self, peer: str, port: int) -> str:
         """See ``Clients.program_of``."""
@@ -89,6 +94,7 @@ class _Look(threading.Thread):
 
     def run(self) -> None:
         """Whatever happens, ``found`` is set: a rollout waits for it."""
+        at_usual_priority()
         try:
             self.found = clients_of(self._ports)
         except SocketsError as error:

@@ -135,7 +135,7 @@ class Clients(Protocol):
         ...
 
     def last(self, group: str) -> Sequence[Client] | None:
-        """What the last look found; None where there was none, or it is not over."""
+        """What the last look that is over found; None where there was none."""
         ...
 
     def program_of(self, peer: str, port: int) -> str:

@@ -92,8 +92,9 @@ class _Commands(threading.Thread):
 
 
 def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, within: float = float("inf")) -> str:
-    """Run a command to its end. Why it has failed, or nothing. ``dropped`` ends it; so does the end of its time, which
-    is at most ``within`` seconds away. Root runs only what no other user could have changed: see ``trust``."""
+    """Run a command to its end, at the priority of this thread. Why it has failed, or nothing. ``dropped`` ends it; so
+    does the end of its time, which is at most ``within`` seconds away. Root runs only what no other user could have
+    changed: see ``trust``."""
     problems = trust.of_command(hook.command)
     if problems:
         return f"{hook.command[0]} was not run. {'; '.join(map(str, problems))}"
@@ -111,8 +112,6 @@ def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, with
         return f"{hook.command[0]} cannot be run: {getattr(error, 'strerror', None) or error}"
     assert child.stdout is not None
     with child.stdout:  # and not with the child, whose end may never come: it may wait for a disk
-        with contextlib.suppress(OSError):  # it has ended, or this user may not
-            os.setpriority(os.PRIO_PROCESS, child.pid, 0)  # the listener's own is higher
         return _watched(child, min(hook.timeout, within), dropped)
 
 
