@@ -62,9 +62,9 @@ def test_haproxy_sections_have_their_own_defaults():
         "defaults one\n option redispatch\ndefaults\n retries 2\n"
         "backend a from one\n server a 10.0.0.1:8000\nbackend b\n server b 10.0.0.1:8001\n"
     )
-    assert read("haproxy", [("/c", text)], {8000}) == Proxy("/c:6", True)
-    assert read("haproxy", [("/c", text)], {8001}) == Proxy("/c:8", False)
-    assert read("haproxy", [("/c", text)], PORTS) == Proxy("/c:8", False)
+    assert read("haproxy", [("/c", text)], {8000}) == Proxy("/c:6", True, is_here=False)
+    assert read("haproxy", [("/c", text)], {8001}) == Proxy("/c:8", False, is_here=False)
+    assert read("haproxy", [("/c", text)], PORTS) == Proxy("/c:8", False, is_here=False)
     assert read("haproxy", [("/c", text)], {80}) is None
 
 
@@ -81,6 +81,29 @@ def test_haproxy_sections_have_their_own_defaults():
 )
 def test_caddy_retries_where_told_to(lines: str, expected: Proxy):
     assert of("caddy", CADDY.format(lines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"),
+    [
+        ("127.0.0.1:8000", True),
+        ("localhost:8000", True),
+        (":8000", True),
+        ("[::1]:8000", True),
+        ("10.0.0.7:8000", False),
+        ("[fd00::7]:8000", False),
+        ("10.0.0.7:8000 127.0.0.1:9000", False),
+        ("10.0.0.7:8000 127.0.0.1:8001", True),
+    ],
+)
+def test_address_of_another_host_is_told_apart(address: str, is_here: bool):
+    found = of("caddy", f"a.example {{\n reverse_proxy {address}\n}}\n")
+    assert found
+    assert found.is_here == is_here
+
+
+def test_number_in_other_digits_is_no_number():
+    assert of("httpd", APACHE.format("retry=²")) == Proxy("/c:2", True, 60.0, True)
 
 
 def test_caddy_addresses_may_be_a_range_or_stand_in_the_block():
@@ -128,6 +151,7 @@ def haproxy(text: str = DEFAULTS.format("", "", ""), address: str = "127.0.0.1")
 
 
 SAFE = DEFAULTS.format("option redispatch", "", "")
+ELSEWHERE = DEFAULTS.replace("127.0.0.1", "10.0.0.7").format("", "", "")
 CURL = Client("curl", 8, "127.0.0.1")
 NGINX = Client("nginx", 9, "127.0.0.1")
 FAR = Client("", address="10.0.0.9", is_local=False)
@@ -139,6 +163,9 @@ VOUCHED = BalancerPolicy(retries=True)
     [
         (haproxy(), {"balancer.retries": True}),
         (haproxy(address=""), {"balancer.retries": True}),  # its file names the ports; nothing is connected just now
+        (haproxy(DEFAULTS.replace("127.0.0.1", "app.example").format("", "", ""), ""), {"balancer.retries": True}),
+        (haproxy(ELSEWHERE, address=""), {"balancer.retries": False}),  # the same port, on another host
+        (haproxy(ELSEWHERE), {"balancer.retries": True}),  # that is this host: it is connected
         (haproxy(SAFE), {}),
         (Client("haproxy", 7, ""), {}),  # runs, and nothing shows that it has to do with the group
         (Client("haproxy", 7, "127.0.0.1"), {"balancer.retries": True}),

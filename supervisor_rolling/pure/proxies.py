@@ -6,6 +6,7 @@ variable, an API) names none of the ports, and says nothing here.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ class Proxy:
     retries: bool  # a refused connection is tried on another server
     shuns: float = 0.0  # seconds for which a server that has refused gets no request, once it is open again
     pools: bool = False  # connections are kept for the next request
+    is_here: bool = True  # the address may be this host's; else it has the same port on another one, as far as it shows
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
     if not found:
         return None
     worst = min(found, key=lambda one: (one.retries, not one.pools, -one.shuns))
-    return replace(worst, shuns=max(one.shuns for one in found), pools=any(one.pools for one in found))
+    pools, is_here = any(one.pools for one in found), any(one.is_here for one in found)
+    return replace(worst, shuns=max(one.shuns for one in found), pools=pools, is_here=is_here)
 
 
 # --- HAProxy
@@ -67,14 +70,14 @@ class _Section:
         for where, words in self.servers:
             if _ports_in(words[1]) & set(ports):
                 shuns = _haproxy_shuns([*self.server, *words[2:]])
-                yield Proxy(where, self.redispatch and self.retries > 0, shuns)
+                yield Proxy(where, self.redispatch and self.retries > 0, shuns, is_here=_is_here(words[1], ports))
 
     def hear(self, words: Sequence[str], where: str) -> None:
         """Take one line of it."""
         is_no = words[0] == "no"
         if [*words[is_no:]][:2] == ["option", "redispatch"]:
             self.redispatch = not is_no
-        elif words[0] == "retries" and words[1:] and words[1].isdigit():
+        elif words[0] == "retries" and words[1:] and words[1].isdecimal():
             self.retries = int(words[1])
         elif words[0] == "default-server":
             self.server = (*self.server, *words[1:])
@@ -118,7 +121,8 @@ def _caddy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
             body = [words for _, words in _block(lines[number:])]
             to = [*words, *(word for line in body if line[0] == "to" for word in line)]
             if _ports_in(" ".join(to)) & set(ports):
-                yield _caddy_proxy(where, {line[0]: " ".join(line[1:]) for line in body})
+                found = _caddy_proxy(where, {line[0]: " ".join(line[1:]) for line in body})
+                yield replace(found, is_here=_is_here(" ".join(to), ports))
 
 
 def _block(lines: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -152,8 +156,9 @@ def _apache(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         if words[0].lower() == "balancermember" and len(words) > 1 and _ports_in(words[1]) & set(ports):
             said = dict(word.lower().partition("=")[::2] for word in words[2:])
             retry = said.get("retry", "")
-            shuns = float(retry) if retry.isdigit() else APACHE_RETRY
-            yield Proxy(where, True, shuns, pools=said.get("disablereuse") != "on")
+            shuns = float(_whole(retry, int(APACHE_RETRY)))
+            pools = said.get("disablereuse") != "on"
+            yield Proxy(where, True, shuns, pools, _is_here(words[1], ports))
 
 
 # --- Varnish
@@ -192,7 +197,7 @@ def _braced(text: str) -> str:
 # --- what they have in common
 
 
-_PORTS = re.compile(r":(\d{1,5})(?:-(\d{1,5}))?(?![\d.:])")
+_ADDRESSES = re.compile(r"(\[[^\]]*\]|[^\s/@,\[\]:]*):(\d{1,5})(?:-(\d{1,5}))?(?![\d.:])")
 
 
 def _lines(files: Files) -> Iterator[tuple[str, list[str]]]:
@@ -206,8 +211,25 @@ def _lines(files: Files) -> Iterator[tuple[str, list[str]]]:
 
 def _ports_in(text: str) -> set[int]:
     """The ports in addresses such as 10.0.0.1:8000, and those of ranges such as :8000-8003."""
-    ranges = ((int(first), int(last or first)) for first, last in _PORTS.findall(text))
-    return {port for first, last in ranges for port in range(first, min(last, 65535) + 1)}
+    return {port for _, those in _addresses_in(text) for port in those}
+
+
+def _addresses_in(text: str) -> Iterator[tuple[str, range]]:
+    for host, first, last in _ADDRESSES.findall(text):
+        yield host, range(int(first), min(int(last or first), 65535) + 1)
+
+
+def _is_here(text: str, ports: Collection[int]) -> bool:
+    """Whether one of the addresses with these ports may be this host's: a name may be, a number only of loopback."""
+    return any(_may_be_own(host) for host, those in _addresses_in(text) if not set(ports).isdisjoint(those))
+
+
+def _may_be_own(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return True
+    return address.is_loopback or address.is_unspecified
 
 
 def _seconds(text: str, unit: float = 1.0) -> float:
@@ -216,7 +238,7 @@ def _seconds(text: str, unit: float = 1.0) -> float:
 
 
 def _whole(text: str, default: int) -> int:
-    return int(text) if text.isdigit() else default
+    return int(text) if text.isdecimal() else default
 
 
 _APACHE = Program(

@@ -33,6 +33,16 @@ class Balancer:
         return self.proxy.retries if self.proxy else self.program.retries
 
     @property
+    def is_certain(self) -> bool:
+        """Whether it sends to the group: it is connected, or its configuration does not name another host."""
+        return bool(self.client.address) or self.proxy is None or self.proxy.is_here
+
+    @property
+    def sends(self) -> str:
+        """What it has to do with the group."""
+        return "sends requests to the group" if self.is_certain else "has a server with a port of the group elsewhere"
+
+    @property
     def where(self) -> str:
         """For a finding."""
         return self.proxy.where if self.proxy else f"{self.client.name} (pid {self.client.pid})"
@@ -100,11 +110,11 @@ def _without_retry(one: Balancer) -> Finding:
     return Finding(
         "balancer.retries",
         one.where,
-        f"{title} sends requests to the group, and does not try another server when a connection is refused: {why}. "
+        f"{title} {one.sends}, and does not try another server when a connection is refused: {why}. "
         "Requests fail for as long as a port is closed. The rollout cannot see this: a refused connection looks the "
         "same whether the request then goes to another server or fails",
         f"{one.program.fix}. {_SAY_SO}",
-        refuses=True,
+        refuses=one.is_certain,
     )
 
 
@@ -113,10 +123,10 @@ def _not_nginx(one: Balancer) -> Finding:
     return Finding(
         "balancer.keepalive",
         one.where,
-        f"{one.program.title} sends requests to the group, and drain.keepalive is nginx: only nginx is known to close "
+        f"{one.program.title} {one.sends}, and drain.keepalive is nginx: only nginx is known to close "
         "its connections for that, so a drain lasts until its timeout and then cuts off requests",
         fix,
-        refuses=True,
+        refuses=one.is_certain,
     )
 
 
@@ -124,11 +134,11 @@ def _pooled(one: Balancer) -> Finding:
     return Finding(
         "balancer.keepalive",
         one.where,
-        f"{one.program.title} keeps connections for the next request, and a gate closes a port to new ones only: "
+        f"{one.program.title} {one.sends}, keeps connections for the next request, and a gate closes a port to new ones only: "
         "requests on old connections would be cut off",
         f"{one.program.pool_fix}; or in the policy drain: {{keepalive: application}} where the application closes "
         "them while it drains",
-        refuses=True,
+        refuses=one.is_certain,
     )
 
 
