@@ -21,7 +21,7 @@ from supervisor_rolling.pure.ports import ports_for
 log = logging.getLogger("supervisor_rolling")
 
 NONE = Incarnation()
-"""Whose ports are known is not known."""
+"""In place of the incarnation that known ports are of, where that is not known."""
 
 Each = Callable[[Iterable[str], Callable[[str], Watch]], Mapping[str, Watch]]
 

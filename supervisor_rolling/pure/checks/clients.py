@@ -134,8 +134,8 @@ def _pooled(one: Balancer) -> Finding:
     return Finding(
         "balancer.keepalive",
         one.where,
-        f"{one.program.title} {one.sends}, keeps connections for the next request, and a gate closes a port to new ones only: "
-        "requests on old connections would be cut off",
+        f"{one.program.title} {one.sends}, keeps connections for the next request, and a gate closes a port to new "
+        "ones only: requests on old connections would be cut off",
         f"{one.program.pool_fix}; or in the policy drain: {{keepalive: application}} where the application closes "
         "them while it drains",
         refuses=one.is_certain,
