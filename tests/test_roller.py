@@ -389,6 +389,15 @@ class Locked(World):
             raise GateBusyError("another program holds the lock", {})
 
 
+def test_lock_that_is_taken_at_the_begin_is_no_warning(caplog: pytest.LogCaptureFixture):
+    Locked(1.0).roller()
+    assert [record.levelname for record in caplog.records if "lock" in record.getMessage()] in ([], ["INFO"])
+    world = World(3)
+    world.gate_problem = "no rights"
+    world.roller()
+    assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
+
+
 def test_request_waits_for_a_lock_that_is_soon_free():
     world = Locked(1.0)
     request = world.ask()

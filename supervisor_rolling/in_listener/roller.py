@@ -235,8 +235,10 @@ class Roller:
         """Say at once what would keep every roll from working."""
         try:
             self.gatekeeper.prove(self.load_config().gate)
+        except GateBusyError as error:
+            log.info("the gate is proved later: %s", error)
         except (ConfigError, GateError) as error:
-            log.warning("no roll can begin and no gate close until this is mended: %s", error)
+            log.warning("rollouts are refused and no port can be closed: %s", error)
 
     def hear(self, changes: Sequence[Change]) -> float:
         """Close what must be closed by what the events say, and by what the last turn knew, before anything else: a
@@ -397,9 +399,8 @@ class Roller:
         """Seconds for which all can do without a turn."""
         pauses = self._errors.each(groups, lambda name: pause(groups[name].roll, groups[name].watch, groups[name].seen))
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
-        late = (
-            [MOVE_LOOK_EVERY] if self.deaths.take() or self._is_locked_out else []
-        )  # supervisord has not yet come round to them
+        is_soon = self.deaths.take() or self._is_locked_out  # supervisord has not yet come round to those that died
+        late = [MOVE_LOOK_EVERY] if is_soon else []
         failed = [CONFLICT_PAUSE] if self._errors.conflicts else [RETRY_EVERY] if self._errors.failed else []
         return min([IDLE_LOOK_EVERY, *pauses.values(), *late, *failed, *([hand_on] if hand_on > 0 else [])])
 
