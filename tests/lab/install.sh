@@ -9,7 +9,7 @@
 set -eu
 
 POLICY=/usr/sbin/policy-rc.d
-SERVICES='nginx haproxy caddy apache2 varnish'
+PACKAGES='nginx haproxy caddy apache2 varnish' # each brings a service of its name
 
 main() {
     if ! command -v apt-get >/dev/null; then
@@ -21,9 +21,10 @@ main() {
     may_be_root
     echo "Installing the Debian packages$missing (a minute or so)"
     new=
-    for service in $SERVICES; do
-        case "$missing " in *" $service "*) new="$new $service" ;; esac
+    for package in $PACKAGES; do
+        case "$missing " in *" $package "*) new="$new $package" ;; esac
     done
+    case "$new " in *' varnish '*) new="$new varnishncsa" ;; esac # which its package starts, too
     if [ -z "$new" ]; then
         install $missing
     else
