@@ -55,6 +55,24 @@ def test_holder_is_asked_for_anew_when_the_state_changes() -> None:
     assert kernel.asked[1:] == [[8001]]
 
 
+def test_answer_that_took_long_holds_longer() -> None:
+    kernel, clock = Kernel(), Clock()
+
+    def slow(ports: Collection[int]) -> Mapping[int, Holder]:
+        clock.now += 1.0
+        return Kernel.holders_of(kernel, ports)
+
+    kernel.holders_of = slow  # type: ignore[method-assign]
+    held = HeldPorts(kernel, clock)
+    for _ in range(3):
+        assert held.of("app", DOWN) == {"app-1": HELD}
+        clock.now += 99.0 / 2
+    assert len(kernel.asked) == 1
+    clock.now += 1.0
+    held.of("app", DOWN)
+    assert len(kernel.asked) == 2
+
+
 def test_nothing_is_asked_where_none_is_down() -> None:
     kernel = Kernel()
     assert HeldPorts(kernel, Clock()).of("app", {}) == {}
