@@ -120,6 +120,25 @@ def test_includes_of_apache_are_followed(tmp_path: Path):
     assert [path for path, _ in found] == [f"{tmp_path}/a.conf", f"{tmp_path}/sites/b.conf"]
 
 
+def test_path_with_many_wildcards_is_not_followed(tmp_path: Path):
+    (tmp_path / "Caddyfile").write_text("import a/*.conf\nimport a/*/*/*\n", encoding="utf-8")
+    for path in ("a/b.conf", "a/b/c/d"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x", encoding="utf-8")
+    code = "print('on', flush=True); input()"
+    with program(sys.executable, "-c", code, "--config", f"{tmp_path}/Caddyfile") as child:
+        found = configuration_of("caddy", child.pid)
+    assert [path for path, _ in found] == [f"{tmp_path}/Caddyfile", f"{tmp_path}/a/b.conf"]
+
+
+def test_option_d_of_haproxy_is_no_directory(tmp_path: Path):
+    (tmp_path / "h.cfg").write_text("defaults\n", encoding="utf-8")
+    code = f"import os; os.chdir({str(tmp_path)!r}); print('on', flush=True); input()"
+    with program(sys.executable, "-c", code, "-d", "-f", "h.cfg") as child:
+        found = configuration_of("haproxy", child.pid)
+    assert [path for path, _ in found] == [f"{tmp_path}/h.cfg"]
+
+
 def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
     rung: list[int] = []
     connected = ConnectedClients(lambda: 5.0, lambda: rung.append(1))

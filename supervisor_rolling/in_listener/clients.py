@@ -39,6 +39,9 @@ connections that last from one glance to the next; the short ones are looked for
 
 MOST_BYTES = 1 << 20
 MOST_FILES = 200
+MOST_WILDCARDS = 2
+"""Directories and names with a wildcard in one path: ``/*/*/*/*/*`` is all of the disk and of /proc, and any user can
+start a program that is called as a load balancer."""
 
 _OPEN = (ESTABLISHED, CLOSE_WAIT)
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -225,7 +228,8 @@ def configuration_of(name: str, pid: int) -> tuple[tuple[str, str], ...]:
     files: dict[str, str] = {}
     for path in _started_with(name, arguments):
         base = {"varnishd": "/etc/varnish", "apache2": "/etc/apache2", "httpd": "/etc/httpd"}.get(name, place)
-        base = (_given(arguments, "-d") or [base])[0]
+        if name in ("apache2", "httpd"):  # to others -d says that they debug
+            base = (_given(arguments, "-d") or [base])[0]
         _read_into(files, name, os.path.join(base, path), root, base)
     return tuple(files.items())
 
@@ -250,6 +254,8 @@ def _given(arguments: Sequence[str], *options: str) -> list[str]:
 def _read_into(files: dict[str, str], name: str, path: str, root: str, base: str) -> None:
     """A file or all of a directory, and what they include."""
     wanted = os.path.join(path, "*.cfg") if os.path.isdir(root + path) else path
+    if sum(map(glob.has_magic, wanted.split("/"))) > MOST_WILDCARDS:
+        return
     for found in sorted(glob.glob(root + wanted)):
         known = found.removeprefix(root)
         if known in files or len(files) >= MOST_FILES or not os.path.isfile(found):
