@@ -57,7 +57,7 @@ FAULTS = [
     Fault("exit 1", FATAL, 20.0, startsecs=3),
     Fault("500 everywhere", LATE + "GET /health (ready) answers 500"),
     Fault("hang everywhere", LATE + "GET /health did not answer"),
-    Fault("port 9000", LATE + "nothing listens on port 8000; it listens on 9000: mend the ports in rolling.yaml, or"),
+    Fault("port 9000", LATE + "nothing listens on port 8000; it listens on 9000. Fix: correct `ports` in rolling.yaml"),
     Fault("slow 60", LATE + "nothing listens on port 8000"),
     Fault("500", BROKEN),
     Fault("die", FATAL, 20.0, startsecs=2, application=DEMO, processes=4),

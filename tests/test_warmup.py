@@ -427,7 +427,7 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
 
     warmth = Warmer(ports=ports_of).until_over(free_port(), timeout=0.2)
     assert warmth.state == "late"
-    assert warmth.why.endswith(f"; it listens on {words}: mend the ports in rolling.yaml, or the program")
+    assert warmth.why.endswith(f"; it listens on {words}. Fix: correct `ports` in rolling.yaml, or the program")
     assert asked == [PID], "once, at the deadline: it is dear"
 
 

@@ -135,7 +135,7 @@ class _Watched:
         self._scans = 0
 
     def look(self, ports: Collection[int]) -> None:
-        """See who is connected now."""
+        """See what is connected now."""
         peers = {one.peer_address for one in tcp_sockets(_OPEN, ports)}
         for address in peers - self.remote.keys():
             if not is_own(address):
@@ -159,7 +159,8 @@ class _Watched:
             yield Client("", address=min(self._unseen.values()))
 
     def _resolve(self, sockets: Mapping[int, TcpSocket]) -> None:
-        """Whose these are: asked of the load balancers first, whose connections may be gone in a millisecond."""
+        """Find the processes that hold these sockets: load balancers first, for their connections may last for only a
+        millisecond."""
         new = {inode: one for inode, one in sockets.items() if inode not in self._resolved}
         self._find([os.getpid(), *self.known], new)
         lasting = {inode: one for inode, one in new.items() if inode in self._before}

@@ -22,7 +22,7 @@ class Gatekeeper:
     """Holds ports closed with the gate of the policy in force.
 
     ``closed_since``, ``problem`` and ``is_busy`` are of the last ``hold``; busy: another program holds a lock, and it
-    is worth a try soon. ``knows``: there has been one, before which nobody knows what a listener that died has left
+    is worth a try soon. ``knows``: there has been one; before, it is not known what a listener that died has left
     closed.
 
     Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a

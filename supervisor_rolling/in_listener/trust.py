@@ -1,7 +1,7 @@
-"""Which paths root may obey: a file that it executes, or whose content it does.
+"""Which paths root may obey: files that it executes, and files that tell it what to do.
 
-As sshd does with its own files: nobody but root may write the file, and no directory and no symbolic link that leads to
-it may let another user put a different file in its place. A listener that does not run as root is not so strict: it
+The rules are those of sshd: only root may write the file, and no directory and no symbolic link that leads to it may
+let another user put a different file in its place. A listener that does not run as root is not so strict: it
 returns no problem.
 """
 
@@ -107,7 +107,7 @@ def _of(step: str, info: os.stat_result, harm: str) -> Iterator[Problem]:
     if info.st_uid != 0:
         link = "-h " if stat.S_ISLNK(info.st_mode) else ""
         yield Problem(step, f"belongs to the user {info.st_uid}: {harm}", f"chown {link}root {name}")
-    # As /tmp: what lies in it is its owner's, who is looked at.
+    # As /tmp: only its owner can replace a file in it, and the owner is checked.
     is_fenced = is_directory and info.st_mode & stat.S_ISVTX
     if info.st_mode & BY_OTHERS and not is_fenced and not stat.S_ISLNK(info.st_mode):
         mode = stat.S_IMODE(info.st_mode)

@@ -2,12 +2,12 @@
 
 A warm-up runs in a thread of its own, so that a slow one delays neither the others nor a lease; ``tend`` says which
 processes shall be warm and gets back how far each is. First the port has to accept, then ``ready`` is asked until
-it answers 2xx, then the list is sent in order. A redirect is followed as long as it stays at the process. An answer
-that is not expected ends the warm-up, and so does another protocol than HTTP/1; of ``ready``, after three times, one
-that is about what was asked (400, 401, 403, 404, a redirect elsewhere). A connection
-that is refused or breaks does not, because a process that dies is a matter for whoever watches processes: it is
-tried again until the deadline. Then the warm-up is *late*, and says what it waited for. Whoever still wants it then was
-away meanwhile and counts that time for nobody: it begins anew.
+it answers 2xx, then the list is sent in order. A redirect is followed as long as it stays at the process.
+
+An answer that is not expected ends the warm-up, and so does another protocol than HTTP/1; ``ready`` may answer three
+times about what was asked (400, 401, 403, 404, a redirect elsewhere). A connection that is refused or breaks is tried
+again until the deadline: the roller sees itself when a process dies. At the deadline the warm-up is *late*, and says
+what it waited for. If it is still wanted then, the listener stood still meanwhile: it begins anew.
 
 To wait for a boot costs next to nothing, so any number wait at once. Requests make a process work: at most two for
 each CPU, and two more, are sent any at a time, first come, first served, those of a roll before the guard's. The
@@ -271,7 +271,7 @@ class _Warmup(threading.Thread):
             return ""
         if not found or self.job.ports[0] in found:
             return ""
-        return f"; it listens on {', '.join(map(str, found))}: mend the ports in rolling.yaml, or the program"
+        return f"; it listens on {', '.join(map(str, found))}. Fix: correct `ports` in rolling.yaml, or the program"
 
     def _until_ready(self, session: requests.Session, base: str, request: WarmupRequest) -> None:
         began, refusals = time.monotonic(), 0
