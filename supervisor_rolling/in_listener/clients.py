@@ -16,11 +16,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
-from supervisor_rolling.in_listener.owners import all_pids, name_of, own_inodes
+from supervisor_rolling.in_listener.owners import all_pids, name_of, own_inodes, program_of
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
 from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Client
@@ -153,7 +153,7 @@ class _Watched:
             one = Client(name, pid, address, files=files)
             kept = found.setdefault((name, files), one)
             if address and not kept.address:
-                found[name, files] = replace(one)
+                found[name, files] = one
         yield from found.values()
         if self._unseen and not self._connected:
             yield Client("", address=min(self._unseen.values()))
@@ -199,7 +199,7 @@ def _balancers() -> Iterator[tuple[int, str]]:
 
 def _program_name(pid: int) -> str:
     """That of its file, where it is known to be a load balancer; else what the kernel calls the process."""
-    name = os.path.basename(_link(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+    name = program_of(pid)
     return name if name in PROGRAMS else name_of(pid)
 
 
