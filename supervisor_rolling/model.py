@@ -494,7 +494,7 @@ class Process:
     told_to_stop: bool = False
     stopped_by_roll: bool = False
     stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
-    started_by_roll: bool = False  # the last order to start it was a roll's; supervisord may have restarted it since
+    started_by_other: float = 0.0  # ``spawned`` of the last start that another client than a roll ordered; 0.0: none
 
     @property
     def incarnation(self) -> Incarnation:

@@ -726,7 +726,7 @@ class RollingNamespaceRPCInterface:
             lives.told_to_stop(group, name),
             lives.stopped_by_roll(group, name),
             lives.stop_took(group, name),
-            lives.started_by_roll(group, name),
+            lives.started_by_other(group, name),
         ]
 
     def _process_view(

@@ -107,7 +107,7 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
-def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, autorestart: Any, expected: bool):
+def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
     with lives.ordered_by_roll(process):
@@ -116,11 +116,16 @@ def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, autorestart: 
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert lives.started_by_roll("app", "web_1")
+    assert lives.started_by_other("app", "web_1") == 0.0
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateFatalEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert not lives.started_by_roll("app", "web_1"), "supervisord gives up, so it was started by hand"
+    by_hand = lives.attempt("app", "web_1", process)
+    assert lives.started_by_other("app", "web_1") == by_hand, "supervisord gives up, so it was started by hand"
+    clock.now += 1
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_other("app", "web_1") == by_hand < lives.attempt("app", "web_1", process)
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
@@ -131,7 +136,7 @@ def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any
         tell(lives, events.ProcessStateStartingEvent, process)
     lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert not lives.started_by_roll("app", "web_1")
+    assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
 
 
 def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: Lives, clock: Clock):

@@ -1197,6 +1197,29 @@ def test_without_a_guard_what_failed_stays_closed_while_it_is_down_and_when_it_c
     assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
 
 
+def test_restart_by_supervisord_itself_opens_no_failed_process():
+    world = World(3, fast_policy(guard=GuardPolicy(enabled=False)))
+    world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
+    world.processes["app-1"].started_by_other = world.processes["app-1"].spawned  # by supervisord, at its begin
+    world.connection_takes = 5.0
+    world.ask()
+    roller = world.live(world.roller(), 5.0, lambda: world.roll().members[0].stage is Stage.DRAINING)
+    world.crash("app-1")  # as one that exits when it is told to drain
+    world._spawn(world.processes["app-1"])  # before the roll can order it
+    roller = world.run(roller)
+    world.crash("app-1")
+    roller = world.live(roller, 10.0)
+    assert world.processes["app-1"].state == "RUNNING"
+    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+    world.ask()
+    world.live(roller, 0.2, lambda: world.roll().id == 2)
+    world.mailbox.flag("app", aborting=True)
+    roller = world.run(roller)
+    world.crash("app-1")
+    world.live(roller, 10.0)
+    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+
+
 @pytest.mark.parametrize("is_new_listener", [False, True])
 def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_new_listener: bool):
     world, roller = left_failed()

@@ -102,7 +102,7 @@ class SimProcess:
     told_to_stop: bool = False
     stopped_by_roll: bool = False
     stopping_since: float = 0.0
-    started_by_roll: bool = False
+    started_by_other: float = 0.0
     stop_took: float = 0.0
     connections: list[float] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
@@ -585,7 +585,8 @@ class World:
             return Outcome(self.refuses_to_start)
         if process.state in ("STOPPED", "EXITED", "FATAL"):
             self._spawn(process)
-            process.started_by_roll = self._is_by_roll
+            if not self._is_by_roll:
+                process.started_by_other = process.spawned
         self._operation(f"start {name}")
         return Outcome()
 
@@ -659,7 +660,7 @@ class World:
         self.processes[name].connections = []
         self._goes_down(self.processes[name], "STOPPED")
         self._spawn(self.processes[name])
-        self.processes[name].started_by_roll = False
+        self.processes[name].started_by_other = self.processes[name].spawned
 
     def run(self, roller: Roller, seconds: float = 60.0) -> Roller:
         """Turns and time until the roll has ended; a killed roller is followed by a new one."""
@@ -782,7 +783,7 @@ class World:
         warm = self.mailbox.is_warm(self.group, p.name, *p.incarnation)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
         took = self.now - p.stopping_since if p.state == "STOPPING" else p.stop_took
-        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll, took, p.started_by_roll
+        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll, took, p.started_by_other
         return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)
 
     def _operation(self, what: str) -> None:

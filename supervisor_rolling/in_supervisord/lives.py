@@ -35,7 +35,7 @@ class _Life:
     stopping_since: float = 0.0  # and it is not down yet
     stop_took: float = 0.0
     comes_back: bool = False  # supervisord starts it again by itself
-    is_started_by_roll: bool = False
+    started_by_other: float = 0.0  # when another client than a roll last ordered to start it
     is_by_roll: bool = False  # the order for which it stops, or went down
 
 
@@ -68,8 +68,9 @@ class Lives:
         life = self._lives.setdefault(process.group.config.name, {}).setdefault(process.config.name, _Life())
         is_ours = process is self._ordered
         if isinstance(event, ProcessStateStartingEvent):
-            life.is_started_by_roll = life.is_started_by_roll if life.comes_back and not is_ours else is_ours
             life.started, life.stopping_since = self._clock(), 0.0
+            if not is_ours and not life.comes_back:
+                life.started_by_other = life.started
         elif isinstance(event, ProcessStateStoppingEvent):
             life.stopping_since, life.is_by_roll = self._clock(), is_ours
         elif isinstance(event, ProcessStateStoppedEvent):
@@ -108,9 +109,10 @@ class Lives:
         """Whether the order for which it stops, or last went down, was a roll's."""
         return self._of(group, name).is_by_roll
 
-    def started_by_roll(self, group: str, name: str) -> bool:
-        """Whether the last order to start it was a roll's; restarts by supervisord itself are no order."""
-        return self._of(group, name).is_started_by_roll
+    def started_by_other(self, group: str, name: str) -> float:
+        """The last ``attempt`` that another client than a roll ordered; 0.0: none. A restart by supervisord itself is
+        no order."""
+        return self._of(group, name).started_by_other
 
     def stop_took(self, group: str, name: str) -> float:
         """Seconds from the last order to stop until it was down, or until now; 0.0: it ended by itself."""

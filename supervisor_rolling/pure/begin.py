@@ -109,9 +109,8 @@ def require_time_to_stop(roll: Roll, processes: Mapping[str, Process]) -> None:
 
 def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: float) -> Member:
     if failed is not None:
-        return noted(
-            Member(process.name, ports), Member(process.name, ports, stage=Stage.FAILED, why=failed, since=at), at
-        )
+        kept = Member(process.name, ports, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
+        return noted(Member(process.name, ports), kept, at)
     if process.state in ("STOPPED", "UNKNOWN"):
         return Member(process.name, ports, wanted=False, why=f"is {process.state} and is left so")
     return Member(process.name, ports)

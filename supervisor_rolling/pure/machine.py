@@ -121,8 +121,8 @@ def _released_one(member: Member, seen: Seen) -> Member:
     process = seen.processes.get(member.name)
     if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
         return member
-    if process.started_by_roll or process.incarnation in (member.old, member.new):
-        return member
+    if process.started_by_other <= max(member.old_spawned, member.spawned):
+        return member  # it is what failed, or what supervisord itself has started again after it
     why = f"{member.why}; then it was restarted by hand, so its port is open (guard: false: it is not warmed up)"
     return replace(to(member, Stage.OPEN, seen), why=why)
 
@@ -296,7 +296,7 @@ def _leave(member: Member, seen: Seen) -> Member:
     stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
     cold = member.stage is Stage.FAILED
     member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
-    member = replace(member, pid=0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
+    member = replace(member, pid=0, spawned=0.0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
     return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), statuses=(), why="")
 
 
