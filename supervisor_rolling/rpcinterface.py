@@ -604,8 +604,8 @@ class RollingNamespaceRPCInterface:
     def _stalled_text(self, group: str, number: int) -> str:
         names = [make_namespec(pool, name) for pool, name, _ in self._listeners()] or ["rolling"]
         return (
-            "the listener has not been running for %g s: roll %d of %s is stalled, and its closed ports reopen when "
-            "their lease expires. Fix: supervisorctl start %s; the roll continues then"
+            "the listener has not answered for %g s: roll %d of %s is stalled, and its closed ports reopen when "
+            "their lease expires. Fix: supervisorctl restart %s; the roll continues then"
             % (GONE_FOR_GOOD, number, group, names[0])
         )
 

@@ -781,7 +781,17 @@ def test_waiting_for_a_roll_ends_when_the_listener_is_gone_for_good(
     fault = fault_of(waiting)
     assert fault.code == Fault.LISTENER_DOWN
     assert "roll 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
-    assert "Fix: supervisorctl start rolling; the roll continues then" in fault.text
+    assert "Fix: supervisorctl restart rolling; the roll continues then" in fault.text
+
+
+def test_listener_that_hangs_is_told_with_what_helps(rolling: Any):
+    begin(rolling)
+    waiting = rolling.resume("app", True)
+    rolling.clock.now += GONE_FOR_GOOD
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += GONE_FOR_GOOD
+    assert "has not answered for 60 s" in (text := fault_of(waiting).text)
+    assert "Fix: supervisorctl restart rolling" in text, "it runs, so to start it does nothing"
 
 
 def test_a_listener_that_comes_again_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
