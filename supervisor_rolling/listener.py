@@ -234,11 +234,14 @@ def _alarm_clock() -> Iterator[Alarm]:
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
     alarm = Alarm(reading, writing)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, alarm.end)
-    yield alarm
-    os.close(reading)
-    os.close(writing)
+    previous = {number: signal.signal(number, alarm.end) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield alarm
+    finally:  # a signal that comes later finds the pipe closed
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
 
 
 def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> int:

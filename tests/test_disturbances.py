@@ -41,6 +41,11 @@ SLOW = {"startsecs": 1}
 """A roll of four takes four seconds: time enough to do something in the middle."""
 
 
+def drain_for(stage: str) -> dict[str, float]:
+    """A drain that lasts long enough for a command of supervisorctl on a busy machine, where the test needs that."""
+    return {"min": 2.0 if stage == "draining" else 0.5}
+
+
 def disturbed(stack: Stack, act: Callable[[], object], stage: str = "warming") -> tuple[int, str]:
     """Roll, and act when the first process is in that stage. The exit status and the words of supervisorctl."""
     watcher = popen_ctl(stack, "rolling_restart", "app")
@@ -86,7 +91,7 @@ def reconfigure(stack: Stack, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
 def test_update_that_changes_the_group_ends_the_roll_and_says_so(light: Callable[..., Stack], stage: str):
-    stack = light(processes=2, setup=SLOW, drain={"min": 0.5})
+    stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
     change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
     status, said = disturbed(stack, lambda: reconfigure(stack, *change), stage)
     assert (status, "ABORTED: 0 of 2 replaced" in said, "supervisorctl update" in said) == (1, True, True), said
@@ -105,7 +110,7 @@ def test_update_that_removes_the_group_ends_the_roll_says_so_and_leaves_no_rule(
 
 @pytest.mark.parametrize("stage", ["draining", "warming", "settling"])
 def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
-    stack = light(processes=3, setup=SLOW, drain={"min": 0.5}, settle=1 if stage == "settling" else 0)
+    stack = light(processes=3, setup=SLOW, drain=drain_for(stage), settle=1 if stage == "settling" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
     assert any(line.startswith("app-8000") and "was stopped by hand" in line for line in said.splitlines())
@@ -122,7 +127,7 @@ def test_one_whose_turn_is_still_to_come_may_be_stopped_or_restarted(light: Call
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
 def test_one_that_is_restarted_by_hand_is_warmed_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
-    stack = light(processes=3, setup=SLOW, drain={"min": 0.5})
+    stack = light(processes=3, setup=SLOW, drain=drain_for(stage))
     status, said = disturbed(stack, lambda: stack.ctl("restart", "app:app-8000"), stage)
     assert (status, "3 of 3 replaced" in said) == (0, True), said
     assert_whole(stack)

@@ -103,7 +103,8 @@ def test_a_client_that_leaves_stops_nothing(start: Callable[..., Stack]):
     stack = start(processes=2)
     with pytest.raises(OSError, match="timed out"):
         stack.rpc(timeout=0.5).rolling.restart("app", True, {})
-    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the roll is done")
+    rolls: Any = stack.rpc().rolling
+    stack.wait_until(lambda: [one["status"] for one in rolls.getAllRolls()] == ["done"], 30.0, "the roll is done")
 
 
 # --- bad deploys: see test_bad_deploys.py

@@ -242,7 +242,7 @@ def test_an_upload_that_ends_within_the_drain_is_answered_and_the_restart_follow
     start: Callable[..., Stack], port: int
 ):
     stack = light(start, NGINX, timeout=LONG)
-    with Upload(port, length=40) as upload:
+    with Upload(port, length=80) as upload:
         done = rolled(stack, upload)
         assert upload.is_answered()
     assert_drained_until(done, done.ended[upload.peer])
@@ -253,7 +253,7 @@ def test_a_stream_that_ends_within_the_drain_is_whole_and_the_restart_follows_at
     start: Callable[..., Stack], way: str
 ):
     stack = light(start, NGINX, timeout=LONG)
-    with Stream(8080 if way == "through nginx" else PORT, seconds=2.0) as stream:
+    with Stream(8080 if way == "through nginx" else PORT, seconds=4.0) as stream:
         if way == "half-closed":
             stream.end_sending()
         done = rolled(stack, stream)
