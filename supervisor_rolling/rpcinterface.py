@@ -32,7 +32,7 @@ from supervisor_rolling.in_supervisord.asker import asker
 from supervisor_rolling.in_supervisord.contained import Defects, contained
 from supervisor_rolling.in_supervisord.events import RollingAskedEvent, events_between
 from supervisor_rolling.in_supervisord.hearing import hear
-from supervisor_rolling.in_supervisord.mailbox import RESUMABLE, Mailbox
+from supervisor_rolling.in_supervisord.mailbox import ACTIVE, RESUMABLE, Mailbox
 from supervisor_rolling.in_supervisord.settings import hears_the_doorbell, settings_of
 from supervisor_rolling.in_supervisord.views import (
     head_view,
@@ -78,6 +78,8 @@ ROLLED_BY = ("restart", "resume")
 
 MOST_ROLLS = 500
 """Of the history, in one answer."""
+
+ABORTING = "%s: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
 
 FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
 
@@ -626,6 +628,8 @@ class RollingNamespaceRPCInterface:
     def _flag(self, group: str, wish: str, **flags: bool) -> Any:
         if not self.mailbox.flag(group, **flags):
             last = (self.mailbox.rolls.get(group) or {}).get("status")
+            if last == ACTIVE:
+                raise RollingError(Fault.REFUSED, ABORTING % (group, group))
             hint = " (the last one %s: rolling_resume goes on with it)" % last if last in RESUMABLE else ""
             raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s%s" % (group, wish, hint))
         roll = self.mailbox.rolls[group]

@@ -499,6 +499,21 @@ def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any
     assert len(notified) == 2
 
 
+@pytest.mark.parametrize("method", ["pause", "resume"])
+def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
+    begin(rolling)
+    rolling.pause("app")
+    rolling.abort("app")
+    version = rolling.mailbox.rolls.version("app")
+    fault = fault_of(getattr(rolling, method), "app")
+    assert fault.code == Fault.REFUSED
+    assert "app: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume app" in (
+        fault.text
+    )
+    assert rolling.mailbox.rolls.version("app") == version
+    assert rolling.abort("app")["aborting"] is True
+
+
 def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)

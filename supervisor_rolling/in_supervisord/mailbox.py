@@ -129,9 +129,10 @@ class Mailbox:
         return True
 
     def flag(self, group: str, **flags: bool) -> bool:
-        """Set an operator's wish on the roll that runs. False when none runs."""
+        """Set an operator's wish on the roll that runs. False when none runs, or when the roll is being aborted, which
+        no other wish changes."""
         roll = self.rolls.get(group)
-        if roll is None or roll["status"] != ACTIVE:
+        if roll is None or roll["status"] != ACTIVE or (roll["aborting"] and not flags.get("aborting")):
             return False
         self.rolls.write(group, {**roll, **flags})
         return True
