@@ -31,7 +31,15 @@ from supervisor_rolling.in_supervisorctl.progress import first_lines, last_line,
 from supervisor_rolling.in_supervisorctl.report import page
 from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
 from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
-from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
+from supervisor_rolling.in_supervisorctl.usage import (
+    COMMANDS,
+    UsageError,
+    called_as,
+    completions,
+    help_text,
+    parse,
+    with_logs,
+)
 from supervisor_rolling.plain import readable, shown
 
 LOOK_EVERY = 0.1  # seconds between two looks at a roll
@@ -231,7 +239,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             raise UsageError("a page of HTML is nothing to read here: write it to a file, with -o roll.html")
         record = json.loads(self._rolling.getRecord(*_roll_named(options)))
         encoding = self._output.encoding if self._is_page else "utf-8"
-        html = page(record).encode(encoding, "xmlcharrefreplace").decode(encoding)
+        html = with_logs(page(record), self._process_info).encode(encoding, "xmlcharrefreplace").decode(encoding)
         text = json.dumps(record) + "\n" if options.json else html
         if self._is_page:
             self._output.write(text)
@@ -433,7 +441,8 @@ class RollingControllerPlugin(ControllerPluginBase):
             self._output.tell(shown(self._called("\n".join(lines)), self._output.encoding).split("\n"))
 
     def _called(self, text: str) -> str:
-        """A text with the commands in it as they are called here."""
+        """A text with the commands in it as they are called here, and with logs that there are."""
+        text = with_logs(text, self._process_info)
         return called_as(text, self._program) if self._program else text
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
@@ -467,6 +476,14 @@ class RollingControllerPlugin(ControllerPluginBase):
             return list(self.ctl.get_supervisor().getAllProcessInfo())
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
             return []
+
+    def _process_info(self, name: str) -> Mapping[str, Any]:
+        """What supervisord has of a process; nothing where it does not tell."""
+        try:
+            found = self.ctl.get_supervisor().getProcessInfo(name)
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _did_you_mean(self, name: str) -> str:
         processes = self._processes()

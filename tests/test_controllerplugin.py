@@ -77,6 +77,7 @@ class Server:
             "getHistory": lambda *_: [],
             "getListener": lambda *_: LISTENER,
             "getAllProcessInfo": lambda *_: PROCESSES,
+            "getProcessInfo": lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": "/var/log/err"},
         }
 
     def __getattr__(self, name: str) -> Answer:
@@ -239,7 +240,47 @@ def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over
     ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
     ctl.run("rolling_restart app")
     assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
-    assert [call[0] for call in ctl.server.calls][-2:] == ["getRoll packed", "getProcesses packed"]
+    assert [call[0] for call in ctl.server.calls][-3:] == ["getRoll packed", "getProcesses packed", "getProcessInfo"]
+
+
+NO_FILE = "the output of app:app-1, of which supervisord keeps no file (in a container: the log of the container)"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "told"),
+    [
+        ("/var/log/out", "/var/log/err", "supervisorctl tail app:app-1 stderr"),
+        ("/var/log/out", "", "supervisorctl tail app:app-1 stdout"),
+        ("/var/log/out", "/dev/stderr", "supervisorctl tail app:app-1 stdout"),
+        ("", "", NO_FILE),
+        ("/dev/stdout", "", NO_FILE),
+        ("/proc/self/fd/1", "/proc/self/fd/2", NO_FILE),
+    ],
+)
+def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: str, told: str) -> None:
+    ctl.server.rolls = [kept_closed()]
+    ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": stdout, "stderr_logfile": stderr}
+    ctl.run("rolling_restart app")
+    assert f"See why: {told}" in ctl.printed.splitlines()
+    assert ("getProcessInfo", "app:app-1") in ctl.server.calls
+
+
+def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
+    def bad_name(*_: Any) -> Any:
+        raise fault(Faults.BAD_NAME)
+
+    ctl.server.answers["getProcessInfo"] = bad_name
+    ctl.server.rolls = [kept_closed()]
+    ctl.run("rolling_restart app")
+    assert "See why: supervisorctl tail app:app-1 stderr" in ctl.printed.splitlines()
+
+
+def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
+    mend = "see why it died: supervisorctl tail app:app-1 stderr"
+    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", False), "mend": mend})
+    ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": ""}
+    ctl.run("rolling_check app")
+    assert "Fix: see why it died: supervisorctl tail app:app-1 stdout" in ctl.printed
 
 
 def test_status_of_all_groups_comes_packed(ctl: Controller) -> None:

@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from supervisor_rolling.share import parse_share
 
@@ -168,6 +168,30 @@ def called_as(text: str, program: str) -> str:
     """A text that tells of our commands as supervisorctl has them, with the verbs of the program ``program``. A word
     alone is a name and stays."""
     return _COMMAND.sub(lambda found: f"{program} {found[1] or ''}{found[2]}", text) if " " in text else text
+
+
+_TAIL = re.compile(r"(?<![\w./-])supervisorctl tail (\S+) stderr(?![\w-])")
+NOT_FILES = ("/dev/", "/proc/")
+"""Where a log begins that is the output of supervisord, or of its container."""
+
+
+def with_logs(text: str, info_of: Callable[[str], Mapping[str, Any]]) -> str:
+    """A text that sends to the stderr of processes, with the log that each of them has. ``info_of`` gives what
+    supervisord tells of one, as ``getProcessInfo``; nothing where it cannot tell."""
+    return _TAIL.sub(lambda found: _log_text(found, info_of(found[1])), text)
+
+
+def _log_text(found: re.Match[str], info: Mapping[str, Any]) -> str:
+    kept = [one for one in ("stderr", "stdout") if _is_kept(str(info.get(f"{one}_logfile") or ""))]
+    if not info or "stderr" in kept:
+        return found[0]
+    if kept:
+        return f"supervisorctl tail {found[1]} stdout"
+    return f"the output of {found[1]}, of which supervisord keeps no file (in a container: the log of the container)"
+
+
+def _is_kept(path: str) -> bool:
+    return bool(path) and not path.startswith(NOT_FILES)
 
 
 def _written(option: Option) -> str:
