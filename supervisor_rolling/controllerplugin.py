@@ -29,8 +29,7 @@ from supervisor_rolling.in_supervisorctl.history import history_lines
 from supervisor_rolling.in_supervisorctl.output import Output
 from supervisor_rolling.in_supervisorctl.progress import first_lines, last_line, plan_lines, screen_for
 from supervisor_rolling.in_supervisorctl.report import page
-from supervisor_rolling.in_supervisorctl.status import NO_LISTENER as LISTENER_WARNING
-from supervisor_rolling.in_supervisorctl.status import problem_lines, process_lines, roll_lines
+from supervisor_rolling.in_supervisorctl.status import listener_lines, problem_lines, process_lines, roll_lines
 from supervisor_rolling.in_supervisorctl.usage import (
     COMMANDS,
     UsageError,
@@ -216,7 +215,7 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
         roll = self._ordered(verb, _name(options))
-        warning = [] if roll["listener"] else [LISTENER_WARNING]
+        warning = [] if roll["listener"] else listener_lines(self._listener(), [roll])
         done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
         self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
         return DONE
@@ -251,7 +250,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:
             rolls, listener = self._unpacked("getAllRolls"), self._listener()
-            lines = [*problem_lines(listener, "GROUP"), *roll_lines(rolls)]
+            lines = [*listener_lines(listener, rolls), *problem_lines(listener, "GROUP"), *roll_lines(rolls)]
             self._print(options, {"rolls": rolls, "listener": listener}, lines)
             return DONE
         name = _name(options)
@@ -259,7 +258,8 @@ class RollingControllerPlugin(ControllerPluginBase):
         processes, roll = self._unpacked("getProcesses", name), self._last_roll(group)
         listener = self._listener()
         has_earlier = roll is None and not options.json and self._has_history(group)
-        lines = [*problem_lines(listener, group), *process_lines(group, roll, processes, has_earlier)]
+        warning = [*listener_lines(listener, [roll] if roll else []), *problem_lines(listener, group)]
+        lines = [*warning, *process_lines(group, roll, processes, has_earlier)]
         self._print(options, {"roll": roll, "processes": processes, "listener": listener}, lines)
         return DONE
 

@@ -79,6 +79,13 @@ ROLLED_BY = ("restart", "resume")
 MOST_ROLLS = 500
 """Of the history, in one answer."""
 
+STALLED = "rollouts are stalled, and closed ports reopen when their lease expires (30 s; HAProxy has none)"
+
+ADD_LISTENER = (
+    "no event listener hears ROLLING_ASKED: add [eventlistener:rolling] to supervisord.conf, or that word to its "
+    "events, and restart supervisord (echo_rolling_conf sections prints the section)"
+)
+
 ABORTING = "%s: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
 
 FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
@@ -296,11 +303,13 @@ class RollingNamespaceRPCInterface:
     def getListener(self):
         """Return how the listener is
 
-        @return struct listener running (boolean), and problem: what is wrong with rolling.yaml, and which rolls are
-                               refused for it, in one line; empty: nothing
+        @return struct listener running (boolean); fix: how to start it, empty where it runs; and problem: what is wrong
+                               with rolling.yaml, and which rolls are refused for it, in one line; empty: nothing
         """
         self._update("getListener")
-        return {"running": self._listener_runs(), "problem": plain(self.mailbox.problem)[:LONGEST_PROBLEM]}
+        runs = self._listener_runs()
+        problem = plain(self.mailbox.problem)[:LONGEST_PROBLEM]
+        return {"running": runs, "fix": "" if runs else plain(self._listener_fix()), "problem": problem}
 
     def getHistory(self, group="", number=20):
         """Return the last rolls, the newest last; needs the listener, which keeps them in a file
@@ -526,7 +535,7 @@ class RollingNamespaceRPCInterface:
             raise RollingError(
                 Fault.REFUSED,
                 "%d requests wait for the listener already. Fix: ask again in %g s; if it stays so, see "
-                "supervisorctl tail rolling stderr" % (len(self.mailbox.requests), ANSWER_WITHIN),
+                "supervisorctl tail %s stderr" % (len(self.mailbox.requests), ANSWER_WITHIN, self._listener_name()),
             )
         request = self.mailbox.ask(kind, group, self.clock(), details)
         self._ring()
@@ -566,15 +575,16 @@ class RollingNamespaceRPCInterface:
         return self.getRoll(group)
 
     def _patience(self, request: Mapping[str, Any]) -> Any:
-        if self.clock() - request["asked_at"] < ANSWER_WITHIN:
+        if self.clock() - request["asked_at"] < ANSWER_WITHIN and not self._listener_gave_up():
             return NOT_DONE_YET
         self.mailbox.answer(request["id"], "abandoned")  # so that it does not begin when nobody expects it any more
+        self._require_listener()
         lived = min(self._listeners_lived(), default=ANSWER_WITHIN)
         again = "; it was started %.1f s ago, so it ends again and again" % lived if lived < ANSWER_WITHIN / 2 else ""
         raise RollingError(
             Fault.LISTENER_DOWN,
-            "the listener did not answer within %g s%s: see its log (supervisorctl tail rolling stderr)"
-            % (ANSWER_WITHIN, again),
+            "the listener did not answer within %g s%s: see its log (supervisorctl tail %s stderr)"
+            % (ANSWER_WITHIN, again, self._listener_name()),
         )
 
     def _listeners_lived(self) -> list[float]:
@@ -585,6 +595,10 @@ class RollingNamespaceRPCInterface:
         """The processes that the doorbell reaches, each with the names of its group and of its own."""
         pools = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
         return [(group, name, process) for group, pool in pools for name, process in pool.processes.items()]
+
+    def _listener_name(self) -> str:
+        """What supervisorctl calls it."""
+        return next((make_namespec(group, name) for group, name, _ in self._listeners()), "rolling")
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
         """What looks for the end of a roll of this number; a fault where the listener has been gone for too long."""
@@ -604,11 +618,10 @@ class RollingNamespaceRPCInterface:
         return look
 
     def _stalled_text(self, group: str, number: int) -> str:
-        names = [make_namespec(pool, name) for pool, name, _ in self._listeners()] or ["rolling"]
         return (
             "the listener has not answered for %g s: roll %d of %s is stalled, and its closed ports reopen when "
             "their lease expires. Fix: supervisorctl restart %s; the roll continues then"
-            % (GONE_FOR_GOOD, number, group, names[0])
+            % (GONE_FOR_GOOD, number, group, self._listener_name())
         )
 
     def _end_now(self, group: str, number: int) -> Any:
@@ -669,22 +682,34 @@ class RollingNamespaceRPCInterface:
     def _listener_runs(self) -> bool:
         """Whether a process lives that the doorbell reaches, or is being started again, and has looked of late or was
         only just started: then it will find what is asked at its next look."""
-        there = [one for one in self._listeners() if _is_there(one[2])]
+        there = [one for one in self._listeners() if self._is_there(*one)]
         has_looked = self.clock() - self.mailbox.looked_at < HEARTBEAT
         return any(has_looked or self.mailbox.lives.up_for(*one) < HEARTBEAT for one in there)
 
+    def _is_there(self, group: str, name: str, process: Any) -> bool:
+        """Whether it lives, or has just died and comes again in a moment: what is asked then is not refused."""
+        state = process.get_state()
+        is_over = state == ProcessStates.EXITED and self.mailbox.lives.stays_down(group, name)
+        return bool(process.pid) or (state in COMING_BACK and not is_over)
+
+    def _listener_gave_up(self) -> bool:
+        """Whether supervisord starts none of its processes again. A stopped one may be in the middle of a restart."""
+        listeners = self._listeners()
+        may_come = any(self._is_there(*one) or one[2].get_state() == ProcessStates.STOPPED for one in listeners)
+        return bool(listeners) and not may_come
+
     def _require_listener(self) -> None:
-        if not self._listeners():
-            raise RollingError(
-                Fault.LISTENER_DOWN,
-                "no event listener hears ROLLING_ASKED: add [eventlistener:rolling] to supervisord.conf, or that word "
-                "to its events, and restart supervisord (echo_rolling_conf sections prints the section)",
-            )
         if not self._listener_runs():
-            raise RollingError(
-                Fault.LISTENER_DOWN,
-                "the listener does not run: look at supervisorctl status and at the log of [eventlistener:rolling]",
-            )
+            text = "the listener is not running: %s. Fix: %s" % (STALLED, self._listener_fix())
+            raise RollingError(Fault.LISTENER_DOWN, text)
+
+    def _listener_fix(self) -> str:
+        listeners = self._listeners()
+        if not listeners:
+            return ADD_LISTENER
+        verb = "restart" if listeners[0][2].pid else "start"  # one that hangs is started already
+        name = self._listener_name()
+        return "supervisorctl %s %s; if it does not start: supervisorctl status" % (verb, name)
 
     def _require_free(self, group: str) -> None:
         holder = self.mailbox.holder(group, self.clock() - ANSWER_WITHIN)
@@ -753,11 +778,6 @@ class RollingNamespaceRPCInterface:
             "why": plain(standing.get("why", "")),
             "guarded": self.mailbox.watches.get(group) is not None,
         }
-
-
-def _is_there(process: Any) -> bool:
-    """One that has just died comes again in a moment: whoever asks in that moment is not to be refused."""
-    return bool(process.pid) or process.get_state() in COMING_BACK
 
 
 def _is_rung(pool: Any) -> bool:

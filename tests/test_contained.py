@@ -115,6 +115,8 @@ class Drill:
             self.rolling.clock.now += GONE_FOR_GOOD
 
         self.asked("callPacked", "resume", ["app", True], answer=lose, then=wait)
+        listener.state = ProcessStates.EXITED
+        self.call("getListener")
         listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
 
     def run(self) -> list[Any]:

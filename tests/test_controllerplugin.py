@@ -33,7 +33,7 @@ from supervisor_rolling.plain import plain
 from supervisor_rolling.wire import dump
 from tests.report_records import a_roll
 
-LISTENER = {"running": True, "problem": ""}
+LISTENER = {"running": True, "fix": "", "problem": ""}
 URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
@@ -734,6 +734,36 @@ def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.run(f"{line} --json")
         assert json.loads(ctl.printed)["listener"] == told
+
+
+@pytest.mark.parametrize("line", ["rolling_status", "rolling_status app"])
+@pytest.mark.parametrize("has_rolled", [True, False])
+def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: str, has_rolled: bool) -> None:
+    ctl.server.rolls = [a_view(Status.DONE, listener=False)] if has_rolled else []
+    ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
+    ctl.run(line)
+    assert ctl.printed.splitlines()[0] == (
+        "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
+        "(30 s; HAProxy has none). Fix: supervisorctl start g:n"
+    )
+    assert ctl.printed.count("not running") == 1
+
+
+def test_listener_of_an_older_supervisord_is_told_by_its_rolls(ctl: Controller) -> None:
+    ctl.server.answers["getListener"] = lambda *_: unknown_method()
+    ctl.server.rolls = [a_view(listener=False)]
+    ctl.run("rolling_status")
+    assert ctl.printed.splitlines()[0].endswith(
+        "Fix: supervisorctl start rolling; if it does not start: supervisorctl status"
+    )
+
+
+def test_wish_warns_that_listener_is_not_running(ctl: Controller) -> None:
+    ctl.server.answers["pause"] = lambda *_: a_view(paused=True, listener=False)
+    ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
+    ctl.run("rolling_pause app")
+    assert "The listener is not running" in ctl.printed
+    assert "Fix: supervisorctl start g:n" in ctl.printed
 
 
 def test_a_supervisord_that_does_not_know_of_the_policy_has_a_status_all_the_same(ctl: Controller) -> None:

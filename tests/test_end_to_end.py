@@ -308,7 +308,7 @@ def test_a_listener_that_does_not_run_is_told(start: Callable[..., Stack]):
     stack = start(processes=2)
     stack.ctl("stop", "rolling")
     code, out = untouched(stack, "rolling_restart", "app")
-    assert (code, "the listener does not run" in out) == (7, True), out
+    assert (code, "the listener is not running" in out) == (7, True), out
 
 
 def test_a_listener_without_rights_for_netfilter_is_told(start: Callable[..., Stack]):

@@ -63,7 +63,7 @@ def test_the_client_in_javascript(stack: Stack) -> None:
     assert (done.returncode, done.stdout) == (0, "app: done, 4 of 4\n"), done.stderr
     stack.ctl("stop", "rolling")
     gone = asked_from_node(stack)
-    assert gone.stdout.startswith("LISTENER_DOWN: the listener does not run"), gone.stdout
+    assert gone.stdout.startswith("LISTENER_DOWN: the listener is not running"), gone.stdout
 
 
 def test_the_listener_that_runs_a_command_at_the_end_of_a_roll(light: Callable[..., Stack], tmp_path: Path) -> None:

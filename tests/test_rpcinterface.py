@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from supervisor import events
+from supervisor.datatypes import RestartUnconditionally
 from supervisor.http import NOT_DONE_YET
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig, DummyProcess, DummySupervisor
@@ -334,10 +335,61 @@ def test_a_listener_that_has_died_a_moment_ago_is_waited_for(rolling: Any, super
     assert fault_of(rolling.resume, "app").code == Fault.LISTENER_DOWN
 
 
+FIX = "supervisorctl start rolling; if it does not start: supervisorctl status"
+
+
+@pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL])
+def test_dead_listener_is_told_with_its_fix(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
+    assert rolling.getListener() == {"running": False, "fix": FIX, "problem": ""}
+    fault = fault_of(rolling.restart, "app", False, {})
+    assert "the listener is not running: rollouts are stalled" in fault.text
+    assert fault.text.endswith(f"Fix: {FIX}")
+    groups = supervisord.process_groups
+    groups["roller"] = groups.pop("rolling")
+    assert "supervisorctl start roller:rolling;" in rolling.getListener()["fix"]
+    del groups["roller"]
+    assert "add [eventlistener:rolling]" in rolling.getListener()["fix"]
+
+
+def test_hanging_listener_is_to_be_restarted(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert rolling.getListener()["fix"].startswith("supervisorctl restart rolling;")
+
+
+def test_request_is_refused_as_soon_as_listener_is_fatal(rolling: Any, supervisord: DummySupervisor):
+    listener_is(supervisord, ProcessStates.BACKOFF)
+    answer = rolling.restart("app", False, {})
+    assert answer() is NOT_DONE_YET
+    listener_is(supervisord, ProcessStates.FATAL)
+    fault = fault_of(answer)
+    assert (fault.code, fault.text.endswith(f"Fix: {FIX}")) == (Fault.LISTENER_DOWN, True)
+    assert looked(rolling)["requests"] == [], "nor is it carried out later"
+
+
+def test_request_outlives_a_restart_of_the_listener(rolling: Any, supervisord: DummySupervisor):
+    answer = rolling.restart("app", False, {})
+    listener_is(supervisord, ProcessStates.STOPPED)
+    assert answer() is NOT_DONE_YET
+    rolling.clock.now += ANSWER_WITHIN
+    assert "the listener is not running" in fault_of(answer).text
+
+
+@pytest.mark.parametrize(("autorestart", "is_running"), [(False, False), (RestartUnconditionally, True)])
+def test_listener_that_has_exited_for_good_is_not_running(
+    rolling: Any, supervisord: DummySupervisor, autorestart: Any, is_running: bool
+):
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.group, listener.config.autorestart = SimpleNamespace(config=SimpleNamespace(name="rolling")), autorestart
+    events.notify(events.ProcessStateExitedEvent(listener, ProcessStates.RUNNING, expected=True))
+    listener_is(supervisord, ProcessStates.EXITED)
+    assert rolling.getListener()["running"] is is_running
+
+
 def test_what_the_listener_finds_wrong_with_the_policy_is_told_until_it_is_mended(rolling: Any):
-    assert rolling.getListener() == {"running": True, "problem": ""}
+    assert rolling.getListener() == {"running": True, "fix": "", "problem": ""}
     looked(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
-    assert rolling.getListener() == {"running": True, "problem": "rolling.yaml:3: \\xe4: unknown key"}
+    assert rolling.getListener() == {"running": True, "fix": "", "problem": "rolling.yaml:3: \\xe4: unknown key"}
     looked(rolling, problem="x" * 2000)
     assert len(rolling.getListener()["problem"]) == 1000
     looked(rolling)

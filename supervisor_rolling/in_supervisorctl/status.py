@@ -13,9 +13,12 @@ from supervisor_rolling.pure.names import natural
 View = Mapping[str, Any]
 
 NO_LISTENER = (
-    "The listener does not run: nothing goes on, and every gate opens when its lease ends (30 s; HAProxy has none)."
+    "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
+    "(30 s; HAProxy has none). Fix: "
 )
 
+START_LISTENER = "supervisorctl start rolling; if it does not start: supervisorctl status"
+"""What an older supervisord, which tells nothing of it, would say."""
 
 WRONG = "rolling.yaml is invalid: {problem}. Fix: see all that is wrong with supervisorctl rolling_check {group}"
 
@@ -40,12 +43,17 @@ def problem_lines(listener: View, group: str) -> list[str]:
     return [WRONG.format(problem=listener["problem"], group=group)] if listener.get("problem") else []
 
 
+def listener_lines(listener: View, rolls: Sequence[View]) -> list[str]:
+    """That the listener is not running, by what ``getListener`` tells, or the rolls where that tells nothing."""
+    runs = listener.get("running", all(roll["listener"] for roll in rolls))
+    return [] if runs else [NO_LISTENER + (listener.get("fix") or START_LISTENER)]
+
+
 def roll_lines(rolls: Sequence[View]) -> list[str]:
     """The roll of every group, the running one or the last."""
     if not rolls:
         return ["No group has been rolled since supervisord started."]
-    warning = [] if all(roll["listener"] for roll in rolls) else [NO_LISTENER]
-    return warning + table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
+    return table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
 
 
 def process_lines(group: str, roll: View | None, processes: Sequence[View], has_earlier: bool) -> list[str]:

@@ -105,6 +105,11 @@ class Lives:
         """Whether it last went down because somebody ordered it. False where no event has told."""
         return self._of(group, name).was_told
 
+    def stays_down(self, group: str, name: str) -> bool:
+        """Whether it went down and supervisord does not start it again by itself. False where no event has told."""
+        life = self._of(group, name)
+        return bool(life.ended) and not life.comes_back
+
     def stopped_by_roll(self, group: str, name: str) -> bool:
         """Whether the order for which it stops, or last went down, was a roll's."""
         return self._of(group, name).is_by_roll
