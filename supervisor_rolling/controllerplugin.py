@@ -37,6 +37,7 @@ from supervisor_rolling.in_supervisorctl.usage import (
     completions,
     help_text,
     parse,
+    where_told,
     with_logs,
 )
 from supervisor_rolling.plain import readable, shown
@@ -110,6 +111,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         """``program``: what calls it, where that is not supervisorctl."""
         ControllerPluginBase.__init__(self, controller)
         self._program = program
+        self._where = where_told(getattr(controller.options, "options", ()))
         self._teach_help(controller.options.plugins[:1])
         self._teach_completion(controller)
 
@@ -443,7 +445,7 @@ class RollingControllerPlugin(ControllerPluginBase):
     def _called(self, text: str) -> str:
         """A text with the commands in it as they are called here, and with logs that there are."""
         text = with_logs(text, self._process_info)
-        return called_as(text, self._program) if self._program else text
+        return called_as(text, self._program, self._where) if self._program else text
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
         lines = text.splitlines() or [text]

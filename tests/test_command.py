@@ -146,9 +146,9 @@ def test_it_rolls_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: C
     url = f"unix://{stack.socket}"
     begun = run(stack, "-s", url, "restart", "app", "--no-wait")
     assert begun.returncode == 0, begun.stdout
-    assert "To watch it: supervisor_rolling status app" in begun.stdout
+    assert f"To watch it: supervisor_rolling -s {url} status app" in begun.stdout
     assert run(stack, "-s", url, "abort", "app").returncode == 0
-    told = "the last one aborted: supervisor_rolling resume goes on with it"
+    told = f"the last one aborted: supervisor_rolling -s {url} resume goes on with it"
     stack.wait_until(lambda: told in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the roll has ended")
 
 

@@ -255,6 +255,7 @@ NO_FILE = "the output of app:app-1, of which supervisord keeps no file (in a con
         ("", "", NO_FILE),
         ("/dev/stdout", "", NO_FILE),
         ("/proc/self/fd/1", "/proc/self/fd/2", NO_FILE),
+        ("/dev/shm/log", "/proc/self/fd/2", "supervisorctl tail app:app-1 stdout"),
     ],
 )
 def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: str, told: str) -> None:

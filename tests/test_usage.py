@@ -9,7 +9,15 @@ from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller as Supervisorctl
 
 from supervisor_rolling.controllerplugin import make_rolling_controllerplugin
-from supervisor_rolling.in_supervisorctl.usage import COMMANDS, UsageError, called_as, completions, help_text, parse
+from supervisor_rolling.in_supervisorctl.usage import (
+    COMMANDS,
+    UsageError,
+    called_as,
+    completions,
+    help_text,
+    parse,
+    where_told,
+)
 
 PROCESSES = [
     {"group": "app", "name": "app-1"},
@@ -78,6 +86,21 @@ def test_options_are_completed_without_asking_supervisord() -> None:
 def test_commands_in_a_text_are_written_as_the_program_has_them(text: str, found: str) -> None:
     assert called_as(text, "supervisor_rolling") == found
     assert called_as(found, "supervisor_rolling") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling -s 'http://h:1/?a b' resume app"),
+        ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
+        ("See: supervisorctl tail app stderr", "See: supervisorctl -s 'http://h:1/?a b' tail app stderr"),
+        ("what supervisorctl prints", "what supervisorctl prints"),
+    ],
+)
+def test_commands_in_a_text_find_the_same_supervisord(text: str, found: str) -> None:
+    where = where_told([("-u", "ann"), ("-s", "http://h:1/?a b"), ("-p", "secret")])
+    assert called_as(text, "supervisor_rolling", where) == found
+    assert called_as(found, "supervisor_rolling", where) == found
 
 
 # --- in supervisorctl's own shell

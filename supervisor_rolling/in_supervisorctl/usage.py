@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -164,10 +165,25 @@ def verb(command: str) -> str:
 _COMMAND = re.compile(rf"(?<![\w./-])(?:supervisorctl )?(help )?{PREFIX}({'|'.join(map(verb, COMMANDS))})(?![\w-])")
 
 
-def called_as(text: str, program: str) -> str:
-    """A text that tells of our commands as supervisorctl has them, with the verbs of the program ``program``. A word
-    alone is a name and stays."""
-    return _COMMAND.sub(lambda found: f"{program} {found[1] or ''}{found[2]}", text) if " " in text else text
+_OTHER = re.compile(r"(?<![\w./-])supervisorctl (?=(?:tail|maintail|start|stop|restart|status|reload|update|signal)\b)")
+
+WHERE = ("-c", "--configuration", "-s", "--serverurl")
+"""The options of supervisorctl that tell where supervisord is."""
+
+
+def called_as(text: str, program: str, where: str = "") -> str:
+    """A text that tells of our commands as supervisorctl has them, with the verbs of the program ``program``.
+    ``where``: the options that all commands need to find supervisord. A word alone is a name and stays."""
+    if " " not in text:
+        return text
+    at = f"{where} " if where else ""
+    text = _COMMAND.sub(lambda found: f"{program} {found[1] or at}{found[2]}", text)
+    return _OTHER.sub(lambda found: f"{found[0]}{at}", text)
+
+
+def where_told(given: Sequence[tuple[str, str]]) -> str:
+    """Those of the options given to a program that tell where supervisord is, as a shell reads them."""
+    return shlex.join(word for flag, value in given if flag in WHERE for word in (flag, value))
 
 
 _TAIL = re.compile(r"(?<![\w./-])supervisorctl tail (\S+) stderr(?![\w-])")
@@ -191,7 +207,7 @@ def _log_text(found: re.Match[str], info: Mapping[str, Any]) -> str:
 
 
 def _is_kept(path: str) -> bool:
-    return bool(path) and not path.startswith(NOT_FILES)
+    return bool(path) and (path.startswith("/dev/shm/") or not path.startswith(NOT_FILES))
 
 
 def _written(option: Option) -> str:
