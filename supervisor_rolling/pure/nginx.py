@@ -18,6 +18,9 @@ Directive = Mapping[str, Any]  # directive, args, file, line, and block where it
 POOLED_BY_DEFAULT = (1, 29, 7)
 """The first version that keeps 32 connections to an upstream where nothing is said."""
 
+NO_POOL = "take the keepalive line away (nginx 1.29.7 or later: keepalive 0;)"
+"""How an upstream keeps no connections. Before POOLED_BY_DEFAULT ``keepalive 0;`` is an error of nginx."""
+
 MAX_FAILS, FAIL_TIMEOUT = 1, 10.0
 """nginx's own defaults."""
 

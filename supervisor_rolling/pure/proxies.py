@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from supervisor_rolling.pure.nginx import NO_POOL
+
 Files = Sequence[tuple[str, str]]
 """The path and text of each file of a configuration."""
 
@@ -252,7 +254,7 @@ _NGINX = Program(
     "nginx",
     "proxy_next_upstream error timeout;",
     retries=True,
-    pool_fix="keepalive 0; in the upstream, or in the policy drain: {keepalive: nginx}",
+    pool_fix=f"in the upstream, {NO_POOL}; or in the policy drain: {{keepalive: nginx}}",
 )
 _HAPROXY_GATE = "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml"
 PROGRAMS: Mapping[str, Program] = MappingProxyType(

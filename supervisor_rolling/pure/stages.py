@@ -29,6 +29,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.lasting import aged, count_text, left_texts
+from supervisor_rolling.pure.nginx import NO_POOL
 from supervisor_rolling.pure.proxies import PROGRAMS
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
@@ -515,8 +516,8 @@ def _sealed_text(member: Member) -> str:
     ports = ", ".join(map(str, member.ports))
     return (
         f"answers on the old connections to port {ports} in TLS or HTTP/2, where nginx cannot be told to close them "
-        "(drain.keepalive: nginx), so it was not stopped and goes on serving: say `keepalive 0;` in nginx's upstream, "
-        "or proxy_pass to it in plain HTTP"
+        "(drain.keepalive: nginx), so it was not stopped and goes on serving. Fix: in nginx's upstream, "
+        f"{NO_POOL}; or proxy_pass to it in plain HTTP"
     )
 
 
@@ -552,7 +553,7 @@ def _pool_fix(name: str) -> str:
     program = PROGRAMS.get(name)
     if program and program.pool_fix:
         return f"for {program.title}: {program.pool_fix}"
-    return "no keep-alive in the load balancer (for nginx: keepalive 0; in the upstream, or drain: {keepalive: nginx})"
+    return f"no keep-alive in the load balancer: for nginx, {NO_POOL}, or in the policy drain: {{keepalive: nginx}}"
 
 
 def _outlasted_text(member: Member, roll: Roll) -> str:

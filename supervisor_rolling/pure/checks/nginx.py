@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor_rolling.model import Finding, Policy
-from supervisor_rolling.pure.nginx import FAIL_TIMEOUT, MAX_FAILS, Nginx, Passing, Server, Upstream
+from supervisor_rolling.pure.nginx import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
 from supervisor_rolling.pure.settling import settle_texts
 
 LEAST_TURN = 1.0
@@ -180,7 +180,7 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
             upstream.where,
             f"upstream {upstream.name} keeps connections ({how}), and a gate closes a port to new ones only: what the "
             "pool carries is cut off",
-            "say keepalive 0; there (before 1.29.7 take the line away); or in the policy drain: {keepalive: nginx}, or "
+            f"{NO_POOL}; or in the policy drain: {{keepalive: nginx}}, or "
             "drain: {keepalive: application} where the application itself closes them while it drains",
             refuses=True,
         )
