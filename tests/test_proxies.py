@@ -38,7 +38,33 @@ def of(name: str, text: str) -> Proxy | None:
 )
 def test_haproxy_retries_with_redispatch_alone(defaults: str, backend: str, retries: bool):
     found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
-    assert found == Proxy("/c:6", retries)
+    assert found == Proxy("/c:6", retries, pools=True)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "backend", "pools"),
+    [
+        ("", "", True),
+        ("", "http-reuse never", True),
+        ("option http-server-close", "", False),
+        ("", "option http-server-close", False),
+        ("", "option httpclose", False),
+        ("", "# option http-server-close", True),
+        ("option http-server-close", "no option http-server-close", True),
+        ("option http-server-close", "no option httpclose", False),
+        ("option http-server-close", "option http-keep-alive", True),
+        ("", "mode tcp", False),
+        ("mode tcp", "mode http", True),
+    ],
+)
+def test_haproxy_keeps_connections_unless_told_to_close(defaults: str, backend: str, pools: bool):
+    found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
+    assert found
+    assert found.pools is pools
+
+
+def test_haproxy_without_a_mode_is_tcp_and_pools_nothing():
+    assert of("haproxy", "listen app\n server a 127.0.0.1:8000\n") == Proxy("/c:2", False)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +172,16 @@ def codes(*clients: Client, nginx_is_known: bool = False, **changes: Any) -> dic
     return {one.code: one.refuses for one in findings(front(clients, PORTS), policy, nginx_is_known)}
 
 
-def haproxy(text: str = DEFAULTS.format("", "", ""), address: str = "127.0.0.1") -> Client:
+CLOSES = "option http-server-close"
+
+
+def haproxy(text: str = DEFAULTS.format(CLOSES, "", ""), address: str = "127.0.0.1") -> Client:
     return Client("haproxy", 7, address, files=(("/c", text),))
 
 
-SAFE = DEFAULTS.format("option redispatch", "", "")
-ELSEWHERE = DEFAULTS.replace("127.0.0.1", "10.0.0.7").format("", "", "")
+SAFE = DEFAULTS.format(CLOSES, "option redispatch", "")
+POOLED = DEFAULTS.format("", "option redispatch", "")
+ELSEWHERE = DEFAULTS.replace("127.0.0.1", "10.0.0.7").format(CLOSES, "", "")
 CURL = Client("curl", 8, "127.0.0.1")
 NGINX = Client("nginx", 9, "127.0.0.1")
 FAR = Client("", address="10.0.0.9", is_local=False)
@@ -163,10 +193,11 @@ VOUCHED = BalancerPolicy(retries=True)
     [
         (haproxy(), {"balancer.retries": True}),
         (haproxy(address=""), {"balancer.retries": True}),  # its file names the ports; nothing is connected just now
-        (haproxy(DEFAULTS.replace("127.0.0.1", "app.example").format("", "", ""), ""), {"balancer.retries": True}),
+        (haproxy(DEFAULTS.replace("127.0.0.1", "app.example").format(CLOSES, "", ""), ""), {"balancer.retries": True}),
         (haproxy(ELSEWHERE, address=""), {"balancer.retries": False}),  # the same port, on another host
         (haproxy(ELSEWHERE), {"balancer.retries": True}),  # that is this host: it is connected
         (haproxy(SAFE), {}),
+        (haproxy(POOLED), {"balancer.keepalive": True}),
         (Client("haproxy", 7, ""), {}),  # runs, and nothing shows that it has to do with the group
         (Client("haproxy", 7, "127.0.0.1"), {"balancer.retries": True}),
         (Client("envoy", 7, "127.0.0.1"), {"balancer.retries": True}),
@@ -190,6 +221,14 @@ def test_unknown_clients_are_not_told_beside_a_known_balancer():
     assert codes(CURL, FAR, nginx_is_known=True) == codes(CURL, FAR, NGINX) == codes(CURL, haproxy(SAFE)) == {}
 
 
+def test_fix_of_haproxys_pool_is_the_gate_or_an_option_and_a_reload():
+    (found,) = findings(front([haproxy(POOLED)], PORTS), POLICY, nginx_is_known=False)
+    assert found.mend.startswith(
+        "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml, or `option http-server-close` in the "
+        "backend and a reload of HAProxy; or"
+    )
+
+
 def test_nothing_connected_finds_nothing():
     assert codes() == {}
 
@@ -211,7 +250,7 @@ def test_the_unknown_peer_is_named_with_the_key():
 @pytest.mark.parametrize(
     ("clients", "seconds"),
     [
-        ([haproxy(DEFAULTS.format("", "", "check"))], 4.0),
+        ([haproxy(DEFAULTS.format(CLOSES, "", "check"))], 4.0),
         ([haproxy(), haproxy(DEFAULTS.format("", "", "check"))], 4.0),
         ([haproxy(), Client("envoy", 7, "127.0.0.1")], None),
         ([CURL], None),

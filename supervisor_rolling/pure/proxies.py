@@ -55,6 +55,7 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
 
 
 _HAPROXY_SECTIONS = ("global", "defaults", "backend", "listen", "frontend", "peers", "resolvers", "userlist", "cache")
+_CLOSING = ("http-server-close", "httpclose", "forceclose")
 _ONE_SECOND = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)?")
 
@@ -65,6 +66,8 @@ class _Section:
 
     redispatch: bool = False
     retries: int = 3
+    is_http: bool = False  # HAProxy's default is tcp
+    closing: str = ""  # the option by which it closes a connection to a server after the answer
     server: tuple[str, ...] = ()  # of default-server
     servers: list[tuple[str, Sequence[str]]] = field(default_factory=list)
 
@@ -72,19 +75,31 @@ class _Section:
         for where, words in self.servers:
             if _ports_in(words[1]) & set(ports):
                 shuns = _haproxy_shuns([*self.server, *words[2:]])
-                yield Proxy(where, self.redispatch and self.retries > 0, shuns, is_here=_is_here(words[1], ports))
+                retries, pools = self.redispatch and self.retries > 0, self.is_http and not self.closing
+                yield Proxy(where, retries, shuns, pools, _is_here(words[1], ports))
 
     def hear(self, words: Sequence[str], where: str) -> None:
         """Take one line of it."""
         is_no = words[0] == "no"
-        if [*words[is_no:]][:2] == ["option", "redispatch"]:
-            self.redispatch = not is_no
+        if words[is_no:][:1] == ["option"]:
+            self._set("".join(words[is_no + 1 : is_no + 2]), not is_no)
+        elif words[0] == "mode" and len(words) > 1:
+            self.is_http = words[1] == "http"
         elif words[0] == "retries" and words[1:] and words[1].isdecimal():
             self.retries = int(words[1])
         elif words[0] == "default-server":
             self.server = (*self.server, *words[1:])
         elif words[0] in ("server", "server-template") and len(words) > 2:
             self.servers.append((where, words[1:] if words[0] == "server" else [words[1], *words[3:], ""]))
+
+    def _set(self, option: str, is_on: bool) -> None:
+        """Take an option. Of those that say what becomes of connections the last one holds."""
+        if option == "redispatch":
+            self.redispatch = is_on
+        elif is_on and option in (*_CLOSING, "http-keep-alive"):
+            self.closing = option if option in _CLOSING else ""
+        elif option == self.closing:
+            self.closing = ""
 
 
 def _haproxy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
@@ -93,7 +108,7 @@ def _haproxy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         if words[0] in _HAPROXY_SECTIONS:
             base = named.get(words[words.index("from") + 1], _Section()) if "from" in words[:-1] else named[last]
             base = _Section() if words[0] == "defaults" and "from" not in words else base
-            now = _Section(base.redispatch, base.retries, base.server)
+            now = replace(base, servers=[])
             found.append(now)
             if words[0] == "defaults":
                 last = words[1] if len(words) > 1 and words[1] != "from" else ""
@@ -265,9 +280,9 @@ PROGRAMS: Mapping[str, Program] = MappingProxyType(
         "httpd": _APACHE,
         "haproxy": Program(
             "HAProxy",
-            f"{_HAPROXY_GATE}, or `option redispatch 1` in the backend",
+            f"{_HAPROXY_GATE}, or `option redispatch 1` in the backend and a reload of HAProxy",
             _haproxy,
-            pool_fix=_HAPROXY_GATE,
+            pool_fix=f"{_HAPROXY_GATE}, or `option http-server-close` in the backend and a reload of HAProxy",
         ),
         "caddy": Program(
             "Caddy",
