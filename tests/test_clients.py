@@ -139,6 +139,43 @@ def test_option_d_of_haproxy_is_no_directory(tmp_path: Path):
     assert [path for path, _ in found] == [f"{tmp_path}/h.cfg"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("-c {}/n.conf", True),
+        ("-p {}/ -c n.conf -g daemon", True),
+        ("-p {} -c {}/n.conf", True),
+        ("-c n.conf", False),  # in a directory that nginx was compiled with
+        ("-p {}", False),
+    ],
+)
+def test_configuration_of_nginx_is_that_of_its_master(tmp_path: Path, arguments: str, expected: bool):
+    (tmp_path / "n.conf").write_text("events {}\n", encoding="utf-8")
+    found = _of_master_and_worker(tmp_path, f"nginx: master process nginx {arguments.replace('{}', str(tmp_path))}")
+    assert found == [((f"{tmp_path}/n.conf", "events {}\n"),) if expected else ()] * 2
+
+
+def test_configuration_of_another_parent_is_none_of_nginx(tmp_path: Path):
+    (tmp_path / "n.conf").write_text("events {}\n", encoding="utf-8")
+    _, of_worker = _of_master_and_worker(tmp_path, "supervisord", "-c", f"{tmp_path}/n.conf")
+    assert of_worker == ()
+
+
+def _of_master_and_worker(directory: Path, title: str, *arguments: str) -> list[tuple[tuple[str, str], ...]]:
+    """What ``configuration_of`` has of a process that is called so, and of its child, a worker of nginx."""
+    command = ["nginx: worker process", "-c", "input()"]
+    worker = f"import subprocess; print(subprocess.Popen({command}, executable={sys.executable!r}).pid, flush=True)"
+    master = [title, "-c", f"{worker}; input()", *arguments]
+    with subprocess.Popen(
+        master, executable=sys.executable, cwd=directory, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        found = [configuration_of("nginx", pid) for pid in (child.pid, int(child.stdout.readline()))]
+        child.stdin.close()
+    return found
+
+
 def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
     rung: list[int] = []
     connected = ConnectedClients(lambda: 5.0, lambda: rung.append(1))

@@ -374,5 +374,5 @@ def test_where_proc_hides_processes_they_are_nobodys_children(monkeypatch: pytes
     def hidden(pid: int) -> int:
         raise PermissionError(1, "Operation not permitted", f"/proc/{pid}/stat")
 
-    monkeypatch.setattr(owners, "_parent", hidden)
+    monkeypatch.setattr(owners, "parent_of", hidden)
     assert list(family_of(os.getpid())) == [os.getpid()]

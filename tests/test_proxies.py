@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.model import BalancerPolicy, Client, DrainPolicy, Policy, PortRule
-from supervisor_rolling.pure.checks.clients import findings, front
+from supervisor_rolling.pure.checks.clients import findings, front, unread
 from supervisor_rolling.pure.proxies import Proxy, read
 
 PORTS = frozenset({8000, 8001})
@@ -219,6 +219,30 @@ def test_operator_who_knows_that_it_retries_is_believed():
 
 def test_unknown_clients_are_not_told_beside_a_known_balancer():
     assert codes(CURL, FAR, nginx_is_known=True) == codes(CURL, FAR, NGINX) == codes(CURL, haproxy(SAFE)) == {}
+
+
+def test_nginx_that_is_not_connected_hides_no_unknown_client():
+    assert codes(CURL, replace(NGINX, address="")) == {"balancer.unknown": False}
+
+
+@pytest.mark.parametrize(
+    ("files", "fix"),
+    [
+        ((("/srv/n.conf", ""),), "groups.app.balancer: {nginx: /srv/n.conf}"),
+        ((), "groups.app.balancer: {nginx: FILE}; FILE: what this nginx was started with, or what its nginx -T prints"),
+    ],
+)
+def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str], ...], fix: str):
+    policy = replace(POLICY, settle_auto=True)
+    found = front([replace(NGINX, files=files), replace(NGINX, pid=10, address=""), CURL], PORTS)
+    (one,) = unread(found, policy, "/etc/nginx/nginx.conf")
+    assert (one.code, one.refuses, one.mend) == ("balancer.unread", False, fix)
+    assert one.text.startswith(
+        "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
+        "was read, has no server with a port of the group. "
+    )
+    assert "settle: auto is 10 without it" in one.text
+    assert list(unread(found, replace(policy, balancer=VOUCHED), "")) == []
 
 
 def test_fix_of_haproxys_pool_is_the_gate_or_an_option_and_a_reload():

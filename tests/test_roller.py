@@ -740,6 +740,17 @@ def checked(world: World, roller: Roller | None = None) -> dict[str, Any]:
     return report
 
 
+def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
+    world = World(3)
+    world.nginx = Nginx(source="/etc/nginx/nginx.conf")
+    world.clients = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
+    report = checked(world)
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["refuses"]) == ("balancer.unread", False)
+    assert finding["mend"] == "groups.app.balancer: {nginx: /srv/n.conf}"
+    assert report["not_looked_at"] == []
+
+
 def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     world = World(3)
     report = checked(world)

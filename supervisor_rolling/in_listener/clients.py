@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 from supervisor_rolling.errors import SocketsError
 from supervisor_rolling.in_listener.addresses import is_own
-from supervisor_rolling.in_listener.owners import all_pids, name_of, own_inodes, program_of
+from supervisor_rolling.in_listener.owners import all_pids, name_of, own_inodes, parent_of, program_of
 from supervisor_rolling.in_listener.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
 from supervisor_rolling.in_listener.threads import at_usual_priority
 from supervisor_rolling.model import Client
 from supervisor_rolling.pure.peers import peer_of
-from supervisor_rolling.pure.proxies import PROGRAMS
+from supervisor_rolling.pure.proxies import NGINX, PROGRAMS
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -218,13 +218,16 @@ _INCLUDES = {
     "caddy": re.compile(r"^\s*import\s+(\S*[/.*]\S*)", re.MULTILINE),
     "varnishd": re.compile(r"^\s*include\s+\"([^\"]+)\"", re.MULTILINE),
 }
+_MASTER = "nginx: master process "
 _INCLUDES["httpd"] = _INCLUDES["apache2"]
 
 
 def configuration_of(name: str, pid: int) -> tuple[tuple[str, str], ...]:
     """The path and text of each file that a load balancer was started with, as far as they can be read."""
-    arguments = _command(pid)
+    arguments = _nginx_command(pid) if name in NGINX else _command(pid)
     root = "" if _link(f"/proc/{pid}/ns/mnt") == _link("/proc/self/ns/mnt") else f"/proc/{pid}/root"
+    if root and name in NGINX:  # the path is for the operator to name, and is none of ours
+        return ()
     place = _link(f"/proc/{pid}/cwd") or "/"
     files: dict[str, str] = {}
     for path in _started_with(name, arguments):
@@ -242,6 +245,9 @@ def _started_with(name: str, arguments: Sequence[str]) -> list[str]:
         return _given(arguments, "--config", "-config", "-c") or ["Caddyfile"]
     if name in ("apache2", "httpd"):
         return _given(arguments, "-f") or ["apache2.conf" if name == "apache2" else "conf/httpd.conf"]
+    if name in NGINX:
+        prefix = _given(arguments, "-p")[-1:]  # else a relative path is one in a directory that nginx was compiled with
+        return [os.path.join(*prefix, one) for one in _given(arguments, "-c")[-1:] if prefix or os.path.isabs(one)]
     return []
 
 
@@ -266,6 +272,16 @@ def _read_into(files: dict[str, str], name: str, path: str, root: str, base: str
         near = os.path.dirname(known) if name == "caddy" else base
         for include in _INCLUDES[name].findall(files.get(known, "")) if name in _INCLUDES else ():
             _read_into(files, name, os.path.join(near, include), root, base)
+
+
+def _nginx_command(pid: int) -> list[str]:
+    """The arguments of nginx, which its master process has behind its title, and no worker."""
+    with contextlib.suppress(OSError):
+        titles = (" ".join(_command(one)[:1]) for one in (pid, parent_of(pid)))
+        return next(
+            (title.removeprefix(_MASTER).split() for title in titles if title.startswith(_MASTER)), _command(pid)
+        )
+    return []
 
 
 def _command(pid: int) -> list[str]:

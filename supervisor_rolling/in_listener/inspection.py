@@ -16,6 +16,7 @@ from supervisor_rolling.pure.checks import settings as supervisord
 from supervisor_rolling.pure.checks.clients import Front, front
 from supervisor_rolling.pure.checks.nginx import Behind, behind, settle_for, settle_why
 from supervisor_rolling.pure.checks.processes import Listening, is_up
+from supervisor_rolling.pure.nginx import Nginx
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -177,6 +178,8 @@ class Inspector:
         if group is None:
             reason = f"it takes longer than {PATIENCE:g} s to read; ask again"
             skipped.append(f"nginx's configuration{_named(roll.policy)}: {reason}")
+        elif not group.servers and (unread := self._unread(roll.policy, ports, group.nginx)):
+            yield from unread
         elif group.nginx.is_absent:
             skipped.append(f"nginx's configuration: {group.nginx.problem}")
         elif group.nginx.problem or (roll.policy.balancer.nginx and not group.servers):
@@ -205,6 +208,12 @@ class Inspector:
         group, others = self._behind(roll.policy, ports), self._front(roll.policy, ports)
         looked += [f"{one.program.title} ({one.where})" for one in others.balancers]
         yield from clients.findings(others, roll.policy, bool(group and group.servers))
+
+    def _unread(self, policy: Policy, ports: Ports, read: Nginx) -> Sequence[Finding]:
+        """Where the configuration that was read is not that of the nginx which sends to the group."""
+        if policy.balancer.nginx or (read.problem and not read.is_absent):
+            return ()
+        return list(clients.unread(self._front(policy, ports), policy, read.source))
 
     def _front(self, policy: Policy, ports: Ports) -> Front:
         return front(self._connected.last(policy.group) or (), [port for those in ports.values() for port in those])

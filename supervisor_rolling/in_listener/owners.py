@@ -152,11 +152,12 @@ def children_of_all() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for pid in all_pids():
         with contextlib.suppress(*_GONE, PermissionError):  # hidepid: what cannot be seen is nobody's child
-            children.setdefault(_parent(pid), []).append(pid)
+            children.setdefault(parent_of(pid), []).append(pid)
     return children
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """The process that started it, or 1. Raises OSError where it is gone."""
     return int(_stat(pid)[1])
 
 

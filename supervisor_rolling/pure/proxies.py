@@ -305,3 +305,6 @@ PROGRAMS: Mapping[str, Program] = MappingProxyType(
     }
 )
 """By the name of the program's file, or what the kernel calls the process."""
+
+NGINX = frozenset({"nginx", "openresty"})
+"""What ``checks/nginx.py`` has findings for."""

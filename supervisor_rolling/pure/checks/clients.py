@@ -9,10 +9,7 @@ from functools import cached_property
 from supervisor_rolling.model import Client, Finding, Policy
 from supervisor_rolling.plain import printable
 from supervisor_rolling.pure.checks.nginx import is_pool_dealt_with
-from supervisor_rolling.pure.proxies import PROGRAMS, Program, Proxy, read
-
-NGINX = frozenset({"nginx", "openresty"})
-"""What ``checks/nginx.py`` has findings for."""
+from supervisor_rolling.pure.proxies import NGINX, PROGRAMS, Program, Proxy, read
 
 MOST_NAMED = 5
 
@@ -63,9 +60,9 @@ class Front:
         return [one for one in found if one.proxy or one.client.address]
 
     @property
-    def has_nginx(self) -> bool:
-        """Whether an nginx of this host is connected."""
-        return any(one.name in NGINX for one in self.clients)
+    def nginxes(self) -> list[Client]:
+        """Those of this host that are connected."""
+        return [one for one in self.clients if one.name in NGINX and one.address]
 
     @property
     def shuns(self) -> tuple[float, str] | None:
@@ -87,9 +84,27 @@ def findings(found: Front, policy: Policy, nginx_is_known: bool) -> Iterator[Fin
     """What is wrong with it. ``nginx_is_known``: a configuration of nginx was read that has servers of the group."""
     for one in found.balancers:
         yield from _of_balancer(one, policy)
-    if found.balancers or found.has_nginx or nginx_is_known or policy.balancer.retries:
+    if found.balancers or found.nginxes or nginx_is_known or policy.balancer.retries:
         return
     yield from _unknown([one for one in found.clients if one.name not in PROGRAMS], policy)
+
+
+def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
+    """Each nginx that is connected, where the configuration that was read, if any (``source``), has no server of the
+    group: it was started with another one."""
+    what = f": {source}, which was read, has no server with a port of the group" if source else ""
+    settle = f", and settle: auto is {policy.settle:g} without it" if policy.settle_auto else ""
+    for one in found.nginxes if not policy.balancer.retries else ():
+        file = printable(one.files[0][0]) if one.files else ""
+        elsewhere = "" if file else "; FILE: what this nginx was started with, or what its nginx -T prints"
+        yield Finding(
+            "balancer.unread",
+            f"groups.{policy.group}.balancer",
+            f"nginx (pid {one.pid}) sends requests to the group, and its configuration was not read{what}. Whether it "
+            "tries another server when a connection is refused, for how long it then sends nothing to that process and "
+            f"whether it keeps connections is not known{settle}. Requests may fail while a port is closed",
+            f"groups.{policy.group}.balancer: {{nginx: {file or 'FILE'}}}{elsewhere}",
+        )
 
 
 def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
