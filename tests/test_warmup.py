@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.errors import SocketsError
+from supervisor_rolling.in_listener import config
 from supervisor_rolling.in_listener.drain import KernelSockets
 from supervisor_rolling.in_listener.gates import make_gate
 from supervisor_rolling.in_listener.threads import Slots
@@ -36,7 +38,7 @@ from supervisor_rolling.model import (
 )
 from supervisor_rolling.pure.checks.processes import Wrapper
 from supervisor_rolling.pure.dialects import H2_PREFACE
-from supervisor_rolling.pure.replies import MAX_REDIRECTS
+from supervisor_rolling.pure.replies import MAX_REDIRECTS, Reply, unexpected_text
 from tests.lab.hosts import Host
 
 NAME = "app:app-1"
@@ -262,12 +264,16 @@ def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status
     assert server.lines == ["GET /health"] * 6 + ["GET /"]
 
 
+SET_HEADER = "set `warmup: {headers:"
+IN_GROUP = "in groups.app of rolling.yaml"
+
+
 @pytest.mark.parametrize(
     ("status", "fix"),
     [
-        (400, "set headers: {Host: a name that it serves}"),
-        (401, "set headers: {Authorization: ...}"),
-        (403, "set headers: {Authorization: ...}"),
+        (400, f"{SET_HEADER} {{Host: NAME}}}}` {IN_GROUP}, where NAME is a name that it serves"),
+        (401, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
+        (403, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
         (404, "correct the path"),
     ],
 )
@@ -277,7 +283,7 @@ def test_ready_that_is_refused_three_times_fails_with_the_fix(
     server.answer = lambda asked: status
     warmth = warmer.until_over(server.port, ready="/health")
     assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
-    assert warmth.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path"
+    assert warmth.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path in warmup.ready"
 
 
 def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
@@ -351,8 +357,46 @@ def test_a_redirect_to_https_fails_and_names_the_header(server: Server, warmer: 
     warmth = warmer.until_over(server.port, requests=gets("/"))
     assert (warmth.state, server.lines) == ("failed", ["GET /"])
     assert warmth.why == (
-        "GET / answers 301 to https://example.org/. Fix: set headers: {X-Forwarded-Proto: https}, or expect: [301]"
+        "GET / answers 301 to https://example.org/. Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in "
+        "groups.app of rolling.yaml, or accept it: `{path: /, expect: [301]}` in warmup.requests"
     )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (WarmupRequest(path="/nosuch"), 404),
+        (WarmupRequest("POST", "/login?a=b&c=d"), 403),
+        (WarmupRequest(path="/a,b:{c}"), 404),
+        (WarmupRequest(path='/"ä"'), 400),
+    ],
+)
+def test_form_that_accepts_a_status_is_valid_yaml(request_: WarmupRequest, status: int) -> None:
+    text = unexpected_text(request_, Reply(status), {}, "app")
+    form = re.search(r"accept it: `(\{.*\})` in warmup\.requests$", text)
+    assert form, text
+    policy = f"groups: {{app: {{ports: auto, warmup: {{requests: [{form[1]}]}}}}}}"
+    (accepted,) = config.parse(policy, "f").groups["app"].warmup.requests
+    assert accepted == replace(request_, expect=(status,))
+
+
+def test_form_for_an_unknown_path_is_short() -> None:
+    text = unexpected_text(WarmupRequest(path="/nosuch"), Reply(404), {}, "app")
+    assert text.endswith(
+        "expected 2xx. Fix: correct the path, or accept it: `{path: /nosuch, expect: [404]}` in warmup.requests"
+    )
+
+
+def test_header_fix_of_a_redirect_is_valid_yaml() -> None:
+    for location, headers in (
+        ("https://example.org/", {"X-Forwarded-Proto": "https"}),
+        ("http://www.example.org/", {"Host": "www.example.org"}),
+        ("http://[::1]/", {"Host": "::1"}),
+    ):
+        text = unexpected_text(WarmupRequest(path="/"), Reply(301, location), {}, "app")
+        form = re.search(r"set `(.*)` in groups\.app of rolling\.yaml, or", text)
+        assert form, text
+        assert config.parse(f"groups: {{app: {{ports: auto, {form[1]}}}}}", "f").groups["app"].warmup.headers == headers
 
 
 def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server, warmer: Warmer) -> None:
@@ -360,7 +404,10 @@ def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server,
     server.location = "https://example.org/\r\n\x1b[31m"
     warmth = warmer.until_over(server.port, ready="/health")
     assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
-    assert warmth.why.endswith("Fix: set headers: {X-Forwarded-Proto: https}, or name another path")
+    assert warmth.why.endswith(
+        "Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in groups.app of rolling.yaml, or name another path "
+        "in warmup.ready"
+    )
     assert warmth.why.isprintable()
 
 

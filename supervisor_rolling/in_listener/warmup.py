@@ -150,6 +150,7 @@ class _Warmup(threading.Thread):
     ) -> None:
         super().__init__(name=f"warm-up of {job.pid}", daemon=True)
         self.own = own
+        self._group = own.partition(":")[0]
         self.job = job
         self.warmth = Warmth(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
@@ -213,7 +214,7 @@ class _Warmup(threading.Thread):
             started = time.monotonic()
             asked, reply = self._fetch(session, base, request)
             if not is_expected(asked, reply.status):
-                raise _NotWarmError(unexpected_text(asked, reply, policy.headers))
+                raise _NotWarmError(unexpected_text(asked, reply, policy.headers, self._group))
             self._count((time.monotonic() - started) * 1000, reply.status)
 
     def _queue(self) -> None:
@@ -280,7 +281,7 @@ class _Warmup(threading.Thread):
             if is_expected(asked, reply.status):
                 self.warmth = replace(self.warmth, why="")
                 return
-            why = unready_text(asked, reply, self.job.policy.headers)
+            why = unready_text(asked, reply, self.job.policy.headers, self._group)
             refusals = refusals + 1 if is_lasting(reply) else 0
             if refusals >= MAX_REFUSALS:
                 raise _NotWarmError(why)

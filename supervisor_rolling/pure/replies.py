@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +19,9 @@ MAX_REDIRECTS = 5
 """Redirects that are followed for one request. More are a circle: each answer leads to the next."""
 
 REFUSALS = frozenset({400, 401, 403, 404})
+
+_UNQUOTED = re.compile(r"[A-Za-z0-9/][\w./~=&%+-]*", re.ASCII)
+"""What YAML takes as a text between braces without quotes."""
 
 
 class Reply(NamedTuple):
@@ -56,21 +61,24 @@ def redirected(request: WarmupRequest, reply: Reply, headers: Mapping[str, str],
     return replace(request, path=path) if keeps_method else replace(request, path=path, method="GET", body="")
 
 
-def unexpected_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str]) -> str:
+def unexpected_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
     """What is wrong with the answer to a request of the list, and the fix."""
     what = f"{request.method} {request.path}"
     if request.expect:
         return f"{what} answered {reply.status}, expected {' or '.join(map(str, request.expect))}"
-    fix = _fix(request, reply, headers, f"expect: [{reply.status}]")
+    method = "" if request.method == "GET" else f"method: {request.method}, "
+    accepted = f"{{{method}path: {_scalar(request.path)}, expect: [{reply.status}]}}"
+    fix = _fix(request, reply, headers, group, f"accept it: `{accepted}` in warmup.requests")
     if reply.status in REDIRECTS:
         return f"{what} answers {_leads(reply)}{fix}"
     return f"{what} answered {reply.status}, expected 2xx{fix}"
 
 
-def unready_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str]) -> str:
+def unready_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
     """What a process that is not ready yet answers, and the fix where that will not change by itself."""
     what = _leads(reply) if reply.status in REDIRECTS else str(reply.status)
-    return f"GET {request.path} (ready) answers {what}{_fix(request, reply, headers, 'name another path')}"
+    fix = _fix(request, reply, headers, group, "name another path in warmup.ready")
+    return f"GET {request.path} (ready) answers {what}{fix}"
 
 
 def statuses_text(statuses: Sequence[int]) -> str:
@@ -83,35 +91,45 @@ def _leads(reply: Reply) -> str:
     return f"{reply.status} to {printable(reply.location, 200) or 'nowhere'}"
 
 
-def _fix(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], otherwise: str) -> str:
-    advice = _advice(request, reply, headers)
+def _fix(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str, otherwise: str) -> str:
+    advice = _advice(request, reply, headers, group)
     return f". Fix: {advice}, or {otherwise}" if advice else ""
 
 
-def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str]) -> str:
+def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
     if reply.status in REDIRECTS:
-        return _redirect_advice(request, reply, headers)
+        return _redirect_advice(request, reply, headers, group)
     if reply.status == 400:
         if any(word in reply.beginning for word in TLS_WORDS):
             return "let it serve plain HTTP: it seems to want TLS"
-        has_host = bool(_host(request, headers))
-        return "set headers: as the load balancer does" if has_host else "set headers: {Host: a name that it serves}"
+        if _host(request, headers):
+            return f"set warmup.headers in groups.{group} of rolling.yaml as the load balancer does"
+        return f"{_header_advice('Host', 'NAME', group)}, where NAME is a name that it serves"
     if reply.status in (401, 403):
-        return "set headers: {Authorization: ...}"
+        return f"{_header_advice('Authorization', 'VALUE', group)}, where VALUE is what it accepts"
     return "correct the path" if reply.status == 404 else ""
 
 
-def _redirect_advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str]) -> str:
+def _redirect_advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
     try:
         target = _target(request, reply, _host(request, headers) or "localhost")
         name = target.hostname or ""
     except ValueError:
         return "correct where it leads"
     if target.scheme == "https":
-        return "set headers: {X-Forwarded-Proto: https}"
+        return _header_advice("X-Forwarded-Proto", "https", group)
     if name and name != "localhost" and not reply.location.startswith("/"):
-        return f"set headers: {{Host: {printable(name, 100)}}}"
+        return _header_advice("Host", _scalar(printable(name, 100)), group)
     return "name the path to which it leads"
+
+
+def _header_advice(name: str, value: str, group: str) -> str:
+    return f"set `warmup: {{headers: {{{name}: {value}}}}}` in groups.{group} of rolling.yaml"
+
+
+def _scalar(text: str) -> str:
+    """A text as YAML has it between braces."""
+    return text if _UNQUOTED.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _host(request: WarmupRequest, headers: Mapping[str, str]) -> str:
