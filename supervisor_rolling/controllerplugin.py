@@ -448,12 +448,10 @@ class RollingControllerPlugin(ControllerPluginBase):
         return called_as(text, self._program, self._where) if self._program else text
 
     def _fail(self, options: argparse.Namespace, text: str, status: int) -> int:
-        lines = text.splitlines() or [text]
-        told = (
-            [f"ERROR: {text}"]
-            if len(lines) == 1
-            else [f"ERROR: {len(lines)} problems:", *(f"  {one}" for one in lines)]
-        )
+        head, *more = text.splitlines() or [text]
+        if more and not head.endswith(":"):
+            head, more = f"{len(more) + 1} problems:", [head, *more]
+        told = [f"ERROR: {head}", *(f"  {one}" for one in more)]
         if self._is_page and not self._output.is_terminal:
             self._output = Output(sys.stderr)  # what it writes is to be a page
         self._print(options, {"error": self._called(text), "exit_status": status}, told)

@@ -1075,6 +1075,17 @@ def test_several_problems_are_told_as_such(ctl: Controller) -> None:
     ]
 
 
+def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
+    text = "REFUSED: a rollout of app is refused because of 1 error:\nnginx.conf:3: is wrong. Fix: mend it\nTo accept"
+    ctl.server.raises(xmlrpc.client.Fault(Fault.REFUSED, text))
+    ctl.run("rolling_restart app")
+    assert ctl.printed.splitlines() == [
+        "ERROR: a rollout of app is refused because of 1 error:",
+        "  nginx.conf:3: is wrong. Fix: mend it",
+        "  To accept",
+    ]
+
+
 # --- the report
 
 

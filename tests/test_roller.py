@@ -603,7 +603,11 @@ def test_what_would_lose_requests_refuses_a_roll_and_a_plan_unless_it_is_forced(
         request = world.ask(kind)
         world.roller().turn()
         assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
-        assert "has this server alone" in request["text"]
+        head, finding, ways = request["text"].splitlines()
+        assert head == "a rollout of app is refused because of 1 error:"
+        assert "has this server alone" in finding
+        assert ". Fix: " in finding
+        assert ways.startswith("All that is wrong: rolling_check app. ")
         assert request["text"].endswith("To accept it: rolling_restart app --force")
     world = World(3)
     world.nginx = LONE

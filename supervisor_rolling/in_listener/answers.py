@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.in_listener.contracts import Sockets
-from supervisor_rolling.model import Config, Policy, Process, Report, Request, Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.model import Config, Finding, Policy, Process, Report, Request, Roll, Seen, Stage, Status, Watch
 from supervisor_rolling.pure import machine
 from supervisor_rolling.pure.begin import (
     NAMED,
@@ -79,15 +79,19 @@ def objections(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -
 
 
 def require_sound(report: Report) -> None:
-    """Raise RefusedError where a roll would lose requests by the way things are set up."""
+    """Raise RefusedError where a roll would lose requests by the way things are set up: a line for each error."""
     losing = [finding for finding in report.findings if finding.refuses]
     if losing:
-        more = f"; and {len(losing) - NAMED} more" if len(losing) > NAMED else ""
-        told = "; ".join(": ".join(filter(None, (one.where, one.text, one.mend))) for one in losing[:NAMED])
-        raise RefusedError(
-            f"{told}{more}. All that is wrong: rolling_check {report.group}. To accept it: rolling_restart "
-            f"{report.group} --force"
-        )
+        errors = "1 error" if len(losing) == 1 else f"{len(losing)} errors"
+        more = [f"and {len(losing) - NAMED} more"] if len(losing) > NAMED else []
+        ways = f"All that is wrong: rolling_check {report.group}. To accept it: rolling_restart {report.group} --force"
+        head = f"a rollout of {report.group} is refused because of {errors}:"
+        raise RefusedError("\n".join([head, *map(_finding_text, losing[:NAMED]), *more, ways]))
+
+
+def _finding_text(finding: Finding) -> str:
+    fix = f". Fix: {finding.mend}" if finding.mend else ""
+    return f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}"
 
 
 def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]) -> Roll:
