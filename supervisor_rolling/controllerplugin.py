@@ -261,7 +261,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         listener = self._listener()
         has_earlier = roll is None and not options.json and self._has_history(group)
         warning = [*listener_lines(listener, [roll] if roll else []), *problem_lines(listener, group)]
-        lines = [*warning, *process_lines(group, roll, processes, has_earlier)]
+        lines = [*warning, *process_lines(group, roll, processes, listener, has_earlier)]
         self._print(options, {"roll": roll, "processes": processes, "listener": listener}, lines)
         return DONE
 

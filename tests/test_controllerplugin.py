@@ -695,6 +695,21 @@ def test_the_status_of_a_group_that_is_not_guarded_says_so(ctl: Controller) -> N
         assert ("web is not guarded: rolling.yaml has guard: false for it" in ctl.printed) is is_told
 
 
+def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) -> None:
+    row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "guarded": False}
+    ctl.server.answers["getProcesses"] = lambda *_: [row]
+    for listener, cause in (
+        ({**LISTENER, "problem": "f:3: a typing error"}, "rolling.yaml is invalid, see above"),
+        ({"running": False, "problem": ""}, "the listener is down, see above."),
+        ({}, "rolling.yaml has guard: false for it, or"),
+    ):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.server.answers["getListener"] = lambda *_, listener=listener: listener
+        ctl.run("rolling_status web")
+        assert f"web is not guarded: {cause}" in ctl.printed
+
+
 @pytest.mark.parametrize(
     ("stage", "why"),
     [

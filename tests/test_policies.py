@@ -115,6 +115,7 @@ def test_what_is_wrong_with_the_file_is_known_in_one_line_until_it_is_mended(fil
     policies = Policies(str(file), load, mark)
     cost = "no rollout can start, and the crash guard uses the last valid version: "
     for text, problem in (
+        ("good", ""),
         ("one: a typing error", f"{cost}one: a typing error"),
         ("good", ""),
         ("one: a typing error\ntwo: another\nthree: a third", f"{cost}one: a typing error; and 2 more"),
@@ -134,7 +135,10 @@ def test_an_invalid_group_keeps_its_last_valid_policy_and_the_others_get_the_new
     found = policies.latest()
     assert found is not None
     assert {name: policy.canary for name, policy in found.groups.items()} == {"app": 1, "web": 2}
-    cost = "no rollout of app, new can start, and the crash guard there uses the last valid version"
+    cost = (
+        "no rollout of app can start, and the crash guard there uses the last valid version; "
+        "no rollout of new can start, and no process there is guarded until it is fixed, unless its group already was"
+    )
     assert policies.problem == (
         f"{cost}: f:1: groups.app.canary: 'x' is text; write a whole number from 0 to 65535; and 1 more"
     )
@@ -161,6 +165,8 @@ def test_where_there_has_never_been_a_good_file_there_are_no_policies(file: Path
     assert load.times == 1
     rewrite(file, "bad")
     assert policies.latest() is None
+    cost = "no rollout can start, and no process is guarded until it is fixed, unless its group already was: "
+    assert policies.problem == f"{cost}{file}: a typing error"
     rewrite(file, "one")
     assert backend(policies) == "one"
 

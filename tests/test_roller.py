@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.errors import Fault, GateBusyError, SocketsError
+from supervisor_rolling.errors import ConfigError, Fault, GateBusyError, SocketsError
 from supervisor_rolling.in_listener.contracts import NO_ANSWER
 from supervisor_rolling.in_listener.inspection import PATIENCE
 from supervisor_rolling.in_listener.metrics import PrometheusMetrics
@@ -396,6 +396,16 @@ def test_lock_that_is_taken_at_the_begin_is_no_warning(caplog: pytest.LogCapture
     world.gate_problem = "no rights"
     world.roller()
     assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
+
+
+def test_invalid_policy_at_the_begin_stops_rollouts_alone(caplog: pytest.LogCaptureFixture):
+    def invalid() -> Config:
+        raise ConfigError("a typing error")
+
+    roller = World(3).roller()
+    roller.load_config = invalid
+    roller.begin()
+    assert caplog.messages[-1] == "no rollout can start until this is fixed: a typing error"
 
 
 def test_request_waits_for_a_lock_that_is_soon_free():

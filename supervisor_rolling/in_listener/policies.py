@@ -9,13 +9,17 @@ group's error must not reach another group. ``problem`` is for ``rolling_status`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from supervisor_rolling.errors import ConfigError
 from supervisor_rolling.model import Config
 
 log = logging.getLogger("supervisor_rolling")
+
+BY_LAST_VALID = "the crash guard{there} uses the last valid version"
+WITHOUT_VALID = "no process{there} is guarded until it is fixed, unless its group already was"
+"""Of a file or a group that this listener has never read without a mistake. An earlier listener may have."""
 
 
 class Policies:
@@ -43,7 +47,8 @@ class Policies:
             try:
                 self._take(self.fresh())
             except ConfigError as error:
-                self._complain("no rollout can start, and the crash guard uses the last valid version", str(error))
+                guard = BY_LAST_VALID if self._config else WITHOUT_VALID
+                self._complain(f"no rollout can start, and {guard.format(there='')}", str(error))
         return self._config
 
     def _take(self, config: Config) -> None:
@@ -52,13 +57,18 @@ class Policies:
         kept = {group: before[group] for group in config.invalid if group in before}
         self._config, self.problem = replace(config, groups={**config.groups, **kept}), ""
         if config.invalid:
-            groups = ", ".join(sorted(config.invalid))
-            cost = f"no rollout of {groups} can start, and the crash guard there uses the last valid version"
-            self._complain(cost, "\n".join(config.invalid.values()))
+            costs = _cost(kept, BY_LAST_VALID), _cost(config.invalid.keys() - kept, WITHOUT_VALID)
+            self._complain("; ".join(filter(None, costs)), "\n".join(config.invalid.values()))
 
     def _complain(self, cost: str, lines: str) -> None:
         self.problem = f"{cost}: {_in_one_line(lines)}"
         log.warning("%s is invalid: %s: %s", self._path, cost, lines)
+
+
+def _cost(groups: Collection[str], guard: str) -> str:
+    """What it costs that the policies of these groups are invalid; empty where there are none."""
+    names = ", ".join(sorted(groups))
+    return f"no rollout of {names} can start, and {guard.format(there=' there')}" if names else ""
 
 
 def _in_one_line(text: str) -> str:

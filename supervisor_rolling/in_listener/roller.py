@@ -237,7 +237,9 @@ class Roller:
             self.gatekeeper.prove(self.load_config().gate)
         except GateBusyError as error:
             log.info("the gate is proved later: %s", error)
-        except (ConfigError, GateError) as error:
+        except ConfigError as error:  # what is guarded by a policy that supervisord has still is
+            log.warning("no rollout can start until this is fixed: %s", error)
+        except GateError as error:
             log.warning("rollouts are refused and no port can be closed: %s", error)
 
     def hear(self, changes: Sequence[Change]) -> float:

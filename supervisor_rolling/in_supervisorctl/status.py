@@ -23,6 +23,8 @@ START_LISTENER = "supervisorctl start rolling; if it does not start: supervisorc
 WRONG = "rolling.yaml is invalid: {problem}. Fix: see all that is wrong with supervisorctl rolling_check {group}"
 
 NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the listener has not looked yet."
+NOT_GUARDED_INVALID = "rolling.yaml is invalid, see above; or it has guard: false for {group}, or does not have it."
+NOT_GUARDED_ALONE = "the listener is down, see above."
 
 NO_ROLL = "supervisord knows of no roll of {group}."
 EARLIER = " Earlier ones: supervisorctl rolling_history {group}"
@@ -56,15 +58,24 @@ def roll_lines(rolls: Sequence[View]) -> list[str]:
     return table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
 
 
-def process_lines(group: str, roll: View | None, processes: Sequence[View], has_earlier: bool) -> list[str]:
+def process_lines(
+    group: str, roll: View | None, processes: Sequence[View], listener: View, has_earlier: bool
+) -> list[str]:
     """One group: its roll, and its processes. ``has_earlier``: there are rolls of it in the history."""
     processes = sorted(processes, key=lambda process: natural(process["name"]))
     head = roll_lines([roll]) if roll else [f"{NO_ROLL}{EARLIER if has_earlier else ''}".format(group=group)]
     is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
-    warning = [] if is_guarded else [f"{group} is not guarded: {NOT_GUARDED}"]
+    warning = [] if is_guarded else [f"{group} is not guarded: {_unguarded_why(group, listener)}"]
     left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}
     rows = [_process_row(process, left.get(process["name"], 0)) for process in processes]
     return [*head, *warning, "", *table([COLUMNS, *rows])]
+
+
+def _unguarded_why(group: str, listener: View) -> str:
+    """Why a group is not guarded: the cause that is known, or those that can be."""
+    if listener.get("problem"):
+        return NOT_GUARDED_INVALID.format(group=group)
+    return NOT_GUARDED if listener.get("running", True) else NOT_GUARDED_ALONE
 
 
 def _roll_row(roll: View) -> tuple[str, ...]:
