@@ -266,6 +266,9 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
         policy.write_text(text, encoding="utf-8")
         code, out = untouched(stack, "rolling_restart", "app")
         assert (code, words in out) == (6, True), (text, code, out)
+    policy.write_text(good, encoding="utf-8")
+    rpc: Any = stack.rpc()
+    stack.wait_until(lambda: rpc.rolling.getProcesses("app")[0]["guarded"], 10.0, "the group is guarded again")
     policy.write_text(good.replace("max_unavailable", "max_unavialable"), encoding="utf-8")
     stack.wait_until(lambda: "did you mean max_unavailable?" in told_of_policy(stack), 10.0, "the status tells of it")
     assert stack.ctl("rolling_status", "app").stdout.startswith(
