@@ -229,7 +229,7 @@ def test_a_lock_that_somebody_holds_is_told_with_its_holder(group: Callable[...,
     with xtables_lock("/run/xtables.lock", 2.0):
         finding = found(checked(stack))["gate"]
     assert finding["refuses"]
-    assert "holds the lock /run/xtables.lock" in finding["text"]
+    assert "another program holds the xtables lock /run/xtables.lock" in finding["text"]
 
 
 def test_a_listener_without_rights_says_what_it_lacks(unguarded: Callable[..., Stack]) -> None:

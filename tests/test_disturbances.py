@@ -327,7 +327,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
         (stack.directory / "refuse").unlink()
         again = stack.ctl("rolling_restart", "app")
     assert (refused.returncode, forced.returncode) == (1, 1)
-    assert "ERROR: gate: " in refused.stdout
+    assert "refused because of 1 error:\n  gate: " in refused.stdout
     assert "app-8000" in forced.stdout
     assert "its gate could not be closed" in forced.stdout
     assert "modprobe" in refused.stdout, "what to do"
