@@ -86,7 +86,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((60, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 24)))
     return Terminal()
 
 
@@ -296,7 +296,7 @@ def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
 
 
 def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((60, 4)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 4)))
     terminal = Terminal()
     screen = screen_for(Output(terminal, PLAIN))
     roll = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
@@ -604,7 +604,7 @@ def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
     looks: list[list[Member]], columns: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+        patch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
         terminal = Terminal()
         screen = screen_for(Output(terminal, PLAIN))
         for look in looks:

@@ -34,7 +34,7 @@ def told(stream: io.StringIO, environment: dict[str, str], lines: list[str]) -> 
 
 @pytest.fixture(autouse=True)
 def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 24)))
 
 
 def test_a_long_line_is_broken_between_words_and_goes_on_indented() -> None:
