@@ -69,6 +69,7 @@ def a_roll(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any) -
         "total": number,
         "replaced": number,
         "least_available": number - limit,
+        "settle_known": True,
         "paused_seconds": 0.0,
         "rested": 0.0,
         "rests": [],
