@@ -216,7 +216,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         said = done.stderr.strip().splitlines()
         worst = next((line for line in said if "[emerg]" in line), said[-1] if said else f"status {done.returncode}")
-        raise UnreadableError(f"{' '.join(command)} fails: {printable(worst)}; mend that, or {_NAME_IT}")
+        raise UnreadableError(f"{' '.join(command)} fails: {printable(worst)}. Fix: correct that, or {_NAME_IT}")
     return done
 
 

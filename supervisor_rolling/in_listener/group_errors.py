@@ -7,6 +7,7 @@ that does not answer, is raised.
 
 from __future__ import annotations
 
+import functools
 import logging
 import traceback
 from collections.abc import Callable, Iterable
@@ -36,9 +37,13 @@ class GroupErrors:
     def each(self, groups: Iterable[str], part: Callable[[str], T]) -> dict[str, T]:
         """What ``part`` returns for each of these groups; without those that have failed in this turn."""
         found: dict[str, T] = {}
+
+        def run(group: str) -> None:
+            found[group] = part(group)
+
         for group in groups:
             if group not in self.failed:
-                self._run(group, lambda group=group: found.update({group: part(group)}))  # type: ignore[misc]
+                self._run(group, functools.partial(run, group))
         return found
 
     def attempt(self, group: str, part: Callable[[], T], otherwise: T) -> T:
