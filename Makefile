@@ -39,13 +39,13 @@ help:
 	@echo 'make clean      removes virtual environments and caches'
 
 demo: .venv/has-demo
-	@$(AS_ROOT) $(PYTHON) -m tests.lab.demo
+	@$(AS_ROOT) $(PYTHON) -m tests.support.demo
 
 test: .venv/has-demo,test $(NODE_CLIENT)
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
 
 matrix: packages $(NODE_CLIENT)
-	@$(PYTHON3) -m tests.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
+	@$(PYTHON3) -m tests.support.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
 
 lint: .venv/has-demo,test,lint
 	$(PYTHON) -m ruff check .
@@ -56,17 +56,17 @@ lint: .venv/has-demo,test,lint
 check: lint test
 
 faults: .venv/has-demo,test
-	$(AS_ROOT) $(PYTHON) -m tests.faults.kills --victim listener $(ARGS)
-	$(AS_ROOT) $(PYTHON) -m tests.faults.kills --victim client $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.kills --victim listener $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.kills --victim client $(ARGS)
 
 pools: .venv/has-demo,test,pools
-	$(AS_ROOT) $(PYTHON) -m tests.faults.pools_nginx $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.pools_nginx $(ARGS)
 
 middleware: .venv/has-demo,test
-	$(AS_ROOT) $(PYTHON) -m tests.faults.pools $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.pools $(ARGS)
 
 endurance: .venv/has-demo,test
-	$(AS_ROOT) $(PYTHON) -m tests.faults.endurance $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.endurance $(ARGS)
 
 bench: .venv/has-demo,bench
 	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
@@ -87,4 +87,4 @@ $(NODE_CLIENT): | packages
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node xmlrpc@1.3.2
 
 packages:
-	@sh tests/lab/install.sh $(PACKAGES)
+	@sh tests/support/install.sh $(PACKAGES)

@@ -47,8 +47,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "supervisor_rolling = supervisor_rolling.command:main",
-            "supervisor_rolling_listener = supervisor_rolling.listener:main",
+            "supervisor_rolling = supervisor_rolling.ctl.program:main",
+            "supervisor_rolling_listener = supervisor_rolling.listener.main:main",
             "echo_rolling_conf = supervisor_rolling.skel:main",
         ]
     },

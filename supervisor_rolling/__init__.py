@@ -3,25 +3,25 @@
 Three programs live in this package, and the folders are named after where code runs. In reading order:
 
 ``model``              the words: policy, roll, member, stage, ward; what a look sees
-``pure.machine``       what a roll does next; the diagram and the rules
-``pure.stages``        one process on its way: a function for each stage
-``pure.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
-``pure.hooks``         the operator's commands at the beginning and the end of a roll
-``pure.begin``         from a request to a roll, or the reason why not
-``pure.checks``        what is wrong with a set-up; ``pure.nginx`` is what an nginx configuration says
-``in_listener.roller`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it, and
+``core.machine``       what a roll does next; the diagram and the rules
+``core.stages``        one process on its way: a function for each stage
+``core.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
+``core.hook_steps``         the operator's commands at the beginning and the end of a roll
+``core.admission``         from a request to a roll, or the reason why not
+``core.checks``        what is wrong with a set-up; ``core.nginx_config`` is what an nginx configuration says
+``listener.reconciler`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it, and
                        ``inspection`` the checks
-``in_listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
+``listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
                        (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
                        ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real),
-                       ``hooks`` (commands), ``history`` (of ``pure.records``, with ``pure.forecast``), ``metrics`` (of
-                       ``pure.figures``), ``pressure`` (of the CPU), ``trust`` (which files root obeys)
+                       ``hooks`` (commands), ``history`` (of ``core.records``, with ``core.forecast``), ``metrics`` (of
+                       ``core.metrics_snapshot``), ``pressure`` (of the CPU), ``trust`` (which files root obeys)
 ``listener``           main: the program that rolls
-``rpcinterface``       the XML-RPC namespace; ``in_supervisord`` has its mailbox, table, views, events (ours), hearing
+``rpcinterface``       the XML-RPC namespace; ``plugin`` has its mailbox, table, views, events (ours), hearing
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
                        below it all
 ``wsgi``, ``asgi``     middlewares for applications, which look at the flag of ``draining``
-``controllerplugin``   the supervisorctl commands; ``in_supervisorctl`` has what they take and print, and ``report``,
+``controllerplugin``   the supervisorctl commands; ``ctl`` has what they take and print, and ``report``,
                        the page; ``command`` has them without supervisorctl
 ``skel``               what to paste: the files of conf/
 """

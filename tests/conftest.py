@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.in_listener.drain import KernelSockets
-from tests.lab import look, plugin
-from tests.lab.netns import NoNamespaceError, enter_private_network
-from tests.lab.stack import Setup, Stack
+from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from tests.support import look, plugin
+from tests.support.netns import NoNamespaceError, enter_private_network
+from tests.support.stack import Setup, Stack
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,7 +71,7 @@ def light(start: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def light(processes: int = 4, setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         warmup = {"timeout": 10, "ready": "/health", "requests": ["/"]}
-        quick = {"application": "tests.lab.light", "startsecs": 0, **(setup or {})}
+        quick = {"application": "tests.support.light_app", "startsecs": 0, **(setup or {})}
         stack = start(processes=processes, setup=quick, **{"warmup": warmup, **given})
         look.wait_open(stack)
         return stack

@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.benchmarks import ours
 from tests.benchmarks.peers.registry import PEERS, Peer
-from tests.lab import ways
-from tests.lab.stack import Setup, Stack
+from tests.support import ways
+from tests.support.stack import Setup, Stack
 
 
 @dataclass(frozen=True)

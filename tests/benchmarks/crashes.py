@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.benchmarks import ours
-from tests.lab.load import Answer, Load, Plan, summarise
-from tests.lab.netns import enter_private_network
-from tests.lab.stack import GROUP, LabError, Setup, Stack
+from tests.support.load import Answer, Load, Plan, summarise
+from tests.support.netns import enter_private_network
+from tests.support.stack import GROUP, LabError, Setup, Stack
 
 T = TypeVar("T")
 

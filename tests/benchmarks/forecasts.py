@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks import ours
-from tests.lab import plugin
-from tests.lab.load import Load, Plan
-from tests.lab.look import wait_open
-from tests.lab.netns import enter_private_network
-from tests.lab.stack import LabError, Stack
+from tests.support import plugin
+from tests.support.load import Load, Plan
+from tests.support.look import wait_open
+from tests.support.netns import enter_private_network
+from tests.support.stack import LabError, Stack
 
 RATE = 100.0
 

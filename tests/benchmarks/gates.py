@@ -14,11 +14,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.in_listener.contracts import Gate
-from supervisor_rolling.in_listener.gates import make_gate
-from supervisor_rolling.in_listener.gates.iptables import IptablesGate
-from supervisor_rolling.model import GatePolicy
-from tests.lab.netns import enter_private_network
+from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.listener.contracts import Gate
+from supervisor_rolling.listener.gates import make_gate
+from supervisor_rolling.listener.gates.iptables import IptablesGate
+from tests.support.netns import enter_private_network
 
 BACKENDS = ("iptables", "nftables")
 ONE = {8000: "app:app-8000 is draining (roll 1)"}

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import binder, plugin
-from tests.lab.stack import ROOT, LabError, UnixTransport
+from tests.support import binder, plugin
+from tests.support.stack import ROOT, LabError, UnixTransport
 
 FIRST_PORT = 20000
 START_WITHIN = 180.0

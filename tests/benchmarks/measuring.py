@@ -14,11 +14,11 @@ from tests.benchmarks import bound, ours, versions
 from tests.benchmarks.catalogue import Way
 from tests.benchmarks.results import Latencies, Result
 from tests.benchmarks.watching import Life, Watch, busy, least, processor_time
-from tests.lab import proc
-from tests.lab.load import Answer, Load, Plan, Report, summarise
-from tests.lab.netns import enter_private_network
-from tests.lab.site.life import UP, read
-from tests.lab.stack import LabError, Stack
+from tests.support import proc
+from tests.support.load import Answer, Load, Plan, Report, summarise
+from tests.support.netns import enter_private_network
+from tests.support.site.life import UP, read
+from tests.support.stack import LabError, Stack
 
 NOISY = 0.05
 """Seconds. A generator that sends later than this was kept from the processor, and so were the servers."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.states import asking_for_the_state
-from tests.lab import footprint, haproxy, plugin
-from tests.lab.load import quantile
-from tests.lab.look import wait_open
-from tests.lab.site import PATHS
-from tests.lab.stack import GROUP, LabError, Setup, Stack
+from tests.support import footprint, haproxy, plugin
+from tests.support.load import quantile
+from tests.support.look import wait_open
+from tests.support.site import PATHS
+from tests.support.stack import GROUP, LabError, Setup, Stack
 
 POLICY = "rolling.yaml"
 HISTORY = {"file": "%(here)s/rolls.jsonl"}

@@ -22,15 +22,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from supervisor_rolling.in_listener.pressure import Reading, read
+from supervisor_rolling.listener.cpu_pressure import Reading, read
 from tests.benchmarks.measuring import NOISY
 from tests.benchmarks.results import aligned
 from tests.benchmarks.versions import machine
-from tests.lab import look, plugin
-from tests.lab.load import Answer, Load, Plan, summarise
-from tests.lab.netns import enter_private_network
-from tests.lab.site import PATHS
-from tests.lab.stack import LabError, Setup, Stack
+from tests.support import look, plugin
+from tests.support.load import Answer, Load, Plan, summarise
+from tests.support.netns import enter_private_network
+from tests.support.site import PATHS
+from tests.support.stack import LabError, Setup, Stack
 
 RESULTS = Path(__file__).parent / "results" / "pace.json"
 

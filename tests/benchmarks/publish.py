@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.benchmarks.measuring import Measure
 from tests.benchmarks.results import load
 from tests.benchmarks.rolls import NAME, RESULTS
-from tests.lab.stack import ROOT
+from tests.support.stack import ROOT
 
 README = ROOT / "README.rst"
 FOLDER = ROOT / "docs" / "benchmark"

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from tests.benchmarks import timed_listener
 from tests.benchmarks.many import Many, Rig, running
-from tests.lab.load import quantile
-from tests.lab.netns import enter_private_network
-from tests.lab.stack import LabError, ask
+from tests.support.load import quantile
+from tests.support.netns import enter_private_network
+from tests.support.stack import LabError, ask
 
 PACE = 0.15  # seconds at least between two kills: one that was killed is warm again by then
 KNOCK_EVERY = 0.003  # seconds: oftener, and the knocking itself takes the processor from those that race

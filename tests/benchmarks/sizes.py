@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from tests.benchmarks import timed_turns
 from tests.benchmarks.many import Many, Rig, running
 from tests.benchmarks.states import asking_for_the_state
-from tests.lab import footprint, proc
-from tests.lab.load import quantile
-from tests.lab.netns import enter_private_network
-from tests.lab.stack import LabError
+from tests.support import footprint, proc
+from tests.support.load import quantile
+from tests.support.netns import enter_private_network
+from tests.support.stack import LabError
 
 AT_A_TIME = "10%"
 STATE_EVERY = 0.1  # seconds between two calls of getState: each costs supervisord a few passes over its processes

@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 
-from supervisor_rolling import listener
-from supervisor_rolling.in_listener.gates.iptables import IptablesGate
+from supervisor_rolling.listener import main as listener
+from supervisor_rolling.listener.gates.iptables import IptablesGate
 
 FILE = "TIMED_GATE"
 

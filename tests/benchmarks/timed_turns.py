@@ -12,8 +12,8 @@ import os
 import sys
 import time
 
-from supervisor_rolling import listener
-from supervisor_rolling.in_listener.roller import Roller
+from supervisor_rolling.listener import main as listener
+from supervisor_rolling.listener.reconciler import Roller
 
 FILE = "TIMED_TURNS"
 PROFILE = "TIMED_PROFILE"

@@ -1,7 +1,7 @@
 """What is seen of a group while it is restarted: how many serve, what memory it takes, what the tool costs.
 
 ``lives`` and ``least`` are arithmetic; ``Watch`` looks at a stack for as long as a ``with`` block lasts. A process
-serves from when it says that it takes requests until it says that it takes no more, or dies (``tests.lab.site.life``);
+serves from when it says that it takes requests until it says that it takes no more, or dies (``tests.support.site.life``);
 one that is up and cold serves, too, and so does one whose port somebody has closed: whoever closes says that himself.
 Points in time are seconds on CLOCK_MONOTONIC.
 """
@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab import footprint, proc
-from tests.lab.site import life
-from tests.lab.stack import MARK, Stack
+from tests.support import footprint, proc
+from tests.support.site import life
+from tests.support.stack import MARK, Stack
 
 WEIGH_EVERY = (0.1, 1.0)
 """Seconds at least and at most. The kernel holds up the processes that it weighs: 30 ms for forty of them."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
-from tests.lab.site import PATHS
-from tests.lab.site.deploy import boot, read_deploy
-from tests.lab.site.life import UP, tell
-from tests.lab.site.views import make_application
+from tests.support.site import PATHS
+from tests.support.site.deploy import boot, read_deploy
+from tests.support.site.life import UP, tell
+from tests.support.site.views import make_application
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

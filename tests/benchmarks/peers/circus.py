@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.peers.told import told
-from tests.lab.stack import GROUP, LabError, Stack
+from tests.support.stack import GROUP, LabError, Stack
 
 PAUSE = 2
 """Seconds, a whole number. Boot and warm-up take 1.3 s where nothing else wants the processor."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tornado.httpserver import HTTPServer
 from tornado.wsgi import WSGIContainer
 
-from tests.lab.site.life import LEAVING, tell
+from tests.support.site.life import LEAVING, tell
 
 LOOK_EVERY = 0.01  # seconds
 

@@ -12,7 +12,7 @@ import sys
 
 from tests.benchmarks.peers import gunicorn_conf
 from tests.benchmarks.peers.told import APPLICATION, told
-from tests.lab.stack import Stack
+from tests.support.stack import Stack
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from tests.lab.site.life import LEAVING, tell
+from tests.support.site.life import LEAVING, tell
 
 worker_class = "gthread"
 preload_app = False

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.benchmarks.peers import circus, gunicorn, uwsgi
 from tests.benchmarks.peers.told import WORKERS
-from tests.lab.stack import Setup, Stack
+from tests.support.stack import Setup, Stack
 
 
 class Peer(NamedTuple):

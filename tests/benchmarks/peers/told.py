@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.site.__main__ import THREADS
-from tests.lab.stack import MARK
+from tests.support.site.__main__ import THREADS
+from tests.support.stack import MARK
 
 WORKERS = "PEER_WORKERS"
 APPLICATION = "tests.benchmarks.peers.application:application"

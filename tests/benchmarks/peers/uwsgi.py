@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.peers.told import APPLICATION, told
-from tests.lab.stack import ROOT, Stack
+from tests.support.stack import ROOT, Stack
 
 FIFO = "uwsgi.fifo"
 CHAIN_RELOAD = "c"

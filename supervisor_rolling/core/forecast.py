@@ -1,0 +1,79 @@
+"""How long a roll will take, from how long the processes of the group took the last times.
+
+Each of the last few rolls is played again, with what is known of the new one: which processes, how many at once, how
+long each settles. So that one odd roll does not count, the middle of these does. How many boot at once changes how long
+they take, so rolls with the same number at once are asked first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor_rolling.core.model import Roll
+from supervisor_rolling.core.natural_order import natural
+
+ROLLS = 10
+"""The last rolls of a group that are kept for it."""
+
+COUNTED = 5
+"""The last of these that count: older code may have been slower, or quicker."""
+
+LONGEST = 7 * 86400.0
+"""Seconds that a process may have been away in a record: what is longer, somebody else has written."""
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """How long the processes of a group were away in one roll, in seconds, their settling left out; ``limit``: how many
+    were at once."""
+
+    limit: int
+    away: Mapping[str, float]
+
+
+def cycles(record: Mapping[str, Any]) -> Cycles:
+    """Those of a record: of the processes that came back without a failure. None of one that has another shape: others
+    may have written it."""
+    try:
+        found = {str(process["name"]): _away(process) for process in record.get("processes", ())}
+        return Cycles(int(record.get("limit", 1)), {name: away for name, away in found.items() if 0.0 < away < LONGEST})
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
+        return Cycles(1, {})
+
+
+def _away(process: Mapping[str, Any]) -> float:
+    """Seconds between leaving and being open for good; 0.0 where it did not come back, or not at the first try."""
+    stages = process.get("stages", ())
+    if process.get("failed") or not process.get("replaced") or len(stages) < 2 or stages[-1][0] != "open":
+        return 0.0
+    went_once = sum(stage == "open" for stage, _ in stages) == 1 and all(stage != "failed" for stage, _ in stages)
+    return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("settled", 0.0))) if went_once else 0.0
+
+
+def forecast(roll: Roll, before: Sequence[Cycles]) -> float:
+    """Seconds that a roll will take; 0.0 where nothing is known of its group. ``before``: of the last rolls."""
+    known = [one for one in before if one.away]
+    alike = [one for one in known if one.limit == roll.limit]
+    played = [_played(roll, one) for one in (alike or known)[-COUNTED:]]
+    return statistics.median(played) if played else 0.0
+
+
+def _played(roll: Roll, before: Cycles) -> float:
+    """Seconds that it would take as the one before went. Who was not in that takes as long as the others on average."""
+    names = sorted((member.name for member in roll.members if member.wanted), key=natural)
+    average = statistics.mean(before.away.values())
+    times = [before.away.get(name, average) + roll.policy.settle for name in names]
+    return _makespan(times, roll.policy.canary, max(1, roll.limit))
+
+
+def _makespan(times: Sequence[float], alone: int, limit: int) -> float:
+    """Seconds until all are done, where the first few go one by one and then so many at a time."""
+    first = sum(times[:alone])
+    busy = [first] * min(limit, max(1, len(times[alone:])))
+    for seconds in times[alone:]:
+        heapq.heapreplace(busy, busy[0] + seconds)
+    return max(busy)

@@ -1,0 +1,79 @@
+"""What was seen and done since it was counted last, in figures: for whoever counts."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from supervisor_rolling.core.model import Member, Roll, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.core.timeline import active, stays
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one group. ``stages``: how many processes stand in each; ``closed``: ports; ``left``: processes
+    that the roll that runs has still to replace. What has happened since: ``ended``, the status of a roll that
+    came to its end, after so many ``seconds``; ``stays``, how long processes have been in the stages that they left;
+    ``warmed``, processes that the guard has warmed."""
+
+    stages: Mapping[str, int] = field(default_factory=dict)
+    closed: int = 0
+    left: int = 0
+    ended: str = ""
+    seconds: float = 0.0
+    stays: tuple[tuple[str, float], ...] = ()
+    warmed: int = 0
+
+
+def figures(
+    old: tuple[Roll | None, Watch | None], new: tuple[Roll | None, Watch | None], seen: Seen, closed: int
+) -> Figures:
+    """Of a group whose roll and watch were ``old`` when it was counted last, and are ``new``."""
+    was, roll = old[0], new[0]
+    is_over = was is not None and roll is not None and was.status is Status.RUNNING is not roll.status
+    is_running = roll is not None and roll.status is Status.RUNNING
+    return Figures(
+        stages=_stages(roll if is_running else None, new[1], seen),
+        closed=closed,
+        left=sum(m.wanted and not m.replaced for m in roll.members) if roll and is_running else 0,
+        ended=roll.status.value if roll and is_over else "",
+        seconds=active(roll, roll.ended_at) if roll and is_over else 0.0,
+        stays=tuple(_stays(was, roll)) if was and roll and was.id == roll.id else (),
+        warmed=_warmed(old[1], new[1], seen),
+    )
+
+
+def _stages(roll: Roll | None, watch: Watch | None, seen: Seen) -> dict[str, int]:
+    wards = {ward.name: ward.stage for ward in watch.wards} if watch else {}
+    moving = {m.name: m.stage for m in roll.members if m.stage is not Stage.OPEN} if roll else {}
+    found = collections.Counter(moving.get(name) or wards.get(name) or Stage.OPEN for name in seen.processes)
+    return {stage.value: found[stage] for stage in Stage}
+
+
+def _stays(old: Roll, new: Roll) -> Iterator[tuple[str, float]]:
+    for before, after in zip(old.members, new.members):
+        yield from _stays_of(before, after)
+
+
+def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
+    entered = after.steps[max(0, len(before.steps) - 1) :]
+    for stage, at, left_at in stays(entered):
+        if stage not in (Stage.OPEN, Stage.FAILED):
+            yield stage.value, left_at - at
+
+
+def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:
+    """Those that were being warmed, and are warm as the same incarnation."""
+    if old is None or new is None:
+        return 0
+    now = {ward.name: ward for ward in new.wards}
+    warming = [ward for ward in old.wards if ward.stage is Stage.WARMING and ward.pid]
+    return sum(_is_warm(ward, now.get(ward.name), seen) for ward in warming)
+
+
+def _is_warm(ward: Ward, after: Ward | None, seen: Seen) -> bool:
+    if after is not None:
+        return after.incarnation == ward.incarnation and after.stage in (Stage.SETTLING, Stage.OPEN)
+    process = seen.processes.get(ward.name)
+    return process is not None and process.incarnation == ward.incarnation

@@ -1,0 +1,103 @@
+"""How long a turn may wait for the next one: as long as nothing can have happened that has to be seen at once."""
+
+from __future__ import annotations
+
+import math
+
+from supervisor_rolling.core.model import DrainPolicy, Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.core.stages import drained_for
+
+DRAIN_LOOK_EVERY = 0.02
+"""Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it
+must. Each costs the listener and supervisord a few milliseconds of the processor."""
+
+DRAIN_SHARE = 0.25
+"""Of the time that a drain has lasted, after which it is looked at again: what it then takes longer than it must, at
+most."""
+
+DRAIN_LOOK_AT_MOST = 0.1
+"""Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
+
+MOVE_LOOK_EVERY = 0.05
+"""Seconds between two looks while a process restarts; events wake the roller earlier."""
+
+WARM_LOOK_EVERY = 0.1
+"""Seconds between two looks while a process warms up, behind a gate that somebody may flush. Its death, and the end of
+its warm-up, wake the roller."""
+
+REST_LOOK_EVERY = 0.5
+"""Seconds between two looks while a roll waits, settles or is paused."""
+
+BARELY = 0.002
+"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING; likewise after the
+end of a settle."""
+
+IDLE_LOOK_EVERY = 5.0
+"""Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
+and whoever asks for a roll is told after ten seconds that nobody answers."""
+
+GATE_LOOK_EVERY = 0.5
+"""Seconds between two looks at what is closed: for so long a flush of the firewall lets users in. A look costs a read
+of the gate, 0.1 to 0.4 ms, and asks supervisord for nothing."""
+
+
+LOCK_TRY_EVERY = 0.05
+"""Seconds between two tries to change the firewall while another program holds its lock."""
+
+
+def gate_pause(is_holding: bool, is_busy: bool) -> float:
+    """Seconds until the next look at the gate; ``is_holding``: it has a port to be closed; ``is_busy``: another program
+    keeps it from a change."""
+    if is_busy:
+        return LOCK_TRY_EVERY
+    return GATE_LOOK_EVERY if is_holding else math.inf
+
+
+def pause(roll: Roll | None, watch: Watch | None, seen: Seen) -> float:
+    """Seconds for which a group can do without a look."""
+    found = _roll_pause(roll, seen) if roll else IDLE_LOOK_EVERY
+    return min(found, _watch_pause(watch, seen)) if watch else found
+
+
+def _roll_pause(roll: Roll, seen: Seen) -> float:
+    if roll.status is not Status.RUNNING:
+        return IDLE_LOOK_EVERY
+    stages = {member.stage for member in roll.members}
+    draining = [member for member in roll.members if member.stage is Stage.DRAINING]
+    found = [
+        REST_LOOK_EVERY,
+        *(_drain_pause(drained_for(m, seen.at, seen.closed), roll.policy.drain) for m in draining),
+    ]
+    if Stage.RESTARTING in stages:
+        found.append(MOVE_LOOK_EVERY)
+    if Stage.WARMING in stages:
+        found += [WARM_LOOK_EVERY, *_starting_for(seen)]
+    settled = [roll.policy.settle - (seen.at - m.since) for m in roll.members if m.stage is Stage.SETTLING]
+    return min([*found, *(left + BARELY for left in settled if left > 0)])
+
+
+def _drain_pause(age: float, policy: DrainPolicy) -> float:
+    """``age``: seconds for which it drains; below 0: its gate is not known closed. Its end by the clock is not
+    missed, but for a cold one's, which counts from an earlier close: that is found a look later."""
+    ends = [end - age for end in (policy.min, policy.timeout) if end > age]
+    return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
+
+
+def _watch_pause(watch: Watch, seen: Seen) -> float:
+    """Those that are down come with an event, and the end of a warm-up rings. One whose time to be tried again is over
+    waits for another that is tried now."""
+    stages = {ward.stage for ward in watch.wards}
+    retries = [
+        ward.retry_at - seen.at for ward in watch.wards if ward.stage is Stage.FAILED and ward.retry_at > seen.at
+    ]
+    rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
+    if Stage.WARMING not in stages:
+        return rest
+    starting = _starting_for(seen)
+    return min([rest, REST_LOOK_EVERY, *([WARM_LOOK_EVERY, *starting] if starting else [])])
+
+
+def _starting_for(seen: Seen) -> list[float]:
+    """Of each that supervisord will call RUNNING when its startsecs are over and something wakes it: how long until
+    then."""
+    return [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]

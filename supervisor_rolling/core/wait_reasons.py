@@ -1,0 +1,41 @@
+"""What a roll waits for, in words without numbers that run: each change of them is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from supervisor_rolling.core.model import Member, Roll, Seen, Stage, Status
+
+LONG = 5.0
+"""Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
+
+MAX_NAMED = 3
+
+
+def waiting_for(roll: Roll, text: str, since: float, at: float) -> Roll:
+    """The roll with what it waits for since then; empty: for nothing."""
+    text = text if roll.status is Status.RUNNING else ""
+    is_long = bool(text) and at - since >= LONG
+    return replace(roll, waits=text, waits_long=is_long) if (roll.waits, roll.waits_long) != (text, is_long) else roll
+
+
+def for_warm_ups(roll: Roll, seen: Seen) -> tuple[str, float]:
+    """The warm-up that lasts longest, where that is long, and since when."""
+    under_way = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
+    told = [(m.since, m.name, _hindrance(m, seen)) for m in under_way if seen.at - m.since >= LONG]
+    since, name, why = min([one for one in told if one[2]], default=(0.0, "", ""))
+    return (f"{name} to be warm: {why}", since) if name else ("", 0.0)
+
+
+def _hindrance(member: Member, seen: Seen) -> str:
+    """What keeps a new process from being warm, as far as that is known: another one that has its port, above all."""
+    warmth = seen.warmths.get(member.name) if member.stage is Stage.WARMING else None
+    return seen.held.get(member.name) or (warmth.why if warmth else "")
+
+
+def for_the_guard(names: Sequence[str], seen: Seen) -> str:
+    """Processes that the guard has still to bring back."""
+    named = [f"{name} ({seen.wards[name].stage.value})" for name in names[:MAX_NAMED]]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"the guard to finish {', '.join(named)}{more}"

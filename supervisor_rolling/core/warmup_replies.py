@@ -1,0 +1,146 @@
+"""What an answer to a request of a warm-up means: as expected, leading elsewhere, or wrong; and the fix."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from supervisor_rolling.core.model import WarmupRequest
+from supervisor_rolling.core.protocol_detection import TLS_WORDS
+from supervisor_rolling.core.text import printable
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 5
+"""Redirects that are followed for one request. More are a circle: each answer leads to the next."""
+
+REFUSALS = frozenset({400, 401, 403, 404})
+
+_UNQUOTED = re.compile(r"[A-Za-z0-9/][\w./~=&%+-]*", re.ASCII)
+"""What YAML takes as a text between braces without quotes."""
+
+
+class Reply(NamedTuple):
+    """An answer. ``location``: where a redirect leads; ``beginning``: of the body of a 400."""
+
+    status: int
+    location: str = ""
+    beginning: bytes = b""
+
+
+def is_expected(request: WarmupRequest, status: int) -> bool:
+    """Whether this answer shows that the process is warm for the request: without ``expect``, any 2xx."""
+    return status in request.expect if request.expect else 200 <= status < 300
+
+
+def is_lasting(reply: Reply) -> bool:
+    """Whether the answer is about what was asked, and not about a process that is not ready yet."""
+    return reply.status in REFUSALS or reply.status in REDIRECTS
+
+
+def redirected(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], own: str) -> WarmupRequest | None:
+    """The request that a redirect asks for. None where the answer is none, where the redirect itself is expected, and
+    where it leads away from the process. ``own``: its ``address:port``; ``headers``: those of all requests."""
+    if request.expect or reply.status not in REDIRECTS or not reply.location:
+        return None
+    host = _host(request, headers) or own
+    try:
+        target, port = _target(request, reply, host), _place(urlsplit(f"//{own}"))[1]
+        here = {_place(urlsplit(f"//{host}")), _place(urlsplit(f"//{own}"))}
+        is_here = target.scheme == "http" and _place(target) in {*here, *((name, port) for name, _ in here)}
+    except ValueError:  # no URL
+        return None
+    if not is_here:
+        return None
+    path = f"{target.path or '/'}{f'?{target.query}' if target.query else ''}"
+    keeps_method = request.method in ("GET", "HEAD") or reply.status in (307, 308)
+    return replace(request, path=path) if keeps_method else replace(request, path=path, method="GET", body="")
+
+
+def unexpected_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+    """What is wrong with the answer to a request of the list, and the fix."""
+    what = f"{request.method} {request.path}"
+    if request.expect:
+        return f"{what} answered {reply.status}, expected {' or '.join(map(str, request.expect))}"
+    method = "" if request.method == "GET" else f"method: {request.method}, "
+    accepted = f"{{{method}path: {_scalar(request.path)}, expect: [{reply.status}]}}"
+    fix = _fix(request, reply, headers, group, f"accept it: `{accepted}` in warmup.requests")
+    if reply.status in REDIRECTS:
+        return f"{what} answers {_leads(reply)}{fix}"
+    return f"{what} answered {reply.status}, expected 2xx{fix}"
+
+
+def unready_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+    """What a process that is not ready yet answers, and the fix where that will not change by itself."""
+    what = _leads(reply) if reply.status in REDIRECTS else str(reply.status)
+    fix = _fix(request, reply, headers, group, "name another path in warmup.ready")
+    return f"GET {request.path} (ready) answers {what}{fix}"
+
+
+def statuses_text(statuses: Sequence[int]) -> str:
+    """``200 x 8, 404 x 3``; empty where all were 200."""
+    counts = Counter(statuses)
+    return "" if set(counts) <= {200} else ", ".join(f"{status} x {counts[status]}" for status in sorted(counts))
+
+
+def _leads(reply: Reply) -> str:
+    return f"{reply.status} to {printable(reply.location, 200) or 'nowhere'}"
+
+
+def _fix(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str, otherwise: str) -> str:
+    advice = _advice(request, reply, headers, group)
+    return f". Fix: {advice}, or {otherwise}" if advice else ""
+
+
+def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+    if reply.status in REDIRECTS:
+        return _redirect_advice(request, reply, headers, group)
+    if reply.status == 400:
+        if any(word in reply.beginning for word in TLS_WORDS):
+            return "let it serve plain HTTP: it seems to want TLS"
+        if _host(request, headers):
+            return f"set warmup.headers in groups.{group} of rolling.yaml as the load balancer does"
+        return f"{_header_advice('Host', 'NAME', group)}, where NAME is a name that it serves"
+    if reply.status in (401, 403):
+        return f"{_header_advice('Authorization', 'VALUE', group)}, where VALUE is what it accepts"
+    return "correct the path" if reply.status == 404 else ""
+
+
+def _redirect_advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+    try:
+        target = _target(request, reply, _host(request, headers) or "localhost")
+        name = target.hostname or ""
+    except ValueError:
+        return "correct where it leads"
+    if target.scheme == "https":
+        return _header_advice("X-Forwarded-Proto", "https", group)
+    if name and name != "localhost" and not reply.location.startswith("/"):
+        return _header_advice("Host", _scalar(printable(name, 100)), group)
+    return "name the path to which it leads"
+
+
+def _header_advice(name: str, value: str, group: str) -> str:
+    return f"set `warmup: {{headers: {{{name}: {value}}}}}` in groups.{group} of rolling.yaml"
+
+
+def _scalar(text: str) -> str:
+    """A text as YAML has it between braces."""
+    return text if _UNQUOTED.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _host(request: WarmupRequest, headers: Mapping[str, str]) -> str:
+    """The Host header that the operator has set; empty where it is the address."""
+    given = {name.lower(): value for name, value in (*headers.items(), *request.headers.items())}
+    return given.get("host", "")
+
+
+def _target(request: WarmupRequest, reply: Reply, host: str) -> SplitResult:
+    return urlsplit(urljoin(f"http://{host}{request.path}", reply.location))
+
+
+def _place(url: SplitResult) -> tuple[str, int]:
+    return (url.hostname or "").lower(), url.port or 80

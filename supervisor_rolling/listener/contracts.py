@@ -1,0 +1,394 @@
+"""What the roller needs of the snapshot, as Protocols, and the promises that an adapter makes.
+
+All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
+``errors.py``; an adapter translates what its library raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from supervisor_rolling.core.checks.conntrack import Conntrack
+from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.forecast import Cycles
+from supervisor_rolling.core.metrics_snapshot import Figures
+from supervisor_rolling.core.model import (
+    Arrival,
+    BalancerPolicy,
+    Client,
+    Connections,
+    Finding,
+    Holder,
+    HookJob,
+    HookResult,
+    Incarnation,
+    Notice,
+    NoticeJob,
+    Order,
+    Outcome,
+    Policy,
+    PortUse,
+    Report,
+    Roll,
+    Snapshot,
+    Warmth,
+    WarmupJob,
+    Watch,
+)
+from supervisor_rolling.core.nginx_config import Nginx
+
+
+class Gate(Protocol):
+    """Closes ports to new connections; connections that exist are never touched. ``name``: the backend's."""
+
+    name: str
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        """Make exactly these ports closed, for one lease from now; all others of this gate open.
+
+        ``closed`` maps a port to a comment for whoever lists the rules. ``drained`` are those of them on which no
+        request is waited for: a load balancer sends nothing there, not even the users of its cookie. Returns the ports
+        that were read back as closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed
+        without a gap, as far as this object knows: a lease that ran out before it was renewed begins anew. Call it
+        every turn; it costs a read when nothing changes. An empty mapping leaves no rule and no chain behind.
+
+        Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
+        PartlyHeldError where some ports could not be closed, with those that are.
+        """
+        ...
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """What others have done by which these ports, each with its process, could not be closed, although the gate
+        works. Changes nothing. Raises GateError where it cannot be seen."""
+        ...
+
+    def check(self) -> None:
+        """Raise what ``hold`` would raise for want of rights or kernel support; change nothing that lasts."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """What a gate has besides that stands in the load balancer, and so sees requests where the kernel sees
+    connections: a pool of idle ones stays open when nothing is in flight any more."""
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+        """How much is left on each of these ports that would be lost with the process; 0: it may be stopped.
+
+        ``found`` is what the kernel had just before. A new connection on a closed port is no leak with such a gate: the
+        balancer's checks make some, and what it had queued. Who comes past the balancer is counted among what is left.
+
+        Raises GateError where it cannot tell.
+        """
+        ...
+
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        """Of these ports, those with connections that are not the balancer's own: another balancer, or another part of
+        this one, sends requests to them. Raises GateError where it cannot tell."""
+        ...
+
+
+class Sockets(Protocol):
+    """What the kernel knows of the connections of a port."""
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        """The connections of each port, in this network namespace, both address families; and of each the so many
+        ``oldest``, as far as their age is known. The kernel walks its table of all connections for it."""
+        ...
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """The local addresses that accept on each port, both address families. Cheap: for a look every few ms."""
+        ...
+
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        """The TCP ports that each of these processes or a descendant of it listens on, ascending."""
+        ...
+
+    def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
+        ...
+
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
+        """Of these processes, each with its ports, those that do not listen on them while a descendant does."""
+        ...
+
+    def listening(self, port: int, pid: int) -> PortUse:
+        """What listens on a port: the process or a descendant of it, and what else does in its place or beside it.
+
+        It asks the kernel for sockets that listen, and reads the open files of every process of the host only where
+        such a socket is not held by the process and its descendants: do not ask more often than every 0.5 s then.
+        """
+        ...
+
+    def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
+        """The processes that listen on each of these ports, or have an outgoing connection from it, as far as that can
+        be seen. It reads the open files of every process of the host: not for every turn."""
+        ...
+
+
+class Clients(Protocol):
+    """Finds out which programs connect to the ports of a group, in a thread of its own. Never blocks, never raises."""
+
+    def look(self, group: str, ports: Collection[int], since: float) -> Sequence[Client] | None:
+        """What a look found that began at ``since`` or later; None while there is none: then one is begun."""
+        ...
+
+    def last(self, group: str) -> Sequence[Client] | None:
+        """What the last look that is over found; None where there was none."""
+        ...
+
+    def program_of(self, peer: str, port: int) -> str:
+        """The name of the program on this host whose connection to ``port`` comes from ``peer`` (``address:port``);
+        empty where there is none. It reads the open files of every process: not for every turn."""
+        ...
+
+
+class Pools(Protocol):
+    """Makes nginx close the connections of its keepalive pool that a port has, each after its next answer."""
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The peers of the connections that have not had that answer yet, as the last ``hold`` found them."""
+        ...
+
+    def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
+        """Do so for exactly these ports, for so many seconds from now; for all others no longer. A port that is new
+        here has its connections of this moment taken up, and no later one: its gate has to be closed before.
+
+        Returns, for each port, what it has answered on them so far: ``http``, where one will be closed; ``sealed``,
+        where TLS or HTTP/2 was seen; empty, where neither was. Call it every turn. Without ports it never raises;
+        else GatePermissionError where it can never work as things are, GateError where it did not work this time.
+        """
+        ...
+
+    def check(self) -> None:
+        """Try it out on a connection of its own. Raises GatePermissionError where it does not work."""
+        ...
+
+
+class Arrivals(Protocol):
+    """Sees requests come to ports, on whatever connection. It may see none where it has no rights, or where they are
+    encrypted: what it tells is true, what it does not tell may be."""
+
+    def watch(self, ports: Collection[int]) -> None:
+        """Watch exactly these ports from now on, both address families. Never raises: what does not work is logged
+        once."""
+        ...
+
+    def take(self) -> Sequence[Arrival]:
+        """The requests that came since the last call, in their order on each connection. Never blocks."""
+        ...
+
+
+class Flags(Protocol):
+    """Tells processes that they drain, for those that look."""
+
+    def hold(self, draining: Collection[tuple[str, str]]) -> None:
+        """Flag exactly these processes, each a group and a name, until a lease of seconds ends unless renewed. Call it
+        every turn; it costs next to nothing when nothing changes. Never raises: what does not work is logged once."""
+        ...
+
+
+class Balancers(Protocol):
+    """Reads what the load balancer's configuration says."""
+
+    def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
+        """The configuration, read at ``since`` (CLOCK_MONOTONIC) or later where that is done; None while it is being
+        read. One that cannot be read has a ``problem``. Never blocks."""
+        ...
+
+    def last(self, policy: BalancerPolicy) -> Nginx | None:
+        """The configuration as it was last read; None where it never was, and is being read now."""
+        ...
+
+
+Doors = Mapping[tuple[str, int], str]
+"""Addresses and ports, each with why a connection did not come about; empty where it did."""
+
+NO_ANSWER = "no answer within a second"
+"""Of a door that is neither open nor shut: its process is too busy to accept, say."""
+
+Look = Callable[[], tuple[Doors, Doors]]
+
+
+class Trials(Protocol):
+    """Tries for real what a look can only believe. Each look at doors ends within a second."""
+
+    def try_gate(
+        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+    ) -> Sequence[str]:
+        """What a gate does not do that it should, on a port that nobody uses, at these addresses and at loopback.
+        ``closed(port, look)`` gives what ``look`` does while the port is closed.
+
+        Raises what ``closed`` raises, and OSError where there is no port to try it on.
+        """
+        ...
+
+    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+        """The address at which a warm-up would ask a process that listens on these; empty where none can be asked."""
+        ...
+
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+        """Connect to each, past a closed gate by ``bypass``, and hang up."""
+        ...
+
+    def metrics(self, address: str) -> tuple[str, str]:
+        """Why there can be no figures at an address and port, and what to do about it; empty where there can be, or
+        are."""
+        ...
+
+    def distrust(self, policy: Policy) -> Sequence[Finding]:
+        """Each file that the listener, as root, executes or obeys for a group and that another user could change or
+        replace."""
+        ...
+
+    def conntrack(self) -> Conntrack | None:
+        """How full the table of tracked connections is; None where the kernel has none."""
+        ...
+
+
+class Pressure(Protocol):
+    """Tells how busy the processors are."""
+
+    def cpu(self) -> float | None:
+        """Percent of the last second or so in which somebody waited for a processor that another had; None where nobody
+        can tell. Never blocks, never raises: what does not work is logged once."""
+        ...
+
+
+class Deaths(Protocol):
+    """Tells at once when a process has died."""
+
+    def watch(self, processes: Collection[Incarnation]) -> None:
+        """Watch exactly these processes from now on. One that is dead already has died."""
+        ...
+
+    def take(self) -> Collection[Incarnation]:
+        """Those of the watched that have died; each is told until it is no longer watched. Never blocks."""
+        ...
+
+
+class Warmups(Protocol):
+    """Warms processes, each in a thread of its own."""
+
+    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+        """Warm exactly these processes: begin what is new (so is another incarnation, and another policy), drop what is
+        no longer wanted, and say how far each got. One that was said to be late and is still wanted begins anew. Never
+        blocks."""
+        ...
+
+    def end(self) -> None:
+        """Drop them all, and wait a moment for the commands that run."""
+        ...
+
+
+class Notices(Protocol):
+    """Tells processes that they drain, each in a thread of its own."""
+
+    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
+        """Tell each of these processes once for as long as it is wanted, and say how far that got. Never blocks."""
+        ...
+
+    def peers(self) -> frozenset[str]:
+        """Whom the processes that are told now see as their peers for it, known before they can see them."""
+        ...
+
+
+class Hooks(Protocol):
+    """Runs the operator's commands, each job in a thread of its own."""
+
+    def tend(self, wanted: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+        """Run exactly these jobs: begin what is new by its key, end what is no longer wanted, and say how far each got.
+        Never blocks."""
+        ...
+
+    def end(self) -> None:
+        """End whatever runs, and wait a moment for that."""
+        ...
+
+
+class Metrics(Protocol):
+    """Figures for whoever watches from afar. Never raises: what does not work is logged, and tried again."""
+
+    def is_on(self) -> bool:
+        """Whether anybody wants them. Call it every turn: it begins and ends as rolling.yaml says."""
+        ...
+
+    def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
+        """Take what a turn has seen of each group, and how far its warm-ups are."""
+        ...
+
+
+class History(Protocol):
+    """The rolls that were. Never raises: what does not work is logged, and tried again. Records and their heads have
+    the shapes of ``core/records.py``."""
+
+    def keep(self, rolls: Collection[Roll]) -> None:
+        """Keep what is new of the rolls that supervisord knows; one that ran and that it does not know has ended with
+        an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
+        ...
+
+    def close(self, rolls: Collection[Roll], at: float, are_lost: bool) -> None:
+        """Keep how far those of these rolls are that run: the listener ends. ``at``: when supervisord was looked at
+        last. ``are_lost``: supervisord is gone, and they with it. Otherwise the next listener finds that out."""
+        ...
+
+    def last_id(self) -> int:
+        """The largest number of a roll that is kept; 0: there is none."""
+        ...
+
+    def cycles(self, group: str) -> Sequence[Cycles]:
+        """How long each process was away in the last rolls of a group, the newest last."""
+        ...
+
+    def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
+        """The heads of the last so many rolls, the newest last; of every group, where none is named."""
+        ...
+
+    def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
+        """A whole record: of the roll of this number, or the last one where it is empty; None where there is none."""
+        ...
+
+
+class Supervisor(Protocol):
+    """supervisord and the mailbox in it. Every method raises SupervisorError where there is no answer."""
+
+    def look(self, guarded: Collection[str]) -> Snapshot:
+        """Everything that supervisord knows, at once; with the processes of the groups that are guarded."""
+        ...
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        """Write a roll on top of the version that was looked at; ``request`` is the one that it answers, if any.
+
+        Raises ConflictError when somebody else wrote since: look again.
+        """
+        ...
+
+    def guard(self, watch: Watch) -> None:
+        """Write what the guard of a group has in hand, whatever was written before."""
+        ...
+
+    def unguard(self, group: str) -> None:
+        """Forget what the guard of a group had in hand: the group is no longer guarded."""
+        ...
+
+    def refuse(self, request: int, code: int, text: str) -> None:
+        """Tell whoever asked that it is not done, and why; ``code`` is a number of ``errors.Fault``."""
+        ...
+
+    def plan(self, request: int, roll: Roll) -> None:
+        """Answer a dry run."""
+        ...
+
+    def report(self, request: int, report: Report) -> None:
+        """Answer a check."""
+        ...
+
+    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+        """Answer a question about the rolls that were: ``rolls``, an array of heads, or ``record``, JSON text."""
+        ...
+
+    def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
+        """Give a few orders at once, and say what became of each; waits for the end of none."""
+        ...

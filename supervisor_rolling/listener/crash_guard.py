@@ -1,0 +1,153 @@
+"""Which groups are guarded, by which policy, and on which ports: what ``core.guard`` needs of the snapshot.
+
+Keeps nothing that cannot be lost: policies are read again, ports are found again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from supervisor_rolling.core import guard
+from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.guard import Ports
+from supervisor_rolling.core.model import Config, Incarnation, Policy, PortRule, Process, Snapshot, Watch
+from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.listener.contracts import Sockets
+
+log = logging.getLogger("supervisor_rolling")
+
+NONE = Incarnation()
+"""In place of the incarnation that known ports are of, where that is not known."""
+
+Each = Callable[[Iterable[str], Callable[[str], Watch]], Mapping[str, Watch]]
+
+
+def in_order(groups: Iterable[str], part: Callable[[str], Watch]) -> Mapping[str, Watch]:
+    """The simplest ``Each``: an error in one group ends it for all."""
+    return {group: part(group) for group in groups}
+
+
+class Watches:
+    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none; ``settled``
+    a policy with the time to settle, for processes with these ports."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        latest_config: Callable[[], Config | None],
+        settled: Callable[[Policy, Ports], Policy],
+    ) -> None:
+        self._settled = settled
+        self._sockets = sockets
+        self._latest_config = latest_config
+        self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
+        self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[int, ...]]]] = {}
+        self._claims: dict[str, Counter[int]] = {}
+        self._complaints: dict[tuple[str, str], str] = {}
+
+    def guarded(self) -> dict[str, Policy]:
+        """The policies of the groups that shall be guarded."""
+        config = self._latest_config()
+        return {group: policy for group, policy in config.groups.items() if policy.guard.enabled} if config else {}
+
+    def ended(self, snapshot: Snapshot) -> list[str]:
+        """The groups that have a watch and shall not be guarded any more; not those whose policy cannot be read."""
+        guarded = {*self.guarded(), *self._unread(snapshot)}
+        return [group for group in snapshot.watches if group not in guarded]
+
+    def of(self, snapshot: Snapshot, at: float, each: Each = in_order) -> dict[str, Watch]:
+        """The watch of each guarded group, by today's policy; a new one for a group that was not guarded before.
+        ``each`` calls a function for each group."""
+        config = self._latest_config()
+        guarded = self.guarded()
+        there = {group: policy for group, policy in guarded.items() if snapshot.processes.get(group)}
+        self._claims = {group: claims for group, claims in self._claims.items() if group in there}
+
+        def watch_of(group: str) -> Watch:
+            assert config is not None
+            processes, policy = snapshot.processes[group], there[group]
+            watch = snapshot.watches.get(group) or self._begun(policy, config, processes, at)
+            if policy.settle_auto:
+                policy = self._settled(policy, self.ports(replace(watch, policy=policy), processes))
+            return guard.by_policy(watch, policy, config.gate, at)
+
+        return {**{group: snapshot.watches[group] for group in self._unread(snapshot)}, **each(there, watch_of)}
+
+    def _unread(self, snapshot: Snapshot) -> list[str]:
+        """The groups whose watch goes on by the policy in it, because this listener has never read a valid one."""
+        config = self._latest_config()
+        return [g for g in snapshot.watches if config is None or (g in config.invalid and g not in config.groups)]
+
+    def ports(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
+        """The ports of each process; none for one whose ports nobody knows, which cannot be guarded."""
+        policy = watch.policy
+        found = self._told_by_kernel(watch, processes) if policy.ports.auto else self._ruled(policy, processes)
+        self._claims[policy.group] = Counter(port for ports in found.values() for port in ports)
+        shared = self._shared(policy.group)
+        without = [name for name in processes if not found[name] and not policy.ports.auto]
+        sharing = [name for name, ports in found.items() if not shared.isdisjoint(ports)]
+        self._complain(policy.group, "finds no port for", without)
+        self._complain(policy.group, "gives a port of another process to", sharing)
+        return {name: () if name in sharing else ports for name, ports in found.items()} if sharing else found
+
+    def _shared(self, group: str) -> frozenset[int]:
+        """The ports that more than one process has: to close one of them would close all."""
+        own = self._claims[group]
+        others = (claims for name, claims in self._claims.items() if name != group)
+        twice = {port for port, times in own.items() if times > 1}
+        return frozenset(twice.union(*(own.keys() & claims.keys() for claims in others)))
+
+    def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> Watch:
+        empty = Watch(policy.group, policy, config.gate)
+        log.info("%s is guarded from now on: no process of it serves before it is warm", policy.group)
+        return guard.begin(empty, processes, self.ports(empty, processes), at)
+
+    def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Ports:
+        rule, known = self._by_rule.get(policy.group, (None, {}))
+        if rule != policy.ports or known.keys() != processes.keys():
+            known = {name: ports_for(policy.ports, name) for name in processes}
+            self._by_rule[policy.group] = (policy.ports, known)
+        return known
+
+    def _told_by_kernel(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
+        """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
+        on."""
+        before = self._by_kernel.get(watch.group, {ward.name: (NONE, ward.ports) for ward in watch.wards})
+        known = {name: before.get(name, (NONE, ())) for name in processes}
+        asked = {
+            name: process.incarnation
+            for name, process in processes.items()
+            if process.state == "RUNNING" and process.pid
+            if known[name][0] != process.incarnation or not known[name][1]
+        }
+        found, why = self._ports_of({name: one.pid for name, one in asked.items()})
+        for name, one in asked.items():
+            known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
+        self._by_kernel[watch.group] = known
+        self._complain(watch.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
+        return {name: ports for name, (_, ports) in known.items()}
+
+    def _ports_of(self, pids: Mapping[str, int]) -> tuple[Ports, dict[str, str]]:
+        """Those of each process, and the reason where they cannot be seen. All at once, which reads /proc once; where
+        one cannot be seen, one by one."""
+        if not pids:
+            return {}, {}
+        try:
+            found = self._sockets.ports_of(list(pids.values()))
+            return {name: found[pid] for name, pid in pids.items()}, {}
+        except SocketsError as error:
+            if len(pids) == 1:
+                return dict.fromkeys(pids, ()), dict.fromkeys(pids, str(error))
+        each = [self._ports_of({name: pid}) for name, pid in pids.items()]
+        return {k: v for ports, _ in each for k, v in ports.items()}, {k: v for _, why in each for k, v in why.items()}
+
+    def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:
+        """Say which processes cannot be guarded, once. ``problem`` is one of few: what is said is remembered by it."""
+        text = ", ".join(sorted(names, key=natural))
+        if text and text != self._complaints.get((group, problem)):
+            log.warning("groups.%s.ports %s %s: they are not guarded%s", group, problem, text, why and f". {why}")
+        self._complaints[group, problem] = text

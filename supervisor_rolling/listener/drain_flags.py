@@ -1,0 +1,80 @@
+"""Tells processes that they drain: the ``Flags`` of ``contracts.py``, by the files of ``draining.py``.
+
+An application may look or not, so what goes wrong here stops no roll: it is logged once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from supervisor_rolling.draining import directory_of, file_name
+from supervisor_rolling.listener import shared_directory
+
+log = logging.getLogger("supervisor_rolling")
+
+LEASE = 10.0
+"""Seconds for which a flag stays up unless renewed: more than a listener is away while supervisord starts another."""
+
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileFlags:
+    """Files in one directory, for one thread. ``url``: that of the supervisord whose processes they are of; ``clock``:
+    the wall clock."""
+
+    def __init__(self, environment: Mapping[str, str], url: str, clock: Callable[[], float] = time.time) -> None:
+        self._directory = directory_of(environment)
+        self._url = url
+        self._clock = clock
+        self._until: dict[tuple[str, str], float] = {}
+        self._has_complained = False
+
+    def hold(self, draining: Collection[tuple[str, str]]) -> None:
+        """See ``Flags.hold``."""
+        try:
+            for process in self._until.keys() - set(draining):
+                self._lower(process)
+            for process in draining:
+                self._raise(process)
+        except OSError as error:
+            self._complain("processes", error)
+
+    def _raise(self, process: tuple[str, str]) -> None:
+        now = self._clock()
+        left = self._until.get(process, 0.0) - now
+        if LEASE / 2 < left <= LEASE:
+            return
+        shared_directory.prepare(self._directory)
+        if not shared_directory.is_open_to_all(self._directory):
+            chmod = f"chmod o+x {shlex.quote(self._directory)}"
+            self._complain("processes of other users", f"they cannot look into {self._directory}; {chmod}")
+        flag = os.open(self._path(process), _OPEN, 0o644)
+        try:
+            os.utime(flag, (now, now + LEASE))
+        finally:
+            os.close(flag)
+        self._until[process] = now + LEASE
+
+    def _lower(self, process: tuple[str, str]) -> None:
+        del self._until[process]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(process))
+
+    def _path(self, process: tuple[str, str]) -> str:
+        return os.path.join(self._directory, file_name(self._url, *process))
+
+    def _complain(self, who: str, why: object) -> None:
+        if not self._has_complained:
+            log.warning(
+                "%s cannot be told that they drain, so the middlewares supervisor_rolling.wsgi and .asgi close no "
+                "connection: %s. %s",
+                who,
+                why,
+                shared_directory.ANOTHER,
+            )
+        self._has_complained = True

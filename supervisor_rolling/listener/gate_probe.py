@@ -1,0 +1,182 @@
+"""Tries a gate for real, on a port of our own that nobody uses; and whether a warm-up would reach each process.
+
+Together these two show that a warm-up reaches a process through its closed gate, while no process's gate is closed for
+it: behind the spare port the gate is the same, and in front of the process so are address and mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+
+from supervisor_rolling.core.checks.conntrack import Conntrack
+from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, Finding, Policy
+from supervisor_rolling.listener import file_trust
+from supervisor_rolling.listener.balancer_config import nginx_program
+from supervisor_rolling.listener.contracts import NO_ANSWER, Doors, Look
+from supervisor_rolling.listener.own_addresses import is_own
+from supervisor_rolling.listener.procfs import own_inodes
+from supervisor_rolling.listener.sock_diag import LISTEN, tcp_sockets
+from supervisor_rolling.listener.warmup import SO_MARK, reached_at
+
+LOOPBACKS = ("127.0.0.1", "::1")
+WITHIN = 1.0
+"""Seconds for all connections of one look. Over loopback each takes a tenth of a millisecond, if a gate does not drop
+what it should refuse."""
+
+AT_ONCE = 64
+"""Connections that are open at the same time: the listener has a pidfd for each process, too."""
+
+_CONNTRACK = "/proc/sys/net/netfilter"
+
+ATTEMPTS = 5
+"""To find a port that is free on all addresses."""
+
+
+class RealTrials:
+    """The ``Trials`` of ``contracts.py``, in this network namespace."""
+
+    def try_gate(
+        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+    ) -> list[str]:
+        """See ``Trials.try_gate``."""
+        with _spare(addresses) as (port, there):
+            doors = [(address, port) for address in there]
+            before = self.connect(doors)
+            refused, passed = closed(port, lambda: (self.connect(doors), self.connect(doors, bypass)))
+            after = self.connect(doors)
+        if any(before.values()):
+            return []  # somebody else keeps them out: nothing can be shown here
+        return [
+            *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
+            *(
+                f"lets no warm-up to {address} through (bypass: {bypass}): {why}"
+                for (address, _), why in passed.items()
+                if why and not (bypass == "address" and ":" in address)
+            ),
+            *(f"does not open {address} again: {why}" for (address, _), why in after.items() if why),
+        ]
+
+    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+        """See ``Trials.door``."""
+        return reached_at(addresses, bypass)
+
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+        """See ``Trials.connect``."""
+        deadline, waiting = time.monotonic() + WITHIN, list(doors)
+        found: dict[tuple[str, int], str] = dict.fromkeys(doors, NO_ANSWER)
+        for at in range(0, len(waiting), AT_ONCE):
+            found.update(_connected(waiting[at : at + AT_ONCE], bypass, deadline))
+        return found
+
+    def metrics(self, address: str) -> tuple[str, str]:
+        """See ``Trials.metrics``."""
+        host, _, port = address.rpartition(":")
+        if importlib.util.find_spec("prometheus_client") is None:
+            return "prometheus_client is missing", "pip install supervisor_rolling[metrics]"
+        try:
+            _listening(host.strip("[]"), int(port)).close()
+        except OSError as error:
+            if not _listens_itself(int(port)):
+                reason = os.strerror(error.errno) if error.errno else error
+                why = f"{address} cannot be listened on: {reason}"
+                return why, f"name another address, or see who has it: ss -ltnp sport = :{port}"
+        return "", ""
+
+    def distrust(self, policy: Policy) -> list[Finding]:
+        """See ``Trials.distrust``."""
+        hooks = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
+        found = {f"groups.{policy.group}.{key}": file_trust.of_command(command) for key, command in hooks.items()}
+        if policy.balancer.nginx:
+            found[f"groups.{policy.group}.balancer.nginx"] = file_trust.of_file(policy.balancer.nginx)
+        found["nginx"] = file_trust.of_file(nginx_program() or "")
+        return [
+            Finding("trust", where, f"root executes or obeys {one.path}, but it {one.text}", one.fix, refuses=True)
+            for where, problems in found.items()
+            for one in problems
+        ]
+
+    def conntrack(self) -> Conntrack | None:
+        """See ``Trials.conntrack``."""
+        try:
+            count, most = (int(Path(_CONNTRACK, f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+        except (OSError, ValueError):
+            return None
+        return Conntrack(count, most)
+
+
+def _connected(doors: Collection[tuple[str, int]], bypass: str, deadline: float) -> dict[tuple[str, int], str]:
+    """Those that have answered until the deadline."""
+    found: dict[tuple[str, int], str] = {}
+    with selectors.DefaultSelector() as selector, ExitStack() as keep:
+        for door in doors:
+            try:
+                connection = keep.enter_context(_connecting(door, bypass))
+                selector.register(connection, selectors.EVENT_WRITE, door)
+            except OSError as error:
+                found[door] = error.strerror or str(error)
+        while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
+            for key, _ in ready:
+                found[key.data] = _outcome(key.fileobj)
+                selector.unregister(key.fileobj)
+    return found
+
+
+def _connecting(door: tuple[str, int], bypass: str) -> socket.socket:
+    address, port = door
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        if bypass == "mark":
+            connection.setsockopt(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)
+        elif bypass == "address" and ":" not in address:
+            connection.bind((BYPASS_ADDRESS, 0))
+        with contextlib.suppress(BlockingIOError):
+            connection.connect((address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _outcome(connection: object) -> str:
+    assert isinstance(connection, socket.socket)
+    error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode.get(error, str(error)) if error else ""
+
+
+@contextlib.contextmanager
+def _spare(addresses: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    """Listen on a port that was free, on these addresses and on loopback of each family; gives it and them."""
+    wanted = [one for one in dict.fromkeys([*LOOPBACKS, *addresses]) if is_own(one)]
+    for attempt in range(ATTEMPTS):
+        with ExitStack() as keep:
+            try:
+                first = keep.enter_context(_listening(wanted[0], 0))
+                port: int = first.getsockname()[1]
+                for address in wanted[1:]:
+                    keep.enter_context(_listening(address, port))
+            except OSError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                continue
+            yield port, wanted
+            return
+
+
+def _listens_itself(port: int) -> bool:
+    """Whether this very process does."""
+    return not own_inodes(os.getpid()).isdisjoint(one.inode for one in tcp_sockets((LISTEN,), [port]))
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)

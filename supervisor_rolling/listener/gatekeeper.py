@@ -1,0 +1,215 @@
+"""One gate at a time, and what is known of it: the roller's memory of what it holds closed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
+
+from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
+from supervisor_rolling.core.model import Connections, Finding, GatePolicy
+from supervisor_rolling.listener.contracts import Counting, Gate
+
+log = logging.getLogger("supervisor_rolling")
+
+T = TypeVar("T")
+Place = tuple[object, ...]
+
+TRIAL = "a trial, gone in a moment"
+
+
+class Gatekeeper:
+    """Holds ports closed with the gate of the policy in force.
+
+    ``closed_since``, ``problem`` and ``is_busy`` are of the last ``hold``; busy: another program holds a lock, and it
+    is worth a try soon. ``knows``: there has been one; before, it is not known what a listener that died has left
+    closed.
+
+    Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a
+    policy with a typing error opens nothing.
+    """
+
+    def __init__(self, make_gate: Callable[[GatePolicy], Gate]) -> None:
+        self._make_gate = make_gate
+        self._policy: GatePolicy | None = None
+        self._gate: Gate | None = None
+        self._next: tuple[GatePolicy, Gate] | None = None
+        self._leaving: dict[Place, Gate] = {}
+        self._wrong = ""  # with the policy that is to be in force, and is not
+        self._held: Mapping[int, str] = {}
+        self._drained: Collection[int] = ()
+        self.knows = False
+        self.closed_since: Mapping[int, float] = {}
+        self.problem = ""
+        self.is_busy = False
+
+    @property
+    def is_firewall(self) -> bool:
+        """Whether it closes any port, and not only those that a load balancer knows."""
+        return self._gate is not None and not isinstance(self._gate, Counting)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether any port is to be closed."""
+        return bool(self._held)
+
+    def describe(self) -> str:
+        """The backend in force, by its name."""
+        return self._gate.name if self._gate else "none"
+
+    @property
+    def bypass(self) -> str:
+        """How a warm-up passes the gate in force; empty where there is none yet."""
+        return self._policy.bypass if self._policy else ""
+
+    def prove(self, policy: GatePolicy) -> None:
+        """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot;
+        then the one before it holds on."""
+        gate = self._gate_of(policy)
+        gate.check()
+        problem = self._replace(policy, gate, self._held, self._drained) if gate is not self._gate else ""
+        if problem:
+            raise GateError(problem)
+
+    def hold_by(self, policy: GatePolicy, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
+        """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now.
+        Where that does not work the one before it holds all the same, and ``problem`` says so."""
+        try:
+            gate = self._gate_of(policy)
+        except GateError as error:
+            self._wrong = str(error)
+            self._hold(closed, drained)
+            self.is_busy = isinstance(error, GateBusyError)
+            return
+        is_in_force = gate is self._gate
+        self._wrong = "" if is_in_force else self._replace(policy, gate, closed, drained)
+        if is_in_force or self._wrong:
+            self._hold(closed, drained)
+
+    def hold(self, closed: Mapping[int, str]) -> None:
+        """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
+        self._wrong = ""
+        self._hold(closed)
+
+    def _hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
+        self._held, self._drained = closed, drained
+        self.knows = True
+        if self._gate is None:
+            self._note({}, self._wrong)
+            return
+        found, problem = self._held_by(self._gate, closed, drained)
+        opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
+        if opened:
+            log.warning(
+                "found open and closed again: port %s (somebody removed the rule, its lease was over, or HAProxy was "
+                "reloaded)",
+                ", ".join(opened),
+            )
+        self._note(found, problem or self._let_go() or self._wrong)
+
+    def tried(self, port: int, look: Callable[[], T]) -> T:
+        """What a look finds while a port is closed besides what is held. Raises GateError where it does not close."""
+        held, drained = self._held, self._drained
+        self._hold({**held, port: TRIAL}, drained)
+        try:
+            if port not in self.closed_since:
+                raise GateError(self.problem or f"port {port} is not found closed")
+            return look()
+        finally:
+            self._hold(held, drained)
+
+    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+        """What others have done that the gate in force could not close these ports for; see ``Gate.inspect``."""
+        try:
+            return self._gate.inspect(ports) if self._gate else ()
+        except GateError as error:
+            return [gate_finding(error)]
+
+    def renew(self) -> None:
+        """Hold what was held, so that ``closed_since`` is true of now; open what a lock kept from being opened."""
+        if self._held or self.is_busy:
+            self._hold(self._held, self._drained)
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
+        """How much is left on each of these ports, where the gate knows better than the kernel, which found these
+        connections; None where it does not. One that cannot tell now leaves all that the kernel found."""
+        if not isinstance(self._gate, Counting):
+            return None
+        try:
+            return self._gate.left(found)
+        except GateError as error:
+            self._note(self.closed_since, str(error))
+            return {port: len(those.peers) for port, those in found.items()}
+
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        """The ports that somebody sends to whom the gate does not know of; see ``Counting.strangers``."""
+        try:
+            return self._gate.strangers(found) if isinstance(self._gate, Counting) else frozenset()
+        except GateError as error:
+            self._note(self.closed_since, str(error))
+            return frozenset()
+
+    def _gate_of(self, policy: GatePolicy) -> Gate:
+        """That in force, or the one that was to be before, or a new one."""
+        if self._gate is not None and policy == self._policy:
+            return self._gate
+        if self._next is None or self._next[0] != policy:
+            self._next = (policy, self._make_gate(policy))
+        return self._next[1]
+
+    def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str], drained: Collection[int]) -> str:
+        """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
+        anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
+        found, problem = self._held_by(gate, closed, drained) if closed else ({}, "")
+        old, old_place = self._gate, _place(self._gate, self._policy)
+        place = _place(gate, policy)
+        if old is not None and not found.keys() >= closed.keys():
+            if found and place != old_place:
+                self._leaving[place] = gate
+            return problem or "the gate of the changed policy does not hold"
+        self._gate, self._policy, self._next = gate, policy, None
+        self._held, self._drained = closed, drained
+        self.closed_since = {}  # a new gate knows nothing of what it finds
+        self._leaving.pop(place, None)
+        if old is not None and old_place != place:
+            self._leaving[old_place] = old
+        self._note(found, problem or self._let_go())
+        return ""
+
+    def _let_go(self) -> str:
+        """Have the gates that are not in force open all; one that did not is asked again the next time: a firewall
+        forgets by itself, HAProxy does not. What went wrong, if anything."""
+        problems = {place: self._held_by(gate, {})[1] for place, gate in self._leaving.items()}
+        self._leaving = {place: self._leaving[place] for place, problem in problems.items() if problem}
+        return "; ".join(filter(None, problems.values()))
+
+    def _held_by(
+        self, gate: Gate, closed: Mapping[int, str], drained: Collection[int] = ()
+    ) -> tuple[Mapping[int, float], str]:
+        """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
+        self.is_busy = False
+        try:
+            return gate.hold(closed, drained), ""
+        except PartlyHeldError as error:
+            self.is_busy = isinstance(error, GateBusyError)
+            return error.closed, str(error)
+        except GateError as error:
+            return {}, str(error)
+
+    def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
+        if problem and problem != self.problem:
+            log.error("the gate does not hold: %s", problem)
+        elif self.problem and not problem:
+            log.info("the gate holds again")
+        self.closed_since, self.problem = closed_since, problem
+
+
+def gate_finding(error: GateError) -> Finding:
+    """That a gate does not work, as a finding."""
+    return Finding("gate", "gate", str(error), "", refuses=True)
+
+
+def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:
+    """Where a gate keeps what it closes: two in one place write over each other, and need no letting go. Not the
+    backend's name: that is no other place where it was ``auto`` and says now what ``auto`` had found."""
+    return (type(gate), policy.method, policy.socket, policy.backend_name) if policy else ()

@@ -1,0 +1,918 @@
+"""The turn: look, decide, record, hold, order; and what comes before it, when an event says that a process has died.
+
+The roller joins the pure machine and the pure guard to the snapshot. It remembers nothing that cannot be lost: what it
+keeps between two turns are observations (since when a port is closed, who was connected then), and a new roller that
+lacks them looks again.
+
+The order of a turn is what makes it safe to die anywhere in it. A roll is recorded before its gates move, gates
+close before supervisord is told to stop anything, and an order is given only for what the gate said after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from supervisor_rolling.core import guard, hook_steps, machine
+from supervisor_rolling.core.errors import (
+    ConfigError,
+    ConflictError,
+    Fault,
+    FaultError,
+    GateBusyError,
+    GateError,
+    NoKeyError,
+    RefusedError,
+    SocketsError,
+    SupervisorError,
+    fault_of,
+)
+from supervisor_rolling.core.flapping import Flaps
+from supervisor_rolling.core.forecast import forecast
+from supervisor_rolling.core.gate_leaks import Leaks
+from supervisor_rolling.core.guard import Ports
+from supervisor_rolling.core.keepalive_reuse import Reuses
+from supervisor_rolling.core.lingering import TOLD, oldest
+from supervisor_rolling.core.log_messages import changes, guard_changes, summary
+from supervisor_rolling.core.metrics_snapshot import Figures, figures
+from supervisor_rolling.core.model import (
+    Arrival,
+    Change,
+    Config,
+    Connections,
+    HookJob,
+    HookResult,
+    Incarnation,
+    Member,
+    Notice,
+    NoticeJob,
+    Order,
+    Outcome,
+    Process,
+    Report,
+    Request,
+    Reuse,
+    Roll,
+    Seen,
+    Snapshot,
+    Stage,
+    Status,
+    Verb,
+    Warmth,
+    WarmupJob,
+    Watch,
+)
+from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
+from supervisor_rolling.core.records import is_running, record
+from supervisor_rolling.core.stages import ALIVE, POOL_REFUSED, closed_since, is_kept_down, is_overdue
+from supervisor_rolling.listener.contracts import (
+    Arrivals,
+    Balancers,
+    Clients,
+    Deaths,
+    Flags,
+    History,
+    Hooks,
+    Metrics,
+    Notices,
+    Pools,
+    Pressure,
+    Sockets,
+    Supervisor,
+    Trials,
+    Warmups,
+)
+from supervisor_rolling.listener.crash_guard import Watches
+from supervisor_rolling.listener.gatekeeper import Gatekeeper
+from supervisor_rolling.listener.group_errors import GroupErrors
+from supervisor_rolling.listener.held_ports import HeldPorts
+from supervisor_rolling.listener.preflight import Inspector
+from supervisor_rolling.listener.request_handler import objections, require_sound, roll_for
+
+log = logging.getLogger("supervisor_rolling")
+T = TypeVar("T")
+J = TypeVar("J", WarmupJob, NoticeJob)
+
+CONFLICT_PAUSE = 0.01
+"""Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
+
+LONGEST_GAP = 2.0
+"""Seconds between two looks at a roll beyond which nobody could act: the listener was away, or kept waiting."""
+
+ANSWER_SEEN_AFTER = 0.06
+"""Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
+0.05 s, but only when something wakes it."""
+
+ORDERS_AT_ONCE = 4
+"""Orders in one call: supervisord answers nobody while it carries them out, and to start one among a thousand takes it
+several milliseconds."""
+
+ORDERS_WITHIN = 0.03
+"""Seconds of a turn after which it begins no further call with orders: the next turn looks first, and goes on."""
+
+TOLD_OF = ("history", "record")
+"""The kinds of requests that ask about the rolls that were."""
+
+NEVER = float("inf")
+"""Seconds until a turn that an event asks for which concerns no group of ours."""
+
+LOCK_PATIENCE = 2.0
+"""Seconds for which a request waits for a lock of the firewall that another program holds."""
+
+RETRY_EVERY = 1.0
+"""Seconds until the next turn when supervisord or the kernel did not answer."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group in one turn: its roll and its watch, of which it has at least one, and what was seen of it."""
+
+    roll: Roll | None
+    watch: Watch | None
+    seen: Seen
+    ports: Ports
+
+    def heard(self, change: Change) -> Group:
+        """The group after an event."""
+        process = self.seen.processes.get(change.name)
+        if process is None:
+            return self
+        now = guard.heard(process, change)
+        if now is process:
+            return self
+        return replace(self, seen=replace(self.seen, processes={**self.seen.processes, change.name: now}))
+
+    def bereft(self, dead: Mapping[Incarnation, float]) -> Group:
+        """The group without the processes that have died, whatever supervisord says of them still. ``dead``: since when
+        each is known to be."""
+        lost = {name: p for name, p in self.seen.processes.items() if p.incarnation in dead and p.state in ALIVE}
+        if not lost:
+            return self
+        processes = {**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}}
+        since = {name: dead[process.incarnation] for name, process in lost.items()}
+        return replace(self, seen=replace(self.seen, processes=processes, dead={**self.seen.dead, **since}))
+
+    def guarded(self) -> Group:
+        """The group with its watch advanced."""
+        if self.watch is None:
+            return self
+        watch = guard.advance(self.watch, self.seen, self.ports, self.roll)
+        seen = replace(self.seen, wards={ward.name: ward for ward in watch.wards})
+        return replace(self, watch=watch, seen=seen)
+
+    def closed(self) -> dict[int, str]:
+        """The ports to be closed. What an ended roll left failed is the guard's, where there is one."""
+        roll, watch = self.roll, self.watch
+        holds = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
+        by_roll = machine.closed(roll) if roll and holds else {}
+        return {**by_roll, **(guard.closed(watch) if watch else {})}
+
+    def draining(self) -> list[int]:
+        """The ports on which a process of the roll still answers requests that came before it was closed."""
+        members = self.roll.members if self.roll and self.roll.status is Status.RUNNING else ()
+        return [port for m in members if m.stage is Stage.DRAINING and not m.cold for port in m.ports]
+
+
+@dataclass
+class Roller:
+    """Turns of all the rolls and watches of one supervisord. For one thread."""
+
+    supervisor: Supervisor
+    sockets: Sockets
+    warmups: Warmups
+    deaths: Deaths
+    gatekeeper: Gatekeeper
+    load_config: Callable[[], Config]
+    latest_config: Callable[[], Config | None]
+    clock: Callable[[], float]
+    notices: Notices
+    pools: Pools
+    flags: Flags
+    arrivals: Arrivals
+    balancers: Balancers
+    trials: Trials
+    history: History
+    hooks: Hooks
+    metrics: Metrics
+    pressure: Pressure
+    clients: Clients
+
+    def __post_init__(self) -> None:
+        self._inspector = Inspector(
+            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clients, self.clock
+        )
+        self._errors = GroupErrors()
+        self._closed: Mapping[str, Mapping[int, str]] = {}
+        self._held_ports = HeldPorts(self.sockets, self.clock)
+        self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
+        self._groups: dict[str, Group] = {}
+        self._leaks: dict[str, Leaks] = {}
+        self._reuses: dict[str, Reuses] = {}
+        self._arrived: Sequence[Arrival] = ()
+        self._refusals: dict[str, tuple[float, str]] = {}  # with when the incarnation was started
+        self._died: dict[Incarnation, float] = {}
+        self._flaps = Flaps()
+        self._told: dict[str, Incarnation] = {}
+        self._complaint = ""
+        self._answered: Mapping[int, str] = {}
+        self._emptied_since: Mapping[int, float] = {}
+        self._unclosed: dict[str, float] = {}
+        self._pools_problem = ""
+        self._programs: dict[str, str] = {}
+        self._hooked: Mapping[str, HookResult] = {}
+        self._counted: Mapping[str, Group] = {}
+        self._answered_at = float("-inf")
+        self._is_locked_out = False  # a request waits for the lock of the firewall
+        self._looked_at = 0.0
+
+    def begin(self) -> None:
+        """Say at once what would keep every roll from working."""
+        try:
+            self.gatekeeper.prove(self.load_config().gate)
+        except GateBusyError as error:
+            log.info("the gate is proved later: %s", error)
+        except ConfigError as error:  # what is guarded by a policy that supervisord has still is
+            log.warning("no rollout can start until this is fixed: %s", error)
+        except GateError as error:
+            log.warning("rollouts are refused and no port can be closed: %s", error)
+
+    def hear(self, changes: Sequence[Change]) -> float:
+        """Close what must be closed by what the events say, and by what the last turn knew, before anything else: a
+        look takes milliseconds, and a new process may accept in as many.
+
+        Returns the seconds within which a turn has to look: at once where there is news, soon where an event is old or
+        comes after one that was lost, or is of a process that flaps, never where nobody is concerned. A thousand
+        processes that start together tell three thousand events, most of which the first looks have overtaken.
+        """
+        groups = dict(self._groups)
+        for change in changes:
+            if change.group in groups:
+                groups[change.group] = groups[change.group].heard(change)
+        self._flaps.exited([_key(c.group, c.name) for c in changes if c.state == "EXITED"], self.clock())
+        if self._take(groups):
+            return 0.0
+        return MOVE_LOOK_EVERY if any(change.group in groups for change in changes) else NEVER
+
+    def notice_deaths(self) -> float:
+        """Close what must be closed because processes have died. May be called while a turn waits for supervisord.
+        Returns the seconds within which a turn has to look."""
+        return 0.0 if self._take(self._groups) else MOVE_LOOK_EVERY
+
+    def _take(self, groups: Mapping[str, Group]) -> bool:
+        """Close what follows from these groups, less those that have died. Whether a turn has to look at once. Whatever
+        goes wrong is for the log and the next turn: a listener that ends over it opens all gates."""
+        try:
+            old, new = self._groups, self._now(groups, self._groups)
+            self._groups = new
+            if any(new[name] is not old[name] for name in new):
+                self._hold(new)
+            return any(self._is_news(name, old[name], new[name]) for name in new)
+        except Exception:  # as in ``turn``: a listener that ends over it leaves every gate to its lease
+            log.exception("a defect of supervisor_rolling; the next turn looks anew")
+            return True
+
+    def _is_news(self, group: str, old: Group, new: Group) -> bool:
+        """Whether another process than those that flap has changed."""
+        before, after, now = old.seen.processes, new.seen.processes, self.clock()
+        changed = [name for name in after if after[name] is not before.get(name)] if new is not old else []
+        return any(not self._flaps.has(_key(group, name), now) for name in changed)
+
+    def _now(self, groups: Mapping[str, Group], before: Mapping[str, Group]) -> dict[str, Group]:
+        """The groups less those that have died, guarded anew where that makes them other than before; what warm-ups
+        found is for the next turn."""
+        dead = self._dead()
+
+        def now(name: str, group: Group) -> Group:
+            left = group.bereft(dead)
+            return left if left is before[name] else self._again(left)
+
+        return {
+            name: self._errors.attempt(name, functools.partial(now, name, group), before[name])
+            for name, group in groups.items()
+        }
+
+    def _dead(self) -> Mapping[Incarnation, float]:
+        """Since when each that has died is known to be dead."""
+        now = self.clock()
+        self._died = {one: self._died.get(one, now) for one in self.deaths.take()}
+        return self._died
+
+    def _again(self, group: Group) -> Group:
+        return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
+
+    def turn(self) -> float:
+        """One pass over all groups. Returns the seconds until the next one is due, unless an event comes earlier."""
+        try:
+            pause = self._turn()
+        except ConflictError:
+            self._hold_on()
+            return CONFLICT_PAUSE
+        except NoKeyError:  # it comes with an event, in a moment
+            self._hold_on()
+            return RETRY_EVERY
+        except (SupervisorError, SocketsError) as error:
+            self._complain(str(error))
+            self._hold_on()
+            return RETRY_EVERY
+        except Exception:  # whatever else it is: a listener that ends over it leaves every gate to its lease
+            log.exception("a defect of supervisor_rolling; this turn is left and the next one looks anew")
+            self._hold_on()
+            return RETRY_EVERY
+        self._complain("")
+        return pause
+
+    def _hold_on(self) -> None:
+        """A turn was left: what was closed stays closed, and what this turn has learnt of deaths is not lost."""
+        try:
+            self.gatekeeper.renew()
+            self.notice_deaths()
+            self._empty_pools()
+        except Exception:  # as in ``turn``, which may have been left for the same reason
+            log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
+
+    def gate_pause(self) -> float:
+        """Seconds from one look at the gate to the next, whatever turns look at besides."""
+        return gate_pause(self.gatekeeper.is_holding, self.gatekeeper.is_busy)
+
+    def look_at_gate(self) -> None:
+        """Close again what is to be closed and is found open, without asking supervisord for anything."""
+        try:
+            self.gatekeeper.renew()
+        except Exception:  # as in ``turn``: a listener that ends over it leaves every gate to its lease
+            log.exception("a defect of supervisor_rolling; what is closed stays so until its lease is over")
+
+    def release(self, is_orphan: bool = False) -> None:
+        """Open every gate: the listener ends. ``is_orphan``: because supervisord has."""
+        self.gatekeeper.hold({})
+        if self.gatekeeper.problem:
+            log.error("this listener ends, and gates may still be closed")
+        else:
+            log.info("this listener ends; all its gates are open")
+        self.pools.hold((), 0.0)
+        self.flags.hold(())
+        self.arrivals.watch(())
+        rolls = [group.roll for group in self._groups.values() if group.roll]
+        self.history.close(rolls, self._looked_at, is_orphan)
+        self.hooks.end()
+        self.warmups.end()
+
+    def _turn(self) -> float:
+        began = self.clock()
+        self._errors.begin()
+        self._is_locked_out = False
+        snapshot = self._look()
+        self._looked_at = self.clock()
+        self.gatekeeper.renew()  # supervisord may have kept us waiting for longer than the lease
+        self._errors.each(self._watches.ended(snapshot), self.supervisor.unguard)
+        there = [process for table in snapshot.processes.values() for process in table.values()]
+        self.deaths.watch([process.incarnation for process in there if process.state in ALIVE])
+        watches = dict(self._watches.of(snapshot, self.clock(), self._errors.each))
+        watches.update({group: snapshot.watches[group] for group in self._errors.failed & snapshot.watches.keys()})
+        warmths = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(snapshot, watches)))
+        self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in snapshot.rolls}
+        self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in snapshot.rolls}
+        self.arrivals.watch(_pooled_ports(snapshot))
+        self._arrived = self.arrivals.take()
+        told = self.notices.give(_by(self.gatekeeper.bypass, self._notices(snapshot)))
+        self._hooked = self.hooks.tend(self._hook_jobs(snapshot))
+        names = {**snapshot.rolls, **watches}
+        old = self._errors.each(names, lambda name: self._see(name, snapshot, watches.get(name), warmths, told))
+        new = self._errors.each(old, lambda name: self._decide(old[name], name, snapshot))
+        every = {name: new[name] if name in new else self._kept(name, snapshot) for name in names}
+        self._groups = self._now(every, every)  # less those that have died since the look
+        self._hold(self._groups)
+        self._empty_pools()
+        self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
+        until = began + ORDERS_WITHIN
+        are_left = self._errors.each(new, lambda name: self._order(new[name], until))
+        _beside(lambda: self._count(every, warmths))
+        if any(_has_moved(old[name], new[name]) for name in new):
+            self._answered_at = self.clock()  # the end of a roll answers those who wait for it
+            return 0.0
+        return 0.0 if any(are_left.values()) else self._pause(new)
+
+    def _pause(self, groups: Mapping[str, Group]) -> float:
+        """Seconds for which all can do without a turn."""
+        pauses = self._errors.each(groups, lambda name: pause(groups[name].roll, groups[name].watch, groups[name].seen))
+        hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
+        is_soon = self.deaths.take() or self._is_locked_out  # supervisord has not yet come round to those that died
+        late = [MOVE_LOOK_EVERY] if is_soon else []
+        failed = [CONFLICT_PAUSE] if self._errors.conflicts else [RETRY_EVERY] if self._errors.failed else []
+        return min([IDLE_LOOK_EVERY, *pauses.values(), *late, *failed, *([hand_on] if hand_on > 0 else [])])
+
+    def _kept(self, name: str, snapshot: Snapshot) -> Group:
+        """A group that failed in this turn: as the last turn left it or, where that is not known, as supervisord has
+        it. Its closed ports stay closed."""
+        roll, watch = snapshot.rolls.get(name, (0, None))[1], snapshot.watches.get(name)
+        before = self._groups.get(name)
+        if before and (before.roll.id if before.roll else 0) == (roll.id if roll else 0):
+            return before
+        ports = {m.name: m.ports for m in roll.members} if roll else {}
+        ports.update({ward.name: ward.ports for ward in watch.wards} if watch else {})
+        return Group(roll, watch, Seen(self.clock(), snapshot.processes.get(name, {})), ports)
+
+    # --- look
+
+    def _look(self) -> Snapshot:
+        guarded = self._watches.guarded()
+        snapshot = self.supervisor.look(guarded)
+        _beside(
+            lambda: self.history.keep([roll for _, roll in snapshot.rolls.values()])
+        )  # before another takes its place
+        if not snapshot.requests:
+            return snapshot
+        self._inspector.expect([request.id for request in snapshot.requests])
+        answered = [self._answered_soundly(request, snapshot) for request in _at_a_time(snapshot.requests)]
+        if not any(answered):
+            return snapshot
+        self._answered_at = self.clock()
+        again = self.supervisor.look(guarded)
+        return replace(again, idle=max(again.idle, snapshot.idle))  # the first look has ended the time without any
+
+    def _answered_soundly(self, request: Request, snapshot: Snapshot) -> bool:
+        """``_answer``; where that fails, the request is refused, and the other requests are answered all the same."""
+        try:
+            return self._answer(request, snapshot)
+        except ConflictError:  # it comes again
+            return False
+        except FaultError as error:
+            why = str(error)
+            log.warning("%s of %s cannot be answered: %s", request.kind, request.group, why)
+        except SupervisorError:
+            raise
+        except Exception as error:  # as in ``turn``
+            log.exception("a defect of supervisor_rolling: %s of %s", request.kind, request.group)
+            why = f"a defect of supervisor_rolling: {type(error).__name__}: {error}"
+        with contextlib.suppress(FaultError):
+            self.supervisor.refuse(request.id, Fault.DEFECT, why)
+        return True
+
+    def _answer(self, request: Request, snapshot: Snapshot) -> bool:
+        """Whether it has been answered: what takes time is being read, and then the request comes again."""
+        if request.kind in TOLD_OF:
+            self._tell(request, snapshot)
+            return True
+        version, previous = snapshot.rolls.get(request.group, (0, None))
+        watch = snapshot.watches.get(request.group)
+        wards = {ward.name: ward for ward in watch.wards} if watch else {}
+        seen = Seen(self.clock(), snapshot.processes[request.group], wards=wards)
+        number = 1 + max(self.history.last_id(), *(known.id for _, known in snapshot.rolls.values()), 0)
+        make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
+        if not self._inspector.is_ready(request, self.load_config, make):
+            return False
+        if request.kind == "check":
+            return self._check(request, make, seen)
+        try:
+            config = self.load_config()
+            self.gatekeeper.prove(config.gate)
+            roll = make(request, config)
+            for objection in objections(roll, seen.processes, self.sockets):
+                raise objection
+            if roll.policy.drain.keepalive == "nginx":
+                self.pools.check()
+            roll = self._inspected(roll, seen, request)
+            if request.kind != "resume":  # how long a half of one takes the last ones do not tell
+                roll = replace(roll, forecast=forecast(roll, self.history.cycles(roll.group)))
+        except (ConfigError, RefusedError, GateError, SocketsError) as error:
+            if isinstance(error, GateBusyError) and self._inspector.waited(request) < LOCK_PATIENCE:
+                self._is_locked_out = True
+                return False
+            log.warning("%s of %s refused: %s", request.kind, request.group, error)
+            self.supervisor.refuse(request.id, fault_of(error), str(error))
+            return True
+        if request.kind == "plan":
+            self.supervisor.plan(request.id, machine.planned(roll, seen))
+        else:
+            self.supervisor.record(roll, version, request.id)
+            self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
+            log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
+        return True
+
+    def _inspected(self, roll: Roll, seen: Seen, request: Request) -> Roll:
+        """The roll with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
+        requests, unless it is forced; one that goes on was looked at when it began, and a plan only reads."""
+        roll = replace(roll, policy=self._inspector.settled(roll.policy, {m.name: m.ports for m in roll.members}))
+        if request.kind == "resume":
+            return roll
+        report = self._inspector.report(roll, seen, request.settings, may_try=request.kind != "plan")
+        for finding in report.findings:
+            log.warning("%s: %s %s: %s", roll.group, finding.code, finding.where, finding.text)
+        if not roll.force:
+            require_sound(report)
+        return roll
+
+    def _tell(self, request: Request, snapshot: Snapshot) -> None:
+        """Answer a question about the rolls that were, or are."""
+        if request.kind == "history":
+            self.supervisor.tell(request.id, {"rolls": self.history.heads(request.group, request.number)})
+            return
+        found = self.history.find(request.group, request.roll)
+        live = {roll.id: roll for _, roll in snapshot.rolls.values() if roll.status is Status.RUNNING}
+        if found is None:
+            which = " ".join(filter(None, ("roll", request.roll, request.group and f"of {request.group}")))
+            self.supervisor.refuse(request.id, Fault.NOT_ROLLING, f"no {which} is known: see rolling_history")
+        elif is_running(found) and found["id"] in live:
+            self.supervisor.tell(request.id, {"record": json.dumps(record(live[found["id"]], self.clock()))})
+        else:
+            self.supervisor.tell(request.id, {"record": json.dumps(found)})
+
+    def _check(self, request: Request, make: Callable[[Request, Config], Roll], seen: Seen) -> bool:
+        """Answer a check with all that there is to say; what would refuse a roll at once is a finding like others."""
+        roll, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
+        if roll is None:
+            self.supervisor.report(request.id, Report(request.group, tuple(found)))
+        elif not self._inspector.can_try:
+            return False
+        else:
+            self.supervisor.report(request.id, self._inspector.report(roll, seen, request.settings, found))
+        return True
+
+    def _see(
+        self,
+        group: str,
+        snapshot: Snapshot,
+        watch: Watch | None,
+        warmths: Mapping[str, Warmth],
+        notices: Mapping[str, Notice],
+    ) -> Group:
+        roll = snapshot.rolls[group][1] if group in snapshot.rolls else None
+        at = self.clock()
+        processes = snapshot.processes.get(group, {})
+        draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
+        found = self._connections(draining, roll, at) if roll and draining else {}
+        self._forget_told(group, draining)
+        ours = self.notices.peers()  # asked after the look, so that none is missing that it found
+        peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
+        unclosed = self._unclosed_of(group, draining, at)
+        left = self.gatekeeper.left(found) if found else None
+        leaks = self._leaks_of(group, draining, peers, at)
+        if left is not None and roll:
+            leaks = self._past_the_balancer(leaks, draining, found, roll, at)
+        seen = Seen(
+            at=at,
+            processes=processes,
+            gap=snapshot.idle if snapshot.idle > LONGEST_GAP else 0.0,
+            closed=self.gatekeeper.closed_since,
+            gate_problem=self.gatekeeper.problem,
+            unclosed=unclosed,
+            connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
+            oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
+            leaks=leaks,
+            reuses=self._reuses_of(roll, draining, peers, at) if roll else {},
+            warmths=_of_group(group, warmths),
+            refusals=self._refusals_of(group, processes),
+            held=self._held_ports.of(group, _kept_down(roll, watch, processes)),
+            hook=self._hooked.get(_hook_key(roll)) if roll else None,
+            told=frozenset(_of_group(group, self._told)),
+            telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
+            silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
+            sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
+            cpu_pressure=self.pressure.cpu() if roll and _is_for_the_cpu(roll) else None,
+        )
+        ports = self._watches.ports(watch, processes) if watch else {}
+        return Group(roll, watch, seen, ports).bereft(self._dead())
+
+    def _refusals_of(self, group: str, processes: Mapping[str, Process]) -> dict[str, str]:
+        """What supervisord refuses, of the incarnations that are there now."""
+        found = _of_group(group, self._refusals)
+        return {
+            name: text
+            for name, (spawned, text) in found.items()
+            if name in processes and processes[name].spawned == spawned
+        }
+
+    def _forget_told(self, group: str, draining: list[Member]) -> None:
+        """A process is told once in a drain, as far as this listener knows; another drain tells it again."""
+        old = {_key(group, member.name): member.old for member in draining}
+        of_others = {key: one for key, one in self._told.items() if not key.startswith(f"{group}:")}
+        self._told = {**of_others, **{key: one for key, one in old.items() if self._told.get(key) == one}}
+
+    def _leaks_of(
+        self, group: str, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+    ) -> dict[str, str]:
+        """Who got through a closed gate. Where one was open for a moment, between the last look at it and that at the
+        connections (somebody flushed the rules), it is closed anew, and nobody got through."""
+        since = self._closed_since(draining)
+        found = self._leaks.setdefault(group, Leaks()).find(peers, since, at)
+        if found:
+            self.gatekeeper.renew()
+        now = self._closed_since(draining)
+        return {name: peer for name, peer in found.items() if now[name] == since[name]}
+
+    def _past_the_balancer(
+        self,
+        leaks: Mapping[str, str],
+        draining: list[Member],
+        found: Mapping[int, Connections],
+        roll: Roll,
+        at: float,
+    ) -> dict[str, str]:
+        """With a gate that stands in the load balancer a newcomer may be the balancer's own, a check or what it had
+        queued; and who has been sent by another ends soon or does not. So only where there are still newcomers of
+        somebody else's when the time of a drain is over, it is a leak."""
+        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        late = [m for m in draining if m.name in leaks and is_overdue(m, at, closed, policy)]
+        strangers = self.gatekeeper.strangers(found) if late else frozenset()
+        return {m.name: leaks[m.name] for m in late if strangers.intersection(m.ports)}
+
+    def _reuses_of(
+        self, roll: Roll, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+    ) -> dict[str, Reuse]:
+        """Who is asked over and over on connections that are older than its gate."""
+        arrived = {m.name: self._arrivals_of(m, roll) for m in draining}
+        reuses = self._reuses.setdefault(roll.group, Reuses())
+        found = reuses.find(arrived, peers, self._closed_since(draining), at)
+        kept = {_key(roll.group, m.name) for m in draining}
+        self._programs = {
+            key: name for key, name in self._programs.items() if key in kept or not key.startswith(f"{roll.group}:")
+        }
+        return {m.name: self._named(roll.group, m, found[m.name]) for m in draining if m.name in found}
+
+    def _arrivals_of(self, member: Member, roll: Roll) -> list[Arrival]:
+        """The requests that came to a process that drains; where nginx is told to close its connections, those on
+        connections that have been told."""
+        arrived = [one for one in self._arrived if one.port in member.ports]
+        if roll.policy.drain.keepalive != "nginx":
+            return arrived
+        told = {port for port in member.ports if self._is_emptied(member) and self._answered[port] == "http"}
+        return [one for one in arrived if one.port in told and one.peer not in self.pools.waiting]
+
+    def _named(self, group: str, member: Member, reuse: Reuse) -> Reuse:
+        """With the program that its peer is: looked for once in a drain."""
+        key = _key(group, member.name)
+        if key not in self._programs:
+            names = (self.clients.program_of(reuse.peer, port) for port in member.ports)
+            self._programs[key] = next(filter(None, names), "")
+        return replace(reuse, program=self._programs[key])
+
+    def _unclosed_of(self, group: str, draining: list[Member], at: float) -> dict[str, float]:
+        """Since when each of those whose gate is not known to be closed has been seen so."""
+        open_ones = [name for name, since in self._closed_since(draining).items() if since == math.inf]
+        of_others = {key: since for key, since in self._unclosed.items() if not key.startswith(f"{group}:")}
+        found = {name: self._unclosed.get(_key(group, name), at) for name in open_ones}
+        self._unclosed = {**of_others, **{_key(group, name): since for name, since in found.items()}}
+        return found
+
+    def _closed_since(self, members: list[Member]) -> dict[str, float]:
+        return {member.name: closed_since(member, self.gatekeeper.closed_since) for member in members}
+
+    def _is_emptied(self, member: Member) -> bool:
+        """Whether its pooled connections are being closed, on all of its ports."""
+        return bool(member.ports) and self._answered.keys() >= set(member.ports)
+
+    def _is_sealed(self, member: Member) -> bool:
+        answered = {self._answered[port] for port in member.ports}
+        return "sealed" in answered and "http" not in answered
+
+    def _connections(self, draining: list[Member], roll: Roll, at: float) -> Mapping[int, Connections]:
+        """Of all ports that drain; how old they are is asked where the time of one is over, and when bytes last moved
+        where pools are emptied."""
+        ports = [port for member in draining for port in member.ports]
+        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        is_overdue_one = any(is_overdue(member, at, closed, policy) for member in draining)
+        is_asked = is_overdue_one or policy.keepalive == "nginx"
+        return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
+
+    # --- what runs beside the turn
+
+    def _jobs(self, snapshot: Snapshot, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
+        guards = self._errors.each(watches, lambda group: guard.jobs(watches[group]))
+        rolls = self._errors.each(snapshot.rolls, lambda group: machine.jobs(snapshot.rolls[group][1]))
+        return {**_keyed(guards), **_keyed(rolls)}
+
+    def _notices(self, snapshot: Snapshot) -> dict[str, NoticeJob]:
+        closed, dead = self.gatekeeper.closed_since, self.deaths.take()
+        rolls = {group: roll for group, (_, roll) in snapshot.rolls.items() if roll.status is Status.RUNNING}
+        found = self._errors.each(
+            rolls, lambda group: machine.notices(rolls[group], snapshot.processes.get(group, {}), closed)
+        )
+        return {key: job for key, job in _keyed(found).items() if job.incarnation not in dead}
+
+    def _hook_jobs(self, snapshot: Snapshot) -> dict[str, HookJob]:
+        rolls = {group: roll for group, (_, roll) in snapshot.rolls.items()}
+        found = self._errors.each(rolls, lambda group: hook_steps.job(rolls[group]))
+        return {_hook_key(rolls[group]): job for group, job in found.items() if job}
+
+    # --- decide, record, hold, order
+
+    def _decide(self, old: Group, name: str, snapshot: Snapshot) -> Group:
+        """The guard first, so that the roll knows who is not warm; and once more, for what the roll leaves or takes."""
+        new = old.guarded()
+        if new.roll is not None:
+            advanced = machine.advance(new.roll, new.seen)
+            if advanced != new.roll:
+                self.supervisor.record(advanced, snapshot.rolls[name][0])
+                _tell(changes(new.roll, advanced))
+                new = replace(new, roll=advanced).guarded()
+        if new.watch is not None and new.watch != snapshot.watches.get(name):
+            self.supervisor.guard(new.watch)
+            _tell(guard_changes(snapshot.watches.get(name, replace(new.watch, wards=())), new.watch))
+        return new
+
+    def _hold(self, groups: Mapping[str, Group]) -> None:
+        """One gate for all: that of the newest roll that closes anything, else that of the guard."""
+        self._closed = {
+            name: self._errors.attempt(name, group.closed, self._closed.get(name, {})) for name, group in groups.items()
+        }
+        found = [(group, self._closed[name]) for name, group in groups.items()]
+        closed = {port: text for _, ports in found for port, text in ports.items()}
+        closing = [group for group, ports in found if ports]
+        rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
+        gates = [max(rolls, key=lambda roll: roll.id).gate] if rolls else [g.watch.gate for g in closing if g.watch]
+        if gates:
+            draining = [port for group in closing for port in group.draining()]
+            self.gatekeeper.hold_by(gates[0], closed, frozenset(closed).difference(draining))
+        else:
+            self.gatekeeper.hold({})
+
+    def _empty_pools(self) -> None:
+        """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
+        drain last: it ends at its deadline."""
+        leaving = [(roll, member) for roll, member in self._leaving() if _is_for_pools(roll, "nginx")]
+        ports = [port for _, member in leaving for port in member.ports]
+        lease = max((roll.gate.lease for roll, _ in leaving), default=0.0)
+        since = {port: self.gatekeeper.closed_since[port] for port in ports}
+        reopened = {port for port in ports if since[port] > self._emptied_since.get(port, since[port])}
+        self._emptied_since = since
+        try:
+            if reopened:  # nginx may have connected meanwhile: what it has now is to be taken up
+                self.pools.hold([port for port in ports if port not in reopened], lease)
+            self._answered = self.pools.hold(ports, lease)
+            problem = ""
+        except GateError as error:
+            self._answered, problem = {}, str(error)
+        if problem and problem != self._pools_problem:
+            log.error("nginx is not made to close its connections (drain.keepalive: nginx): %s", problem)
+        self._pools_problem = problem
+
+    def _leaving(self) -> list[tuple[Roll, Member]]:
+        """Those behind a closed gate that are to be replaced, each with its roll."""
+        rolls = {name: group.roll for name, group in self._groups.items() if group.roll}
+        none: Sequence[Member] = ()
+        return [
+            (roll, member)
+            for name, roll in rolls.items()
+            for member in self._errors.attempt(name, functools.partial(self._leaving_of, roll), none)
+        ]
+
+    def _leaving_of(self, roll: Roll) -> Sequence[Member]:
+        return machine.leaving(roll, self.gatekeeper.closed_since)
+
+    def _order(self, group: Group, until: float) -> bool:
+        """Give the orders of a group, a few at a time, and no more of them when it is ``until``. Whether some are left
+        for the next turn."""
+        given: set[Order] = set()
+        while True:
+            left = [order for order in self._orders(group) if order not in given]
+            if not left:
+                return False
+            if given and self.clock() >= until:
+                return True
+            self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
+            batch, still = left[:ORDERS_AT_ONCE], self._orders(group)
+            self._give(group, [order for order in batch if order in still])
+            given.update(batch)
+
+    def _orders(self, group: Group) -> Sequence[Order]:
+        return machine.orders(group.roll, group.seen, self.gatekeeper.closed_since) if group.roll else ()
+
+    def _give(self, group: Group, orders: Sequence[Order]) -> None:
+        assert group.roll is not None
+        outcomes = self.supervisor.order(group.roll.group, orders) if orders else ()
+        for order, outcome in zip(orders, outcomes):
+            if order.verb is Verb.SIGNAL:
+                self._note_signal(group.roll.group, order, outcome)
+            else:
+                self._note_move(group.roll.group, order, outcome)
+
+    def _note_signal(self, group: str, order: Order, outcome: Outcome) -> None:
+        """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
+        key = _key(group, order.name)
+        self._told[key] = order.incarnation
+        if outcome.why:
+            log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, outcome.why)
+        else:
+            log.info("%s: told by the signal %s that it drains", key, order.signal)
+
+    def _note_move(self, group: str, order: Order, outcome: Outcome) -> None:
+        key, refusal = _key(group, order.name), outcome.why
+        self._refusals.pop(key, None)
+        if outcome.overtaken:
+            log.info("%s: %s skipped: it was already stopped or restarted", key, order.verb.value)
+            return
+        if refusal:
+            self._refusals[key] = (order.incarnation.spawned, f"{order.verb.value} it: {refusal}")
+        log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
+
+    def _count(self, groups: Mapping[str, Group], warmths: Mapping[str, Warmth]) -> None:
+        if self.metrics.is_on():
+            found = self._errors.each(groups, lambda name: _figures(self._counted.get(name), groups[name]))
+            self.metrics.tell(found, warmths)
+            counted = {name: groups[name] for name in found}
+            self._counted = {**self._counted, **counted}  # a group that was skipped is counted by the next turn
+            self._counted = {name: group for name, group in self._counted.items() if name in groups}
+
+    def _complain(self, complaint: str) -> None:
+        """Log what keeps a turn from being taken once, not every time."""
+        if complaint and complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
+
+
+def _beside(observe: Callable[[], None]) -> None:
+    """Let somebody see what a turn does, on whom nothing in it depends."""
+    try:
+        observe()
+    except Exception:  # a defect in what is only told must keep no gate from its turn
+        log.exception("a defect of supervisor_rolling; the turn goes on without what it would have told")
+
+
+def _at_a_time(requests: Sequence[Request]) -> list[Request]:
+    """What is answered in one turn: of the questions about the rolls that were only the first, because each may take a
+    tenth of a second to read, and whoever dies meanwhile waits for its gate. The others come again."""
+    asked = [request for request in requests if request.kind in TOLD_OF]
+    return [request for request in requests if request.kind not in TOLD_OF or request is asked[0]]
+
+
+def _kept_down(
+    roll: Roll | None, watch: Watch | None, processes: Mapping[str, Process]
+) -> dict[str, tuple[Process, tuple[int, ...]]]:
+    """The processes that cannot come up, each with its ports: another process may hold one."""
+    members = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if roll else []
+    wards = [ward for ward in watch.wards if ward.stage is Stage.DOWN] if watch else []
+    ports = {**{ward.name: ward.ports for ward in wards}, **{member.name: member.ports for member in members}}
+    found = {name: (processes[name], those) for name, those in ports.items() if name in processes}
+    return {name: (process, those) for name, (process, those) in found.items() if is_kept_down(process)}
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}:{name}"
+
+
+def _sum(member: Member, left: Mapping[int, int]) -> int:
+    return sum(left[port] for port in member.ports)
+
+
+def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
+    start = f"{group}:"
+    return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
+
+
+def _figures(old: Group | None, new: Group) -> Figures:
+    """``old``: the group as it was counted last; None: it was not."""
+    before = (old.roll, old.watch) if old else (new.roll, new.watch)
+    return figures(before, (new.roll, new.watch), new.seen, len(new.closed()))
+
+
+def _hook_key(roll: Roll) -> str:
+    """Another one at the end of a roll than at its beginning."""
+    return f"{roll.group} {roll.id} {roll.started_at} {len(roll.rests)} {roll.verdict}"
+
+
+def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:
+    """The jobs, past the gate in force: one policy may have another than the one that the gate is held by."""
+    return {key: replace(job, bypass=bypass or job.bypass) for key, job in jobs.items()}
+
+
+def _keyed(found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """What each group has by process, in one mapping."""
+    return {_key(group, name): value for group, values in found.items() for name, value in values.items()}
+
+
+def _pooled_ports(snapshot: Snapshot) -> list[int]:
+    """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
+    rolls = [roll for _, roll in snapshot.rolls.values() if _is_for_pools(roll, "nginx", *POOL_REFUSED)]
+    return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
+
+
+def _is_for_pools(roll: Roll, *ways: str) -> bool:
+    """Whether a load balancer's pool is to be dealt with, in one of these ways of ``drain.keepalive``. HAProxy's own
+    is not: it sends no request to whom it drains."""
+    return roll.gate.backend != "haproxy" and (not ways or roll.policy.drain.keepalive in ways)
+
+
+def _is_for_the_cpu(roll: Roll) -> bool:
+    return roll.status is Status.RUNNING and bool(roll.policy.pace.cpu_pressure)
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        log.info("%s", sentence)
+
+
+def _has_moved(old: Group, new: Group) -> bool:
+    """Whether there may be more to do at once: one small move, then look again."""
+    wards = [(w.name, w.stage, w.incarnation) for w in old.watch.wards] if old.watch else []
+    if wards != ([(w.name, w.stage, w.incarnation) for w in new.watch.wards] if new.watch else []):
+        return True
+    if old.roll is None or new.roll is None:
+        return False
+    stages = zip(old.roll.members, new.roll.members)
+    is_over = (old.roll.status, old.roll.verdict) != (new.roll.status, new.roll.verdict)
+    return is_over or any(a.stage is not b.stage for a, b in stages)

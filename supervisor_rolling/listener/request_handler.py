@@ -1,0 +1,143 @@
+"""What a request becomes: a roll made of the policy as it stands now, or the reason why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from supervisor_rolling.core import machine
+from supervisor_rolling.core.admission import (
+    NAMED,
+    begin,
+    kept_closed,
+    limited,
+    narrowed,
+    require_another,
+    require_sense,
+    require_time_to_stop,
+)
+from supervisor_rolling.core.errors import ConfigError, RefusedError, RollingError, SocketsError
+from supervisor_rolling.core.model import (
+    Config,
+    Finding,
+    Policy,
+    Process,
+    Report,
+    Request,
+    Roll,
+    Seen,
+    Stage,
+    Status,
+    Watch,
+)
+from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.share import parse_share
+from supervisor_rolling.listener.contracts import Sockets
+
+log = logging.getLogger("supervisor_rolling")
+
+
+def policy_of(config: Config, group: str) -> Policy:
+    """The policy of a group. Raises ConfigError where there is none, or where it is invalid."""
+    if group in config.invalid:
+        raise ConfigError(config.invalid[group])
+    if group not in config.groups:
+        there = ", ".join(sorted(config.groups))
+        raise ConfigError(f"rolling.yaml has no policy for the group {group} (it has {there}): add groups.{group}")
+    return config.groups[group]
+
+
+def roll_for(
+    number: int,
+    request: Request,
+    config: Config,
+    *,
+    seen: Seen,
+    previous: Roll | None,
+    watch: Watch | None,
+    sockets: Sockets,
+) -> Roll:
+    """The roll that a request asks for, whatever there is against it (``objections``). Raises ConfigError or
+    RefusedError where there is none to make; touches nothing."""
+    policy = policy_of(config, request.group)
+    processes = seen.processes
+    ports = _ports(policy, processes, previous, sockets)
+    roll = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
+    if request.kind == "resume":
+        roll = _resumed(roll, previous, processes)
+    if request.max_unavailable:
+        roll = limited(roll, parse_share(request.max_unavailable))
+    if request.kind != "resume":
+        roll = replace(roll, force=request.force, by=request.by)
+        roll = replace(roll, user=request.user, client=request.client, began=request.began)
+        roll = narrowed(roll, request.processes)
+    return roll
+
+
+def objections(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
+    """All by which a roll is refused before anything is touched, ConfigErrors and RefusedErrors."""
+    requirements: list[Callable[[], None]] = [
+        lambda: require_sense(roll),
+        lambda: require_time_to_stop(roll, processes),
+        lambda: require_another(roll, processes),
+        lambda: _require_listening(roll, processes, sockets),
+    ]
+    for require in requirements[: 3 if roll.force else 4]:
+        try:
+            require()
+        except RollingError as error:
+            yield error
+
+
+def require_sound(report: Report) -> None:
+    """Raise RefusedError where a roll would lose requests by the way things are set up: a line for each error."""
+    losing = [finding for finding in report.findings if finding.refuses]
+    if losing:
+        errors = "1 error" if len(losing) == 1 else f"{len(losing)} errors"
+        more = [f"and {len(losing) - NAMED} more"] if len(losing) > NAMED else []
+        ways = f"All that is wrong: rolling_check {report.group}. To accept it: rolling_restart {report.group} --force"
+        head = f"a rollout of {report.group} is refused because of {errors}:"
+        raise RefusedError("\n".join([head, *map(_finding_text, losing[:NAMED]), *more, ways]))
+
+
+def _finding_text(finding: Finding) -> str:
+    fix = f". Fix: {finding.mend}" if finding.mend else ""
+    return f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}"
+
+
+def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]) -> Roll:
+    if previous is None or previous.status is Status.RUNNING:
+        raise RefusedError(f"no roll of {roll.group} has failed or was aborted: there is nothing to resume")
+    return machine.resumed(roll, previous, processes)
+
+
+def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> None:
+    """Raise ConfigError where a process listens elsewhere than the policy says: the wrong port would be closed, and the
+    process stopped with its real port open. One of which nothing is seen may have a port by another's hands, such as
+    the proxy of a container."""
+    running = [m for m in roll.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"]
+    try:
+        found = sockets.ports_of([processes[member.name].pid for member in running])
+    except SocketsError as error:
+        log.info("whether the processes of %s listen where the policy says cannot be seen: %s", roll.group, error)
+        return
+    own = [(member, found[processes[member.name].pid]) for member in running]
+    wrong = [
+        f"{member.name} listens on {', '.join(map(str, ports))} and not on {member.ports[0]}"
+        for member, ports in own
+        if ports and not set(ports) & set(member.ports)
+    ]
+    if wrong:
+        named = f"{'; '.join(wrong[:NAMED])}{f'; and {len(wrong) - NAMED} more' if len(wrong) > NAMED else ''}"
+        raise ConfigError(f"{named}: mend groups.{roll.group}.ports in rolling.yaml")
+
+
+def _ports(
+    policy: Policy, processes: Mapping[str, Process], previous: Roll | None, sockets: Sockets
+) -> dict[str, tuple[int, ...]]:
+    if not policy.ports.auto:
+        return {name: ports_for(policy.ports, name) for name in processes}
+    listening = sockets.ports_of([process.pid for process in processes.values() if process.pid])
+    known = {member.name: member.ports for member in previous.members} if previous else {}
+    return {name: listening.get(process.pid, ()) or known.get(name, ()) for name, process in processes.items()}

@@ -1,0 +1,333 @@
+"""supervisord over XML-RPC, as the listener needs it: one look, the records of rolls and watches, orders.
+
+supervisor's own transport has no time-out and stays broken after a broken pipe, so every call here has a deadline
+and a new connection follows any error. A supervisord with many processes takes its time to answer, so the wait for the
+answer is handed in: whoever waits can see to something urgent meanwhile. For one thread only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import socket
+import time
+import urllib.parse
+import xmlrpc.client
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+from xml.parsers.expat import ExpatError
+
+from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
+
+from supervisor_rolling.codec import dump, dump_changes, load, load_roll, load_watch
+from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
+from supervisor_rolling.core.model import Order, Outcome, Process, Report, Request, Roll, Settings, Snapshot, Watch
+from supervisor_rolling.core.text import plain, readable
+from supervisor_rolling.packing import pack, unpack
+
+T = TypeVar("T")
+Wait = Callable[[int, float], bool]
+
+CALL_TIMEOUT = 5.0
+"""Seconds that supervisord has to answer: it answers in a millisecond, unless it is stopped or the host is on its
+knees."""
+
+HELLOS = 10
+"""So often the key is asked for, once a second, before the log says that it does not come."""
+
+PASSING_FAULTS = frozenset({Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION})
+"""Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
+
+
+def nap(fd: int, seconds: float) -> bool:
+    """Wait and do nothing meanwhile."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+class XmlRpcSupervisor:
+    """The ``Supervisor`` of ``contracts.py``: supervisord's own methods and our mailbox, with faults translated
+    into ``errors.py``."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        told_key: Callable[[], str],
+        timeout: float = CALL_TIMEOUT,
+        wait: Wait = nap,
+        problem: Callable[[], str] = str,
+    ) -> None:
+        """``told_key`` returns the key that supervisord's events have told last, or nothing. ``wait(fd, seconds)``
+        returns whether the file descriptor is readable, when it is or when the time is over. ``problem`` returns what
+        is wrong with rolling.yaml, or nothing: supervisord remembers it for whoever asks."""
+        self._environment = environment
+        self._told_key = told_key
+        self._key = ""
+        self._refused_key = ""
+        self._hellos = 0
+        self._timeout = timeout
+        self._wait = wait
+        self._problem = problem
+        self._proxy: xmlrpc.client.ServerProxy | None = None
+        self._rolls: dict[str, tuple[int, Roll]] = {}
+        self._watches: dict[str, tuple[int, Watch]] = {}
+        self._table = _Table()
+        self._takes_changes = False
+
+    def look(self, guarded: Collection[str]) -> Snapshot:
+        """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
+        known = {
+            "rolls": _versions(self._rolls),
+            "watches": _versions(self._watches),
+            "table": self._table.number,
+            "guarded": sorted(guarded),
+            "packed": True,
+            "problem": plain(self._problem()),
+        }
+        news = json.loads(unpack(self._own("listenerLook", known)))
+        self._takes_changes = news.get("takes_changes", False)
+        self._rolls = _updated(self._rolls, news["rolls"], news["rolled"], load_roll)
+        self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
+        requests = tuple(_request(data) for data in news["requests"])
+        processes = self._table.updated(news["table"], news["processes"], time.monotonic())
+        watches = {group: watch for group, (_, watch) in self._watches.items()}
+        return Snapshot(dict(self._rolls), requests, processes, news["idle"], watches)
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote
+        since."""
+        known = self._rolls.get(roll.group)
+        is_known = known is not None and known[0] == version and self._takes_changes
+        text = dump_changes(roll, known[1]) if known and is_known else dump(roll)
+        version = self._own("listenerRecord", roll.group, version, self._packed(text), request)
+        self._rolls[roll.group] = (version, roll)
+
+    def guard(self, watch: Watch) -> None:
+        """Write what the guard of a group has in hand."""
+        self._watches[watch.group] = (self._own("listenerGuard", watch.group, self._packed(dump(watch))), watch)
+
+    def unguard(self, group: str) -> None:
+        """Forget what the guard of a group had in hand."""
+        self._own("listenerGuard", group, "")
+        self._watches.pop(group, None)
+
+    def refuse(self, request: int, code: int, text: str) -> None:
+        """Tell whoever asked that it cannot be done, and why."""
+        self._own("listenerAnswer", request, code, plain(text), "")
+
+    def plan(self, request: int, roll: Roll) -> None:
+        """Answer a dry run."""
+        self._own("listenerAnswer", request, 0, "", self._packed(dump(roll)))
+
+    def report(self, request: int, report: Report) -> None:
+        """Answer a check."""
+        self._own("listenerAnswer", request, 0, "", self._packed(dump(report)))
+
+    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+        """Answer a question about the rolls that were."""
+        self._own("listenerAnswer", request, 0, "", self._packed(json.dumps(answer)))
+
+    def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
+        """Give a few orders in one call: each call costs supervisord a pass over all its processes."""
+        given = [
+            {"verb": one.verb.value, "name": one.name, "signal": one.signal, **one.incarnation._asdict()}
+            for one in orders
+        ]
+        return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerOrder", group, given)]
+
+    def _packed(self, text: str) -> str:
+        return pack(text) if self._takes_changes else text
+
+    def _own(self, method: str, *arguments: Any) -> Any:
+        """Call a method that is the listener's own. Raises NoKeyError where supervisord has not told the key yet."""
+        if not self._key:
+            self._take_key()
+        try:
+            return self._call(f"rolling.{method}", self._key, *arguments)
+        except FaultError as error:
+            if error.code != Fault.LISTENERS_OWN:
+                raise
+            self._key, self._refused_key = "", self._key
+            raise NoKeyError("supervisord has another key than this listener") from None
+
+    def _take_key(self) -> None:
+        """The key that works is kept, whatever else is told: others can write where events come from."""
+        told = self._told_key()
+        if told and told != self._refused_key:
+            self._key, self._hellos = told, 0
+            return
+        self._call("rolling.listenerHello")
+        self._hellos += 1
+        if self._hellos > HELLOS:
+            raise SupervisorError(
+                "supervisord does not tell this listener its key, so nothing is rolled or guarded: let events= in its "
+                "section name ROLLING_ASKED; if it does, start another listener: supervisorctl restart rolling"
+            )
+        raise NoKeyError("supervisord has not told the key yet")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            if self._proxy is None:
+                self._proxy = _proxy(self._environment, self._timeout, self._wait)
+            namespace, name = method.split(".")
+            return getattr(getattr(self._proxy, namespace), name)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise _translated(method, fault) from None
+        except xmlrpc.client.ProtocolError as error:
+            self._proxy = None
+            raise SupervisorError(_protocol_text(error)) from None
+        except PermissionError:
+            self._proxy = None
+            url = self._environment["SUPERVISOR_SERVER_URL"]
+            raise SupervisorError(
+                f"the listener's user may not talk to supervisord at {url}: let it in by chown and chmod in "
+                "[unix_http_server], such as chown = root:GROUP and chmod = 0770 with a group of that user"
+            ) from None
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
+            self._proxy = None
+            url = self._environment["SUPERVISOR_SERVER_URL"]
+            raise SupervisorError(f"supervisord does not answer at {url}: {error or type(error).__name__}") from None
+
+
+_FIELDS = len(fields(Process))
+"""Of a row; a newer supervisord may send more."""
+
+
+class _Table:
+    """The process table, put together from what each look brings. A process that is not RUNNING ages between looks."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._groups: dict[str, dict[str, Process]] = {}
+        self._down: dict[str, dict[str, tuple[float, Process]]] = {}
+
+    def updated(
+        self, number: int, news: Mapping[str, tuple[bool, list[list[Any]]]], now: float
+    ) -> dict[str, dict[str, Process]]:
+        """The table after the look of this number; ``news``: ``{group: [is the whole group, rows]}``."""
+        self.number = number
+        groups = {group: ({} if whole else dict(self._groups[group])) for group, (whole, _) in news.items()}
+        down = {group: ({} if whole else self._down[group]) for group, (whole, _) in news.items()}
+        for group, (_, rows) in news.items():
+            for process in (Process(*row[:_FIELDS]) for row in rows):
+                groups[group][process.name] = process
+                down[group].pop(process.name, None)
+                if process.state != "RUNNING":
+                    down[group][process.name] = (now, process)
+            groups[group].update({name: _aged(process, now - at) for name, (at, process) in down[group].items()})
+        self._groups, self._down = groups, down
+        return groups
+
+
+def _aged(process: Process, seconds: float) -> Process:
+    return replace(
+        process,
+        down_for=process.down_for + seconds if process.down_for else 0.0,
+        running_in=max(0.0, process.running_in - seconds),
+        up_for=process.up_for + seconds,
+        stop_took=process.stop_took + (seconds if process.state == "STOPPING" else 0.0),
+    )
+
+
+def _versions(records: Mapping[str, tuple[int, Any]]) -> dict[str, int]:
+    return {group: version for group, (version, _) in records.items()}
+
+
+def _updated(
+    known: Mapping[str, tuple[int, T]], news: Mapping[str, tuple[int, Any]], there: list[str], load: Callable[[Any], T]
+) -> dict[str, tuple[int, T]]:
+    """The records after a look: what it brought, and of the others those that are still there."""
+    fresh = {group: (version, load(data)) for group, (version, data) in news.items()}
+    return {group: fresh[group] if group in fresh else known[group] for group in there}
+
+
+class _Transport(SupervisorTransport):
+    """supervisor's transport, with a deadline for every read and write, and a wait that is handed in."""
+
+    def __init__(self, username: str, password: str, url: str, timeout: float, wait: Wait) -> None:
+        SupervisorTransport.__init__(self, username, password, url)
+        self._get_connection = lambda: _connection(url, timeout, wait)
+
+
+class _TcpConnection(http.client.HTTPConnection):
+    wait: Wait = staticmethod(nap)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        if not self.wait(self.sock.fileno(), self.timeout or CALL_TIMEOUT):
+            raise TimeoutError("timed out")
+        return super().getresponse()
+
+
+class _UnixConnection(UnixStreamHTTPConnection, _TcpConnection):
+    """supervisor's connection over a unix socket, with the deadline that the original forgets."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.socketfile)
+
+
+def _connection(url: str, timeout: float, wait: Wait) -> http.client.HTTPConnection:
+    connection: Any
+    if url.startswith("unix://"):
+        connection = _UnixConnection("localhost", timeout=timeout)
+        connection.socketfile = url[len("unix://") :]
+    else:
+        parsed = urllib.parse.urlsplit(url)
+        connection = _TcpConnection(parsed.hostname or "", parsed.port or 80, timeout=timeout)
+    connection.wait = wait
+    return connection
+
+
+def _proxy(environment: Mapping[str, str], timeout: float, wait: Wait) -> xmlrpc.client.ServerProxy:
+    user, password = environment.get("SUPERVISOR_USERNAME", ""), environment.get("SUPERVISOR_PASSWORD", "")
+    transport = _Transport(user, password, environment["SUPERVISOR_SERVER_URL"], timeout, wait)
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport)  # the transport knows the real address
+
+
+def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
+    if fault.faultCode == Fault.CONFLICT:
+        return ConflictError(fault.faultString)
+    if fault.faultCode == Faults.UNKNOWN_METHOD and method.startswith("rolling."):
+        return SupervisorError(
+            "supervisord does not have the plugin, or an older one: add [rpcinterface:rolling] to its configuration "
+            "and restart it (supervisorctl reload; after an update of the plugin, stop and start it)"
+        )
+    if fault.faultCode == Faults.SHUTDOWN_STATE:
+        return SupervisorError("supervisord is shutting down")
+    return FaultError(readable(fault.faultString, "utf-8"), fault.faultCode)
+
+
+def _outcome(code: int, text: str) -> Outcome:
+    """Of one order of several; ``code`` 0: it was carried out."""
+    return Outcome("" if code in PASSING_FAULTS else readable(text, "utf-8"), overtaken=code == Faults.NOT_RUNNING)
+
+
+def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:
+    if error.errcode == 401:
+        return (
+            "supervisord wants a user and a password: add environment = "
+            'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener'
+        )
+    return f"supervisord answered HTTP {error.errcode} {error.errmsg}: see its log"
+
+
+def _request(data: Mapping[str, Any]) -> Request:
+    return Request(
+        id=data["id"],
+        kind=data["kind"],
+        group=data["group"],
+        processes=tuple(data.get("processes", ())),
+        max_unavailable=data.get("max_unavailable", ""),
+        force=data.get("force", False),
+        by=data.get("by", ""),
+        user=data.get("user", ""),
+        client=data.get("client", ""),
+        began=data.get("began", 0.0),
+        number=data.get("number", 0),
+        roll=data.get("roll", ""),
+        settings=load(Settings, data.get("settings", {})),
+    )

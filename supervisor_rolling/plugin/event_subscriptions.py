@@ -1,0 +1,46 @@
+"""What supervisord's own events tell the mailbox: how long processes live, and that a group is gone.
+
+Contract: an exception in a callback given to ``events.subscribe`` ends supervisord without a word, so none leaves here.
+``reload`` drops all callbacks and makes a new supervisord, which gets its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, notify, subscribe
+
+from supervisor_rolling.plugin.events import events_between
+from supervisor_rolling.plugin.fault_barrier import Defects
+from supervisor_rolling.plugin.mailbox import Mailbox
+
+
+def hear(supervisord: Any, mailbox: Mailbox) -> None:
+    """Note in the mailbox what this supervisord tells from now on."""
+    logger = supervisord.options.logger
+    defects = Defects(logger)
+    subscribe(ProcessStateEvent, _quiet(mailbox.lives.hear, defects))
+    subscribe(ProcessGroupRemovedEvent, _quiet(lambda event: _removed(event.group, mailbox, logger), defects))
+
+
+def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
+    now = time.monotonic()
+    before, after = mailbox.remove(group, now)
+    if before is not None and after is not None:
+        logger.warn("rolling: roll %d of %s is aborted: %s" % (after["id"], group, after["why"]))
+        for event in events_between(before, after, now):
+            notify(event)
+
+
+def _quiet(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
+    """The callback, whose exceptions go to supervisord's log."""
+
+    def heard(event: Any) -> None:
+        try:
+            call(event)
+        except Exception as error:  # noqa: BLE001 - supervisord would end without a word
+            defects.tell("what it hears", error)
+
+    return heard

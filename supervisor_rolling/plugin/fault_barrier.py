@@ -1,0 +1,80 @@
+"""Keeps our own defects from supervisord: whatever goes wrong is logged there and answered as a fault.
+
+supervisord answers an exception of a method with HTTP 500 and takes a TypeError for wrong parameters; one in a deferred
+answer, in an event or in its loop says still less, or ends supervisord and leaves its children alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from supervisor.xmlrpc import Faults, RPCError
+
+from supervisor_rolling.core.errors import Fault
+
+T = TypeVar("T")
+
+MOST_TOLD = 100
+"""So many different defects are logged, each told from the others by its kind and the line that raised it."""
+
+
+class Defects:
+    """The defects of one supervisord, each of which is logged once."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._told: set[tuple[object, ...]] = set()
+
+    def tell(self, where: str, error: BaseException) -> None:
+        """Log it, with its traceback, if it is new. Never raises."""
+        try:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+            defect = (where, type(error).__name__, *lines)
+            if defect not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(defect)
+                self._logger.critical("rolling: a defect of supervisor_rolling in %s:\n%s" % (where, text))
+        except Exception:  # noqa: BLE001 - there is nowhere left to tell it
+            return
+
+    def fault(self, method: str, error: BaseException) -> RPCError:
+        """Log it, and what a client is told of it. Uses nothing of ours that could be what is broken."""
+        self.tell("rolling.%s" % method, error)
+        fault = RPCError(Fault.DEFECT)
+        fault.text = (
+            "DEFECT: %s failed by a defect of supervisor_rolling (%s), which supervisord's log shows: supervisorctl "
+            "maintail" % (method, type(error).__name__)
+        )
+        return fault
+
+
+def contained(kind: type[T]) -> type[T]:
+    """A namespace whose public methods raise RPCError alone. Of anything else ``_defects`` makes one."""
+    for name, method in list(vars(kind).items()):
+        if isinstance(method, types.FunctionType) and not name.startswith("_"):
+            setattr(kind, name, _contained(method))
+    return kind
+
+
+def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def answer(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            signature.bind(self, *arguments, **named)
+        except TypeError:  # what is left of them is a defect
+            raise RPCError(Faults.INCORRECT_PARAMETERS) from None
+        try:
+            return method(self, *arguments, **named)
+        except RPCError:
+            raise
+        except Exception as error:  # noqa: BLE001 - supervisord must not meet it
+            raise self._defects.fault(method.__name__, error) from None
+
+    return answer

@@ -1,0 +1,147 @@
+"""Rolls and wards as other programs and people get to see them: plain structs without the policy, times as seconds ago.
+
+The shapes here are the public interface of ``rolling.getRoll`` and of ``--json``.
+"""
+
+from __future__ import annotations
+
+import json
+import xmlrpc.client
+from collections.abc import Mapping
+from typing import Any
+
+from supervisor_rolling.core.text import plain
+from supervisor_rolling.packing import compressed
+from supervisor_rolling.plugin.mailbox import ACTIVE, Mailbox
+from supervisor_rolling.plugin.shapes import HEAD, TEXT
+
+FINDING_TEXTS = ("code", "where", "text", "mend")
+CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
+
+
+def packed(view: Any) -> xmlrpc.client.Binary:
+    """A view as XML-RPC's base64: JSON, compressed by zlib. A thousand processes take a hundredth of their structs."""
+    return xmlrpc.client.Binary(compressed(json.dumps(view)))
+
+
+def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """A roll, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
+    members = [member_view(member, now) for member in roll["members"]]
+    wanted = [member for member in members if member["wanted"]]
+    rested = sum(end - begin for begin, end, _ in roll.get("rests", ()))
+    return {
+        **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
+        **{key: roll["policy"][key] for key in ("settle", "canary")},
+        "settle_auto": roll["policy"].get("settle_auto", False),
+        "settle_why": roll["policy"].get("settle_why", ""),
+        "forecast": round(roll.get("forecast", 0.0), 3),
+        "hook": _hook(roll),
+        "waits": plain(roll.get("waits", "")) if roll["status"] == ACTIVE else "",
+        "waits_long": roll.get("waits_long", False) and roll["status"] == ACTIVE,
+        "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,
+        "seconds": round((roll["ended_at"] or now) - roll["started_at"] - rested, 3),
+        "rested": round(rested, 3),
+        "total": len(wanted),
+        "replaced": sum(member["replaced"] for member in wanted),
+        "least_available": roll["least_available"],
+        "settle_known": not roll["policy"].get("settle_auto", False) or roll["policy"].get("settle_read", False),
+        "processes": members,
+    }
+
+
+def _hook(roll: Mapping[str, Any]) -> str:
+    """The command that the roll waits for now, by its key; empty where it waits for none."""
+    hooks = roll["policy"].get("hooks", {})
+    if roll["status"] != ACTIVE or not hooks:
+        return ""
+    if roll.get("verdict"):
+        return "after_roll"
+    is_before = not roll.get("prepared", True) and bool(hooks["before_roll"]["command"])
+    return "before_roll" if is_before else ""
+
+
+def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a check, from its wire form."""
+    findings = [{**finding, **{key: plain(finding[key]) for key in FINDING_TEXTS}} for finding in report["findings"]]
+    lists = {key: [plain(text) for text in report[key]] for key in ("looked_at", "not_looked_at")}
+    is_ok = not any(finding["refuses"] for finding in findings)
+    return {"group": plain(report["group"]), "ok": is_ok, "findings": findings, **lists}
+
+
+def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
+    """A roll of the history, without its course."""
+    return {key: plain(head[key]) if shape == TEXT else head[key] for key, shape in HEAD.items()}
+
+
+def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
+    the first requests of its warm-up; none where all were 200. ``oldest_left``: the fields of ``model.Connection`` for
+    each of the oldest few that were left at the drain's deadline."""
+    names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
+    counts = ("connections_left", "requests", "first_ms", "last_ms")
+    return {
+        **{key: member[key] for key in names + counts},
+        "killed": member.get("killed", False),
+        "deaths": member.get("deaths", 0),
+        "statuses": [] if set(member.get("statuses", ())) <= {200} else member["statuses"],
+        "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
+        **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
+        "oldest_left": [_connection_view(connection) for connection in member.get("oldest_left", ())],
+    }
+
+
+def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: plain(connection[key]) for key in ("peer", "last", "state")},
+        **{key: round(connection[key], 3) for key in ("age", "idle")},
+    }
+
+
+def holds_ports(roll: Mapping[str, Any]) -> bool:
+    """Whether it runs, or has left a failed process closed that no guard takes over."""
+    is_left = not roll["policy"]["guard"]["enabled"] and any(one["stage"] == "failed" for one in roll["members"])
+    return roll["status"] == ACTIVE or is_left
+
+
+def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
+    """Where the processes of a group stand, by name: those that a roll or the guard has in hand, or that a roll left as
+    they are. Others are open, or nobody watches them."""
+    roll, watch = mailbox.rolls.get(group), mailbox.watches.get(group)
+    is_running = roll is not None and roll["status"] == ACTIVE
+    holds = roll is not None and (is_running or not roll["policy"]["guard"]["enabled"])
+    members = {m["name"]: _member_standing(m, holds, now) for m in roll["members"]} if roll else {}
+    if watch is None:
+        return members
+    wards = {ward["name"]: _ward_standing(ward, now) for ward in watch["wards"]}
+    in_hand = {name: m for name, m in members.items() if is_running and m["stage"] != "open"}
+    ports = {name: {"ports": member["ports"]} for name, member in members.items()}
+    return {**ports, **wards, **in_hand}
+
+
+def _member_standing(member: Mapping[str, Any], holds: bool, now: float) -> dict[str, Any]:
+    view = member_view(member, now)
+    return {
+        **{key: view[key] for key in ("stage", "seconds", "ports", "why")},
+        "closed": holds and view["stage"] in CLOSED_STAGES,
+    }
+
+
+def _ward_standing(ward: Mapping[str, Any], now: float) -> dict[str, Any]:
+    retry_in = max(0.0, round(ward["retry_at"] - now, 3)) if ward["stage"] == "failed" else 0.0
+    seconds = round(now - ward["since"], 3)
+    return {
+        **{key: ward[key] for key in ("stage", "ports", "closed", "tries", "why")},
+        "seconds": seconds,
+        "retry_in": retry_in,
+    }
+
+
+def holder_text(holder: Mapping[str, Any]) -> str:
+    """Who has a group, and how far they are: for whoever is refused."""
+    by = f" by {holder['by']}" if holder.get("by") else ""
+    if "members" not in holder:
+        return f"a roll was asked for{by} a moment ago"
+    wanted = [member for member in holder["members"] if member["wanted"]]
+    replaced = sum(member["replaced"] for member in wanted)
+    paused = ", paused" if holder["paused"] else ""
+    return f"roll {holder['id']}{by} has replaced {replaced} of {len(wanted)}{paused}"

@@ -1,0 +1,184 @@
+"""An abort at whatever moment brings every process back to OPEN, or leaves it FAILED and closed: never between.
+
+In the simulated world at every step of time, with good and with bad deploys; and for real at every stage.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.model import RestartPolicy, Roll, Share, Stage, Status, WarmupPolicy
+from tests.simulation.test_properties import assert_guarded
+from tests.simulation.world import World, fast_policy
+from tests.support.load import Load, Plan
+from tests.support.look import assert_nobody_noticed, pids, refuses, rolling, wait_ended, wait_open, wait_stage
+from tests.support.stack import Stack
+
+# --- the simulated world
+
+DEPLOYS: dict[str, dict[str, Any]] = {
+    "good": {},
+    "dies at import": {"boots": "crash"},
+    "exits after a while": {"lives": 0.2},
+    "answers 500": {"warms": "GET / answered 500"},
+    "hangs or listens elsewhere": {"boots": "never"},
+    "boots too slowly": {"boot_takes": 60.0},
+    "dies when it has been opened": {"lives": 0.6},
+}
+
+EVERY = 0.02  # seconds between two moments at which it is tried
+MOST = 60  # moments in a roll: those of a long one are further apart
+LONGEST = 12.0  # seconds of a roll
+
+
+def a_world(deploy: dict[str, Any], good: int, unstoppable: bool = False, on_kill: str = "fail") -> World:
+    """Four processes, two at a time; the first ``good`` of them get a good deploy. ``unstoppable``: those that run do
+    not stop."""
+    policy = fast_policy(
+        settle=0.2,
+        max_unavailable=Share(number=2),
+        warmup=WarmupPolicy(timeout=1.5 if deploy.get("boots") == "never" else 4.0),
+        restart=RestartPolicy(timeout=3.0, on_kill=on_kill),
+    )
+    world = World(4, policy)
+    for process in list(world.processes.values())[good:]:
+        process.deploy = deploy
+    for process in world.processes.values():
+        process.stop_takes, process.stopwaitsecs = (60.0, 0.4) if unstoppable else (process.stop_takes, 3.0)
+        process.deploy = {**process.deploy, "stop_takes": 0.05}
+    return world
+
+
+def aborted(world: World, at: float) -> Roll:
+    """The roll after an abort ``at`` seconds into it."""
+    world.ask()
+    roller = world.live(world.roller(), at)
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller, LONGEST)
+    return world.roll()
+
+
+def assert_nothing_is_between(world: World, roll: Roll) -> None:
+    assert roll.status is not Status.RUNNING
+    assert {member.stage for member in roll.members} <= {Stage.OPEN, Stage.FAILED}
+    assert_guarded(world)
+    for member in roll.members:
+        process = world.processes[member.name]
+        assert process.state not in ("STOPPED", "STOPPING"), "what the roll has stopped is started again"
+        if member.stage is Stage.FAILED:
+            assert member.failed
+            assert world.is_closed(process.port)
+        elif process.warm_pid == process.pid:
+            assert not world.is_closed(process.port)
+
+
+def moments(make: Callable[[], World]) -> list[float]:
+    """From the beginning of such a roll until after its end."""
+    world = make()
+    world.ask()
+    began = world.now
+    world.run(world.roller(), LONGEST)
+    assert world.roll().status is not Status.RUNNING
+    every = max(EVERY, (world.now - began) / MOST)
+    return [n * every for n in range(round((world.now - began) / every) + 2)]
+
+
+@pytest.mark.parametrize("good", [0, 1])
+@pytest.mark.parametrize("deploy", DEPLOYS.values(), ids=DEPLOYS)
+def test_an_abort_at_any_moment_leaves_no_process_between(deploy: dict[str, Any], good: int) -> None:
+    statuses = set()
+    for at in moments(lambda: a_world(deploy, good)):
+        world = a_world(deploy, good)
+        roll = aborted(world, at)
+        assert_nothing_is_between(world, roll)
+        assert (world.lost, world.cold) == (0, 0) or "lives" in deploy, "but what died with requests in it"
+        statuses.add(roll.status)
+    assert statuses == {Status.ABORTED, Status.FAILED if deploy else Status.DONE}
+
+
+@pytest.mark.parametrize("on_kill", ["fail", "restart"])
+def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_kill: str) -> None:
+    statuses = set()
+    for at in moments(lambda: a_world({}, 0, True, on_kill)):
+        world = a_world({}, 0, True, on_kill)
+        roll = aborted(world, at)
+        assert_nothing_is_between(world, roll)
+        assert (world.lost, world.cold) == (0, 0)
+        assert {member.stage for member in roll.members} == {Stage.OPEN}
+        assert all(member.killed and member.replaced for member in roll.members if member.tried)
+        statuses.add(roll.status)
+    assert statuses == {Status.ABORTED, Status.FAILED if on_kill == "fail" else Status.DONE}
+
+
+# --- the real thing
+
+
+def started(start: Callable[..., Stack], fault: str = "", settle: float = 0.0) -> Stack:
+    """Four warm processes; ``fault`` is theirs."""
+    setup = {
+        "application": "tests.support.light_app",
+        "startsecs": 0,
+        "program": "stopwaitsecs = 1",
+        "balance": "least_conn;",
+        "files": {"fault": fault},
+    }
+    warmup = {"timeout": 5, "ready": "/health", "requests": ["/"]}
+    stack = start(4, setup=setup, max_unavailable=2, warmup=warmup, settle=settle)
+    wait_open(stack)
+    return stack
+
+
+def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
+    """Roll, abort when the first process is in that stage, and wait for the end; the first process as it then is. The
+    others were not reached."""
+    before = pids(stack)
+    with Load(Plan(stack.url, rate=60.0), stack.directory / "load.jsonl") as load:
+        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+        wait_stage(stack, stage, "app-8000")
+        assert "aborting" in stack.ctl("rolling_abort", "app").stdout
+        roll = wait_ended(stack)
+    assert_nobody_noticed(load.report())
+    assert roll["status"] == "aborted"
+    first, *others = roll["processes"]
+    assert [(p["stage"], p["tried"]) for p in others] == [("open", False)] * 3
+    assert pids(stack)[1:] == before[1:]
+    assert [refuses(port) for port in stack.setup.ports] == [first["stage"] == "failed", False, False, False]
+    assert stack.processes()[0].state == "RUNNING"
+    assert (first["pid"] or before[0]) == pids(stack)[0]
+    return dict(first)
+
+
+def test_an_abort_while_one_drains_opens_it_as_it_was(start: Callable[..., Stack]) -> None:
+    stack = started(start)
+    with socket.create_connection(("127.0.0.1", 8000), timeout=10.0) as held:
+        first = abort_at(stack, "draining")
+        held.sendall(b"GET /health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n")
+        assert held.recv(100).startswith(b"HTTP/1.1 200 OK")
+    assert (first["stage"], first["tried"], first["failed"]) == ("open", False, False)
+    assert rolling(stack)["replaced"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "settle"),
+    [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("settling", "", "", 1.0)],
+)
+def test_an_abort_brings_back_what_has_left_new_warm_and_open(
+    start: Callable[..., Stack], stage: str, old: str, new: str, settle: float
+) -> None:
+    stack = started(start, old, settle)
+    stack.fault(new)
+    first = abort_at(stack, stage)
+    assert (first["stage"], first["replaced"], first["killed"]) == ("open", True, old == "deaf")
+    assert rolling(stack)["replaced"] == 1
+
+
+def test_an_abort_leaves_one_that_is_never_warm_closed_and_says_why(start: Callable[..., Stack]) -> None:
+    stack = started(start)
+    stack.fault("hang everywhere")
+    first = abort_at(stack, "warming")
+    assert (first["stage"], first["replaced"]) == ("failed", False)
+    assert first["why"] == "is not warm after 5 s (warmup.timeout): GET /health did not answer"

@@ -1,0 +1,279 @@
+"""Bad deploys, for real: each costs one process and no request, is found in time, and is resumed after the mend.
+
+Eight processes (four of the demo application, which takes long to boot), two at a time, nginx before them, and users
+who notice everything. The faults are those of tests/support/site/deploy.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.load import Load, Plan
+from tests.support.look import (
+    assert_nobody_noticed,
+    listener_log,
+    pids,
+    popen_ctl,
+    refuses,
+    rolling,
+    wait_ended,
+    wait_open,
+)
+from tests.support.stack import Stack
+
+LIGHT = "tests.support.light_app"
+DEMO = "tests.support.site"
+
+OLD, BAD, MENDED = "old", "bad", "mended"
+FIRST = "app-8000"
+PATIENT = 60.0  # warmup.timeout of a good deploy
+WARM_WITHIN = 4.0  # seconds: a light process boots in a tenth of one, but not where others want the processors too
+LATE = f"is not warm after {WARM_WITHIN:g} s (warmup.timeout): "
+BROKEN = "is not warm: GET / answered 500, expected 2xx"
+FATAL = "went down while it was warmed up: FATAL: Exited too quickly"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One bad deploy. ``words``: what the line of the process says. ``warm_within``: warmup.timeout while it is rolled
+    out, and so the deadline of all faults but those that supervisord finds; those have ``startsecs`` above their life.
+    """
+
+    fault: str
+    words: str = ""
+    warm_within: float = WARM_WITHIN
+    startsecs: int = 0
+    program: str = "startretries = 1"  # 1 s instead of 6 until supervisord gives up a crash loop
+    application: str = LIGHT
+    processes: int = 8
+
+    def __str__(self) -> str:
+        return self.fault + (", the demo application" if self.application == DEMO else "")
+
+
+FAULTS = [
+    Fault("die", FATAL, 20.0, startsecs=2),
+    Fault("exit 1", FATAL, 20.0, startsecs=3),
+    Fault("500 everywhere", LATE + "GET /health (ready) answers 500"),
+    Fault("hang everywhere", LATE + "GET /health did not answer"),
+    Fault("port 9000", LATE + "nothing listens on port 8000; it listens on 9000. Fix: correct `ports` in rolling.yaml"),
+    Fault("slow 60", LATE + "nothing listens on port 8000"),
+    Fault("500", BROKEN),
+    Fault("die", FATAL, 20.0, startsecs=2, application=DEMO, processes=4),
+    Fault("500", BROKEN, 20.0, application=DEMO, processes=4),
+]
+
+Start = Callable[..., Stack]
+
+
+def started(start: Start, fault: Fault, running: str = "", **policy: Any) -> Stack:
+    """Warm processes of the old release, with the fault ``running``.
+
+    A process that hangs is still connected to the warm-up that gave it up, so ``drain.timeout`` is how long its resume
+    takes.
+    """
+    setup = {
+        "application": fault.application,
+        "startsecs": fault.startsecs,
+        "program": fault.program,
+        "balance": "least_conn;",
+        "files": {"fault": running},
+    }
+    policy = {"max_unavailable": 2, "warmup": warmup(PATIENT), "drain": {"timeout": 3}, **policy}
+    stack = start(fault.processes, setup=setup, **policy)
+    wait_open(stack)
+    return stack
+
+
+def warmup(timeout: float) -> dict[str, Any]:
+    return {"timeout": timeout, "ready": "/health", "requests": ["/"]}
+
+
+def change_policy(stack: Stack, **changes: Any) -> None:
+    """Write other keys of the group into rolling.yaml."""
+    path = stack.directory / "rolling.yaml"
+    policy = yaml.safe_load(path.read_text(encoding="utf-8"))
+    policy["groups"]["app"].update(changes)
+    path.write_text(yaml.safe_dump(policy), encoding="utf-8")
+
+
+def deploy_badly(stack: Stack, fault: Fault) -> None:
+    """From now on, with its short deadline: a machine that is busy must not fail the good deploys by it."""
+    change_policy(stack, warmup=warmup(fault.warm_within))
+    stack.release(BAD)
+    stack.fault(fault.fault)
+
+
+def mend(stack: Stack) -> None:
+    """A good deploy, with the deadline of one."""
+    change_policy(stack, warmup=warmup(PATIENT))
+    stack.release(MENDED)
+    stack.fault()
+
+
+def users(stack: Stack) -> Load:
+    """New connections, every twentieth a POST: 60 a second for the light application, 20 for the other."""
+    rate = 60.0 if stack.setup.application == LIGHT else 20.0
+    return Load(Plan(stack.url, rate), stack.directory / "load.jsonl")
+
+
+def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
+    """Run a command that rolls: its exit status, its output, and the roll when it had first failed, or at the end."""
+    with popen_ctl(stack, *command) as watcher:
+        view: dict[str, Any] = {}
+        while watcher.poll() is None and not (view and any(p["failed"] for p in view["processes"])):
+            time.sleep(0.02)
+            view = the_roll(stack)
+        output = watcher.communicate(timeout=60)[0]
+    return watcher.returncode, output, view
+
+
+def the_roll(stack: Stack) -> dict[str, Any]:
+    """The only roll; nothing before there is one."""
+    rolls: Any = stack.rpc().rolling.getAllRolls()
+    return rolls[0] if rolls else {}
+
+
+def found_after(view: dict[str, Any]) -> float:
+    """Seconds, by the roll's own clock, from the beginning of the fault until the roll has failed on the first process:
+    from the order to stop where the old one did not, else from the moment at which the new one was there."""
+    (first,) = [process for process in view["processes"] if process["failed"]]
+    if first["killed"] or first["stage"] == "restarting":
+        return float(first["stopped"] or first["seconds"])
+    assert (first["stage"], view["status"]) == ("failed", "failed"), "it ends in the look in which it fails"
+    return float(view["seconds"] - first["drained"] - first["stopped"])
+
+
+def fatal_until_found(stack: Stack) -> float:
+    """Seconds from supervisord's FATAL to the roll's failure, by the times in their logs."""
+    supervisord = (stack.directory / "supervisord.log").read_text(encoding="utf-8")
+    fatal = re.search(rf"(?m)^(\S+ \S+) INFO gave up: {FIRST} entered FATAL", supervisord)
+    failed = re.search(rf"(?m)^(\S+ \S+) INFO app:{FIRST} failed: ", listener_log(stack))
+    assert fatal
+    assert failed
+    return (_moment(failed[1]) - _moment(fatal[1])).total_seconds()
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f")
+
+
+def releases(stack: Stack) -> list[str]:
+    """What each process serves, asked directly; refused where it is closed."""
+    return [
+        "closed" if refuses(port) else stack.ask(port, "/health").headers["x-release"] for port in stack.setup.ports
+    ]
+
+
+def line_of(output: str, name: str) -> str:
+    (line,) = [line for line in output.splitlines() if line.startswith(f"{name} ")]
+    return line
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_mend(
+    start: Start, fault: Fault
+) -> None:
+    stack = started(start, fault)
+    before = pids(stack)
+    with users(stack) as load:
+        deploy_badly(stack, fault)
+        status, output, view = rolled(stack, "rolling_restart", "app")
+        assert (status, releases(stack)) == (1, ["closed"] + [OLD] * (fault.processes - 1)), output
+        assert pids(stack)[1:] == before[1:]
+        assert f"FAILED: {fault.words}" in line_of(output, FIRST)
+        assert output.splitlines()[-3:] == [
+            f"Closed, so that no user meets it: {FIRST} (port 8000)",
+            f"See why: supervisorctl tail app:{FIRST} stderr",
+            "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+        ]
+        assert found_after(view) < fault.warm_within + 1.0
+        assert fault.words != FATAL or fatal_until_found(stack) < 1.0
+        mend(stack)
+        status, output, _ = rolled(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [MENDED] * fault.processes), output
+        assert not set(before) & set(pids(stack))
+    assert_nobody_noticed(load.report())
+    assert {answer.release for answer in load.answers()} == {OLD, MENDED}
+
+
+def test_of_a_group_that_is_down_as_a_whole_nothing_is_said_to_be_closed(start: Start) -> None:
+    fault = Fault("die", FATAL, 20.0, startsecs=2, processes=2)
+    stack = started(start, fault)
+    deploy_badly(stack, fault)
+    for pid in pids(stack):
+        os.kill(pid, signal.SIGKILL)
+    stack.wait_until(lambda: {one.state for one in stack.processes()} == {"FATAL"}, 60.0, "both are FATAL")
+    status, output, _ = rolled(stack, "rolling_restart", "app")
+    assert (status, releases(stack)) == (1, ["closed", "closed"]), output
+    assert f"Not warm, and open all the same: {FIRST} (port 8000)" in output.splitlines()
+    assert "Closed" not in output
+    why = line_of(stack.ctl("rolling_status", "app").stdout, FIRST)
+    assert why.endswith("the next one serves before it is warm, because none of the group is warm and open")
+    assert "kept closed" not in why
+
+
+def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_request(start: Start) -> None:
+    """All eight are deaf, as after a deploy that nobody could notice. So the mend of the code does not help those that
+    run; what does is to accept that they are killed."""
+    stack = started(start, Fault("deaf", program="stopwaitsecs = 1"), running="deaf")
+    stack.fault()
+    before = pids(stack)
+    with users(stack) as load:
+        stack.release(BAD)
+        status, output, view = rolled(stack, "rolling_restart", "app")
+        assert (status, releases(stack)) == (1, [BAD] + [OLD] * 7), output
+        after = pids(stack)
+        assert after[1:] == before[1:]
+        assert 1.0 <= found_after(view) < 1.0 + 1.0
+        line = line_of(output, FIRST)
+        assert "· stopped 1." in line
+        assert " s (killed) · " in line
+        assert "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it and the roll brings it" in line
+        assert line.endswith("to go on with those that still run, accept it: restart: {on_kill: restart} in its policy")
+        end, advice = output.splitlines()[-2:]
+        assert end.startswith("app: FAILED: 1 of 8 replaced in ")
+        assert advice == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+        change_policy(stack, restart={"on_kill": "restart"})
+        stack.release(MENDED)
+        status, output, _ = rolled(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [BAD] + [MENDED] * 7), output
+        assert output.count(" s (killed) · ") == 7
+        assert pids(stack)[0] == after[0], "it was new already"
+    assert_nobody_noticed(load.report())
+
+
+def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) -> None:
+    fault = Fault("hang everywhere")
+    stack = started(start, fault, settle=0.3)
+    before = pids(stack)
+    with users(stack) as load:
+        stack.release(MENDED)
+        assert stack.ctl("rolling_restart", "app", "--max-unavailable", "1", "--no-wait").returncode == 0
+        stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
+        assert stack.ctl("rolling_pause", "app").returncode == 0
+        stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
+        assert stack.ctl("rolling_abort", "app").returncode == 0  # a roll keeps to its policy, a resumed one reads it
+        assert wait_ended(stack)["status"] == "aborted"
+        deploy_badly(stack, fault)
+        status, output, _ = rolled(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (1, [MENDED] * 3 + ["closed"] + [OLD] * 4), output
+        new = pids(stack)
+        assert new[4:] == before[4:]
+        mend(stack)
+        status, output, _ = rolled(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [MENDED] * 8), output
+        assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"
+        assert not set(before) & set(pids(stack))
+    assert_nobody_noticed(load.report())
+    assert {answer.release for answer in load.answers()} == {OLD, MENDED}

@@ -1,0 +1,118 @@
+"""Load balancers other than nginx, the real ones: which are refused, and that those that retry fail no request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.look import all_open, assert_nobody_noticed, pids, rolling, users
+from tests.support.stack import Stack
+
+CADDY_NO_POOL = "transport http {\n keepalive off\n }"
+CADDY = f"{CADDY_NO_POOL}\n lb_retries 3\n lb_try_duration 5s\n lb_try_interval 10ms\n fail_duration 1s"
+VARNISH_NO_POOL = 'sub vcl_backend_fetch { set bereq.http.Connection = "close"; }'
+VARNISH = f"{VARNISH_NO_POOL}\nsub vcl_backend_error {{\n    return (retry);\n}}"
+HAPROXY_NO_POOL = "option http-server-close"
+
+REFUSED = {
+    "Debian's haproxy.cfg": ("plain-haproxy", HAPROXY_NO_POOL, "HAProxy", "gate: {backend: haproxy"),
+    "Caddy's defaults": ("caddy", CADDY_NO_POOL, "Caddy", "lb_retries 3, lb_try_duration 5s"),
+    "Varnish's defaults": ("varnish", VARNISH_NO_POOL, "Varnish", "sub vcl_backend_error { return (retry); }"),
+}
+RETRYING = {
+    "haproxy": ("plain-haproxy", f"{HAPROXY_NO_POOL}\n    option redispatch 1", ""),
+    "caddy": ("caddy", CADDY, ""),
+    "varnish": ("varnish", VARNISH, ""),
+    "apache": ("apache2", "", "retry=0 disablereuse=On"),
+}
+
+
+def behind(light: Callable[..., Stack], balancer: str, upstream: str, peer: str = "", **policy: object) -> Stack:
+    """A group behind a load balancer of tests.support.balancers, whose settle is read."""
+    setup = {"balancer": balancer, "upstream": upstream, "peer": peer}
+    return light(setup=setup, **{"settle": "auto", **policy})
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_balancer_without_retry_refuses_the_rollout(light: Callable[..., Stack], name: str):
+    balancer, upstream, title, fix = REFUSED[name]
+    stack = behind(light, balancer, upstream)
+    before = pids(stack)
+    with users(stack, rate=40.0) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 1, done.stdout
+    assert f"{title} sends requests to the group, and does not try another server" in done.stdout
+    assert fix in done.stdout
+    assert pids(stack) == before
+    assert_nobody_noticed(report())
+
+
+@pytest.mark.parametrize("name", RETRYING)
+def test_balancer_that_retries_fails_no_request(light: Callable[..., Stack], name: str):
+    stack = behind(light, *RETRYING[name])
+    before = pids(stack)
+    with users(stack, rate=40.0, posts=0.3) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    assert_nobody_noticed(report())
+    assert not set(before) & set(pids(stack))
+
+
+@pytest.mark.parametrize("balancer", ["caddy", "plain-haproxy"])
+def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable[..., Stack], balancer: str):
+    """Forced: a check refuses it. Both keep a connection after HTTP/1.0 where the application says keep-alive."""
+    upstream = {
+        "caddy": CADDY.replace(CADDY_NO_POOL, ""),
+        "plain-haproxy": "option redispatch 1\n    http-reuse always",
+    }[balancer]
+    drain = {"timeout": 30, "keepalive": "nginx", "quiet": 25}
+    stack = behind(light, balancer, upstream, drain=drain)
+    before = pids(stack)
+    with users(stack, rate=100.0, posts=0.3) as report:
+        done = stack.ctl("rolling_restart", "app", "--force")
+    assert done.returncode == 1, done.stdout
+    assert "connections that were told to close by an HTTP/1.0 answer (from " in done.stdout
+    assert rolling(stack)["seconds"] < 10.0
+    assert pids(stack) == before
+    assert_nobody_noticed(report())
+    assert all_open(stack)
+
+
+def test_pool_of_another_balancer_is_named_with_its_fix(light: Callable[..., Stack]):
+    stack = behind(light, "caddy", CADDY.replace(CADDY_NO_POOL, ""))
+    with users(stack, rate=100.0):
+        checked = stack.ctl("rolling_check", "app").stdout
+        done = stack.ctl("rolling_restart", "app", "--force")
+    assert "error: balancer.keepalive" in checked
+    assert "from Caddy at 127.0.0.1:" in done.stdout
+    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in done.stdout
+
+
+def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[..., Stack]):
+    """Its configuration is moved away: nothing shows then that it retries."""
+    stack = behind(light, "caddy", CADDY)
+    (stack.directory / "caddy.conf").unlink()
+    policy = stack.directory / "rolling.yaml"
+    with users(stack, rate=40.0) as report:
+        refused = stack.ctl("rolling_check", "app").stdout
+        text = policy.read_text(encoding="utf-8")
+        policy.write_text(text.replace("retries: false", "retries: true"), encoding="utf-8")
+        checked = stack.ctl("rolling_check", "app").stdout
+        done = stack.ctl("rolling_restart", "app")
+    assert "error: balancer.retries: caddy (pid " in refused
+    assert "balancer." not in checked
+    assert done.returncode == 0, done.stdout
+    assert re.search("never fewer than [1-3] of 4 open", done.stdout), done.stdout
+    assert_nobody_noticed(report())
+
+
+@pytest.mark.parametrize(("peer", "settle"), [("retry=2 disablereuse=On", 2), ("retry=0 disablereuse=On", 0)])
+def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, settle: int):
+    stack = behind(light, "apache2", "", peer)
+    with users(stack, rate=40.0) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert re.search("never fewer than [1-3] of 4 available", done.stdout), done.stdout  # the guard may settle still
+    assert min(process["settled"] for process in rolling(stack)["processes"]) >= settle
+    assert_nobody_noticed(report())

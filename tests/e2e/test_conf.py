@@ -1,0 +1,227 @@
+"""The files of conf/: each is what its program reads, and they agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import textwrap
+from configparser import RawConfigParser
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.datatypes import RestartUnconditionally
+from supervisor.events import ProcessGroupEvent, ProcessStateEvent, SupervisorStateChangeEvent, Tick5Event
+from supervisor.options import ClientOptions, ServerOptions
+
+from supervisor_rolling import __version__
+from supervisor_rolling.core.checks.nginx import behind, settle_for
+from supervisor_rolling.core.model import Config, Policy
+from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.listener import config
+from supervisor_rolling.listener.balancer_config import read_nginx
+from supervisor_rolling.plugin.events import RollingAskedEvent
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+PORTS = list(range(8000, 8008))
+NAMES = [f"app-{port}" for port in PORTS]
+
+
+def options(conf: Path) -> ServerOptions:
+    """A configuration as supervisord reads it; nothing is started."""
+    found = ServerOptions()
+    found.realize(["-c", str(conf)], doc="")
+    return found
+
+
+@pytest.fixture
+def supervisord(tmp_path: Path) -> ServerOptions:
+    """conf/supervisord.conf, with the folders of a machine that has been set up."""
+    text = (CONF / "supervisord.conf").read_text(encoding="utf-8")
+    for folder in ("/run", "/var/log/supervisor"):
+        (tmp_path / folder[1:]).mkdir(parents=True)
+        text, replaced = re.subn(rf"(?<== ){folder}|(?<=unix://){folder}", f"{tmp_path}{folder}", text)
+        assert replaced, f"{folder} stands nowhere in conf/supervisord.conf"
+    copy = tmp_path / "supervisord.conf"
+    copy.write_text(text, encoding="utf-8")
+    return options(copy)
+
+
+@pytest.fixture
+def rolling() -> Config:
+    return config.load(str(CONF / "rolling.yaml"))
+
+
+@pytest.fixture
+def policy(rolling: Config) -> Policy:
+    (found,) = rolling.groups.values()
+    return found
+
+
+def group(supervisord: ServerOptions, name: str) -> Any:
+    return next(found for found in supervisord.process_group_configs if found.name == name)
+
+
+def factory(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+# --- supervisord.conf
+
+
+def test_supervisord_has_the_application_and_the_listener(supervisord: ServerOptions) -> None:
+    assert sorted(found.name for found in supervisord.process_group_configs) == ["app", "rolling"]
+    assert [process.name for process in group(supervisord, "app").process_configs] == NAMES
+
+
+def test_each_process_is_told_the_port_of_its_name(supervisord: ServerOptions) -> None:
+    commands = {process.name: process.command for process in group(supervisord, "app").process_configs}
+    assert all(commands[name].endswith(f"--port {port}") for name, port in zip(NAMES, PORTS))
+
+
+def test_the_rpcinterface_is_ours(supervisord: ServerOptions) -> None:
+    factories = {name: (made, settings) for name, made, settings in supervisord.rpcinterface_factories}
+    ours = factory("supervisor_rolling.rpcinterface:make_rolling_rpcinterface")
+    assert factories["rolling"] == (ours, {})
+
+
+def test_supervisorctl_finds_its_plugin_in_the_same_file(supervisord: ServerOptions) -> None:
+    client = ClientOptions()
+    client.realize(["-c", str(supervisord.configfile)], doc="")
+    ours = factory("supervisor_rolling.controllerplugin:make_rolling_controllerplugin")
+    assert [(name, made) for name, made, _ in client.plugin_factories if name == "rolling"] == [("rolling", ours)]
+    assert client.serverurl == f"unix://{supervisord.server_configs[0]['file']}"
+
+
+def test_the_listener_is_started_first_and_hears_at_once(supervisord: ServerOptions) -> None:
+    pool = group(supervisord, "rolling")
+    (listener,) = pool.process_configs
+    assert (listener.startsecs, listener.priority, pool.priority) == (0, -1, -1)
+    assert listener.autorestart is RestartUnconditionally
+    assert pool.buffer_size >= 4096
+    assert min(found.priority for found in supervisord.process_group_configs) == pool.priority
+
+
+def test_the_listener_hears_the_doorbell_and_the_processes(supervisord: ServerOptions) -> None:
+    heard = tuple(group(supervisord, "rolling").pool_events)
+    wanted = (RollingAskedEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
+    assert [event for event in wanted if not issubclass(event, heard)] == []
+
+
+def test_the_listener_s_command_is_one_that_is_installed(supervisord: ServerOptions) -> None:
+    (listener,) = group(supervisord, "rolling").process_configs
+    program, *arguments = listener.command.split()
+    script = re.search(rf'"{program} = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    assert script
+    assert callable(factory(":".join(script.groups())))
+    assert arguments == ["--config", "/etc/supervisor/rolling.yaml"]
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    assert f'version="{__version__}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+# --- rolling.yaml and supervisord.conf
+
+
+def test_the_policy_is_of_the_group_that_supervisord_has(supervisord: ServerOptions, rolling: Config) -> None:
+    assert list(rolling.groups) == ["app"]
+    assert {found.name for found in supervisord.process_group_configs} >= set(rolling.groups)
+
+
+def test_the_policy_finds_the_port_of_every_process(supervisord: ServerOptions, policy: Policy) -> None:
+    names = [process.name for process in group(supervisord, "app").process_configs]
+    assert [ports_for(policy.ports, name) for name in names] == [(port,) for port in PORTS]
+
+
+def test_no_deadline_of_supervisord_is_longer_than_that_of_the_policy(
+    supervisord: ServerOptions, policy: Policy
+) -> None:
+    for process in group(supervisord, "app").process_configs:
+        assert process.stopwaitsecs + process.startsecs < policy.restart.timeout
+
+
+# --- nginx.conf
+
+
+def upstream() -> list[str]:
+    """The parameters of each server of the upstream."""
+    return re.findall(r"^\s*server\s+(127\.0\.0\.1:\d+[^;]*);", nginx_text(), re.MULTILINE)
+
+
+def nginx_text() -> str:
+    return (CONF / "nginx.conf").read_text(encoding="utf-8")
+
+
+def test_nginx_asks_the_ports_that_the_processes_have() -> None:
+    assert [server.split()[0] for server in upstream()] == [f"127.0.0.1:{port}" for port in PORTS]
+
+
+def test_what_settles_in_no_time_is_tried_again_in_no_time(policy: Policy) -> None:
+    assert {server.split(maxsplit=1)[1] for server in upstream()} == {"max_fails=0"}
+    assert policy.settle_auto
+    assert settle_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
+
+
+def test_nginx_takes_its_file(tmp_path: Path) -> None:
+    text = nginx_text()
+    for path in ("/run/nginx.pid", "/var/log/nginx/error.log"):
+        assert path in text
+        text = text.replace(path, str(tmp_path / Path(path).name))
+    text = text.replace("http {", f"http {{\n    access_log {tmp_path}/access.log;", 1)
+    conf = tmp_path / "nginx.conf"
+    conf.write_text(text, encoding="utf-8")
+    tested = subprocess.run(
+        ["nginx", "-t", "-p", "/usr/share/nginx", "-c", str(conf)], capture_output=True, text=True, timeout=30
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert "[warn]" not in tested.stderr
+
+
+# --- haproxy.cfg
+
+
+def haproxy_text() -> str:
+    return (CONF / "haproxy.cfg").read_text(encoding="utf-8")
+
+
+def test_haproxy_asks_the_ports_that_the_processes_have() -> None:
+    servers = re.findall(r"^\s*server (\S+) (\S+)$", haproxy_text(), re.MULTILINE)
+    assert servers == [(name, f"127.0.0.1:{port}") for name, port in zip(NAMES, PORTS)]
+
+
+def test_haproxy_takes_its_file() -> None:
+    tested = subprocess.run(
+        ["haproxy", "-c", "-f", str(CONF / "haproxy.cfg")], capture_output=True, text=True, timeout=30
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert "WARNING" not in tested.stderr
+
+
+def test_the_gate_in_haproxy_s_file_is_one_of_the_policy_and_finds_its_socket_and_backend() -> None:
+    text = " ".join(haproxy_text().replace("\n#", " ").split())
+    gate = re.search(r"`(gate: .*?)` in rolling.yaml", text)
+    assert gate
+    found = config.parse(f"{gate[1]}\ngroups: {{app: {{ports: auto}}}}", "haproxy.cfg").gate
+    assert f"stats socket {found.socket} mode 660 group haproxy level admin" in text
+    assert f"\nbackend {found.backend_name}\n" in haproxy_text()
+
+
+def test_the_policy_in_the_readme_can_be_pasted_as_it_stands() -> None:
+    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
+    block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nWhat the upstream")[0]
+    policy = config.parse(textwrap.dedent(block), "README.rst").groups["app"]
+    assert [request.path for request in policy.warmup.requests] == ["/", "/search?q=warm"]
+
+
+def test_the_sections_in_the_readme_are_those_of_the_example() -> None:
+    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
+    block = readme.partition(".. code-block:: ini\n\n")[2].partition("\nSay in")[0]
+    pasted = RawConfigParser()
+    pasted.read_string(textwrap.dedent(block))
+    example = RawConfigParser(inline_comment_prefixes=(";",))
+    example.read(CONF / "supervisord.conf")
+    assert {name: dict(pasted[name]) for name in pasted.sections()} == {n: dict(example[n]) for n in pasted.sections()}

@@ -1,0 +1,149 @@
+"""Whatever dies in the middle of a roll, for good or for a while: the listener, the client, supervisord, or both."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.soak.kills import roll_and_kill
+from tests.support.look import (
+    all_open,
+    assert_nobody_noticed,
+    draining,
+    listener_pid,
+    pids,
+    refuses,
+    rolling,
+    rules,
+    users,
+    wait_ended,
+)
+from tests.support.stack import Stack
+
+LEASE = 15.0  # seconds, the shortest that a policy may have
+OPENS_WITHIN = LEASE + 2.0
+"""The kernel compares whole seconds, and the end of a lease is rounded up."""
+
+
+@pytest.fixture
+def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
+    """A light group with the shortest lease."""
+    return functools.partial(light, gate={"lease": LEASE}, drain={"timeout": 60})
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP while the block runs."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def seconds_until_open(stack: Stack) -> float:
+    """How long it takes until every port of the group takes a new connection."""
+    begun = time.monotonic()
+    while not all_open(stack):
+        assert time.monotonic() - begun < OPENS_WITHIN, rules()
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+def end_with_force(stack: Stack) -> None:
+    """End a stack whose supervisord is dead: its processes are orphans."""
+    assert len(stack.stop()) >= len(stack.setup.ports)
+
+
+# --- killed
+
+
+@pytest.mark.parametrize("victim", ["listener", "client"])
+def test_it_may_be_killed_at_any_moment_of_a_roll(group: Callable[..., Stack], victim: str):
+    """A few of those that ``python -m tests.soak.kills`` does by the hundred."""
+    stack, chance = group(), random.Random(4)
+    with users(stack) as report:
+        found = [roll_and_kill(stack, chance, victim) for _ in range(8)]
+    assert all(one.survived for one in found), found
+    assert_nobody_noticed(report())
+
+
+def test_when_supervisord_is_killed_the_listener_opens_all_gates(group: Callable[..., Stack]):
+    stack = group()
+    with draining(stack):
+        os.kill(stack.supervisord_pid, signal.SIGKILL)
+        assert seconds_until_open(stack) < 2.0
+    assert rules() == []
+    end_with_force(stack)
+
+
+def test_when_supervisord_and_the_listener_are_killed_the_kernel_opens_all_gates(group: Callable[..., Stack]):
+    stack = group()
+    with draining(stack):
+        listener = listener_pid(stack)
+        os.kill(stack.supervisord_pid, signal.SIGSTOP)  # so that it starts no other listener meanwhile
+        os.kill(listener, signal.SIGKILL)
+        os.kill(stack.supervisord_pid, signal.SIGKILL)
+        assert refuses(8000), "nobody is left to open it"
+        seconds_until_open(stack)
+    end_with_force(stack)
+    forget_rules()
+
+
+def forget_rules() -> None:
+    """Take away what nobody is left to take away: rules whose lease is over, which close nothing."""
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        for option in ("-F", "-X"):
+            subprocess.run([command, "-w", option], check=True, timeout=10)
+
+
+# --- stopped for a while
+
+
+def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(group: Callable[..., Stack]):
+    stack = group(processes=3)
+    with users(stack) as report:
+        with draining(stack), stopped(listener_pid(stack)):
+            seconds_until_open(stack)
+            time.sleep(1.0)  # users come back to it
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
+    assert_nobody_noticed(report())
+
+
+def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_and_nothing_is_stopped(
+    group: Callable[..., Stack],
+):
+    stack = group(processes=3)
+    before = pids(stack)
+    with users(stack) as report:
+        with draining(stack):
+            with stopped(stack.supervisord_pid):
+                time.sleep(LEASE + 3.0)
+                assert refuses(8000), "the listener renews the lease meanwhile"
+            assert rolling(stack)["status"] == "running"
+            assert pids(stack) == before
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
+    assert_nobody_noticed(report())
+
+
+def test_when_both_stand_still_for_longer_than_the_lease_nothing_that_gets_connections_is_stopped(
+    group: Callable[..., Stack],
+):
+    stack = group(processes=3)
+    with users(stack) as report:
+        with draining(stack), stopped(listener_pid(stack)), stopped(stack.supervisord_pid):
+            seconds_until_open(stack)
+            time.sleep(1.0)
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3)
+    assert_nobody_noticed(report())

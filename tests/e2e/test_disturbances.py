@@ -1,0 +1,438 @@
+"""What others do in the middle of a roll: to supervisord, to the firewall, to the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.load import Load, Plan
+from tests.support.look import (
+    all_open,
+    assert_nobody_noticed,
+    closed_ports,
+    draining,
+    listener_log,
+    pids,
+    popen_ctl,
+    refuses,
+    rolling,
+    rules,
+    standing,
+    users,
+    wait_ended,
+    wait_open,
+    wait_stage,
+)
+from tests.support.netns import XTABLES_LOCK
+from tests.support.refused_connections import REFUSE_FILE
+from tests.support.stack import Stack
+
+SLOW = {"startsecs": 1}
+"""A roll of four takes four seconds: time enough to do something in the middle."""
+
+
+def drain_for(stage: str) -> dict[str, float]:
+    """A drain that lasts long enough for a command of supervisorctl on a busy machine, where the test needs that."""
+    return {"min": 2.0 if stage == "draining" else 0.5}
+
+
+def disturbed(stack: Stack, act: Callable[[], object], stage: str = "warming") -> tuple[int, str]:
+    """Roll, and act when the first process is in that stage. The exit status and the words of supervisorctl."""
+    watcher = popen_ctl(stack, "rolling_restart", "app")
+    wait_stage(stack, stage)
+    act()
+    said, _ = watcher.communicate(timeout=60)
+    assert "Traceback" not in said
+    return watcher.returncode, said
+
+
+def assert_whole(stack: Stack, stopped: tuple[str, ...] = ()) -> None:
+    """Every process runs, warm and open, but those that somebody stopped, whose ports are closed; no other rule."""
+    names = {f"app-{port}" for port in stack.setup.ports} - set(stopped)
+    stack.wait_until(lambda: all(standing(stack)[name]["warm"] for name in names), 30.0, "all are warm")
+    stack.wait_until(lambda: len(closed_ports()) == len(stopped), 5.0, "no other port is closed")
+    assert {name for name, found in standing(stack).items() if found["statename"] == "STOPPED"} == set(stopped)
+    assert not any(refuses(int(name.rpartition("-")[2])) for name in names)
+
+
+# --- to supervisord
+
+
+def test_reload_ends_the_roll_and_says_so(light: Callable[..., Stack]):
+    stack = light(processes=2, setup=SLOW)
+    status, said = disturbed(stack, lambda: stack.ctl("reload"))
+    told = "supervisord is shutting down or restarting: a roll ends with it", "supervisord was restarted meanwhile"
+    assert status == 1
+    assert any(words in said for words in told), said
+    stack.wait_serving()
+    wait_open(stack)
+    assert rules() == []
+    assert "knows of no roll of app" in stack.ctl("rolling_status", "app").stdout
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+
+
+def reconfigure(stack: Stack, old: str, new: str) -> None:
+    """Edit supervisord's configuration, and ``supervisorctl update``."""
+    text = stack.supervisord_conf.read_text(encoding="utf-8")
+    assert old in text
+    stack.supervisord_conf.write_text(text.replace(old, new), encoding="utf-8")
+    assert stack.ctl("update").returncode == 0
+
+
+@pytest.mark.parametrize("stage", ["draining", "warming"])
+def test_update_that_changes_the_group_ends_the_roll_and_says_so(light: Callable[..., Stack], stage: str):
+    stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
+    change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
+    status, said = disturbed(stack, lambda: reconfigure(stack, *change), stage)
+    assert (status, "ABORTED: 0 of 2 replaced" in said, "supervisorctl update" in said) == (1, True, True), said
+    assert_whole(stack)
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+
+
+def test_update_that_removes_the_group_ends_the_roll_says_so_and_leaves_no_rule(light: Callable[..., Stack]):
+    stack = light(setup=SLOW)
+    status, said = disturbed(stack, lambda: reconfigure(stack, "[program:app]", "[program:other]"))
+    assert (status, "supervisord removed the group" in said) == (1, True), said
+    stack.wait_until(lambda: rules() == [], 5.0, "no rule is left")
+    stack.wait_serving()
+    assert stack.ctl("rolling_restart", "app").returncode == 5
+
+
+@pytest.mark.parametrize("stage", ["draining", "warming", "settling"])
+def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
+    stack = light(processes=3, setup=SLOW, drain=drain_for(stage), settle=1 if stage == "settling" else 0)
+    status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
+    assert (status, "2 of 2 replaced" in said) == (0, True), said
+    assert any(line.startswith("app-8000") and "was stopped by hand" in line for line in said.splitlines())
+    assert_whole(stack, stopped=("app-8000",))
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_one_whose_turn_is_still_to_come_may_be_stopped_or_restarted(light: Callable[..., Stack], verb: str):
+    stack = light(setup=SLOW)
+    status, said = disturbed(stack, lambda: stack.ctl(verb, "app:app-8002"))
+    assert (status, ("3 of 3" if verb == "stop" else "4 of 4") in said) == (0, True), said
+    assert_whole(stack, stopped=("app-8002",) if verb == "stop" else ())
+
+
+@pytest.mark.parametrize("stage", ["draining", "warming"])
+def test_one_that_is_restarted_by_hand_is_warmed_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
+    stack = light(processes=3, setup=SLOW, drain=drain_for(stage))
+    status, said = disturbed(stack, lambda: stack.ctl("restart", "app:app-8000"), stage)
+    assert (status, "3 of 3 replaced" in said) == (0, True), said
+    assert_whole(stack)
+
+
+def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_roll_goes_on(
+    light: Callable[..., Stack],
+):
+    stack = light(processes=3, setup=SLOW)
+
+    def restart_the_first() -> None:
+        wait_stage(stack, "warming", "app-8001")
+        stack.ctl("restart", "app:app-8000")
+
+    status, said = disturbed(stack, restart_the_first)
+    assert (status, "3 of 3 replaced" in said) == (0, True), said
+    assert_whole(stack)
+
+
+@pytest.mark.parametrize("warming", ["app-8000", "app-8001"])
+def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callable[..., Stack], warming: str):
+    stack = light(setup=SLOW)
+
+    def stop_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("stop", "app:*")
+
+    status, said = disturbed(stack, stop_all)
+    assert (status, "all that it was to replace were stopped by hand" in said) == (1, True), said
+    assert {found["statename"] for found in standing(stack).values()} == {"STOPPED"}
+    stack.ctl("start", "app:*")
+    assert_whole(stack)
+
+
+@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
+def test_restart_all_in_the_middle_of_a_roll_restarts_the_listener_too_and_the_roll_goes_on(
+    light: Callable[..., Stack], warming: str
+):
+    stack = light(setup=SLOW)
+
+    def restart_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("restart", "all")
+
+    status, said = disturbed(stack, restart_all)
+    assert (status, "4 of 4 replaced" in said) == (0, True), said
+    assert_whole(stack)
+
+
+@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
+def test_stop_all_opens_the_gates_and_the_roll_waits_until_start_all(light: Callable[..., Stack], warming: str):
+    stack = light(setup=SLOW)
+
+    def stop_all() -> None:
+        wait_stage(stack, "warming", warming)
+        stack.ctl("stop", "all")
+
+    status, said = disturbed(stack, stop_all)
+    assert (status, "the listener does not run: roll 1 of app waits" in said) == (7, True), said
+    assert rules() == []
+    stack.ctl("start", "all")
+    assert wait_ended(stack)["status"] == "done"
+    assert_whole(stack)
+
+
+# --- to the firewall
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Hold the lock of iptables while the block runs."""
+    handle = os.open(XTABLES_LOCK, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is_not_closed(
+    light: Callable[..., Stack],
+):
+    stack = light(drain={"timeout": 60})
+    before = pids(stack)
+    with users(stack) as report:
+        with locked():
+            asked = time.monotonic()
+            client = popen_ctl(stack, "rolling_restart", "app")
+            while time.monotonic() < asked + 10.0:
+                assert pids(stack) == before
+                assert rules() == []
+                time.sleep(0.2)
+        said, _ = client.communicate(timeout=60)
+        again = stack.ctl("rolling_restart", "app")
+    assert (client.returncode, "holds the xtables lock" in said) == (1, True), said
+    assert again.returncode == 0, again.stdout
+    assert_nobody_noticed(report())
+
+
+def test_a_lock_that_is_taken_in_the_middle_of_a_roll_is_waited_for(light: Callable[..., Stack]):
+    stack = light(processes=3, gate={"lease": 30}, drain={"timeout": 60})
+    before = pids(stack)
+    with users(stack) as report:
+        with draining(stack), locked():  # what is closed stays so, and nothing else can be closed
+            time.sleep(0.2)
+        with locked():
+            time.sleep(8.0)
+            while_locked = pids(stack)
+        roll = wait_ended(stack)
+    assert roll["status"] == "done", roll["why"]
+    assert sum(new != old for new, old in zip(while_locked, before)) <= 1, "only who was closed has been stopped"
+    assert_nobody_noticed(report())
+
+
+BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
+
+FLUSHES = {
+    "iptables-legacy -w -F": "iptables",
+    "iptables-legacy -w -F INPUT": "iptables",
+    "nft flush ruleset": "nftables",
+    "nft flush ruleset inet": "nftables",
+}
+
+
+@pytest.mark.parametrize("command", FLUSHES)
+def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(light: Callable[..., Stack], command: str):
+    stack = light(processes=3, gate={"backend": FLUSHES[command]}, drain={"timeout": 60})
+    with users(stack) as report:
+        with draining(stack):
+            for _ in range(5):
+                does(*command.split())
+                stack.wait_until(lambda: refuses(8000), 2.0, "the gate is closed again")
+                time.sleep(0.1)
+        roll = wait_ended(stack)
+    assert (roll["status"], roll["replaced"]) == ("done", 3), roll["why"]
+    assert_nobody_noticed(report())
+
+
+def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable[..., Stack]):
+    stack = light(processes=3)
+    stack.fault("500")
+    with locked():
+        os.kill(pids(stack)[0], signal.SIGKILL)
+        told = "its port is not closed yet: another program holds the xtables lock /run/xtables.lock (pid "
+        stack.wait_until(lambda: told in standing(stack)["app-8000"]["why"], 2.0, "the status tells of the lock")
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3.0:
+            turns = time.monotonic()
+            stack.wait_until(lambda: not standing(stack)["app-8001"]["why"], 1.0, "supervisord answers")
+            assert time.monotonic() - turns < 1.0
+            time.sleep(0.05)
+        assert not refuses(8000)
+        released = time.monotonic()
+    stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed")
+    assert time.monotonic() - released < 1.0
+    stack.wait_until(lambda: "lock" not in standing(stack)["app-8000"]["why"], 5.0, "the status no longer tells of it")
+
+
+@pytest.mark.parametrize("command", ["iptables-legacy -w -F", "nft flush ruleset"])
+def test_flushes_open_a_failed_process_for_half_a_second_each(light: Callable[..., Stack], command: str):
+    """20 requests a second come to each of three processes. Each of six flushes may let a second of them through."""
+    stack = light(processes=3, gate={"backend": FLUSHES[command]})
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    with users(stack, rate=60.0, posts=0.0) as report:
+        for _ in range(6):
+            does(*command.split())
+            stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed again")
+            time.sleep(0.2)
+    assert report().gets_failed <= 6 * 20
+    assert listener_log(stack).count("found open and closed again: port 8000") == 6
+
+
+def iptables(*arguments: str) -> None:
+    does("iptables-legacy", "-w", *arguments)
+
+
+def does(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+
+
+@BACKENDS
+def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..., Stack], backend: str):
+    stack = light(
+        processes=3,
+        gate={"backend": backend},
+        prefix=f"env {REFUSE_FILE}=%(here)s/refuse ",
+        listener="tests.support.refused_connections",
+        drain={"min": 1.0},
+    )
+    before = pids(stack)
+    with users(stack) as report:
+        (stack.directory / "refuse").touch()
+        refused = stack.ctl("rolling_restart", "app")
+        forced = stack.ctl("rolling_restart", "app", "--force")
+        (stack.directory / "refuse").unlink()
+        again = stack.ctl("rolling_restart", "app")
+    assert (refused.returncode, forced.returncode) == (1, 1)
+    assert "refused because of 1 error:\n  gate: " in refused.stdout
+    assert "app-8000" in forced.stdout
+    assert "its gate could not be closed" in forced.stdout
+    assert "modprobe" in refused.stdout, "what to do"
+    assert "modprobe" in forced.stdout, "what to do"
+    assert again.returncode == 0, again.stdout
+    assert not set(before) & set(pids(stack))
+    assert_nobody_noticed(report())
+
+
+def test_no_foreign_rule_is_lost_or_moved_by_rolls_beside_two_thousand_changes(light: Callable[..., Stack]):
+    stack = light(processes=3)
+    iptables("-N", "FOREIGN")
+    rolled = 0
+    expected: list[str] = []
+    with users(stack) as report:
+        client = popen_ctl(stack, "rolling_restart", "app")
+        for number in range(1000):  # an insertion or an appendage each, and every second is taken away again
+            rule = f"-p tcp -m tcp --dport {20000 + number} -j ACCEPT"
+            where = "-I" if number % 3 else "-A"
+            iptables(where, "FOREIGN", *rule.split())
+            expected.insert(0 if where == "-I" else len(expected), rule)
+            if number % 2:
+                iptables("-D", "FOREIGN", *rule.split())
+                expected.remove(rule)
+            else:
+                iptables("-A", "INPUT", *rule.split())
+            if client.poll() is not None:
+                assert client.returncode == 0, client.stdout and client.stdout.read()
+                rolled += 1
+                client = popen_ctl(stack, "rolling_restart", "app")
+        assert client.wait(60) == 0
+    found = subprocess.run(["iptables-legacy", "-w", "-S"], capture_output=True, text=True, check=True).stdout
+    lines = found.splitlines()
+    assert [line for line in lines if line.startswith("-A FOREIGN")] == [f"-A FOREIGN {rule}" for rule in expected]
+    inputs = [f"-A INPUT -p tcp -m tcp --dport {20000 + number} -j ACCEPT" for number in range(0, 1000, 2)]
+    assert [line for line in lines if line.startswith("-A INPUT")] == inputs
+    assert rolled >= 2
+    assert_nobody_noticed(report())
+    iptables("-F")
+    iptables("-X")
+
+
+def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rolls_beside_a_thousand_changes(light: Callable[..., Stack]):
+    stack = light(processes=3, gate={"backend": "nftables"})
+    does("nft", "add table inet foreign; add chain inet foreign input { type filter hook input priority 0; }")
+    rolled = 0
+    expected: list[str] = []
+    with users(stack) as report:
+        client = popen_ctl(stack, "rolling_restart", "app")
+        for port in range(20000, 21000):
+            first = port % 3 == 0
+            does("nft", f"{'insert' if first else 'add'} rule inet foreign input tcp dport {port} accept")
+            expected.insert(0 if first else len(expected), str(port))
+            if client.poll() is not None:
+                assert client.returncode == 0, client.stdout and client.stdout.read()
+                rolled += 1
+                client = popen_ctl(stack, "rolling_restart", "app")
+        assert client.wait(60) == 0
+    found = subprocess.run(["nft", "list", "table", "inet", "foreign"], capture_output=True, text=True, check=True)
+    assert re.findall(r"dport (\d+) accept", found.stdout) == expected
+    assert rolled >= 1
+    assert_nobody_noticed(report())
+    does("nft", "delete table inet foreign")
+
+
+@BACKENDS
+def test_two_supervisords_on_one_host_roll_at_the_same_time(light: Callable[..., Stack], backend: str):
+    gate = {"backend": backend}
+    other = {"first_port": 8100, "nginx_port": 8180}
+    stacks = [light(processes=3, gate=gate), light(processes=3, gate=gate, setup=other)]
+    with contextlib.ExitStack() as loads:
+        found = [loads.enter_context(Load(Plan(s.url, rate=40.0), s.directory / "load")) for s in stacks]
+        time.sleep(1.0)
+        for _ in range(3):
+            clients = [popen_ctl(stack, "rolling_restart", "app") for stack in stacks]
+            assert [client.wait(60) for client in clients] == [0, 0]
+    for load in found:
+        assert_nobody_noticed(load.report())
+    assert all(all_open(stack) for stack in stacks)
+
+
+# --- to the clock
+
+
+@pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "settling"))])
+def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_roll_changes_nothing(
+    light: Callable[..., Stack], hours: int, stage: str
+):
+    stack = light(processes=2, setup={**SLOW, "supervisord": "tests.support.wall"}, drain={"min": 0.5}, settle=1)
+    with users(stack) as report:
+        status, said = disturbed(stack, lambda: stack.jump(3600.0 * hours), stage)
+    assert (status, "2 of 2 replaced" in said) == (0, True), said
+    assert_nobody_noticed(report())
+    timings: list[dict[str, Any]] = rolling(stack)["processes"]
+    assert all(timing["settled"] >= 1.0 and timing["drained"] >= 0.5 for timing in timings)
+
+
+def test_one_that_is_restarted_by_hand_when_the_clock_jumps_is_not_taken_for_stopped(light: Callable[..., Stack]):
+    stack = light(processes=3, setup={**SLOW, "supervisord": "tests.support.wall"})
+
+    def restart_in_another_time() -> None:
+        stack.ctl("stop", "app:app-8000")
+        stack.jump(3600.0)
+        time.sleep(1.0)  # less than makes it stopped for good
+        stack.ctl("start", "app:app-8000")
+
+    status, said = disturbed(stack, restart_in_another_time)
+    assert (status, "3 of 3 replaced" in said, "by hand" in said) == (0, True, False), said

@@ -1,0 +1,136 @@
+"""Rolls of every kind, one after another, leave nothing in supervisord and nothing in the listener.
+
+``make endurance`` rolls a thousand times; here fewer rolls do, because every byte is counted that Python allocates.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.soak.endurance import FIRST, KINDS, LINE_SLACK, SLACK, Row, complaints, endure, growing_lines, running
+from tests.support import footprint
+from tests.support.footprint import Footprint
+
+ROLLS = 40
+
+HELD = Footprint(
+    30000, 20000, 18000, 16000, {"file": 10, "socket": 2}, 1, {"objects": 900, "blocks": 5000, "traced": 70000}
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e")
+
+
+@pytest.fixture(scope="module")
+def rows(directory: Path) -> Sequence[Row]:
+    with running(directory, trace=True) as stack:
+        return list(endure(stack, [FIRST, ROLLS]))
+
+
+def test_after_forty_rolls_both_hold_what_they_held_after_ten_and_no_user_has_noticed(rows: Sequence[Row]):
+    assert complaints(rows, trace=True) == []
+    assert all(row.requests > 50 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["supervisord", "listener"])
+def test_no_line_of_code_holds_more_for_each_roll(rows: Sequence[Row], directory: Path, name: str):
+    assert growing_lines(directory, name, FIRST, ROLLS, LINE_SLACK) == []
+    assert growing_lines(directory, name, FIRST, ROLLS, -1_000_000) != []  # there is something to see
+
+
+def test_what_is_counted_is_there(rows: Sequence[Row]):
+    supervisord, listener = rows[-1].held["supervisord"], rows[-1].held["listener"]
+    assert supervisord.threads == listener.threads == 1
+    assert listener.files["pidfd"] == 2  # one for each process
+    assert supervisord.files["socket"] == 2  # one that listens, and that of the listener
+    assert min(supervisord.python["traced"], listener.python["traced"]) > 10_000
+
+
+def test_every_kind_of_roll_has_been_by_the_first_row():
+    assert len(KINDS) <= FIRST
+
+
+# --- that it would be seen
+
+
+def row(held: Footprint = HELD, **changes: Any) -> Row:
+    whole = Row(10, 10.0, 200, 0, 0, 0, {"supervisord": held})
+    return replace(whole, **changes)
+
+
+def test_nothing_is_said_of_what_is_as_it_was_or_less():
+    less = replace(HELD, anonymous=15000, python={**HELD.python, "objects": 800})
+    assert complaints([row(), row(less)], trace=False) == []
+
+
+def test_what_users_suffered_is_said_of_every_row():
+    assert complaints([row(failed=1), row(), row(cold=2)], trace=False) == [
+        "1 of 200 requests failed and 0 met a cold process before roll 10",
+        "0 of 200 requests failed and 2 met a cold process before roll 10",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (replace(HELD, files={"file": 11, "socket": 2}), "other open files"),
+        (replace(HELD, files={"file": 10, "socket": 1}), "other open files"),
+        (replace(HELD, threads=2), "other threads: 1, then 2"),
+        (replace(HELD, anonymous=16513), "513 more kB of memory of its own (16000, then 16513); 512 are allowed"),
+        *(
+            (replace(HELD, python={**HELD.python, what: HELD.python[what] + most + 1}), f"{most + 1} more {what}")
+            for what, most in SLACK.python.items()
+        ),
+    ],
+    ids=["a file", "a socket less", "a thread", "memory", *SLACK.python],
+)
+def test_what_has_grown_is_said_with_how_much(more: Footprint, said: str):
+    (complaint,) = complaints([row(), row(more)], trace=False)
+    assert said in complaint
+    assert complaint.startswith("supervisord: after 10 rolls ")
+
+
+def test_files_are_counted_by_kind_and_threads_too():
+    before = footprint.take(os.getpid(), {})
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, args=(30,))
+    with socket.socket(), open(os.devnull, "rb"):
+        thread.start()
+        now = footprint.take(os.getpid(), {})
+        done.set()
+        thread.join()
+    assert now.files["socket"] == before.files.get("socket", 0) + 1
+    assert now.files["file"] == before.files["file"] + 1
+    assert now.threads == before.threads + 1
+
+
+def test_a_process_that_is_never_quiet_is_not_waited_for_long():
+    restless = "import os, time\nwhile True: fd = os.dup(0); time.sleep(0.1); os.close(fd); time.sleep(0.1)"
+    with subprocess.Popen([sys.executable, "-c", restless], stdin=subprocess.DEVNULL) as child:
+        try:
+            with pytest.raises(TimeoutError, match="goes on"):
+                footprint.take(child.pid, {}, within=1.0)
+        finally:
+            child.kill()
+
+
+def test_memory_is_told_in_kilobytes_and_its_own_grows_with_what_it_takes():
+    before = footprint.take(os.getpid(), {})
+    with mmap.mmap(-1, 8_000_000, flags=mmap.MAP_PRIVATE) as taken:  # never what somebody has left
+        taken.write(b"x" * 8_000_000)
+        now = footprint.take(os.getpid(), {})
+    assert 0 < now.uss <= now.pss <= now.rss
+    assert now.anonymous - before.anonymous > 7000

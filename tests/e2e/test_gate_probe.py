@@ -1,0 +1,176 @@
+"""The trial of a gate, with the real gates and with such as do not do what they should."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.listener.contracts import NO_ANSWER, Doors, Look
+from supervisor_rolling.listener.gate_probe import RealTrials
+from supervisor_rolling.listener.gatekeeper import Gatekeeper
+from supervisor_rolling.listener.gates import make_gate
+from tests.support.look import closed_ports, rules
+from tests.support.stack import ROOT
+
+LOOPBACKS = {"127.0.0.1", "::1"}
+
+
+@pytest.fixture
+def make_keeper() -> Iterator[Callable[..., Gatekeeper]]:
+    made: list[Gatekeeper] = []
+
+    def make_keeper(**policy: str) -> Gatekeeper:
+        keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic))
+        keeper.prove(GatePolicy(**policy))  # type: ignore[arg-type]
+        keeper.hold({})
+        made.append(keeper)
+        return keeper
+
+    yield make_keeper
+    for keeper in made:
+        keeper.hold({})
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"backend": "iptables"},
+        {"backend": "iptables", "bypass": "address"},
+        {"backend": "iptables", "method": "redirect"},
+        {"backend": "nftables"},
+        {"backend": "nftables", "bypass": "address"},
+    ],
+)
+def test_a_gate_that_works_passes_and_leaves_nothing(
+    make_keeper: Callable[..., Gatekeeper], policy: dict[str, str]
+) -> None:
+    keeper = make_keeper(**policy)
+    assert RealTrials().try_gate(keeper.tried, LOOPBACKS, policy.get("bypass", "mark")) == []
+    assert rules() == []
+
+
+def test_what_is_held_stays_held(make_keeper: Callable[..., Gatekeeper]) -> None:
+    keeper = make_keeper(backend="iptables")
+    keeper.hold({8000: "app"})
+    since = dict(keeper.closed_since)
+    assert keeper.tried(8001, closed_ports) == {"8000", "8001"}
+    assert (closed_ports(), dict(keeper.closed_since)) == ({"8000"}, since)
+
+
+def test_a_rule_that_lets_all_of_loopback_in_before_ours_is_seen(make_keeper: Callable[..., Gatekeeper]) -> None:
+    keeper = make_keeper(backend="iptables")
+    keeper.hold({8000: "app"})
+    foreign = ["INPUT", "-i", "lo", "-j", "ACCEPT"]
+    subprocess.run(["iptables-legacy", "-I", *foreign], check=True)
+    try:
+        found = RealTrials().try_gate(keeper.tried, LOOPBACKS, "mark")
+    finally:
+        subprocess.run(["iptables-legacy", "-D", *foreign], check=True)
+    assert found == ["lets new connections to 127.0.0.1 through"]
+
+
+def test_a_bypass_that_the_gate_does_not_know_is_seen(make_keeper: Callable[..., Gatekeeper]) -> None:
+    keeper = make_keeper(backend="iptables", bypass="address")
+    found = RealTrials().try_gate(keeper.tried, LOOPBACKS, "mark")
+    assert [text.partition(" through")[0] for text in found] == [
+        "lets no warm-up to 127.0.0.1",
+        "lets no warm-up to ::1",
+    ]
+
+
+def test_a_gate_that_does_not_open_again_is_seen() -> None:
+    keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic))
+    keeper.prove(GatePolicy("iptables"))
+    keeper.hold({})
+
+    def stuck(port: int, look: Look) -> tuple[Doors, Doors]:
+        keeper.hold({port: "stays"})
+        return look()
+
+    found = RealTrials().try_gate(stuck, {"127.0.0.1"}, "mark")
+    keeper.hold({})
+    assert found == [f"does not open {address} again: ECONNREFUSED" for address in ("127.0.0.1", "::1")]
+
+
+def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
+    drop = ["INPUT", "-p", "tcp", "--dport", "9000:9009", "-j", "DROP"]
+    subprocess.run(["iptables-legacy", "-I", *drop], check=True)
+    try:
+        began = time.monotonic()
+        found = RealTrials().connect([("127.0.0.1", port) for port in range(9000, 9010)])
+        took = time.monotonic() - began
+    finally:
+        subprocess.run(["iptables-legacy", "-D", *drop], check=True)
+    assert set(found.values()) == {NO_ANSWER}
+    assert took < 2.0
+
+
+def test_more_processes_than_may_be_connected_to_at_once_are_reached_all_the_same() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as keep:
+        listener = keep.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
+        doors = [(f"127.0.0.{n}", listener.getsockname()[1]) for n in range(1, 201)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
+        keep.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        found = RealTrials().connect(doors)
+    assert [why for why in found.values() if why not in ("", "ECONNREFUSED")] == []
+    assert len(found) == 200
+
+
+def test_nothing_is_tracked_in_a_new_network_namespace() -> None:
+    program = "from supervisor_rolling.listener.gate_probe import RealTrials; print(RealTrials().conntrack())"
+    command = ["unshare", "-n", sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == (
+        "connection tracking off\n"
+    )
+
+
+# --- the port of the metrics
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)])
+def test_a_port_that_another_has_is_told(host: str, family: socket.AddressFamily) -> None:
+    program = "one = socket.create_server((sys.argv[1], 9181), family=int(sys.argv[2])); print(1, flush=True)"
+    command = [
+        sys.executable,
+        "-c",
+        f"import socket, sys; {program}; sys.stdin.read()",
+        host.strip("[]"),
+        str(int(family)),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert RealTrials().metrics(f"{host}:9181") == (
+            f"{host}:9181 cannot be listened on: Address already in use",
+            "name another address, or see who has it: ss -ltnp sport = :9181",
+        )
+        other.stdin.close()
+    assert RealTrials().metrics(f"{host}:9181") == ("", "")
+
+
+def test_a_port_that_the_listener_itself_has_is_in_order() -> None:
+    with socket.create_server(("127.0.0.1", 9181)):
+        assert RealTrials().metrics("127.0.0.1:9181") == ("", "")
+
+
+def test_an_address_that_this_host_has_not_is_told() -> None:
+    why, _ = RealTrials().metrics("192.0.2.1:9181")
+    assert why == "192.0.2.1:9181 cannot be listened on: Cannot assign requested address"
+
+
+def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert RealTrials().metrics("127.0.0.1:9181") == (
+        "prometheus_client is missing",
+        "pip install supervisor_rolling[metrics]",
+    )

@@ -1,0 +1,145 @@
+"""The guard with the real supervisord, nginx, netfilter and load, and the fastest binder."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import race
+from tests.support import plugin
+from tests.support.load import Load, Plan
+from tests.support.look import is_warm_and_open, standing, wait_open
+from tests.support.stack import Setup, Stack
+
+POLICY = "rolling.yaml"
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
+    """A guarded group in which everybody is warm and open."""
+    stacks: list[Stack] = []
+
+    def start(processes: int = 4, **changes: Any) -> Stack:
+        setup = Setup(
+            processes=processes,
+            supervisor=plugin.sections(Path("%(here)s") / POLICY),
+            files={POLICY: plugin.policy(**changes)},
+        )
+        stacks.append(Stack(tmp_path_factory.mktemp("g"), setup))
+        stack = stacks[-1].__enter__()
+        wait_open(stack)
+        return stack
+
+    yield start
+    for stack in stacks:
+        stack.__exit__(None, None, None)
+
+
+def kill(stack: Stack, number: int) -> int:
+    pid = stack.processes()[number].pid
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def test_processes_that_crash_under_load_meet_no_user_until_they_are_warm(start: Callable[..., Stack]):
+    stack, chance = start(), random.Random(7)
+    with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
+        for _ in range(8):
+            time.sleep(chance.uniform(1.5, 2.5))
+            kill(stack, chance.randrange(4))
+        wait_open(stack)
+    report = load.report()
+    assert (report.gets_failed, report.cold) == (0, 0)
+    assert report.requests > 400
+
+
+@pytest.mark.parametrize("verbs", [("restart",), ("stop", "start")])
+def test_what_is_restarted_by_hand_is_warm_before_it_serves(start: Callable[..., Stack], verbs: tuple[str, ...]):
+    stack = start(processes=3)
+    with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
+        for verb in verbs:
+            stack.ctl(verb, "app:app-8001")
+            time.sleep(0.5)
+        wait_open(stack)
+    assert (load.report().gets_failed, load.report().cold) == (0, 0)
+
+
+def test_a_listener_that_restarts_closes_and_warms_nothing_that_was_warm(start: Callable[..., Stack]):
+    stack = start(processes=3)
+    before = standing(stack)
+    log = next(stack.directory.glob("rolling-stderr*.log"))
+    listener: Any = stack.rpc().supervisor.getProcessInfo("rolling")
+    os.kill(listener["pid"], signal.SIGKILL)
+    stack.wait_until(lambda: log.read_text(encoding="utf-8").count("listens, policy in") == 2, 20.0, "another listens")
+    time.sleep(1.0)
+    assert is_warm_and_open(stack)
+    assert {n: p["pid"] for n, p in standing(stack).items()} == {n: p["pid"] for n, p in before.items()}
+    later = log.read_text(encoding="utf-8").rpartition("listens, policy in")[2]
+    assert "guard" not in later, "it found nothing to do"
+
+
+def test_one_that_cannot_be_warmed_stays_closed_says_why_and_is_tried_again(start: Callable[..., Stack]):
+    stack = start(processes=3)
+    stack.fault("500")
+    kill(stack, 1)
+    stack.wait_until(lambda: standing(stack)["app-8001"]["stage"] == "failed", 30.0, "it has failed")
+    found = standing(stack)["app-8001"]
+    assert (found["gate"], found["warm"], found["tries"]) == ("closed", False, 1)
+    shown = stack.ctl("rolling_status", "app").stdout
+    assert "answered 500" in shown
+    assert "tried 1 time, again in" in shown
+    stack.fault()
+    kill(stack, 1)  # it comes back mended, and is not kept waiting for its next try
+    stack.wait_until(lambda: standing(stack)["app-8001"]["warm"], 4.0, "it is warm")
+    wait_open(stack)
+
+
+def test_a_boot_loop_is_closed_from_one_attempt_to_the_next(start: Callable[..., Stack]):
+    stack = start(processes=3)
+    stack.fault("die")
+    kill(stack, 1)
+    seen = set()
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline and standing(stack)["app-8001"]["statename"] != "FATAL":
+        found = standing(stack)["app-8001"]
+        seen.add((found["stage"], found["gate"]))
+        time.sleep(0.02)
+    assert {gate for _, gate in seen} <= {"closed", "open"}
+    assert ("down", "closed") in seen
+    assert standing(stack)["app-8001"]["gate"] == "closed"
+
+
+def test_all_at_once_the_group_answers_again_and_is_warm_in_the_end(start: Callable[..., Stack]):
+    stack = start()
+    for process in stack.processes():
+        os.kill(process.pid, signal.SIGKILL)
+    stack.wait_serving(20.0)
+    wait_open(stack)
+
+
+def test_guard_false_leaves_a_group_alone(tmp_path: Path):
+    setup = Setup(
+        processes=2,
+        supervisor=plugin.sections(Path("%(here)s") / POLICY),
+        files={POLICY: plugin.policy(guard=False)},
+    )
+    with Stack(tmp_path, setup) as stack:
+        kill(stack, 0)
+        time.sleep(2.0)
+        assert {p["gate"] for p in standing(stack).values()} == {"open"}
+        assert not any(p["warm"] for p in standing(stack).values())
+
+
+def test_the_gate_is_closed_before_the_fastest_binder_has_bound():
+    crashes = race.measure(8, 60)
+    ahead = sorted(crash.bound - crash.closed for crash in crashes)
+    assert all(crash.closed for crash in crashes)
+    assert ahead[len(ahead) // 10] > 0, "nine times in ten at least, however busy the machine"
+    assert sum(crash.cold for crash in crashes) <= 1

@@ -1,0 +1,263 @@
+"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a roll."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.model import HistoryPolicy
+from supervisor_rolling.listener.history_file import FileHistory
+from tests.e2e.test_deaths import end_with_force, forget_rules
+from tests.support import plugin
+from tests.support.look import listener_pid, rolling, wait_open
+from tests.support.stack import Stack
+
+USER, PASSWORD = "deploy", "secret"
+
+
+def history(stack: Stack, *words: str) -> list[dict[str, Any]]:
+    """``rolling_history --json``."""
+    done = stack.ctl("rolling_history", *words, "--json")
+    assert done.returncode == 0, done.stdout
+    found: list[dict[str, Any]] = json.loads(done.stdout)["rolls"]
+    return found
+
+
+def test_the_last_rolls_are_listed_with_who_asked_when_and_how_they_ended(start: Callable[..., Stack]) -> None:
+    stack = start(processes=2)
+    before = time.time()
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    stack.fault()
+    first, second = history(stack)
+    assert [first["id"], second["id"]] == [1, 2]
+    assert [first["status"], second["status"]] == ["done", "failed"]
+    assert before <= first["began"] <= second["began"] <= time.time()
+    assert (first["user"], first["client"], first["by"].partition("@")[0]) == ("root", "unix socket", "root")
+    printed = stack.ctl("rolling_history", "app").stdout.splitlines()
+    assert printed[0].split() == ["ROLL", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY"]
+    assert [line.split()[0] for line in printed[1:]] == ["1", "2"]
+    assert "is not warm" in printed[2]
+    assert [one["id"] for one in history(stack, "--number", "1")] == [2]
+
+
+def test_no_roll_is_lost_when_supervisord_is_killed(light: Callable[..., Stack]) -> None:
+    stack = light(processes=3, settle=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
+    os.kill(stack.supervisord_pid, signal.SIGKILL)
+    file = stack.directory / "rolls.jsonl"
+    deadline = time.monotonic() + 10
+    while len(file.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    end_with_force(stack)
+    begun, ended = map(json.loads, file.read_text().splitlines())
+    assert (begun["status"], ended["status"], ended["replaced"], ended["total"]) == ("running", "lost", 1, 3)
+    assert [stage for stage, _ in ended["processes"][0]["stages"]][:2] == ["draining", "restarting"]
+
+
+def test_no_roll_is_lost_when_supervisord_and_the_listener_are_killed(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, settle=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
+    listener = listener_pid(stack)
+    os.kill(listener, signal.SIGSTOP)  # or it would hear of the other's death
+    os.kill(stack.supervisord_pid, signal.SIGKILL)
+    os.kill(listener, signal.SIGKILL)
+    end_with_force(stack)
+    forget_rules()
+    file = stack.directory / "rolls.jsonl"
+    assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == ["running"]
+
+
+def kept(stack: Stack) -> list[dict[str, Any]]:
+    """The lines of the file."""
+    return [json.loads(line) for line in (stack.directory / "rolls.jsonl").read_text().splitlines()]
+
+
+def roll_with_one_replaced(light: Callable[..., Stack]) -> Stack:
+    stack = light(processes=3, settle=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
+    return stack
+
+
+@pytest.mark.parametrize("way", ["shutdown", "SIGTERM"])
+def test_shutdown_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack], way: str) -> None:
+    stack = roll_with_one_replaced(light)
+    if way == "shutdown":
+        assert stack.ctl("shutdown").returncode == 0
+    else:
+        os.kill(stack.supervisord_pid, signal.SIGTERM)
+    stack.wait_until(lambda: len(kept(stack)) == 2, 30, "the listener has written it")
+    stack.stop()
+    later = FileHistory("", lambda: HistoryPolicy(file=str(stack.directory / "rolls.jsonl")))
+    later.keep([])
+    (one,) = later.heads("app", 5)
+    assert (one["status"], one["replaced"], one["total"]) == ("lost", 1, 3)
+    assert one["seconds"] > 3.0
+
+
+def test_reload_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack]) -> None:
+    stack = roll_with_one_replaced(light)
+    assert stack.ctl("reload").returncode == 0
+    stack.wait_serving()
+    stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["lost"], 30, "it is lost")
+    (one,) = history(stack)
+    assert (one["replaced"], one["total"]) == (1, 3)
+    assert one["seconds"] > 3.0
+    assert kept(stack)[-1]["processes"][0]["replaced"]
+
+
+def test_stopped_listener_leaves_the_roll_to_the_next_one(light: Callable[..., Stack]) -> None:
+    stack = roll_with_one_replaced(light)
+    assert stack.ctl("stop", "rolling").returncode == 0
+    assert [(line["status"], line["replaced"]) for line in kept(stack)] == [("running", 0), ("running", 1)]
+    assert stack.ctl("start", "rolling").returncode == 0
+    stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["done"], 60, "it is done")
+    assert history(stack)[0]["replaced"] == 3
+
+
+def test_resumed_roll_tells_what_it_took_and_how_long_it_lay_still(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2)
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    failed = kept(stack)[-1]
+    stack.fault()
+    before = time.time()
+    assert stack.ctl("rolling_resume", "app").returncode == 0
+    took = time.time() - failed["began"]
+    (one,) = history(stack)
+    assert (one["status"], one["replaced"]) == ("done", 2)
+    ((begin, end, why),) = kept(stack)[-1]["rests"]
+    assert (begin, why) == (failed["seconds"], failed["why"])
+    assert end >= before - failed["began"] - 0.1
+    assert one["rested"] == pytest.approx(end - begin, abs=0.002)
+    assert failed["seconds"] < one["seconds"] <= took - one["rested"] + 0.1
+    assert " still " in stack.ctl("rolling_history", "app").stdout
+
+
+def test_the_listener_may_be_killed_and_nothing_is_written_twice(light: Callable[..., Stack]) -> None:
+    stack = light(processes=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["replaced"] >= 1, 30, "one is replaced")
+    os.kill(listener_pid(stack), signal.SIGKILL)
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60, "the roll is done")
+    stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["done"], 20, "it is kept")
+    lines = [json.loads(line) for line in (stack.directory / "rolls.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["running", "done"]
+    assert all(process["stages"] for process in lines[1]["processes"])
+
+
+def test_numbers_and_forecasts_outlive_supervisord(light: Callable[..., Stack]) -> None:
+    stack = light(processes=3)
+    assert "It would take" not in stack.ctl("rolling_restart", "app", "--dry-run").stdout
+    first = stack.ctl("rolling_restart", "app")
+    assert "forecast" not in first.stdout
+    assert stack.ctl("reload").returncode == 0
+    stack.wait_serving()
+    wait_open(stack)
+    assert "Earlier ones: supervisorctl rolling_history app" in stack.ctl("rolling_status", "app").stdout
+    planned = stack.ctl("rolling_restart", "app", "--dry-run")
+    assert re.search(r"It would take about \d+ s, by how long the last rolls took", planned.stdout), planned.stdout
+    second = stack.ctl("rolling_restart", "app")
+    assert "(roll 2)" in second.stdout
+    assert re.search(r"replaced in [\d.]+ s \((\d+ % (more|less) than|as) forecast\)", second.stdout), second.stdout
+
+
+def test_whoever_asks_over_the_network_with_a_password_is_named_by_it(start: Callable[..., Stack]) -> None:
+    inet = f"[inet_http_server]\nport = 127.0.0.1:9001\nusername = {USER}\npassword = {PASSWORD}\n"
+    stack = start(processes=2, setup={"program": f"stopwaitsecs = 30\n{inet}[program:idle]\ncommand = sleep 600\n"})
+    url = ("-s", "http://127.0.0.1:9001", "-u", USER, "-p", PASSWORD)
+    done = stack.ctl(*url, "rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    (one,) = history(stack)
+    assert (one["user"], one["client"]) == (USER, "127.0.0.1")
+    assert f"as {USER} from 127.0.0.1" in stack.ctl("rolling_history").stdout
+
+
+def test_the_page_of_a_roll_is_written_by_its_number_its_group_or_as_the_last(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2)
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert stack.ctl("rolling_restart", "app:app-8000").returncode == 0
+    for words, number in (([], 2), (["1"], 1), (["app"], 2)):
+        done = stack.ctl("rolling_report", *words)
+        assert (done.returncode, done.stdout[:15].lower()) == (0, "<!doctype html>"), done.stdout[:200]
+        record = json.loads(stack.ctl("rolling_report", *words, "--json").stdout)
+        assert record["id"] == number
+    process = record["processes"][0]
+    assert [stage for stage, _ in process["stages"]] == ["draining", "restarting", "warming", "settling", "open"]
+    assert len(process["latencies_ms"]) == process["requests"] > 0
+    assert [level for _, level in record["availability"]] == [2, 1, 2]
+
+
+def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, settle=20)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30, "one settles")
+    record = json.loads(stack.ctl("rolling_report", "--json").stdout)
+    assert (record["status"], record["processes"][0]["stages"][-1][0]) == ("running", "settling")
+    assert stack.ctl("rolling_abort", "app").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "why"),
+    [
+        (["rolling_report", "7"], 1, "no roll 7 is known"),
+        (["rolling_report", "0"], 5, "no such group or process: 0"),
+        (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
+        (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
+        (["rolling_report", "app"], 1, "no roll of app is known"),
+        (["rolling_history", "nobody"], 5, "no such group"),
+        (["rolling_history", "--number", "0"], 2, "'0' is no number from 1 to 500"),
+        (["rolling_history"], 0, "No roll is known."),
+        (["rolling_status", "app"], 0, "supervisord knows of no roll of app.\n"),
+    ],
+)
+def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:
+    stack = light(processes=2)
+    done = stack.ctl(*words)
+    said = done.stderr if words[0] == "rolling_report" else done.stdout  # that one's output is to be a page
+    assert (done.returncode, why in said) == (status, True), done.stdout
+
+
+def test_where_it_cannot_be_kept_the_roll_goes_on_and_the_log_says_so(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, history={"file": "/proc/rolls.jsonl"})
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert [one["status"] for one in history(stack)] == ["done"]  # as long as this listener lives
+    assert "cannot be written to /proc/rolls.jsonl" in stack.ctl("tail", "-9000", "rolling", "stderr").stdout
+
+
+def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:idle]\ncommand = sleep 600\n"})
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    rpc: Any = stack.rpc()
+    (one,) = rpc.rolling.getHistory("app", 5)
+    for asked in ((), ("app",), ("app", 1), ("", 1)):
+        assert json.loads(rpc.rolling.getRecord(*asked))["id"] == one["id"] == 1
+    for asked in (("", 9), ("app", 9), ("idle", 1)):
+        with pytest.raises(Exception, match=str(Fault.NOT_ROLLING)):
+            rpc.rolling.getRecord(*asked)
+
+
+def test_a_group_that_is_called_by_a_number_is_told_from_the_roll_of_that_number(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:1]\ncommand = sleep 600\n"})
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    rpc: Any = stack.rpc()
+    with pytest.raises(Exception, match="no roll of 1 is known"):
+        rpc.rolling.getRecord("1")
+    assert json.loads(stack.ctl("rolling_report", "1", "--json").stdout)["group"] == "app"
+    assert "no roll of 1 is known" in stack.ctl("rolling_report", "1:*").stderr
+
+
+def test_the_policy_says_where() -> None:
+    assert "history: false" in plugin.policy()

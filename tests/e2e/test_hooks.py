@@ -1,0 +1,372 @@
+"""The operator's commands: when they are run, what they are told, and what becomes of a roll when they fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.model import Hook, HookJob, HooksPolicy, Stage, Status, WarmupJob, WarmupPolicy
+from supervisor_rolling.listener.hook_runner import CommandHooks, run
+from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.warmup import HttpWarmups
+from tests.simulation.world import World, fast_policy
+from tests.support.look import assert_nobody_noticed, listener_pid, pids, rolling, standing, users
+from tests.support.stack import Stack
+
+TOLD = Hook(("/bin/true",))
+ALL = HooksPolicy(before_roll=TOLD, on_failure=TOLD, after_roll=TOLD)
+
+
+def a_world(processes: int = 3, hooks: HooksPolicy = ALL) -> World:
+    return World(processes, replace(fast_policy(), hooks=hooks))
+
+
+def begun(world: World) -> list[tuple[str, str]]:
+    """What was begun, each with the result that it was told."""
+    return [(name, variables["ROLLING_RESULT"]) for name, variables in world.hooks_begun]
+
+
+# --- in the simulated world
+
+
+def test_one_is_run_before_anything_is_touched_and_one_at_the_end() -> None:
+    world = a_world()
+    world.hooks_take["before_roll"] = 3.0
+    world.ask()
+    roller = world.live(world.roller(), 2.0)
+    assert begun(world) == [("before_roll", "")]
+    assert [member.stage for member in world.roll().members] == [Stage.OPEN] * 3
+    world.run(roller)
+    assert begun(world) == [("before_roll", ""), ("after_roll", "done")]
+    roll = world.roll()
+    assert (roll.status, roll.verdict, roll.why) == (Status.DONE, "", "")
+    assert (world.lost, world.cold) == (0, 0)
+
+
+def test_where_the_one_before_fails_nothing_is_touched() -> None:
+    world = a_world()
+    world.hooks_fail["before_roll"] = "exited with 1: the database is not migrated"
+    before = {name: process.pid for name, process in world.processes.items()}
+    world.ask()
+    world.run(world.roller())
+    roll = world.roll()
+    assert roll.status is Status.FAILED
+    assert roll.why == "before_roll: exited with 1: the database is not migrated"
+    assert {name: process.pid for name, process in world.processes.items()} == before
+    assert [member.steps for member in roll.members] == [()] * 3
+    assert begun(world) == [("before_roll", ""), ("on_failure", "failed"), ("after_roll", "failed")]
+
+
+def test_a_bad_deploy_is_told_with_the_process_and_the_reason() -> None:
+    world = a_world()
+    world.processes["app-1"].deploy = {"warms": "failed"}
+    world.ask()
+    world.run(world.roller())
+    assert [name for name, _ in world.hooks_begun] == ["before_roll", "on_failure", "after_roll"]
+    told = world.hooks_begun[1][1]
+    assert (told["ROLLING_GROUP"], told["ROLLING_PROCESS"], told["ROLLING_PORT"]) == ("app", "app-1", "8001")
+    assert "app:app-1 is not warm" in told["ROLLING_WHY"]
+
+
+def test_one_that_fails_at_the_end_changes_no_verdict_and_is_told() -> None:
+    world = a_world()
+    world.hooks_fail["after_roll"] = "exited with 3"
+    world.ask()
+    world.run(world.roller())
+    assert (world.roll().status, world.roll().why) == (Status.DONE, "after_roll: exited with 3")
+
+
+def test_the_group_is_held_until_the_last_has_run_and_the_time_of_the_roll_is_its_own() -> None:
+    world = a_world()
+    world.hooks_take["after_roll"] = 30.0
+    world.ask()
+    roller = world.live(world.roller(), 60.0, lambda: bool(world.roll_or_none() and world.roll().verdict))
+    ended = world.roll().ended_at
+    roller = world.live(roller, 20.0)
+    assert (world.roll().status, world.roll().verdict) == (Status.RUNNING, "done")
+    world.run(roller)
+    assert (world.roll().status, world.roll().ended_at) == (Status.DONE, ended)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_abort_waits_for_no_command(moment: str) -> None:
+    world = a_world(2)
+    world.hooks_take["before_roll" if moment == "before" else "after_roll"] = 1000.0
+    world.ask()
+    roller = world.live(world.roller(), 1.0)
+    if moment == "after":
+        roller = world.live(roller, 60.0, lambda: bool(world.roll().verdict))
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller, 5.0)
+    assert world.roll().status is (Status.ABORTED if moment == "before" else Status.DONE)
+    if moment == "before":
+        assert [member.steps for member in world.roll().members] == [()] * 2
+
+
+def test_of_a_roll_that_is_aborted_that_is_told() -> None:
+    world = a_world(3)
+    world.ask()
+    roller = world.live(world.roller(), 60.0, lambda: bool(world.roll_or_none() and world.roll().members[0].replaced))
+    world.mailbox.flag("app", aborting=True)
+    world.run(roller)
+    assert world.roll().status is Status.ABORTED
+    assert begun(world) == [("before_roll", ""), ("after_roll", "aborted")]
+
+
+def test_a_listener_that_is_killed_leaves_the_command_to_the_next_one() -> None:
+    for kill_after in range(5, 100, 7):
+        world = a_world(2)
+        world.kill_after = kill_after
+        world.ask()
+        world.run(world.roller())
+        assert "KILLED" in world.log
+        assert world.roll().status is Status.DONE, kill_after
+        names = [name for name, _ in world.hooks_begun]
+        assert names[0] == "before_roll"
+        assert names[-1] == "after_roll"
+        assert sorted(names, reverse=True) == names, "the one before is run no more when anything was touched"
+        assert (world.lost, world.cold) == (0, 0)
+
+
+def test_a_resumed_roll_is_prepared_again() -> None:
+    world = a_world(2)
+    world.processes["app-1"].deploy = {"warms": "failed"}
+    world.ask()
+    roller = world.run(world.roller())
+    world.processes["app-1"].deploy = {"warms": "warm"}
+    world.ask("resume")
+    world.live(roller, 60.0, lambda: world.roll().status is Status.DONE)
+    assert begun(world)[-2:] == [("before_roll", ""), ("after_roll", "done")]
+
+
+def test_resumed_roll_waits_for_its_hook_from_then_on() -> None:
+    world = a_world(2)
+    world.processes["app-1"].deploy = {"warms": "failed"}
+    world.ask()
+    roller = world.run(world.roller())
+    world.hooks_take["before_roll"] = 3.0
+    world.pass_time(60.0)
+    world.ask("resume")
+    world.live(roller, 2.0)
+    assert (world.roll().waits, world.roll().waits_long) == ("before_roll", False)
+
+
+# --- real commands
+
+
+def a_script(directory: Path, text: str, name: str = "hook") -> str:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def is_gone(group: int) -> bool:
+    """Whether nothing of a process group is left, after a moment."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def ran(*command: str, timeout: float = 10.0, within: float = 10.0, **variables: str) -> str:
+    return run(Hook(command, timeout), variables, threading.Event(), within)
+
+
+def test_what_succeeds_says_nothing(tmp_path: Path) -> None:
+    assert ran(a_script(tmp_path, "echo fine")) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("echo first; echo it is broken >&2; exit 3", "exited with 3: it is broken"),
+        ("printf 'no line end'; exit 1", "exited with 1: no line end"),
+        ("exit 1", "exited with 1"),
+        ("printf 'a\\033[2Jb\\rc\\n'; exit 1", "exited with 1: a\\x1b[2Jb\\rc"),
+        ("printf 'half \\033]0;t\\007'; exit 1", "exited with 1: half \\x1b]0;t\\x07"),
+        ("kill -9 $$", "was ended by signal 9"),
+    ],
+)
+def test_what_fails_says_how_and_its_last_line(tmp_path: Path, text: str, why: str) -> None:
+    assert ran(a_script(tmp_path, text)) == why
+
+
+def test_a_program_that_there_is_not_is_told() -> None:
+    assert ran("/no/such/program") == "/no/such/program cannot be run: No such file or directory"
+
+
+def test_arguments_are_what_they_are_and_no_shell_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "said"
+    script = a_script(tmp_path, f'printf "%s|" "$@" "$ROLLING_GROUP" > {path}')
+    assert ran(script, "$(id); a b", "*", ROLLING_GROUP="a;b") == ""
+    assert path.read_text(encoding="utf-8") == "$(id); a b|*|a;b|"
+
+
+@pytest.mark.parametrize("text", ["sleep 60", "trap '' TERM; sleep 60 & wait; sleep 60"])
+def test_one_that_does_not_end_is_killed_with_all_that_it_started(tmp_path: Path, text: str) -> None:
+    pid = tmp_path / "pid"
+    began = time.monotonic()
+    why = ran(a_script(tmp_path, f"echo $$ > {pid}; {text}"), timeout=0.3)
+    assert why == "did not end within 0.3 s, and was killed"
+    assert time.monotonic() - began < 10
+    group = int(pid.read_text(encoding="ascii"))
+    assert is_gone(group)
+
+
+def test_the_shorter_time_counts(tmp_path: Path) -> None:
+    assert ran(a_script(tmp_path, "sleep 60"), timeout=60, within=0.2) == "did not end within 0.2 s, and was killed"
+
+
+def test_one_that_leaves_a_daemon_with_its_output_has_ended(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    began = time.monotonic()
+    assert ran(a_script(tmp_path, f"sleep 30 & echo $! > {pid}; exit 0")) == ""
+    assert time.monotonic() - began < 10
+    os.kill(int(pid.read_text(encoding="ascii")), signal.SIGKILL)
+
+
+def test_much_that_is_printed_neither_blocks_nor_is_kept(tmp_path: Path) -> None:
+    assert ran(a_script(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end; exit 1")).endswith("1: end")
+
+
+def test_what_it_prints_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        ran(a_script(tmp_path, "echo told; echo off >&2"))
+    assert ["hook: told" in caplog.messages, "hook: off" in caplog.messages] == [True, True]
+
+
+def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "order"
+    script = a_script(tmp_path, f'echo "$1" >> {path}; exit "$2"')
+    rung = threading.Event()
+    hooks = CommandHooks(rung.set)
+    named = (("on_failure", Hook((script, "1", "4"))), ("after_roll", Hook((script, "2", "0"))))
+    jobs = {"app 1 failed": HookJob(named, {})}
+    assert hooks.tend(jobs)["app 1 failed"].state == "running"
+    assert rung.wait(10)
+    result = hooks.tend(jobs)["app 1 failed"]
+    assert (result.state, result.why) == ("over", "on_failure: exited with 4")
+    assert path.read_text(encoding="ascii") == "1\n2\n"
+    assert hooks.tend({}) == {}
+
+
+def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    hooks = CommandHooks()
+    hooks.tend({"a": HookJob((("before_roll", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
+    deadline = time.monotonic() + 5
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    hooks.end()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text(encoding="ascii")), 0)
+
+
+def test_the_end_of_the_listener_ends_the_last_step_of_a_warm_up(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        hook = Hook((a_script(tmp_path, f"trap '' TERM; echo $$ > {pid}; sleep 60 & wait; sleep 60"),))
+        job = WarmupJob(os.getpid(), (port,), WarmupPolicy(timeout=60.0), "none", hook)
+        warmups = HttpWarmups(KernelSockets())
+        warmups.tend({"app:app-1": job})
+        deadline = time.monotonic() + 5
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        warmups.end()
+    assert is_gone(int(pid.read_text(encoding="ascii")))
+    assert warmups.tend({}) == {}
+
+
+# --- on a real group
+
+
+@pytest.fixture
+def hooked(light: Callable[..., Stack], tmp_path: Path) -> Callable[..., Stack]:
+    """A stack whose commands write down what they are told; ``before``: the text of the first one."""
+
+    def hooked(before: str = "exit 0", warm: str = "exit 0", processes: int = 3, **policy: Any) -> Stack:
+        note = 'echo "$1 $ROLLING_GROUP $ROLLING_PROCESS $ROLLING_PORT $ROLLING_RESULT" >> ' + str(tmp_path / "told")
+        scripts = {
+            "before_roll": a_script(tmp_path, f"{note}; {before}", "before"),
+            "after_warmup": a_script(tmp_path, f"{note}; {warm}", "warm"),
+            "on_failure": a_script(tmp_path, note, "failed"),
+            "after_roll": a_script(tmp_path, note, "after"),
+        }
+        hooks = {key: {"command": [path, key], "timeout": 20} for key, path in scripts.items()}
+        stack = light(processes, hooks=hooks, **policy)
+        (tmp_path / "told").write_text("", encoding="ascii")
+        return stack
+
+    return hooked
+
+
+def told(directory: Path) -> list[str]:
+    return (directory / "told").read_text(encoding="ascii").splitlines()
+
+
+def test_a_roll_runs_them_all_and_no_user_notices(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = hooked()
+    with users(stack) as report:
+        done = stack.ctl("rolling_restart", "app", "--json")
+    assert done.returncode == 0, done.stdout
+    assert_nobody_noticed(report())
+    warm = [f"after_warmup app app-{port} {port} warm" for port in (8000, 8001, 8002)]
+    assert told(tmp_path) == ["before_roll app   ", *warm, "after_roll app   done"]
+
+
+def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = hooked(before="echo no disk; exit 1")
+    before = pids(stack)
+    done = stack.ctl("rolling_restart", "app")
+    assert (done.returncode, "before_roll: exited with 1: no disk" in done.stdout) == (1, True), done.stdout
+    assert pids(stack) == before
+    assert told(tmp_path) == ["before_roll app   ", "on_failure app   failed", "after_roll app   failed"]
+
+
+def test_a_process_whose_last_step_fails_meets_no_user(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = hooked(warm=f'test "$ROLLING_PORT" != 8001 || test ! -e {tmp_path}/bad')
+    (tmp_path / "bad").touch()
+    with users(stack) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert (done.returncode, "FAILED: is not warm: after_warmup exited with 1" in done.stdout) == (1, True), done.stdout
+    assert_nobody_noticed(report())
+    assert "on_failure app app-8001 8001 failed" in told(tmp_path)
+    (tmp_path / "bad").unlink()  # the guard tries again
+    stack.wait_until(lambda: standing(stack)["app-8001"]["gate"] == "open", 30.0, "it is open again")
+
+
+def test_a_crash_is_told_as_well_when_it_is_warm(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = hooked()
+    os.kill(pids(stack)[1], signal.SIGKILL)
+    stack.wait_until(lambda: told(tmp_path) == ["after_warmup app app-8001 8001 warm"], 20.0, "it is told")
+
+
+def test_a_listener_that_is_killed_while_the_first_runs_begins_it_again(
+    hooked: Callable[..., Stack], tmp_path: Path
+) -> None:
+    stack = hooked(before="sleep 3")
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    stack.wait_until(lambda: len(told(tmp_path)) == 1, 10.0, "it runs")
+    assert rolling(stack)["hook"] == "before_roll"
+    os.kill(listener_pid(stack), signal.SIGKILL)
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the roll is done")
+    assert [line.split()[0] for line in told(tmp_path)][:2] == ["before_roll", "before_roll"]
+    roll = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["roll"]
+    assert (roll["replaced"], roll["hook"]) == (3, "")

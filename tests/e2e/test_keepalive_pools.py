@@ -1,0 +1,127 @@
+"""``drain.keepalive: nginx`` with the real supervisord, nginx and kernel: a roll behind a keepalive pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support.keepalive_stack import wait_until
+from tests.support.look import (
+    assert_nobody_noticed,
+    listener_log,
+    listener_pid,
+    pids,
+    popen_ctl,
+    rolling,
+    users,
+    wait_open,
+    wait_stage,
+)
+from tests.support.stack import Stack
+
+POOL = """
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+"""
+QUIET = 1.5  # seconds; a POST of the light application takes 0.5
+
+
+@pytest.fixture
+def pooled(light: Callable[..., Stack]) -> Callable[..., Stack]:
+    """Starts a stack of the light application behind a pool that is used, by a policy that makes it run dry."""
+
+    def pooled(server: str = "", **drain: Any) -> Stack:
+        setup = {"balance": "least_conn;", "upstream": "keepalive 32;", "server": POOL + server}
+        stack = light(3, setup, settle=0, drain={"timeout": 20, "keepalive": "nginx", "quiet": QUIET, **drain})
+        with ThreadPoolExecutor(8) as pool:
+            assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(60))} == {200}
+        return stack
+
+    return pooled
+
+
+def tables() -> list[str]:
+    listed = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=True).stdout
+    return [one["table"]["name"] for one in json.loads(listed)["nftables"] if "table" in one]
+
+
+def is_answers_table(name: str) -> bool:
+    return name.startswith("supervisor-rolling-answers-")
+
+
+def test_a_pool_that_is_used_runs_dry_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
+    stack = pooled()
+    before = pids(stack)
+    with users(stack, rate=80.0, posts=0.5) as report:
+        done = stack.ctl("rolling_restart", "app", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_nobody_noticed(report())
+    assert set(pids(stack)).isdisjoint(before)
+    assert not any(map(is_answers_table, tables()))
+
+
+def test_without_it_the_same_pool_holds_the_drain_until_its_deadline(pooled: Callable[..., Stack]) -> None:
+    stack = pooled(keepalive="ignore", timeout=3, on_timeout="fail")
+    with users(stack, rate=80.0, posts=0.5):
+        done = stack.ctl("rolling_restart", "app:app-8000")
+    assert (done.returncode, "after 3 s of drain" in done.stdout) == (1, True), done.stdout
+
+
+def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack]) -> None:
+    stack = pooled()
+    done = stack.ctl("rolling_restart", "app:app-8000", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    member = next(one for one in rolling(stack)["processes"] if one["name"] == "app-8000")
+    assert QUIET <= member["drained"] < QUIET + 1.0
+    assert member["connections_left"] > 0
+    assert "connections left; 127.0.0.1:" in listener_log(stack), "what the restart ends is told"
+
+
+def test_download_whose_reader_pauses_longer_than_quiet_is_whole(pooled: Callable[..., Stack]) -> None:
+    stack = pooled("proxy_buffering off;")
+    with socket.create_connection(("127.0.0.1", stack.setup.nginx_port), timeout=20.0) as reader:
+        reader.sendall(b"GET /stream?seconds=1&every=0&size=65536 HTTP/1.1\r\nHost: a\r\n\r\n")
+        pid = int(reader.recv(4096).partition(b"X-Pid: ")[2].split()[0])
+        name = next(process.name.partition(":")[2] for process in stack.processes() if process.pid == pid)
+        client = popen_ctl(stack, "rolling_restart", f"app:{name}")
+        wait_stage(stack, "draining", name)
+        stack.wait_until(lambda: drained_for(stack, name) > 2 * QUIET, 10.0, "the reader has paused for long")
+        found = b""
+        while not found.endswith(b"\r\n0\r\n\r\n"):
+            data = reader.recv(1 << 20)
+            assert data, "the download was cut"
+            found = found[-100:] + data
+    assert b"the end" in found
+    out, _ = client.communicate(timeout=60)
+    assert client.returncode == 0, out
+
+
+def drained_for(stack: Stack, name: str) -> float:
+    """Seconds for which a process drains; 0 where it no longer does."""
+    (member,) = [one for one in rolling(stack)["processes"] if one["name"] == name]
+    return float(member["seconds"]) if member["stage"] == "draining" else 0.0
+
+
+def test_the_listener_may_die_in_the_middle_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
+    stack = pooled(min=1)
+    before = pids(stack)
+    with users(stack, rate=80.0, posts=0.5) as report:
+        ctl = popen_ctl(stack, "rolling_restart", "app")
+        wait_stage(stack, "draining")
+        wait_until(lambda: any(map(is_answers_table, tables())), "the rule is there")
+        os.kill(listener_pid(stack), signal.SIGKILL)
+        out, _ = ctl.communicate(timeout=90)
+    assert ctl.returncode == 0, out
+    assert_nobody_noticed(report())
+    assert set(pids(stack)).isdisjoint(before)
+    wait_open(stack)
+    assert not any(map(is_answers_table, tables()))
+    assert "a defect" not in listener_log(stack)

@@ -1,0 +1,96 @@
+"""The listener's own loop: when the next turn may begin; and a listener that cannot start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.listener import main as listener
+from supervisor_rolling.listener.main import LONG_TURN
+from tests.support.stack import ROOT
+
+
+class Turning:
+    """Stands in for the roller: a turn of it takes so long on the processor, and asks for the next one at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def turn(self) -> float:
+        until = time.thread_time() + self._seconds
+        while time.thread_time() < until:
+            pass
+        return 0.0
+
+
+@pytest.mark.parametrize(("takes", "rests"), [(2 * LONG_TURN, True), (0.0, False)])
+def test_a_long_turn_leaves_the_processor_to_others_for_as_long_and_a_short_one_does_not(
+    takes: float, rests: bool
+) -> None:
+    roller: Any = Turning(takes)
+    due, rested = listener._turned(roller)
+    assert due <= time.monotonic()
+    assert (rested - due >= takes * 0.99) if rests else rested - due < 0.001
+
+
+@pytest.mark.parametrize(
+    ("module", "library"), [("yaml", "PyYAML"), ("requests", "requests"), ("supervisor", "supervisor")]
+)
+def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, module: str, library: str) -> None:
+    raises = f'raise ModuleNotFoundError("No module named {module!r}", name={module!r})\n'
+    (tmp_path / f"{module}.py").write_text(raises, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUPERVISOR_SERVER_URL": "unix:///nowhere"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor_rolling.listener"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert f"the listener cannot start: No module named {module!r}. Fix: install {library} (Debian: " in last
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun >= listener.AGAIN_AFTER
+
+
+class Resting:
+    """Stands in for a roller with nothing to do and one port closed. ``log``: what it was asked to do."""
+
+    def __init__(self, looks: int, end: Callable[[], None]) -> None:
+        self.log: list[str] = []
+        self._looks = looks
+        self._end = end
+
+    def turn(self) -> float:
+        self.log.append("turn")
+        return 3600.0
+
+    def gate_pause(self) -> float:
+        return 0.01
+
+    def look_at_gate(self) -> None:
+        self.log.append("look at the gate")
+        if self.log.count("look at the gate") == self._looks:
+            self._end()
+
+
+def test_loop_looks_at_the_gate_between_two_turns() -> None:
+    never, _ = os.pipe()
+    nothing: Any = SimpleNamespace(fileno=lambda: never, overdue=list)
+    with listener._alarm_clock() as alarm:
+        roller: Any = Resting(3, alarm.end)
+        assert listener._loop(nothing, roller, alarm, nothing) is False
+    assert roller.log == ["turn", *["look at the gate"] * 3]

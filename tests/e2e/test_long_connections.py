@@ -1,0 +1,353 @@
+"""Connections that outlast the drain, for real: what becomes of them, and what the operator is told.
+
+One process of two is rolled while an upload, a stream, a WebSocket or an idle keepalive is open to it. The clients move
+a little every MOVE_EVERY seconds and note when they were ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.support.lingering import (
+    PATIENCE,
+    EndedError,
+    Keepalive,
+    Lasting,
+    Stream,
+    Upload,
+    WebSocket,
+    first_rule,
+    unreachable,
+)
+from tests.support.look import (
+    listener_log,
+    listener_pid,
+    pids,
+    popen_ctl,
+    refuses,
+    rolling,
+    rules,
+    users,
+    wait_open,
+    wait_stage,
+)
+from tests.support.stack import Stack
+
+PORT = 8000
+TIMEOUT = 1.5
+UPGRADE = """
+        proxy_http_version 1.1;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection upgrade;
+"""
+LONG = 20.0
+"""A drain.timeout that is not reached."""
+
+MOVE_EVERY = 0.05
+KINDS = [Upload, Stream, WebSocket, Keepalive]
+LAST_BYTE = {
+    Upload: "last byte received",
+    Stream: "last byte sent",
+    WebSocket: "last byte (sent|received)",  # received, in the moment between a text and its echo
+    Keepalive: "last byte sent",
+}
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
+
+
+@dataclass
+class Rolled:
+    """A roll of app-8000 that has ended. ``began`` is before it, ``ended`` has when which client was ended."""
+
+    began: float
+    ended: dict[str, float] = field(default_factory=dict)
+    status: int = -1
+    out: str = ""
+    roll: Any = None
+
+    @property
+    def process(self) -> Any:
+        return self.roll["processes"][0]
+
+
+def light(start: Callable[..., Stack], nginx: str = "", upstream: str = "", **drain: Any) -> Stack:
+    """Two processes of the light application with this drain policy, warm and open. ``nginx``: in its server block."""
+    setup = {"application": "tests.support.light_app", "startsecs": 0, "balance": "least_conn;", "server": nginx}
+    policy = {"settle": 0, "drain": drain, "warmup": {"timeout": 20, "ready": "/health", "requests": ["/"]}}
+    stack = start(processes=2, setup={**setup, "upstream": upstream}, **policy)
+    wait_open(stack)
+    return stack
+
+
+def begun(stack: Stack) -> tuple[Rolled, subprocess.Popen[str]]:
+    """A roll of the first process, and the supervisorctl that shows it."""
+    return Rolled(time.monotonic()), popen_ctl(stack, "rolling_restart", "app:app-8000")
+
+
+def rolled(stack: Stack, *clients: Lasting) -> Rolled:
+    """The first process rolled, while the clients move."""
+    return outlived(stack, *begun(stack), *clients)
+
+
+def outlived(stack: Stack, result: Rolled, ctl: subprocess.Popen[str], *clients: Lasting) -> Rolled:
+    """The roll at its end, which comes within its deadlines or the test fails."""
+    while ctl.poll() is None:
+        assert time.monotonic() - result.began < 60, f"the roll does not end\n{stack.logs()}"
+        note_ends(result, clients)
+        time.sleep(MOVE_EVERY)
+    note_ends(result, clients)
+    result.out, _ = ctl.communicate(timeout=5)
+    result.status, result.roll = ctl.returncode, rolling(stack)
+    return result
+
+
+def note_ends(result: Rolled, clients: tuple[Lasting, ...]) -> None:
+    for client in clients:
+        if client.peer not in result.ended:
+            try:
+                client.move()
+            except EndedError:
+                result.ended[client.peer] = time.monotonic()
+
+
+def told(out: str) -> dict[str, str]:
+    """What the operator's output says of each connection that was left, by peer."""
+    return dict(re.findall(r"^ {10}(\S+:\d+) (.*)$", out, re.MULTILINE))
+
+
+# --- on_timeout: restart, fail
+
+
+@every_kind
+def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_cut_off(
+    start: Callable[..., Stack], kind: type[Lasting]
+):
+    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    before = pids(stack)
+    with kind(PORT) as client:
+        opened = time.monotonic()
+        done = rolled(stack, client)
+        peer, age = client.peer, done.ended[client.peer] - opened
+    assert (done.status, done.roll["status"]) == (0, "done"), done.out
+    assert TIMEOUT <= done.process["drained"] <= TIMEOUT + 1
+    assert done.ended[peer] - done.began >= TIMEOUT
+    assert pids(stack)[0] not in before
+    assert pids(stack)[1] == before[1]
+    assert re.search(r"^app-8000  drained [12]\.\d s \(1 connection left\) · .* · open$", done.out, re.MULTILINE)
+    assert re.fullmatch(rf"open at least \S+ s, {LAST_BYTE[kind]} (just now|\S+ s ago)", told(done.out)[peer])
+    (left,) = done.process["oldest_left"]
+    assert (done.process["connections_left"], left["peer"], left["state"]) == (1, peer, "")
+    assert TIMEOUT <= left["age"] <= age + 0.2
+    assert (left["idle"] < 0.5) is (kind is not Keepalive)
+    assert f"1 connection left; {peer} open at least" in listener_log(stack)
+
+
+@every_kind
+def test_with_on_timeout_fail_the_process_and_the_connection_live_on(start: Callable[..., Stack], kind: type[Lasting]):
+    stack = light(start, timeout=TIMEOUT, on_timeout="fail")
+    before = pids(stack)
+    with kind(PORT) as client:
+        done = rolled(stack, client)
+        assert done.ended == {}
+        assert client.works()
+        assert not refuses(PORT)
+    assert (done.status, done.roll["status"]) == (1, "failed"), done.out
+    assert pids(stack) == before
+    assert rules() == []
+    assert done.process["stage"] == "open"
+    assert TIMEOUT <= done.roll["seconds"] <= TIMEOUT + 1
+    why = done.process["why"]
+    assert f"still had 1 connection to port {PORT} after {TIMEOUT:g} s of drain ({client.peer} open at least " in why
+    assert re.search(rf"open at least \S+ s, {LAST_BYTE[kind]} ", why)
+    assert "so it was not stopped and goes on serving (drain.on_timeout: fail)" in why
+    assert f"app-8000  FAILED: {why}" in done.out
+    assert "raise drain.timeout" in done.out
+    assert done.out.endswith("Mend it, then go on where it stopped: supervisorctl rolling_resume app\n")
+    assert [left["peer"] for left in done.process["oldest_left"]] == [client.peer]
+
+
+def test_three_connections_of_different_kinds_are_three(start: Callable[..., Stack]):
+    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    with Upload(PORT) as upload, Stream(PORT) as stream, WebSocket(PORT) as websocket:
+        done = rolled(stack, upload, stream, websocket)
+    assert (done.status, done.process["connections_left"]) == (0, 3), done.out
+    assert "(3 connections left)" in done.out
+    assert set(told(done.out)) == {upload.peer, stream.peer, websocket.peer}
+    assert set(done.ended) == {upload.peer, stream.peer, websocket.peer}
+
+
+def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable[..., Stack]):
+    """Twelve, through nginx, of which each reconnects at once: to one of the others, which may be next."""
+    stack = light(start, UPGRADE, timeout=TIMEOUT, on_timeout="restart")
+    over = threading.Event()
+    cuts: list[int] = []
+
+    def keep_connected() -> None:
+        while not over.is_set():
+            with contextlib.suppress(EndedError), WebSocket(stack.setup.nginx_port) as client:
+                connected.release()
+                while not over.wait(MOVE_EVERY):
+                    client.move()
+            if not over.is_set():
+                cuts.append(1)
+
+    connected = threading.Semaphore(0)
+    clients = [threading.Thread(target=keep_connected) for _ in range(12)]
+    for thread in clients:
+        thread.start()
+    for _ in clients:
+        assert connected.acquire(timeout=PATIENCE)
+    done = stack.ctl("rolling_restart", "app")
+    over.set()
+    for thread in clients:
+        thread.join()
+    left = [process["connections_left"] for process in rolling(stack)["processes"]]
+    assert done.returncode == 0, done.stdout
+    assert (sum(left), len(left)) == (len(cuts), 2)
+    assert len(cuts) > 12, "those that moved to the second process were cut there again"
+
+
+def test_after_a_failure_a_roll_is_resumed_when_the_connection_is_gone(start: Callable[..., Stack]):
+    stack = light(start, timeout=TIMEOUT, on_timeout="fail")
+    with WebSocket(PORT) as websocket:
+        assert rolled(stack, websocket).status == 1
+    resumed = stack.ctl("rolling_resume", "app")
+    assert resumed.returncode == 0, resumed.stdout
+    process = rolling(stack)["processes"][0]
+    assert (process["replaced"], process["connections_left"], process["oldest_left"]) == (True, 0, [])
+
+
+# --- what ends within the drain loses nothing
+
+NGINX = """
+        location /stream { proxy_pass http://127.0.0.1:8000; proxy_http_version 1.1; proxy_buffering off; }
+        location /upload { proxy_pass http://127.0.0.1:8000; proxy_request_buffering off; }
+"""
+
+
+@pytest.mark.parametrize("port", [PORT, 8080], ids=["directly", "through nginx"])
+def test_an_upload_that_ends_within_the_drain_is_answered_and_the_restart_follows_at_once(
+    start: Callable[..., Stack], port: int
+):
+    stack = light(start, NGINX, timeout=LONG)
+    with Upload(port, length=80) as upload:
+        done = rolled(stack, upload)
+        assert upload.is_answered()
+    assert_drained_until(done, done.ended[upload.peer])
+
+
+@pytest.mark.parametrize("way", ["directly", "through nginx", "half-closed"])  # nginx itself ends what is half-closed
+def test_a_stream_that_ends_within_the_drain_is_whole_and_the_restart_follows_at_once(
+    start: Callable[..., Stack], way: str
+):
+    stack = light(start, NGINX, timeout=LONG)
+    with Stream(8080 if way == "through nginx" else PORT, seconds=4.0) as stream:
+        if way == "half-closed":
+            stream.end_sending()
+        done = rolled(stack, stream)
+        assert stream.is_whole(), stream.received
+    assert_drained_until(done, done.ended[stream.peer])
+
+
+def assert_drained_until(done: Rolled, end: float) -> None:
+    """The drain, which began a little after the roll was asked for, was over when the connection was."""
+    assert (done.status, done.process["connections_left"]) == (0, 0), done.out
+    assert "left)" not in done.out
+    assert 1.0 <= done.process["drained"] <= end - done.began + 0.3
+
+
+def test_min_is_waited_for_although_the_connection_has_ended(start: Callable[..., Stack]):
+    stack = light(start, timeout=LONG, min=TIMEOUT)
+    with Stream(PORT, seconds=0.4) as stream:
+        done = rolled(stack, stream)
+        assert stream.is_whole()
+    assert done.status == 0
+    assert TIMEOUT <= done.process["drained"] <= TIMEOUT + 0.5
+
+
+# --- who it is
+
+
+def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline_and_is_told_as_such(
+    start: Callable[..., Stack],
+):
+    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    with Stream(PORT) as stream, unreachable(stream.peer):
+        done = rolled(stack)
+    assert (done.status, done.process["connections_left"]) == (0, 1), done.out
+    assert told(done.out)[stream.peer].endswith(", the client takes nothing")
+
+
+@pytest.mark.parametrize("kind", [Upload, WebSocket], ids=["upload", "websocket"])
+def test_a_new_listener_says_at_least_and_never_too_much(start: Callable[..., Stack], kind: type[Lasting]):
+    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    with kind(PORT) as client:
+        opened = time.monotonic()
+        result, ctl = begun(stack)
+        draining = wait_stage(stack, "draining")
+        while draining["seconds"] < TIMEOUT / 2:
+            client.move()
+            draining = wait_stage(stack, "draining")
+        os.kill(listener_pid(stack), signal.SIGKILL)
+        done = outlived(stack, result, ctl, client)
+        age = done.ended[client.peer] - opened
+    assert (done.status, done.process["connections_left"]) == (0, 1), done.out
+    (left,) = done.process["oldest_left"]
+    assert TIMEOUT <= left["age"] <= age + 0.2
+    assert (left["age"] >= done.process["drained"]) is (kind is Upload)  # of which the kernel knows since when
+
+
+# --- a load balancer's pool
+
+POOL = """
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+"""
+
+
+def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connections(start: Callable[..., Stack]):
+    stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="restart")
+    with ThreadPoolExecutor(8) as pool:
+        assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(40))} == {200}
+    done = rolled(stack)
+    assert done.status == 0, done.out
+    assert 1 <= done.process["connections_left"] <= 8
+    for one in done.process["oldest_left"]:
+        assert (one["last"], one["state"]) == ("sent", "")
+        assert one["idle"] >= TIMEOUT
+    assert len(told(done.out)) == len(done.process["oldest_left"])
+
+
+def test_requests_over_a_pool_that_was_there_are_not_taken_for_new_connections(start: Callable[..., Stack]):
+    stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="fail", keepalive="ignore")
+    before = pids(stack)
+    with users(stack, posts=0.0) as report:
+        done = rolled(stack)
+    assert (done.status, pids(stack)) == (1, before), done.out
+    assert "of drain (127.0.0.1:" in done.process["why"]
+    assert "new connections" not in done.out
+    assert report().failures == {}
+
+
+def test_a_newcomer_is_told_from_those_that_were_there(start: Callable[..., Stack]):
+    stack = light(start, timeout=LONG)
+    before = pids(stack)
+    with Keepalive(PORT) as old:
+        result, ctl = begun(stack)
+        wait_stage(stack, "draining")
+        with first_rule("-p", "tcp", "--dport", str(PORT), "-j", "ACCEPT"), Keepalive(PORT) as new:
+            done = outlived(stack, result, ctl, old, new)
+    assert (done.status, pids(stack), done.ended) == (1, before, {})
+    assert f"still gets new connections through its closed gate (from {new.peer} to port {PORT})" in done.out

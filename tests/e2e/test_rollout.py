@@ -1,0 +1,367 @@
+"""The real thing: supervisord, nginx, netfilter, the demo application, and users who notice.
+
+Every test has a stack of its own in the network namespace of the test run; most have a load of new connections, a
+twentieth of which are POSTs of 1.5 s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.errors import Fault
+from tests.support import plugin
+from tests.support.look import (
+    assert_nobody_noticed,
+    closed_ports,
+    listener_pid,
+    pids,
+    popen_ctl,
+    refuses,
+    rolling,
+    rules,
+    users,
+    wait_open,
+)
+from tests.support.stack import LabError, Setup, Stack
+
+NEW = "new"
+
+
+# --- the main job
+
+
+def test_a_roll_replaces_every_process_and_no_user_notices(start: Callable[..., Stack]):
+    stack = start()
+    before = pids(stack)
+    stack.release(NEW)
+    with users(stack) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    assert_nobody_noticed(report())
+    assert not set(before) & set(pids(stack))
+    assert {stack.ask(port, "/").headers["x-release"] for port in stack.setup.ports} == {NEW}
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    for name, line in zip(("app-8000", "app-8001", "app-8002", "app-8003"), lines[1:5]):
+        assert line.startswith(f"{name}  drained ")
+        assert re.search(r" · warmed \d+\.\d s \(11 requests ", line)
+    assert lines[5].startswith("app: 4 of 4 replaced in ")
+    assert lines[5].endswith("never fewer than 3 of 4 available")
+    assert rules() == []
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"method": "reject", "bypass": "address"},
+        {"method": "redirect", "bypass": "mark"},
+        {"method": "redirect", "bypass": "address"},
+    ],
+    ids=lambda gate: "-".join(gate.values()),
+)
+def test_every_method_and_bypass_of_the_gate_rolls_without_a_failure(start: Callable[..., Stack], gate: dict[str, str]):
+    stack = start(processes=3, gate=gate)
+    with users(stack) as report:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    assert_nobody_noticed(report())
+
+
+def test_two_at_a_time_leave_two_of_four_available(start: Callable[..., Stack]):
+    stack = start()
+    with users(stack) as report:
+        done = stack.ctl("rolling_restart", "app", "--max-unavailable", "2", "--json")
+    assert done.returncode == 0, done.stdout
+    assert_nobody_noticed(report())
+    roll = json.loads(done.stdout)
+    assert (roll["status"], roll["replaced"], roll["least_available"]) == ("done", 4, 2)
+
+
+def test_ports_can_be_found_by_what_a_process_listens_on(start: Callable[..., Stack]):
+    stack = start(processes=2, ports="auto")
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert [process["ports"] for process in rolling(stack)["processes"]] == [[8000], [8001]]
+
+
+def test_other_tools_roll_over_xml_rpc_and_wait_for_the_end(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    roll: Any = stack.rpc(timeout=60.0).rolling.restart("app", True, {"max_unavailable": 1})
+    assert (roll["status"], roll["replaced"]) == ("done", 2)
+
+
+def test_a_client_that_leaves_stops_nothing(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    with pytest.raises(OSError, match="timed out"):
+        stack.rpc(timeout=0.5).rolling.restart("app", True, {})
+    rolls: Any = stack.rpc().rolling
+    stack.wait_until(lambda: [one["status"] for one in rolls.getAllRolls()] == ["done"], 30.0, "the roll is done")
+
+
+# --- bad deploys: see test_bad_deploys.py
+
+
+def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start: Callable[..., Stack]):
+    stack = start(processes=3)
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    status = stack.ctl("rolling_status", "app").stdout
+    assert "closed" in status
+    assert "answered 500" in status
+    stack.fault("")
+    with users(stack) as report:
+        assert stack.ctl("rolling_resume", "app").returncode == 0
+    assert_nobody_noticed(report())
+    assert not any(refuses(port) for port in stack.setup.ports)
+
+
+# --- deaths
+
+
+def test_the_listener_may_be_killed_in_the_middle_of_a_roll(start: Callable[..., Stack]):
+    stack = start()
+    with users(stack) as report:
+        watching = threading.Thread(target=stack.ctl, args=("rolling_restart", "app"))
+        watching.start()
+        for _ in range(3):
+            time.sleep(0.9)
+            os.kill(listener_pid(stack), signal.SIGKILL)
+        watching.join(60.0)
+    assert_nobody_noticed(report())
+    found = rolling(stack)
+    assert (found["status"], found["replaced"]) == ("done", 4)
+
+
+def test_a_stopped_listener_opens_all_gates(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    stack.fault("500")
+    assert stack.ctl("rolling_restart", "app").returncode == 1
+    assert refuses(8000)
+    stack.ctl("stop", "rolling")
+    assert not refuses(8000)
+    assert rules() == []
+
+
+def test_supervisord_notices_an_exit_at_once(start: Callable[..., Stack]):
+    """Without the wake-up nothing ends supervisord's wait but its time-out of a second, or the next call."""
+    stack = start(processes=2, setup={"program": "autorestart = false"})
+    quick = 0
+    for process in stack.processes():
+        os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.3)
+        log = (stack.directory / "supervisord.log").read_text(encoding="utf-8")
+        quick += f"exited: app-{process.port}" in log
+    assert quick == 2
+
+
+def test_reload_brings_a_working_plugin_back(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    stack.ctl("reload")
+    time.sleep(1.0)
+    stack.wait_until(lambda: "RUNNING" in stack.ctl("status", "rolling").stdout, 30.0, "the listener runs again")
+    stack.wait_serving()
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+
+
+# --- commands
+
+
+def test_abort_pause_and_resume_from_another_terminal(start: Callable[..., Stack]):
+    stack = start(processes=3)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    assert "paused" in stack.ctl("rolling_pause", "app").stdout
+    stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 20.0, "the first is replaced")
+    time.sleep(1.0)
+    assert rolling(stack)["replaced"] == 1
+    assert "paused" in stack.ctl("rolling_status").stdout
+    assert stack.ctl("rolling_abort", "app").returncode == 0
+    stack.wait_until(lambda: rolling(stack)["status"] == "aborted", 20.0, "the roll is aborted")
+    assert stack.ctl("rolling_resume", "app").returncode == 0
+    assert rolling(stack)["status"] == "done"
+
+
+def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    assert stack.ctl("help", "rolling_restart").stdout.startswith("rolling_restart <group>")
+    commands = {word for word in stack.ctl("help").stdout.split() if word.startswith("rolling_")}
+    words = ("abort", "check", "history", "pause", "report", "restart", "resume", "status")
+    assert commands == {f"rolling_{word}" for word in words}
+    assert "No help" not in "".join(stack.ctl("help", topic).stdout for topic in ("status", "rolling_status"))
+
+
+def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack]):
+    stack = start(processes=2, settle=3)
+    watcher = popen_ctl(stack, "rolling_restart", "app")
+    stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRolls()), 10.0, "the roll has begun")
+    time.sleep(0.5)
+    watcher.send_signal(signal.SIGINT)
+    out, _ = watcher.communicate(timeout=10)
+    assert watcher.returncode == 130
+    assert "the roll goes on" in out
+    assert "rolling_abort app" in out
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the roll is done")
+
+
+# --- bad input: a clear error, the right exit status, nothing touched
+
+
+def untouched(stack: Stack, *arguments: str) -> tuple[int, str]:
+    """The exit status and the output of a command that must touch nothing."""
+    before, closed = pids(stack), closed_ports()
+    done = stack.ctl(*arguments)
+    assert pids(stack) == before
+    assert closed_ports() == closed
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+def test_bad_input_on_the_command_line(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    for arguments, status, words in [
+        (("appp",), 5, "did you mean app?"),
+        (("app:app-8009",), 5, "app:app-8009"),
+        ((), 2, "GROUP"),
+        (("app", "other"), 2, "one group at a time"),
+        (("app", "--max-unavailable", "0"), 2, "from 1"),
+        (("app", "--max-unavailable", "200%"), 2, "at most 100%"),
+        (("app", "--max-unavailable", "-1"), 2, "max-unavailable"),
+        (("app", "--max-unavailable", "many"), 2, "many"),
+        (("app", "--frce"), 2, "--frce"),
+        (("rolling",), 6, "groups.rolling"),
+    ]:
+        code, out = untouched(stack, "rolling_restart", *arguments)
+        assert (code, words in out) == (status, True), (arguments, code, out)
+    assert untouched(stack, "rolling_abort", "app")[0] == 1
+    code, out = untouched(stack, "rolling_restart", "appp", "--json")
+    assert (code, json.loads(out)["exit_status"]) == (5, 5)
+
+
+def test_bad_input_in_the_policy(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    wait_open(stack)
+    policy = stack.directory / "rolling.yaml"
+    good = policy.read_text(encoding="utf-8")
+    for text, words in [
+        ("", "empty"),
+        ("- a\n- b\n", "mapping"),
+        (good.replace("max_unavailable", "max_unavialable"), "did you mean max_unavailable?"),
+        (good.replace("on_timeout: restart", "on_timeout: restrat\n      tmeout: 3"), "did you mean timeout?"),
+        (
+            good.replace("'app-(\\d+)'", "'web-(\\d+)'").replace("app-(\\d+)", "web-(\\d+)"),
+            "no port for app-8000, app-8001",
+        ),
+        (good.replace("app-(\\d+)", "app-(8)\\d+"), "port 8 to app-8000 and to app-8001"),
+        (good.replace("  app:", "  web:"), "no policy for the group app"),
+    ]:
+        assert text != good
+        policy.write_text(text, encoding="utf-8")
+        code, out = untouched(stack, "rolling_restart", "app")
+        assert (code, words in out) == (6, True), (text, code, out)
+    policy.write_text(good, encoding="utf-8")
+    rpc: Any = stack.rpc()
+    stack.wait_until(lambda: rpc.rolling.getProcesses("app")[0]["guarded"], 10.0, "the group is guarded again")
+    policy.write_text(good.replace("max_unavailable", "max_unavialable"), encoding="utf-8")
+    stack.wait_until(lambda: "did you mean max_unavailable?" in told_of_policy(stack), 10.0, "the status tells of it")
+    assert stack.ctl("rolling_status", "app").stdout.startswith(
+        "rolling.yaml is invalid: no rollout of app can start, and the crash guard there uses the last valid version"
+    )
+    policy.unlink()
+    code, out = untouched(stack, "rolling_restart", "app")
+    assert (code, "rolling.yaml" in out) == (6, True), out
+    policy.write_text(good, encoding="utf-8")
+    assert stack.ctl("rolling_restart", "app").returncode == 0
+    assert told_of_policy(stack) == ""
+
+
+def told_of_policy(stack: Stack) -> str:
+    """What the status says is wrong with rolling.yaml."""
+    found: str = json.loads(stack.ctl("rolling_status", "--json").stdout)["listener"]["problem"]
+    return found
+
+
+def test_one_process_needs_force(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    stack.ctl("stop", "app:app-8001")
+    code, out = untouched(stack, "rolling_restart", "app")
+    assert (code, "--force" in out) == (1, True), out
+    assert stack.ctl("rolling_restart", "app", "--force").returncode == 0
+    stack.ctl("stop", "app:app-8000")
+    code, out = untouched(stack, "rolling_restart", "app", "--force")
+    assert (code, "supervisorctl start app:*" in out) == (1, True), out
+
+
+def test_a_second_roll_is_refused_and_told_who_has_the_group(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+    second = stack.ctl("rolling_restart", "app")
+    assert (second.returncode, "is being rolled: roll 1 by " in second.stdout) == (8, True), second.stdout
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the first roll is done")
+
+
+def test_a_listener_that_does_not_run_is_told(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    stack.ctl("stop", "rolling")
+    code, out = untouched(stack, "rolling_restart", "app")
+    assert (code, "the listener is not running" in out) == (7, True), out
+
+
+def test_a_listener_without_rights_for_netfilter_is_told(start: Callable[..., Stack]):
+    stack = start(processes=2, prefix="setpriv --bounding-set=-net_admin,-net_raw --inh-caps=-net_admin,-net_raw ")
+    code, out = untouched(stack, "rolling_restart", "app")
+    assert (code, "CAP_NET_ADMIN" in out) == (4, True), out
+
+
+def test_a_supervisord_without_the_plugin_is_told(tmp_path_factory: pytest.TempPathFactory):
+    directory = tmp_path_factory.mktemp("s")
+    controller = plugin.sections(directory / "rolling.yaml").partition("[ctlplugin:")[2].partition("[eventlistener:")[0]
+    controller = f"[ctlplugin:{controller}"
+    with Stack(directory, Setup(processes=2, supervisor=controller)) as stack:
+        code, out = untouched(stack, "rolling_restart", "app")
+        assert (code, "[rpcinterface:rolling]" in out) == (3, True), out
+        code, out = untouched(stack, "rolling_status")
+        assert code == 3
+
+
+def test_a_supervisorctl_that_was_not_told_of_the_plugin_says_so_itself(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    text = stack.supervisord_conf.read_text(encoding="utf-8")
+    stack.supervisord_conf.write_text(text.replace("[ctlplugin:rolling]", "[another:rolling]"), encoding="utf-8")
+    assert "*** Unknown syntax: rolling_restart" in untouched(stack, "rolling_restart", "app")[1]
+
+
+def test_a_supervisord_that_lacks_the_event_does_not_start_and_says_why(tmp_path_factory: pytest.TempPathFactory):
+    directory = tmp_path_factory.mktemp("s")
+    sections = plugin.sections(directory / "rolling.yaml").replace("[rpcinterface:rolling]", "[another:rolling]")
+    with (
+        pytest.raises(LabError, match="Unknown event type ROLLING_ASKED"),
+        Stack(directory, Setup(processes=2, supervisor=sections)),
+    ):
+        pass
+
+
+def test_a_supervisord_that_is_gone_is_told(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    stack.stop()
+    done = stack.ctl("rolling_restart", "app")
+    assert (done.returncode, "does not answer" in done.stdout) == (7, True), done.stdout
+
+
+def test_xml_rpc_faults_have_their_own_codes(start: Callable[..., Stack]):
+    stack = start(processes=2)
+    for arguments, code in [(("nope", True, {}), 10), (("app", True, {"max_unavailable": "many"}), 2)]:
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            stack.rpc().rolling.restart(*arguments)
+        assert caught.value.faultCode == code
+    (stack.directory / "rolling.yaml").write_text("groups: {}\n", encoding="utf-8")
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        stack.rpc().rolling.restart("app", True, {})
+    assert caught.value.faultCode == Fault.NOT_CONFIGURED

@@ -1,0 +1,342 @@
+"""Which groups are guarded, by which policy and on which ports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.guard import WARMED_BY_USERS
+from supervisor_rolling.core.model import (
+    Config,
+    Connections,
+    GatePolicy,
+    GuardPolicy,
+    Holder,
+    Policy,
+    PortRule,
+    PortUse,
+    Process,
+    Snapshot,
+    Stage,
+    Ward,
+    Watch,
+)
+from supervisor_rolling.listener.crash_guard import Watches
+
+NOW = 1000.0
+RULE = PortRule(pattern=r"app-(\d+)")
+AUTO = PortRule(auto=True)
+
+
+class Kernel:
+    """The ``Sockets``: what each pid listens on, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.listens: dict[int, tuple[int, ...]] = {}
+        self.asked: list[int] = []
+        self.times = 0
+        self.is_blind = False
+        self.hidden: set[int] = set()
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        return {port: Connections() for port in ports}
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        return dict.fromkeys(ports, ())
+
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        self.asked += pids
+        self.times += 1
+        if self.is_blind or self.hidden.intersection(pids):
+            raise SocketsError(f"Cannot see which ports process {next(iter(pids))} listens on.")
+        return {pid: self.listens.get(pid, ()) for pid in pids}
+
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
+        return {}
+
+    def listening(self, port: int, pid: int) -> PortUse:
+        return PortUse()
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
+        return {}
+
+
+class Setting:
+    """Watches with a config and a kernel that a test can change."""
+
+    def __init__(self) -> None:
+        self.config: Config | None = a_config(a_policy())
+        self.kernel = Kernel()
+        self.watches = Watches(self.kernel, lambda: self.config, lambda policy, ports: policy)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+def a_policy(group: str = "app", ports: PortRule = RULE, **changes: Any) -> Policy:
+    return Policy(group, ports, **changes)
+
+
+def a_config(*policies: Policy, lease: float = 30.0) -> Config:
+    return Config(GatePolicy(lease=lease), {policy.group: policy for policy in policies})
+
+
+def a_watch(group: str = "app", *wards: Ward, **changes: Any) -> Watch:
+    return Watch(group, a_policy(group, **changes), GatePolicy(), wards)
+
+
+def processes(*found: Process) -> dict[str, Process]:
+    return {process.name: process for process in found}
+
+
+def a_process(name: str = "app-8001", state: str = "RUNNING", pid: int = 100, **changes: Any) -> Process:
+    return Process(name, state, pid, **changes)
+
+
+def a_world(*watches: Watch, **table: Mapping[str, Process]) -> Snapshot:
+    return Snapshot({}, (), table, 0.0, {watch.group: watch for watch in watches})
+
+
+# --- which groups
+
+
+def test_the_groups_of_the_config_are_guarded_but_for_those_that_turn_it_off(setting: Setting) -> None:
+    off = a_policy("web", guard=GuardPolicy(enabled=False))
+    setting.config = a_config(a_policy("app"), off)
+    assert list(setting.watches.guarded()) == ["app"]
+
+
+def test_without_a_config_nobody_is_guarded_and_no_guard_ends(setting: Setting) -> None:
+    setting.config = None
+    world = a_world(a_watch(), app=processes(a_process()))
+    assert (setting.watches.guarded(), setting.watches.ended(world)) == ({}, [])
+    assert setting.watches.of(world, NOW) == {"app": a_watch()}
+
+
+@pytest.mark.parametrize("config", [a_config(), a_config(a_policy(guard=GuardPolicy(enabled=False)))])
+def test_a_group_that_is_no_longer_in_the_config_or_turns_the_guard_off_is_guarded_no_more(
+    setting: Setting, config: Config
+) -> None:
+    world = a_world(a_watch(), app=processes(a_process()))
+    assert setting.watches.ended(world) == []
+    setting.config = config
+    assert setting.watches.ended(world) == ["app"]
+    assert setting.watches.of(world, NOW) == {}
+
+
+def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting) -> None:
+    assert setting.watches.of(a_world(), NOW) == {}
+    assert setting.watches.of(a_world(app={}), NOW) == {}
+
+
+# --- by which policy
+
+
+def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
+    ward = Ward("app-8001", (8001,), Stage.FAILED, NOW, closed=True, tries=3)
+    policy = a_policy(settle=99.0)
+    setting.config = a_config(policy, lease=9.0)
+    world = a_world(a_watch("app", ward, settle=1.0), app=processes(a_process()))
+    assert setting.watches.of(world, NOW) == {"app": Watch("app", policy, GatePolicy(lease=9.0), (ward,))}
+
+
+def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_says_so(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, young = a_process(up_for=WARMED_BY_USERS), a_process("app-8002", pid=101, up_for=WARMED_BY_USERS - 1.0)
+    without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
+    with caplog.at_level(logging.INFO):
+        found = setting.watches.of(a_world(app=processes(old, young, without)), NOW)
+    assert found["app"].wards == (Ward("app-8001", (8001,), Stage.OPEN, NOW, pid=100),)
+    assert "app is guarded from now on: no process of it serves before it is warm" in caplog.messages
+
+
+def test_a_group_that_was_guarded_before_does_not_begin_anew(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = a_world(a_watch(), app=processes(a_process(up_for=WARMED_BY_USERS)))
+    with caplog.at_level(logging.INFO):
+        assert setting.watches.of(world, NOW)["app"].wards == ()
+    assert caplog.messages == []
+
+
+# --- on which ports
+
+
+def test_ports_come_from_the_rule_and_follow_it_and_the_processes(setting: Setting) -> None:
+    one, two = a_process(), a_process("app-8002")
+    assert setting.watches.ports(a_watch(), processes(one)) == {"app-8001": (8001,)}
+    assert setting.watches.ports(a_watch(), processes(one, two)) == {"app-8001": (8001,), "app-8002": (8002,)}
+    by_name = PortRule(by_name={"app-8001": (1, 2), "app-8002": (3,)})
+    assert setting.watches.ports(a_watch(ports=by_name), processes(one, two)) == {"app-8001": (1, 2), "app-8002": (3,)}
+    assert setting.kernel.asked == []
+
+
+def test_two_groups_have_each_their_own_ports(setting: Setting) -> None:
+    other = a_watch("web", ports=PortRule(by_name={"app-8001": (9,)}))
+    for _ in range(2):
+        assert setting.watches.ports(a_watch(), processes(a_process())) == {"app-8001": (8001,)}
+        assert setting.watches.ports(other, processes(a_process())) == {"app-8001": (9,)}
+
+
+def test_who_has_no_port_is_named_once_and_has_none(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    table = processes(a_process(), a_process("b10"), a_process("b9"))
+    for _ in range(3):
+        assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "b10": (), "b9": ()}
+    assert caplog.messages == ["groups.app.ports finds no port for b9, b10: they are not guarded"]
+
+
+def test_a_complaint_is_made_again_when_it_is_another_or_was_mended_meanwhile(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad, worse = a_process(), a_process("b"), a_process("c")
+    for table in ((good, bad), (good, bad, worse), (good,), (good, bad, worse)):
+        setting.watches.ports(a_watch(), processes(*table))
+    assert [text.partition(" port for ")[2].partition(":")[0] for text in caplog.messages] == ["b", "b, c", "b, c"]
+
+
+def heard(setting: Setting, *found: Process, group: str = "app") -> dict[str, tuple[int, ...]]:
+    return dict(setting.watches.ports(a_watch(group, ports=AUTO), processes(*found)))
+
+
+def test_with_auto_the_kernel_says_what_each_process_listens_on_and_is_asked_once(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001, 9001)}
+    for _ in range(3):
+        assert heard(setting, a_process("web")) == {"web": (8001, 9001)}
+    assert setting.kernel.asked == [100]
+
+
+def test_with_auto_the_kernel_is_asked_once_for_all(setting: Setting) -> None:
+    """A new listener knows of none yet, and each question reads all of /proc."""
+    setting.kernel.listens = {pid: (pid + 8000,) for pid in range(1, 100)}
+    found = heard(setting, *(a_process(f"web-{pid}", pid=pid) for pid in range(1, 100)))
+    assert found == {f"web-{pid}": (pid + 8000,) for pid in range(1, 100)}
+    assert setting.kernel.times == 1
+
+
+def test_with_auto_one_that_cannot_be_looked_into_hides_no_other(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.kernel.listens, setting.kernel.hidden = {1: (8001,), 3: (8003,)}, {2}
+    found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
+    assert found == {"a": (8001,), "b": (), "c": (8003,)}
+    (text,) = caplog.messages
+    assert text.startswith("groups.app.ports is auto, and unknown are those of b: ")
+    assert "process 2" in text
+
+
+@pytest.mark.parametrize("state", ["EXITED", "BACKOFF", "STARTING", "STOPPING", "FATAL"])
+def test_with_auto_one_that_does_not_run_has_the_ports_of_the_one_before_it(setting: Setting, state: str) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("web"))
+    setting.kernel.listens = {}
+    assert heard(setting, a_process("web", state, 0)) == {"web": (8001,)}
+    assert heard(setting, a_process("web", state, 101)) == {"web": (8001,)}
+    assert setting.kernel.asked == [100]
+
+
+def test_with_auto_one_that_has_not_bound_its_port_yet_has_that_of_the_one_before_it(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("web"))
+    assert heard(setting, a_process("web", pid=101)) == {"web": (8001,)}
+
+
+def test_with_auto_one_that_listens_elsewhere_than_the_one_before_it_is_found_there_as_soon_as_it_listens(
+    setting: Setting,
+) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("web"))
+    heard(setting, a_process("web", pid=101))
+    setting.kernel.listens = {101: (8002,)}
+    assert heard(setting, a_process("web", pid=101)) == {"web": (8002,)}
+
+
+def test_with_auto_one_that_listens_on_nothing_is_asked_again_until_it_does(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert heard(setting, a_process("web")) == {"web": ()}
+    setting.kernel.listens = {100: (8001,)}
+    assert heard(setting, a_process("web")) == {"web": (8001,)}
+    assert (setting.kernel.asked, caplog.messages) == ([100] * 3, [])
+
+
+def test_with_auto_one_that_nobody_has_seen_run_has_no_ports(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    assert heard(setting, a_process("web", "STARTING")) == {"web": ()}
+    assert setting.kernel.asked == []
+
+
+def test_with_auto_groups_do_not_share_the_ports_of_processes_of_the_same_name(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("web"))
+    assert heard(setting, a_process("web", "EXITED", 0), group="other") == {"web": ()}
+
+
+# --- a port that two processes have: to close it for one would close it for both
+
+
+def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    rule = PortRule(by_name={"a": (8001,), "b": (8001, 8002), "c": (8003,)})
+    table = processes(a_process("a"), a_process("b"), a_process("c"))
+    for _ in range(2):
+        assert setting.watches.ports(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (8003,)}
+    assert caplog.messages == ["groups.app.ports gives a port of another process to a, b: they are not guarded"]
+
+
+def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) -> None:
+    table = processes(a_process("app-8001"), a_process("app-8002"))
+    setting.watches.ports(a_watch(), table)
+    other = PortRule(by_name={"api": (8002,)})
+    assert setting.watches.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
+    assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
+
+
+def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(setting: Setting) -> None:
+    rule = PortRule(by_name={"api": (8001,)})
+    setting.config = a_config(a_policy(), a_policy("api", rule))
+    old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
+    setting.watches.of(a_world(**old), NOW)
+    watch = setting.watches.of(a_world(**new), NOW)["api"]
+    assert setting.watches.ports(watch, new["api"]) == {"api": (8001,)}
+
+
+# --- years of deploys
+
+
+def test_with_auto_nothing_is_remembered_of_names_that_are_no_more(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,)}
+    heard(setting, a_process("release-1"))
+    heard(setting, a_process("release-2", pid=101))
+    setting.kernel.listens = {}
+    assert heard(setting, a_process("release-1", "EXITED", 0)) == {"release-1": ()}
+
+
+def test_with_auto_processes_that_cannot_be_looked_into_are_named_once_with_the_reason(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.kernel.is_blind = True
+    for pid in (100, 100, 200):
+        heard(setting, a_process("a", pid=pid), a_process("b", pid=pid + 1))
+    assert caplog.messages == [
+        "groups.app.ports is auto, and unknown are those of a, b: they are not guarded. "
+        "Cannot see which ports process 100 listens on."
+    ]
+    setting.kernel.is_blind = False
+    heard(setting, a_process("a", pid=200))
+    setting.kernel.is_blind = True
+    heard(setting, a_process("a", pid=300))
+    assert caplog.messages[1:] == [
+        "groups.app.ports is auto, and unknown are those of a: they are not guarded. "
+        "Cannot see which ports process 300 listens on."
+    ]

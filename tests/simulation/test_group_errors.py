@@ -1,0 +1,184 @@
+"""What goes wrong in one group costs the other groups nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core import guard, hook_steps, machine
+from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SocketsError
+from supervisor_rolling.core.model import Stage
+from supervisor_rolling.listener import reconciler as roller_module
+from tests.simulation.two_groups import TwoGroups
+
+SKIPPED = "app: skipped, and its closed ports stay closed"
+
+
+def break_for_app(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, is_broken: Callable[[], bool]) -> None:
+    """Let a function raise where it is called for the group app."""
+    real = getattr(module, name)
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        if is_broken() and any(getattr(one, "group", "") == "app" for one in arguments):
+            raise ZeroDivisionError("a defect")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, name, broken)
+
+
+def drains(both: TwoGroups) -> bool:
+    """Whether the first process of app is behind its closed gate."""
+    roll = both.app.roll_or_none()
+    return roll is not None and roll.members[0].stage is Stage.DRAINING and both.app.is_closed(8001)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith(SKIPPED)]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (machine, "advance"), (machine, "orders"), (machine, "jobs"), (machine, "notices"), (machine, "leaving"),
+        (machine, "closed"), (guard, "advance"), (guard, "jobs"), (guard, "closed"), (hook_steps, "job"),
+    ],
+)  # fmt: skip
+def test_a_defect_in_one_group_stops_that_group_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: Any, name: str
+) -> None:
+    both = TwoGroups()
+    both.app.connection_takes = 1.5
+    both.ask("app")
+    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    is_broken = [True]
+    break_for_app(monkeypatch, module, name, lambda: is_broken[0])
+    both.ask("web")
+    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    assert both.status("web") == "done"
+    assert both.web.lost == 0
+    assert both.app.is_closed(8001)
+    assert len(told(caplog)) == 1
+    assert "ZeroDivisionError" in told(caplog)[0]
+    is_broken[0] = False
+    both.live(roller, 60.0, lambda: both.status("app") != "running")
+    assert (both.status("app"), both.app.lost) == ("done", 0)
+
+
+def test_a_defect_in_the_pause_of_one_group_ends_no_roll(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = TwoGroups()
+    break_for_app(monkeypatch, roller_module, "pause", lambda: True)
+    both.ask("app")
+    both.ask("web")
+    both.live(both.roller(), 60.0)
+    assert [both.status(group) for group in both.worlds] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("connections", SocketsError("the kernel does not tell")),
+        ("record", FaultError("INCORRECT_PARAMETERS", 2)),
+        ("order", FaultError("BAD_NAME: app", 10)),
+        ("guard", FaultError("INCORRECT_PARAMETERS", 2)),
+    ],
+)
+def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture, method: str, error: Exception
+) -> None:
+    both = TwoGroups()
+    both.ask("app")
+    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    both.breaks[method, "app"] = error
+    both.ask("web")
+    if method == "guard":
+        both.app.crash("app-3")
+    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    assert both.status("web") == "done"
+    assert both.app.is_closed(8001)
+    assert told(caplog) == [f"{SKIPPED}: {error}"]
+    both.breaks.clear()
+    both.live(roller, 60.0, lambda: both.status("app") != "running")
+    assert both.status("app") == "done"
+
+
+def test_a_group_that_is_written_by_another_client_keeps_no_other_group_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    both = TwoGroups()
+    both.ask("app")
+    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    both.breaks["record", "app"] = ConflictError("changed meanwhile")
+    both.ask("web")
+    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    assert (both.status("web"), told(caplog)) == ("done", [])
+
+
+def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = TwoGroups()
+    both.app.connection_takes = 1.5
+    both.ask("app")
+    both.live(both.roller(), 10.0, lambda: drains(both))
+    break_for_app(monkeypatch, machine, "advance", lambda: True)
+    both.live(both.roller(), 20.0)
+    assert both.app.is_closed(8001)
+
+
+def test_a_crash_in_a_failing_group_closes_its_port() -> None:
+    both = TwoGroups()
+    roller = both.live(both.roller(), 3.0)
+    both.ask("app")
+    both.live(roller, 10.0, lambda: drains(both))
+    both.breaks["connections", "app"] = SocketsError("the kernel does not tell")
+    both.live(roller, 2.0)
+    both.app.crash("app-3")
+    roller.notice_deaths()
+    assert both.app.is_closed(8003)
+    both.live(roller, 2.0)
+    assert both.app.is_closed(8003)
+
+
+def test_an_invalid_policy_refuses_the_rolls_of_its_group_alone_and_its_guard_goes_on() -> None:
+    both = TwoGroups()
+    both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
+    asked = [both.ask("app"), both.ask("web")]
+    roller = both.live(both.roller(), 30.0, lambda: "web" in both.app.mailbox.rolls and both.status("web") == "done")
+    assert [one["state"] for one in asked] == ["refused", "accepted"]
+    assert asked[0]["text"] == both.invalid["app"]
+    both.app.crash("app-3")
+    roller.notice_deaths()
+    assert both.app.is_closed(8003)
+
+
+def test_a_new_listener_guards_a_group_with_an_invalid_policy_by_the_last_valid_one() -> None:
+    both = TwoGroups()
+    both.live(both.roller(), 3.0)
+    both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
+    roller = both.roller()
+    roller._watches._latest_config = lambda: both.config
+    both.live(roller, 3.0)
+    both.app.crash("app-3")
+    roller.notice_deaths()
+    assert both.app.is_closed(8003)
+
+
+def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = TwoGroups()
+    asked = [both.ask("app"), both.ask("web")]
+    roller = both.roller()
+
+    def roll_for(number: int, request: Any, config: Any, **more: Any) -> Any:
+        if request.group == "app":
+            raise ZeroDivisionError("a defect")
+        return real(number, request, config, **more)
+
+    real = roller_module.roll_for
+    monkeypatch.setattr(roller_module, "roll_for", roll_for)
+    with caplog.at_level(logging.ERROR):
+        roller.turn()
+    assert [one["state"] for one in asked] == ["refused", "accepted"]
+    assert asked[0]["code"] == Fault.DEFECT

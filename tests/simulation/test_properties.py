@@ -1,0 +1,390 @@
+"""What must hold of every roll, whatever the group, the policy, the bad luck and the moment at which somebody dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.core.lingering import TOLD
+from supervisor_rolling.core.model import (
+    Connection,
+    DrainPolicy,
+    Order,
+    Outcome,
+    PacePolicy,
+    Roll,
+    Share,
+    Stage,
+    Status,
+)
+from supervisor_rolling.listener.reconciler import Roller
+from tests.simulation.world import STEP, Killed, SimProcess, World, fast_policy
+
+PATIENCE = 400.0
+"""Seconds of simulated time in which every roll must have ended: some times the sum of all its deadlines."""
+
+WISHES: dict[str, dict[str, bool]] = {
+    "pause": {"paused": True},
+    "resume": {"paused": False},
+    "abort": {"aborting": True},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the roll, and to whom or what;
+    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: who does not stop;
+    ``pressure``: of the CPU, for a roll with a pace of 20 %; 0.0: it has none."""
+
+    size: int
+    limit: int
+    canary: int = 1
+    settle: float = 0.0
+    max_failures: int = 0
+    boots: tuple[float, ...] = (0.1,)
+    warms: tuple[float, ...] = (0.2,)
+    stops: tuple[float, ...] = (0.05,)
+    connections: float = 0.05
+    drain: float = 2.0
+    bad: dict[int, dict[str, Any]] = field(default_factory=dict)
+    deaf: frozenset[int] = frozenset()
+    crashes: tuple[tuple[float, int], ...] = ()
+    wishes: tuple[tuple[float, str], ...] = ()
+    kills: tuple[int, ...] = ()
+    pressure: float = 0.0
+
+
+class Luck(World):
+    """The simulated world with an operator and with accidents; keeps the books that the properties are about."""
+
+    def __init__(self, plan: Plan) -> None:
+        policy = fast_policy(
+            plan.settle,
+            max_unavailable=Share(number=plan.limit),
+            canary=plan.canary,
+            max_failures=min(plan.max_failures, plan.limit - 1),  # more is refused
+            drain=DrainPolicy(timeout=plan.drain),
+            pace=PacePolicy(20.0 if plan.pressure else 0.0, patience=1.0),
+        )
+        super().__init__(plan.size, policy)
+        self.cpu_steady = plan.pressure
+        self.connection_takes = plan.connections
+        self.plan_of_luck = plan
+        self.crashed: set[str] = set()
+        self.cold_from: set[str] = set()
+        self.lost_by_stop = 0
+        self.most_out = 0
+        self.ended_in = 0.0
+        self._kills = list(plan.kills)
+        self._happenings: list[tuple[float, Callable[[], object]]] = []
+        for index, process in enumerate(self.processes.values()):
+            process.boot_takes, process.warm_takes = _of(plan.boots, index), _of(plan.warms, index)
+            process.stop_takes, process.deploy = _of(plan.stops, index), plan.bad.get(index, {})
+            process.stop_takes = 60.0 if index in plan.deaf else process.stop_takes
+
+    def begin(self) -> Roller:
+        """Ask for a roll; from now on what is planned happens."""
+        roller = self.roller()
+        self.ask(force=self.plan_of_luck.size == 1)
+        names = list(self.processes)
+        crashes = [(at, lambda n=n: self._die(names[n % len(names)])) for at, n in self.plan_of_luck.crashes]
+        wishes = [(at, lambda w=w: self.mailbox.flag("app", **WISHES[w])) for at, w in self.plan_of_luck.wishes]
+        self._happenings = [(self.now + at, act) for at, act in crashes + wishes]
+        self._next_kill()
+        return roller
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            for due in [one for one in self._happenings if one[0] <= self.now]:
+                self._happenings.remove(due)
+                due[1]()
+            super().pass_time(min(STEP, end - self.now))
+            self._count()
+
+    def stop(self, name: str) -> Outcome:
+        before = self.lost
+        try:
+            return super().stop(name)
+        finally:
+            self.lost_by_stop += self.lost - before
+
+    def _die(self, name: str) -> None:
+        if self.processes[name].state in ("RUNNING", "STARTING"):
+            self.crashed.add(name)
+            self.crash(name)
+
+    def _operation(self, what: str) -> None:
+        try:
+            super()._operation(what)
+        except Killed:
+            self._next_kill()
+            raise
+
+    def live_on(self) -> None:
+        """Nobody is killed any more."""
+        self.kill_after = 0
+
+    def _next_kill(self) -> None:
+        self.kill_after = self.operations + self._kills.pop(0) if self._kills else 0
+
+    def _serves(self, process: SimProcess) -> bool:
+        return self._accepts(process) and not self.is_closed(process.port)
+
+    def _count(self) -> None:
+        serving = {name for name, process in self.processes.items() if self._serves(process)}
+        self.cold_from |= {name for name in serving if self.processes[name].pid != self.processes[name].warm_pid}
+        self.most_out = max(self.most_out, len(self.processes.keys() - serving - self.crashed))
+
+
+def _of(values: tuple[float, ...], index: int) -> float:
+    return values[index % len(values)]
+
+
+def rolled(plan: Plan) -> tuple[Luck, Roll]:
+    """The world after the roll. A roll that was left paused is resumed, as somebody would."""
+    world = Luck(plan)
+    began = world.now
+    roller = world.run(world.begin(), PATIENCE / 2)
+    if world.roll().paused:
+        world.mailbox.flag("app", paused=False)
+        roller = world.run(roller, PATIENCE / 2)
+    world.ended_in = world.now - began
+    world.live_on()
+    roller.turn()
+    return world, world.roll()
+
+
+seconds = st.sampled_from
+moments = st.floats(0.0, 6.0)
+sizes = st.integers(1, 6)
+
+
+def plans(**changes: st.SearchStrategy) -> st.SearchStrategy[Plan]:
+    parts: dict[str, st.SearchStrategy] = {
+        "size": sizes,
+        "limit": st.integers(1, 4),
+        "canary": st.integers(0, 3),
+        "settle": seconds([0.0, 0.0, 0.4, 2.0]),
+        "boots": st.lists(seconds([0.02, 0.1, 0.5, 1.5]), min_size=1, max_size=3).map(tuple),
+        "warms": st.lists(seconds([0.02, 0.2, 0.9]), min_size=1, max_size=3).map(tuple),
+        "stops": st.lists(seconds([0.01, 0.05, 0.7, 3.0]), min_size=1, max_size=3).map(tuple),
+        "connections": seconds([0.02, 0.3, 1.2]),
+        "pressure": seconds([0.0, 0.0, 5.0, 50.0]),
+    }
+    return st.builds(Plan, **{**parts, **changes})
+
+
+crashes = st.lists(st.tuples(moments, st.integers(0, 5)), max_size=3).map(tuple)
+wishes = st.lists(st.tuples(moments, st.sampled_from(sorted(WISHES))), max_size=3).map(tuple)
+kills = st.lists(st.integers(1, 40), max_size=4).map(tuple)
+bad = st.dictionaries(
+    st.integers(0, 5),
+    st.sampled_from(
+        [
+            {"boots": "crash", "boot_takes": 0.1},
+            {"lives": 0.25},
+            {"boots": "never"},
+            {"boot_takes": 30.0},
+            {"warms": "GET / answered 500"},
+        ]
+    ),
+    max_size=2,
+)
+deaf = st.frozensets(st.integers(0, 5), max_size=3)
+
+examples = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+
+def assert_guarded(world: World) -> None:
+    """No port is closed but for a process that is not warm, and who is not warm is closed, if that is not too much."""
+    watch = world.watch()
+    closed = {port for port in world.closed_until if world.is_closed(port)}
+    assert closed == {port for ward in watch.wards if ward.closed for port in ward.ports}
+    wards = {ward.name for ward in watch.wards}
+    assert all(
+        world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in wards
+    )
+    cold = [ward for ward in watch.wards if ward.stage is not Stage.SETTLING]
+    assert {ward.name for ward in watch.wards if ward.closed} <= {ward.name for ward in cold}
+    there = [p for p in world.processes.values() if p.state not in ("STOPPED", "FATAL")]
+    most = max(1, len(there) // 2)
+    alive = [w for w in cold if world.processes[w.name].state not in ("STOPPED", "FATAL")]
+    assert sum(ward.closed for ward in alive) <= most
+    if len(wards) == len(world.processes):
+        assert not closed
+    elif len(alive) <= most:
+        assert all(ward.closed for ward in cold)
+
+
+def assert_safe(world: Luck, roll: Roll) -> None:
+    """What no bad luck excuses."""
+    assert roll.status is not Status.RUNNING
+    assert world.ended_in < PATIENCE
+    assert world.lost_by_stop == 0
+    assert world.cold_from <= world.crashed
+    assert world.most_out <= roll.limit
+    assert_guarded(world)
+    assert {member.stage for member in roll.members} <= {Stage.OPEN, Stage.FAILED}
+    assert all(member.failed for member in roll.members if member.stage is Stage.FAILED)
+
+
+@examples
+@given(plans(kills=kills))
+def test_where_nothing_is_wrong_but_the_roller_everything_is_replaced_exactly_once(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    assert roll.status is Status.DONE
+    assert [len(process.releases) for process in world.processes.values()] == [1] * plan.size
+    assert all(member.replaced and member.stage is Stage.OPEN for member in roll.members)
+    assert world.lost == 0
+    assert world.closed_until == {}
+
+
+@examples
+@given(plans(size=st.integers(2, 6), limit=st.integers(1, 9)))
+def test_without_force_somebody_always_serves(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert roll.status is Status.DONE
+    assert world.least_serving >= max(1, plan.size - plan.limit)
+
+
+@examples
+@given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, deaf=deaf, max_failures=st.integers(0, 2)))
+def test_whatever_happens_the_roll_ends_and_harms_nobody(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    if roll.status is Status.DONE:
+        assert all(member.replaced for member in roll.members if member.wanted)
+        assert world.closed_until == {}
+
+
+@examples
+@given(plans(bad=st.just({n: {"warms": "GET / answered 500"} for n in range(6)}), max_failures=st.integers(0, 2)))
+def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    assert roll.status is Status.FAILED
+    most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
+    assert 1 <= sum(bool(process.releases) for process in world.processes.values()) <= most
+
+
+@examples
+@given(plans(size=st.integers(2, 6), deaf=st.just(frozenset(range(6))), kills=kills, max_failures=st.integers(0, 2)))
+def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    assert roll.status is Status.FAILED
+    assert all(member.killed and member.replaced for member in roll.members if member.tried)
+    assert {process.state for process in world.processes.values()} == {"RUNNING"}
+    most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
+    assert 1 <= sum(member.failed for member in roll.members) <= min(plan.max_failures, plan.limit - 1) + most
+
+
+@examples
+@given(plans(kills=kills, wishes=st.tuples(st.tuples(moments, st.just("abort")))))
+def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert_safe(world, roll)
+    assert roll.status in (Status.ABORTED, Status.DONE)
+    assert world.closed_until == {}
+    assert all(process.warm_pid == process.pid for process in world.processes.values())
+    assert all(len(process.releases) <= 1 for process in world.processes.values())
+
+
+@examples
+@given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
+def test_connections_that_never_end_do_not_hold_a_roll_for_longer_than_their_deadlines(plan: Plan) -> None:
+    world, roll = rolled(plan)
+    assert roll.status is Status.DONE
+    assert world.cold_from == set()
+    assert world.most_out <= plan.limit
+    assert all(member.connections_left > 0 for member in roll.members)
+
+
+class Clerk(Luck):
+    """Writes down what is said of connections that are left, with the truth; this kernel knows no age."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.said: list[tuple[float, float]] = []  # age, true age
+        self.told: list[tuple[int, int]] = []  # how many of how many
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        for member in roll.members:
+            if member.stage is Stage.RESTARTING and member.since == self.now:
+                self.said += [(one.age, self._true_age(one)) for one in member.oldest_left]
+                self.told.append((len(member.oldest_left), member.connections_left))
+        super().record(roll, version, request)
+
+    def _true_age(self, connection: Connection) -> float:
+        end = float(connection.peer.rpartition(":")[2]) / 1000
+        return self.now - (end - self.connection_takes)
+
+
+@examples
+@given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
+def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain(plan: Plan) -> None:
+    world = Clerk(plan)
+    world.run(world.begin(), PATIENCE)
+    assert world.roll().status is Status.DONE
+    assert len(world.told) >= plan.size
+    assert all(told == min(TOLD, left) > 0 for told, left in world.told)
+    assert all(plan.drain <= age <= truth + 0.001 for age, truth in world.said)  # the name of a peer is rounded
+
+
+@examples
+@given(plans(size=st.integers(2, 6), boots=st.just((0.1,)), bad=st.just({1: {"boots": "crash"}}), kills=kills))
+def test_after_the_mend_a_roll_that_failed_is_resumed_to_its_end(plan: Plan) -> None:
+    world, roll = rolled(replace(plan, canary=1))
+    assert roll.status is Status.FAILED
+    for process in world.processes.values():
+        process.boots, process.deploy, process.retries = "up", {}, 0
+    world.live_on()
+    world.ask("resume")
+    world.run(world.roller(), PATIENCE)
+    assert world.roll().status is Status.DONE
+    assert world.lost_by_stop == 0
+    assert world.cold_from == set()
+    assert [len(p.releases) for p in world.processes.values() if p.name in ("app-1",)] == [1]
+    assert world.closed_until == {}
+
+
+class Sabotaged(World):
+    """A gate that fails between the look that finds a process drained and the order to stop it."""
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        super().record(roll, version, request)
+        if roll.members[0].stage is Stage.RESTARTING and not any(entry.startswith("stop") for entry in self.log):
+            self.gate_problem = "the table is locked"
+
+
+def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from_being_stopped() -> None:
+    world = Sabotaged(3)
+    world.ask()
+    roller = world.roller()
+    while not world.gate_problem:
+        roller.turn()
+        world.pass_time(STEP)
+    assert world.roll().members[0].stage is Stage.RESTARTING
+    assert not any(entry.startswith("stop") for entry in world.log)
+
+
+class Slow(World):
+    """A supervisord that takes longer for a few orders than the lease lasts."""
+
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        outcomes = super().order(group, orders)
+        self.pass_time(self.gate_policy.lease + 1.0)
+        return outcomes
+
+
+def test_orders_that_take_longer_than_the_lease_cost_the_next_processes_no_request() -> None:
+    world = Slow(12, fast_policy(max_unavailable=Share(number=8), canary=0))
+    world.ask()
+    world.run(world.roller(), 4 * PATIENCE)
+    assert (world.roll().status, world.lost) == (Status.DONE, 0)

@@ -1,0 +1,194 @@
+"""Two simulated worlds, each with a group of its own, behind one roller: an error in one must not reach the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from supervisor_rolling.core.model import (
+    Arrival,
+    Config,
+    Connections,
+    Incarnation,
+    Notice,
+    NoticeJob,
+    Order,
+    Outcome,
+    Policy,
+    PortRule,
+    Roll,
+    Snapshot,
+    Warmth,
+    WarmupJob,
+    Watch,
+)
+from supervisor_rolling.listener.gatekeeper import Gatekeeper
+from supervisor_rolling.listener.reconciler import Roller
+from tests.simulation.world import STEP, Deaths, World, fast_policy
+
+
+class TwoGroups:
+    """The groups ``app`` and ``web``. ``breaks`` maps a method and a group to what that call raises."""
+
+    name = "two groups"
+
+    def __init__(self) -> None:
+        self.app = World(6)
+        self.web = World(3, _policy("web", 9000), group="web", first_port=9001)
+        self.web.mailbox = self.app.mailbox
+        self.web._pids = self.app._pids
+        for process in self.web.processes.values():
+            process.pid = process.warm_pid = next(self.app._pids)
+        self.worlds = {"app": self.app, "web": self.web}
+        self.breaks: dict[tuple[str, str], Exception] = {}
+        self.invalid: Mapping[str, str] = {}
+
+    def roller(self) -> Roller:
+        """A new listener for both."""
+        one = self.app
+        own = one.roller()
+        self.web.roller()
+        deaths = [Deaths(world) for world in self.worlds.values()]
+        both = replace(
+            own,
+            supervisor=self,
+            sockets=self,
+            warmups=self,
+            notices=self,
+            arrivals=_NoArrivals(),
+            deaths=_Deaths(deaths),
+            gatekeeper=Gatekeeper(lambda policy: self),
+            load_config=lambda: self.config,
+            latest_config=lambda: replace(self.config, groups=self.policies, invalid=self.invalid),
+            clock=lambda: one.now,
+        )
+        both.begin()
+        return both
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        return {group: world.policy for group, world in self.worlds.items()}
+
+    @property
+    def config(self) -> Config:
+        """As the file has it: without the policies that are invalid."""
+        valid = {group: policy for group, policy in self.policies.items() if group not in self.invalid}
+        return Config(self.app.gate_policy, valid, invalid=self.invalid)
+
+    def live(self, roller: Roller, seconds: float, until: Callable[[], bool] = lambda: False) -> Roller:
+        """Events, turns and time."""
+        end = self.app.now + seconds
+        while self.app.now < end and not until():
+            roller.notice_deaths()
+            roller.hear([change for world in self.worlds.values() for change in world._new_events()])
+            due = self.app.now + roller.turn()
+            self.pass_time(STEP)
+            while self.app.now < due and not any(world._events for world in self.worlds.values()):
+                self.pass_time(STEP)
+        return roller
+
+    def pass_time(self, seconds: float) -> None:
+        for world in self.worlds.values():
+            world.pass_time(seconds)
+
+    def ask(self, group: str) -> dict[str, Any]:
+        """A roll of a group; time passes for both."""
+        request = self.worlds[group].ask()
+        for world in self.worlds.values():
+            world.pass_time(max(0.0, self.worlds[group].now - world.now))
+        return request
+
+    def status(self, group: str) -> str:
+        return self.worlds[group].roll().status.value
+
+    # --- the roller's side
+
+    def _world_of(self, method: str, group: str) -> World:
+        if (method, group) in self.breaks:
+            raise self.breaks[method, group]
+        return self.worlds[group]
+
+    def look(self, guarded: Collection[str]) -> Snapshot:
+        looks = [world.look(guarded) for world in self.worlds.values()]
+        return Snapshot(
+            {group: found for one in looks for group, found in one.rolls.items()},
+            tuple(request for one in looks for request in one.requests),
+            {group: found for one in looks for group, found in one.processes.items()},
+            looks[0].idle,
+            {group: found for one in looks for group, found in one.watches.items()},
+        )
+
+    def record(self, roll: Roll, version: int, request: int = 0) -> None:
+        self._world_of("record", roll.group).record(roll, version, request)
+
+    def guard(self, watch: Watch) -> None:
+        self._world_of("guard", watch.group).guard(watch)
+
+    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+        return self._world_of("order", group).order(group, orders)
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
+        found: dict[int, Connections] = {}
+        for group, own in self._by_group(ports).items():
+            if own:
+                found.update(self._world_of("connections", group).connections(own, oldest))
+        return found
+
+    def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        app, web = (world.ports_of(pids) for world in self.worlds.values())
+        return {pid: app[pid] or web[pid] for pid in pids}
+
+    def tend(self, wanted: Mapping[str, WarmupJob]) -> dict[str, Warmth]:
+        found = [world.tend(_of(group, wanted)) for group, world in self.worlds.items()]
+        return {key: warmth for one in found for key, warmth in one.items()}
+
+    def give(self, wanted: Mapping[str, NoticeJob]) -> dict[str, Notice]:
+        found = [world.give(_of(group, wanted)) for group, world in self.worlds.items()]
+        return {key: notice for one in found for key, notice in one.items()}
+
+    def peers(self) -> frozenset[str]:
+        return self.app.peers() | self.web.peers()
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> dict[int, float]:
+        groups = self._by_group(closed)
+        found = [self.worlds[group].hold({port: closed[port] for port in own}) for group, own in groups.items()]
+        return {port: since for one in found for port, since in one.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.app, name)  # what is the same for both
+
+    def _by_group(self, ports: Collection[int]) -> dict[str, list[int]]:
+        return {"app": [port for port in ports if port < 9000], "web": [port for port in ports if port > 9000]}
+
+
+class _NoArrivals:
+    def watch(self, ports: Collection[int]) -> None:
+        pass
+
+    def take(self) -> list[Arrival]:
+        return []
+
+
+class _Deaths:
+    def __init__(self, each: Sequence[Deaths]) -> None:
+        self._each = each
+
+    def watch(self, processes: Collection[Incarnation]) -> None:
+        for each in self._each:
+            each.watch({one for one in processes if one in self._those_of(each)})
+
+    def take(self) -> set[Incarnation]:
+        return {one for each in self._each for one in each.take()}
+
+    def _those_of(self, each: Deaths) -> set[Incarnation]:
+        return {process.incarnation for process in each._world.processes.values()}
+
+
+def _policy(group: str, port: int) -> Policy:
+    ports = PortRule(by_name={f"app-{n}": (port + n,) for n in range(1, 100)})
+    return replace(fast_policy(), group=group, ports=ports)
+
+
+def _of(group: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: job for key, job in wanted.items() if key.startswith(f"{group}:")}

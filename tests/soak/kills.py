@@ -1,0 +1,169 @@
+"""Rolls in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rolls 100`` (as root).
+
+Four processes of the light application under load; in every roll the listener, or the client, gets a SIGKILL. A roll
+has survived when every process was replaced exactly once, all are warm and open in the end, and no rule is left. Exit
+status 0 when all have, and no user noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import plugin
+from tests.support.load import Load, Plan, Report
+from tests.support.look import (
+    all_open,
+    is_warm_and_open,
+    listener_pid,
+    pids,
+    popen_ctl,
+    rolling,
+    rules,
+    wait_ended,
+    wait_open,
+)
+from tests.support.netns import enter_private_network
+from tests.support.stack import LabError, Setup, Stack
+
+LATEST = 1.6
+"""Seconds after the command by which its roll of four light processes is over, most of the time."""
+
+CLIENT_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One roll. ``stages``: where the processes stood when it came; ``problem``: empty where it survived."""
+
+    victim: str
+    after: float
+    stages: str
+    problem: str = ""
+
+    @property
+    def survived(self) -> bool:
+        return not self.problem
+
+
+def roll_and_kill(stack: Stack, chance: random.Random, victim: str = "listener") -> Outcome:
+    """Roll the group once, and kill the victim at a random moment of it."""
+    before, starts = pids(stack), starts_of(stack)
+    number = last_roll(stack)
+    client = popen_ctl(stack, "rolling_restart", "app", "--json")
+    after = chance.uniform(0.0, LATEST)
+    time.sleep(after)
+    stages = stages_of(stack, number)
+    os.kill(client.pid if victim == "client" else listener_pid(stack), signal.SIGKILL)
+    said, _ = client.communicate(timeout=CLIENT_PATIENCE)
+    outcome = Outcome(victim, round(after, 3), stages)
+    if victim == "client" and last_roll(stack) == number:
+        return Outcome(victim, round(after, 3), "not asked yet", untouched_problem(stack, before))
+    try:
+        roll = wait_ended(stack)
+        wait_open(stack, 30.0)
+    except LabError as error:
+        return Outcome(victim, outcome.after, stages, str(error))
+    if victim == "listener" and client.returncode != 0:
+        return Outcome(victim, outcome.after, stages, f"exit status {client.returncode}: {said}")
+    if roll["status"] != "done":
+        return Outcome(victim, outcome.after, stages, f"{roll['status']}: {roll['why']}")
+    return Outcome(victim, outcome.after, stages, replaced_problem(stack, before, starts))
+
+
+def replaced_problem(stack: Stack, before: list[int], starts: Counter[str]) -> str:
+    """What is wrong with the group after a roll, if anything."""
+    if set(before) & set(pids(stack)):
+        return "a process was not replaced"
+    again = starts_of(stack) - starts
+    if set(again.values()) != {1}:
+        return f"not every process was started exactly once: {dict(again)}"
+    return open_problem(stack)
+
+
+def untouched_problem(stack: Stack, before: list[int]) -> str:
+    return open_problem(stack) if pids(stack) == before else "a process was replaced though nobody had asked"
+
+
+def open_problem(stack: Stack) -> str:
+    if not all_open(stack):
+        return f"a port is closed: {rules()}"
+    return f"rules are left: {rules()}" if rules() else ""
+
+
+def starts_of(stack: Stack) -> Counter[str]:
+    """How often each process of the group was started so far, by supervisord's log."""
+    log = (stack.directory / "supervisord.log").read_text(encoding="utf-8")
+    return Counter(re.findall(r"spawned: '(app-\d+)'", log))
+
+
+def last_roll(stack: Stack) -> int:
+    """The number of the last roll; 0: none."""
+    rolls: list[dict[str, int]] = stack.rpc().rolling.getAllRolls()  # type: ignore[assignment]  # XML-RPC has no types
+    return max((roll["id"] for roll in rolls), default=0)
+
+
+def stages_of(stack: Stack, before: int) -> str:
+    """Where those stand that have left OPEN, of a roll that came after ``before``."""
+    if last_roll(stack) == before:
+        return "not begun"
+    roll = rolling(stack)
+    return " ".join(p["stage"] for p in roll["processes"] if p["stage"] != "open") or roll["status"]
+
+
+# --- the program
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rolls", type=int, default=100)
+    parser.add_argument("--victim", choices=["listener", "client"], default="listener")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    arguments = parser.parse_args()
+    enter_private_network()
+    print(f"{arguments.rolls} rolls, the {arguments.victim} is killed in each; --seed {arguments.seed}", flush=True)
+    outcomes, report = run(arguments.rolls, arguments.victim, random.Random(arguments.seed))
+    return tell(outcomes, report)
+
+
+def run(rolls: int, victim: str, chance: random.Random) -> tuple[list[Outcome], Report]:
+    with tempfile.TemporaryDirectory(prefix="kills") as directory:
+        policy = plugin.policy(warmup={"timeout": 10, "ready": "/health", "requests": ["/"]})
+        files = {"rolling.yaml": policy}
+        sections = plugin.sections(Path("%(here)s") / "rolling.yaml")
+        setup = Setup(processes=4, application="tests.support.light_app", startsecs=0, supervisor=sections, files=files)
+        with Stack(Path(directory), setup) as stack:
+            wait_open(stack)
+            with Load(Plan(stack.url, rate=60.0, seconds=rolls * CLIENT_PATIENCE), stack.directory / "load") as load:
+                outcomes = [one_told(stack, chance, victim) for _ in range(rolls)]
+            assert is_warm_and_open(stack)
+            return outcomes, load.report()
+
+
+def one_told(stack: Stack, chance: random.Random, victim: str) -> Outcome:
+    outcome = roll_and_kill(stack, chance, victim)
+    print(f"after {outcome.after:.2f} s, {outcome.stages}: {outcome.problem or 'survived'}", flush=True)
+    return outcome
+
+
+def tell(outcomes: list[Outcome], report: Report) -> int:
+    survived = sum(outcome.survived for outcome in outcomes)
+    moments = Counter(outcome.stages for outcome in outcomes)
+    print(f"{survived} of {len(outcomes)} survived; killed when: {dict(moments.most_common())}")
+    failed = report.gets_failed + report.posts_failed
+    print(f"{report.requests} requests, {failed} failed, {report.cold} cold; GETs p99 {report.p99 * 1000:.0f} ms")
+    return 0 if survived == len(outcomes) and failed == 0 and report.cold == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

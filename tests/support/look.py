@@ -1,0 +1,154 @@
+"""What a test sees of a stack with the plugin: rules, refused ports, the roll, the listener."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.load import Load, Plan, Report
+from tests.support.stack import GROUP, Stack
+
+RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
+
+
+def rules() -> list[str]:
+    """Every rule and chain of iptables that is ours or the nat table's users', and what our tables of nftables hold."""
+    lines = [line for command in RULES for line in _said(command).splitlines()]
+    return [line for line in lines if line.startswith(("-A", ":SUPERVISOR"))] + _nft_rules()
+
+
+def _nft_rules() -> list[str]:
+    """Our tables, and a line in iptables' words for each port that one has closed."""
+    found: list[str] = []
+    for one in json.loads(_said("nft", "-j", "list", "ruleset"))["nftables"]:
+        if one.get("table", {}).get("name", "").startswith("supervisor-rolling"):
+            found.append(f"table {one['table']['name']}")
+        if one.get("set", {}).get("table", "").startswith("supervisor-rolling"):
+            found += [f"--dport {element['elem']['val']}" for element in one["set"].get("elem", [])]
+    return found
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def closed_ports() -> set[str]:
+    """What ``--dport`` the rules have; the times in them move with the lease."""
+    return {line.split("--dport ")[1].split()[0] for line in rules() if "--dport" in line}
+
+
+def refuses(port: int, family: str = "127.0.0.1") -> bool:
+    """Whether a new connection is refused."""
+    with socket.socket(socket.AF_INET6 if ":" in family else socket.AF_INET) as probe:
+        probe.settimeout(2.0)
+        return probe.connect_ex((family, port)) != 0
+
+
+def all_open(stack: Stack) -> bool:
+    """Whether every port of the group takes a new connection."""
+    return not any(refuses(port) for port in stack.setup.ports)
+
+
+def pids(stack: Stack) -> list[int]:
+    """Of the group's processes, by port."""
+    return [process.pid for process in stack.processes()]
+
+
+def rolling(stack: Stack, group: str = GROUP) -> Any:
+    """The roll that runs, or the last one."""
+    return stack.rpc().rolling.getRoll(group)
+
+
+def standing(stack: Stack) -> dict[str, dict[str, Any]]:
+    """``rolling.getProcesses``, by name."""
+    found: Any = stack.rpc().rolling.getProcesses(GROUP)
+    return {process["name"]: process for process in found}
+
+
+def is_warm_and_open(stack: Stack) -> bool:
+    """Whether every process of the group is, as the listener has it."""
+    return all(process["warm"] and process["gate"] == "open" for process in standing(stack).values())
+
+
+def wait_open(stack: Stack, timeout: float = 60.0) -> None:
+    """Until every process of the group is warm and open."""
+    stack.wait_until(lambda: is_warm_and_open(stack), timeout, "everybody is warm and open")
+
+
+def wait_running(stack: Stack, timeout: float = 30.0) -> None:
+    """Until supervisord counts every process of the group as started, which is startsecs after it began to serve."""
+    stack.wait_until(lambda: all(p.state == "RUNNING" for p in stack.processes()), timeout, "all are RUNNING")
+
+
+def wait_ended(stack: Stack, timeout: float = 60.0) -> Any:
+    """Until the roll has ended; returns it."""
+    stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the roll has ended")
+    return rolling(stack)
+
+
+def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) -> dict[str, Any]:
+    """Until a process of the roll (this one, or any) is in that stage; returns it."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        rolls: Any = stack.rpc().rolling.getAllRolls()
+        members = [member for roll in rolls for member in roll["processes"]]
+        found[:] = [m for m in members if m["stage"] == stage and name in ("", m["name"])]
+        return bool(found)
+
+    stack.wait_until(is_there, timeout, f"{name or 'a process'} is {stage}")
+    return found[0]
+
+
+@contextlib.contextmanager
+def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
+    """A roll whose first process has closed its gate and waits for a connection, which ends with the block."""
+    with socket.create_connection(("127.0.0.1", port)):
+        assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
+        wait_stage(stack, "draining")
+        stack.wait_until(lambda: refuses(port) and refuses(port, "::1"), 5.0, "the gate is closed")
+        yield
+
+
+def listener_pid(stack: Stack) -> int:
+    """0 while there is none."""
+    info: Any = stack.rpc().supervisor.getProcessInfo("rolling")
+    return int(info["pid"])
+
+
+def listener_log(stack: Stack) -> str:
+    """All that the listeners of this stack have said."""
+    logs: list[Path] = sorted(stack.directory.glob("rolling-stderr*.log"))
+    return "".join(log.read_text(encoding="utf-8") for log in logs)
+
+
+@contextlib.contextmanager
+def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts) -> Iterator[Callable[[], Report]]:
+    """A load while the block runs; call what you get afterwards for its report."""
+    with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl", stack.setup.elsewhere) as load:
+        time.sleep(1.0)
+        yield load.report
+        time.sleep(1.0)
+
+
+def assert_nobody_noticed(report: Report) -> None:
+    """No request failed, and none met a cold process."""
+    assert report.requests > 0
+    assert (report.gets_failed, report.posts_failed, report.cold) == (0, 0, 0), report.failures
+
+
+def popen_ctl(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
+    """A supervisorctl that runs beside the test."""
+    return subprocess.Popen(
+        stack.ctl_command(*arguments),
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

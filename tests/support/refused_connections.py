@@ -1,0 +1,45 @@
+"""A listener whose rules netfilter refuses, from the moment on when the file that REFUSE_FILE names is there.
+
+A stand-in for a kernel that cannot take a rule any more. Run as ``plugin.sections`` runs a listener.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import iptc
+
+from supervisor_rolling.listener import main as listener
+from supervisor_rolling.listener.gates.iptables_chain import OwnChain, translated
+from supervisor_rolling.listener.gates.nftables import Found, OwnTable
+
+REFUSE_FILE = "LAB_REFUSE_FILE"
+
+_put, _put_elements = OwnChain.put, OwnTable.put
+
+
+def put(self: OwnChain, wanted: Sequence[bytes]) -> None:
+    """``OwnChain.put``, or what it raises where the kernel says no."""
+    if os.path.exists(os.environ[REFUSE_FILE]):
+        with translated("table filter, IPv4"):
+            raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
+    _put(self, wanted)
+
+
+def put_elements(self: OwnTable, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:
+    """``OwnTable.put``; where the kernel is to say no, with a part in the rule that it lacks."""
+    good = self._rules
+    if os.path.exists(os.environ[REFUSE_FILE]):
+        self._rules, with_rules = [[{"jump": {"target": "nowhere"}}]], True
+    try:
+        _put_elements(self, closed, lease, found, with_rules)
+    finally:
+        self._rules = good
+
+
+if __name__ == "__main__":
+    OwnTable.put = put_elements  # type: ignore[method-assign]  # what the module is for
+    OwnChain.put = put  # type: ignore[method-assign]  # what the module is for
+    sys.exit(listener.main())

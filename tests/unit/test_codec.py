@@ -1,0 +1,299 @@
+"""Rolls as JSON and back: between this version, an older and a newer one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xmlrpc.client
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.codec import dump, load_roll, load_watch
+from supervisor_rolling.core.model import (
+    BalancerPolicy,
+    Connection,
+    DrainPolicy,
+    GatePolicy,
+    GuardPolicy,
+    Hook,
+    HooksPolicy,
+    Level,
+    Member,
+    PacePolicy,
+    Policy,
+    PortRule,
+    Rest,
+    RestartPolicy,
+    Roll,
+    Share,
+    Stage,
+    Status,
+    Step,
+    Timing,
+    Ward,
+    WarmupPolicy,
+    WarmupRequest,
+    Watch,
+)
+
+names = st.text(max_size=8)
+seconds = st.floats(0, 1e9, allow_nan=False)
+pids = st.integers(0, 1 << 22)
+ports = st.lists(st.integers(1, 65535), max_size=3).map(tuple)
+headers = st.dictionaries(names, names, max_size=2)
+
+requests = st.builds(
+    WarmupRequest, names, names, headers, names, st.lists(st.integers(100, 599), max_size=2).map(tuple), pids
+)
+shares = st.builds(Share, pids, seconds)
+gates = st.builds(GatePolicy, names, names, seconds, names, names, names)
+policies = st.builds(
+    Policy,
+    names,
+    st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
+    shares,
+    pids,
+    pids,
+    st.builds(DrainPolicy, seconds, seconds, names, names, names, names, seconds),
+    st.builds(RestartPolicy, seconds, names),
+    st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple), st.tuples(names)),
+    seconds,
+    st.builds(GuardPolicy, st.booleans(), shares),
+    st.booleans(),
+    names,
+    st.booleans(),
+    st.builds(BalancerPolicy, names, st.booleans()),
+    st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
+    st.builds(PacePolicy, seconds, seconds),
+)
+connections = st.builds(Connection, names, seconds, seconds, names, names)
+members = st.builds(
+    Member,
+    name=names,
+    ports=ports,
+    wanted=st.booleans(),
+    stage=st.sampled_from(Stage),
+    since=seconds,
+    tried=st.booleans(),
+    replaced=st.booleans(),
+    failed=st.booleans(),
+    cold=st.booleans(),
+    old_pid=pids,
+    old_spawned=seconds,
+    pid=pids,
+    stopped_at=seconds,
+    killed=st.booleans(),
+    deaths=pids,
+    timing=st.builds(Timing, seconds, seconds, seconds, seconds, seconds),
+    connections_left=pids,
+    oldest_left=st.lists(connections, max_size=3).map(tuple),
+    requests=pids,
+    first_ms=seconds,
+    last_ms=seconds,
+    why=names,
+    steps=st.lists(st.builds(Step, st.sampled_from(Stage), seconds), max_size=3).map(tuple),
+    latencies=st.lists(seconds, max_size=3).map(tuple),
+    statuses=st.lists(st.integers(100, 599), max_size=3).map(tuple),
+    spawned=seconds,
+)
+rolls = st.builds(
+    Roll,
+    id=pids,
+    group=names,
+    policy=policies,
+    members=st.lists(members, max_size=3).map(tuple),
+    limit=pids,
+    gate=gates,
+    force=st.booleans(),
+    by=names,
+    status=st.sampled_from(Status),
+    paused=st.booleans(),
+    aborting=st.booleans(),
+    started_at=seconds,
+    ended_at=seconds,
+    stuck_since=seconds,
+    paced_since=seconds,
+    waits=names,
+    waits_long=st.booleans(),
+    least_available=pids,
+    why=names,
+    user=names,
+    client=names,
+    began=seconds,
+    forecast=seconds,
+    levels=st.lists(st.builds(Level, seconds, pids), max_size=3).map(tuple),
+    rests=st.lists(st.builds(Rest, seconds, seconds, names), max_size=2).map(tuple),
+    prepared=st.booleans(),
+    verdict=names,
+)
+
+wards = st.builds(
+    Ward,
+    name=names,
+    ports=ports,
+    stage=st.sampled_from(Stage),
+    since=seconds,
+    closed=st.booleans(),
+    pid=pids,
+    tries=pids,
+    retry_at=seconds,
+    requests=pids,
+    first_ms=seconds,
+    last_ms=seconds,
+    problem=names,
+    why=names,
+    spawned=seconds,
+)
+watches = st.builds(
+    Watch,
+    group=names,
+    policy=policies,
+    gate=gates,
+    wards=st.lists(wards, max_size=3).map(tuple),
+)
+
+SMALLEST: dict[str, Any] = {
+    "id": 3,
+    "group": "app",
+    "policy": {"group": "app", "ports": {"pattern": "x"}},
+    "members": [{"name": "app-1", "ports": [8001]}],
+    "limit": 2,
+    "gate": {},
+}
+
+
+SMALLEST_WATCH: dict[str, Any] = {
+    "group": "app",
+    "policy": {"group": "app", "ports": {"pattern": "x"}},
+    "gate": {},
+    "wards": [{"name": "app-1", "ports": [8001], "stage": "down", "since": 1000.0}],
+}
+
+
+def every_field_of(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@given(rolls)
+@settings(deadline=None, max_examples=60)
+def test_what_is_written_is_read_back_as_it_was(roll: Roll) -> None:
+    again = load_roll(json.loads(dump(roll)))
+    assert again == roll
+    assert hash(again.members[:1]) == hash(roll.members[:1])  # tuples again, not lists
+
+
+@given(rolls)
+@settings(deadline=None, max_examples=20)
+def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(roll: Roll) -> None:
+    text = dump(roll)
+    assert text.isascii()
+    ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
+    assert load_roll(json.loads(str(sent))) == roll
+
+
+@given(watches)
+@settings(deadline=None, max_examples=60)
+def test_a_watch_is_read_back_as_it_was_written(watch: Watch) -> None:
+    again = load_watch(json.loads(dump(watch)))
+    assert again == watch
+    assert hash(again.wards) == hash(watch.wards)  # tuples again, not lists
+
+
+@given(watches)
+@settings(deadline=None, max_examples=20)
+def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(watch: Watch) -> None:
+    text = dump(watch)
+    assert text.isascii()
+    ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
+    assert load_watch(json.loads(str(sent))) == watch
+
+
+def test_a_watch_of_an_older_version_has_the_defaults_for_what_it_lacks() -> None:
+    watch = load_watch(SMALLEST_WATCH)
+    ward = Ward("app-1", (8001,), Stage.DOWN, 1000.0)
+    assert watch == Watch("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (ward,))
+    assert watch.wards[0].stage is Stage.DOWN
+    assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "wards"}).wards == ()
+
+
+def test_what_a_newer_version_wrote_into_a_watch_is_ignored_at_every_depth() -> None:
+    data = json.loads(json.dumps(SMALLEST_WATCH))
+    data["policy"]["guard"] = {}
+    for place in (data, data["policy"], data["policy"]["guard"], data["wards"][0], data["gate"]):
+        place["mood"] = {"of": ["the", "future"]}
+    assert load_watch(data) == load_watch(SMALLEST_WATCH)
+
+
+@pytest.mark.parametrize("missing", ["group", "policy", "gate"])
+def test_what_a_watch_cannot_do_without_must_be_there(missing: str) -> None:
+    data = {key: value for key, value in SMALLEST_WATCH.items() if key != missing}
+    with pytest.raises(TypeError, match=missing):
+        load_watch(data)
+
+
+@pytest.mark.parametrize("change", [{"wards": 3}, {"wards": [3]}, {"wards": [{"stage": "flying"}]}, {"policy": "x"}])
+def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        load_watch({**SMALLEST_WATCH, **change})
+
+
+def test_stages_and_statuses_are_read_as_what_they_are() -> None:
+    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "settling"}]}
+    roll = load_roll(data)
+    assert roll.status is Status.ABORTED
+    assert roll.members[0].stage is Stage.SETTLING
+
+
+def test_what_an_older_version_did_not_write_has_its_default() -> None:
+    roll = load_roll(SMALLEST)
+    member = Member("app-1", (8001,))
+    assert roll == Roll(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
+
+
+def test_what_a_newer_version_wrote_and_this_one_does_not_know_is_ignored_at_every_depth() -> None:
+    data = json.loads(json.dumps(SMALLEST))
+    for place in (data, data["policy"], data["policy"]["ports"], data["members"][0], data["gate"]):
+        place["mood"] = {"of": ["the", "future"]}
+    assert load_roll(data) == load_roll(SMALLEST)
+
+
+@pytest.mark.parametrize("missing", ["id", "group", "policy", "members", "limit", "gate"])
+def test_what_has_no_default_must_be_there(missing: str) -> None:
+    data = {key: value for key, value in SMALLEST.items() if key != missing}
+    with pytest.raises(TypeError, match=missing):
+        load_roll(data)
+
+
+@pytest.mark.parametrize("change", [{"status": "flying"}, {"members": 3}, {"members": [3]}, {"policy": "x"}])
+def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        load_roll({**SMALLEST, **change})
+
+
+def test_every_field_of_the_values_is_drawn_above() -> None:
+    """A field that is added to the model has to be added to the round trip."""
+    drawn = {
+        Roll: 27,
+        Member: 26,
+        Connection: 5,
+        Watch: 4,
+        Ward: 14,
+        Policy: 16,
+        PacePolicy: 2,
+        BalancerPolicy: 2,
+        HooksPolicy: 4,
+        Hook: 2,
+        GuardPolicy: 2,
+        Timing: 5,
+        GatePolicy: 6,
+        DrainPolicy: 7,
+        RestartPolicy: 2,
+        WarmupPolicy: 5,
+        WarmupRequest: 6,
+        PortRule: 3,
+        Share: 2,
+    }
+    assert {kind: len(every_field_of(kind)) for kind in drawn} == drawn

@@ -1,0 +1,772 @@
+"""What rolling.yaml may say, and what an operator is told when it says something else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.core.errors import ConfigError
+from supervisor_rolling.core.model import (
+    BalancerPolicy,
+    Config,
+    DrainPolicy,
+    GatePolicy,
+    GuardPolicy,
+    PacePolicy,
+    Policy,
+    PortRule,
+    RestartPolicy,
+    Share,
+    WarmupPolicy,
+    WarmupRequest,
+)
+from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.listener.config import load, parse
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "conf" / "rolling.yaml"
+MINIMAL = "groups:\n  app:\n    ports: auto\n"
+PROBLEM = re.compile(r"rolling\.yaml:[1-9][0-9]*: \S.*")
+
+
+def problems(text: str) -> list[str]:
+    """All that is wrong with a file, whether it is everybody's or one group's."""
+    try:
+        config = parse(text, "rolling.yaml")
+    except ConfigError as error:
+        return str(error).split("\n")
+    return [line for found in config.invalid.values() for line in found.split("\n")]
+
+
+def app(keys: str) -> str:
+    """A file whose group app has these keys from line 4 on."""
+    return MINIMAL + textwrap.indent(textwrap.dedent(keys).strip("\n"), "    ")
+
+
+def policy(keys: str) -> Policy:
+    return parse(app(keys), "rolling.yaml").groups["app"]
+
+
+def ports(value: str) -> str:
+    return f"groups: {{app: {{ports: {value}}}}}"
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    def too_late(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- what is right
+
+
+def test_the_example_is_right_and_has_the_defaults_of_the_model() -> None:
+    config = parse(EXAMPLE.read_text(encoding="utf-8"), str(EXAMPLE))  # a checkout may be anybody's
+    got = config.groups["app"]
+    assert config.gate == GatePolicy()
+    assert list(config.groups) == ["app"]
+    assert ports_for(got.ports, "app-8001") == (8001,)
+    assert got == Policy(
+        group="app",
+        ports=PortRule(pattern=r"app-(\d+)"),
+        warmup=WarmupPolicy(requests=(WarmupRequest(), WarmupRequest(path="/search?q=warm"))),
+    )
+
+
+def test_the_example_shows_every_key_of_the_model() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    tree = yaml.safe_load(text)
+    group = tree["groups"]["app"]
+
+    def names(kind: Any) -> set[str]:
+        return {field.name for field in fields(kind)}
+
+    assert set(tree) == names(Config) - {"invalid"}
+    assert set(tree["gate"]) == names(GatePolicy)
+    assert set(group) == names(Policy) - {"group", "settle_auto", "settle_why", "settle_read"}
+    assert set(group["balancer"]) == names(BalancerPolicy)
+    assert set(group["drain"]) == names(DrainPolicy)
+    assert set(group["restart"]) == names(RestartPolicy)
+    assert set(group["pace"]) == names(PacePolicy)
+    assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
+    assert set(group["warmup"]) == names(WarmupPolicy)
+    assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
+    assert f"{Policy.settle:g} where it cannot be read" in text
+
+
+def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
+    expected = Policy(group="app", ports=PortRule(auto=True))
+    assert parse(MINIMAL, "f") == Config(GatePolicy(), {"app": expected})
+    assert policy("drain: {}\nrestart: {}\nwarmup: {}\nguard: {}") == expected
+    assert policy("warmup: {requests: [{}]}").warmup.requests == (WarmupRequest(),)
+
+
+def test_every_key_is_read() -> None:
+    config = parse(
+        r"""
+        gate: {backend: iptables, method: redirect, lease: 17.5, bypass: address}
+        groups:
+          web:
+            ports: {web-a: 8000, web-b: [8001, 8002], 00: 8003}
+            max_unavailable: 2
+            canary: 0
+            max_failures: 3
+            drain:
+              timeout: 10
+              min: .5
+              on_timeout: fail
+              signal: sigusr2
+              request: {method: post, path: /x}
+              keepalive: nginx
+              quiet: 7
+            restart: {timeout: 90, on_kill: restart}
+            warmup:
+              timeout: 20
+              ready: /health
+              headers: {Host: example.org, X-Number: 7, X-Version: 1.10, X-Empty: ""}
+              requests:
+                - /a?b=c
+                - {method: post, path: /login, headers: {A: b}, body: "x\ny", expect: [200, 302], count: 5}
+                - {path: /, expect: 404}
+            settle: 1
+            guard: {max_closed: 3}
+            balancer: {nginx: /etc/nginx/app.conf, retries: true}
+            pace: {cpu_pressure: 12.5%, patience: 4}
+        """,
+        "f",
+    )
+    assert config == Config(
+        GatePolicy("iptables", "redirect", 17.5, "address"),
+        {
+            "web": Policy(
+                group="web",
+                ports=PortRule(by_name={"web-a": (8000,), "web-b": (8001, 8002), "00": (8003,)}),
+                max_unavailable=Share(number=2),
+                canary=0,
+                max_failures=3,
+                drain=DrainPolicy(10.0, 0.5, "fail", "USR2", "POST /x", "nginx", 7.0),
+                restart=RestartPolicy(90.0, "restart"),
+                warmup=WarmupPolicy(
+                    20.0,
+                    "/health",
+                    {"Host": "example.org", "X-Number": "7", "X-Version": "1.10", "X-Empty": ""},
+                    (
+                        WarmupRequest(path="/a?b=c"),
+                        WarmupRequest("POST", "/login", {"A": "b"}, "x\ny", (200, 302), 5),
+                        WarmupRequest(expect=(404,)),
+                    ),
+                ),
+                settle=1.0,
+                guard=GuardPolicy(max_closed=Share(number=3)),
+                settle_auto=False,
+                balancer=BalancerPolicy("/etc/nginx/app.conf", True),
+                pace=PacePolicy(12.5, 4.0),
+            )
+        },
+    )
+
+
+def test_durations_are_floats_however_they_are_written() -> None:
+    assert [type(policy(f"settle: {text}").settle) for text in ("3", "3.0", "+3", "3.e+0")] == [float] * 4
+
+
+def test_the_guard_allows_a_number_or_a_share_of_closed_processes() -> None:
+    assert policy("guard: {max_closed: 2}").guard == GuardPolicy(max_closed=Share(number=2))
+    assert policy("guard: {max_closed: 12.5%}").guard == GuardPolicy(max_closed=Share(percent=12.5))
+
+
+@pytest.mark.parametrize("word", ["false", "False", "FALSE", "no", "off", "Off", "!!bool 'no'"])
+def test_the_guard_is_off_where_it_is_false(word: str) -> None:
+    assert policy(f"guard: {word}").guard == GuardPolicy(enabled=False)
+
+
+@pytest.mark.parametrize("word", ["true", "True", "TRUE", "yes", "on", "{}"])
+def test_the_guard_is_on_as_the_model_has_it_where_it_is_true_or_empty(word: str) -> None:
+    assert policy(f"guard: {word}").guard == GuardPolicy()
+    assert GuardPolicy().enabled
+
+
+def test_the_guard_of_a_group_is_its_own_before_the_one_it_merges() -> None:
+    groups = parse(
+        "groups:\n  a: &a {ports: auto, guard: false}\n  b: {<<: *a, guard: on}\n  c: {<<: *a}\n", "f"
+    ).groups
+    assert [groups[name].guard.enabled for name in "abc"] == [False, True, False]
+
+
+def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
+    text = """
+    groups:
+      a: &a {ports: 'a-(.*)', settle: 1, drain: &d {timeout: 5}}
+      b: {<<: *a, settle: 2}
+      c: {<<: [{canary: 3}, *a], ports: auto, drain: {<<: *d, min: 1}}
+    """
+    groups = parse(text, "f").groups
+    assert groups["b"] == Policy("b", PortRule(pattern="a-(.*)"), settle=2.0, settle_auto=False, drain=DrainPolicy(5.0))
+    assert (groups["c"].canary, groups["c"].settle, groups["c"].drain) == (3, 1.0, DrainPolicy(5.0, 1.0))
+
+
+def test_to_settle_is_left_to_the_load_balancer_where_nothing_else_is_said() -> None:
+    found = [policy(text) for text in ("settle: auto", "guard: {}", "settle: 0")]
+    assert [(one.settle, one.settle_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "rolling.yaml"
+    path.write_text(MINIMAL, encoding="utf-8-sig")
+    assert load(str(path)) == parse(MINIMAL, "f")
+
+
+# --- every problem at once, with its line
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+        gate: {method: rejct, lease: 3}
+        groups:
+          app:
+            drian: {timeout: 3}
+            ports: 'app-(\\d+)'
+            settle: 30s
+          web:
+            canary: -1
+        """
+    assert problems(textwrap.dedent(text)) == [
+        "rolling.yaml:1: gate.method: 'rejct' is unknown (did you mean reject?)",
+        "rolling.yaml:1: gate.lease: '3' is out of range; write a number of seconds from 15 to 3600",
+        "rolling.yaml:4: groups.app.drian: unknown key (did you mean drain?)",
+        "rolling.yaml:6: groups.app.settle: '30s' is text; durations are numbers of seconds: 30",
+        r"rolling.yaml:7: groups.web.ports: is missing; write a regex with one group around the port, such as "
+        r"'app-(\d+)', or a map of process names to ports, or auto",
+        "rolling.yaml:8: groups.web.canary: '-1' is not a whole number in range; write a whole number from 0 to 65535",
+    ]
+
+
+def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None:
+    found = problems(app("drain: {timeout: 1, min: 2, on_timeout: no}"))
+    assert {text.split(": ")[1] for text in found} == {"groups.app.drain.on_timeout", "groups.app.drain.min"}
+    assert len(problems(ports("{a: 1, b: 1, c: 0, d: []}"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        # keys
+        ("drian: {}", "drian: unknown key (did you mean drain?)"),
+        (
+            "proxy: {nginx: /etc/nginx.conf}",
+            "proxy: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
+            "settle, guard, balancer",
+        ),
+        ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
+        (
+            "drain: {lasting: 3}",
+            "drain.lasting: unknown key; known are: timeout, min, on_timeout, signal, request, keepalive, quiet",
+        ),
+        ("balancer: {haproxy: /x}", "balancer.haproxy: unknown key; known are: nginx, retries"),
+        ("balancer: {retries: maybe}", "balancer.retries: 'maybe'"),
+        ("balancer: {nginx: x}", "balancer.nginx: 'x' is not a full path; write one that begins with /"),
+        ("settle: automatic", "settle: 'automatic' is text; durations are numbers of seconds, such as 30"),
+        ("settle: -1", "settle: '-1' is out of range"),
+        (
+            "drain: {keepalive: nginx, quiet: 30}",
+            "drain.quiet: with keepalive: nginx an idle pool is known by drain.quiet",
+        ),
+        (
+            "drain: {keepalive: nginx, timeout: 5}",
+            "drain.keepalive: with keepalive: nginx an idle pool is known by drain",
+        ),
+        ("drain: {keepalive: 8}", "drain.keepalive: "),
+        ("restart: {time: 3}", "restart.time: unknown key (did you mean timeout?)"),
+        ("guard: {max_close: 1}", "guard.max_close: unknown key (did you mean max_closed?)"),
+        ("guard: {enabled: false}", "guard.enabled: unknown key"),
+        ("warmup: {request: []}", "warmup.request: unknown key (did you mean requests?)"),
+        ("warmup: {requests: [/, {paht: /}]}", "warmup.requests[1].paht: unknown key (did you mean path?)"),
+        ("? [a]\n: 1", "*a key is a list or a mapping"),
+        ("'a\\n  b': 1", "*unknown key"),
+        # kinds
+        ("drain:", "drain: has no value; write a mapping"),
+        ("drain: 30", "drain: '30' is a number; write a mapping"),
+        ("drain: [30]", "drain: is a list; write a mapping"),
+        ("drain:\n  - 30", "drain: is a list; write a mapping"),
+        ("drain: !thing {}", "drain: is tagged '!thing'; write a mapping"),
+        ("warmup: {requests: {a: b}}", "warmup.requests: is a mapping; write a list"),
+        ("warmup: {requests: /}", "warmup.requests: '/' is text; write a list"),
+        ("warmup: {requests: [7]}", "warmup.requests[0]: '7' is a number; write a path, such as /"),
+        # durations
+        ("settle: 30s", "settle: '30s' is text; durations are numbers of seconds: 30"),
+        ("settle: '30'", "settle: '30' is text; durations are numbers of seconds: 30"),
+        ("settle: 1.5 min", "settle: '1.5 min' is text; durations are numbers of seconds: 90"),
+        ("settle: 250ms", "settle: '250ms' is text; durations are numbers of seconds: 0.25"),
+        ("settle: a while", "settle: 'a while' is text; durations are numbers of seconds, such as 30"),
+        ("settle: yes", "settle: 'yes' is true or false; durations are numbers of seconds, such as 30"),
+        ("settle:", "settle: has no value; durations are"),
+        ("settle: 2024-01-01", "settle: '2024-01-01' is a date; durations are"),
+        ("settle: -1", "settle: '-1' is out of range; write a number of seconds from 0 to 604800"),
+        ("settle: 604801", "settle: '604801' is out of range"),
+        ("settle: 1.0e+400", "settle: '1.0e+400' is out of range"),
+        ("settle: 9.0e+307", "settle: '9.0e+307' is out of range"),
+        ("settle: .nan", "settle: '.nan' is not a decimal number"),
+        ("settle: -.inf", "settle: '-.inf' is not a decimal number"),
+        ("settle: 1:30", "settle: '1:30' is not a decimal number"),
+        ("settle: 010", "settle: '010' is not a decimal number"),
+        ("settle: 0x10", "settle: '0x10' is not a decimal number"),
+        ("settle: " + "9" * 6000, "settle: '99999"),
+        ("settle: !!int {a: b}", "settle: is a number"),
+        ("restart: {timeout: 0}", "restart.timeout: '0' is out of range; write a number of seconds from 0.1 to 604800"),
+        ("warmup: {timeout: 0}", "warmup.timeout: '0' is out of range"),
+        ("drain: {timeout: 5, min: 6}", "drain.min: 6 is more than the timeout of 5; lower it"),
+        ("drain: {min: 31}", "drain.min: 31 is more than the timeout of 30; lower it"),
+        ("drain: {on_timeout: retsart}", "drain.on_timeout: 'retsart' is unknown (did you mean restart?)"),
+        ("restart: {on_kill: restrat}", "restart.on_kill: 'restrat' is unknown (did you mean restart?)"),
+        ("drain: {keepalive: ngnix}", "drain.keepalive: 'ngnix' is unknown (did you mean nginx?)"),
+        ("drain: {quiet: 0}", "drain.quiet: '0' is out of range; write a number of seconds from 0.1 to 604800"),
+        ("drain: {on_timeout: no}", "drain.on_timeout: 'no' is true or false; write restart or fail"),
+        (
+            "drain: {signal: KILL}",
+            "drain.signal: 'KILL' does more than tell a process, and would end what drains; write USR1",
+        ),
+        (
+            "drain: {signal: SIGTERM}",
+            "drain.signal: 'SIGTERM' does more than tell a process, and would end what drains",
+        ),
+        ("drain: {signal: STOP}", "drain.signal: 'STOP' does more than tell a process, and would end what drains"),
+        ("drain: {signal: USR3}", "drain.signal: 'USR3' is unknown; write USR1, USR2, HUP, WINCH, URG, TTIN or TTOU"),
+        ("drain: {request: drain}", "drain.request: 'drain' is not a path; write one that begins with /"),
+        ("drain: {request: 1}", "drain.request: '1' is a number; write a path, such as /drain, or a mapping"),
+        ("drain: {request: {body: x}}", "drain.request.body: unknown key; known are: method, path"),
+        ("drain: {signal: 10}", "drain.signal: '10' is a number; write the name of a signal, such as USR1"),
+        # numbers
+        ("canary: 1.0", "canary: '1.0' is not a whole number in range"),
+        ("canary: -1", "canary: '-1' is not a whole number in range"),
+        ("canary: '1'", "canary: '1' is text; write a whole number"),
+        ("canary: yes", "canary: 'yes' is true or false; write a whole number"),
+        ("canary: " + "9" * 30, "canary: '9999"),
+        ("max_failures: -1", "max_failures: '-1' is not a whole number in range"),
+        ("max_unavailable: 0", "max_unavailable: a number of processes is from 1 to 65535"),
+        ("max_unavailable: -1", "max_unavailable: '-1' is neither a number of processes nor a percentage"),
+        ("max_unavailable: 1.5", "max_unavailable: '1.5' is neither"),
+        ("max_unavailable: 0%", "max_unavailable: a percentage is more than 0% and at most 100%"),
+        ("max_unavailable: 101%", "max_unavailable: a percentage is more than 0% and at most 100%"),
+        ("max_unavailable: yes", "max_unavailable: 'yes' is true or false; write a number of processes"),
+        ("max_unavailable: [1]", "max_unavailable: is a list; write a number of processes"),
+        # the guard
+        ("guard:", "guard: has no value; write {max_closed: 50%}, or false to turn the guard off"),
+        ("guard: 50%", "guard: '50%' is text; write {max_closed: 50%}, or false to turn the guard off"),
+        ("guard: 'off'", "guard: 'off' is text; write {max_closed: 50%}, or false"),
+        ("guard: 0", "guard: '0' is a number; write {max_closed: 50%}, or false"),
+        ("guard: 0.5", "guard: '0.5' is a number; write {max_closed: 50%}, or false"),
+        ("guard: [50%]", "guard: is a list; write {max_closed: 50%}, or false"),
+        ("guard:\n  - false", "guard: is a list; write {max_closed: 50%}, or false"),
+        ("guard: !!bool maybe", "guard: 'maybe' is neither true nor false; write {max_closed: 50%}, or false"),
+        ("guard: !!map a", "guard: 'a' is a mapping; write {max_closed: 50%}, or false"),
+        ("guard: !!bool {}", "guard: is true or false; write {max_closed: 50%}, or false"),
+        ("guard: {max_closed: 0}", "guard.max_closed: a number of processes is from 1 to 65535"),
+        ("guard: {max_closed: 101%}", "guard.max_closed: a percentage is more than 0% and at most 100%"),
+        ("guard: {max_closed: half}", "guard.max_closed: 'half' is neither a number of processes nor a percentage"),
+        ("guard: {max_closed: no}", "guard.max_closed: 'no' is true or false; write a number of processes"),
+        ("guard: {max_closed: }", "guard.max_closed: has no value; write a number of processes"),
+        # the pace
+        ("pace: 20%", "pace: '20%' is text; write a mapping"),
+        ("pace: {cpu_presure: 20%}", "pace.cpu_presure: unknown key (did you mean cpu_pressure?)"),
+        ("pace: {cpu_pressure: 20}", "pace.cpu_pressure: '20' is a number; write a percentage, such as 20%"),
+        ("pace: {cpu_pressure: 0.2}", "pace.cpu_pressure: '0.2' is a number; write a percentage, such as 20%"),
+        ("pace: {cpu_pressure: }", "pace.cpu_pressure: has no value; write a percentage, such as 20%"),
+        ("pace: {cpu_pressure: no}", "pace.cpu_pressure: 'no' is true or false; write a percentage, such as 20%"),
+        ("pace: {cpu_pressure: low}", "pace.cpu_pressure: 'low' is not a percentage; write a percentage, such as 20%"),
+        ("pace: {cpu_pressure: 0%}", "pace.cpu_pressure: '0%' is out of range; write a percentage above 0%"),
+        ("pace: {cpu_pressure: 100.1%}", "pace.cpu_pressure: '100.1%' is out of range; write a percentage above 0%"),
+        ("pace: {patience: 1m}", "pace.patience: '1m' is text; durations are numbers of seconds: 60"),
+        # the warm-up
+        ("warmup: {ready: health}", "warmup.ready: 'health' is not a path; write one that begins with /"),
+        ("warmup: {ready: /a b}", "warmup.ready: '/a b' is not a path"),
+        ('warmup: {ready: "/a\\r\\nb"}', r"warmup.ready: '/a\r\nb' is not a path"),
+        ("warmup: {requests: ['']}", "warmup.requests[0]: '' is not a path"),
+        ("warmup: {requests: [{path: ''}]}", "warmup.requests[0].path: '' is not a path"),
+        ("warmup: {requests: [{method: GET 1}]}", "warmup.requests[0].method: 'GET 1' is not an HTTP method"),
+        ("warmup: {requests: [{method: ''}]}", "warmup.requests[0].method: '' is not an HTTP method"),
+        ("warmup: {requests: [{body: 5}]}", "warmup.requests[0].body: '5' is a number; put it in quotes"),
+        ('warmup: {requests: [{body: "\\ud800"}]}', "warmup.requests[0].body: '\\ud800' holds half a character"),
+        ("warmup: {requests: [{expect: 99}]}", "warmup.requests[0].expect: '99' is not a whole number in range"),
+        ("warmup: {requests: [{expect: [200, 600]}]}", "warmup.requests[0].expect[1]: '600' is not a whole number"),
+        ("warmup: {requests: [{expect: 2xx}]}", "warmup.requests[0].expect: '2xx' is text; write a whole number"),
+        ("warmup: {requests: [{count: 0}]}", "warmup.requests[0].count: '0' is not a whole number in range"),
+        ("warmup: {requests: [{count: 10001}]}", "warmup.requests[0].count: '10001' is not a whole number in range"),
+        ('warmup: {headers: {A: "a\\r\\nB: c"}}', r"warmup.headers.A: 'a\r\nB: c' cannot stand in a header"),
+        ('warmup: {headers: {A: "a\\n"}}', r"warmup.headers.A: 'a\n' cannot stand in a header"),
+        ("warmup: {headers: {A: €}}", "warmup.headers.A: '€' cannot stand in a header"),
+        ("warmup: {headers: {A: yes}}", "warmup.headers.A: 'yes' is true or false; put it in quotes"),
+        ("warmup: {headers: {A: }}", "warmup.headers.A: has no value; put it in quotes"),
+        ("warmup: {headers: {'A b': c}}", "warmup.headers.'A b': is not the name of a header"),
+        ("warmup: {headers: {'': c}}", "warmup.headers.'': is not the name of a header"),
+        ("warmup: {requests: [{headers: [a]}]}", "warmup.requests[0].headers: is a list; write a mapping"),
+    ],
+)
+def test_a_wrong_key_is_the_one_problem_with_its_line_and_path(keys: str, problem: str) -> None:
+    (found,) = problems(app(keys))
+    if problem.startswith("*"):
+        assert found.startswith("rolling.yaml:4: groups.app")
+        assert problem[1:] in found
+    else:
+        assert found.startswith(f"rolling.yaml:4: groups.app.{problem}")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("'app-\\d+'", r": 'app-\d+' has 0 groups; write a regex with one group around the port, such as 'app-(\d+)'"),
+        ("'(a)-(b)'", ": '(a)-(b)' has 2 groups; "),
+        ("'app-('", ": 'app-(' is not a regex: missing ), unterminated subpattern at position 4; "),
+        ("'(a{99999999999})'", ": '(a{99999999999})' is not a regex: "),
+        ("'(?L)(a)'", ": '(?L)(a)' is not a regex: "),
+        ("'(a{" + "9" * 5000 + "})'", ": '(a{99999"),
+        ("''", ": '' has 0 groups; "),
+        ("Auto", ": 'Auto' has 0 groups; "),
+        ("8000", ": '8000' is a number; write a regex"),
+        ("[8000]", ": is a list; write a regex"),
+        ("", ": has no value; write a regex"),
+        ("{}", ": is empty; write a regex"),
+        ("{a: 0}", ".a: '0' is not a whole number in range; write a whole number from 1 to 65535"),
+        ("{a: 65536}", ".a: '65536' is not a whole number in range"),
+        ("{a: '8000'}", ".a: '8000' is text; write a whole number"),
+        ("{a: []}", ".a: is empty; write the port"),
+        ("{a: [1, yes]}", ".a[1]: 'yes' is true or false"),
+        ("{a: 1, b: [2, 1]}", ".b: port 1 is that of a already; give each port to one process"),
+        ("{a: [1, 1]}", ".a: port 1 is that of a already"),
+        ("{'a:b': 1}", ".a:b: is not a name in supervisord"),
+        ("{a: 1, 'a': 2}", ".a: the key stands in line 1 already"),
+    ],
+)
+def test_wrong_ports_are_the_one_problem(value: str, problem: str) -> None:
+    (found,) = problems(ports(value))
+    assert found.startswith(f"rolling.yaml:1: groups.app.ports{problem}")
+
+
+@pytest.mark.parametrize("name", ["''", "'a:b'", "'*'", "'a b'", "'a\tb'", '"a\\u2003"', '"\\0"', '"\\udfff"', "a/b"])
+def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
+    (found,) = problems(f"groups:\n  {name}: {{ports: auto}}\n")
+    assert found.startswith("rolling.yaml:2: groups.")
+    assert found.endswith(": is not a name in supervisord; write one without : * / and white space")
+
+
+@pytest.mark.parametrize(
+    ("gate", "problem"),
+    [
+        ("backend: nftable", "backend: 'nftable' is unknown (did you mean nftables?)"),
+        ("{backend: nftables, method: redirect}", "method: redirect is a rule of iptables; write reject, or backend"),
+        ("method: drop", "method: 'drop' is unknown; known are: reject, redirect"),
+        ("bypass: 127.0.0.2", "bypass: '127.0.0.2' is unknown; known are: mark, address"),
+        ("lease: 14.9", "lease: '14.9' is out of range; write a number of seconds from 15 to 3600"),
+        ("lease: 3601", "lease: '3601' is out of range"),
+        ("leese: 30", "leese: unknown key (did you mean lease?)"),
+        ("backend: haprxy", "backend: 'haprxy' is unknown (did you mean haproxy?)"),
+        ("soket: /a", "soket: unknown key (did you mean socket?)"),
+        ("socket: /a", "socket: is for `backend: haproxy` alone; remove it, or say that"),
+        ("backend_name: app", "backend_name: is for `backend: haproxy` alone; remove it, or say that"),
+        (
+            "{backend: haproxy, backend_name: app, socket: a.sock}",
+            "socket: 'a.sock' is not a full path; write one that",
+        ),
+        *(
+            (
+                f"{{backend: haproxy, backend_name: a, socket: /a, {key}: {value}}}",
+                f"{key}: means nothing with backend: h",
+            )
+            for key, value in (("method", "redirect"), ("lease", 60), ("bypass", "address"))
+        ),
+        ("{backend: haproxy, backend_name: app, socket: ''}", "socket: is empty; write the path of HAProxy's stats"),
+        ("{backend: haproxy, backend_name: a;b, socket: /a}", "backend_name: 'a;b' is not a name in HAProxy; write"),
+        ("{backend: haproxy, backend_name: app, socket: [/a]}", "socket: is a list; write the path of HAProxy's stats"),
+    ],
+)
+def test_a_wrong_gate_is_the_one_problem(gate: str, problem: str) -> None:
+    (found,) = problems(f"{MINIMAL}gate:\n  {gate}\n")
+    assert found.startswith(f"rolling.yaml:5: gate.{problem}")
+
+
+def test_nginx_pools_are_not_for_haproxy() -> None:
+    gate = "gate: {backend: haproxy, socket: /a, backend_name: app}\n"
+    text = f"{gate}groups:\n  app:\n    ports: auto\n    drain:\n      keepalive: nginx\n"
+    (found,) = problems(text)
+    assert found.startswith("rolling.yaml:6: groups.app.drain.keepalive: nginx is for nginx; HAProxy drains by itself")
+
+
+def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
+    gate = "gate:\n  backend: haproxy\n"
+    assert sorted(line.partition("; ")[0] for line in problems(MINIMAL + gate)) == [
+        "rolling.yaml:4: gate.backend_name: is missing",
+        "rolling.yaml:4: gate.socket: is missing",
+    ]
+    given = "  socket: /run/haproxy/admin.sock\n  backend_name: app\n  method: reject\n"
+    found = parse(MINIMAL + gate + given, "f").gate
+    assert (found.socket, found.backend_name) == ("/run/haproxy/admin.sock", "app")
+    assert found.bypass == "none", "nothing has to be passed"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "1: the file: is empty; copy"),
+        ("# nothing\n\n", "1: the file: is empty; copy"),
+        ("---\n", "1: the file: is empty; copy"),
+        ("\n- groups", "2: the file: is a list; write a mapping"),
+        ("groups", "1: the file: 'groups' is text; write a mapping"),
+        ("{}", "1: groups: is missing; name a group"),
+        ("gate: {}\n", "1: groups: is missing; name a group"),
+        ("\ngroups:\n", "2: groups: is empty; name a group"),
+        ("groups: {}", "1: groups: is empty; name a group"),
+        ("groups: [app]", "1: groups: is a list; write a mapping"),
+        ("groups:\n  app: auto\n", "2: groups.app: 'auto' is text; write a mapping"),
+        (MINIMAL + "guard: {}\n", "4: guard: unknown key; known are: gate, metrics, history, groups"),
+        (MINIMAL + "groups: {}\n", "4: groups: the key stands in line 1 already; keep one of the two"),
+        (MINIMAL + "  app: {}\n", "4: groups.app: the key stands in line 2 already"),
+        (MINIMAL + "    ports: auto\n", "4: groups.app.ports: the key stands in line 3 already"),
+        (MINIMAL + "  web: {<<: 3, ports: auto}\n", "4: groups.web: << takes a mapping or a list of mappings"),
+    ],
+)
+def test_a_wrong_frame_is_the_one_problem(text: str, problem: str) -> None:
+    (found,) = problems(text)
+    assert found.startswith(f"rolling.yaml:{problem}")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: b: c", "1: column 5: not valid YAML: mapping values are not allowed here"),
+        ("a: [1, 2\nb: 3\n", "2: column 2: not valid YAML: expected ',' or ']', but got ':'"),
+        ("groups:\n\t- b", "2: column 1: not valid YAML: found character '\\t' that cannot start any token"),
+        ('groups:\n  a: "app-(\\d+)"', "2: column 13: not valid YAML: found unknown escape character 'd'"),
+        ("max_unavailable: %10", "1: column 18: not valid YAML: found character '%' that cannot start any token"),
+        ("[*foo]", "1: column 2: not valid YAML: found undefined alias 'foo'"),
+        ("---\na: 1\n---\nb: 1", "3: column 1: not valid YAML: "),
+        ("a: 1\nb: \x07", "2: the character '\\x07' cannot stand in YAML; remove it"),
+        ('a: 1\nb: "\\UFFFFFFFF"', "2: not valid YAML: a number in it is too large"),
+        ("a:\n" + "[" * 1000, "2: nested too deeply"),
+        ("a: 1\n" * 30_000, "1: the file: is larger than 128 KiB"),
+    ],
+)
+def test_what_is_not_yaml_is_one_problem_with_line_and_column(text: str, problem: str) -> None:
+    (found,) = problems(text)
+    assert found.startswith(f"rolling.yaml:{problem}")
+
+
+def test_the_commonest_syntax_errors_come_with_their_remedy() -> None:
+    assert problems('a: "\\d"')[0].endswith(r"; put a regex in single quotes: 'app-(\d+)'")
+    assert problems("a:\n\t- b")[0].endswith("; indent with spaces, not tabs")
+    assert problems("a: %10")[0].endswith("; put the value in quotes")
+
+
+def test_a_problem_behind_an_alias_is_told_where_the_value_stands() -> None:
+    text = "groups:\n  a:\n    ports: auto\n    settle: &s never\n  b:\n    ports: auto\n    settle: *s\n"
+    assert [found.split(" '")[0] for found in problems(text)] == [
+        "rolling.yaml:4: groups.a.settle:",
+        "rolling.yaml:4: groups.b.settle:",
+    ]
+
+
+# --- whose mistake it is
+
+OTHER = "  web:\n    ports: auto\n"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "  app:\n    ports: auto\n    drian: {}\n",
+        "  app: 7\n",
+        "  app:\n    ports: auto\n  app: {}\n",
+        "  app:\n    ports: auto\n    drain: {timeout: 1s, min: 2s}\n",
+        "  app:\n    warmup: {requests: [/, {count: x}]}\n",
+        "  app: {<<: 3, ports: auto}\n",
+    ],
+    ids=["unknown key", "no mapping", "twice", "two keys together", "in a list", "merge"],
+)
+def test_a_mistake_in_one_group_costs_no_other_group(mistake: str) -> None:
+    config = parse(f"groups:\n{mistake}{OTHER}", "rolling.yaml")
+    assert list(config.groups) == ["web"]
+    assert list(config.invalid) == ["app"]
+    assert ": groups.app" in config.invalid["app"]
+
+
+def test_groups_whose_names_hold_dots_keep_their_own_mistakes() -> None:
+    config = parse("groups:\n  app: {ports: auto, x: 1}\n  app.x: {ports: auto}\n", "f")
+    assert (list(config.groups), list(config.invalid)) == (["app.x"], ["app"])
+
+
+def test_a_key_that_contradicts_the_gate_is_the_mistake_of_its_group() -> None:
+    gate = "gate: {backend: haproxy, socket: /s, backend_name: b}\n"
+    config = parse(f"{gate}groups:\n  app:\n    ports: auto\n    drain: {{keepalive: nginx}}\n{OTHER}", "f")
+    assert (list(config.groups), list(config.invalid)) == (["web"], ["app"])
+
+
+@pytest.mark.parametrize("top", ["gate: {lease: 3}\n", "metrics: {listen: x}\n", "gaet: {}\n"])
+def test_a_mistake_in_a_top_level_key_is_everybodys_and_all_is_told(top: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"groups:\n  app: {{}}\n{OTHER}{top}", "f")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+# --- files
+
+
+def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> None:
+    not_for_reading = "/proc/sys/net/ipv4/route/flush"  # not even for root
+    for path, said in {
+        str(tmp_path / "none.yaml"): "there is no such file; write it, or name another with --config",
+        str(tmp_path): "is a directory; name the file in it with --config",
+        not_for_reading: "may not be read by this user; let the listener's user read it",
+        "/proc/self/mem": "cannot be read: Input/output error; name another file with --config",
+        "/dev/zero": "is no regular file; name another file with --config",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert str(caught.value) in (f"{path}: {said}", f"{path}:{said}")
+
+
+def test_a_name_that_no_file_can_have_is_told() -> None:
+    with pytest.raises(ConfigError, match="no file can have a NUL in its name; name another with --config"):
+        load("/nowhere/\0")
+
+
+def test_a_file_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rolling.yaml"
+    path.write_bytes(MINIMAL.encode() + "# für".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert str(caught.value) == f"{path}:4: the byte 0xfc is not UTF-8; save it as UTF-8"
+
+
+# --- what must not hang
+
+
+def layers(merge: str) -> str:
+    """Ten mappings, each of which holds ten times the one before."""
+    lines = ["groups:", "  g0: &a0 {ports: auto}"]
+    for layer in range(1, 11):
+        lines.append(f"  g{layer}: &a{layer} {{{merge}: [{', '.join([f'*a{layer - 1}'] * 10)}]}}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "groups: &g {app: *g}",
+        "groups: &g\n  app: {ports: *g, warmup: {requests: &r [*r, {headers: *g, expect: *r}]}}",
+        "groups: &g {<<: *g}",
+        "groups: {a: &a {<<: [{<<: *a}]}}",
+        layers("ports"),
+        "groups: {a: {ports: auto, warmup: &w {requests: [" + "/," * 9000 + "]}},\n"
+        + ",\n".join(f"g{index}: {{ports: auto, warmup: *w}}" for index in range(1500))
+        + "}",
+        "groups:\n  g0: &a0 {ports: auto}\n"
+        + "\n".join(f"  g{index}: &a{index} {{<<: *a{index - 1}}}" for index in range(1, 2000)),
+        "x:\n- &a0 {}\n"
+        + "\n".join(f"- &a{index} {{<<: *a{index - 1}}}" for index in range(1, 2000))
+        + "\ngroups: {app: *a1999}",
+        "groups: {" + ", ".join(f"'{index}{'x' * 500}': 1" for index in range(200)) + "}",
+        "groups: {a: {ports: " + "(" * 60_000 + "}}",
+    ],
+    ids=["itself", "deeper", "merge", "merge of merge", "bomb", "square", "chain", "deep chain", "long names", "regex"],
+)  # fmt: skip
+def test_what_refers_to_itself_or_unfolds_without_end_is_a_problem_soon(text: str) -> None:
+    with within(8):
+        found = problems(text)
+    assert all(PROBLEM.fullmatch(line) for line in found)
+
+
+def test_a_merge_bomb_is_cut_short() -> None:
+    with within(8):
+        assert any("aliases make it more than 20000 values" in line for line in problems(layers("<<")))
+
+
+# --- whatever stands in the file
+
+WORDS = [
+    "gate", "groups", "app", "ports", "auto", "'app-(\\d+)'", "max_unavailable", "10%", "canary", "drain", "timeout",
+    "min", "on_timeout", "warmup", "ready", "/", "headers", "requests", "expect", "count", "body", "method", "settle",
+    "lease", "0", "-1", "1.5", "yes", "~", ".nan", "1:30", "&a ", "*a", "<<", "!!int ", "!x ", "%YAML 1.1", "---",
+    ": ", ":", "- ", "? ", "{", "}", "[", "]", ", ", "\n", "\n  ", "\n    ", "\n      ", '"', "'", "|\n", ">\n", "#",
+    "...", "\t", "\r\n", "\\", "\\x", "\\U", "\x00", "\ud800", "\x85", "\u2028", "\ufeff", "ä", "😀",
+    "guard", "max_closed",
+]  # fmt: skip
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.binary(max_size=4),
+    st.sampled_from(["auto", "10%", "/health", r"app-(\d+)", "30s", "mark", "fail", "GET", 0, 1, 30, 8000, 200]),
+)  # fmt: skip
+KEYS = st.one_of(
+    st.text(max_size=5),
+    st.sampled_from(
+        [field.name for kind in (Config, GatePolicy, Policy, DrainPolicy, GuardPolicy) for field in fields(kind)]
+    ),
+    st.sampled_from([field.name for kind in (WarmupPolicy, WarmupRequest) for field in fields(kind)]),
+)
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5), max_leaves=25
+)
+
+
+def check_that_it_is_a_config_or_a_list_of_problems(text: str) -> None:
+    try:
+        config = parse(text, "rolling.yaml")
+    except ConfigError as error:
+        for line in str(error).split("\n"):
+            assert PROBLEM.fullmatch(line), line
+            line.encode()
+    else:
+        assert isinstance(config, Config)
+        assert config.groups or config.invalid
+        for line in "\n".join(config.invalid.values()).splitlines():
+            assert PROBLEM.fullmatch(line), line
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=30).map("".join))
+def test_any_text_is_a_config_or_a_list_of_problems(text: str) -> None:
+    check_that_it_is_a_config_or_a_list_of_problems(text)
+
+
+@settings(max_examples=200, deadline=2000)
+@given(TREES)
+def test_any_structure_is_a_config_or_a_list_of_problems(tree: object) -> None:
+    check_that_it_is_a_config_or_a_list_of_problems(yaml.safe_dump(tree, allow_unicode=True))
+
+
+@settings(max_examples=200, deadline=2000)
+@given(st.data())
+def test_the_example_with_one_value_changed_is_a_config_or_a_list_of_problems(data: st.DataObject) -> None:
+    tree = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    place: Any = tree
+    key = data.draw(st.sampled_from(sorted(tree)))
+    while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.integers(0, 5)):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(TREES)
+    check_that_it_is_a_config_or_a_list_of_problems(yaml.safe_dump(tree))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of re, on "[[" and the like
+@settings(max_examples=200, deadline=2000)
+@given(st.text(max_size=12) | st.from_regex(r"[(\[{?*+|)\\a-z:<>!=0-9]{0,12}", fullmatch=True))
+def test_any_ports_are_a_regex_that_works_or_a_problem(pattern: str) -> None:
+    text = yaml.safe_dump({"groups": {"app": {"ports": pattern}}})
+    check_that_it_is_a_config_or_a_list_of_problems(text)
+    with contextlib.suppress(ConfigError):
+        for found in parse(text, "f").groups.values():
+            assert isinstance(ports_for(found.ports, "app-8000"), tuple)

@@ -1,0 +1,1173 @@
+"""The supervisorctl commands on a fake controller: what they ask, what they print, how they exit."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import xmlrpc.client
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling.codec import dump
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
+from supervisor_rolling.core.text import plain
+from supervisor_rolling.ctl import commands
+from supervisor_rolling.ctl.commands import (
+    LISTENER_PATIENCE,
+    LOOK_EVERY,
+    LOOK_SELDOM,
+    LOOK_SHARE,
+    make_rolling_controllerplugin,
+)
+from supervisor_rolling.plugin.views import packed, roll_view
+from tests.support.report_records import a_roll
+
+LISTENER = {"running": True, "fix": "", "problem": ""}
+URL = "unix:///run/supervisor.sock"
+PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
+COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
+
+TOLD = Policy("app", PortRule(), settle_auto=False)
+
+View = dict[str, Any]
+Answer = Callable[..., Any]
+
+
+class Clock:
+    """Stands in for the module ``time``: to sleep is to move it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Server:
+    """supervisord with the plugin: each method of it is an answer that a test sets; ``rolls`` come one a look."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.rolls: list[View] = []
+        self.answers: dict[str, Answer] = {
+            "restart": lambda *_: a_view(),
+            "check": lambda *_: {"group": "app", "ok": True, "findings": [], "looked_at": ["it"], "not_looked_at": []},
+            "resume": lambda *_: a_view(),
+            "abort": lambda *_: a_view(aborting=True),
+            "pause": lambda *_: a_view(paused=True),
+            "getRoll": lambda *_: self._next_roll(),
+            "getAllRolls": lambda *_: self.rolls,
+            "getProcesses": lambda *_: [],
+            "getHistory": lambda *_: [],
+            "getListener": lambda *_: LISTENER,
+            "getAllProcessInfo": lambda *_: PROCESSES,
+            "getProcessInfo": lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": "/var/log/err"},
+        }
+
+    def __getattr__(self, name: str) -> Answer:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> Any:
+            if name == "callPacked" and name not in self.answers:
+                method, packed_arguments = arguments
+                self.calls.append((f"{method} packed", *packed_arguments))
+                return packed(self.answers[method](*packed_arguments))
+            self.calls.append((name, *arguments))
+            return self.answers[name](*arguments)
+
+        return call
+
+    def _next_roll(self) -> View:
+        if not self.rolls:
+            raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of it is known")
+        return self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0]
+
+    def raises(self, error: BaseException) -> None:
+        """Whatever is asked, but for the names of all processes."""
+
+        def fail(*_: Any) -> None:
+            raise error
+
+        self.answers.update({name: fail for name in self.answers if name != "getAllProcessInfo"})
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Controller:
+    """As much of supervisorctl's as a plugin uses."""
+
+    def __init__(self) -> None:
+        self.stdout = io.StringIO()
+        self.exitstatus = 0
+        self.options = SimpleNamespace(plugins=[], serverurl=URL)
+        self.server = Server()
+
+    def output(self, message: str) -> None:
+        self.stdout.write(message + "\n")
+
+    def get_server_proxy(self, namespace: str | None = None) -> Server:
+        assert namespace == "rolling"
+        return self.server
+
+    def get_supervisor(self) -> Server:
+        return self.server
+
+    @property
+    def printed(self) -> str:
+        return self.stdout.getvalue()
+
+    def run(self, line: str) -> Any:
+        """A command as it is typed. Gives what ends supervisorctl's shell when it is true."""
+        command, _, arguments = line.partition(" ")
+        return getattr(make_rolling_controllerplugin(self), f"do_{command}")(arguments)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(commands, "time", found)
+    monkeypatch.setenv("SUDO_USER", "ann")
+    return found
+
+
+@pytest.fixture
+def ctl(clock: Clock) -> Controller:
+    controller = Controller()
+    controller.server.rolls = [a_view(Status.DONE)]
+    return controller
+
+
+def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
+    done = status is Status.DONE
+    members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
+    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, least_available=1)
+    roll = replace(roll, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
+    return {**roll_view(json.loads(dump(roll)), 1001.0), "listener": listener}
+
+
+def kept_closed() -> View:
+    members = (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm"), Member("app-2", (8002,)))
+    return a_view(Status.FAILED, members=members, why="app:app-1 is not warm")
+
+
+def unknown_method() -> Any:
+    raise fault(Faults.UNKNOWN_METHOD)
+
+
+def no_listener() -> Any:
+    raise fault(Fault.LISTENER_DOWN)
+
+
+def fault(code: int, text: str = "SOME_FAULT: words for an operator") -> xmlrpc.client.Fault:
+    return xmlrpc.client.Fault(code, text)
+
+
+# --- what is asked
+
+
+def test_a_restart_asks_for_the_group_and_says_who_asks(ctl: Controller) -> None:
+    ctl.run("rolling_restart app")
+    name, group, wait, options = ctl.server.calls[0]
+    assert (name, group, wait) == ("restart packed", "app", False)
+    assert options.pop("by").startswith("ann@")
+    assert options == {"processes": [], "force": False, "dry_run": False}
+
+
+@pytest.mark.parametrize(
+    ("names", "processes"),
+    [("app", []), ("app:*", []), ("app:app-1", ["app-1"]), ("app:app-1 app:app-2", ["app-1", "app-2"]), ("app:", [])],
+)
+def test_processes_are_named_as_supervisorctl_names_them(ctl: Controller, names: str, processes: list[str]) -> None:
+    ctl.run(f"rolling_restart {names}")
+    assert ctl.server.calls[0][1] == "app"
+    assert ctl.server.calls[0][3]["processes"] == processes
+
+
+def test_options_may_stand_before_and_after_the_group(ctl: Controller) -> None:
+    ctl.run("rolling_restart --max-unavailable 25% app --force")
+    options = ctl.server.calls[0][3]
+    assert (options["max_unavailable"], options["force"]) == ("25%", True)
+
+
+@pytest.mark.parametrize("verb", ["abort", "pause", "resume"])
+def test_wishes_are_of_a_group(ctl: Controller, verb: str) -> None:
+    ctl.run(f"rolling_{verb} app:*")
+    assert ctl.server.calls[0][:2] == (f"{verb} packed", "app")
+    assert ctl.exitstatus == 0
+
+
+def test_wishes_are_confirmed(ctl: Controller) -> None:
+    ctl.run("rolling_abort app")
+    ctl.run("rolling_pause app")
+    assert ctl.printed.splitlines() == [
+        "app: aborting, 0 of 2 replaced so far",
+        "To see it end: supervisorctl rolling_status app",
+        "app: paused, 0 of 2 replaced so far",
+        "To go on: supervisorctl rolling_resume app",
+    ]
+
+
+# --- watching
+
+
+def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(), kept_closed()]
+    told = {"gate": "open", "statename": "FATAL", "warm": False}
+    ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
+    ctl.run("rolling_restart app")
+    assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
+    assert [call[0] for call in ctl.server.calls][-3:] == ["getRoll packed", "getProcesses packed", "getProcessInfo"]
+
+
+NO_FILE = "the output of app:app-1, of which supervisord keeps no file (in a container: the log of the container)"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "told"),
+    [
+        ("/var/log/out", "/var/log/err", "supervisorctl tail app:app-1 stderr"),
+        ("/var/log/out", "", "supervisorctl tail app:app-1 stdout"),
+        ("/var/log/out", "/dev/stderr", "supervisorctl tail app:app-1 stdout"),
+        ("", "", NO_FILE),
+        ("/dev/stdout", "", NO_FILE),
+        ("/proc/self/fd/1", "/proc/self/fd/2", NO_FILE),
+        ("/dev/shm/log", "/proc/self/fd/2", "supervisorctl tail app:app-1 stdout"),
+    ],
+)
+def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: str, told: str) -> None:
+    ctl.server.rolls = [kept_closed()]
+    ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": stdout, "stderr_logfile": stderr}
+    ctl.run("rolling_restart app")
+    assert f"See why: {told}" in ctl.printed.splitlines()
+    assert ("getProcessInfo", "app:app-1") in ctl.server.calls
+
+
+def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
+    def bad_name(*_: Any) -> Any:
+        raise fault(Faults.BAD_NAME)
+
+    ctl.server.answers["getProcessInfo"] = bad_name
+    ctl.server.rolls = [kept_closed()]
+    ctl.run("rolling_restart app")
+    assert "See why: supervisorctl tail app:app-1 stderr" in ctl.printed.splitlines()
+
+
+def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
+    mend = "see why it died: supervisorctl tail app:app-1 stderr"
+    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", False), "mend": mend})
+    ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": ""}
+    ctl.run("rolling_check app")
+    assert "Fix: see why it died: supervisorctl tail app:app-1 stdout" in ctl.printed
+
+
+def test_status_of_all_groups_comes_packed(ctl: Controller) -> None:
+    ctl.run("rolling_status")
+    assert ctl.server.calls[0] == ("getAllRolls packed",)
+
+
+def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
+    def gone(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    ctl.server.rolls = [a_view(), kept_closed()]
+    ctl.server.answers["getProcesses"] = gone
+    ctl.run("rolling_restart app")
+    assert "Not warm when the roll ended: app-1 (port 8001)" in ctl.printed
+    assert ctl.exitstatus == 1
+
+
+def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
+    ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
+    assert ctl.run("rolling_restart app") is None
+    assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRoll packed"] * 3]
+    assert clock.slept == [LOOK_EVERY] * 3
+    lines = ctl.printed.splitlines()
+    assert lines[0] == "app: replacing 2 processes, 1 at a time (roll 7)"
+    assert lines[-1] == "app: 2 of 2 replaced in 2.0 s, never fewer than 1 of 2 available"
+    assert ctl.exitstatus == 0
+
+
+def test_a_roll_that_has_ended_already_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
+    ctl.server.answers["resume"] = lambda *_: a_view(Status.DONE)
+    ctl.run("rolling_resume app")
+    assert clock.slept == []
+    assert "2 of 2 replaced" in ctl.printed
+
+
+@pytest.mark.parametrize("command", ["rolling_restart", "rolling_resume"])
+@pytest.mark.parametrize(
+    ("end", "words"), [(kept_closed(), "app: FAILED: 0 of 2"), (a_view(Status.ABORTED), "app: ABORTED: 0 of 2")]
+)
+def test_a_roll_that_ends_badly_exits_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
+    ctl.server.rolls = [end]
+    ctl.run(f"{command} app")
+    assert ctl.exitstatus == 1
+    assert words in ctl.printed
+
+
+@pytest.mark.parametrize("command", ["rolling_restart", "rolling_resume"])
+def test_no_wait_comes_back_at_once_and_says_how_to_watch(ctl: Controller, clock: Clock, command: str) -> None:
+    ctl.run(f"{command} app --no-wait")
+    assert clock.slept == []
+    assert ctl.printed.splitlines()[-1] == "To watch it: supervisorctl rolling_status app"
+    assert ctl.exitstatus == 0
+
+
+def test_a_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
+    ctl.server.answers["restart"] = lambda *_: a_view(Status.PLANNED)
+    ctl.run("rolling_restart app --dry-run")
+    assert ctl.server.calls[0][3]["dry_run"] is True
+    assert ctl.printed.startswith("app: would replace 2 processes")
+    assert (clock.slept, ctl.exitstatus) == ([], 0)
+
+
+def test_another_roll_of_the_group_is_not_taken_for_ours(ctl: Controller) -> None:
+    ctl.server.rolls = [{**a_view(), "id": 8}]
+    ctl.run("rolling_restart app")
+    assert "ERROR: roll 7 of app has ended and roll 8 has begun" in ctl.printed
+    assert ctl.exitstatus == 1
+
+
+def test_a_listener_that_stays_away_is_waited_for_and_then_told(ctl: Controller, clock: Clock) -> None:
+    ctl.server.rolls = [a_view(listener=False)]
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "ERROR: the listener does not run: roll 7 of app waits" in ctl.printed
+    assert clock.now - 1000.0 == pytest.approx(LISTENER_PATIENCE + LOOK_EVERY, abs=0.15)
+
+
+def test_a_listener_that_comes_back_is_forgiven_every_time(ctl: Controller, clock: Clock) -> None:
+    away = [a_view(listener=False)] * int(LISTENER_PATIENCE / LOOK_EVERY - 5)
+    ctl.server.rolls = [*away, a_view(), *away, a_view(Status.DONE)]
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 0
+
+
+# --- Ctrl-C
+
+
+def interrupting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clock, "sleep", interrupt)
+
+
+@pytest.mark.parametrize("command", ["rolling_restart app", "rolling_resume app"])
+def test_ctrl_c_leaves_the_roll_alone_and_says_how_to_end_it(
+    ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    interrupting(clock, monkeypatch)
+    ctl.run(command)
+    assert ctl.exitstatus == 130
+    assert len(ctl.server.calls) == 1
+    assert ctl.printed.endswith(
+        "\nNo longer watching; the roll goes on.\n"
+        "To see it: supervisorctl rolling_status app\nTo end it: supervisorctl rolling_abort app\n"
+    )
+
+
+def test_ctrl_c_is_told_in_json_too(ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupting(clock, monkeypatch)
+    ctl.run("rolling_restart app --json")
+    assert json.loads(ctl.printed) == {"error": "No longer watching; the roll goes on.", "exit_status": 130}
+
+
+def test_ctrl_c_while_the_listener_is_asked_is_no_traceback(ctl: Controller) -> None:
+    ctl.server.raises(KeyboardInterrupt())
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 130
+    assert ctl.printed.startswith("ERROR: interrupted: what was asked may be done all the same")
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (Faults.UNKNOWN_METHOD, 3),
+        (Faults.BAD_NAME, 5),
+        (Faults.INCORRECT_PARAMETERS, 2),
+        (Faults.SHUTDOWN_STATE, 1),
+        (Fault.NO_PERMISSION, 4),
+        (Fault.NOT_CONFIGURED, 6),
+        (Fault.LISTENER_DOWN, 7),
+        (Fault.ALREADY_ROLLING, 8),
+        (Fault.REFUSED, 1),
+        (Fault.NOT_ROLLING, 1),
+        (Fault.ROLL_FAILED, 1),
+        (Fault.ROLL_ABORTED, 1),
+        (Fault.CONFLICT, 1),
+    ],
+)
+def test_every_fault_has_its_exit_status(ctl: Controller, command: str, code: int, status: int) -> None:
+    ctl.server.raises(fault(code))
+    assert ctl.run(command) is None
+    assert ctl.exitstatus == status
+    assert ctl.printed.startswith("ERROR: ")
+
+
+def test_the_words_of_a_fault_are_shown_without_its_name(ctl: Controller) -> None:
+    ctl.server.raises(fault(Fault.REFUSED, "REFUSED: app:app-1 is the only process: requests would fail"))
+    ctl.run("rolling_restart app")
+    assert ctl.printed == "ERROR: app:app-1 is the only process: requests would fail\n"
+
+
+def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
+    ctl.server.raises(fault(Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE"))
+    ctl.run("rolling_restart app")
+    assert ctl.printed == "ERROR: supervisord is shutting down or restarting: a roll ends with it, and all gates open\n"
+
+
+def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -> None:
+    ctl.server.raises(fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD"))
+    ctl.run("rolling_status")
+    assert "add [rpcinterface:rolling] to its configuration" in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("ap", "did you mean app?"), ("app:app1", "did you mean app:app-1?"), ("xyzzy", "there is: app, web")],
+)
+def test_a_name_that_is_not_known_is_told_with_what_is_meant(ctl: Controller, name: str, hint: str) -> None:
+    ctl.server.raises(fault(Faults.BAD_NAME, f"BAD_NAME: {name}"))
+    ctl.run(f"rolling_restart {name}")
+    assert ctl.printed == f"ERROR: no such group or process: {name} ({hint})\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), 7, f"does not answer at {URL}: Connection refused"),
+        (FileNotFoundError(2, "No such file or directory"), 7, f"does not answer at {URL}: No such file"),
+        (TimeoutError("timed out"), 7, f"does not answer at {URL}: timed out"),
+        (PermissionError(13, "Permission denied"), 4, f"no permission to talk to supervisord at {URL}: try sudo"),
+        (PermissionError(1, "Operation not permitted"), 4, "try sudo"),
+        (http.client.IncompleteRead(b"<xml"), 7, f"does not answer at {URL}: IncompleteRead"),
+        (http.client.BadStatusLine("hello"), 7, "does not answer"),
+        (xmlrpc.client.ResponseError(), 7, f"does not answer at {URL}: ResponseError"),
+        (ExpatError("no element found"), 7, f"does not answer at {URL}: no element found"),
+        (xmlrpc.client.ProtocolError(URL, 401, "Unauthorized", {}), 4, "supervisord answers HTTP 401: Unauthorized"),
+        (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1, "supervisord answers HTTP 500: Oh no"),
+    ],
+)
+def test_a_supervisord_that_does_not_answer_is_told(
+    ctl: Controller, command: str, error: Exception, status: int, words: str
+) -> None:
+    ctl.server.raises(error)
+    ctl.run(command)
+    assert ctl.exitstatus == status
+    assert words in ctl.printed
+
+
+def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) -> None:
+    def gone(*_: Any) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    ctl.server.answers["getRoll"] = gone
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "Does it run? A roll that had begun ends with it" in ctl.printed
+
+
+def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_meanwhile(ctl: Controller) -> None:
+    def forgotten(*_: Any) -> None:
+        raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of app is known")
+
+    ctl.server.answers["getRoll"] = forgotten
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 1
+    assert "supervisord was restarted meanwhile: roll 7 of app ended with it, and all gates opened" in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("rolling_restart", "required: GROUP"),
+        ("rolling_restart app web", "one group at a time, not app, web"),
+        ("rolling_restart app:app-1 web:web", "one group at a time"),
+        ("rolling_restart app --dry", "unrecognized arguments: --dry"),
+        ("rolling_restart app --max-unavailable", "expected one argument"),
+        ("rolling_restart app --max-unavailable 0", "a number of processes is from 1"),
+        ("rolling_restart app --max-unavailable many", "'many' is neither a number of processes nor a percentage"),
+        ("rolling_restart app --max-unavailable=101%", "a percentage is more than 0% and at most 100%"),
+        ("rolling_abort", "required: GROUP"),
+        ("rolling_abort app web", "unrecognized arguments: web"),
+        ("rolling_status app web", "unrecognized arguments: web"),
+        ("rolling_status app --force", "unrecognized arguments: --force"),
+    ],
+)
+def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controller, line: str, words: str) -> None:
+    assert ctl.run(line) is None
+    assert (ctl.exitstatus, ctl.server.calls) == (2, [])
+    assert words in ctl.printed
+    assert ctl.printed.endswith(f". Try: supervisorctl help {line.split()[0]}\n")
+
+
+# --- JSON
+
+
+def test_json_is_one_object_and_nothing_else(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.run("rolling_restart app --json")
+    assert json.loads(ctl.printed) == a_view(Status.DONE)
+
+
+@pytest.mark.parametrize(
+    "line", ["rolling_restart app --dry-run", "rolling_restart app --no-wait", "rolling_pause app"]
+)
+def test_every_answer_can_be_json(ctl: Controller, line: str) -> None:
+    ctl.run(f"{line} --json")
+    assert json.loads(ctl.printed)["id"] == 7
+
+
+def test_a_failed_roll_is_json_and_exits_with_1(ctl: Controller) -> None:
+    ctl.server.rolls = [kept_closed()]
+    ctl.run("rolling_restart --json app")
+    assert json.loads(ctl.printed)["status"] == "failed"
+    assert ctl.exitstatus == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (fault(Fault.ALREADY_ROLLING, "ALREADY_ROLLING: wait"), 8),
+        (fault(Faults.BAD_NAME, "BAD_NAME: app"), 5),
+        (ConnectionRefusedError(111, "Connection refused"), 7),
+        (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1),
+        (http.client.IncompleteRead(b""), 7),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_error_is_json_with_its_exit_status(ctl: Controller, command: str, error: Exception, status: int) -> None:
+    ctl.server.raises(error)
+    ctl.run(f"{command} --json")
+    answer = json.loads(ctl.printed)
+    assert (set(answer), answer["exit_status"], ctl.exitstatus) == ({"error", "exit_status"}, status, status)
+
+
+def test_a_wrong_command_line_is_json_too(ctl: Controller) -> None:
+    ctl.run("rolling_restart --json app --dry")
+    assert json.loads(ctl.printed)["exit_status"] == 2
+
+
+# --- status
+
+
+def test_the_status_of_all_groups(ctl: Controller) -> None:
+    ctl.server.rolls = [a_view(Status.DONE), {**a_view(paused=True), "group": "web"}, {**a_view(aborting=True)}]
+    ctl.run("rolling_status")
+    rows = [line.split()[:4] for line in ctl.printed.splitlines()]
+    assert rows == [
+        ["GROUP", "ROLL", "STATUS", "REPLACED"],
+        ["app", "7", "done", "2/2"],
+        ["web", "7", "paused", "0/2"],
+        ["app", "7", "aborting", "0/2"],
+    ]
+
+
+def test_the_status_says_that_the_next_waits_for_the_cpu(ctl: Controller) -> None:
+    ctl.server.rolls = [{**a_view(), "paced": True}]
+    ctl.run("rolling_status")
+    assert ctl.printed.splitlines()[1].endswith("  the next waits for the CPU")
+
+
+def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
+    ctl.server.rolls = []
+    ctl.run("rolling_status")
+    ctl.run("rolling_status app")
+    assert "No group has been rolled since supervisord started." in ctl.printed
+    assert "supervisord knows of no roll of app." in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_said"), [(lambda *_: [{"id": 7}], True), (lambda *_: [], False), (lambda *_: no_listener(), False)]
+)
+def test_earlier_rolls_are_told_of_where_there_are_some(ctl: Controller, kept: Answer, is_said: bool) -> None:
+    ctl.server.rolls = []
+    ctl.server.answers["getHistory"] = kept
+    ctl.run("rolling_status app")
+    assert ctl.exitstatus == 0
+    assert ("getHistory", "app", 1) in ctl.server.calls
+    assert ("Earlier ones: supervisorctl rolling_history app" in ctl.printed) is is_said
+
+
+def test_of_earlier_rolls_nobody_is_asked_where_they_are_not_told_of(ctl: Controller) -> None:
+    ctl.run("rolling_status app")
+    ctl.server.rolls = []
+    ctl.run("rolling_status app --json")
+    assert "getHistory" not in {call[0] for call in ctl.server.calls}
+
+
+def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controller) -> None:
+    row = {
+        "statename": "RUNNING",
+        "pid": 100,
+        "warm": True,
+        "gate": "open",
+        "stage": "open",
+        "seconds": 0.0,
+        "tries": 0,
+        "retry_in": 0.0,
+        "why": "",
+    }
+    down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "gate": "closed", "stage": "failed", "seconds": 61.7}
+    cold = {**row, "name": "web_3", "stage": "failed", "tries": 3, "retry_in": 19.6, "why": "is not warm"}
+    table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}, cold]
+    ctl.server.answers["getProcesses"] = lambda *_: table
+    ctl.server.rolls = [a_view(Status.DONE)]
+    ctl.run("rolling_status app:*")
+    lines = [line.split() for line in ctl.printed.splitlines()]
+    assert lines[1][:3] == ["app", "7", "done"]
+    assert lines[4] == ["web_2", "FATAL", "-", "failed", "62", "s", "-", "closed", "is", "not", "warm"]
+    assert " ".join(lines[5][7:]) == "is not warm; tried 3 times, again in 20 s"
+    assert lines[6] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
+
+
+def test_where_supervisord_has_an_older_version_what_is_not_packed_is_asked(ctl: Controller) -> None:
+    def unknown(*_: Any) -> Any:
+        raise xmlrpc.client.Fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+
+    ctl.server.answers["callPacked"] = unknown
+    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.run("rolling_restart app")
+    ctl.run("rolling_status app")
+    assert (ctl.exitstatus, "2 of 2 replaced" in ctl.printed) == (0, True)
+
+
+def test_a_roll_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
+    def slow(*_: Any) -> Any:
+        clock.now += took.pop(0)
+        return a_view() if took else a_view(Status.DONE)
+
+    took = [0.001, 0.1, 9.0, 0.001]
+    ctl.server.answers["getRoll"] = slow
+    ctl.run("rolling_restart app")
+    assert clock.slept == [LOOK_EVERY, LOOK_EVERY, pytest.approx(LOOK_SHARE * 0.1), LOOK_SELDOM]
+
+
+def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl: Controller) -> None:
+    def gone(*_: Any) -> View:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    ctl.server.answers["getRoll"] = gone
+    ctl.run("rolling_restart app")
+    assert ctl.exitstatus == 7
+    assert "lease ends. Where it was killed, its processes live on and hold their ports" in ctl.printed
+    ctl.run("rolling_status app")
+    assert ctl.printed.count("live on") == 1, "who only asks is not in the middle of anything"
+
+
+def test_the_status_of_a_group_that_is_not_guarded_says_so(ctl: Controller) -> None:
+    row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": ""}
+    for process, is_told in ((row, False), ({**row, "guarded": True}, False), ({**row, "guarded": False}, True)):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.server.answers["getProcesses"] = lambda *_, process=process: [process]
+        ctl.run("rolling_status web")
+        assert ("web is not guarded: rolling.yaml has guard: false for it" in ctl.printed) is is_told
+
+
+def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) -> None:
+    row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "guarded": False}
+    ctl.server.answers["getProcesses"] = lambda *_: [row]
+    for listener, cause in (
+        ({**LISTENER, "problem": "f:3: a typing error"}, "rolling.yaml is invalid, see above"),
+        ({"running": False, "problem": ""}, "the listener is down, see above."),
+        ({}, "rolling.yaml has guard: false for it, or"),
+    ):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.server.answers["getListener"] = lambda *_, listener=listener: listener
+        ctl.run("rolling_status web")
+        assert f"web is not guarded: {cause}" in ctl.printed
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ("draining", "3 connections left"),
+        ("restarting", "it stops, and starts again"),
+        ("warming", "a new process, not warm yet"),
+        ("settling", "open, and not counted as available yet"),
+    ],
+)
+def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
+    member = Member("app-1", (8001,), stage=Stage(stage), tried=True, connections_left=3)
+    ctl.server.rolls = [a_view(members=(member,))]
+    row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
+    ctl.server.answers["getProcesses"] = lambda *_: [{**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": ""}]
+    ctl.run("rolling_status app")
+    assert ctl.printed.splitlines()[-1].endswith(f"closed  {why}")
+
+
+def test_the_status_as_json(ctl: Controller) -> None:
+    ctl.run("rolling_status --json")
+    assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls, "listener": LISTENER}
+    ctl.stdout.truncate(ctl.stdout.seek(0))
+    ctl.server.rolls = []
+    ctl.run("rolling_status web --json")
+    assert json.loads(ctl.printed) == {"roll": None, "processes": [], "listener": LISTENER}
+
+
+def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl: Controller) -> None:
+    told = {**LISTENER, "problem": "/etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?)"}
+    ctl.server.answers["getListener"] = lambda *_: told
+    for line, group in (("rolling_status", "GROUP"), ("rolling_status app", "app")):
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.run(line)
+        assert ctl.printed.splitlines()[0] == (
+            "rolling.yaml is invalid: /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). "
+            f"Fix: see all that is wrong with supervisorctl rolling_check {group}"
+        )
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        ctl.run(f"{line} --json")
+        assert json.loads(ctl.printed)["listener"] == told
+
+
+@pytest.mark.parametrize("line", ["rolling_status", "rolling_status app"])
+@pytest.mark.parametrize("has_rolled", [True, False])
+def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: str, has_rolled: bool) -> None:
+    ctl.server.rolls = [a_view(Status.DONE, listener=False)] if has_rolled else []
+    ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
+    ctl.run(line)
+    assert ctl.printed.splitlines()[0] == (
+        "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
+        "(30 s; HAProxy has none). Fix: supervisorctl start g:n"
+    )
+    assert ctl.printed.count("not running") == 1
+
+
+def test_listener_of_an_older_supervisord_is_told_by_its_rolls(ctl: Controller) -> None:
+    ctl.server.answers["getListener"] = lambda *_: unknown_method()
+    ctl.server.rolls = [a_view(listener=False)]
+    ctl.run("rolling_status")
+    assert ctl.printed.splitlines()[0].endswith(
+        "Fix: supervisorctl start rolling; if it does not start: supervisorctl status"
+    )
+
+
+def test_wish_warns_that_listener_is_not_running(ctl: Controller) -> None:
+    ctl.server.answers["pause"] = lambda *_: a_view(paused=True, listener=False)
+    ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
+    ctl.run("rolling_pause app")
+    assert "The listener is not running" in ctl.printed
+    assert "Fix: supervisorctl start g:n" in ctl.printed
+
+
+def test_a_supervisord_that_does_not_know_of_the_policy_has_a_status_all_the_same(ctl: Controller) -> None:
+    ctl.server.answers["getListener"] = lambda *_: unknown_method()
+    ctl.run("rolling_status app")
+    assert (ctl.exitstatus, "app    7     done" in ctl.printed) == (0, True), ctl.printed
+
+
+# --- help, and supervisorctl itself
+
+
+def test_every_command_has_help(ctl: Controller) -> None:
+    plugin = make_rolling_controllerplugin(ctl)
+    commands = [name[3:] for name in dir(plugin) if name.startswith("do_rolling")]
+    assert len(commands) == 8
+    for command in commands:
+        ctl.stdout.truncate(ctl.stdout.seek(0))
+        getattr(plugin, f"help_{command}")()
+        assert ctl.printed.startswith(command)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
+def test_who_asks_for_help_with_an_option_gets_it_and_nothing_is_done(
+    ctl: Controller, command: str, option: str
+) -> None:
+    ctl.run(f"{command} app {option}")
+    assert ctl.printed.startswith(command)
+    assert (ctl.server.calls, ctl.exitstatus) == ([], 0)
+
+
+def test_the_help_of_restart_names_every_option(ctl: Controller) -> None:
+    make_rolling_controllerplugin(ctl).help_rolling_restart()
+    for option in ("--max-unavailable", "--dry-run", "--no-wait", "--force", "--json"):
+        assert option in ctl.printed
+
+
+def test_who_asks_has_a_name_even_without_an_entry_in_passwd(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise OSError("no username set in the environment")
+
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setattr(commands, "getpass", SimpleNamespace(getuser=nobody))
+    ctl.run("rolling_restart app")
+    user, _, host = ctl.server.calls[0][3]["by"].partition("@")
+    assert user.isdigit()
+    assert host
+
+
+def test_supervisorctl_itself_loads_the_plugin_and_exits_with_its_status(tmp_path: Path) -> None:
+    from supervisor.options import ClientOptions
+    from supervisor.supervisorctl import Controller as RealController
+
+    conf = tmp_path / "supervisord.conf"
+    factory = "supervisor_rolling.controllerplugin:make_rolling_controllerplugin"
+    url = f"unix://{tmp_path}/nobody.sock"
+    conf.write_text(f"[supervisorctl]\nserverurl = {url}\n[ctlplugin:rolling]\nsupervisor.ctl_factory = {factory}\n")
+    options = ClientOptions()
+    options.realize(["-c", str(conf), "rolling_status"], doc="")
+    controller = RealController(options, stdout=io.StringIO())
+    assert not controller.onecmd("rolling_status --json")
+    assert json.loads(controller.stdout.getvalue())["exit_status"] == controller.exitstatus == 7
+
+
+# --- whatever is typed, and whatever comes back
+
+WORDS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["app", "app:*", "app:app-1", "web", ":", "--json", "--", "-h", "--help", "--force", "--dry-run"]),
+    st.sampled_from(
+        ["--no-wait", "--max-unavailable", "--max-unavailable=x", "10%", "%s", "{0}", "\x1b[2J", "\udcff", "é"]
+    ),
+)
+ANSWERS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def check_that_it_is_a_sentence(controller: Controller) -> None:
+    assert controller.printed.endswith("\n")
+    assert all(c.isprintable() or c in "\n\t" for c in controller.printed)
+    assert controller.exitstatus in range(9)
+
+
+@pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
+@given(words=st.lists(WORDS, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_typed_is_answered_with_a_sentence_and_a_status(command: str, words: list[str]) -> None:
+    controller = Controller()
+    controller.server.rolls = [a_view(status=Status.DONE)]
+    controller.server.answers["restart"] = controller.server.answers["resume"] = lambda *_: a_view(status=Status.DONE)
+    assert not controller.run(f"{command} {' '.join(words)}")
+    check_that_it_is_a_sentence(controller)
+    for method, *arguments in controller.server.calls:
+        assert not arguments or arguments[0].isprintable(), method
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@given(code=st.integers(-1, 400), text=st.text(max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_whatever_fault_comes_back_is_a_sentence_and_a_status(command: str, code: int, text: str) -> None:
+    controller = Controller()
+    controller.server.raises(xmlrpc.client.Fault(code, text))
+    assert not controller.run(command)
+    check_that_it_is_a_sentence(controller)
+    assert controller.exitstatus != 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@given(answer=ANSWERS)
+@settings(max_examples=50, deadline=None)
+def test_an_answer_that_is_none_of_ours_is_told_as_a_defect_and_not_as_a_traceback(command: str, answer: Any) -> None:
+    controller = Controller()
+    for method in ("restart", "resume", "abort", "pause", "getAllRolls", "getProcesses"):
+        controller.server.answers[method] = lambda *_: answer
+    assert not controller.run(command)
+    check_that_it_is_a_sentence(controller)
+
+
+def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
+    controller = Controller()
+    view = {**a_view(status=Status.DONE), "group": "w\\xe9b"}
+    controller.server.answers["restart"] = lambda *_: view
+    controller.server.rolls = [view]
+    controller.run("rolling_status wéb --json")
+    assert json.loads(controller.printed)["roll"]["group"] == "wéb"
+    controller.run("rolling_restart wéb --json")
+    assert json.loads(controller.printed.splitlines()[-1])["group"] == "wéb"
+    assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb"] * 3
+
+
+class Screen(io.StringIO):
+    """A stream with an encoding."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self.name_of_encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.name_of_encoding
+
+
+def unicode_answers(server: Server) -> None:
+    view = plain_of(a_view(status=Status.FAILED, why="drained → café"))
+    head = {
+        "id": 1,
+        "status": "failed",
+        "seconds": 1.0,
+        "began": 0,
+        "replaced": 0,
+        "total": 1,
+        "user": "",
+        "client": "",
+    }
+    server.rolls = [view]
+    server.answers["getProcesses"] = lambda *_: [plain_of(a_process("wéb-1"))]
+    server.answers["getHistory"] = lambda *_: [{**head, **plain_of({"group": "wéb", "why": "café", "by": "ann"})}]
+    server.answers["check"] = lambda *_: plain_of(a_report({**a_finding("a", True), "where": "wéb:wéb-1"}))
+    server.answers["getListener"] = lambda *_: plain_of({"running": True, "problem": "groups.wéb.x"})
+
+
+def plain_of(answer: Any) -> Any:
+    """As the XML-RPC namespace sends it."""
+    if isinstance(answer, dict):
+        return {key: plain_of(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [plain_of(value) for value in answer]
+    return plain(answer) if isinstance(answer, str) else answer
+
+
+def a_process(name: str) -> View:
+    words = {"statename": "RUNNING", "stage": "failed", "gate": "closed", "why": "café"}
+    return {
+        "name": name,
+        "pid": 7,
+        "seconds": 1.0,
+        "warm": False,
+        "retry_in": 0.0,
+        "tries": 0,
+        "guarded": True,
+        **words,
+    }
+
+
+@pytest.mark.parametrize("line", ["rolling_status", "rolling_status wéb", "rolling_check wéb", "rolling_history wéb"])
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", True), ("ascii", False)])
+def test_names_and_texts_are_shown_as_they_are_where_the_terminal_can(line: str, encoding: str, shown: bool) -> None:
+    controller = Controller()
+    unicode_answers(controller.server)
+    controller.stdout = Screen(encoding)
+    controller.run(line)
+    assert ("wéb" in controller.printed, "\\xe9" in controller.printed) == (shown, not shown), controller.printed
+    controller.printed.encode(encoding)
+
+
+@pytest.mark.parametrize("name", ["wéb", r"w\xe9b"])
+def test_what_a_fault_names_is_shown_as_it_is(name: str) -> None:
+    controller = Controller()
+    controller.stdout = Screen("utf-8")
+    controller.server.raises(xmlrpc.client.Fault(Faults.BAD_NAME, f"BAD_NAME: {plain(name)}"))
+    controller.run("rolling_status wéb")
+    assert f"no such group or process: {name}" in controller.printed
+
+
+def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
+    controller = Controller()
+    unicode_answers(controller.server)
+    controller.run("rolling_status wéb --json")
+    assert json.loads(controller.printed)["roll"]["why"] == "drained → café"
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("rolling_status app:app", ("getProcesses packed", "app:app")),
+        ("rolling_pause app:app", ("pause packed", "app:app")),
+        ("rolling_resume app:app --no-wait", ("resume packed", "app:app", False)),
+        ("rolling_abort app:app", ("abort packed", "app:app")),
+        ("rolling_check app:app", ("check", "app:app")),
+        ("rolling_history app:app", ("getHistory", "app:app", 20)),
+        ("rolling_report app:app", ("getRecord", "app:app", 0)),
+        ("rolling_abort app:*", ("abort packed", "app")),
+    ],
+)
+def test_a_name_with_a_process_is_for_supervisord_to_resolve(line: str, call: tuple[Any, ...]) -> None:
+    controller = Controller()
+    controller.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12})
+    controller.run(line)
+    assert (controller.exitstatus, controller.server.calls[0]) == (0, call), controller.printed
+
+
+def test_a_process_of_a_larger_group_is_refused_with_the_command_named(ctl: Controller) -> None:
+    text = "INCORRECT_PARAMETERS: a whole group is needed, and app:app-1 is one of 2 processes of app"
+    ctl.server.raises(xmlrpc.client.Fault(Faults.INCORRECT_PARAMETERS, text))
+    ctl.run("rolling_status app:app-1")
+    assert (ctl.exitstatus, ctl.printed) == (
+        2,
+        "ERROR: rolling_status: a whole group is needed, and app:app-1 is one of 2 processes of app. Try: "
+        "supervisorctl help rolling_status\n",
+    )
+
+
+# --- rolling_check
+
+
+def a_report(*findings: dict[str, Any], **more: Any) -> View:
+    return {
+        "group": "app",
+        "ok": not any(one["refuses"] for one in findings),
+        "findings": list(findings),
+        "looked_at": ["8 processes", "nginx"],
+        "not_looked_at": [],
+        **more,
+    }
+
+
+def a_finding(code: str, refuses: bool) -> dict[str, Any]:
+    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "mend": "mend it", "refuses": refuses}
+
+
+def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(not_looked_at=["nginx's configuration: there is none"])
+    ctl.run("rolling_check app")
+    assert (ctl.exitstatus, ctl.printed) == (
+        0,
+        "skipped: nginx's configuration: there is none\napp: no finding. Looked at: 8 processes, nginx\n",
+    )
+    assert ctl.server.calls == [("check", "app")]
+
+
+def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("c.d", True))
+    ctl.run("rolling_check app")
+    assert ctl.exitstatus == 1
+    assert ctl.printed.splitlines() == [
+        "error: c.d: nginx.conf:3: is wrong. Fix: mend it",
+        "warning: a.b: nginx.conf:3: is wrong. Fix: mend it",
+        "app: 1 error, 1 warning. Looked at: 8 processes, nginx",
+    ]
+
+
+def test_warnings_alone_are_printed_and_exit_0(ctl: Controller) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("a.c", False))
+    ctl.run("rolling_check app")
+    assert ctl.exitstatus == 0
+    assert ctl.printed.startswith("warning: a.b: ")
+    assert ctl.printed.endswith("app: 2 warnings. Looked at: 8 processes, nginx\n")
+
+
+@pytest.mark.parametrize(("refuses", "status"), [(False, 0), (True, 1)])
+def test_a_check_as_json_is_the_report(ctl: Controller, refuses: bool, status: int) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", refuses))
+    ctl.run("rolling_check app --json")
+    assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", refuses)))
+
+
+def test_several_problems_are_told_as_such(ctl: Controller) -> None:
+    text = "NOT_CONFIGURED: rolling.yaml:3: a: is wrong\nrolling.yaml:4: b: is wrong"
+    ctl.server.raises(xmlrpc.client.Fault(Fault.NOT_CONFIGURED, text))
+    ctl.run("rolling_restart app")
+    assert ctl.printed.splitlines() == [
+        "ERROR: 2 problems:",
+        "  rolling.yaml:3: a: is wrong",
+        "  rolling.yaml:4: b: is wrong",
+    ]
+
+
+def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
+    text = "REFUSED: a rollout of app is refused because of 1 error:\nnginx.conf:3: is wrong. Fix: mend it\nTo accept"
+    ctl.server.raises(xmlrpc.client.Fault(Fault.REFUSED, text))
+    ctl.run("rolling_restart app")
+    assert ctl.printed.splitlines() == [
+        "ERROR: a rollout of app is refused because of 1 error:",
+        "  nginx.conf:3: is wrong. Fix: mend it",
+        "  To accept",
+    ]
+
+
+# --- the report
+
+
+@pytest.fixture
+def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
+    """One whose supervisord has a record of roll 12."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    ctl.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12, "why": "ü \u2192 \ud800"})
+    return ctl
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("", ("", 0)),
+        ("12", ("", 12)),
+        ("app", ("app", 0)),
+        ("app:*", ("app", 0)),
+        ("2024:*", ("2024", 0)),
+        ("9" * 10, ("9" * 10, 0)),
+        ("0", ("0", 0)),
+    ],
+)
+def test_a_number_is_a_roll_and_a_name_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
+    kept.run(f"rolling_report {words} --json")
+    assert kept.server.calls == [("getRecord", *asked)]
+
+
+@pytest.mark.parametrize("flag", ["-o", "--output"])
+def test_a_page_is_written_to_a_file_as_a_shell_without_redirection_needs_it(
+    kept: Controller, tmp_path: Path, flag: str
+) -> None:
+    file = tmp_path / "roll.html"
+    kept.stdout = Terminal()
+    kept.run(f"rolling_report 12 {flag} {file}")
+    assert (kept.exitstatus, kept.printed) == (0, f"{file}: roll 12 of app\n")
+    written = file.read_text(encoding="utf-8")
+    assert written.startswith("<!DOCTYPE html>")
+    assert "ü → \\ud800" in written
+
+
+def test_what_is_written_to_a_file_may_be_json(kept: Controller, tmp_path: Path) -> None:
+    file = tmp_path / "roll.json"
+    kept.run(f"rolling_report --json -o {file}")
+    assert json.loads(kept.printed) == {"file": str(file)}
+    assert json.loads(file.read_text(encoding="utf-8"))["id"] == 12
+
+
+def test_a_file_in_the_home_directory_may_be_named_as_a_shell_names_it(
+    kept: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept.run("rolling_report -o ~/roll.html")
+    assert (tmp_path / "roll.html").exists()
+
+
+def test_on_a_terminal_a_page_is_not_printed_and_the_advice_works_in_a_shell(kept: Controller) -> None:
+    kept.stdout = Terminal()
+    kept.run("rolling_report")
+    assert (kept.exitstatus, kept.server.calls) == (2, [])
+    assert "write it to a file, with -o roll.html" in " ".join(kept.printed.split())
+
+
+def test_a_file_that_cannot_be_written_is_said_where_nobody_takes_it_for_a_page(
+    kept: Controller, tmp_path: Path
+) -> None:
+    kept.run(f"rolling_report -o {tmp_path}")
+    assert (kept.exitstatus, kept.printed) == (1, f"ERROR: {tmp_path} cannot be written: Is a directory\n")

@@ -1,0 +1,29 @@
+"""Which processes flap."""
+
+from __future__ import annotations
+
+from supervisor_rolling.core.flapping import SOON, Flaps
+
+
+def exits(*times: float) -> Flaps:
+    flaps = Flaps()
+    for at in times:
+        flaps.exited(["app:app-0"], at)
+    return flaps
+
+
+def test_first_exit_is_no_flapping():
+    assert not exits(10.0).has("app:app-0", 10.0)
+
+
+def test_second_exit_within_a_second_is_flapping():
+    assert exits(10.0, 10.5).has("app:app-0", 10.6)
+    assert not exits(10.0, 10.5).has("app:app-1", 10.6)
+
+
+def test_exits_far_apart_are_no_flapping():
+    assert not exits(10.0, 10.0 + SOON).has("app:app-0", 11.1)
+
+
+def test_process_that_stays_up_flaps_no_more():
+    assert not exits(10.0, 10.5).has("app:app-0", 10.5 + SOON)

@@ -1,0 +1,283 @@
+"""What the log says of a gate that somebody else opens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
+from supervisor_rolling.core.model import Connections, Finding, GatePolicy
+from supervisor_rolling.listener.gatekeeper import Gatekeeper
+
+CLOSED = {8000: "app", 8001: "app"}
+
+
+class Gate:
+    """Says of each port since when it is closed."""
+
+    name = "gate"
+
+    def __init__(self) -> None:
+        self.since = {8000: 1.0, 8001: 1.0}
+        self.held: list[int] = []
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        self.held = list(closed)
+        return {port: self.since[port] for port in closed}
+
+    def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
+        return []
+
+    def check(self) -> None:
+        """It works."""
+
+
+class CountingGate(Gate):
+    """Knows what is left, unless it has a problem."""
+
+    problem = ""
+
+    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+        if self.problem:
+            raise GateError(self.problem)
+        return dict.fromkeys(found, 7)
+
+    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        if self.problem:
+            raise GateError(self.problem)
+        return frozenset(found)
+
+
+POOL = {8000: Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
+
+
+def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
+    gates = {"iptables": Gate(), "haproxy": CountingGate()}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    assert keeper.left(POOL) is None, "there is no gate yet"
+    keeper.prove(GatePolicy("iptables"))
+    assert keeper.left(POOL) is None
+    assert keeper.strangers(POOL) == frozenset()
+    keeper.prove(GatePolicy("haproxy"))
+    assert keeper.left(POOL) == {8000: 7}
+    assert keeper.strangers(POOL) == {8000}
+
+
+def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
+    gate = CountingGate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    gate.problem = "HAProxy does not run"
+    assert keeper.left(POOL) == {8000: 2}
+    assert (keeper.problem, keeper.closed_since) == ("HAProxy does not run", gate.since)
+
+
+def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
+    gates = {name: Gate() for name in ("app", "web")}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend_name])
+    for name in ("app", "web"):
+        keeper.hold_by(GatePolicy("haproxy", socket="/s", backend_name=name), CLOSED)
+    assert gates["app"].held == []
+    assert gates["web"].held == list(CLOSED)
+
+
+def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    keeper.renew()
+    assert caplog.messages == [], "it is the first time, and nothing has changed"
+    gate.since[8001] = 7.0
+    for _ in range(3):
+        keeper.renew()
+    assert caplog.messages == [
+        "found open and closed again: port 8001 "
+        "(somebody removed the rule, its lease was over, or HAProxy was reloaded)"
+    ]
+
+
+def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    keeper.hold({8000: "app"})
+    gate.since[8001] = 9.0
+    keeper.hold(CLOSED)
+    assert caplog.messages == []
+
+
+def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    gates = iter([Gate(), Gate()])
+    keeper = Gatekeeper(lambda policy: next(gates))
+    keeper.prove(GatePolicy())
+    keeper.hold(CLOSED)
+    second = Gate()
+    second.since = {8000: 9.0, 8001: 9.0}
+    gates = iter([second])
+    keeper.prove(GatePolicy(lease=60))
+    assert caplog.messages == []
+
+
+class OtherGate(Gate):
+    """Of another backend."""
+
+
+@pytest.mark.parametrize(("other", "left"), [(Gate, [8000, 8001]), (OtherGate, [])])
+def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[int]) -> None:
+    old = Gate()
+    gates = {"iptables": old, "auto": other()}
+    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    keeper.hold_by(GatePolicy("auto"), CLOSED)
+    assert (old.held, gates["auto"].held) == (left, [8000, 8001])
+
+
+# --- another policy
+
+
+class FailingGate(OtherGate):
+    """Closes nothing while it has a problem; of some ports nothing at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = "no such socket"
+        self.lacks: list[int] = []
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        if self.problem:
+            raise GateError(self.problem)
+        found = super().hold({port: text for port, text in closed.items() if port not in self.lacks})
+        if len(found) < len(closed):
+            raise PartlyHeldError(f"no server has {self.lacks}", found)
+        return found
+
+    def check(self) -> None:
+        if self.problem:
+            raise GateError(self.problem)
+
+
+@pytest.fixture
+def good() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def bad() -> FailingGate:
+    return FailingGate()
+
+
+@pytest.fixture
+def keeper(good: Gate, bad: FailingGate) -> Gatekeeper:
+    """That holds with a good gate; the other policy has a bad one."""
+    found = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    found.hold_by(GatePolicy("iptables"), CLOSED)
+    return found
+
+
+def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate, bad: FailingGate) -> None:
+    with pytest.raises(GateError, match="no such socket"):
+        keeper.prove(GatePolicy("haproxy"))
+    for _ in range(2):
+        keeper.hold_by(GatePolicy("haproxy"), {8000: "app"})
+        assert (good.held, keeper.closed_since, keeper.problem) == ([8000], {8000: 1.0}, "no such socket")
+        keeper.renew()
+        assert keeper.problem == "no such socket"
+    bad.problem = ""
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert (good.held, bad.held, keeper.problem) == ([], [8000, 8001], "")
+
+
+def test_a_policy_that_closes_only_some_of_the_ports_is_not_in_force(
+    keeper: Gatekeeper, good: Gate, bad: FailingGate
+) -> None:
+    bad.problem, bad.lacks = "", [8001]
+    with pytest.raises(GateError, match="no server has"):
+        keeper.prove(GatePolicy("haproxy"))
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert good.held == [8000, 8001]
+    assert bad.held == [], "what it closed is opened: the first holds it"
+
+
+def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_asked(keeper: Gatekeeper) -> None:
+    def refuse(policy: GatePolicy) -> Gate:
+        raise GateError("install libnftables")
+
+    keeper._make_gate = refuse
+    keeper.hold_by(GatePolicy("nftables"), {8001: "app"})
+    assert (dict(keeper.closed_since), keeper.problem) == ({8001: 1.0}, "install libnftables")
+
+
+def test_a_policy_that_was_put_back_leaves_no_complaint(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert keeper.problem == "no such socket"
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    assert (keeper.problem, caplog.messages) == ("", ["the gate holds again"])
+
+
+def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        keeper.renew()
+        keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert caplog.messages == ["the gate does not hold: no such socket"]
+
+
+def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: FailingGate) -> None:
+    keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    bad.problem = ""
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    bad.problem = "HAProxy did not answer"
+    keeper.hold_by(GatePolicy("iptables"), CLOSED)
+    assert (good.held, keeper.problem) == ([8000, 8001], "HAProxy did not answer")
+    bad.problem = ""
+    keeper.renew()
+    assert (bad.held, keeper.problem) == ([], "")
+
+
+def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad: FailingGate) -> None:
+    keeper = Gatekeeper(lambda policy: bad)
+    bad.problem, bad.lacks = "", [8001]
+    keeper.hold_by(GatePolicy("haproxy"), CLOSED)
+    assert (dict(keeper.closed_since), keeper.problem) == ({8000: 1.0}, "no server has [8001]")
+
+
+class BusyGate(Gate):
+    """Changes nothing while another program holds a lock."""
+
+    is_locked = True
+
+    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        if self.is_locked and list(closed) != self.held:
+            raise GateBusyError("the lock is held", {port: self.since[port] for port in self.held})
+        return super().hold(closed)
+
+
+def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() -> None:
+    gate = BusyGate()
+    gate.held = [8000]
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.hold_by(GatePolicy(), CLOSED)
+    assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {8000: 1.0}, "the lock is held")
+    keeper.renew()
+    assert keeper.is_busy
+    gate.is_locked = False
+    keeper.renew()
+    assert (keeper.is_busy, list(keeper.closed_since), keeper.problem) == (False, [8000, 8001], "")
+
+
+def test_port_that_a_lock_keeps_closed_is_opened_by_renew() -> None:
+    gate = BusyGate()
+    gate.held = list(CLOSED)
+    keeper = Gatekeeper(lambda policy: gate)
+    keeper.hold_by(GatePolicy(), CLOSED)
+    keeper.hold({})
+    assert keeper.is_busy
+    gate.is_locked = False
+    keeper.renew()
+    assert (keeper.is_busy, gate.held) == (False, [])

@@ -1,0 +1,414 @@
+"""Whatever comes over XML-RPC: an answer that can be sent, or a fault that says what; nothing else is touched.
+
+On supervisor's own dummies; ``test_hostile_end_to_end.py`` has a real supervisord.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import inspect
+import json
+import types
+import xmlrpc.client
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from supervisor import events
+from supervisor.http import NOT_DONE_YET
+from supervisor.process import EventListenerPool
+from supervisor.tests.base import DummyOptions, DummyPGroupConfig, DummySupervisor
+from supervisor.xmlrpc import Faults, RPCError, traverse, xmlrpc_marshal
+
+from supervisor_rolling.codec import dump
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Stage, Status, Ward, Watch
+from supervisor_rolling.core.text import plain, readable, shown
+from supervisor_rolling.plugin import events as our_events
+from supervisor_rolling.plugin import rpc
+from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, make_rolling_rpcinterface
+from tests.unit.test_rpcinterface import Clock, a_roll, looked, make_supervisord
+
+METHODS = sorted(
+    name
+    for name, method in vars(rpc.RollingNamespaceRPCInterface).items()
+    if isinstance(method, types.FunctionType) and not name.startswith("_")
+)
+LISTENERS = [name for name in METHODS if name.startswith("listener") and name != "listenerHello"]
+
+
+class Root:
+    """What supervisord's handler looks methods up in."""
+
+    def __init__(self, rolling: Any) -> None:
+        self.rolling = rolling
+
+
+@pytest.fixture(autouse=True)
+def no_subscriptions() -> Iterator[None]:
+    events.clear()
+    yield
+    events.clear()
+
+
+@pytest.fixture
+def supervisord() -> DummySupervisor:
+    return make_supervisord()
+
+
+@pytest.fixture
+def rolling(supervisord: DummySupervisor) -> Any:
+    return looking(supervisord)
+
+
+def looking(supervisord: DummySupervisor) -> Any:
+    """The namespace, with a listener that has looked."""
+    interface = make_rolling_rpcinterface(supervisord, wakeup="false")
+    interface.clock = Clock()
+    looked(interface)
+    return interface
+
+
+def rolled(supervisord: DummySupervisor, name: str = "app") -> Any:
+    """The same, with a roll under way, and the guard of the group has a process in hand."""
+    rolling = looking(supervisord)
+    members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
+    roll = dump(a_roll(7, members=members, by="ann@host")).replace('"app"', json.dumps(name))
+    rolling.listenerRecord(rolling.mailbox.key, name, 0, roll, 0)
+    watch = Watch(
+        name, Policy(name, PortRule(auto=True)), GatePolicy(), (Ward("web_2", (8002,), Stage.WARMING, 1000.0),)
+    )
+    rolling.listenerGuard(rolling.mailbox.key, name, dump(watch))
+    return rolling
+
+
+def called(rolling: Any, method: str, *arguments: Any) -> Any:
+    """What supervisord sends for a call; a deferred answer is asked for twice, the second time after its patience.
+
+    Raises whatever supervisord would answer with HTTP 500.
+    """
+    try:
+        answer = traverse(Root(rolling), f"rolling.{method}", arguments)
+        if isinstance(answer, types.FunctionType):
+            deferred, answer = answer, answer()
+            rolling.clock.now += ANSWER_WITHIN + 1
+            answer = deferred() if answer is NOT_DONE_YET else answer
+    except RPCError as error:
+        answer = xmlrpc.client.Fault(error.code, error.text)
+    body = xmlrpc_marshal("never" if answer is NOT_DONE_YET else answer)
+    body.encode("ascii")
+    try:
+        return xmlrpc.client.loads(body)[0][0]
+    except xmlrpc.client.Fault as fault:
+        return fault
+
+
+def kept(rolling: Any) -> Any:
+    """All that stands in the mailbox but the requests."""
+    box = rolling.mailbox
+    return json.dumps([box.rolls.news({}), box.watches.news({}), box.ledger, box.key])
+
+
+# --- whatever the arguments are
+
+NAMES = [
+    "app",
+    "app:*",
+    "app:web_1",
+    "rolling",
+    "web_1",
+    "é",
+    "a\x00b",
+    "\x1b[2J",
+    "../../etc/passwd",
+    "$(id)",
+    ":",
+    "",
+]
+TEXTS = st.one_of(st.sampled_from(NAMES), st.text(max_size=10), st.text(max_size=3).map(lambda text: text * 100_000))
+VALUES = st.recursive(
+    st.one_of(
+        TEXTS,
+        st.booleans(),
+        st.integers(-(2**31), 2**31 - 1),
+        st.floats(),
+        st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(9999, 1, 1)),
+        st.binary(max_size=9).map(lambda data: data.decode("latin-1")),  # supervisord decodes base64 to text
+        st.sampled_from(["10%", "1", "true", 0, 1, 2]),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(rpc.OPTIONS) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=6,
+)
+
+
+def is_sound(rolling: Any) -> None:
+    """Whether the next good calls work."""
+    assert called(rolling, "getAPIVersion") == rpc.API_VERSION
+    assert [roll["group"] for roll in called(rolling, "getAllRolls")] == ["app"]
+    assert len(called(rolling, "getProcesses", "app")) == 3
+    assert looked(rolling)["rolled"] == ["app"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(arguments=st.lists(VALUES, max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_arguments_bring_anything_but_an_answer_or_a_fault(method: str, arguments: list[Any]) -> None:
+    rolling = rolled(make_supervisord())
+    before, number = kept(rolling), len(inspect.signature(getattr(rolling, method)).parameters)
+    for given_ in (arguments, arguments[:number], ["app", *arguments][:number], ["app", False, *arguments][:number]):
+        answer = called(rolling, method, *given_)
+        assert getattr(answer, "faultCode", 0) != Fault.DEFECT, answer
+    assert method in ("abort", "pause", "resume") or kept(rolling) == before
+    is_sound(rolling)
+
+
+@pytest.mark.parametrize("method", LISTENERS)
+@given(arguments=st.lists(VALUES, max_size=5), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_arguments_of_the_listener_bring_anything_but_an_answer_or_a_fault(
+    method: str, arguments: list[Any], data: st.DataObject
+) -> None:
+    rolling = rolled(make_supervisord())
+    number = len(inspect.signature(getattr(rolling, method)).parameters) - 1
+    arguments = [*arguments, *[0] * number][:number]
+    if data.draw(st.booleans()):
+        arguments[0] = data.draw(st.sampled_from(["app", 1, "rolling"]))
+    answer = called(rolling, method, rolling.mailbox.key, *arguments)
+    assert getattr(answer, "faultCode", 0) not in (Fault.DEFECT, Fault.LISTENERS_OWN), answer
+    is_sound(rolling)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("restart", ("app", 1)),
+        ("restart", ("app", "yes")),
+        ("restart", ("app", False, {"force": "false"})),
+        ("restart", ("app", False, {"dry_run": 1})),
+        ("restart", ("app", False, {"by": {"a": "b"}})),
+        ("restart", ("app", False, {"policy": {"warmup": {"ready": "/"}}})),
+        ("restart", ("app", False, {"max_unavailable": ["1"]})),
+        ("resume", ("app", 1)),
+        ("abort", ({},)),
+        ("getRoll", ()),
+        ("getRoll", ("app", "web")),
+        ("getProcesses", (["app"],)),
+        ("getRecord", (7,)),
+        ("getRecord", ("", "7")),
+        ("getRecord", ("app", -1)),
+    ],
+)
+def test_what_is_no_sensible_argument_is_incorrect_and_asks_nothing(rolling: Any, method: str, arguments: Any) -> None:
+    answer = called(rolling, method, *arguments)
+    assert answer.faultCode == Faults.INCORRECT_PARAMETERS
+    assert rolling.mailbox.requests == {}
+
+
+def test_a_wrong_name_is_not_repeated_at_length_nor_as_it_is(rolling: Any) -> None:
+    assert called(rolling, "getRoll", "x" * 10_000_000).faultString == "BAD_NAME: " + "x" * 64
+    assert called(rolling, "getRoll", "\x1b[2Jé").faultString == "BAD_NAME: \\x1b[2J\\xe9"
+    unknown = called(rolling, "restart", "app", False, {"\x07" * 100: 1, "é": 1})
+    assert len(unknown.faultString) < 500
+
+
+def test_a_process_that_is_named_often_is_asked_for_once(rolling: Any) -> None:
+    rolling.restart("app:web_2", False, {"processes": ["web_1", "web_2"] * 100_000})
+    (request,) = looked(rolling)["requests"]
+    assert request["processes"] == ["web_2", "web_1"]
+
+
+# --- what comes over RPC leads to no path, address, port or shell
+
+KEYS_OF_A_REQUEST = {"id", "kind", "group", "processes", "max_unavailable", "force", "by", "asked_at", "state"}
+KEYS_OF_A_REQUEST |= {"user", "client", "began", "settings"}
+
+
+@given(VALUES, VALUES, st.dictionaries(st.sampled_from(rpc.OPTIONS), VALUES, max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_a_request_holds_known_names_bounded_numbers_and_truth_values_alone(
+    name: Any, wait: Any, options: dict[str, Any]
+) -> None:
+    rolling = looking(make_supervisord())
+    requests: list[Any] = []
+    for arguments in ((name, wait, options), ("app", False, options), ("app", False, {"by": name}), ("app", False)):
+        with contextlib.suppress(RPCError):
+            traverse(Root(rolling), "rolling.restart", arguments)
+        requests += looked(rolling)["requests"]
+        rolling.clock.now += ANSWER_WITHIN + 1
+        looked(rolling)
+    groups = rolling.supervisord.process_groups
+    assert requests
+    for request in requests:
+        assert request.keys() == KEYS_OF_A_REQUEST
+        assert set(request["processes"]) <= set(groups[request["group"]].processes)
+        assert request["max_unavailable"] == "" or request["max_unavailable"].rstrip("%").replace(".", "").isdigit()
+        assert isinstance(request["force"], bool)
+        assert len(request["by"]) <= 64
+        assert set(request["by"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@./:-")
+
+
+EVIL = Policy("app", PortRule(by_name={"web_1": (22,)}))
+
+
+def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
+    """What would bring a policy of somebody's own into the mailbox, but for the key."""
+    roll, watch = dump(replace(a_roll(), policy=EVIL)), dump(Watch("app", EVIL, GatePolicy()))
+    return {
+        "listenerLook": [({"rolls": {}, "watches": {}, "table": 0, "guarded": []},)],
+        "listenerRecord": [("app", 0, roll, 0), ("app", 0, roll, 1)],
+        "listenerGuard": [("app", watch), ("app", "")],
+        "listenerOrder": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
+        "listenerAnswer": [(1, 0, "", roll), (1, Fault.REFUSED, "no", "")],
+    }
+
+
+def test_every_method_of_the_listener_but_the_greeting_wants_the_key() -> None:
+    assert sorted(evil_calls()) == LISTENERS
+
+
+KEYS = ["", "0" * 64, "é", "\0", 0, True, 1.5, [], {}, ["key"], xmlrpc.client.DateTime(0)]
+
+
+@pytest.mark.parametrize("method", LISTENERS)
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: repr(key).partition(" ")[0])  # a DateTime tells its address
+def test_a_policy_cannot_come_in_over_rpc(rolling: Any, method: str, key: Any) -> None:
+    rolling.restart("app", False, {})
+    before, looked_at = kept(rolling), rolling.mailbox.looked_at
+    rolling.clock.now += 1.0
+    for arguments in evil_calls()[method]:
+        for wrong in (key, rolling.mailbox.key[:-1], rolling.mailbox.key + "0", rolling.mailbox.key.upper() + "F"):
+            answer = called(rolling, method, wrong, *arguments)
+            assert (answer.faultCode, method in answer.faultString) == (Fault.LISTENERS_OWN, True)
+    assert (kept(rolling), rolling.mailbox.looked_at) == (before, looked_at)
+    assert rolling.mailbox.requests[1]["state"] == "asked"
+
+
+def test_with_the_key_the_same_calls_are_the_listeners(rolling: Any) -> None:
+    for method, calls in evil_calls().items():
+        assert not isinstance(called(rolling, method, rolling.mailbox.key, *calls[0]), xmlrpc.client.Fault)
+
+
+def test_every_supervisord_has_a_key_of_its_own_and_its_servers_share_it(supervisord: DummySupervisor) -> None:
+    one, two = looking(supervisord), looking(supervisord)
+    other = looking(make_supervisord())
+    assert one.mailbox.key == two.mailbox.key != other.mailbox.key
+    assert len(one.mailbox.key) == 64
+
+
+# --- who is told the key
+
+
+def a_pool(name: str, *kinds: str) -> Any:
+    """supervisor's own pool of an [eventlistener] with these ``events=``, whose process never runs."""
+    config = DummyPGroupConfig(DummyOptions(), name)
+    config.pool_events = [getattr(events.EventTypes, kind) for kind in kinds]
+    config.buffer_size = 10
+    return EventListenerPool(config)
+
+
+def test_the_greeting_tells_the_key_to_the_listener_and_to_nobody_who_hears_everything_else(
+    supervisord: DummySupervisor,
+) -> None:
+    rolling = looking(supervisord)
+    ours, everything, rolls = a_pool("ours", "ROLLING_ASKED", "TICK_5"), a_pool("all", "EVENT"), a_pool("r", "ROLLING")
+    supervisord.process_groups = {"ours": ours, "all": everything, "r": rolls}
+    assert called(rolling, "listenerHello") is True
+    (event,) = ours.event_buffer
+    assert event.payload() == f"key:{rolling.mailbox.key}"
+    assert everything.event_buffer == rolls.event_buffer == []
+    assert events.getEventNameByType(type(event)) == "ROLLING_ASKED"
+
+
+def test_the_doorbell_is_the_first_that_the_listener_hears_and_one_is_enough(supervisord: DummySupervisor) -> None:
+    rolling, ours, deaf = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5"), a_pool("d", "ROLLING_ASKED")
+    ours.processes = supervisord.process_groups["rolling"].processes
+    supervisord.process_groups.update(rolling=ours, deaf=deaf)
+    for when in range(3):
+        events.notify(events.Tick5Event(when, supervisord))
+    for _ in range(20):
+        rolling.listenerHello()
+    names = [type(event).__name__ for event in ours.event_buffer]
+    assert names == ["RollingAskedEvent", "Tick5Event", "Tick5Event", "Tick5Event"]
+    ours.event_buffer.clear()
+    rolling.restart("app", False, {})
+    assert [type(event).__name__ for event in ours.event_buffer] == ["RollingAskedEvent"]
+    assert len(deaf.event_buffer) == 1
+
+
+def test_a_doorbell_that_is_rung_already_costs_a_full_queue_no_event(supervisord: DummySupervisor) -> None:
+    rolling, ours = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5")
+    supervisord.process_groups = {"ours": ours}
+    rolling.listenerHello()
+    for when in range(9):
+        events.notify(events.Tick5Event(when, supervisord))
+    before = list(ours.event_buffer)
+    for _ in range(20):
+        rolling.listenerHello()
+    assert (ours.event_buffer, len(before)) == (before, ours.config.buffer_size)
+
+
+def test_no_answer_and_no_fault_holds_the_key(supervisord: DummySupervisor) -> None:
+    rolling = rolled(supervisord)
+    given_ = {"restart": ("app",), "resume": ("app",), "pause": ("app",), "getProcesses": ("app",), "getRoll": ("app",)}
+    for method in METHODS:
+        answer = called(rolling, method, *given_.get(method, ()))
+        assert rolling.mailbox.key not in repr(vars(answer) if hasattr(answer, "faultCode") else answer)
+
+
+# --- what an answer may hold
+
+UGLY = "é → \0\x1b[2J\x7f\r\u2028😀\ud800"
+
+
+def test_no_name_and_no_reason_breaks_an_answer_or_a_terminal(supervisord: DummySupervisor) -> None:
+    group, process = "g\x1bé", "w\x07é"
+    supervisord.process_groups[group] = supervisord.process_groups["app"]
+    supervisord.process_groups[group].processes[process] = supervisord.process_groups["app"].processes["web_1"]
+    rolling = looking(supervisord)
+    member = Member(process, (8001,), stage=Stage.FAILED, since=1000.0, why=UGLY)
+    roll = replace(a_roll(members=(member,), why=UGLY, by=UGLY, status=Status.FAILED), group=group)
+    rolling.listenerRecord(rolling.mailbox.key, group, 0, dump(roll), 0)
+    answers = [
+        called(rolling, "getRoll", group),
+        called(rolling, "getAllRolls"),
+        called(rolling, "getProcesses", group),
+        called(rolling, "restart", group, False, {}),
+        called(rolling, "pause", group),
+    ]
+    texts = repr([vars(answer) if hasattr(answer, "faultCode") else answer for answer in answers])
+    assert "\\x1b" not in texts.replace("\\\\x1b", "")
+    assert answers[0]["group"] == "g\\x1b\\xe9"
+    assert answers[0]["processes"][0]["name"] == "w\\x07\\xe9"
+    assert answers[0]["why"].startswith("\\xe9 \\u2192 \\x00\\x1b[2J\\x7f")
+
+
+def test_an_event_is_ascii_so_that_its_length_is_its_length() -> None:
+    event = our_events.RollingStartedEvent("wéb\x1b\n", 1, {"why": UGLY})
+    assert event.payload().encode("ascii").startswith(b"group:w\\xe9b\\x1b")
+
+
+@given(st.text() | st.binary() | st.none())
+def test_plain_text_is_printable_ascii_and_line_breaks(text: Any) -> None:
+    assert all(c == "\n" or " " <= c <= "~" for c in plain(text))
+
+
+@given(st.text() | st.text("\\\\xuU0123456789abcdef").map("é{}".format))
+@example("\\\\xe9 is no é")
+def test_plain_text_can_be_read_as_it_was_where_it_is_printable(text: str) -> None:
+    assert readable(plain(text), "utf-8") == shown(text, "utf-8")
+    assert readable(plain(text), "ascii").isascii()
+
+
+@given(st.text(), st.sampled_from(["utf-8", "ascii", "latin-1", "iso8859-15"]))
+def test_what_is_shown_is_readable_and_fits_the_encoding(text: str, encoding: str) -> None:
+    found = shown(text, encoding)
+    found.encode(encoding)
+    assert all(c == "\n" or c.isprintable() for c in found)
+    assert shown("é → app", "utf-8") == "é → app"

@@ -1,0 +1,536 @@
+"""KernelSockets against this kernel: real sockets in the test run's own network namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import select
+import socket
+import struct
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.model import Connection, Connections
+from supervisor_rolling.listener import sock_diag
+from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from tests.support.endpoints import eventually
+from tests.support.lingering import unreachable
+
+
+def listen(keep: ExitStack, address: str = "127.0.0.1", dual: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return keep.enter_context(socket.create_server((address, 0), family=family, dualstack_ipv6=dual))
+
+
+def connect(keep: ExitStack, server: socket.socket, address: str = "127.0.0.1") -> socket.socket:
+    return keep.enter_context(socket.create_connection((address, port_of(server)), timeout=2))
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+def name_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# --- peers
+
+
+def test_a_connection_that_waits_in_the_accept_queue_counts(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client = connect(keep, server)
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+
+
+def test_an_accepted_connection_counts_until_the_server_closes_it(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client = connect(keep, server)
+    accepted, _ = server.accept()
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    accepted.close()
+    assert eventually(lambda: not sockets.connections([port_of(server)])[port_of(server)].peers)
+
+
+def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds_it(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client = connect(keep, server)
+    name = name_of(client)
+    accepted = keep.enter_context(server.accept()[0])
+    client.close()
+    assert select.select([accepted], [], [], 2)[0]  # the end of file is here: CLOSE_WAIT
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSockets, address: str) -> None:
+    server = listen(keep, "::", dual=True)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)  # stays in SYN_RECV until a byte comes
+    client = connect(keep, server, address)
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    states = {one.state for one in sock_diag.tcp_sockets((sock_diag.SYN_RECV,), [port_of(server)])}
+    assert states == {sock_diag.SYN_RECV}
+
+
+def test_the_clients_end_of_a_loopback_connection_does_not_count(keep: ExitStack, sockets: KernelSockets) -> None:
+    client = connect(keep, listen(keep))
+    other = listen(keep)
+    assert sockets.connections([port_of(other)])[port_of(other)].peers == frozenset()
+    assert port_of(client) not in sockets.connections([port_of(other)])
+
+
+def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep, "::", dual=True)
+    six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
+    seen = sockets.connections([port_of(server)])[port_of(server)]
+    assert seen.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
+
+
+def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitStack, sockets: KernelSockets) -> None:
+    servers = [listen(keep) for _ in range(60)]
+    clients = {port_of(server): name_of(connect(keep, server)) for server in servers}
+    asked = sorted(clients)[:50]
+    seen = sockets.connections(asked)
+    assert {port: set(one.peers) for port, one in seen.items()} == {port: {clients[port]} for port in asked}
+
+
+def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> None:
+    server = listen(keep)
+    port = port_of(server)
+    assert [one.port for one in sock_diag.tcp_sockets((sock_diag.LISTEN,), [port])] == [port]
+    assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,), [port - 1, port + 1])) == []
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["ports in a row", "every second port"])
+def test_ports_beyond_one_filter_are_all_looked_at(keep: ExitStack, sockets: KernelSockets, step: int) -> None:
+    servers = [keep.enter_context(socket.create_server(("127.0.0.1", port))) for port in (20000, 25000, 29998)]
+    clients = [connect(keep, server) for server in servers]
+    found = sockets.connections(range(20000, 30000, step))
+    assert [found[port_of(server)].peers for server in servers] == [{name_of(client)} for client in clients]
+    assert sum(len(one.peers) for one in found.values()) == len(clients)
+
+
+def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    server.listen(700)
+    names = {name_of(connect(keep, server)) for _ in range(600)}  # about 45 KiB, more than one netlink message holds
+    assert sockets.connections([port_of(server)])[port_of(server)].peers == names
+
+
+def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> None:
+    assert sockets.connections([1]) == {1: Connections()}
+    assert sockets.connections([]) == {}
+
+
+# --- the oldest connections, and what they do
+
+
+def told(sockets: KernelSockets, server: socket.socket, oldest: int = 9) -> dict[str, Connection]:
+    """The oldest connections, by peer."""
+    return {one.peer: one for one in sockets.connections([port_of(server)], oldest)[port_of(server)].oldest}
+
+
+def accepted_from(keep: ExitStack, server: socket.socket) -> tuple[socket.socket, socket.socket, float]:
+    """A client, its connection as the server has it, and the moment before it began."""
+    began = time.monotonic()
+    client = connect(keep, server)
+    return client, keep.enter_context(server.accept()[0]), began
+
+
+def within(truth: float, known: float, slack: float = 0.1) -> bool:
+    """Whether what the kernel knows, in ticks of 1 to 10 ms, is no more than the truth and not much less."""
+    return truth - slack <= known <= truth + 0.01
+
+
+def test_an_upload_is_as_old_as_it_is_and_a_byte_came_in_just_now(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, _, began = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    client.send(b"x")
+    one = told(sockets, server)[name_of(client)]
+    assert within(time.monotonic() - began, one.age)
+    assert (one.last, one.state) == ("received", "")
+    assert one.idle < 0.1
+
+
+def test_a_stream_is_as_old_as_its_request_and_a_byte_went_out_just_now(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, began = accepted_from(keep, server)
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    assert told(sockets, server)[name_of(client)].last == "received"  # not answered yet
+    accepted.send(b"chunk")
+    one = told(sockets, server)[name_of(client)]
+    assert within(time.monotonic() - began, one.age)
+    assert (one.last, one.state) == ("sent", "")
+    assert one.idle < 0.1
+
+
+def test_a_keepalive_is_idle_since_its_last_answer(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, accepted, began = accepted_from(keep, server)
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    accepted.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
+    one = told(sockets, server)[name_of(client)]
+    assert one.last == "sent"
+    assert within(time.monotonic() - began, one.age)
+    assert one.idle <= one.age
+
+
+def test_where_bytes_move_both_ways_the_kernel_knows_no_age_but_of_the_older_one(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    client.send(b"ping")
+    accepted.send(b"pong")
+    assert told(sockets, server)[name_of(client)].age < 0.1
+
+
+def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    port = port_of(server)
+    assert sockets.connections([port], oldest=1)[port].silent == math.inf
+    answered = [connect(keep, server) for _ in range(2)]
+    for client in answered:
+        process = keep.enter_context(server.accept()[0])
+        client.sendall(b"ask")
+        assert process.recv(9)
+        process.sendall(b"answer")
+        time.sleep(0.1)
+    assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
+    found = sockets.connections([port], oldest=9)[port]
+    assert found.silent == min(one.idle for one in found.oldest)
+    assert sockets.connections([port])[port].silent == 0.0  # nobody asked
+    answered[0].sendall(b"ask")
+    time.sleep(0.3)
+    assert sockets.connections([port], oldest=1)[port].silent == 0.0  # one waits for its answer
+
+
+def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    port = port_of(server)
+    client = connect(keep, server)
+    process = keep.enter_context(server.accept()[0])
+    client.sendall(b"ask")
+    assert process.recv(9)
+    process.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += process.send(bytes(65536))
+    assert eventually(lambda: sockets.connections([port], oldest=1)[port].oldest[0].idle >= 0.3)
+    assert sockets.connections([port], oldest=1)[port].silent == 0.0
+    while sent:
+        sent -= len(client.recv(1 << 20))
+    assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
+
+
+def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    connect(keep, server)
+    time.sleep(0.1)
+    assert sockets.connections([port_of(server)], oldest=1)[port_of(server)].silent == 0.0
+
+
+def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, _, _ = accepted_from(keep, server)
+    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.1)
+    one = told(sockets, server)[name_of(client)]
+    assert (one.last, one.idle, one.state) == ("", one.age, "")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_what_waits_in_the_accept_queue_is_told_as_not_accepted(
+    keep: ExitStack, sockets: KernelSockets, address: str
+) -> None:
+    server = listen(keep, "::", dual=True)
+    client = connect(keep, server, address)
+    client.send(b"GET /")
+    (one,) = told(sockets, server).values()
+    assert (one.peer, one.last, one.state) == (name_of(client), "received", "not accepted")
+
+
+def test_a_handshake_that_is_not_over_is_told_as_not_accepted_and_nothing_more(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    client = connect(keep, server)
+    assert list(told(sockets, server).values()) == [Connection(name_of(client), state="not accepted")]
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["waits for an answer", "is gone"])
+def test_a_client_that_has_ended_its_side_is_told_as_half_closed(
+    keep: ExitStack, sockets: KernelSockets, is_gone: bool
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    name = name_of(client)
+    client.send(b"PUT")
+    client.close() if is_gone else client.shutdown(socket.SHUT_WR)
+    assert accepted.recv(9) == b"PUT"
+    assert accepted.recv(9) == b""
+    one = told(sockets, server)[name]
+    assert (one.last, one.state) == ("received", "half-closed")
+
+
+def test_a_client_that_reads_nothing_is_told_as_stuck_after_a_second(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    fill(accepted)
+    assert told(sockets, server)[name_of(client)].state == ""
+    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
+    assert told(sockets, server)[name_of(client)].idle >= 0.9
+    read_all(client)
+    assert told(sockets, server)[name_of(client)].state == ""
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until the other side's buffer and one's own are full."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+
+
+def read_all(sock: socket.socket) -> None:
+    """Until nothing comes any more."""
+    while select.select([sock], [], [], 0.3)[0]:
+        sock.recv(1 << 20)
+
+
+def test_a_client_that_is_gone_without_a_word_is_told_as_stuck_and_what_is_sent_again_counts_for_nothing(
+    keep: ExitStack, sockets: KernelSockets
+) -> None:
+    server = listen(keep)
+    client, accepted, _ = accepted_from(keep, server)
+    client.send(b"GET /")
+    accepted.send(b"chunk")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
+    keep.enter_context(unreachable(name_of(client)))
+    accepted.send(b"chunk")
+    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
+    one = told(sockets, server)[name_of(client)]
+    assert one.idle >= 0.3  # since the last that arrived, although one that does not was sent meanwhile
+    assert one.last == "sent"
+
+
+def test_of_many_only_the_oldest_are_told_the_oldest_first(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    old = [accepted_from(keep, server)[0] for _ in range(2)]
+    assert eventually(lambda: min(one.age for one in told(sockets, server).values()) >= 0.1)
+    new = [accepted_from(keep, server)[0] for _ in range(20)]
+    ages = [one.age for one in told(sockets, server).values()]
+    assert ages == sorted(ages, reverse=True)
+    assert set(told(sockets, server, oldest=2)) == set(map(name_of, old))
+    assert len(sockets.connections([port_of(server)], oldest=2)[port_of(server)].peers) == len(old + new)
+
+
+def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: KernelSockets) -> None:
+    server = listen(keep)
+    connect(keep, server)
+    seen = sockets.connections([port_of(server)])[port_of(server)]
+    assert (len(seen.peers), seen.oldest) == (1, ())
+
+
+# --- listeners
+
+
+@pytest.mark.parametrize(
+    ("address", "dual"), [("127.0.0.1", False), ("0.0.0.0", False), ("::1", False), ("::", False), ("::", True)]
+)
+def test_the_address_that_accepts_is_told(keep: ExitStack, sockets: KernelSockets, address: str, dual: bool) -> None:
+    server = listen(keep, address, dual)
+    assert sockets.listeners([port_of(server)])[port_of(server)] == (address,)
+
+
+def test_two_listeners_of_one_port_are_both_told(keep: ExitStack, sockets: KernelSockets) -> None:
+    four = listen(keep)
+    keep.enter_context(socket.create_server(("::1", port_of(four)), family=socket.AF_INET6))
+    assert sockets.listeners([port_of(four)])[port_of(four)] == ("127.0.0.1", "::1")
+
+
+# --- when the kernel does not answer as hoped
+
+
+class FakeLink:
+    """A netlink socket with answers made beforehand."""
+
+    def __init__(self, *answers: bytes | OSError) -> None:
+        self._answers = list(answers)
+
+    def __enter__(self) -> FakeLink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        assert 0 < seconds <= 5
+
+    def send(self, request: bytes) -> int:
+        return len(request)
+
+    def recvmsg(self, _: int) -> tuple[bytes, list[object], int, None]:
+        answer = self._answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer, [], 0, None
+
+
+def message(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+
+
+DONE = message(3, struct.pack("=i", 0))
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
+    waiting = list(links)
+    monkeypatch.setattr("socket.socket", lambda *_: waiting.pop(0))
+
+
+def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
+    answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE))
+    assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
+
+
+def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
+    answering(monkeypatch, *(FakeLink(interrupted) for _ in range(20)))
+    with pytest.raises(SocketsError, match="changed under"):
+        list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [TimeoutError("timed out"), message(2, struct.pack("=i", -errno.EINVAL)), message(3, struct.pack("=i", -12))],
+)
+def test_silence_and_errors_of_the_kernel_are_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | OSError) -> None:
+    answering(monkeypatch, FakeLink(answer), FakeLink(answer))
+    with pytest.raises(SocketsError, match="NETLINK_SOCK_DIAG"):
+        list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
+
+
+def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = message(2, struct.pack("=i", -errno.ENOENT))
+    answering(monkeypatch, FakeLink(unknown), FakeLink(unknown))
+    with pytest.raises(SocketsError, match="modprobe tcp_diag"):
+        list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
+
+
+REFUSED = message(2, struct.pack("=i", -errno.EINVAL))  # the question for both families at once
+
+
+def test_a_kernel_that_knows_one_family_at_a_time_is_asked_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    four, six = UPLOAD[:72], b"\x0a" + UPLOAD[1:72]
+    answering(monkeypatch, FakeLink(REFUSED), *(FakeLink(message(20, body), DONE) for body in (four, six)))
+    found = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,))
+    assert [one.address for one in found] == ["127.0.0.1", "7f00:1::"]
+
+
+def test_a_kernel_without_ipv6_has_no_ipv6_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, *map(FakeLink, (REFUSED, DONE, message(2, struct.pack("=i", -errno.ENOENT)))))
+    assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
+
+
+def test_one_walk_over_the_kernels_table_finds_both_families(
+    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = listen(keep, "::", dual=True)
+    six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
+    walks: list[int] = []
+    real = sock_diag._dump
+
+    def counted(family: int, *rest: Any) -> list[sock_diag.TcpSocket]:
+        walks.append(family)
+        return real(family, *rest)
+
+    monkeypatch.setattr(sock_diag, "_dump", counted)
+    found = sockets.connections([port_of(server)], oldest=2)[port_of(server)]
+    assert walks == [socket.AF_UNSPEC]
+    assert found.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
+    assert len(found.oldest) == 2
+
+
+# --- recorded answers
+
+UPLOAD = bytes.fromhex(
+    """
+    020100001f40a1127f0000010000000000000000000000007f00000100000000000000000000000000000000d05b01000000000000000000
+    04000000000000000000000037430f00050008000000000008000f00000000000c001500010000000000000006001600520000001c010200
+    010000000007aa01e01c0300409c000000800000180200000000000000000000000000000000000000000000cc08000000000000fc000000
+    d8060000ffff0000cbff00001000000008000000ffffff7f0a000000cbff00000300000000000000cbff000000000000009d96a00d000000
+    ffffffffffffffff000000000000000004000000000000000400000006000000000000001000000004000000000000000000000000000000
+    0000000000000000000000000000000000000000000000000100000000000000000000000000000000000000000000000000000000000000
+    0000000000000100000001000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000
+    """
+)
+"""What Linux 6.18 says of an upload of 4 bytes, half a second apart, to which nothing was answered: a struct
+inet_diag_msg, four attributes that nobody asks for, and struct tcp_info."""
+
+INFO_AT = 108 + 4  # in UPLOAD, behind the header of its attribute
+
+
+def told_of(body: bytes, monkeypatch: pytest.MonkeyPatch) -> sock_diag.TcpSocket:
+    """The one socket of a dump that consists of this body."""
+    answering(monkeypatch, FakeLink(message(20, body), DONE))
+    (one,) = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,), with_traffic=True)
+    return one
+
+
+def test_a_recorded_upload_is_read_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = told_of(UPLOAD, monkeypatch)
+    assert (one.address, one.port, one.peer_address, one.peer_port) == ("127.0.0.1", 8000, "127.0.0.1", 41234)
+    assert one.inode > 0
+    assert one.traffic is not None
+    assert (one.traffic.last, one.traffic.is_stuck) == ("received", False)
+    assert (one.traffic.age, one.traffic.idle) == (2252, 252)
+
+
+def test_from_a_kernel_that_tells_less_a_socket_is_taken_without_its_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = struct.pack("=HH", 4 + 104, 2) + UPLOAD[INFO_AT : INFO_AT + 104]  # struct tcp_info of Linux 3.10
+    assert told_of(UPLOAD[:108] + info, monkeypatch).traffic is None
+    assert told_of(UPLOAD[:108], monkeypatch).traffic is None
+
+
+@given(st.binary(max_size=400))
+@example(bytes(8))  # an attribute of length 0
+def test_whatever_stands_behind_the_answer_is_no_error_and_is_read_to_its_end(rest: bytes) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        one = told_of(UPLOAD[:72] + rest, monkeypatch)
+    assert one.peer_port == 41234
+
+
+@given(st.integers(0, 2), st.tuples(*[st.integers(0, 5000)] * 3), st.tuples(*[st.integers(0, 2)] * 2))
+def test_a_connection_is_never_told_to_be_idle_for_longer_than_it_is_old(
+    retransmits: int, clocks: tuple[int, ...], segments: tuple[int, ...]
+) -> None:
+    info = struct.pack("=xxB41xI4xII92xII", retransmits, *clocks, *segments)
+    attribute = struct.pack("=HH", 4 + len(info), 2) + info
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        traffic = told_of(UPLOAD[:108] + attribute, monkeypatch).traffic
+    assert traffic is not None
+    assert 0 <= traffic.idle <= traffic.age
+    assert bool(traffic.last) == any(segments)

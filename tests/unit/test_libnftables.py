@@ -1,0 +1,74 @@
+"""libnftables itself, in a network namespace of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.errors import GateError, GatePermissionError
+from supervisor_rolling.listener.gates import libnftables
+from supervisor_rolling.listener.gates.libnftables import Nftables
+
+TABLE = {"family": "inet", "name": "rolling-test"}
+
+
+@pytest.fixture
+def nft() -> Iterator[Nftables]:
+    found = Nftables()
+    yield found
+    found.run([{"add": {"table": TABLE}}, {"delete": {"table": TABLE}}])
+    found.close()
+
+
+def tables(nft: Nftables) -> list[str]:
+    return [one["table"]["name"] for one in nft.run([{"list": {"tables": {}}}])]
+
+
+def test_what_is_added_is_listed(nft: Nftables) -> None:
+    assert nft.run([{"add": {"table": TABLE}}]) == []
+    assert TABLE["name"] in tables(nft)
+
+
+def test_a_transaction_is_done_as_a_whole_or_not_at_all(nft: Nftables) -> None:
+    with pytest.raises(GateError, match=r"nftables: .*No such file or directory"):
+        nft.run([{"add": {"table": TABLE}}, {"delete": {"table": {**TABLE, "name": "nowhere"}}}])
+    assert TABLE["name"] not in tables(nft)
+    nft.run([{"add": {"table": TABLE}}])  # and the next goes as if nothing had been
+
+
+def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BreaksOff:
+        def __init__(self, library: Any) -> None:
+            self._library = library
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._library, name)
+
+        def nft_ctx_get_output_buffer(self, context: Any) -> bytes:
+            return b'{"nftables": [{"table": {"flags": \n'
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nft, "_library", BreaksOff(nft._library))
+        with pytest.raises(libnftables.UnreadableError, match="its answer cannot be read"):
+            nft.run([{"list": {"tables": {}}}])
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.99")
+    with pytest.raises(GatePermissionError, match=r"libnftables\.so\.99: .*install libnftables .*libnftables1"):
+        Nftables()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("internal:0:0-0: Error: Could not process rule: Operation not permitted\n", GatePermissionError, "permitted"),
+        ("internal:0:0-0: Error: Could not process rule: Device or resource busy\n", GateError, "busy"),
+        ("", GateError, "nftables gave no reason"),
+    ],
+)
+def test_what_is_no_better_at_the_next_try_is_told_apart(text: str, kind: type[GateError], words: str) -> None:
+    error = libnftables._translated(text)
+    assert (type(error), words in str(error)) == (kind, True)

@@ -1,0 +1,105 @@
+"""How connections that outlast a drain are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor_rolling.core.lingering import TOLD, aged, count_text, left_texts, oldest, span, text
+from supervisor_rolling.core.log_messages import changes
+from supervisor_rolling.core.model import Connection, GatePolicy, Member, Policy, PortRule, Roll, Stage, Timing
+
+UPLOAD = Connection("10.0.0.7:51322", age=61.4, idle=0.66, last="received")
+ages = st.floats(0, 1e7, allow_nan=False)
+connections = st.lists(st.builds(Connection, st.text(max_size=3), ages, ages, st.just("sent")), max_size=9)
+
+
+@pytest.mark.parametrize(
+    ("connection", "words"),
+    [
+        (UPLOAD, "10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago"),
+        (replace(UPLOAD, last="sent", idle=61.4), "10.0.0.7:51322 open at least 61 s, last byte sent 61 s ago"),
+        (replace(UPLOAD, idle=0.04), "10.0.0.7:51322 open at least 61 s, last byte received just now"),
+        (replace(UPLOAD, last="", idle=61.4), "10.0.0.7:51322 open at least 61 s, no byte in or out"),
+        (
+            replace(UPLOAD, state="half-closed"),
+            "10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago, half-closed by the client",
+        ),
+        (
+            replace(UPLOAD, state="stuck"),
+            "10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago, the client takes nothing",
+        ),
+        (
+            Connection("[::1]:9", 2.0, state="not accepted"),
+            "[::1]:9 open at least 2 s, no byte in or out, not accepted yet",
+        ),
+        (replace(UPLOAD, state="of a later version"), text(UPLOAD)),
+    ],
+)
+def test_a_connection_is_told_with_its_age_its_last_byte_and_what_is_odd(connection: Connection, words: str) -> None:
+    assert text(connection) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0 s"),
+        (0.99, "0.9 s"),
+        (9.99, "9.9 s"),
+        (10.0, "10 s"),
+        (119.9, "119 s"),
+        (120.0, "2 min"),
+        (7199.0, "119 min"),
+        (7200.0, "2 h"),
+        (172799.0, "47 h"),
+        (172800.0, "2 days"),
+    ],
+)
+def test_a_duration_is_told_in_a_unit_that_fits(seconds: float, words: str) -> None:
+    assert span(seconds) == words
+
+
+@given(ages)
+def test_a_duration_is_never_told_longer_than_it_was(seconds: float) -> None:
+    number, unit = span(seconds).split()
+    told = float(number) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
+    assert told <= seconds
+    assert seconds - told < max(1.0, seconds / 2)
+
+
+def test_how_many_are_told_is_told_of_the_rest() -> None:
+    assert left_texts(1, [UPLOAD]) == [text(UPLOAD)]
+    assert left_texts(12, [UPLOAD]) == [text(UPLOAD), "and 11 more"]
+    assert left_texts(12, []) == []
+    assert (count_text(1), count_text(2)) == ("1 connection", "2 connections")
+
+
+@given(connections)
+def test_the_oldest_are_told_the_oldest_first(found: list[Connection]) -> None:
+    told = oldest(found)
+    assert [one.age for one in told] == sorted((one.age for one in found), reverse=True)[:TOLD]
+    assert set(told) <= set(found)
+
+
+@given(connections, ages)
+def test_what_is_known_of_all_makes_none_younger(found: list[Connection], seconds: float) -> None:
+    for before, after in zip(found, aged(found, seconds)):
+        assert after == replace(before, age=max(before.age, seconds))
+
+
+def test_the_log_tells_who_was_left_when_a_process_is_restarted() -> None:
+    draining = Member("app-1", (8001,), stage=Stage.DRAINING)
+    after = replace(draining, stage=Stage.RESTARTING, timing=Timing(drained=30.0))
+    roll = Roll(7, "app", Policy("app", PortRule()), (draining,), 1, GatePolicy())
+
+    def said(member: Member) -> list[str]:
+        return list(changes(roll, replace(roll, members=(member,))))
+
+    assert said(after) == ["app:app-1 restarting (drained 30.00 s)"]
+    assert said(replace(after, connections_left=4)) == ["app:app-1 restarting (drained 30.00 s, 4 connections left)"]
+    assert said(replace(after, connections_left=2, oldest_left=(UPLOAD,))) == [
+        f"app:app-1 restarting (drained 30.00 s, 2 connections left; {text(UPLOAD)}; and 1 more)"
+    ]

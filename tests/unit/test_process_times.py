@@ -1,0 +1,206 @@
+"""How long processes live and lie down, whatever the wall clock does."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from supervisor import events
+from supervisor.datatypes import RestartUnconditionally
+from supervisor.states import ProcessStates
+
+from supervisor_rolling.plugin.process_times import Lives
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1000.0)
+
+
+@pytest.fixture
+def wall() -> Clock:
+    return Clock(1893456000.0)
+
+
+@pytest.fixture
+def lives(clock: Clock, wall: Clock) -> Lives:
+    return Lives(clock, wall)
+
+
+def a_process(name: str = "web_1", laststart: float = 0.0, laststop: float = 0.0) -> Any:
+    config, group = SimpleNamespace(name=name), SimpleNamespace(config=SimpleNamespace(name="app"))
+    return SimpleNamespace(config=config, group=group, pid=7, laststart=laststart, laststop=laststop, backoff=1)
+
+
+def tell(lives: Lives, kind: type[events.ProcessStateEvent], process: Any) -> None:
+    lives.hear(kind(process, ProcessStates.UNKNOWN))
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_wall_clock_that_jumps_makes_nobody_older_or_longer_down(
+    lives: Lives, clock: Clock, wall: Clock, jump: float
+):
+    process = a_process(laststart=wall.now, laststop=wall.now)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    clock.now += 5
+    tell(lives, events.ProcessStateExitedEvent, process)
+    clock.now += 2
+    wall.now += 7 + jump
+    assert (lives.up_for("app", "web_1", process), lives.down_for("app", "web_1", process)) == (7.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "kind", [events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent, events.ProcessStateBackoffEvent]
+)
+def test_whatever_takes_a_process_down_counts(lives: Lives, clock: Clock, kind: type[events.ProcessStateEvent]):
+    process = a_process()
+    tell(lives, kind, process)
+    clock.now += 4
+    assert lives.down_for("app", "web_1", process) == 4.0
+
+
+def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: Lives):
+    process = a_process()
+    assert not lives.told_to_stop("app", "web_1"), "nobody has told"
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateRunningEvent, process)
+    assert lives.told_to_stop("app", "web_1")
+    for kind in (events.ProcessStateExitedEvent, events.ProcessStateBackoffEvent):
+        tell(lives, events.ProcessStateStoppedEvent, process)
+        tell(lives, kind, process)
+        assert not lives.told_to_stop("app", "web_1")
+    assert not lives.told_to_stop("app", "web_2")
+
+
+def test_whether_a_roll_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(lives: Lives):
+    process, other = a_process(), a_process("web_2")
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStoppingEvent, process)
+    tell(lives, events.ProcessStateStoppingEvent, other)
+    assert (lives.stopped_by_roll("app", "web_1"), lives.stopped_by_roll("app", "web_2")) == (True, False)
+    with lives.ordered_by_roll(other):
+        tell(lives, events.ProcessStateStoppedEvent, process)
+        tell(lives, events.ProcessStateStoppedEvent, other)
+    assert (lives.stopped_by_roll("app", "web_1"), lives.stopped_by_roll("app", "web_2")) == (True, False)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateStoppingEvent, process)
+    assert not lives.stopped_by_roll("app", "web_1"), "the next order is another"
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is_ours: bool):
+    process = a_process()
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    with lives.ordered_by_roll(process if is_ours else a_process()):
+        tell(lives, events.ProcessStateStoppedEvent, process)
+    assert (lives.stopped_by_roll("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
+
+
+@pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
+def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock, autorestart: Any, expected: bool):
+    process = a_process()
+    process.config.autorestart = autorestart
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStartingEvent, process)
+    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_other("app", "web_1") == 0.0
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateFatalEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    by_hand = lives.attempt("app", "web_1", process)
+    assert lives.started_by_other("app", "web_1") == by_hand, "supervisord gives up, so it was started by hand"
+    clock.now += 1
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_other("app", "web_1") == by_hand < lives.attempt("app", "web_1", process)
+
+
+@pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
+def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any, expected: bool):
+    process = a_process()
+    process.config.autorestart = autorestart
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStartingEvent, process)
+    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
+
+
+def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: Lives, clock: Clock):
+    process = a_process()
+    tell(lives, events.ProcessStateStoppingEvent, process)
+    clock.now += 3
+    assert lives.stop_took("app", "web_1") == 3.0
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    clock.now += 5
+    assert lives.stop_took("app", "web_1") == 3.0
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateExitedEvent, process)
+    assert lives.stop_took("app", "web_1") == 0.0
+
+
+def test_one_that_ended_by_itself_was_stopped_by_no_roll(lives: Lives):
+    process = a_process()
+    with lives.ordered_by_roll(process):
+        tell(lives, events.ProcessStateStoppingEvent, process)
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateExitedEvent, process)
+    assert not lives.stopped_by_roll("app", "web_1")
+
+
+def test_one_that_gives_up_has_been_down_since_it_went_down(lives: Lives, clock: Clock):
+    process = a_process()
+    tell(lives, events.ProcessStateBackoffEvent, process)
+    clock.now += 4
+    tell(lives, events.ProcessStateFatalEvent, process)
+    assert lives.down_for("app", "web_1", process) == 4.0
+
+
+def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_times(lives: Lives, clock: Clock):
+    process = a_process(laststart=5.0)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    first = lives.attempt("app", "web_1", process)
+    process.laststart = 3.0  # the wall clock was set back
+    assert lives.attempt("app", "web_1", process) == first
+    clock.now += 0.001
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.attempt("app", "web_1", process) != first
+
+
+def test_of_a_process_that_no_event_has_told_of_supervisords_times_have_to_do(lives: Lives, wall: Clock):
+    process = a_process(laststart=wall.now - 100, laststop=wall.now - 50)
+    assert lives.attempt("app", "web_1", process) == wall.now - 100
+    assert (lives.up_for("app", "web_1", process), lives.down_for("app", "web_1", process)) == (100.0, 50.0)
+    assert lives.down_for("app", "web_1", a_process()) == 0.0, "it never went down"
+
+
+def test_what_is_known_goes_with_the_group(lives: Lives, wall: Clock):
+    process = a_process(laststart=wall.now - 1)
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    lives.forget("app")
+    assert lives.attempt("app", "web_1", process) == wall.now - 1
+    assert not lives.told_to_stop("app", "web_1")
+
+
+def test_a_process_that_has_no_group_any_more_is_nobody(lives: Lives):
+    process = a_process()
+    process.group = None
+    tell(lives, events.ProcessStateStartingEvent, process)
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    assert lives.attempt("app", "web_1", process) == 0.0
+    assert not lives.told_to_stop("app", "web_1")

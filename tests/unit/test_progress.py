@@ -1,0 +1,660 @@
+"""What an operator sees of a roll: every line, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_rolling.codec import dump
+from supervisor_rolling.core.model import (
+    Connection,
+    GatePolicy,
+    Hook,
+    HooksPolicy,
+    Member,
+    Policy,
+    PortRule,
+    Roll,
+    Stage,
+    Status,
+    Timing,
+)
+from supervisor_rolling.ctl.output import Output
+from supervisor_rolling.ctl.progress import (
+    ASCII,
+    UNICODE,
+    PlainScreen,
+    TerminalScreen,
+    bar_line,
+    first_line,
+    first_lines,
+    last_line,
+    left_lines,
+    plan_lines,
+    process_line,
+    screen_for,
+)
+from supervisor_rolling.plugin.views import roll_view
+
+BEGAN, NOW = 1000.0, 1012.0
+
+PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
+TOLD = Policy("app", PortRule(), settle_auto=False)
+HOOKED = Policy("app", PortRule(), settle_auto=False, hooks=HooksPolicy(before_roll=Hook(("/bin/true",))))
+
+View = dict[str, Any]
+
+UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING]
+TOOK = Timing(drained=1.24, stopped=1.11, started=1.02, warmed=0.73, settled=10.0)
+NEW = Member("app-1", (8001,), replaced=True, tried=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
+NEW = replace(NEW, last_ms=3.2)
+
+
+class Terminal(io.StringIO):
+    """A terminal of so many columns that shows what is written to it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> list[str]:
+        """The lines that stand there now: ESC[nF goes n lines up, ESC[J clears what is below."""
+        lines: list[str] = [""]
+        for up, text in re.findall(r"\x1b\[(\d+)F\x1b\[J|([^\x1b]+)", self.getvalue()):
+            if up:
+                assert lines[-1] == ""
+                assert int(up) < len(lines), "it goes up to lines that are not its own"
+                del lines[len(lines) - 1 - int(up) :]
+                lines.append("")
+            else:
+                first, *others = text.split("\n")
+                lines[-1] += first
+                lines += others
+        assert lines.pop() == ""
+        return lines
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 24)))
+    return Terminal()
+
+
+def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
+    ended = 0.0 if status is Status.RUNNING else now
+    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, started_at=BEGAN)
+    wire = json.loads(dump(replace(roll, ended_at=ended, least_available=3, **changes)))
+    return {**roll_view(wire, now), "listener": True}
+
+
+def waiting(*names: str) -> tuple[Member, ...]:
+    return tuple(Member(name, (8000 + int(name.rpartition("-")[2]),)) for name in names)
+
+
+def moving(stage: Stage, name: str = "app-2", **changes: Any) -> Member:
+    return Member(name, (8002,), stage=stage, tried=True, **{"since": NOW - 3.0, **changes})
+
+
+def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
+    (view,) = a_view(member)["processes"]
+    return process_line(view, width, signs)
+
+
+# --- the line of a process
+
+
+def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
+    assert line_of(NEW) == (
+        "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · "
+        "warmed 0.7 s (11 requests 730 → 3 ms) · settled 10 s · open"
+    )
+
+
+def test_a_start_of_a_moment_is_left_out_because_its_startsecs_count_as_warming() -> None:
+    assert line_of(replace(NEW, timing=Timing(started=0.05, warmed=1.02))) == (
+        "app-1  warmed 1.0 s (11 requests 730 → 3 ms) · open"
+    )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [((200,) * 11, ""), ((200, 301, 200, 404, 404), ", statuses 200 x 2, 301 x 1, 404 x 2"), ((), "")],
+)
+def test_statuses_stand_in_the_line_where_not_all_are_200(statuses: tuple[int, ...], told: str) -> None:
+    warm = replace(NEW, timing=Timing(warmed=1.02), statuses=statuses)
+    assert line_of(warm) == f"app-1  warmed 1.0 s (11 requests 730 → 3 ms{told}) · open"
+
+
+def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
+    line = line_of(NEW, signs=ASCII)
+    assert line == (
+        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 0.7 s (11 requests 730 -> 3 ms), settled 10 s, open"
+    )
+    assert line.isascii()
+
+
+def test_a_warm_up_without_a_list_tells_how_long_it_took_to_be_ready() -> None:
+    member = replace(NEW, requests=0, timing=Timing(warmed=0.73, settled=0.04))
+    assert line_of(member) == "app-1  ready 0.7 s · open"
+
+
+def test_a_drain_at_its_deadline_tells_how_many_were_left() -> None:
+    member = replace(NEW, timing=Timing(drained=30.0), connections_left=4)
+    assert line_of(member) == "app-1  drained 30.0 s (4 connections left) · open"
+
+
+def test_a_process_that_had_to_be_killed_says_so() -> None:
+    assert line_of(replace(NEW, killed=True, requests=0, timing=Timing(stopped=10.04))) == (
+        "app-1  stopped 10.0 s (killed) · open"
+    )
+
+
+def test_what_an_older_supervisord_does_not_tell_is_not_missed() -> None:
+    (view,) = a_view(NEW)["processes"]
+    old = {key: value for key, value in view.items() if key not in ("killed", "deaths")}
+    assert process_line(old, 5, UNICODE) == line_of(NEW)
+    assert last_line({**a_view(NEW, status=Status.FAILED), "processes": [{**old, "failed": True}]})
+
+
+UPLOAD = Connection("10.0.0.7:51322", age=61.0, idle=0.6, last="received")
+GONE = Connection("[fe80::1]:4711", age=30.004, idle=30.0, last="sent", state="stuck")
+
+
+def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> None:
+    quick = replace(NEW, timing=Timing(drained=30.0))
+    member = replace(quick, connections_left=9, oldest_left=(UPLOAD, GONE))
+    assert plain(a_view(member, *waiting("app-20"))) == [
+        "app-1   drained 30.0 s (9 connections left), open",
+        "        10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
+        "        [fe80::1]:4711 open at least 30 s, last byte sent 30 s ago, the client takes nothing",
+        "        and 7 more",
+    ]
+
+
+def test_where_all_that_were_left_are_told_there_are_no_more() -> None:
+    assert left_lines(a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"][0], 5) == [
+        "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago"
+    ]
+
+
+def test_a_failure_has_told_itself_who_was_left() -> None:
+    member = Member("app-1", (), failed=True, why="still had 1 connection …", connections_left=1, oldest_left=(UPLOAD,))
+    assert plain(a_view(member)) == ["app-1  FAILED: still had 1 connection …"]
+
+
+def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_has_failed() -> None:
+    member = Member("app-1", (), stage=Stage.FAILED, tried=True, failed=True, why="is not warm: GET / answered 500")
+    member = replace(member, timing=Timing(drained=30.0), connections_left=1, oldest_left=(UPLOAD,))
+    assert plain(a_view(member)) == [
+        "app-1  drained 30.0 s (1 connection left), FAILED: is not warm: GET / answered 500",
+        "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
+    ]
+
+
+def test_what_a_newer_supervisord_tells_of_a_connection_is_passed_over() -> None:
+    (view,) = a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"]
+    newer = {**view, "oldest_left": [{**view["oldest_left"][0], "colour": "blue"}]}
+    assert left_lines(newer, 5) == left_lines(view, 5) != []
+
+
+def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> None:
+    (view,) = a_view(replace(NEW, connections_left=4))["processes"]
+    del view["oldest_left"]
+    assert left_lines(view, 5) == []
+
+
+def test_a_roll_that_an_older_listener_wrote_can_be_viewed() -> None:
+    wire = json.loads(dump(Roll(7, "app", TOLD, (NEW,), 1, GatePolicy())))
+    del wire["members"][0]["oldest_left"]
+    assert roll_view(wire, NOW)["processes"][0]["oldest_left"] == []
+
+
+def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
+    screen = screen_for(Output(terminal, PLAIN))
+    screen.show(a_view(moving(Stage.RESTARTING, connections_left=1, oldest_left=(UPLOAD,))))
+    assert len(terminal.shown()) == 2
+    screen.close(a_view(replace(NEW, requests=0, timing=Timing(), connections_left=1, oldest_left=(UPLOAD,))))
+    assert terminal.shown() == [
+        "app-1  open",
+        "       10.0.0.7:51322 open at least 61 s, last byte received",
+        "         0.6 s ago",
+    ]
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])
+def test_a_process_that_failed_tells_why_open_or_closed(stage: Stage) -> None:
+    member = Member("app-1", (8001,), stage=stage, failed=True, why="is not warm: GET / answered 500")
+    assert line_of(member) == "app-1  FAILED: is not warm: GET / answered 500"
+
+
+def test_a_process_that_is_left_alone_tells_why() -> None:
+    assert line_of(Member("app-1", (), wanted=False, why="is stopped and is left so")) == (
+        "app-1  is stopped and is left so"
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "line"),
+    [
+        (moving(Stage.DRAINING, connections_left=7), "app-2  draining 3 s, 7 connections left"),
+        (moving(Stage.RESTARTING, timing=Timing(drained=1.2)), "app-2  drained 1.2 s · restarting 3 s"),
+        (
+            moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=1.1)),
+            "app-2  drained 1.2 s · stopped 1.1 s · warming 3 s",
+        ),
+        (moving(Stage.SETTLING), "app-2  settling 3 s"),
+        (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),
+    ],
+)
+def test_a_process_under_way_tells_where_it_is_and_since_when(member: Member, line: str) -> None:
+    assert line_of(member) == line
+
+
+def test_names_stand_in_a_column() -> None:
+    assert line_of(NEW, width=9).startswith("app-1      drained")
+
+
+# --- the bar
+
+
+def bar(done: int, total: int, **changes: Any) -> str:
+    new = tuple(replace(NEW, name=f"app-{n}") for n in range(done))
+    return bar_line(a_view(*new, *waiting(*(f"app-{n}" for n in range(done, total))), **changes), ASCII)
+
+
+def test_the_bar_tells_how_far_it_is_and_how_long_it_may_take() -> None:
+    assert bar(2, 8) == "######.................. 2/8  12 s, about 36 s left"
+    assert bar(4, 8) == "############............ 4/8  12 s, about 12 s left"
+
+
+def test_before_the_first_is_back_nobody_knows_how_long_it_takes() -> None:
+    assert bar(0, 8) == "........................ 0/8  12 s"
+
+
+def test_the_bar_is_full_at_the_end_and_where_there_is_nothing_to_do() -> None:
+    assert bar(8, 8) == "######################## 8/8  12 s, about 0 s left"
+    assert bar(0, 0) == "######################## 0/0  12 s"
+
+
+def test_the_bar_tells_a_wish() -> None:
+    assert bar(0, 8, paused=True).endswith("0/8  12 s, paused")
+    assert bar(0, 8, paused=True, aborting=True).endswith("0/8  12 s, aborting")
+
+
+def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
+    assert bar_line(a_view(*waiting("app-1", "app-2")), UNICODE).startswith("░" * 24 + " 0/2")
+
+
+def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 4)))
+    terminal = Terminal()
+    screen = screen_for(Output(terminal, PLAIN))
+    roll = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
+    for _ in range(3):
+        screen.show(roll)
+    assert len(terminal.shown()) == 3
+    assert "0/9" in terminal.shown()[-1]
+
+
+# --- the first line, the last line, the plan
+
+
+def test_the_first_line_says_what_will_be_done() -> None:
+    assert first_line(a_view(*waiting("app-1", "app-2"))) == "app: replacing 2 processes, 1 at a time (roll 7)"
+
+
+def test_the_first_line_of_a_roll_that_goes_on_says_how_far_it_was() -> None:
+    assert (
+        first_line(a_view(NEW, *waiting("app-2")), resumed=True)
+        == "app: going on, 1 of 2 replaced, 1 at a time (roll 7)"
+    )
+
+
+def test_the_last_line_of_a_roll_that_is_done() -> None:
+    view = a_view(NEW, Member("app-2", (), wanted=False, why="is stopped"), status=Status.DONE)
+    assert last_line(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
+
+
+def test_the_last_line_of_a_roll_that_was_aborted() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED)
+    assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
+
+
+def test_the_last_lines_of_a_roll_that_an_operator_aborted_say_how_to_go_on() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, aborting=True)
+    assert last_line(view).splitlines()[1:] == ["To go on with the others: supervisorctl rolling_resume app"]
+    assert last_line(a_view(NEW, status=Status.ABORTED, aborting=True)).count("\n") == 0, "there are no others"
+
+
+def test_the_last_lines_of_a_roll_that_something_else_ended_say_what() -> None:
+    view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, why="the group is gone")
+    assert last_line(view).splitlines()[1:] == ["the group is gone"]
+
+
+def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do() -> None:
+    kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
+    serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
+    view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
+    assert last_line(view, [standing("app-2", "closed"), standing("app-3")]).splitlines() == [
+        "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
+        "Closed, so that no user meets it: app-2 (port 8002)",
+        "See why: supervisorctl tail app:app-2 stderr",
+        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+    ]
+
+
+def standing(name: str, gate: str = "open", statename: str = "RUNNING", warm: bool = False) -> View:
+    """What ``rolling.getProcesses`` has of a process."""
+    return {"name": name, "gate": gate, "statename": statename, "warm": warm}
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ([standing("app-1", "closed"), standing("app-2")], "Closed, so that no user meets it"),
+        ([standing("app-1", "closed"), standing("app-2", statename="FATAL")], "Closed, and no other serves"),
+        ([standing("app-1", statename="FATAL")], "Not warm, and open all the same"),
+        ([standing("app-1", "open"), standing("app-2")], "Not warm, and open all the same"),
+        ([standing("app-1", warm=True), standing("app-2")], "Not warm when the roll ended"),
+        ([standing("app-1", "unknown"), standing("app-2")], "Not warm when the roll ended"),
+        ([], "Not warm when the roll ended"),
+    ],
+)
+def test_what_the_roll_left_failed_is_told_with_its_gate_as_it_is_now(found: list[View], text: str) -> None:
+    kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is FATAL")
+    lines = last_line(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
+    assert lines[1] == f"{text}: app-1 (port 8001)"
+    is_settled = lines[2] == "See why: supervisorctl tail app:app-1 stderr"
+    assert is_settled == text.startswith("Closed")
+    assert is_settled or lines[2] == "See how it stands: supervisorctl rolling_status app"
+
+
+@pytest.mark.parametrize(
+    ("member", "is_told"),
+    [
+        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="did not come up: FATAL"), True),
+        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died after it was replaced"), True),
+        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, killed=True, why="did not stop"), False),
+        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, killed=True, why="not warm"), True),
+        (Member("app-1", (8001,), failed=True, why="still had 3 connections; it goes on serving"), False),
+    ],
+    ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
+)
+def test_the_log_of_a_process_is_named_where_it_can_tell_something(member: Member, is_told: bool) -> None:
+    lines = last_line(a_view(member, *waiting("app-2"), status=Status.FAILED)).splitlines()
+    assert ("See why: supervisorctl tail app:app-1 stderr" in lines) is is_told
+    assert lines[-1] == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+
+
+def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
+    died = Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
+    assert last_line(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
+        "All are new, none is left to replace. To see how they stand: supervisorctl rolling_status app"
+    )
+
+
+def test_what_an_earlier_roll_left_closed_is_still_to_be_replaced() -> None:
+    kept = Member("app-3", (8003,), wanted=False, stage=Stage.FAILED, why="is not warm")
+    assert last_line(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
+        "To replace what an earlier roll left closed: supervisorctl rolling_restart app:app-3"
+    )
+
+
+def test_more_at_a_time_than_there_are_is_told_as_all_of_them() -> None:
+    assert first_line({**a_view(*waiting("app-1", "app-2")), "limit": 100}).startswith(
+        "app: replacing 2 processes, 2 at a time"
+    )
+    assert plan_lines({**a_view(*waiting("app-1"), status=Status.PLANNED), "limit": 3})[0].startswith(
+        "app: would replace 1 process, 1 at a time"
+    )
+
+
+def test_a_roll_that_failed_on_nobody_says_why() -> None:
+    view = a_view(*waiting("app-1"), status=Status.FAILED, why="waited 60 s and could not go on")
+    assert last_line(view).splitlines()[1:] == [
+        "waited 60 s and could not go on",
+        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+    ]
+
+
+NGINX = Policy("app", PortRule(), settle=11.0, settle_why="max_fails=1, fail_timeout=10s, which are the defaults")
+SETTLES = (
+    "Each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for so "
+    "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
+    "upstream: saves 11 s for each process, {seconds} s for the whole roll"
+)
+
+
+def test_a_roll_that_settles_by_nginx_says_why_and_how_to_save_it_in_its_first_lines_and_plan() -> None:
+    roll = a_view(*waiting(*(f"app-{n}" for n in range(8))), policy=NGINX)
+    assert first_lines(roll)[1:] == [SETTLES.format(seconds=88)]
+    assert first_lines({**roll, "limit": 4})[1:] == [SETTLES.format(seconds=33)], "the canary alone, then 4 at a time"
+    assert first_lines({**roll, "replaced": 6}, resumed=True)[1:] == [SETTLES.format(seconds=22)]
+    assert plan_lines({**roll, "status": "planned"})[-2:] == [SETTLES.format(seconds=88), "Nothing was touched."]
+
+
+def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_what_to_do() -> None:
+    (line,) = first_lines(a_view(*waiting("app-1", "app-2"), policy=Policy("app", PortRule())))[1:]
+    assert "waits 10 s after it opens" in line
+    assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
+    assert line.endswith("or set settle: 0 where a port that has refused is tried again at once: saves up to 10 s for "
+                         "each process, 20 s for the whole roll")  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [Policy("app", PortRule(), settle=0.0), replace(NGINX, settle_auto=False)])
+def test_a_roll_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
+    assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
+
+
+def test_a_supervisord_that_does_not_tell_the_time_to_settle_has_first_lines_all_the_same() -> None:
+    roll = a_view(*waiting("app-1"), policy=NGINX)
+    older = {key: value for key, value in roll.items() if not key.startswith("settle") and key != "canary"}
+    assert len(first_lines(older)) == 1
+
+
+def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
+    members = (
+        Member("app-10", (8010, 9010)),
+        Member("app-2", (8002,)),
+        Member("app-3", (), wanted=False, why="is stopped and is left so"),
+        Member("app-4", (8004,), wanted=False),
+    )
+    assert plan_lines(a_view(*members, status=Status.PLANNED)) == [
+        "app: would replace 2 processes, 1 at a time, in this order:",
+        "app-10  port 8010, 9010",
+        "app-2   port 8002",
+        "app-3   is stopped and is left so",
+        "app-4   is not asked for",
+        "Nothing was touched.",
+    ]
+
+
+# --- plain lines
+
+
+def plain(*views: View) -> list[str]:
+    stream = io.StringIO()
+    screen = PlainScreen(Output(stream), ASCII)
+    for view in views[:-1]:
+        screen.show(view)
+    screen.close(views[-1])
+    return stream.getvalue().splitlines()
+
+
+def test_each_process_is_one_line_when_it_is_done_and_never_again() -> None:
+    one, two = NEW, replace(NEW, name="app-2", since=BEGAN + 9)
+    lines = plain(
+        a_view(*waiting("app-1", "app-2")), a_view(one, *waiting("app-2")), a_view(one, two), a_view(one, two)
+    )
+    assert [line.split()[0] for line in lines] == ["app-1", "app-2"]
+
+
+def test_those_that_are_done_at_one_look_come_in_the_order_in_which_they_were() -> None:
+    late, early = replace(NEW, name="app-1", since=BEGAN + 9), replace(NEW, name="app-2", since=BEGAN + 5)
+    assert [line.split()[0] for line in plain(a_view(late, early))] == ["app-2", "app-1"]
+
+
+@pytest.mark.parametrize("stage", UNDER_WAY)
+def test_one_that_is_under_way_is_not_told_even_when_it_has_failed_already(stage: Stage) -> None:
+    assert plain(a_view(moving(stage, failed=True, why="died after it was replaced"))) == []
+
+
+def test_one_that_an_earlier_failure_keeps_closed_is_told_when_it_has_been_replaced() -> None:
+    shut = Member("app-1", (8001,), stage=Stage.FAILED, why="is not warm")
+    assert plain(a_view(shut)) == []
+    assert plain(a_view(shut), a_view(moving(Stage.WARMING, "app-1")), a_view(NEW)) == [line_of(NEW, signs=ASCII)]
+
+
+def test_those_that_failed_and_those_left_alone_are_told_too() -> None:
+    failed = Member("app-1", (), stage=Stage.FAILED, failed=True, since=BEGAN + 5, why="is not warm")
+    alone = Member("app-20", (), wanted=False, why="is stopped and is left so")
+    assert plain(a_view(failed, alone, *waiting("app-3"))) == [
+        "app-1   FAILED: is not warm",
+        "app-20  is stopped and is left so",
+    ]
+
+
+# --- which screen
+
+
+def stream_of(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ascii_only"), [("utf-8", False), ("UTF8", False), ("latin-1", True), ("ascii", True)]
+)
+def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_only: bool) -> None:
+    stream = stream_of(encoding)
+    screen_for(Output(stream, PLAIN)).close(a_view(NEW))
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # BytesIO
+    assert text.startswith("app-1  drained 1.2 s")
+    assert text.isascii() is not encoding.lower().startswith("utf")
+
+
+def test_an_output_that_does_not_tell_its_encoding_gets_ascii() -> None:
+    stream = io.StringIO()  # its encoding is None
+    screen_for(Output(stream, PLAIN)).show(a_view(NEW))
+    assert stream.getvalue().isascii()
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm", TerminalScreen), ("dumb", PlainScreen), ("", PlainScreen)])
+def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kind: type) -> None:
+    assert type(screen_for(Output(terminal, {"TERM": term}))) is kind
+    assert type(screen_for(Output(io.StringIO(), {"TERM": term}))) is PlainScreen
+
+
+# --- the terminal
+
+
+def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Terminal) -> None:
+    screen = screen_for(Output(terminal, PLAIN))
+    screen.show(a_view(moving(Stage.DRAINING, "app-1", connections_left=2), *waiting("app-2")))
+    assert terminal.shown()[:1] == ["app-1  draining 3 s, 2 connections left"]
+    screen.show(a_view(moving(Stage.WARMING, "app-1"), moving(Stage.DRAINING)))
+    assert terminal.shown() == [
+        "app-1  warming 3 s",
+        "app-2  draining 3 s, 0 connections left",
+        "░" * 24 + " 0/2  12 s",
+    ]
+
+
+def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Terminal) -> None:
+    screen = screen_for(Output(terminal, PLAIN))
+    quick = replace(NEW, timing=Timing(drained=1.0), requests=0)
+    screen.show(a_view(moving(Stage.SETTLING, "app-1"), *waiting("app-2")))
+    screen.show(a_view(quick, moving(Stage.SETTLING)))
+    assert terminal.shown() == [
+        "app-1  drained 1.0 s · open",
+        "app-2  settling 3 s",
+        "█" * 12 + "░" * 12 + " 1/2  12 s, about 12 s left",
+    ]
+    screen.close(a_view(quick, replace(quick, name="app-2")))
+    assert terminal.shown() == ["app-1  drained 1.0 s · open", "app-2  drained 1.0 s · open"]
+
+
+def test_a_terminal_that_nothing_was_drawn_on_is_not_cleared(terminal: Terminal) -> None:
+    screen_for(Output(terminal, PLAIN)).close(a_view(*waiting("app-1")))
+    assert terminal.getvalue() == ""
+
+
+members = st.builds(
+    lambda n, stage, took, left: moving(stage, f"app-{n}", timing=took, connections_left=left, requests=n),
+    st.integers(1, 10**6),
+    st.sampled_from(list(Stage)),
+    st.builds(Timing, *[st.sampled_from([0.0, 0.5, 12345.678])] * 5),
+    st.integers(0, 10**6),
+)
+
+
+@given(st.lists(st.lists(members, max_size=4, unique_by=lambda m: m.name), min_size=1, max_size=4), st.integers(2, 90))
+@settings(deadline=None, max_examples=50)
+def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
+    looks: list[list[Member]], columns: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
+        terminal = Terminal()
+        screen = screen_for(Output(terminal, PLAIN))
+        for look in looks:
+            before = len(terminal.getvalue())
+            screen.show(a_view(*look))
+            drawn = terminal.getvalue()[before:].rpartition("\x1b[J")[2].splitlines()
+            passing = sum(member.stage in UNDER_WAY for member in look) + 1
+            assert all(len(line) < columns for line in drawn[-passing:])
+        screen.close(a_view())
+        assert terminal.shown() == []
+
+
+def test_the_bar_names_the_command_that_a_roll_waits_for() -> None:
+    before = a_view(*waiting("app-1"), policy=HOOKED)
+    assert bar_line(before, ASCII).endswith("0/1  12 s, before_roll runs")
+    after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
+    assert bar_line(after, ASCII).endswith(", after_roll runs")
+    assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")
+
+
+def test_bar_has_what_a_roll_waits_for() -> None:
+    assert bar(1, 8, waits="the guard to finish app-2 (warming)").endswith(
+        " s left, waits for the guard to finish app-2 (warming)"
+    )
+    assert a_view(NEW, status=Status.DONE, waits="x", waits_long=True)["waits"] == ""
+
+
+def test_long_wait_is_one_plain_line() -> None:
+    screen = PlainScreen(Output(io.StringIO()), UNICODE)
+    waits: dict[str, Any] = {"waits": "the guard to finish app-2 (warming)"}
+    assert screen.news(a_view(*waiting("app-1"), **waits)) == []
+    long = a_view(*waiting("app-1"), **waits, waits_long=True)
+    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == []
+    assert screen.news(a_view(*waiting("app-1"))) == []
+    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+
+
+def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
+    assert bar(1, 8, paced_since=NOW - 3.0).endswith(" s left, the next waits for the CPU")
+    assert bar(1, 8, paced_since=NOW - 3.0, aborting=True).endswith(", aborting")
+    assert bar_line({**a_view(NEW), "paced": True}, ASCII).endswith(", the next waits for the CPU")
+    old = {key: value for key, value in a_view(NEW).items() if key not in ("paced", "hook")}
+    assert bar_line(old, ASCII).endswith(" s left")
+
+
+def test_a_roll_that_has_ended_waits_for_no_cpu() -> None:
+    assert not a_view(NEW, status=Status.DONE, paced_since=NOW - 3.0)["paced"]
+
+
+def test_open_instead_of_available_where_settle_is_not_known():
+    view = a_view(Member("app-1", (8001,), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
+    assert last_line(view).endswith("never fewer than 3 of 1 open")

@@ -1,0 +1,1280 @@
+"""The mailbox in supervisord, on supervisor's own dummies."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import time
+import zlib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from supervisor import events
+from supervisor.datatypes import RestartUnconditionally
+from supervisor.http import NOT_DONE_YET
+from supervisor.states import ProcessStates, SupervisorStates
+from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig, DummyProcess, DummySupervisor
+from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, traverse, xmlrpc_marshal
+
+from supervisor_rolling.codec import dump, dump_changes, load
+from supervisor_rolling.core import stages
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.model import (
+    Finding,
+    GatePolicy,
+    GuardPolicy,
+    ListenerSettings,
+    Member,
+    Policy,
+    PortRule,
+    Process,
+    ProcessSettings,
+    Report,
+    Roll,
+    Settings,
+    Stage,
+    Status,
+    Ward,
+    Watch,
+)
+from supervisor_rolling.plugin import views
+from supervisor_rolling.plugin.events import EVENTS, RollingEvent
+from supervisor_rolling.plugin.mailbox import REQUESTS_KEPT
+from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, GONE_FOR_GOOD, HEARTBEAT, make_rolling_rpcinterface
+from supervisor_rolling.plugin.supervisor_settings import settings_of
+
+LISTENER_PID = 77
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Group:
+    def __init__(self, processes: dict[str, DummyProcess], pool_events: tuple[type, ...] = ()) -> None:
+        self.processes = processes
+        self.config = DummyPGroupConfig(DummyOptions())
+        if pool_events:
+            self.config.pool_events = pool_events
+            self.config.buffer_size = 10
+
+
+def make_process(name: str, pid: int) -> DummyProcess:
+    config = DummyPConfig(DummyOptions(), name, "/bin/true", startsecs=10, stopwaitsecs=12)
+    process = DummyProcess(config, ProcessStates.RUNNING)
+    process.pid, process.laststart = pid, 1.0
+    return process
+
+
+def make_supervisord() -> DummySupervisor:
+    options = DummyOptions()
+    supervisord = DummySupervisor(options)
+    supervisord.reap = lambda: None
+    names = ["web_1", "web_2", "web_10"]
+    supervisord.process_groups = {
+        "app": Group({name: make_process(name, 100 + i) for i, name in enumerate(names)}),
+        "rolling": Group({"rolling": make_process("rolling", LISTENER_PID)}, (EVENTS["ROLLING_ASKED"],)),
+    }
+    return supervisord
+
+
+@pytest.fixture(autouse=True)
+def notified():
+    """The events of ours that were emitted."""
+    events.clear()
+    seen: list[events.Event] = []
+    for kind in (RollingEvent, EVENTS["ROLLING_ASKED"]):
+        events.subscribe(kind, seen.append)
+    yield seen
+    events.clear()
+
+
+@pytest.fixture
+def supervisord() -> DummySupervisor:
+    return make_supervisord()
+
+
+@pytest.fixture
+def rolling(supervisord: DummySupervisor) -> Any:
+    interface = make_rolling_rpcinterface(supervisord, wakeup="false")
+    interface.clock = Clock()
+    looked(interface)
+    return interface
+
+
+def a_roll(number: int = 1, **changes: Any) -> Roll:
+    members = (Member("web_1", (8001,)), Member("web_2", (8002,)), Member("web_10", (8010,)))
+    values = {"members": members, "limit": 1, "gate": GatePolicy(), "started_at": 1000.0, **changes}
+    return Roll(number, "app", Policy("app", PortRule(pattern=r"web_(\d+)")), **values)
+
+
+def begin(rolling: Any, **options: Any) -> int:
+    """Ask for a roll as a client, and accept it as the listener. Returns the version of the roll."""
+    rolling.restart("app", False, options)
+    (request,) = looked(rolling)["requests"]
+    version = rolling.mailbox.rolls.version("app")
+    return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(request["id"])), request["id"])
+
+
+def looked(rolling: Any, **known: Any) -> Any:
+    """What a listener finds that knows nothing but this."""
+    return json.loads(
+        rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": [], **known})
+    )
+
+
+def fault_of(call: Any, *arguments: Any) -> RPCError:
+    with pytest.raises(RPCError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_what_is_asked_rings_the_doorbell_and_reaches_the_listener(rolling: Any, notified: list[Any]):
+    rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
+    (event,) = notified
+    assert events.getEventNameByType(event.__class__) == "ROLLING_ASKED"
+    (request,) = looked(rolling)["requests"]
+    assert (request["kind"], request["group"], request["max_unavailable"]) == ("restart", "app", "25%")
+
+
+def test_one_process_can_be_named_as_supervisor_names_it(rolling: Any):
+    rolling.restart("app:web_2", False, {"processes": ["web_10"]})
+    (request,) = looked(rolling)["requests"]
+    assert request["processes"] == ["web_2", "web_10"]
+
+
+def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(rolling: Any):
+    assert looked(rolling)["processes"] == {}
+    begin(rolling)
+    table = looked(rolling)["processes"]
+    assert list(table) == ["app"]
+    is_whole, rows = table["app"]
+    assert is_whole
+    assert [row[:3] for row in rows] == [
+        ["web_1", "RUNNING", 100],
+        ["web_2", "RUNNING", 101],
+        ["web_10", "RUNNING", 102],
+    ]
+
+
+def test_the_listener_gets_only_the_rolls_that_it_does_not_have(rolling: Any):
+    version = begin(rolling)
+    assert list(looked(rolling)["rolls"]) == ["app"]
+    assert looked(rolling, rolls={"app": version})["rolls"] == {}
+
+
+def test_a_deferred_answer_comes_when_the_listener_has_accepted(rolling: Any):
+    answer = rolling.restart("app", False, {})
+    assert answer() is NOT_DONE_YET
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    assert answer()["status"] == "running"
+
+
+def test_with_wait_the_answer_comes_when_the_roll_has_ended(rolling: Any):
+    answer = rolling.restart("app", True, {})
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    assert answer() is NOT_DONE_YET
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
+    assert (answer()["status"], answer()["seconds"]) == ("done", 2.0)
+
+
+@pytest.mark.parametrize(("status", "code"), [(Status.FAILED, Fault.ROLL_FAILED), (Status.ABORTED, Fault.ROLL_ABORTED)])
+def test_a_roll_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
+    answer = rolling.restart("app", True, {})
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(status=status, why="web_1 is not warm")), 1)
+    assert fault_of(answer).code == code
+
+
+def test_a_refusal_is_a_fault_with_the_listeners_words(rolling: Any):
+    answer = rolling.restart("app", False, {})
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
+    fault = fault_of(answer)
+    assert (fault.code, fault.text) == (Fault.NOT_CONFIGURED, "NOT_CONFIGURED: no policy for app")
+
+
+def test_a_plan_is_answered_and_not_kept(rolling: Any):
+    answer = rolling.restart("app", False, {"dry_run": True})
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_roll(status=Status.PLANNED)))
+    assert answer()["status"] == "planned"
+    assert rolling.getAllRolls() == []
+
+
+# --- a check
+
+REPORT = Report(
+    "app",
+    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has this server alone", "add one", refuses=True),),
+    ("8 processes",),
+    ("HAProxy",),
+)
+
+
+def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: Any, supervisord: DummySupervisor):
+    config = supervisord.process_groups["app"].processes["web_2"].config
+    config.startsecs, config.autorestart, config.stopasgroup = 0, False, True
+    config.stopsignal = signal.SIGUSR1
+    rolling.check("app:*")
+    (request,) = looked(rolling)["requests"]
+    settings = load(Settings, request["settings"])
+    assert (request["kind"], settings.total) == ("check", 4)
+    assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings(
+        "web_2", 0, 12, "false", True, "USR1"
+    )
+    others = {(one.autorestart, one.stopsignal) for one in settings.processes if one.name != "web_2"}
+    assert others == {("unexpected", "TERM")}
+    lacks = ("PROCESS_STATE", "PROCESS_GROUP", "TICK_5")
+    assert settings.listeners == (ListenerSettings("rolling", 1, 10, 10, lacks),)
+
+
+def test_a_stop_signal_that_has_no_name_is_told_by_its_number(supervisord: DummySupervisor):
+    supervisord.process_groups["app"].processes["web_2"].config.stopsignal = 0
+    assert settings_of(supervisord, "app")["processes"][1]["stopsignal"] == "0"
+
+
+def test_a_listener_that_hears_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["rolling"].config.pool_events = (events.Event, EVENTS["ROLLING_ASKED"])
+    (listener,) = settings_of(supervisord, "app")["listeners"]
+    assert listener["lacks"] == []
+
+
+def test_a_check_is_answered_with_the_report_in_ascii(rolling: Any):
+    answer = rolling.check("app")
+    assert answer() is NOT_DONE_YET
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(REPORT))
+    report = answer()
+    xmlrpc_marshal(report)
+    assert (report["ok"], report["looked_at"], report["not_looked_at"]) == (False, ["8 processes"], ["HAProxy"])
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["refuses"], finding["where"]) == ("nginx.lone", True, r"/etc/nginx/\xfc.conf:3")
+
+
+def test_a_report_without_a_finding_is_ok(rolling: Any):
+    answer = rolling.check("app")
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(Report("app")))
+    assert answer() == {"group": "app", "ok": True, "findings": [], "looked_at": [], "not_looked_at": []}
+
+
+@pytest.mark.parametrize("report", ["{}", "3", dump(Report("web")), dump(REPORT).replace("true", "1")])
+def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
+    answer = rolling.check("app")
+    with pytest.raises(RPCError) as error:
+        rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", report)
+    assert error.value.code == Faults.INCORRECT_PARAMETERS
+    assert answer() is NOT_DONE_YET
+
+
+def test_a_check_does_not_keep_a_roll_from_beginning_nor_the_other_way_round(rolling: Any):
+    rolling.check("app")
+    rolling.restart("app", False, {})
+    rolling.check("app")
+    assert [request["kind"] for request in looked(rolling)["requests"]] == ["check", "restart", "check"]
+
+
+def test_a_check_of_nobody_is_a_fault(rolling: Any):
+    with pytest.raises(RPCError) as error:
+        rolling.check("web")
+    assert error.value.code == Faults.BAD_NAME
+
+
+def test_a_listener_that_does_not_answer_is_told_to_the_client(rolling: Any):
+    answer = rolling.restart("app", False, {})
+    rolling.clock.now += ANSWER_WITHIN
+    assert fault_of(answer).code == Fault.LISTENER_DOWN
+
+
+def test_of_a_listener_that_ends_again_and_again_that_is_said(rolling: Any, supervisord: DummySupervisor):
+    rolling.restart("app", False, {})
+    answer = rolling.check("app")
+    rolling.clock.now += ANSWER_WITHIN
+    process = supervisord.process_groups["rolling"].processes["rolling"]
+    process.laststart = time.time() - 0.1
+    text = fault_of(answer).text
+    assert "; it was started 0." in text
+    assert "so it ends again and again" in text
+
+
+def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling: Any):
+    rolling.restart("app", False, {})
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.ALREADY_ROLLING
+    rolling.clock.now += ANSWER_WITHIN + 1
+    rolling.restart("app", False, {})
+
+
+def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
+    version = begin(rolling, by="ann@host")
+    members = (Member("web_1", (1,), replaced=True), Member("web_2", (2,)))
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(by="ann@host", members=members)), 0)
+    fault = fault_of(rolling.restart, "app", False, {})
+    assert fault.code == Fault.ALREADY_ROLLING
+    assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
+
+
+def listener_is(supervisord: DummySupervisor, state: int) -> None:
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.pid, listener.state = 0, state
+
+
+@pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL, ProcessStates.UNKNOWN])
+def test_without_a_listener_a_roll_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+@pytest.mark.parametrize("state", [ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING])
+def test_a_listener_that_has_died_a_moment_ago_is_waited_for(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
+    assert rolling.restart("app", False, {})() is NOT_DONE_YET
+    rolling.clock.now += HEARTBEAT + 1
+    assert fault_of(rolling.resume, "app").code == Fault.LISTENER_DOWN
+
+
+FIX = "supervisorctl start rolling; if it does not start: supervisorctl status"
+
+
+@pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL])
+def test_dead_listener_is_told_with_its_fix(rolling: Any, supervisord: DummySupervisor, state: int):
+    listener_is(supervisord, state)
+    assert rolling.getListener() == {"running": False, "fix": FIX, "problem": ""}
+    fault = fault_of(rolling.restart, "app", False, {})
+    assert "the listener is not running: rollouts are stalled" in fault.text
+    assert fault.text.endswith(f"Fix: {FIX}")
+    groups = supervisord.process_groups
+    groups["roller"] = groups.pop("rolling")
+    assert "supervisorctl start roller:rolling;" in rolling.getListener()["fix"]
+    del groups["roller"]
+    assert "add [eventlistener:rolling]" in rolling.getListener()["fix"]
+
+
+def test_hanging_listener_is_to_be_restarted(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert rolling.getListener()["fix"].startswith("supervisorctl restart rolling;")
+
+
+def test_request_is_refused_as_soon_as_listener_is_fatal(rolling: Any, supervisord: DummySupervisor):
+    listener_is(supervisord, ProcessStates.BACKOFF)
+    answer = rolling.restart("app", False, {})
+    assert answer() is NOT_DONE_YET
+    listener_is(supervisord, ProcessStates.FATAL)
+    fault = fault_of(answer)
+    assert (fault.code, fault.text.endswith(f"Fix: {FIX}")) == (Fault.LISTENER_DOWN, True)
+    assert looked(rolling)["requests"] == [], "nor is it carried out later"
+
+
+def test_request_outlives_a_restart_of_the_listener(rolling: Any, supervisord: DummySupervisor):
+    answer = rolling.restart("app", False, {})
+    listener_is(supervisord, ProcessStates.STOPPED)
+    assert answer() is NOT_DONE_YET
+    rolling.clock.now += ANSWER_WITHIN
+    assert "the listener is not running" in fault_of(answer).text
+
+
+@pytest.mark.parametrize(("autorestart", "is_running"), [(False, False), (RestartUnconditionally, True)])
+def test_listener_that_has_exited_for_good_is_not_running(
+    rolling: Any, supervisord: DummySupervisor, autorestart: Any, is_running: bool
+):
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.group, listener.config.autorestart = SimpleNamespace(config=SimpleNamespace(name="rolling")), autorestart
+    events.notify(events.ProcessStateExitedEvent(listener, ProcessStates.RUNNING, expected=True))
+    listener_is(supervisord, ProcessStates.EXITED)
+    assert rolling.getListener()["running"] is is_running
+
+
+def test_what_the_listener_finds_wrong_with_the_policy_is_told_until_it_is_mended(rolling: Any):
+    assert rolling.getListener() == {"running": True, "fix": "", "problem": ""}
+    looked(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
+    assert rolling.getListener() == {"running": True, "fix": "", "problem": "rolling.yaml:3: \\xe4: unknown key"}
+    looked(rolling, problem="x" * 2000)
+    assert len(rolling.getListener()["problem"]) == 1000
+    looked(rolling)
+    assert rolling.getListener()["problem"] == "", "also by an older listener, which tells nothing"
+
+
+def test_whether_the_listener_runs_is_told(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert rolling.getListener()["running"] is False
+
+
+def test_a_listener_that_has_not_looked_for_long_is_none(rolling: Any):
+    rolling.clock.now += HEARTBEAT + 1
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+def test_a_listener_that_has_only_just_been_started_is_one(supervisord: DummySupervisor):
+    listener = supervisord.process_groups["rolling"].processes["rolling"]
+    listener.laststart = time.time()
+    interface = make_rolling_rpcinterface(supervisord, wakeup="false")
+    assert interface.restart("app", False, {})() is NOT_DONE_YET
+
+
+def test_a_listener_of_roll_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["rolling"].config.pool_events = (EVENTS["ROLLING"],)
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
+
+
+ONE_GROUP = ["pause", "abort", "resume", "check", "getRoll", "getProcesses"]
+
+
+@pytest.mark.parametrize("method", [*ONE_GROUP, "getHistory", "getRecord"])
+def test_the_only_process_of_a_group_stands_for_the_group(
+    rolling: Any, supervisord: DummySupervisor, method: str
+) -> None:
+    supervisord.process_groups["web"] = Group({"web": make_process("web", 500)})
+    asked = [_answer_of(rolling, method, name) for name in ("web", "web:*", "web:web")]
+    assert asked[0] == asked[1] == asked[2]
+
+
+@pytest.mark.parametrize("method", ONE_GROUP)
+def test_a_process_of_a_larger_group_is_refused_where_a_group_is_needed(rolling: Any, method: str) -> None:
+    fault = fault_of(getattr(rolling, method), "app:web_1")
+    assert fault.code == Faults.INCORRECT_PARAMETERS
+    assert fault.text.endswith("a whole group is needed, and app:web_1 is one of 3 processes of app")
+    assert fault_of(getattr(rolling, method), "app:nope").code == Faults.BAD_NAME
+
+
+def _answer_of(rolling: Any, method: str, name: str) -> Any:
+    """What a method answers, or the fault it raises; of a deferred answer, that there is one."""
+    try:
+        found = getattr(rolling, method)(name)
+    except RPCError as fault:
+        return fault.code, fault.text
+    return "deferred" if callable(found) else found
+
+
+def unpacked(answer: Any) -> Any:
+    return json.loads(zlib.decompress(answer.data))
+
+
+def test_packed_answer_is_that_of_the_method(rolling: Any) -> None:
+    begin(rolling)
+    calls = [
+        ("getRoll", ["app"]),
+        ("getAllRolls", []),
+        ("getProcesses", ["app"]),
+        ("pause", ["app"]),
+        ("abort", ["app"]),
+    ]
+    for method, arguments in calls:
+        found = unpacked(rolling.callPacked(method, arguments))
+        assert found == json.loads(json.dumps(getattr(rolling, method)(*arguments))), method
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_packed_restart_answers_when_the_roll_is_there(rolling: Any, wait: bool) -> None:
+    look = rolling.callPacked("restart", ["app", wait, {}])
+    assert (look(), look.delay) == (NOT_DONE_YET, 0.05)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    if wait:
+        assert look() is NOT_DONE_YET
+        rolling.listenerRecord(
+            rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0
+        )
+    assert unpacked(look()) == rolling.getRoll("app")
+
+
+def test_packed_restart_answers_with_the_fault_of_the_method(rolling: Any) -> None:
+    look = rolling.callPacked("restart", ["app", False, {}])
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.REFUSED, "no", "")
+    assert fault_of(look).code == Fault.REFUSED
+    assert fault_of(rolling.callPacked, "getRoll", ["nope"]).code == Faults.BAD_NAME
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("listenerHello", []), ("_ask", []), ("getRoll", "app"), (3, []), ("getRoll", [])]
+)
+def test_only_some_methods_can_be_called_packed(rolling: Any, method: Any, arguments: Any) -> None:
+    assert fault_of(rolling.callPacked, method, arguments).code == Faults.INCORRECT_PARAMETERS
+
+
+def test_all_rolls_of_a_thousand_processes_are_small_packed(rolling: Any) -> None:
+    version = begin(rolling)
+    members = tuple(replace(a_roll().members[0], name=f"web_{n}") for n in range(1000))
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    packed = xmlrpc_marshal(rolling.callPacked("getAllRolls", []))
+    assert len(packed) < 0.05 * len(xmlrpc_marshal(rolling.getAllRolls()))
+
+
+@pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
+def test_an_unknown_name_is_a_bad_name(rolling: Any, name: str):
+    assert fault_of(rolling.restart, name, False, {}).code == Faults.BAD_NAME
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_unavailable": 0},
+        {"max_unavailable": "200%"},
+        {"max_unavailable": "-1"},
+        {"max_unavailable": "many"},
+        {"max_unavialable": 1},
+        {"processes": "web_1"},
+        {"processes": [3]},
+        "force",
+        [],
+    ],
+)
+def test_bad_options_are_incorrect_parameters(rolling: Any, options: Any):
+    assert fault_of(rolling.restart, "app", False, options).code == Faults.INCORRECT_PARAMETERS
+
+
+def test_the_name_of_who_asks_is_short_and_harmless(rolling: Any):
+    rolling.restart("app", False, {"by": "ann; rm -rf /\n" + "é" * 500})
+    by = rolling.mailbox.requests[1]["by"]
+    assert len(by) == 64
+    assert by.startswith("ann__rm_-rf_/")
+
+
+def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
+    version = begin(rolling)
+    rolling.abort("app")
+    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0)
+    assert fault.code == Fault.CONFLICT
+    assert rolling.getRoll("app")["aborting"] is True
+
+
+@pytest.mark.parametrize("method", ["abort", "pause", "resume"])
+def test_there_is_nothing_to_abort_pause_or_resume_without_a_roll(rolling: Any, method: str):
+    assert fault_of(getattr(rolling, method), "app").code == Fault.NOT_ROLLING
+
+
+def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any]):
+    begin(rolling)
+    notified.clear()
+    assert rolling.pause("app")["paused"] is True
+    assert rolling.resume("app")["paused"] is False
+    assert len(notified) == 2
+
+
+@pytest.mark.parametrize("method", ["pause", "resume"])
+def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
+    begin(rolling)
+    rolling.pause("app")
+    rolling.abort("app")
+    version = rolling.mailbox.rolls.version("app")
+    fault = fault_of(getattr(rolling, method), "app")
+    assert fault.code == Fault.REFUSED
+    assert "app: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume app" in (
+        fault.text
+    )
+    assert rolling.mailbox.rolls.version("app") == version
+    assert rolling.abort("app")["aborting"] is True
+
+
+def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
+    version = begin(rolling)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
+    answer = rolling.resume("app")
+    assert answer() is NOT_DONE_YET
+    (request,) = looked(rolling)["requests"]
+    assert request["kind"] == "resume"
+
+
+def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[Any]):
+    version = begin(rolling)
+    members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    names = [events.getEventNameByType(event.__class__) for event in notified]
+    assert names == ["ROLLING_ASKED", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
+    head, _, body = notified[2].payload().partition("\n")
+    assert head == "group:app roll:1"
+    assert (json.loads(body)["name"], json.loads(body)["stage"]) == ("web_1", "draining")
+
+
+def test_every_event_can_be_subscribed_to_by_its_name():
+    assert {name: getattr(events.EventTypes, name) for name in EVENTS} == EVENTS
+
+
+def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, supervisord: DummySupervisor):
+    version = begin(rolling)
+    members = (
+        Member("web_1", (8001,), stage=Stage.OPEN, pid=100, spawned=1.0),
+        Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
+    )
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    assert {p["name"]: p["warm"] for p in rolling.getProcesses("app")} == {
+        "web_1": True,
+        "web_10": False,
+        "web_2": False,
+    }
+    processes = supervisord.process_groups["app"].processes
+    processes["web_1"].laststart = 2.0
+    assert not any(process["warm"] for process in rolling.getProcesses("app")), "the pid was used again"
+    processes["web_1"].laststart, processes["web_1"].pid = 1.0, 555
+    assert not any(process["warm"] for process in rolling.getProcesses("app"))
+
+
+def test_a_group_that_is_removed_is_forgotten(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    del supervisord.process_groups["app"]
+    assert looked(rolling)["rolled"] == []
+    assert rolling.getAllRolls() == []
+
+
+def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    group = supervisord.process_groups.pop("app")
+    looked(rolling)
+    supervisord.process_groups["app"] = group
+    answer = rolling.restart("app", False, {})
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(2)), 2) > 0
+    assert answer()["id"] == 2
+
+
+def test_a_request_for_a_group_that_is_gone_is_answered_and_stops_nobody(rolling: Any, supervisord: DummySupervisor):
+    answer = rolling.restart("app", False, {})
+    del supervisord.process_groups["app"]
+    assert looked(rolling)["requests"] == []
+    assert fault_of(answer).code == Fault.REFUSED
+
+
+def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
+    answer = rolling.restart("app", False, {})
+    rolling.clock.now += ANSWER_WITHIN
+    assert fault_of(answer).code == Fault.LISTENER_DOWN
+    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
+    assert rolling.getAllRolls() == []
+
+
+def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_nothing_else(rolling: Any):
+    rolling.restart("app", False, {})
+    first, second = a_roll(), a_roll(why="the second")
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), 1)
+    later = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump_changes(second, first), 0)
+    assert (later > version, rolling.getRoll("app")["why"]) == (True, "the second")
+    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump_changes(first, second), 0)
+    assert (fault.code, rolling.getRoll("app")["why"]) == (Fault.CONFLICT, "the second")
+    stale = json.dumps({"changes": {}, "members": [[99, {}]], "levels": [0, []]})  # of a roll that nobody has any more
+    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, stale, 0).code == Fault.CONFLICT
+
+
+def test_who_waits_is_not_told_of_another_roll(rolling: Any):
+    answer = rolling.restart("app", True, {})
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
+    rolling.restart("app", True, {})
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(2)), 2)
+    assert fault_of(answer).code == Fault.ROLL_FAILED
+
+
+def test_resume_of_a_paused_roll_can_be_waited_for(rolling: Any):
+    version = begin(rolling)
+    rolling.pause("app")
+    answer = rolling.resume("app", True)
+    assert answer() is NOT_DONE_YET
+    version = rolling.mailbox.rolls.version("app")
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    assert answer()["status"] == "done"
+
+
+def test_the_policy_with_its_headers_is_never_shown(rolling: Any):
+    begin(rolling)
+    assert "policy" not in json.dumps(rolling.getRoll("app"))
+
+
+def test_all_servers_of_one_supervisord_share_a_mailbox_and_two_supervisords_do_not(supervisord: DummySupervisor):
+    one = make_rolling_rpcinterface(supervisord, wakeup="false")
+    two = make_rolling_rpcinterface(supervisord, wakeup="false")
+    other = make_rolling_rpcinterface(make_supervisord(), wakeup="false")
+    assert one.mailbox is two.mailbox
+    assert one.mailbox is not other.mailbox
+
+
+def test_a_supervisord_that_is_gone_leaves_no_mailbox():
+    from supervisor_rolling.plugin.rpc import _mailboxes
+
+    before = len(_mailboxes)
+    make_rolling_rpcinterface(make_supervisord(), wakeup="false")
+    gc.collect()
+    assert len(_mailboxes) <= before
+
+
+def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord: DummySupervisor):
+    supervisord.options.mood = SupervisorStates.SHUTDOWN
+    for call in (lambda: rolling.restart("app"), rolling.getAllRolls, lambda: rolling.abort("app")):
+        assert fault_of(call).code == Faults.SHUTDOWN_STATE
+
+
+def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
+    version = begin(rolling)
+    member = Member("web_1", (8001,), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(member,), why="é")), 0)
+    for answer in (rolling.getRoll("app"), rolling.getAllRolls(), rolling.getProcesses("app"), rolling.pause("app")):
+        xmlrpc_marshal(answer).encode("ascii")
+
+
+def test_every_method_has_the_documentation_that_supervisord_parses(rolling: Any):
+    system = SystemNamespaceRPCInterface([("rolling", rolling)])
+    for method in system.listMethods():
+        if method.startswith("rolling."):
+            assert len(system.methodSignature(method)) >= 1
+
+
+def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
+    class Root:
+        pass
+
+    root = Root()
+    root.rolling = rolling  # type: ignore[attr-defined]
+    assert fault_of(traverse, root, "rolling.abort", ()).code == Faults.INCORRECT_PARAMETERS
+    assert fault_of(traverse, root, "rolling._flag", ("app", "")).code == Faults.UNKNOWN_METHOD
+
+
+def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
+    refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
+    rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
+    rolling.listenerAnswer(rolling.mailbox.key, 2, 0, "", dump(a_roll(status=Status.PLANNED)))
+    begin(rolling)
+    assert rolling.mailbox.requests == {}
+    assert fault_of(refused).code == Fault.NOT_CONFIGURED
+    assert planned()["status"] == "planned"
+
+
+# --- the process table
+
+
+def rows_of(found: Any, group: str = "app") -> dict[str, Process]:
+    return {row[0]: Process(*row) for row in found["processes"][group][1]}
+
+
+def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    processes, now = supervisord.process_groups["app"].processes, time.time()
+    processes["web_1"].laststart = now - 100.0
+    processes["web_2"].state, processes["web_2"].laststart = ProcessStates.STARTING, now - 4.0
+    down = processes["web_10"]
+    down.state, down.pid, down.laststop, down.spawnerr = ProcessStates.FATAL, 0, now - 50.0, "no such file"
+    processes["web_2"].group = SimpleNamespace(config=SimpleNamespace(name="app"))
+    rolling.mailbox.lives.hear(events.ProcessStateStoppedEvent(processes["web_2"], ProcessStates.STOPPING))
+    rows = rows_of(looked(rolling))
+    assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
+    assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
+    assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
+    assert rows["web_1"].stopwaitsecs == 12
+    assert {name for name, row in rows.items() if row.told_to_stop} == {"web_2"}
+    assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
+    assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
+    assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
+
+
+def test_the_processes_of_a_guarded_group_come_although_nobody_rolls_it(rolling: Any):
+    assert list(looked(rolling, guarded=["app", "no_such_group"])["processes"]) == ["app"]
+
+
+def test_the_processes_of_a_group_with_a_watch_come_although_it_is_guarded_no_more(rolling: Any):
+    guard(rolling)
+    assert list(looked(rolling)["processes"]) == ["app"]
+
+
+def test_the_processes_of_a_group_whose_roll_has_ended_do_not_come(rolling: Any):
+    version = begin(rolling)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    assert looked(rolling)["processes"] == {}
+
+
+def test_a_look_brings_only_the_rows_that_have_changed_since_the_last(rolling: Any, supervisord: DummySupervisor):
+    first = looked(rolling, guarded=["app"])
+    second = looked(rolling, guarded=["app"], table=first["table"])
+    assert second["processes"] == {"app": [False, []]}
+    supervisord.process_groups["app"].processes["web_2"].pid = 555
+    third = looked(rolling, guarded=["app"], table=second["table"])
+    assert (third["processes"]["app"][0], [row[:3] for row in third["processes"]["app"][1]]) == (
+        False,
+        [["web_2", "RUNNING", 555]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("state", ProcessStates.STOPPING),
+        ("pid", 9),
+        ("laststart", 9.0),
+        ("laststop", 9.0),
+        ("spawnerr", "no such file"),
+    ],
+)
+def test_whatever_the_guard_decides_by_is_news(rolling: Any, supervisord: DummySupervisor, name: str, value: Any):
+    first = looked(rolling, guarded=["app"])
+    setattr(supervisord.process_groups["app"].processes["web_10"], name, value)
+    assert list(rows_of(looked(rolling, guarded=["app"], table=first["table"]))) == ["web_10"]
+
+
+def test_that_a_process_has_become_warm_is_news(rolling: Any):
+    first = looked(rolling, guarded=["app"])
+    guard(rolling, a_ward(Stage.SETTLING))
+    rows = rows_of(looked(rolling, guarded=["app"], table=first["table"]))
+    assert {name: process.warm for name, process in rows.items()} == {"web_1": True}
+
+
+def test_a_listener_that_lost_an_answer_gets_the_whole_table(rolling: Any):
+    first = looked(rolling, guarded=["app"])
+    looked(rolling, guarded=["app"], table=first["table"])
+    is_whole, rows = looked(rolling, guarded=["app"], table=first["table"])["processes"]["app"]
+    assert (is_whole, len(rows)) == (True, 3)
+
+
+def test_how_long_nobody_looked_is_told(rolling: Any):
+    rolling.clock.now += 4.0
+    assert looked(rolling)["idle"] == 4.0
+    assert looked(rolling)["idle"] == 0.0
+
+
+# --- a listener that is gone for good, and more requests than it can answer
+
+
+@pytest.mark.parametrize("method", ["restart", "resume"])
+def test_waiting_for_a_roll_ends_when_the_listener_is_gone_for_good(
+    rolling: Any, supervisord: DummySupervisor, method: str
+):
+    if method == "restart":
+        waiting = rolling.restart("app", True, {})
+        (request,) = looked(rolling)["requests"]
+        rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(1)), request["id"])
+    else:
+        begin(rolling)
+        waiting = rolling.resume("app", True)
+    listener_is(supervisord, ProcessStates.FATAL)
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += GONE_FOR_GOOD - 0.1
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += 0.1
+    fault = fault_of(waiting)
+    assert fault.code == Fault.LISTENER_DOWN
+    assert "roll 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
+    assert "Fix: supervisorctl restart rolling; the roll continues then" in fault.text
+
+
+def test_listener_that_hangs_is_told_with_what_helps(rolling: Any):
+    begin(rolling)
+    waiting = rolling.resume("app", True)
+    rolling.clock.now += GONE_FOR_GOOD
+    assert waiting() is NOT_DONE_YET
+    rolling.clock.now += GONE_FOR_GOOD
+    assert "has not answered for 60 s" in (text := fault_of(waiting).text)
+    assert "Fix: supervisorctl restart rolling" in text, "it runs, so to start it does nothing"
+
+
+def test_a_listener_that_comes_again_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    waiting, listener = rolling.resume("app", True), supervisord.process_groups["rolling"].processes["rolling"]
+    for _ in range(3):
+        listener_is(supervisord, ProcessStates.STOPPED)
+        assert waiting() is NOT_DONE_YET
+        rolling.clock.now += GONE_FOR_GOOD - 0.1
+        listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
+        looked(rolling)
+        assert waiting() is NOT_DONE_YET
+        rolling.clock.now += 1.0
+    rolling.clock.now += 10 * GONE_FOR_GOOD
+    assert waiting() is NOT_DONE_YET, "supervisord was stopped meanwhile, and the listener with it"
+
+
+def test_one_request_too_many_is_refused_and_the_others_are_kept(rolling: Any):
+    waiting = [rolling.check("app") for _ in range(REQUESTS_KEPT)]
+    fault = fault_of(rolling.check, "app")
+    assert (fault.code, "100 requests wait for the listener already. Fix: ask again" in fault.text) == (
+        Fault.REFUSED,
+        True,
+    )
+    assert {one() for one in waiting} == {NOT_DONE_YET}
+    assert len(looked(rolling)["requests"]) == REQUESTS_KEPT
+    rolling.clock.now += ANSWER_WITHIN + 0.1
+    rolling.check("app")
+    assert {fault_of(one).code for one in waiting} == {Fault.LISTENER_DOWN}, "each has its answer"
+
+
+# --- orders
+
+
+def ordered(rolling: Any, *orders: tuple[str, str, int, float], sent: str = "") -> list[tuple[int, str]]:
+    """The outcomes of orders of verb, name, pid and spawned."""
+    keys = ("verb", "name", "pid", "spawned")
+    given = [{**dict(zip(keys, order)), "signal": sent} for order in orders]
+    outcomes = rolling.listenerOrder(rolling.mailbox.key, "app", given)
+    assert xmlrpc_marshal(outcomes)
+    return [(outcome["code"], outcome["text"]) for outcome in outcomes]
+
+
+def test_orders_are_carried_out_by_supervisors_own_methods(rolling: Any, supervisord: DummySupervisor):
+    processes = supervisord.process_groups["app"].processes
+    processes["web_2"].state, processes["web_2"].pid = ProcessStates.STOPPED, 0
+    assert ordered(rolling, ("stop", "web_1", 100, 1.0), ("start", "web_2", 0, 1.0)) == [(0, "")] * 2
+    assert (processes["web_1"].stop_called, processes["web_2"].spawned) == (True, True)
+    assert ordered(rolling, ("signal", "web_10", 102, 1.0), sent="USR1") == [(0, "")]
+    assert processes["web_10"].sent_signal == signal.SIGUSR1
+
+
+@pytest.mark.parametrize("verb", ["stop", "start", "signal"])
+@pytest.mark.parametrize(("pid", "spawned"), [(99, 1.0), (100, 0.5), (0, 1.0)])
+def test_an_order_for_another_incarnation_touches_nothing_and_says_so(
+    rolling: Any, supervisord: DummySupervisor, verb: str, pid: int, spawned: float
+):
+    process = supervisord.process_groups["app"].processes["web_1"]
+    ((code, text),) = ordered(rolling, (verb, "web_1", pid, spawned), sent="USR1")
+    assert (code, "app:web_1 is another incarnation" in text) == (Faults.NOT_RUNNING, True)
+    assert (process.stop_called, process.spawned, process.sent_signal) == (False, False, None)
+
+
+def test_an_order_that_goes_wrong_keeps_no_other_from_being_carried_out(rolling: Any, supervisord: DummySupervisor):
+    processes = supervisord.process_groups["app"].processes
+    processes["web_10"].stop = lambda: 1 / 0
+    first, gone, broken, last = ordered(
+        rolling,
+        ("start", "web_1", 100, 1.0),
+        ("stop", "web_3", 103, 1.0),
+        ("stop", "web_10", 102, 1.0),
+        ("stop", "web_2", 101, 1.0),
+    )
+    assert first == (Faults.ALREADY_STARTED, "ALREADY_STARTED: app:web_1")
+    assert gone == (Faults.BAD_NAME, "BAD_NAME: app:web_3")
+    assert broken == (Faults.FAILED, "FAILED: ZeroDivisionError: division by zero")
+    assert (last, processes["web_2"].stop_called) == ((0, ""), True)
+    assert "ZeroDivisionError" in supervisord.options.logger.data[-1]
+
+
+@pytest.mark.parametrize("change", [{"verb": "kill"}, {"pid": -1}, {"name": 3}, {"spawned": "1"}])
+def test_what_is_no_order_is_refused(rolling: Any, change: dict[str, Any]):
+    order = {"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0, **change}
+    error = fault_of(rolling.listenerOrder, rolling.mailbox.key, "app", [order])
+    assert error.code == Faults.INCORRECT_PARAMETERS
+
+
+# --- the guard
+
+
+def a_ward(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> Ward:
+    return Ward(name, (8001,), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
+
+
+def guard(rolling: Any, *wards: Ward, group: str = "app") -> int:
+    """Write a watch as the listener. Returns its version."""
+    return rolling.listenerGuard(
+        rolling.mailbox.key,
+        group,
+        dump(Watch(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), wards)),
+    )
+
+
+def shown(rolling: Any, name: str = "web_1") -> dict[str, Any]:
+    """What ``getProcesses`` says of one."""
+    (found,) = (process for process in rolling.getProcesses("app") if process["name"] == name)
+    return found
+
+
+def test_whether_a_group_is_guarded_is_told(rolling: Any):
+    assert shown(rolling)["guarded"] is False
+    guard(rolling, a_ward())
+    assert shown(rolling)["guarded"] is True
+
+
+def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
+    version = guard(rolling, a_ward())
+    news = looked(rolling)
+    assert (news["watched"], news["rolled"], news["rolls"]) == (["app"], [], {})
+    ((given, watch),) = news["watches"].values()
+    assert (given, watch["wards"][0]["name"]) == (version, "web_1")
+    assert looked(rolling, watches={"app": version})["watches"] == {}
+    assert list(looked(rolling, watches={"app": guard(rolling) - 1})["watches"]) == ["app"]
+
+
+def test_a_watch_is_replaced_whatever_was_written_before(rolling: Any):
+    first, second = guard(rolling, a_ward()), guard(rolling)
+    assert second > first > 0
+    assert looked(rolling)["watches"]["app"][1]["wards"] == []
+
+
+def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
+    version = guard(rolling, a_ward(closed=True))
+    assert rolling.listenerGuard(rolling.mailbox.key, "app", "") == 0
+    assert (looked(rolling)["watched"], shown(rolling)["gate"]) == ([], "open")
+    assert guard(rolling) > version, "a version never comes again"
+
+
+def test_the_end_of_the_guard_leaves_the_roll_and_the_ledger_as_they_are(rolling: Any):
+    begin(rolling)
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.listenerGuard(rolling.mailbox.key, "app", "")
+    assert (shown(rolling)["warm"], rolling.getRoll("app")["status"]) == (True, "running")
+
+
+def test_a_roll_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
+    guard(rolling, a_ward(Stage.SETTLING))
+    begin(rolling)
+    assert shown(rolling)["warm"]
+
+
+def test_a_watch_of_a_group_that_is_gone_is_not_kept(rolling: Any, supervisord: DummySupervisor):
+    guard(rolling, a_ward(Stage.SETTLING))
+    group = supervisord.process_groups.pop("app")
+    assert looked(rolling)["watched"] == []
+    assert guard(rolling, a_ward(Stage.SETTLING)) == 0
+    supervisord.process_groups["app"] = group
+    assert looked(rolling)["watched"] == []
+    assert not shown(rolling)["warm"], "the ledger is of the group that is gone"
+
+
+def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_its_ledger(
+    rolling: Any, supervisord: DummySupervisor
+):
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.listenerGuard(rolling.mailbox.key, "app", "")
+    group = supervisord.process_groups.pop("app")
+    looked(rolling)
+    supervisord.process_groups["app"] = group
+    assert not shown(rolling)["warm"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "warm"),
+    [
+        (Stage.OPEN, True),
+        (Stage.SETTLING, True),
+        (Stage.WARMING, False),
+        (Stage.FAILED, False),
+    ],
+)
+def test_what_the_guard_has_found_warm_stands_in_the_ledger(rolling: Any, stage: Stage, warm: bool):
+    guard(rolling, a_ward(stage))
+    assert shown(rolling)["warm"] is warm
+    guard(rolling)
+    assert shown(rolling)["warm"] is warm
+
+
+def test_one_that_is_down_is_never_warm(rolling: Any, supervisord: DummySupervisor):
+    supervisord.process_groups["app"].processes["web_1"].pid = 0
+    guard(rolling, a_ward(Stage.OPEN, pid=0))
+    assert not shown(rolling)["warm"]
+
+
+def test_the_guard_says_where_a_process_stands(rolling: Any):
+    rolling.clock.now = 1010.0
+    why = "is not warm: GET / answered 500"
+    guard(rolling, a_ward(Stage.FAILED, closed=True, tries=2, since=1003.0, retry_at=1013.0, why=why))
+    view = shown(rolling)
+    assert (view["stage"], view["gate"], view["warm"], view["ports"]) == ("failed", "closed", False, [8001])
+    assert (view["seconds"], view["tries"], view["retry_in"], view["why"]) == (7.0, 2, 3.0, why)
+    other = shown(rolling, "web_2")
+    assert (other["stage"], other["gate"], other["tries"], other["retry_in"]) == ("open", "open", 0, 0.0)
+
+
+def test_a_retry_that_is_due_or_runs_is_not_announced(rolling: Any):
+    guard(rolling, a_ward(Stage.FAILED, tries=1, retry_at=999.0))
+    assert shown(rolling)["retry_in"] == 0.0
+    guard(rolling, a_ward(Stage.WARMING, tries=1, retry_at=1005.0))
+    assert shown(rolling)["retry_in"] == 0.0
+
+
+@pytest.mark.parametrize("stage", [Stage.DOWN, Stage.WARMING, Stage.FAILED])
+def test_the_gate_of_a_ward_is_what_the_ward_says_and_not_its_stage(rolling: Any, stage: Stage):
+    guard(rolling, a_ward(stage, closed=True))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "closed")
+    guard(rolling, a_ward(stage, closed=False))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "open")
+
+
+def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, supervisord: DummySupervisor):
+    guard(rolling, a_ward(closed=True), a_ward(name="web_2", closed=False))
+    listener_is(supervisord, ProcessStates.STOPPED)
+    assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
+
+
+def test_the_closed_stages_of_a_roll_are_the_same_to_supervisord_and_to_the_machine():
+    assert set(views.CLOSED_STAGES) == {stage.value for stage in stages.CLOSED_STAGES}
+
+
+def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
+    draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
+    left = Member("web_2", (8002,))
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(draining, left))), 0)
+    guard(rolling, a_ward(), a_ward(name="web_2", closed=True, why="a new process, not warm yet"))
+    assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
+    other = shown(rolling, "web_2")
+    assert (other["stage"], other["gate"], other["why"]) == ("warming", "closed", "a new process, not warm yet")
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_the_listener_sees_what_an_ended_roll_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
+    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    over = a_roll(members=(failed,), status=Status.FAILED)
+    over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
+    assert ("app" in looked(rolling)["processes"]) is not is_guarded
+
+
+@pytest.mark.parametrize(("is_guarded", "gate"), [(True, "open"), (False, "closed")])
+def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
+    rolling: Any, is_guarded: bool, gate: str
+):
+    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    over = a_roll(members=(failed,), status=Status.FAILED)
+    over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
+    assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == ("failed", gate, "is not warm")
+    guard(rolling)
+    view = shown(rolling)
+    assert (view["stage"], view["gate"], view["why"], view["ports"]) == ("open", "open", "", [8001])
+
+
+def test_a_roll_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
+    member = Member("web_1", (8001,), pid=100, spawned=1.0, replaced=True)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(member,))), 0)
+    supervisord.process_groups["app"].processes["web_1"].pid = 500
+    guard(rolling, a_ward(Stage.SETTLING, pid=500))
+    assert shown(rolling)["warm"]
+    failed = replace(member, failed=True, why="died after it was replaced")
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(failed,))), 0)
+    assert shown(rolling)["warm"]
+
+
+@pytest.mark.parametrize("watch", ["{}", "[]", "x", '{"wards": [{}]}'])
+def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, watch: str):
+    with pytest.raises(RPCError) as error:
+        rolling.listenerGuard(rolling.mailbox.key, "app", watch)
+    assert error.value.code == Faults.INCORRECT_PARAMETERS
+    assert looked(rolling)["watches"] == {}
+
+
+def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(rolling: Any):
+    guard(rolling, a_ward(Stage.SETTLING))
+    rolling.clock.now += 5.0
+    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling)
+    rolling.clock.now += 2.0
+    assert (shown(rolling)["seconds"], shown(rolling, "web_2")["seconds"]) == (7.0, 0.0)
+
+
+def test_the_guard_writes_no_roll_and_rings_no_bell(rolling: Any, notified: list[Any]):
+    guard(rolling, a_ward(closed=True))
+    assert (rolling.getAllRolls(), notified) == ([], [])
+
+
+def test_a_watch_does_not_come_between_a_roll_and_its_version(rolling: Any):
+    version = begin(rolling)
+    guard(rolling, a_ward())
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll()), 0) > version
+
+
+def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
+    guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
+    xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
+    assert rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()
+
+
+# --- supervisord's own events
+
+
+def remove(supervisord: DummySupervisor, group: str = "app") -> Any:
+    """As supervisord removes a group: from its table, then it tells."""
+    removed = supervisord.process_groups.pop(group)
+    events.notify(events.ProcessGroupRemovedEvent(group))
+    return removed
+
+
+def test_a_roll_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
+    version = begin(rolling)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(rolled_to(Stage.WARMING)), 0)
+    remove(supervisord)
+    roll = rolling.getRoll("app")
+    assert (roll["status"], {process["stage"] for process in roll["processes"]}) == ("aborted", {"open"})
+    assert "supervisorctl update" in roll["why"]
+    assert isinstance(notified[-1], EVENTS["ROLLING_FAILED"])
+    assert "roll 1 of app is aborted" in supervisord.options.logger.data[-1]
+
+
+def rolled_to(stage: Stage) -> Roll:
+    return a_roll(members=(Member("web_1", (8001,), stage=stage), Member("web_2", (8002,)), Member("web_10", (8010,))))
+
+
+def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
+    rolling.clock.now = time.monotonic()  # by which supervisord tells when a group was removed
+    looked(rolling)
+    wait = rolling.restart("app", True, {})
+    (request,) = looked(rolling)["requests"]
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(request["id"])), request["id"])
+    assert wait() is NOT_DONE_YET
+    remove(supervisord)
+    looked(rolling)
+    assert (fault_of(wait).code, "supervisorctl update" in fault_of(wait).text) == (Fault.ROLL_ABORTED, True)
+
+
+def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_roll(rolling: Any, supervisord: DummySupervisor):
+    version = begin(rolling)
+    supervisord.process_groups["app"] = remove(supervisord)
+    assert (
+        fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0).code == Fault.CONFLICT
+    )
+    assert rolling.getRoll("app")["status"] == "aborted"
+    assert looked(rolling)["rolls"]["app"][1]["status"] == "aborted"
+
+
+def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: Any, supervisord: DummySupervisor):
+    begin(rolling)
+    remove(supervisord)
+    rolling.clock.now = time.monotonic() + 59.0
+    looked(rolling)
+    assert rolling.getRoll("app")["status"] == "aborted"
+    rolling.clock.now += 2.0
+    looked(rolling)
+    assert fault_of(rolling.getRoll, "app").code == Faults.BAD_NAME
+
+
+def test_a_roll_that_had_just_ended_when_its_group_went_is_told_as_it_ended(rolling: Any, supervisord: DummySupervisor):
+    version = begin(rolling)
+    rolling.listenerRecord(
+        rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=time.monotonic())), 0
+    )
+    remove(supervisord)
+    assert rolling.getRoll("app")["status"] == "done"
+
+
+def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(
+    rolling: Any, supervisord: DummySupervisor
+):
+    guard(rolling, a_ward(Stage.SETTLING))
+    assert shown(rolling)["warm"]
+    supervisord.process_groups["app"] = remove(supervisord)
+    assert not shown(rolling)["warm"]
+
+
+def test_times_come_from_supervisords_events(rolling: Any, supervisord: DummySupervisor):
+    process = supervisord.process_groups["app"].processes["web_1"]
+    process.group = supervisord.process_groups["app"]
+    process.group.config.name = "app"
+    process.laststart = time.time() - 5000.0  # the wall clock was set forward
+    events.notify(events.ProcessStateStartingEvent(process, ProcessStates.EXITED))
+    row = rows_of(looked(rolling, guarded=["app"]))["web_1"]
+    assert (row.up_for, row.spawned) == (pytest.approx(0.0, abs=2.0), pytest.approx(time.monotonic(), abs=2.0))
+
+
+def a_process_that_starts() -> events.ProcessStateStartingEvent:
+    process = make_process("web_1", 7)
+    process.group = SimpleNamespace(config=SimpleNamespace(name="app"))
+    return events.ProcessStateStartingEvent(process, ProcessStates.EXITED)
+
+
+@pytest.mark.parametrize("event", [events.ProcessGroupRemovedEvent("app"), a_process_that_starts()])
+def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
+    rolling: Any, supervisord: DummySupervisor, monkeypatch: pytest.MonkeyPatch, event: Any
+):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(rolling.mailbox, "remove", fail)
+    monkeypatch.setattr(rolling.mailbox.lives, "_clock", fail)
+    events.notify(event)
+    assert "a defect" in supervisord.options.logger.data[-1]
+
+
+def test_two_servers_of_one_supervisord_hear_once(supervisord: DummySupervisor):
+    before = len(events.callbacks)
+    make_rolling_rpcinterface(supervisord, wakeup="false")
+    once = len(events.callbacks)
+    make_rolling_rpcinterface(supervisord, wakeup="false")
+    assert (once > before, len(events.callbacks)) == (True, once)

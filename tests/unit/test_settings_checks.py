@@ -1,0 +1,307 @@
+"""What is found in supervisord.conf, in the processes and in the kernel's tracking, without a supervisord."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_rolling.core.checks import conntrack, processes, settings
+from supervisor_rolling.core.checks.conntrack import Conntrack
+from supervisor_rolling.core.checks.processes import Listening, Wrapper
+from supervisor_rolling.core.model import (
+    DrainPolicy,
+    Finding,
+    GatePolicy,
+    Holder,
+    ListenerSettings,
+    Member,
+    Policy,
+    PortRule,
+    Process,
+    ProcessSettings,
+    Roll,
+    Seen,
+    Settings,
+    Stage,
+    Ward,
+)
+
+POLICY = Policy("app", PortRule())
+SOUND = ProcessSettings("app-1", stopwaitsecs=30.0)
+LISTENER = ListenerSettings("rolling", buffer_size=4096, startsecs=0.0)
+
+
+def codes(*those: ProcessSettings, listener: ListenerSettings = LISTENER, total: int = 8) -> list[tuple[str, str]]:
+    found = settings.findings(Settings(those or (SOUND,), (listener,), total), POLICY)
+    return [(f"{'!' if one.refuses else ''}{one.code}", one.where) for one in found]
+
+
+def test_what_is_right_has_no_finding() -> None:
+    assert codes() == []
+
+
+def test_supervisors_defaults_and_ours_are_no_finding() -> None:
+    assert codes(ProcessSettings("app-1")) == []
+
+
+@pytest.mark.parametrize(("stopwaitsecs", "expected"), [(19.0, ["supervisor.stopwaitsecs"]), (20.0, [])])
+def test_a_drain_that_is_told_to_wait_longer_than_a_manual_stop_is_a_warning(
+    stopwaitsecs: float, expected: list[str]
+) -> None:
+    given = Settings((replace(SOUND, stopwaitsecs=stopwaitsecs),), (LISTENER,), 8)
+    found = list(settings.findings(given, replace(POLICY, drain=DrainPolicy(timeout=20.0))))
+    assert [one.code for one in found] == expected
+    assert not any(one.refuses for one in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"startsecs": 0.0}, "supervisor.startsecs"),
+        ({"startsecs": 60.5}, "!supervisor.startsecs"),
+        ({"autorestart": "false"}, "supervisor.autorestart"),
+    ],
+)
+def test_a_wrong_setting_is_told_once_for_a_section(change: dict[str, object], code: str) -> None:
+    wrong = replace(SOUND, **change)  # type: ignore[arg-type]
+    assert codes(wrong, replace(wrong, name="app-2")) == [(code, "app:*")]
+    assert codes(SOUND, replace(wrong, name="app-2")) == [(code, "app:app-2")]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"buffer_size": 23}, "listener.buffer_size"),
+        ({"startsecs": 1.0}, "listener.startsecs"),
+        ({"lacks": ("PROCESS_STATE",)}, "listener.events"),
+        ({"processes": 2}, "!listener.numprocs"),
+    ],
+)
+def test_a_wrong_setting_of_a_listener_names_its_section(change: dict[str, object], code: str) -> None:
+    assert codes(listener=replace(LISTENER, **change)) == [(code, "[eventlistener:rolling]")]  # type: ignore[arg-type]
+
+
+def test_a_buffer_is_large_enough_for_the_events_of_all() -> None:
+    assert codes(listener=replace(LISTENER, buffer_size=24), total=8) == []
+
+
+# --- the processes
+
+
+LISTENS = Listening({8001: ("127.0.0.1",)})
+
+
+def told(process: Process, listening: Listening = LISTENS, ward: Ward | None = None, **member: object) -> list[Finding]:
+    roll = Roll(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
+    seen = Seen(0.0, {"app-1": process}, wards={"app-1": ward} if ward else {})
+    return list(processes.findings(roll, seen, listening, Settings()))
+
+
+def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
+    return [one.code for one in told(process, listening, **member)]  # type: ignore[arg-type]
+
+
+def test_a_process_that_runs_and_listens_has_no_finding() -> None:
+    assert found(Process("app-1", "RUNNING", 1)) == []
+
+
+@pytest.mark.parametrize("state", ["FATAL", "EXITED", "BACKOFF", "STOPPED", "UNKNOWN"])
+def test_one_that_is_down_is_told(state: str) -> None:
+    assert found(Process("app-1", state), Listening()) == ["process.down"]
+
+
+def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
+    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
+    (by_roll,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
+    (by_guard,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    assert by_roll == by_guard
+    assert (by_roll.code, by_roll.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
+
+
+def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
+    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
+    (finding,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
+
+
+def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() -> None:
+    left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
+    for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
+        finding = told(process, left)[-1]
+        assert (finding.code, finding.refuses, finding.mend) == ("ports.orphan", True, "kill 41 42")
+        assert finding.text == (
+            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and no "
+            "new one would be warm"
+        )
+    assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses
+
+
+def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
+    left = Listening({8001: ()}, holders={8001: Holder((41,), "python3", "app:app-1", peer="10.0.0.5:443")})
+    (finding,) = told(Process("app-1", "FATAL"), left)
+    assert (finding.code, finding.text) == ("process.down", "is FATAL: it serves nobody, and a roll replaces it first")
+
+
+@pytest.mark.parametrize(
+    ("holder", "text"),
+    [
+        (Holder((41,), "nginx"), "Its port 8001 is held by process 41 (nginx)"),
+        (Holder((41,), "python3", "app:app-2"), "Its port 8001 is held by process 41 (python3), started as app:app-2"),
+        (None, "Its port 8001 is held by a process that cannot be seen: ss -ltnp sport = :8001"),
+    ],
+)
+def test_of_one_that_is_down_it_is_told_who_else_has_its_port(holder: Holder | None, text: str) -> None:
+    listening = Listening({8001: ("127.0.0.1",)}, holders={8001: holder} if holder else {})
+    finding = told(Process("app-1", "FATAL"), listening)[0]
+    assert finding.code == "process.down"
+    assert finding.text.endswith(f"and a roll replaces it first. {text}")
+
+
+def test_proxy_of_a_container_is_no_finding() -> None:
+    proxy = Listening({8001: ("0.0.0.0",)}, holders={8001: Holder((41,), "docker-proxy")})
+    assert found(Process("app-1", "RUNNING", 7), proxy) == []
+
+
+@pytest.mark.parametrize("process", [Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")])
+def test_foreign_process_on_the_port_refuses_a_roll(process: Process) -> None:
+    listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
+    finding = told(process, listening)[-1]
+    assert (finding.code, finding.refuses) == ("ports.foreign", True)
+    assert finding.text == "port 8001 is held by process 41 (node): it answers there, and no new one would be warm"
+    assert finding.mend == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
+
+
+def test_outgoing_connection_on_the_port_of_one_that_is_down_is_named() -> None:
+    listening = Listening({}, holders={8001: Holder((41,), "curl", peer="10.0.0.5:443")})
+    (finding,) = told(Process("app-1", "FATAL"), listening)
+    assert finding.text.endswith(
+        "Its port 8001 is taken by an outgoing connection to 10.0.0.5:443 of process 41 (curl)"
+    )
+
+
+def test_one_that_boots_is_no_finding() -> None:
+    assert found(Process("app-1", "STARTING", 1), Listening()) == []
+
+
+def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
+    beside = Listening({8001: ("::",)}, {"app-1": (8001,)}, {"app-1": ("/run/stats.sock",)})
+    assert found(Process("app-1", "RUNNING", 1), beside) == []
+    assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
+
+
+def test_one_that_a_roll_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
+    failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
+    (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
+    assert (finding.code, finding.mend) == ("process.down", "supervisorctl start app:app-1")
+    assert finding.text == (
+        "is STOPPED since a roll failed on it (supervisord refuses the order to start it: NO_FILE): the next roll "
+        "replaces it first"
+    )
+    (stopped,) = told(Process("app-1", "STOPPED"), Listening(), wanted=False)
+    assert stopped.text == "is STOPPED: it serves no traffic, and a roll leaves it so"
+
+
+def test_what_could_not_be_looked_at_is_no_finding() -> None:
+    assert found(Process("app-1", "RUNNING", 1), Listening(addresses=None)) == []
+
+
+# --- wrappers
+
+
+def found_of(wrapper: Wrapper, signal: str, stopasgroup: bool = False) -> list[Finding]:
+    roll = Roll(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
+    seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
+    given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
+    return list(processes.findings(roll, seen, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
+
+
+PLAIN = Wrapper("sh", frozenset({"INT", "CHLD"}), program="dash")
+"""What a shell catches for itself."""
+
+SCRIPT = replace(PLAIN, name="start.sh")
+LAUNCHER = Wrapper("launch", frozenset({"INT"}), frozenset({"PIPE"}), "python3.11")
+MASTER = Wrapper("web", frozenset({"TERM", "INT", "QUIT", "USR1"}), program="python3.11")
+NPM = Wrapper("npm start", frozenset({"TERM", "INT"}), program="node")
+
+
+def trapping(signal: str) -> Wrapper:
+    return replace(PLAIN, caught=PLAIN.caught | {signal})
+
+
+@pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
+def test_a_wrapper_whose_group_is_stopped_is_no_finding(wrapper: Wrapper) -> None:
+    assert found_of(wrapper, "TERM", stopasgroup=True) == []
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
+@pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
+def test_a_wrapper_that_dies_of_its_stop_signal_refuses(wrapper: Wrapper, signal: str) -> None:
+    (finding,) = found_of(wrapper, signal)
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", True)
+    assert f"SIG{signal} ends it, and the application keeps running" in finding.text
+
+
+def test_a_wrapper_is_named_with_its_interpreter() -> None:
+    assert [str(one) for one in (PLAIN, SCRIPT, LAUNCHER, replace(SCRIPT, name="dash"))] == [
+        "sh, run by dash", "start.sh, run by dash", "launch, run by python3.11", "dash"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
+def test_a_shell_with_a_trap_for_its_stop_signal_is_no_finding(signal: str) -> None:
+    assert found_of(trapping(signal), signal) == []
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_a_master_that_catches_its_stop_signal_is_no_finding(signal: str) -> None:
+    assert found_of(MASTER, signal) == []
+
+
+def test_a_shell_below_a_wrapper_that_passes_the_signal_on_is_a_warning() -> None:
+    (finding,) = found_of(replace(NPM, inner=(PLAIN,)), "TERM")
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert "(npm start, run by node > sh, run by dash)" in finding.text
+    assert found_of(replace(NPM, inner=(trapping("TERM"),)), "TERM") == []
+
+
+def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() -> None:
+    assert [one.refuses for one in found_of(trapping("TERM"), "USR1")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "signal"),
+    [
+        (PLAIN, "INT"),  # which it catches in any case
+        (SCRIPT, "INT"),
+        (replace(PLAIN, ignored=frozenset({"QUIT"})), "QUIT"),  # as bash does
+        (PLAIN, "WINCH"),  # which ends no process
+        (PLAIN, ""),  # an older supervisord
+    ],
+)
+def test_where_it_is_not_known_what_becomes_of_the_application_it_is_a_warning(wrapper: Wrapper, signal: str) -> None:
+    (finding,) = found_of(wrapper, signal)
+    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert f"whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
+
+
+def test_where_an_older_supervisord_does_not_tell_the_signal_a_trap_for_its_default_will_do() -> None:
+    assert found_of(trapping("TERM"), "") == []
+
+
+# --- connection tracking
+
+
+@pytest.mark.parametrize(
+    ("tracked", "method", "expected"),
+    [
+        (Conntrack(0, 1000), "reject", []),
+        (Conntrack(899, 1000), "redirect", []),
+        (Conntrack(900, 1000), "reject", ["conntrack.full"]),
+        (Conntrack(0, 1000), "redirect", ["conntrack.idle"]),
+    ],
+)
+def test_a_table_that_is_nearly_full_and_one_that_nothing_needs_are_told(
+    tracked: Conntrack, method: str, expected: list[str]
+) -> None:
+    assert [one.code for one in conntrack.findings(tracked, GatePolicy(method=method))] == expected

@@ -1,0 +1,768 @@
+"""The listener's way to supervisord, against a small server that speaks XML-RPC and misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import socketserver
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling.codec import dump, load_roll, load_watch
+from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
+from supervisor_rolling.core.model import (
+    GatePolicy,
+    Incarnation,
+    Member,
+    Order,
+    Outcome,
+    Policy,
+    PortRule,
+    Process,
+    Request,
+    Roll,
+    Stage,
+    Verb,
+    Ward,
+    Watch,
+)
+from supervisor_rolling.core.text import plain
+from supervisor_rolling.listener import supervisor_client
+from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
+
+DEADLINE = 20.0
+NOTHING: dict[str, Any] = {
+    "rolls": {},
+    "rolled": [],
+    "watches": {},
+    "watched": [],
+    "requests": [],
+    "table": 1,
+    "processes": {},
+    "idle": 0.0,
+}
+HELLO = "rolling.listenerHello"
+KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
+"""What a listener knows that has not looked yet."""
+
+
+class Supervisord:
+    """Answers calls with ``methods``; ``raw`` is sent instead of an answer, ``status`` instead of 200.
+
+    ``key`` is what the listener's own methods want, ``told`` what its events have told a client.
+    """
+
+    def __init__(self, keep: ExitStack, socket_file: Path | None = None) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.headers: list[dict[str, str]] = []
+        self.connections = 0
+        self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
+        self.key = self.told = "the key"
+        self.raw: bytes | None = None
+        self.status = 200
+        self.answers = threading.Event()
+        self.answers.set()
+        self._server = _listening(socket_file, _handler(self))
+        self.url = f"unix://{socket_file}" if socket_file else f"http://127.0.0.1:{self._server.server_address[1]}"
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        thread.start()
+        keep.callback(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self.answers.set()
+        self._server.shutdown()
+        self._server.server_close()
+        thread.join()
+
+    def client(self, timeout: float = DEADLINE, **environment: str) -> XmlRpcSupervisor:
+        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, lambda: self.told, timeout)
+
+    def looks(self, **news: Any) -> None:
+        """What the next looks find."""
+        self.methods["rolling.listenerLook"] = lambda *_: json.dumps({**NOTHING, **news})
+
+    def fails(self, method: str, code: int, text: str = "SOME_FAULT: words") -> None:
+        def fail(*_: Any) -> None:
+            raise xmlrpc.client.Fault(code, text)
+
+        self.methods[method] = fail
+
+    def answer(self, body: bytes) -> bytes:
+        arguments, method = xmlrpc.client.loads(body.decode())
+        try:
+            arguments = self._unlocked(str(method), arguments)
+            self.calls.append((str(method), arguments))
+            result = self.methods.get(str(method), lambda *_: True)(*arguments)
+            text = xmlrpc.client.dumps((result,), methodresponse=True)
+        except xmlrpc.client.Fault as fault:
+            text = xmlrpc.client.dumps(fault, methodresponse=True)
+        return text.encode()
+
+    def _unlocked(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not method.startswith("rolling.listener") or method == HELLO:
+            return arguments
+        if arguments[0] != self.key:
+            raise xmlrpc.client.Fault(Fault.LISTENERS_OWN, "LISTENERS_OWN: not yours")
+        return arguments[1:]
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+def _listening(socket_file: Path | None, handler: type[BaseHTTPRequestHandler]) -> Any:
+    if socket_file is None:
+        return ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    return _UnixServer(str(socket_file), handler)
+
+
+def _handler(supervisord: Supervisord) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            supervisord.connections += 1
+
+        def handle_one_request(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                super().handle_one_request()
+
+        def do_POST(self) -> None:
+            supervisord.headers.append(dict(self.headers))
+            answer = supervisord.answer(self.rfile.read(int(self.headers["Content-Length"])))
+            supervisord.answers.wait(DEADLINE)
+            if supervisord.raw is not None:
+                self.wfile.write(supervisord.raw)
+                self.close_connection = True
+                return
+            self.send_response(supervisord.status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def address_string(self) -> str:
+            return "a client"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture(params=["unix", "inet"])
+def supervisord(request: pytest.FixtureRequest, keep: ExitStack, tmp_path: Path) -> Supervisord:
+    return Supervisord(keep, tmp_path / "s" if request.param == "unix" else None)
+
+
+@pytest.fixture
+def inet(keep: ExitStack) -> Supervisord:
+    return Supervisord(keep)
+
+
+def a_roll(group: str = "app", number: int = 1) -> Roll:
+    policy = Policy(group, PortRule(pattern=r"app-(\d+)"))
+    return Roll(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
+
+
+def a_watch(group: str = "app", *wards: Ward) -> Watch:
+    return Watch(group, Policy(group, PortRule(pattern=r"app-(\d+)")), GatePolicy(), wards)
+
+
+def on_wire(record: Roll | Watch) -> Any:
+    return json.loads(dump(record))
+
+
+def last_known(supervisord: Supervisord) -> Any:
+    """What the last look said that the listener knows."""
+    return supervisord.calls[-1][1][0]
+
+
+def error_of(call: Callable[[], object]) -> SupervisorError:
+    with pytest.raises(SupervisorError) as caught:
+        call()
+    return caught.value
+
+
+# --- a look
+
+
+def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": "unix:///run/supervisor.sock"}, lambda: "key")
+    assert "at unix:///run/supervisor.sock: let it in by chown and chmod in [unix_http" in str(
+        error_of(lambda: client.look([]))
+    )
+
+
+def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:
+    supervisord.looks(idle=1.5)
+    world = supervisord.client().look({"web", "app"})
+    assert supervisord.calls == [("rolling.listenerLook", ({**KNOWN, "guarded": ["app", "web"]},))]
+    assert (world.rolls, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
+
+
+def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
+    problems = ["rolling.yaml:3: \u00e4", ""]
+    client = XmlRpcSupervisor(
+        {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.told, DEADLINE, problem=lambda: problems.pop(0)
+    )
+    inet.looks()
+    client.look([])
+    client.look([])
+    assert [known["problem"] for _, (known,) in inet.calls] == ["rolling.yaml:3: \\xe4", ""]
+
+
+def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
+    full = {"id": 3, "kind": "plan", "group": "app", "processes": ["app-1"], "max_unavailable": "2", "force": True}
+    bare = {"id": 4, "kind": "resume", "group": "app"}
+    rows = [
+        ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True, 15],
+        ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", False, 10],
+    ]
+    inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": [True, rows]})
+    world = inet.client().look([])
+    assert world.requests == (
+        Request(3, "plan", "app", ("app-1",), "2", True, "ann@host"),
+        Request(4, "resume", "app"),
+    )
+    assert world.processes == {
+        "app": {
+            "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=15.0),
+            "app-2": Process("app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", stopwaitsecs=10.0),
+        }
+    }
+
+
+def test_a_row_of_an_older_supervisord_lacks_what_is_new_and_one_of_a_newer_has_more_than_is_known(
+    inet: Supervisord,
+) -> None:
+    old = ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True]
+    new = [*a_row("app-2", warm=True, stopwaitsecs=15.0), "blue", 7]
+    inet.looks(processes={"app": [True, [old, new]]})
+    assert inet.client().look([]).processes["app"] == {
+        "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=0.0),
+        "app-2": Process("app-2", "RUNNING", 100, 5.5, warm=True, stopwaitsecs=15.0),
+    }
+
+
+def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
+    client = inet.client()
+    one, two = a_roll("app", 1), a_roll("web", 2)
+    inet.looks(rolls={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
+    assert client.look([]).rolls == {"app": (5, one), "web": (7, two)}
+    newer = replace(two, paused=True)
+    inet.looks(rolls={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
+    assert client.look([]).rolls == {"app": (5, one), "web": (8, newer)}
+    client.look([])
+    known = [arguments[0]["rolls"] for _, arguments in inet.calls]
+    assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}]
+
+
+def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    client.look([])
+    inet.looks(rolled=[])
+    assert client.look([]).rolls == {}
+    client.look([])
+    assert last_known(inet)["rolls"] == {}
+
+
+def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
+    client = inet.client()
+    before = client.look([])
+    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    client.look([])
+    assert before.rolls == {}
+
+
+def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Supervisord) -> None:
+    client = inet.client()
+    one, two = a_watch("app"), a_watch("web")
+    inet.looks(watches={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, watched=["app", "web"])
+    assert client.look([]).watches == {"app": one, "web": two}
+    newer = a_watch("web", Ward("web-1", (8001,), Stage.WARMING, 1000.0, pid=100))
+    inet.looks(watches={"web": [8, on_wire(newer)]}, watched=["app", "web"])
+    assert client.look([]).watches == {"app": one, "web": newer}
+    inet.looks(watched=["web"])
+    assert client.look([]).watches == {"web": newer}
+    client.look([])
+    known = [arguments[0]["watches"] for _, arguments in inet.calls]
+    assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
+
+
+def test_a_roll_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
+    client, roll, watch = inet.client(), a_roll(), a_watch()
+    inet.looks(rolls={"app": [5, on_wire(roll)]}, rolled=["app"], watches={"app": [6, on_wire(watch)]}, watched=["app"])
+    world = client.look([])
+    assert (world.rolls, world.watches) == ({"app": (5, roll)}, {"app": watch})
+    client.look([])
+    assert (last_known(inet)["rolls"], last_known(inet)["watches"]) == ({"app": 5}, {"app": 6})
+
+
+# --- the process table
+
+
+def a_row(name: str, state: str = "RUNNING", pid: int = 100, **changes: Any) -> list[Any]:
+    """The fields of a process as they come: this fails where the model has one more than the plugin tells."""
+    return list(vars(replace(Process(name, state, pid, 5.5), **changes)).values())
+
+
+class Clock:
+    """Stands in for the module ``time``."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(supervisor_client, "time", found)
+    return found
+
+
+def test_rows_that_have_not_changed_are_kept_and_the_others_replaced(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(table=4, processes={"app": [True, [a_row("app-1"), a_row("app-2")]]})
+    client.look([])
+    inet.looks(table=5, processes={"app": [False, [a_row("app-2", pid=555, warm=True)]]})
+    table = client.look([]).processes["app"]
+    assert table == {
+        "app-1": Process("app-1", "RUNNING", 100, 5.5),
+        "app-2": Process("app-2", "RUNNING", 555, 5.5, warm=True),
+    }
+    client.look([])
+    assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 5]
+
+
+def test_a_process_that_is_new_in_a_group_is_added(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1")]]})
+    client.look([])
+    inet.looks(processes={"app": [False, [a_row("app-2")]]})
+    assert set(client.look([]).processes["app"]) == {"app-1", "app-2"}
+
+
+def test_a_group_that_comes_as_a_whole_keeps_nothing_of_before(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0)]]})
+    client.look([])
+    inet.looks(processes={"app": [True, [a_row("app-1")]]})
+    assert set(client.look([]).processes["app"]) == {"app-1"}
+    inet.looks(processes={"app": [False, []]})
+    assert set(client.look([]).processes["app"]) == {"app-1"}
+
+
+def test_a_group_that_is_concerned_no_more_is_forgotten(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1")]], "web": [True, [a_row("web-1")]]})
+    client.look([])
+    inet.looks(processes={"web": [False, []]})
+    assert set(client.look([]).processes) == {"web"}
+
+
+def test_a_world_that_was_given_keeps_its_table(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0, down_for=2.0)]]})
+    before = client.look([])
+    clock.now += 10.0
+    inet.looks(processes={"app": [False, [a_row("app-1", pid=555)]]})
+    client.look([])
+    assert (before.processes["app"]["app-1"].pid, before.processes["app"]["app-2"].down_for) == (100, 2.0)
+
+
+def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come(
+    inet: Supervisord, clock: Clock
+) -> None:
+    client = inet.client()
+    down, starting = a_row("app-1", "EXITED", 0, down_for=2.0), a_row("app-2", "STARTING", running_in=3.0, up_for=1.0)
+    inet.looks(processes={"app": [True, [down, starting, a_row("app-3", up_for=60.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    for later, down_for, running_in, up_for in ((2.0, 4.0, 1.0, 3.0), (4.0, 6.0, 0.0, 5.0)):
+        clock.now = 1000.0 + later
+        table = client.look([]).processes["app"]
+        assert (table["app-1"].down_for, table["app-2"].running_in, table["app-2"].up_for) == (
+            down_for,
+            running_in,
+            up_for,
+        )
+        assert table["app-3"] == Process("app-3", "RUNNING", 100, 5.5, up_for=60.0)
+
+
+def test_one_that_was_never_stopped_is_not_down_for_long(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1", "STARTING", down_for=0.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 10.0
+    assert client.look([]).processes["app"]["app-1"].down_for == 0.0
+
+
+def test_a_row_that_comes_anew_ages_from_then_and_not_at_all_when_it_runs(inet: Supervisord, clock: Clock) -> None:
+    client = inet.client()
+    inet.looks(processes={"app": [True, [a_row("app-1", "EXITED", 0, down_for=2.0)]]})
+    client.look([])
+    clock.now += 10.0
+    inet.looks(processes={"app": [False, [a_row("app-1", "FATAL", 0, down_for=1.0)]]})
+    assert client.look([]).processes["app"]["app-1"].down_for == 1.0
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 1.0
+    assert client.look([]).processes["app"]["app-1"].down_for == 2.0
+    inet.looks(processes={"app": [False, [a_row("app-1", up_for=1.0)]]})
+    client.look([])
+    inet.looks(processes={"app": [False, []]})
+    clock.now += 1.0
+    assert client.look([]).processes["app"]["app-1"] == Process("app-1", "RUNNING", 100, 5.5, up_for=1.0)
+
+
+def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.looks(table=4, processes={"app": [True, [a_row("app-1")]]})
+    client.look([])
+    inet.status = 500
+    error_of(lambda: client.look([]))
+    inet.status = 200
+    inet.looks(table=6, processes={"app": [True, [a_row("app-1", pid=555)]]})
+    assert client.look([]).processes["app"]["app-1"].pid == 555
+    assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 4]
+
+
+# --- the key
+
+
+def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), ""
+    with pytest.raises(NoKeyError):
+        client.look([])
+    assert inet.calls == [(HELLO, ())]
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+    assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerLook"]
+
+
+def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Supervisord) -> None:
+    client, inet.key = inet.client(), "that of another supervisord"
+    for _ in range(3):
+        with pytest.raises(NoKeyError):
+            client.look([])
+    assert [method for method, _ in inet.calls] == [HELLO, HELLO]
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> None:
+    client = inet.client()
+    client.look([])
+    inet.told = "somebody's who writes where events come from"
+    client.look([])
+    assert HELLO not in [method for method, _ in inet.calls]
+
+
+def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), "somebody's"
+    for _ in range(2):
+        with pytest.raises(NoKeyError):
+            client.look([])
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisord) -> None:
+    client, inet.told = inet.client(), ""
+    for _ in range(supervisor_client.HELLOS):
+        assert isinstance(error_of(lambda: client.look([])), NoKeyError)
+    error = error_of(lambda: client.look([]))
+    assert not isinstance(error, NoKeyError)
+    assert "ROLLING_ASKED" in str(error)
+    inet.told = inet.key
+    assert client.look([]).rolls == {}
+
+
+def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None:
+    client, inet.key = inet.client(), "another"
+    calls: list[Callable[[], object]] = [
+        lambda: client.look([]),
+        lambda: client.record(a_roll(), 0),
+        lambda: client.guard(a_watch()),
+        lambda: client.unguard("app"),
+        lambda: client.refuse(1, Fault.REFUSED, "no"),
+        lambda: client.plan(1, a_roll()),
+    ]
+    for number, call in enumerate(calls):
+        inet.told = f"wrong {number}"
+        with pytest.raises(NoKeyError):
+            call()
+    assert inet.calls == []
+
+
+# --- writing
+
+
+def test_a_record_carries_the_roll_and_its_version_is_known_then(inet: Supervisord) -> None:
+    client, roll = inet.client(), a_roll()
+    inet.methods["rolling.listenerRecord"] = lambda *_: 6
+    client.record(roll, 5, request=9)
+    ((_, (group, version, text, request)),) = inet.calls
+    assert (group, version, request) == ("app", 5, 9)
+    assert load_roll(json.loads(text)) == roll
+    inet.looks(rolled=["app"])
+    assert client.look([]).rolls == {"app": (6, roll)}
+    assert last_known(inet)["rolls"] == {"app": 6}
+
+
+def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervisord_takes_that(
+    inet: Supervisord,
+) -> None:
+    inet.methods["rolling.listenerRecord"] = lambda *_: 6
+    texts = []
+    for takes in (True, False):
+        client = inet.client()
+        inet.looks(takes_changes=takes)
+        client.look([])
+        for roll, version in ((a_roll(), 5), (replace(a_roll(), paused=True), 6), (replace(a_roll(), paused=True), 7)):
+            client.record(roll, version)
+        texts += ["changes" in json.loads(inet.calls[-3 + number][1][2]) for number in range(3)]
+    assert texts == [False, True, False, False, False, False]
+
+
+def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
+    with pytest.raises(ConflictError, match="changed meanwhile"):
+        client.record(a_roll(), 5)
+    client.look([])
+    assert last_known(inet)["rolls"] == {}
+
+
+def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
+    client, watch = inet.client(), a_watch("app", Ward("app-1", (8001,), Stage.FAILED, 1000.0, why="drained → café"))
+    inet.methods["rolling.listenerGuard"] = lambda *_: 6
+    client.guard(watch)
+    ((method, (group, text)),) = inet.calls
+    assert (method, group, text.isascii(), load_watch(json.loads(text))) == (
+        "rolling.listenerGuard",
+        "app",
+        True,
+        watch,
+    )
+    inet.looks(watched=["app"])
+    assert client.look([]).watches == {"app": watch}
+    assert last_known(inet)["watches"] == {"app": 6}
+
+
+def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerGuard", Faults.SHUTDOWN_STATE)
+    error_of(lambda: client.guard(a_watch()))
+    client.look([])
+    assert last_known(inet)["watches"] == {}
+
+
+def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.methods["rolling.listenerGuard"] = lambda *_: 6
+    client.guard(a_watch())
+    client.unguard("app")
+    assert inet.calls[-1] == ("rolling.listenerGuard", ("app", ""))
+    client.look([])
+    assert last_known(inet)["watches"] == {}
+    client.unguard("never guarded")
+
+
+def test_a_refusal_is_sent_with_its_code_in_ascii(inet: Supervisord) -> None:
+    inet.client().refuse(3, Fault.REFUSED, "café → no")
+    assert inet.calls == [("rolling.listenerAnswer", (3, Fault.REFUSED, "caf\\xe9 \\u2192 no", ""))]
+
+
+def test_a_plan_is_sent_as_a_roll(inet: Supervisord) -> None:
+    inet.client().plan(3, a_roll())
+    ((method, (request, code, text, plan)),) = inet.calls
+    assert (method, request, code, text) == ("rolling.listenerAnswer", 3, 0, "")
+    assert load_roll(json.loads(plan)) == a_roll()
+
+
+# --- orders
+
+
+STOP = Order(Verb.STOP, "app-1", Incarnation(7, 1000.25))
+START = Order(Verb.START, "app-1", Incarnation(0, 1000.25))
+SIGNAL = Order(Verb.SIGNAL, "app-1", Incarnation(7, 1000.25), "USR1")
+DONE = {"code": 0, "text": ""}
+
+
+def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Supervisord) -> None:
+    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE] * 3
+    assert inet.client().order("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
+    running = {"name": "app-1", "pid": 7, "spawned": 1000.25}
+    assert inet.calls == [
+        (
+            "rolling.listenerOrder",
+            (
+                "app",
+                [
+                    {"verb": "stop", "signal": "", **running},
+                    {"verb": "start", "signal": "", **running, "pid": 0},
+                    {"verb": "signal", "signal": "USR1", **running},
+                ],
+            ),
+        )
+    ]
+
+
+@pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
+def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
+    inet.methods["rolling.listenerOrder"] = lambda *_: [{"code": code, "text": "ALREADY_STARTED: app:app-1"}] * 2
+    assert inet.client().order("app", [STOP, START]) == [Outcome()] * 2
+
+
+@pytest.mark.parametrize(
+    "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.BAD_SIGNAL]
+)
+def test_an_order_that_is_refused_says_why_and_the_others_are_carried_out(inet: Supervisord, code: int) -> None:
+    refused = {"code": code, "text": plain("NO_FILE: /srv/café")}
+    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE, refused, DONE]
+    assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/café"), Outcome()]
+
+
+def test_an_order_for_an_incarnation_that_is_gone_says_so(inet: Supervisord) -> None:
+    gone = {"code": Faults.NOT_RUNNING, "text": "NOT_RUNNING: app:app-1"}
+    inet.methods["rolling.listenerOrder"] = lambda *_: [gone]
+    assert inet.client().order("app", [STOP]) == [Outcome("NOT_RUNNING: app:app-1", overtaken=True)]
+
+
+def test_orders_to_a_supervisord_that_shuts_down_are_an_error_and_no_refusal(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerOrder", Faults.SHUTDOWN_STATE)
+    error_of(lambda: inet.client().order("app", [STOP]))
+
+
+def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:
+    inet.status = 500
+    error_of(lambda: inet.client().order("app", [STOP]))
+
+
+# --- faults
+
+
+def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+    inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().look([])))
+    inet.told = ""
+    assert "or an older one" in str(error_of(lambda: inet.client().look([])))
+
+
+def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.FAILED, "FAILED: out of luck")
+    error = error_of(lambda: inet.client().look([]))
+    assert str(error) == "FAILED: out of luck"
+    assert not isinstance(error, ConflictError)
+
+
+def test_a_supervisord_that_shuts_down_is_said_to(inet: Supervisord) -> None:
+    inet.fails("rolling.listenerLook", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
+    assert str(error_of(lambda: inet.client().look([]))) == "supervisord is shutting down"
+
+
+def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
+    client = inet.client()
+    inet.fails("rolling.listenerLook", Faults.FAILED)
+    error_of(lambda: client.look([]))
+    inet.looks()
+    client.look([])
+    assert inet.connections == 1
+
+
+# --- users and passwords
+
+
+def test_user_and_password_are_sent(supervisord: Supervisord) -> None:
+    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).look([])
+    kind, _, text = supervisord.headers[0]["Authorization"].partition(" ")
+    assert (kind, base64.b64decode(text).decode()) == ("Basic", "ann:" + "p:w" * 40)
+
+
+def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: Supervisord) -> None:
+    supervisord.status = 401
+    text = str(error_of(lambda: supervisord.client().look([])))
+    assert 'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener' in text
+
+
+# --- no answer
+
+
+def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Supervisord) -> None:
+    client = supervisord.client(timeout=0.2)
+    supervisord.answers.clear()
+    began = time.monotonic()
+    text = str(error_of(lambda: client.look([])))
+    assert time.monotonic() - began < DEADLINE / 2
+    assert text == f"supervisord does not answer at {supervisord.url}: timed out"
+    supervisord.answers.set()
+    assert client.look([]).rolls == {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<?xml version='1.0'?>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<methodRespon",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<a></b",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<a></b>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\xff\xfe\xfd\xfc",
+        b"hello\r\n\r\n",
+    ],
+    ids=["nothing", "half", "no XML", "empty", "half XML", "bad end", "wrong end", "no text", "no HTTP"],
+)
+def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisord: Supervisord, raw: bytes) -> None:
+    client = supervisord.client()
+    client.look([])
+    supervisord.raw = raw
+    assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {supervisord.url}: ")
+    supervisord.raw = None
+    assert client.look([]).rolls == {}
+
+
+def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
+    client = supervisord.client()
+    supervisord.status = 500
+    assert str(error_of(lambda: client.look([]))) == "supervisord answered HTTP 500 Internal Server Error: see its log"
+    supervisord.status = 200
+    assert client.look([]).rolls == {}
+
+
+def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None:
+    client = supervisord.client()
+    for _ in range(5):
+        client.look([])
+    assert supervisord.connections == 1
+
+
+@pytest.mark.parametrize("url", ["unix:///nowhere/supervisor.sock", "http://127.0.0.1:1", "ftp://localhost"])
+def test_where_nobody_answers_the_address_is_told(url: str) -> None:
+    client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, lambda: "the key", 5.0)
+    for _ in range(2):
+        assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {url}: ")

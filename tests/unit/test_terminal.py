@@ -1,0 +1,98 @@
+"""How lines look on a terminal: broken where it ends, with colours where it has some."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor_rolling.ctl.output import Output
+from supervisor_rolling.ctl.terminal import fitted, painted
+
+XTERM = {"TERM": "xterm-256color"}
+RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
+FAILED = "app-1  drained 0.0 s · started 1.0 s · FAILED: is not warm: GET /health answered 500, expected 2xx"
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def told(stream: io.StringIO, environment: dict[str, str], lines: list[str]) -> str:
+    """What is written."""
+    Output(stream, environment).tell(lines)
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 24)))
+
+
+def test_a_long_line_is_broken_between_words_and_goes_on_indented() -> None:
+    assert fitted([FAILED], 80) == [
+        "app-1  drained 0.0 s · started 1.0 s · FAILED: is not warm: GET /health answered",
+        "  500, expected 2xx",
+    ]
+
+
+def test_what_goes_on_below_an_indented_line_is_indented_more() -> None:
+    assert fitted(["    one two three"], 11) == ["    one two", "      three"]
+
+
+def test_a_path_that_is_to_be_copied_stays_whole() -> None:
+    path = "/very/long" * 10
+    assert fitted([f"see {path} there"], 40) == ["see", f"  {path}", "  there"]
+
+
+@given(st.lists(st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=200)), st.integers(20, 120))
+def test_no_word_is_lost(lines: list[str], columns: int) -> None:
+    assert " ".join(fitted(lines, columns)).split() == " ".join(lines).split()
+
+
+def test_in_a_pipe_every_line_is_whole_and_plain() -> None:
+    assert told(io.StringIO(), XTERM, [FAILED]) == FAILED + "\n"
+
+
+def test_on_a_terminal_no_line_is_longer_than_that_is_wide() -> None:
+    text = told(Terminal(), {**XTERM, "NO_COLOR": "1"}, [FAILED])
+    assert [len(line) <= 80 for line in text.splitlines()] == [True, True]
+
+
+@pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}, {**XTERM, "NO_COLOR": "1"}])
+def test_where_colours_are_not_wanted_there_are_none(environment: dict[str, str]) -> None:
+    assert "\x1b" not in told(Terminal(), environment, [FAILED])
+
+
+def test_an_empty_no_color_says_nothing() -> None:
+    assert "\x1b" in told(Terminal(), {**XTERM, "NO_COLOR": ""}, [FAILED])
+
+
+@pytest.mark.parametrize(
+    ("line", "coloured"),
+    [
+        (FAILED, [(RED, "FAILED:")]),
+        ("app-1  drained 0.0 s · open", [(GREEN, "open")]),
+        ("ERROR: rolling.yaml is FAILED", [(RED, "ERROR:")]),
+        ("app: ABORTED: 3 of 8 replaced", [(YELLOW, "ABORTED:")]),
+        ("error: nginx.max_fails: x", [(RED, "error:")]),
+        ("warning: nginx.down: x", [(YELLOW, "warning:")]),
+        ("skipped: nginx: there is none", [(YELLOW, "skipped:")]),
+        ("app: no finding. Looked at: 8 processes", [(GREEN, "no finding")]),
+        ("app-1  RUNNING  12  failed   3 s  -  closed  why", [(RED, "failed"), (YELLOW, "closed")]),
+        ("app-1  RUNNING  12  open     3 s  warm  open", []),
+        ("app-1  settling, and closed", []),
+    ],
+)
+def test_what_matters_is_coloured(line: str, coloured: list[tuple[str, str]]) -> None:
+    found = painted(line)
+    assert [(start, text) for start, text in re.findall(r"(\x1b\[\d+m)(.*?)\x1b\[0m", found)] == coloured
+    assert re.sub(r"\x1b\[\d+m", "", found) == line

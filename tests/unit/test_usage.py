@@ -1,0 +1,204 @@
+"""What the commands take, their help, and what a shell completes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from supervisor.options import ClientOptions
+from supervisor.supervisorctl import Controller as Supervisorctl
+
+from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
+from supervisor_rolling.ctl.usage import (
+    COMMANDS,
+    UsageError,
+    called_as,
+    completions,
+    help_text,
+    parse,
+    where_told,
+)
+
+PROCESSES = [
+    {"group": "app", "name": "app-1"},
+    {"group": "app", "name": "app-2"},
+    {"group": "web", "name": "web"},
+    {"group": "api", "name": "api-1"},
+]
+
+
+def completed(line: str) -> list[str] | None:
+    """What the last word of a line may become."""
+    text = "" if line.endswith(" ") else line.split()[-1]
+    return completions(line, text, lambda: PROCESSES)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("rolling_restart ", ["api ", "app ", "web "]),
+        ("rolling_restart ap", ["api ", "app "]),
+        ("rolling_restart app:", ["app:app-1 ", "app:app-2 "]),
+        ("rolling_restart app:app-1 app:app-", ["app:app-1 ", "app:app-2 "]),
+        ("rolling_restart app --no", ["--no-wait "]),
+        ("rolling_restart --", ["--max-unavailable ", "--dry-run ", "--no-wait ", "--force ", "--json "]),
+        ("rolling_status w", ["web "]),
+        ("rolling_status app:", []),  # of a whole group
+        ("rolling_resume -", ["--no-wait ", "--json "]),
+        ("rolling_abort x", []),
+        ("rolling_report -", ["--output ", "--json "]),
+        ("rolling_report -o ", []),  # a file
+        ("rolling_report app --output a", []),
+        ("rolling_restart --max-unavailable ", []),
+        ("rolling_restart app --force a", ["api ", "app "]),
+    ],
+)
+def test_groups_processes_and_options_are_completed(line: str, found: list[str]) -> None:
+    assert completed(line) == found
+
+
+@pytest.mark.parametrize("line", ["rolling_re", "restart ap", "help rolling_", " "])
+def test_what_is_not_ours_is_left_to_supervisorctl(line: str) -> None:
+    assert completions(line, "", lambda: PROCESSES) is None
+
+
+def test_options_are_completed_without_asking_supervisord() -> None:
+    def processes() -> Any:
+        raise AssertionError("asked")
+
+    assert completions("rolling_check app --", "--", processes) == ["--json "]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling resume app"),
+        ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
+        ("rolling_resume goes on with it", "supervisor_rolling resume goes on with it"),
+        ("All that is wrong: rolling_check app. To accept it: rolling_restart app --force",
+         "All that is wrong: supervisor_rolling check app. To accept it: supervisor_rolling restart app --force"),
+        ("see rolling_history", "see supervisor_rolling history"),
+        ("supervisorctl tail rolling stderr", "supervisorctl tail rolling stderr"),
+        ("/etc/rolling_status of rolling_statuses", "/etc/rolling_status of rolling_statuses"),
+        ("rolling_check", "rolling_check"),
+    ],
+)  # fmt: skip
+def test_commands_in_a_text_are_written_as_the_program_has_them(text: str, found: str) -> None:
+    assert called_as(text, "supervisor_rolling") == found
+    assert called_as(found, "supervisor_rolling") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling -s 'http://h:1/?a b' resume app"),
+        ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
+        ("See: supervisorctl tail app stderr", "See: supervisorctl -s 'http://h:1/?a b' tail app stderr"),
+        ("what supervisorctl prints", "what supervisorctl prints"),
+    ],
+)
+def test_commands_in_a_text_find_the_same_supervisord(text: str, found: str) -> None:
+    where = where_told([("-u", "ann"), ("-s", "http://h:1/?a b"), ("-p", "secret")])
+    assert called_as(text, "supervisor_rolling", where) == found
+    assert called_as(found, "supervisor_rolling", where) == found
+
+
+# --- in supervisorctl's own shell
+
+
+class Server:
+    """supervisord, which counts how often it is asked; None: it does not answer."""
+
+    def __init__(self, processes: list[dict[str, str]] | None) -> None:
+        self.processes = processes
+        self.asked = 0
+
+    def getAllProcessInfo(self) -> list[dict[str, str]]:
+        self.asked += 1
+        if self.processes is None:
+            raise ConnectionRefusedError
+        return self.processes
+
+
+def shell(server: Server) -> Supervisorctl:
+    """supervisorctl as it is, with the plugin."""
+    options = ClientOptions()
+    options.prompt = "supervisor"
+    options.plugin_factories.append(("rolling", make_rolling_controllerplugin, {}))
+    found = Supervisorctl(options)
+    found.get_supervisor = lambda: server
+    return found
+
+
+def all_completions(found: Supervisorctl, line: str) -> list[str]:
+    """As readline asks for them."""
+    text = "" if line.endswith(" ") else line.split()[-1]
+    answers: list[str] = []
+    for state in range(100):
+        one = found.complete(text, state, line)
+        if one is None:
+            return answers
+        answers.append(one)
+    raise AssertionError("it does not end")
+
+
+def test_a_shell_completes_our_commands_with_one_question() -> None:
+    server = Server(PROCESSES)
+    assert all_completions(shell(server), "rolling_restart app:app") == ["app:app-1 ", "app:app-2 "]
+    assert server.asked == 1
+
+
+def test_a_shell_completes_its_own_commands_and_the_names_of_ours_as_ever() -> None:
+    found = shell(Server(PROCESSES))
+    assert all_completions(found, "restart app:") == ["app:app-1 ", "app:* ", "app:app-2 "]
+    assert all_completions(found, "rolling_re") == ["rolling_report ", "rolling_restart ", "rolling_resume "]
+    assert all_completions(found, "help rolling_a") == ["rolling_abort "]
+
+
+def test_where_supervisord_does_not_answer_nothing_is_completed() -> None:
+    assert all_completions(shell(Server(None)), "rolling_status a") == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_said_once_by_a_shell(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shell(Server([])).onecmd(f"help {command}")
+    assert capsys.readouterr().out == help_text(command) + "\n"
+
+
+def test_of_a_command_that_nobody_has_that_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    shell(Server([])).onecmd("help rolling_nonsense")
+    assert capsys.readouterr().out == "*** No help on rolling_nonsense\n"
+
+
+def test_the_list_of_commands_has_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    shell(Server([])).onecmd("help")
+    listed = capsys.readouterr().out
+    assert "rolling commands (type help <topic>)" in listed
+    assert all(command in listed for command in COMMANDS)
+
+
+# --- help and parsing
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_eighty_columns_and_has_every_option(command: str) -> None:
+    lines = help_text(command).splitlines()
+    assert max(map(len, lines)) <= 80
+    for option in COMMANDS[command].options:
+        assert any(option.flag in line.split() for line in lines if line.startswith("  -"))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("rolling_restart", "the following arguments are required: GROUP"),
+        ("rolling_restart app --dry", "unrecognized arguments: --dry"),
+        ("rolling_restart app --max-unavailable", "argument --max-unavailable: expected one argument"),
+        ("rolling_restart app --max-unavailable 0", "argument --max-unavailable"),
+        ("rolling_status app web", "unrecognized arguments: web"),
+    ],
+)
+def test_what_is_wrong_is_said(line: str, why: str) -> None:
+    command, *words = line.split()
+    with pytest.raises(UsageError, match=why):
+        parse(command, words)

@@ -1,0 +1,1067 @@
+"""Warm-ups over HTTP: real servers, real sockets, and a real closed gate."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.model import (
+    Connections,
+    GatePolicy,
+    Holder,
+    PortUse,
+    Warmth,
+    WarmupJob,
+    WarmupPolicy,
+    WarmupRequest,
+)
+from supervisor_rolling.core.protocol_detection import H2_PREFACE
+from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpected_text
+from supervisor_rolling.listener import config
+from supervisor_rolling.listener.gates import make_gate
+from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.threads import Slots
+from supervisor_rolling.listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
+from tests.support.hosts import Host
+
+NAME = "app:app-1"
+PID = 4711
+DEADLINE = 20.0  # seconds after which a test that waits has failed
+FOR_EVER = 600.0
+LEASE = 10.0
+WITHIN_LEASE = 5.0  # after the lease everybody passes
+
+Answer = Callable[["Asked"], int]
+
+
+class Asked:
+    """One request as it came."""
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], body: str, peer: str) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+
+    @property
+    def line(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Server:
+    """An application that writes down what it is asked. ``answer`` gives the status of a request."""
+
+    def __init__(self, keep: ExitStack, address: str = "127.0.0.1", port: int = 0) -> None:
+        self.asked: list[Asked] = []
+        self.answer: Answer = lambda asked: 200
+        self.hangs = threading.Event()
+        self.hangs.set()
+        self.location = "/elsewhere"  # to which a redirect leads
+        self.trickles = False  # a byte every hundredth of a second, and no end
+        self._http = self._listening(address, port)
+        self.port = int(self._http.server_address[1])
+        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        thread.start()
+        keep.callback(self._end, thread)
+
+    @property
+    def lines(self) -> list[str]:
+        return [asked.line for asked in self.asked]
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+
+    def _listening(self, address: str, port: int) -> ThreadingHTTPServer:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = type("Http", (ThreadingHTTPServer,), {"address_family": family})
+        return kind((address, port), self._handler())
+
+    def _end(self, thread: threading.Thread) -> None:
+        self.hangs.set()
+        self._http.shutdown()
+        self._http.server_close()
+        thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(ConnectionError):
+                    super().handle_one_request()
+
+            def __getattr__(self, name: str) -> Any:
+                if not name.startswith("do_"):
+                    raise AttributeError(name)
+                return self.reply
+
+            def reply(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+                asked = Asked(self.command, self.path, dict(self.headers), body, self.client_address[0])
+                server.asked.append(asked)
+                server.hangs.wait(DEADLINE)
+                status = server.answer(asked)
+                if status == 0:  # it hangs up
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", server.location)
+                self.send_header("Content-Length", "100000" if server.trickles else "0")
+                self.end_headers()
+                until = time.monotonic() + DEADLINE
+                while server.trickles and time.monotonic() < until:
+                    self.wfile.write(b".")
+                    time.sleep(0.01)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+class Told:
+    """The ``Sockets`` of a test: the kernel's listeners, or what ``addresses`` says; of processes, what is given."""
+
+    def __init__(
+        self,
+        addresses: Callable[[int], tuple[str, ...]] | None,
+        ports: Callable[[int], tuple[int, ...]],
+        others: Callable[[int, int], tuple[Holder, ...]],
+    ) -> None:
+        self._addresses = addresses
+        self._ports = ports
+        self._others = others
+
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
+        return {}
+
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
+        return {}
+
+    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+        raise AssertionError("a warm-up walks the table of all connections")
+
+    def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        raise AssertionError("a warm-up asks for listeners without their holders")
+
+    def listening(self, port: int, pid: int) -> PortUse:
+        """The kernel's, where the test does not say otherwise: the process of the test listens for all."""
+        use = KernelSockets().listening(port, os.getpid())
+        addresses = use.addresses if self._addresses is None else self._addresses(port)
+        others = self._others(port, pid) if addresses else ()
+        return PortUse(addresses, () if others else addresses, others)
+
+    def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
+        return {pid: self._ports(pid) for pid in pids}
+
+
+class Warmer:
+    """HttpWarmups, tended until something has come of it."""
+
+    def __init__(
+        self,
+        addresses: Callable[[int], tuple[str, ...]] | None = None,
+        ports: Callable[[int], tuple[int, ...]] = lambda pid: (),
+        others: Callable[[int, int], tuple[Holder, ...]] = lambda port, pid: (),
+    ) -> None:
+        self.changed = threading.Event()
+        self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
+
+    def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
+        job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
+        return self.warmups.tend({NAME: job})[NAME]
+
+    def until_over(self, port: int, **details: Any) -> Warmth:
+        return until(lambda: self.tend(port, **details), lambda warmth: warmth.state != "warming")
+
+
+def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
+    """What ``look`` finds as soon as it is as it should be."""
+    deadline = time.monotonic() + DEADLINE
+    while not true(found := look()):
+        assert time.monotonic() < deadline, f"it came to nothing better than {found}"
+        time.sleep(0.005)
+    return found
+
+
+def gets(*paths: str) -> tuple[WarmupRequest, ...]:
+    return tuple(WarmupRequest(path=path) for path in paths)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def server(keep: ExitStack) -> Server:
+    return Server(keep)
+
+
+@pytest.fixture
+def warmer(keep: ExitStack) -> Warmer:
+    found = Warmer()
+    keep.callback(found.warmups.tend, {})
+    return found
+
+
+# --- what is asked
+
+
+def test_first_ready_then_the_list_in_its_order_and_as_often_as_it_says(server: Server, warmer: Warmer) -> None:
+    wanted = (WarmupRequest(path="/b", count=3), *gets("/a?q=1"), WarmupRequest("HEAD", "/b"))
+    warmth = warmer.until_over(server.port, ready="/health", requests=wanted)
+    assert server.lines == ["GET /health", "GET /b", "GET /b", "GET /b", "GET /a?q=1", "HEAD /b"]
+    assert (warmth.state, warmth.pid, warmth.requests, warmth.why) == ("warm", PID, 5, "")
+
+
+def test_the_first_and_the_last_request_are_timed(server: Server, warmer: Warmer) -> None:
+    def slow_at_first(asked: Asked) -> int:
+        time.sleep({"/first": 0.2, "/last": 0.05}.get(asked.path, 0.0))
+        return 200
+
+    server.answer = slow_at_first
+    warmth = warmer.until_over(server.port, requests=gets("/first", "/", "/", "/last"))
+    assert 200 <= warmth.first_ms < 5000
+    assert 50 <= warmth.last_ms < warmth.first_ms + 5000
+    assert warmth.last_ms != warmth.first_ms
+
+
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_ready_is_any_2xx(server: Server, warmer: Warmer, status: int) -> None:
+    server.answer = lambda asked: status
+    assert warmer.until_over(server.port, ready="/health").state == "warm"
+    assert server.lines == ["GET /health"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status: int) -> None:
+    server.answer = lambda asked: 200 if len(server.asked) > 5 else status
+    assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
+    assert server.lines == ["GET /health"] * 6 + ["GET /"]
+
+
+SET_HEADER = "set `warmup: {headers:"
+IN_GROUP = "in groups.app of rolling.yaml"
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (400, f"{SET_HEADER} {{Host: NAME}}}}` {IN_GROUP}, where NAME is a name that it serves"),
+        (401, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
+        (403, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
+        (404, "correct the path"),
+    ],
+)
+def test_ready_that_is_refused_three_times_fails_with_the_fix(
+    server: Server, warmer: Warmer, status: int, fix: str
+) -> None:
+    server.answer = lambda asked: status
+    warmth = warmer.until_over(server.port, ready="/health")
+    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert warmth.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path in warmup.ready"
+
+
+def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: {1: 404, 2: 503, 3: 404, 4: 404}.get(len(server.asked), 200)
+    assert warmer.until_over(server.port, ready="/health").state == "warm"
+
+
+def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmth = warmer.until_over(server.port, ready="/health", timeout=0.3)
+    assert (warmth.state, warmth.why) == ("late", "GET /health (ready) answers 503")
+
+
+def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmth = until(lambda: warmer.tend(server.port, ready="/health"), lambda warmth: warmth.why)
+    assert (warmth.state, warmth.why) == ("warming", "GET /health (ready) answers 503")
+
+
+def test_an_unexpected_answer_ends_it_at_once_with_words(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 500 if asked.path == "/b" else 200
+    warmth = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
+    assert (warmth.state, warmth.requests) == ("failed", 1)
+    assert warmth.why == "GET /b answered 500, expected 2xx"
+    assert server.lines == ["GET /a", "GET /b"]
+
+
+@pytest.mark.parametrize(("status", "state"), [(404, "warm"), (401, "warm"), (200, "failed"), (302, "failed")])
+def test_expect_is_taken_literally(server: Server, warmer: Warmer, status: int, state: str) -> None:
+    server.answer = lambda asked: status
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/x", expect=(401, 404)),))
+    assert warmth.state == state
+    assert state == "warm" or warmth.why == f"GET /x answered {status}, expected 401 or 404"
+
+
+def test_a_post_has_its_body_and_its_headers(server: Server, warmer: Warmer) -> None:
+    post = WarmupRequest("POST", "/login", {"X-One": "own", "Content-Type": "text/plain"}, "näme=ann")
+    warmer.until_over(server.port, headers={"Host": "example.org", "X-One": "all", "X-Two": "all"}, requests=(post,))
+    (asked,) = server.asked
+    assert (asked.line, asked.body) == ("POST /login", "näme=ann")
+    found = {name.lower(): value for name, value in asked.headers.items()}
+    assert (found["host"], found["x-one"], found["x-two"]) == ("example.org", "own", "all")
+    assert found["content-type"] == "text/plain"
+    assert found["connection"] == "close"
+
+
+def test_the_headers_of_all_go_with_ready_too(server: Server, warmer: Warmer) -> None:
+    warmer.until_over(server.port, headers={"Host": "example.org"}, ready="/health")
+    assert server.asked[0].headers["Host"] == "example.org"
+
+
+# --- redirects
+
+
+@pytest.mark.parametrize(
+    "location", ["/there", "there", "http://{own}/there", "//{own}/there", "http://EXAMPLE.org/there"]
+)
+def test_a_redirect_that_stays_at_the_process_is_followed(server: Server, warmer: Warmer, location: str) -> None:
+    server.answer = lambda asked: 200 if asked.path == "/there" else 301
+    server.location = location.format(own=f"127.0.0.1:{server.port}")
+    policy: dict[str, Any] = {"headers": {"Host": "example.org"}, "ready": "/health", "requests": gets("/")}
+    warmth = warmer.until_over(server.port, **policy)
+    assert server.lines == ["GET /health", "GET /there", "GET /", "GET /there"], warmth.why
+    assert (warmth.state, warmth.requests, warmth.statuses) == ("warm", 1, (200,))
+    assert {asked.headers["Host"] for asked in server.asked} == {"example.org"}
+
+
+def test_a_redirect_to_https_fails_and_names_the_header(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 301
+    server.location = "https://example.org/"
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, server.lines) == ("failed", ["GET /"])
+    assert warmth.why == (
+        "GET / answers 301 to https://example.org/. Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in "
+        "groups.app of rolling.yaml, or accept it: `{path: /, expect: [301]}` in warmup.requests"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (WarmupRequest(path="/nosuch"), 404),
+        (WarmupRequest("POST", "/login?a=b&c=d"), 403),
+        (WarmupRequest(path="/a,b:{c}"), 404),
+        (WarmupRequest(path='/"ä"'), 400),
+    ],
+)
+def test_form_that_accepts_a_status_is_valid_yaml(request_: WarmupRequest, status: int) -> None:
+    text = unexpected_text(request_, Reply(status), {}, "app")
+    form = re.search(r"accept it: `(\{.*\})` in warmup\.requests$", text)
+    assert form, text
+    policy = f"groups: {{app: {{ports: auto, warmup: {{requests: [{form[1]}]}}}}}}"
+    (accepted,) = config.parse(policy, "f").groups["app"].warmup.requests
+    assert accepted == replace(request_, expect=(status,))
+
+
+def test_form_for_an_unknown_path_is_short() -> None:
+    text = unexpected_text(WarmupRequest(path="/nosuch"), Reply(404), {}, "app")
+    assert text.endswith(
+        "expected 2xx. Fix: correct the path, or accept it: `{path: /nosuch, expect: [404]}` in warmup.requests"
+    )
+
+
+def test_header_fix_of_a_redirect_is_valid_yaml() -> None:
+    for location, headers in (
+        ("https://example.org/", {"X-Forwarded-Proto": "https"}),
+        ("http://www.example.org/", {"Host": "www.example.org"}),
+        ("http://[::1]/", {"Host": "::1"}),
+    ):
+        text = unexpected_text(WarmupRequest(path="/"), Reply(301, location), {}, "app")
+        form = re.search(r"set `(.*)` in groups\.app of rolling\.yaml, or", text)
+        assert form, text
+        assert config.parse(f"groups: {{app: {{ports: auto, {form[1]}}}}}", "f").groups["app"].warmup.headers == headers
+
+
+def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 301
+    server.location = "https://example.org/\r\n\x1b[31m"
+    warmth = warmer.until_over(server.port, ready="/health")
+    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert warmth.why.endswith(
+        "Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in groups.app of rolling.yaml, or name another path "
+        "in warmup.ready"
+    )
+    assert warmth.why.isprintable()
+
+
+def test_an_expected_redirect_is_not_followed(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 302
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/", expect=(200, 302)),))
+    assert (warmth.state, server.lines, warmth.statuses) == ("warm", ["GET /"], (302,))
+
+
+def test_redirects_in_a_circle_end(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 302
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, len(server.asked)) == ("failed", 1 + MAX_REDIRECTS)
+    assert "answers 302 to /elsewhere. Fix: " in warmth.why
+
+
+def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert warmer.until_over(server.port, requests=gets("/"), timeout=5.0).state == "warm"
+    assert server.lines == ["GET /"]
+
+
+# --- what does not listen, breaks or hangs
+
+
+def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
+    port = free_port()
+    waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
+    server = Server(keep, port=port)
+    assert warmer.until_over(port, requests=gets("/")).state == "warm"
+    assert server.lines == ["GET /"]
+
+
+def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitStack) -> None:
+    port = free_port()
+    warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
+    refused = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
+    Server(keep, port=port)
+    assert warmer.until_over(port, requests=gets("/")).state == "warm"
+
+
+def test_without_ready_and_without_a_list_it_is_warm_when_it_listens(server: Server, warmer: Warmer) -> None:
+    warmth = warmer.until_over(server.port)
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 0, [])
+
+
+def test_what_never_listens_fails_at_the_deadline(warmer: Warmer) -> None:
+    port = free_port()
+    warmth = warmer.until_over(port, timeout=0.2)
+    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
+
+
+@pytest.mark.parametrize(("ports", "words"), [((9000,), "9000"), ((9000, 9001), "9000, 9001")])
+def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...], words: str) -> None:
+    asked: list[int] = []
+
+    def ports_of(pid: int) -> tuple[int, ...]:
+        asked.append(pid)
+        return ports
+
+    warmth = Warmer(ports=ports_of).until_over(free_port(), timeout=0.2)
+    assert warmth.state == "late"
+    assert warmth.why.endswith(f"; it listens on {words}. Fix: correct `ports` in rolling.yaml, or the program")
+    assert asked == [PID], "once, at the deadline: it is dear"
+
+
+def test_foreign_process_on_port_does_not_warm(server: Server) -> None:
+    looks: list[tuple[int, int]] = []
+
+    def others(port: int, pid: int) -> tuple[Holder, ...]:
+        looks.append((port, pid))
+        return (Holder((4711, 4712), "python3", NAME),)
+
+    warmth = Warmer(others=others).until_over(server.port, timeout=0.2)
+    assert set(looks) == {(server.port, PID)}
+    assert len(looks) < 4, "to look is dear"
+    assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
+    assert warmth.why == (
+        f"port {server.port} is held by processes 4711, 4712 (python3), left by an earlier {NAME}. Fix: kill 4711 4712"
+    )
+
+
+def test_process_is_warmed_when_foreign_process_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_rolling.listener.warmup.FOREIGN_EVERY", 0.01)
+    looks = iter([(Holder((4711,), "python3"),)] * 2)
+    warmer = Warmer(others=lambda port, pid: next(looks, ()))
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"])
+
+
+def test_foreign_process_during_warmup_repeats_the_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_rolling.listener.warmup.FOREIGN_EVERY", 0.01)
+    looks = iter([(), (Holder((4711,), "python3"),)])
+    warmth = Warmer(others=lambda port, pid: next(looks, ())).until_over(server.port, requests=gets("/"))
+    assert (warmth.state, server.lines) == ("warm", ["GET /", "GET /"])
+    assert (warmth.requests, len(warmth.latencies), warmth.statuses) == (1, 1, (200,)), "of the second time alone"
+
+
+def test_foreign_process_at_end_of_warmup_fails_at_timeout(server: Server) -> None:
+    looks = iter([()])
+    warmer = Warmer(others=lambda port, pid: next(looks, (Holder((4711,), "python3"),)))
+    warmth = warmer.until_over(server.port, requests=gets("/"), timeout=0.3)
+    assert (warmth.state, server.lines) == ("late", ["GET /"])
+    assert warmth.why == (
+        f"port {server.port} is held by process 4711 (python3). Fix: kill 4711, or name python3 in warmup.proxies "
+        f"if it listens for {NAME}"
+    )
+
+
+def test_named_proxy_warms_its_process(server: Server) -> None:
+    warmer = Warmer(others=lambda port, pid: (Holder((4711,), "docker-proxy"),))
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    other = Warmer(others=lambda port, pid: (Holder((4711,), "socat"),))
+    assert other.until_over(server.port, requests=gets("/"), proxies=("socat",)).state == "warm"
+
+
+def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> None:
+    def hidden(pid: int) -> tuple[int, ...]:
+        raise SocketsError("Cannot see which ports process 7 listens on")
+
+    port = free_port()
+    warmth = Warmer(ports=hidden).until_over(port, timeout=0.2)
+    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
+
+
+def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -> None:
+    def silent(port: int) -> tuple[str, ...]:
+        raise SocketsError("the kernel did not answer")
+
+    warmth = Warmer(silent).until_over(1, timeout=0.1)
+    assert (warmth.state, warmth.why) == ("late", "the kernel did not answer")
+
+
+def test_a_connection_that_breaks_is_tried_again(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 200 if len(server.asked) > 2 else 0
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"] * 3)
+
+
+def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) -> None:
+    server.hangs.clear()
+    began = time.monotonic()
+    warmth = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
+    assert (warmth.state, warmth.why) == ("late", "GET /slow did not answer")
+    assert time.monotonic() - began < DEADLINE / 2
+
+
+def test_one_that_listened_late_and_then_hangs_is_not_said_to_listen_nowhere(server: Server) -> None:
+    looks = itertools.count()
+    server.hangs.clear()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if next(looks) else ())
+    warmth = warmer.until_over(server.port, ready="/health", timeout=0.4)
+    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+
+
+def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server: Server, warmer: Warmer) -> None:
+    def answer(asked: Asked) -> int:
+        if len(server.asked) < 3:
+            return 503
+        server.hangs.clear()
+        return 200
+
+    server.answer = answer
+    warmth = warmer.until_over(server.port, ready="/health", requests=gets("/hangs"), timeout=0.4)
+    assert (warmth.state, warmth.why) == ("late", "GET /hangs did not answer")
+
+
+@pytest.mark.parametrize(
+    ("hangs_for", "words"),
+    [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not answer")],
+)
+def test_one_that_answered_badly_and_then_hangs_for_long_is_said_to_hang(
+    server: Server, warmer: Warmer, hangs_for: float, words: str
+) -> None:
+    def answer(asked: Asked) -> int:
+        server.hangs.clear()
+        return 503
+
+    server.answer = answer
+    assert warmer.until_over(server.port, ready="/health", timeout=hangs_for).why == words
+
+
+@pytest.mark.parametrize(
+    ("trickles_for", "words"),
+    [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not end its answer")],
+)
+def test_an_answer_that_the_deadline_cuts_off_is_told_of_only_where_it_took_long(
+    server: Server, warmer: Warmer, trickles_for: float, words: str
+) -> None:
+    def answer(asked: Asked) -> int:
+        server.trickles = len(server.asked) > 1
+        return 503
+
+    server.answer = answer
+    warmth = warmer.until_over(server.port, ready="/health", timeout=trickles_for)
+    assert (warmth.state, warmth.why) == ("late", words)
+
+
+def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: time.sleep(0.15) or 200  # type: ignore[func-returns-value]
+    warmth = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
+    assert warmth.state == "late"
+    assert warmth.why in ("GET / did not answer", "there was no time left for GET /")
+    assert len(server.asked) <= 5
+
+
+def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, warmer: Warmer) -> None:
+    def answer(asked: Asked) -> int:
+        time.sleep(0.9)
+        server.hangs.clear()
+        return 200
+
+    server.answer = answer
+    began = time.monotonic()
+    warmth = warmer.until_over(server.port, requests=gets("/", "/hangs"), timeout=1.0)
+    assert (warmth.state, warmth.requests) == ("late", 1)
+    assert time.monotonic() - began < 1.7
+
+
+# --- what is no HTTP, or never ends
+
+
+class Raw:
+    """A server that answers what comes with bytes of its own, and hangs up."""
+
+    def __init__(self, keep: ExitStack, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self._listening = keep.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.port = int(self._listening.getsockname()[1])
+        self.connections = 0
+        thread = threading.Thread(target=self._serve)
+        thread.start()
+        keep.callback(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections += 1
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(self._answer(connection.recv(65536)))
+
+
+TLS_ALERT = bytes.fromhex("15030100020246")
+SETTINGS = H2_PREFACE[-9:]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (TLS_ALERT, "speaks TLS, and a warm-up asks in plain HTTP. Fix: "),
+        (SETTINGS, "speaks HTTP/2 alone. Fix: let it serve HTTP/1.1 as well"),
+        (b"-ERR unknown command 'GET'\r\n", "speaks Redis, not HTTP. Fix: correct `ports`"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH, not HTTP."),
+        (b"J\x00\x00\x00\x0a8.0.36\x00", "speaks MySQL, not HTTP."),
+        (b"\x1b[2Jhello\nworld", "does not speak HTTP: it sends '\\x1b[2Jhello\\nworld'. Fix: "),
+    ],
+)
+def test_another_protocol_is_named_by_its_first_bytes(keep: ExitStack, warmer: Warmer, sent: bytes, words: str) -> None:
+    server = Raw(keep, lambda _: sent)
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert warmth.state == "failed"
+    assert warmth.why.startswith(f"port {server.port} {words}"), warmth.why
+    assert warmth.why.isprintable()
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("hello", "answer", "words"),
+    [(b"\x16\x03", TLS_ALERT, "speaks TLS"), (H2_PREFACE[:14], SETTINGS, "speaks HTTP/2 alone")],
+)
+def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
+    keep: ExitStack, warmer: Warmer, hello: bytes, answer: bytes, words: str
+) -> None:
+    server = Raw(keep, lambda asked: answer if asked.startswith(hello) else b"")
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.why.startswith(f"port {server.port} {words}")) == ("failed", True), warmth.why
+
+
+def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", key]
+    subprocess.run([*make, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = Server(keep)
+    server.wrap(context)
+    warmth = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmth.state, warmth.why.startswith(f"port {server.port} speaks TLS")) == ("failed", True), warmth.why
+
+
+def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStack, warmer: Warmer) -> None:
+    text = b"The plain HTTP request was sent to HTTPS port"
+    server = Raw(keep, lambda _: b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    why = warmer.until_over(server.port, requests=gets("/")).why
+    assert why.startswith("GET / answered 400, expected 2xx. Fix: let it serve plain HTTP: it seems to want TLS"), why
+
+
+def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warmer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while not over.wait(0.02):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        began = time.monotonic()
+        warmth = warmer.until_over(listening.getsockname()[1], ready="/health", timeout=0.8)
+        over.set()
+        thread.join()
+    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+    assert time.monotonic() - began < DEADLINE / 2
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
+    def broken(port: int) -> tuple[str, ...]:
+        raise RuntimeError("out of luck")
+
+    warmth = Warmer(broken).until_over(1)
+    assert (warmth.state, warmth.why) == ("failed", "RuntimeError: out of luck")
+
+
+# --- which are wanted
+
+
+def test_whoever_waits_is_told_when_it_has_ended(server: Server, warmer: Warmer) -> None:
+    assert not warmer.changed.is_set()
+    warmer.tend(server.port, requests=gets("/"))
+    assert warmer.changed.wait(DEADLINE)
+    assert warmer.tend(server.port, requests=gets("/")).state == "warm"
+
+
+def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warmer) -> None:
+    server.hangs.clear()
+    assert [warmer.tend(server.port, requests=gets("/")).state for _ in range(20)] == ["warming"] * 20
+    server.hangs.set()
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert [warmer.tend(server.port, requests=gets("/")).state for _ in range(3)] == ["warm"] * 3
+    assert server.lines == ["GET /"]
+
+
+def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server) -> None:
+    """Its listener was away meanwhile, and counts that time for nobody."""
+    may_look = threading.Event()
+    may_look.set()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if may_look.wait(DEADLINE) else ())
+    server.answer = lambda asked: 503
+    may_look = threading.Event()
+    may_look.set()
+    warmer = Warmer(lambda port: ("127.0.0.1",) if may_look.wait(DEADLINE) else ())
+    policy: dict[str, Any] = {"ready": "/health", "timeout": 0.3}
+    late = warmer.until_over(server.port, **policy)
+    assert late.state == "late"
+    may_look.clear()
+    again = warmer.tend(server.port, **policy)
+    assert (again.state, again.why) == ("warming", late.why)
+    server.answer = lambda asked: 200
+    may_look.set()
+    assert warmer.until_over(server.port, **policy).state == "warm"
+
+
+def test_to_be_late_is_told_once_before_it_begins_anew(server: Server, warmer: Warmer) -> None:
+    policy: dict[str, Any] = {"ready": "/health", "timeout": 0.1}
+    server.answer = lambda asked: 503
+    warmer.tend(server.port, **policy)
+    assert warmer.changed.wait(DEADLINE)  # nobody looked meanwhile
+    assert warmer.tend(server.port, **policy).state == "late"
+    assert warmer.until_over(server.port, **policy).state == "late"  # and so it is, again and again
+
+
+def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmth: warmth.why)
+    assert warmer.warmups.tend({}) == {}
+    assert warmer.changed.wait(DEADLINE)  # its thread has ended
+    count = len(server.asked)
+    time.sleep(0.1)
+    assert len(server.asked) == count
+
+
+def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer) -> None:
+    assert warmer.until_over(server.port, requests=gets("/")).pid == PID
+    assert warmer.tend(server.port, pid=PID + 1, requests=gets("/")).state in ("warming", "warm")
+    again = warmer.until_over(server.port, pid=PID + 1, requests=gets("/"))
+    assert (again.pid, again.state, again.requests) == (PID + 1, "warm", 1)
+    assert server.lines == ["GET /", "GET /"]
+
+
+def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 200 if asked.path == "/right" else 503
+    until(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmth: warmth.why)
+    assert warmer.until_over(server.port, ready="/right").state == "warm"
+    count = len(server.asked)
+    assert warmer.until_over(server.port, ready="/right").state == "warm"
+    assert len(server.asked) == count
+
+
+@pytest.mark.parametrize("changed", [{"bypass": "none"}, {"port": 1}])
+def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
+    server.hangs.clear()
+    wanted: dict[str, Any] = {"port": server.port, "requests": gets("/")}
+    until(lambda: warmer.tend(**wanted), lambda _: len(server.asked) == 1)
+    first = warmer.warmups._running[NAME]
+    warmer.tend(**{**wanted, **changed})
+    assert warmer.warmups._running[NAME] is not first
+    assert first.dropped.is_set()
+    server.hangs.set()
+
+
+def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> None:
+    slow, quick = Server(keep), Server(keep)
+    slow.hangs.clear()
+    policy = WarmupPolicy(DEADLINE, requests=gets("/"))
+    wanted = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
+    look = lambda: [warmth.state for warmth in warmer.warmups.tend(wanted).values()]  # noqa: E731
+    until(look, lambda states: states == ["warming", "warm"])
+    slow.hangs.set()
+    until(look, lambda states: states == ["warm", "warm"])
+
+
+# --- how many at once, and how often
+
+SLOTS = 2 * (os.cpu_count() or 1) + 2
+
+
+def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep)
+    server.hangs.clear()
+    policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
+    first = {f"app:{n:03}": WarmupJob(PID + n, (server.port,), policy, "mark") for n in range(SLOTS)}
+    late = {"app:late": WarmupJob(PID, (server.port,), replace(policy, timeout=0.3), "mark")}
+    until(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
+    waits = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.queued > 0.5)
+    assert waits.state == "warming"
+    assert waits.why == f"waits for a slot: {SLOTS} warm-ups run at once"
+    assert len(server.asked) == SLOTS
+    server.hangs.set()
+    warm = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.state != "warming")
+    assert (warm.state, warm.requests) == ("warm", 1)
+    assert warm.queued >= waits.queued
+
+
+def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moment the loop looks at: a time that is missing makes the warm-up late."""
+    seen: list[float] = []
+    is_over = threading.Event()
+
+    def noted(warmup: Any, name: str, value: Any) -> None:
+        object.__setattr__(warmup, name, value)
+        if name in ("warmth", "_queued_at") and hasattr(warmup, "_queued_at") and is_over.is_set():
+            seen.append(warmup.found().queued)
+
+    monkeypatch.setattr(_Warmup, "__setattr__", noted, raising=False)
+    slots, me = warmer.warmups._slots, threading.current_thread()
+    monkeypatch.setattr(slots, "number", 1)
+    slots.enter(0, threading.Event())
+    until(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmth: warmth.queued > 0.3)
+    is_over.set()
+    slots.leave(me)
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert seen
+    assert min(seen) >= 0.3
+
+
+def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, warmer: Warmer) -> None:
+    hanging, server = Server(keep), Server(keep)
+    hanging.hangs.clear()
+    policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
+    first = {f"app:{n:03}": WarmupJob(PID + n, (hanging.port,), policy, "mark") for n in range(SLOTS)}
+    until(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
+    wanted = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
+    found = until(lambda: warmer.warmups.tend(wanted)["app:late"], lambda warmth: warmth.state != "warming")
+    assert found.state == "warm"
+
+
+def test_slots_go_by_rank_then_first_come_first_served() -> None:
+    slots, never = Slots(1), threading.Event()
+    order: list[str] = []
+
+    def run(name: str, rank: int) -> None:
+        slots.enter(rank, never)
+        order.append(name)
+        slots.leave(threading.current_thread())
+
+    slots.enter(0, never)
+    threads: list[threading.Thread] = []
+    for name, rank in (("guard's first", 1), ("guard's second", 1), ("roll's first", 0), ("roll's second", 0)):
+        threads.append(threading.Thread(target=run, args=(name, rank)))
+        threads[-1].start()
+        until(lambda: len(slots._waiting), lambda waiting: waiting == len(threads))
+    slots.leave(threading.current_thread())
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert order == ["roll's first", "roll's second", "guard's first", "guard's second"]
+
+
+def test_free_slot_wakes_one_of_many_threads() -> None:
+    number = 400
+    slots, never = Slots(1), threading.Event()
+
+    def run() -> None:
+        slots.enter(0, never)
+        slots.leave(threading.current_thread())
+
+    slots.enter(0, never)
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(slots._waiting), lambda waiting: waiting == number)
+    before = time.process_time()
+    slots.leave(threading.current_thread())
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert time.process_time() - before < 0.5, "1.5 s where each free slot wakes all"
+
+
+def test_a_long_boot_is_looked_at_seldom() -> None:
+    looks: list[float] = []
+
+    def listens(port: int) -> tuple[str, ...]:
+        looks.append(time.monotonic())
+        return ()
+
+    Warmer(listens).until_over(1, timeout=2.0)
+    pauses = [after - before for before, after in zip(looks, looks[1:])]
+    assert pauses[0] < 0.06
+    assert 15 < len(looks) < 60, "50 a second would be 100"
+    assert all(pause < 0.25 + 0.1 for pause in pauses)
+
+
+def test_ready_is_asked_seldom_where_it_takes_long(server: Server, warmer: Warmer) -> None:
+    server.answer = lambda asked: 503
+    warmer.until_over(server.port, ready="/health", timeout=2.0)
+    assert 10 < len(server.asked) < 60
+
+
+# --- where it goes
+
+
+def test_a_server_of_ipv6_alone_is_reached(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == "::1"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.3", "127.0.0.3"), ("::", "[::1]"), ("::1", "[::1]")]
+)
+def test_whatever_address_it_listens_on_is_asked_by_a_name_that_it_has(
+    keep: ExitStack, warmer: Warmer, address: str, host: str
+) -> None:
+    server = Server(keep, address)
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+    assert server.asked[0].headers["Host"] == f"{host}:{server.port}"
+
+
+def test_of_two_families_it_takes_ipv4(server: Server) -> None:
+    warmer = Warmer(lambda port: ("::1", "127.0.0.1"))
+    assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
+
+
+@pytest.mark.parametrize("bypass", ["mark", "address"])
+@pytest.mark.parametrize("method", ["reject", "redirect"])
+def test_it_passes_a_closed_gate_that_nobody_else_passes(
+    keep: ExitStack, server: Server, warmer: Warmer, bypass: str, method: str
+) -> None:
+    gate = make_gate(GatePolicy(lease=LEASE, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    assert list(gate.hold({server.port: "a test"})) == [server.port]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), DEADLINE)
+    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, ready="/health", requests=gets("/"))
+    assert (warmth.state, server.lines) == ("warm", ["GET /health", "GET /"])
+    assert server.asked[0].peer == ("127.0.0.2" if bypass == "address" else "127.0.0.1")
+
+
+def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    gate = make_gate(GatePolicy(lease=LEASE), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    gate.hold({server.port: "a test"})
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("::1", server.port), DEADLINE)
+    assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+
+
+@pytest.mark.parametrize(("bypass", "family"), [("mark", "v4"), ("mark", "v6"), ("address", "v4")])
+def test_it_passes_the_gate_of_one_that_listens_on_no_loopback_address(
+    keep: ExitStack, warmer: Warmer, bypass: str, family: str
+) -> None:
+    other = keep.enter_context(Host())
+    address = getattr(other.home, family)
+    server = Server(keep, address)
+    gate = make_gate(GatePolicy(lease=LEASE, bypass=bypass), "unix:///warmup.sock", time.monotonic)
+    keep.callback(gate.hold, {})
+    gate.hold({server.port: "a test"})
+    with other.there(), pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address, server.port), DEADLINE)
+    assert warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+
+
+@pytest.fixture
+def without_v6_loopback() -> Iterator[None]:
+    """As in a container whose host has IPv6 turned off."""
+    subprocess.run(["ip", "-6", "address", "del", "::1/128", "dev", "lo"], check=True)
+    yield
+    subprocess.run(["ip", "-6", "address", "add", "::1/128", "dev", "lo", "nodad"], check=True)
+
+
+@pytest.mark.usefixtures("without_v6_loopback")
+def test_one_that_listens_on_all_addresses_is_asked_by_ipv4_where_there_is_no_other(
+    keep: ExitStack, warmer: Warmer
+) -> None:
+    server = Server(keep, "::")
+    assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
+    assert server.asked[0].peer == "::ffff:127.0.0.1"
+
+
+@pytest.fixture
+def v6_alone() -> Iterator[None]:
+    """Who listens on :: has no IPv4 with it."""
+    switch = Path("/proc/sys/net/ipv6/bindv6only")
+    switch.write_text("1")
+    yield
+    switch.write_text("0")
+
+
+@pytest.mark.usefixtures("v6_alone")
+@pytest.mark.parametrize("bypass", ["mark", "none"])
+def test_one_that_listens_on_all_addresses_of_ipv6_alone_is_asked_by_ipv6(
+    keep: ExitStack, warmer: Warmer, bypass: str
+) -> None:
+    server = Server(keep, "::")
+    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/"))
+    assert warmth.state == "warm", warmth.why
+    assert server.asked[0].peer == "::1"
+
+
+def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: ExitStack, warmer: Warmer) -> None:
+    server = Server(keep, "::1")
+    warmth = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
+    assert (warmth.state, server.asked) == ("late", [])
+    assert warmth.why.startswith(f"port {server.port} listens on ::1 alone, and `bypass: address` passes by IPv4 only")
+    assert "gate: {bypass: mark}" in warmth.why
