@@ -28,10 +28,10 @@ help:
 	@echo 'make test       all tests; ARGS="-k name" for some'
 	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
 	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
-	@echo 'make faults     a hundred rolls, and somebody is killed in each; ARGS="--rolls 20" for fewer'
+	@echo 'make faults     a hundred rollouts, and somebody is killed in each; ARGS="--rollouts 20" for fewer'
 	@echo 'make pools      servers restarted behind a keepalive pool of nginx; ARGS="tornado --restarts 20" for fewer'
 	@echo 'make middleware the same with servers that say Connection: close; ARGS="--restarts 8" for fewer'
-	@echo 'make endurance  a thousand rolls: does anything grow? ARGS="--rolls 100" for fewer'
+	@echo 'make endurance  a thousand rollouts: does anything grow? ARGS="--rollouts 100" for fewer'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make check      lint and test'
 	@echo 'make bench      ours and other ways of restarting, compared under load, in 45 minutes;'
@@ -69,7 +69,7 @@ endurance: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.soak.endurance $(ARGS)
 
 bench: .venv/has-demo,bench
-	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rolls $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.benchmarks.rollouts $(ARGS)
 
 clean:
 	$(SUDO) rm -rf .venv .venv-matrix build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,12 +2,12 @@
 
 Three programs live in this package, and the folders are named after where code runs. In reading order:
 
-``model``              the words: policy, roll, member, stage, ward; what a look sees
-``core.machine``       what a roll does next; the diagram and the rules
+``model``              the words: policy, rollout, member, stage, ward; what a look sees
+``core.machine``       what a rollout does next; the diagram and the rules
 ``core.stages``        one process on its way: a function for each stage
 ``core.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
-``core.hook_steps``         the operator's commands at the beginning and the end of a roll
-``core.admission``         from a request to a roll, or the reason why not
+``core.hook_steps``         the operator's commands at the beginning and the end of a rollout
+``core.admission``         from a request to a rollout, or the reason why not
 ``core.checks``        what is wrong with a set-up; ``core.nginx_config`` is what an nginx configuration says
 ``listener.reconciler`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it, and
                        ``inspection`` the checks
@@ -16,7 +16,7 @@ Three programs live in this package, and the folders are named after where code 
                        ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real),
                        ``hooks`` (commands), ``history`` (of ``core.records``, with ``core.forecast``), ``metrics`` (of
                        ``core.metrics_snapshot``), ``pressure`` (of the CPU), ``trust`` (which files root obeys)
-``listener``           main: the program that rolls
+``listener``           main: the program that rollouts
 ``rpcinterface``       the XML-RPC namespace; ``plugin`` has its mailbox, table, views, events (ours), hearing
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
                        below it all

@@ -1,4 +1,4 @@
-"""Rolls and watches as JSON text and back: how they travel to the mailbox and outlive the listener that wrote them.
+"""Rollouts and watches as JSON text and back: how they travel to the mailbox and outlive the listener that wrote them.
 
 Every dataclass becomes an object with the names of its fields; what an older version wrote and a newer one lacks,
 or the other way round, takes the field's default.
@@ -14,43 +14,43 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
-from supervisor_rolling.core.model import Report, Roll, Watch
+from supervisor_rolling.core.model import Report, Rollout, Watch
 from supervisor_rolling.core.nginx_config import Nginx
 
 Reader = Callable[[Any], Any]
 T = TypeVar("T")
 
 
-def dump(record: Roll | Watch | Report | Nginx) -> str:
+def dump(record: Rollout | Watch | Report | Nginx) -> str:
     """The record as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
     return json.dumps(record, default=_plain)
 
 
-def dump_changes(roll: Roll, before: Roll) -> str:
-    """What has changed in a roll, as JSON text; the whole of it where it is another one, or has other members. Of a
+def dump_changes(rollout: Rollout, before: Rollout) -> str:
+    """What has changed in a rollout, as JSON text; the whole of it where it is another one, or has other members. Of a
     thousand members mostly a few have, and supervisord, which reads this, has one thread.
 
     ``{changes: {field: value}, members: [[index, member], …], levels: [how many are kept, [those that follow]]}``
     """
-    if roll.id != before.id or len(roll.members) != len(before.members):
-        return dump(roll)
-    names = {field.name for field in dataclasses.fields(roll)} - {"members", "levels"}
-    kept = len(before.levels) if roll.levels[: len(before.levels)] == before.levels else 0
+    if rollout.id != before.id or len(rollout.members) != len(before.members):
+        return dump(rollout)
+    names = {field.name for field in dataclasses.fields(rollout)} - {"members", "levels"}
+    kept = len(before.levels) if rollout.levels[: len(before.levels)] == before.levels else 0
     found = {
-        "changes": {name: getattr(roll, name) for name in names if getattr(roll, name) != getattr(before, name)},
+        "changes": {name: getattr(rollout, name) for name in names if getattr(rollout, name) != getattr(before, name)},
         "members": [
             (index, member)
-            for index, (member, was) in enumerate(zip(roll.members, before.members))
+            for index, (member, was) in enumerate(zip(rollout.members, before.members))
             if member is not was and member != was
         ],
-        "levels": (kept, roll.levels[kept:]),
+        "levels": (kept, rollout.levels[kept:]),
     }
     return json.dumps(found, default=_plain)
 
 
-def load_roll(data: Mapping[str, Any]) -> Roll:
-    """The roll that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
-    return load(Roll, data)
+def load_rollout(data: Mapping[str, Any]) -> Rollout:
+    """The rollout that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
+    return load(Rollout, data)
 
 
 def load_watch(data: Mapping[str, Any]) -> Watch:

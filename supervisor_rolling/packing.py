@@ -16,7 +16,7 @@ SHORT = 3000
 """Characters that go as they are: they fit into one read, and can be read by people who trace them."""
 
 LARGEST = 1 << 26
-"""Bytes that are unpacked at most: a roll of ten thousand processes has a sixth of it."""
+"""Bytes that are unpacked at most: a rollout of ten thousand processes has a sixth of it."""
 
 FAST = 1
 """zlib's level: supervisord has one thread. JSON of many processes shrinks to a thirtieth already."""

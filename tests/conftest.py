@@ -51,7 +51,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., St
         ) -> Stack:
             directory = tmp_path_factory.mktemp("s")
             policy_file = directory / "rolling.yaml"
-            history = {"file": "%(here)s/rolls.jsonl"}
+            history = {"file": "%(here)s/rollouts.jsonl"}
             text = plugin.policy(**{"history": history, **policy}).replace("%(here)s", str(directory))
             policy_file.write_text(text, encoding="utf-8")
             sections = plugin.sections(policy_file, prefix, listener)

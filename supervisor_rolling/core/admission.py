@@ -1,4 +1,4 @@
-"""From a request to a roll: everything that can be refused is refused here, before anything is touched."""
+"""From a request to a rollout: everything that can be refused is refused here, before anything is touched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.machine import in_service
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, Process, Roll, Seen, Share, Stage, Watch
+from supervisor_rolling.core.model import GatePolicy, Member, Policy, Process, Rollout, Seen, Share, Stage, Watch
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.stages import ALIVE, NOT_UP
@@ -24,8 +24,8 @@ def begin(
     seen: Seen,
     ports: Mapping[str, tuple[int, ...]],
     failed: Mapping[str, str],
-) -> Roll:
-    """A roll of all processes of the group that are not stopped.
+) -> Rollout:
+    """A rollout of all processes of the group that are not stopped.
 
     ``failed``: those that are kept closed, and why; they stay so until they are replaced. Raises ConfigError where the
     policy does not fit the group, RefusedError where there is nothing to replace.
@@ -36,12 +36,12 @@ def begin(
     names = sorted(processes, key=natural)
     members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), seen.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
-    roll = Roll(number, policy.group, policy, members, limit, gate, started_at=seen.at)
-    return levelled(replace(roll, least_available=len(members)), in_service(roll, seen), seen.at)
+    rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=seen.at)
+    return levelled(replace(rollout, least_available=len(members)), in_service(rollout, seen), seen.at)
 
 
-def kept_closed(previous: Roll | None, watch: Watch | None) -> dict[str, str]:
-    """Those that failed and are closed for it, and why: what the last roll left so, unless the guard has opened it
+def kept_closed(previous: Rollout | None, watch: Watch | None) -> dict[str, str]:
+    """Those that failed and are closed for it, and why: what the last rollout left so, unless the guard has opened it
     since, and what the guard could not warm."""
     left = {m.name: m.why for m in previous.members if m.stage is Stage.FAILED} if previous else {}
     if watch is None:
@@ -51,58 +51,58 @@ def kept_closed(previous: Roll | None, watch: Watch | None) -> dict[str, str]:
     return {**{ward.name: left[ward.name] for ward in closed if ward.name in left}, **failed}
 
 
-def limited(roll: Roll, share: Share) -> Roll:
-    """The roll, with another number of processes that may be unavailable."""
-    return replace(roll, limit=limit_for(share, sum(member.wanted for member in roll.members)))
+def limited(rollout: Rollout, share: Share) -> Rollout:
+    """The rollout, with another number of processes that may be unavailable."""
+    return replace(rollout, limit=limit_for(share, sum(member.wanted for member in rollout.members)))
 
 
-def narrowed(roll: Roll, names: tuple[str, ...]) -> Roll:
-    """The roll, of these processes alone (all, where none is named). Raises RefusedError where one of them is
+def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
+    """The rollout, of these processes alone (all, where none is named). Raises RefusedError where one of them is
     stopped."""
     if not names:
-        return roll
-    stopped = " ".join(f"{roll.group}:{m.name}" for m in roll.members if m.name in names and not m.wanted)
+        return rollout
+    stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.wanted)
     if stopped:
         raise RefusedError(f"{stopped} is stopped and is left so; to start it: supervisorctl start {stopped}")
-    members = tuple(replace(member, wanted=member.wanted and member.name in names) for member in roll.members)
-    return replace(roll, members=members)
+    members = tuple(replace(member, wanted=member.wanted and member.name in names) for member in rollout.members)
+    return replace(rollout, members=members)
 
 
-def require_another(roll: Roll, processes: Mapping[str, Process]) -> None:
-    """Raise RefusedError if the roll would leave nobody to serve, unless it is forced."""
+def require_another(rollout: Rollout, processes: Mapping[str, Process]) -> None:
+    """Raise RefusedError if the rollout would leave nobody to serve, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
-    wanted = {member.name for member in roll.members if member.wanted}
-    if roll.force or len(running) != 1 or running[0] not in wanted or processes[running[0]].state not in ALIVE:
+    wanted = {member.name for member in rollout.members if member.wanted}
+    if rollout.force or len(running) != 1 or running[0] not in wanted or processes[running[0]].state not in ALIVE:
         return
     raise RefusedError(
-        f"{roll.group}:{running[0]} is the only process of {roll.group} that serves: requests would fail while it "
-        f"restarts. Start another one, or accept it: rolling_restart {roll.group} --force"
+        f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while it "
+        f"restarts. Start another one, or accept it: rolling_restart {rollout.group} --force"
     )
 
 
-def require_sense(roll: Roll) -> None:
+def require_sense(rollout: Rollout) -> None:
     """Raise ConfigError where more failures are allowed than there is room for: what failed stays closed."""
-    failures = roll.policy.max_failures
-    if failures and failures >= roll.limit:
+    failures = rollout.policy.max_failures
+    if failures and failures >= rollout.limit:
         raise ConfigError(
-            f"groups.{roll.group}.max_failures is {failures}, but only {roll.limit} may be unavailable at a time: what "
+            f"groups.{rollout.group}.max_failures is {failures}, but only {rollout.limit} may be unavailable at a time: what "
             "failed stays closed and takes that place. Make max_unavailable larger, or max_failures smaller"
         )
 
 
-def require_time_to_stop(roll: Roll, processes: Mapping[str, Process]) -> None:
-    """Raise ConfigError where one that is to be replaced may take longer to stop than the roll waits for it."""
-    timeout = roll.policy.restart.timeout
-    names = [member.name for member in roll.members if member.wanted and not member.tried]
+def require_time_to_stop(rollout: Rollout, processes: Mapping[str, Process]) -> None:
+    """Raise ConfigError where one that is to be replaced may take longer to stop than the rollout waits for it."""
+    timeout = rollout.policy.restart.timeout
+    names = [member.name for member in rollout.members if member.wanted and not member.tried]
     slow = [name for name in names if processes[name].stopwaitsecs > timeout]
     if not slow:
         return
-    named = ", ".join(f"{roll.group}:{name}" for name in slow[:NAMED])
+    named = ", ".join(f"{rollout.group}:{name}" for name in slow[:NAMED])
     more = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
     waits = {processes[name].stopwaitsecs for name in slow}
     raise ConfigError(
         f"{named}{more} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
-        f"than restart.timeout ({timeout:g} s) waits: raise groups.{roll.group}.restart.timeout in rolling.yaml above "
+        f"than restart.timeout ({timeout:g} s) waits: raise groups.{rollout.group}.restart.timeout in rolling.yaml above "
         "it, or lower stopwaitsecs"
     )
 

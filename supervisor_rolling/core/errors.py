@@ -50,7 +50,7 @@ class SupervisorError(RollingError):
 
 
 class ConflictError(SupervisorError):
-    """Somebody else wrote the roll since we looked: look again."""
+    """Somebody else wrote the rollout since we looked: look again."""
 
 
 class FaultError(SupervisorError):
@@ -73,8 +73,8 @@ class Fault:
     REFUSED = 302
     NOT_CONFIGURED = 303
     NO_PERMISSION = 304
-    ROLL_FAILED = 305
-    ROLL_ABORTED = 306
+    ROLLOUT_FAILED = 305
+    ROLLOUT_ABORTED = 306
     NOT_ROLLING = 307
     CONFLICT = 308
     LISTENERS_OWN = 309

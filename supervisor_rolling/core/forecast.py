@@ -1,8 +1,8 @@
-"""How long a roll will take, from how long the processes of the group took the last times.
+"""How long a rollout will take, from how long the processes of the group took the last times.
 
-Each of the last few rolls is played again, with what is known of the new one: which processes, how many at once, how
-long each settles. So that one odd roll does not count, the middle of these does. How many boot at once changes how long
-they take, so rolls with the same number at once are asked first.
+Each of the last few rollouts is played again, with what is known of the new one: which processes, how many at once, how
+long each settles. So that one odd rollout does not count, the middle of these does. How many boot at once changes how long
+they take, so rollouts with the same number at once are asked first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor_rolling.core.model import Roll
+from supervisor_rolling.core.model import Rollout
 from supervisor_rolling.core.natural_order import natural
 
-ROLLS = 10
-"""The last rolls of a group that are kept for it."""
+ROLLOUTS = 10
+"""The last rollouts of a group that are kept for it."""
 
 COUNTED = 5
 """The last of these that count: older code may have been slower, or quicker."""
@@ -28,7 +28,7 @@ LONGEST = 7 * 86400.0
 
 @dataclass(frozen=True)
 class Cycles:
-    """How long the processes of a group were away in one roll, in seconds, their settling left out; ``limit``: how many
+    """How long the processes of a group were away in one rollout, in seconds, their settling left out; ``limit``: how many
     were at once."""
 
     limit: int
@@ -54,20 +54,20 @@ def _away(process: Mapping[str, Any]) -> float:
     return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("settled", 0.0))) if went_once else 0.0
 
 
-def forecast(roll: Roll, before: Sequence[Cycles]) -> float:
-    """Seconds that a roll will take; 0.0 where nothing is known of its group. ``before``: of the last rolls."""
+def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:
+    """Seconds that a rollout will take; 0.0 where nothing is known of its group. ``before``: of the last rollouts."""
     known = [one for one in before if one.away]
-    alike = [one for one in known if one.limit == roll.limit]
-    played = [_played(roll, one) for one in (alike or known)[-COUNTED:]]
+    alike = [one for one in known if one.limit == rollout.limit]
+    played = [_played(rollout, one) for one in (alike or known)[-COUNTED:]]
     return statistics.median(played) if played else 0.0
 
 
-def _played(roll: Roll, before: Cycles) -> float:
+def _played(rollout: Rollout, before: Cycles) -> float:
     """Seconds that it would take as the one before went. Who was not in that takes as long as the others on average."""
-    names = sorted((member.name for member in roll.members if member.wanted), key=natural)
+    names = sorted((member.name for member in rollout.members if member.wanted), key=natural)
     average = statistics.mean(before.away.values())
-    times = [before.away.get(name, average) + roll.policy.settle for name in names]
-    return _makespan(times, roll.policy.canary, max(1, roll.limit))
+    times = [before.away.get(name, average) + rollout.policy.settle for name in names]
+    return _makespan(times, rollout.policy.canary, max(1, rollout.limit))
 
 
 def _makespan(times: Sequence[float], alone: int, limit: int) -> float:

@@ -13,8 +13,8 @@ makes no difference which. It becomes a *ward*::
                                                 FAILED
 
 DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. SETTLING is open, and its pid stands in
-the ledger; one that was never closed has nothing to settle. What a roll has in hand is not the guard's: it gets it back
-when it is open, or when the roll is over.
+the ledger; one that was never closed has nothing to settle. What a rollout has in hand is not the guard's: it gets it back
+when it is open, or when the rollout is over.
 
 A process that is down is closed too, because the next one may accept connections before anybody has seen it.
 
@@ -26,7 +26,7 @@ Never too much. With ``max_closed`` 50 % of 8 processes::
     5          4         the fifth serves cold while it is warmed: slow answers beat none
     8          0         none is warm and open, so all serve cold; when the first is warm, four of the others are closed
 
-* The closed of a roll that runs count too: with 3 of them the guard closes one more. It opens none for them.
+* The closed of a rollout that runs count too: with 3 of them the guard closes one more. It opens none for them.
 * Those that will not come by themselves (STOPPED, FATAL, …) are closed and count for nothing: nobody could use them.
 * Who is closed stays closed before another is, the longest first; so no port goes open and shut without need.
 * A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds. A process that is open serves users
@@ -50,7 +50,7 @@ from supervisor_rolling.core.model import (
     Member,
     Policy,
     Process,
-    Roll,
+    Rollout,
     Seen,
     Stage,
     Status,
@@ -85,13 +85,13 @@ COLD = frozenset({Stage.DOWN, Stage.WARMING, Stage.FAILED})
 GONE = frozenset({"STOPPED", "FATAL", "UNKNOWN"})  # down, and supervisord will not start it by itself
 
 
-# --- the questions that the roller asks
+# --- the questions that the reconciler asks
 
 
-def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
+def advance(watch: Watch, seen: Seen, ports: Ports, rollout: Rollout | None) -> Watch:
     """The watch after one look. ``ports`` of every process of the group: one that has none cannot be guarded.
-    ``roll`` is the group's roll, running or ended."""
-    held = _held_by(roll, seen.processes)
+    ``rollout`` is the group's rollout, running or ended."""
+    held = _held_by(rollout, seen.processes)
     known = {ward.name: _excused(ward, seen) for ward in watch.wards}
     found = {name: ward for name, ward in known.items() if name in held and _is_to_be_noted(ward, seen)}
     for name, process in seen.processes.items():
@@ -99,7 +99,7 @@ def advance(watch: Watch, seen: Seen, ports: Ports, roll: Roll | None) -> Watch:
             continue  # as nearly all are, at nearly every look
         if name in ports and ports[name] and name not in held:
             ward = _step(known.get(name), process, ports[name], watch, seen)
-            ward = _handed_over(ward, process, roll, seen) if ward and name not in known else ward
+            ward = _handed_over(ward, process, rollout, seen) if ward and name not in known else ward
             if ward:
                 found[name] = ward
     found = _one_at_a_time(found, known)
@@ -242,14 +242,14 @@ def _to(ward: Ward, stage: Stage, seen: Seen) -> Ward:
 # --- the group
 
 
-def _held_by(roll: Roll | None, processes: Mapping[str, Process]) -> dict[str, bool]:
-    """The processes that a running roll has in hand, and whether it keeps them closed.
+def _held_by(rollout: Rollout | None, processes: Mapping[str, Process]) -> dict[str, bool]:
+    """The processes that a running rollout has in hand, and whether it keeps them closed.
 
-    One that dies while it settles is the guard's at once: the roll would close it only after the next look.
+    One that dies while it settles is the guard's at once: the rollout would close it only after the next look.
     """
-    if roll is None or roll.status is not Status.RUNNING:
+    if rollout is None or rollout.status is not Status.RUNNING:
         return {}
-    held = [member for member in roll.members if member.stage is not Stage.OPEN]
+    held = [member for member in rollout.members if member.stage is not Stage.OPEN]
     return {m.name: m.stage in CLOSED_STAGES for m in held if m.stage in CLOSED_STAGES or _lives_on(m, processes)}
 
 
@@ -258,11 +258,11 @@ def _lives_on(member: Member, processes: Mapping[str, Process]) -> bool:
     return process is not None and process.incarnation == member.new and process.state in ALIVE
 
 
-def _handed_over(ward: Ward, process: Process, roll: Roll | None, seen: Seen) -> Ward:
-    """What a roll that is over left failed goes on as it was: closed, and tried again after a pause."""
-    if roll is None or roll.status is Status.RUNNING or ward.stage is not Stage.WARMING:
+def _handed_over(ward: Ward, process: Process, rollout: Rollout | None, seen: Seen) -> Ward:
+    """What a rollout that is over left failed goes on as it was: closed, and tried again after a pause."""
+    if rollout is None or rollout.status is Status.RUNNING or ward.stage is not Stage.WARMING:
         return ward
-    left = next((m for m in roll.members if m.name == ward.name and m.stage is Stage.FAILED), None)
+    left = next((m for m in rollout.members if m.name == ward.name and m.stage is Stage.FAILED), None)
     if left is None or left.new != process.incarnation:
         return ward
     return _failed(replace(ward, closed=True), left.why, seen)
@@ -277,13 +277,13 @@ def _shut(
     there = [name for name, process in seen.processes.items() if ports.get(name) and not _is_gone(process)]
     limit = limit_for(watch.policy.guard.max_closed, len(there))
     serves = _is_one_warm_and_open(wards, seen, ports, held)
-    by_roll = sum(held.values())
+    by_rollout = sum(held.values())
     count = 0
     decided: list[Ward] = []
     for ward in sorted(wards.values(), key=lambda ward: (not ward.closed, ward.since, natural(ward.name))):
         process = seen.processes[ward.name]
         counts = ward.stage in COLD and not _is_gone(process)
-        is_room = count < limit if ward.closed else count + by_roll < limit
+        is_room = count < limit if ward.closed else count + by_rollout < limit
         shut = ward.stage in COLD and serves and (is_room or not counts)
         count += counts and shut
         because = "" if shut else _open_text(watch, serves)

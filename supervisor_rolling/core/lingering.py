@@ -10,7 +10,7 @@ from supervisor_rolling.core.model import Connection
 
 TOLD = 3
 """How many of the connections that are left are told, the oldest: enough to see what they are, little enough to travel
-with every roll."""
+with every rollout."""
 
 _MOMENT = 0.1
 """Seconds; what happened since, happened just now."""

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 from supervisor_rolling.core.lingering import count_text, left_texts
 from supervisor_rolling.core.min_ready import is_settle_known
-from supervisor_rolling.core.model import Member, Roll, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import Member, Rollout, Stage, Status, Ward, Watch
 from supervisor_rolling.core.timeline import active
 from supervisor_rolling.core.warmup_replies import statuses_text
 
 
-def changes(old: Roll, new: Roll) -> Iterator[str]:
-    """One sentence for each process that came to another stage, and one for the end of the roll."""
+def changes(old: Rollout, new: Rollout) -> Iterator[str]:
+    """One sentence for each process that came to another stage, and one for the end of the rollout."""
     for before, after in zip(old.members, new.members):
         if before.stage is not after.stage or before.why != after.why:
             yield f"{new.group}:{after.name} {_stage_text(before, after)}"
     if new.waits_long and not old.waits_long:
-        yield f"{new.group} roll {new.id} waits for {new.waits}"
+        yield f"{new.group} rollout {new.id} waits for {new.waits}"
     if old.status is not new.status:
-        yield f"{new.group} roll {new.id} {new.status.value}: {summary(new)}"
+        yield f"{new.group} rollout {new.id} {new.status.value}: {summary(new)}"
 
 
 def guard_changes(old: Watch, new: Watch) -> Iterator[str]:
@@ -45,15 +45,15 @@ def standing_word(settle_known: bool) -> str:
     return "available" if settle_known else "open"
 
 
-def summary(roll: Roll) -> str:
-    """How a roll ended or how far it is."""
-    wanted = [member for member in roll.members if member.wanted]
+def summary(rollout: Rollout) -> str:
+    """How a rollout ended or how far it is."""
+    wanted = [member for member in rollout.members if member.wanted]
     replaced = sum(member.replaced for member in wanted)
     text = f"{replaced} of {len(wanted)} replaced"
-    if roll.status is not Status.RUNNING:
-        word = standing_word(is_settle_known(roll.policy))
-        text += f" in {active(roll, roll.ended_at):.1f} s, at least {roll.least_available} {word}"
-    return f"{text}. {roll.why}" if roll.why else text
+    if rollout.status is not Status.RUNNING:
+        word = standing_word(is_settle_known(rollout.policy))
+        text += f" in {active(rollout, rollout.ended_at):.1f} s, at least {rollout.least_available} {word}"
+    return f"{text}. {rollout.why}" if rollout.why else text
 
 
 def _stage_text(before: Member, after: Member) -> str:

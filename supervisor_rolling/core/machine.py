@@ -1,4 +1,4 @@
-"""What a roll does next: pure functions from what is known and what was seen to what shall be.
+"""What a rollout does next: pure functions from what is known and what was seen to what shall be.
 
 One machine per process, whoever restarted it::
 
@@ -13,7 +13,7 @@ A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: ther
 earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and
 OPEN are open.
 
-The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
+The rollout decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
 
     available    7   a process is available when it is OPEN and RUNNING, and the guard has not still to warm it
     unavailable  1   8 - 7; those that an operator stopped count for neither
@@ -21,21 +21,21 @@ The roll decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes
 
 * The first ``canary`` processes go alone; down before serving, then in natural order (web_2 before web_10).
 * The next leaves as soon as there is room: a sliding window, not waves.
-* More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the roll
+* More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the rollout
   ends.
-* The last process that serves is not closed unless the roll is forced.
-* One that dies after the roll had opened it: the roll has failed on it. The guard (``guard.py``) closes and warms it,
-  as any that dies. When the roll is over the guard has in hand, too, what the roll left FAILED.
-* What an operator stops is left stopped, at whatever stage; what the roll itself stopped is started again. What an
-  operator restarts after the roll had replaced it is warmed once more, and replaced when it is warm.
-* One that does not stop is killed by supervisord after its stopwaitsecs. The roll has failed on it, unless that was
+* The last process that serves is not closed unless the rollout is forced.
+* One that dies after the rollout had opened it: the rollout has failed on it. The guard (``guard.py``) closes and warms it,
+  as any that dies. When the rollout is over the guard has in hand, too, what the rollout left FAILED.
+* What an operator stops is left stopped, at whatever stage; what the rollout itself stopped is started again. What an
+  operator restarts after the rollout had replaced it is warmed once more, and replaced when it is warm.
+* One that does not stop is killed by supervisord after its stopwaitsecs. The rollout has failed on it, unless that was
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Who drains is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
   closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
 * With a ``pace`` who serves leaves only below a pressure of the CPU, and one at a time until that shows what the last
   one costs; but in any case after a while. Who serves nobody takes nothing away by leaving, and waits for no CPU.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
-* Every wait has a deadline. Nothing is remembered but what stands in the roll: a new listener goes on from there.
+* Every wait has a deadline. Nothing is remembered but what stands in the rollout: a new listener goes on from there.
 
 Answers come from the present, never from remembered events; a lost event costs a delay. ``seen.at`` is the time.
 """
@@ -54,7 +54,7 @@ from supervisor_rolling.core.model import (
     Order,
     Process,
     Rest,
-    Roll,
+    Rollout,
     Seen,
     Stage,
     Status,
@@ -84,37 +84,37 @@ COST_SHOWS_AFTER = 1.0
 """Seconds for which a new process has to be there until the pressure of the CPU, which is of the last second, tells
 what it costs. On the pressure of one moment all that there is room for would leave together, and boot together."""
 
-# --- the four questions that the roller asks
+# --- the four questions that the reconciler asks
 
 
-def advance(roll: Roll, seen: Seen) -> Roll:
-    """The roll after one look. One that has ended is left as it is, but for what another client starts again."""
-    if roll.status is not Status.RUNNING:
-        return roll if roll.policy.guard.enabled else _released(roll, seen)
-    if roll.verdict:
-        return waiting_for(hook_steps.concluded(roll, seen.hook), "its last commands", roll.ended_at, seen.at)
-    if not roll.prepared:
-        roll = hook_steps.prepared(roll, seen.hook)
-        if not roll.prepared:
-            return waiting_for(roll, hook_steps.BEFORE, begun_at(roll), seen.at)
-        if roll.why:
-            return waiting_for(hook_steps.ended(roll, Status.FAILED, seen.at, roll.why), "", seen.at, seen.at)
-    before = roll.members
-    roll = _excused(roll, seen)
-    roll = replace(roll, members=tuple(step(member, roll, seen) for member in roll.members))
-    roll, is_paced = _admit(roll, seen)
-    roll = replace(roll, members=tuple(map(partial(noted, at=seen.at), before, roll.members)))
-    roll = levelled(roll, in_service(roll, seen), seen.at)
-    roll = _finish(roll, seen, is_paced)
-    return waiting_for(roll, *_wait_of(roll, seen), seen.at)
+def advance(rollout: Rollout, seen: Seen) -> Rollout:
+    """The rollout after one look. One that has ended is left as it is, but for what another client starts again."""
+    if rollout.status is not Status.RUNNING:
+        return rollout if rollout.policy.guard.enabled else _released(rollout, seen)
+    if rollout.verdict:
+        return waiting_for(hook_steps.concluded(rollout, seen.hook), "its last commands", rollout.ended_at, seen.at)
+    if not rollout.prepared:
+        rollout = hook_steps.prepared(rollout, seen.hook)
+        if not rollout.prepared:
+            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), seen.at)
+        if rollout.why:
+            return waiting_for(hook_steps.ended(rollout, Status.FAILED, seen.at, rollout.why), "", seen.at, seen.at)
+    before = rollout.members
+    rollout = _excused(rollout, seen)
+    rollout = replace(rollout, members=tuple(step(member, rollout, seen) for member in rollout.members))
+    rollout, is_paced = _admit(rollout, seen)
+    rollout = replace(rollout, members=tuple(map(partial(noted, at=seen.at), before, rollout.members)))
+    rollout = levelled(rollout, in_service(rollout, seen), seen.at)
+    rollout = _finish(rollout, seen, is_paced)
+    return waiting_for(rollout, *_wait_of(rollout, seen), seen.at)
 
 
-def _released(roll: Roll, seen: Seen) -> Roll:
-    """An ended roll without a guard: what it left failed, and another client has started again, is no longer its."""
-    members = tuple(_released_one(member, seen) for member in roll.members)
-    if members == roll.members:
-        return roll
-    return replace(roll, members=tuple(map(partial(noted, at=seen.at), roll.members, members)))
+def _released(rollout: Rollout, seen: Seen) -> Rollout:
+    """An ended rollout without a guard: what it left failed, and another client has started again, is no longer its."""
+    members = tuple(_released_one(member, seen) for member in rollout.members)
+    if members == rollout.members:
+        return rollout
+    return replace(rollout, members=tuple(map(partial(noted, at=seen.at), rollout.members, members)))
 
 
 def _released_one(member: Member, seen: Seen) -> Member:
@@ -127,84 +127,86 @@ def _released_one(member: Member, seen: Seen) -> Member:
     return replace(to(member, Stage.OPEN, seen), why=why)
 
 
-def closed(roll: Roll) -> dict[int, str]:
-    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rolls too: what
+def closed(rollout: Rollout) -> dict[int, str]:
+    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too: what
     failed stays closed, unless the guard takes it over."""
     return {
-        port: f"supervisor_rolling {roll.group}:{member.name}"
-        for member in roll.members
+        port: f"supervisor_rolling {rollout.group}:{member.name}"
+        for member in rollout.members
         if member.stage in CLOSED_STAGES
         for port in member.ports
     }
 
 
-def orders(roll: Roll, seen: Seen, closed_since: Mapping[int, float]) -> tuple[Order, ...]:
-    """What supervisord must be told now; ``closed_since`` is what the gate said after the roll was recorded."""
-    told = (notice(member, roll, seen, closed_since) for member in roll.members if member.stage is Stage.DRAINING)
-    found = (order(member, seen, closed_since) for member in roll.members if member.stage is Stage.RESTARTING)
+def orders(rollout: Rollout, seen: Seen, closed_since: Mapping[int, float]) -> tuple[Order, ...]:
+    """What supervisord must be told now; ``closed_since`` is what the gate said after the rollout was recorded."""
+    told = (notice(member, rollout, seen, closed_since) for member in rollout.members if member.stage is Stage.DRAINING)
+    found = (order(member, seen, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING)
     return tuple(one for one in (*told, *found) if one)
 
 
-def jobs(roll: Roll) -> dict[str, WarmupJob]:
+def jobs(rollout: Rollout) -> dict[str, WarmupJob]:
     """The processes that must be warmed now, by name."""
     return {
-        member.name: hook_steps.warmup_job(roll, member)
-        for member in roll.members
+        member.name: hook_steps.warmup_job(rollout, member)
+        for member in rollout.members
         if member.stage is Stage.WARMING and member.pid
     }
 
 
-def notices(roll: Roll, processes: Mapping[str, Process], closed_since: Mapping[int, float]) -> dict[str, NoticeJob]:
+def notices(
+    rollout: Rollout, processes: Mapping[str, Process], closed_since: Mapping[int, float]
+) -> dict[str, NoticeJob]:
     """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
-    request, headers = roll.policy.drain.request, roll.policy.warmup.headers
+    request, headers = rollout.policy.drain.request, rollout.policy.warmup.headers
     return {
-        member.name: NoticeJob(member.old_pid, member.ports, request, headers, roll.gate.bypass, member.old_spawned)
-        for member in roll.members
+        member.name: NoticeJob(member.old_pid, member.ports, request, headers, rollout.gate.bypass, member.old_spawned)
+        for member in rollout.members
         if request and member.stage is Stage.DRAINING and member.ports
         if can_be_told(member, processes.get(member.name), closed_since)
     }
 
 
-def leaving(roll: Roll, closed: Mapping[int, float]) -> list[Member]:
+def leaving(rollout: Rollout, closed: Mapping[int, float]) -> list[Member]:
     """Those whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
-    not come again. ``closed`` is what the gate said after the roll was recorded."""
-    is_running = roll.status is Status.RUNNING
-    leaving = [m for m in roll.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
+    not come again. ``closed`` is what the gate said after the rollout was recorded."""
+    is_running = rollout.status is Status.RUNNING
+    leaving = [m for m in rollout.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
     return [member for member in leaving if closed_since(member, closed) < math.inf]
 
 
-def available(roll: Roll, seen: Seen) -> int:
+def available(rollout: Rollout, seen: Seen) -> int:
     """How many processes of the group serve, warm and settled."""
-    return sum(_is_available(member, seen) for member in roll.members)
+    return sum(_is_available(member, seen) for member in rollout.members)
 
 
-def in_service(roll: Roll, seen: Seen) -> int:
+def in_service(rollout: Rollout, seen: Seen) -> int:
     """How many processes of the group take new connections, settled: those too that are open while they are warmed. A
-    roll waits for these, but users have them."""
-    return sum(_is_available(member, seen) or _is_open_and_cold(member, seen) for member in roll.members)
+    rollout waits for these, but users have them."""
+    return sum(_is_available(member, seen) or _is_open_and_cold(member, seen) for member in rollout.members)
 
 
-def resumed(roll: Roll, previous: Roll, processes: Mapping[str, Process]) -> Roll:
-    """A fresh roll that goes on where a failed or aborted one stopped: what is new already is not replaced again.
+def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process]) -> Rollout:
+    """A fresh rollout that goes on where a failed or aborted one stopped: what is new already is not replaced again.
 
     The time that it lay still does not count as its own.
     """
-    rests = (*previous.rests, Rest(previous.ended_at, roll.started_at, previous.why))
+    rests = (*previous.rests, Rest(previous.ended_at, rollout.started_at, previous.why))
     before = {member.name: member for member in previous.members}
-    members = tuple(_carried(member, before.get(member.name), processes) for member in roll.members)
-    least = min(roll.least_available, previous.least_available)
-    roll = replace(roll, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
-    roll = replace(roll, user=previous.user, client=previous.client, began=previous.began)
-    levels = (*previous.levels, *roll.levels)
-    roll = replace(roll, started_at=previous.started_at, rests=rests)
-    return replace(roll, members=members, least_available=least, levels=levels)
+    members = tuple(_carried(member, before.get(member.name), processes) for member in rollout.members)
+    least = min(rollout.least_available, previous.least_available)
+    rollout = replace(rollout, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
+    rollout = replace(rollout, user=previous.user, client=previous.client, began=previous.began)
+    levels = (*previous.levels, *rollout.levels)
+    rollout = replace(rollout, started_at=previous.started_at, rests=rests)
+    return replace(rollout, members=members, least_available=least, levels=levels)
 
 
-def planned(roll: Roll, seen: Seen) -> Roll:
-    """The answer to a dry run: the roll with its members in the order in which they would go, those left alone last."""
-    queue = _candidates(roll, seen)
-    rest = tuple(member for member in roll.members if member not in queue)
-    return replace(roll, members=(*queue, *rest), status=Status.PLANNED, ended_at=roll.started_at)
+def planned(rollout: Rollout, seen: Seen) -> Rollout:
+    """The answer to a dry run: the rollout with its members in the order in which they would go, those left alone last."""
+    queue = _candidates(rollout, seen)
+    rest = tuple(member for member in rollout.members if member not in queue)
+    return replace(rollout, members=(*queue, *rest), status=Status.PLANNED, ended_at=rollout.started_at)
 
 
 def _carried(member: Member, before: Member | None, processes: Mapping[str, Process]) -> Member:
@@ -222,14 +224,14 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
 # --- the group
 
 
-def _excused(roll: Roll, seen: Seen) -> Roll:
+def _excused(rollout: Rollout, seen: Seen) -> Rollout:
     """Deadlines do not run while nobody could act: a listener that was away must not fail what did nothing wrong."""
     if not seen.gap:
-        return roll
-    members = tuple(_excused_one(member, seen) if member.stage in UNDER_WAY else member for member in roll.members)
-    stuck_since = roll.stuck_since + seen.gap if roll.stuck_since else 0.0
-    paced_since = roll.paced_since + seen.gap if roll.paced_since else 0.0
-    return replace(roll, members=members, stuck_since=stuck_since, paced_since=paced_since)
+        return rollout
+    members = tuple(_excused_one(member, seen) if member.stage in UNDER_WAY else member for member in rollout.members)
+    stuck_since = rollout.stuck_since + seen.gap if rollout.stuck_since else 0.0
+    paced_since = rollout.paced_since + seen.gap if rollout.paced_since else 0.0
+    return replace(rollout, members=members, stuck_since=stuck_since, paced_since=paced_since)
 
 
 def _excused_one(member: Member, seen: Seen) -> Member:
@@ -242,31 +244,31 @@ def _excused_one(member: Member, seen: Seen) -> Member:
     return replace(member, since=member.since + seen.gap, stopped_at=stopped_at)
 
 
-def _admit(roll: Roll, seen: Seen) -> tuple[Roll, bool]:
+def _admit(rollout: Rollout, seen: Seen) -> tuple[Rollout, bool]:
     """Let those leave OPEN that may now, the next one first. Whether one would that waits for the CPU; since when one
     does is remembered while there is no room, so that its patience ends."""
-    replaced = sum(member.replaced for member in roll.members)
-    places = (1 if replaced < roll.policy.canary else roll.limit) - _count(roll, UNDER_WAY)
-    if roll.paused or places <= 0 or _is_stopping(roll):
-        return replace(roll, paced_since=0.0), False
-    serving, counted = available(roll, seen), sum(_counts(member, seen) for member in roll.members)
+    replaced = sum(member.replaced for member in rollout.members)
+    places = (1 if replaced < rollout.policy.canary else rollout.limit) - _count(rollout, UNDER_WAY)
+    if rollout.paused or places <= 0 or _is_stopping(rollout):
+        return replace(rollout, paced_since=0.0), False
+    serving, counted = available(rollout, seen), sum(_counts(member, seen) for member in rollout.members)
     leaving: dict[str, Member] = {}
-    paced_since, waits = roll.paced_since, False
-    for member in _candidates(roll, seen):
-        has_room = counted - serving < roll.limit and (serving > 1 or roll.force)
+    paced_since, waits = rollout.paced_since, False
+    for member in _candidates(rollout, seen):
+        has_room = counted - serving < rollout.limit and (serving > 1 or rollout.force)
         if len(leaving) >= places or (_serves(member, seen) and not has_room):
             break
-        waits = _is_paced(member, roll, paced_since, bool(leaving), seen)
+        waits = _is_paced(member, rollout, paced_since, bool(leaving), seen)
         if waits:
             break
         paced_since = 0.0
         leaving[member.name] = _leave(member, seen)
         serving -= _is_available(member, seen)
         counted += not _counts(member, seen)
-    roll = replace(roll, paced_since=paced_since or (seen.at if waits else 0.0))
+    rollout = replace(rollout, paced_since=paced_since or (seen.at if waits else 0.0))
     if not leaving:
-        return roll, waits
-    return replace(roll, members=tuple(leaving.get(member.name, member) for member in roll.members)), waits
+        return rollout, waits
+    return replace(rollout, members=tuple(leaving.get(member.name, member) for member in rollout.members)), waits
 
 
 def _counts(member: Member, seen: Seen) -> bool:
@@ -274,14 +276,14 @@ def _counts(member: Member, seen: Seen) -> bool:
     return _state(member, seen) not in NOT_UP or member.stage is not Stage.OPEN
 
 
-def _is_paced(member: Member, roll: Roll, since: float, is_another_leaving: bool, seen: Seen) -> bool:
+def _is_paced(member: Member, rollout: Rollout, since: float, is_another_leaving: bool, seen: Seen) -> bool:
     """Whether who may leave waits for the CPU, as somebody does ``since`` then; 0.0: nobody."""
-    pace = roll.policy.pace
+    pace = rollout.policy.pace
     if not pace.cpu_pressure or seen.cpu_pressure is None or not _serves(member, seen):
         return False
     if since and seen.at - since >= pace.patience:
         return False
-    is_booting = is_another_leaving or any(_has_still_to_boot(other, seen) for other in roll.members)
+    is_booting = is_another_leaving or any(_has_still_to_boot(other, seen) for other in rollout.members)
     return is_booting or seen.cpu_pressure >= pace.cpu_pressure
 
 
@@ -300,19 +302,19 @@ def _leave(member: Member, seen: Seen) -> Member:
     return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), statuses=(), why="")
 
 
-def _candidates(roll: Roll, seen: Seen) -> list[Member]:
+def _candidates(rollout: Rollout, seen: Seen) -> list[Member]:
     """Who has still to be replaced and can be, the next one first."""
-    waiting = [member for member in _waiting(roll) if _can_go(member, seen)]
+    waiting = [member for member in _waiting(rollout) if _can_go(member, seen)]
     return sorted(waiting, key=lambda member: (_serves(member, seen), natural(member.name)))
 
 
-def _waiting(roll: Roll) -> list[Member]:
-    return [member for member in roll.members if member.wanted and not member.tried]
+def _waiting(rollout: Rollout) -> list[Member]:
+    return [member for member in rollout.members if member.wanted and not member.tried]
 
 
-def _being_stopped(roll: Roll, seen: Seen) -> list[Member]:
+def _being_stopped(rollout: Rollout, seen: Seen) -> list[Member]:
     """Those that are replaced and that somebody stops, or restarts: a moment will tell."""
-    return [m for m in roll.members if m.wanted and m.replaced and _state(m, seen) in ("STOPPING", "STOPPED")]
+    return [m for m in rollout.members if m.wanted and m.replaced and _state(m, seen) in ("STOPPING", "STOPPED")]
 
 
 def _can_go(member: Member, seen: Seen) -> bool:
@@ -324,38 +326,38 @@ def _can_go(member: Member, seen: Seen) -> bool:
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 
-def _finish(roll: Roll, seen: Seen, is_paced: bool) -> Roll:
-    if _count(roll, UNDER_WAY):
-        return replace(roll, stuck_since=0.0)
-    stopping, waiting = _is_stopping(roll), [*_waiting(roll), *_being_stopped(roll, seen)]
+def _finish(rollout: Rollout, seen: Seen, is_paced: bool) -> Rollout:
+    if _count(rollout, UNDER_WAY):
+        return replace(rollout, stuck_since=0.0)
+    stopping, waiting = _is_stopping(rollout), [*_waiting(rollout), *_being_stopped(rollout, seen)]
     if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
-        return _end(roll, seen)
-    if roll.paused or is_paced:
-        return replace(roll, stuck_since=0.0)
-    stuck_since = roll.stuck_since or seen.at
-    if seen.at - stuck_since >= _patience(roll, seen):
-        return hook_steps.ended(_accounted(roll, seen), Status.FAILED, seen.at, _stuck_text(roll, seen))
-    return replace(roll, stuck_since=stuck_since)
+        return _end(rollout, seen)
+    if rollout.paused or is_paced:
+        return replace(rollout, stuck_since=0.0)
+    stuck_since = rollout.stuck_since or seen.at
+    if seen.at - stuck_since >= _patience(rollout, seen):
+        return hook_steps.ended(_accounted(rollout, seen), Status.FAILED, seen.at, _stuck_text(rollout, seen))
+    return replace(rollout, stuck_since=stuck_since)
 
 
-def _end(roll: Roll, seen: Seen) -> Roll:
-    roll = _accounted(roll, seen)
-    failed = [member for member in roll.members if member.failed]
-    why = "; ".join(f"{roll.group}:{member.name} {member.why}" for member in failed)
+def _end(rollout: Rollout, seen: Seen) -> Rollout:
+    rollout = _accounted(rollout, seen)
+    failed = [member for member in rollout.members if member.failed]
+    why = "; ".join(f"{rollout.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
-    if _is_nobody_left(roll, seen):  # "done" would tell a deploy that the new code serves
+    if _is_nobody_left(rollout, seen):  # "done" would tell a deploy that the new code serves
         status, why = Status.ABORTED, "all that it was to replace were stopped by hand: the new code serves nobody"
-    status = Status.ABORTED if roll.aborting else status
-    return hook_steps.ended(roll, status, seen.at, why)
+    status = Status.ABORTED if rollout.aborting else status
+    return hook_steps.ended(rollout, status, seen.at, why)
 
 
-def _accounted(roll: Roll, seen: Seen) -> Roll:
-    return replace(roll, members=tuple(_accounted_for(member, seen) for member in roll.members))
+def _accounted(rollout: Rollout, seen: Seen) -> Rollout:
+    return replace(rollout, members=tuple(_accounted_for(member, seen) for member in rollout.members))
 
 
-def _is_nobody_left(roll: Roll, seen: Seen) -> bool:
-    wanted = [member for member in roll.members if member.wanted]
-    return not any(m.failed for m in roll.members) and all(_is_left_stopped(member, seen) for member in wanted)
+def _is_nobody_left(rollout: Rollout, seen: Seen) -> bool:
+    wanted = [member for member in rollout.members if member.wanted]
+    return not any(m.failed for m in rollout.members) and all(_is_left_stopped(member, seen) for member in wanted)
 
 
 def _accounted_for(member: Member, seen: Seen) -> Member:
@@ -364,34 +366,38 @@ def _accounted_for(member: Member, seen: Seen) -> Member:
     return replace(member, wanted=False, why="was stopped by hand and is left so")
 
 
-def _wait_of(roll: Roll, seen: Seen) -> tuple[str, float]:
-    """For what the roll waits, and since when."""
-    if roll.status is not Status.RUNNING or roll.verdict or roll.paused:
+def _wait_of(rollout: Rollout, seen: Seen) -> tuple[str, float]:
+    """For what the rollout waits, and since when."""
+    if rollout.status is not Status.RUNNING or rollout.verdict or rollout.paused:
         return "", 0.0
-    if _count(roll, UNDER_WAY):
-        return for_warm_ups(roll, seen)
-    if roll.paced_since or not roll.stuck_since:
-        return "the CPU" if roll.paced_since else "", roll.paced_since
-    awaited = [member.name for member in roll.members if _is_awaited(seen.wards.get(member.name))]
-    down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
-    return for_the_guard(awaited, seen) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", roll.stuck_since
+    if _count(rollout, UNDER_WAY):
+        return for_warm_ups(rollout, seen)
+    if rollout.paced_since or not rollout.stuck_since:
+        return "the CPU" if rollout.paced_since else "", rollout.paced_since
+    awaited = [member.name for member in rollout.members if _is_awaited(seen.wards.get(member.name))]
+    down = [
+        f"{member.name} is {_standing(member, seen)}" for member in rollout.members if not _is_available(member, seen)
+    ]
+    return for_the_guard(awaited, seen) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", rollout.stuck_since
 
 
-def _stuck_text(roll: Roll, seen: Seen) -> str:
-    down = [f"{member.name} is {_standing(member, seen)}" for member in roll.members if not _is_available(member, seen)]
-    reason = f"no room under the limit of {roll.limit}" if down else "only one process serves (--force takes it too)"
-    return f"waited {_patience(roll, seen):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
+def _stuck_text(rollout: Rollout, seen: Seen) -> str:
+    down = [
+        f"{member.name} is {_standing(member, seen)}" for member in rollout.members if not _is_available(member, seen)
+    ]
+    reason = f"no room under the limit of {rollout.limit}" if down else "only one process serves (--force takes it too)"
+    return f"waited {_patience(rollout, seen):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
 
 
-def _patience(roll: Roll, seen: Seen) -> float:
+def _patience(rollout: Rollout, seen: Seen) -> float:
     """Seconds to wait for room: as long as a process takes that the guard brings back."""
     is_coming = any(ward.stage in (Stage.WARMING, Stage.SETTLING) for ward in seen.wards.values())
-    policy = roll.policy
+    policy = rollout.policy
     return policy.restart.timeout + (policy.warmup.timeout + policy.settle if is_coming else 0.0)
 
 
-def _is_stopping(roll: Roll) -> bool:
-    return roll.aborting or sum(member.failed for member in roll.members) > roll.policy.max_failures
+def _is_stopping(rollout: Rollout) -> bool:
+    return rollout.aborting or sum(member.failed for member in rollout.members) > rollout.policy.max_failures
 
 
 def _standing(member: Member, seen: Seen) -> str:
@@ -408,7 +414,7 @@ def _is_available(member: Member, seen: Seen) -> bool:
 
 def _is_awaited(ward: Ward | None) -> bool:
     """Whether the guard is about to bring a process back into service. One that is open although its warm-up failed
-    serves as well as it can: to wait for it would be to wait for the repair that the roll may bring."""
+    serves as well as it can: to wait for it would be to wait for the repair that the rollout may bring."""
     if ward is None or ward.stage is Stage.OPEN:
         return False
     return ward.closed or ward.stage in (Stage.DOWN, Stage.SETTLING) or not ward.tries
@@ -439,5 +445,5 @@ def _state(member: Member, seen: Seen) -> str:
     return process.state if process else "STOPPED"
 
 
-def _count(roll: Roll, stages: frozenset[Stage]) -> int:
-    return sum(member.stage in stages for member in roll.members)
+def _count(rollout: Rollout, stages: frozenset[Stage]) -> int:
+    return sum(member.stage in stages for member in rollout.members)

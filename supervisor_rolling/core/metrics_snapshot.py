@@ -6,14 +6,14 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import Member, Roll, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import Member, Rollout, Seen, Stage, Status, Ward, Watch
 from supervisor_rolling.core.timeline import active, stays
 
 
 @dataclass(frozen=True)
 class Figures:
     """Of one group. ``stages``: how many processes stand in each; ``closed``: ports; ``left``: processes
-    that the roll that runs has still to replace. What has happened since: ``ended``, the status of a roll that
+    that the rollout that runs has still to replace. What has happened since: ``ended``, the status of a rollout that
     came to its end, after so many ``seconds``; ``stays``, how long processes have been in the stages that they left;
     ``warmed``, processes that the guard has warmed."""
 
@@ -27,31 +27,31 @@ class Figures:
 
 
 def figures(
-    old: tuple[Roll | None, Watch | None], new: tuple[Roll | None, Watch | None], seen: Seen, closed: int
+    old: tuple[Rollout | None, Watch | None], new: tuple[Rollout | None, Watch | None], seen: Seen, closed: int
 ) -> Figures:
-    """Of a group whose roll and watch were ``old`` when it was counted last, and are ``new``."""
-    was, roll = old[0], new[0]
-    is_over = was is not None and roll is not None and was.status is Status.RUNNING is not roll.status
-    is_running = roll is not None and roll.status is Status.RUNNING
+    """Of a group whose rollout and watch were ``old`` when it was counted last, and are ``new``."""
+    was, rollout = old[0], new[0]
+    is_over = was is not None and rollout is not None and was.status is Status.RUNNING is not rollout.status
+    is_running = rollout is not None and rollout.status is Status.RUNNING
     return Figures(
-        stages=_stages(roll if is_running else None, new[1], seen),
+        stages=_stages(rollout if is_running else None, new[1], seen),
         closed=closed,
-        left=sum(m.wanted and not m.replaced for m in roll.members) if roll and is_running else 0,
-        ended=roll.status.value if roll and is_over else "",
-        seconds=active(roll, roll.ended_at) if roll and is_over else 0.0,
-        stays=tuple(_stays(was, roll)) if was and roll and was.id == roll.id else (),
+        left=sum(m.wanted and not m.replaced for m in rollout.members) if rollout and is_running else 0,
+        ended=rollout.status.value if rollout and is_over else "",
+        seconds=active(rollout, rollout.ended_at) if rollout and is_over else 0.0,
+        stays=tuple(_stays(was, rollout)) if was and rollout and was.id == rollout.id else (),
         warmed=_warmed(old[1], new[1], seen),
     )
 
 
-def _stages(roll: Roll | None, watch: Watch | None, seen: Seen) -> dict[str, int]:
+def _stages(rollout: Rollout | None, watch: Watch | None, seen: Seen) -> dict[str, int]:
     wards = {ward.name: ward.stage for ward in watch.wards} if watch else {}
-    moving = {m.name: m.stage for m in roll.members if m.stage is not Stage.OPEN} if roll else {}
+    moving = {m.name: m.stage for m in rollout.members if m.stage is not Stage.OPEN} if rollout else {}
     found = collections.Counter(moving.get(name) or wards.get(name) or Stage.OPEN for name in seen.processes)
     return {stage.value: found[stage] for stage in Stage}
 
 
-def _stays(old: Roll, new: Roll) -> Iterator[tuple[str, float]]:
+def _stays(old: Rollout, new: Rollout) -> Iterator[tuple[str, float]]:
     for before, after in zip(old.members, new.members):
         yield from _stays_of(before, after)
 

@@ -1,4 +1,4 @@
-"""Why processes settle, in words, and how long a roll takes for that."""
+"""Why processes settle, in words, and how long a rollout takes for that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_settle_known(policy: Policy) -> bool:
 
 
 def settling_of(settle: float, total: int, canary: int, limit: int) -> float:
-    """Seconds of a roll in which it only waits for processes that settle: the canaries one by one, then ``limit`` at a
+    """Seconds of a rollout in which it only waits for processes that settle: the canaries one by one, then ``limit`` at a
     time."""
     alone = min(canary, total)
     return settle * (alone + math.ceil((total - alone) / max(1, limit)))
@@ -38,5 +38,5 @@ def settle_texts(settle: float, why: str, total: int, canary: int, limit: int) -
     saved = settling_of(settle, total, canary, limit)
     return (
         f"each process waits {settle:g} s after it opens (settle: auto), because {reason}",
-        f"{fix}: saves {'' if why else 'up to '}{settle:g} s for each process, {saved:.0f} s for the whole roll",
+        f"{fix}: saves {'' if why else 'up to '}{settle:g} s for each process, {saved:.0f} s for the whole rollout",
     )

@@ -1,12 +1,12 @@
 """The values that the programs of this package pass to each other: frozen, without behaviour, without I/O.
 
-Four families. *Policy*: what the YAML says of a group. *Roll*: one rolling restart, from the request to its end, with a
+Four families. *Policy*: what the YAML says of a group. *Rollout*: one rolling restart, from the request to its end, with a
 ``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a ``Ward`` for each
-process that is not warm. *Seen*: what a look found. ``wire.py`` turns rolls and watches, with their policies, into
+process that is not warm. *Seen*: what a look found. ``wire.py`` turns rollouts and watches, with their policies, into
 JSON and back.
 
 Units: durations are seconds, ``*_ms`` are milliseconds. Points in time are seconds on CLOCK_MONOTONIC, which every
-program of a host shares, so that a roll outlives the listener that began it; 0.0 stands for "not yet".
+program of a host shares, so that a rollout outlives the listener that began it; 0.0 stands for "not yet".
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DrainPolicy:
 @dataclass(frozen=True)
 class RestartPolicy:
     """``timeout``: for the old process to stop, at least its stopwaitsecs, and again for the new one to be there.
-    ``on_kill``: what the roll does about a process that does not stop, so that supervisord has to kill it."""
+    ``on_kill``: what the rollout does about a process that does not stop, so that supervisord has to kill it."""
 
     timeout: float = 60.0
     on_kill: str = "fail"  # or restart
@@ -133,12 +133,12 @@ class Hook:
 @dataclass(frozen=True)
 class HooksPolicy:
     """What is run: before anything is touched, for each process that is warm and still closed, and at the end of a
-    roll; of one that failed first the one and then the other."""
+    rollout; of one that failed first the one and then the other."""
 
-    before_roll: Hook = Hook()
+    before_rollout: Hook = Hook()
     after_warmup: Hook = Hook()
     on_failure: Hook = Hook()
-    after_roll: Hook = Hook()
+    after_rollout: Hook = Hook()
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class HistoryPolicy:
-    """Where the rolls that were are kept. ``file``: a full path; empty: one of this supervisord's in
+    """Where the rollouts that were are kept. ``file``: a full path; empty: one of this supervisord's in
     /var/lib/supervisor_rolling."""
 
     enabled: bool = True
@@ -210,7 +210,7 @@ class Config:
     invalid: Mapping[str, str] = field(default_factory=dict)  # groups with mistakes: what is wrong, a line for each
 
 
-# --- roll: what was asked and how far it got
+# --- rollout: what was asked and how far it got
 
 
 class Stage(str, enum.Enum):
@@ -226,7 +226,7 @@ class Stage(str, enum.Enum):
 
 
 class Status(str, enum.Enum):
-    """Where a roll stands. ``PLANNED`` is the end of a dry run."""
+    """Where a rollout stands. ``PLANNED`` is the end of a dry run."""
 
     RUNNING = "running"
     DONE = "done"
@@ -250,7 +250,7 @@ class Level(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """A time in which a roll lay still: it had ended, and was resumed later. ``why``: it had ended."""
+    """A time in which a rollout lay still: it had ended, and was resumed later. ``why``: it had ended."""
 
     begin: float
     end: float
@@ -300,10 +300,10 @@ class Incarnation(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One process of a group in a roll.
+    """One process of a group in a rollout.
 
-    ``wanted``: this roll is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
-    ``failed``: the roll failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
+    ``wanted``: this rollout is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
+    ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
     all the same.
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
@@ -352,7 +352,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Roll:
+class Rollout:
     """One rolling restart of a group: everything that a new listener needs to go on with it.
 
     ``by``: who asks, as they say. ``user`` and ``client``: as their connection tells; empty where it does not.
@@ -475,8 +475,8 @@ class Process:
     another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
     ``up_for`` seconds since it was started; ``warm``: this incarnation is in the ledger; ``stopwaitsecs``: seconds
     from the order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last
-    time because somebody ordered it, and not by itself; ``stopped_by_roll``: the order that it is STOPPING for, or went
-    down for the last time, was a roll's.
+    time because somebody ordered it, and not by itself; ``stopped_by_rollout``: the order that it is STOPPING for, or went
+    down for the last time, was a rollout's.
 
     supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
     """
@@ -492,9 +492,9 @@ class Process:
     warm: bool = False
     stopwaitsecs: float = 0.0
     told_to_stop: bool = False
-    stopped_by_roll: bool = False
+    stopped_by_rollout: bool = False
     stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
-    started_by_other: float = 0.0  # ``spawned`` of the last start that another client than a roll ordered; 0.0: none
+    started_by_other: float = 0.0  # ``spawned`` of the last start that another client than a rollout ordered; 0.0: none
 
     @property
     def incarnation(self) -> Incarnation:
@@ -503,8 +503,8 @@ class Process:
 
     @property
     def is_stopped_by_other(self) -> bool:
-        """Whether an order that was no roll's stops it, or has stopped it."""
-        return self.state in ("STOPPING", "STOPPED") and not self.stopped_by_roll
+        """Whether an order that was no rollout's stops it, or has stopped it."""
+        return self.state in ("STOPPING", "STOPPED") and not self.stopped_by_rollout
 
 
 @dataclass(frozen=True)
@@ -624,7 +624,7 @@ class Warmth:
 
 @dataclass(frozen=True)
 class HookJob:
-    """Commands to run for a roll, one after another, each with the name of its key; ``variables``: of their
+    """Commands to run for a rollout, one after another, each with the name of its key; ``variables``: of their
     environment, besides the listener's own."""
 
     hooks: tuple[tuple[str, Hook], ...]
@@ -679,7 +679,7 @@ class Seen:
     that supervisord refused for good, by process. ``told`` are the draining processes that have been sent the signal of
     their drain, ``telling`` those that are being asked its request. ``dead`` says since when those have been known to
     be dead to which supervisord has not come round: whether they crashed or were stopped, only it can tell. ``hook``:
-    how far the commands of the roll got. ``wards`` are the processes in the hands of the guard. ``held``: who has the
+    how far the commands of the rollout got. ``wards`` are the processes in the hands of the guard. ``held``: who has the
     port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive: nginx``),
     ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are those that
     answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which somebody waited
@@ -761,7 +761,7 @@ class Settings:
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a set-up. ``code`` names it for programs, ``where`` is a file and line, a section or
-    a process, ``mend`` what to do about it, empty where ``text`` says that; ``refuses``: no roll begins, because it
+    a process, ``mend`` what to do about it, empty where ``text`` says that; ``refuses``: no rollout begins, because it
     would lose requests, or fail."""
 
     code: str
@@ -789,7 +789,7 @@ class Report:
 class Request:
     """What somebody asks: ``kind`` is restart, plan, resume, check, history or record; an empty ``max_unavailable``
     leaves it to the policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a
-    ``Roll``. A history is of the last ``number`` rolls, of all groups where ``group`` is empty; a record of ``roll``: a
+    ``Rollout``. A history is of the last ``number`` rollouts, of all groups where ``group`` is empty; a record of ``rollout``: a
     number, or empty for the last one."""
 
     id: int
@@ -804,16 +804,16 @@ class Request:
     client: str = ""
     began: float = 0.0
     number: int = 0
-    roll: str = ""
+    rollout: str = ""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What supervisord knows: each group's roll with its version, what is asked, the processes of the groups that are
+    """What supervisord knows: each group's rollout with its version, what is asked, the processes of the groups that are
     rolled, asked for or guarded, by group and name, how many seconds before this look the last one was (0.0: none), and
     each group's watch."""
 
-    rolls: Mapping[str, tuple[int, Roll]]
+    rollouts: Mapping[str, tuple[int, Rollout]]
     requests: tuple[Request, ...]
     processes: Mapping[str, Mapping[str, Process]]
     idle: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from supervisor_rolling.core.model import DrainPolicy, Roll, Seen, Stage, Status, Watch
+from supervisor_rolling.core.model import DrainPolicy, Rollout, Seen, Stage, Status, Watch
 from supervisor_rolling.core.stages import drained_for
 
 DRAIN_LOOK_EVERY = 0.02
@@ -19,14 +19,14 @@ DRAIN_LOOK_AT_MOST = 0.1
 """Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
 
 MOVE_LOOK_EVERY = 0.05
-"""Seconds between two looks while a process restarts; events wake the roller earlier."""
+"""Seconds between two looks while a process restarts; events wake the reconciler earlier."""
 
 WARM_LOOK_EVERY = 0.1
 """Seconds between two looks while a process warms up, behind a gate that somebody may flush. Its death, and the end of
-its warm-up, wake the roller."""
+its warm-up, wake the reconciler."""
 
 REST_LOOK_EVERY = 0.5
-"""Seconds between two looks while a roll waits, settles or is paused."""
+"""Seconds between two looks while a rollout waits, settles or is paused."""
 
 BARELY = 0.002
 """Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING; likewise after the
@@ -34,7 +34,7 @@ end of a settle."""
 
 IDLE_LOOK_EVERY = 5.0
 """Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
-and whoever asks for a roll is told after ten seconds that nobody answers."""
+and whoever asks for a rollout is told after ten seconds that nobody answers."""
 
 GATE_LOOK_EVERY = 0.5
 """Seconds between two looks at what is closed: for so long a flush of the firewall lets users in. A look costs a read
@@ -53,26 +53,26 @@ def gate_pause(is_holding: bool, is_busy: bool) -> float:
     return GATE_LOOK_EVERY if is_holding else math.inf
 
 
-def pause(roll: Roll | None, watch: Watch | None, seen: Seen) -> float:
+def pause(rollout: Rollout | None, watch: Watch | None, seen: Seen) -> float:
     """Seconds for which a group can do without a look."""
-    found = _roll_pause(roll, seen) if roll else IDLE_LOOK_EVERY
+    found = _rollout_pause(rollout, seen) if rollout else IDLE_LOOK_EVERY
     return min(found, _watch_pause(watch, seen)) if watch else found
 
 
-def _roll_pause(roll: Roll, seen: Seen) -> float:
-    if roll.status is not Status.RUNNING:
+def _rollout_pause(rollout: Rollout, seen: Seen) -> float:
+    if rollout.status is not Status.RUNNING:
         return IDLE_LOOK_EVERY
-    stages = {member.stage for member in roll.members}
-    draining = [member for member in roll.members if member.stage is Stage.DRAINING]
+    stages = {member.stage for member in rollout.members}
+    draining = [member for member in rollout.members if member.stage is Stage.DRAINING]
     found = [
         REST_LOOK_EVERY,
-        *(_drain_pause(drained_for(m, seen.at, seen.closed), roll.policy.drain) for m in draining),
+        *(_drain_pause(drained_for(m, seen.at, seen.closed), rollout.policy.drain) for m in draining),
     ]
     if Stage.RESTARTING in stages:
         found.append(MOVE_LOOK_EVERY)
     if Stage.WARMING in stages:
         found += [WARM_LOOK_EVERY, *_starting_for(seen)]
-    settled = [roll.policy.settle - (seen.at - m.since) for m in roll.members if m.stage is Stage.SETTLING]
+    settled = [rollout.policy.settle - (seen.at - m.since) for m in rollout.members if m.stage is Stage.SETTLING]
     return min([*found, *(left + BARELY for left in settled if left > 0)])
 
 

@@ -1,6 +1,6 @@
-"""A roll as a record of the history: what a line of its file and ``rolling.getRecord`` have.
+"""A rollout as a record of the history: what a line of its file and ``rolling.getRecord`` have.
 
-Times are seconds since the roll began; ``began`` is by the wall clock, in Unix seconds. ``seconds`` are those that it
+Times are seconds since the rollout began; ``began`` is by the wall clock, in Unix seconds. ``seconds`` are those that it
 took, without ``rested``: those for which it lay still until it was resumed. ``rests``: from, to, and why it had ended.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.core.min_ready import is_settle_known
-from supervisor_rolling.core.model import Member, Roll, Status
+from supervisor_rolling.core.model import Member, Rollout, Status
 from supervisor_rolling.core.timeline import active, rested
 
 LOST = "lost"
-"""The status of a roll that ended with supervisord."""
+"""The status of a rollout that ended with supervisord."""
 
 LOST_TEXT = "supervisord ended in the middle of it"
 
@@ -34,31 +34,31 @@ MOST_SECONDS = 1e15
 """Above what any clock shows; supervisord hands on no more."""
 
 
-def record(roll: Roll, now: float) -> dict[str, Any]:
-    """All of a roll, at ``now`` (CLOCK_MONOTONIC): see README, Commands, for the shape."""
+def record(rollout: Rollout, now: float) -> dict[str, Any]:
+    """All of a rollout, at ``now`` (CLOCK_MONOTONIC): see README, Commands, for the shape."""
     return {
-        **head(roll, now),
-        "availability": [[_since(level.at, roll), level.available] for level in roll.levels],
-        "rests": [[_since(rest.begin, roll), _since(rest.end, roll), rest.why] for rest in roll.rests],
-        "processes": [_process(member, roll) for member in roll.members],
+        **head(rollout, now),
+        "availability": [[_since(level.at, rollout), level.available] for level in rollout.levels],
+        "rests": [[_since(rest.begin, rollout), _since(rest.end, rollout), rest.why] for rest in rollout.rests],
+        "processes": [_process(member, rollout) for member in rollout.members],
     }
 
 
-def head(roll: Roll, now: float) -> dict[str, Any]:
-    """A roll without its course. ``size``: the processes of the group."""
-    wanted = [member for member in roll.members if member.wanted]
+def head(rollout: Rollout, now: float) -> dict[str, Any]:
+    """A rollout without its course. ``size``: the processes of the group."""
+    wanted = [member for member in rollout.members if member.wanted]
     same = ("id", "group", "by", "user", "client", "limit", "force", "why", "least_available")
     return {
-        **{key: getattr(roll, key) for key in same},
-        "status": roll.status.value,
-        "began": round(roll.began, 3),
-        "seconds": round(active(roll, now), 3),
-        "rested": round(rested(roll), 3),
-        "forecast": round(roll.forecast, 3),
+        **{key: getattr(rollout, key) for key in same},
+        "status": rollout.status.value,
+        "began": round(rollout.began, 3),
+        "seconds": round(active(rollout, now), 3),
+        "rested": round(rested(rollout), 3),
+        "forecast": round(rollout.forecast, 3),
         "total": len(wanted),
         "replaced": sum(member.replaced for member in wanted),
-        "settle_known": is_settle_known(roll.policy),
-        "size": len(roll.members),
+        "settle_known": is_settle_known(rollout.policy),
+        "size": len(rollout.members),
     }
 
 
@@ -68,16 +68,16 @@ def head_of(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lost(begun: Mapping[str, Any]) -> dict[str, Any]:
-    """What becomes of the record of a roll that ran when supervisord ended."""
+    """What becomes of the record of a rollout that ran when supervisord ended."""
     return {**begun, "status": LOST, "why": LOST_TEXT}
 
 
 def is_running(found: Mapping[str, Any]) -> bool:
-    """Whether a record is of a roll that had not ended."""
+    """Whether a record is of a rollout that had not ended."""
     return bool(found.get("status") == Status.RUNNING.value)
 
 
-def _process(member: Member, roll: Roll) -> dict[str, Any]:
+def _process(member: Member, rollout: Rollout) -> dict[str, Any]:
     same = ("name", "ports", "wanted", "replaced", "failed", "killed", "deaths", "why", "old_pid", "pid")
     return {
         **{key: getattr(member, key) for key in same},
@@ -85,13 +85,13 @@ def _process(member: Member, roll: Roll) -> dict[str, Any]:
         "requests": member.requests,
         "latencies_ms": list(member.latencies),
         "statuses": list(member.statuses),
-        "stages": [[step.stage.value, _since(step.at, roll)] for step in member.steps],
+        "stages": [[step.stage.value, _since(step.at, rollout)] for step in member.steps],
         **{key: round(seconds, 3) for key, seconds in vars(member.timing).items()},
     }
 
 
-def _since(at: float, roll: Roll) -> float:
-    return round(max(0.0, at - roll.started_at), 3)
+def _since(at: float, rollout: Rollout) -> float:
+    return round(max(0.0, at - rollout.started_at), 3)
 
 
 def _fit(value: Any, default: Any) -> Any:

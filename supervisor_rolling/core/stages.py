@@ -1,6 +1,6 @@
-"""One process on its way through a roll: the diagram in ``machine.py``, one function for each stage.
+"""One process on its way through a rollout: the diagram in ``machine.py``, one function for each stage.
 
-``step`` takes a member of a roll and what a look found, and gives the member as it stands now. It makes one move at a
+``step`` takes a member of a rollout and what a look found, and gives the member as it stands now. It makes one move at a
 time, changes nothing where nothing has to be, and gives every wait a deadline. ``order`` says what supervisord must
 do for it.
 """
@@ -21,7 +21,7 @@ from supervisor_rolling.core.model import (
     Policy,
     Process,
     Reuse,
-    Roll,
+    Rollout,
     Seen,
     Stage,
     Verb,
@@ -41,7 +41,7 @@ CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stag
 UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
 
 POOL_REFUSED = ("refuse", "application")
-"""Of ``drain.keepalive``: with these a roll ends where requests still come over a pool."""
+"""Of ``drain.keepalive``: with these a rollout ends where requests still come over a pool."""
 
 GATE_PATIENCE = 10.0
 """Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
@@ -75,86 +75,90 @@ SOON = 60.0
 """Seconds of service after which nobody would set startsecs so high that a death is found before it."""
 
 
-def step(member: Member, roll: Roll, seen: Seen) -> Member:
+def step(member: Member, rollout: Rollout, seen: Seen) -> Member:
     """The member after one look."""
     process = seen.processes.get(member.name)
     if process is None:
         return _left_alone(member, seen, "is gone from supervisord's configuration")
     if _was_stopped_by_hand(member, process):
         return _left_alone(member, seen, "was stopped by hand and is left so")
-    if member.name in seen.dead and not _is_long_dead(member, roll, seen):
+    if member.name in seen.dead and not _is_long_dead(member, rollout, seen):
         return member
-    return _STEPS[member.stage](member, process, roll, seen)
+    return _STEPS[member.stage](member, process, rollout, seen)
 
 
 def _was_stopped_by_hand(member: Member, process: Process) -> bool:
-    """Whether it is down for good by an order that was not the roll's."""
+    """Whether it is down for good by an order that was not the rollout's."""
     is_new = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
     is_watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or is_new
     is_down = process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
     return is_watched and is_down and process.is_stopped_by_other
 
 
-def _is_long_dead(member: Member, roll: Roll, seen: Seen) -> bool:
+def _is_long_dead(member: Member, rollout: Rollout, seen: Seen) -> bool:
     """Whether supervisord has had the time of a restart to come round to a death, so that it has lost track of it."""
-    return member.stage in UNDER_WAY and seen.at - seen.dead[member.name] >= roll.policy.restart.timeout
+    return member.stage in UNDER_WAY and seen.at - seen.dead[member.name] >= rollout.policy.restart.timeout
 
 
-def _open(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _open(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     return _watch(member, process, seen) if member.replaced else member
 
 
-def _draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    if roll.aborting:
+def _draining(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+    if rollout.aborting:
         return replace(_back(member, seen), tried=False)
     if process.is_stopped_by_other or process.state == "UNKNOWN":
-        return _up_in_time(member, process, roll, seen)
+        return _up_in_time(member, process, rollout, seen)
     if process.incarnation != member.old or process.state in DOWN:
-        return _died_draining(member, process, roll, seen)
+        return _died_draining(member, process, rollout, seen)
     if member.name in seen.leaks:
-        return _failed_back(member, seen, _leak_text(member, roll.gate.backend, seen.leaks[member.name]))
-    return _drain(member, roll, seen)
+        return _failed_back(member, seen, _leak_text(member, rollout.gate.backend, seen.leaks[member.name]))
+    return _drain(member, rollout, seen)
 
 
-def _died_draining(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _died_draining(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     """One that died of being told is brought back, and no other is told: the next one would die as well."""
-    after, signal = _drained(member, seen), roll.policy.drain.signal
+    after, signal = _drained(member, seen), rollout.policy.drain.signal
     if not signal or member.name not in seen.told or process.told_to_stop or member.failed:
         return after
     return replace(after, failed=True, why=_signalled_text(signal))
 
 
-def _up_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    timeout = roll.policy.restart.timeout
+def _up_in_time(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+    timeout = rollout.policy.restart.timeout
     if seen.at - member.since < timeout:
         return member
     return _failed_back(member, seen, f"was left alone, because it is {process.state} for {timeout:g} s")
 
 
-def _drain(member: Member, roll: Roll, seen: Seen) -> Member:
+def _drain(member: Member, rollout: Rollout, seen: Seen) -> Member:
     left = seen.connections.get(member.name)
     waited = drained_for(member, seen.at, seen.closed)
     if waited < 0 or left is None:
         return _gate_in_time(member, seen)
-    overdue = is_overdue(member, seen.at, seen.closed, roll.policy.drain)
-    if left == 0 and waited >= max(roll.policy.drain.min, LEAST_DRAIN) and (overdue or member.name not in seen.telling):
+    overdue = is_overdue(member, seen.at, seen.closed, rollout.policy.drain)
+    if (
+        left == 0
+        and waited >= max(rollout.policy.drain.min, LEAST_DRAIN)
+        and (overdue or member.name not in seen.telling)
+    ):
         return _drained(member, seen)
-    if roll.policy.drain.keepalive == "nginx":
-        member = _pooled(member, roll, seen, waited)
+    if rollout.policy.drain.keepalive == "nginx":
+        member = _pooled(member, rollout, seen, waited)
         if member.stage is not Stage.DRAINING:
             return member
     reuse = seen.reuses.get(member.name, Reuse())
-    if roll.policy.drain.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
+    if rollout.policy.drain.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
         return _failed_back(member, seen, _reuse_text(member, reuse))
     member = replace(member, connections_left=left)
-    return _outlasted(member, roll, seen) if overdue else member
+    return _outlasted(member, rollout, seen) if overdue else member
 
 
-def _pooled(member: Member, roll: Roll, seen: Seen, waited: float) -> Member:
+def _pooled(member: Member, rollout: Rollout, seen: Seen, waited: float) -> Member:
     """One whose pooled connections are closed after their next answer. Those that nginx does not pick again stay, and
     are idle when nothing has moved for ``drain.quiet`` behind the closed gate: before it nobody knows whether nginx
     had no use for them."""
-    policy = roll.policy.drain
+    policy = rollout.policy.drain
     if min(waited, seen.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
         return _drained_but(member, seen, waited)
     if member.name in seen.sealed and waited >= SEALED_PATIENCE:
@@ -185,12 +189,12 @@ def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: D
     return waited >= LEAST_DRAIN and lasted >= policy.timeout
 
 
-def _outlasted(member: Member, roll: Roll, seen: Seen) -> Member:
+def _outlasted(member: Member, rollout: Rollout, seen: Seen) -> Member:
     """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
     waited = drained_for(member, seen.at, seen.closed)
-    if roll.policy.drain.on_timeout == "fail" and not member.cold:
+    if rollout.policy.drain.on_timeout == "fail" and not member.cold:
         member = replace(member, oldest_left=_oldest_left(member, seen, waited))
-        return _failed_back(member, seen, _outlasted_text(member, roll))
+        return _failed_back(member, seen, _outlasted_text(member, rollout))
     return _drained_but(member, seen, waited)
 
 
@@ -212,7 +216,7 @@ def _gate_in_time(member: Member, seen: Seen) -> Member:
     return _failed_back(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
 
 
-def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _restarting(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     if process.pid and process.incarnation != member.old and process.state in ALIVE:
         return _to_warming(member, process, seen)
     if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
@@ -223,38 +227,38 @@ def _restarting(member: Member, process: Process, roll: Roll, seen: Seen) -> Mem
     if refusal:
         return _failed(member, seen, f"supervisord refuses the order to {refusal}")
     if process.state == "STOPPING" and process.incarnation == member.old:
-        return _stopping(member, process, roll, seen)
-    return _starting(_stopped(member, process, roll, seen), process, roll, seen)
+        return _stopping(member, process, rollout, seen)
+    return _starting(_stopped(member, process, rollout, seen), process, rollout, seen)
 
 
 def _was_overtaken(member: Member, process: Process) -> bool:
-    """Whether another client stopped the old one before the roll did, and may wait for that: the roll must not start
+    """Whether another client stopped the old one before the rollout did, and may wait for that: the rollout must not start
     it. What an earlier failure has left STOPPED was so before it left."""
     was_left_so = member.cold and not member.old_pid
     return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_so
 
 
-def _stopping(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    """Told to stop. What does not is killed by supervisord, and then started as any: this roll has stopped it. The
+def _stopping(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+    """Told to stop. What does not is killed by supervisord, and then started as any: this rollout has stopped it. The
     order may have come late: how long the stop takes is what supervisord says."""
-    waited, timeout = process.stop_took, roll.policy.restart.timeout
+    waited, timeout = process.stop_took, rollout.policy.restart.timeout
     within = _stop_within(process, timeout)
     if waited >= within + timeout:
         return _failed(member, seen, _unkilled_text(process, waited))
-    return _unstopped(member, process, roll) if waited >= within else member
+    return _unstopped(member, process, rollout) if waited >= within else member
 
 
 def _stop_within(process: Process, timeout: float) -> float:
-    """Seconds after which it is killed. Where nobody knows, or supervisord was told another number since the roll
-    began, which a roll that begins would refuse, restart.timeout bounds it: no roll runs for longer than it says."""
+    """Seconds after which it is killed. Where nobody knows, or supervisord was told another number since the rollout
+    began, which a rollout that begins would refuse, restart.timeout bounds it: no rollout runs for longer than it says."""
     return min(process.stopwaitsecs or timeout, timeout)
 
 
-def _unstopped(member: Member, process: Process, roll: Roll) -> Member:
-    """One that has to be killed: the roll has failed on it, unless that was accepted."""
-    if member.failed or _is_kill_accepted(member, roll.policy):
+def _unstopped(member: Member, process: Process, rollout: Rollout) -> Member:
+    """One that has to be killed: the rollout has failed on it, unless that was accepted."""
+    if member.failed or _is_kill_accepted(member, rollout.policy):
         return member
-    return replace(member, failed=True, why=_unstopped_text(process, roll.policy.restart.timeout))
+    return replace(member, failed=True, why=_unstopped_text(process, rollout.policy.restart.timeout))
 
 
 def _is_kill_accepted(member: Member, policy: Policy) -> bool:
@@ -265,52 +269,52 @@ def _is_kill_accepted(member: Member, policy: Policy) -> bool:
     return policy.restart.on_kill == "restart" or is_cut or member.cold
 
 
-def _stopped(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _stopped(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     """The old process, if it is down; a kill is known by how long it took, because supervisord does not tell."""
     if member.stopped_at or process.state in ALIVE or process.state == "STOPPING":
         return member
     took = seen.at - member.since
     killed = 0 < process.stopwaitsecs <= process.stop_took
     member = replace(member, stopped_at=seen.at, killed=killed, timing=replace(member.timing, stopped=took))
-    return _unstopped(member, process, roll) if killed else member
+    return _unstopped(member, process, rollout) if killed else member
 
 
-def _starting(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _starting(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and is_down_for_good(process):
         return _failed(member, seen, f"did not come up: {_fall_text(member, process, seen)}")
     is_due = not spawned_again and process.state in STARTABLE and member.name not in seen.dead
     began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
-    if not is_due and seen.at - began >= roll.policy.restart.timeout:
-        text = f"was not restarted within {roll.policy.restart.timeout:g} s (restart.timeout)"
+    if not is_due and seen.at - began >= rollout.policy.restart.timeout:
+        text = f"was not restarted within {rollout.policy.restart.timeout:g} s (restart.timeout)"
         return _failed(member, seen, f"{text}: {_fall_text(member, process, seen)}")
     return member
 
 
-def _warming(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _warming(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     if process.is_stopped_by_other:
-        return _stopped_in_time(member, process, roll, seen)
+        return _stopped_in_time(member, process, rollout, seen)
     if process.pid and process.incarnation != member.new and process.state in ALIVE:
         return _warmed_again(member, process, seen)
     if is_down_for_good(process):
         return _failed(member, seen, f"went down while it was warmed up: {_fall_text(member, process, seen)}")
     warmth = seen.warmths.get(member.name)
     if warmth is None or warmth.incarnation != process.incarnation:
-        return _warm_in_time(member, roll, seen, Warmth(process.pid, "late", why=_fall_text(member, process, seen)))
+        return _warm_in_time(member, rollout, seen, Warmth(process.pid, "late", why=_fall_text(member, process, seen)))
     member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
     member = replace(member, latencies=warmth.latencies, statuses=warmth.statuses)
     if warmth.state == "warm":
-        return _warm(member, process, roll, seen)
+        return _warm(member, process, rollout, seen)
     if warmth.state == "failed":
-        return _not_warm(member, roll, seen, warmth)
-    return _warm_in_time(member, roll, seen, replace(warmth, why=warmth.why or state_text(process)))
+        return _not_warm(member, rollout, seen, warmth)
+    return _warm_in_time(member, rollout, seen, replace(warmth, why=warmth.why or state_text(process)))
 
 
-def _stopped_in_time(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _stopped_in_time(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     """Another client stops it: whether that leaves it stopped or starts it again is seen when it is down, which may
     take longer than a warm-up has time."""
-    timeout = roll.policy.restart.timeout
-    within = roll.policy.warmup.timeout + _stop_within(process, timeout) + timeout
+    timeout = rollout.policy.restart.timeout
+    within = rollout.policy.warmup.timeout + _stop_within(process, timeout) + timeout
     if process.state == "STOPPED" or seen.at - member.since < within:
         return member
     return _failed(member, seen, _unkilled_text(process, seen.at - member.since))
@@ -325,27 +329,27 @@ def _warmed_again(member: Member, process: Process, seen: Seen) -> Member:
     return replace(member, deaths=member.deaths + 1)
 
 
-def _warm(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _warm(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     if process.state == "RUNNING":
         timing = replace(member.timing, warmed=seen.at - member.since)
         return replace(to(member, Stage.SETTLING, seen), timing=timing)
-    if seen.at - member.since >= roll.policy.restart.timeout:
-        text = f"is warm but not RUNNING after {roll.policy.restart.timeout:g} s: startsecs is above restart.timeout"
+    if seen.at - member.since >= rollout.policy.restart.timeout:
+        text = f"is warm but not RUNNING after {rollout.policy.restart.timeout:g} s: startsecs is above restart.timeout"
         return _failed(member, seen, f"{text}, raise that")
     return member
 
 
-def _warm_in_time(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
-    patience = roll.policy.warmup.timeout + (LATE_WORDS if warmth.state == "warming" else 0.0)
+def _warm_in_time(member: Member, rollout: Rollout, seen: Seen, warmth: Warmth) -> Member:
+    patience = rollout.policy.warmup.timeout + (LATE_WORDS if warmth.state == "warming" else 0.0)
     if seen.at - member.since - warmth.queued < patience:
         return member
-    return _not_warm(member, roll, seen, replace(warmth, state="late"))
+    return _not_warm(member, rollout, seen, replace(warmth, state="late"))
 
 
-def _not_warm(member: Member, roll: Roll, seen: Seen, warmth: Warmth) -> Member:
+def _not_warm(member: Member, rollout: Rollout, seen: Seen, warmth: Warmth) -> Member:
     times = "once" if member.deaths == 1 else f"{member.deaths} times"
     died = f"; it died {times} meanwhile" if member.deaths else ""
-    return _failed(member, seen, cold_text(warmth, roll.policy.warmup) + died)
+    return _failed(member, seen, cold_text(warmth, rollout.policy.warmup) + died)
 
 
 def cold_text(warmth: Warmth, policy: WarmupPolicy) -> str:
@@ -354,15 +358,15 @@ def cold_text(warmth: Warmth, policy: WarmupPolicy) -> str:
     return f"is not warm{after}: {warmth.why}"
 
 
-def _settling(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
-    if not _is_as_opened(member, process) or seen.at - member.since < roll.policy.settle:
+def _settling(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+    if not _is_as_opened(member, process) or seen.at - member.since < rollout.policy.settle:
         return _watch(member, process, seen)
     timing = replace(member.timing, settled=seen.at - member.since)
     return replace(to(member, Stage.OPEN, seen), replaced=True, timing=timing)
 
 
 def _watch(member: Member, process: Process, seen: Seen) -> Member:
-    """A process that this roll has opened: when it dies the roll has failed on it, and to close it and warm it again is
+    """A process that this rollout has opened: when it dies the rollout has failed on it, and to close it and warm it again is
     the guard's work. One that somebody restarts is not replaced before that one is warm."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
@@ -379,11 +383,11 @@ def _is_as_opened(member: Member, process: Process) -> bool:
     return process.incarnation == member.new and process.state == "RUNNING"
 
 
-def _stay(member: Member, process: Process, roll: Roll, seen: Seen) -> Member:
+def _stay(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
     return member
 
 
-_STEPS: Mapping[Stage, Callable[[Member, Process, Roll, Seen], Member]] = {
+_STEPS: Mapping[Stage, Callable[[Member, Process, Rollout, Seen], Member]] = {
     Stage.OPEN: _open,
     Stage.DRAINING: _draining,
     Stage.RESTARTING: _restarting,
@@ -416,7 +420,7 @@ def _failed(member: Member, seen: Seen, why: str) -> Member:
 
 
 def _then(member: Member, why: str) -> str:
-    """What is to be said of a member, after what the roll has failed on already."""
+    """What is to be said of a member, after what the rollout has failed on already."""
     return f"{member.why}; then {why}" if member.failed else why
 
 
@@ -478,7 +482,7 @@ def _unstopped_text(process: Process, timeout: float) -> str:
     late = f"{timeout:g} s (restart.timeout), so supervisord kills it after its stopwaitsecs"
     how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
-        f"did not stop within {how} and the roll brings it back. Mend how it stops, or "
+        f"did not stop within {how} and the rollout brings it back. Mend how it stops, or "
         "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} in its policy"
     )
 
@@ -493,7 +497,7 @@ def _unkilled_text(process: Process, waited: float) -> str:
 def _signalled_text(signal: str) -> str:
     return (
         f"died in its drain, when it had been told by {signal} (drain.signal): it seems to have no handler for that, "
-        "and what it was answering is lost. The roll brings it back: give it a handler, or take drain.signal away"
+        "and what it was answering is lost. The rollout brings it back: give it a handler, or take drain.signal away"
     )
 
 
@@ -556,11 +560,11 @@ def _pool_fix(name: str) -> str:
     return f"no keep-alive in the load balancer: for nginx, {NO_POOL}, or in the policy drain: {{keepalive: nginx}}"
 
 
-def _outlasted_text(member: Member, roll: Roll) -> str:
+def _outlasted_text(member: Member, rollout: Rollout) -> str:
     ports = ", ".join(map(str, member.ports))
     left, told = member.connections_left, "; ".join(left_texts(member.connections_left, member.oldest_left))
     return (
-        f"still had {count_text(left)} to port {ports} after {roll.policy.drain.timeout:g} s of drain"
+        f"still had {count_text(left)} to port {ports} after {rollout.policy.drain.timeout:g} s of drain"
         f"{f' ({told})' if told else ''}, so it was not stopped and goes on serving (drain.on_timeout: fail): "
         "wait until they end, end them, or raise drain.timeout"
     )
@@ -569,7 +573,7 @@ def _outlasted_text(member: Member, roll: Roll) -> str:
 def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | None:
     """What supervisord must be told now to bring a RESTARTING member on, if anything.
 
-    ``closed`` is what the gate said after the roll was recorded. A process that runs is stopped only if its
+    ``closed`` is what the gate said after the rollout was recorded. A process that runs is stopped only if its
     gate is known to have been closed since before the look that found it drained; one that is down is started behind
     a closed gate, but not left down for ever where the gate does not work. What has died is started when supervisord
     says that it is down: whoever stopped it meanwhile, and waits for that, would wait for ever.
@@ -590,13 +594,13 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
     return None
 
 
-def notice(member: Member, roll: Roll, seen: Seen, closed: Mapping[int, float]) -> Order | None:
+def notice(member: Member, rollout: Rollout, seen: Seen, closed: Mapping[int, float]) -> Order | None:
     """The signal that a DRAINING member must be sent now, if any: once, behind a gate that is known to be closed.
 
     Nobody is there to be told where the process is down or has died. One that is STARTING may not have its handler yet,
     and would die of the signal; one that was kept closed has no users to send away.
     """
-    process, wanted = seen.processes.get(member.name), roll.policy.drain.signal
+    process, wanted = seen.processes.get(member.name), rollout.policy.drain.signal
     if not wanted or member.name in seen.told or member.name in seen.dead:
         return None
     return Order(Verb.SIGNAL, member.name, member.old, wanted) if can_be_told(member, process, closed) else None

@@ -1,4 +1,4 @@
-"""The course of a roll, for whoever wants to see it afterwards: who was in which stage when, how many were available.
+"""The course of a rollout, for whoever wants to see it afterwards: who was in which stage when, how many were available.
 
 Nothing is decided by it.
 
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from supervisor_rolling.core.model import Level, Member, Roll, Step
+from supervisor_rolling.core.model import Level, Member, Rollout, Step
 
 MOST_STEPS = 50
-"""Of one process. A roll that is paused, or drained anew, a hundred times is no picture any more, and still a roll."""
+"""Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a rollout."""
 
 MOST_LEVELS = 5000
-"""Of one roll: two for each of a thousand processes, and what crashes meanwhile."""
+"""Of one rollout: two for each of a thousand processes, and what crashes meanwhile."""
 
 DIGITS = 3
 """Of a second: a look takes longer."""
@@ -41,24 +41,24 @@ def noted(before: Member, after: Member, at: float) -> Member:
     return replace(after, steps=(*after.steps, Step(after.stage, round(at, DIGITS))))
 
 
-def levelled(roll: Roll, available: int, at: float) -> Roll:
-    """The roll after a look that has found so many available."""
-    roll = replace(roll, least_available=min(roll.least_available, available))
-    if (roll.levels and roll.levels[-1].available == available) or len(roll.levels) >= MOST_LEVELS:
-        return roll
-    return replace(roll, levels=(*roll.levels, Level(round(at, DIGITS), available)))
+def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
+    """The rollout after a look that has found so many available."""
+    rollout = replace(rollout, least_available=min(rollout.least_available, available))
+    if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MOST_LEVELS:
+        return rollout
+    return replace(rollout, levels=(*rollout.levels, Level(round(at, DIGITS), available)))
 
 
-def rested(roll: Roll) -> float:
-    """Seconds for which the roll lay still between an end and ``rolling_resume``."""
-    return sum(rest.end - rest.begin for rest in roll.rests)
+def rested(rollout: Rollout) -> float:
+    """Seconds for which the rollout lay still between an end and ``rolling_resume``."""
+    return sum(rest.end - rest.begin for rest in rollout.rests)
 
 
-def begun_at(roll: Roll) -> float:
-    """When the roll began or, if it was resumed, when that was last."""
-    return roll.rests[-1].end if roll.rests else roll.started_at
+def begun_at(rollout: Rollout) -> float:
+    """When the rollout began or, if it was resumed, when that was last."""
+    return rollout.rests[-1].end if rollout.rests else rollout.started_at
 
 
-def active(roll: Roll, now: float) -> float:
-    """Seconds that the roll has taken, without those for which it lay still."""
-    return (roll.ended_at or now) - roll.started_at - rested(roll)
+def active(rollout: Rollout, now: float) -> float:
+    """Seconds that the rollout has taken, without those for which it lay still."""
+    return (rollout.ended_at or now) - rollout.started_at - rested(rollout)

@@ -1,11 +1,11 @@
-"""What a roll waits for, in words without numbers that run: each change of them is recorded."""
+"""What a rollout waits for, in words without numbers that run: each change of them is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from supervisor_rolling.core.model import Member, Roll, Seen, Stage, Status
+from supervisor_rolling.core.model import Member, Rollout, Seen, Stage, Status
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
@@ -13,16 +13,20 @@ LONG = 5.0
 MAX_NAMED = 3
 
 
-def waiting_for(roll: Roll, text: str, since: float, at: float) -> Roll:
-    """The roll with what it waits for since then; empty: for nothing."""
-    text = text if roll.status is Status.RUNNING else ""
+def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout:
+    """The rollout with what it waits for since then; empty: for nothing."""
+    text = text if rollout.status is Status.RUNNING else ""
     is_long = bool(text) and at - since >= LONG
-    return replace(roll, waits=text, waits_long=is_long) if (roll.waits, roll.waits_long) != (text, is_long) else roll
+    return (
+        replace(rollout, waits=text, waits_long=is_long)
+        if (rollout.waits, rollout.waits_long) != (text, is_long)
+        else rollout
+    )
 
 
-def for_warm_ups(roll: Roll, seen: Seen) -> tuple[str, float]:
+def for_warm_ups(rollout: Rollout, seen: Seen) -> tuple[str, float]:
     """The warm-up that lasts longest, where that is long, and since when."""
-    under_way = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
+    under_way = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
     told = [(m.since, m.name, _hindrance(m, seen)) for m in under_way if seen.at - m.since >= LONG]
     since, name, why = min([one for one in told if one[2]], default=(0.0, "", ""))
     return (f"{name} to be warm: {why}", since) if name else ("", 0.0)

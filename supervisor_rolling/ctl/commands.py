@@ -30,7 +30,7 @@ from supervisor_rolling.ctl.history_table import history_lines
 from supervisor_rolling.ctl.output import Output
 from supervisor_rolling.ctl.progress import first_lines, last_line, plan_lines, screen_for
 from supervisor_rolling.ctl.report_page import page
-from supervisor_rolling.ctl.status_output import listener_lines, problem_lines, process_lines, roll_lines
+from supervisor_rolling.ctl.status_output import listener_lines, problem_lines, process_lines, rollout_lines
 from supervisor_rolling.ctl.usage import (
     COMMANDS,
     UsageError,
@@ -42,20 +42,20 @@ from supervisor_rolling.ctl.usage import (
     with_logs,
 )
 
-LOOK_EVERY = 0.1  # seconds between two looks at a roll
+LOOK_EVERY = 0.1  # seconds between two looks at a rollout
 LOOK_SELDOM = 2.0  # at most
 LOOK_SHARE = 10
 """So many times as long as the last look took is the pause to the next: supervisord, which has one thread, takes its
-time to show a thousand processes, and has a roll to see to."""
+time to show a thousand processes, and has a rollout to see to."""
 
 SHOWN = 20
-"""Rolls of the history, where nobody says how many."""
+"""Rollouts of the history, where nobody says how many."""
 
 LONGEST_NUMBER = 9
-"""Digits of the number of a roll."""
+"""Digits of the number of a rollout."""
 
 LISTENER_PATIENCE = 10.0
-"""Seconds that a roll may be without a listener before the watcher gives up: supervisord starts a dead one in a
+"""Seconds that a rollout may be without a listener before the watcher gives up: supervisord starts a dead one in a
 second."""
 
 JSON_ANSWERS = ("getRecord",)
@@ -199,27 +199,27 @@ class RollingControllerPlugin(ControllerPluginBase):
         asked = {"processes": processes, "force": options.force, "dry_run": options.dry_run, "by": _me()}
         if options.max_unavailable:
             asked["max_unavailable"] = options.max_unavailable
-        roll = self._ordered("restart", group, False, asked)
+        rollout = self._ordered("restart", group, False, asked)
         if options.dry_run:
-            self._print(options, roll, plan_lines(roll))
+            self._print(options, rollout, plan_lines(rollout))
             return DONE
-        return self._begun(roll, options, resumed=False)
+        return self._begun(rollout, options, resumed=False)
 
     def _resume(self, options: argparse.Namespace) -> int:
         return self._begun(self._ordered("resume", _name(options), False), options, resumed=True)
 
-    def _begun(self, roll: Mapping[str, Any], options: argparse.Namespace, resumed: bool) -> int:
+    def _begun(self, rollout: Mapping[str, Any], options: argparse.Namespace, resumed: bool) -> int:
         if not options.no_wait:
-            return self._watch(roll, options.json, resumed)
-        to_watch = f"To watch it: supervisorctl rolling_status {roll['group']}"
-        self._print(options, roll, [*first_lines(roll, resumed), to_watch])
+            return self._watch(rollout, options.json, resumed)
+        to_watch = f"To watch it: supervisorctl rolling_status {rollout['group']}"
+        self._print(options, rollout, [*first_lines(rollout, resumed), to_watch])
         return DONE
 
     def _wish(self, options: argparse.Namespace, verb: str, word: str, next_step: str) -> int:
-        roll = self._ordered(verb, _name(options))
-        warning = [] if roll["listener"] else listener_lines(self._listener(), [roll])
-        done = f"{roll['group']}: {word}, {roll['replaced']} of {roll['total']} replaced so far"
-        self._print(options, roll, [done, *warning, f"{next_step} {roll['group']}"])
+        rollout = self._ordered(verb, _name(options))
+        warning = [] if rollout["listener"] else listener_lines(self._listener(), [rollout])
+        done = f"{rollout['group']}: {word}, {rollout['replaced']} of {rollout['total']} replaced so far"
+        self._print(options, rollout, [done, *warning, f"{next_step} {rollout['group']}"])
         return DONE
 
     def _check(self, options: argparse.Namespace) -> int:
@@ -230,15 +230,15 @@ class RollingControllerPlugin(ControllerPluginBase):
 
     def _history(self, options: argparse.Namespace) -> int:
         name = _name(options) if options.group else ""
-        rolls = self._rolling.getHistory(name, options.number or SHOWN)
-        self._print(options, {"rolls": rolls}, history_lines(_group_of(name), rolls))
+        rollouts = self._rolling.getHistory(name, options.number or SHOWN)
+        self._print(options, {"rollouts": rollouts}, history_lines(_group_of(name), rollouts))
         return DONE
 
     def _report(self, options: argparse.Namespace) -> int:
         self._is_page = not options.output
         if self._is_page and self._output.is_terminal and not options.json:
-            raise UsageError("a page of HTML is nothing to read here: write it to a file, with -o roll.html")
-        record = json.loads(self._rolling.getRecord(*_roll_named(options)))
+            raise UsageError("a page of HTML is nothing to read here: write it to a file, with -o rollout.html")
+        record = json.loads(self._rolling.getRecord(*_rollout_named(options)))
         encoding = self._output.encoding if self._is_page else "utf-8"
         html = with_logs(page(record), self._process_info).encode(encoding, "xmlcharrefreplace").decode(encoding)
         text = json.dumps(record) + "\n" if options.json else html
@@ -246,29 +246,31 @@ class RollingControllerPlugin(ControllerPluginBase):
             self._output.write(text)
             return DONE
         _write(options.output, text)
-        self._print(options, {"file": options.output}, [f"{options.output}: roll {record['id']} of {record['group']}"])
+        self._print(
+            options, {"file": options.output}, [f"{options.output}: rollout {record['id']} of {record['group']}"]
+        )
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:
         if options.group is None:
-            rolls, listener = self._unpacked("getAllRolls"), self._listener()
-            lines = [*listener_lines(listener, rolls), *problem_lines(listener, "GROUP"), *roll_lines(rolls)]
-            self._print(options, {"rolls": rolls, "listener": listener}, lines)
+            rollouts, listener = self._unpacked("getAllRollouts"), self._listener()
+            lines = [*listener_lines(listener, rollouts), *problem_lines(listener, "GROUP"), *rollout_lines(rollouts)]
+            self._print(options, {"rollouts": rollouts, "listener": listener}, lines)
             return DONE
         name = _name(options)
         group = _group_of(name)
-        processes, roll = self._unpacked("getProcesses", name), self._last_roll(group)
+        processes, rollout = self._unpacked("getProcesses", name), self._last_rollout(group)
         listener = self._listener()
-        has_earlier = roll is None and not options.json and self._has_history(group)
-        warning = [*listener_lines(listener, [roll] if roll else []), *problem_lines(listener, group)]
-        lines = [*warning, *process_lines(group, roll, processes, listener, has_earlier)]
-        self._print(options, {"roll": roll, "processes": processes, "listener": listener}, lines)
+        has_earlier = rollout is None and not options.json and self._has_history(group)
+        warning = [*listener_lines(listener, [rollout] if rollout else []), *problem_lines(listener, group)]
+        lines = [*warning, *process_lines(group, rollout, processes, listener, has_earlier)]
+        self._print(options, {"rollout": rollout, "processes": processes, "listener": listener}, lines)
         return DONE
 
-    def _last_roll(self, group: str) -> dict[str, Any] | None:
+    def _last_rollout(self, group: str) -> dict[str, Any] | None:
         """The one that runs, or the last that supervisord knows."""
         try:
-            return {**self._unpacked("getRoll", group), "group": group}
+            return {**self._unpacked("getRollout", group), "group": group}
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != Fault.NOT_ROLLING:
                 raise
@@ -284,46 +286,46 @@ class RollingControllerPlugin(ControllerPluginBase):
             return {}
 
     def _has_history(self, group: str) -> bool:
-        """Whether rolls of a group are kept; not where the listener, which knows, does not answer: whoever asks for the
+        """Whether rollouts of a group are kept; not where the listener, which knows, does not answer: whoever asks for the
         status is to see why."""
         try:
             return bool(self._rolling.getHistory(group, 1))
         except xmlrpc.client.Fault:
             return False
 
-    def _watch(self, roll: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
+    def _watch(self, rollout: Mapping[str, Any], as_json: bool, resumed: bool) -> int:
         self._has_watched = True
         screen = None if as_json else screen_for(self._output)
         if screen:
-            self._print(argparse.Namespace(json=False), roll, first_lines(roll, resumed))
+            self._print(argparse.Namespace(json=False), rollout, first_lines(rollout, resumed))
         if screen and resumed:
-            screen.skip(roll)
+            screen.skip(rollout)
         try:
-            roll = self._until_end(roll, screen.show if screen else lambda _: None)
+            rollout = self._until_end(rollout, screen.show if screen else lambda _: None)
         except KeyboardInterrupt:
-            return self._leave(roll, as_json)
+            return self._leave(rollout, as_json)
         if screen:
-            screen.close(roll)
-        standing = [] if as_json else self._standing(roll)
-        self._print(argparse.Namespace(json=as_json), roll, [last_line(roll, standing)])
-        return DONE if roll["status"] == "done" else FAILED
+            screen.close(rollout)
+        standing = [] if as_json else self._standing(rollout)
+        self._print(argparse.Namespace(json=as_json), rollout, [last_line(rollout, standing)])
+        return DONE if rollout["status"] == "done" else FAILED
 
-    def _standing(self, roll: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The group after the end of a roll that has left something failed. The guard has taken that over by the next
+    def _standing(self, rollout: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The group after the end of a rollout that has left something failed. The guard has taken that over by the next
         look, and decides whether it stays closed."""
-        if not any(process["stage"] == "failed" for process in roll["processes"]):
+        if not any(process["stage"] == "failed" for process in rollout["processes"]):
             return ()
         time.sleep(LOOK_EVERY)
         try:
-            found: list[dict[str, Any]] = self._unpacked("getProcesses", roll["group"])
+            found: list[dict[str, Any]] = self._unpacked("getProcesses", rollout["group"])
         except (xmlrpc.client.Error, OSError, http.client.HTTPException):
-            return ()  # how the roll has ended is told all the same
+            return ()  # how the rollout has ended is told all the same
         return found
 
-    def _leave(self, roll: Mapping[str, Any], as_json: bool) -> int:
-        group = roll["group"]
+    def _leave(self, rollout: Mapping[str, Any], as_json: bool) -> int:
+        group = rollout["group"]
         lines = [
-            "No longer watching; the roll goes on.",
+            "No longer watching; the rollout goes on.",
             f"To see it: supervisorctl rolling_status {group}",
             f"To end it: supervisorctl rolling_abort {group}",
         ]
@@ -331,33 +333,33 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._print(argparse.Namespace(json=as_json), answer, ["", *lines])
         return INTERRUPTED
 
-    def _until_end(self, roll: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
-        number, group, alone_since, pause = roll["id"], roll["group"], 0.0, LOOK_EVERY
-        while roll["status"] == "running":
-            show(roll)
+    def _until_end(self, rollout: Mapping[str, Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
+        number, group, alone_since, pause = rollout["id"], rollout["group"], 0.0, LOOK_EVERY
+        while rollout["status"] == "running":
+            show(rollout)
             time.sleep(pause)
             began = time.monotonic()
-            roll = self._again(group, number)
+            rollout = self._again(group, number)
             pause = min(max(LOOK_EVERY, LOOK_SHARE * (time.monotonic() - began)), LOOK_SELDOM)
-            if roll["id"] != number:
-                raise _CommandError(f"roll {number} of {group} has ended and roll {roll['id']} has begun", FAILED)
-            alone_since = 0.0 if roll["listener"] else alone_since or time.monotonic()
+            if rollout["id"] != number:
+                raise _CommandError(
+                    f"rollout {number} of {group} has ended and rollout {rollout['id']} has begun", FAILED
+                )
+            alone_since = 0.0 if rollout["listener"] else alone_since or time.monotonic()
             if alone_since and time.monotonic() - alone_since >= LISTENER_PATIENCE:
                 raise _CommandError(
-                    f"the listener does not run: roll {number} of {group} waits, and goes on when it is started again. "
+                    f"the listener does not run: rollout {number} of {group} waits, and goes on when it is started again. "
                     "Look: supervisorctl status, supervisorctl tail rolling stderr",
                     NO_LISTENER,
                 )
-        return roll
+        return rollout
 
     def _again(self, group: str, number: int) -> dict[str, Any]:
         try:
-            return {**self._unpacked("getRoll", group), "group": group}
+            return {**self._unpacked("getRollout", group), "group": group}
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode == Fault.NOT_ROLLING:  # it remembers a roll for as long as it lives
-                text = (
-                    f"supervisord was restarted meanwhile: roll {number} of {group} ended with it, and all gates opened"
-                )
+            if fault.faultCode == Fault.NOT_ROLLING:  # it remembers a rollout for as long as it lives
+                text = f"supervisord was restarted meanwhile: rollout {number} of {group} ended with it, and all gates opened"
                 raise _CommandError(text, FAILED) from None
             raise
         except PermissionError:
@@ -373,7 +375,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         return _Answers(self.ctl.get_server_proxy("rolling"), self._read)
 
     def _ordered(self, method: str, name: str, *more: Any) -> dict[str, Any]:
-        """The roll of a group, by its own name."""
+        """The rollout of a group, by its own name."""
         return {**self._unpacked(method, name, *more), "group": _group_of(name)}
 
     def _read(self, answer: Any) -> Any:
@@ -406,7 +408,7 @@ class RollingControllerPlugin(ControllerPluginBase):
         self._output = Output(self.ctl.stdout)
         self._encoding = "utf-8" if options.json else self._output.encoding  # JSON has its own escapes
         self._is_page = command == "rolling_report"
-        self._has_watched = False  # then the exit status is the roll's, also where nothing can be written
+        self._has_watched = False  # then the exit status is the rollout's, also where nothing can be written
         try:
             options = parse(command, arg.split())
             status = do(options)
@@ -464,7 +466,7 @@ class RollingControllerPlugin(ControllerPluginBase):
                 "then restart it: supervisorctl reload. Where it is there, see why: supervisorctl maintail"
             )
         if fault.faultCode == Faults.SHUTDOWN_STATE:
-            return "supervisord is shutting down or restarting: a roll ends with it, and all gates open"
+            return "supervisord is shutting down or restarting: a rollout ends with it, and all gates open"
         text = str(self._read(fault.faultString.partition(": ")[2] or fault.faultString))
         if fault.faultCode == Faults.BAD_NAME:
             return f"no such group or process: {text}{self._did_you_mean(text)}"
@@ -538,8 +540,8 @@ def _group_of(name: str) -> str:
     return name.partition(":")[0]
 
 
-def _roll_named(options: argparse.Namespace) -> tuple[str, int]:
-    """The group and the number of a roll: digits are a number, and GROUP:* a group, whatever it is called. Nothing: any
+def _rollout_named(options: argparse.Namespace) -> tuple[str, int]:
+    """The group and the number of a rollout: digits are a number, and GROUP:* a group, whatever it is called. Nothing: any
     group; 0: its last one."""
     word = options.group or ""
     is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
@@ -575,4 +577,4 @@ def _connection_text(url: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"no permission to talk to supervisord at {url}: try sudo"
     reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return f"supervisord does not answer at {url}: {reason}. Does it run? A roll that had begun ends with it"
+    return f"supervisord does not answer at {url}: {reason}. Does it run? A rollout that had begun ends with it"

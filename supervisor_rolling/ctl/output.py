@@ -1,6 +1,6 @@
 """What the commands write to: supervisorctl's standard output, which may go away in the middle of a deploy.
 
-A log disk that is full, or a pipe whose reader has ended, is no reason to leave a roll unwatched: the exit status is
+A log disk that is full, or a pipe whose reader has ended, is no reason to leave a rollout unwatched: the exit status is
 still what a deploy goes by. What cannot be written is dropped, and standard error says so once.
 """
 

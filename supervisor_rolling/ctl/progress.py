@@ -1,4 +1,4 @@
-"""What the operator sees of a roll: pure functions from ``views.roll_view`` structs to lines, and two screens that
+"""What the operator sees of a rollout: pure functions from ``views.rollout_view`` structs to lines, and two screens that
 show them.
 
 On a terminal the processes under way and a bar are drawn again and again below the lines of those that are done;
@@ -30,17 +30,17 @@ UP = "\x1b[{}F"
 
 
 class Screen(Protocol):
-    """Shows a roll as it goes on."""
+    """Shows a rollout as it goes on."""
 
-    def skip(self, roll: View) -> None:
+    def skip(self, rollout: View) -> None:
         """Take what is done already for told."""
         ...
 
-    def show(self, roll: View) -> None:
-        """Show the roll as it is now."""
+    def show(self, rollout: View) -> None:
+        """Show the rollout as it is now."""
         ...
 
-    def close(self, roll: View) -> None:
+    def close(self, rollout: View) -> None:
         """Show the last of it."""
         ...
 
@@ -60,26 +60,26 @@ class PlainScreen:
         self._told: set[tuple[str, bool]] = set()
         self._waits = False
 
-    def skip(self, roll: View) -> None:
+    def skip(self, rollout: View) -> None:
         """See ``Screen``."""
-        self.news(roll)
+        self.news(rollout)
 
-    def show(self, roll: View) -> None:
+    def show(self, rollout: View) -> None:
         """See ``Screen``."""
-        self._output.tell(self.news(roll))
+        self._output.tell(self.news(rollout))
 
-    def close(self, roll: View) -> None:
+    def close(self, rollout: View) -> None:
         """See ``Screen``."""
-        self.show(roll)
+        self.show(rollout)
 
-    def news(self, roll: View) -> list[str]:
+    def news(self, rollout: View) -> list[str]:
         """The lines of the processes that are done since the last call."""
-        done = [p for p in roll["processes"] if is_done(p) and (p["name"], p["failed"]) not in self._told]
+        done = [p for p in rollout["processes"] if is_done(p) and (p["name"], p["failed"]) not in self._told]
         self._told.update((process["name"], process["failed"]) for process in done)
-        width = name_width(roll)
+        width = name_width(rollout)
         done.sort(key=lambda process: -process["seconds"])
-        is_news, self._waits = not self._waits, bool(roll.get("waits_long"))  # an older supervisord does not tell
-        waits = [waits_text(roll)] if self._waits and is_news else []
+        is_news, self._waits = not self._waits, bool(rollout.get("waits_long"))  # an older supervisord does not tell
+        waits = [waits_text(rollout)] if self._waits and is_news else []
         return [*(line for process in done for line in self._lines(process, width)), *waits]
 
     def _lines(self, process: View, width: int) -> list[str]:
@@ -95,19 +95,19 @@ class TerminalScreen:
         self._plain = PlainScreen(output, signs)
         self._drawn = 0
 
-    def skip(self, roll: View) -> None:
+    def skip(self, rollout: View) -> None:
         """See ``Screen``."""
-        self._plain.skip(roll)
+        self._plain.skip(rollout)
 
-    def show(self, roll: View) -> None:
+    def show(self, rollout: View) -> None:
         """See ``Screen``."""
-        width = name_width(roll)
-        moving = [process_line(p, width, self._signs) for p in roll["processes"] if p["stage"] in UNDER_WAY]
-        self._draw(self._plain.news(roll), [*moving, bar_line(roll, self._signs)])
+        width = name_width(rollout)
+        moving = [process_line(p, width, self._signs) for p in rollout["processes"] if p["stage"] in UNDER_WAY]
+        self._draw(self._plain.news(rollout), [*moving, bar_line(rollout, self._signs)])
 
-    def close(self, roll: View) -> None:
+    def close(self, rollout: View) -> None:
         """See ``Screen``."""
-        self._draw(self._plain.news(roll), [])
+        self._draw(self._plain.news(rollout), [])
 
     def _draw(self, lasting: list[str], passing: list[str]) -> None:
         columns, rows = shutil.get_terminal_size()
@@ -166,59 +166,63 @@ def _connection(told: Mapping[str, Any]) -> Connection:
     return Connection(**{field.name: told[field.name] for field in fields(Connection) if field.name in told})
 
 
-def bar_line(roll: View, signs: Signs) -> str:
-    """How far the roll is, and how long it may still take."""
-    done, total = roll["replaced"], roll["total"]
+def bar_line(rollout: View, signs: Signs) -> str:
+    """How far the rollout is, and how long it may still take."""
+    done, total = rollout["replaced"], rollout["total"]
     filled = BAR_WIDTH * done // total if total else BAR_WIDTH
     bar = signs.full * filled + signs.empty * (BAR_WIDTH - filled)
-    return f"{bar} {done}/{total}  {roll['seconds']:.0f} s{_left(roll)}{_standing(roll)}"
+    return f"{bar} {done}/{total}  {rollout['seconds']:.0f} s{_left(rollout)}{_standing(rollout)}"
 
 
-def last_line(roll: View, standing: Sequence[View] = ()) -> str:
-    """How the roll ended: how many were replaced, how long it took, and the least that was available. ``standing``: the
+def last_line(rollout: View, standing: Sequence[View] = ()) -> str:
+    """How the rollout ended: how many were replaced, how long it took, and the least that was available. ``standing``: the
     group as ``rolling.getProcesses`` has it since then."""
-    group = len(roll["processes"])
-    head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(roll["status"], "")
-    least = f"never fewer than {roll['least_available']} of {group} {standing_word(roll.get('settle_known', True))}"
-    text = (
-        f"{roll['group']}: {head}{roll['replaced']} of {roll['total']} replaced in {roll['seconds']:.1f} s"
-        f"{_compared(roll)}, {least}"
+    group = len(rollout["processes"])
+    head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(rollout["status"], "")
+    least = (
+        f"never fewer than {rollout['least_available']} of {group} {standing_word(rollout.get('settle_known', True))}"
     )
-    is_well = roll["status"] != "failed" and not any(process["stage"] == "failed" for process in roll["processes"])
-    return "\n".join([text, *(_left_to_do(roll) if is_well else what_now(roll, standing))])
+    text = (
+        f"{rollout['group']}: {head}{rollout['replaced']} of {rollout['total']} replaced in {rollout['seconds']:.1f} s"
+        f"{_compared(rollout)}, {least}"
+    )
+    is_well = rollout["status"] != "failed" and not any(
+        process["stage"] == "failed" for process in rollout["processes"]
+    )
+    return "\n".join([text, *(_left_to_do(rollout) if is_well else what_now(rollout, standing))])
 
 
-def _compared(roll: View) -> str:
-    """How far off the forecast was, of a roll that did all that it was to do."""
-    expected = roll.get("forecast", 0.0)  # an older supervisord does not tell
-    if not expected or roll["status"] != "done":
+def _compared(rollout: View) -> str:
+    """How far off the forecast was, of a rollout that did all that it was to do."""
+    expected = rollout.get("forecast", 0.0)  # an older supervisord does not tell
+    if not expected or rollout["status"] != "done":
         return ""
-    off = round(100 * (roll["seconds"] - expected) / expected)
+    off = round(100 * (rollout["seconds"] - expected) / expected)
     return f" ({abs(off)} % {'more' if off > 0 else 'less'} than forecast)" if off else " (as forecast)"
 
 
-def _left_to_do(roll: View) -> list[str]:
-    """After the end of a roll that nothing failed on: why it ended, and how to go on with one that was aborted."""
-    is_aborted = roll["aborting"] and roll["replaced"] < roll["total"]
-    why = [roll["why"]] if roll["why"] else []
-    return [*why, f"To go on with the others: supervisorctl rolling_resume {roll['group']}"] if is_aborted else why
+def _left_to_do(rollout: View) -> list[str]:
+    """After the end of a rollout that nothing failed on: why it ended, and how to go on with one that was aborted."""
+    is_aborted = rollout["aborting"] and rollout["replaced"] < rollout["total"]
+    why = [rollout["why"]] if rollout["why"] else []
+    return [*why, f"To go on with the others: supervisorctl rolling_resume {rollout['group']}"] if is_aborted else why
 
 
-def what_now(roll: View, standing: Sequence[View] = ()) -> list[str]:
+def what_now(rollout: View, standing: Sequence[View] = ()) -> list[str]:
     """What an operator does after a failure."""
-    group = roll["group"]
-    failed = [process for process in roll["processes"] if process["failed"]]
-    lines = [] if failed or not roll["why"] else [roll["why"]]
-    lines += _gate_lines(roll, standing)
+    group = rollout["group"]
+    failed = [process for process in rollout["processes"] if process["failed"]]
+    lines = [] if failed or not rollout["why"] else [rollout["why"]]
+    lines += _gate_lines(rollout, standing)
     telling = [process["name"] for process in failed if _has_its_say(process)]
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in telling[:1]]
-    earlier = [f"{group}:{p['name']}" for p in roll["processes"] if p["stage"] == "failed" and not p["failed"]]
-    if roll["replaced"] == roll["total"] and earlier:
+    earlier = [f"{group}:{p['name']}" for p in rollout["processes"] if p["stage"] == "failed" and not p["failed"]]
+    if rollout["replaced"] == rollout["total"] and earlier:
         return [
             *lines,
-            f"To replace what an earlier roll left closed: supervisorctl rolling_restart {' '.join(earlier)}",
+            f"To replace what an earlier rollout left closed: supervisorctl rolling_restart {' '.join(earlier)}",
         ]
-    if roll["replaced"] == roll["total"]:
+    if rollout["replaced"] == rollout["total"]:
         return [
             *lines,
             f"All are new, none is left to replace. To see how they stand: supervisorctl rolling_status {group}",
@@ -226,83 +230,85 @@ def what_now(roll: View, standing: Sequence[View] = ()) -> list[str]:
     return [*lines, f"Mend it, then go on where it stopped: supervisorctl rolling_resume {group}"]
 
 
-def _gate_lines(roll: View, standing: Sequence[View]) -> list[str]:
-    """Those that the roll left failed, and whether users can meet them. The guard decides that, as far as the group can
+def _gate_lines(rollout: View, standing: Sequence[View]) -> list[str]:
+    """Those that the rollout left failed, and whether users can meet them. The guard decides that, as far as the group can
     bear it, and opens them where no other serves: so it is told as it stands, and not where nobody has asked."""
     now = {process["name"]: process for process in standing}
     is_served = any(process["statename"] == "RUNNING" and process["gate"] == "open" for process in standing)
     texts: dict[str, list[str]] = {}
-    for process in roll["processes"]:
+    for process in rollout["processes"]:
         if process["stage"] == "failed":
             text = _gate_text(now.get(process["name"]), is_served)
             texts.setdefault(text, []).append(f"{process['name']} (port {_ports(process)})")
     lines = [f"{text}: {', '.join(names)}" for text, names in texts.items()]
     is_open_to_question = not all(text.startswith("Closed") for text in texts)
     return (
-        [*lines, f"See how it stands: supervisorctl rolling_status {roll['group']}"] if is_open_to_question else lines
+        [*lines, f"See how it stands: supervisorctl rolling_status {rollout['group']}"]
+        if is_open_to_question
+        else lines
     )
 
 
 def _gate_text(now: View | None, is_served: bool) -> str:
     if now is None or now["gate"] == "unknown" or now["warm"]:
-        return "Not warm when the roll ended"
+        return "Not warm when the rollout ended"
     if now["gate"] == "open":
         return "Not warm, and open all the same"
     return "Closed, so that no user meets it" if is_served else "Closed, and no other serves"
 
 
 def _has_its_say(process: View) -> bool:
-    """Whether the log of a process can tell why the roll failed on it: not where the old one serves on (nothing was
+    """Whether the log of a process can tell why the rollout failed on it: not where the old one serves on (nothing was
     started, so it has no new pid), nor where all that it did was not to stop."""
     return process["stage"] == "failed" or (bool(process["pid"]) and not process.get("killed"))
 
 
-def first_lines(roll: View, resumed: bool = False) -> list[str]:
-    """What a roll is about to do, and what it will wait for."""
-    return [first_line(roll, resumed), *_settle_line(roll, roll["total"] - roll["replaced"])]
+def first_lines(rollout: View, resumed: bool = False) -> list[str]:
+    """What a rollout is about to do, and what it will wait for."""
+    return [first_line(rollout, resumed), *_settle_line(rollout, rollout["total"] - rollout["replaced"])]
 
 
-def _settle_line(roll: View, total: int) -> list[str]:
+def _settle_line(rollout: View, total: int) -> list[str]:
     """Why each process settles, where the load balancer decides; an older supervisord does not tell."""
-    if not roll.get("settle_auto") or not roll["settle"] or not total:
+    if not rollout.get("settle_auto") or not rollout["settle"] or not total:
         return []
-    text, fix = settle_texts(roll["settle"], roll["settle_why"], total, roll["canary"], _limit(roll))
+    text, fix = settle_texts(rollout["settle"], rollout["settle_why"], total, rollout["canary"], _limit(rollout))
     return [f"{text[0].upper()}{text[1:]}. Fix: {fix}"]
 
 
-def first_line(roll: View, resumed: bool = False) -> str:
-    """What a roll is about to do."""
-    group, total, replaced = roll["group"], roll["total"], roll["replaced"]
+def first_line(rollout: View, resumed: bool = False) -> str:
+    """What a rollout is about to do."""
+    group, total, replaced = rollout["group"], rollout["total"], rollout["replaced"]
     doing = f"going on, {replaced} of {total} replaced" if resumed else f"replacing {_count(total, 'process', 'es')}"
-    return f"{group}: {doing}, {_limit(roll)} at a time (roll {roll['id']})"
+    return f"{group}: {doing}, {_limit(rollout)} at a time (rollout {rollout['id']})"
 
 
-def plan_lines(roll: View) -> list[str]:
+def plan_lines(rollout: View) -> list[str]:
     """A dry run."""
-    wanted = [process for process in roll["processes"] if process["wanted"]]
-    width = name_width(roll)
+    wanted = [process for process in rollout["processes"] if process["wanted"]]
+    width = name_width(rollout)
     number = _count(len(wanted), "process", "es")
-    lines = [f"{roll['group']}: would replace {number}, {_limit(roll)} at a time, in this order:"]
+    lines = [f"{rollout['group']}: would replace {number}, {_limit(rollout)} at a time, in this order:"]
     for process in wanted:
         lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
-    left = [process for process in roll["processes"] if not process["wanted"]]
+    left = [process for process in rollout["processes"] if not process["wanted"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
-    return [*lines, *_forecast_line(roll), *_settle_line(roll, len(wanted)), "Nothing was touched."]
+    return [*lines, *_forecast_line(rollout), *_settle_line(rollout, len(wanted)), "Nothing was touched."]
 
 
-def _forecast_line(roll: View) -> list[str]:
-    expected = roll.get("forecast", 0.0)
-    return [f"It would take about {expected:.0f} s, by how long the last rolls took."] if expected else []
+def _forecast_line(rollout: View) -> list[str]:
+    expected = rollout.get("forecast", 0.0)
+    return [f"It would take about {expected:.0f} s, by how long the last rollouts took."] if expected else []
 
 
-def _limit(roll: View) -> int:
+def _limit(rollout: View) -> int:
     """How many are replaced at a time: more than there are may be allowed."""
-    return max(1, min(roll["limit"], roll["total"]))
+    return max(1, min(rollout["limit"], rollout["total"]))
 
 
-def name_width(roll: View) -> int:
+def name_width(rollout: View) -> int:
     """The width of the column of names."""
-    return max((len(process["name"]) for process in roll["processes"]), default=0)
+    return max((len(process["name"]) for process in rollout["processes"]), default=0)
 
 
 def _past(process: View, signs: Signs) -> list[str]:
@@ -348,31 +354,31 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def _left(roll: View) -> str:
-    """How long it may still take: by the rolls before this one at its beginning, by itself towards its end."""
-    done, total, expected = roll["replaced"], roll["total"], roll.get("forecast", 0.0)
+def _left(rollout: View) -> str:
+    """How long it may still take: by the rollouts before this one at its beginning, by itself towards its end."""
+    done, total, expected = rollout["replaced"], rollout["total"], rollout.get("forecast", 0.0)
     if not done and not expected:
         return ""
-    by_itself = roll["seconds"] / done * (total - done) if done else 0.0
-    by_others = max(0.0, expected - roll["seconds"])
+    by_itself = rollout["seconds"] / done * (total - done) if done else 0.0
+    by_others = max(0.0, expected - rollout["seconds"])
     own = done / total if expected else 1.0
     return f", about {own * by_itself + (1 - own) * by_others:.0f} s left"
 
 
-def _standing(roll: View) -> str:
-    """What a roll is doing besides; an older supervisord tells neither of hooks nor of the pace."""
-    if not roll["listener"]:
+def _standing(rollout: View) -> str:
+    """What a rollout is doing besides; an older supervisord tells neither of hooks nor of the pace."""
+    if not rollout["listener"]:
         return ", the listener does not run"
-    if roll["aborting"]:
+    if rollout["aborting"]:
         return ", aborting"
-    hook = roll.get("hook", "")
-    if roll["paused"]:
+    hook = rollout.get("hook", "")
+    if rollout["paused"]:
         return ", paused"
-    waits = waits_text(roll)
+    waits = waits_text(rollout)
     return f", {hook} runs" if hook else f", {waits}" if waits else ""
 
 
-def waits_text(roll: View) -> str:
-    """For what a roll waits; an older supervisord tells less."""
-    waits = roll.get("waits", "")
-    return PACED if roll.get("paced") else f"waits for {waits}" if waits else ""
+def waits_text(rollout: View) -> str:
+    """For what a rollout waits; an older supervisord tells less."""
+    waits = rollout.get("waits", "")
+    return PACED if rollout.get("paced") else f"waits for {waits}" if waits else ""

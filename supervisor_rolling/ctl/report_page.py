@@ -1,4 +1,4 @@
-"""A roll as a picture: one page of HTML that stands by itself, made from the record of a roll.
+"""A rollout as a picture: one page of HTML that stands by itself, made from the record of a rollout.
 
 A lane for every process, on one axis of time with the number that was available; what failed, and what to do about it;
 and all of it once more as a table. The page runs no script and loads nothing, and its own Content-Security-Policy says
@@ -96,11 +96,11 @@ _MONTHS = (
 
 def page(record: Mapping[str, Any]) -> str:
     """The whole document, for a browser. Never raises, whatever stands in the record or is missing."""
-    roll = read(record)
-    told = f"{roll['replaced']} of {roll['total']} replaced" if roll["is_known"] else STATUSES["lost"][1]
-    title = f"{roll['group']}: roll {roll['id']}, {told}"
+    rollout = read(record)
+    told = f"{rollout['replaced']} of {rollout['total']} replaced" if rollout["is_known"] else STATUSES["lost"][1]
+    title = f"{rollout['group']}: rollout {rollout['id']}, {told}"
     head = joined([HEAD, tag("title", title), Html(f"<style>{STYLE}{NARROW_TABLE}</style>")])
-    parts = (_top(roll), _trouble(roll), _facts(roll), _picture(roll), _tables(roll))
+    parts = (_top(rollout), _trouble(rollout), _facts(rollout), _picture(rollout), _tables(rollout))
     body = joined([tag("main", *parts), FOOT])
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
@@ -140,18 +140,18 @@ def name_tag(name: str) -> Html:
 # --- the top
 
 
-def headline(roll: View) -> Html:
+def headline(rollout: View) -> Html:
     """The story in a sentence."""
-    if not roll["is_known"]:
-        what = f"it began to replace {counted(roll['total'], 'process', 'es')}" if roll["total"] else "it began"
-        return joined([name_tag(roll["group"]), f": LOST: {what}, and nobody saw how far it came"])
-    took = lasting(roll["seconds"]).replace(" ", "\xa0")
+    if not rollout["is_known"]:
+        what = f"it began to replace {counted(rollout['total'], 'process', 'es')}" if rollout["total"] else "it began"
+        return joined([name_tag(rollout["group"]), f": LOST: {what}, and nobody saw how far it came"])
+    took = lasting(rollout["seconds"]).replace(" ", "\xa0")
     when = {"running": f" so far, after {took}", "lost": f" in the {took} that are known"}
-    done = f"{STATUSES[roll['status']][2]}{roll['replaced']} of {roll['total']} replaced"
-    text = done + when.get(roll["status"], f" in {took}")
-    word = standing_word(roll["settle_known"])
-    least = f", never fewer than {roll['least_available']} of {roll['size']} {word}"
-    return joined([name_tag(roll["group"]), f": {text}{least if roll['least_available'] >= 0 else ''}"])
+    done = f"{STATUSES[rollout['status']][2]}{rollout['replaced']} of {rollout['total']} replaced"
+    text = done + when.get(rollout["status"], f" in {took}")
+    word = standing_word(rollout["settle_known"])
+    least = f", never fewer than {rollout['least_available']} of {rollout['size']} {word}"
+    return joined([name_tag(rollout["group"]), f": {text}{least if rollout['least_available'] >= 0 else ''}"])
 
 
 def moment(when: datetime | None, before: datetime | None = None) -> Html | None:
@@ -163,34 +163,34 @@ def moment(when: datetime | None, before: datetime | None = None) -> Html | None
     return tag("time", f"{'' if is_same else day}{clock(when)}", datetime=f"{when:%Y-%m-%dT%H:%M:%S}Z")
 
 
-def _top(roll: View) -> Html:
-    sign, word, _ = STATUSES[roll["status"]]
-    badge = tag("span", tag("span", sign, aria_hidden="true"), f" {word}", class_=f"badge {roll['status']}")
-    kicker = tag("p", badge, f" roll {roll['id']} of ", name_tag(roll["group"]), class_="kicker")
-    return tag("header", kicker, tag("h1", headline(roll)), _pairs(_meta(roll), "meta"))
+def _top(rollout: View) -> Html:
+    sign, word, _ = STATUSES[rollout["status"]]
+    badge = tag("span", tag("span", sign, aria_hidden="true"), f" {word}", class_=f"badge {rollout['status']}")
+    kicker = tag("p", badge, f" rollout {rollout['id']} of ", name_tag(rollout["group"]), class_="kicker")
+    return tag("header", kicker, tag("h1", headline(rollout)), _pairs(_meta(rollout), "meta"))
 
 
-def _meta(roll: View) -> list[tuple[str, object]]:
-    began = utc(roll["began"])
-    ended = utc(roll["began"] + roll["seconds"] + roll["rested"]) if began else None
-    is_over = roll["status"] != "running"
-    connection = ", ".join(filter(None, [roll["client"], f"user {roll['user']}" if roll["user"] else ""]))
+def _meta(rollout: View) -> list[tuple[str, object]]:
+    began = utc(rollout["began"])
+    ended = utc(rollout["began"] + rollout["seconds"] + rollout["rested"]) if began else None
+    is_over = rollout["status"] != "running"
+    connection = ", ".join(filter(None, [rollout["client"], f"user {rollout['user']}" if rollout["user"] else ""]))
     return [
         ("Began", moment(began)),
-        ("Ended" if is_over else "Recorded", moment(ended, began) if roll["status"] != "lost" else None),
-        ("By", joined([name_tag(roll["by"]), ", as it says itself"]) if roll["by"] else None),
+        ("Ended" if is_over else "Recorded", moment(ended, began) if rollout["status"] != "lost" else None),
+        ("By", joined([name_tag(rollout["by"]), ", as it says itself"]) if rollout["by"] else None),
         ("Connection", name_tag(connection) if connection else None),
-        ("At a time", roll["limit"] or None),
-        ("Forced", "yes, with --force" if roll["force"] else None),
-        *(("Lay still", _rest_text(rest, roll)) for rest in roll["rests"]),
-        ("Paused for", lasting(roll["paused_seconds"]) if roll["paused_seconds"] > 0 else None),
+        ("At a time", rollout["limit"] or None),
+        ("Forced", "yes, with --force" if rollout["force"] else None),
+        *(("Lay still", _rest_text(rest, rollout)) for rest in rollout["rests"]),
+        ("Paused for", lasting(rollout["paused_seconds"]) if rollout["paused_seconds"] > 0 else None),
     ]
 
 
-def _rest_text(rest: Sequence[Any], roll: View) -> str:
-    """For how long the roll lay still until it was resumed, since when, and why it had ended."""
+def _rest_text(rest: Sequence[Any], rollout: View) -> str:
+    """For how long the rollout lay still until it was resumed, since when, and why it had ended."""
     begin, end, why = rest
-    at = utc(roll["began"] + begin) if roll["began"] > 0 else None
+    at = utc(rollout["began"] + begin) if rollout["began"] > 0 else None
     text = f"{lasting(end - begin)}{f' from {clock(at)}' if at else ''}, then resumed"
     return f"{text}; it had ended: {why}" if why else text
 
@@ -200,15 +200,15 @@ def _pairs(pairs: Iterable[tuple[str, object]], kind: str) -> Html:
     return tag("dl", *told, class_=kind) if told else Html("")
 
 
-def _facts(roll: View) -> Html:
-    if not roll["is_known"]:
+def _facts(rollout: View) -> Html:
+    if not rollout["is_known"]:
         return Html("")
     tiles = [
-        ("So far" if roll["status"] == "running" else "Took", lasting(roll["seconds"]), forecast_text(roll)),
-        _least_fact(roll),
-        _away_fact(roll["processes"]),
-        _warm_fact(roll["processes"]),
-        _left_fact(roll["processes"]),
+        ("So far" if rollout["status"] == "running" else "Took", lasting(rollout["seconds"]), forecast_text(rollout)),
+        _least_fact(rollout),
+        _away_fact(rollout["processes"]),
+        _warm_fact(rollout["processes"]),
+        _left_fact(rollout["processes"]),
     ]
     told = [tag("div", tag("dt", t[0]), tag("dd", tag("b", t[1]), tag("span", t[2]))) for t in tiles if t]
     return tag("dl", *told, class_="facts")
@@ -217,13 +217,13 @@ def _facts(roll: View) -> Html:
 Fact = tuple[str, str, str]
 
 
-def _least_fact(roll: View) -> Fact | None:
-    if roll["least_available"] < 0:
+def _least_fact(rollout: View) -> Fact | None:
+    if rollout["least_available"] < 0:
         return None
-    limit = f"{roll['limit']} at a time" if roll["limit"] else "at the least"
+    limit = f"{rollout['limit']} at a time" if rollout["limit"] else "at the least"
     return (
-        f"{standing_word(roll['settle_known']).capitalize()}, at the least",
-        f"{roll['least_available']} of {roll['size']}",
+        f"{standing_word(rollout['settle_known']).capitalize()}, at the least",
+        f"{rollout['least_available']} of {rollout['size']}",
         limit,
     )
 
@@ -264,17 +264,17 @@ def cut_off(process: View) -> int:
 # --- what went wrong
 
 
-def _trouble(roll: View) -> Html:
-    """What failed, why the roll ended, and what to do now; nothing where all is well."""
-    bad = [(n, p) for n, p in enumerate(roll["processes"]) if p["failed"] or p["stage"] == "failed"]
-    todo = _todo(roll, bool(bad))
-    if not (bad or todo or roll["why"]):
+def _trouble(rollout: View) -> Html:
+    """What failed, why the rollout ended, and what to do now; nothing where all is well."""
+    bad = [(n, p) for n, p in enumerate(rollout["processes"]) if p["failed"] or p["stage"] == "failed"]
+    todo = _todo(rollout, bool(bad))
+    if not (bad or todo or rollout["why"]):
         return Html("")
     items = [tag("li", _failure(number, process)) for number, process in bad]
-    is_bad = bool(bad) or roll["status"] == "failed"
+    is_bad = bool(bad) or rollout["status"] == "failed"
     parts = [
-        tag("h2", "What failed" if is_bad else HEADINGS[roll["status"]], id="trouble"),
-        tag("p", roll["why"]) if roll["why"] else "",
+        tag("h2", "What failed" if is_bad else HEADINGS[rollout["status"]], id="trouble"),
+        tag("p", rollout["why"]) if rollout["why"] else "",
         tag("ul", *items[:LISTED]) if items else "",
         tag("details", tag("summary", f"{len(items) - LISTED} more"), tag("ul", *items[LISTED:]))
         if items[LISTED:]
@@ -292,14 +292,14 @@ def _failure(number: int, process: View) -> Html:
     return joined([link, f"{ports}: {process['why'] or 'no reason is told'}{killed}"])
 
 
-def _todo(roll: View, is_bad: bool) -> list[str]:
-    group = shlex.quote(roll["group"])
-    if roll["status"] == "lost" or (roll["status"] == "running" and is_bad):
+def _todo(rollout: View, is_bad: bool) -> list[str]:
+    group = shlex.quote(rollout["group"])
+    if rollout["status"] == "lost" or (rollout["status"] == "running" and is_bad):
         return [f"To see how it stands: supervisorctl rolling_status {group}"]
-    if roll["status"] == "failed" or is_bad:
-        quoted = [{**process, "name": shlex.quote(process["name"])} for process in roll["processes"]]
-        return what_now({**roll, "group": group, "processes": quoted, "why": ""})
-    is_cut = roll["status"] == "aborted" and roll["replaced"] < roll["total"]
+    if rollout["status"] == "failed" or is_bad:
+        quoted = [{**process, "name": shlex.quote(process["name"])} for process in rollout["processes"]]
+        return what_now({**rollout, "group": group, "processes": quoted, "why": ""})
+    is_cut = rollout["status"] == "aborted" and rollout["replaced"] < rollout["total"]
     return [f"To go on with the others: supervisorctl rolling_resume {group}"] if is_cut else []
 
 
@@ -316,18 +316,18 @@ def _ports(process: View) -> str:
 # --- the picture
 
 
-def _picture(roll: View) -> Html:
-    processes = roll["processes"]
+def _picture(rollout: View) -> Html:
+    processes = rollout["processes"]
     if not processes:
         return tag("section", tag("h2", "The processes"), tag("p", "The record names no process."))
-    if not roll["is_known"]:
+    if not rollout["is_known"]:
         text = "Only the beginning was recorded: what became of the processes nobody saw."
         return tag("section", tag("h2", "The processes"), tag("p", text), class_="picture")
     is_many = len(processes) > MANY
     width = min(14, max(8, *(0.66 * len(process["name"]) + 2.5 for process in processes)))
-    step = next((step for step in _STEPS if roll["span"] / step <= 10), math.ceil(roll["span"] / 864000) * 86400)
-    style = f"--name:{width:.3g}rem;--step:{_percent(step, roll['span'])}"
-    parts = (_legend(roll), _overview(roll) if is_many else "", _axis(roll, step), _lanes(roll))
+    step = next((step for step in _STEPS if rollout["span"] / step <= 10), math.ceil(rollout["span"] / 864000) * 86400)
+    style = f"--name:{width:.3g}rem;--step:{_percent(step, rollout['span'])}"
+    parts = (_legend(rollout), _overview(rollout) if is_many else "", _axis(rollout, step), _lanes(rollout))
     return tag(
         "section",
         tag("h2", "Process by process", id="processes"),
@@ -338,8 +338,8 @@ def _picture(roll: View) -> Html:
     )
 
 
-def _legend(roll: View) -> Html:
-    used = {_kind(span) for process in roll["processes"] for span in process["spans"]} | {"old"}
+def _legend(rollout: View) -> Html:
+    used = {_kind(span) for process in rollout["processes"] for span in process["spans"]} | {"old"}
     kinds = {**{stage: (stage, text) for stage, text in STAGES.items()}, **OPEN}
     items = [
         tag("li", tag("i", class_=kind), tag("b", name), f" {text}")
@@ -349,18 +349,18 @@ def _legend(roll: View) -> Html:
     return tag("ul", *items, class_="legend", aria_label="What the bars mean")
 
 
-def _axis(roll: View, step: float) -> Html:
+def _axis(rollout: View, step: float) -> Html:
     """Above the lanes, and in sight while they are scrolled: how many are available, and the time."""
-    ticks = [n * step for n in range(int(roll["span"] / step + 1e-6) + 1)]
-    marks = [tag("span", _tick(at, roll["span"]), style=f"left:{_percent(at, roll['span'])}") for at in ticks]
-    began = utc(roll["began"])
+    ticks = [n * step for n in range(int(rollout["span"] / step + 1e-6) + 1)]
+    marks = [tag("span", _tick(at, rollout["span"]), style=f"left:{_percent(at, rollout['span'])}") for at in ticks]
+    began = utc(rollout["began"])
     since = f"since {clock(began)}" if began else "since it began"
-    available = _available(roll)
+    available = _available(rollout)
     times = [
         tag("span", since, class_="name"),
         tag("span", *marks, class_="ticks", aria_hidden="true"),
         tag("span", "not available", class_="away"),
-        tag("span", _scale_text(roll), class_="warm"),
+        tag("span", _scale_text(rollout), class_="warm"),
     ]
     return tag("div", available, tag("div", *times, class_="row times"), class_="axis")
 
@@ -377,14 +377,14 @@ def _tick(at: float, span: float) -> str:
     return f"{hours}:{rest:02} h" if rest else f"{hours} h"
 
 
-def _available(roll: View) -> Html:
+def _available(rollout: View) -> Html:
     """How many were available, as a line."""
-    if not roll["availability"]:
+    if not rollout["availability"]:
         return Html("")
-    top = max(roll["size"], *(number for _, number in roll["availability"]))
-    low = min(number for _, number in roll["availability"])
+    top = max(rollout["size"], *(number for _, number in rollout["availability"]))
+    low = min(number for _, number in rollout["availability"])
     base = 0 if top <= 20 else max(0, math.floor(low - (top - low) - 1))
-    line = _steps(roll, base, top)
+    line = _steps(rollout, base, top)
     label = f"Available processes: {top:.0f} at the most, {low:.0f} at the least. The scale begins at {base}."
     least = (top - low) / (top - base) if top > base else 0
     svg = tag(
@@ -406,12 +406,12 @@ def _available(roll: View) -> Html:
     )
 
 
-def _steps(roll: View, base: float, top: float) -> str:
+def _steps(rollout: View, base: float, top: float) -> str:
     """The path of a line of steps, in a box of 1000 by 100: of the changes that fall together the lowest is drawn, and
     the last."""
     columns: dict[float, list[float]] = {}
-    for at, number in roll["availability"]:
-        columns.setdefault(round(1000 * at / roll["span"] * 2) / 2, []).append(number)
+    for at, number in rollout["availability"]:
+        columns.setdefault(round(1000 * at / rollout["span"] * 2) / 2, []).append(number)
     columns.setdefault(0.0, [top])
 
     def y(number: float) -> str:
@@ -425,9 +425,9 @@ def _steps(roll: View, base: float, top: float) -> str:
     return "".join([*path, "H1000"])
 
 
-def _overview(roll: View) -> Html:
+def _overview(rollout: View) -> Html:
     """Every process as a thin line, so that a large group is seen at once; and ways into the lanes."""
-    processes, span = roll["processes"], roll["span"]
+    processes, span = rollout["processes"], rollout["span"]
     paths: dict[str, list[str]] = {}
     for row, process in enumerate(processes):
         for one in process["spans"]:
@@ -454,12 +454,12 @@ def _overview(roll: View) -> Html:
     return tag("div", figure, nav, class_="whole")
 
 
-def _lanes(roll: View) -> Html:
-    processes = roll["processes"]
+def _lanes(rollout: View) -> Html:
+    processes = rollout["processes"]
     scale = _scale(processes)
     most = max(10, MOST_BARS // len(processes))
     longest = max((process["away"] for process in processes), default=0.0)
-    lanes = [_lane(number, process, roll, scale, most, longest) for number, process in enumerate(processes)]
+    lanes = [_lane(number, process, rollout, scale, most, longest) for number, process in enumerate(processes)]
     skip = tag("a", f"Skip {counted(len(lanes), 'lane')}, to the table", href="#table", class_="skip")
     return joined([skip, tag("ol", *lanes, class_="lanes")], "\n")
 
@@ -467,22 +467,22 @@ def _lanes(roll: View) -> Html:
 Scale = tuple[float, float]
 
 
-def _lane(number: int, process: View, roll: View, scale: Scale, most: int, longest: float) -> Html:
+def _lane(number: int, process: View, rollout: View, scale: Scale, most: int, longest: float) -> Html:
     """A process: a summary that is a row of the picture, and below it, when it is opened, each stage on its own."""
     is_bad = process["failed"] or process["stage"] == "failed"
-    told = words(process, roll["status"])
-    side, style = _beside(process["spans"], roll["span"], len(told))
+    told = words(process, rollout["status"])
+    side, style = _beside(process["spans"], rollout["span"], len(told))
     sign = tag("span", "✕ ", class_="sign", aria_hidden="true") if is_bad else ""
     row = [
         tag("span", sign, name_tag(process["name"]), class_="name"),
-        tag("span", *(_bar(span, 0, roll["span"]) for span in process["spans"]), class_="track"),
+        tag("span", *(_bar(span, 0, rollout["span"]) for span in process["spans"]), class_="track"),
         tag("span", told, class_=f"words {side}".rstrip(), style=style),
         _away(process["away"], longest),
         tag("span", _spark(process["latencies_ms"], scale, most), requests_text(process), class_="warm"),
     ]
     summary = tag("summary", joined(row, " "), class_="row")
     return tag(
-        "li", tag("details", summary, _more(process, roll, most)), id=f"p{number}", class_="bad" if is_bad else ""
+        "li", tag("details", summary, _more(process, rollout, most)), id=f"p{number}", class_="bad" if is_bad else ""
     )
 
 
@@ -521,21 +521,21 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.2f}".rstrip("0").rstrip(".") + "%" if whole else "0%"
 
 
-def _more(process: View, roll: View, most: int) -> Html:
+def _more(process: View, rollout: View, most: int) -> Html:
     """What is told of a process when its lane is opened."""
     moved = [span for span in process["spans"] if span.stage != "open"]
     ends = max((span.end for span in moved if span.stage != "failed"), default=0.0)
     begin = moved[0].begin if moved else 0.0
     total = max(ends, moved[-1].begin if moved else 0.0) - begin or 1.0
     rows = [
-        _stage_row(Span(s.stage, s.begin, min(s.end, begin + total), s.is_new), s, begin, total, roll) for s in moved
+        _stage_row(Span(s.stage, s.begin, min(s.end, begin + total), s.is_new), s, begin, total, rollout) for s in moved
     ]
     stages = tag("ol", *rows, class_="stages") if rows else tag("p", "It never left.")
     return tag("div", stages, _pairs(_about(process, most), "meta"), class_="more")
 
 
-def _stage_row(drawn: Span, told: Span, begin: float, total: float, roll: View) -> Html:
-    at = utc(roll["began"] + told.begin) if roll["began"] > 0 else None
+def _stage_row(drawn: Span, told: Span, begin: float, total: float, rollout: View) -> Html:
+    at = utc(rollout["began"] + told.begin) if rollout["began"] > 0 else None
     when = f"from {lasting(told.begin)}{f', {clock(at)}' if at else ''}"
     bar = _bar(drawn, begin, total)
     return tag("li", joined([tag("b", told.stage), bar, tag("span", lasting(told.seconds)), tag("span", when)], " "))
@@ -571,11 +571,11 @@ def _scale(processes: Sequence[View]) -> Scale:
     return low, max(high, low + 1)
 
 
-def _scale_text(roll: View) -> str:
-    if not any(process["latencies_ms"] for process in roll["processes"]):
+def _scale_text(rollout: View) -> str:
+    if not any(process["latencies_ms"] for process in rollout["processes"]):
         return "warm-up"
     low, high = (
-        f"{10**power:g} ms" if power < 3 else f"{10 ** (power - 3):g} s" for power in _scale(roll["processes"])
+        f"{10**power:g} ms" if power < 3 else f"{10 ** (power - 3):g} s" for power in _scale(rollout["processes"])
     )
     return f"warm-up, {low} to {high}"
 
@@ -601,40 +601,40 @@ def _spark(latencies: Sequence[float], scale: Scale, most: int) -> Html:
 # --- the tables
 
 
-def _at_first(process: View, roll: View) -> str:
+def _at_first(process: View, rollout: View) -> str:
     return f"{process['spans'][0].begin:.1f}" if process["spans"] else ""
 
 
 def _took(stage: str) -> Callable[[View, View], str]:
-    return lambda process, roll: f"{process['times'][stage]:.1f}" if stage in process["times"] else ""
+    return lambda process, rollout: f"{process['times'][stage]:.1f}" if stage in process["times"] else ""
 
 
-def _first_ms(process: View, roll: View) -> str:
+def _first_ms(process: View, rollout: View) -> str:
     return ms(process["latencies_ms"][0]) if process["latencies_ms"] else ""
 
 
-def _last_ms(process: View, roll: View) -> str:
+def _last_ms(process: View, rollout: View) -> str:
     known = process["latencies_ms"]
     return ms(known[-1]) if known and len(known) == process["requests"] else ""
 
 
 def _number(key: str) -> Callable[[View, View], str]:
-    return lambda process, roll: f"{process[key]:.0f}" if process[key] else ""
+    return lambda process, rollout: f"{process[key]:.0f}" if process[key] else ""
 
 
 COLUMNS: Sequence[tuple[str, Callable[[View, View], str]]] = (
-    ("process", lambda process, roll: name_tag(process["name"])),
-    ("port", lambda process, roll: _ports(process)),
-    ("outcome", lambda process, roll: standing(process, roll["status"])),
+    ("process", lambda process, rollout: name_tag(process["name"])),
+    ("port", lambda process, rollout: _ports(process)),
+    ("outcome", lambda process, rollout: standing(process, rollout["status"])),
     ("left at", _at_first),
     *((stage, _took(stage)) for stage in PAST),
-    ("not available", lambda process, roll: f"{process['away']:.1f}" if process["spans"] else ""),
+    ("not available", lambda process, rollout: f"{process['away']:.1f}" if process["spans"] else ""),
     ("requests", _number("requests")),
     ("first", _first_ms),
     ("last", _last_ms),
-    ("cut off", lambda process, roll: str(cut_off(process) or "")),
+    ("cut off", lambda process, rollout: str(cut_off(process) or "")),
     ("deaths", _number("deaths")),
-    ("pid", lambda process, roll: _pids(process)),
+    ("pid", lambda process, rollout: _pids(process)),
 )
 """Of the table: a name, and what stands below it. What there is nothing of is left empty."""
 
@@ -649,15 +649,15 @@ NARROW_TABLE = "@media screen and (max-width: 74rem) {%s}" % "".join(
 """In a window in which columns have no room each cell has the name of its column before it."""
 
 
-def _tables(roll: View) -> Html:
-    parts = [tag("h2", "As a table", id="table", tabindex="-1"), _process_table(roll), _change_table(roll)]
-    height = f"--tall:{33 * len(roll['processes']) + 250}px"
+def _tables(rollout: View) -> Html:
+    parts = [tag("h2", "As a table", id="table", tabindex="-1"), _process_table(rollout), _change_table(rollout)]
+    height = f"--tall:{33 * len(rollout['processes']) + 250}px"
     return tag("section", *parts, class_="tables", style=height, aria_label="As a table")
 
 
-def _process_table(roll: View) -> Html:
+def _process_table(rollout: View) -> Html:
     heads = tag("tr", *(tag("th", name, scope="col") for name, _ in COLUMNS))
-    rows = [_row([tell(process, roll) for _, tell in COLUMNS]) for process in roll["processes"]]
+    rows = [_row([tell(process, rollout) for _, tell in COLUMNS]) for process in rollout["processes"]]
     table = tag("table", tag("caption", COLUMNS_TEXT), tag("thead", heads), tag("tbody", joined(rows, "\n")))
     return tag("div", table, class_="wide", role="region", aria_label="The processes, a table", tabindex="0")
 
@@ -666,8 +666,8 @@ def _row(cells: Sequence[str]) -> Html:
     return tag("tr", tag("th", cells[0], scope="row"), *(tag("td", cell) for cell in cells[1:]))
 
 
-def _change_table(roll: View) -> Html:
-    changes = roll["availability"]
+def _change_table(rollout: View) -> Html:
+    changes = rollout["availability"]
     if not changes:
         return Html("")
     cut = f", the first {MOST_CHANGES} of {len(changes)} changes" if len(changes) > MOST_CHANGES else ""
@@ -692,7 +692,7 @@ FOOT = tag(
     "footer",
     tag(
         "p",
-        "Seconds are counted from the beginning of the roll. Open a lane to see each stage on its own scale. "
+        "Seconds are counted from the beginning of the rollout. Open a lane to see each stage on its own scale. "
         "This page is complete: it runs no script and loads nothing.",
     ),
 )

@@ -1,4 +1,4 @@
-"""The record of a roll as ``report`` draws it: every key is there, of the right kind, with what follows from them.
+"""The record of a rollout as ``report`` draws it: every key is there, of the right kind, with what follows from them.
 
 A record may be of an older version, or of a newer one, or somebody's own: what does not fit is left out, and nothing
 raises.
@@ -20,7 +20,7 @@ View = Mapping[str, Any]
 
 STATUSES = ("done", "failed", "aborted", "running", LOST)
 
-ROLL: View = {
+ROLLOUT: View = {
     "id": 0,
     "group": "",
     "status": LOST,
@@ -67,7 +67,7 @@ PROCESS: View = {
 
 @dataclass(frozen=True)
 class Span:
-    """A stage that a process was in, in seconds since the roll began. ``is_new``: it is the new process."""
+    """A stage that a process was in, in seconds since the rollout began. ``is_new``: it is the new process."""
 
     stage: str
     begin: float
@@ -85,33 +85,35 @@ def read(record: Any) -> dict[str, Any]:
     shows; ``size`` of the group; ``is_known``, whether more than its beginning is; for each process ``spans``,
     ``times`` (by stage, seconds), ``away`` (not available, seconds) and ``stage``, the last. Who left first comes
     first."""
-    roll = _kept(record, ROLL)
-    told = [_kept(process, PROCESS) for process in roll["processes"]]
-    roll["availability"] = sorted(filter(_is_change, roll["availability"]), key=lambda change: change[0])
+    rollout = _kept(record, ROLLOUT)
+    told = [_kept(process, PROCESS) for process in rollout["processes"]]
+    rollout["availability"] = sorted(filter(_is_change, rollout["availability"]), key=lambda change: change[0])
     stages = [sorted(filter(_is_stage, process["stages"]), key=lambda stage: stage[1]) for process in told]
-    roll["rests"] = sorted((begin, end, shown(why, "utf-8")) for begin, end, why in filter(_is_rest, roll["rests"]))
-    latest = max([0.0, *(at for at, _ in roll["availability"]), *(at for each in stages for _, at in each)])
-    roll["rested"] = max(0.0, roll["rested"])
-    roll["seconds"] = roll["seconds"] if roll["seconds"] >= 0 else max(0.0, latest - roll["rested"])
-    roll["span"] = max(roll["seconds"] + roll["rested"], latest, 0.1)
-    roll["processes"] = [_process(p, each, roll["span"]) for p, each in zip(told, stages)]
-    roll["processes"].sort(key=lambda p: (p["spans"][0].begin if p["spans"] else math.inf, natural(p["name"])))
-    return {**roll, **_counted(roll)}
+    rollout["rests"] = sorted(
+        (begin, end, shown(why, "utf-8")) for begin, end, why in filter(_is_rest, rollout["rests"])
+    )
+    latest = max([0.0, *(at for at, _ in rollout["availability"]), *(at for each in stages for _, at in each)])
+    rollout["rested"] = max(0.0, rollout["rested"])
+    rollout["seconds"] = rollout["seconds"] if rollout["seconds"] >= 0 else max(0.0, latest - rollout["rested"])
+    rollout["span"] = max(rollout["seconds"] + rollout["rested"], latest, 0.1)
+    rollout["processes"] = [_process(p, each, rollout["span"]) for p, each in zip(told, stages)]
+    rollout["processes"].sort(key=lambda p: (p["spans"][0].begin if p["spans"] else math.inf, natural(p["name"])))
+    return {**rollout, **_counted(rollout)}
 
 
-def _counted(roll: View) -> dict[str, Any]:
+def _counted(rollout: View) -> dict[str, Any]:
     """What an older record does not tell, counted."""
-    processes, numbers = roll["processes"], [number for _, number in roll["availability"]]
-    status = roll["status"] if roll["status"] in STATUSES else LOST
-    total = roll["total"] if roll["total"] >= 0 else sum(p["wanted"] for p in processes)
+    processes, numbers = rollout["processes"], [number for _, number in rollout["availability"]]
+    status = rollout["status"] if rollout["status"] in STATUSES else LOST
+    total = rollout["total"] if rollout["total"] >= 0 else sum(p["wanted"] for p in processes)
     return {
         "total": total,
         "size": len(processes) or total,
-        "replaced": roll["replaced"] if roll["replaced"] >= 0 else sum(p["replaced"] for p in processes),
-        "least_available": roll["least_available"] if roll["least_available"] >= 0 else min(numbers, default=-1),
+        "replaced": rollout["replaced"] if rollout["replaced"] >= 0 else sum(p["replaced"] for p in processes),
+        "least_available": rollout["least_available"] if rollout["least_available"] >= 0 else min(numbers, default=-1),
         "status": status,
-        "is_known": status != LOST or roll["seconds"] > 0,
-        "limit": max(1, min(roll["limit"], total)) if roll["limit"] > 0 else 0,
+        "is_known": status != LOST or rollout["seconds"] > 0,
+        "limit": max(1, min(rollout["limit"], total)) if rollout["limit"] > 0 else 0,
     }
 
 

@@ -98,7 +98,7 @@ def _stage_text(word: str, stage: str, seconds: float, process: View) -> str:
 
 
 def standing(process: View, status: str) -> str:
-    """How a process stands at the end of a roll of that status, or now."""
+    """How a process stands at the end of a rollout of that status, or now."""
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why'] or 'no reason is told'}"
     if process["stage"] != "open":
@@ -110,13 +110,13 @@ def standing(process: View, status: str) -> str:
     return {"running": "still to come", LOST: "not known to be replaced"}.get(status, "not replaced")
 
 
-def forecast_text(roll: View) -> str:
-    """How long the roll was expected to take, and how far off that was."""
-    forecast, off = roll["forecast"], roll["seconds"] - roll["forecast"]
+def forecast_text(rollout: View) -> str:
+    """How long the rollout was expected to take, and how far off that was."""
+    forecast, off = rollout["forecast"], rollout["seconds"] - rollout["forecast"]
     if forecast <= 0:
         return "there was no forecast"
-    if roll["status"] != "done":
-        left = f", about {lasting(-off)} left" if roll["status"] == "running" and off < 0 else ""
+    if rollout["status"] != "done":
+        left = f", about {lasting(-off)} left" if rollout["status"] == "running" and off < 0 else ""
         return f"forecast {lasting(forecast)}{left}"
     if abs(off) < NOTABLE:
         return f"forecast {lasting(forecast)}, and so it was"

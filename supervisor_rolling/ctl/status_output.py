@@ -1,4 +1,4 @@
-"""``rolling_status`` as lines: what rolls, and how each process of a group stands."""
+"""``rolling_status`` as lines: what rollouts, and how each process of a group stands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_GUARDED = "rolling.yaml has guard: false for it, or does not have it, or the
 NOT_GUARDED_INVALID = "rolling.yaml is invalid, see above; or it has guard: false for {group}, or does not have it."
 NOT_GUARDED_ALONE = "the listener is down, see above."
 
-NO_ROLL = "supervisord knows of no roll of {group}."
+NO_ROLLOUT = "supervisord knows of no rollout of {group}."
 EARLIER = " Earlier ones: supervisorctl rolling_history {group}"
 
 COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY")
@@ -45,28 +45,30 @@ def problem_lines(listener: View, group: str) -> list[str]:
     return [WRONG.format(problem=listener["problem"], group=group)] if listener.get("problem") else []
 
 
-def listener_lines(listener: View, rolls: Sequence[View]) -> list[str]:
-    """That the listener is not running, by what ``getListener`` tells, or the rolls where that tells nothing."""
-    runs = listener.get("running", all(roll["listener"] for roll in rolls))
+def listener_lines(listener: View, rollouts: Sequence[View]) -> list[str]:
+    """That the listener is not running, by what ``getListener`` tells, or the rollouts where that tells nothing."""
+    runs = listener.get("running", all(rollout["listener"] for rollout in rollouts))
     return [] if runs else [NO_LISTENER + (listener.get("fix") or START_LISTENER)]
 
 
-def roll_lines(rolls: Sequence[View]) -> list[str]:
-    """The roll of every group, the running one or the last."""
-    if not rolls:
+def rollout_lines(rollouts: Sequence[View]) -> list[str]:
+    """The rollout of every group, the running one or the last."""
+    if not rollouts:
         return ["No group has been rolled since supervisord started."]
-    return table([("GROUP", "ROLL", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_roll_row, rolls)])
+    return table([("GROUP", "ROLLOUT", "STATUS", "REPLACED", "TOOK", "WHY"), *map(_rollout_row, rollouts)])
 
 
 def process_lines(
-    group: str, roll: View | None, processes: Sequence[View], listener: View, has_earlier: bool
+    group: str, rollout: View | None, processes: Sequence[View], listener: View, has_earlier: bool
 ) -> list[str]:
-    """One group: its roll, and its processes. ``has_earlier``: there are rolls of it in the history."""
+    """One group: its rollout, and its processes. ``has_earlier``: there are rollouts of it in the history."""
     processes = sorted(processes, key=lambda process: natural(process["name"]))
-    head = roll_lines([roll]) if roll else [f"{NO_ROLL}{EARLIER if has_earlier else ''}".format(group=group)]
+    head = (
+        rollout_lines([rollout]) if rollout else [f"{NO_ROLLOUT}{EARLIER if has_earlier else ''}".format(group=group)]
+    )
     is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
     warning = [] if is_guarded else [f"{group} is not guarded: {_unguarded_why(group, listener)}"]
-    left = {p["name"]: p["connections_left"] for p in roll["processes"]} if roll else {}
+    left = {p["name"]: p["connections_left"] for p in rollout["processes"]} if rollout else {}
     rows = [_process_row(process, left.get(process["name"], 0)) for process in processes]
     return [*head, *warning, "", *table([COLUMNS, *rows])]
 
@@ -78,12 +80,12 @@ def _unguarded_why(group: str, listener: View) -> str:
     return NOT_GUARDED if listener.get("running", True) else NOT_GUARDED_ALONE
 
 
-def _roll_row(roll: View) -> tuple[str, ...]:
-    status = "paused" if roll["paused"] and roll["status"] == "running" else roll["status"]
-    status = "aborting" if roll["aborting"] and roll["status"] == "running" else status
-    replaced = f"{roll['replaced']}/{roll['total']}"
-    why = roll["why"] or waits_text(roll)
-    return (roll["group"], str(roll["id"]), status, replaced, f"{roll['seconds']:.1f} s", why)
+def _rollout_row(rollout: View) -> tuple[str, ...]:
+    status = "paused" if rollout["paused"] and rollout["status"] == "running" else rollout["status"]
+    status = "aborting" if rollout["aborting"] and rollout["status"] == "running" else status
+    replaced = f"{rollout['replaced']}/{rollout['total']}"
+    why = rollout["why"] or waits_text(rollout)
+    return (rollout["group"], str(rollout["id"]), status, replaced, f"{rollout['seconds']:.1f} s", why)
 
 
 def _process_row(process: View, left: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from supervisor_rolling.core.share import parse_share
 PREFIX = "rolling_"
 """Of all commands in supervisorctl."""
 
-MOST_ROLLS = 500
+MOST_ROLLOUTS = 500
 """That one answer of ``rolling_history`` has."""
 
 HELP_COLUMN = 30
@@ -66,8 +66,8 @@ def _share(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text[:4]) <= MOST_ROLLS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_ROLLS}")
+    if not text.isdigit() or not 0 < int(text[:4]) <= MOST_ROLLOUTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_ROLLOUTS}")
     return int(text)
 
 
@@ -83,17 +83,17 @@ COMMANDS: Mapping[str, Command] = {
         [
             Option("--max-unavailable", "this many at a time", "N|N%", _share),
             Option("--dry-run", "say what would be done, touch nothing"),
-            Option("--no-wait", "come back when the roll has begun"),
+            Option("--no-wait", "come back when the rollout has begun"),
             Option("--force", "even the last one that serves, whatever\na check finds"),
         ],
         words="+",
         names="process",
     ),
     "rolling_status": Command(
-        "what rolls, what is closed, what is warm",
+        "what rollouts, what is closed, what is warm",
         [
-            ("", "The roll of every group"),
-            ("<group>", "Its roll, and for every process whether\nit is warm or closed, and why"),
+            ("", "The rollout of every group"),
+            ("<group>", "Its rollout, and for every process whether\nit is warm or closed, and why"),
         ],
         words="?",
     ),
@@ -101,26 +101,26 @@ COMMANDS: Mapping[str, Command] = {
         "let nobody leave any more", [("<group>", "Nobody leaves any more, who has left is\nbrought back; see resume")]
     ),
     "rolling_resume": Command(
-        "go on with a roll",
-        [("<group>", "Go on with a roll that was paused, failed\nor aborted: what is new stays")],
+        "go on with a rollout",
+        [("<group>", "Go on with a rollout that was paused, failed\nor aborted: what is new stays")],
         [Option("--no-wait", "come back when it goes on")],
     ),
     "rolling_abort": Command(
-        "end a roll", [("<group>", "End the roll: nobody leaves any more, who\nhas left is brought back")]
+        "end a rollout", [("<group>", "End the rollout: nobody leaves any more, who\nhas left is brought back")]
     ),
     "rolling_history": Command(
-        "the last rolls",
+        "the last rollouts",
         [
-            ("", "The last rolls of every group, the newest\nlast: who asked, when, how it ended"),
+            ("", "The last rollouts of every group, the newest\nlast: who asked, when, how it ended"),
             ("<group>", "Those of a group"),
         ],
         [Option("--number", "so many of them (20)", "N", _number)],
         words="?",
     ),
     "rolling_report": Command(
-        "a roll as a page of HTML",
+        "a rollout as a page of HTML",
         [
-            ("[<roll>]", "A roll, by its number in rolling_history, as\na page of HTML (the last one)"),
+            ("[<rollout>]", "A rollout, by its number in rolling_history, as\na page of HTML (the last one)"),
             ("<group>", "The last one of a group; <group>:* where its\nname is a number"),
         ],
         [Option("--output", "write it there, not to standard output", "FILE", short="-o")],

@@ -1,1 +1,1 @@
-"""What runs in the listener: ``roller``, the turn, and its adapters to supervisord, the kernel and HTTP."""
+"""What runs in the listener: ``reconciler``, the turn, and its adapters to supervisord, the kernel and HTTP."""

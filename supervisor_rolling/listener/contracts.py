@@ -1,4 +1,4 @@
-"""What the roller needs of the snapshot, as Protocols, and the promises that an adapter makes.
+"""What the reconciler needs of the snapshot, as Protocols, and the promises that an adapter makes.
 
 All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
 ``errors.py``; an adapter translates what its library raises.
@@ -30,7 +30,7 @@ from supervisor_rolling.core.model import (
     Policy,
     PortUse,
     Report,
-    Roll,
+    Rollout,
     Snapshot,
     Warmth,
     WarmupJob,
@@ -321,33 +321,33 @@ class Metrics(Protocol):
 
 
 class History(Protocol):
-    """The rolls that were. Never raises: what does not work is logged, and tried again. Records and their heads have
+    """The rollouts that were. Never raises: what does not work is logged, and tried again. Records and their heads have
     the shapes of ``core/records.py``."""
 
-    def keep(self, rolls: Collection[Roll]) -> None:
-        """Keep what is new of the rolls that supervisord knows; one that ran and that it does not know has ended with
+    def keep(self, rollouts: Collection[Rollout]) -> None:
+        """Keep what is new of the rollouts that supervisord knows; one that ran and that it does not know has ended with
         an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
         ...
 
-    def close(self, rolls: Collection[Roll], at: float, are_lost: bool) -> None:
-        """Keep how far those of these rolls are that run: the listener ends. ``at``: when supervisord was looked at
+    def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:
+        """Keep how far those of these rollouts are that run: the listener ends. ``at``: when supervisord was looked at
         last. ``are_lost``: supervisord is gone, and they with it. Otherwise the next listener finds that out."""
         ...
 
     def last_id(self) -> int:
-        """The largest number of a roll that is kept; 0: there is none."""
+        """The largest number of a rollout that is kept; 0: there is none."""
         ...
 
     def cycles(self, group: str) -> Sequence[Cycles]:
-        """How long each process was away in the last rolls of a group, the newest last."""
+        """How long each process was away in the last rollouts of a group, the newest last."""
         ...
 
     def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
-        """The heads of the last so many rolls, the newest last; of every group, where none is named."""
+        """The heads of the last so many rollouts, the newest last; of every group, where none is named."""
         ...
 
-    def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
-        """A whole record: of the roll of this number, or the last one where it is empty; None where there is none."""
+    def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
+        """A whole record: of the rollout of this number, or the last one where it is empty; None where there is none."""
         ...
 
 
@@ -358,8 +358,8 @@ class Supervisor(Protocol):
         """Everything that supervisord knows, at once; with the processes of the groups that are guarded."""
         ...
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        """Write a roll on top of the version that was looked at; ``request`` is the one that it answers, if any.
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        """Write a rollout on top of the version that was looked at; ``request`` is the one that it answers, if any.
 
         Raises ConflictError when somebody else wrote since: look again.
         """
@@ -377,7 +377,7 @@ class Supervisor(Protocol):
         """Tell whoever asked that it is not done, and why; ``code`` is a number of ``errors.Fault``."""
         ...
 
-    def plan(self, request: int, roll: Roll) -> None:
+    def plan(self, request: int, rollout: Rollout) -> None:
         """Answer a dry run."""
         ...
 
@@ -386,7 +386,7 @@ class Supervisor(Protocol):
         ...
 
     def tell(self, request: int, answer: Mapping[str, Any]) -> None:
-        """Answer a question about the rolls that were: ``rolls``, an array of heads, or ``record``, JSON text."""
+        """Answer a question about the rollouts that were: ``rollouts``, an array of heads, or ``record``, JSON text."""
         ...
 
     def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:

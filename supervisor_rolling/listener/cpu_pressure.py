@@ -86,6 +86,6 @@ class KernelPressure:
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:
             log.warning(
-                "the pressure of the CPU cannot be read, so no roll waits for it (pace.cpu_pressure): %s", error
+                "the pressure of the CPU cannot be read, so no rollout waits for it (pace.cpu_pressure): %s", error
             )
         self._has_complained = True

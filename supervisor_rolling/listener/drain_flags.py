@@ -1,6 +1,6 @@
 """Tells processes that they drain: the ``Flags`` of ``contracts.py``, by the files of ``draining.py``.
 
-An application may look or not, so what goes wrong here stops no roll: it is logged once.
+An application may look or not, so what goes wrong here stops no rollout: it is logged once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One gate at a time, and what is known of it: the roller's memory of what it holds closed."""
+"""One gate at a time, and what is known of it: the reconciler's memory of what it holds closed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Gatekeeper:
             raise GateError(problem)
 
     def hold_by(self, policy: GatePolicy, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
-        """``hold`` with the gate of a roll's own policy: a new listener goes on with it, whatever the YAML says now.
+        """``hold`` with the gate of a rollout's own policy: a new listener goes on with it, whatever the YAML says now.
         Where that does not work the one before it holds all the same, and ``problem`` says so."""
         try:
             gate = self._gate_of(policy)

@@ -1,11 +1,11 @@
-"""The rolls that were, in a file: the ``History`` of ``contracts.py``.
+"""The rollouts that were, in a file: the ``History`` of ``contracts.py``.
 
-A line is written when a roll begins, so that none is lost whoever is killed, one when it ends, and one when a listener
-ends while the roll runs: JSON objects, whose shape ``core/records.py`` has. Of the lines with one id and one ``began``
-the last counts. Where that says ``running`` and supervisord knows nothing of the roll, it ended with an earlier
+A line is written when a rollout begins, so that none is lost whoever is killed, one when it ends, and one when a listener
+ends while the rollout runs: JSON objects, whose shape ``core/records.py`` has. Of the lines with one id and one ``began``
+the last counts. Where that says ``running`` and supervisord knows nothing of the rollout, it ended with an earlier
 supervisord (``shutdown``, ``reload``), and a line says so.
 
-What goes wrong here stops no roll: it is logged, and written when that works again.
+What goes wrong here stops no rollout: it is logged, and written when that works again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.core.forecast import ROLLS, Cycles, cycles
-from supervisor_rolling.core.model import HistoryPolicy, Roll, Status
+from supervisor_rolling.core.forecast import ROLLOUTS, Cycles, cycles
+from supervisor_rolling.core.model import HistoryPolicy, Rollout, Status
 from supervisor_rolling.core.records import LOST, head, head_of, is_running, lost, record
 from supervisor_rolling.core.timeline import active
 from supervisor_rolling.listener import shared_directory
@@ -31,7 +31,7 @@ log = logging.getLogger("supervisor_rolling")
 DIRECTORY = "/var/lib/supervisor_rolling"
 
 LARGEST = 1 << 20
-"""Bytes at which a file is put aside: some two hundred rolls of eight processes."""
+"""Bytes at which a file is put aside: some two hundred rollouts of eight processes."""
 
 MOST_READ = 16 * LARGEST
 """Bytes of one file, its last ones: a record of ten thousand processes has ten megabytes."""
@@ -52,7 +52,7 @@ _OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o640
 
 Key = tuple[int, float]
-"""The id of a roll, which may come again where a file was lost, and when it began."""
+"""The id of a rollout, which may come again where a file was lost, and when it began."""
 
 
 class FileHistory:
@@ -67,36 +67,36 @@ class FileHistory:
         self._clock = clock
         self._path: str | None = None
         self._last_id = 0
-        self._newest: dict[str, dict[str, Any]] = {}  # the last roll of each group: its head
+        self._newest: dict[str, dict[str, Any]] = {}  # the last rollout of each group: its head
         self._running: dict[Key, dict[str, Any]] = {}
         self._cycles: dict[str, collections.deque[Cycles]] = {}
         self._waiting: list[str] = []
         self._again_at = 0.0
         self._has_complained = False
 
-    def keep(self, rolls: Collection[Roll]) -> None:
+    def keep(self, rollouts: Collection[Rollout]) -> None:
         """See ``contracts.History``."""
         self._load()
-        self._end_the_lost(rolls)
-        errors = [error for error in map(self._keep_one, rolls) if error]
+        self._end_the_lost(rollouts)
+        errors = [error for error in map(self._keep_one, rollouts) if error]
         self._flush()
         if errors:  # when all others are kept
             raise errors[0]
 
-    def _keep_one(self, roll: Roll) -> Exception | None:
+    def _keep_one(self, rollout: Rollout) -> Exception | None:
         try:
-            if _mark(self._newest_of(roll)) != _mark_of(roll):
-                self._take(_line_of(roll, self._clock()))
-        except Exception as error:  # noqa: BLE001 - of one roll, and of no other
+            if _mark(self._newest_of(rollout)) != _mark_of(rollout):
+                self._take(_line_of(rollout, self._clock()))
+        except Exception as error:  # noqa: BLE001 - of one rollout, and of no other
             return error
         return None
 
-    def close(self, rolls: Collection[Roll], at: float, are_lost: bool) -> None:
+    def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:
         """See ``contracts.History``."""
-        for roll in rolls:
-            if roll.status is Status.RUNNING:
+        for rollout in rollouts:
+            if rollout.status is Status.RUNNING:
                 self._load()
-                found = record(roll, at)
+                found = record(rollout, at)
                 self._take(lost(found) if are_lost else found)
         self._again_at = 0.0
         self._flush()
@@ -121,10 +121,10 @@ class FileHistory:
                 break
         return list(found.values())[::-1]
 
-    def find(self, group: str, roll: str) -> Mapping[str, Any] | None:
+    def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
         """See ``contracts.History``."""
         self._load()
-        return next((one for one in self._backwards(group) if roll in ("", str(one["id"]))), None)
+        return next((one for one in self._backwards(group) if rollout in ("", str(one["id"]))), None)
 
     # --- writing
 
@@ -170,7 +170,7 @@ class FileHistory:
     def _complain(self, error: OSError) -> None:
         if not self._has_complained:
             log.warning(
-                "rolls are remembered by this listener alone, because they cannot be written to %s: %s. Another file: "
+                "rollouts are remembered by this listener alone, because they cannot be written to %s: %s. Another file: "
                 "history: {file: …} in rolling.yaml; none: history: false",
                 self._path,
                 error.strerror or error,
@@ -193,24 +193,24 @@ class FileHistory:
         name = re.sub(r"[^\w.]+", "-", self._url.partition("://")[2]).strip("-.") or "supervisord"
         return (policy.file or os.path.join(DIRECTORY, f"{name}.jsonl")) if policy.enabled else ""
 
-    def _newest_of(self, roll: Roll) -> dict[str, Any]:
-        """The head of the last roll of its group; empty, where there is none. One that ended long ago may stand further
+    def _newest_of(self, rollout: Rollout) -> dict[str, Any]:
+        """The head of the last rollout of its group; empty, where there is none. One that ended long ago may stand further
         back than what was read first."""
-        if roll.group not in self._newest and roll.status is not Status.RUNNING:
-            self._newest[roll.group] = head_of(next(self._backwards(roll.group), {}))
-        return self._newest.get(roll.group, {})
+        if rollout.group not in self._newest and rollout.status is not Status.RUNNING:
+            self._newest[rollout.group] = head_of(next(self._backwards(rollout.group), {}))
+        return self._newest.get(rollout.group, {})
 
     def _remember(self, found: dict[str, Any]) -> None:
         """What a turn has to know of it: the rest is read when somebody asks."""
         self._last_id = max(self._last_id, found["id"])
         newest = self._newest.get(found["group"], found)
-        if found["status"] != LOST or _key(newest) == _key(found):  # a roll may be told lost when another has begun
+        if found["status"] != LOST or _key(newest) == _key(found):  # a rollout may be told lost when another has begun
             self._newest[found["group"]] = head_of(found)
         self._running.pop(_key(found), None)
         if is_running(found):
             self._running[_key(found)] = head_of(found)
         if found["status"] == Status.DONE.value and cycles(found).away:
-            self._cycles.setdefault(found["group"], collections.deque(maxlen=ROLLS)).append(cycles(found))
+            self._cycles.setdefault(found["group"], collections.deque(maxlen=ROLLOUTS)).append(cycles(found))
 
     def _backwards(self, group: str = "") -> Iterator[dict[str, Any]]:
         """All records, or those of a group, the newest first. What is no record is passed over: others may write there,
@@ -224,29 +224,29 @@ class FileHistory:
             if found is not None and group in ("", found["group"]):
                 yield found
 
-    def _end_the_lost(self, rolls: Collection[Roll]) -> None:
-        there = set(map(_key_of, rolls))
+    def _end_the_lost(self, rollouts: Collection[Rollout]) -> None:
+        there = set(map(_key_of, rollouts))
         for key, one in list(self._running.items()):
             if key not in there:
                 self._take(lost(next((found for found in self._backwards(one["group"]) if _key(found) == key), one)))
 
 
-def _line_of(roll: Roll, now: float) -> dict[str, Any]:
-    return head(roll, now) if roll.status is Status.RUNNING else record(roll, now)
+def _line_of(rollout: Rollout, now: float) -> dict[str, Any]:
+    return head(rollout, now) if rollout.status is Status.RUNNING else record(rollout, now)
 
 
-def _key_of(roll: Roll) -> Key:
-    return roll.id, round(roll.began, 3)
+def _key_of(rollout: Rollout) -> Key:
+    return rollout.id, round(rollout.began, 3)
 
 
 def _key(found: Mapping[str, Any]) -> Key:
     return found["id"], found["began"]
 
 
-def _mark_of(roll: Roll) -> tuple[Any, ...]:
-    """What is written anew when it changes: a roll that is resumed may end again in another way, or later."""
-    is_over = roll.status is not Status.RUNNING
-    return (*_key_of(roll), roll.status.value, round(active(roll, roll.ended_at), 3) if is_over else 0.0)
+def _mark_of(rollout: Rollout) -> tuple[Any, ...]:
+    """What is written anew when it changes: a rollout that is resumed may end again in another way, or later."""
+    is_over = rollout.status is not Status.RUNNING
+    return (*_key_of(rollout), rollout.status.value, round(active(rollout, rollout.ended_at), 3) if is_over else 0.0)
 
 
 def _mark(found: Mapping[str, Any]) -> tuple[Any, ...]:

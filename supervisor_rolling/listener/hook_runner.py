@@ -82,7 +82,7 @@ class _Commands(threading.Thread):
                 break
             try:
                 why = run(hook, self._job.variables, self.dropped)
-            except Exception as error:  # a thread has nobody to raise to, and the roll waits for what it finds
+            except Exception as error:  # a thread has nobody to raise to, and the rollout waits for what it finds
                 log.exception("a defect of supervisor_rolling")
                 why = f"{type(error).__name__}: {error}"
             log.info("%s of %s: %s", name, self._job.variables.get("ROLLING_GROUP", ""), why or "done")

@@ -1,4 +1,4 @@
-"""The event listener: the program that rolls.
+"""The event listener: the program that rollouts.
 
 Here the parts are put together, and here is the only loop: wait for a death, an event, the end of a warm-up or until
 the next turn is due; close what has died or what the event says; then take a turn. Between two turns what is closed is
@@ -25,7 +25,7 @@ from supervisor_rolling.core.text import printable_lines
 from supervisor_rolling.listener.death_watch import PidfdDeaths
 from supervisor_rolling.listener.event_protocol import Channel, Event, changes_in
 from supervisor_rolling.listener.policy_file import Policies
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -34,7 +34,7 @@ USAGE = 2  # exit status
 
 LONG_TURN = 0.03
 """Seconds on the processor of a turn after which it is left to others for as long. Less, and the turn that begins a
-roll would be among them: the look after it would come late, and take for old who got through a gate just closed."""
+rollout would be among them: the look after it would come late, and take for old who got through a gate just closed."""
 
 NICENESS = -15
 """Of the listener. When a process dies, supervisord wants the processor to start the next one in the same moment as we
@@ -94,9 +94,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     with _alarm_clock() as alarm:
         channel = Channel(0, _own_stdout(), time.monotonic)
         deaths = PidfdDeaths()
-        roller = _roller(options.config, url, alarm.ring, deaths, channel)
+        reconciler = _reconciler(options.config, url, alarm.ring, deaths, channel)
         log.info("supervisor_rolling %s listens, policy in %s", __version__, options.config)
-        return _listen(channel, roller, alarm, deaths)
+        return _listen(channel, reconciler, alarm, deaths)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -107,7 +107,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel) -> Roller:
+def _reconciler(
+    config_path: str, url: str, ring: Callable[[], None], deaths: PidfdDeaths, channel: Channel
+) -> Reconciler:
     # Imported here: where a library is missing, ``main`` says so.
     from supervisor_rolling.listener import config
     from supervisor_rolling.listener.balancer_config import NginxConfigurations
@@ -138,12 +140,12 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         while time.monotonic() < end:
             readable = _readable([fd, deaths.fileno()], end - time.monotonic())
             if deaths.fileno() in readable:
-                roller.notice_deaths()
+                reconciler.notice_deaths()
             if fd in readable:
                 return True
         return False
 
-    roller = Roller(
+    reconciler = Reconciler(
         supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait, problem=lambda: policies.problem),
         sockets=sockets,
         warmups=HttpWarmups(sockets, ring),
@@ -164,7 +166,7 @@ def _roller(config_path: str, url: str, ring: Callable[[], None], deaths: PidfdD
         pressure=KernelPressure(time.monotonic),
         clients=ConnectedClients(time.monotonic, ring),
     )
-    return roller
+    return reconciler
 
 
 def _latest(policies: Policies) -> Config:
@@ -244,31 +246,31 @@ def _alarm_clock() -> Iterator[Alarm]:
         os.close(writing)
 
 
-def _listen(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> int:
+def _listen(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: PidfdDeaths) -> int:
     channel.begin()
-    roller.begin()
+    reconciler.begin()
     is_orphan = False
     try:
-        is_orphan = _loop(channel, roller, alarm, deaths)
+        is_orphan = _loop(channel, reconciler, alarm, deaths)
     finally:
-        roller.release(is_orphan)
+        reconciler.release(is_orphan)
     return 0
 
 
-def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -> bool:
+def _loop(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: PidfdDeaths) -> bool:
     """Until it is time to go. Whether that is because supervisord is gone."""
     due = rested = looked = time.monotonic()
     while not alarm.is_over:
         if time.monotonic() >= max(due, rested):
-            due, rested = _turned(roller)
+            due, rested = _turned(reconciler)
             looked = time.monotonic()
-        elif time.monotonic() >= looked + roller.gate_pause():
-            roller.look_at_gate()
+        elif time.monotonic() >= looked + reconciler.gate_pause():
+            reconciler.look_at_gate()
             looked = time.monotonic()
-        wait = min(max(due, rested), looked + roller.gate_pause()) - time.monotonic()
+        wait = min(max(due, rested), looked + reconciler.gate_pause()) - time.monotonic()
         readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], wait)
         if deaths.fileno() in readable:
-            due = min(due, time.monotonic() + roller.notice_deaths())
+            due = min(due, time.monotonic() + reconciler.notice_deaths())
         if alarm.reading in readable:
             alarm.quiet()
             due = 0.0
@@ -277,23 +279,23 @@ def _loop(channel: Channel, roller: Roller, alarm: Alarm, deaths: PidfdDeaths) -
             log.info("supervisord has closed the connection: all gates are opened")
             return True
         if events:
-            due = min(due, time.monotonic() + _due_after(roller, events))
+            due = min(due, time.monotonic() + _due_after(reconciler, events))
     return False
 
 
-def _turned(roller: Roller) -> tuple[float, float]:
+def _turned(reconciler: Reconciler) -> tuple[float, float]:
     """Take a turn. When the next one is due, and when the earliest may be: with a thousand processes a turn is long,
     and the priority of the listener is higher than that of supervisord, which it waits for."""
     used = time.thread_time()
-    pause = roller.turn()
+    pause = reconciler.turn()
     used = time.thread_time() - used
     return time.monotonic() + pause, time.monotonic() + (used if used >= LONG_TURN else 0.0)
 
 
-def _due_after(roller: Roller, events: list[Event]) -> float:
+def _due_after(reconciler: Reconciler, events: list[Event]) -> float:
     """Seconds until a turn is due because of these events: at once, but where they only tell of processes."""
     changes = list(changes_in(events))
-    soon = roller.hear(changes)
+    soon = reconciler.hear(changes)
     return soon if len(changes) == len(events) else 0.0
 
 

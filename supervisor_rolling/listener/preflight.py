@@ -11,7 +11,7 @@ from supervisor_rolling.core.checks.clients import Front, front
 from supervisor_rolling.core.checks.nginx import Behind, behind, settle_for, settle_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.core.model import Config, Finding, Policy, Report, Request, Roll, Seen, Settings
+from supervisor_rolling.core.model import Config, Finding, Policy, Report, Request, Rollout, Seen, Settings
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, Pressure, Sockets, Trials
 from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
@@ -85,7 +85,7 @@ class Inspector:
         self._asked = {request: asked for request, asked in self._asked.items() if request in requests}
 
     def is_ready(
-        self, request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Roll]
+        self, request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Rollout]
     ) -> bool:
         """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
         read before has to do. Until then nothing else of the request is looked at, turn by turn."""
@@ -108,9 +108,9 @@ class Inspector:
         seen: Seen,
         load_config: Callable[[], Config],
         check_pools: Callable[[], None],
-        make: Callable[[Request, Config], Roll],
-    ) -> tuple[Roll | None, list[Finding]]:
-        """The roll that is to be looked at, and what would refuse it at once; no roll where none can be made."""
+        make: Callable[[Request, Config], Rollout],
+    ) -> tuple[Rollout | None, list[Finding]]:
+        """The rollout that is to be looked at, and what would refuse it at once; no rollout where none can be made."""
         try:
             config = load_config()
         except ConfigError as error:
@@ -121,17 +121,17 @@ class Inspector:
         except GateError as error:
             found.append(gate_finding(error))
         try:
-            roll = make(request, config)
-            found += [_objection(error, request.group) for error in objections(roll, seen.processes, self._sockets)]
+            rollout = make(request, config)
+            found += [_objection(error, request.group) for error in objections(rollout, seen.processes, self._sockets)]
         except (ConfigError, RefusedError, SocketsError) as error:
             refusal = [] if request.group in config.invalid else [_objection(error, request.group)]
             return None, [*found, *refusal]
         try:
-            if roll.policy.drain.keepalive == "nginx":
+            if rollout.policy.drain.keepalive == "nginx":
                 check_pools()
         except GateError as error:
             found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", refuses=True))
-        return replace(roll, policy=self.settled(roll.policy, _ports_of(roll))), found
+        return replace(rollout, policy=self.settled(rollout.policy, _ports_of(rollout))), found
 
     def _of_metrics(self, address: str) -> Iterable[Finding]:
         try:
@@ -147,66 +147,68 @@ class Inspector:
         return self._gatekeeper.knows
 
     def report(
-        self, roll: Roll, seen: Seen, given: Settings, found: Sequence[Finding] = (), may_try: bool = True
+        self, rollout: Rollout, seen: Seen, given: Settings, found: Sequence[Finding] = (), may_try: bool = True
     ) -> Report:
         """Everything, where ``is_ready``. ``found``: what is known to be wrong already; ``may_try``: close a spare
         port, and connect to the processes."""
         findings, looked = list(found), []
         skipped: list[str] = []
-        listening = self._listening(roll, seen, skipped)
-        findings += processes.findings(roll, seen, listening, given)
-        looked.append(f"{len(roll.members)} processes and their ports")
-        skipped += _starting(roll, seen)
+        listening = self._listening(rollout, seen, skipped)
+        findings += processes.findings(rollout, seen, listening, given)
+        looked.append(f"{len(rollout.members)} processes and their ports")
+        skipped += _starting(rollout, seen)
         if given.processes:
-            findings += settings.findings(given, roll.policy)
+            findings += settings.findings(given, rollout.policy)
             looked.append("supervisord's settings")
-        if roll.policy.pace.cpu_pressure:
+        if rollout.policy.pace.cpu_pressure:
             looked.append("the pressure of the CPU")
-            findings += pace.findings(roll.policy, self._pressure.cpu())
+            findings += pace.findings(rollout.policy, self._pressure.cpu())
         if not any(finding.code == "gate" for finding in found):
-            findings += self._of_gate(roll, seen, listening, looked, skipped, may_try)
-        findings += self._of_nginx(roll, listening, looked, skipped)
-        findings += self._of_clients(roll, looked, skipped)
+            findings += self._of_gate(rollout, seen, listening, looked, skipped, may_try)
+        findings += self._of_nginx(rollout, listening, looked, skipped)
+        findings += self._of_clients(rollout, looked, skipped)
         looked.append("which users can change the files that the listener executes")
-        findings += self._trials.distrust(roll.policy)
-        return Report(roll.group, tuple(findings), tuple(looked), tuple(skipped))
+        findings += self._trials.distrust(rollout.policy)
+        return Report(rollout.group, tuple(findings), tuple(looked), tuple(skipped))
 
-    def _of_nginx(self, roll: Roll, listening: Listening, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
-        ports = _ports_of(roll)
-        group = self._behind(roll.policy, ports)
+    def _of_nginx(
+        self, rollout: Rollout, listening: Listening, looked: list[str], skipped: list[str]
+    ) -> Iterable[Finding]:
+        ports = _ports_of(rollout)
+        group = self._behind(rollout.policy, ports)
         if group is None:
             reason = f"it takes longer than {PATIENCE:g} s to read; ask again"
-            skipped.append(f"nginx's configuration{_named(roll.policy)}: {reason}")
-        elif not group.servers and (unread := self._unread(roll.policy, ports, group.nginx)):
+            skipped.append(f"nginx's configuration{_named(rollout.policy)}: {reason}")
+        elif not group.servers and (unread := self._unread(rollout.policy, ports, group.nginx)):
             yield from unread
         elif group.nginx.is_absent:
             skipped.append(f"nginx's configuration: {group.nginx.problem}")
-        elif group.nginx.problem or (roll.policy.balancer.nginx and not group.servers):
-            yield nginx.unreadable(group.nginx, roll.policy)
+        elif group.nginx.problem or (rollout.policy.balancer.nginx and not group.servers):
+            yield nginx.unreadable(group.nginx, rollout.policy)
         elif not group.servers:
             skipped.append(
                 f"nginx's configuration ({group.nginx.source}): no upstream in it has a port of the group. Where the "
-                f"load balancer is elsewhere, name it: groups.{roll.group}.balancer: {{nginx: FILE}}"
+                f"load balancer is elsewhere, name it: groups.{rollout.group}.balancer: {{nginx: FILE}}"
             )
-        elif roll.gate.backend == "haproxy":
+        elif rollout.gate.backend == "haproxy":
             looked.append(f"nginx ({group.nginx.source})")
             yield from nginx.beside_haproxy(group)
         else:
-            sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a roll"
-            looked.append(f"nginx ({group.nginx.source}, settle {roll.policy.settle:g} s{sure})")
+            sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
+            looked.append(f"nginx ({group.nginx.source}, settle {rollout.policy.settle:g} s{sure})")
             by_port = {port: name for name, those in ports.items() for port in those}
-            yield from nginx.findings(group, roll.policy, roll.limit, by_port, listening.addresses or {})
+            yield from nginx.findings(group, rollout.policy, rollout.limit, by_port, listening.addresses or {})
 
-    def _of_clients(self, roll: Roll, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
-        if roll.gate.backend == "haproxy":
+    def _of_clients(self, rollout: Rollout, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
+        if rollout.gate.backend == "haproxy":
             return
-        if self._connected.last(roll.group) is None:
+        if self._connected.last(rollout.group) is None:
             skipped.append("what connects to the processes: it is not known yet; ask again")
             return
-        ports = _ports_of(roll)
-        group, others = self._behind(roll.policy, ports), self._front(roll.policy, ports)
+        ports = _ports_of(rollout)
+        group, others = self._behind(rollout.policy, ports), self._front(rollout.policy, ports)
         looked += [f"{one.program.title} ({one.where})" for one in others.balancers]
-        yield from clients.findings(others, roll.policy, bool(group and group.servers))
+        yield from clients.findings(others, rollout.policy, bool(group and group.servers))
 
     def _unread(self, policy: Policy, ports: Ports, read: Nginx) -> Sequence[Finding]:
         """Where the configuration that was read is not that of the nginx which sends to the group."""
@@ -223,28 +225,28 @@ class Inspector:
             return None
         return behind(configuration, [port for those in ports.values() for port in those], bool(policy.balancer.nginx))
 
-    def _listening(self, roll: Roll, seen: Seen, skipped: list[str]) -> Listening:
+    def _listening(self, rollout: Rollout, seen: Seen, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where
         the process runs as another user."""
         try:
-            addresses = self._sockets.listeners([port for member in roll.members for port in member.ports])
+            addresses = self._sockets.listeners([port for member in rollout.members for port in member.ports])
         except SocketsError as error:
             skipped.append(f"where the processes listen: {error}")
             return Listening(addresses=None)
         try:
-            return replace(self._owned(roll, seen, addresses), addresses=addresses)
+            return replace(self._owned(rollout, seen, addresses), addresses=addresses)
         except SocketsError as error:
             skipped.append(f"which process listens where: {error}")
             return Listening(addresses)
 
-    def _owned(self, roll: Roll, seen: Seen, addresses: Mapping[int, Sequence[str]]) -> Listening:
+    def _owned(self, rollout: Rollout, seen: Seen, addresses: Mapping[int, Sequence[str]]) -> Listening:
         """Which process has which sockets. Raises SocketsError where /proc does not show that."""
-        running = [member for member in roll.members if is_up(member, seen.processes)]
+        running = [member for member in rollout.members if is_up(member, seen.processes)]
         pids = {seen.processes[member.name].pid: member for member in running}
         alive = [process.pid for process in seen.processes.values() if process.pid]
         held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
         own = {port for pid in alive for port in held[pid]}
-        down = {port for m in roll.members if not seen.processes[m.name].pid for port in m.ports}
+        down = {port for m in rollout.members if not seen.processes[m.name].pid for port in m.ports}
         others = [port for port, listeners in addresses.items() if (listeners or port in down) and port not in own]
         wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
         return Listening(
@@ -255,37 +257,37 @@ class Inspector:
         )
 
     def _of_gate(
-        self, roll: Roll, seen: Seen, listening: Listening, looked: list[str], skipped: list[str], may_try: bool
+        self, rollout: Rollout, seen: Seen, listening: Listening, looked: list[str], skipped: list[str], may_try: bool
     ) -> Iterable[Finding]:
         """What others have done, and the gate closed and opened for real on a spare port, and past it to each process.
 
         Where a rule of nat would turn connection tracking on for the trial alone, and that does what it does to
         connections that exist, there is none."""
         looked.append(f"the gate ({self._gatekeeper.describe()})")
-        yield from self._gatekeeper.inspect({p: m.name for m in roll.members if m.wanted for p in m.ports})
+        yield from self._gatekeeper.inspect({p: m.name for m in rollout.members if m.wanted for p in m.ports})
         tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
         if tracked is not None:
             looked.append(str(tracked))
-            yield from conntrack.findings(tracked, roll.gate)
+            yield from conntrack.findings(tracked, rollout.gate)
         if not may_try:
             return
-        # A roll or the guard has those that are closed in hand, and would take us for somebody who gets through.
+        # A rollout or the guard has those that are closed in hand, and would take us for somebody who gets through.
         closed = self._gatekeeper.closed_since.keys()
-        up = [m for m in roll.members if m.ports and is_up(m, seen.processes) and not closed & set(m.ports)]
-        bypass = roll.gate.bypass
+        up = [m for m in rollout.members if m.ports and is_up(m, seen.processes) and not closed & set(m.ports)]
+        bypass = rollout.gate.bypass
         heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
         doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
         reached = {door: name for name, door in doors.items() if door[0]}
-        if roll.gate.method == "redirect" and tracked is not None and not tracked.count:
+        if rollout.gate.method == "redirect" and tracked is not None and not tracked.count:
             skipped.append("whether the gate closes: to try it would turn connection tracking on")
         elif self._gatekeeper.is_firewall and self.can_try:
             yield from self._tried({address for address, _ in reached}, bypass)
         for (address, port), why in self._trials.connect(list(reached), bypass).items():
             if why:
-                yield _unreached(f"{roll.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
+                yield _unreached(f"{rollout.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
         for name, (address, port) in doors.items():
             if not address:
-                yield _of_ipv6_alone(f"{roll.group}:{name}", port, heard[name])
+                yield _of_ipv6_alone(f"{rollout.group}:{name}", port, heard[name])
 
     def _tried(self, addresses: Collection[str], bypass: str) -> Iterable[Finding]:
         """On a spare port at these addresses."""
@@ -304,9 +306,11 @@ class Inspector:
             log.warning("the gate was not tried, for want of a port to try it on: %s", error)
 
 
-def _starting(roll: Roll, seen: Seen) -> list[str]:
+def _starting(rollout: Rollout, seen: Seen) -> list[str]:
     """What is not known of processes that supervisord does not yet count as started."""
-    names = [f"{roll.group}:{m.name}" for m in roll.members if m.wanted and seen.processes[m.name].state == "STARTING"]
+    names = [
+        f"{rollout.group}:{m.name}" for m in rollout.members if m.wanted and seen.processes[m.name].state == "STARTING"
+    ]
     if not names:
         return []
     return [f"the ports of {', '.join(names)}: STARTING. Fix: run the check again after startsecs"]
@@ -334,7 +338,7 @@ def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
 
 
 def _looked_at(
-    request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Roll]
+    request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Rollout]
 ) -> tuple[Policy | None, tuple[int, ...]]:
     """The policy and the ports of which something is to be read. No policy where there is nothing to read: then the
     request is answered with what is wrong; no ports where what connects to them makes no difference."""
@@ -354,12 +358,12 @@ def _are_same(old: Sequence[object], new: Sequence[object]) -> bool:
     return all(one is other for one, other in zip(old, new))
 
 
-def _ports_of(roll: Roll) -> Ports:
-    return {member.name: member.ports for member in roll.members}
+def _ports_of(rollout: Rollout) -> Ports:
+    return {member.name: member.ports for member in rollout.members}
 
 
 def _invalid(config: Config, group: str) -> Iterable[Finding]:
-    """The mistakes in the groups of rolling.yaml, a finding for each: those of this group refuse its rolls."""
+    """The mistakes in the groups of rolling.yaml, a finding for each: those of this group refuse its rollouts."""
     for name, text in config.invalid.items():
         for line in text.splitlines():
             yield Finding("config", "config", line, "", refuses=name == group)

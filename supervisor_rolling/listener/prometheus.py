@@ -44,7 +44,7 @@ STAYS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Seconds: from a drain with nothing to wait for to the longest warm-up that anybody has patience for."""
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-ROLLS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+ROLLOUTS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 
 class PrometheusMetrics:
@@ -199,9 +199,11 @@ class _Series:
         def make(kind: str, name: str, text: str, *labels: str, **more: Any) -> Any:
             return getattr(library, kind)(f"{PREFIX}_{name}", text, labels, registry=self.registry, **more)
 
-        self._rolls = make("Counter", "rolls", "Rolls that have ended.", "group", "result")
-        self._roll = make("Histogram", "roll_seconds", "How long rolls took.", "group", "result", buckets=ROLLS)
-        self._left = make("Gauge", "left", "Processes that the roll has still to replace.", "group")
+        self._rollouts = make("Counter", "rollouts", "Rollouts that have ended.", "group", "result")
+        self._rollout = make(
+            "Histogram", "rollout_seconds", "How long rollouts took.", "group", "result", buckets=ROLLOUTS
+        )
+        self._left = make("Gauge", "left", "Processes that the rollout has still to replace.", "group")
         self._stays = make("Histogram", "stage_seconds", "How long in a stage.", "group", "stage", buckets=STAYS)
         self._processes = make("Gauge", "processes", "Processes by stage.", "group", "stage")
         self._closed = make("Gauge", "closed_ports", "Ports whose gate is closed.", "group")
@@ -218,9 +220,9 @@ class _Series:
         for stage, seconds in found.stays:
             self._stays.labels(group, stage).observe(seconds)
         for result in ("done", "failed", "aborted"):
-            self._rolls.labels(group, result).inc(found.ended == result)
+            self._rollouts.labels(group, result).inc(found.ended == result)
         if found.ended:
-            self._roll.labels(group, found.ended).observe(found.seconds)
+            self._rollout.labels(group, found.ended).observe(found.seconds)
 
     def take_warmth(self, group: str, warmth: Warmth) -> None:
         for milliseconds in warmth.latencies:

@@ -1,10 +1,10 @@
 """The turn: look, decide, record, hold, order; and what comes before it, when an event says that a process has died.
 
-The roller joins the pure machine and the pure guard to the snapshot. It remembers nothing that cannot be lost: what it
-keeps between two turns are observations (since when a port is closed, who was connected then), and a new roller that
+The reconciler joins the pure machine and the pure guard to the snapshot. It remembers nothing that cannot be lost: what it
+keeps between two turns are observations (since when a port is closed, who was connected then), and a new reconciler that
 lacks them looks again.
 
-The order of a turn is what makes it safe to die anywhere in it. A roll is recorded before its gates move, gates
+The order of a turn is what makes it safe to die anywhere in it. A rollout is recorded before its gates move, gates
 close before supervisord is told to stop anything, and an order is given only for what the gate said after that.
 """
 
@@ -58,7 +58,7 @@ from supervisor_rolling.core.model import (
     Report,
     Request,
     Reuse,
-    Roll,
+    Rollout,
     Seen,
     Snapshot,
     Stage,
@@ -93,7 +93,7 @@ from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.group_errors import GroupErrors
 from supervisor_rolling.listener.held_ports import HeldPorts
 from supervisor_rolling.listener.preflight import Inspector
-from supervisor_rolling.listener.request_handler import objections, require_sound, roll_for
+from supervisor_rolling.listener.request_handler import objections, require_sound, rollout_for
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
@@ -103,7 +103,7 @@ CONFLICT_PAUSE = 0.01
 """Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
 
 LONGEST_GAP = 2.0
-"""Seconds between two looks at a roll beyond which nobody could act: the listener was away, or kept waiting."""
+"""Seconds between two looks at a rollout beyond which nobody could act: the listener was away, or kept waiting."""
 
 ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more look lets supervisord hand it on: it asks its deferred answers every
@@ -117,7 +117,7 @@ ORDERS_WITHIN = 0.03
 """Seconds of a turn after which it begins no further call with orders: the next turn looks first, and goes on."""
 
 TOLD_OF = ("history", "record")
-"""The kinds of requests that ask about the rolls that were."""
+"""The kinds of requests that ask about the rollouts that were."""
 
 NEVER = float("inf")
 """Seconds until a turn that an event asks for which concerns no group of ours."""
@@ -131,9 +131,9 @@ RETRY_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Group:
-    """One group in one turn: its roll and its watch, of which it has at least one, and what was seen of it."""
+    """One group in one turn: its rollout and its watch, of which it has at least one, and what was seen of it."""
 
-    roll: Roll | None
+    rollout: Rollout | None
     watch: Watch | None
     seen: Seen
     ports: Ports
@@ -162,26 +162,26 @@ class Group:
         """The group with its watch advanced."""
         if self.watch is None:
             return self
-        watch = guard.advance(self.watch, self.seen, self.ports, self.roll)
+        watch = guard.advance(self.watch, self.seen, self.ports, self.rollout)
         seen = replace(self.seen, wards={ward.name: ward for ward in watch.wards})
         return replace(self, watch=watch, seen=seen)
 
     def closed(self) -> dict[int, str]:
-        """The ports to be closed. What an ended roll left failed is the guard's, where there is one."""
-        roll, watch = self.roll, self.watch
-        holds = roll and (roll.status is Status.RUNNING or (watch is None and not roll.policy.guard.enabled))
-        by_roll = machine.closed(roll) if roll and holds else {}
-        return {**by_roll, **(guard.closed(watch) if watch else {})}
+        """The ports to be closed. What an ended rollout left failed is the guard's, where there is one."""
+        rollout, watch = self.rollout, self.watch
+        holds = rollout and (rollout.status is Status.RUNNING or (watch is None and not rollout.policy.guard.enabled))
+        by_rollout = machine.closed(rollout) if rollout and holds else {}
+        return {**by_rollout, **(guard.closed(watch) if watch else {})}
 
     def draining(self) -> list[int]:
-        """The ports on which a process of the roll still answers requests that came before it was closed."""
-        members = self.roll.members if self.roll and self.roll.status is Status.RUNNING else ()
+        """The ports on which a process of the rollout still answers requests that came before it was closed."""
+        members = self.rollout.members if self.rollout and self.rollout.status is Status.RUNNING else ()
         return [port for m in members if m.stage is Stage.DRAINING and not m.cold for port in m.ports]
 
 
 @dataclass
-class Roller:
-    """Turns of all the rolls and watches of one supervisord. For one thread."""
+class Reconciler:
+    """Turns of all the rollouts and watches of one supervisord. For one thread."""
 
     supervisor: Supervisor
     sockets: Sockets
@@ -232,7 +232,7 @@ class Roller:
         self._looked_at = 0.0
 
     def begin(self) -> None:
-        """Say at once what would keep every roll from working."""
+        """Say at once what would keep every rollout from working."""
         try:
             self.gatekeeper.prove(self.load_config().gate)
         except GateBusyError as error:
@@ -357,8 +357,8 @@ class Roller:
         self.pools.hold((), 0.0)
         self.flags.hold(())
         self.arrivals.watch(())
-        rolls = [group.roll for group in self._groups.values() if group.roll]
-        self.history.close(rolls, self._looked_at, is_orphan)
+        rollouts = [group.rollout for group in self._groups.values() if group.rollout]
+        self.history.close(rollouts, self._looked_at, is_orphan)
         self.hooks.end()
         self.warmups.end()
 
@@ -375,31 +375,33 @@ class Roller:
         watches = dict(self._watches.of(snapshot, self.clock(), self._errors.each))
         watches.update({group: snapshot.watches[group] for group in self._errors.failed & snapshot.watches.keys()})
         warmths = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(snapshot, watches)))
-        self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in snapshot.rolls}
-        self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in snapshot.rolls}
+        self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in snapshot.rollouts}
+        self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in snapshot.rollouts}
         self.arrivals.watch(_pooled_ports(snapshot))
         self._arrived = self.arrivals.take()
         told = self.notices.give(_by(self.gatekeeper.bypass, self._notices(snapshot)))
         self._hooked = self.hooks.tend(self._hook_jobs(snapshot))
-        names = {**snapshot.rolls, **watches}
+        names = {**snapshot.rollouts, **watches}
         old = self._errors.each(names, lambda name: self._see(name, snapshot, watches.get(name), warmths, told))
         new = self._errors.each(old, lambda name: self._decide(old[name], name, snapshot))
         every = {name: new[name] if name in new else self._kept(name, snapshot) for name in names}
         self._groups = self._now(every, every)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
-        self.flags.hold([(roll.group, member.name) for roll, member in self._leaving() if _is_for_pools(roll)])
+        self.flags.hold([(rollout.group, member.name) for rollout, member in self._leaving() if _is_for_pools(rollout)])
         until = began + ORDERS_WITHIN
         are_left = self._errors.each(new, lambda name: self._order(new[name], until))
         _beside(lambda: self._count(every, warmths))
         if any(_has_moved(old[name], new[name]) for name in new):
-            self._answered_at = self.clock()  # the end of a roll answers those who wait for it
+            self._answered_at = self.clock()  # the end of a rollout answers those who wait for it
             return 0.0
         return 0.0 if any(are_left.values()) else self._pause(new)
 
     def _pause(self, groups: Mapping[str, Group]) -> float:
         """Seconds for which all can do without a turn."""
-        pauses = self._errors.each(groups, lambda name: pause(groups[name].roll, groups[name].watch, groups[name].seen))
+        pauses = self._errors.each(
+            groups, lambda name: pause(groups[name].rollout, groups[name].watch, groups[name].seen)
+        )
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
         is_soon = self.deaths.take() or self._is_locked_out  # supervisord has not yet come round to those that died
         late = [MOVE_LOOK_EVERY] if is_soon else []
@@ -409,13 +411,13 @@ class Roller:
     def _kept(self, name: str, snapshot: Snapshot) -> Group:
         """A group that failed in this turn: as the last turn left it or, where that is not known, as supervisord has
         it. Its closed ports stay closed."""
-        roll, watch = snapshot.rolls.get(name, (0, None))[1], snapshot.watches.get(name)
+        rollout, watch = snapshot.rollouts.get(name, (0, None))[1], snapshot.watches.get(name)
         before = self._groups.get(name)
-        if before and (before.roll.id if before.roll else 0) == (roll.id if roll else 0):
+        if before and (before.rollout.id if before.rollout else 0) == (rollout.id if rollout else 0):
             return before
-        ports = {m.name: m.ports for m in roll.members} if roll else {}
+        ports = {m.name: m.ports for m in rollout.members} if rollout else {}
         ports.update({ward.name: ward.ports for ward in watch.wards} if watch else {})
-        return Group(roll, watch, Seen(self.clock(), snapshot.processes.get(name, {})), ports)
+        return Group(rollout, watch, Seen(self.clock(), snapshot.processes.get(name, {})), ports)
 
     # --- look
 
@@ -423,7 +425,7 @@ class Roller:
         guarded = self._watches.guarded()
         snapshot = self.supervisor.look(guarded)
         _beside(
-            lambda: self.history.keep([roll for _, roll in snapshot.rolls.values()])
+            lambda: self.history.keep([rollout for _, rollout in snapshot.rollouts.values()])
         )  # before another takes its place
         if not snapshot.requests:
             return snapshot
@@ -458,12 +460,12 @@ class Roller:
         if request.kind in TOLD_OF:
             self._tell(request, snapshot)
             return True
-        version, previous = snapshot.rolls.get(request.group, (0, None))
+        version, previous = snapshot.rollouts.get(request.group, (0, None))
         watch = snapshot.watches.get(request.group)
         wards = {ward.name: ward for ward in watch.wards} if watch else {}
         seen = Seen(self.clock(), snapshot.processes[request.group], wards=wards)
-        number = 1 + max(self.history.last_id(), *(known.id for _, known in snapshot.rolls.values()), 0)
-        make = functools.partial(roll_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
+        number = 1 + max(self.history.last_id(), *(known.id for _, known in snapshot.rollouts.values()), 0)
+        make = functools.partial(rollout_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
         if not self._inspector.is_ready(request, self.load_config, make):
             return False
         if request.kind == "check":
@@ -471,14 +473,14 @@ class Roller:
         try:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
-            roll = make(request, config)
-            for objection in objections(roll, seen.processes, self.sockets):
+            rollout = make(request, config)
+            for objection in objections(rollout, seen.processes, self.sockets):
                 raise objection
-            if roll.policy.drain.keepalive == "nginx":
+            if rollout.policy.drain.keepalive == "nginx":
                 self.pools.check()
-            roll = self._inspected(roll, seen, request)
+            rollout = self._inspected(rollout, seen, request)
             if request.kind != "resume":  # how long a half of one takes the last ones do not tell
-                roll = replace(roll, forecast=forecast(roll, self.history.cycles(roll.group)))
+                rollout = replace(rollout, forecast=forecast(rollout, self.history.cycles(rollout.group)))
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
             if isinstance(error, GateBusyError) and self._inspector.waited(request) < LOCK_PATIENCE:
                 self._is_locked_out = True
@@ -487,50 +489,56 @@ class Roller:
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return True
         if request.kind == "plan":
-            self.supervisor.plan(request.id, machine.planned(roll, seen))
+            self.supervisor.plan(request.id, machine.planned(rollout, seen))
         else:
-            self.supervisor.record(roll, version, request.id)
-            self._refusals = {key: text for key, text in self._refusals.items() if not key.startswith(f"{roll.group}:")}
-            log.info("%s roll %d begins: %s, %d at a time", roll.group, roll.id, summary(roll), roll.limit)
+            self.supervisor.record(rollout, version, request.id)
+            self._refusals = {
+                key: text for key, text in self._refusals.items() if not key.startswith(f"{rollout.group}:")
+            }
+            log.info(
+                "%s rollout %d begins: %s, %d at a time", rollout.group, rollout.id, summary(rollout), rollout.limit
+            )
         return True
 
-    def _inspected(self, roll: Roll, seen: Seen, request: Request) -> Roll:
-        """The roll with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
+    def _inspected(self, rollout: Rollout, seen: Seen, request: Request) -> Rollout:
+        """The rollout with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
         requests, unless it is forced; one that goes on was looked at when it began, and a plan only reads."""
-        roll = replace(roll, policy=self._inspector.settled(roll.policy, {m.name: m.ports for m in roll.members}))
+        rollout = replace(
+            rollout, policy=self._inspector.settled(rollout.policy, {m.name: m.ports for m in rollout.members})
+        )
         if request.kind == "resume":
-            return roll
-        report = self._inspector.report(roll, seen, request.settings, may_try=request.kind != "plan")
+            return rollout
+        report = self._inspector.report(rollout, seen, request.settings, may_try=request.kind != "plan")
         for finding in report.findings:
-            log.warning("%s: %s %s: %s", roll.group, finding.code, finding.where, finding.text)
-        if not roll.force:
+            log.warning("%s: %s %s: %s", rollout.group, finding.code, finding.where, finding.text)
+        if not rollout.force:
             require_sound(report)
-        return roll
+        return rollout
 
     def _tell(self, request: Request, snapshot: Snapshot) -> None:
-        """Answer a question about the rolls that were, or are."""
+        """Answer a question about the rollouts that were, or are."""
         if request.kind == "history":
-            self.supervisor.tell(request.id, {"rolls": self.history.heads(request.group, request.number)})
+            self.supervisor.tell(request.id, {"rollouts": self.history.heads(request.group, request.number)})
             return
-        found = self.history.find(request.group, request.roll)
-        live = {roll.id: roll for _, roll in snapshot.rolls.values() if roll.status is Status.RUNNING}
+        found = self.history.find(request.group, request.rollout)
+        live = {rollout.id: rollout for _, rollout in snapshot.rollouts.values() if rollout.status is Status.RUNNING}
         if found is None:
-            which = " ".join(filter(None, ("roll", request.roll, request.group and f"of {request.group}")))
+            which = " ".join(filter(None, ("rollout", request.rollout, request.group and f"of {request.group}")))
             self.supervisor.refuse(request.id, Fault.NOT_ROLLING, f"no {which} is known: see rolling_history")
         elif is_running(found) and found["id"] in live:
             self.supervisor.tell(request.id, {"record": json.dumps(record(live[found["id"]], self.clock()))})
         else:
             self.supervisor.tell(request.id, {"record": json.dumps(found)})
 
-    def _check(self, request: Request, make: Callable[[Request, Config], Roll], seen: Seen) -> bool:
-        """Answer a check with all that there is to say; what would refuse a roll at once is a finding like others."""
-        roll, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
-        if roll is None:
+    def _check(self, request: Request, make: Callable[[Request, Config], Rollout], seen: Seen) -> bool:
+        """Answer a check with all that there is to say; what would refuse a rollout at once is a finding like others."""
+        rollout, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
+        if rollout is None:
             self.supervisor.report(request.id, Report(request.group, tuple(found)))
         elif not self._inspector.can_try:
             return False
         else:
-            self.supervisor.report(request.id, self._inspector.report(roll, seen, request.settings, found))
+            self.supervisor.report(request.id, self._inspector.report(rollout, seen, request.settings, found))
         return True
 
     def _see(
@@ -541,19 +549,19 @@ class Roller:
         warmths: Mapping[str, Warmth],
         notices: Mapping[str, Notice],
     ) -> Group:
-        roll = snapshot.rolls[group][1] if group in snapshot.rolls else None
+        rollout = snapshot.rollouts[group][1] if group in snapshot.rollouts else None
         at = self.clock()
         processes = snapshot.processes.get(group, {})
-        draining = [member for member in roll.members if member.stage is Stage.DRAINING] if roll else []
-        found = self._connections(draining, roll, at) if roll and draining else {}
+        draining = [member for member in rollout.members if member.stage is Stage.DRAINING] if rollout else []
+        found = self._connections(draining, rollout, at) if rollout and draining else {}
         self._forget_told(group, draining)
         ours = self.notices.peers()  # asked after the look, so that none is missing that it found
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
         unclosed = self._unclosed_of(group, draining, at)
         left = self.gatekeeper.left(found) if found else None
         leaks = self._leaks_of(group, draining, peers, at)
-        if left is not None and roll:
-            leaks = self._past_the_balancer(leaks, draining, found, roll, at)
+        if left is not None and rollout:
+            leaks = self._past_the_balancer(leaks, draining, found, rollout, at)
         seen = Seen(
             at=at,
             processes=processes,
@@ -564,19 +572,19 @@ class Roller:
             connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
-            reuses=self._reuses_of(roll, draining, peers, at) if roll else {},
+            reuses=self._reuses_of(rollout, draining, peers, at) if rollout else {},
             warmths=_of_group(group, warmths),
             refusals=self._refusals_of(group, processes),
-            held=self._held_ports.of(group, _kept_down(roll, watch, processes)),
-            hook=self._hooked.get(_hook_key(roll)) if roll else None,
+            held=self._held_ports.of(group, _kept_down(rollout, watch, processes)),
+            hook=self._hooked.get(_hook_key(rollout)) if rollout else None,
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
             silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
-            cpu_pressure=self.pressure.cpu() if roll and _is_for_the_cpu(roll) else None,
+            cpu_pressure=self.pressure.cpu() if rollout and _is_for_the_cpu(rollout) else None,
         )
         ports = self._watches.ports(watch, processes) if watch else {}
-        return Group(roll, watch, seen, ports).bereft(self._dead())
+        return Group(rollout, watch, seen, ports).bereft(self._dead())
 
     def _refusals_of(self, group: str, processes: Mapping[str, Process]) -> dict[str, str]:
         """What supervisord refuses, of the incarnations that are there now."""
@@ -610,35 +618,35 @@ class Roller:
         leaks: Mapping[str, str],
         draining: list[Member],
         found: Mapping[int, Connections],
-        roll: Roll,
+        rollout: Rollout,
         at: float,
     ) -> dict[str, str]:
         """With a gate that stands in the load balancer a newcomer may be the balancer's own, a check or what it had
         queued; and who has been sent by another ends soon or does not. So only where there are still newcomers of
         somebody else's when the time of a drain is over, it is a leak."""
-        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        closed, policy = self.gatekeeper.closed_since, rollout.policy.drain
         late = [m for m in draining if m.name in leaks and is_overdue(m, at, closed, policy)]
         strangers = self.gatekeeper.strangers(found) if late else frozenset()
         return {m.name: leaks[m.name] for m in late if strangers.intersection(m.ports)}
 
     def _reuses_of(
-        self, roll: Roll, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
+        self, rollout: Rollout, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
     ) -> dict[str, Reuse]:
         """Who is asked over and over on connections that are older than its gate."""
-        arrived = {m.name: self._arrivals_of(m, roll) for m in draining}
-        reuses = self._reuses.setdefault(roll.group, Reuses())
+        arrived = {m.name: self._arrivals_of(m, rollout) for m in draining}
+        reuses = self._reuses.setdefault(rollout.group, Reuses())
         found = reuses.find(arrived, peers, self._closed_since(draining), at)
-        kept = {_key(roll.group, m.name) for m in draining}
+        kept = {_key(rollout.group, m.name) for m in draining}
         self._programs = {
-            key: name for key, name in self._programs.items() if key in kept or not key.startswith(f"{roll.group}:")
+            key: name for key, name in self._programs.items() if key in kept or not key.startswith(f"{rollout.group}:")
         }
-        return {m.name: self._named(roll.group, m, found[m.name]) for m in draining if m.name in found}
+        return {m.name: self._named(rollout.group, m, found[m.name]) for m in draining if m.name in found}
 
-    def _arrivals_of(self, member: Member, roll: Roll) -> list[Arrival]:
+    def _arrivals_of(self, member: Member, rollout: Rollout) -> list[Arrival]:
         """The requests that came to a process that drains; where nginx is told to close its connections, those on
         connections that have been told."""
         arrived = [one for one in self._arrived if one.port in member.ports]
-        if roll.policy.drain.keepalive != "nginx":
+        if rollout.policy.drain.keepalive != "nginx":
             return arrived
         told = {port for port in member.ports if self._is_emptied(member) and self._answered[port] == "http"}
         return [one for one in arrived if one.port in told and one.peer not in self.pools.waiting]
@@ -670,11 +678,11 @@ class Roller:
         answered = {self._answered[port] for port in member.ports}
         return "sealed" in answered and "http" not in answered
 
-    def _connections(self, draining: list[Member], roll: Roll, at: float) -> Mapping[int, Connections]:
+    def _connections(self, draining: list[Member], rollout: Rollout, at: float) -> Mapping[int, Connections]:
         """Of all ports that drain; how old they are is asked where the time of one is over, and when bytes last moved
         where pools are emptied."""
         ports = [port for member in draining for port in member.ports]
-        closed, policy = self.gatekeeper.closed_since, roll.policy.drain
+        closed, policy = self.gatekeeper.closed_since, rollout.policy.drain
         is_overdue_one = any(is_overdue(member, at, closed, policy) for member in draining)
         is_asked = is_overdue_one or policy.keepalive == "nginx"
         return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
@@ -683,48 +691,54 @@ class Roller:
 
     def _jobs(self, snapshot: Snapshot, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
         guards = self._errors.each(watches, lambda group: guard.jobs(watches[group]))
-        rolls = self._errors.each(snapshot.rolls, lambda group: machine.jobs(snapshot.rolls[group][1]))
-        return {**_keyed(guards), **_keyed(rolls)}
+        rollouts = self._errors.each(snapshot.rollouts, lambda group: machine.jobs(snapshot.rollouts[group][1]))
+        return {**_keyed(guards), **_keyed(rollouts)}
 
     def _notices(self, snapshot: Snapshot) -> dict[str, NoticeJob]:
         closed, dead = self.gatekeeper.closed_since, self.deaths.take()
-        rolls = {group: roll for group, (_, roll) in snapshot.rolls.items() if roll.status is Status.RUNNING}
+        rollouts = {
+            group: rollout for group, (_, rollout) in snapshot.rollouts.items() if rollout.status is Status.RUNNING
+        }
         found = self._errors.each(
-            rolls, lambda group: machine.notices(rolls[group], snapshot.processes.get(group, {}), closed)
+            rollouts, lambda group: machine.notices(rollouts[group], snapshot.processes.get(group, {}), closed)
         )
         return {key: job for key, job in _keyed(found).items() if job.incarnation not in dead}
 
     def _hook_jobs(self, snapshot: Snapshot) -> dict[str, HookJob]:
-        rolls = {group: roll for group, (_, roll) in snapshot.rolls.items()}
-        found = self._errors.each(rolls, lambda group: hook_steps.job(rolls[group]))
-        return {_hook_key(rolls[group]): job for group, job in found.items() if job}
+        rollouts = {group: rollout for group, (_, rollout) in snapshot.rollouts.items()}
+        found = self._errors.each(rollouts, lambda group: hook_steps.job(rollouts[group]))
+        return {_hook_key(rollouts[group]): job for group, job in found.items() if job}
 
     # --- decide, record, hold, order
 
     def _decide(self, old: Group, name: str, snapshot: Snapshot) -> Group:
-        """The guard first, so that the roll knows who is not warm; and once more, for what the roll leaves or takes."""
+        """The guard first, so that the rollout knows who is not warm; and once more, for what the rollout leaves or takes."""
         new = old.guarded()
-        if new.roll is not None:
-            advanced = machine.advance(new.roll, new.seen)
-            if advanced != new.roll:
-                self.supervisor.record(advanced, snapshot.rolls[name][0])
-                _tell(changes(new.roll, advanced))
-                new = replace(new, roll=advanced).guarded()
+        if new.rollout is not None:
+            advanced = machine.advance(new.rollout, new.seen)
+            if advanced != new.rollout:
+                self.supervisor.record(advanced, snapshot.rollouts[name][0])
+                _tell(changes(new.rollout, advanced))
+                new = replace(new, rollout=advanced).guarded()
         if new.watch is not None and new.watch != snapshot.watches.get(name):
             self.supervisor.guard(new.watch)
             _tell(guard_changes(snapshot.watches.get(name, replace(new.watch, wards=())), new.watch))
         return new
 
     def _hold(self, groups: Mapping[str, Group]) -> None:
-        """One gate for all: that of the newest roll that closes anything, else that of the guard."""
+        """One gate for all: that of the newest rollout that closes anything, else that of the guard."""
         self._closed = {
             name: self._errors.attempt(name, group.closed, self._closed.get(name, {})) for name, group in groups.items()
         }
         found = [(group, self._closed[name]) for name, group in groups.items()]
         closed = {port: text for _, ports in found for port, text in ports.items()}
         closing = [group for group, ports in found if ports]
-        rolls = [g.roll for g in closing if g.roll and (g.roll.status is Status.RUNNING or g.watch is None)]
-        gates = [max(rolls, key=lambda roll: roll.id).gate] if rolls else [g.watch.gate for g in closing if g.watch]
+        rollouts = [g.rollout for g in closing if g.rollout and (g.rollout.status is Status.RUNNING or g.watch is None)]
+        gates = (
+            [max(rollouts, key=lambda rollout: rollout.id).gate]
+            if rollouts
+            else [g.watch.gate for g in closing if g.watch]
+        )
         if gates:
             draining = [port for group in closing for port in group.draining()]
             self.gatekeeper.hold_by(gates[0], closed, frozenset(closed).difference(draining))
@@ -734,9 +748,9 @@ class Roller:
     def _empty_pools(self) -> None:
         """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
         drain last: it ends at its deadline."""
-        leaving = [(roll, member) for roll, member in self._leaving() if _is_for_pools(roll, "nginx")]
+        leaving = [(rollout, member) for rollout, member in self._leaving() if _is_for_pools(rollout, "nginx")]
         ports = [port for _, member in leaving for port in member.ports]
-        lease = max((roll.gate.lease for roll, _ in leaving), default=0.0)
+        lease = max((rollout.gate.lease for rollout, _ in leaving), default=0.0)
         since = {port: self.gatekeeper.closed_since[port] for port in ports}
         reopened = {port for port in ports if since[port] > self._emptied_since.get(port, since[port])}
         self._emptied_since = since
@@ -751,18 +765,18 @@ class Roller:
             log.error("nginx is not made to close its connections (drain.keepalive: nginx): %s", problem)
         self._pools_problem = problem
 
-    def _leaving(self) -> list[tuple[Roll, Member]]:
-        """Those behind a closed gate that are to be replaced, each with its roll."""
-        rolls = {name: group.roll for name, group in self._groups.items() if group.roll}
+    def _leaving(self) -> list[tuple[Rollout, Member]]:
+        """Those behind a closed gate that are to be replaced, each with its rollout."""
+        rollouts = {name: group.rollout for name, group in self._groups.items() if group.rollout}
         none: Sequence[Member] = ()
         return [
-            (roll, member)
-            for name, roll in rolls.items()
-            for member in self._errors.attempt(name, functools.partial(self._leaving_of, roll), none)
+            (rollout, member)
+            for name, rollout in rollouts.items()
+            for member in self._errors.attempt(name, functools.partial(self._leaving_of, rollout), none)
         ]
 
-    def _leaving_of(self, roll: Roll) -> Sequence[Member]:
-        return machine.leaving(roll, self.gatekeeper.closed_since)
+    def _leaving_of(self, rollout: Rollout) -> Sequence[Member]:
+        return machine.leaving(rollout, self.gatekeeper.closed_since)
 
     def _order(self, group: Group, until: float) -> bool:
         """Give the orders of a group, a few at a time, and no more of them when it is ``until``. Whether some are left
@@ -780,16 +794,16 @@ class Roller:
             given.update(batch)
 
     def _orders(self, group: Group) -> Sequence[Order]:
-        return machine.orders(group.roll, group.seen, self.gatekeeper.closed_since) if group.roll else ()
+        return machine.orders(group.rollout, group.seen, self.gatekeeper.closed_since) if group.rollout else ()
 
     def _give(self, group: Group, orders: Sequence[Order]) -> None:
-        assert group.roll is not None
-        outcomes = self.supervisor.order(group.roll.group, orders) if orders else ()
+        assert group.rollout is not None
+        outcomes = self.supervisor.order(group.rollout.group, orders) if orders else ()
         for order, outcome in zip(orders, outcomes):
             if order.verb is Verb.SIGNAL:
-                self._note_signal(group.roll.group, order, outcome)
+                self._note_signal(group.rollout.group, order, outcome)
             else:
-                self._note_move(group.roll.group, order, outcome)
+                self._note_move(group.rollout.group, order, outcome)
 
     def _note_signal(self, group: str, order: Order, outcome: Outcome) -> None:
         """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
@@ -834,17 +848,17 @@ def _beside(observe: Callable[[], None]) -> None:
 
 
 def _at_a_time(requests: Sequence[Request]) -> list[Request]:
-    """What is answered in one turn: of the questions about the rolls that were only the first, because each may take a
+    """What is answered in one turn: of the questions about the rollouts that were only the first, because each may take a
     tenth of a second to read, and whoever dies meanwhile waits for its gate. The others come again."""
     asked = [request for request in requests if request.kind in TOLD_OF]
     return [request for request in requests if request.kind not in TOLD_OF or request is asked[0]]
 
 
 def _kept_down(
-    roll: Roll | None, watch: Watch | None, processes: Mapping[str, Process]
+    rollout: Rollout | None, watch: Watch | None, processes: Mapping[str, Process]
 ) -> dict[str, tuple[Process, tuple[int, ...]]]:
     """The processes that cannot come up, each with its ports: another process may hold one."""
-    members = [m for m in roll.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if roll else []
+    members = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if rollout else []
     wards = [ward for ward in watch.wards if ward.stage is Stage.DOWN] if watch else []
     ports = {**{ward.name: ward.ports for ward in wards}, **{member.name: member.ports for member in members}}
     found = {name: (processes[name], those) for name, those in ports.items() if name in processes}
@@ -866,13 +880,13 @@ def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
 
 def _figures(old: Group | None, new: Group) -> Figures:
     """``old``: the group as it was counted last; None: it was not."""
-    before = (old.roll, old.watch) if old else (new.roll, new.watch)
-    return figures(before, (new.roll, new.watch), new.seen, len(new.closed()))
+    before = (old.rollout, old.watch) if old else (new.rollout, new.watch)
+    return figures(before, (new.rollout, new.watch), new.seen, len(new.closed()))
 
 
-def _hook_key(roll: Roll) -> str:
-    """Another one at the end of a roll than at its beginning."""
-    return f"{roll.group} {roll.id} {roll.started_at} {len(roll.rests)} {roll.verdict}"
+def _hook_key(rollout: Rollout) -> str:
+    """Another one at the end of a rollout than at its beginning."""
+    return f"{rollout.group} {rollout.id} {rollout.started_at} {len(rollout.rests)} {rollout.verdict}"
 
 
 def _by(bypass: str, jobs: Mapping[str, J]) -> dict[str, J]:
@@ -887,18 +901,18 @@ def _keyed(found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
 
 def _pooled_ports(snapshot: Snapshot) -> list[int]:
     """The ports that drain, where requests over a pool are not to be ignored. HAProxy is told to send none."""
-    rolls = [roll for _, roll in snapshot.rolls.values() if _is_for_pools(roll, "nginx", *POOL_REFUSED)]
-    return [port for roll in rolls for m in roll.members if m.stage is Stage.DRAINING for port in m.ports]
+    rollouts = [rollout for _, rollout in snapshot.rollouts.values() if _is_for_pools(rollout, "nginx", *POOL_REFUSED)]
+    return [port for rollout in rollouts for m in rollout.members if m.stage is Stage.DRAINING for port in m.ports]
 
 
-def _is_for_pools(roll: Roll, *ways: str) -> bool:
+def _is_for_pools(rollout: Rollout, *ways: str) -> bool:
     """Whether a load balancer's pool is to be dealt with, in one of these ways of ``drain.keepalive``. HAProxy's own
     is not: it sends no request to whom it drains."""
-    return roll.gate.backend != "haproxy" and (not ways or roll.policy.drain.keepalive in ways)
+    return rollout.gate.backend != "haproxy" and (not ways or rollout.policy.drain.keepalive in ways)
 
 
-def _is_for_the_cpu(roll: Roll) -> bool:
-    return roll.status is Status.RUNNING and bool(roll.policy.pace.cpu_pressure)
+def _is_for_the_cpu(rollout: Rollout) -> bool:
+    return rollout.status is Status.RUNNING and bool(rollout.policy.pace.cpu_pressure)
 
 
 def _tell(sentences: Iterable[str]) -> None:
@@ -911,8 +925,8 @@ def _has_moved(old: Group, new: Group) -> bool:
     wards = [(w.name, w.stage, w.incarnation) for w in old.watch.wards] if old.watch else []
     if wards != ([(w.name, w.stage, w.incarnation) for w in new.watch.wards] if new.watch else []):
         return True
-    if old.roll is None or new.roll is None:
+    if old.rollout is None or new.rollout is None:
         return False
-    stages = zip(old.roll.members, new.roll.members)
-    is_over = (old.roll.status, old.roll.verdict) != (new.roll.status, new.roll.verdict)
+    stages = zip(old.rollout.members, new.rollout.members)
+    is_over = (old.rollout.status, old.rollout.verdict) != (new.rollout.status, new.rollout.verdict)
     return is_over or any(a.stage is not b.stage for a, b in stages)

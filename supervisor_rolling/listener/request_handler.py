@@ -1,4 +1,4 @@
-"""What a request becomes: a roll made of the policy as it stands now, or the reason why not."""
+"""What a request becomes: a rollout made of the policy as it stands now, or the reason why not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from supervisor_rolling.core.model import (
     Process,
     Report,
     Request,
-    Roll,
+    Rollout,
     Seen,
     Stage,
     Status,
@@ -48,42 +48,42 @@ def policy_of(config: Config, group: str) -> Policy:
     return config.groups[group]
 
 
-def roll_for(
+def rollout_for(
     number: int,
     request: Request,
     config: Config,
     *,
     seen: Seen,
-    previous: Roll | None,
+    previous: Rollout | None,
     watch: Watch | None,
     sockets: Sockets,
-) -> Roll:
-    """The roll that a request asks for, whatever there is against it (``objections``). Raises ConfigError or
+) -> Rollout:
+    """The rollout that a request asks for, whatever there is against it (``objections``). Raises ConfigError or
     RefusedError where there is none to make; touches nothing."""
     policy = policy_of(config, request.group)
     processes = seen.processes
     ports = _ports(policy, processes, previous, sockets)
-    roll = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
+    rollout = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
     if request.kind == "resume":
-        roll = _resumed(roll, previous, processes)
+        rollout = _resumed(rollout, previous, processes)
     if request.max_unavailable:
-        roll = limited(roll, parse_share(request.max_unavailable))
+        rollout = limited(rollout, parse_share(request.max_unavailable))
     if request.kind != "resume":
-        roll = replace(roll, force=request.force, by=request.by)
-        roll = replace(roll, user=request.user, client=request.client, began=request.began)
-        roll = narrowed(roll, request.processes)
-    return roll
+        rollout = replace(rollout, force=request.force, by=request.by)
+        rollout = replace(rollout, user=request.user, client=request.client, began=request.began)
+        rollout = narrowed(rollout, request.processes)
+    return rollout
 
 
-def objections(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
-    """All by which a roll is refused before anything is touched, ConfigErrors and RefusedErrors."""
+def objections(rollout: Rollout, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
+    """All by which a rollout is refused before anything is touched, ConfigErrors and RefusedErrors."""
     requirements: list[Callable[[], None]] = [
-        lambda: require_sense(roll),
-        lambda: require_time_to_stop(roll, processes),
-        lambda: require_another(roll, processes),
-        lambda: _require_listening(roll, processes, sockets),
+        lambda: require_sense(rollout),
+        lambda: require_time_to_stop(rollout, processes),
+        lambda: require_another(rollout, processes),
+        lambda: _require_listening(rollout, processes, sockets),
     ]
-    for require in requirements[: 3 if roll.force else 4]:
+    for require in requirements[: 3 if rollout.force else 4]:
         try:
             require()
         except RollingError as error:
@@ -91,7 +91,7 @@ def objections(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -
 
 
 def require_sound(report: Report) -> None:
-    """Raise RefusedError where a roll would lose requests by the way things are set up: a line for each error."""
+    """Raise RefusedError where a rollout would lose requests by the way things are set up: a line for each error."""
     losing = [finding for finding in report.findings if finding.refuses]
     if losing:
         errors = "1 error" if len(losing) == 1 else f"{len(losing)} errors"
@@ -106,21 +106,23 @@ def _finding_text(finding: Finding) -> str:
     return f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}"
 
 
-def _resumed(roll: Roll, previous: Roll | None, processes: Mapping[str, Process]) -> Roll:
+def _resumed(rollout: Rollout, previous: Rollout | None, processes: Mapping[str, Process]) -> Rollout:
     if previous is None or previous.status is Status.RUNNING:
-        raise RefusedError(f"no roll of {roll.group} has failed or was aborted: there is nothing to resume")
-    return machine.resumed(roll, previous, processes)
+        raise RefusedError(f"no rollout of {rollout.group} has failed or was aborted: there is nothing to resume")
+    return machine.resumed(rollout, previous, processes)
 
 
-def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: Sockets) -> None:
+def _require_listening(rollout: Rollout, processes: Mapping[str, Process], sockets: Sockets) -> None:
     """Raise ConfigError where a process listens elsewhere than the policy says: the wrong port would be closed, and the
     process stopped with its real port open. One of which nothing is seen may have a port by another's hands, such as
     the proxy of a container."""
-    running = [m for m in roll.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"]
+    running = [
+        m for m in rollout.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"
+    ]
     try:
         found = sockets.ports_of([processes[member.name].pid for member in running])
     except SocketsError as error:
-        log.info("whether the processes of %s listen where the policy says cannot be seen: %s", roll.group, error)
+        log.info("whether the processes of %s listen where the policy says cannot be seen: %s", rollout.group, error)
         return
     own = [(member, found[processes[member.name].pid]) for member in running]
     wrong = [
@@ -130,11 +132,11 @@ def _require_listening(roll: Roll, processes: Mapping[str, Process], sockets: So
     ]
     if wrong:
         named = f"{'; '.join(wrong[:NAMED])}{f'; and {len(wrong) - NAMED} more' if len(wrong) > NAMED else ''}"
-        raise ConfigError(f"{named}: mend groups.{roll.group}.ports in rolling.yaml")
+        raise ConfigError(f"{named}: mend groups.{rollout.group}.ports in rolling.yaml")
 
 
 def _ports(
-    policy: Policy, processes: Mapping[str, Process], previous: Roll | None, sockets: Sockets
+    policy: Policy, processes: Mapping[str, Process], previous: Rollout | None, sockets: Sockets
 ) -> dict[str, tuple[int, ...]]:
     if not policy.ports.auto:
         return {name: ports_for(policy.ports, name) for name in processes}

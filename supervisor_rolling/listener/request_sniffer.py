@@ -116,7 +116,7 @@ class PacketArrivals:
     def _complain(self, error: OSError) -> None:
         if not self._has_complained:
             log.warning(
-                "requests over a keepalive pool cannot be seen, so a roll goes on where drain.keepalive would refuse: "
+                "requests over a keepalive pool cannot be seen, so a rollout goes on where drain.keepalive would refuse: "
                 "%s. A packet socket needs CAP_NET_RAW, and CONFIG_PACKET in the kernel",
                 error,
             )

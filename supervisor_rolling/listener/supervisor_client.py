@@ -1,4 +1,4 @@
-"""supervisord over XML-RPC, as the listener needs it: one look, the records of rolls and watches, orders.
+"""supervisord over XML-RPC, as the listener needs it: one look, the records of rollouts and watches, orders.
 
 supervisor's own transport has no time-out and stays broken after a broken pipe, so every call here has a deadline
 and a new connection follows any error. A supervisord with many processes takes its time to answer, so the wait for the
@@ -21,9 +21,9 @@ from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_rolling.codec import dump, dump_changes, load, load_roll, load_watch
+from supervisor_rolling.codec import dump, dump_changes, load, load_rollout, load_watch
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
-from supervisor_rolling.core.model import Order, Outcome, Process, Report, Request, Roll, Settings, Snapshot, Watch
+from supervisor_rolling.core.model import Order, Outcome, Process, Report, Request, Rollout, Settings, Snapshot, Watch
 from supervisor_rolling.core.text import plain, readable
 from supervisor_rolling.packing import pack, unpack
 
@@ -72,7 +72,7 @@ class XmlRpcSupervisor:
         self._wait = wait
         self._problem = problem
         self._proxy: xmlrpc.client.ServerProxy | None = None
-        self._rolls: dict[str, tuple[int, Roll]] = {}
+        self._rollouts: dict[str, tuple[int, Rollout]] = {}
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._table = _Table()
         self._takes_changes = False
@@ -80,7 +80,7 @@ class XmlRpcSupervisor:
     def look(self, guarded: Collection[str]) -> Snapshot:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
         known = {
-            "rolls": _versions(self._rolls),
+            "rollouts": _versions(self._rollouts),
             "watches": _versions(self._watches),
             "table": self._table.number,
             "guarded": sorted(guarded),
@@ -89,21 +89,21 @@ class XmlRpcSupervisor:
         }
         news = json.loads(unpack(self._own("listenerLook", known)))
         self._takes_changes = news.get("takes_changes", False)
-        self._rolls = _updated(self._rolls, news["rolls"], news["rolled"], load_roll)
+        self._rollouts = _updated(self._rollouts, news["rollouts"], news["rolled"], load_rollout)
         self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
         requests = tuple(_request(data) for data in news["requests"])
         processes = self._table.updated(news["table"], news["processes"], time.monotonic())
         watches = {group: watch for group, (_, watch) in self._watches.items()}
-        return Snapshot(dict(self._rolls), requests, processes, news["idle"], watches)
+        return Snapshot(dict(self._rollouts), requests, processes, news["idle"], watches)
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        """Write a roll on top of the version that was looked at. Raises ConflictError when somebody else wrote
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        """Write a rollout on top of the version that was looked at. Raises ConflictError when somebody else wrote
         since."""
-        known = self._rolls.get(roll.group)
+        known = self._rollouts.get(rollout.group)
         is_known = known is not None and known[0] == version and self._takes_changes
-        text = dump_changes(roll, known[1]) if known and is_known else dump(roll)
-        version = self._own("listenerRecord", roll.group, version, self._packed(text), request)
-        self._rolls[roll.group] = (version, roll)
+        text = dump_changes(rollout, known[1]) if known and is_known else dump(rollout)
+        version = self._own("listenerRecord", rollout.group, version, self._packed(text), request)
+        self._rollouts[rollout.group] = (version, rollout)
 
     def guard(self, watch: Watch) -> None:
         """Write what the guard of a group has in hand."""
@@ -118,16 +118,16 @@ class XmlRpcSupervisor:
         """Tell whoever asked that it cannot be done, and why."""
         self._own("listenerAnswer", request, code, plain(text), "")
 
-    def plan(self, request: int, roll: Roll) -> None:
+    def plan(self, request: int, rollout: Rollout) -> None:
         """Answer a dry run."""
-        self._own("listenerAnswer", request, 0, "", self._packed(dump(roll)))
+        self._own("listenerAnswer", request, 0, "", self._packed(dump(rollout)))
 
     def report(self, request: int, report: Report) -> None:
         """Answer a check."""
         self._own("listenerAnswer", request, 0, "", self._packed(dump(report)))
 
     def tell(self, request: int, answer: Mapping[str, Any]) -> None:
-        """Answer a question about the rolls that were."""
+        """Answer a question about the rollouts that were."""
         self._own("listenerAnswer", request, 0, "", self._packed(json.dumps(answer)))
 
     def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
@@ -328,6 +328,6 @@ def _request(data: Mapping[str, Any]) -> Request:
         client=data.get("client", ""),
         began=data.get("began", 0.0),
         number=data.get("number", 0),
-        roll=data.get("roll", ""),
+        rollout=data.get("rollout", ""),
         settings=load(Settings, data.get("settings", {})),
     )

@@ -6,11 +6,11 @@ it answers 2xx, then the list is sent in order. A redirect is followed as long a
 
 An answer that is not expected ends the warm-up, and so does another protocol than HTTP/1; ``ready`` may answer three
 times about what was asked (400, 401, 403, 404, a redirect elsewhere). A connection that is refused or breaks is tried
-again until the deadline: the roller sees itself when a process dies. At the deadline the warm-up is *late*, and says
+again until the deadline: the reconciler sees itself when a process dies. At the deadline the warm-up is *late*, and says
 what it waited for. If it is still wanted then, the listener stood still meanwhile: it begins anew.
 
 To wait for a boot costs next to nothing, so any number wait at once. Requests make a process work: at most two for
-each CPU, and two more, are sent any at a time, first come, first served, those of a roll before the guard's. The
+each CPU, and two more, are sent any at a time, first come, first served, those of a rollout before the guard's. The
 deadline does not run while a process waits for that (``Warmth.queued``).
 """
 
@@ -73,7 +73,7 @@ NEWS_AFTER = 0.5
 what it answered until then is."""
 
 LATENCIES = 100
-"""How many latencies and statuses of a warm-up are kept: what it is like is seen by then, and the roll stays small."""
+"""How many latencies and statuses of a warm-up are kept: what it is like is seen by then, and the rollout stays small."""
 
 MAX_REFUSALS = 3
 """Answers of ``ready`` that are about what was asked, after which it is not asked again."""
@@ -181,7 +181,7 @@ class _Warmup(threading.Thread):
             self._end("late", str(error))
         except _NotWarmError as error:
             self._end("failed", str(error))
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the roll
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to, and a warm-up that never ends would hold the rollout
             self._end("failed", f"{type(error).__name__}: {error}")
         self._slots.leave(self)
         self._on_change()

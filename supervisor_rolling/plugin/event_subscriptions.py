@@ -29,7 +29,7 @@ def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
     now = time.monotonic()
     before, after = mailbox.remove(group, now)
     if before is not None and after is not None:
-        logger.warn("rolling: roll %d of %s is aborted: %s" % (after["id"], group, after["why"]))
+        logger.warn("rolling: rollout %d of %s is aborted: %s" % (after["id"], group, after["why"]))
         for event in events_between(before, after, now):
             notify(event)
 

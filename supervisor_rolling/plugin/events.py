@@ -1,7 +1,7 @@
-"""The events that a roll emits, for any event listener of supervisord: ``events = ROLLING`` gets them all.
+"""The events that a rollout emits, for any event listener of supervisord: ``events = ROLLING`` gets them all.
 
 They are registered when this module is imported, which supervisord does before it reads the listeners' ``events=``
-lines. Payload: ``group:NAME roll:NUMBER`` on the first line, JSON in the body (shapes: ``views.py``).
+lines. Payload: ``group:NAME rollout:NUMBER`` on the first line, JSON in the body (shapes: ``views.py``).
 
 A payload is made with its event and is ASCII. supervisord asks for it in its loop, where an exception would end it, and
 counts its characters where listeners count bytes.
@@ -16,17 +16,17 @@ from typing import Any
 from supervisor import events
 
 from supervisor_rolling.core.text import plain
-from supervisor_rolling.plugin.views import member_view, roll_view
+from supervisor_rolling.plugin.views import member_view, rollout_view
 
 
 class RollingEvent(events.Event):
     """Parent of all; never raised itself."""
 
-    def __init__(self, group: str, roll: int, body: Mapping[str, Any]) -> None:
+    def __init__(self, group: str, rollout: int, body: Mapping[str, Any]) -> None:
         self.group = group
-        self.roll = roll
+        self.rollout = rollout
         self.body = body
-        self._payload = f"group:{plain(group)} roll:{roll}\n{json.dumps(body)}"
+        self._payload = f"group:{plain(group)} rollout:{rollout}\n{json.dumps(body)}"
 
     def payload(self) -> str:
         """The event as its listeners get it."""
@@ -49,7 +49,7 @@ class RollingAskedEvent:
 
 
 class RollingStartedEvent(RollingEvent):
-    """A roll begins, or goes on after a failure. Body: the roll."""
+    """A rollout begins, or goes on after a failure. Body: the rollout."""
 
 
 class RollingProcessEvent(RollingEvent):
@@ -57,11 +57,11 @@ class RollingProcessEvent(RollingEvent):
 
 
 class RollingFinishedEvent(RollingEvent):
-    """Every process was replaced. Body: the roll."""
+    """Every process was replaced. Body: the rollout."""
 
 
 class RollingFailedEvent(RollingEvent):
-    """A roll failed or was aborted. Body: the roll."""
+    """A rollout failed or was aborted. Body: the rollout."""
 
 
 EVENTS: dict[str, type] = {
@@ -84,15 +84,15 @@ _EVENT_OF_STATUS = {
 
 
 def events_between(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: float) -> Iterator[RollingEvent]:
-    """What there is to tell when the wire form ``old`` of a roll (None: there was none) becomes ``new``."""
+    """What there is to tell when the wire form ``old`` of a rollout (None: there was none) becomes ``new``."""
     group, number = new["group"], new["id"]
     is_same = old is not None and old["id"] == number
     was = {member["name"]: member["stage"] for member in old["members"]} if old is not None and is_same else {}
     begins = not is_same or (old is not None and old["status"] != "running" and new["status"] == "running")
     if begins:
-        yield RollingStartedEvent(group, number, roll_view(new, now))
+        yield RollingStartedEvent(group, number, rollout_view(new, now))
     for member in new["members"]:
         if member["stage"] != was.get(member["name"], "open"):
             yield RollingProcessEvent(group, number, member_view(member, now))
     if new["status"] != "running" and (begins or old is None or old["status"] == "running"):
-        yield _EVENT_OF_STATUS[new["status"]](group, number, roll_view(new, now))
+        yield _EVENT_OF_STATUS[new["status"]](group, number, rollout_view(new, now))

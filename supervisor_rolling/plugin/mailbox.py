@@ -1,8 +1,8 @@
-"""What supervisord remembers for us: what was asked, how far each roll got, what the guard has in hand, and the
+"""What supervisord remembers for us: what was asked, how far each rollout got, what the guard has in hand, and the
 ledger of warm processes.
 
 Plain dicts in supervisord's memory, so that they live exactly as long as the processes that they speak of. The
-mailbox decides nothing and understands little: it lets the listener write a roll only on top of the version that it
+mailbox decides nothing and understands little: it lets the listener write a rollout only on top of the version that it
 has read (compare-and-set), so that an operator's abort is never overwritten by a turn that had not seen it. A watch
 is written by the listener alone, so it is simply replaced.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from supervisor_rolling.plugin.process_delta import Table
 from supervisor_rolling.plugin.process_times import Lives
 
-Wire = dict[str, Any]  # a Roll or a Watch as wire.py writes it, parsed
+Wire = dict[str, Any]  # a Rollout or a Watch as wire.py writes it, parsed
 
 ACTIVE = "running"
 RESUMABLE = ("failed", "aborted")
@@ -26,7 +26,7 @@ NOTHING = (0, 0.0, 0.0)  # in the ledger
 REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill supervisord's memory
 
 REMEMBERED = 60.0
-"""Seconds for which the roll of a group that is gone can be asked for: whoever watched it is to read how it ended."""
+"""Seconds for which the rollout of a group that is gone can be asked for: whoever watched it is to read how it ended."""
 
 REMOVED_TEXT = "supervisord removed the group, or made it anew (supervisorctl update), and stopped all its processes"
 
@@ -73,7 +73,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.key = secrets.token_hex(32)
         numbers = itertools.count(1)
-        self.rolls = Records(numbers)
+        self.rollouts = Records(numbers)
         self.watches = Records(numbers)
         self.table = Table()
         self.lives = Lives()
@@ -111,30 +111,30 @@ class Mailbox:
         return [r for r in self.requests.values() if r["asked_at"] >= since]
 
     def holder(self, group: str, since: float) -> Wire | None:
-        """The roll or the request that has the group now, if any."""
-        roll = self.rolls.get(group)
-        if roll is not None and roll["status"] == ACTIVE:
-            return roll
+        """The rollout or the request that has the group now, if any."""
+        rollout = self.rollouts.get(group)
+        if rollout is not None and rollout["status"] == ACTIVE:
+            return rollout
         waiting = [r for r in self.asked(since) if r["group"] == group and r["kind"] not in LOOKING]
         return waiting[0] if waiting else None
 
-    # --- rolls and watches
+    # --- rollouts and watches
 
-    def record(self, group: str, version: int, roll: Wire, at: float) -> bool:
-        """Write a roll on top of ``version`` (0: there is none). False when somebody else wrote since."""
-        if version != self.rolls.version(group):
+    def record(self, group: str, version: int, rollout: Wire, at: float) -> bool:
+        """Write a rollout on top of ``version`` (0: there is none). False when somebody else wrote since."""
+        if version != self.rollouts.version(group):
             return False
-        self._note_warm(group, _moved(self.rolls.get(group), roll), at)
-        self.rolls.write(group, roll)
+        self._note_warm(group, _moved(self.rollouts.get(group), rollout), at)
+        self.rollouts.write(group, rollout)
         return True
 
     def flag(self, group: str, **flags: bool) -> bool:
-        """Set an operator's wish on the roll that runs. False when none runs, or when the roll is being aborted, which
+        """Set an operator's wish on the rollout that runs. False when none runs, or when the rollout is being aborted, which
         no other wish changes."""
-        roll = self.rolls.get(group)
-        if roll is None or roll["status"] != ACTIVE or (roll["aborting"] and not flags.get("aborting")):
+        rollout = self.rollouts.get(group)
+        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not flags.get("aborting")):
             return False
-        self.rolls.write(group, {**roll, **flags})
+        self.rollouts.write(group, {**rollout, **flags})
         return True
 
     def guard(self, group: str, watch: Wire | None, at: float) -> None:
@@ -146,29 +146,29 @@ class Mailbox:
             self.watches.write(group, watch)
 
     def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
-        """A group is gone from supervisord, perhaps to come again at once with other processes. The roll that ran ends
+        """A group is gone from supervisord, perhaps to come again at once with other processes. The rollout that ran ends
         with it: returned as it was, and as it is. One that had just ended can be asked for a while."""
-        roll = self.rolls.get(group)
+        rollout = self.rollouts.get(group)
         self._forget(group)
         self.lives.forget(group)
-        if roll is None or roll["status"] != ACTIVE:
-            if roll is not None and at - roll["ended_at"] <= REMEMBERED:
-                self.rolls.write(group, roll)
-            return roll, None
-        members = [{**member, "stage": "open"} for member in roll["members"]]
-        ended = {**roll, "status": "aborted", "ended_at": at, "why": REMOVED_TEXT, "members": members}
-        self.rolls.write(group, ended)
-        return roll, ended
+        if rollout is None or rollout["status"] != ACTIVE:
+            if rollout is not None and at - rollout["ended_at"] <= REMEMBERED:
+                self.rollouts.write(group, rollout)
+            return rollout, None
+        members = [{**member, "stage": "open"} for member in rollout["members"]]
+        ended = {**rollout, "status": "aborted", "ended_at": at, "why": REMOVED_TEXT, "members": members}
+        self.rollouts.write(group, ended)
+        return rollout, ended
 
     def tidy(self, present: Collection[str], at: float) -> None:
-        """Of groups that are not in supervisord nothing known or asked means anything now, but how a roll has ended."""
+        """Of groups that are not in supervisord nothing known or asked means anything now, but how a rollout has ended."""
         for group in self.groups() - set(present):
-            roll = self.rolls.get(group)
-            if roll is None or roll["status"] == ACTIVE or at - roll["ended_at"] > REMEMBERED:
+            rollout = self.rollouts.get(group)
+            if rollout is None or rollout["status"] == ACTIVE or at - rollout["ended_at"] > REMEMBERED:
                 self._forget(group)
 
     def _forget(self, group: str) -> None:
-        self.rolls.forget(group)
+        self.rollouts.forget(group)
         self.watches.forget(group)
         self.ledger.pop(group, None)
         for request in [r for r in self.requests.values() if r["group"] == group]:
@@ -177,7 +177,7 @@ class Mailbox:
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""
         asked = (r["group"] for r in self.requests.values() if r["group"])
-        return {*self.rolls, *self.watches, *self.ledger, *asked}
+        return {*self.rollouts, *self.watches, *self.ledger, *asked}
 
     # --- the ledger
 
@@ -190,7 +190,7 @@ class Mailbox:
         return self.ledger.get(group, {}).get(name, NOTHING)[2]
 
     def _note_warm(self, group: str, those: Iterable[Wire], at: float) -> None:
-        """``those``: members of a roll or wards. Those that are open with a pid have been warmed."""
+        """``those``: members of a rollout or wards. Those that are open with a pid have been warmed."""
         ledger = self.ledger.setdefault(group, {})
         for one in those:
             found = one["name"], one["pid"], one.get("spawned", 0.0)

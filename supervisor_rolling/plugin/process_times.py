@@ -1,6 +1,6 @@
 """When each process was last started, and when and by whose order it last went down, on CLOCK_MONOTONIC.
 
-supervisord keeps both times by the wall clock. A wall clock that is set forward by an hour, in the middle of a roll,
+supervisord keeps both times by the wall clock. A wall clock that is set forward by an hour, in the middle of a rollout,
 would make a process that has just been stopped look as if it had been down for that hour, and so as if an operator had
 meant it. Heard from supervisord's own events; of a process that none has told of, supervisord's times have to do.
 """
@@ -35,8 +35,8 @@ class _Life:
     stopping_since: float = 0.0  # and it is not down yet
     stop_took: float = 0.0
     comes_back: bool = False  # supervisord starts it again by itself
-    started_by_other: float = 0.0  # when another client than a roll last ordered to start it
-    is_by_roll: bool = False  # the order for which it stops, or went down
+    started_by_other: float = 0.0  # when another client than a rollout last ordered to start it
+    is_by_rollout: bool = False  # the order for which it stops, or went down
 
 
 UNKNOWN = _Life()
@@ -52,8 +52,8 @@ class Lives:
         self._ordered: Any = None
 
     @contextlib.contextmanager
-    def ordered_by_roll(self, process: Any) -> Iterator[None]:
-        """What happens to this process while the block runs was ordered by a roll."""
+    def ordered_by_rollout(self, process: Any) -> Iterator[None]:
+        """What happens to this process while the block runs was ordered by a rollout."""
         self._ordered = process
         try:
             yield
@@ -72,14 +72,14 @@ class Lives:
             if not is_ours and not life.comes_back:
                 life.started_by_other = life.started
         elif isinstance(event, ProcessStateStoppingEvent):
-            life.stopping_since, life.is_by_roll = self._clock(), is_ours
+            life.stopping_since, life.is_by_rollout = self._clock(), is_ours
         elif isinstance(event, ProcessStateStoppedEvent):
             # From BACKOFF it is STOPPED at once. Another's order may end while one of ours is carried out.
-            life.is_by_roll = life.is_by_roll if life.stopping_since else is_ours
+            life.is_by_rollout = life.is_by_rollout if life.stopping_since else is_ours
             life.stop_took, life.comes_back = self._stopping_for(life), False
             life.ended, life.was_told, life.stopping_since = self._clock(), True, 0.0
         elif isinstance(event, (ProcessStateBackoffEvent, ProcessStateExitedEvent)):
-            life.ended, life.was_told, life.is_by_roll, life.stop_took = self._clock(), False, False, 0.0
+            life.ended, life.was_told, life.is_by_rollout, life.stop_took = self._clock(), False, False, 0.0
             life.comes_back = isinstance(event, ProcessStateBackoffEvent) or _is_restarted(event)
         elif isinstance(event, ProcessStateFatalEvent):
             life.comes_back = False
@@ -110,12 +110,12 @@ class Lives:
         life = self._of(group, name)
         return bool(life.ended) and not life.comes_back
 
-    def stopped_by_roll(self, group: str, name: str) -> bool:
-        """Whether the order for which it stops, or last went down, was a roll's."""
-        return self._of(group, name).is_by_roll
+    def stopped_by_rollout(self, group: str, name: str) -> bool:
+        """Whether the order for which it stops, or last went down, was a rollout's."""
+        return self._of(group, name).is_by_rollout
 
     def started_by_other(self, group: str, name: str) -> float:
-        """The last ``attempt`` that another client than a roll ordered; 0.0: none. A restart by supervisord itself is
+        """The last ``attempt`` that another client than a rollout ordered; 0.0: none. A restart by supervisord itself is
         no order."""
         return self._of(group, name).started_by_other
 

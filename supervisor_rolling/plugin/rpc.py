@@ -43,14 +43,14 @@ from supervisor_rolling.plugin.views import (
     holds_ports,
     packed,
     report_view,
-    roll_view,
+    rollout_view,
     standings_of,
 )
 from supervisor_rolling.plugin.wakeup import install as install_wakeup
 
 API_VERSION = "1.0"
 
-PACKABLE = ("restart", "resume", "pause", "abort", "getRoll", "getAllRolls", "getProcesses")
+PACKABLE = ("restart", "resume", "pause", "abort", "getRollout", "getAllRollouts", "getProcesses")
 """The methods whose answers callPacked packs."""
 
 ANSWER_WITHIN = 10.0
@@ -60,7 +60,7 @@ HEARTBEAT = 15.0
 """Seconds in which a listener that lives has looked: TICK_5 wakes it every five."""
 
 GONE_FOR_GOOD = 60.0
-"""Seconds without a listener after which the client that waits for the end of a roll is told that it is stalled: longer
+"""Seconds without a listener after which the client that waits for the end of a rollout is told that it is stalled: longer
 than a restart of the listener, or of everything, takes."""
 
 COMING_BACK = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING)
@@ -74,9 +74,9 @@ LONGEST_PROBLEM = 1000
 """Characters of what is wrong with rolling.yaml."""
 
 ROLLED_BY = ("restart", "resume")
-"""The kinds of requests that a roll answers: an older listener would take any other for one of these."""
+"""The kinds of requests that a rollout answers: an older listener would take any other for one of these."""
 
-MOST_ROLLS = 500
+MOST_ROLLOUTS = 500
 """Of the history, in one answer."""
 
 STALLED = "rollouts are stalled, and closed ports reopen when their lease expires (30 s; HAProxy has none)"
@@ -86,7 +86,7 @@ ADD_LISTENER = (
     "events, and restart supervisord (echo_rolling_conf sections prints the section)"
 )
 
-ABORTING = "%s: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
+ABORTING = "%s: the rollout is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
 
 FAULTS = frozenset(value for value in vars(Fault).values() if isinstance(value, int))
 
@@ -174,11 +174,11 @@ class RollingNamespaceRPCInterface:
         """Replace the processes of a group, a few at a time
 
         @param string name     The group ('app' or 'app:*'), or one process of it ('app:web_1')
-        @param boolean wait    Answer when the roll has ended (else: when it has begun)
+        @param boolean wait    Answer when the rollout has ended (else: when it has begun)
         @param struct options  max_unavailable: number or 'N%'; force: boolean; processes: array of process names;
                                dry_run: boolean, answers with the plan and touches nothing; by: who asks, for others
                                to see
-        @return struct roll    The roll, see getRoll. Refused, failed or aborted ones answer with a fault
+        @return struct rollout    The rollout, see getRollout. Refused, failed or aborted ones answer with a fault
         """
         self._update("restart")
         wait, options = _truth("wait", wait), _checked_options({} if options is None else options)
@@ -189,19 +189,19 @@ class RollingNamespaceRPCInterface:
         return self._ask("plan" if details.pop("dry_run") else "restart", group, details, wait)
 
     def resume(self, group, wait=False):
-        """Go on with a roll that was paused, failed or was aborted; what is new already is not replaced again
+        """Go on with a rollout that was paused, failed or was aborted; what is new already is not replaced again
 
         @param string group    The group
-        @param boolean wait    Answer when the roll has ended (else: when it goes on)
-        @return struct roll    The roll, see getRoll
+        @param boolean wait    Answer when the rollout has ended (else: when it goes on)
+        @return struct rollout    The rollout, see getRollout
         """
         self._update("resume")
         group, wait = self._group(group), _truth("wait", wait)
         self._require_listener()
-        roll = self.mailbox.rolls.get(group)
-        if roll is not None and roll["status"] in RESUMABLE:
+        rollout = self.mailbox.rollouts.get(group)
+        if rollout is not None and rollout["status"] in RESUMABLE:
             self._require_free(group)
-            return self._ask("resume", group, {"by": roll["by"]}, wait)
+            return self._ask("resume", group, {"by": rollout["by"]}, wait)
         answer = self._flag(group, "to resume", paused=False)
         end = self._end_of(group)
         return self._deferred("resume", lambda: end(answer["id"])) if wait else answer
@@ -211,7 +211,7 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return struct report  group; ok: boolean, no finding is an error; findings: an array of structs of code, where,
-                               text, mend (what to do) and refuses (boolean: it is an error, which refuses a roll;
+                               text, mend (what to do) and refuses (boolean: it is an error, which refuses a rollout;
                                else a warning); looked_at and not_looked_at: arrays of strings
         """
         self._update("check")
@@ -223,25 +223,25 @@ class RollingNamespaceRPCInterface:
         """Let no further process leave; those that have left are brought back
 
         @param string group    The group
-        @return struct roll    The roll, see getRoll
+        @return struct rollout    The rollout, see getRollout
         """
         self._update("pause")
         return self._flag(self._group(group), "to pause", paused=True)
 
     def abort(self, group):
-        """End the roll: no further process leaves, those that have left are brought back
+        """End the rollout: no further process leaves, those that have left are brought back
 
         @param string group    The group
-        @return struct roll    The roll, see getRoll
+        @return struct rollout    The rollout, see getRollout
         """
         self._update("abort")
         return self._flag(self._group(group), "to abort", aborting=True)
 
-    def getRoll(self, group):
-        """Return the roll of a group that runs, or its last one
+    def getRollout(self, group):
+        """Return the rollout of a group that runs, or its last one
 
         @param string group    The group
-        @return struct roll    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
+        @return struct rollout    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
                                why, seconds, settle (seconds), settle_auto (boolean, not told by rolling.yaml),
                                settle_why, settle_known (whether settle was given or read, so that those that count as
                                available get requests), canary, forecast (seconds; 0: none), hook (the one that it
@@ -251,25 +251,25 @@ class RollingNamespaceRPCInterface:
                                why, the duration of each stage over, connections_left at the drain's deadline and the
                                oldest_left of them (structs of peer, age, idle, last, state), …
         """
-        self._update("getRoll")
-        roll = self.mailbox.rolls.get(group) if isinstance(group, str) else None  # of a group that is gone, too
-        if roll is None:
+        self._update("getRollout")
+        rollout = self.mailbox.rollouts.get(group) if isinstance(group, str) else None  # of a group that is gone, too
+        if rollout is None:
             group = self._group(group)
-            roll = self.mailbox.rolls.get(group)
-        if roll is None:
-            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is known" % group)
-        return self._view(roll)
+            rollout = self.mailbox.rollouts.get(group)
+        if rollout is None:
+            raise RollingError(Fault.NOT_ROLLING, "no rollout of %s is known" % group)
+        return self._view(rollout)
 
-    def getAllRolls(self):
-        """Return the roll that runs, or the last one, of every group that has been rolled
+    def getAllRollouts(self):
+        """Return the rollout that runs, or the last one, of every group that has been rolled
 
-        @return array rolls    An array of structs, see getRoll
+        @return array rollouts    An array of structs, see getRollout
         """
-        self._update("getAllRolls")
-        return [self._view(self.mailbox.rolls[group]) for group in self.mailbox.rolls]
+        self._update("getAllRollouts")
+        return [self._view(self.mailbox.rollouts[group]) for group in self.mailbox.rollouts]
 
     def getProcesses(self, group):
-        """Return every process of a group: what supervisord, the roll that runs and the guard know of it
+        """Return every process of a group: what supervisord, the rollout that runs and the guard know of it
 
         @param string group    The group
         @return array processes An array of structs: name, statename, pid, warm, gate (open, closed, unknown), stage
@@ -290,7 +290,7 @@ class RollingNamespaceRPCInterface:
     def callPacked(self, method, arguments):
         """Call another method and pack its answer: supervisord sends 4 kB at a time, and is slow with many processes
 
-        @param string method   restart, resume, pause, abort, getRoll, getAllRolls or getProcesses
+        @param string method   restart, resume, pause, abort, getRollout, getAllRollouts or getProcesses
         @param array arguments Its parameters
         @return base64 packed  The JSON of what it returns, compressed by zlib
         """
@@ -304,7 +304,7 @@ class RollingNamespaceRPCInterface:
         """Return how the listener is
 
         @return struct listener running (boolean); fix: how to start it, empty where it runs; and problem: what is wrong
-                               with rolling.yaml, and which rolls are refused for it, in one line; empty: nothing
+                               with rolling.yaml, and which rollouts are refused for it, in one line; empty: nothing
         """
         self._update("getListener")
         runs = self._listener_runs()
@@ -312,35 +312,35 @@ class RollingNamespaceRPCInterface:
         return {"running": runs, "fix": "" if runs else plain(self._listener_fix()), "problem": problem}
 
     def getHistory(self, group="", number=20):
-        """Return the last rolls, the newest last; needs the listener, which keeps them in a file
+        """Return the last rollouts, the newest last; needs the listener, which keeps them in a file
 
         @param string group    The group; empty: of every group
         @param int number      How many, at most 500
-        @return array rolls    An array of structs: id, group, status (running, done, failed, aborted, lost), by (who
+        @return array rollouts    An array of structs: id, group, status (running, done, failed, aborted, lost), by (who
                                asked, as they say), user and client (as their connection tells), began (Unix time),
                                seconds, forecast (seconds; 0 where there was none), limit, force, why, total, replaced,
-                               least_available, size (processes of the group), settle_known (as in getRoll)
+                               least_available, size (processes of the group), settle_known (as in getRollout)
         """
         self._update("getHistory")
-        number = max(1, min(_whole("number", number), MOST_ROLLS))
+        number = max(1, min(_whole("number", number), MOST_ROLLOUTS))
         group = self._group(group) if group != "" else ""
         self._require_listener()
         return self._ask("history", group, {"number": number}, False)
 
-    def getRecord(self, group="", roll=0):
-        """Return all of a roll, with the course of every process; needs the listener, which keeps it in a file
+    def getRecord(self, group="", rollout=0):
+        """Return all of a rollout, with the course of every process; needs the listener, which keeps it in a file
 
         @param string group    The group; empty: any
-        @param int roll        The number of the roll; 0: the last one
+        @param int rollout        The number of the rollout; 0: the last one
         @return string json    The keys of getHistory; availability: an array of [seconds, processes available]; and
                                processes: an array with name, stages: an array of [stage, seconds], latencies_ms and
-                               statuses of the warm-up, ...; seconds are those since the roll began
+                               statuses of the warm-up, ...; seconds are those since the rollout began
         """
         self._update("getRecord")
-        roll = _whole("roll", roll)
+        rollout = _whole("rollout", rollout)
         group = self._group(group) if group != "" else ""
         self._require_listener()
-        return self._ask("record", group, {"roll": str(roll or "")}, False)
+        return self._ask("record", group, {"rollout": str(rollout or "")}, False)
 
     # --- for the listener alone
 
@@ -357,10 +357,10 @@ class RollingNamespaceRPCInterface:
         """Tell the listener what it has to know (the listener's own)
 
         @param string key      The listener's key
-        @param struct known    What it has: rolls and watches (the version of each), table (the number of its last
+        @param struct known    What it has: rollouts and watches (the version of each), table (the number of its last
                                look); guarded: the groups that it guards; problem: what is wrong with rolling.yaml;
                                packed: a long answer may be packed
-        @return string json    The rolls and watches that it has not, requests, the rows of the process table that have
+        @return string json    The rollouts and watches that it has not, requests, the rows of the process table that have
                                changed in the groups concerned, idle: the seconds since the last look, and
                                takes_changes: listenerRecord does, and what is packed
         """
@@ -374,47 +374,47 @@ class RollingNamespaceRPCInterface:
         number, processes = self._table_news(known["table"], self._concerned(requests, known["guarded"]))
         news = json.dumps(
             {
-                "rolls": self.mailbox.rolls.news(known["rolls"]),
-                "rolled": list(self.mailbox.rolls),
+                "rollouts": self.mailbox.rollouts.news(known["rollouts"]),
+                "rolled": list(self.mailbox.rollouts),
                 "watches": self.mailbox.watches.news(known["watches"]),
                 "watched": list(self.mailbox.watches),
                 "requests": requests,
                 "table": number,
                 "processes": processes,
                 "idle": idle,
-                "takes_changes": True,  # an older supervisord takes whole rolls alone, and unpacked
+                "takes_changes": True,  # an older supervisord takes whole rollouts alone, and unpacked
             }
         )
         return pack(news) if known.get("packed") else news
 
-    def listenerRecord(self, key, group, version, roll, request):
-        """Write a roll into the mailbox, if nobody else has written since (the listener's own)
+    def listenerRecord(self, key, group, version, rollout, request):
+        """Write a rollout into the mailbox, if nobody else has written since (the listener's own)
 
         @param string key      The listener's key
         @param string group    The group
         @param int version     The version that the listener has read; 0 for none
-        @param string roll     The roll as JSON, or what has changed in it since that version
+        @param string rollout     The rollout as JSON, or what has changed in it since that version
         @param int request     The request that it answers; 0 for none
         @return int version    The version that it now has
         """
         self._update_by_listener("listenerRecord", key)
         group = _text("group", group)
         version, request = _whole("version", version), _whole("request", request)
-        if version != self.mailbox.rolls.version(group):  # nor could what has changed since be read
-            raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
-        old = self.mailbox.rolls.get(group)
-        new = _fit(lambda: shapes.read_roll(roll, group, old))
+        if version != self.mailbox.rollouts.version(group):  # nor could what has changed since be read
+            raise RollingError(Fault.CONFLICT, "the rollout of %s was changed meanwhile" % group)
+        old = self.mailbox.rollouts.get(group)
+        new = _fit(lambda: shapes.read_rollout(rollout, group, old))
         is_known = group in self.supervisord.process_groups
         is_wanted = not request or self.mailbox.requests.get(request, {}).get("kind") in ROLLED_BY
         news = list(events_between(old, new, self.clock()))  # what cannot be told is not written
         if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
-            raise RollingError(Fault.CONFLICT, "the roll of %s was changed meanwhile" % group)
+            raise RollingError(Fault.CONFLICT, "the rollout of %s was changed meanwhile" % group)
         if request:
-            self.mailbox.requests[request]["roll"] = new["id"]
+            self.mailbox.requests[request]["rollout"] = new["id"]
             self.mailbox.answer(request, "accepted")
         for event in news:
             notify(event)
-        return self.mailbox.rolls.version(group)
+        return self.mailbox.rollouts.version(group)
 
     def listenerGuard(self, key, group, watch):
         """Write what the guard of a group has in hand into the mailbox (the listener's own)
@@ -470,7 +470,7 @@ class RollingNamespaceRPCInterface:
         elif asked is not None and asked["kind"] in shapes.TOLD:
             self.mailbox.answer(request, "told", plan=_fit(lambda: shapes.read_told(plan, asked["kind"])))
         elif asked is not None:
-            self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_roll(plan, asked["group"], None)))
+            self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_rollout(plan, asked["group"], None)))
         return True
 
     # --- what the methods above share
@@ -510,7 +510,7 @@ class RollingNamespaceRPCInterface:
         spawned = self.mailbox.lives.attempt(group, name, process)
         if (process.pid, spawned) != (order["pid"], order["spawned"]):
             raise RPCError(Faults.NOT_RUNNING, "%s is another incarnation by now" % namespec)
-        with self.mailbox.lives.ordered_by_roll(process):
+        with self.mailbox.lives.ordered_by_rollout(process):
             if verb == "signal":
                 self._supervisor.signalProcess(namespec, order["signal"])
             elif verb == "stop":
@@ -571,8 +571,8 @@ class RollingNamespaceRPCInterface:
         if request["state"] == "told":
             return _told(request["plan"])
         if wait:
-            return end(request["roll"])
-        return self.getRoll(group)
+            return end(request["rollout"])
+        return self.getRollout(group)
 
     def _patience(self, request: Mapping[str, Any]) -> Any:
         if self.clock() - request["asked_at"] < ANSWER_WITHIN and not self._listener_gave_up():
@@ -601,7 +601,7 @@ class RollingNamespaceRPCInterface:
         return next((make_namespec(group, name) for group, name, _ in self._listeners()), "rolling")
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
-        """What looks for the end of a roll of this number; a fault where the listener has been gone for too long."""
+        """What looks for the end of a rollout of this number; a fault where the listener has been gone for too long."""
         gone_since = 0.0  # by what this client has seen: supervisord itself may have been stopped for a while
 
         def look(number: int) -> Any:
@@ -619,35 +619,37 @@ class RollingNamespaceRPCInterface:
 
     def _stalled_text(self, group: str, number: int) -> str:
         return (
-            "the listener has not answered for %g s: roll %d of %s is stalled, and its closed ports reopen when "
-            "their lease expires. Fix: supervisorctl restart %s; the roll continues then"
+            "the listener has not answered for %g s: rollout %d of %s is stalled, and its closed ports reopen when "
+            "their lease expires. Fix: supervisorctl restart %s; the rollout continues then"
             % (GONE_FOR_GOOD, number, group, self._listener_name())
         )
 
     def _end_now(self, group: str, number: int) -> Any:
-        roll = self.mailbox.rolls.get(group)
-        if roll is None:
-            raise RollingError(Fault.ROLL_FAILED, "the group %s was removed from supervisord" % group)
-        if roll["id"] != number:
-            raise RollingError(Fault.ROLL_FAILED, "roll %d has ended, and roll %d has begun" % (number, roll["id"]))
-        if roll["status"] == "running":
+        rollout = self.mailbox.rollouts.get(group)
+        if rollout is None:
+            raise RollingError(Fault.ROLLOUT_FAILED, "the group %s was removed from supervisord" % group)
+        if rollout["id"] != number:
+            raise RollingError(
+                Fault.ROLLOUT_FAILED, "rollout %d has ended, and rollout %d has begun" % (number, rollout["id"])
+            )
+        if rollout["status"] == "running":
             return NOT_DONE_YET
-        if roll["status"] == "failed":
-            raise RollingError(Fault.ROLL_FAILED, roll["why"])
-        if roll["status"] == "aborted":
-            raise RollingError(Fault.ROLL_ABORTED, "the roll was aborted. %s" % roll["why"])
-        return self._view(roll)
+        if rollout["status"] == "failed":
+            raise RollingError(Fault.ROLLOUT_FAILED, rollout["why"])
+        if rollout["status"] == "aborted":
+            raise RollingError(Fault.ROLLOUT_ABORTED, "the rollout was aborted. %s" % rollout["why"])
+        return self._view(rollout)
 
     def _flag(self, group: str, wish: str, **flags: bool) -> Any:
         if not self.mailbox.flag(group, **flags):
-            last = (self.mailbox.rolls.get(group) or {}).get("status")
+            last = (self.mailbox.rollouts.get(group) or {}).get("status")
             if last == ACTIVE:
                 raise RollingError(Fault.REFUSED, ABORTING % (group, group))
             hint = " (the last one %s: rolling_resume goes on with it)" % last if last in RESUMABLE else ""
-            raise RollingError(Fault.NOT_ROLLING, "no roll of %s is under way: nothing %s%s" % (group, wish, hint))
-        roll = self.mailbox.rolls[group]
+            raise RollingError(Fault.NOT_ROLLING, "no rollout of %s is under way: nothing %s%s" % (group, wish, hint))
+        rollout = self.mailbox.rollouts[group]
         self._ring()
-        return self._view(roll)
+        return self._view(rollout)
 
     def _group(self, name: Any) -> str:
         """The group that a name means: ``app``, ``app:*``, or ``app:web`` where that is the only process of it."""
@@ -674,8 +676,8 @@ class RollingNamespaceRPCInterface:
                 raise _bad_name("%s:%s" % (group, process))
         return group, list(dict.fromkeys(processes))
 
-    def _view(self, roll: Mapping[str, Any]) -> dict[str, Any]:
-        view = roll_view(roll, self.clock())
+    def _view(self, rollout: Mapping[str, Any]) -> dict[str, Any]:
+        view = rollout_view(rollout, self.clock())
         texts = {key: plain(view[key]) for key in ("group", "by", "why", "settle_why")}
         return {**view, **texts, "processes": _plain_names(view["processes"]), "listener": self._listener_runs()}
 
@@ -718,8 +720,8 @@ class RollingNamespaceRPCInterface:
 
     def _concerned(self, requests: list[dict[str, Any]], guarded: list[str]) -> set[str]:
         """The groups whose processes the listener has to see."""
-        rolls, groups = self.mailbox.rolls, self.supervisord.process_groups
-        active = [group for group in rolls if holds_ports(rolls[group])]
+        rollouts, groups = self.mailbox.rollouts, self.supervisord.process_groups
+        active = [group for group in rollouts if holds_ports(rollouts[group])]
         asked = [request["group"] for request in requests]
         return {group for group in (*active, *asked, *guarded, *self.mailbox.watches) if group in groups}
 
@@ -753,7 +755,7 @@ class RollingNamespaceRPCInterface:
             self.mailbox.is_warm(group, name, process.pid, spawned),
             process.config.stopwaitsecs,
             lives.told_to_stop(group, name),
-            lives.stopped_by_roll(group, name),
+            lives.stopped_by_rollout(group, name),
             lives.stop_took(group, name),
             lives.started_by_other(group, name),
         ]
@@ -798,8 +800,8 @@ def _plain_names(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _told(told: Mapping[str, Any]) -> Any:
-    """What is told of the rolls that were: a record as it is, in JSON's own ASCII, escapes and all."""
-    return ascii_only(told["record"]) if "record" in told else [head_view(head) for head in told["rolls"]]
+    """What is told of the rollouts that were: a record as it is, in JSON's own ASCII, escapes and all."""
+    return ascii_only(told["record"]) if "record" in told else [head_view(head) for head in told["rollouts"]]
 
 
 def _checked_options(options: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The shapes of what the listener writes into supervisord's memory, checked before it is written.
 
 Whatever is kept has been checked, so that nothing that is kept can make a look or an answer fail. supervisord has one
-thread and a roll may have a thousand members, so a member that is as it was before is not looked at again.
+thread and a rollout may have a thousand members, so a member that is as it was before is not looked at again.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ POLICY: Shape = {
     "settle_why": Added(TEXT),
     "settle_read": Added(TRUTH),
     "balancer": Added({"nginx": TEXT, "retries": Added(TRUTH)}),
-    "hooks": Added(dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _HOOK)),
+    "hooks": Added(dict.fromkeys(("before_rollout", "after_warmup", "on_failure", "after_rollout"), _HOOK)),
     "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),
 }
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
@@ -151,7 +151,7 @@ WARD: Shape = {
 ORDERS: Shape = ListOf(
     {"verb": frozenset({"stop", "start", "signal"}), "name": TEXT, "signal": TEXT, "pid": WHOLE, "spawned": NUMBER}
 )
-ROLL: dict[str, Shape] = {
+ROLLOUT: dict[str, Shape] = {
     "id": WHOLE,
     "group": TEXT,
     "limit": WHOLE,
@@ -184,7 +184,7 @@ CHANGES: Shape = {
     "members": ListOf(RowOf(WHOLE, {})),
     "levels": RowOf(WHOLE, ListOf(RowOf(NUMBER, WHOLE))),
 }
-"""Of a roll, on top of the one that is kept: see ``wire.dump_changes``."""
+"""Of a rollout, on top of the one that is kept: see ``wire.dump_changes``."""
 
 REPORT: Shape = {
     "group": TEXT,
@@ -200,11 +200,11 @@ HEAD: dict[str, Shape] = {
     "force": TRUTH,
     "settle_known": TRUTH,
 }
-TOLD: Mapping[str, Shape] = {"history": {"rolls": ListOf(HEAD)}, "record": {"record": TEXT}}
+TOLD: Mapping[str, Shape] = {"history": {"rollouts": ListOf(HEAD)}, "record": {"record": TEXT}}
 """By the kind of the request."""
 
 KNOWN: Shape = {
-    "rolls": TableOf(WHOLE),
+    "rollouts": TableOf(WHOLE),
     "watches": TableOf(WHOLE),
     "table": WHOLE,
     "guarded": ListOf(TEXT),
@@ -213,17 +213,17 @@ KNOWN: Shape = {
 }
 
 
-def read_roll(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The roll of a group from its JSON, or from that of what has changed; ``old`` is the one that is kept. Raises
+def read_rollout(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The rollout of a group from its JSON, or from that of what has changed; ``old`` is the one that is kept. Raises
     ValueError for anything else."""
-    roll = _read(text)
-    if "changes" in roll:
-        roll = _changed(old, roll)
-        check(_BUT_LEVELS, roll, "roll")
+    rollout = _read(text)
+    if "changes" in rollout:
+        rollout = _changed(old, rollout)
+        check(_BUT_LEVELS, rollout, "rollout")
     else:
-        check(ROLL, roll, "roll")
-    _check_record(roll, group, old or {}, "members", MEMBER)
-    return roll
+        check(ROLLOUT, rollout, "rollout")
+    _check_record(rollout, group, old or {}, "members", MEMBER)
+    return rollout
 
 
 def read_watch(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def read_report(text: Any, group: str) -> dict[str, Any]:
 
 
 def read_told(text: Any, kind: str) -> dict[str, Any]:
-    """What is told of the rolls that were, likewise."""
+    """What is told of the rollouts that were, likewise."""
     told = _read(text)
     check(TOLD[kind], told, kind)
     return told
@@ -260,13 +260,13 @@ def _read(text: Any) -> dict[str, Any]:
     return dict(found)
 
 
-_BUT_LEVELS: Shape = {key: shape for key, shape in ROLL.items() if key != "levels"}
+_BUT_LEVELS: Shape = {key: shape for key, shape in ROLLOUT.items() if key != "levels"}
 
 
 def _changed(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:
-    check(CHANGES, found, "roll")
+    check(CHANGES, found, "rollout")
     if old is None:
-        raise ValueError("changes: there is no roll that they could change")
+        raise ValueError("changes: there is no rollout that they could change")
     members, (kept, levels) = list(old["members"]), found["levels"]
     for index, member in found["members"]:
         if index >= len(members):
@@ -276,7 +276,7 @@ def _changed(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[st
 
 
 def _check_record(new: Mapping[str, Any], group: str, old: Mapping[str, Any], many: str, one: Shape) -> None:
-    """What a roll and a watch have in common; ``many`` is the key of those that it is about, ``one`` their shape."""
+    """What a rollout and a watch have in common; ``many`` is the key of those that it is about, ``one`` their shape."""
     if new["group"] != group:
         raise ValueError("group: it is of another group")
     for key, shape in (("policy", POLICY), ("gate", GATE)):

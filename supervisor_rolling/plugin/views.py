@@ -1,6 +1,6 @@
-"""Rolls and wards as other programs and people get to see them: plain structs without the policy, times as seconds ago.
+"""Rollouts and wards as other programs and people get to see them: plain structs without the policy, times as seconds ago.
 
-The shapes here are the public interface of ``rolling.getRoll`` and of ``--json``.
+The shapes here are the public interface of ``rolling.getRollout`` and of ``--json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor_rolling.plugin.mailbox import ACTIVE, Mailbox
 from supervisor_rolling.plugin.shapes import HEAD, TEXT
 
 FINDING_TEXTS = ("code", "where", "text", "mend")
-CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a roll; a ward says itself whether it is closed
+CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a rollout; a ward says itself whether it is closed
 
 
 def packed(view: Any) -> xmlrpc.client.Binary:
@@ -24,40 +24,40 @@ def packed(view: Any) -> xmlrpc.client.Binary:
     return xmlrpc.client.Binary(compressed(json.dumps(view)))
 
 
-def roll_view(roll: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """A roll, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
-    members = [member_view(member, now) for member in roll["members"]]
+def rollout_view(rollout: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """A rollout, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
+    members = [member_view(member, now) for member in rollout["members"]]
     wanted = [member for member in members if member["wanted"]]
-    rested = sum(end - begin for begin, end, _ in roll.get("rests", ()))
+    rested = sum(end - begin for begin, end, _ in rollout.get("rests", ()))
     return {
-        **{key: roll[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
-        **{key: roll["policy"][key] for key in ("settle", "canary")},
-        "settle_auto": roll["policy"].get("settle_auto", False),
-        "settle_why": roll["policy"].get("settle_why", ""),
-        "forecast": round(roll.get("forecast", 0.0), 3),
-        "hook": _hook(roll),
-        "waits": plain(roll.get("waits", "")) if roll["status"] == ACTIVE else "",
-        "waits_long": roll.get("waits_long", False) and roll["status"] == ACTIVE,
-        "paced": bool(roll.get("paced_since")) and roll["status"] == ACTIVE,
-        "seconds": round((roll["ended_at"] or now) - roll["started_at"] - rested, 3),
+        **{key: rollout[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
+        **{key: rollout["policy"][key] for key in ("settle", "canary")},
+        "settle_auto": rollout["policy"].get("settle_auto", False),
+        "settle_why": rollout["policy"].get("settle_why", ""),
+        "forecast": round(rollout.get("forecast", 0.0), 3),
+        "hook": _hook(rollout),
+        "waits": plain(rollout.get("waits", "")) if rollout["status"] == ACTIVE else "",
+        "waits_long": rollout.get("waits_long", False) and rollout["status"] == ACTIVE,
+        "paced": bool(rollout.get("paced_since")) and rollout["status"] == ACTIVE,
+        "seconds": round((rollout["ended_at"] or now) - rollout["started_at"] - rested, 3),
         "rested": round(rested, 3),
         "total": len(wanted),
         "replaced": sum(member["replaced"] for member in wanted),
-        "least_available": roll["least_available"],
-        "settle_known": not roll["policy"].get("settle_auto", False) or roll["policy"].get("settle_read", False),
+        "least_available": rollout["least_available"],
+        "settle_known": not rollout["policy"].get("settle_auto", False) or rollout["policy"].get("settle_read", False),
         "processes": members,
     }
 
 
-def _hook(roll: Mapping[str, Any]) -> str:
-    """The command that the roll waits for now, by its key; empty where it waits for none."""
-    hooks = roll["policy"].get("hooks", {})
-    if roll["status"] != ACTIVE or not hooks:
+def _hook(rollout: Mapping[str, Any]) -> str:
+    """The command that the rollout waits for now, by its key; empty where it waits for none."""
+    hooks = rollout["policy"].get("hooks", {})
+    if rollout["status"] != ACTIVE or not hooks:
         return ""
-    if roll.get("verdict"):
-        return "after_roll"
-    is_before = not roll.get("prepared", True) and bool(hooks["before_roll"]["command"])
-    return "before_roll" if is_before else ""
+    if rollout.get("verdict"):
+        return "after_rollout"
+    is_before = not rollout.get("prepared", True) and bool(hooks["before_rollout"]["command"])
+    return "before_rollout" if is_before else ""
 
 
 def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
-    """A roll of the history, without its course."""
+    """A rollout of the history, without its course."""
     return {key: plain(head[key]) if shape == TEXT else head[key] for key, shape in HEAD.items()}
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """One process of a roll. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
+    """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
     the first requests of its warm-up; none where all were 200. ``oldest_left``: the fields of ``model.Connection`` for
     each of the oldest few that were left at the drain's deadline."""
     names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
@@ -97,19 +97,19 @@ def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def holds_ports(roll: Mapping[str, Any]) -> bool:
+def holds_ports(rollout: Mapping[str, Any]) -> bool:
     """Whether it runs, or has left a failed process closed that no guard takes over."""
-    is_left = not roll["policy"]["guard"]["enabled"] and any(one["stage"] == "failed" for one in roll["members"])
-    return roll["status"] == ACTIVE or is_left
+    is_left = not rollout["policy"]["guard"]["enabled"] and any(one["stage"] == "failed" for one in rollout["members"])
+    return rollout["status"] == ACTIVE or is_left
 
 
 def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
-    """Where the processes of a group stand, by name: those that a roll or the guard has in hand, or that a roll left as
+    """Where the processes of a group stand, by name: those that a rollout or the guard has in hand, or that a rollout left as
     they are. Others are open, or nobody watches them."""
-    roll, watch = mailbox.rolls.get(group), mailbox.watches.get(group)
-    is_running = roll is not None and roll["status"] == ACTIVE
-    holds = roll is not None and (is_running or not roll["policy"]["guard"]["enabled"])
-    members = {m["name"]: _member_standing(m, holds, now) for m in roll["members"]} if roll else {}
+    rollout, watch = mailbox.rollouts.get(group), mailbox.watches.get(group)
+    is_running = rollout is not None and rollout["status"] == ACTIVE
+    holds = rollout is not None and (is_running or not rollout["policy"]["guard"]["enabled"])
+    members = {m["name"]: _member_standing(m, holds, now) for m in rollout["members"]} if rollout else {}
     if watch is None:
         return members
     wards = {ward["name"]: _ward_standing(ward, now) for ward in watch["wards"]}
@@ -140,8 +140,8 @@ def holder_text(holder: Mapping[str, Any]) -> str:
     """Who has a group, and how far they are: for whoever is refused."""
     by = f" by {holder['by']}" if holder.get("by") else ""
     if "members" not in holder:
-        return f"a roll was asked for{by} a moment ago"
+        return f"a rollout was asked for{by} a moment ago"
     wanted = [member for member in holder["members"] if member["wanted"]]
     replaced = sum(member["replaced"] for member in wanted)
     paused = ", paused" if holder["paused"] else ""
-    return f"roll {holder['id']}{by} has replaced {replaced} of {len(wanted)}{paused}"
+    return f"rollout {holder['id']}{by} has replaced {replaced} of {len(wanted)}{paused}"

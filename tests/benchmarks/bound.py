@@ -1,7 +1,7 @@
-"""What a roll could not have taken less than, and where the time over that went.
+"""What a rollout could not have taken less than, and where the time over that went.
 
 The bound of one process is its drain, its stop, and the longer of startsecs and boot with warm-up: as long as the users
-that it serves, the application and supervisord's settings take, whoever rolls. The bound of a roll is that of the first
+that it serves, the application and supervisord's settings take, whoever rollouts. The bound of a rollout is that of the first
 process, which goes alone, and of all others, by how many go at once. What is over it is told stage by stage, and the
 parts add up to the whole: what happens to one of several that go at once counts by how many those are.
 
@@ -31,7 +31,7 @@ END = "from the last one open to the end"
 
 @dataclass(frozen=True)
 class Course:
-    """One process in a roll, seconds since the roll began. ``warming``: how long the requests of its warm-up took."""
+    """One process in a rollout, seconds since the rollout began. ``warming``: how long the requests of its warm-up took."""
 
     name: str
     leaves: float
@@ -68,7 +68,7 @@ class Course:
 @dataclass(frozen=True)
 class Explained:
     """``seconds``, ``bound`` and their ``ratio``; ``parts`` of the bound and what was ``over`` it, in seconds of the
-    roll. ``packed``: the bound of processes that are not divided: each goes to the place that is free first, so some
+    rollout. ``packed``: the bound of processes that are not divided: each goes to the place that is free first, so some
     places are empty while the last ones go."""
 
     seconds: float
@@ -87,8 +87,8 @@ class Explained:
 
 
 def explained(record: Mapping[str, Any], known: Sequence[Life], startsecs: float, began: float) -> Explained:
-    """``began``: of the roll, on the clock of the lives. Raises ValueError where a process was not seen to be
-    restarted: a roll that was not done has no bound."""
+    """``began``: of the rollout, on the clock of the lives. Raises ValueError where a process was not seen to be
+    restarted: a rollout that was not done has no bound."""
     courses = sorted(_courses(record, known, began), key=lambda course: course.leaves)
     places = max(1, min(record["limit"], len(courses) - 1))
     weights = [1.0, *[1 / places] * (len(courses) - 1)]
@@ -152,12 +152,12 @@ def _course(process: Mapping[str, Any], by_pid: Mapping[int, Life], began: float
     )
 
 
-def lines(roll: Mapping[str, Any]) -> list[str]:
+def lines(rollout: Mapping[str, Any]) -> list[str]:
     """What a person is told of an ``Explained``, as the results have it: the bound, and what is over it."""
-    head = f"took {roll['seconds']:.2f} s, {roll['ratio']:.3f} of the bound of {roll['bound']:.2f} s"
-    over = roll["seconds"] - roll["bound"]
-    packed = f"{roll['packed_ratio']:.3f} of the {roll['packed']:.2f} s of processes that are not divided"
-    return [f"{head} ({_listed(roll['parts'])})", packed, f"over it by {over:.2f} s: {_listed(roll['over'])}"]
+    head = f"took {rollout['seconds']:.2f} s, {rollout['ratio']:.3f} of the bound of {rollout['bound']:.2f} s"
+    over = rollout["seconds"] - rollout["bound"]
+    packed = f"{rollout['packed_ratio']:.3f} of the {rollout['packed']:.2f} s of processes that are not divided"
+    return [f"{head} ({_listed(rollout['parts'])})", packed, f"over it by {over:.2f} s: {_listed(rollout['over'])}"]
 
 
 def _listed(seconds: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ from tests.support.stack import Setup, Stack
 
 @dataclass(frozen=True)
 class Way:
-    """``warm`` runs before the load begins, ``run`` under load. ``run`` may return the record of its roll.
+    """``warm`` runs before the load begins, ``run`` under load. ``run`` may return the record of its rollout.
 
     ``side``: whose way it is, ours or a peer's; none: no restart at all; extra: not compared, and measured only where
     it is named. ``deploys``: whether every process is of the new release afterwards. ``posts``: the share of POSTs in
@@ -79,7 +79,7 @@ def _of_peer(size: int, named: tuple[str, Peer]) -> Way:
 
 
 def _of_ours(size: int) -> list[Way]:
-    def way(name: str, about: str, backend: str, many: int, run: Callable[..., Any] = ours.roll, **more: Any) -> Way:
+    def way(name: str, about: str, backend: str, many: int, run: Callable[..., Any] = ours.rollout, **more: Any) -> Way:
         setup = replace(ours.setup(backend), processes=size)
         rolled = functools.partial(run, at_a_time=many)
         return Way(name, about, rolled, setup, ours.warm, **{"side": "ours", **more})
@@ -90,7 +90,7 @@ def _of_ours(size: int) -> list[Way]:
         for suffix, many in (("", 1), ("-more", at_once(size)))
     ]
     alone = "rolling_restart, GETs alone, getState asked"
-    extra = way("ours-gets", alone, "iptables", 1, ours.roll_while_asked, posts=0.0, side="extra")
+    extra = way("ours-gets", alone, "iptables", 1, ours.rollout_while_asked, posts=0.0, side="extra")
     return [*found, extra]
 
 

@@ -1,7 +1,7 @@
-"""How far forecasts are off: rolls of a group of eight under load, each with what was expected of it.
+"""How far forecasts are off: rollouts of a group of eight under load, each with what was expected of it.
 
-``python -m tests.benchmarks.forecasts`` (as root); ``--rolls 12`` for more. The first has none to go by. Every other
-one goes two at a time, so that a forecast is not just the last roll again.
+``python -m tests.benchmarks.forecasts`` (as root); ``--rollouts 12`` for more. The first has none to go by. Every other
+one goes two at a time, so that a forecast is not just the last rollout again.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ RATE = 100.0
 
 
 def main() -> None:
-    """Print a line for each roll, and the median and the largest of how far off they were."""
+    """Print a line for each rollout, and the median and the largest of how far off they were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rolls", type=int, default=9, help="how many (default: %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=9, help="how many (default: %(default)s)")
     parser.add_argument("--settle", type=float, default=0.0, help="seconds that each process settles (default: 0)")
     options = parser.parse_args()
     enter_private_network()
-    history = {"file": "%(here)s/rolls.jsonl"}
+    history = {"file": "%(here)s/rollouts.jsonl"}
     setup = replace(ours.SETUP, files={ours.POLICY: plugin.policy(history=history, settle=options.settle)})
     with tempfile.TemporaryDirectory() as directory, Stack(Path(directory), setup) as stack:
         stack.warm()
         wait_open(stack)
         with Load(Plan(stack.url, rate=RATE), Path(directory) / "load.jsonl", setup.elsewhere):
-            offs = [off for number in range(options.rolls) if (off := _rolled(stack, 1 + number % 2)) is not None]
+            offs = [off for number in range(options.rollouts) if (off := _rolled(stack, 1 + number % 2)) is not None]
     print(f"{len(offs)} forecasts: off by {statistics.median(offs):.1%} (median), {max(offs):.1%} at most")
 
 
 def _rolled(stack: Stack, at_a_time: int) -> float | None:
-    """How far off the forecast of one roll was, as a share of it; None where there was none."""
+    """How far off the forecast of one rollout was, as a share of it; None where there was none."""
     done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(at_a_time), timeout=600)
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
-    roll = json.loads(done.stdout)
-    took, expected = roll["seconds"], roll["forecast"]
+    rollout = json.loads(done.stdout)
+    took, expected = rollout["seconds"], rollout["forecast"]
     off = abs(took - expected) / expected if expected else None
     said = f"{expected:.1f} s, off by {off:.1%}" if off is not None else "none"
-    print(f"roll {roll['id']}, {at_a_time} at a time: took {took:.1f} s, forecast {said}", flush=True)
+    print(f"rollout {rollout['id']}, {at_a_time} at a time: took {took:.1f} s, forecast {said}", flush=True)
     return off
 
 

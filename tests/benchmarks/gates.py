@@ -21,9 +21,9 @@ from supervisor_rolling.listener.gates.iptables import IptablesGate
 from tests.support.netns import enter_private_network
 
 BACKENDS = ("iptables", "nftables")
-ONE = {8000: "app:app-8000 is draining (roll 1)"}
-TWO = {**ONE, 8001: "app:app-8001 is draining (roll 1)"}
-FORTY = {port: f"app:app-{port} is draining (roll 1)" for port in range(8000, 8040)}
+ONE = {8000: "app:app-8000 is draining (rollout 1)"}
+TWO = {**ONE, 8001: "app:app-8001 is draining (rollout 1)"}
+FORTY = {port: f"app:app-{port} is draining (rollout 1)" for port in range(8000, 8040)}
 
 
 def main() -> None:

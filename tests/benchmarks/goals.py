@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from tests.benchmarks.results import Result
 
 SLOWER, LONGER = 1.1, 1.05
-"""The p99 in a roll by that before it, and the time of a roll by its bound (of processes that are not divided)."""
+"""The p99 in a rollout by that before it, and the time of a rollout by its bound (of processes that are not divided)."""
 
 
 def missed(results: Sequence[Result]) -> list[str]:
-    """A sentence for each goal that a roll of ours has not reached."""
+    """A sentence for each goal that a rollout of ours has not reached."""
     return [text for result in results if result.side == "ours" for text in _missed(result, results)]
 
 
@@ -22,8 +22,8 @@ def _missed(ours: Result, results: Iterable[Result]) -> Iterator[str]:
     if ours.slower > SLOWER:
         before, during = 1000 * ours.before.p99, 1000 * ours.during.p99
         yield f"{where}: p99 {during:.0f} ms, {ours.slower:.2f} times the {before:.0f} ms before"
-    if ours.roll and ours.roll["packed_ratio"] > LONGER:
-        yield f"{where}: {ours.roll['seconds']:.1f} s, {ours.roll['packed_ratio']:.3f} of the bound"
+    if ours.rollout and ours.rollout["packed_ratio"] > LONGER:
+        yield f"{where}: {ours.rollout['seconds']:.1f} s, {ours.rollout['packed_ratio']:.3f} of the bound"
     for peer in results:
         if is_better(peer, ours):
             yield f"{where}: {ours.seconds:.1f} s; {peer.about} failed nothing and took {peer.seconds:.1f} s"

@@ -101,7 +101,7 @@ def running(many: Many) -> Iterator[Rig]:
         program = binder.compile(directory)
         warmup = {"timeout": 20, "requests": [{"path": "/warm", "count": REQUESTS_TO_WARM}]}
         group = {"ports": r"app-(\d+)", "warmup": warmup, "settle": 0}
-        policy = {"history": {"file": str(directory / "rolls.jsonl")}, "groups": {"app": group}}
+        policy = {"history": {"file": str(directory / "rollouts.jsonl")}, "groups": {"app": group}}
         (directory / "rolling.yaml").write_text(json.dumps(policy), encoding="ascii")
         text = CONF.format(
             here=directory,

@@ -64,7 +64,7 @@ class Times:
 def measure(way: Way, size: int, how: Measure) -> Result:
     """Run one way in a new network namespace and a new stack."""
     enter_private_network()
-    with tempfile.TemporaryDirectory(prefix="rolls-") as directory:
+    with tempfile.TemporaryDirectory(prefix="rollouts-") as directory:
         stack = Stack(Path(directory), way.setup)
         stack.release(OLD)
         with stack:
@@ -156,7 +156,7 @@ def _result(
     answers: Sequence[Answer],
     times: Times,
     watch: Watch,
-    roll: Record,
+    rollout: Record,
 ) -> Result:
     earlier = before(answers, times.began)
     lead, report = summarise(earlier), summarise(set(answers).difference(earlier))
@@ -174,7 +174,7 @@ def _result(
         failures=report.failures,
         before=_latencies(lead),
         during=_latencies(report),
-        least=min(fewest, roll.get("least_available", fewest)),
+        least=min(fewest, rollout.get("least_available", fewest)),
         megabytes=watch.heaviest(times.began, times.back),
         cpu=times.cpu,
         late=max(lead.late, report.late),
@@ -182,7 +182,7 @@ def _result(
         rate=how.rate,
         machine=versions.machine(),
         when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        roll=roll,
+        rollout=rollout,
     )
 
 

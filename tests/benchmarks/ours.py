@@ -1,4 +1,4 @@
-"""Our way in the benchmark: the stack that it needs, the roll, and what is asked of supervisord meanwhile."""
+"""Our way in the benchmark: the stack that it needs, the rollout, and what is asked of supervisord meanwhile."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.site import PATHS
 from tests.support.stack import GROUP, LabError, Setup, Stack
 
 POLICY = "rolling.yaml"
-HISTORY = {"file": "%(here)s/rolls.jsonl"}
+HISTORY = {"file": "%(here)s/rollouts.jsonl"}
 WARMUP = {"timeout": 60, "ready": "/health", "requests": list(PATHS)}
 """Every page, and the default patience: in a large group several boot beside each other on two processors."""
 
 STATE_EVERY = 0.02  # seconds between two calls of getState
-ROLL_WITHIN = 900.0
+ROLLOUT_WITHIN = 900.0
 ANSWERS, ANSWERS_EVERY = 10, 0.05  # seconds
 
 SETUP = Setup(supervisor=plugin.sections(Path("%(here)s") / POLICY), files={POLICY: plugin.policy()})
@@ -39,43 +39,45 @@ def setup(backend: str) -> Setup:
 
 def warm(stack: Stack) -> None:
     """Let the guard warm everybody; then there is nothing left to warm, which is tried."""
-    wait_open(stack, ROLL_WITHIN)
+    wait_open(stack, ROLLOUT_WITHIN)
     stack.warm()
 
 
-def roll(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
-    """``supervisorctl rolling_restart app``; the record of the roll, and when it ``started``, on CLOCK_MONOTONIC."""
+def rollout(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
+    """``supervisorctl rolling_restart app``; the record of the rollout, and when it ``started``, on CLOCK_MONOTONIC."""
     options = ("--json", "--max-unavailable", str(at_a_time))
     with ThreadPoolExecutor(1) as pool:
-        rolling = pool.submit(stack.ctl, "rolling_restart", GROUP, *options, timeout=ROLL_WITHIN)
-        started = _start_of_roll(stack, rolling.done)
+        rolling = pool.submit(stack.ctl, "rolling_restart", GROUP, *options, timeout=ROLLOUT_WITHIN)
+        started = _start_of_rollout(stack, rolling.done)
         done = rolling.result()
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
     if started is None:
-        raise LabError("no roll was seen to run")
+        raise LabError("no rollout was seen to run")
     return {**json.loads(str(stack.rpc().rolling.getRecord(GROUP))), "started": started}
 
 
-def _start_of_roll(stack: Stack, is_over: Callable[[], bool]) -> float | None:
-    """By what supervisord says of a roll that runs, for how many seconds it does: as exact as the quickest of some
-    answers is quick. None where no roll ran."""
+def _start_of_rollout(stack: Stack, is_over: Callable[[], bool]) -> float | None:
+    """By what supervisord says of a rollout that runs, for how many seconds it does: as exact as the quickest of some
+    answers is quick. None where no rollout ran."""
     found: list[tuple[float, float]] = []
     proxy = stack.rpc()
     while len(found) < ANSWERS and not is_over():
         asked = time.monotonic()
-        rolls: Any = proxy.rolling.getAllRolls()
+        rollouts: Any = proxy.rolling.getAllRollouts()
         took = time.monotonic() - asked
-        found += [(took, asked + took / 2 - roll["seconds"]) for roll in rolls if roll["status"] == "running"]
+        found += [
+            (took, asked + took / 2 - rollout["seconds"]) for rollout in rollouts if rollout["status"] == "running"
+        ]
         time.sleep(ANSWERS_EVERY)
     return min(found)[1] if found else None
 
 
-def roll_while_asked(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
+def rollout_while_asked(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
     """The same while ``supervisor.getState`` is called all the time; with the p99 of that, in seconds, and the resident
     memory of the listener at the end, in MB."""
     with asking_for_the_state(stack.rpc(), STATE_EVERY) as latencies:
-        record = roll(stack, at_a_time)
+        record = rollout(stack, at_a_time)
     return {
         **record,
         "state_p99": quantile(sorted(latencies), 0.99),

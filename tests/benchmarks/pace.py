@@ -1,12 +1,12 @@
-"""What a roll does to whoever is served meanwhile, by how busy the host is; and what a pace buys where it is busiest.
+"""What a rollout does to whoever is served meanwhile, by how busy the host is; and what a pace buys where it is busiest.
 
-``python -m tests.benchmarks.pace`` (as root) first looks for the rate at which this machine saturates, then rolls the
+``python -m tests.benchmarks.pace`` (as root) first looks for the rate at which this machine saturates, then rollouts the
 demo application under shares of that rate, so many processes at a time; under the highest share also with paces. It
-prints a table and writes ``tests/benchmarks/results/pace.json`` after each roll. ``--loads 85 --limits 1,2`` takes
+prints a table and writes ``tests/benchmarks/results/pace.json`` after each rollout. ``--loads 85 --limits 1,2`` takes
 some; ``--resume`` goes on where one was ended, with its rate.
 
 All is on one machine: what sends the requests and nginx take their part of the processors, steady or not. *Steady* is
-the time right before each roll. A roll that takes longer spreads what it costs over more requests, which lowers its
+the time right before each rollout. A rollout that takes longer spreads what it costs over more requests, which lowers its
 p99 by itself; so those that took longer than SLOW are counted, too.
 """
 
@@ -35,8 +35,8 @@ from tests.support.stack import LabError, Setup, Stack
 RESULTS = Path(__file__).parent / "results" / "pace.json"
 
 POLICY = "rolling.yaml"
-ROLL_WITHIN = 600.0
-TAIL = 1.0  # seconds of load after a roll
+ROLLOUT_WITHIN = 600.0
+TAIL = 1.0  # seconds of load after a rollout
 REST = 3.0  # seconds without a load before the next one
 
 SLOW = 0.25
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class How:
-    """``lead``: seconds of steady load before each roll; ``patience``: that of a pace."""
+    """``lead``: seconds of steady load before each rollout; ``patience``: that of a pace."""
 
     processes: int
     lead: float
@@ -70,7 +70,7 @@ class How:
 
 @dataclass(frozen=True)
 class Side:
-    """A window: steady, or the roll. Latencies of the GETs in seconds; ``slow``: GETs of SLOW and more;
+    """A window: steady, or the rollout. Latencies of the GETs in seconds; ``slow``: GETs of SLOW and more;
     ``pressure``: of the CPU, in percent."""
 
     seconds: float
@@ -91,7 +91,7 @@ class Result:
     case: Case
     rate: float
     steady: Side
-    roll: Side
+    rollout: Side
     late: float
 
 
@@ -120,34 +120,40 @@ def _is_saturated(stack: Stack, rate: float) -> bool:
     return found.p50 > SATURATED or bool(found.failures)
 
 
-# --- a roll
+# --- a rollout
 
 
-class RollError(Exception):
-    """A roll has failed, so that there is nothing to measure."""
+class RolloutError(Exception):
+    """A rollout has failed, so that there is nothing to measure."""
 
 
 def measure(case: Case, rate: float, how: How, stack: Stack) -> Result:
-    """Raises RollError where the roll fails: then the machine was too busy with something else for any figure."""
+    """Raises RolloutError where the rollout fails: then the machine was too busy with something else for any figure."""
     _write_policy(stack, case, how)
     with Load(Plan(stack.url, rate=rate), stack.directory / "load.jsonl") as load:
         time.sleep(1.0)
         marks = [_mark()]
         time.sleep(how.lead)
         marks.append(_mark())
-        done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(case.limit), timeout=ROLL_WITHIN)
+        done = stack.ctl(
+            "rolling_restart", "app", "--json", "--max-unavailable", str(case.limit), timeout=ROLLOUT_WITHIN
+        )
         marks.append(_mark())
         time.sleep(TAIL)
     if done.returncode:
-        raise RollError(json.loads(done.stdout).get("why") or done.stdout)
+        raise RolloutError(json.loads(done.stdout).get("why") or done.stdout)
     answers = load.answers()
-    steady, roll = (_side(answers, first, last) for first, last in zip(marks, marks[1:]))
-    return Result(case, rate, steady, roll, max(answer.late for answer in answers))
+    steady, rollout = (_side(answers, first, last) for first, last in zip(marks, marks[1:]))
+    return Result(case, rate, steady, rollout, max(answer.late for answer in answers))
 
 
 def _write_policy(stack: Stack, case: Case, how: How) -> None:
     pace = {"cpu_pressure": f"{case.pressure:g}%" if case.pressure else "", "patience": how.patience}
-    warmup = {"timeout": ROLL_WITHIN / 4, "ready": "/health", "requests": list(PATHS)}  # a busy machine takes its time
+    warmup = {
+        "timeout": ROLLOUT_WITHIN / 4,
+        "ready": "/health",
+        "requests": list(PATHS),
+    }  # a busy machine takes its time
     (stack.directory / POLICY).write_text(plugin.policy(pace=pace, warmup=warmup), encoding="utf-8")
 
 
@@ -180,22 +186,22 @@ COLUMNS = (
 
 
 def row(result: Result) -> tuple[str, ...]:
-    case, steady, roll = result.case, result.steady, result.roll
+    case, steady, rollout = result.case, result.steady, result.rollout
     return (
         f"{case.load} % ({result.rate:.0f}/s)",
         str(case.limit),
         f"{case.pressure:g}%" if case.pressure else "-",
-        f"{roll.seconds:.1f}",
-        str(roll.failed),
-        str(roll.cold),
-        *(f"{1000 * latency:.0f}" for latency in (roll.p50, roll.p99, steady.p99, roll.max)),
-        str(roll.slow),
-        *(f"{side.pressure:.0f}%" for side in (roll, steady)),
+        f"{rollout.seconds:.1f}",
+        str(rollout.failed),
+        str(rollout.cold),
+        *(f"{1000 * latency:.0f}" for latency in (rollout.p50, rollout.p99, steady.p99, rollout.max)),
+        str(rollout.slow),
+        *(f"{side.pressure:.0f}%" for side in (rollout, steady)),
     )
 
 
 def cases(loads: Sequence[int], limits: Sequence[int], pressures: Sequence[float]) -> Iterator[Case]:
-    """With paces under the highest load alone, each right after the roll without."""
+    """With paces under the highest load alone, each right after the rollout without."""
     for load in loads:
         for limit in limits:
             yield Case(load, limit, 0.0)
@@ -230,7 +236,7 @@ def main() -> None:
                 time.sleep(REST)
                 try:
                     results.append(measure(case, most * case.load / 100, how, stack))
-                except RollError as error:
+                except RolloutError as error:
                     print(f"  left out, for --resume: {error}", file=sys.stderr, flush=True)
                     continue
                 _say_noise(results[-1])
@@ -239,7 +245,7 @@ def main() -> None:
 
 
 def _loaded(found: dict) -> Result:
-    sides = {name: Side(**found[name]) for name in ("steady", "roll")}
+    sides = {name: Side(**found[name]) for name in ("steady", "rollout")}
     return Result(Case(**found["case"]), found["rate"], late=found["late"], **sides)
 
 
@@ -263,7 +269,7 @@ def _percents(text: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Roll under load, with and without a pace. Needs root.")
+    parser = argparse.ArgumentParser(description="Rollout under load, with and without a pace. Needs root.")
     parser.add_argument("--loads", type=_whole, default=[40, 60, 85], help="percent of what saturates (40,60,85)")
     parser.add_argument("--limits", type=_whole, default=[1, 2, 4], help="processes at a time (1,2,4)")
     parser.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.benchmarks.measuring import Measure
 from tests.benchmarks.results import load
-from tests.benchmarks.rolls import NAME, RESULTS
+from tests.benchmarks.rollouts import NAME, RESULTS
 from tests.support.stack import ROOT
 
 README = ROOT / "README.rst"

@@ -38,7 +38,7 @@ class Result:
     that time, ``before`` of those in some seconds before it. ``least``: how few served at any moment, see ``watching``;
     of ours, how few were warm and open, if that is less. ``megabytes``: the most that the group and the tool took
     together (PSS). ``cpu``: processor seconds of the tool, by its parts. ``late``: of the load generator, at worst;
-    ``busy``: the share of the processors that was in use, before and during. ``roll``: the bound of a roll of ours.
+    ``busy``: the share of the processors that was in use, before and during. ``rollout``: the bound of a rollout of ours.
     """
 
     size: int
@@ -61,7 +61,7 @@ class Result:
     rate: float
     machine: Mapping[str, str]
     when: str
-    roll: Mapping[str, Any] = field(default_factory=dict)
+    rollout: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:

@@ -1,6 +1,6 @@
-"""A roll of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs the one who rolls.
+"""A rollout of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs the one who rollouts.
 
-``python -m tests.benchmarks.sizes`` (as root) rolls a group of ``--sizes`` light processes under one supervisord, each
+``python -m tests.benchmarks.sizes`` (as root) rollouts a group of ``--sizes`` light processes under one supervisord, each
 in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how long
 the listener's turns took and kept the processor, how long ``supervisor.getState`` waited all the while (supervisord's
 time has the answers to it, ten a second), what the listener held in memory at most, and how long ``rolling_status``
@@ -28,7 +28,7 @@ from tests.support.stack import LabError
 
 AT_A_TIME = "10%"
 STATE_EVERY = 0.1  # seconds between two calls of getState: each costs supervisord a few passes over its processes
-ROLL_WITHIN = 900.0
+ROLLOUT_WITHIN = 900.0
 STATUS_TIMES = 5
 QUIET = 5.0  # seconds: the events of the start are worked off
 SHOWN = 45  # lines of a profile
@@ -40,7 +40,7 @@ class Cost:
     the listener has been."""
 
     size: int
-    roll: float
+    rollout: float
     listener: float
     supervisord: float
     turns: Sequence[float]
@@ -51,7 +51,7 @@ class Cost:
 
 
 def measure(size: int, startsecs: int) -> Cost:
-    """Of one roll."""
+    """Of one rollout."""
     enter_private_network()
     with running(_timed(size, startsecs, {})) as rig:
         time.sleep(QUIET + size / 50)
@@ -61,7 +61,7 @@ def measure(size: int, startsecs: int) -> Cost:
         known = len(_turns(rig))
         with asking_for_the_state(rig.rpc(), STATE_EVERY) as states:
             began = time.monotonic()
-            _roll(rig)
+            _rollout(rig)
             took = time.monotonic() - began
         listens, supervises = (proc.cpu_seconds(pid) - then for pid, then in zip(pids, before))
         turns = _turns(rig)[known:]
@@ -79,11 +79,11 @@ def measure(size: int, startsecs: int) -> Cost:
 
 
 def profile(size: int, startsecs: int) -> None:
-    """Print what the turns of one roll spent their time on."""
+    """Print what the turns of one rollout spent their time on."""
     enter_private_network()
     with running(_timed(size, startsecs, {timed_turns.PROFILE: "profile"})) as rig:
         time.sleep(QUIET + size / 50)
-        _roll(rig)
+        _rollout(rig)
         rig.rpc().supervisor.stopProcess("rolling", True)
         statistics = pstats.Stats(str(rig.directory / "profile"))
         for order in ("cumulative", "tottime"):
@@ -100,7 +100,7 @@ def _timed(size: int, startsecs: int, names: Mapping[str, str]) -> Many:
     )
 
 
-def _roll(rig: Rig) -> None:
+def _rollout(rig: Rig) -> None:
     done = _ctl(rig, "rolling_restart", "app", "--max-unavailable", AT_A_TIME)
     if done.returncode:
         raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -108,7 +108,7 @@ def _roll(rig: Rig) -> None:
 
 def _ctl(rig: Rig, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(rig.conf), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=ROLL_WITHIN, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=ROLLOUT_WITHIN, check=False)
 
 
 def _status(rig: Rig) -> float:
@@ -128,7 +128,7 @@ def _turns(rig: Rig) -> list[tuple[float, float]]:
 
 
 COLUMNS = (
-    "processes  roll s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  "
+    "processes  rollout s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  "
     "getState p50  p99 ms  max ms  status s  peak MB"
 )
 
@@ -137,7 +137,7 @@ def row(cost: Cost) -> str:
     """As wide as COLUMNS."""
     cells = (
         f"{cost.size}",
-        f"{cost.roll:.1f}",
+        f"{cost.rollout:.1f}",
         f"{1000 * cost.listener:.1f}",
         f"{1000 * cost.supervisord:.1f}",
         f"{len(cost.turns)}",
@@ -156,7 +156,7 @@ def row(cost: Cost) -> str:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that supervisord is stopped
-    parser = argparse.ArgumentParser(description="What a roll of many costs. Needs root.")
+    parser = argparse.ArgumentParser(description="What a rollout of many costs. Needs root.")
     parser.add_argument("--sizes", default="10,100,1000", help="processes (default: %(default)s)")
     parser.add_argument("--startsecs", type=int, default=1, help="of each process (default: %(default)s)")
     parser.add_argument("--profile", action="store_true", help="print what the turns spend their time on")

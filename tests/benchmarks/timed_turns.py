@@ -13,7 +13,7 @@ import sys
 import time
 
 from supervisor_rolling.listener import main as listener
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 
 FILE = "TIMED_TURNS"
 PROFILE = "TIMED_PROFILE"
@@ -22,15 +22,15 @@ PROFILE = "TIMED_PROFILE"
 def main() -> int:
     profile = cProfile.Profile() if PROFILE in os.environ else None
     with open(os.environ[FILE], "a", buffering=1, encoding="ascii") as out:
-        turn = Roller.turn
+        turn = Reconciler.turn
 
-        def timed(roller: Roller) -> float:
+        def timed(reconciler: Reconciler) -> float:
             began, used = time.monotonic(), time.thread_time()
-            pause = profile.runcall(turn, roller) if profile else turn(roller)
+            pause = profile.runcall(turn, reconciler) if profile else turn(reconciler)
             out.write(f"{time.monotonic() - began:.6f} {time.thread_time() - used:.6f}\n")
             return pause
 
-        setattr(Roller, Roller.turn.__name__, timed)
+        setattr(Reconciler, Reconciler.turn.__name__, timed)
         try:
             return listener.main()
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.model import RestartPolicy, Roll, Share, Stage, Status, WarmupPolicy
+from supervisor_rolling.core.model import RestartPolicy, Rollout, Share, Stage, Status, WarmupPolicy
 from tests.simulation.test_properties import assert_guarded
 from tests.simulation.world import World, fast_policy
 from tests.support.load import Load, Plan
@@ -31,8 +31,8 @@ DEPLOYS: dict[str, dict[str, Any]] = {
 }
 
 EVERY = 0.02  # seconds between two moments at which it is tried
-MOST = 60  # moments in a roll: those of a long one are further apart
-LONGEST = 12.0  # seconds of a roll
+MOST = 60  # moments in a rollout: those of a long one are further apart
+LONGEST = 12.0  # seconds of a rollout
 
 
 def a_world(deploy: dict[str, Any], good: int, unstoppable: bool = False, on_kill: str = "fail") -> World:
@@ -53,22 +53,22 @@ def a_world(deploy: dict[str, Any], good: int, unstoppable: bool = False, on_kil
     return world
 
 
-def aborted(world: World, at: float) -> Roll:
-    """The roll after an abort ``at`` seconds into it."""
+def aborted(world: World, at: float) -> Rollout:
+    """The rollout after an abort ``at`` seconds into it."""
     world.ask()
-    roller = world.live(world.roller(), at)
+    reconciler = world.live(world.reconciler(), at)
     world.mailbox.flag("app", aborting=True)
-    world.run(roller, LONGEST)
-    return world.roll()
+    world.run(reconciler, LONGEST)
+    return world.rollout()
 
 
-def assert_nothing_is_between(world: World, roll: Roll) -> None:
-    assert roll.status is not Status.RUNNING
-    assert {member.stage for member in roll.members} <= {Stage.OPEN, Stage.FAILED}
+def assert_nothing_is_between(world: World, rollout: Rollout) -> None:
+    assert rollout.status is not Status.RUNNING
+    assert {member.stage for member in rollout.members} <= {Stage.OPEN, Stage.FAILED}
     assert_guarded(world)
-    for member in roll.members:
+    for member in rollout.members:
         process = world.processes[member.name]
-        assert process.state not in ("STOPPED", "STOPPING"), "what the roll has stopped is started again"
+        assert process.state not in ("STOPPED", "STOPPING"), "what the rollout has stopped is started again"
         if member.stage is Stage.FAILED:
             assert member.failed
             assert world.is_closed(process.port)
@@ -77,12 +77,12 @@ def assert_nothing_is_between(world: World, roll: Roll) -> None:
 
 
 def moments(make: Callable[[], World]) -> list[float]:
-    """From the beginning of such a roll until after its end."""
+    """From the beginning of such a rollout until after its end."""
     world = make()
     world.ask()
     began = world.now
-    world.run(world.roller(), LONGEST)
-    assert world.roll().status is not Status.RUNNING
+    world.run(world.reconciler(), LONGEST)
+    assert world.rollout().status is not Status.RUNNING
     every = max(EVERY, (world.now - began) / MOST)
     return [n * every for n in range(round((world.now - began) / every) + 2)]
 
@@ -93,10 +93,10 @@ def test_an_abort_at_any_moment_leaves_no_process_between(deploy: dict[str, Any]
     statuses = set()
     for at in moments(lambda: a_world(deploy, good)):
         world = a_world(deploy, good)
-        roll = aborted(world, at)
-        assert_nothing_is_between(world, roll)
+        rollout = aborted(world, at)
+        assert_nothing_is_between(world, rollout)
         assert (world.lost, world.cold) == (0, 0) or "lives" in deploy, "but what died with requests in it"
-        statuses.add(roll.status)
+        statuses.add(rollout.status)
     assert statuses == {Status.ABORTED, Status.FAILED if deploy else Status.DONE}
 
 
@@ -105,12 +105,12 @@ def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_
     statuses = set()
     for at in moments(lambda: a_world({}, 0, True, on_kill)):
         world = a_world({}, 0, True, on_kill)
-        roll = aborted(world, at)
-        assert_nothing_is_between(world, roll)
+        rollout = aborted(world, at)
+        assert_nothing_is_between(world, rollout)
         assert (world.lost, world.cold) == (0, 0)
-        assert {member.stage for member in roll.members} == {Stage.OPEN}
-        assert all(member.killed and member.replaced for member in roll.members if member.tried)
-        statuses.add(roll.status)
+        assert {member.stage for member in rollout.members} == {Stage.OPEN}
+        assert all(member.killed and member.replaced for member in rollout.members if member.tried)
+        statuses.add(rollout.status)
     assert statuses == {Status.ABORTED, Status.FAILED if on_kill == "fail" else Status.DONE}
 
 
@@ -133,17 +133,17 @@ def started(start: Callable[..., Stack], fault: str = "", settle: float = 0.0) -
 
 
 def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
-    """Roll, abort when the first process is in that stage, and wait for the end; the first process as it then is. The
+    """Rollout, abort when the first process is in that stage, and wait for the end; the first process as it then is. The
     others were not reached."""
     before = pids(stack)
     with Load(Plan(stack.url, rate=60.0), stack.directory / "load.jsonl") as load:
         assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
         wait_stage(stack, stage, "app-8000")
         assert "aborting" in stack.ctl("rolling_abort", "app").stdout
-        roll = wait_ended(stack)
+        rollout = wait_ended(stack)
     assert_nobody_noticed(load.report())
-    assert roll["status"] == "aborted"
-    first, *others = roll["processes"]
+    assert rollout["status"] == "aborted"
+    first, *others = rollout["processes"]
     assert [(p["stage"], p["tried"]) for p in others] == [("open", False)] * 3
     assert pids(stack)[1:] == before[1:]
     assert [refuses(port) for port in stack.setup.ports] == [first["stage"] == "failed", False, False, False]

@@ -128,24 +128,24 @@ def users(stack: Stack) -> Load:
 
 
 def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
-    """Run a command that rolls: its exit status, its output, and the roll when it had first failed, or at the end."""
+    """Run a command that rollouts: its exit status, its output, and the rollout when it had first failed, or at the end."""
     with popen_ctl(stack, *command) as watcher:
         view: dict[str, Any] = {}
         while watcher.poll() is None and not (view and any(p["failed"] for p in view["processes"])):
             time.sleep(0.02)
-            view = the_roll(stack)
+            view = the_rollout(stack)
         output = watcher.communicate(timeout=60)[0]
     return watcher.returncode, output, view
 
 
-def the_roll(stack: Stack) -> dict[str, Any]:
-    """The only roll; nothing before there is one."""
-    rolls: Any = stack.rpc().rolling.getAllRolls()
-    return rolls[0] if rolls else {}
+def the_rollout(stack: Stack) -> dict[str, Any]:
+    """The only rollout; nothing before there is one."""
+    rollouts: Any = stack.rpc().rolling.getAllRollouts()
+    return rollouts[0] if rollouts else {}
 
 
 def found_after(view: dict[str, Any]) -> float:
-    """Seconds, by the roll's own clock, from the beginning of the fault until the roll has failed on the first process:
+    """Seconds, by the rollout's own clock, from the beginning of the fault until the rollout has failed on the first process:
     from the order to stop where the old one did not, else from the moment at which the new one was there."""
     (first,) = [process for process in view["processes"] if process["failed"]]
     if first["killed"] or first["stage"] == "restarting":
@@ -155,7 +155,7 @@ def found_after(view: dict[str, Any]) -> float:
 
 
 def fatal_until_found(stack: Stack) -> float:
-    """Seconds from supervisord's FATAL to the roll's failure, by the times in their logs."""
+    """Seconds from supervisord's FATAL to the rollout's failure, by the times in their logs."""
     supervisord = (stack.directory / "supervisord.log").read_text(encoding="utf-8")
     fatal = re.search(rf"(?m)^(\S+ \S+) INFO gave up: {FIRST} entered FATAL", supervisord)
     failed = re.search(rf"(?m)^(\S+ \S+) INFO app:{FIRST} failed: ", listener_log(stack))
@@ -223,7 +223,7 @@ def test_of_a_group_that_is_down_as_a_whole_nothing_is_said_to_be_closed(start: 
     assert "kept closed" not in why
 
 
-def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_request(start: Start) -> None:
+def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_request(start: Start) -> None:
     """All eight are deaf, as after a deploy that nobody could notice. So the mend of the code does not help those that
     run; what does is to accept that they are killed."""
     stack = started(start, Fault("deaf", program="stopwaitsecs = 1"), running="deaf")
@@ -239,7 +239,9 @@ def test_a_process_that_does_not_stop_costs_the_roll_but_no_process_and_no_reque
         line = line_of(output, FIRST)
         assert "· stopped 1." in line
         assert " s (killed) · " in line
-        assert "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it and the roll brings it" in line
+        assert (
+            "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it and the rollout brings it" in line
+        )
         assert line.endswith("to go on with those that still run, accept it: restart: {on_kill: restart} in its policy")
         end, advice = output.splitlines()[-2:]
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
@@ -263,7 +265,9 @@ def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) ->
         stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
         assert stack.ctl("rolling_pause", "app").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
-        assert stack.ctl("rolling_abort", "app").returncode == 0  # a roll keeps to its policy, a resumed one reads it
+        assert (
+            stack.ctl("rolling_abort", "app").returncode == 0
+        )  # a rollout keeps to its policy, a resumed one reads it
         assert wait_ended(stack)["status"] == "aborted"
         deploy_badly(stack, fault)
         status, output, _ = rolled(stack, "rolling_resume", "app")

@@ -48,7 +48,7 @@ RESULT = Result(
     rate=100.0,
     machine={"processors": "2"},
     when="2026-01-01T00:00:00Z",
-    roll={"seconds": 9.9, "bound": 9.8, "ratio": 1.01, "packed_ratio": 1.01},
+    rollout={"seconds": 9.9, "bound": 9.8, "ratio": 1.01, "packed_ratio": 1.01},
 )
 
 
@@ -92,7 +92,7 @@ def test_a_machine_that_does_nothing_is_not_busy():
 
 
 def record(courses: list[dict[str, float]], limit: int, seconds: float) -> tuple[Mapping[str, Any], list[Life]]:
-    """A roll of processes that each leave ``at``, drain, stop, are gone for so long, boot and warm up; each thing is
+    """A rollout of processes that each leave ``at``, drain, stop, are gone for so long, boot and warm up; each thing is
     seen ``late``."""
     processes, known = [], []
     for number, one in enumerate(courses):
@@ -126,7 +126,7 @@ QUICK = {"drain": 0.5, "stop": 0.1, "boot": 0.2, "warm": 0.3}  # startsecs are l
 SLOW = {"drain": 0.5, "stop": 0.1, "boot": 0.9, "warm": 0.8}
 
 
-def test_a_roll_in_which_nothing_is_late_takes_its_bound():
+def test_a_rollout_in_which_nothing_is_late_takes_its_bound():
     found = explained([{**QUICK, "at": 0.0}, {**SLOW, "at": 1.6}], 1, 3.9)
     assert found.bound == pytest.approx(0.5 + 0.1 + 1.0 + 0.5 + 0.1 + 1.7)
     assert found.ratio == pytest.approx(found.packed_ratio) == pytest.approx(1.0)
@@ -152,14 +152,14 @@ def test_what_is_late_is_told_by_where_it_happens():
     assert slow.over[bound.WARM] == pytest.approx(0.4)
 
 
-def test_places_that_are_empty_at_the_end_are_told_and_are_no_fault_of_the_roll():
+def test_places_that_are_empty_at_the_end_are_told_and_are_no_fault_of_the_rollout():
     found = explained([{**QUICK, "at": at} for at in (0.0, 1.6, 1.6, 3.2)], 2, 4.8)
     assert found.bound == pytest.approx(1.6 + 3 * 1.6 / 2)
     assert found.over[bound.EMPTY] == pytest.approx(0.8)
     assert found.packed == pytest.approx(4.8)
 
 
-def test_the_bound_and_what_is_over_it_are_all_of_the_time_however_a_roll_goes():
+def test_the_bound_and_what_is_over_it_are_all_of_the_time_however_a_rollout_goes():
     chance = random.Random(3)
     for _ in range(200):
         limit, free, courses = chance.randint(1, 4), [0.0], []
@@ -200,7 +200,7 @@ def test_a_peer_is_better_only_where_it_fails_nothing_and_takes_no_more_out_of_s
         ({"posts_failed": 1}, "1 requests failed"),
         ({"cold": 2}, "2 GETs were cold"),
         ({"during": Latencies(0.005, 0.012, 0.040)}, "p99 12 ms, 1.20 times the 10 ms before"),
-        ({"roll": {**RESULT.roll, "packed_ratio": 1.06}}, "1.060 of the bound"),
+        ({"rollout": {**RESULT.rollout, "packed_ratio": 1.06}}, "1.060 of the bound"),
     ],
 )
 def test_each_goal_that_is_missed_is_told(change: dict[str, Any], words: str):
@@ -213,8 +213,8 @@ def test_each_goal_that_is_missed_is_told(change: dict[str, Any], words: str):
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
-    results.save(tmp_path / "there" / "rolls.json", [RESULT])
-    assert results.load(tmp_path / "there" / "rolls.json") == [RESULT]
+    results.save(tmp_path / "there" / "rollouts.json", [RESULT])
+    assert results.load(tmp_path / "there" / "rollouts.json") == [RESULT]
     assert results.load(tmp_path / "none.json") == []
 
 
@@ -251,7 +251,7 @@ def test_the_picture_is_xml_with_a_bar_as_long_as_each_restart_took():
 def test_the_readme_shows_what_was_published_and_nothing_else_is_said_to_be():
     is_published = publish.FOLDER.exists()
     readme = publish.README.read_text(encoding="utf-8")
-    assert ("docs/benchmark/rolls.svg" in readme) == is_published
+    assert ("docs/benchmark/rollouts.svg" in readme) == is_published
     if is_published:
         assert publish.published(readme, publish.table_of(publish.FOLDER)) == readme
 
@@ -259,7 +259,7 @@ def test_the_readme_shows_what_was_published_and_nothing_else_is_said_to_be():
 def test_publishing_changes_the_part_between_the_comments_alone():
     readme = f"before\n{publish.BEGIN}\nold table\n\n{publish.END}\nafter\n"
     once = publish.published(readme, "8 processes\n\nsteady  0\n")
-    assert once.startswith(f"before\n{publish.BEGIN}\n.. image:: docs/benchmark/rolls.svg\n")
+    assert once.startswith(f"before\n{publish.BEGIN}\n.. image:: docs/benchmark/rollouts.svg\n")
     assert once.endswith(f"::\n\n    8 processes\n\n    steady  0\n\n{publish.END}\nafter\n")
     assert publish.published(once, "8 processes\n\nsteady  0\n") == once
     with pytest.raises(ValueError, match="needs the lines"):
@@ -270,7 +270,7 @@ def test_publishing_changes_the_part_between_the_comments_alone():
 
 
 def test_a_short_run_measures_ours_and_a_peer(tmp_path: Path):
-    command = [sys.executable, "-m", "tests.benchmarks.rolls", "--quick", "--sizes", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.benchmarks.rollouts", "--quick", "--sizes", "2", "--out", str(tmp_path)]
     done = subprocess.run(
         [*command, "--ways", "gunicorn,ours-iptables"],
         cwd=ROOT,
@@ -280,7 +280,7 @@ def test_a_short_run_measures_ours_and_a_peer(tmp_path: Path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    gunicorn, ours = results.load(tmp_path / "rolls.json")
+    gunicorn, ours = results.load(tmp_path / "rollouts.json")
     assert (gunicorn.way, ours.way) == ("gunicorn", "ours-iptables")
     assert (ours.failed, ours.cold, ours.least) == (0, 0, 1)
     assert gunicorn.least == 0, "HUP tells all old workers to go before a new one has booted"
@@ -288,6 +288,6 @@ def test_a_short_run_measures_ours_and_a_peer(tmp_path: Path):
         assert result.seconds > 0
         assert result.megabytes > 50
         assert sum(result.cpu.values()) > 0
-    told = json.loads((tmp_path / "rolls.json").read_text(encoding="utf-8"))["results"][1]["roll"]
+    told = json.loads((tmp_path / "rollouts.json").read_text(encoding="utf-8"))["results"][1]["rollout"]
     assert sum(told["parts"].values()) + sum(told["over"].values()) == pytest.approx(told["seconds"], abs=0.01)
-    ElementTree.parse(tmp_path / "rolls.svg")
+    ElementTree.parse(tmp_path / "rollouts.svg")

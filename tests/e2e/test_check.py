@@ -68,7 +68,7 @@ def found(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def rewrite(stack: Stack, changes: Callable[[dict[str, Any]], None]) -> None:
-    """Change the policy on disk: it is read again by every roll and every check."""
+    """Change the policy on disk: it is read again by every rollout and every check."""
     path = stack.directory / "rolling.yaml"
     policy = yaml.safe_load(path.read_text(encoding="utf-8"))
     changes(policy)
@@ -126,10 +126,12 @@ def test_what_haproxy_was_told_wrongly_is_found(group: Callable[..., Stack]) -> 
     assert "app-8002 (port 9)" in found(checked(stack))["haproxy.server"]["text"]
 
 
-# --- a roll
+# --- a rollout
 
 
-def test_nginx_with_its_defaults_refuses_a_fast_roll_which_forced_loses_requests(group: Callable[..., Stack]) -> None:
+def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_requests(
+    group: Callable[..., Stack],
+) -> None:
     stack = group(setup={"peer": ""}, settle=0)
     (finding,) = checked(stack)["findings"]
     assert (finding["code"], finding["refuses"], finding["where"].rpartition(":")[0]) == (
@@ -149,7 +151,7 @@ def test_nginx_with_its_defaults_refuses_a_fast_roll_which_forced_loses_requests
     assert lost.gets_failed + lost.posts_failed > 0, "it costs nothing: then why refuse it?"
 
 
-def test_to_settle_is_taken_from_nginx_when_a_roll_begins(group: Callable[..., Stack]) -> None:
+def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[..., Stack]) -> None:
     stack = group(2, setup={"peer": "fail_timeout=2s"})
     found_now = checked(stack)
     assert [(one["code"], one["refuses"]) for one in found_now["findings"]] == [("nginx.settle", False)]
@@ -348,7 +350,7 @@ def test_a_port_that_is_not_where_the_policy_says_refuses(odd: Stack) -> None:
     assert "hasty listens on 9400 and not on 9401" in json.dumps(checked(odd, "hasty"))
 
 
-def test_what_supervisord_is_told_refuses_a_roll_too(odd: Stack) -> None:
+def test_what_supervisord_is_told_refuses_a_rollout_too(odd: Stack) -> None:
     for words in (["--dry-run"], []):
         done = odd.ctl("rolling_restart", "app", *words)
         assert (done.returncode, "numprocs is 2" in done.stdout) == (1, True), done.stdout

@@ -1,4 +1,4 @@
-"""Whatever dies in the middle of a roll, for good or for a while: the listener, the client, supervisord, or both."""
+"""Whatever dies in the middle of a rollout, for good or for a while: the listener, the client, supervisord, or both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.soak.kills import roll_and_kill
+from tests.soak.kills import rollout_and_kill
 from tests.support.look import (
     all_open,
     assert_nobody_noticed,
@@ -67,11 +67,11 @@ def end_with_force(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("victim", ["listener", "client"])
-def test_it_may_be_killed_at_any_moment_of_a_roll(group: Callable[..., Stack], victim: str):
+def test_it_may_be_killed_at_any_moment_of_a_rollout(group: Callable[..., Stack], victim: str):
     """A few of those that ``python -m tests.soak.kills`` does by the hundred."""
     stack, chance = group(), random.Random(4)
     with users(stack) as report:
-        found = [roll_and_kill(stack, chance, victim) for _ in range(8)]
+        found = [rollout_and_kill(stack, chance, victim) for _ in range(8)]
     assert all(one.survived for one in found), found
     assert_nobody_noticed(report())
 
@@ -114,8 +114,8 @@ def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(grou
         with draining(stack), stopped(listener_pid(stack)):
             seconds_until_open(stack)
             time.sleep(1.0)  # users come back to it
-        roll = wait_ended(stack)
-    assert (roll["status"], roll["replaced"]) == ("done", 3)
+        rollout = wait_ended(stack)
+    assert (rollout["status"], rollout["replaced"]) == ("done", 3)
     assert_nobody_noticed(report())
 
 
@@ -131,8 +131,8 @@ def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_
                 assert refuses(8000), "the listener renews the lease meanwhile"
             assert rolling(stack)["status"] == "running"
             assert pids(stack) == before
-        roll = wait_ended(stack)
-    assert (roll["status"], roll["replaced"]) == ("done", 3)
+        rollout = wait_ended(stack)
+    assert (rollout["status"], rollout["replaced"]) == ("done", 3)
     assert_nobody_noticed(report())
 
 
@@ -144,6 +144,6 @@ def test_when_both_stand_still_for_longer_than_the_lease_nothing_that_gets_conne
         with draining(stack), stopped(listener_pid(stack)), stopped(stack.supervisord_pid):
             seconds_until_open(stack)
             time.sleep(1.0)
-        roll = wait_ended(stack)
-    assert (roll["status"], roll["replaced"]) == ("done", 3)
+        rollout = wait_ended(stack)
+    assert (rollout["status"], rollout["replaced"]) == ("done", 3)
     assert_nobody_noticed(report())

@@ -22,7 +22,7 @@ SMALL = [sys.executable, "-u", "-m", "tests.support.demo", "--processes=2", "--s
 GOOD = demo.Outcome(
     periods={name: Report(100, 0, 0, 0, 0.003, 0.01, 0.02, 0.0) for name in ("before", "during", "after")},
     new={"before": 0, "during": 40, "after": 100},
-    roll={"status": "done", "total": 2, "least_available": 1, "processes": [{}, {}], "seconds": 3.21},
+    rollout={"status": "done", "total": 2, "least_available": 1, "processes": [{}, {}], "seconds": 3.21},
     kept=[],
 )
 
@@ -36,7 +36,7 @@ def environment() -> Iterator[dict[str, str]]:
         assert [proc.command(process) for process in proc.carrying(f"TMPDIR={directory}")] == []
 
 
-def test_the_demo_shows_a_roll_and_what_the_users_had_of_it(environment: dict[str, str]) -> None:
+def test_the_demo_shows_a_rollout_and_what_the_users_had_of_it(environment: dict[str, str]) -> None:
     done = subprocess.run(SMALL, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     command, *rest = done.stdout.partition("$ supervisorctl ")[2].splitlines()
@@ -79,21 +79,21 @@ def test_a_demo_without_a_namespace_says_what_it_needs(
 
 def test_the_table_has_a_column_for_each_period() -> None:
     lines = demo.table(GOOD)
-    assert lines[0].split() == ["before", "during", "the", "roll", "after"]
+    assert lines[0].split() == ["before", "during", "the", "rollout", "after"]
     assert [line.split()[-3:] for line in lines[1:3]] == [["100", "100", "100"], ["0", "40", "100"]]
     assert lines[-2].endswith("1 of 2")
-    assert lines[-1].split() == ["the", "roll", "took", "3.2", "s"]
+    assert lines[-1].split() == ["the", "rollout", "took", "3.2", "s"]
 
 
 def test_the_demo_is_content_with_nothing_less_than_perfect() -> None:
     assert demo.shortfalls(GOOD) == []
     failures = {"GET 502": 1, "POST no answer": 1}
     during = replace(GOOD.periods["during"], gets_failed=1, posts_failed=1, cold=3, failures=failures)
-    failed = {**GOOD.roll, "status": "failed"}
+    failed = {**GOOD.rollout, "status": "failed"}
     bad = demo.Outcome({**GOOD.periods, "during": during}, GOOD.new, failed, kept=["app:app-8001"])
     assert demo.shortfalls(bad) == [
-        "2 of 100 requests failed during the roll: 1 × GET 502, 1 × POST no answer",
-        "3 GETs met a cold process during the roll",
-        "the roll is failed",
+        "2 of 100 requests failed during the rollout: 1 × GET 502, 1 × POST no answer",
+        "3 GETs met a cold process during the rollout",
+        "the rollout is failed",
         "still of the old release: app:app-8001",
     ]

@@ -1,4 +1,4 @@
-"""What others do in the middle of a roll: to supervisord, to the firewall, to the clock."""
+"""What others do in the middle of a rollout: to supervisord, to the firewall, to the clock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.refused_connections import REFUSE_FILE
 from tests.support.stack import Stack
 
 SLOW = {"startsecs": 1}
-"""A roll of four takes four seconds: time enough to do something in the middle."""
+"""A rollout of four takes four seconds: time enough to do something in the middle."""
 
 
 def drain_for(stage: str) -> dict[str, float]:
@@ -47,7 +47,7 @@ def drain_for(stage: str) -> dict[str, float]:
 
 
 def disturbed(stack: Stack, act: Callable[[], object], stage: str = "warming") -> tuple[int, str]:
-    """Roll, and act when the first process is in that stage. The exit status and the words of supervisorctl."""
+    """Rollout, and act when the first process is in that stage. The exit status and the words of supervisorctl."""
     watcher = popen_ctl(stack, "rolling_restart", "app")
     wait_stage(stack, stage)
     act()
@@ -68,16 +68,16 @@ def assert_whole(stack: Stack, stopped: tuple[str, ...] = ()) -> None:
 # --- to supervisord
 
 
-def test_reload_ends_the_roll_and_says_so(light: Callable[..., Stack]):
+def test_reload_ends_the_rollout_and_says_so(light: Callable[..., Stack]):
     stack = light(processes=2, setup=SLOW)
     status, said = disturbed(stack, lambda: stack.ctl("reload"))
-    told = "supervisord is shutting down or restarting: a roll ends with it", "supervisord was restarted meanwhile"
+    told = "supervisord is shutting down or restarting: a rollout ends with it", "supervisord was restarted meanwhile"
     assert status == 1
     assert any(words in said for words in told), said
     stack.wait_serving()
     wait_open(stack)
     assert rules() == []
-    assert "knows of no roll of app" in stack.ctl("rolling_status", "app").stdout
+    assert "knows of no rollout of app" in stack.ctl("rolling_status", "app").stdout
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
 
@@ -90,7 +90,7 @@ def reconfigure(stack: Stack, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
-def test_update_that_changes_the_group_ends_the_roll_and_says_so(light: Callable[..., Stack], stage: str):
+def test_update_that_changes_the_group_ends_the_rollout_and_says_so(light: Callable[..., Stack], stage: str):
     stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
     change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
     status, said = disturbed(stack, lambda: reconfigure(stack, *change), stage)
@@ -99,7 +99,7 @@ def test_update_that_changes_the_group_ends_the_roll_and_says_so(light: Callable
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
 
-def test_update_that_removes_the_group_ends_the_roll_says_so_and_leaves_no_rule(light: Callable[..., Stack]):
+def test_update_that_removes_the_group_ends_the_rollout_says_so_and_leaves_no_rule(light: Callable[..., Stack]):
     stack = light(setup=SLOW)
     status, said = disturbed(stack, lambda: reconfigure(stack, "[program:app]", "[program:other]"))
     assert (status, "supervisord removed the group" in said) == (1, True), said
@@ -109,7 +109,7 @@ def test_update_that_removes_the_group_ends_the_roll_says_so_and_leaves_no_rule(
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming", "settling"])
-def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
+def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_rollout_goes_on(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage), settle=1 if stage == "settling" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
@@ -126,14 +126,14 @@ def test_one_whose_turn_is_still_to_come_may_be_stopped_or_restarted(light: Call
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
-def test_one_that_is_restarted_by_hand_is_warmed_and_the_roll_goes_on(light: Callable[..., Stack], stage: str):
+def test_one_that_is_restarted_by_hand_is_warmed_and_the_rollout_goes_on(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage))
     status, said = disturbed(stack, lambda: stack.ctl("restart", "app:app-8000"), stage)
     assert (status, "3 of 3 replaced" in said) == (0, True), said
     assert_whole(stack)
 
 
-def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_roll_goes_on(
+def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_rollout_goes_on(
     light: Callable[..., Stack],
 ):
     stack = light(processes=3, setup=SLOW)
@@ -148,7 +148,7 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8001"])
-def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callable[..., Stack], warming: str):
+def test_when_the_whole_group_is_stopped_the_rollout_ends_and_says_so(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
     def stop_all() -> None:
@@ -163,7 +163,7 @@ def test_when_the_whole_group_is_stopped_the_roll_ends_and_says_so(light: Callab
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
-def test_restart_all_in_the_middle_of_a_roll_restarts_the_listener_too_and_the_roll_goes_on(
+def test_restart_all_in_the_middle_of_a_rollout_restarts_the_listener_too_and_the_rollout_goes_on(
     light: Callable[..., Stack], warming: str
 ):
     stack = light(setup=SLOW)
@@ -178,7 +178,7 @@ def test_restart_all_in_the_middle_of_a_roll_restarts_the_listener_too_and_the_r
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
-def test_stop_all_opens_the_gates_and_the_roll_waits_until_start_all(light: Callable[..., Stack], warming: str):
+def test_stop_all_opens_the_gates_and_the_rollout_waits_until_start_all(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
     def stop_all() -> None:
@@ -186,7 +186,7 @@ def test_stop_all_opens_the_gates_and_the_roll_waits_until_start_all(light: Call
         stack.ctl("stop", "all")
 
     status, said = disturbed(stack, stop_all)
-    assert (status, "the listener does not run: roll 1 of app waits" in said) == (7, True), said
+    assert (status, "the listener does not run: rollout 1 of app waits" in said) == (7, True), said
     assert rules() == []
     stack.ctl("start", "all")
     assert wait_ended(stack)["status"] == "done"
@@ -227,7 +227,7 @@ def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is
     assert_nobody_noticed(report())
 
 
-def test_a_lock_that_is_taken_in_the_middle_of_a_roll_is_waited_for(light: Callable[..., Stack]):
+def test_a_lock_that_is_taken_in_the_middle_of_a_rollout_is_waited_for(light: Callable[..., Stack]):
     stack = light(processes=3, gate={"lease": 30}, drain={"timeout": 60})
     before = pids(stack)
     with users(stack) as report:
@@ -236,8 +236,8 @@ def test_a_lock_that_is_taken_in_the_middle_of_a_roll_is_waited_for(light: Calla
         with locked():
             time.sleep(8.0)
             while_locked = pids(stack)
-        roll = wait_ended(stack)
-    assert roll["status"] == "done", roll["why"]
+        rollout = wait_ended(stack)
+    assert rollout["status"] == "done", rollout["why"]
     assert sum(new != old for new, old in zip(while_locked, before)) <= 1, "only who was closed has been stopped"
     assert_nobody_noticed(report())
 
@@ -261,8 +261,8 @@ def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(ligh
                 does(*command.split())
                 stack.wait_until(lambda: refuses(8000), 2.0, "the gate is closed again")
                 time.sleep(0.1)
-        roll = wait_ended(stack)
-    assert (roll["status"], roll["replaced"]) == ("done", 3), roll["why"]
+        rollout = wait_ended(stack)
+    assert (rollout["status"], rollout["replaced"]) == ("done", 3), rollout["why"]
     assert_nobody_noticed(report())
 
 
@@ -337,7 +337,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
     assert_nobody_noticed(report())
 
 
-def test_no_foreign_rule_is_lost_or_moved_by_rolls_beside_two_thousand_changes(light: Callable[..., Stack]):
+def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_changes(light: Callable[..., Stack]):
     stack = light(processes=3)
     iptables("-N", "FOREIGN")
     rolled = 0
@@ -370,7 +370,9 @@ def test_no_foreign_rule_is_lost_or_moved_by_rolls_beside_two_thousand_changes(l
     iptables("-X")
 
 
-def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rolls_beside_a_thousand_changes(light: Callable[..., Stack]):
+def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rollouts_beside_a_thousand_changes(
+    light: Callable[..., Stack],
+):
     stack = light(processes=3, gate={"backend": "nftables"})
     does("nft", "add table inet foreign; add chain inet foreign input { type filter hook input priority 0; }")
     rolled = 0
@@ -394,7 +396,7 @@ def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rolls_beside_a_thousand
 
 
 @BACKENDS
-def test_two_supervisords_on_one_host_roll_at_the_same_time(light: Callable[..., Stack], backend: str):
+def test_two_supervisords_on_one_host_rollout_at_the_same_time(light: Callable[..., Stack], backend: str):
     gate = {"backend": backend}
     other = {"first_port": 8100, "nginx_port": 8180}
     stacks = [light(processes=3, gate=gate), light(processes=3, gate=gate, setup=other)]
@@ -413,7 +415,7 @@ def test_two_supervisords_on_one_host_roll_at_the_same_time(light: Callable[...,
 
 
 @pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "settling"))])
-def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_roll_changes_nothing(
+def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_nothing(
     light: Callable[..., Stack], hours: int, stage: str
 ):
     stack = light(processes=2, setup={**SLOW, "supervisord": "tests.support.wall"}, drain={"min": 0.5}, settle=1)

@@ -30,7 +30,7 @@ LONG = 20.0
 """A drain.timeout that is not reached."""
 
 WAYS = [{"signal": "USR1"}, {"request": "/drain"}]
-ROLLS = 3
+ROLLOUTS = 3
 
 
 @pytest.mark.parametrize("told", WAYS, ids=lambda told: "-".join(told))
@@ -39,7 +39,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
 ):
     stack = light(setup=POOL, drain={"timeout": LONG, **told})
     with users(stack, rate=100.0, posts=0.5) as report:
-        for _ in range(ROLLS):
+        for _ in range(ROLLOUTS):
             before = pids(stack)
             done = stack.ctl("rolling_restart", "app")
             assert done.returncode == 0, done.stdout
@@ -47,7 +47,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
             assert max(member["drained"] for member in rolling(stack)["processes"]) < LONG / 2
             assert [member["connections_left"] for member in rolling(stack)["processes"]] == [0] * 4
     assert_nobody_noticed(report())
-    assert listener_log(stack).count("that it drains") == ROLLS * 4
+    assert listener_log(stack).count("that it drains") == ROLLOUTS * 4
 
 
 def test_without_being_told_the_pool_lasts_until_the_deadline(light: Callable[..., Stack]):
@@ -60,7 +60,7 @@ def test_without_being_told_the_pool_lasts_until_the_deadline(light: Callable[..
 # --- one that exits by itself
 
 QUICK = 5
-"""Rolls, each with four moments at which the order to stop could meet the next incarnation."""
+"""Rollouts, each with four moments at which the order to stop could meet the next incarnation."""
 
 
 def states(stack: Stack) -> dict[str, str]:

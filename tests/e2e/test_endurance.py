@@ -1,6 +1,6 @@
-"""Rolls of every kind, one after another, leave nothing in supervisord and nothing in the listener.
+"""Rollouts of every kind, one after another, leave nothing in supervisord and nothing in the listener.
 
-``make endurance`` rolls a thousand times; here fewer rolls do, because every byte is counted that Python allocates.
+``make endurance`` rollouts a thousand times; here fewer rollouts do, because every byte is counted that Python allocates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.soak.endurance import FIRST, KINDS, LINE_SLACK, SLACK, Row, complaint
 from tests.support import footprint
 from tests.support.footprint import Footprint
 
-ROLLS = 40
+ROLLOUTS = 40
 
 HELD = Footprint(
     30000, 20000, 18000, 16000, {"file": 10, "socket": 2}, 1, {"objects": 900, "blocks": 5000, "traced": 70000}
@@ -37,18 +37,18 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(directory: Path) -> Sequence[Row]:
     with running(directory, trace=True) as stack:
-        return list(endure(stack, [FIRST, ROLLS]))
+        return list(endure(stack, [FIRST, ROLLOUTS]))
 
 
-def test_after_forty_rolls_both_hold_what_they_held_after_ten_and_no_user_has_noticed(rows: Sequence[Row]):
+def test_after_forty_rollouts_both_hold_what_they_held_after_ten_and_no_user_has_noticed(rows: Sequence[Row]):
     assert complaints(rows, trace=True) == []
     assert all(row.requests > 50 for row in rows)
 
 
 @pytest.mark.parametrize("name", ["supervisord", "listener"])
-def test_no_line_of_code_holds_more_for_each_roll(rows: Sequence[Row], directory: Path, name: str):
-    assert growing_lines(directory, name, FIRST, ROLLS, LINE_SLACK) == []
-    assert growing_lines(directory, name, FIRST, ROLLS, -1_000_000) != []  # there is something to see
+def test_no_line_of_code_holds_more_for_each_rollout(rows: Sequence[Row], directory: Path, name: str):
+    assert growing_lines(directory, name, FIRST, ROLLOUTS, LINE_SLACK) == []
+    assert growing_lines(directory, name, FIRST, ROLLOUTS, -1_000_000) != []  # there is something to see
 
 
 def test_what_is_counted_is_there(rows: Sequence[Row]):
@@ -59,7 +59,7 @@ def test_what_is_counted_is_there(rows: Sequence[Row]):
     assert min(supervisord.python["traced"], listener.python["traced"]) > 10_000
 
 
-def test_every_kind_of_roll_has_been_by_the_first_row():
+def test_every_kind_of_rollout_has_been_by_the_first_row():
     assert len(KINDS) <= FIRST
 
 
@@ -78,8 +78,8 @@ def test_nothing_is_said_of_what_is_as_it_was_or_less():
 
 def test_what_users_suffered_is_said_of_every_row():
     assert complaints([row(failed=1), row(), row(cold=2)], trace=False) == [
-        "1 of 200 requests failed and 0 met a cold process before roll 10",
-        "0 of 200 requests failed and 2 met a cold process before roll 10",
+        "1 of 200 requests failed and 0 met a cold process before rollout 10",
+        "0 of 200 requests failed and 2 met a cold process before rollout 10",
     ]
 
 
@@ -100,7 +100,7 @@ def test_what_users_suffered_is_said_of_every_row():
 def test_what_has_grown_is_said_with_how_much(more: Footprint, said: str):
     (complaint,) = complaints([row(), row(more)], trace=False)
     assert said in complaint
-    assert complaint.startswith("supervisord: after 10 rolls ")
+    assert complaint.startswith("supervisord: after 10 rollouts ")
 
 
 def test_files_are_counted_by_kind_and_threads_too():

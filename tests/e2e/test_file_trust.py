@@ -149,18 +149,18 @@ def test_check_names_every_path_with_its_fix(script: Path, folder: Path) -> None
     file.touch()
     of_another_user(file)
     writable(script)
-    hooks = HooksPolicy(after_roll=Hook(("sh", str(script))))
+    hooks = HooksPolicy(after_rollout=Hook(("sh", str(script))))
     policy = Policy("app", PortRule(), hooks=hooks, balancer=BalancerPolicy(str(file)))
     found = {one.where: (one.refuses, one.mend) for one in RealTrials().distrust(policy)}
     assert found == {
-        "groups.app.hooks.after_roll": (True, f"chmod go-w {script}"),
+        "groups.app.hooks.after_rollout": (True, f"chmod go-w {script}"),
         "groups.app.balancer.nginx": (True, f"chown root {file}"),
     }
 
 
-def test_roll_is_refused_before_a_process_stops(light: Callable[..., Stack], script: Path, folder: Path) -> None:
+def test_rollout_is_refused_before_a_process_stops(light: Callable[..., Stack], script: Path, folder: Path) -> None:
     writable(script)
-    stack = light(2, hooks={"before_roll": [str(script)]})
+    stack = light(2, hooks={"before_rollout": [str(script)]})
     before = pids(stack)
     for words in (("rolling_check", "app"), ("rolling_restart", "app")):
         done = stack.ctl(*words)

@@ -109,7 +109,7 @@ def _releases(member: Member) -> list[str]:
 
 
 def mend(member: Member) -> None:
-    """Take the fault back, and go on where the roll stopped."""
+    """Take the fault back, and go on where the rollout stopped."""
     member.stack.fault()
     done = member.stack.ctl("rolling_resume", "app")
     assert done.returncode == 0, done.stdout
@@ -183,13 +183,13 @@ def test_the_sections_of_the_role_are_those_of_the_example(parts: list[str]) -> 
     }
 
 
-# --- a roll
+# --- a rollout
 
 
-def test_a_good_deploy_rolls_all_hosts_the_canary_alone_first_and_fails_no_request(fleet: Fleet) -> None:
+def test_a_good_deploy_rollouts_all_hosts_the_canary_alone_first_and_fails_no_request(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
-        played = fleet.play("roll.yml", *at_a_time(1, 2, 3), *deploying(fleet, "release", "new"))
+        played = fleet.play("rollout.yml", *at_a_time(1, 2, 3), *deploying(fleet, "release", "new"))
     assert played.status == DONE, played.output
     assert "warning: supervisor.startsecs: " in played.output  # which stops nobody
     assert [row[:3] for row in played.table] == [[name, "done", "3 of 3"] for name in NAMES], played.output
@@ -208,7 +208,7 @@ def test_a_good_deploy_rolls_all_hosts_the_canary_alone_first_and_fails_no_reque
 def test_a_bad_deploy_stops_at_the_first_process_of_the_first_host_and_fails_no_request(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
-        played = fleet.play("roll.yml", *deploying(fleet, "fault", "500"))
+        played = fleet.play("rollout.yml", *deploying(fleet, "fault", "500"))
         assert played.status == FAILED, played.output
         after = fleet.pids()
         mend(fleet.members[0])
@@ -230,7 +230,7 @@ def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) 
     before = fleet.pids()
     with nobody_notices(fleet):
         text = "{{ '500' if inventory_hostname == 'web2' else '' }}"
-        played = fleet.play("roll.yml", *at_a_time(2, 4), *deploying(fleet, "fault", text))
+        played = fleet.play("rollout.yml", *at_a_time(2, 4), *deploying(fleet, "fault", text))
         assert played.status == FAILED, played.output
         after = fleet.pids()
         mend(fleet.members[1])
@@ -240,66 +240,66 @@ def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) 
 
 def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None:
     before = fleet.pids()
-    played = fleet.play("roll.yml", *FIRST_THREE, *deploying(fleet, "no/such/folder", ""))
+    played = fleet.play("rollout.yml", *FIRST_THREE, *deploying(fleet, "no/such/folder", ""))
     assert played.status == FAILED
     assert [row[1] for row in played.table] == ["not deployed", "not reached", "not reached"], played.output
     assert played.table[0][5].startswith("New code: ")
     assert fleet.pids() == before
 
 
-def test_a_host_that_is_lost_right_before_its_roll_is_told_and_ends_the_run(fleet: Fleet) -> None:
+def test_a_host_that_is_lost_right_before_its_rollout_is_told_and_ends_the_run(fleet: Fleet) -> None:
     before = fleet.pids()
-    played = fleet.play("roll.yml", *FIRST_THREE, *deploying_by(fleet, losing(CANARY)))
+    played = fleet.play("rollout.yml", *FIRST_THREE, *deploying_by(fleet, losing(CANARY)))
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == ["unreachable", "not reached", "not reached"], played.output
     assert fleet.pids() == before
 
 
-def test_a_host_that_is_lost_in_the_middle_of_its_roll_ends_the_run_and_not_the_roll(fleet: Fleet) -> None:
+def test_a_host_that_is_lost_in_the_middle_of_its_rollout_ends_the_run_and_not_the_rollout(fleet: Fleet) -> None:
     before, member, cut = fleet.pids(), fleet.members[1], fleet.directory / "cut"
-    last = roll_number(member)
+    last = rollout_number(member)
     fleet.inventory(web2={"ansible_netns_cut": str(cut)})
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(fleet.play, "roll.yml", *LATER_TWO, *deploying(fleet, "release", "new"))
+        run = pool.submit(fleet.play, "rollout.yml", *LATER_TWO, *deploying(fleet, "release", "new"))
         member.stack.wait_until(lambda: is_half_done(member, last), 60.0, "one is replaced")
         cut.touch()
         played = run.result()
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == ["unreachable", "not reached"], played.output
-    assert played.table[0][5].endswith("A roll that had begun there goes on: rolling_status says how far it is")
-    roll = look.wait_ended(member.stack)
-    assert (roll["id"], roll["status"], roll["replaced"]) == (last + 1, "done", 3)
+    assert played.table[0][5].endswith("A rollout that had begun there goes on: rolling_status says how far it is")
+    rollout = look.wait_ended(member.stack)
+    assert (rollout["id"], rollout["status"], rollout["replaced"]) == (last + 1, "done", 3)
     assert released(fleet)["web2"] == {"new"}
     assert fleet.pids()["web3"] == before["web3"]
     cut.unlink()
-    assert fleet.play("roll.yml", *LATER_TWO).status == DONE, "run again, it rolls both"
+    assert fleet.play("rollout.yml", *LATER_TWO).status == DONE, "run again, it rollouts both"
 
 
-def test_a_run_that_comes_while_the_roll_of_the_last_goes_on_is_told_who_has_the_group(fleet: Fleet) -> None:
+def test_a_run_that_comes_while_the_rollout_of_the_last_goes_on_is_told_who_has_the_group(fleet: Fleet) -> None:
     member = fleet.members[1]
     with member.host.there(), look.draining(member.stack):
-        played = fleet.play("roll.yml", *LATER_TWO)
+        played = fleet.play("rollout.yml", *LATER_TWO)
     assert [row[1] for row in played.table] == ["error", "not reached"], played.output
-    assert re.fullmatch(r"app is being rolled: roll \d+ by \S+ has replaced 0 of 3", played.table[0][5])
+    assert re.fullmatch(r"app is being rolled: rollout \d+ by \S+ has replaced 0 of 3", played.table[0][5])
     assert look.wait_ended(member.stack)["status"] == "done"
 
 
-def roll_number(member: Member) -> int:
-    """Of the last roll of a host; 0: there was none."""
-    rolls: Any = member.stack.rpc().rolling.getAllRolls()
-    return max((roll["id"] for roll in rolls), default=0)
+def rollout_number(member: Member) -> int:
+    """Of the last rollout of a host; 0: there was none."""
+    rollouts: Any = member.stack.rpc().rolling.getAllRollouts()
+    return max((rollout["id"] for rollout in rollouts), default=0)
 
 
 def is_half_done(member: Member, last: int) -> bool:
-    """Whether a roll after that one has replaced a process, and goes on."""
-    rolls: Any = member.stack.rpc().rolling.getAllRolls()
-    return any(roll["id"] > last and roll["status"] == "running" and roll["replaced"] for roll in rolls)
+    """Whether a rollout after that one has replaced a process, and goes on."""
+    rollouts: Any = member.stack.rpc().rolling.getAllRollouts()
+    return any(rollout["id"] > last and rollout["status"] == "running" and rollout["replaced"] for rollout in rollouts)
 
 
 def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: Fleet) -> None:
     before = fleet.pids()
     deploy = deploying_by(fleet, losing("web2"), writing("release", "new"))
-    played = fleet.play("roll.yml", *FIRST_THREE, *at_a_time(2, 1), *deploy)
+    played = fleet.play("rollout.yml", *FIRST_THREE, *at_a_time(2, 1), *deploy)
     assert played.status != DONE, played.output
     assert [row[1] for row in played.table] == ["done", "unreachable", "not reached"], played.output
     after = fleet.pids()
@@ -309,7 +309,7 @@ def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: 
 def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fleet: Fleet) -> None:
     before = fleet.pids()
     with a_wrong_nginx(fleet.members[4]):
-        played = fleet.play("roll.yml", *deploying(fleet, "release", "new"))
+        played = fleet.play("rollout.yml", *deploying(fleet, "release", "new"))
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == [*["not reached"] * 4, "refused", "not reached"], played.output
     assert played.table[4][5].startswith("nginx.max_fails: ")
@@ -320,7 +320,7 @@ def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fle
 
 @contextlib.contextmanager
 def a_wrong_nginx(member: Member) -> Iterator[None]:
-    """With nginx's defaults on disk, and a roll that does not wait for it."""
+    """With nginx's defaults on disk, and a rollout that does not wait for it."""
     conf, policy = member.stack.nginx_conf, member.stack.directory / "rolling.yaml"
     good = {path: path.read_text(encoding="utf-8") for path in (conf, policy)}
     conf.write_text(good[conf].replace(" max_fails=0", ""), encoding="utf-8")
@@ -333,7 +333,7 @@ def a_wrong_nginx(member: Member) -> Iterator[None]:
 def test_a_host_that_does_not_answer_stops_before_anything_is_touched(fleet: Fleet) -> None:
     before = fleet.pids()
     fleet.inventory(web6={"ansible_netns": "/run/nowhere"})
-    played = fleet.play("roll.yml")
+    played = fleet.play("rollout.yml")
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == [*["not reached"] * 5, "unreachable"], played.output
     assert fleet.pids() == before
@@ -341,7 +341,7 @@ def test_a_host_that_does_not_answer_stops_before_anything_is_touched(fleet: Fle
 
 def test_a_dry_run_says_what_would_be_replaced_and_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
-    played = fleet.play("roll.yml", "--check", "--limit", CANARY)
+    played = fleet.play("rollout.yml", "--check", "--limit", CANARY)
     assert played.status == DONE, played.output
     assert [row[:3] for row in played.table] == [[CANARY, "would", "3 of 3"]], played.output
     assert fleet.pids() == before

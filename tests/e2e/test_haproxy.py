@@ -146,7 +146,7 @@ def pid_of(stack: Stack, name: str) -> int:
     return next(process.pid for process in stack.processes() if process.name == f"app:{name}")
 
 
-def test_a_roll_loses_nothing_although_connections_are_kept_and_without_any_right(group: Callable[..., Stack]):
+def test_a_rollout_loses_nothing_although_connections_are_kept_and_without_any_right(group: Callable[..., Stack]):
     stack = group()
     before = pids(stack)
     with users(stack, posts=0.5) as report:
@@ -208,7 +208,7 @@ def test_what_is_in_flight_in_the_haproxy_before_a_reload_is_waited_for(group: C
     assert pid_of(stack, busy) != old
 
 
-def test_haproxy_may_be_reloaded_in_the_middle_of_a_roll(group: Callable[..., Stack]):
+def test_haproxy_may_be_reloaded_in_the_middle_of_a_rollout(group: Callable[..., Stack]):
     stack = group()
     with users(stack, posts=0.5) as report:
         client = popen_ctl(stack, "rolling_restart", "app")

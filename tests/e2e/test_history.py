@@ -1,4 +1,4 @@
-"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a roll."""
+"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a rollout."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def history(stack: Stack, *words: str) -> list[dict[str, Any]]:
     """``rolling_history --json``."""
     done = stack.ctl("rolling_history", *words, "--json")
     assert done.returncode == 0, done.stdout
-    found: list[dict[str, Any]] = json.loads(done.stdout)["rolls"]
+    found: list[dict[str, Any]] = json.loads(done.stdout)["rollouts"]
     return found
 
 
-def test_the_last_rolls_are_listed_with_who_asked_when_and_how_they_ended(start: Callable[..., Stack]) -> None:
+def test_the_last_rollouts_are_listed_with_who_asked_when_and_how_they_ended(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     before = time.time()
     assert stack.ctl("rolling_restart", "app").returncode == 0
@@ -44,18 +44,18 @@ def test_the_last_rolls_are_listed_with_who_asked_when_and_how_they_ended(start:
     assert before <= first["began"] <= second["began"] <= time.time()
     assert (first["user"], first["client"], first["by"].partition("@")[0]) == ("root", "unix socket", "root")
     printed = stack.ctl("rolling_history", "app").stdout.splitlines()
-    assert printed[0].split() == ["ROLL", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY"]
+    assert printed[0].split() == ["ROLLOUT", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY"]
     assert [line.split()[0] for line in printed[1:]] == ["1", "2"]
     assert "is not warm" in printed[2]
     assert [one["id"] for one in history(stack, "--number", "1")] == [2]
 
 
-def test_no_roll_is_lost_when_supervisord_is_killed(light: Callable[..., Stack]) -> None:
+def test_no_rollout_is_lost_when_supervisord_is_killed(light: Callable[..., Stack]) -> None:
     stack = light(processes=3, settle=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
     os.kill(stack.supervisord_pid, signal.SIGKILL)
-    file = stack.directory / "rolls.jsonl"
+    file = stack.directory / "rollouts.jsonl"
     deadline = time.monotonic() + 10
     while len(file.read_text().splitlines()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -65,7 +65,7 @@ def test_no_roll_is_lost_when_supervisord_is_killed(light: Callable[..., Stack])
     assert [stage for stage, _ in ended["processes"][0]["stages"]][:2] == ["draining", "restarting"]
 
 
-def test_no_roll_is_lost_when_supervisord_and_the_listener_are_killed(light: Callable[..., Stack]) -> None:
+def test_no_rollout_is_lost_when_supervisord_and_the_listener_are_killed(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, settle=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
@@ -75,16 +75,16 @@ def test_no_roll_is_lost_when_supervisord_and_the_listener_are_killed(light: Cal
     os.kill(listener, signal.SIGKILL)
     end_with_force(stack)
     forget_rules()
-    file = stack.directory / "rolls.jsonl"
+    file = stack.directory / "rollouts.jsonl"
     assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == ["running"]
 
 
 def kept(stack: Stack) -> list[dict[str, Any]]:
     """The lines of the file."""
-    return [json.loads(line) for line in (stack.directory / "rolls.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (stack.directory / "rollouts.jsonl").read_text().splitlines()]
 
 
-def roll_with_one_replaced(light: Callable[..., Stack]) -> Stack:
+def rollout_with_one_replaced(light: Callable[..., Stack]) -> Stack:
     stack = light(processes=3, settle=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
@@ -92,23 +92,23 @@ def roll_with_one_replaced(light: Callable[..., Stack]) -> Stack:
 
 
 @pytest.mark.parametrize("way", ["shutdown", "SIGTERM"])
-def test_shutdown_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack], way: str) -> None:
-    stack = roll_with_one_replaced(light)
+def test_shutdown_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack], way: str) -> None:
+    stack = rollout_with_one_replaced(light)
     if way == "shutdown":
         assert stack.ctl("shutdown").returncode == 0
     else:
         os.kill(stack.supervisord_pid, signal.SIGTERM)
     stack.wait_until(lambda: len(kept(stack)) == 2, 30, "the listener has written it")
     stack.stop()
-    later = FileHistory("", lambda: HistoryPolicy(file=str(stack.directory / "rolls.jsonl")))
+    later = FileHistory("", lambda: HistoryPolicy(file=str(stack.directory / "rollouts.jsonl")))
     later.keep([])
     (one,) = later.heads("app", 5)
     assert (one["status"], one["replaced"], one["total"]) == ("lost", 1, 3)
     assert one["seconds"] > 3.0
 
 
-def test_reload_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack]) -> None:
-    stack = roll_with_one_replaced(light)
+def test_reload_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack]) -> None:
+    stack = rollout_with_one_replaced(light)
     assert stack.ctl("reload").returncode == 0
     stack.wait_serving()
     stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["lost"], 30, "it is lost")
@@ -118,8 +118,8 @@ def test_reload_in_a_roll_leaves_how_far_it_was(light: Callable[..., Stack]) -> 
     assert kept(stack)[-1]["processes"][0]["replaced"]
 
 
-def test_stopped_listener_leaves_the_roll_to_the_next_one(light: Callable[..., Stack]) -> None:
-    stack = roll_with_one_replaced(light)
+def test_stopped_listener_leaves_the_rollout_to_the_next_one(light: Callable[..., Stack]) -> None:
+    stack = rollout_with_one_replaced(light)
     assert stack.ctl("stop", "rolling").returncode == 0
     assert [(line["status"], line["replaced"]) for line in kept(stack)] == [("running", 0), ("running", 1)]
     assert stack.ctl("start", "rolling").returncode == 0
@@ -127,7 +127,7 @@ def test_stopped_listener_leaves_the_roll_to_the_next_one(light: Callable[..., S
     assert history(stack)[0]["replaced"] == 3
 
 
-def test_resumed_roll_tells_what_it_took_and_how_long_it_lay_still(light: Callable[..., Stack]) -> None:
+def test_resumed_rollout_tells_what_it_took_and_how_long_it_lay_still(light: Callable[..., Stack]) -> None:
     stack = light(processes=2)
     stack.fault("500")
     assert stack.ctl("rolling_restart", "app").returncode == 1
@@ -151,9 +151,9 @@ def test_the_listener_may_be_killed_and_nothing_is_written_twice(light: Callable
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] >= 1, 30, "one is replaced")
     os.kill(listener_pid(stack), signal.SIGKILL)
-    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60, "the roll is done")
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60, "the rollout is done")
     stack.wait_until(lambda: [one["status"] for one in history(stack)] == ["done"], 20, "it is kept")
-    lines = [json.loads(line) for line in (stack.directory / "rolls.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (stack.directory / "rollouts.jsonl").read_text().splitlines()]
     assert [line["status"] for line in lines] == ["running", "done"]
     assert all(process["stages"] for process in lines[1]["processes"])
 
@@ -168,9 +168,9 @@ def test_numbers_and_forecasts_outlive_supervisord(light: Callable[..., Stack]) 
     wait_open(stack)
     assert "Earlier ones: supervisorctl rolling_history app" in stack.ctl("rolling_status", "app").stdout
     planned = stack.ctl("rolling_restart", "app", "--dry-run")
-    assert re.search(r"It would take about \d+ s, by how long the last rolls took", planned.stdout), planned.stdout
+    assert re.search(r"It would take about \d+ s, by how long the last rollouts took", planned.stdout), planned.stdout
     second = stack.ctl("rolling_restart", "app")
-    assert "(roll 2)" in second.stdout
+    assert "(rollout 2)" in second.stdout
     assert re.search(r"replaced in [\d.]+ s \((\d+ % (more|less) than|as) forecast\)", second.stdout), second.stdout
 
 
@@ -185,7 +185,7 @@ def test_whoever_asks_over_the_network_with_a_password_is_named_by_it(start: Cal
     assert f"as {USER} from 127.0.0.1" in stack.ctl("rolling_history").stdout
 
 
-def test_the_page_of_a_roll_is_written_by_its_number_its_group_or_as_the_last(light: Callable[..., Stack]) -> None:
+def test_the_page_of_a_rollout_is_written_by_its_number_its_group_or_as_the_last(light: Callable[..., Stack]) -> None:
     stack = light(processes=2)
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app:app-8000").returncode == 0
@@ -200,7 +200,7 @@ def test_the_page_of_a_roll_is_written_by_its_number_its_group_or_as_the_last(li
     assert [level for _, level in record["availability"]] == [2, 1, 2]
 
 
-def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) -> None:
+def test_of_a_rollout_that_runs_there_is_a_page_too(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, settle=20)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30, "one settles")
@@ -212,15 +212,15 @@ def test_of_a_roll_that_runs_there_is_a_page_too(light: Callable[..., Stack]) ->
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        (["rolling_report", "7"], 1, "no roll 7 is known"),
+        (["rolling_report", "7"], 1, "no rollout 7 is known"),
         (["rolling_report", "0"], 5, "no such group or process: 0"),
         (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
         (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
-        (["rolling_report", "app"], 1, "no roll of app is known"),
+        (["rolling_report", "app"], 1, "no rollout of app is known"),
         (["rolling_history", "nobody"], 5, "no such group"),
         (["rolling_history", "--number", "0"], 2, "'0' is no number from 1 to 500"),
-        (["rolling_history"], 0, "No roll is known."),
-        (["rolling_status", "app"], 0, "supervisord knows of no roll of app.\n"),
+        (["rolling_history"], 0, "No rollout is known."),
+        (["rolling_status", "app"], 0, "supervisord knows of no rollout of app.\n"),
     ],
 )
 def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:
@@ -230,11 +230,11 @@ def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str]
     assert (done.returncode, why in said) == (status, True), done.stdout
 
 
-def test_where_it_cannot_be_kept_the_roll_goes_on_and_the_log_says_so(light: Callable[..., Stack]) -> None:
-    stack = light(processes=2, history={"file": "/proc/rolls.jsonl"})
+def test_where_it_cannot_be_kept_the_rollout_goes_on_and_the_log_says_so(light: Callable[..., Stack]) -> None:
+    stack = light(processes=2, history={"file": "/proc/rollouts.jsonl"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert [one["status"] for one in history(stack)] == ["done"]  # as long as this listener lives
-    assert "cannot be written to /proc/rolls.jsonl" in stack.ctl("tail", "-9000", "rolling", "stderr").stdout
+    assert "cannot be written to /proc/rollouts.jsonl" in stack.ctl("tail", "-9000", "rolling", "stderr").stdout
 
 
 def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
@@ -249,14 +249,16 @@ def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
             rpc.rolling.getRecord(*asked)
 
 
-def test_a_group_that_is_called_by_a_number_is_told_from_the_roll_of_that_number(light: Callable[..., Stack]) -> None:
+def test_a_group_that_is_called_by_a_number_is_told_from_the_rollout_of_that_number(
+    light: Callable[..., Stack],
+) -> None:
     stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:1]\ncommand = sleep 600\n"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     rpc: Any = stack.rpc()
-    with pytest.raises(Exception, match="no roll of 1 is known"):
+    with pytest.raises(Exception, match="no rollout of 1 is known"):
         rpc.rolling.getRecord("1")
     assert json.loads(stack.ctl("rolling_report", "1", "--json").stdout)["group"] == "app"
-    assert "no roll of 1 is known" in stack.ctl("rolling_report", "1:*").stderr
+    assert "no rollout of 1 is known" in stack.ctl("rolling_report", "1:*").stderr
 
 
 def test_the_policy_says_where() -> None:

@@ -1,4 +1,4 @@
-"""The operator's commands: when they are run, what they are told, and what becomes of a roll when they fail."""
+"""The operator's commands: when they are run, what they are told, and what becomes of a rollout when they fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.look import assert_nobody_noticed, listener_pid, pids, rollin
 from tests.support.stack import Stack
 
 TOLD = Hook(("/bin/true",))
-ALL = HooksPolicy(before_roll=TOLD, on_failure=TOLD, after_roll=TOLD)
+ALL = HooksPolicy(before_rollout=TOLD, on_failure=TOLD, after_rollout=TOLD)
 
 
 def a_world(processes: int = 3, hooks: HooksPolicy = ALL) -> World:
@@ -43,38 +43,38 @@ def begun(world: World) -> list[tuple[str, str]]:
 
 def test_one_is_run_before_anything_is_touched_and_one_at_the_end() -> None:
     world = a_world()
-    world.hooks_take["before_roll"] = 3.0
+    world.hooks_take["before_rollout"] = 3.0
     world.ask()
-    roller = world.live(world.roller(), 2.0)
-    assert begun(world) == [("before_roll", "")]
-    assert [member.stage for member in world.roll().members] == [Stage.OPEN] * 3
-    world.run(roller)
-    assert begun(world) == [("before_roll", ""), ("after_roll", "done")]
-    roll = world.roll()
-    assert (roll.status, roll.verdict, roll.why) == (Status.DONE, "", "")
+    reconciler = world.live(world.reconciler(), 2.0)
+    assert begun(world) == [("before_rollout", "")]
+    assert [member.stage for member in world.rollout().members] == [Stage.OPEN] * 3
+    world.run(reconciler)
+    assert begun(world) == [("before_rollout", ""), ("after_rollout", "done")]
+    rollout = world.rollout()
+    assert (rollout.status, rollout.verdict, rollout.why) == (Status.DONE, "", "")
     assert (world.lost, world.cold) == (0, 0)
 
 
 def test_where_the_one_before_fails_nothing_is_touched() -> None:
     world = a_world()
-    world.hooks_fail["before_roll"] = "exited with 1: the database is not migrated"
+    world.hooks_fail["before_rollout"] = "exited with 1: the database is not migrated"
     before = {name: process.pid for name, process in world.processes.items()}
     world.ask()
-    world.run(world.roller())
-    roll = world.roll()
-    assert roll.status is Status.FAILED
-    assert roll.why == "before_roll: exited with 1: the database is not migrated"
+    world.run(world.reconciler())
+    rollout = world.rollout()
+    assert rollout.status is Status.FAILED
+    assert rollout.why == "before_rollout: exited with 1: the database is not migrated"
     assert {name: process.pid for name, process in world.processes.items()} == before
-    assert [member.steps for member in roll.members] == [()] * 3
-    assert begun(world) == [("before_roll", ""), ("on_failure", "failed"), ("after_roll", "failed")]
+    assert [member.steps for member in rollout.members] == [()] * 3
+    assert begun(world) == [("before_rollout", ""), ("on_failure", "failed"), ("after_rollout", "failed")]
 
 
 def test_a_bad_deploy_is_told_with_the_process_and_the_reason() -> None:
     world = a_world()
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
-    world.run(world.roller())
-    assert [name for name, _ in world.hooks_begun] == ["before_roll", "on_failure", "after_roll"]
+    world.run(world.reconciler())
+    assert [name for name, _ in world.hooks_begun] == ["before_rollout", "on_failure", "after_rollout"]
     told = world.hooks_begun[1][1]
     assert (told["ROLLING_GROUP"], told["ROLLING_PROCESS"], told["ROLLING_PORT"]) == ("app", "app-1", "8001")
     assert "app:app-1 is not warm" in told["ROLLING_WHY"]
@@ -82,47 +82,49 @@ def test_a_bad_deploy_is_told_with_the_process_and_the_reason() -> None:
 
 def test_one_that_fails_at_the_end_changes_no_verdict_and_is_told() -> None:
     world = a_world()
-    world.hooks_fail["after_roll"] = "exited with 3"
+    world.hooks_fail["after_rollout"] = "exited with 3"
     world.ask()
-    world.run(world.roller())
-    assert (world.roll().status, world.roll().why) == (Status.DONE, "after_roll: exited with 3")
+    world.run(world.reconciler())
+    assert (world.rollout().status, world.rollout().why) == (Status.DONE, "after_rollout: exited with 3")
 
 
-def test_the_group_is_held_until_the_last_has_run_and_the_time_of_the_roll_is_its_own() -> None:
+def test_the_group_is_held_until_the_last_has_run_and_the_time_of_the_rollout_is_its_own() -> None:
     world = a_world()
-    world.hooks_take["after_roll"] = 30.0
+    world.hooks_take["after_rollout"] = 30.0
     world.ask()
-    roller = world.live(world.roller(), 60.0, lambda: bool(world.roll_or_none() and world.roll().verdict))
-    ended = world.roll().ended_at
-    roller = world.live(roller, 20.0)
-    assert (world.roll().status, world.roll().verdict) == (Status.RUNNING, "done")
-    world.run(roller)
-    assert (world.roll().status, world.roll().ended_at) == (Status.DONE, ended)
+    reconciler = world.live(world.reconciler(), 60.0, lambda: bool(world.rollout_or_none() and world.rollout().verdict))
+    ended = world.rollout().ended_at
+    reconciler = world.live(reconciler, 20.0)
+    assert (world.rollout().status, world.rollout().verdict) == (Status.RUNNING, "done")
+    world.run(reconciler)
+    assert (world.rollout().status, world.rollout().ended_at) == (Status.DONE, ended)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_abort_waits_for_no_command(moment: str) -> None:
     world = a_world(2)
-    world.hooks_take["before_roll" if moment == "before" else "after_roll"] = 1000.0
+    world.hooks_take["before_rollout" if moment == "before" else "after_rollout"] = 1000.0
     world.ask()
-    roller = world.live(world.roller(), 1.0)
+    reconciler = world.live(world.reconciler(), 1.0)
     if moment == "after":
-        roller = world.live(roller, 60.0, lambda: bool(world.roll().verdict))
+        reconciler = world.live(reconciler, 60.0, lambda: bool(world.rollout().verdict))
     world.mailbox.flag("app", aborting=True)
-    world.run(roller, 5.0)
-    assert world.roll().status is (Status.ABORTED if moment == "before" else Status.DONE)
+    world.run(reconciler, 5.0)
+    assert world.rollout().status is (Status.ABORTED if moment == "before" else Status.DONE)
     if moment == "before":
-        assert [member.steps for member in world.roll().members] == [()] * 2
+        assert [member.steps for member in world.rollout().members] == [()] * 2
 
 
-def test_of_a_roll_that_is_aborted_that_is_told() -> None:
+def test_of_a_rollout_that_is_aborted_that_is_told() -> None:
     world = a_world(3)
     world.ask()
-    roller = world.live(world.roller(), 60.0, lambda: bool(world.roll_or_none() and world.roll().members[0].replaced))
+    reconciler = world.live(
+        world.reconciler(), 60.0, lambda: bool(world.rollout_or_none() and world.rollout().members[0].replaced)
+    )
     world.mailbox.flag("app", aborting=True)
-    world.run(roller)
-    assert world.roll().status is Status.ABORTED
-    assert begun(world) == [("before_roll", ""), ("after_roll", "aborted")]
+    world.run(reconciler)
+    assert world.rollout().status is Status.ABORTED
+    assert begun(world) == [("before_rollout", ""), ("after_rollout", "aborted")]
 
 
 def test_a_listener_that_is_killed_leaves_the_command_to_the_next_one() -> None:
@@ -130,37 +132,37 @@ def test_a_listener_that_is_killed_leaves_the_command_to_the_next_one() -> None:
         world = a_world(2)
         world.kill_after = kill_after
         world.ask()
-        world.run(world.roller())
+        world.run(world.reconciler())
         assert "KILLED" in world.log
-        assert world.roll().status is Status.DONE, kill_after
+        assert world.rollout().status is Status.DONE, kill_after
         names = [name for name, _ in world.hooks_begun]
-        assert names[0] == "before_roll"
-        assert names[-1] == "after_roll"
+        assert names[0] == "before_rollout"
+        assert names[-1] == "after_rollout"
         assert sorted(names, reverse=True) == names, "the one before is run no more when anything was touched"
         assert (world.lost, world.cold) == (0, 0)
 
 
-def test_a_resumed_roll_is_prepared_again() -> None:
+def test_a_resumed_rollout_is_prepared_again() -> None:
     world = a_world(2)
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
-    roller = world.run(world.roller())
+    reconciler = world.run(world.reconciler())
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.ask("resume")
-    world.live(roller, 60.0, lambda: world.roll().status is Status.DONE)
-    assert begun(world)[-2:] == [("before_roll", ""), ("after_roll", "done")]
+    world.live(reconciler, 60.0, lambda: world.rollout().status is Status.DONE)
+    assert begun(world)[-2:] == [("before_rollout", ""), ("after_rollout", "done")]
 
 
-def test_resumed_roll_waits_for_its_hook_from_then_on() -> None:
+def test_resumed_rollout_waits_for_its_hook_from_then_on() -> None:
     world = a_world(2)
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
-    roller = world.run(world.roller())
-    world.hooks_take["before_roll"] = 3.0
+    reconciler = world.run(world.reconciler())
+    world.hooks_take["before_rollout"] = 3.0
     world.pass_time(60.0)
     world.ask("resume")
-    world.live(roller, 2.0)
-    assert (world.roll().waits, world.roll().waits_long) == ("before_roll", False)
+    world.live(reconciler, 2.0)
+    assert (world.rollout().waits, world.rollout().waits_long) == ("before_rollout", False)
 
 
 # --- real commands
@@ -256,7 +258,7 @@ def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) 
     script = a_script(tmp_path, f'echo "$1" >> {path}; exit "$2"')
     rung = threading.Event()
     hooks = CommandHooks(rung.set)
-    named = (("on_failure", Hook((script, "1", "4"))), ("after_roll", Hook((script, "2", "0"))))
+    named = (("on_failure", Hook((script, "1", "4"))), ("after_rollout", Hook((script, "2", "0"))))
     jobs = {"app 1 failed": HookJob(named, {})}
     assert hooks.tend(jobs)["app 1 failed"].state == "running"
     assert rung.wait(10)
@@ -269,7 +271,7 @@ def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) 
 def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hooks = CommandHooks()
-    hooks.tend({"a": HookJob((("before_roll", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
+    hooks.tend({"a": HookJob((("before_rollout", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
     deadline = time.monotonic() + 5
     while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -304,10 +306,10 @@ def hooked(light: Callable[..., Stack], tmp_path: Path) -> Callable[..., Stack]:
     def hooked(before: str = "exit 0", warm: str = "exit 0", processes: int = 3, **policy: Any) -> Stack:
         note = 'echo "$1 $ROLLING_GROUP $ROLLING_PROCESS $ROLLING_PORT $ROLLING_RESULT" >> ' + str(tmp_path / "told")
         scripts = {
-            "before_roll": a_script(tmp_path, f"{note}; {before}", "before"),
+            "before_rollout": a_script(tmp_path, f"{note}; {before}", "before"),
             "after_warmup": a_script(tmp_path, f"{note}; {warm}", "warm"),
             "on_failure": a_script(tmp_path, note, "failed"),
-            "after_roll": a_script(tmp_path, note, "after"),
+            "after_rollout": a_script(tmp_path, note, "after"),
         }
         hooks = {key: {"command": [path, key], "timeout": 20} for key, path in scripts.items()}
         stack = light(processes, hooks=hooks, **policy)
@@ -321,23 +323,23 @@ def told(directory: Path) -> list[str]:
     return (directory / "told").read_text(encoding="ascii").splitlines()
 
 
-def test_a_roll_runs_them_all_and_no_user_notices(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+def test_a_rollout_runs_them_all_and_no_user_notices(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked()
     with users(stack) as report:
         done = stack.ctl("rolling_restart", "app", "--json")
     assert done.returncode == 0, done.stdout
     assert_nobody_noticed(report())
     warm = [f"after_warmup app app-{port} {port} warm" for port in (8000, 8001, 8002)]
-    assert told(tmp_path) == ["before_roll app   ", *warm, "after_roll app   done"]
+    assert told(tmp_path) == ["before_rollout app   ", *warm, "after_rollout app   done"]
 
 
 def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked(before="echo no disk; exit 1")
     before = pids(stack)
     done = stack.ctl("rolling_restart", "app")
-    assert (done.returncode, "before_roll: exited with 1: no disk" in done.stdout) == (1, True), done.stdout
+    assert (done.returncode, "before_rollout: exited with 1: no disk" in done.stdout) == (1, True), done.stdout
     assert pids(stack) == before
-    assert told(tmp_path) == ["before_roll app   ", "on_failure app   failed", "after_roll app   failed"]
+    assert told(tmp_path) == ["before_rollout app   ", "on_failure app   failed", "after_rollout app   failed"]
 
 
 def test_a_process_whose_last_step_fails_meets_no_user(hooked: Callable[..., Stack], tmp_path: Path) -> None:
@@ -364,9 +366,9 @@ def test_a_listener_that_is_killed_while_the_first_runs_begins_it_again(
     stack = hooked(before="sleep 3")
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: len(told(tmp_path)) == 1, 10.0, "it runs")
-    assert rolling(stack)["hook"] == "before_roll"
+    assert rolling(stack)["hook"] == "before_rollout"
     os.kill(listener_pid(stack), signal.SIGKILL)
-    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the roll is done")
-    assert [line.split()[0] for line in told(tmp_path)][:2] == ["before_roll", "before_roll"]
-    roll = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["roll"]
-    assert (roll["replaced"], roll["hook"]) == (3, "")
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the rollout is done")
+    assert [line.split()[0] for line in told(tmp_path)][:2] == ["before_rollout", "before_rollout"]
+    rollout = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["rollout"]
+    assert (rollout["replaced"], rollout["hook"]) == (3, "")

@@ -33,7 +33,7 @@ from tests.support.look import listener_log, listener_pid, rules, wait_open
 from tests.support.sabotage import ERRORS, targets
 from tests.support.stack import ROOT, Setup, Stack
 from tests.unit.test_fault_barrier import KNOWN, WATCH
-from tests.unit.test_rpcinterface import a_roll
+from tests.unit.test_rpcinterface import a_rollout
 
 RECORD = "record"
 ACCENT = "wéb"  # a group whose name is longer in bytes than in characters
@@ -78,7 +78,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def nothing_dies(stack: Stack) -> Iterator[None]:
-    """supervisord and the listener are the same afterwards, and roll."""
+    """supervisord and the listener are the same afterwards, and rollout."""
     before = stack.supervisord_pid, listener_pid(stack)
     yield
     assert (stack.supervisord_pid, listener_pid(stack)) == before
@@ -103,19 +103,19 @@ def fault_of(call: Callable[..., object], *arguments: Any) -> int:
 
 def test_nobody_but_the_listener_writes_what_the_listener_does(stack: Stack) -> None:
     evil = Policy("app", PortRule(by_name={"app-8000": (8080,)}), warmup=WarmupPolicy(ready="/shutdown"))
-    roll, watch = dump(replace(a_roll(9), policy=evil)), dump(Watch("app", evil, GatePolicy()))
+    rollout, watch = dump(replace(a_rollout(9), policy=evil)), dump(Watch("app", evil, GatePolicy()))
     rolling: Any = stack.rpc().rolling
     with nothing_dies(stack):
-        before = rolling.getAllRolls()
+        before = rolling.getAllRollouts()
         for key in ("", "0" * 64, "key"):
             for method, arguments in {
                 "listenerLook": (KNOWN,),
-                "listenerRecord": ("app", 0, roll, 0),
+                "listenerRecord": ("app", 0, rollout, 0),
                 "listenerGuard": ("app", watch),
-                "listenerAnswer": (1, 0, "", roll),
+                "listenerAnswer": (1, 0, "", rollout),
             }.items():
                 assert fault_of(getattr(rolling, method), key, *arguments) == Fault.LISTENERS_OWN
-        assert rolling.getAllRolls() == before
+        assert rolling.getAllRollouts() == before
 
 
 def test_the_key_stands_in_no_log_and_reaches_nobody_who_hears_every_event(stack: Stack) -> None:
@@ -152,7 +152,7 @@ def garbage(chance: random.Random) -> bytes:
         ]
     )
     method = chance.choice(
-        ["rolling.restart", "rolling.getRoll", "rolling.listenerLook", "rolling.__init__", "", "x" * 999]
+        ["rolling.restart", "rolling.getRollout", "rolling.listenerLook", "rolling.__init__", "", "x" * 999]
     )
     value = f"<params><param><value>{value}</value></param></params>"
     good = f"<methodCall><methodName>{method}</methodName>{value}</methodCall>"
@@ -292,7 +292,7 @@ REPORT = dump(Report("app", (Finding("a", "b", "c", "d"),)))
 
 
 class Listener:
-    """The test as the listener: every method once, and what a roll goes through."""
+    """The test as the listener: every method once, and what a rollout goes through."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -309,14 +309,14 @@ class Listener:
 
     def drill(self) -> None:
         look = self.call("rolling.listenerLook", self.key, KNOWN)
-        news = json.loads(look) if look else {"rolls": {}}
-        version = news["rolls"].get("app", [0])[0]
-        version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_roll(1)), 0) or version
-        paused = dump_changes(replace(a_roll(1), paused=True), a_roll(1))
+        news = json.loads(look) if look else {"rollouts": {}}
+        version = news["rollouts"].get("app", [0])[0]
+        version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_rollout(1)), 0) or version
+        paused = dump_changes(replace(a_rollout(1), paused=True), a_rollout(1))
         self.call("rolling.listenerRecord", self.key, "app", version, paused, 0)
-        for method in ("pause", "resume", "abort", "getRoll", "getProcesses"):
+        for method in ("pause", "resume", "abort", "getRollout", "getProcesses"):
             self.call(f"rolling.{method}", "app")
-        for method in ("getAPIVersion", "getAllRolls", "getListener", "listenerHello"):
+        for method in ("getAPIVersion", "getAllRollouts", "getListener", "listenerHello"):
             self.call(f"rolling.{method}")
         self.call("rolling.listenerGuard", self.key, "app", WATCH)
         self.call("rolling.listenerGuard", self.key, "app", "x")
@@ -324,8 +324,8 @@ class Listener:
         self.call("rolling.listenerOrder", self.key, "app", [order])
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)
-        self.call("rolling.getRoll", "nobody")
-        self.call("rolling.callPacked", "getRoll", ["nobody"])
+        self.call("rolling.getRollout", "nobody")
+        self.call("rolling.callPacked", "getRollout", ["nobody"])
         self.answered("rolling.callPacked", ("restart", ["app", False, {"force": True}]), (Fault.REFUSED, "no", ""))
         self.answered("rolling.check", ("app",), (0, "", REPORT))
 
@@ -376,7 +376,7 @@ def test_whatever_of_ours_raises_in_supervisord_it_lives_and_the_next_call_works
         hits += rpc.sabotage.disarm() > 0
         assert rpc.supervisor.getPID() == pid
         assert rpc.rolling.getAPIVersion() == "1.0"
-        assert isinstance(rpc.rolling.getAllRolls(), list)
+        assert isinstance(rpc.rolling.getAllRollouts(), list)
     assert hits > len(targets()) * 2 // 3, "the drill does not call most of what it arms"
     assert listener.defects > hits / 2
     said = (stack.directory / "supervisord.log").read_text()

@@ -1,4 +1,4 @@
-"""``drain.keepalive: nginx`` with the real supervisord, nginx and kernel: a roll behind a keepalive pool."""
+"""``drain.keepalive: nginx`` with the real supervisord, nginx and kernel: a rollout behind a keepalive pool."""
 
 from __future__ import annotations
 

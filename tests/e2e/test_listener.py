@@ -19,7 +19,7 @@ from tests.support.stack import ROOT
 
 
 class Turning:
-    """Stands in for the roller: a turn of it takes so long on the processor, and asks for the next one at once."""
+    """Stands in for the reconciler: a turn of it takes so long on the processor, and asks for the next one at once."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -35,8 +35,8 @@ class Turning:
 def test_a_long_turn_leaves_the_processor_to_others_for_as_long_and_a_short_one_does_not(
     takes: float, rests: bool
 ) -> None:
-    roller: Any = Turning(takes)
-    due, rested = listener._turned(roller)
+    reconciler: Any = Turning(takes)
+    due, rested = listener._turned(reconciler)
     assert due <= time.monotonic()
     assert (rested - due >= takes * 0.99) if rests else rested - due < 0.001
 
@@ -67,7 +67,7 @@ def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, modul
 
 
 class Resting:
-    """Stands in for a roller with nothing to do and one port closed. ``log``: what it was asked to do."""
+    """Stands in for a reconciler with nothing to do and one port closed. ``log``: what it was asked to do."""
 
     def __init__(self, looks: int, end: Callable[[], None]) -> None:
         self.log: list[str] = []
@@ -91,6 +91,6 @@ def test_loop_looks_at_the_gate_between_two_turns() -> None:
     never, _ = os.pipe()
     nothing: Any = SimpleNamespace(fileno=lambda: never, overdue=list)
     with listener._alarm_clock() as alarm:
-        roller: Any = Resting(3, alarm.end)
-        assert listener._loop(nothing, roller, alarm, nothing) is False
-    assert roller.log == ["turn", *["look at the gate"] * 3]
+        reconciler: Any = Resting(3, alarm.end)
+        assert listener._loop(nothing, reconciler, alarm, nothing) is False
+    assert reconciler.log == ["turn", *["look at the gate"] * 3]

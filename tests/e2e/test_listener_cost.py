@@ -25,7 +25,7 @@ MOST = 0.15
 
 @pytest.fixture
 def stack(start: Callable[..., Stack]) -> Stack:
-    """Eight light processes that a roll takes all at once."""
+    """Eight light processes that a rollout takes all at once."""
     setup = {"application": "tests.support.light_app", "startsecs": 0, "balance": "least_conn;"}
     policy = {"max_unavailable": EIGHT, "canary": 0, "drain": {"timeout": 60}}
     found = start(EIGHT, setup=setup, warmup={"timeout": 60, "requests": ["/"]}, **policy)
@@ -33,8 +33,8 @@ def stack(start: Callable[..., Stack]) -> Stack:
     return found
 
 
-def roll_all(stack: Stack, stage: str) -> None:
-    """Begin a roll, and wait until all are in this stage, each behind a closed port."""
+def rollout_all(stack: Stack, stage: str) -> None:
+    """Begin a rollout, and wait until all are in this stage, each behind a closed port."""
     assert stack.ctl("rolling_restart", "--force", "--no-wait", "app").returncode == 0
     stack.wait_until(
         lambda: [member["stage"] for member in rolling(stack)["processes"]] == [stage] * EIGHT, 30.0, f"all are {stage}"
@@ -53,7 +53,7 @@ def share_while(stack: Stack, waits: Callable[[], bool]) -> float:
 
 def test_eight_slow_boots_cost_the_listener_little(stack: Stack) -> None:
     stack.fault("slow 12")
-    roll_all(stack, "warming")
+    rollout_all(stack, "warming")
     share = share_while(stack, lambda: not any(KernelSockets().listeners(stack.setup.ports).values()))
     assert share < MOST, f"{share:.2f} of a CPU"
 
@@ -62,14 +62,14 @@ def test_eight_long_drains_cost_the_listener_little(stack: Stack) -> None:
     with contextlib.ExitStack() as clients:
         for port in stack.setup.ports:
             clients.enter_context(Stream(port, 30.0))
-        roll_all(stack, "draining")
+        rollout_all(stack, "draining")
         share = share_while(stack, lambda: {one["stage"] for one in rolling(stack)["processes"]} == {"draining"})
     assert share < MOST, f"{share:.2f} of a CPU"
 
 
 def test_warm_up_threads_run_at_the_usual_priority(stack: Stack) -> None:
     stack.fault("slow 5")
-    roll_all(stack, "warming")
+    rollout_all(stack, "warming")
     listener = listener_pid(stack)
     assert os.getpriority(os.PRIO_PROCESS, listener) < 0
     threads = [int(path.name) for path in Path(f"/proc/{listener}/task").iterdir()]

@@ -69,17 +69,17 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 
 @dataclass
 class Rolled:
-    """A roll of app-8000 that has ended. ``began`` is before it, ``ended`` has when which client was ended."""
+    """A rollout of app-8000 that has ended. ``began`` is before it, ``ended`` has when which client was ended."""
 
     began: float
     ended: dict[str, float] = field(default_factory=dict)
     status: int = -1
     out: str = ""
-    roll: Any = None
+    rollout: Any = None
 
     @property
     def process(self) -> Any:
-        return self.roll["processes"][0]
+        return self.rollout["processes"][0]
 
 
 def light(start: Callable[..., Stack], nginx: str = "", upstream: str = "", **drain: Any) -> Stack:
@@ -92,7 +92,7 @@ def light(start: Callable[..., Stack], nginx: str = "", upstream: str = "", **dr
 
 
 def begun(stack: Stack) -> tuple[Rolled, subprocess.Popen[str]]:
-    """A roll of the first process, and the supervisorctl that shows it."""
+    """A rollout of the first process, and the supervisorctl that shows it."""
     return Rolled(time.monotonic()), popen_ctl(stack, "rolling_restart", "app:app-8000")
 
 
@@ -102,14 +102,14 @@ def rolled(stack: Stack, *clients: Lasting) -> Rolled:
 
 
 def outlived(stack: Stack, result: Rolled, ctl: subprocess.Popen[str], *clients: Lasting) -> Rolled:
-    """The roll at its end, which comes within its deadlines or the test fails."""
+    """The rollout at its end, which comes within its deadlines or the test fails."""
     while ctl.poll() is None:
-        assert time.monotonic() - result.began < 60, f"the roll does not end\n{stack.logs()}"
+        assert time.monotonic() - result.began < 60, f"the rollout does not end\n{stack.logs()}"
         note_ends(result, clients)
         time.sleep(MOVE_EVERY)
     note_ends(result, clients)
     result.out, _ = ctl.communicate(timeout=5)
-    result.status, result.roll = ctl.returncode, rolling(stack)
+    result.status, result.rollout = ctl.returncode, rolling(stack)
     return result
 
 
@@ -140,7 +140,7 @@ def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_
         opened = time.monotonic()
         done = rolled(stack, client)
         peer, age = client.peer, done.ended[client.peer] - opened
-    assert (done.status, done.roll["status"]) == (0, "done"), done.out
+    assert (done.status, done.rollout["status"]) == (0, "done"), done.out
     assert TIMEOUT <= done.process["drained"] <= TIMEOUT + 1
     assert done.ended[peer] - done.began >= TIMEOUT
     assert pids(stack)[0] not in before
@@ -163,11 +163,11 @@ def test_with_on_timeout_fail_the_process_and_the_connection_live_on(start: Call
         assert done.ended == {}
         assert client.works()
         assert not refuses(PORT)
-    assert (done.status, done.roll["status"]) == (1, "failed"), done.out
+    assert (done.status, done.rollout["status"]) == (1, "failed"), done.out
     assert pids(stack) == before
     assert rules() == []
     assert done.process["stage"] == "open"
-    assert TIMEOUT <= done.roll["seconds"] <= TIMEOUT + 1
+    assert TIMEOUT <= done.rollout["seconds"] <= TIMEOUT + 1
     why = done.process["why"]
     assert f"still had 1 connection to port {PORT} after {TIMEOUT:g} s of drain ({client.peer} open at least " in why
     assert re.search(rf"open at least \S+ s, {LAST_BYTE[kind]} ", why)
@@ -219,7 +219,7 @@ def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable
     assert len(cuts) > 12, "those that moved to the second process were cut there again"
 
 
-def test_after_a_failure_a_roll_is_resumed_when_the_connection_is_gone(start: Callable[..., Stack]):
+def test_after_a_failure_a_rollout_is_resumed_when_the_connection_is_gone(start: Callable[..., Stack]):
     stack = light(start, timeout=TIMEOUT, on_timeout="fail")
     with WebSocket(PORT) as websocket:
         assert rolled(stack, websocket).status == 1
@@ -262,7 +262,7 @@ def test_a_stream_that_ends_within_the_drain_is_whole_and_the_restart_follows_at
 
 
 def assert_drained_until(done: Rolled, end: float) -> None:
-    """The drain, which began a little after the roll was asked for, was over when the connection was."""
+    """The drain, which began a little after the rollout was asked for, was over when the connection was."""
     assert (done.status, done.process["connections_left"]) == (0, 0), done.out
     assert "left)" not in done.out
     assert 1.0 <= done.process["drained"] <= end - done.began + 0.3

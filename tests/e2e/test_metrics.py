@@ -30,7 +30,7 @@ from supervisor_rolling.core.model import (
     Policy,
     PortRule,
     Process,
-    Roll,
+    Rollout,
     Seen,
     Stage,
     Status,
@@ -48,10 +48,10 @@ LISTEN = "127.0.0.1:9180"
 SEEN = Seen(1000.0, {name: Process(name, "RUNNING", pid=100 + n) for n, name in enumerate(("app-1", "app-2"))})
 
 
-def a_roll(status: Status = Status.RUNNING, *members: Member, ended: float = 0.0) -> Roll:
+def a_rollout(status: Status = Status.RUNNING, *members: Member, ended: float = 0.0) -> Rollout:
     found = members or (Member("app-1", (8001,)), Member("app-2", (8002,)))
-    roll = Roll(1, "app", Policy("app", PortRule()), found, 1, GatePolicy(), status=status, started_at=1000.0)
-    return replace(roll, ended_at=ended)
+    rollout = Rollout(1, "app", Policy("app", PortRule()), found, 1, GatePolicy(), status=status, started_at=1000.0)
+    return replace(rollout, ended_at=ended)
 
 
 def a_watch(*wards: Ward) -> Watch:
@@ -61,17 +61,17 @@ def a_watch(*wards: Ward) -> Watch:
 # --- what is counted
 
 
-def test_processes_stand_in_the_stage_of_the_roll_or_of_the_guard() -> None:
-    roll = a_roll(Status.RUNNING, Member("app-1", (8001,), stage=Stage.DRAINING), Member("app-2", (8002,)))
+def test_processes_stand_in_the_stage_of_the_rollout_or_of_the_guard() -> None:
+    rollout = a_rollout(Status.RUNNING, Member("app-1", (8001,), stage=Stage.DRAINING), Member("app-2", (8002,)))
     watch = a_watch(Ward("app-2", (8002,), Stage.WARMING, 1.0))
-    found = figures((roll, watch), (roll, watch), SEEN, 2)
+    found = figures((rollout, watch), (rollout, watch), SEEN, 2)
     assert {stage: number for stage, number in found.stages.items() if number} == {"draining": 1, "warming": 1}
     assert (found.closed, found.left) == (2, 2)
     assert figures((None, None), (None, None), SEEN, 0).stages["open"] == 2
 
 
-def test_the_end_of_a_roll_is_counted_in_the_turn_in_which_it_ends() -> None:
-    before, after = a_roll(), a_roll(Status.FAILED, ended=1012.5)
+def test_the_end_of_a_rollout_is_counted_in_the_turn_in_which_it_ends() -> None:
+    before, after = a_rollout(), a_rollout(Status.FAILED, ended=1012.5)
     assert figures((before, None), (after, None), SEEN, 0).ended == "failed"
     assert figures((before, None), (after, None), SEEN, 0).seconds == 12.5
     assert figures((after, None), (after, None), SEEN, 0).ended == ""
@@ -79,7 +79,7 @@ def test_the_end_of_a_roll_is_counted_in_the_turn_in_which_it_ends() -> None:
 
 def test_each_stage_is_counted_when_it_is_left() -> None:
     way = (Step(Stage.DRAINING, 1000.0), Step(Stage.RESTARTING, 1001.5), Step(Stage.WARMING, 1002.0))
-    steps = [a_roll(Status.RUNNING, Member("app-1", (8001,), steps=way[:n])) for n in range(4)]
+    steps = [a_rollout(Status.RUNNING, Member("app-1", (8001,), steps=way[:n])) for n in range(4)]
     found = [figures((old, None), (new, None), SEEN, 0).stays for old, new in zip(steps, steps[1:])]
     assert found == [(), (("draining", 1.5),), (("restarting", 0.5),)]
     assert figures((steps[0], None), (steps[3], None), SEEN, 0).stays == (("draining", 1.5), ("restarting", 0.5))
@@ -125,10 +125,10 @@ def test_it_begins_moves_and_ends_as_the_policy_says() -> None:
     found = PrometheusMetrics(lambda: wanted[0])
     assert found.is_on()
     found.tell({"app": Figures(stages={"open": 3}, ended="done", seconds=9.0)}, {})
-    assert scraped()["supervisor_rolling_rolls_total", "app", "done"] == 1.0
+    assert scraped()["supervisor_rolling_rollouts_total", "app", "done"] == 1.0
     wanted[0] = "127.0.0.1:9181"
     assert found.is_on()
-    assert scraped(wanted[0])["supervisor_rolling_rolls_total", "app", "done"] == 1.0, "what was counted stays"
+    assert scraped(wanted[0])["supervisor_rolling_rollouts_total", "app", "done"] == 1.0, "what was counted stays"
     with pytest.raises(OSError, match="refused"):
         scraped()
     wanted[0] = ""
@@ -190,7 +190,7 @@ def test_a_group_that_is_gone_stands_nowhere_and_what_it_counted_stays() -> None
     found.tell({}, {})
     names = {key[:2] for key in scraped()}
     assert ("supervisor_rolling_processes", "app") not in names
-    assert ("supervisor_rolling_rolls_total", "app") in names
+    assert ("supervisor_rolling_rollouts_total", "app") in names
     found._stop()
 
 
@@ -314,11 +314,11 @@ def test_listener_of_few_descriptors_outlives_many_idle_clients(light: Callable[
             idle.enter_context(connected())
         assert scraped()["supervisor_rolling_processes", "app", "open"] == 2
         assert stack.ctl("rolling_restart", "app").returncode == 0
-        assert scraped()["supervisor_rolling_rolls_total", "app", "done"] == 1
+        assert scraped()["supervisor_rolling_rollouts_total", "app", "done"] == 1
     assert listener_pid(stack) == listener
 
 
-def test_a_roll_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
+def test_a_rollout_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     stack = light(processes=3, metrics={"listen": LISTEN})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     name = "supervisor_rolling_"
@@ -327,8 +327,8 @@ def test_a_roll_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     stack.wait_until(lambda: scraped()[f"{name}guard_warmed_total", "app"] > before, 20.0, "the guard has warmed it")
     stack.wait_until(lambda: scraped()[f"{name}processes", "app", "open"] == 3, 10.0, "all are open")
     found = scraped()
-    assert found[f"{name}rolls_total", "app", "done"] == 1
-    assert found[f"{name}roll_seconds_count", "app", "done"] == 1
+    assert found[f"{name}rollouts_total", "app", "done"] == 1
+    assert found[f"{name}rollout_seconds_count", "app", "done"] == 1
     for stage in ("draining", "restarting", "warming"):
         assert found[f"{name}stage_seconds_count", "app", stage] == 3
     assert found[f"{name}processes", "app", "open"] == 3

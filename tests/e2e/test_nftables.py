@@ -1,4 +1,4 @@
-"""A whole roll with nftables, as on a kernel without legacy xtables, and between the backends."""
+"""A whole rollout with nftables, as on a kernel without legacy xtables, and between the backends."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tests.support.stack import Stack
 WITHOUT_XTABLES = f"{sys.executable} -m tests.support.missing_libraries xtables "
 
 
-def test_on_a_kernel_without_legacy_xtables_a_roll_under_load_fails_no_request(light: Callable[..., Stack]):
+def test_on_a_kernel_without_legacy_xtables_a_rollout_under_load_fails_no_request(light: Callable[..., Stack]):
     stack = light(processes=4, prefix=WITHOUT_XTABLES)
     before = pids(stack)
     with users(stack, rate=100.0) as report:
         with draining(stack):
             assert (closed_ports(), [line for line in rules() if line.startswith("-A")]) == ({"8000"}, [])
-        roll = wait_ended(stack)
-    assert (roll["status"], roll["replaced"]) == ("done", 4), roll["why"]
+        rollout = wait_ended(stack)
+    assert (rollout["status"], rollout["replaced"]) == ("done", 4), rollout["why"]
     assert not set(before) & set(pids(stack))
     assert_nobody_noticed(report())
     assert "gate.backend auto: nftables, because iptables cannot be used here" in listener_log(stack)
 
 
-def test_on_a_kernel_without_either_a_roll_is_refused_and_says_what_each_lacks(light: Callable[..., Stack]):
+def test_on_a_kernel_without_either_a_rollout_is_refused_and_says_what_each_lacks(light: Callable[..., Stack]):
     stack = light(processes=2, prefix=f"{sys.executable} -m tests.support.missing_libraries xtables,nftables ")
     before = pids(stack)
     done = stack.ctl("rolling_restart", "app")

@@ -1,4 +1,4 @@
-"""Rolls on a host whose processors are busy: how many boot at a time, how long that takes, and that it ends."""
+"""Rollouts on a host whose processors are busy: how many boot at a time, how long that takes, and that it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.core.model import PacePolicy, Share, Status
-from supervisor_rolling.plugin.views import roll_view
+from supervisor_rolling.plugin.views import rollout_view
 from tests.simulation.test_reconciler import Dying, end_of, quick, survived
 from tests.simulation.world import GROUP, World, fast_policy
 from tests.support.look import assert_nobody_noticed, rolling, users, wait_ended
@@ -33,12 +33,12 @@ def a_world(processes: int = 6, limit: int = 4, pace: PacePolicy = PACE, **cpu: 
 
 def rolled(world: World, seconds: float = 120.0) -> World:
     world.ask()
-    world.run(world.roller(), seconds)
+    world.run(world.reconciler(), seconds)
     return world
 
 
 def took(world: World) -> float:
-    return world.roll().ended_at - world.roll().started_at
+    return world.rollout().ended_at - world.rollout().started_at
 
 
 def test_where_each_that_boots_is_too_much_for_the_cpu_one_boots_at_a_time() -> None:
@@ -46,7 +46,7 @@ def test_where_each_that_boots_is_too_much_for_the_cpu_one_boots_at_a_time() -> 
     assert (hasty.most_booting, paced.most_booting) == (4, 1)
     assert took(hasty) < took(paced)
     for world in (hasty, paced):
-        assert world.roll().status is Status.DONE
+        assert world.rollout().status is Status.DONE
         assert [len(process.releases) for process in world.processes.values()] == [1] * 6
         assert (world.lost, world.cold) == (0, 0)
 
@@ -55,18 +55,18 @@ def test_where_two_that_boot_are_bearable_two_do() -> None:
     world = a_world(pace=PacePolicy(cpu_pressure=50.0, patience=30.0))
     for process in world.processes.values():
         process.boot_takes = 3.0
-    assert rolled(world).roll().status is Status.DONE
+    assert rolled(world).rollout().status is Status.DONE
     assert world.most_booting == 2
 
 
-def test_a_pressure_that_never_falls_costs_time_and_not_the_roll() -> None:
+def test_a_pressure_that_never_falls_costs_time_and_not_the_rollout() -> None:
     calm, pressed = rolled(a_world(limit=1)), rolled(a_world(limit=1, cpu_steady=90.0))
-    assert pressed.roll().status is Status.DONE
+    assert pressed.rollout().status is Status.DONE
     assert took(pressed) == pytest.approx(took(calm) + 6 * PACE.patience, rel=0.2)
     assert (pressed.lost, pressed.cold) == (0, 0)
 
 
-def test_where_nobody_can_tell_the_pressure_the_roll_goes_as_without_a_pace() -> None:
+def test_where_nobody_can_tell_the_pressure_the_rollout_goes_as_without_a_pace() -> None:
     world, hasty = rolled(a_world(cpu_steady=None)), rolled(a_world(pace=PacePolicy()))
     assert world.most_booting == 4
     assert took(world) == pytest.approx(took(hasty), abs=0.2)
@@ -75,52 +75,52 @@ def test_where_nobody_can_tell_the_pressure_the_roll_goes_as_without_a_pace() ->
 def test_when_the_pressure_falls_the_next_leaves_at_once() -> None:
     world = a_world(limit=1, pace=PacePolicy(20.0, patience=600.0), cpu_steady=90.0)
     world.ask()
-    roller = world.live(world.roller(), 60.0)
-    assert roll_view(world.mailbox.rolls[GROUP], world.now)["paced"]
-    assert not any(member.tried for member in world.roll().members)
+    reconciler = world.live(world.reconciler(), 60.0)
+    assert rollout_view(world.mailbox.rollouts[GROUP], world.now)["paced"]
+    assert not any(member.tried for member in world.rollout().members)
     world.cpu_steady = 5.0
-    roller = world.live(roller, 1.0)
-    assert world.roll().members[0].tried
-    world.run(roller, 120.0)
-    assert world.roll().status is Status.DONE
-    assert not roll_view(world.mailbox.rolls[GROUP], world.now)["paced"]
+    reconciler = world.live(reconciler, 1.0)
+    assert world.rollout().members[0].tried
+    world.run(reconciler, 120.0)
+    assert world.rollout().status is Status.DONE
+    assert not rollout_view(world.mailbox.rollouts[GROUP], world.now)["paced"]
 
 
-def test_a_roll_that_waits_for_the_cpu_can_be_paused_and_aborted() -> None:
+def test_a_rollout_that_waits_for_the_cpu_can_be_paused_and_aborted() -> None:
     world = a_world(limit=1, pace=PacePolicy(20.0, patience=600.0), cpu_steady=90.0)
     world.ask()
-    roller = world.live(world.roller(), 5.0)
+    reconciler = world.live(world.reconciler(), 5.0)
     world.mailbox.flag(GROUP, paused=True)
-    roller = world.live(roller, 5.0)
-    assert not roll_view(world.mailbox.rolls[GROUP], world.now)["paced"]
+    reconciler = world.live(reconciler, 5.0)
+    assert not rollout_view(world.mailbox.rollouts[GROUP], world.now)["paced"]
     world.mailbox.flag(GROUP, aborting=True)
-    world.run(roller, 5.0)
-    assert world.roll().status is Status.ABORTED
-    assert not any(member.tried for member in world.roll().members)
+    world.run(reconciler, 5.0)
+    assert world.rollout().status is Status.ABORTED
+    assert not any(member.tried for member in world.rollout().members)
 
 
 def test_one_that_waits_for_the_cpu_and_for_room_in_turn_does_not_do_so_for_ever() -> None:
     """Another comes and goes all the while, quicker than the patience."""
     world = a_world(processes=3, limit=1, pace=PacePolicy(20.0, patience=10.0), cpu_steady=90.0)
     world.ask(processes=["app-1"])
-    roller = world.roller()
+    reconciler = world.reconciler()
     for _ in range(8):
-        roller = world.live(roller, 3.0)
+        reconciler = world.live(reconciler, 3.0)
         world.crash("app-3")
-    assert world.roll().members[0].tried
-    world.run(roller, 60.0)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().members[0].tried
+    world.run(reconciler, 60.0)
+    assert world.rollout().status is Status.DONE
 
 
-def test_one_that_crashes_while_the_roll_waits_is_replaced_without_waiting() -> None:
+def test_one_that_crashes_while_the_rollout_waits_is_replaced_without_waiting() -> None:
     world = a_world(limit=1, pace=PacePolicy(20.0, patience=600.0), cpu_steady=90.0)
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     world.ask()
-    world.live(world.roller(), 10.0)
-    assert [member.name for member in world.roll().members if member.replaced] == ["app-3"]
+    world.live(world.reconciler(), 10.0)
+    assert [member.name for member in world.rollout().members if member.replaced] == ["app-3"]
 
 
-def test_the_roller_may_die_at_any_moment_of_a_roll_that_waits_for_the_cpu() -> None:
+def test_the_roller_may_die_at_any_moment_of_a_rollout_that_waits_for_the_cpu() -> None:
     def busy(world: World) -> World:
         world.policy = fast_policy(max_unavailable=Share(number=2), pace=PacePolicy(20.0, patience=0.3))
         world.cpu_steady = 50.0
@@ -139,17 +139,17 @@ def test_the_roller_may_die_at_any_moment_of_a_roll_that_waits_for_the_cpu() -> 
 
 def found(world: World) -> list[tuple[str, str, bool]]:
     request = world.ask("check")
-    world.live(world.roller(), 0.5)
+    world.live(world.reconciler(), 0.5)
     return [(one["code"], one["text"], one["refuses"]) for one in request["plan"]["findings"]]
 
 
 def test_a_check_says_where_the_pressure_cannot_be_read() -> None:
     ((code, text, refuses),) = found(a_world(cpu_steady=None))
     assert (code, refuses) == ("pace.unreadable", False)
-    assert text.endswith("so that a roll goes as without a pace")
+    assert text.endswith("so that a rollout goes as without a pace")
 
 
-def test_a_check_says_where_the_pressure_is_too_high_without_any_roll() -> None:
+def test_a_check_says_where_the_pressure_is_too_high_without_any_rollout() -> None:
     ((code, text, refuses),) = found(a_world(cpu_steady=42.4))
     assert (code, refuses) == ("pace.pressure", False)
     assert text.startswith("the pressure of the CPU is 42% now")
@@ -179,8 +179,8 @@ def test_under_pressure_the_next_waits_is_told_as_waiting_and_leaves_when_it_fal
             assert (rolling(stack)["paced"], rolling(stack)["replaced"]) == (True, 0)
             assert "the next waits for the CPU" in stack.ctl("rolling_status", "app").stdout
             pressure.percent = 5.0
-            roll = wait_ended(stack)
-        assert (roll["status"], roll["replaced"], roll["paced"]) == ("done", 3, False)
+            rollout = wait_ended(stack)
+        assert (rollout["status"], rollout["replaced"], rollout["paced"]) == ("done", 3, False)
     assert_nobody_noticed(report())
 
 

@@ -29,7 +29,7 @@ def test_in_the_middleware_the_pool_runs_dry_and_no_post_is_lost(start: Callable
     assert result.drains[-1] < 10, "a pool was waited for until drain.timeout"
 
 
-def test_without_it_the_roll_stops_before_it_stops_a_process_and_says_what_to_do(start: Callable[..., Stack]):
+def test_without_it_the_rollout_stops_before_it_stops_a_process_and_says_what_to_do(start: Callable[..., Stack]):
     stack = pooled(start, "waitress", bare=True)
     before = pids(stack)
     with users(stack, posts=0.5) as report:
@@ -46,7 +46,7 @@ def test_without_it_the_roll_stops_before_it_stops_a_process_and_says_what_to_do
     assert "opened before its port was closed" in listener_log(stack)
 
 
-def test_where_it_is_ignored_the_roll_goes_on_after_the_drain(start: Callable[..., Stack]):
+def test_where_it_is_ignored_the_rollout_goes_on_after_the_drain(start: Callable[..., Stack]):
     stack = pooled(start, "waitress", bare=True, drain={"timeout": 1.5, "keepalive": "ignore"})
     before = pids(stack)
     with users(stack, posts=0.0):

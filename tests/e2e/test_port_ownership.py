@@ -234,7 +234,7 @@ def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., St
     wait_open(stack)
 
 
-def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_roll_and_in_it(light: Callable[..., Stack]):
+def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_rollout_and_in_it(light: Callable[..., Stack]):
     stack = light(processes=3, setup={"program": "startretries = 1", "startsecs": 1})
     stack.ctl("stop", "app:app-8001")
     with orphan_on(8001) as orphan:

@@ -67,8 +67,8 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        (("rolls",), 2, "there is no rolls (there is: restart, status,"),
-        (("help", "rolls"), 2, "there is no rolls"),
+        (("rollouts",), 2, "there is no rollouts (there is: restart, status,"),
+        (("help", "rollouts"), 2, "there is no rollouts"),
         (("-x",), 2, "ERROR: option -x not recognized. Try: supervisor_rolling -h\n"),
         (("-c", "/nowhere.conf", "status"), 2, "ERROR: could not find config file /nowhere.conf. Try: "),
         (("-s", "bla", "status"), 2, "ERROR: invalid value for -s 'bla': value 'bla' is not a URL. Try: "),
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said(
     assert (found, why in text) == (status, True), text
 
 
-@pytest.mark.parametrize("words", [("rolls",), ("help", "rolls"), ("-s", "bla"), ("-x",), (*NOWHERE, "restart")])
+@pytest.mark.parametrize("words", [("rollouts",), ("help", "rollouts"), ("-s", "bla"), ("-x",), (*NOWHERE, "restart")])
 def test_what_is_wrong_is_broken_where_a_terminal_ends_and_coloured(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_broken_where_a_terminal_ends_and_coloured(
     assert max(len(line) for line in text.replace("\x1b[31m", "").replace("\x1b[0m", "").splitlines()) <= 40
 
 
-@pytest.mark.parametrize("words", [("rolls", "--json"), ("-s", "bla", "status", "--json")])
+@pytest.mark.parametrize("words", [("rollouts", "--json"), ("-s", "bla", "status", "--json")])
 def test_what_is_wrong_is_json_where_that_is_asked_for(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
@@ -131,7 +131,7 @@ def run(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_rolls_where_supervisorctl_has_no_plugin(start: Callable[..., Stack]) -> None:
+def test_it_rollouts_where_supervisorctl_has_no_plugin(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     text = stack.supervisord_conf.read_text(encoding="utf-8")
     broken = text.replace("supervisor_rolling.controllerplugin:make", "nowhere:make")
@@ -142,7 +142,7 @@ def test_it_rolls_where_supervisorctl_has_no_plugin(start: Callable[..., Stack])
     assert (done.returncode, json.loads(done.stdout)["replaced"]) == (0, 2), done.stdout
 
 
-def test_it_rolls_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: Callable[..., Stack]) -> None:
+def test_it_rollouts_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     url = f"unix://{stack.socket}"
     begun = run(stack, "-s", url, "restart", "app", "--no-wait")
@@ -150,7 +150,7 @@ def test_it_rolls_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: C
     assert f"To watch it: supervisor_rolling -s {url} status app" in begun.stdout
     assert run(stack, "-s", url, "abort", "app").returncode == 0
     told = f"the last one aborted: supervisor_rolling -s {url} resume goes on with it"
-    stack.wait_until(lambda: told in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the roll has ended")
+    stack.wait_until(lambda: told in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the rollout has ended")
 
 
 # --- what to paste

@@ -66,7 +66,7 @@ def test_the_client_in_javascript(stack: Stack) -> None:
     assert gone.stdout.startswith("LISTENER_DOWN: the listener is not running"), gone.stdout
 
 
-def test_the_listener_that_runs_a_command_at_the_end_of_a_roll(light: Callable[..., Stack], tmp_path: Path) -> None:
+def test_the_listener_that_runs_a_command_at_the_end_of_a_rollout(light: Callable[..., Stack], tmp_path: Path) -> None:
     told, notify, program = tmp_path / "told", tmp_path / "notify", tmp_path / "notifier.py"
     notify.write_text(f'#!/bin/sh\necho "$@" >> {told}; echo this is no answer\n', encoding="utf-8")
     notify.chmod(0o755)
@@ -74,7 +74,7 @@ def test_the_listener_that_runs_a_command_at_the_end_of_a_roll(light: Callable[.
     assert len(code.splitlines()) <= 11
     program.write_text(code.replace("/usr/local/bin/notify", str(notify)), encoding="utf-8")
     section = f"[eventlistener:notify]\ncommand={sys.executable} {program}\nevents=ROLLING_FINISHED,ROLLING_FAILED"
-    slow = {"min": 2}  # seconds: the second roll is not to end before it is aborted
+    slow = {"min": 2}  # seconds: the second rollout is not to end before it is aborted
     stack = light(processes=2, drain=slow, setup={"program": f"stopwaitsecs=30\n{section}"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0

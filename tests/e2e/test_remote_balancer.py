@@ -1,4 +1,4 @@
-"""nginx and its users on another host, IPv4 and IPv6: rolls and crashes under load, and nothing leaks past the gate.
+"""nginx and its users on another host, IPv4 and IPv6: rollouts and crashes under load, and nothing leaks past the gate.
 
 The other host is a network namespace at the end of a cable; supervisord, the listener and the processes are here. What
 reached a process is told by its own journal. ``localhost`` is the same with nginx here, which goes by both families.
@@ -165,7 +165,7 @@ class Refusals:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_roll_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
+def test_a_rollout_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
     begin: Callable[..., Place], other: Host, way: str
 ):
     place = begin(way)
@@ -179,9 +179,9 @@ def test_a_roll_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
             stack.wait_until(lambda: len(others_since(place, closed)) > 40, 20.0, "the others serve the users")
             assert rolling(stack)["processes"][0]["stage"] == "draining"
             released = time.monotonic()
-        roll = wait_ended(stack)
+        rollout = wait_ended(stack)
     journal, after = place.journal(), pids(stack)
-    assert roll["status"] == "done", roll["why"]
+    assert rollout["status"] == "done", rollout["why"]
     assert_nobody_noticed(report())
     assert not set(before) & set(after)
     assert {entry.peer for entry in journal if not entry.warms and entry.path != "/health"} >= peers_of(way, other)

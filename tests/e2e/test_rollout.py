@@ -40,7 +40,7 @@ NEW = "new"
 # --- the main job
 
 
-def test_a_roll_replaces_every_process_and_no_user_notices(start: Callable[..., Stack]):
+def test_a_rollout_replaces_every_process_and_no_user_notices(start: Callable[..., Stack]):
     stack = start()
     before = pids(stack)
     stack.release(NEW)
@@ -69,7 +69,9 @@ def test_a_roll_replaces_every_process_and_no_user_notices(start: Callable[..., 
     ],
     ids=lambda gate: "-".join(gate.values()),
 )
-def test_every_method_and_bypass_of_the_gate_rolls_without_a_failure(start: Callable[..., Stack], gate: dict[str, str]):
+def test_every_method_and_bypass_of_the_gate_rollouts_without_a_failure(
+    start: Callable[..., Stack], gate: dict[str, str]
+):
     stack = start(processes=3, gate=gate)
     with users(stack) as report:
         done = stack.ctl("rolling_restart", "app")
@@ -83,8 +85,8 @@ def test_two_at_a_time_leave_two_of_four_available(start: Callable[..., Stack]):
         done = stack.ctl("rolling_restart", "app", "--max-unavailable", "2", "--json")
     assert done.returncode == 0, done.stdout
     assert_nobody_noticed(report())
-    roll = json.loads(done.stdout)
-    assert (roll["status"], roll["replaced"], roll["least_available"]) == ("done", 4, 2)
+    rollout = json.loads(done.stdout)
+    assert (rollout["status"], rollout["replaced"], rollout["least_available"]) == ("done", 4, 2)
 
 
 def test_ports_can_be_found_by_what_a_process_listens_on(start: Callable[..., Stack]):
@@ -93,18 +95,20 @@ def test_ports_can_be_found_by_what_a_process_listens_on(start: Callable[..., St
     assert [process["ports"] for process in rolling(stack)["processes"]] == [[8000], [8001]]
 
 
-def test_other_tools_roll_over_xml_rpc_and_wait_for_the_end(start: Callable[..., Stack]):
+def test_other_tools_rollout_over_xml_rpc_and_wait_for_the_end(start: Callable[..., Stack]):
     stack = start(processes=2)
-    roll: Any = stack.rpc(timeout=60.0).rolling.restart("app", True, {"max_unavailable": 1})
-    assert (roll["status"], roll["replaced"]) == ("done", 2)
+    rollout: Any = stack.rpc(timeout=60.0).rolling.restart("app", True, {"max_unavailable": 1})
+    assert (rollout["status"], rollout["replaced"]) == ("done", 2)
 
 
 def test_a_client_that_leaves_stops_nothing(start: Callable[..., Stack]):
     stack = start(processes=2)
     with pytest.raises(OSError, match="timed out"):
         stack.rpc(timeout=0.5).rolling.restart("app", True, {})
-    rolls: Any = stack.rpc().rolling
-    stack.wait_until(lambda: [one["status"] for one in rolls.getAllRolls()] == ["done"], 30.0, "the roll is done")
+    rollouts: Any = stack.rpc().rolling
+    stack.wait_until(
+        lambda: [one["status"] for one in rollouts.getAllRollouts()] == ["done"], 30.0, "the rollout is done"
+    )
 
 
 # --- bad deploys: see test_bad_deploys.py
@@ -127,7 +131,7 @@ def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start
 # --- deaths
 
 
-def test_the_listener_may_be_killed_in_the_middle_of_a_roll(start: Callable[..., Stack]):
+def test_the_listener_may_be_killed_in_the_middle_of_a_rollout(start: Callable[..., Stack]):
     stack = start()
     with users(stack) as report:
         watching = threading.Thread(target=stack.ctl, args=("rolling_restart", "app"))
@@ -184,7 +188,7 @@ def test_abort_pause_and_resume_from_another_terminal(start: Callable[..., Stack
     assert rolling(stack)["replaced"] == 1
     assert "paused" in stack.ctl("rolling_status").stdout
     assert stack.ctl("rolling_abort", "app").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["status"] == "aborted", 20.0, "the roll is aborted")
+    stack.wait_until(lambda: rolling(stack)["status"] == "aborted", 20.0, "the rollout is aborted")
     assert stack.ctl("rolling_resume", "app").returncode == 0
     assert rolling(stack)["status"] == "done"
 
@@ -198,17 +202,17 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
     assert "No help" not in "".join(stack.ctl("help", topic).stdout for topic in ("status", "rolling_status"))
 
 
-def test_ctrl_c_leaves_the_roll_running_and_says_so(start: Callable[..., Stack]):
+def test_ctrl_c_leaves_the_rollout_running_and_says_so(start: Callable[..., Stack]):
     stack = start(processes=2, settle=3)
     watcher = popen_ctl(stack, "rolling_restart", "app")
-    stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRolls()), 10.0, "the roll has begun")
+    stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRollouts()), 10.0, "the rollout has begun")
     time.sleep(0.5)
     watcher.send_signal(signal.SIGINT)
     out, _ = watcher.communicate(timeout=10)
     assert watcher.returncode == 130
-    assert "the roll goes on" in out
+    assert "the rollout goes on" in out
     assert "rolling_abort app" in out
-    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the roll is done")
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the rollout is done")
 
 
 # --- bad input: a clear error, the right exit status, nothing touched
@@ -299,12 +303,12 @@ def test_one_process_needs_force(start: Callable[..., Stack]):
     assert (code, "supervisorctl start app:*" in out) == (1, True), out
 
 
-def test_a_second_roll_is_refused_and_told_who_has_the_group(start: Callable[..., Stack]):
+def test_a_second_rollout_is_refused_and_told_who_has_the_group(start: Callable[..., Stack]):
     stack = start(processes=2)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     second = stack.ctl("rolling_restart", "app")
-    assert (second.returncode, "is being rolled: roll 1 by " in second.stdout) == (8, True), second.stdout
-    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the first roll is done")
+    assert (second.returncode, "is being rolled: rollout 1 by " in second.stdout) == (8, True), second.stdout
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the first rollout is done")
 
 
 def test_a_listener_that_does_not_run_is_told(start: Callable[..., Stack]):

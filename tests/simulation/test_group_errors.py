@@ -11,7 +11,7 @@ import pytest
 from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SocketsError
 from supervisor_rolling.core.model import Stage
-from supervisor_rolling.listener import reconciler as roller_module
+from supervisor_rolling.listener import reconciler as reconciler_module
 from tests.simulation.two_groups import TwoGroups
 
 SKIPPED = "app: skipped, and its closed ports stay closed"
@@ -31,8 +31,8 @@ def break_for_app(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, is_br
 
 def drains(both: TwoGroups) -> bool:
     """Whether the first process of app is behind its closed gate."""
-    roll = both.app.roll_or_none()
-    return roll is not None and roll.members[0].stage is Stage.DRAINING and both.app.is_closed(8001)
+    rollout = both.app.rollout_or_none()
+    return rollout is not None and rollout.members[0].stage is Stage.DRAINING and both.app.is_closed(8001)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -52,27 +52,27 @@ def test_a_defect_in_one_group_stops_that_group_alone(
     both = TwoGroups()
     both.app.connection_takes = 1.5
     both.ask("app")
-    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    reconciler = both.live(both.reconciler(), 10.0, lambda: drains(both))
     is_broken = [True]
     break_for_app(monkeypatch, module, name, lambda: is_broken[0])
     both.ask("web")
-    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert both.status("web") == "done"
     assert both.web.lost == 0
     assert both.app.is_closed(8001)
     assert len(told(caplog)) == 1
     assert "ZeroDivisionError" in told(caplog)[0]
     is_broken[0] = False
-    both.live(roller, 60.0, lambda: both.status("app") != "running")
+    both.live(reconciler, 60.0, lambda: both.status("app") != "running")
     assert (both.status("app"), both.app.lost) == ("done", 0)
 
 
-def test_a_defect_in_the_pause_of_one_group_ends_no_roll(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     both = TwoGroups()
-    break_for_app(monkeypatch, roller_module, "pause", lambda: True)
+    break_for_app(monkeypatch, reconciler_module, "pause", lambda: True)
     both.ask("app")
     both.ask("web")
-    both.live(both.roller(), 60.0)
+    both.live(both.reconciler(), 60.0)
     assert [both.status(group) for group in both.worlds] == ["done", "done"]
 
 
@@ -90,17 +90,17 @@ def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
 ) -> None:
     both = TwoGroups()
     both.ask("app")
-    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    reconciler = both.live(both.reconciler(), 10.0, lambda: drains(both))
     both.breaks[method, "app"] = error
     both.ask("web")
     if method == "guard":
         both.app.crash("app-3")
-    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert both.status("web") == "done"
     assert both.app.is_closed(8001)
     assert told(caplog) == [f"{SKIPPED}: {error}"]
     both.breaks.clear()
-    both.live(roller, 60.0, lambda: both.status("app") != "running")
+    both.live(reconciler, 60.0, lambda: both.status("app") != "running")
     assert both.status("app") == "done"
 
 
@@ -109,10 +109,10 @@ def test_a_group_that_is_written_by_another_client_keeps_no_other_group_waiting(
 ) -> None:
     both = TwoGroups()
     both.ask("app")
-    roller = both.live(both.roller(), 10.0, lambda: drains(both))
+    reconciler = both.live(both.reconciler(), 10.0, lambda: drains(both))
     both.breaks["record", "app"] = ConflictError("changed meanwhile")
     both.ask("web")
-    both.live(roller, 30.0, lambda: both.web.roll_or_none() is not None and both.status("web") != "running")
+    both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert (both.status("web"), told(caplog)) == ("done", [])
 
 
@@ -120,47 +120,49 @@ def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch
     both = TwoGroups()
     both.app.connection_takes = 1.5
     both.ask("app")
-    both.live(both.roller(), 10.0, lambda: drains(both))
+    both.live(both.reconciler(), 10.0, lambda: drains(both))
     break_for_app(monkeypatch, machine, "advance", lambda: True)
-    both.live(both.roller(), 20.0)
+    both.live(both.reconciler(), 20.0)
     assert both.app.is_closed(8001)
 
 
 def test_a_crash_in_a_failing_group_closes_its_port() -> None:
     both = TwoGroups()
-    roller = both.live(both.roller(), 3.0)
+    reconciler = both.live(both.reconciler(), 3.0)
     both.ask("app")
-    both.live(roller, 10.0, lambda: drains(both))
+    both.live(reconciler, 10.0, lambda: drains(both))
     both.breaks["connections", "app"] = SocketsError("the kernel does not tell")
-    both.live(roller, 2.0)
+    both.live(reconciler, 2.0)
     both.app.crash("app-3")
-    roller.notice_deaths()
+    reconciler.notice_deaths()
     assert both.app.is_closed(8003)
-    both.live(roller, 2.0)
+    both.live(reconciler, 2.0)
     assert both.app.is_closed(8003)
 
 
-def test_an_invalid_policy_refuses_the_rolls_of_its_group_alone_and_its_guard_goes_on() -> None:
+def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard_goes_on() -> None:
     both = TwoGroups()
     both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
     asked = [both.ask("app"), both.ask("web")]
-    roller = both.live(both.roller(), 30.0, lambda: "web" in both.app.mailbox.rolls and both.status("web") == "done")
+    reconciler = both.live(
+        both.reconciler(), 30.0, lambda: "web" in both.app.mailbox.rollouts and both.status("web") == "done"
+    )
     assert [one["state"] for one in asked] == ["refused", "accepted"]
     assert asked[0]["text"] == both.invalid["app"]
     both.app.crash("app-3")
-    roller.notice_deaths()
+    reconciler.notice_deaths()
     assert both.app.is_closed(8003)
 
 
 def test_a_new_listener_guards_a_group_with_an_invalid_policy_by_the_last_valid_one() -> None:
     both = TwoGroups()
-    both.live(both.roller(), 3.0)
+    both.live(both.reconciler(), 3.0)
     both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
-    roller = both.roller()
-    roller._watches._latest_config = lambda: both.config
-    both.live(roller, 3.0)
+    reconciler = both.reconciler()
+    reconciler._watches._latest_config = lambda: both.config
+    both.live(reconciler, 3.0)
     both.app.crash("app-3")
-    roller.notice_deaths()
+    reconciler.notice_deaths()
     assert both.app.is_closed(8003)
 
 
@@ -169,16 +171,16 @@ def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
 ) -> None:
     both = TwoGroups()
     asked = [both.ask("app"), both.ask("web")]
-    roller = both.roller()
+    reconciler = both.reconciler()
 
-    def roll_for(number: int, request: Any, config: Any, **more: Any) -> Any:
+    def rollout_for(number: int, request: Any, config: Any, **more: Any) -> Any:
         if request.group == "app":
             raise ZeroDivisionError("a defect")
         return real(number, request, config, **more)
 
-    real = roller_module.roll_for
-    monkeypatch.setattr(roller_module, "roll_for", roll_for)
+    real = reconciler_module.rollout_for
+    monkeypatch.setattr(reconciler_module, "rollout_for", rollout_for)
     with caplog.at_level(logging.ERROR):
-        roller.turn()
+        reconciler.turn()
     assert [one["state"] for one in asked] == ["refused", "accepted"]
     assert asked[0]["code"] == Fault.DEFECT

@@ -21,7 +21,7 @@ from supervisor_rolling.core.model import (
     Policy,
     PortRule,
     Process,
-    Roll,
+    Rollout,
     Seen,
     Share,
     Stage,
@@ -32,7 +32,7 @@ from supervisor_rolling.core.model import (
     Watch,
 )
 from supervisor_rolling.core.stages import CLOSED_STAGES, LATE_WORDS
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import Killed, World, fast_policy
 
 NOW = 1000.0
@@ -66,16 +66,18 @@ def ports_of(processes: Mapping[str, Process]) -> dict[str, tuple[int, ...]]:
     return {name: (8000 + int(name.split("-")[1]),) for name in processes}
 
 
-def advanced(watch: Watch, processes: Mapping[str, Process], at: float = 0.0, roll: Roll | None = None, **seen: Any):
-    return guard.advance(watch, Seen(NOW + at, processes, **seen), ports_of(processes), roll)
+def advanced(
+    watch: Watch, processes: Mapping[str, Process], at: float = 0.0, rollout: Rollout | None = None, **seen: Any
+):
+    return guard.advance(watch, Seen(NOW + at, processes, **seen), ports_of(processes), rollout)
 
 
 def standing(watch: Watch) -> dict[str, tuple[str, bool]]:
     return {ward.name: (ward.stage.value, ward.closed) for ward in watch.wards}
 
 
-def a_roll(*members: Member, status: Status = Status.RUNNING) -> Roll:
-    return Roll(1, "app", a_watch().policy, members, 8, GatePolicy(), status=status)
+def a_rollout(*members: Member, status: Status = Status.RUNNING) -> Rollout:
+    return Rollout(1, "app", a_watch().policy, members, 8, GatePolicy(), status=status)
 
 
 # --- one process
@@ -333,13 +335,13 @@ def test_who_is_warm_next_makes_room_for_one_more():
     assert standing(watch) == {f"app-{n}": ("warming", True) for n in range(2, 6)}
 
 
-def test_the_closed_of_a_roll_count_and_open_none():
+def test_the_closed_of_a_rollout_count_and_open_none():
     members = tuple(Member(f"app-{n}", (8000 + n,), stage=Stage.RESTARTING) for n in (1, 2, 3))
-    roll = a_roll(*members)
-    watch = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), roll=roll)
+    rollout = a_rollout(*members)
+    watch = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), rollout=rollout)
     assert standing(watch) == {"app-7": ("warming", True), "app-8": ("warming", False)}
-    more = a_roll(*members, Member("app-4", (8004,), stage=Stage.DRAINING))
-    after = advanced(watch, a_group(8, cold("app-7"), cold("app-8")), roll=more)
+    more = a_rollout(*members, Member("app-4", (8004,), stage=Stage.DRAINING))
+    after = advanced(watch, a_group(8, cold("app-7"), cold("app-8")), rollout=more)
     assert standing(after) == standing(watch)
 
 
@@ -369,25 +371,29 @@ def test_max_closed_may_be_a_number():
     assert watch.wards[1].why.endswith("(guard.max_closed: 1)")
 
 
-# --- what a roll has in hand
+# --- what a rollout has in hand
 
 
 @pytest.mark.parametrize("stage", sorted(set(CLOSED_STAGES)))
-def test_what_a_roll_has_in_hand_is_left_to_it(stage: Stage):
-    roll = a_roll(Member("app-2", (8002,), stage=stage, pid=200))
-    assert advanced(a_watch(), a_group(3, cold("app-2")), roll=roll).wards == ()
+def test_what_a_rollout_has_in_hand_is_left_to_it(stage: Stage):
+    rollout = a_rollout(Member("app-2", (8002,), stage=stage, pid=200))
+    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).wards == ()
 
 
-def test_what_settles_in_a_roll_is_left_to_it_until_it_dies():
-    roll = a_roll(Member("app-2", (8002,), stage=Stage.SETTLING, pid=200))
-    assert advanced(a_watch(), a_group(3, cold("app-2")), roll=roll).wards == ()
-    assert standing(advanced(a_watch(), a_group(3, crashed("app-2")), roll=roll)) == {"app-2": ("down", True)}
-    assert standing(advanced(a_watch(), a_group(3, cold("app-2", 300)), roll=roll)) == {"app-2": ("warming", True)}
+def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
+    rollout = a_rollout(Member("app-2", (8002,), stage=Stage.SETTLING, pid=200))
+    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).wards == ()
+    assert standing(advanced(a_watch(), a_group(3, crashed("app-2")), rollout=rollout)) == {"app-2": ("down", True)}
+    assert standing(advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)) == {
+        "app-2": ("warming", True)
+    }
 
 
-def test_what_a_roll_left_failed_stays_closed_and_is_tried_again_later():
-    roll = a_roll(Member("app-2", (8002,), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED)
-    watch = advanced(a_watch(), a_group(3, cold("app-2")), roll=roll)
+def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
+    rollout = a_rollout(
+        Member("app-2", (8002,), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED
+    )
+    watch = advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout)
     (ward,) = watch.wards
     assert (ward.stage, ward.closed, ward.why, ward.retry_at) == (
         Stage.FAILED,
@@ -395,9 +401,9 @@ def test_what_a_roll_left_failed_stays_closed_and_is_tried_again_later():
         "is not warm: 500",
         NOW + FIRST_RETRY,
     )
-    again = advanced(a_watch(), a_group(3, cold("app-2", 300)), roll=roll)
+    again = advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)
     assert standing(again) == {"app-2": ("warming", True)}, "somebody has started it since"
-    assert advanced(a_watch(), a_group(3, replace(warm("app-2"), pid=200)), roll=roll).wards == ()
+    assert advanced(a_watch(), a_group(3, replace(warm("app-2"), pid=200)), rollout=rollout).wards == ()
 
 
 # --- the ledger, and a group that nobody guarded before
@@ -415,10 +421,10 @@ def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm(
     assert standing(advanced(watch, processes)) == {"app-2": ("warming", True)}
 
 
-def test_what_was_found_warm_comes_into_the_ledger_though_a_roll_takes_it_at_once():
+def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_once():
     processes = {"app-1": replace(cold("app-1"), up_for=3600.0)}
-    roll = a_roll(Member("app-1", (8001,), stage=Stage.DRAINING))
-    watch = advanced(guard.begin(a_watch(), processes, ports_of(processes), NOW), processes, roll=roll)
+    rollout = a_rollout(Member("app-1", (8001,), stage=Stage.DRAINING))
+    watch = advanced(guard.begin(a_watch(), processes, ports_of(processes), NOW), processes, rollout=rollout)
     assert [(ward.stage, ward.pid) for ward in watch.wards] == [(Stage.OPEN, 200)]
 
 
@@ -465,18 +471,18 @@ def tables(draw: st.DrawFn, size: int) -> dict[str, Process]:
 
 
 @st.composite
-def rolls(draw: st.DrawFn, size: int) -> Roll | None:
+def rollouts(draw: st.DrawFn, size: int) -> Rollout | None:
     if draw(st.booleans()):
         return None
     stages = st.sampled_from([Stage.OPEN, Stage.OPEN, *CLOSED_STAGES, Stage.SETTLING])
     pids = st.integers(0, 4)
     members = [Member(f"app-{n}", (8000 + n,), stage=draw(stages), pid=draw(pids)) for n in range(1, size + 1)]
-    return a_roll(*members, status=draw(st.sampled_from(Status)))
+    return a_rollout(*members, status=draw(st.sampled_from(Status)))
 
 
 @st.composite
 def lives(draw: st.DrawFn) -> tuple[Watch, list[Any]]:
-    """A watch, and looks at its group: a table, a roll, and how far the warm-ups are."""
+    """A watch, and looks at its group: a table, a rollout, and how far the warm-ups are."""
     size = draw(st.integers(1, 9))
     numbers = st.integers(1, 9).map(lambda n: Share(number=n))
     share = draw(st.one_of(numbers, st.just(HALF), st.just(Share(percent=10.0))))
@@ -484,7 +490,7 @@ def lives(draw: st.DrawFn) -> tuple[Watch, list[Any]]:
         st.integers(1, size).map(lambda n: f"app-{n}"),
         st.builds(Warmth, st.integers(1, 4), st.sampled_from(["warming", "warm", "failed"])),
     )
-    looks = draw(st.lists(st.tuples(tables(size), rolls(size), warmths), min_size=1, max_size=5))
+    looks = draw(st.lists(st.tuples(tables(size), rollouts(size), warmths), min_size=1, max_size=5))
     return a_watch(max_closed=share, settle=draw(st.sampled_from([0.0, 5.0]))), looks
 
 
@@ -492,11 +498,11 @@ def lives(draw: st.DrawFn) -> tuple[Watch, list[Any]]:
 @given(lives(), st.sampled_from([0.0, 4.0, 70.0]))
 def test_no_cold_process_is_open_but_where_closing_it_would_be_too_much(life: Any, between: float):
     watch, looks = life
-    for number, (processes, roll, warmths) in enumerate(looks):
+    for number, (processes, rollout, warmths) in enumerate(looks):
         at = number * between
-        before, watch = watch, advanced(watch, processes, at, roll=roll, warmths=warmths)
-        runs = roll is not None and roll.status is Status.RUNNING
-        members = {member.name: member for member in roll.members} if roll is not None and runs else {}
+        before, watch = watch, advanced(watch, processes, at, rollout=rollout, warmths=warmths)
+        runs = rollout is not None and rollout.status is Status.RUNNING
+        members = {member.name: member for member in rollout.members} if rollout is not None and runs else {}
         held = {name for name, member in members.items() if member.stage in CLOSED_STAGES}
         settling = {name for name, member in members.items() if member.stage is Stage.SETTLING}
         share = watch.policy.guard.max_closed
@@ -515,7 +521,7 @@ def test_no_cold_process_is_open_but_where_closing_it_would_be_too_much(life: An
         }
         serving |= {name for name, ward in wards.items() if ward.stage is Stage.OPEN and name not in held}
         assert shut <= cold_ones, "warm is open"
-        assert not wards.keys() & held, "what a roll has in hand is left to it"
+        assert not wards.keys() & held, "what a rollout has in hand is left to it"
         assert len(counted) <= limit
         assert not counted - was_shut or len(counted) + len(held) <= max(limit, len(was_shut) + len(held))
         if not serving and not settling:
@@ -523,7 +529,7 @@ def test_no_cold_process_is_open_but_where_closing_it_would_be_too_much(life: An
         elif serving and len(counted) + len(held) < limit:
             assert cold_ones <= shut, "there was room for all"
         assert all(wards[name].why for name in cold_ones)
-        assert advanced(watch, processes, at, roll=roll) == watch, "one look has one answer"
+        assert advanced(watch, processes, at, rollout=rollout) == watch, "one look has one answer"
 
 
 def _will_not_come(process: Process) -> bool:
@@ -533,12 +539,12 @@ def _will_not_come(process: Process) -> bool:
 # --- whole lives in the simulated world
 
 
-def guarded(size: int = 8, **changes: Any) -> tuple[World, Roller]:
+def guarded(size: int = 8, **changes: Any) -> tuple[World, Reconciler]:
     """A world in which everything has been warm for long, under guard."""
     world = World(size, fast_policy(**changes))
-    roller = world.live(world.roller(), 0.2)
+    reconciler = world.live(world.reconciler(), 0.2)
     world.cold = world.lost = 0
-    return world, roller
+    return world, reconciler
 
 
 def all_open_and_warm(world: World) -> bool:
@@ -552,49 +558,49 @@ def is_deaf(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 def test_one_that_crashed_serves_nobody_until_it_is_warm():
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.crash("app-3")
-    roller = world.live(roller, 0.05)
+    reconciler = world.live(reconciler, 0.05)
     assert set(world.closed_until) == {8003}
-    world.live(roller, 2.0)
+    world.live(reconciler, 2.0)
     assert all_open_and_warm(world)
     assert world.cold == 0
     assert [len(p.releases) for p in world.processes.values()] == [0, 0, 1, 0, 0, 0, 0, 0]
 
 
 def test_a_death_closes_the_port_before_any_look():
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.crash("app-3")
-    roller.notice_deaths()
+    reconciler.notice_deaths()
     assert set(world.closed_until) == {8003}
 
 
 def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
-    world, roller = guarded()
+    world, reconciler = guarded()
     pid = world.processes["app-3"].pid
     stopping = Change("app", "app-3", "STOPPING", "RUNNING", pid)
-    assert roller.hear([stopping]) == 0.0
+    assert reconciler.hear([stopping]) == 0.0
     assert set(world.closed_until) == {8003}
-    assert 0.0 < roller.hear([Change("app", "app-4", "RUNNING", "STARTING", 1)]) < 1.0, "old, or one was lost"
-    assert roller.hear([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
+    assert 0.0 < reconciler.hear([Change("app", "app-4", "RUNNING", "STARTING", 1)]) < 1.0, "old, or one was lost"
+    assert reconciler.hear([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
 
 
 def test_flapping_process_asks_for_no_turn_at_once():
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.crash("app-3")
-    assert roller.notice_deaths() == 0.0
-    roller.hear([Change("app", "app-3", "EXITED", "RUNNING", 1)])
-    assert roller.hear([Change("app", "app-3", "STARTING", "EXITED")]) == 0.0, "its first exit"
-    roller.hear([Change("app", "app-3", "EXITED", "RUNNING", 2)])
-    assert roller.hear([Change("app", "app-3", "STARTING", "EXITED")]) > 0.0
+    assert reconciler.notice_deaths() == 0.0
+    reconciler.hear([Change("app", "app-3", "EXITED", "RUNNING", 1)])
+    assert reconciler.hear([Change("app", "app-3", "STARTING", "EXITED")]) == 0.0, "its first exit"
+    reconciler.hear([Change("app", "app-3", "EXITED", "RUNNING", 2)])
+    assert reconciler.hear([Change("app", "app-3", "STARTING", "EXITED")]) > 0.0
     world.crash("app-4")
-    assert roller.notice_deaths() == 0.0, "another process"
+    assert reconciler.notice_deaths() == 0.0, "another process"
     assert set(world.closed_until) == {8003, 8004}
 
 
 def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
     chance = random.Random(3)
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.is_deaf = is_deaf
     for process in world.processes.values():
         process.boot_takes = 0.1 if is_deaf else 0.01  # who hears nothing looks every five seconds, and after a turn
@@ -603,22 +609,22 @@ def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
         if len(alive) > 4:
             world.crash(chance.choice(alive))
         if is_deaf:
-            roller.turn()
-        roller = world.live(roller, chance.random())
-    world.live(roller, 10.0)
+            reconciler.turn()
+        reconciler = world.live(reconciler, chance.random())
+    world.live(reconciler, 10.0)
     assert all_open_and_warm(world)
     assert world.cold == 0
 
 
 def test_when_all_die_at_once_all_serve_again_as_soon_as_they_can():
-    world, roller = guarded()
+    world, reconciler = guarded()
     for name in world.processes:
         world.crash(name)
     world.least_serving = 8
-    roller = world.live(roller, 0.15)  # a boot takes 0.1
+    reconciler = world.live(reconciler, 0.15)  # a boot takes 0.1
     assert world.closed_until == {}
     assert sum(bool(process.connections) for process in world.processes.values()) == 8
-    world.live(roller, 3.0)
+    world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
 
 
@@ -626,37 +632,37 @@ def test_at_the_boot_of_the_group_the_first_that_is_warm_takes_over_from_the_col
     world = World(8)
     for number, process in enumerate(world.processes.values()):
         process.spawned, process.state, process.warm_takes = world.now, "STARTING", 0.2 + 0.3 * number
-    roller = world.live(world.roller(), 0.45)
+    reconciler = world.live(world.reconciler(), 0.45)
     assert len(world.closed_until) == 4
-    world.live(roller, 5.0)
+    world.live(reconciler, 5.0)
     assert all_open_and_warm(world)
 
 
 def test_restarted_by_hand_or_by_another_listener_it_is_warmed_as_well():
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.restart_by_hand("app-2")
-    world.live(roller, 3.0)
+    world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
     assert world.cold == 0
 
 
 def test_what_is_stopped_is_closed_already_when_somebody_starts_it():
-    world, roller = guarded()
+    world, reconciler = guarded()
     world.stop("app-2")
-    roller = world.live(roller, 10.0)
+    reconciler = world.live(reconciler, 10.0)
     assert set(world.closed_until) == {8002}
     world.processes["app-2"].boot_takes = 0.0
     world.start("app-2")
     world.pass_time(0.1)
     assert world.cold == 0
-    world.live(roller, 3.0)
+    world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
 
 
 def test_a_new_listener_closes_and_warms_nothing_that_was_warm():
     world, _ = guarded()
     world.log.clear()
-    world.live(world.roller(), 10.0)
+    world.live(world.reconciler(), 10.0)
     assert all_open_and_warm(world)
     assert not world.was_warmed
     assert "guard" not in world.log
@@ -664,10 +670,10 @@ def test_a_new_listener_closes_and_warms_nothing_that_was_warm():
 
 def test_the_listener_may_die_after_any_operation_while_it_guards():
     def crash_and_live(kill_after: int) -> World:
-        world, roller = guarded(3)
+        world, reconciler = guarded(3)
         world.kill_after = world.operations + kill_after if kill_after else 0
         world.crash("app-2")
-        world.live(roller, 4.0)
+        world.live(reconciler, 4.0)
         return world
 
     begun = guarded(3)[0].operations
@@ -679,126 +685,126 @@ def test_the_listener_may_die_after_any_operation_while_it_guards():
 
 def test_with_guard_false_nothing_is_closed_and_nothing_warmed():
     world = World(4, fast_policy(guard=GuardPolicy(enabled=False)))
-    roller = world.live(world.roller(), 0.2)
+    reconciler = world.live(world.reconciler(), 0.2)
     world.crash("app-2")
-    world.live(roller, 3.0)
+    world.live(reconciler, 3.0)
     assert (list(world.mailbox.watches), world.closed_until, world.was_warmed) == ([], {}, set())
 
 
 def test_turned_off_it_opens_what_it_had_closed():
-    world, roller = guarded(4)
+    world, reconciler = guarded(4)
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
-    roller = world.live(roller, 2.0)
+    reconciler = world.live(reconciler, 2.0)
     assert set(world.closed_until) == {8002}
     world.policy = replace(world.policy, guard=GuardPolicy(enabled=False))
-    world.live(roller, 20.0)
+    world.live(reconciler, 20.0)
     assert (list(world.mailbox.watches), world.closed_until) == ([], {})
 
 
 def test_without_a_policy_that_can_be_read_a_new_listener_guards_by_the_last_one():
     world, _ = guarded(4)
-    roller = world.roller()
-    roller.latest_config = lambda: None
-    roller.__post_init__()
+    reconciler = world.reconciler()
+    reconciler.latest_config = lambda: None
+    reconciler.__post_init__()
     world.crash("app-2")
-    roller = world.live(roller, 0.05)
+    reconciler = world.live(reconciler, 0.05)
     assert set(world.closed_until) == {8002}
-    world.live(roller, 3.0)
+    world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
 
 
 def test_a_warm_up_that_fails_is_repeated_until_it_does_not():
-    world, roller = guarded(4)
+    world, reconciler = guarded(4)
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
-    roller = world.live(roller, 4.0)
+    reconciler = world.live(reconciler, 4.0)
     assert standing(world.watch()) == {"app-2": ("failed", True)}
     world.processes["app-2"].warms = "warm"
-    world.live(roller, FIRST_RETRY)
+    world.live(reconciler, FIRST_RETRY)
     assert all_open_and_warm(world)
     assert world.cold == 0
 
 
-# --- with a roll
+# --- with a rollout
 
 
-def rolling(world: World, roller: Roller, replaced: int) -> Roller:
-    """A roll that has got so far."""
+def rolling(world: World, reconciler: Reconciler, replaced: int) -> Reconciler:
+    """A rollout that has got so far."""
     world.ask()
 
     def is_so_far() -> bool:
-        roll = world.roll_or_none()
-        return roll is not None and sum(member.replaced for member in roll.members) >= replaced
+        rollout = world.rollout_or_none()
+        return rollout is not None and sum(member.replaced for member in rollout.members) >= replaced
 
-    return world.live(roller, 60.0, is_so_far)
+    return world.live(reconciler, 60.0, is_so_far)
 
 
-def test_a_crash_in_a_roll_counts_and_the_roll_waits_for_it():
-    world, roller = guarded(6)
-    roller = rolling(world, roller, 2)
+def test_a_crash_in_a_rollout_counts_and_the_rollout_waits_for_it():
+    world, reconciler = guarded(6)
+    reconciler = rolling(world, reconciler, 2)
     world.processes["app-6"].warm_takes = 3.0
     world.crash("app-6")
-    roller = world.live(roller, 2.0)
-    stages = [member.stage for member in world.roll().members]
+    reconciler = world.live(reconciler, 2.0)
+    stages = [member.stage for member in world.rollout().members]
     assert standing(world.watch()) == {"app-6": ("warming", True)}
     assert stages.count(Stage.OPEN) == 6, "who was on the way is back, and nobody leaves"
     world.least_serving = 6
-    world.run(roller)
-    assert world.roll().status is Status.DONE
+    world.run(reconciler)
+    assert world.rollout().status is Status.DONE
     assert (world.least_serving, world.cold) == (5, 0)
 
 
-def test_one_whose_warm_up_fails_does_not_hold_the_roll_that_mends_it():
-    world, roller = guarded(4)
+def test_one_whose_warm_up_fails_does_not_hold_the_rollout_that_mends_it():
+    world, reconciler = guarded(4)
     world.processes["app-3"].warms = "GET / answered 500"
     world.crash("app-3")
-    roller = world.live(roller, 4.0)
+    reconciler = world.live(reconciler, 4.0)
     for process in world.processes.values():
         process.deploy = {"warms": "warm"}
     world.ask()
-    world.run(roller)
-    assert world.roll().status is Status.DONE
+    world.run(reconciler)
+    assert world.rollout().status is Status.DONE
     assert (world.least_serving, world.cold) == (3, 0)
-    world.live(roller, 0.1)
+    world.live(reconciler, 0.1)
     assert all_open_and_warm(world)
 
 
-def test_what_a_roll_left_failed_is_open_again_when_it_is_mended_by_hand():
-    world, roller = guarded(4)
+def test_what_a_rollout_left_failed_is_open_again_when_it_is_mended_by_hand():
+    world, reconciler = guarded(4)
     world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
     world.ask()
-    roller = world.run(roller)
-    assert world.roll().status is Status.FAILED
-    roller = world.live(roller, 1.0)
+    reconciler = world.run(reconciler)
+    assert world.rollout().status is Status.FAILED
+    reconciler = world.live(reconciler, 1.0)
     assert standing(world.watch()) == {"app-1": ("failed", True)}
     assert set(world.closed_until) == {8001}
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.restart_by_hand("app-1")
-    world.live(roller, 2.0)
+    world.live(reconciler, 2.0)
     assert all_open_and_warm(world)
     assert world.cold == 0
 
 
-def test_a_roll_and_a_guard_may_be_killed_at_any_operation():
-    def crash_in_a_roll(kill_after: int) -> World:
-        world, roller = guarded(4)
-        roller = rolling(world, roller, 1)
+def test_a_rollout_and_a_guard_may_be_killed_at_any_operation():
+    def crash_in_a_rollout(kill_after: int) -> World:
+        world, reconciler = guarded(4)
+        reconciler = rolling(world, reconciler, 1)
         world.kill_after = world.operations + kill_after if kill_after else 0
         world.crash("app-3")
-        roller = world.run(roller)
+        reconciler = world.run(reconciler)
         world.kill_after = 0
-        world.live(roller, 1.0)
+        world.live(reconciler, 1.0)
         return world
 
     for kill_after in range(60):
-        world = crash_in_a_roll(kill_after)
-        assert (world.roll().status, all_open_and_warm(world), world.cold) == (Status.DONE, True, 0), kill_after
+        world = crash_in_a_rollout(kill_after)
+        assert (world.rollout().status, all_open_and_warm(world), world.cold) == (Status.DONE, True, 0), kill_after
 
 
 def test_a_killed_roller_is_no_excuse():
     """The kill of these tests is one."""
-    world, roller = guarded(3)
+    world, reconciler = guarded(3)
     world.kill_after = world.operations + 1
     with pytest.raises(Killed):
-        roller.turn()
+        reconciler.turn()

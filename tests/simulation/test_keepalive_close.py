@@ -1,4 +1,4 @@
-"""``drain.keepalive: nginx``: whole rolls in the simulated world, with a keepalive pool before each process."""
+"""``drain.keepalive: nginx``: whole rollouts in the simulated world, with a keepalive pool before each process."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def pooled(keepalive: str = "nginx", picks_every: float = 0.1, **drain: Any) -> 
 
 def rolled(world: World) -> World:
     world.ask()
-    world.run(world.roller(), 60.0)
+    world.run(world.reconciler(), 60.0)
     return world
 
 
 def drains(world: World) -> list[float]:
-    return [member.timing.drained for member in world.roll().members]
+    return [member.timing.drained for member in world.rollout().members]
 
 
 def test_a_pool_that_is_used_runs_dry_and_no_request_is_lost() -> None:
     world = rolled(pooled())
-    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0)
     assert max(drains(world)) < 1.0
 
 
@@ -43,7 +43,7 @@ def test_without_it_the_same_pool_holds_each_drain_until_its_deadline() -> None:
 
 def test_a_pool_that_is_not_used_is_idle_after_quiet() -> None:
     world = rolled(pooled(picks_every=1e9))
-    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0)
     assert all(1.0 <= drained < 1.5 for drained in drains(world))
 
 
@@ -56,12 +56,12 @@ def test_a_request_that_takes_longer_than_quiet_is_waited_for() -> None:
     assert drains(world)[0] > 3.0
 
 
-def test_a_pool_that_speaks_tls_stops_the_roll_before_anything_is_stopped() -> None:
+def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -> None:
     world = pooled()
     world.pools.is_sealed = True
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert "in TLS or HTTP/2" in world.roll().members[0].why
+    assert world.rollout().status is Status.FAILED
+    assert "in TLS or HTTP/2" in world.rollout().members[0].why
     assert (world.lost, [process.releases for process in world.processes.values()]) == (0, [[], []])
     assert not any(world.is_closed(process.port) for process in world.processes.values())
 
@@ -71,24 +71,24 @@ def test_the_roller_may_die_anywhere_and_the_next_one_empties_the_pools_on(kill_
     world = pooled()
     world.kill_after = kill_after
     rolled(world)
-    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0)
 
 
-def test_where_it_cannot_work_the_roll_is_refused_with_the_reason() -> None:
+def test_where_it_cannot_work_the_rollout_is_refused_with_the_reason() -> None:
     world = pooled()
     world.pools.problem = "drain.keepalive: nginx cannot work here"
     answer = world.ask()
-    world.roller().turn()
+    world.reconciler().turn()
     assert (answer["code"], answer["text"]) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
-    assert GROUP not in world.mailbox.rolls
+    assert GROUP not in world.mailbox.rollouts
 
 
 def test_where_it_fails_in_the_middle_a_drain_waits_for_its_deadline() -> None:
     world = pooled(picks_every=1e9)
     world.ask()
-    roller = world.live(world.roller(), 0.1)
+    reconciler = world.live(world.reconciler(), 0.1)
     world.pools.problem = "nftables: Device or resource busy"
-    world.run(roller)
+    world.run(reconciler)
     assert drains(world)[0] >= 8.0
 
 
@@ -97,10 +97,12 @@ def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
     world.pools.is_deaf, world.pool_asks_every = True, 0.1
     world.clients = [Client("caddy", 1, "127.0.0.1")]
     world.ask(force=True)
-    world.run(world.roller(), 60.0)
-    roll = world.roll()
-    assert (roll.status, world.lost) == (Status.FAILED, 0)
-    assert "connections that were told to close by an HTTP/1.0 answer (from Caddy at 10.0.0.9:" in roll.members[0].why
-    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in roll.members[0].why
+    world.run(world.reconciler(), 60.0)
+    rollout = world.rollout()
+    assert (rollout.status, world.lost) == (Status.FAILED, 0)
+    assert (
+        "connections that were told to close by an HTTP/1.0 answer (from Caddy at 10.0.0.9:" in rollout.members[0].why
+    )
+    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in rollout.members[0].why
     assert max(drains(world)) < 2.0
-    assert not world.is_closed(roll.members[0].ports[0])
+    assert not world.is_closed(rollout.members[0].ports[0])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_rolling.core.model import GatePolicy, Member, Process, Roll, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import GatePolicy, Member, Process, Rollout, Seen, Stage, Status, Ward, Watch
 from supervisor_rolling.core.poll_interval import (
     BARELY,
     DRAIN_LOOK_AT_MOST,
@@ -27,18 +27,18 @@ from tests.simulation.world import GROUP, fast_policy
 NOW = 100.0
 
 
-def a_roll(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Roll:
+def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
     """``age``: seconds for which each has been in its stage; ``least``: that it must drain."""
     policy = fast_policy()
     policy = replace(policy, settle=10.0, drain=replace(policy.drain, timeout=30.0, min=least))
     members = [Member(f"app-{n}", (8000 + n,), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
-    return Roll(1, GROUP, policy, tuple(members), 1, GatePolicy())
+    return Rollout(1, GROUP, policy, tuple(members), 1, GatePolicy())
 
 
-def paused(roll: Roll, *processes: Process, closed_for: float = 1000.0) -> float:
+def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) -> float:
     """``closed_for``: seconds since which all gates are closed."""
-    closed = {port: NOW - closed_for for member in roll.members for port in member.ports}
-    return pause(roll, None, Seen(NOW, {process.name: process for process in processes}, closed=closed))
+    closed = {port: NOW - closed_for for member in rollout.members for port in member.ports}
+    return pause(rollout, None, Seen(NOW, {process.name: process for process in processes}, closed=closed))
 
 
 @pytest.mark.parametrize(
@@ -55,30 +55,30 @@ def paused(roll: Roll, *processes: Process, closed_for: float = 1000.0) -> float
     ],
 )
 def test_a_drain_is_looked_at_in_proportion_to_its_age_and_when_its_time_is_over(age: float, seconds: float):
-    assert paused(a_roll(Stage.OPEN, Stage.DRAINING, age=age)) == pytest.approx(seconds)
+    assert paused(a_rollout(Stage.OPEN, Stage.DRAINING, age=age)) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     ("age", "seconds"), [(4.0, DRAIN_LOOK_AT_MOST), (4.95, 0.05), (4.99, DRAIN_LOOK_EVERY), (6.0, DRAIN_LOOK_AT_MOST)]
 )
 def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, seconds: float):
-    assert paused(a_roll(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
+    assert paused(a_rollout(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
 
 
 def test_a_drain_is_as_old_as_its_closed_gate():
-    old = a_roll(Stage.DRAINING, age=20.0)
+    old = a_rollout(Stage.DRAINING, age=20.0)
     assert paused(old, closed_for=0.2) == pytest.approx(0.2 * DRAIN_SHARE)
     assert pause(old, None, Seen(NOW, {})) == DRAIN_LOOK_EVERY  # it is not known to be closed
 
 
 def test_the_end_of_a_settle_is_not_missed():
-    assert paused(a_roll(Stage.SETTLING, age=9.9)) == pytest.approx(0.1 + BARELY)
-    assert paused(a_roll(Stage.SETTLING, age=9.0)) == REST_LOOK_EVERY
-    assert paused(a_roll(Stage.SETTLING, age=11.0)) == REST_LOOK_EVERY  # it waits for something else
+    assert paused(a_rollout(Stage.SETTLING, age=9.9)) == pytest.approx(0.1 + BARELY)
+    assert paused(a_rollout(Stage.SETTLING, age=9.0)) == REST_LOOK_EVERY
+    assert paused(a_rollout(Stage.SETTLING, age=11.0)) == REST_LOOK_EVERY  # it waits for something else
 
 
 def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
-    old = a_roll(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, age=20.0)
+    old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, age=20.0)
     old = replace(old, policy=replace(old.policy, drain=replace(old.policy.drain, timeout=0.5)))
     assert paused(old) == MOVE_LOOK_EVERY
     young = replace(old.members[0], since=NOW)
@@ -89,8 +89,8 @@ def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
 
 def test_one_that_will_be_running_is_looked_at_just_then():
     starting = Process("app-0", "STARTING", 7, running_in=0.03)
-    assert paused(a_roll(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
-    assert paused(a_roll(Stage.DRAINING, age=25.0), starting) == DRAIN_LOOK_AT_MOST  # of no interest to that one
+    assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
+    assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == DRAIN_LOOK_AT_MOST  # of no interest to that one
     watch = Watch(GROUP, fast_policy(), GatePolicy(), (Ward("app-0", (8000,), Stage.WARMING, NOW),))
     assert pause(None, watch, Seen(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
     assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
@@ -105,8 +105,8 @@ def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
     assert pause(None, replace(watch, wards=(overdue, soon)), Seen(NOW, {})) == 2.0
 
 
-def test_a_roll_that_has_ended_is_left_to_the_looks_at_its_gate():
-    done = replace(a_roll(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
+def test_a_rollout_that_has_ended_is_left_to_the_looks_at_its_gate():
+    done = replace(a_rollout(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
     assert paused(done) == IDLE_LOOK_EVERY
     assert (gate_pause(True, False), gate_pause(False, False)) == (GATE_LOOK_EVERY, math.inf)
     assert gate_pause(False, True) == LOCK_TRY_EVERY

@@ -1,4 +1,4 @@
-"""What must hold of every roll, whatever the group, the policy, the bad luck and the moment at which somebody dies."""
+"""What must hold of every rollout, whatever the group, the policy, the bad luck and the moment at which somebody dies."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from supervisor_rolling.core.model import (
     Order,
     Outcome,
     PacePolicy,
-    Roll,
+    Rollout,
     Share,
     Stage,
     Status,
 )
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import STEP, Killed, SimProcess, World, fast_policy
 
 PATIENCE = 400.0
-"""Seconds of simulated time in which every roll must have ended: some times the sum of all its deadlines."""
+"""Seconds of simulated time in which every rollout must have ended: some times the sum of all its deadlines."""
 
 WISHES: dict[str, dict[str, bool]] = {
     "pause": {"paused": True},
@@ -36,9 +36,9 @@ WISHES: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the roll, and to whom or what;
-    ``kills``: after how many operations of the roller; ``bad``: the deploy of some; ``deaf``: who does not stop;
-    ``pressure``: of the CPU, for a roll with a pace of 20 %; 0.0: it has none."""
+    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to whom or what;
+    ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: who does not stop;
+    ``pressure``: of the CPU, for a rollout with a pace of 20 %; 0.0: it has none."""
 
     size: int
     limit: int
@@ -86,16 +86,16 @@ class Luck(World):
             process.stop_takes, process.deploy = _of(plan.stops, index), plan.bad.get(index, {})
             process.stop_takes = 60.0 if index in plan.deaf else process.stop_takes
 
-    def begin(self) -> Roller:
-        """Ask for a roll; from now on what is planned happens."""
-        roller = self.roller()
+    def begin(self) -> Reconciler:
+        """Ask for a rollout; from now on what is planned happens."""
+        reconciler = self.reconciler()
         self.ask(force=self.plan_of_luck.size == 1)
         names = list(self.processes)
         crashes = [(at, lambda n=n: self._die(names[n % len(names)])) for at, n in self.plan_of_luck.crashes]
         wishes = [(at, lambda w=w: self.mailbox.flag("app", **WISHES[w])) for at, w in self.plan_of_luck.wishes]
         self._happenings = [(self.now + at, act) for at, act in crashes + wishes]
         self._next_kill()
-        return roller
+        return reconciler
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -145,18 +145,18 @@ def _of(values: tuple[float, ...], index: int) -> float:
     return values[index % len(values)]
 
 
-def rolled(plan: Plan) -> tuple[Luck, Roll]:
-    """The world after the roll. A roll that was left paused is resumed, as somebody would."""
+def rolled(plan: Plan) -> tuple[Luck, Rollout]:
+    """The world after the rollout. A rollout that was left paused is resumed, as somebody would."""
     world = Luck(plan)
     began = world.now
-    roller = world.run(world.begin(), PATIENCE / 2)
-    if world.roll().paused:
+    reconciler = world.run(world.begin(), PATIENCE / 2)
+    if world.rollout().paused:
         world.mailbox.flag("app", paused=False)
-        roller = world.run(roller, PATIENCE / 2)
+        reconciler = world.run(reconciler, PATIENCE / 2)
     world.ended_in = world.now - began
     world.live_on()
-    roller.turn()
-    return world, world.roll()
+    reconciler.turn()
+    return world, world.rollout()
 
 
 seconds = st.sampled_from
@@ -221,26 +221,26 @@ def assert_guarded(world: World) -> None:
         assert all(ward.closed for ward in cold)
 
 
-def assert_safe(world: Luck, roll: Roll) -> None:
+def assert_safe(world: Luck, rollout: Rollout) -> None:
     """What no bad luck excuses."""
-    assert roll.status is not Status.RUNNING
+    assert rollout.status is not Status.RUNNING
     assert world.ended_in < PATIENCE
     assert world.lost_by_stop == 0
     assert world.cold_from <= world.crashed
-    assert world.most_out <= roll.limit
+    assert world.most_out <= rollout.limit
     assert_guarded(world)
-    assert {member.stage for member in roll.members} <= {Stage.OPEN, Stage.FAILED}
-    assert all(member.failed for member in roll.members if member.stage is Stage.FAILED)
+    assert {member.stage for member in rollout.members} <= {Stage.OPEN, Stage.FAILED}
+    assert all(member.failed for member in rollout.members if member.stage is Stage.FAILED)
 
 
 @examples
 @given(plans(kills=kills))
 def test_where_nothing_is_wrong_but_the_roller_everything_is_replaced_exactly_once(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert_safe(world, roll)
-    assert roll.status is Status.DONE
+    world, rollout = rolled(plan)
+    assert_safe(world, rollout)
+    assert rollout.status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1] * plan.size
-    assert all(member.replaced and member.stage is Stage.OPEN for member in roll.members)
+    assert all(member.replaced and member.stage is Stage.OPEN for member in rollout.members)
     assert world.lost == 0
     assert world.closed_until == {}
 
@@ -248,27 +248,27 @@ def test_where_nothing_is_wrong_but_the_roller_everything_is_replaced_exactly_on
 @examples
 @given(plans(size=st.integers(2, 6), limit=st.integers(1, 9)))
 def test_without_force_somebody_always_serves(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert roll.status is Status.DONE
+    world, rollout = rolled(plan)
+    assert rollout.status is Status.DONE
     assert world.least_serving >= max(1, plan.size - plan.limit)
 
 
 @examples
 @given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, deaf=deaf, max_failures=st.integers(0, 2)))
-def test_whatever_happens_the_roll_ends_and_harms_nobody(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert_safe(world, roll)
-    if roll.status is Status.DONE:
-        assert all(member.replaced for member in roll.members if member.wanted)
+def test_whatever_happens_the_rollout_ends_and_harms_nobody(plan: Plan) -> None:
+    world, rollout = rolled(plan)
+    assert_safe(world, rollout)
+    if rollout.status is Status.DONE:
+        assert all(member.replaced for member in rollout.members if member.wanted)
         assert world.closed_until == {}
 
 
 @examples
 @given(plans(bad=st.just({n: {"warms": "GET / answered 500"} for n in range(6)}), max_failures=st.integers(0, 2)))
 def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert_safe(world, roll)
-    assert roll.status is Status.FAILED
+    world, rollout = rolled(plan)
+    assert_safe(world, rollout)
+    assert rollout.status is Status.FAILED
     most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
     assert 1 <= sum(bool(process.releases) for process in world.processes.values()) <= most
 
@@ -276,21 +276,21 @@ def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
 @examples
 @given(plans(size=st.integers(2, 6), deaf=st.just(frozenset(range(6))), kills=kills, max_failures=st.integers(0, 2)))
 def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert_safe(world, roll)
-    assert roll.status is Status.FAILED
-    assert all(member.killed and member.replaced for member in roll.members if member.tried)
+    world, rollout = rolled(plan)
+    assert_safe(world, rollout)
+    assert rollout.status is Status.FAILED
+    assert all(member.killed and member.replaced for member in rollout.members if member.tried)
     assert {process.state for process in world.processes.values()} == {"RUNNING"}
     most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
-    assert 1 <= sum(member.failed for member in roll.members) <= min(plan.max_failures, plan.limit - 1) + most
+    assert 1 <= sum(member.failed for member in rollout.members) <= min(plan.max_failures, plan.limit - 1) + most
 
 
 @examples
 @given(plans(kills=kills, wishes=st.tuples(st.tuples(moments, st.just("abort")))))
 def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert_safe(world, roll)
-    assert roll.status in (Status.ABORTED, Status.DONE)
+    world, rollout = rolled(plan)
+    assert_safe(world, rollout)
+    assert rollout.status in (Status.ABORTED, Status.DONE)
     assert world.closed_until == {}
     assert all(process.warm_pid == process.pid for process in world.processes.values())
     assert all(len(process.releases) <= 1 for process in world.processes.values())
@@ -298,12 +298,12 @@ def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: P
 
 @examples
 @given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
-def test_connections_that_never_end_do_not_hold_a_roll_for_longer_than_their_deadlines(plan: Plan) -> None:
-    world, roll = rolled(plan)
-    assert roll.status is Status.DONE
+def test_connections_that_never_end_do_not_hold_a_rollout_for_longer_than_their_deadlines(plan: Plan) -> None:
+    world, rollout = rolled(plan)
+    assert rollout.status is Status.DONE
     assert world.cold_from == set()
     assert world.most_out <= plan.limit
-    assert all(member.connections_left > 0 for member in roll.members)
+    assert all(member.connections_left > 0 for member in rollout.members)
 
 
 class Clerk(Luck):
@@ -314,12 +314,12 @@ class Clerk(Luck):
         self.said: list[tuple[float, float]] = []  # age, true age
         self.told: list[tuple[int, int]] = []  # how many of how many
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        for member in roll.members:
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        for member in rollout.members:
             if member.stage is Stage.RESTARTING and member.since == self.now:
                 self.said += [(one.age, self._true_age(one)) for one in member.oldest_left]
                 self.told.append((len(member.oldest_left), member.connections_left))
-        super().record(roll, version, request)
+        super().record(rollout, version, request)
 
     def _true_age(self, connection: Connection) -> float:
         end = float(connection.peer.rpartition(":")[2]) / 1000
@@ -331,7 +331,7 @@ class Clerk(Luck):
 def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain(plan: Plan) -> None:
     world = Clerk(plan)
     world.run(world.begin(), PATIENCE)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert len(world.told) >= plan.size
     assert all(told == min(TOLD, left) > 0 for told, left in world.told)
     assert all(plan.drain <= age <= truth + 0.001 for age, truth in world.said)  # the name of a peer is rounded
@@ -339,15 +339,15 @@ def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain
 
 @examples
 @given(plans(size=st.integers(2, 6), boots=st.just((0.1,)), bad=st.just({1: {"boots": "crash"}}), kills=kills))
-def test_after_the_mend_a_roll_that_failed_is_resumed_to_its_end(plan: Plan) -> None:
-    world, roll = rolled(replace(plan, canary=1))
-    assert roll.status is Status.FAILED
+def test_after_the_mend_a_rollout_that_failed_is_resumed_to_its_end(plan: Plan) -> None:
+    world, rollout = rolled(replace(plan, canary=1))
+    assert rollout.status is Status.FAILED
     for process in world.processes.values():
         process.boots, process.deploy, process.retries = "up", {}, 0
     world.live_on()
     world.ask("resume")
-    world.run(world.roller(), PATIENCE)
-    assert world.roll().status is Status.DONE
+    world.run(world.reconciler(), PATIENCE)
+    assert world.rollout().status is Status.DONE
     assert world.lost_by_stop == 0
     assert world.cold_from == set()
     assert [len(p.releases) for p in world.processes.values() if p.name in ("app-1",)] == [1]
@@ -357,20 +357,20 @@ def test_after_the_mend_a_roll_that_failed_is_resumed_to_its_end(plan: Plan) -> 
 class Sabotaged(World):
     """A gate that fails between the look that finds a process drained and the order to stop it."""
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        super().record(roll, version, request)
-        if roll.members[0].stage is Stage.RESTARTING and not any(entry.startswith("stop") for entry in self.log):
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        super().record(rollout, version, request)
+        if rollout.members[0].stage is Stage.RESTARTING and not any(entry.startswith("stop") for entry in self.log):
             self.gate_problem = "the table is locked"
 
 
 def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from_being_stopped() -> None:
     world = Sabotaged(3)
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     while not world.gate_problem:
-        roller.turn()
+        reconciler.turn()
         world.pass_time(STEP)
-    assert world.roll().members[0].stage is Stage.RESTARTING
+    assert world.rollout().members[0].stage is Stage.RESTARTING
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
@@ -386,5 +386,5 @@ class Slow(World):
 def test_orders_that_take_longer_than_the_lease_cost_the_next_processes_no_request() -> None:
     world = Slow(12, fast_policy(max_unavailable=Share(number=8), canary=0))
     world.ask()
-    world.run(world.roller(), 4 * PATIENCE)
-    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+    world.run(world.reconciler(), 4 * PATIENCE)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0)

@@ -1,4 +1,4 @@
-"""Whole rolls in the simulated world."""
+"""Whole rollouts in the simulated world."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from supervisor_rolling.core.stages import LATE_WORDS
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.preflight import PATIENCE
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
-from supervisor_rolling.listener.reconciler import LOCK_PATIENCE, ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Roller
+from supervisor_rolling.listener.reconciler import LOCK_PATIENCE, ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Reconciler
 from tests.simulation.world import GROUP, Killed, Snapshot, World, fast_policy
 
 
 def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
     world.ask(**details)
-    world.run(world.roller(), seconds)
+    world.run(world.reconciler(), seconds)
     return world
 
 
 def stages(world: World) -> dict[str, str]:
-    return {member.name: member.stage.value for member in world.roll().members}
+    return {member.name: member.stage.value for member in world.rollout().members}
 
 
-def test_a_roll_replaces_every_process_once_and_loses_nothing():
+def test_a_rollout_replaces_every_process_once_and_loses_nothing():
     world = rolled(World())
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1, 1]
     assert (world.lost, world.cold) == (0, 0)
-    assert all(member.replaced for member in world.roll().members)
+    assert all(member.replaced for member in world.rollout().members)
 
 
 def test_no_more_are_out_of_service_at_a_time_than_max_unavailable():
@@ -62,13 +62,13 @@ def test_no_more_are_out_of_service_at_a_time_than_max_unavailable():
     assert rolled(World(8), max_unavailable="3").least_serving == 5
 
 
-def test_what_the_roll_says_was_least_available_is_what_users_had():
+def test_what_the_rollout_says_was_least_available_is_what_users_had():
     world = rolled(World(8), max_unavailable="2")
-    assert world.roll().least_available == 6
+    assert world.rollout().least_available == 6
 
 
 def test_two_at_a_time_take_about_half_as_long():
-    one, two = rolled(World(9)).roll(), rolled(World(9), max_unavailable="2").roll()
+    one, two = rolled(World(9)).rollout(), rolled(World(9), max_unavailable="2").rollout()
     assert (two.ended_at - two.started_at) < 0.65 * (one.ended_at - one.started_at)
 
 
@@ -77,8 +77,8 @@ def test_the_next_process_leaves_as_soon_as_one_is_back_without_waiting_for_a_wa
     world.processes["app-1"].warm_takes = 3.0  # while the slow one warms, the others pass it one after another
     stops = [entry for entry in rolled(world).log if entry.startswith("stop")]
     assert stops == [f"stop app-{n}" for n in (1, 2, 3, 4, 5)]
-    roll = world.roll()
-    assert roll.ended_at - roll.started_at < 4.2
+    rollout = world.rollout()
+    assert rollout.ended_at - rollout.started_at < 4.2
 
 
 def test_the_canary_goes_alone():
@@ -98,7 +98,7 @@ def test_a_process_that_serves_nobody_goes_first_and_is_not_drained():
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     orders = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
     assert orders[0] == "start app-3"
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 def test_a_process_in_backoff_is_stopped_and_started():
@@ -114,13 +114,13 @@ def test_a_process_that_an_operator_stopped_is_left_stopped():
     world.processes["app-2"].state, world.processes["app-2"].pid = "STOPPED", 0
     rolled(world)
     assert world.processes["app-2"].state == "STOPPED"
-    assert (world.roll().status, sum(m.replaced for m in world.roll().members)) == (Status.DONE, 3)
+    assert (world.rollout().status, sum(m.replaced for m in world.rollout().members)) == (Status.DONE, 3)
 
 
 def test_only_the_named_processes_are_replaced():
     world = rolled(World(), processes=["app-2", "app-4"])
     assert [name for name, process in world.processes.items() if process.releases] == ["app-2", "app-4"]
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 def test_a_drain_waits_for_the_longest_connection():
@@ -128,21 +128,21 @@ def test_a_drain_waits_for_the_longest_connection():
     world.connection_takes = 1.2
     rolled(world)
     assert world.lost == 0
-    assert world.roll().members[0].timing.drained == pytest.approx(1.2, abs=0.1)
+    assert world.rollout().members[0].timing.drained == pytest.approx(1.2, abs=0.1)
 
 
 def test_a_drain_lasts_at_least_min():
     world = rolled(World(2, fast_policy(drain=DrainPolicy(timeout=2.0, min=0.7))))
-    assert all(member.timing.drained >= 0.7 for member in world.roll().members)
+    assert all(member.timing.drained >= 0.7 for member in world.rollout().members)
 
 
 def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_counted():
     world = World(2)
     world.connection_takes = 100.0
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert all(m.connections_left > 0 for m in world.roll().members)
-    assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.roll().members)
+    assert world.rollout().status is Status.DONE
+    assert all(m.connections_left > 0 for m in world.rollout().members)
+    assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.rollout().members)
 
 
 class Costly(World):
@@ -161,18 +161,18 @@ def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_ove
     world = Costly(2, fast_policy(drain=DrainPolicy(timeout=1.0)))
     world.connection_takes = 100.0
     rolled(world, processes=["app-1"])
-    began = world.roll().started_at
+    began = world.rollout().started_at
     assert [at - began for at, is_asked in world.looks if is_asked] == [pytest.approx(1.0, abs=0.1)]
     assert len(world.looks) > 20
-    assert len(world.roll().members[0].oldest_left) == 3
+    assert len(world.rollout().members[0].oldest_left) == 3
 
 
 def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
     world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0, on_timeout="fail")))
     world.connection_takes = 100.0
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert "on_timeout: fail" in world.roll().why
+    assert world.rollout().status is Status.FAILED
+    assert "on_timeout: fail" in world.rollout().why
     assert not any(process.releases for process in world.processes.values())
     assert not world.is_closed(8001)
 
@@ -192,20 +192,20 @@ def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, Any], wo
     for process in world.processes.values():
         process.deploy = fault
     rolled(world)
-    roll = world.roll()
-    assert (roll.status, world.lost, world.cold) == (Status.FAILED, 0, 0)
-    assert words in roll.why
+    rollout = world.rollout()
+    assert (rollout.status, world.lost, world.cold) == (Status.FAILED, 0, 0)
+    assert words in rollout.why
     assert sum(bool(process.releases) for process in world.processes.values()) == 1
     assert world.is_closed(8001)
 
 
-def test_what_failed_stays_closed_after_the_end_of_the_roll_for_as_long_as_the_listener_lives():
+def test_what_failed_stays_closed_after_the_end_of_the_rollout_for_as_long_as_the_listener_lives():
     world = World(3)
     world.processes["app-1"].warms = "GET / answered 500"
     world.ask()
-    roller = world.run(world.roller())
+    reconciler = world.run(world.reconciler())
     for _ in range(10):
-        pause = roller.turn()
+        pause = reconciler.turn()
         world.pass_time(pause)
         assert world.is_closed(8001)
 
@@ -214,41 +214,41 @@ def test_after_the_mend_resume_goes_on_where_it_stopped():
     world = World(4)
     world.processes["app-3"].warms = "GET / answered 500"
     rolled(world)
-    assert world.roll().status is Status.FAILED
+    assert world.rollout().status is Status.FAILED
     world.processes["app-3"].warms = "warm"
     rolled(world, kind="resume")
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 2, 1]
     assert world.closed_until == {}
 
 
-def test_a_new_roll_keeps_closed_what_the_last_one_left_closed_until_it_is_warm():
+def test_a_new_rollout_keeps_closed_what_the_last_one_left_closed_until_it_is_warm():
     world = World(3)
     world.processes["app-1"].warms = "GET / answered 500"
     rolled(world)
     world.processes["app-1"].warms = "warm"
     rolled(world)
-    assert (world.roll().status, world.cold, world.lost) == (Status.DONE, 0, 0)
+    assert (world.rollout().status, world.cold, world.lost) == (Status.DONE, 0, 0)
 
 
-def test_max_failures_lets_a_roll_go_on():
+def test_max_failures_lets_a_rollout_go_on():
     world = World(4, fast_policy(max_failures=1, max_unavailable=Share(number=2)))
     world.processes["app-1"].warms = "GET / answered 500"
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert [member.replaced for member in world.roll().members] == [False, True, True, True]
+    assert world.rollout().status is Status.FAILED
+    assert [member.replaced for member in world.rollout().members] == [False, True, True, True]
 
 
 def test_abort_brings_a_draining_process_back_without_restarting_it():
     world = World(3)
     world.connection_takes = 1.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.5)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.5)
     assert stages(world)["app-1"] == "draining"
     world.mailbox.flag("app", aborting=True)
-    world.run(roller)
-    assert world.roll().status is Status.ABORTED
+    world.run(reconciler)
+    assert world.rollout().status is Status.ABORTED
     assert set(stages(world).values()) == {"open"}
     assert not any(process.releases for process in world.processes.values())
     assert world.closed_until == {}
@@ -257,12 +257,12 @@ def test_abort_brings_a_draining_process_back_without_restarting_it():
 def test_abort_lets_a_process_that_restarts_come_back_warm():
     world = World(3)
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.2)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.2)
     assert stages(world)["app-1"] in ("restarting", "warming")
     world.mailbox.flag("app", aborting=True)
-    world.run(roller)
-    assert world.roll().status is Status.ABORTED
+    world.run(reconciler)
+    assert world.rollout().status is Status.ABORTED
     assert [len(process.releases) for process in world.processes.values()] == [1, 0, 0]
     assert (world.cold, world.lost, world.closed_until) == (0, 0, {})
 
@@ -270,15 +270,15 @@ def test_abort_lets_a_process_that_restarts_come_back_warm():
 def test_pause_lets_nobody_leave_until_resume():
     world = World(3)
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.2)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.2)
     world.mailbox.flag("app", paused=True)
-    world.run(roller, 20.0)
-    assert world.roll().status is Status.RUNNING
+    world.run(reconciler, 20.0)
+    assert world.rollout().status is Status.RUNNING
     assert [len(process.releases) for process in world.processes.values()] == [1, 0, 0]
     world.mailbox.flag("app", paused=False)
-    world.run(roller)
-    assert world.roll().status is Status.DONE
+    world.run(reconciler)
+    assert world.rollout().status is Status.DONE
 
 
 def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
@@ -286,8 +286,8 @@ def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
     world.leaks = {8001}
     world.connection_takes = 0.3
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert "new connections through its closed gate" in world.roll().why
+    assert world.rollout().status is Status.FAILED
+    assert "new connections through its closed gate" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
@@ -295,15 +295,15 @@ def test_a_process_is_told_to_close_its_connections_from_the_gate_until_it_is_re
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     told: dict[str, set[str]] = {}
 
     def note() -> bool:
         for name in world.flagged:
             told.setdefault(name, set()).add(stages(world)[name])
-        return world.roll().status is not Status.RUNNING
+        return world.rollout().status is not Status.RUNNING
 
-    world.live(roller, 60.0, note)
+    world.live(reconciler, 60.0, note)
     assert told == {f"app-{n}": {"draining", "restarting"} for n in (1, 2, 3)}
     assert world.flagged == set()
 
@@ -312,11 +312,11 @@ def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_co
     world = World(3)
     world.connection_takes = 100.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.5)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.5)
     assert world.flagged == {"app-1"}
     world.mailbox.flag("app", aborting=True)
-    world.run(roller)
+    world.run(reconciler)
     assert world.flagged == set()
 
 
@@ -325,9 +325,9 @@ def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_op
     world.connection_takes = 100.0
     world.pool_asks_every = 0.2
     world.ask()
-    world.run(world.roller()).turn()
-    assert world.roll().status is Status.FAILED
-    assert "requests on keep-alive connections opened before its port was closed" in world.roll().why
+    world.run(world.reconciler()).turn()
+    assert world.rollout().status is Status.FAILED
+    assert "requests on keep-alive connections opened before its port was closed" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
     assert not world.is_closed(8001)
     assert (world.lost, world.arrivals.watched) == (0, [])
@@ -338,7 +338,7 @@ def test_a_keepalive_pool_is_ignored_where_that_is_accepted():
     world.connection_takes = 100.0
     world.pool_asks_every = 0.1
     rolled(world)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert world.lost > 0
 
 
@@ -360,18 +360,18 @@ def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_
     world.connection_takes = 0.3
     rolled(world)
     assert world.looks > 4
-    assert (world.roll().status, world.lost) == (Status.DONE, 0), world.roll().why
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
 
 
 def test_where_the_gate_does_not_close_nothing_is_stopped():
     world = World(3)
     world.ask()
-    roller = world.roller()
-    roller.turn()
+    reconciler = world.reconciler()
+    reconciler.turn()
     world.gate_problem = "the table is locked"
-    world.run(roller)
-    assert world.roll().status is Status.FAILED
-    assert "the table is locked" in world.roll().why
+    world.run(reconciler)
+    assert world.rollout().status is Status.FAILED
+    assert "the table is locked" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
@@ -390,11 +390,11 @@ class Locked(World):
 
 
 def test_lock_that_is_taken_at_the_begin_is_no_warning(caplog: pytest.LogCaptureFixture):
-    Locked(1.0).roller()
+    Locked(1.0).reconciler()
     assert [record.levelname for record in caplog.records if "lock" in record.getMessage()] in ([], ["INFO"])
     world = World(3)
     world.gate_problem = "no rights"
-    world.roller()
+    world.reconciler()
     assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
 
 
@@ -402,56 +402,56 @@ def test_invalid_policy_at_the_begin_stops_rollouts_alone(caplog: pytest.LogCapt
     def invalid() -> Config:
         raise ConfigError("a typing error")
 
-    roller = World(3).roller()
-    roller.load_config = invalid
-    roller.begin()
+    reconciler = World(3).reconciler()
+    reconciler.load_config = invalid
+    reconciler.begin()
     assert caplog.messages[-1] == "no rollout can start until this is fixed: a typing error"
 
 
 def test_request_waits_for_a_lock_that_is_soon_free():
     world = Locked(1.0)
     request = world.ask()
-    world.run(world.roller())
-    assert (request["state"], world.roll().status) == ("accepted", Status.DONE)
+    world.run(world.reconciler())
+    assert (request["state"], world.rollout().status) == ("accepted", Status.DONE)
 
 
 def test_request_is_refused_when_a_lock_stays_taken():
     world = Locked(60.0)
     request = world.ask()
     asked_at = world.now
-    world.live(world.roller(), 10.0, lambda: request["state"] != "asked")
+    world.live(world.reconciler(), 10.0, lambda: request["state"] != "asked")
     assert (request["state"], request["text"]) == ("refused", "another program holds the lock")
     assert LOCK_PATIENCE <= world.now - asked_at < LOCK_PATIENCE + 1.0
 
 
-def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_roll():
+def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_rollout():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
     world.connection_takes = 30.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 15.0)
+    reconciler = world.reconciler()
+    world.run(reconciler, 15.0)
     assert stages(world)["app-1"] == "draining"
     world.gate_problem = "the lock is held"
-    world.run(roller, 1.0)
+    world.run(reconciler, 1.0)
     world.gate_problem = ""
     world.connection_takes = 0.05
-    world.run(roller)
-    assert (world.roll().status, world.lost) == (Status.DONE, 0), world.roll().why
+    world.run(reconciler)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
 
 
 def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pytest.MonkeyPatch):
-    """It would open all gates in the middle of a roll."""
+    """It would open all gates in the middle of a rollout."""
     world = World(3)
     world.connection_takes = 5.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 1.0)
+    reconciler = world.reconciler()
+    world.run(reconciler, 1.0)
 
     def hold(ports: Collection[int], lease: float) -> dict[int, str]:
         raise KeyError("hit")
 
     monkeypatch.setattr(world.pools, "hold", hold)
-    assert roller.turn() == RETRY_EVERY
+    assert reconciler.turn() == RETRY_EVERY
     assert world.closed_until[8001] > world.now
 
 
@@ -468,14 +468,14 @@ def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypat
 
     monkeypatch.setattr(world.pools, "hold", hold)
     world.ask()
-    roller = world.roller()
-    world.run(roller, 1.0)
+    reconciler = world.reconciler()
+    world.run(reconciler, 1.0)
     assert stages(world)["app-1"] == "draining"
     assert held[-1] == [8001]
     held.clear()
     world.closed_until.clear()
-    roller.turn()
-    roller.turn()
+    reconciler.turn()
+    reconciler.turn()
     assert held == [[], [8001], [8001]]
 
 
@@ -490,11 +490,11 @@ def test_a_warm_up_passes_the_gate_that_is_in_force_and_not_that_of_another_poli
 
     monkeypatch.setattr(world, "tend", tend)
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.5)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.5)
     world.gate_policy = replace(world.gate_policy, bypass="address")
     world.crash("app-3")
-    world.run(roller, 3.0)
+    world.run(reconciler, 3.0)
     assert {"app-1", "app-3"} <= world.was_warmed
     assert set(bypasses) == {"mark"}
 
@@ -504,8 +504,8 @@ def test_what_haproxy_drains_is_not_watched_for_pools():
     world.gate_policy = replace(world.gate_policy, backend="haproxy")
     world.connection_takes = 3.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 1.0)
+    reconciler = world.reconciler()
+    world.run(reconciler, 1.0)
     assert stages(world)["app-1"] == "draining"
     assert (list(world.arrivals.watched), world.flagged) == ([], set())
 
@@ -518,20 +518,20 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
     problem: str, told: str, caplog: pytest.LogCaptureFixture
 ):
     world = World(3)
-    roller = world.roller()
+    reconciler = world.reconciler()
     world.gate_problem = problem
     with caplog.at_level("INFO"):
-        roller.release()
+        reconciler.release()
     assert caplog.messages[-1] == told
 
 
 def test_a_listener_that_ends_wants_no_process_warmed_any_more():
     world = World(3)
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     while not world._warming:
-        world.pass_time(roller.turn())
-    roller.release()
+        world.pass_time(reconciler.turn())
+    reconciler.release()
     assert not world._warming
 
 
@@ -545,20 +545,20 @@ def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
     monkeypatch.setattr(world.history, "keep", broken)
     monkeypatch.setattr(PrometheusMetrics, "is_on", broken)
     world.ask()
-    world.run(world.roller())
-    assert world.roll().status is Status.DONE
+    world.run(world.reconciler())
+    assert world.rollout().status is Status.DONE
     assert (world.lost, world.cold) == (0, 0)
     assert "nobody thought of this" in caplog.text
 
 
-def test_questions_about_the_rolls_that_were_are_answered_one_a_turn():
+def test_questions_about_the_rollouts_that_were_are_answered_one_a_turn():
     world = World(2)
     asked = [world.ask("history") for _ in range(3)]
     plan = world.ask("plan")
-    roller = world.roller()
+    reconciler = world.reconciler()
     answered = []
     for _ in range(3):
-        world.pass_time(roller.turn())
+        world.pass_time(reconciler.turn())
         answered.append([one["state"] for one in (*asked, plan)])
     assert answered == [
         ["told", "asked", "asked", "planned"],
@@ -580,16 +580,16 @@ def test_of_many_orders_a_turn_gives_no_more_than_its_time_allows_and_the_next_g
 
     monkeypatch.setattr(world, "order", slow)
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     turns = 0
     while sum(number for _, number in batches) < 20:
-        world.pass_time(roller.turn())
+        world.pass_time(reconciler.turn())
         turns += 1
     assert {number for _, number in batches} == {ORDERS_AT_ONCE}
     assert max(collections.Counter(turn for turn, _ in batches).values()) == 2
     monkeypatch.undo()
-    world.run(roller)
-    assert (world.roll().status, world.lost, world.cold) == (Status.DONE, 0, 0)
+    world.run(reconciler)
+    assert (world.rollout().status, world.lost, world.cold) == (Status.DONE, 0, 0)
 
 
 # --- the set-up
@@ -606,12 +606,12 @@ SLOW = Nginx(
 )
 
 
-def test_what_would_lose_requests_refuses_a_roll_and_a_plan_unless_it_is_forced():
+def test_what_would_lose_requests_refuses_a_rollout_and_a_plan_unless_it_is_forced():
     world = World(3)
     world.nginx = LONE
     for kind in ("restart", "plan"):
         request = world.ask(kind)
-        world.roller().turn()
+        world.reconciler().turn()
         assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
         head, finding, ways = request["text"].splitlines()
         assert head == "a rollout of app is refused because of 1 error:"
@@ -621,23 +621,23 @@ def test_what_would_lose_requests_refuses_a_roll_and_a_plan_unless_it_is_forced(
         assert request["text"].endswith("To accept it: rolling_restart app --force")
     world = World(3)
     world.nginx = LONE
-    assert rolled(world, force=True).roll().status is Status.DONE
+    assert rolled(world, force=True).rollout().status is Status.DONE
 
 
 def test_advice_refuses_nothing():
     world = World(3)
     servers = (Server("127.0.0.1", 8001, "f:2", max_fails=0), Server("192.0.2.7", 9, "f:3"))
     world.nginx = replace(LONE, upstreams=(Upstream("app", "f:1", servers),))
-    assert rolled(world).roll().status is Status.DONE
+    assert rolled(world).rollout().status is Status.DONE
 
 
-def test_a_gate_that_fails_its_trial_refuses_a_roll():
+def test_a_gate_that_fails_its_trial_refuses_a_rollout():
     world = World(3)
-    roller = world.roller()
-    roller.turn()  # what another listener has closed is known from here on
+    reconciler = world.reconciler()
+    reconciler.turn()  # what another listener has closed is known from here on
     world.trial = ["lets new connections to ::1 through"]
     request = world.ask()
-    roller.turn()
+    reconciler.turn()
     assert (request["state"], "on a spare port of this host the gate lets new" in request["text"]) == ("refused", True)
 
 
@@ -645,20 +645,20 @@ def test_a_request_waits_until_the_configuration_is_read():
     world = World(3)
     world.nginx = None
     request = world.ask()
-    roller = world.roller()
-    roller.turn()
+    reconciler = world.reconciler()
+    reconciler.turn()
     assert request["state"] == "asked"
     world.nginx = Nginx(problem="there is none")
-    roller.turn()
+    reconciler.turn()
     assert request["state"] == "accepted"
 
 
 @pytest.mark.parametrize(("why", "state"), [("ECONNREFUSED", "refused"), (NO_ANSWER, "accepted"), ("", "accepted")])
-def test_a_process_that_no_warm_up_would_reach_refuses_a_roll_but_not_one_that_is_busy(why: str, state: str):
+def test_a_process_that_no_warm_up_would_reach_refuses_a_rollout_but_not_one_that_is_busy(why: str, state: str):
     world = World(3)
     world.unreached = why
     request = world.ask()
-    world.roller().turn()
+    world.reconciler().turn()
     assert request["state"] == state
 
 
@@ -666,8 +666,8 @@ def test_a_plan_tries_nothing():
     world = World(3)
     world.unreached, world.trial = "ECONNREFUSED", ["does nothing"]
     request = world.ask("plan")
-    roller = world.roller()
-    roller.turn()
+    reconciler = world.reconciler()
+    reconciler.turn()
     assert request["state"] == "planned"
 
 
@@ -675,16 +675,16 @@ def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(mo
     world = World(3)
     world.nginx = None
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     loads: list[int] = []
 
     def load() -> Config:
         loads.append(1)
         return world.config
 
-    roller.load_config = load
+    reconciler.load_config = load
     for _ in range(5):
-        roller.turn()
+        reconciler.turn()
     assert len(loads) == 1
 
 
@@ -692,26 +692,26 @@ def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     world = World(3, fast_policy(settle_auto=True, settle=10.0))
     world.nginx = None
     request = world.ask()
-    roller = world.roller()
-    world.run(roller, PATIENCE + 1.0)
+    reconciler = world.reconciler()
+    world.run(reconciler, PATIENCE + 1.0)
     assert request["state"] == "accepted"
-    assert world.roll().policy.settle == 10.0
+    assert world.rollout().policy.settle == 10.0
     request = world.ask("check")
-    world.run(roller, PATIENCE + 1.0)
+    world.run(reconciler, PATIENCE + 1.0)
     assert request["plan"]["not_looked_at"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
 
 
-def test_a_roll_settles_for_as_long_as_nginx_says_and_keeps_to_it():
+def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     world = World(3, fast_policy(settle_auto=True))
     world.nginx = SLOW
     world.ask()
-    roller = world.roller()
-    roller.turn()
-    assert (world.roll().policy.settle, world.roll().policy.settle_why) == (4.0, "max_fails=1, fail_timeout=3s")
+    reconciler = world.reconciler()
+    reconciler.turn()
+    assert (world.rollout().policy.settle, world.rollout().policy.settle_why) == (4.0, "max_fails=1, fail_timeout=3s")
     world.nginx = LONE
-    world.run(roller, 60.0)
-    assert world.roll().status is Status.DONE
-    assert min(member.timing.settled for member in world.roll().members) >= 4.0
+    world.run(reconciler, 60.0)
+    assert world.rollout().status is Status.DONE
+    assert min(member.timing.settled for member in world.rollout().members) >= 4.0
 
 
 def test_settle_is_known_only_where_every_balancer_was_read():
@@ -721,34 +721,34 @@ def test_settle_is_known_only_where_every_balancer_was_read():
         world = World(3, fast_policy(settle_auto=True, settle=10.0, balancer=BalancerPolicy(retries=True)))
         world.clients = list(clients)
         world.ask()
-        world.roller().turn()
-        assert (world.roll().policy.settle, world.roll().policy.settle_read) == expected
+        world.reconciler().turn()
+        assert (world.rollout().policy.settle, world.rollout().policy.settle_read) == expected
 
 
 def test_a_rollout_waits_until_what_is_connected_is_known():
     world = World(3)
     world.clients = None
     request = world.ask()
-    roller = world.roller()
-    roller.turn()
-    assert world.roll_or_none() is None
+    reconciler = world.reconciler()
+    reconciler.turn()
+    assert world.rollout_or_none() is None
     world.clients = [Client("caddy", 7, "127.0.0.1")]
-    roller.turn()
+    reconciler.turn()
     assert "Caddy sends requests to the group, and does not try another server" in request["text"]
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():
     world = World(3, fast_policy(settle_auto=True))
     world.nginx = SLOW
-    world.run(world.roller(), 0.1)
+    world.run(world.reconciler(), 0.1)
     assert world.watch().policy.settle == 4.0
 
 
-def checked(world: World, roller: Roller | None = None) -> dict[str, Any]:
+def checked(world: World, reconciler: Reconciler | None = None) -> dict[str, Any]:
     request = world.ask("check")
-    roller = roller or world.roller()
+    reconciler = reconciler or world.reconciler()
     for _ in range(3):
-        roller.turn()
+        reconciler.turn()
     assert request["state"] == "checked"
     report: dict[str, Any] = request["plan"]
     return report
@@ -775,23 +775,23 @@ def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
         "which users can change the files that the listener executes",
     ]
     assert report["not_looked_at"] == ["nginx's configuration: there is no nginx in this world"]
-    assert not list(world.mailbox.rolls)
+    assert not list(world.mailbox.rollouts)
     assert not world.closed_until
 
 
-def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_roll_would_take_that_for_a_leak():
+def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_rollout_would_take_that_for_a_leak():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
     world.connection_takes = 100.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 1.0)
-    assert {member.name: member.stage for member in world.roll().members}["app-1"] is Stage.DRAINING
+    reconciler = world.reconciler()
+    world.run(reconciler, 1.0)
+    assert {member.name: member.stage for member in world.rollout().members}["app-1"] is Stage.DRAINING
     world.knocked.clear()
-    checked(world, roller)
+    checked(world, reconciler)
     assert world.knocked == [8002, 8003]
 
 
-def test_a_check_tells_all_that_is_against_a_roll_at_once():
+def test_a_check_tells_all_that_is_against_a_rollout_at_once():
     world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
     world.gate_problem = "no CAP_NET_ADMIN"
     world.nginx = LONE
@@ -803,9 +803,9 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     world = World(3)
     world.policy = replace(world.policy, group="web")
     config = Config(world.gate_policy, {"web": world.policy})
-    roller = world.roller()
-    roller.load_config = lambda: config
-    (finding,) = checked(world, roller)["findings"]
+    reconciler = world.reconciler()
+    reconciler.load_config = lambda: config
+    (finding,) = checked(world, reconciler)["findings"]
     assert (finding["code"], finding["refuses"]) == ("config", True)
     assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
 
@@ -827,9 +827,9 @@ def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(met
 def test_a_check_tells_the_mistakes_of_every_group_at_once():
     world = World(3)
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
-    roller = world.roller()
-    roller.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
-    found = [(finding["text"], finding["refuses"]) for finding in checked(world, roller)["findings"]]
+    reconciler = world.reconciler()
+    reconciler.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
+    found = [(finding["text"], finding["refuses"]) for finding in checked(world, reconciler)["findings"]]
     assert found == [
         ("f:1: groups.app.x: unknown", True),
         ("f:2: groups.app.y: unknown", True),
@@ -837,57 +837,57 @@ def test_a_check_tells_the_mistakes_of_every_group_at_once():
     ]
 
 
-def test_a_roll_that_goes_on_is_not_looked_at_again():
+def test_a_rollout_that_goes_on_is_not_looked_at_again():
     world = World(3)
     world.processes["app-2"].boots = "never"
     rolled(world)
-    assert world.roll().status is Status.FAILED
+    assert world.rollout().status is Status.FAILED
     world.processes["app-2"].boots = "up"
     world.nginx = LONE
     world.ask("resume")
-    world.run(world.roller())
-    assert world.roll().status is Status.DONE
+    world.run(world.reconciler())
+    assert world.rollout().status is Status.DONE
 
 
 def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped():
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.3)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.3)
     assert stages(world)["app-1"] == "draining"
     world.pass_time(20.0)  # nobody takes a turn, the lease ends, users come back
     assert not world.is_closed(8001)
-    world.run(roller)
-    assert (world.roll().status, world.lost) == (Status.DONE, 0)
+    world.run(reconciler)
+    assert (world.rollout().status, world.lost) == (Status.DONE, 0)
 
 
-def test_the_roll_waits_for_a_process_that_crashed_meanwhile():
+def test_the_rollout_waits_for_a_process_that_crashed_meanwhile():
     world = World(4)
     world.processes["app-4"].startsecs = 2.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.1)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.1)
     lost = world.lost
     world.crash("app-4")
     world.lost = lost
-    world.run(roller)
-    assert world.roll().status is Status.DONE
+    world.run(reconciler)
+    assert world.rollout().status is Status.DONE
     assert world.least_serving >= 2
 
 
-def test_a_replaced_process_that_dies_stops_the_roll_and_is_warmed_again():
+def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
     world = World(4)
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or not world.roll().members[0].replaced:
-        roller.turn()
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or not world.rollout().members[0].replaced:
+        reconciler.turn()
         world.pass_time(0.02)
     world.crash("app-1")
     world.cold = 0
-    world.run(roller)
-    assert world.roll().status is Status.FAILED
-    assert "s after it came back: " in world.roll().why
+    world.run(reconciler)
+    assert world.rollout().status is Status.FAILED
+    assert "s after it came back: " in world.rollout().why
     assert stages(world)["app-1"] == "open"
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 
@@ -897,21 +897,21 @@ def test_holder_of_a_port_is_named_and_asked_for_seldom():
     world.processes["app-1"].deploy = {"boots": "crash"}
     world.holders[8001] = Holder((41,), "python3", "app:app-1")
     rolled(world, 60.0)
-    assert world.roll().why == (
+    assert world.rollout().why == (
         "app:app-1 went down while it was warmed up: it is FATAL; "
         "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
     )
     assert world.holders_asked == [[8001]] * 2, "while it is in BACKOFF, and when it is FATAL"
 
 
-def test_a_roll_that_can_never_go_on_ends():
+def test_a_rollout_that_can_never_go_on_ends():
     world = World(3)
     broken = world.processes["app-1"]
     broken.boots = "crash"
     broken.state, broken.pid = "STARTING", 999
     broken.retries = -1000
     rolled(world, 120.0)
-    assert world.roll().status is not Status.RUNNING
+    assert world.rollout().status is not Status.RUNNING
 
 
 # --- requests
@@ -919,7 +919,7 @@ def test_a_roll_that_can_never_go_on_ends():
 
 def refusal(world: World, **details: Any) -> tuple[int, str]:
     request = world.ask(**details)
-    world.roller().turn()
+    world.reconciler().turn()
     assert request["state"] == "refused"
     assert not any(entry.startswith(("stop", "start")) for entry in world.log)
     return request["code"], request["text"]
@@ -933,7 +933,7 @@ def test_the_only_process_is_not_taken_without_force():
 
 def test_the_only_process_is_taken_with_force():
     world = rolled(World(1), force=True)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 def test_where_all_are_stopped_there_is_nothing_to_replace():
@@ -954,10 +954,10 @@ def test_a_group_without_a_policy_is_not_configured():
 
 
 def refusal_of_other_policy(world: World) -> tuple[int, str]:
-    roller = world.roller()
-    roller.load_config = lambda: replace(world.config, groups={"other": world.policy})
+    reconciler = world.reconciler()
+    reconciler.load_config = lambda: replace(world.config, groups={"other": world.policy})
     request = world.ask()
-    roller.turn()
+    reconciler.turn()
     return request["code"], request["text"]
 
 
@@ -975,7 +975,7 @@ def test_a_process_without_a_port_is_told():
     assert "app-1, app-2, app-3" in text
 
 
-def test_a_gate_that_cannot_work_refuses_the_roll():
+def test_a_gate_that_cannot_work_refuses_the_rollout():
     world = World(3)
     world.gate_problem = "no CAP_NET_ADMIN"
     assert refusal(world)[1] == "no CAP_NET_ADMIN"
@@ -985,19 +985,19 @@ def test_a_dry_run_touches_nothing_and_says_the_order():
     world = World(3)
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     request = world.ask("plan")
-    world.roller().turn()
+    world.reconciler().turn()
     assert request["state"] == "planned"
-    plan = request["plan"]["roll"]
+    plan = request["plan"]["rollout"]
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
     assert set(world.closed_until) == {8003}  # the guard's: it does not run
-    assert not list(world.mailbox.rolls)
+    assert not list(world.mailbox.rollouts)
 
 
 # --- deaths
 
 
 class Dying(World):
-    """Its rollers die after these operations, counted from the beginning."""
+    """Its reconcilers die after these operations, counted from the beginning."""
 
     def __init__(self, processes: int, *deaths: int) -> None:
         super().__init__(processes)
@@ -1016,22 +1016,22 @@ class Dying(World):
 
 
 def survived(world: World) -> World:
-    """The world after a roll, whoever died in it."""
+    """The world after a rollout, whoever died in it."""
     try:
-        roller = world.roller()
+        reconciler = world.reconciler()
     except Killed:
-        roller = world.roller()
+        reconciler = world.reconciler()
     world.ask()
-    world.run(roller)
+    world.run(reconciler)
     return world
 
 
 def end_of(world: World) -> dict[str, Any]:
-    """All that is left of a roll in the end, but for pids and times."""
+    """All that is left of a rollout in the end, but for pids and times."""
     processes = world.processes.values()
     return {
-        "status": world.roll().status,
-        "members": [(m.stage, m.replaced, m.failed, m.why, m.connections_left) for m in world.roll().members],
+        "status": world.rollout().status,
+        "members": [(m.stage, m.replaced, m.failed, m.why, m.connections_left) for m in world.rollout().members],
         "restarts": [len(process.releases) for process in processes],
         "warm": [world.mailbox.is_warm(GROUP, process.name, *process.incarnation) for process in processes],
         "wards": world.watch().wards,
@@ -1041,7 +1041,7 @@ def end_of(world: World) -> dict[str, Any]:
 
 
 def quick(world: World) -> World:
-    """With processes that take so little time that a roll has few operations."""
+    """With processes that take so little time that a rollout has few operations."""
     world.connection_takes = 0.02
     for process in world.processes.values():
         process.boot_takes = process.warm_takes = process.stop_takes = 0.02
@@ -1071,7 +1071,7 @@ def test_the_roller_may_die_after_any_two_operations():
     whole = survived(quick(World(2)))
     end = end_of(whole)
     assert (end["status"], end["restarts"], end["closed"]) == (Status.DONE, [1, 1], {})
-    deaths = range(1, whole.operations + 8)  # what is done again after the first makes a roll longer
+    deaths = range(1, whole.operations + 8)  # what is done again after the first makes a rollout longer
     for first, second in itertools.combinations(deaths, 2):
         assert end_of(survived(quick(Dying(2, first, second)))) == end, (first, second)
 
@@ -1080,10 +1080,10 @@ def test_the_roller_may_die_after_any_two_operations():
 
 
 def failed_at(world: World, name: str) -> World:
-    """A world in which a roll has failed at this process, and the code is mended now."""
+    """A world in which a rollout has failed at this process, and the code is mended now."""
     world.processes[name].warms = "GET / answered 500"
     rolled(world)
-    assert world.roll().status is Status.FAILED
+    assert world.rollout().status is Status.FAILED
     world.processes[name].warms = "warm"
     return world
 
@@ -1095,7 +1095,7 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
     world.pass_time(1.0)
     world.least_serving = 4
     rolled(world, kind="resume")
-    assert (world.roll().status, world.least_serving) == (Status.DONE, 3)
+    assert (world.rollout().status, world.least_serving) == (Status.DONE, 3)
     warm = {
         name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, *process.incarnation)
     }
@@ -1105,28 +1105,28 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
 def test_when_all_die_at_once_the_group_is_not_closed():
     world = World(4)
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or not world.roll().members[2].replaced:
-        roller.turn()
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or not world.rollout().members[2].replaced:
+        reconciler.turn()
         world.pass_time(0.02)
     for name in world.processes:
         world.crash(name)
-    world.run(roller)
-    assert world.roll().status is Status.FAILED
+    world.run(reconciler)
+    assert world.rollout().status is Status.FAILED
     assert len(world.closed_until) <= 1
 
 
-def test_what_the_roll_stopped_and_could_not_start_is_replaced_after_the_mend():
+def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend():
     world = World(4)
     world.refuses_to_start = "NO_FILE: can't find command"
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert "refuses the order to start it: NO_FILE" in world.roll().why
+    assert world.rollout().status is Status.FAILED
+    assert "refuses the order to start it: NO_FILE" in world.rollout().why
     world.refuses_to_start = ""
     rolled(world, kind="resume")
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert all(process.state == "RUNNING" for process in world.processes.values())
-    assert sum(member.replaced for member in world.roll().members) == 4
+    assert sum(member.replaced for member in world.rollout().members) == 4
 
 
 def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_stopped():
@@ -1136,7 +1136,7 @@ def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_
     world.pass_time(2.0)
     lost = world.lost
     rolled(world, kind="resume")
-    assert (world.roll().status, world.lost) == (Status.DONE, lost)
+    assert (world.rollout().status, world.lost) == (Status.DONE, lost)
 
 
 @pytest.mark.parametrize("away", [0.5, 30.0, 300.0])
@@ -1145,43 +1145,43 @@ def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
         world = World(3, settle=0.3)
         world.connection_takes = 0.3
         world.ask()
-        roller = world.roller()
-        while world.roll_or_none() is None or until not in stages(world).values():
-            roller.turn()
+        reconciler = world.reconciler()
+        while world.rollout_or_none() is None or until not in stages(world).values():
+            reconciler.turn()
             world.pass_time(0.01)
         world.pass_time(away)
-        world.run(world.roller())
-        assert (world.roll().status, world.lost) == (Status.DONE, 0), until
+        world.run(world.reconciler())
+        assert (world.rollout().status, world.lost) == (Status.DONE, 0), until
 
 
 def away_in_a_warm_up(boots: str) -> World:
-    """The roll when the listener is back after 40 s in which the deadline of the warm-up (5 s) has passed."""
+    """The rollout when the listener is back after 40 s in which the deadline of the warm-up (5 s) has passed."""
     world = World(3)
     world.processes["app-1"].deploy = {"boots": "never"}
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or stages(world)["app-1"] != "warming":
-        roller.turn()
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or stages(world)["app-1"] != "warming":
+        reconciler.turn()
         world.pass_time(0.01)
-    roller.turn()
+    reconciler.turn()
     world.pass_time(40.0)
-    roller.turn()
-    assert (stages(world)["app-1"], world.roll().members[0].failed) == ("warming", False)
+    reconciler.turn()
+    assert (stages(world)["app-1"], world.rollout().members[0].failed) == ("warming", False)
     world.processes["app-1"].boots = boots
-    world.run(roller, 20.0)
+    world.run(reconciler, 20.0)
     return world
 
 
 def test_a_process_that_is_warm_only_when_the_listener_is_back_from_a_long_wait_is_opened():
     world = away_in_a_warm_up("up")
-    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+    assert (world.rollout().status, world.cold) == (Status.DONE, 0)
 
 
 def test_a_process_that_is_never_warm_fails_at_its_deadline_also_when_the_listener_was_away():
     world = away_in_a_warm_up("never")
-    assert world.roll().status is Status.FAILED
-    assert world.roll().ended_at - world.roll().started_at < 40.0 + 5.0 + LATE_WORDS + 0.5
-    assert "is not warm after 5 s (warmup.timeout): nothing listens on its port" in world.roll().why
+    assert world.rollout().status is Status.FAILED
+    assert world.rollout().ended_at - world.rollout().started_at < 40.0 + 5.0 + LATE_WORDS + 0.5
+    assert "is not warm after 5 s (warmup.timeout): nothing listens on its port" in world.rollout().why
 
 
 @pytest.mark.parametrize("until", ["draining", "warming", "settling"])
@@ -1189,36 +1189,36 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     world = World(3, settle=0.5)
     world.connection_takes = 0.5
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or stages(world)["app-1"] != until:
-        roller.turn()
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or stages(world)["app-1"] != until:
+        reconciler.turn()
         world.pass_time(0.01)
     world.stop("app-1")
-    world.run(roller)
+    world.run(reconciler)
     assert world.processes["app-1"].state == "STOPPED"
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert set(world.closed_until) == {8001}  # by the guard, for when somebody starts it
-    assert "stopped by hand" in world.roll().members[0].why
+    assert "stopped by hand" in world.rollout().members[0].why
 
 
-def left_failed() -> tuple[World, Roller]:
-    """An ended roll without a guard has left app-1 failed, and so closed."""
+def left_failed() -> tuple[World, Reconciler]:
+    """An ended rollout without a guard has left app-1 failed, and so closed."""
     world = World(3, fast_policy(guard=GuardPolicy(enabled=False)))
     world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
     world.ask()
-    roller = world.run(world.roller())
-    assert (world.roll().status, set(world.closed_until)) == (Status.FAILED, {8001})
-    return world, roller
+    reconciler = world.run(world.reconciler())
+    assert (world.rollout().status, set(world.closed_until)) == (Status.FAILED, {8001})
+    return world, reconciler
 
 
 def test_without_a_guard_what_failed_stays_closed_while_it_is_down_and_when_it_crashes():
-    world, roller = left_failed()
-    roller = world.live(roller, 10.0)
+    world, reconciler = left_failed()
+    reconciler = world.live(reconciler, 10.0)
     world.crash("app-1")
-    roller = world.live(roller, 10.0)
+    reconciler = world.live(reconciler, 10.0)
     assert world.processes["app-1"].state == "RUNNING"
     world.stop("app-1")
-    world.live(roller, 10.0)
+    world.live(reconciler, 10.0)
     assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
 
 
@@ -1228,36 +1228,36 @@ def test_restart_by_supervisord_itself_opens_no_failed_process():
     world.processes["app-1"].started_by_other = world.processes["app-1"].spawned  # by supervisord, at its begin
     world.connection_takes = 5.0
     world.ask()
-    roller = world.live(world.roller(), 5.0, lambda: world.roll().members[0].stage is Stage.DRAINING)
+    reconciler = world.live(world.reconciler(), 5.0, lambda: world.rollout().members[0].stage is Stage.DRAINING)
     world.crash("app-1")  # as one that exits when it is told to drain
-    world._spawn(world.processes["app-1"])  # before the roll can order it
-    roller = world.run(roller)
+    world._spawn(world.processes["app-1"])  # before the rollout can order it
+    reconciler = world.run(reconciler)
     world.crash("app-1")
-    roller = world.live(roller, 10.0)
+    reconciler = world.live(reconciler, 10.0)
     assert world.processes["app-1"].state == "RUNNING"
     assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
     world.ask()
-    world.live(roller, 0.2, lambda: world.roll().id == 2)
+    world.live(reconciler, 0.2, lambda: world.rollout().id == 2)
     world.mailbox.flag("app", aborting=True)
-    roller = world.run(roller)
+    reconciler = world.run(reconciler)
     world.crash("app-1")
-    world.live(roller, 10.0)
+    world.live(reconciler, 10.0)
     assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
 
 
 @pytest.mark.parametrize("is_new_listener", [False, True])
 def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_new_listener: bool):
-    world, roller = left_failed()
+    world, reconciler = left_failed()
     world.restart_by_hand("app-1")
-    roller = world.live(world.roller() if is_new_listener else roller, 2.0)
-    member = world.roll().members[0]
-    assert (member.stage, member.failed, world.roll().status) == (Stage.OPEN, True, Status.FAILED)
+    reconciler = world.live(world.reconciler() if is_new_listener else reconciler, 2.0)
+    member = world.rollout().members[0]
+    assert (member.stage, member.failed, world.rollout().status) == (Stage.OPEN, True, Status.FAILED)
     assert "answered 500; then it was restarted by hand, so its port is open" in member.why
     assert world.closed_until == {}
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.ask()
-    world.run(roller)
-    assert (world.roll().status, world.roll().members[0].replaced) == (Status.DONE, True)
+    world.run(reconciler)
+    assert (world.rollout().status, world.rollout().members[0].replaced) == (Status.DONE, True)
 
 
 @pytest.mark.parametrize("is_asked", [False, True])
@@ -1265,12 +1265,12 @@ def test_time_without_listener_counts_for_no_deadline(is_asked: bool):
     world = World(2)
     world.processes["app-1"].deploy = {"boot_takes": 31.0}
     world.ask()
-    world.live(world.roller(), 5.0, lambda: world.roll().members[0].stage is Stage.WARMING)
+    world.live(world.reconciler(), 5.0, lambda: world.rollout().members[0].stage is Stage.WARMING)
     world.pass_time(30.0)
     if is_asked:
         world.ask("history", number=1)
-    world.run(world.roller())
-    assert (world.roll().status, world.roll().why) == (Status.DONE, "")
+    world.run(world.reconciler())
+    assert (world.rollout().status, world.rollout().why) == (Status.DONE, "")
 
 
 class HeldUpBeforeTheOrder(World):
@@ -1286,12 +1286,12 @@ def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
     for process in world.processes.values():
         process.stopwaitsecs, process.stop_takes = 1.0, 0.1
     rolled(world)
-    assert (world.roll().status, world.roll().why) == (Status.DONE, "")
-    assert not any(member.killed for member in world.roll().members)
+    assert (world.rollout().status, world.rollout().why) == (Status.DONE, "")
+    assert not any(member.killed for member in world.rollout().members)
 
 
 class FasterOperator(World):
-    """Somebody stops a process between the look that found it drained and the roll's own order."""
+    """Somebody stops a process between the look that found it drained and the rollout's own order."""
 
     def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
         if not self.processes["app-1"].releases and orders[0].name == "app-1":
@@ -1307,8 +1307,8 @@ def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
     world = FasterOperator(3)
     rolled(world)
     assert world.processes["app-1"].state == "STOPPED"
-    assert world.roll().status is Status.DONE
-    assert "stopped by hand" in world.roll().members[0].why
+    assert world.rollout().status is Status.DONE
+    assert "stopped by hand" in world.rollout().members[0].why
 
 
 class StoppedAfterALook(World):
@@ -1316,7 +1316,7 @@ class StoppedAfterALook(World):
 
     def look(self, guarded: Collection[str]) -> Snapshot:
         found = super().look(guarded)
-        if self.roll_or_none() and stages(self)["app-1"] == "draining" and self.processes["app-1"].pid:
+        if self.rollout_or_none() and stages(self)["app-1"] == "draining" and self.processes["app-1"].pid:
             self.stop("app-1")
             self._goes_down(self.processes["app-1"], "STOPPED")
         return found
@@ -1330,74 +1330,74 @@ def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_
     world = StoppedAfterALook(3)
     world.connection_takes = 0.5
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert "stopped by hand" in world.roll().members[0].why
+    assert world.rollout().status is Status.DONE
+    assert "stopped by hand" in world.rollout().members[0].why
 
 
 def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_that():
     world = FasterOperator(3)
     world.ask()
-    roller = world.run(world.roller(), 0.5)
+    reconciler = world.run(world.reconciler(), 0.5)
     assert world.processes["app-1"].state == "STOPPED"
     world._spawn(world.processes["app-1"])
-    world.run(roller)
-    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+    world.run(reconciler)
+    assert (world.rollout().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("until", ["restarting", "warming", "open"])  # the second; the first is replaced then
-def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_roll_goes_on(until: str):
+def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_rollout_goes_on(until: str):
     world = World(5)
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or not world.roll().members[0].replaced or stages(world)["app-2"] != until:
-        roller = world.run(roller, 0.01)
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or not world.rollout().members[0].replaced or stages(world)["app-2"] != until:
+        reconciler = world.run(reconciler, 0.01)
     world.restart_by_hand("app-1")
-    roller = world.run(roller)
-    assert (world.roll().status, world.cold) == (Status.DONE, 0)
+    reconciler = world.run(reconciler)
+    assert (world.rollout().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [2, 1, 1, 1, 1]
     assert world.mailbox.is_warm(GROUP, "app-1", *world.processes["app-1"].incarnation)
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])
-def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_roll(is_guarded: bool):
+def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_rollout(is_guarded: bool):
     world = World(3, fast_policy(settle=0.5, guard=GuardPolicy(enabled=is_guarded)))
     world.ask()
-    roller = world.roller()
+    reconciler = world.reconciler()
     last = world.processes["app-3"]
     while not last.releases or stages(world)["app-3"] != "settling":
-        roller = world.run(roller, 0.01)
+        reconciler = world.run(reconciler, 0.01)
     last.warms = "GET / answered 500"
     world.restart_by_hand("app-3")
-    roller = world.run(roller)
-    world.live(roller, 1.0)
-    assert world.roll().status is Status.FAILED
-    assert "GET / answered 500" in world.roll().why
+    reconciler = world.run(reconciler)
+    world.live(reconciler, 1.0)
+    assert world.rollout().status is Status.FAILED
+    assert "GET / answered 500" in world.rollout().why
 
 
-def test_a_roll_whose_processes_are_all_stopped_after_some_were_replaced_is_aborted():
+def test_a_rollout_whose_processes_are_all_stopped_after_some_were_replaced_is_aborted():
     world = World(3)
     world.ask()
-    roller = world.roller()
-    while world.roll_or_none() is None or not world.roll().members[0].replaced:
-        roller = world.run(roller, 0.01)
+    reconciler = world.reconciler()
+    while world.rollout_or_none() is None or not world.rollout().members[0].replaced:
+        reconciler = world.run(reconciler, 0.01)
     for name in world.processes:
         world.stop(name)
-    world.run(roller)
-    assert (world.roll().status, "stopped by hand" in world.roll().why) == (Status.ABORTED, True)
+    world.run(reconciler)
+    assert (world.rollout().status, "stopped by hand" in world.rollout().why) == (Status.ABORTED, True)
 
 
-def test_a_roll_all_of_whose_processes_are_stopped_by_hand_is_aborted():
+def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.3)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.3)
     for name in world.processes:
         world.stop(name)
-    world.run(roller)
-    assert (world.roll().status, world.roll().members[0].wanted) == (Status.ABORTED, False)
-    assert "stopped by hand" in world.roll().why
+    world.run(reconciler)
+    assert (world.rollout().status, world.rollout().members[0].wanted) == (Status.ABORTED, False)
+    assert "stopped by hand" in world.rollout().why
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -1406,12 +1406,12 @@ def test_whoever_opens_all_gates_at_any_moment_costs_no_request(processes: int):
     for moment in range(1, rolled(World(processes)).operations + 1):
         world = Flushed(processes, moment)
         rolled(world)
-        assert (world.roll().status, world.lost) == (Status.DONE, 0), moment
+        assert (world.rollout().status, world.lost) == (Status.DONE, 0), moment
         assert [len(process.releases) for process in world.processes.values()] == [1] * processes, moment
 
 
 class Flushed(World):
-    """The gates open after an operation, and nobody tells the roller."""
+    """The gates open after an operation, and nobody tells the reconciler."""
 
     def __init__(self, processes: int, moment: int) -> None:
         super().__init__(processes)
@@ -1423,22 +1423,22 @@ class Flushed(World):
             self.closed_until = {}
 
 
-def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_roll_for_ever():
+def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_rollout_for_ever():
     world = World(3)
     world.connection_takes = 100.0
     world.ask()
-    roller = world.roller()
-    world.run(roller, 0.3)
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.3)
     world.processes["app-1"].state = "UNKNOWN"
-    world.run(roller, 60.0)
-    assert world.roll().status is Status.FAILED
+    world.run(reconciler, 60.0)
+    assert world.rollout().status is Status.FAILED
 
 
 def test_the_mend_may_be_in_the_gate_section():
     world = failed_at(World(3), "app-1")
     world.gate_policy = replace(world.gate_policy, method="redirect")
     rolled(world, kind="resume")
-    assert (world.roll().status, world.closed_until) == (Status.DONE, {})
+    assert (world.rollout().status, world.closed_until) == (Status.DONE, {})
 
 
 def test_more_failures_than_there_is_room_for_are_refused():
@@ -1448,14 +1448,14 @@ def test_more_failures_than_there_is_room_for_are_refused():
 
 
 @pytest.mark.parametrize("kind", ["restart", "plan"])
-def test_a_process_that_may_take_longer_to_stop_than_the_roll_waits_is_refused_before_anything_is_touched(kind: str):
+def test_a_process_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused_before_anything_is_touched(kind: str):
     world = World(3)
     world.processes["app-2"].stopwaitsecs = 3600.0
     code, text = refusal(world, kind=kind)
     assert code == Fault.NOT_CONFIGURED
     assert "app:app-2 may take 3600 s to stop (stopwaitsecs), more than restart.timeout (10 s) waits" in text
     rolled(world, processes=["app-1", "app-3"])
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
@@ -1468,7 +1468,7 @@ def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     assert world.closed_until == {}
 
 
-def test_where_nobody_can_see_who_listens_on_what_the_roll_begins():
+def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
     world = World(3)
 
     def hidden(pids: Collection[int]) -> dict[int, tuple[int, ...]]:
@@ -1476,7 +1476,7 @@ def test_where_nobody_can_see_who_listens_on_what_the_roll_begins():
 
     world.ports_of = hidden  # type: ignore[method-assign]
     rolled(world)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
@@ -1484,10 +1484,10 @@ def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
     world = World(3)
     world.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
     rolled(world)
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
-def test_there_is_nothing_to_resume_where_no_roll_failed():
+def test_there_is_nothing_to_resume_where_no_rollout_failed():
     assert refusal(World(3), kind="resume")[0] == Fault.REFUSED
 
 
@@ -1509,9 +1509,9 @@ both_ways = pytest.mark.parametrize("way", [{"signal": "USR1"}, {"signal": "", "
 @both_ways
 def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost(way: dict[str, str]):
     world = rolled(pooled(**way))  # type: ignore[arg-type]
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
     assert world.lost == 0
-    assert all(0.1 <= member.timing.drained < 0.5 for member in world.roll().members)
+    assert all(0.1 <= member.timing.drained < 0.5 for member in world.rollout().members)
     assert [len(process.told) for process in world.processes.values()] == [1, 1, 1, 1]
     assert world.told_while_open == 0
     lost = rolled(pooled(signal=""))
@@ -1523,8 +1523,8 @@ def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tri
     world = pooled()
     world.refuses_to_signal = "BAD_SIGNAL"
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.roll().members)
+    assert world.rollout().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.rollout().members)
 
 
 def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
@@ -1532,8 +1532,8 @@ def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
     for process in world.processes.values():
         process.heeds = ""
     rolled(world)
-    assert world.roll().status is Status.FAILED
-    assert [member.replaced for member in world.roll().members] == [True, False, False, False]
+    assert world.rollout().status is Status.FAILED
+    assert [member.replaced for member in world.rollout().members] == [True, False, False, False]
     assert [len(process.told) for process in world.processes.values()] == [1, 0, 0, 0]
     assert world.processes["app-1"].state == "RUNNING"
     assert not world.is_closed(8001)
@@ -1545,14 +1545,14 @@ def test_another_drain_of_the_same_process_tells_it_anew(way: dict[str, str]):
     process = world.processes["app-1"]
     pid = process.pid
     world.ask()
-    roller = world.live(world.roller(), 10.0, lambda: bool(process.told))
+    reconciler = world.live(world.reconciler(), 10.0, lambda: bool(process.told))
     world.mailbox.flag(GROUP, aborting=True)
-    world.run(roller)
-    assert (world.roll().status, process.pid) == (Status.ABORTED, pid)
+    world.run(reconciler)
+    assert (world.rollout().status, process.pid) == (Status.ABORTED, pid)
     world.ask("resume")
-    world.run(roller)
+    world.run(reconciler)
     assert process.told == [(pid, process.heeds)] * 2
-    assert world.roll().status is Status.DONE
+    assert world.rollout().status is Status.DONE
 
 
 @both_ways
@@ -1562,7 +1562,7 @@ def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_
         world = pooled(processes=2, **way)
         world.kill_after = moment
         rolled(world)
-        assert world.roll().status is Status.DONE
+        assert world.rollout().status is Status.DONE
         assert (world.lost, world.told_while_open) == (0, 0), f"killed after operation {moment}"
         for process in world.processes.values():
             assert 1 <= len(process.told) <= 2, f"killed after operation {moment}"
@@ -1573,13 +1573,13 @@ def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no
     world = pooled(signal="", request="GET /drain")
     world.connection_takes, world.notice_takes = 0.05, 0.7
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert all(member.timing.drained == pytest.approx(0.7, abs=0.1) for member in world.roll().members)
+    assert world.rollout().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(0.7, abs=0.1) for member in world.rollout().members)
 
 
 def test_one_that_never_answers_what_it_is_told_is_restarted_at_the_deadline_of_its_drain():
     world = pooled(signal="", request="GET /drain")
     world.connection_takes, world.notice_takes = 0.05, 1000.0
     rolled(world)
-    assert world.roll().status is Status.DONE
-    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.roll().members)
+    assert world.rollout().status is Status.DONE
+    assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.rollout().members)

@@ -1,4 +1,4 @@
-"""The course of a roll: every stage of every process with its moment, and how many were available."""
+"""The course of a rollout: every stage of every process with its moment, and how many were available."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.metrics_snapshot import figures
-from supervisor_rolling.core.model import GatePolicy, Level, Member, Policy, PortRule, Rest, Roll, Seen, Stage, Step
+from supervisor_rolling.core.model import GatePolicy, Level, Member, Policy, PortRule, Rest, Rollout, Seen, Stage, Step
 from supervisor_rolling.core.records import record
 from supervisor_rolling.core.timeline import MOST_LEVELS, MOST_STEPS, active, levelled, noted, rested, stays
 from supervisor_rolling.ctl.report_record import read
@@ -17,15 +17,15 @@ from supervisor_rolling.ctl.report_words import words
 from tests.simulation.world import World
 
 MEMBER = Member("app-1", (8001,))
-ROLL = Roll(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
+ROLLOUT = Rollout(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
 WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, Stage.OPEN]
 
 
-def a_roll(world: World, **details: Any) -> Roll:
-    """The roll of a world, when it has ended."""
+def a_rollout(world: World, **details: Any) -> Rollout:
+    """The rollout of a world, when it has ended."""
     world.ask(**details)
-    world.run(world.roller())
-    return world.roll()
+    world.run(world.reconciler())
+    return world.rollout()
 
 
 def stages(member: Member) -> list[Stage]:
@@ -39,7 +39,7 @@ def test_a_stage_is_noted_when_it_is_entered_and_once() -> None:
     assert noted(entered, entered, 1001.0) == entered
 
 
-def test_who_goes_round_and_round_does_not_make_the_roll_grow_for_ever() -> None:
+def test_who_goes_round_and_round_does_not_make_the_rollout_grow_for_ever() -> None:
     member = MEMBER
     for number in range(2 * MOST_STEPS):
         stage = Stage.DRAINING if member.stage is Stage.OPEN else Stage.OPEN
@@ -48,31 +48,31 @@ def test_who_goes_round_and_round_does_not_make_the_roll_grow_for_ever() -> None
 
 
 def test_how_many_are_available_is_noted_when_it_changes() -> None:
-    roll = levelled(levelled(levelled(ROLL, 3, 1000.0), 3, 1001.0), 2, 1002.0)
-    assert roll.levels == (Level(1000.0, 3), Level(1002.0, 2))
-    assert roll.least_available == 2
-    assert levelled(roll, 3, 1003.0).least_available == 2
+    rollout = levelled(levelled(levelled(ROLLOUT, 3, 1000.0), 3, 1001.0), 2, 1002.0)
+    assert rollout.levels == (Level(1000.0, 3), Level(1002.0, 2))
+    assert rollout.least_available == 2
+    assert levelled(rollout, 3, 1003.0).least_available == 2
 
 
-def test_the_line_of_a_roll_that_flutters_has_an_end_and_its_least_has_not() -> None:
-    full = replace(ROLL, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MOST_LEVELS)))
+def test_the_line_of_a_rollout_that_flutters_has_an_end_and_its_least_has_not() -> None:
+    full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MOST_LEVELS)))
     assert levelled(full, 1, 9999.0).levels == full.levels
     assert levelled(full, 1, 9999.0).least_available == 1
 
 
 def test_time_between_failure_and_resume_does_not_count_as_active() -> None:
     rests = (Rest(1010.0, 1100.0, "failed"), Rest(1120.0, 1121.0, ""))
-    roll = replace(ROLL, started_at=1000.0, ended_at=1130.0, rests=rests)
-    assert (active(roll, 9999.0), rested(roll)) == (39.0, 91.0)
-    assert active(replace(roll, ended_at=0.0), 1140.0) == 49.0
+    rollout = replace(ROLLOUT, started_at=1000.0, ended_at=1130.0, rests=rests)
+    assert (active(rollout, 9999.0), rested(rollout)) == (39.0, 91.0)
+    assert active(replace(rollout, ended_at=0.0), 1140.0) == 49.0
 
 
 # --- in the simulated world
 
 
 def test_every_process_has_the_stages_that_it_went_through_with_their_moments() -> None:
-    roll = a_roll(World(3))
-    for member in roll.members:
+    rollout = a_rollout(World(3))
+    for member in rollout.members:
         assert stages(member) == WAY
         moments = [step.at for step in member.steps]
         assert moments == sorted(moments)
@@ -82,10 +82,10 @@ def test_times_figures_bars_and_words_say_the_same_of_the_same_stage() -> None:
     world = World(3, settle=1.0)
     for process in world.processes.values():
         process.startsecs, process.stop_takes = 2.0, 0.4  # warm after 0.3 s, and STARTING for long after that
-    roll = a_roll(world)
-    counted = figures((begun(roll), None), (roll, None), Seen(world.now, {}), 0).stays
-    told = read(record(roll, world.now))["processes"]
-    for number, (member, process) in enumerate(zip(roll.members, told)):
+    rollout = a_rollout(world)
+    counted = figures((begun(rollout), None), (rollout, None), Seen(world.now, {}), 0).stays
+    told = read(record(rollout, world.now))["processes"]
+    for number, (member, process) in enumerate(zip(rollout.members, told)):
         took = {stage.value: end - at for stage, at, end in stays(member.steps)}
         assert list(took) == [stage.value for stage in WAY[:-1]]
         assert took["warming"] == pytest.approx(2.0, abs=0.1)
@@ -100,34 +100,34 @@ def test_times_figures_bars_and_words_say_the_same_of_the_same_stage() -> None:
         assert [float(seconds) for _, seconds in said] == pytest.approx(list(took.values()), abs=0.051)
 
 
-def begun(roll: Roll) -> Roll:
-    """The roll when nobody had left yet."""
-    return replace(roll, members=tuple(replace(member, steps=()) for member in roll.members))
+def begun(rollout: Rollout) -> Rollout:
+    """The rollout when nobody had left yet."""
+    return replace(rollout, members=tuple(replace(member, steps=()) for member in rollout.members))
 
 
 def test_the_line_has_one_less_while_one_after_another_is_away() -> None:
-    roll = a_roll(World(3))
-    assert [level.available for level in roll.levels] == [3, 2, 3]  # the next one leaves when the last is back
-    assert min(level.available for level in roll.levels) == roll.least_available == 2
+    rollout = a_rollout(World(3))
+    assert [level.available for level in rollout.levels] == [3, 2, 3]  # the next one leaves when the last is back
+    assert min(level.available for level in rollout.levels) == rollout.least_available == 2
 
 
 def test_what_a_killed_listener_had_noted_the_next_one_goes_on_with() -> None:
     world = World(3)
     world.kill_after = 60
-    roll = a_roll(world)
+    rollout = a_rollout(world)
     assert "KILLED" in world.log
-    assert [stages(member)[-1] for member in roll.members] == [Stage.OPEN] * 3
-    assert all(len(stages(member)) >= len(WAY) for member in roll.members)
+    assert [stages(member)[-1] for member in rollout.members] == [Stage.OPEN] * 3
+    assert all(len(stages(member)) >= len(WAY) for member in rollout.members)
 
 
-def test_resumed_roll_keeps_real_times_and_marks_the_rest() -> None:
+def test_resumed_rollout_keeps_real_times_and_marks_the_rest() -> None:
     world = World(3)
     world.processes["app-2"].deploy = {"warms": "failed"}
-    first = a_roll(world)
+    first = a_rollout(world)
     assert stages(first.members[1]) == [*WAY[:3], Stage.FAILED]
     world.processes["app-2"].deploy = {"warms": "warm"}
     world.pass_time(100.0)
-    second = a_roll(world, kind="resume")
+    second = a_rollout(world, kind="resume")
     (rest,) = second.rests
     assert (rest.begin, rest.why) == (first.ended_at, first.why)
     assert rest.end - rest.begin >= 100.0

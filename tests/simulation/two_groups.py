@@ -1,4 +1,4 @@
-"""Two simulated worlds, each with a group of its own, behind one roller: an error in one must not reach the other."""
+"""Two simulated worlds, each with a group of its own, behind one reconciler: an error in one must not reach the other."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from supervisor_rolling.core.model import (
     Outcome,
     Policy,
     PortRule,
-    Roll,
+    Rollout,
     Snapshot,
     Warmth,
     WarmupJob,
     Watch,
 )
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import STEP, Deaths, World, fast_policy
 
 
@@ -44,11 +44,11 @@ class TwoGroups:
         self.breaks: dict[tuple[str, str], Exception] = {}
         self.invalid: Mapping[str, str] = {}
 
-    def roller(self) -> Roller:
+    def reconciler(self) -> Reconciler:
         """A new listener for both."""
         one = self.app
-        own = one.roller()
-        self.web.roller()
+        own = one.reconciler()
+        self.web.reconciler()
         deaths = [Deaths(world) for world in self.worlds.values()]
         both = replace(
             own,
@@ -76,33 +76,33 @@ class TwoGroups:
         valid = {group: policy for group, policy in self.policies.items() if group not in self.invalid}
         return Config(self.app.gate_policy, valid, invalid=self.invalid)
 
-    def live(self, roller: Roller, seconds: float, until: Callable[[], bool] = lambda: False) -> Roller:
+    def live(self, reconciler: Reconciler, seconds: float, until: Callable[[], bool] = lambda: False) -> Reconciler:
         """Events, turns and time."""
         end = self.app.now + seconds
         while self.app.now < end and not until():
-            roller.notice_deaths()
-            roller.hear([change for world in self.worlds.values() for change in world._new_events()])
-            due = self.app.now + roller.turn()
+            reconciler.notice_deaths()
+            reconciler.hear([change for world in self.worlds.values() for change in world._new_events()])
+            due = self.app.now + reconciler.turn()
             self.pass_time(STEP)
             while self.app.now < due and not any(world._events for world in self.worlds.values()):
                 self.pass_time(STEP)
-        return roller
+        return reconciler
 
     def pass_time(self, seconds: float) -> None:
         for world in self.worlds.values():
             world.pass_time(seconds)
 
     def ask(self, group: str) -> dict[str, Any]:
-        """A roll of a group; time passes for both."""
+        """A rollout of a group; time passes for both."""
         request = self.worlds[group].ask()
         for world in self.worlds.values():
             world.pass_time(max(0.0, self.worlds[group].now - world.now))
         return request
 
     def status(self, group: str) -> str:
-        return self.worlds[group].roll().status.value
+        return self.worlds[group].rollout().status.value
 
-    # --- the roller's side
+    # --- the reconciler's side
 
     def _world_of(self, method: str, group: str) -> World:
         if (method, group) in self.breaks:
@@ -112,15 +112,15 @@ class TwoGroups:
     def look(self, guarded: Collection[str]) -> Snapshot:
         looks = [world.look(guarded) for world in self.worlds.values()]
         return Snapshot(
-            {group: found for one in looks for group, found in one.rolls.items()},
+            {group: found for one in looks for group, found in one.rollouts.items()},
             tuple(request for one in looks for request in one.requests),
             {group: found for one in looks for group, found in one.processes.items()},
             looks[0].idle,
             {group: found for one in looks for group, found in one.watches.items()},
         )
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        self._world_of("record", roll.group).record(roll, version, request)
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        self._world_of("record", rollout.group).record(rollout, version, request)
 
     def guard(self, watch: Watch) -> None:
         self._world_of("guard", watch.group).guard(watch)

@@ -1,9 +1,9 @@
 """A simulated world: supervisord, the kernel, the traffic and the clock, behind the Protocols of ``contracts.py``.
 
-Nothing here decides anything about rolls: it does what the real ones were measured to do, at a clock that the tests
+Nothing here decides anything about rollouts: it does what the real ones were measured to do, at a clock that the tests
 move. It keeps the books that matter to a user: requests that were lost, and requests that a cold process answered.
 
-Every call is an operation, and any of them may be the last before the roller is killed (``kill_after``).
+Every call is an operation, and any of them may be the last before the reconciler is killed (``kill_after``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from supervisor_rolling.codec import dump, load_roll, load_watch
+from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.errors import ConflictError, GateError, GatePermissionError
@@ -46,7 +46,7 @@ from supervisor_rolling.core.model import (
     Report,
     Request,
     RestartPolicy,
-    Roll,
+    Rollout,
     Share,
     Snapshot,
     Verb,
@@ -59,7 +59,7 @@ from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.history_file import FileHistory
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
-from supervisor_rolling.listener.reconciler import Roller
+from supervisor_rolling.listener.reconciler import Reconciler
 from supervisor_rolling.plugin.mailbox import Mailbox
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ STEP = 0.01  # seconds that the clock moves at a time
 
 
 class Killed(BaseException):
-    """The roller died here."""
+    """The reconciler died here."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class SimProcess:
     told: list[tuple[int, str]] = field(default_factory=list)
     stop_at: float = 0.0
     told_to_stop: bool = False
-    stopped_by_roll: bool = False
+    stopped_by_rollout: bool = False
     stopping_since: float = 0.0
     started_by_other: float = 0.0
     stop_took: float = 0.0
@@ -323,8 +323,8 @@ class World:
         self.mailbox = Mailbox()
         self._read: dict[type, tuple[dict[str, Any], Any]] = {}
         self._events: list[Change] = []
-        self._is_by_roll = False  # what happens just now was ordered by the roller
-        self.is_deaf = False  # no event reaches the roller, and no death
+        self._is_by_rollout = False  # what happens just now was ordered by the reconciler
+        self.is_deaf = False  # no event reaches the reconciler, and no death
         self._pids = itertools.count(100)
         self.pools = Pools(self)
         self.processes = {f"app-{n}": SimProcess(f"app-{n}", first_port - 1 + n) for n in range(1, processes + 1)}
@@ -368,9 +368,9 @@ class World:
         self.least_serving = processes
         self.down_at_once = 0
 
-    # --- the roller's side
+    # --- the reconciler's side
 
-    def roller(self) -> Roller:
+    def reconciler(self) -> Reconciler:
         """A new listener: it knows nothing."""
         self._warming = {}
         self._closed_since = {}
@@ -379,7 +379,7 @@ class World:
         self.deaths = Deaths(self)
         self.arrivals = Pool(self)
         configs, clock = (lambda: self.config, lambda: self.config), lambda: self.now
-        roller = Roller(
+        reconciler = Reconciler(
             self,
             self,
             self,
@@ -399,15 +399,17 @@ class World:
             pressure=self,
             clients=Clients(self),
         )
-        roller.begin()
-        return roller
+        reconciler.begin()
+        return reconciler
 
     @property
     def config(self) -> Config:
         return Config(self.gate_policy, {self.group: self.policy})
 
     def look(self, guarded: Collection[str]) -> Snapshot:
-        rolls = {g: (self.mailbox.rolls.version(g), self.roll()) for g in self.mailbox.rolls if g == self.group}
+        rollouts = {
+            g: (self.mailbox.rollouts.version(g), self.rollout()) for g in self.mailbox.rollouts if g == self.group
+        }
         watches = {g: self.watch() for g in self.mailbox.watches if g == self.group}
         requests = tuple(
             Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
@@ -417,7 +419,7 @@ class World:
         table = {p.name: self._row(p) for p in self.processes.values()}
         idle = self.now - self._looked_at if self._looked_at else 0.0
         self._looked_at = self.now
-        return Snapshot(rolls, requests, {self.group: table}, idle, watches)
+        return Snapshot(rollouts, requests, {self.group: table}, idle, watches)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
@@ -486,8 +488,8 @@ class World:
         self.holders_asked.append(list(ports))
         return {port: self.holders[port] for port in ports if port in self.holders}
 
-    def record(self, roll: Roll, version: int, request: int = 0) -> None:
-        if not self.mailbox.record(self.group, version, json.loads(dump(roll)), self.now):
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        if not self.mailbox.record(self.group, version, json.loads(dump(rollout)), self.now):
             raise ConflictError("somebody else wrote")
         if request:
             self.mailbox.answer(request, "accepted", 0, "", {})
@@ -512,8 +514,8 @@ class World:
         self._operation("tell")
         self.mailbox.answer(request, "told", plan=dict(answer))
 
-    def plan(self, request: int, roll: Roll) -> None:
-        self.mailbox.answer(request, "planned", 0, "", {"roll": roll})
+    def plan(self, request: int, rollout: Rollout) -> None:
+        self.mailbox.answer(request, "planned", 0, "", {"rollout": rollout})
         self._operation("plan")
 
     def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
@@ -522,25 +524,25 @@ class World:
     def _ordered(self, order: Order) -> Outcome:
         if order.incarnation != self.processes[order.name].incarnation:
             return OVERTAKEN
-        self._is_by_roll = True
+        self._is_by_rollout = True
         try:
             if order.verb is Verb.SIGNAL:
                 return self.signal(order.name, order.signal)
             return self.stop(order.name) if order.verb is Verb.STOP else self.start(order.name)
         finally:
-            self._is_by_roll = False
+            self._is_by_rollout = False
 
     def stop(self, name: str) -> Outcome:
         process = self.processes[name]
         if process.state == "BACKOFF":
-            self._goes_down(process, "STOPPED", self._is_by_roll)
+            self._goes_down(process, "STOPPED", self._is_by_rollout)
         elif process.state in ("RUNNING", "STARTING"):
             self.lost += len(process.connections) + self.pools.stopped(
                 process.port
             )  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
             self._becomes(process, "STOPPING")
-            process.stopped_by_roll, process.stopping_since = self._is_by_roll, self.now
+            process.stopped_by_rollout, process.stopping_since = self._is_by_rollout, self.now
             process.stop_at = self.now + min(process.stop_takes, process.stopwaitsecs)
         else:
             return OVERTAKEN
@@ -585,7 +587,7 @@ class World:
             return Outcome(self.refuses_to_start)
         if process.state in ("STOPPED", "EXITED", "FATAL"):
             self._spawn(process)
-            if not self._is_by_roll:
+            if not self._is_by_rollout:
                 process.started_by_other = process.spawned
         self._operation(f"start {name}")
         return Outcome()
@@ -633,21 +635,21 @@ class World:
         given = {"processes": [], "max_unavailable": "", "force": False, "by": "", **details}
         return self.mailbox.ask(kind, self.group, self.now, given)
 
-    def roll(self) -> Roll:
-        return self._loaded(Roll, self.mailbox.rolls[self.group], load_roll)
+    def rollout(self) -> Rollout:
+        return self._loaded(Rollout, self.mailbox.rollouts[self.group], load_rollout)
 
     def watch(self) -> Watch:
         return self._loaded(Watch, self.mailbox.watches[self.group], load_watch)
 
     def _loaded(self, kind: type[T], wire: dict[str, Any], load: Callable[[dict[str, Any]], T]) -> T:
-        """Read once, like the real adapter: most of a simulated roll's time would go into it."""
+        """Read once, like the real adapter: most of a simulated rollout's time would go into it."""
         if kind not in self._read or self._read[kind][0] is not wire:
             self._read[kind] = (wire, load(wire))
         found: T = self._read[kind][1]
         return found
 
-    def roll_or_none(self) -> Roll | None:
-        return self.roll() if self.group in self.mailbox.rolls else None
+    def rollout_or_none(self) -> Rollout | None:
+        return self.rollout() if self.group in self.mailbox.rollouts else None
 
     def crash(self, name: str) -> None:
         process = self.processes[name]
@@ -662,35 +664,35 @@ class World:
         self._spawn(self.processes[name])
         self.processes[name].started_by_other = self.processes[name].spawned
 
-    def run(self, roller: Roller, seconds: float = 60.0) -> Roller:
-        """Turns and time until the roll has ended; a killed roller is followed by a new one."""
-        return self.live(roller, seconds, self._has_ended)
+    def run(self, reconciler: Reconciler, seconds: float = 60.0) -> Reconciler:
+        """Turns and time until the rollout has ended; a killed reconciler is followed by a new one."""
+        return self.live(reconciler, seconds, self._has_ended)
 
-    def live(self, roller: Roller, seconds: float, until: Callable[[], bool] = lambda: False) -> Roller:
-        """Events, turns and time; a killed roller is followed by a new one."""
+    def live(self, reconciler: Reconciler, seconds: float, until: Callable[[], bool] = lambda: False) -> Reconciler:
+        """Events, turns and time; a killed reconciler is followed by a new one."""
         end = self.now + seconds
         while self.now < end:
             try:
-                roller.notice_deaths()
-                roller.hear(self._new_events())
-                due = self.now + roller.turn()
+                reconciler.notice_deaths()
+                reconciler.hear(self._new_events())
+                due = self.now + reconciler.turn()
             except Killed:
                 self.log.append("KILLED")
-                roller = self.roller()
+                reconciler = self.reconciler()
                 continue
             if until():
-                return roller
-            self._wait(due, roller)
-        return roller
+                return reconciler
+            self._wait(due, reconciler)
+        return reconciler
 
-    def _wait(self, due: float, roller: Roller) -> None:
+    def _wait(self, due: float, reconciler: Reconciler) -> None:
         """Until the next turn is due, or an event comes; what is closed is looked at meanwhile."""
         self.pass_time(STEP)
         looked = self.now
         while self.now < due and self.now % 0.05 >= STEP and (self.is_deaf or not self._events):
             self.pass_time(STEP)
-            if self.now >= looked + roller.gate_pause():
-                roller.look_at_gate()
+            if self.now >= looked + reconciler.gate_pause():
+                reconciler.look_at_gate()
                 looked = self.now
 
     def _new_events(self) -> list[Change]:
@@ -698,8 +700,8 @@ class World:
         return [] if self.is_deaf else events
 
     def _has_ended(self) -> bool:
-        roll = self.mailbox.rolls.get(self.group)
-        return roll is not None and roll["status"] != "running"
+        rollout = self.mailbox.rollouts.get(self.group)
+        return rollout is not None and rollout["status"] != "running"
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -731,7 +733,7 @@ class World:
         process.connections = [end for end in process.connections if end > self.now]
         age = self.now - process.spawned
         if process.state == "STOPPING" and self.now >= process.stop_at:
-            self._goes_down(process, "STOPPED", process.stopped_by_roll)
+            self._goes_down(process, "STOPPED", process.stopped_by_rollout)
         elif process.state == "STARTING" and age >= _life(process):
             process.retries += 1
             self._goes_down(process, "FATAL" if process.retries > 2 else "BACKOFF")
@@ -742,10 +744,10 @@ class World:
         elif process.state == "EXITED" or (process.state == "BACKOFF" and self.now - process.down_at > process.retries):
             self._spawn(process)
 
-    def _goes_down(self, process: SimProcess, state: str, by_roll: bool = False) -> None:
+    def _goes_down(self, process: SimProcess, state: str, by_rollout: bool = False) -> None:
         process.stop_took = self.now - process.stopping_since if process.state == "STOPPING" else 0.0
         self._becomes(process, state)
-        process.told_to_stop, process.stopped_by_roll = state == "STOPPED", by_roll
+        process.told_to_stop, process.stopped_by_rollout = state == "STOPPED", by_rollout
         process.pid, process.down_at, process.connections = 0, self.now, []
 
     def _becomes(self, process: SimProcess, state: str) -> None:
@@ -783,7 +785,7 @@ class World:
         warm = self.mailbox.is_warm(self.group, p.name, *p.incarnation)
         down_for, up_for = self.now - p.down_at, self.now - p.spawned
         took = self.now - p.stopping_since if p.state == "STOPPING" else p.stop_took
-        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_roll, took, p.started_by_other
+        ends = p.stopwaitsecs, p.told_to_stop, p.stopped_by_rollout, took, p.started_by_other
         return Process(p.name, p.state, p.pid, p.spawned, down_for, left, up_for, "", warm, *ends)
 
     def _operation(self, what: str) -> None:

@@ -1,7 +1,7 @@
-"""A thousand rolls in one supervisord: what it and the listener hold at the end is what they held after the first ten.
+"""A thousand rollouts in one supervisord: what it and the listener hold at the end is what they held after the first ten.
 
-``make endurance`` (``ARGS="--rolls 100"`` for fewer) starts two processes of the light application under load and rolls
-them over XML-RPC, again and again. Between the rolls that go well, others fail and are resumed, are aborted, paused,
+``make endurance`` (``ARGS="--rollouts 100"`` for fewer) starts two processes of the light application under load and rollouts
+them over XML-RPC, again and again. Between the rollouts that go well, others fail and are resumed, are aborted, paused,
 planned, left by their client, and processes crash. The listener is not killed: another one would be another process.
 
 A row says what both held at that moment, when nothing was under way: memory (see ``footprint``), open files, threads,
@@ -38,13 +38,13 @@ from tests.support.netns import NoNamespaceError, enter_private_network
 from tests.support.stack import GROUP, LabError, Setup, Stack
 
 FIRST = 10
-"""Rolls before the first row: each kind has been once, and what is made once (caches, connections) has been made."""
+"""Rollouts before the first row: each kind has been once, and what is made once (caches, connections) has been made."""
 
 RATE = 20.0
-"""New connections a second: some are always under way, and most of the machine is left to the rolls."""
+"""New connections a second: some are always under way, and most of the machine is left to the rollouts."""
 
 OVER_WITHIN = 30.0
-"""Seconds for a roll, or for the guard to warm what has crashed; they take about one."""
+"""Seconds for a rollout, or for the guard to warm what has crashed; they take about one."""
 
 ANSWER_WITHIN = 10.0
 
@@ -58,10 +58,10 @@ SLACK = Slack(
     else {"objects": 20, "blocks": 100, "traced": 4000},
 )
 """What noise there is: a number that has a digit more, a connection that was made a moment later. It is the same after
-1000 rolls as after 50, so that little more than a byte for each roll is seen."""
+1000 rollouts as after 50, so that little more than a byte for each rollout is seen."""
 
 LINE_SLACK = 8000
-"""Bytes that one line of code may hold more at the end than at the beginning: less than half of 1 kB for each roll,
+"""Bytes that one line of code may hold more at the end than at the beginning: less than half of 1 kB for each rollout,
 even of the test's thirty, and on every Python."""
 
 TRACING_TAKES = 16_384
@@ -71,10 +71,10 @@ LINES = 8
 """How many lines of code are named that hold more than before."""
 
 
-# --- the rolls
+# --- the rollouts
 
 
-class Rolls:
+class Rollouts:
     """Of one stack, of every kind in turn. ``crashes``: when, on CLOCK_MONOTONIC."""
 
     def __init__(self, stack: Stack) -> None:
@@ -87,15 +87,15 @@ class Rolls:
         kind = KINDS[self.done % len(KINDS)]
         kind(self)
         self.done += 1
-        self._wait_over(f"roll {self.done} ({kind.__name__}) is over")
+        self._wait_over(f"rollout {self.done} ({kind.__name__}) is over")
 
     def plain(self) -> None:
         self._restart()
 
     def failed(self) -> None:
-        """A bad deploy, and after the mend the rest of the roll."""
+        """A bad deploy, and after the mend the rest of the rollout."""
         self._stack.fault("500")
-        with _answered_by(Fault.ROLL_FAILED):
+        with _answered_by(Fault.ROLLOUT_FAILED):
             self._restart()
         self._stack.fault()
         self._rpc().resume(GROUP, True)
@@ -116,7 +116,7 @@ class Rolls:
         before = rolling(self._stack)["id"]
         with contextlib.suppress(OSError):
             self._stack.rpc(timeout=0.1).rolling.restart(GROUP, True, {})
-        self._stack.wait_until(lambda: rolling(self._stack)["id"] != before, OVER_WITHIN, "the roll begins")
+        self._stack.wait_until(lambda: rolling(self._stack)["id"] != before, OVER_WITHIN, "the rollout begins")
 
     def planned(self) -> None:
         self._restart(dry_run=True)
@@ -146,16 +146,16 @@ class Rolls:
 
 
 KINDS = (
-    Rolls.plain,
-    Rolls.failed,
-    Rolls.plain,
-    Rolls.aborted,
-    Rolls.plain,
-    Rolls.paused,
-    Rolls.left,
-    Rolls.planned,
-    Rolls.crashed,
-    Rolls.plain,
+    Rollouts.plain,
+    Rollouts.failed,
+    Rollouts.plain,
+    Rollouts.aborted,
+    Rollouts.plain,
+    Rollouts.paused,
+    Rollouts.left,
+    Rollouts.planned,
+    Rollouts.crashed,
+    Rollouts.plain,
 )
 
 
@@ -174,10 +174,10 @@ def _answered_by(code: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Row:
-    """After ``rolls`` rolls. ``requests`` since the row before: ``lost`` are those that a process took along when it
+    """After ``rollouts`` rollouts. ``requests`` since the row before: ``lost`` are those that a process took along when it
     crashed; nothing explains the ``failed``. ``held``: of supervisord and of the listener."""
 
-    rolls: int
+    rollouts: int
     seconds: float
     requests: int
     lost: int
@@ -187,26 +187,26 @@ class Row:
 
 
 def endure(stack: Stack, marks: Sequence[int]) -> Iterator[Row]:
-    """Roll, and give a row when so many rolls are done. Raises LabError where the listener does not live so long."""
-    rolls, listener, began = Rolls(stack), listener_pid(stack), time.monotonic()
+    """Rollout, and give a row when so many rollouts are done. Raises LabError where the listener does not live so long."""
+    rollouts, listener, began = Rollouts(stack), listener_pid(stack), time.monotonic()
     for mark in marks:
         with Load(Plan(stack.url, rate=RATE, seconds=86400.0), stack.directory / "load.jsonl") as load:
-            while rolls.done < mark:
-                rolls.next()
+            while rollouts.done < mark:
+                rollouts.next()
         gc.collect()  # connections to supervisord that our own exceptions still hold
         held = {"supervisord": _of_supervisord(stack, mark), "listener": _of_listener(stack, listener, mark)}
         if listener_pid(stack) != listener:
             raise LabError(f"the listener is no longer the process that it was:\n{stack.logs()}")
-        yield _row(mark, time.monotonic() - began, load.answers(), rolls.crashes, held)
+        yield _row(mark, time.monotonic() - began, load.answers(), rollouts.crashes, held)
 
 
 def _row(
-    rolls: int, seconds: float, answers: Sequence[Answer], crashes: Sequence[float], held: Mapping[str, Footprint]
+    rollouts: int, seconds: float, answers: Sequence[Answer], crashes: Sequence[float], held: Mapping[str, Footprint]
 ) -> Row:
     failed = [answer for answer in answers if answer.failed]
     lost = [a for a in failed if any(a.scheduled <= crash <= a.scheduled + a.latency for crash in crashes)]
     cold = sum(answer.cold for answer in answers if answer.method == "GET")
-    return Row(rolls, seconds, len(answers), len(lost), len(failed) - len(lost), cold, held)
+    return Row(rollouts, seconds, len(answers), len(lost), len(failed) - len(lost), cold, held)
 
 
 def _of_supervisord(stack: Stack, mark: int) -> Footprint:
@@ -236,12 +236,12 @@ def complaints(rows: Sequence[Row], trace: bool) -> list[str]:
     first, last = rows[0], rows[-1]
     slack = replace(SLACK, anonymous=TRACING_TAKES) if trace else SLACK
     grown = [
-        f"{name}: after {last.rolls} rolls {clause}"
+        f"{name}: after {last.rollouts} rollouts {clause}"
         for name in last.held
         for clause in footprint.growth(first.held[name], last.held[name], slack)
     ]
     noticed = [
-        f"{row.failed} of {row.requests} requests failed and {row.cold} met a cold process before roll {row.rolls}"
+        f"{row.failed} of {row.requests} requests failed and {row.cold} met a cold process before rollout {row.rollouts}"
         for row in rows
         if row.failed or row.cold
     ]
@@ -277,7 +277,7 @@ def running(directory: Path, trace: bool) -> Iterator[Stack]:
 
 def lines_of(row: Row) -> Iterator[str]:
     requests = f"{row.requests} requests, {row.lost} lost in crashes, {row.failed} failed, {row.cold} cold"
-    yield f"{row.rolls} rolls in {row.seconds:.0f} s; {requests}"
+    yield f"{row.rollouts} rollouts in {row.seconds:.0f} s; {requests}"
     for name, held in row.held.items():
         files = ", ".join(f"{count} {kind}" for kind, count in held.files.items())
         python = ", ".join(f"{count} {what}" for what, count in held.python.items() if count)
@@ -285,9 +285,9 @@ def lines_of(row: Row) -> Iterator[str]:
         yield f"  {name:<11}  {memory}; {held.threads} thread; {files}; {python}"
 
 
-def run(rolls: int, every: int, trace: bool, directory: Path) -> int:
+def run(rollouts: int, every: int, trace: bool, directory: Path) -> int:
     """Print the rows as they come; gives the exit status."""
-    marks = sorted({FIRST, *range(every, rolls, every), rolls})
+    marks = sorted({FIRST, *range(every, rollouts, every), rollouts})
     rows = []
     with running(directory, trace) as stack:
         for row in endure(stack, marks):
@@ -295,26 +295,26 @@ def run(rolls: int, every: int, trace: bool, directory: Path) -> int:
             rows.append(row)
     found = complaints(rows, trace)
     for name in rows[0].held if trace else ():
-        print("\n".join(growing_lines(directory, name, FIRST, rolls)))
-        found += growing_lines(directory, name, FIRST, rolls, LINE_SLACK)
-    print("\n".join(found) or f"After {rolls} rolls both hold what they held after {FIRST}.")
+        print("\n".join(growing_lines(directory, name, FIRST, rollouts)))
+        found += growing_lines(directory, name, FIRST, rollouts, LINE_SLACK)
+    print("\n".join(found) or f"After {rollouts} rollouts both hold what they held after {FIRST}.")
     return 1 if found else 0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Roll again and again, and see whether anything grows. Needs root.")
-    parser.add_argument("--rolls", type=int, default=1000)
-    parser.add_argument("--every", type=int, default=100, help="rolls between two rows (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Rollout again and again, and see whether anything grows. Needs root.")
+    parser.add_argument("--rollouts", type=int, default=1000)
+    parser.add_argument("--every", type=int, default=100, help="rollouts between two rows (default: %(default)s)")
     parser.add_argument("--trace", action="store_true", help="count every byte that Python allocates, and say where")
     options = parser.parse_args()
-    if options.rolls <= FIRST or options.every < 1:
-        parser.error(f"--rolls has to be more than {FIRST}, and --every at least 1")
+    if options.rollouts <= FIRST or options.every < 1:
+        parser.error(f"--rollouts has to be more than {FIRST}, and --every at least 1")
     try:
         enter_private_network()
     except NoNamespaceError as error:
         parser.error(str(error))
     with tempfile.TemporaryDirectory(prefix="rolling-") as directory:
-        return run(options.rolls, options.every, options.trace, Path(directory))
+        return run(options.rollouts, options.every, options.trace, Path(directory))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Rolls in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rolls 100`` (as root).
+"""Rollouts in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rollouts 100`` (as root).
 
-Four processes of the light application under load; in every roll the listener, or the client, gets a SIGKILL. A roll
+Four processes of the light application under load; in every rollout the listener, or the client, gets a SIGKILL. A rollout
 has survived when every process was replaced exactly once, all are warm and open in the end, and no rule is left. Exit
 status 0 when all have, and no user noticed.
 """
@@ -36,14 +36,14 @@ from tests.support.netns import enter_private_network
 from tests.support.stack import LabError, Setup, Stack
 
 LATEST = 1.6
-"""Seconds after the command by which its roll of four light processes is over, most of the time."""
+"""Seconds after the command by which its rollout of four light processes is over, most of the time."""
 
 CLIENT_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One roll. ``stages``: where the processes stood when it came; ``problem``: empty where it survived."""
+    """One rollout. ``stages``: where the processes stood when it came; ``problem``: empty where it survived."""
 
     victim: str
     after: float
@@ -55,10 +55,10 @@ class Outcome:
         return not self.problem
 
 
-def roll_and_kill(stack: Stack, chance: random.Random, victim: str = "listener") -> Outcome:
-    """Roll the group once, and kill the victim at a random moment of it."""
+def rollout_and_kill(stack: Stack, chance: random.Random, victim: str = "listener") -> Outcome:
+    """Rollout the group once, and kill the victim at a random moment of it."""
     before, starts = pids(stack), starts_of(stack)
-    number = last_roll(stack)
+    number = last_rollout(stack)
     client = popen_ctl(stack, "rolling_restart", "app", "--json")
     after = chance.uniform(0.0, LATEST)
     time.sleep(after)
@@ -66,22 +66,22 @@ def roll_and_kill(stack: Stack, chance: random.Random, victim: str = "listener")
     os.kill(client.pid if victim == "client" else listener_pid(stack), signal.SIGKILL)
     said, _ = client.communicate(timeout=CLIENT_PATIENCE)
     outcome = Outcome(victim, round(after, 3), stages)
-    if victim == "client" and last_roll(stack) == number:
+    if victim == "client" and last_rollout(stack) == number:
         return Outcome(victim, round(after, 3), "not asked yet", untouched_problem(stack, before))
     try:
-        roll = wait_ended(stack)
+        rollout = wait_ended(stack)
         wait_open(stack, 30.0)
     except LabError as error:
         return Outcome(victim, outcome.after, stages, str(error))
     if victim == "listener" and client.returncode != 0:
         return Outcome(victim, outcome.after, stages, f"exit status {client.returncode}: {said}")
-    if roll["status"] != "done":
-        return Outcome(victim, outcome.after, stages, f"{roll['status']}: {roll['why']}")
+    if rollout["status"] != "done":
+        return Outcome(victim, outcome.after, stages, f"{rollout['status']}: {rollout['why']}")
     return Outcome(victim, outcome.after, stages, replaced_problem(stack, before, starts))
 
 
 def replaced_problem(stack: Stack, before: list[int], starts: Counter[str]) -> str:
-    """What is wrong with the group after a roll, if anything."""
+    """What is wrong with the group after a rollout, if anything."""
     if set(before) & set(pids(stack)):
         return "a process was not replaced"
     again = starts_of(stack) - starts
@@ -106,18 +106,18 @@ def starts_of(stack: Stack) -> Counter[str]:
     return Counter(re.findall(r"spawned: '(app-\d+)'", log))
 
 
-def last_roll(stack: Stack) -> int:
-    """The number of the last roll; 0: none."""
-    rolls: list[dict[str, int]] = stack.rpc().rolling.getAllRolls()  # type: ignore[assignment]  # XML-RPC has no types
-    return max((roll["id"] for roll in rolls), default=0)
+def last_rollout(stack: Stack) -> int:
+    """The number of the last rollout; 0: none."""
+    rollouts: list[dict[str, int]] = stack.rpc().rolling.getAllRollouts()  # type: ignore[assignment]  # XML-RPC has no types
+    return max((rollout["id"] for rollout in rollouts), default=0)
 
 
 def stages_of(stack: Stack, before: int) -> str:
-    """Where those stand that have left OPEN, of a roll that came after ``before``."""
-    if last_roll(stack) == before:
+    """Where those stand that have left OPEN, of a rollout that came after ``before``."""
+    if last_rollout(stack) == before:
         return "not begun"
-    roll = rolling(stack)
-    return " ".join(p["stage"] for p in roll["processes"] if p["stage"] != "open") or roll["status"]
+    rollout = rolling(stack)
+    return " ".join(p["stage"] for p in rollout["processes"] if p["stage"] != "open") or rollout["status"]
 
 
 # --- the program
@@ -126,17 +126,19 @@ def stages_of(stack: Stack, before: int) -> str:
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rolls", type=int, default=100)
+    parser.add_argument("--rollouts", type=int, default=100)
     parser.add_argument("--victim", choices=["listener", "client"], default="listener")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
     enter_private_network()
-    print(f"{arguments.rolls} rolls, the {arguments.victim} is killed in each; --seed {arguments.seed}", flush=True)
-    outcomes, report = run(arguments.rolls, arguments.victim, random.Random(arguments.seed))
+    print(
+        f"{arguments.rollouts} rollouts, the {arguments.victim} is killed in each; --seed {arguments.seed}", flush=True
+    )
+    outcomes, report = run(arguments.rollouts, arguments.victim, random.Random(arguments.seed))
     return tell(outcomes, report)
 
 
-def run(rolls: int, victim: str, chance: random.Random) -> tuple[list[Outcome], Report]:
+def run(rollouts: int, victim: str, chance: random.Random) -> tuple[list[Outcome], Report]:
     with tempfile.TemporaryDirectory(prefix="kills") as directory:
         policy = plugin.policy(warmup={"timeout": 10, "ready": "/health", "requests": ["/"]})
         files = {"rolling.yaml": policy}
@@ -144,14 +146,14 @@ def run(rolls: int, victim: str, chance: random.Random) -> tuple[list[Outcome], 
         setup = Setup(processes=4, application="tests.support.light_app", startsecs=0, supervisor=sections, files=files)
         with Stack(Path(directory), setup) as stack:
             wait_open(stack)
-            with Load(Plan(stack.url, rate=60.0, seconds=rolls * CLIENT_PATIENCE), stack.directory / "load") as load:
-                outcomes = [one_told(stack, chance, victim) for _ in range(rolls)]
+            with Load(Plan(stack.url, rate=60.0, seconds=rollouts * CLIENT_PATIENCE), stack.directory / "load") as load:
+                outcomes = [one_told(stack, chance, victim) for _ in range(rollouts)]
             assert is_warm_and_open(stack)
             return outcomes, load.report()
 
 
 def one_told(stack: Stack, chance: random.Random, victim: str) -> Outcome:
-    outcome = roll_and_kill(stack, chance, victim)
+    outcome = rollout_and_kill(stack, chance, victim)
     print(f"after {outcome.after:.2f} s, {outcome.stages}: {outcome.problem or 'survived'}", flush=True)
     return outcome
 

@@ -1,7 +1,7 @@
 """Restarts behind nginx with a keepalive pool: ``python -m tests.soak.pools --restarts 100`` (as root).
 
 Four processes of a small application on each of four servers, in the middleware that belongs to it, behind nginx with
-``keepalive 32``, and half of the requests POSTs of 0.3 s, which nginx does not send twice. Rolls restart them, and none
+``keepalive 32``, and half of the requests POSTs of 0.3 s, which nginx does not send twice. Rollouts restart them, and none
 of the servers is asked to be graceful: the pool has run dry before. Exit status 0 when no request failed.
 """
 
@@ -26,7 +26,7 @@ from tests.support.stack import LabError, Setup, Stack
 PROCESSES = 4
 RATE = 60.0  # requests a second
 POSTS = 0.5
-ROLL_WITHIN = 200.0
+ROLLOUT_WITHIN = 200.0
 
 POOL = """
         proxy_http_version 1.1;
@@ -66,7 +66,7 @@ def setup_of(server: str, bare: bool = False) -> dict[str, Any]:
 
 
 def restarted(stack: Stack, server: str, restarts: int, say: Callable[[str], None] = lambda _: None) -> Result:
-    """So many restarts under load, whole rolls of the group. Raises LabError where a roll fails."""
+    """So many restarts under load, whole rollouts of the group. Raises LabError where a rollout fails."""
     drains: list[float] = []
     plan = Plan(stack.url, rate=RATE, posts=POSTS, seconds=restarts * 30.0)
     with Load(plan, stack.directory / "load") as load:
@@ -79,11 +79,11 @@ def restarted(stack: Stack, server: str, restarts: int, say: Callable[[str], Non
 
 
 def _rolled(stack: Stack, names: list[str]) -> list[float]:
-    done = stack.ctl("rolling_restart", *names, "--json", timeout=ROLL_WITHIN)
+    done = stack.ctl("rolling_restart", *names, "--json", timeout=ROLLOUT_WITHIN)
     if done.returncode:
         raise LabError(f"rolling_restart: exit status {done.returncode}: {done.stdout}\n{stack.logs()}")
-    roll = json.loads(done.stdout.splitlines()[-1])
-    return [process["drained"] for process in roll["processes"] if process["replaced"]]
+    rollout = json.loads(done.stdout.splitlines()[-1])
+    return [process["drained"] for process in rollout["processes"] if process["replaced"]]
 
 
 def main() -> int:

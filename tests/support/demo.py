@@ -5,7 +5,7 @@ a network namespace of the demo's own. What runs in the middle is the real ``sup
 terminal of whoever watches. Nothing is left behind at the end, nor after Ctrl-C, but the empty lock file that every
 user of iptables shares (/run/xtables.lock).
 
-Exit status: 0 the roll was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130 Ctrl-C.
+Exit status: 0 the rollout was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ AS_PROMISED, NOT_AS_PROMISED, NO_NAMESPACE, INTERRUPTED = 0, 1, 3, 130
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, kill, and a terminal that is closed: each ends the demo in order."""
 
-ROLL_WITHIN = 120.0
-"""Seconds for the roll; it takes about two for a process."""
+ROLLOUT_WITHIN = 120.0
+"""Seconds for the rollout; it takes about two for a process."""
 
 LAST_WORDS = 1.0
 """Seconds for supervisorctl to say goodbye: Ctrl-C reaches it too."""
@@ -46,7 +46,7 @@ LAST_WORDS = 1.0
 
 @dataclass(frozen=True)
 class Show:
-    """``seconds``: how long the load is watched before the roll, and again after it."""
+    """``seconds``: how long the load is watched before the rollout, and again after it."""
 
     processes: int
     seconds: float
@@ -54,14 +54,14 @@ class Show:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``periods``: reports of the requests sent before, during and after the roll. ``roll``: supervisord's own view.
+    """``periods``: reports of the requests sent before, during and after the rollout. ``rollout``: supervisord's own view.
 
     ``new``: answers of the new release in each period. ``kept``: processes that are still the old ones.
     """
 
     periods: Mapping[str, Report]
     new: Mapping[str, int]
-    roll: Mapping[str, Any]
+    rollout: Mapping[str, Any]
     kept: Sequence[str]
 
 
@@ -75,7 +75,7 @@ def play(show: Show, directory: Path) -> int:
         say("Warming: every page of every process is asked for once.")
         stack.warm()
         outcome = _deploy(show, stack)
-        faults = shortfalls(outcome) if outcome else ["the roll was not done"]
+        faults = shortfalls(outcome) if outcome else ["the rollout was not done"]
         logs = stack.logs() if faults else ""
     if outcome:
         print("\n" + "\n".join(table(outcome)))
@@ -98,7 +98,7 @@ def _stack(show: Show, directory: Path) -> Stack:
 
 
 def _deploy(show: Show, stack: Stack) -> Outcome | None:
-    """Roll a new release out under load. None if supervisorctl says that it failed, as it has told the user why."""
+    """Rollout a new release out under load. None if supervisorctl says that it failed, as it has told the user why."""
     plan = Plan(stack.url)
     before = stack.processes()
     say(
@@ -112,25 +112,25 @@ def _deploy(show: Show, stack: Stack) -> Outcome | None:
         say("A new release is deployed. The processes still run the old one, until now:")
         stack.release(NEW)
         began = time.monotonic()
-        if _roll(stack) != 0:
+        if _rollout(stack) != 0:
             return None
         done = time.monotonic()
         after = {process.pid for process in stack.processes()}
         say(f"\n{show.seconds:.0f} s more of load, for what comes late.")
         time.sleep(show.seconds)
-        roll: Any = stack.rpc().rolling.getRoll(GROUP)
+        rollout: Any = stack.rpc().rolling.getRollout(GROUP)
     kept = [process.name for process in before if process.pid in after]
-    return _outcome(load, {"before": load.began, "during": began, "after": done}, roll, kept)
+    return _outcome(load, {"before": load.began, "during": began, "after": done}, rollout, kept)
 
 
-def _roll(stack: Stack) -> int:
+def _rollout(stack: Stack) -> int:
     """The real command, on the user's terminal; gives its exit status."""
     print(f"\n$ supervisorctl rolling_restart {GROUP}", flush=True)
     command = stack.ctl_command("rolling_restart", GROUP)
     with undivided():
         ctl = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stdin=subprocess.DEVNULL)
     try:
-        return ctl.wait(ROLL_WITHIN)
+        return ctl.wait(ROLLOUT_WITHIN)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             ctl.wait(LAST_WORDS)
@@ -138,7 +138,7 @@ def _roll(stack: Stack) -> int:
         ctl.wait()
 
 
-def _outcome(load: Load, starts: Mapping[str, float], roll: Mapping[str, Any], kept: Sequence[str]) -> Outcome:
+def _outcome(load: Load, starts: Mapping[str, float], rollout: Mapping[str, Any], kept: Sequence[str]) -> Outcome:
     """Cut the load, which has ended, into periods by the points in time at which they start."""
     ends = [*list(starts.values())[1:], float("inf")]
     windows = {name: (start, end) for (name, start), end in zip(starts.items(), ends)}
@@ -148,7 +148,7 @@ def _outcome(load: Load, starts: Mapping[str, float], roll: Mapping[str, Any], k
         for name, (start, end) in windows.items()
         if answer.release == NEW and start <= answer.scheduled < end
     )
-    return Outcome({name: load.report(*window) for name, window in windows.items()}, new, roll, kept)
+    return Outcome({name: load.report(*window) for name, window in windows.items()}, new, rollout, kept)
 
 
 def say(what: str) -> None:
@@ -161,10 +161,10 @@ def say(what: str) -> None:
 
 def table(outcome: Outcome) -> list[str]:
     """The lines: a column for each period."""
-    names, reports, roll = list(outcome.periods), list(outcome.periods.values()), outcome.roll
-    available = f"{roll['least_available']} of {len(roll['processes'])}"
+    names, reports, rollout = list(outcome.periods), list(outcome.periods.values()), outcome.rollout
+    available = f"{rollout['least_available']} of {len(rollout['processes'])}"
     rows = [
-        ("", "before", "during the roll", "after"),
+        ("", "before", "during the rollout", "after"),
         ("requests", *(str(report.requests) for report in reports)),
         ("answered by the new release", *(str(outcome.new[name]) for name in names)),
         ("failed", *(str(failed(report)) for report in reports)),
@@ -173,7 +173,7 @@ def table(outcome: Outcome) -> list[str]:
         ("GET p99", *(_ms(report.p99) for report in reports)),
         ("GET max", *(_ms(report.max) for report in reports)),
         ("least available", "", available, ""),
-        ("the roll took", "", f"{roll['seconds']:.1f} s", ""),
+        ("the rollout took", "", f"{rollout['seconds']:.1f} s", ""),
     ]
     return [line.rstrip() for line in aligned(rows)]
 
@@ -189,11 +189,11 @@ def shortfalls(outcome: Outcome) -> list[str]:
     for name, report in outcome.periods.items():
         if failed(report):
             reasons = ", ".join(f"{count} × {reason}" for reason, count in report.failures.items())
-            faults.append(f"{failed(report)} of {report.requests} requests failed {name} the roll: {reasons}")
+            faults.append(f"{failed(report)} of {report.requests} requests failed {name} the rollout: {reasons}")
         if report.cold:
-            faults.append(f"{report.cold} GETs met a cold process {name} the roll")
-    if outcome.roll["status"] != "done":
-        faults.append(f"the roll is {outcome.roll['status']}")
+            faults.append(f"{report.cold} GETs met a cold process {name} the rollout")
+    if outcome.rollout["status"] != "done":
+        faults.append(f"the rollout is {outcome.rollout['status']}")
     if outcome.kept:
         faults.append(f"still of the old release: {', '.join(outcome.kept)}")
     return faults
@@ -202,7 +202,7 @@ def shortfalls(outcome: Outcome) -> list[str]:
 def praise(outcome: Outcome) -> str:
     """The last line, when all went well."""
     total = sum(report.requests for report in outcome.periods.values())
-    return f"{outcome.roll['total']} processes replaced. Of {total} requests none failed, none met a cold process."
+    return f"{outcome.rollout['total']} processes replaced. Of {total} requests none failed, none met a cold process."
 
 
 def _ms(seconds: float) -> str:
@@ -278,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Show a rolling restart under load. Needs root.")
     parser.add_argument("--processes", type=int, default=8, help="of the application (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="of load before and after the roll (default: %(default)s)"
+        "--seconds", type=float, default=5.0, help="of load before and after the rollout (default: %(default)s)"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to roll it.
+"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to rollout it.
 
 A host is a network namespace (``tests.support.hosts``), a front that all their users come to is on this side of the cables.
 ``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an environment of

@@ -1,4 +1,4 @@
-"""What a test sees of a stack with the plugin: rules, refused ports, the roll, the listener."""
+"""What a test sees of a stack with the plugin: rules, refused ports, the rollout, the listener."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def pids(stack: Stack) -> list[int]:
 
 
 def rolling(stack: Stack, group: str = GROUP) -> Any:
-    """The roll that runs, or the last one."""
-    return stack.rpc().rolling.getRoll(group)
+    """The rollout that runs, or the last one."""
+    return stack.rpc().rolling.getRollout(group)
 
 
 def standing(stack: Stack) -> dict[str, dict[str, Any]]:
@@ -87,18 +87,18 @@ def wait_running(stack: Stack, timeout: float = 30.0) -> None:
 
 
 def wait_ended(stack: Stack, timeout: float = 60.0) -> Any:
-    """Until the roll has ended; returns it."""
-    stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the roll has ended")
+    """Until the rollout has ended; returns it."""
+    stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the rollout has ended")
     return rolling(stack)
 
 
 def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) -> dict[str, Any]:
-    """Until a process of the roll (this one, or any) is in that stage; returns it."""
+    """Until a process of the rollout (this one, or any) is in that stage; returns it."""
     found: list[dict[str, Any]] = []
 
     def is_there() -> bool:
-        rolls: Any = stack.rpc().rolling.getAllRolls()
-        members = [member for roll in rolls for member in roll["processes"]]
+        rollouts: Any = stack.rpc().rolling.getAllRollouts()
+        members = [member for rollout in rollouts for member in rollout["processes"]]
         found[:] = [m for m in members if m["stage"] == stage and name in ("", m["name"])]
         return bool(found)
 
@@ -108,7 +108,7 @@ def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) 
 
 @contextlib.contextmanager
 def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
-    """A roll whose first process has closed its gate and waits for a connection, which ends with the block."""
+    """A rollout whose first process has closed its gate and waits for a connection, which ends with the block."""
     with socket.create_connection(("127.0.0.1", port)):
         assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
         wait_stage(stack, "draining")

@@ -1,4 +1,4 @@
-"""Records of rolls, as ``rolling_report`` draws them: made up, the same at every call, of any size."""
+"""Records of rollouts, as ``rolling_report`` draws them: made up, the same at every call, of any size."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
     }
 
 
-def a_roll(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any) -> Record:
-    """A roll of so many processes, so many at a time, that ended well; ``changes`` are of its keys."""
+def a_rollout(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any) -> Record:
+    """A rollout of so many processes, so many at a time, that ended well; ``changes`` are of its keys."""
     dice = random.Random(number)
     free = [0.0] * limit
     processes = []
@@ -93,9 +93,9 @@ def _moves(stages: list[list[Any]]) -> list[tuple[float, int]]:
     return leaves + [(at, 1) for word, at in stages[1:] if word == "open"]
 
 
-def a_failed_roll(number: int = 8, bad: int = 2) -> Record:
-    """A roll that stopped at a process that answers 500: those before are new, those behind are old."""
-    record = a_roll(number)
+def a_failed_rollout(number: int = 8, bad: int = 2) -> Record:
+    """A rollout that stopped at a process that answers 500: those before are new, those behind are old."""
+    record = a_rollout(number)
     processes = record["processes"]
     left = processes[bad]
     left["stages"] = [*left["stages"][:3], ["failed", left["stages"][3][1]]]
@@ -113,9 +113,9 @@ def a_failed_roll(number: int = 8, bad: int = 2) -> Record:
     }
 
 
-def an_aborted_roll(number: int = 8, done: int = 3) -> Record:
-    """A roll that somebody ended: the rest was not touched."""
-    record = a_roll(number)
+def an_aborted_rollout(number: int = 8, done: int = 3) -> Record:
+    """A rollout that somebody ended: the rest was not touched."""
+    record = a_rollout(number)
     for process in record["processes"][done:]:
         process.update(untouched(process))
     seconds = record["processes"][done - 1]["stages"][-1][1] + 0.3
@@ -124,18 +124,18 @@ def an_aborted_roll(number: int = 8, done: int = 3) -> Record:
     return {**record, "status": "aborted", "why": why, "seconds": seconds, "replaced": done, "availability": changes}
 
 
-def a_lost_roll(number: int = 8) -> Record:
-    """A roll of which only the line of its beginning was written: supervisord and the listener were killed."""
-    record = a_roll(number)
+def a_lost_rollout(number: int = 8) -> Record:
+    """A rollout of which only the line of its beginning was written: supervisord and the listener were killed."""
+    record = a_rollout(number)
     for process in record["processes"]:
         process.update(untouched(process))
     known = {"seconds": 0.0, "replaced": 0, "least_available": number, "availability": [[0.0, number]]}
     return {**record, **known, "status": "lost", "why": "supervisord ended in the middle of it"}
 
 
-def a_running_roll(number: int = 8, done: int = 3) -> Record:
-    """A roll that is under way: one process is warming, the others wait."""
-    record = an_aborted_roll(number, done)
+def a_running_rollout(number: int = 8, done: int = 3) -> Record:
+    """A rollout that is under way: one process is warming, the others wait."""
+    record = an_aborted_rollout(number, done)
     begin, now = record["seconds"], record["seconds"] + 2.0
     moving = {"stages": [["draining", begin], ["restarting", begin + 0.5], ["warming", begin + 1.5]], "drained": 0.5}
     record["processes"][done].update(moving, wanted=True, requests=1, latencies_ms=[730.0])

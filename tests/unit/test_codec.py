@@ -1,4 +1,4 @@
-"""Rolls as JSON and back: between this version, an older and a newer one."""
+"""Rollouts as JSON and back: between this version, an older and a newer one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_rolling.codec import dump, load_roll, load_watch
+from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.model import (
     BalancerPolicy,
     Connection,
@@ -27,7 +27,7 @@ from supervisor_rolling.core.model import (
     PortRule,
     Rest,
     RestartPolicy,
-    Roll,
+    Rollout,
     Share,
     Stage,
     Status,
@@ -99,8 +99,8 @@ members = st.builds(
     statuses=st.lists(st.integers(100, 599), max_size=3).map(tuple),
     spawned=seconds,
 )
-rolls = st.builds(
-    Roll,
+rollouts = st.builds(
+    Rollout,
     id=pids,
     group=names,
     policy=policies,
@@ -177,21 +177,21 @@ def every_field_of(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-@given(rolls)
+@given(rollouts)
 @settings(deadline=None, max_examples=60)
-def test_what_is_written_is_read_back_as_it_was(roll: Roll) -> None:
-    again = load_roll(json.loads(dump(roll)))
-    assert again == roll
-    assert hash(again.members[:1]) == hash(roll.members[:1])  # tuples again, not lists
+def test_what_is_written_is_read_back_as_it_was(rollout: Rollout) -> None:
+    again = load_rollout(json.loads(dump(rollout)))
+    assert again == rollout
+    assert hash(again.members[:1]) == hash(rollout.members[:1])  # tuples again, not lists
 
 
-@given(rolls)
+@given(rollouts)
 @settings(deadline=None, max_examples=20)
-def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(roll: Roll) -> None:
-    text = dump(roll)
+def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(rollout: Rollout) -> None:
+    text = dump(rollout)
     assert text.isascii()
     ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
-    assert load_roll(json.loads(str(sent))) == roll
+    assert load_rollout(json.loads(str(sent))) == rollout
 
 
 @given(watches)
@@ -242,41 +242,41 @@ def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[st
 
 def test_stages_and_statuses_are_read_as_what_they_are() -> None:
     data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "settling"}]}
-    roll = load_roll(data)
-    assert roll.status is Status.ABORTED
-    assert roll.members[0].stage is Stage.SETTLING
+    rollout = load_rollout(data)
+    assert rollout.status is Status.ABORTED
+    assert rollout.members[0].stage is Stage.SETTLING
 
 
 def test_what_an_older_version_did_not_write_has_its_default() -> None:
-    roll = load_roll(SMALLEST)
+    rollout = load_rollout(SMALLEST)
     member = Member("app-1", (8001,))
-    assert roll == Roll(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
+    assert rollout == Rollout(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
 
 
 def test_what_a_newer_version_wrote_and_this_one_does_not_know_is_ignored_at_every_depth() -> None:
     data = json.loads(json.dumps(SMALLEST))
     for place in (data, data["policy"], data["policy"]["ports"], data["members"][0], data["gate"]):
         place["mood"] = {"of": ["the", "future"]}
-    assert load_roll(data) == load_roll(SMALLEST)
+    assert load_rollout(data) == load_rollout(SMALLEST)
 
 
 @pytest.mark.parametrize("missing", ["id", "group", "policy", "members", "limit", "gate"])
 def test_what_has_no_default_must_be_there(missing: str) -> None:
     data = {key: value for key, value in SMALLEST.items() if key != missing}
     with pytest.raises(TypeError, match=missing):
-        load_roll(data)
+        load_rollout(data)
 
 
 @pytest.mark.parametrize("change", [{"status": "flying"}, {"members": 3}, {"members": [3]}, {"policy": "x"}])
-def test_what_is_no_roll_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
+def test_what_is_no_rollout_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
-        load_roll({**SMALLEST, **change})
+        load_rollout({**SMALLEST, **change})
 
 
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Roll: 27,
+        Rollout: 27,
         Member: 26,
         Connection: 5,
         Watch: 4,

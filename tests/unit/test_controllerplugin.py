@@ -20,7 +20,7 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.codec import dump
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Roll, Stage, Status
+from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.ctl import commands
 from supervisor_rolling.ctl.commands import (
@@ -30,8 +30,8 @@ from supervisor_rolling.ctl.commands import (
     LOOK_SHARE,
     make_rolling_controllerplugin,
 )
-from supervisor_rolling.plugin.views import packed, roll_view
-from tests.support.report_records import a_roll
+from supervisor_rolling.plugin.views import packed, rollout_view
+from tests.support.report_records import a_rollout
 
 LISTENER = {"running": True, "fix": "", "problem": ""}
 URL = "unix:///run/supervisor.sock"
@@ -60,19 +60,19 @@ class Clock:
 
 
 class Server:
-    """supervisord with the plugin: each method of it is an answer that a test sets; ``rolls`` come one a look."""
+    """supervisord with the plugin: each method of it is an answer that a test sets; ``rollouts`` come one a look."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.rolls: list[View] = []
+        self.rollouts: list[View] = []
         self.answers: dict[str, Answer] = {
             "restart": lambda *_: a_view(),
             "check": lambda *_: {"group": "app", "ok": True, "findings": [], "looked_at": ["it"], "not_looked_at": []},
             "resume": lambda *_: a_view(),
             "abort": lambda *_: a_view(aborting=True),
             "pause": lambda *_: a_view(paused=True),
-            "getRoll": lambda *_: self._next_roll(),
-            "getAllRolls": lambda *_: self.rolls,
+            "getRollout": lambda *_: self._next_rollout(),
+            "getAllRollouts": lambda *_: self.rollouts,
             "getProcesses": lambda *_: [],
             "getHistory": lambda *_: [],
             "getListener": lambda *_: LISTENER,
@@ -94,10 +94,10 @@ class Server:
 
         return call
 
-    def _next_roll(self) -> View:
-        if not self.rolls:
-            raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of it is known")
-        return self.rolls.pop(0) if len(self.rolls) > 1 else self.rolls[0]
+    def _next_rollout(self) -> View:
+        if not self.rollouts:
+            raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no rollout of it is known")
+        return self.rollouts.pop(0) if len(self.rollouts) > 1 else self.rollouts[0]
 
     def raises(self, error: BaseException) -> None:
         """Whatever is asked, but for the names of all processes."""
@@ -157,16 +157,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def ctl(clock: Clock) -> Controller:
     controller = Controller()
-    controller.server.rolls = [a_view(Status.DONE)]
+    controller.server.rollouts = [a_view(Status.DONE)]
     return controller
 
 
 def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
     done = status is Status.DONE
     members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
-    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, least_available=1)
-    roll = replace(roll, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
-    return {**roll_view(json.loads(dump(roll)), 1001.0), "listener": listener}
+    rollout = Rollout(7, "app", TOLD, members, 1, GatePolicy(), status=status, least_available=1)
+    rollout = replace(rollout, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
+    return {**rollout_view(json.loads(dump(rollout)), 1001.0), "listener": listener}
 
 
 def kept_closed() -> View:
@@ -234,13 +234,13 @@ def test_wishes_are_confirmed(ctl: Controller) -> None:
 # --- watching
 
 
-def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_roll_is_over(ctl: Controller) -> None:
-    ctl.server.rolls = [a_view(), kept_closed()]
+def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_rollout_is_over(ctl: Controller) -> None:
+    ctl.server.rollouts = [a_view(), kept_closed()]
     told = {"gate": "open", "statename": "FATAL", "warm": False}
     ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
     ctl.run("rolling_restart app")
     assert "Not warm, and open all the same: app-1 (port 8001)" in ctl.printed
-    assert [call[0] for call in ctl.server.calls][-3:] == ["getRoll packed", "getProcesses packed", "getProcessInfo"]
+    assert [call[0] for call in ctl.server.calls][-3:] == ["getRollout packed", "getProcesses packed", "getProcessInfo"]
 
 
 NO_FILE = "the output of app:app-1, of which supervisord keeps no file (in a container: the log of the container)"
@@ -259,7 +259,7 @@ NO_FILE = "the output of app:app-1, of which supervisord keeps no file (in a con
     ],
 )
 def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: str, told: str) -> None:
-    ctl.server.rolls = [kept_closed()]
+    ctl.server.rollouts = [kept_closed()]
     ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": stdout, "stderr_logfile": stderr}
     ctl.run("rolling_restart app")
     assert f"See why: {told}" in ctl.printed.splitlines()
@@ -271,7 +271,7 @@ def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
         raise fault(Faults.BAD_NAME)
 
     ctl.server.answers["getProcessInfo"] = bad_name
-    ctl.server.rolls = [kept_closed()]
+    ctl.server.rollouts = [kept_closed()]
     ctl.run("rolling_restart app")
     assert "See why: supervisorctl tail app:app-1 stderr" in ctl.printed.splitlines()
 
@@ -286,32 +286,32 @@ def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
 
 def test_status_of_all_groups_comes_packed(ctl: Controller) -> None:
     ctl.run("rolling_status")
-    assert ctl.server.calls[0] == ("getAllRolls packed",)
+    assert ctl.server.calls[0] == ("getAllRollouts packed",)
 
 
-def test_how_a_roll_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
+def test_how_a_rollout_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
     def gone(*_: Any) -> None:
         raise ConnectionRefusedError
 
-    ctl.server.rolls = [a_view(), kept_closed()]
+    ctl.server.rollouts = [a_view(), kept_closed()]
     ctl.server.answers["getProcesses"] = gone
     ctl.run("rolling_restart app")
-    assert "Not warm when the roll ended: app-1 (port 8001)" in ctl.printed
+    assert "Not warm when the rollout ended: app-1 (port 8001)" in ctl.printed
     assert ctl.exitstatus == 1
 
 
-def test_a_roll_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
-    ctl.server.rolls = [a_view(), a_view(), a_view(Status.DONE)]
+def test_a_rollout_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
+    ctl.server.rollouts = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None
-    assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRoll packed"] * 3]
+    assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRollout packed"] * 3]
     assert clock.slept == [LOOK_EVERY] * 3
     lines = ctl.printed.splitlines()
-    assert lines[0] == "app: replacing 2 processes, 1 at a time (roll 7)"
+    assert lines[0] == "app: replacing 2 processes, 1 at a time (rollout 7)"
     assert lines[-1] == "app: 2 of 2 replaced in 2.0 s, never fewer than 1 of 2 available"
     assert ctl.exitstatus == 0
 
 
-def test_a_roll_that_has_ended_already_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
+def test_a_rollout_that_has_ended_already_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
     ctl.server.answers["resume"] = lambda *_: a_view(Status.DONE)
     ctl.run("rolling_resume app")
     assert clock.slept == []
@@ -322,8 +322,8 @@ def test_a_roll_that_has_ended_already_is_not_waited_for(ctl: Controller, clock:
 @pytest.mark.parametrize(
     ("end", "words"), [(kept_closed(), "app: FAILED: 0 of 2"), (a_view(Status.ABORTED), "app: ABORTED: 0 of 2")]
 )
-def test_a_roll_that_ends_badly_exits_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
-    ctl.server.rolls = [end]
+def test_a_rollout_that_ends_badly_exits_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
+    ctl.server.rollouts = [end]
     ctl.run(f"{command} app")
     assert ctl.exitstatus == 1
     assert words in ctl.printed
@@ -345,24 +345,24 @@ def test_a_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
     assert (clock.slept, ctl.exitstatus) == ([], 0)
 
 
-def test_another_roll_of_the_group_is_not_taken_for_ours(ctl: Controller) -> None:
-    ctl.server.rolls = [{**a_view(), "id": 8}]
+def test_another_rollout_of_the_group_is_not_taken_for_ours(ctl: Controller) -> None:
+    ctl.server.rollouts = [{**a_view(), "id": 8}]
     ctl.run("rolling_restart app")
-    assert "ERROR: roll 7 of app has ended and roll 8 has begun" in ctl.printed
+    assert "ERROR: rollout 7 of app has ended and rollout 8 has begun" in ctl.printed
     assert ctl.exitstatus == 1
 
 
 def test_a_listener_that_stays_away_is_waited_for_and_then_told(ctl: Controller, clock: Clock) -> None:
-    ctl.server.rolls = [a_view(listener=False)]
+    ctl.server.rollouts = [a_view(listener=False)]
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
-    assert "ERROR: the listener does not run: roll 7 of app waits" in ctl.printed
+    assert "ERROR: the listener does not run: rollout 7 of app waits" in ctl.printed
     assert clock.now - 1000.0 == pytest.approx(LISTENER_PATIENCE + LOOK_EVERY, abs=0.15)
 
 
 def test_a_listener_that_comes_back_is_forgiven_every_time(ctl: Controller, clock: Clock) -> None:
     away = [a_view(listener=False)] * int(LISTENER_PATIENCE / LOOK_EVERY - 5)
-    ctl.server.rolls = [*away, a_view(), *away, a_view(Status.DONE)]
+    ctl.server.rollouts = [*away, a_view(), *away, a_view(Status.DONE)]
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 0
 
@@ -378,7 +378,7 @@ def interrupting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["rolling_restart app", "rolling_resume app"])
-def test_ctrl_c_leaves_the_roll_alone_and_says_how_to_end_it(
+def test_ctrl_c_leaves_the_rollout_alone_and_says_how_to_end_it(
     ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     interrupting(clock, monkeypatch)
@@ -386,7 +386,7 @@ def test_ctrl_c_leaves_the_roll_alone_and_says_how_to_end_it(
     assert ctl.exitstatus == 130
     assert len(ctl.server.calls) == 1
     assert ctl.printed.endswith(
-        "\nNo longer watching; the roll goes on.\n"
+        "\nNo longer watching; the rollout goes on.\n"
         "To see it: supervisorctl rolling_status app\nTo end it: supervisorctl rolling_abort app\n"
     )
 
@@ -394,7 +394,7 @@ def test_ctrl_c_leaves_the_roll_alone_and_says_how_to_end_it(
 def test_ctrl_c_is_told_in_json_too(ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupting(clock, monkeypatch)
     ctl.run("rolling_restart app --json")
-    assert json.loads(ctl.printed) == {"error": "No longer watching; the roll goes on.", "exit_status": 130}
+    assert json.loads(ctl.printed) == {"error": "No longer watching; the rollout goes on.", "exit_status": 130}
 
 
 def test_ctrl_c_while_the_listener_is_asked_is_no_traceback(ctl: Controller) -> None:
@@ -421,8 +421,8 @@ def test_ctrl_c_while_the_listener_is_asked_is_no_traceback(ctl: Controller) -> 
         (Fault.ALREADY_ROLLING, 8),
         (Fault.REFUSED, 1),
         (Fault.NOT_ROLLING, 1),
-        (Fault.ROLL_FAILED, 1),
-        (Fault.ROLL_ABORTED, 1),
+        (Fault.ROLLOUT_FAILED, 1),
+        (Fault.ROLLOUT_ABORTED, 1),
         (Fault.CONFLICT, 1),
     ],
 )
@@ -442,7 +442,9 @@ def test_the_words_of_a_fault_are_shown_without_its_name(ctl: Controller) -> Non
 def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
     ctl.server.raises(fault(Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE"))
     ctl.run("rolling_restart app")
-    assert ctl.printed == "ERROR: supervisord is shutting down or restarting: a roll ends with it, and all gates open\n"
+    assert (
+        ctl.printed == "ERROR: supervisord is shutting down or restarting: a rollout ends with it, and all gates open\n"
+    )
 
 
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -> None:
@@ -491,20 +493,20 @@ def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) ->
     def gone(*_: Any) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
 
-    ctl.server.answers["getRoll"] = gone
+    ctl.server.answers["getRollout"] = gone
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
-    assert "Does it run? A roll that had begun ends with it" in ctl.printed
+    assert "Does it run? A rollout that had begun ends with it" in ctl.printed
 
 
-def test_a_supervisord_that_knows_nothing_of_the_roll_any_more_was_restarted_meanwhile(ctl: Controller) -> None:
+def test_a_supervisord_that_knows_nothing_of_the_rollout_any_more_was_restarted_meanwhile(ctl: Controller) -> None:
     def forgotten(*_: Any) -> None:
-        raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no roll of app is known")
+        raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no rollout of app is known")
 
-    ctl.server.answers["getRoll"] = forgotten
+    ctl.server.answers["getRollout"] = forgotten
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 1
-    assert "supervisord was restarted meanwhile: roll 7 of app ended with it, and all gates opened" in ctl.printed
+    assert "supervisord was restarted meanwhile: rollout 7 of app ended with it, and all gates opened" in ctl.printed
 
 
 @pytest.mark.parametrize(
@@ -535,7 +537,7 @@ def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controlle
 
 
 def test_json_is_one_object_and_nothing_else(ctl: Controller) -> None:
-    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.server.rollouts = [a_view(), a_view(Status.DONE)]
     ctl.run("rolling_restart app --json")
     assert json.loads(ctl.printed) == a_view(Status.DONE)
 
@@ -548,8 +550,8 @@ def test_every_answer_can_be_json(ctl: Controller, line: str) -> None:
     assert json.loads(ctl.printed)["id"] == 7
 
 
-def test_a_failed_roll_is_json_and_exits_with_1(ctl: Controller) -> None:
-    ctl.server.rolls = [kept_closed()]
+def test_a_failed_rollout_is_json_and_exits_with_1(ctl: Controller) -> None:
+    ctl.server.rollouts = [kept_closed()]
     ctl.run("rolling_restart --json app")
     assert json.loads(ctl.printed)["status"] == "failed"
     assert ctl.exitstatus == 1
@@ -582,11 +584,11 @@ def test_a_wrong_command_line_is_json_too(ctl: Controller) -> None:
 
 
 def test_the_status_of_all_groups(ctl: Controller) -> None:
-    ctl.server.rolls = [a_view(Status.DONE), {**a_view(paused=True), "group": "web"}, {**a_view(aborting=True)}]
+    ctl.server.rollouts = [a_view(Status.DONE), {**a_view(paused=True), "group": "web"}, {**a_view(aborting=True)}]
     ctl.run("rolling_status")
     rows = [line.split()[:4] for line in ctl.printed.splitlines()]
     assert rows == [
-        ["GROUP", "ROLL", "STATUS", "REPLACED"],
+        ["GROUP", "ROLLOUT", "STATUS", "REPLACED"],
         ["app", "7", "done", "2/2"],
         ["web", "7", "paused", "0/2"],
         ["app", "7", "aborting", "0/2"],
@@ -594,24 +596,24 @@ def test_the_status_of_all_groups(ctl: Controller) -> None:
 
 
 def test_the_status_says_that_the_next_waits_for_the_cpu(ctl: Controller) -> None:
-    ctl.server.rolls = [{**a_view(), "paced": True}]
+    ctl.server.rollouts = [{**a_view(), "paced": True}]
     ctl.run("rolling_status")
     assert ctl.printed.splitlines()[1].endswith("  the next waits for the CPU")
 
 
-def test_without_any_roll_the_status_says_so(ctl: Controller) -> None:
-    ctl.server.rolls = []
+def test_without_any_rollout_the_status_says_so(ctl: Controller) -> None:
+    ctl.server.rollouts = []
     ctl.run("rolling_status")
     ctl.run("rolling_status app")
     assert "No group has been rolled since supervisord started." in ctl.printed
-    assert "supervisord knows of no roll of app." in ctl.printed
+    assert "supervisord knows of no rollout of app." in ctl.printed
 
 
 @pytest.mark.parametrize(
     ("kept", "is_said"), [(lambda *_: [{"id": 7}], True), (lambda *_: [], False), (lambda *_: no_listener(), False)]
 )
-def test_earlier_rolls_are_told_of_where_there_are_some(ctl: Controller, kept: Answer, is_said: bool) -> None:
-    ctl.server.rolls = []
+def test_earlier_rollouts_are_told_of_where_there_are_some(ctl: Controller, kept: Answer, is_said: bool) -> None:
+    ctl.server.rollouts = []
     ctl.server.answers["getHistory"] = kept
     ctl.run("rolling_status app")
     assert ctl.exitstatus == 0
@@ -619,9 +621,9 @@ def test_earlier_rolls_are_told_of_where_there_are_some(ctl: Controller, kept: A
     assert ("Earlier ones: supervisorctl rolling_history app" in ctl.printed) is is_said
 
 
-def test_of_earlier_rolls_nobody_is_asked_where_they_are_not_told_of(ctl: Controller) -> None:
+def test_of_earlier_rollouts_nobody_is_asked_where_they_are_not_told_of(ctl: Controller) -> None:
     ctl.run("rolling_status app")
-    ctl.server.rolls = []
+    ctl.server.rollouts = []
     ctl.run("rolling_status app --json")
     assert "getHistory" not in {call[0] for call in ctl.server.calls}
 
@@ -642,7 +644,7 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
     cold = {**row, "name": "web_3", "stage": "failed", "tries": 3, "retry_in": 19.6, "why": "is not warm"}
     table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}, cold]
     ctl.server.answers["getProcesses"] = lambda *_: table
-    ctl.server.rolls = [a_view(Status.DONE)]
+    ctl.server.rollouts = [a_view(Status.DONE)]
     ctl.run("rolling_status app:*")
     lines = [line.split() for line in ctl.printed.splitlines()]
     assert lines[1][:3] == ["app", "7", "done"]
@@ -656,19 +658,19 @@ def test_where_supervisord_has_an_older_version_what_is_not_packed_is_asked(ctl:
         raise xmlrpc.client.Fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
 
     ctl.server.answers["callPacked"] = unknown
-    ctl.server.rolls = [a_view(), a_view(Status.DONE)]
+    ctl.server.rollouts = [a_view(), a_view(Status.DONE)]
     ctl.run("rolling_restart app")
     ctl.run("rolling_status app")
     assert (ctl.exitstatus, "2 of 2 replaced" in ctl.printed) == (0, True)
 
 
-def test_a_roll_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
+def test_a_rollout_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
     def slow(*_: Any) -> Any:
         clock.now += took.pop(0)
         return a_view() if took else a_view(Status.DONE)
 
     took = [0.001, 0.1, 9.0, 0.001]
-    ctl.server.answers["getRoll"] = slow
+    ctl.server.answers["getRollout"] = slow
     ctl.run("rolling_restart app")
     assert clock.slept == [LOOK_EVERY, LOOK_EVERY, pytest.approx(LOOK_SHARE * 0.1), LOOK_SELDOM]
 
@@ -677,7 +679,7 @@ def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl:
     def gone(*_: Any) -> View:
         raise ConnectionRefusedError(111, "Connection refused")
 
-    ctl.server.answers["getRoll"] = gone
+    ctl.server.answers["getRollout"] = gone
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
     assert "lease ends. Where it was killed, its processes live on and hold their ports" in ctl.printed
@@ -721,7 +723,7 @@ def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) 
 )
 def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
     member = Member("app-1", (8001,), stage=Stage(stage), tried=True, connections_left=3)
-    ctl.server.rolls = [a_view(members=(member,))]
+    ctl.server.rollouts = [a_view(members=(member,))]
     row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
     ctl.server.answers["getProcesses"] = lambda *_: [{**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": ""}]
     ctl.run("rolling_status app")
@@ -730,11 +732,11 @@ def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, sta
 
 def test_the_status_as_json(ctl: Controller) -> None:
     ctl.run("rolling_status --json")
-    assert json.loads(ctl.printed) == {"rolls": ctl.server.rolls, "listener": LISTENER}
+    assert json.loads(ctl.printed) == {"rollouts": ctl.server.rollouts, "listener": LISTENER}
     ctl.stdout.truncate(ctl.stdout.seek(0))
-    ctl.server.rolls = []
+    ctl.server.rollouts = []
     ctl.run("rolling_status web --json")
-    assert json.loads(ctl.printed) == {"roll": None, "processes": [], "listener": LISTENER}
+    assert json.loads(ctl.printed) == {"rollout": None, "processes": [], "listener": LISTENER}
 
 
 def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl: Controller) -> None:
@@ -755,7 +757,7 @@ def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl
 @pytest.mark.parametrize("line", ["rolling_status", "rolling_status app"])
 @pytest.mark.parametrize("has_rolled", [True, False])
 def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: str, has_rolled: bool) -> None:
-    ctl.server.rolls = [a_view(Status.DONE, listener=False)] if has_rolled else []
+    ctl.server.rollouts = [a_view(Status.DONE, listener=False)] if has_rolled else []
     ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
     ctl.run(line)
     assert ctl.printed.splitlines()[0] == (
@@ -765,9 +767,9 @@ def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: s
     assert ctl.printed.count("not running") == 1
 
 
-def test_listener_of_an_older_supervisord_is_told_by_its_rolls(ctl: Controller) -> None:
+def test_listener_of_an_older_supervisord_is_told_by_its_rollouts(ctl: Controller) -> None:
     ctl.server.answers["getListener"] = lambda *_: unknown_method()
-    ctl.server.rolls = [a_view(listener=False)]
+    ctl.server.rollouts = [a_view(listener=False)]
     ctl.run("rolling_status")
     assert ctl.printed.splitlines()[0].endswith(
         "Fix: supervisorctl start rolling; if it does not start: supervisorctl status"
@@ -871,7 +873,7 @@ def check_that_it_is_a_sentence(controller: Controller) -> None:
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_typed_is_answered_with_a_sentence_and_a_status(command: str, words: list[str]) -> None:
     controller = Controller()
-    controller.server.rolls = [a_view(status=Status.DONE)]
+    controller.server.rollouts = [a_view(status=Status.DONE)]
     controller.server.answers["restart"] = controller.server.answers["resume"] = lambda *_: a_view(status=Status.DONE)
     assert not controller.run(f"{command} {' '.join(words)}")
     check_that_it_is_a_sentence(controller)
@@ -895,7 +897,7 @@ def test_whatever_fault_comes_back_is_a_sentence_and_a_status(command: str, code
 @settings(max_examples=50, deadline=None)
 def test_an_answer_that_is_none_of_ours_is_told_as_a_defect_and_not_as_a_traceback(command: str, answer: Any) -> None:
     controller = Controller()
-    for method in ("restart", "resume", "abort", "pause", "getAllRolls", "getProcesses"):
+    for method in ("restart", "resume", "abort", "pause", "getAllRollouts", "getProcesses"):
         controller.server.answers[method] = lambda *_: answer
     assert not controller.run(command)
     check_that_it_is_a_sentence(controller)
@@ -905,9 +907,9 @@ def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
     controller = Controller()
     view = {**a_view(status=Status.DONE), "group": "w\\xe9b"}
     controller.server.answers["restart"] = lambda *_: view
-    controller.server.rolls = [view]
+    controller.server.rollouts = [view]
     controller.run("rolling_status wéb --json")
-    assert json.loads(controller.printed)["roll"]["group"] == "wéb"
+    assert json.loads(controller.printed)["rollout"]["group"] == "wéb"
     controller.run("rolling_restart wéb --json")
     assert json.loads(controller.printed.splitlines()[-1])["group"] == "wéb"
     assert [call[1] for call in controller.server.calls if len(call) > 1] == ["wéb"] * 3
@@ -937,7 +939,7 @@ def unicode_answers(server: Server) -> None:
         "user": "",
         "client": "",
     }
-    server.rolls = [view]
+    server.rollouts = [view]
     server.answers["getProcesses"] = lambda *_: [plain_of(a_process("wéb-1"))]
     server.answers["getHistory"] = lambda *_: [{**head, **plain_of({"group": "wéb", "why": "café", "by": "ann"})}]
     server.answers["check"] = lambda *_: plain_of(a_report({**a_finding("a", True), "where": "wéb:wéb-1"}))
@@ -991,7 +993,7 @@ def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
     controller = Controller()
     unicode_answers(controller.server)
     controller.run("rolling_status wéb --json")
-    assert json.loads(controller.printed)["roll"]["why"] == "drained → café"
+    assert json.loads(controller.printed)["rollout"]["why"] == "drained → café"
 
 
 @pytest.mark.parametrize(
@@ -1009,7 +1011,7 @@ def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
 )
 def test_a_name_with_a_process_is_for_supervisord_to_resolve(line: str, call: tuple[Any, ...]) -> None:
     controller = Controller()
-    controller.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12})
+    controller.server.answers["getRecord"] = lambda *_: json.dumps({**a_rollout(), "id": 12})
     controller.run(line)
     assert (controller.exitstatus, controller.server.calls[0]) == (0, call), controller.printed
 
@@ -1106,11 +1108,11 @@ def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
 
 @pytest.fixture
 def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    """One whose supervisord has a record of roll 12."""
+    """One whose supervisord has a record of rollout 12."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    ctl.server.answers["getRecord"] = lambda *_: json.dumps({**a_roll(), "id": 12, "why": "ü \u2192 \ud800"})
+    ctl.server.answers["getRecord"] = lambda *_: json.dumps({**a_rollout(), "id": 12, "why": "ü \u2192 \ud800"})
     return ctl
 
 
@@ -1126,7 +1128,7 @@ def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
         ("0", ("0", 0)),
     ],
 )
-def test_a_number_is_a_roll_and_a_name_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
+def test_a_number_is_a_rollout_and_a_name_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
     kept.run(f"rolling_report {words} --json")
     assert kept.server.calls == [("getRecord", *asked)]
 
@@ -1135,17 +1137,17 @@ def test_a_number_is_a_roll_and_a_name_a_group(kept: Controller, words: str, ask
 def test_a_page_is_written_to_a_file_as_a_shell_without_redirection_needs_it(
     kept: Controller, tmp_path: Path, flag: str
 ) -> None:
-    file = tmp_path / "roll.html"
+    file = tmp_path / "rollout.html"
     kept.stdout = Terminal()
     kept.run(f"rolling_report 12 {flag} {file}")
-    assert (kept.exitstatus, kept.printed) == (0, f"{file}: roll 12 of app\n")
+    assert (kept.exitstatus, kept.printed) == (0, f"{file}: rollout 12 of app\n")
     written = file.read_text(encoding="utf-8")
     assert written.startswith("<!DOCTYPE html>")
     assert "ü → \\ud800" in written
 
 
 def test_what_is_written_to_a_file_may_be_json(kept: Controller, tmp_path: Path) -> None:
-    file = tmp_path / "roll.json"
+    file = tmp_path / "rollout.json"
     kept.run(f"rolling_report --json -o {file}")
     assert json.loads(kept.printed) == {"file": str(file)}
     assert json.loads(file.read_text(encoding="utf-8"))["id"] == 12
@@ -1155,15 +1157,15 @@ def test_a_file_in_the_home_directory_may_be_named_as_a_shell_names_it(
     kept: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    kept.run("rolling_report -o ~/roll.html")
-    assert (tmp_path / "roll.html").exists()
+    kept.run("rolling_report -o ~/rollout.html")
+    assert (tmp_path / "rollout.html").exists()
 
 
 def test_on_a_terminal_a_page_is_not_printed_and_the_advice_works_in_a_shell(kept: Controller) -> None:
     kept.stdout = Terminal()
     kept.run("rolling_report")
     assert (kept.exitstatus, kept.server.calls) == (2, [])
-    assert "write it to a file, with -o roll.html" in " ".join(kept.printed.split())
+    assert "write it to a file, with -o rollout.html" in " ".join(kept.printed.split())
 
 
 def test_a_file_that_cannot_be_written_is_said_where_nobody_takes_it_for_a_page(

@@ -62,7 +62,7 @@ def test_in_its_first_second_the_kernels_own_average_has_to_do(kernel: Kernel) -
     assert kernel.go_on(1.5, 3.0) == pytest.approx(3.0, abs=0.1)
 
 
-def test_what_lies_between_two_rolls_is_not_told_of_as_the_present(kernel: Kernel) -> None:
+def test_what_lies_between_two_rollouts_is_not_told_of_as_the_present(kernel: Kernel) -> None:
     kernel.go_on(2.0, 3.0)
     kernel.now += 3600.0
     kernel.total += 3600.0 * 1e6

@@ -60,7 +60,7 @@ def fed(pieces: Iterator[bytes] | list[bytes]) -> list[Event]:
 
 
 def test_an_event_that_comes_byte_by_byte_is_one_event() -> None:
-    events = [Event("TICK_5", b"when:1201063880"), Event("ROLLING_ASKED", b"group:app roll:1\n{}")]
+    events = [Event("TICK_5", b"when:1201063880"), Event("ROLLING_ASKED", b"group:app rollout:1\n{}")]
     data = stream(events)
     assert fed([data[n : n + 1] for n in range(len(data))]) == events
 

@@ -38,9 +38,9 @@ from supervisor_rolling.plugin.fault_barrier import MOST_TOLD, Defects, containe
 from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.unit.test_hostile_rpc import Root, a_pool, called, looking
-from tests.unit.test_rpcinterface import LISTENER_PID, a_roll, make_supervisord
+from tests.unit.test_rpcinterface import LISTENER_PID, a_rollout, make_supervisord
 
-KNOWN = {"rolls": {}, "watches": {}, "table": 0, "guarded": ["app"]}
+KNOWN = {"rollouts": {}, "watches": {}, "table": 0, "guarded": ["app"]}
 WARM = Ward("web_2", (8002,), Stage.OPEN, 1.0, pid=101, spawned=1.0)
 WATCH = dump(Watch("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
 
@@ -63,7 +63,7 @@ def sabotage() -> Iterator[Sabotage]:
 
 
 class Drill:
-    """Every method, at every point of the life of a roll, and supervisord's own events; as supervisord calls them.
+    """Every method, at every point of the life of a rollout, and supervisord's own events; as supervisord calls them.
 
     Asks nothing of ours but over RPC, so that whatever of ours raises, raises where supervisord would meet it.
     """
@@ -78,15 +78,15 @@ class Drill:
         self.answers.append(called(self.rolling, method, *arguments))
         return self.answers[-1]
 
-    def record(self, roll: Any, request: int = 0, group: str = "app", before: Any = None) -> None:
-        text = (dump_changes(roll, before) if before else dump(roll)).replace('"app"', f'"{group}"')
+    def record(self, rollout: Any, request: int = 0, group: str = "app", before: Any = None) -> None:
+        text = (dump_changes(rollout, before) if before else dump(rollout)).replace('"app"', f'"{group}"')
         answer = self.call("listenerRecord", self.key, group, self.version, text, request)
         self.version = answer if isinstance(answer, int) else self.version
 
     def look(self) -> None:
         answer = self.call("listenerLook", self.key, KNOWN)
         if isinstance(answer, str):
-            self.version = json.loads(answer)["rolls"].get("app", [0])[0]
+            self.version = json.loads(answer)["rollouts"].get("app", [0])[0]
 
     def asked(
         self, method: str, *arguments: Any, answer: Callable[[], object], then: Callable[[], object] = bool
@@ -123,13 +123,13 @@ class Drill:
         call, key = self.call, self.key
         process = self.rolling.supervisord.process_groups["app"].processes["web_1"]
         options = {"dry_run": True, "processes": ["web_1"], "max_unavailable": "10%", "by": "é"}
-        plan = dump(a_roll(1))
+        plan = dump(a_rollout(1))
         self.asked("restart", "app:web_2", False, options, answer=lambda: call("listenerAnswer", key, 1, 0, "", plan))
         self.asked("restart", "app", True, answer=lambda: call("listenerAnswer", key, 2, Fault.REFUSED, "\\xe9", ""))
-        self.asked("restart", "app:*", True, answer=lambda: self.record(a_roll(1), 3))
+        self.asked("restart", "app:*", True, answer=lambda: self.record(a_rollout(1), 3))
         call("restart", "app", True, {"max_unavailable": 2})
         call("restart", "web", True, {"max_unavailable": 0})
-        call("getRoll", "no such group")
+        call("getRollout", "no such group")
         call("listenerGuard", key, "app", "{}")
         call("listenerHello")
         self.look()
@@ -145,22 +145,22 @@ class Drill:
         self.look()
         call("getProcesses", "app")
         call("callPacked", "getProcesses", ["app"])
-        self.record(replace(a_roll(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
-        self.asked("resume", "app", True, answer=lambda: self.record(a_roll(2), 4))
-        self.record(replace(a_roll(2), status=Status.DONE), before=a_roll(2))
-        self.record(a_roll(3), group="gone")
-        call("getRoll", "app")
+        self.record(replace(a_rollout(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
+        self.asked("resume", "app", True, answer=lambda: self.record(a_rollout(2), 4))
+        self.record(replace(a_rollout(2), status=Status.DONE), before=a_rollout(2))
+        self.record(a_rollout(3), group="gone")
+        call("getRollout", "app")
         call("listenerGuard", key, "app", "")
-        call("getAllRolls")
+        call("getAllRollouts")
         call("getAPIVersion")
         call("getListener")
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
         self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
         self.asked("check", "app", answer=self.wait_too_long)
-        rolls, record = json.dumps({"rolls": [head_of({"group": "é"})]}), json.dumps({"record": "{}"})
-        self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rolls))
+        rollouts, record = json.dumps({"rollouts": [head_of({"group": "é"})]}), json.dumps({"record": "{}"})
+        self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rollouts))
         self.asked("getRecord", "", 12, answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
-        self.record(a_roll(4))
+        self.record(a_rollout(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))
         self.look()
@@ -191,7 +191,7 @@ ELSEWHERE = {
 
 
 def prepared() -> Any:
-    """The namespace with a listener and somebody who hears of rolls."""
+    """The namespace with a listener and somebody who hears of rollouts."""
     events.clear()
     supervisord = make_supervisord()
     for name, group in supervisord.process_groups.items():
@@ -227,7 +227,7 @@ def raises_and_is_contained(sabotage: Sabotage, target: str, error: str) -> None
     assert len(set(logged(rolling))) == len(logged(rolling)), "the same one is logged twice"
     rolling.supervisord.process_groups["app"] = make_supervisord().process_groups["app"]
     assert called(rolling, "getAPIVersion") == API_VERSION
-    assert isinstance(called(rolling, "getAllRolls"), list)
+    assert isinstance(called(rolling, "getAllRollouts"), list)
     assert len(called(rolling, "getProcesses", "app")) == 3
     assert json.loads(called(rolling, "listenerLook", rolling.mailbox.key, KNOWN))["rolled"] in ([], ["app"])
 
@@ -248,13 +248,13 @@ def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -
     assert len(rolling.supervisord.process_groups["pool"].event_buffer) > 5
 
 
-@pytest.mark.parametrize("target", ["events:events_between", "views:roll_view", "events:RollingEvent.__init__"])
+@pytest.mark.parametrize("target", ["events:events_between", "views:rollout_view", "events:RollingEvent.__init__"])
 def test_what_cannot_be_told_to_others_is_not_written(sabotage: Sabotage, target: str) -> None:
     rolling = prepared()
     sabotage.arm(f"plugin.{target}", "KeyError")
-    answer = called(rolling, "listenerRecord", rolling.mailbox.key, "app", 0, dump(a_roll(1)), 0)
+    answer = called(rolling, "listenerRecord", rolling.mailbox.key, "app", 0, dump(a_rollout(1)), 0)
     sabotage.disarm()
-    assert (answer.faultCode, called(rolling, "getAllRolls")) == (Fault.DEFECT, [])
+    assert (answer.faultCode, called(rolling, "getAllRollouts")) == (Fault.DEFECT, [])
 
 
 def test_what_is_left_out_exists() -> None:

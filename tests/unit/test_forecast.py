@@ -1,4 +1,4 @@
-"""How long a roll will take, as its forecast says."""
+"""How long a rollout will take, as its forecast says."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.forecast import Cycles, cycles, forecast
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Roll
+from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Rollout
 
 
-def a_roll(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 0.0) -> Roll:
+def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 0.0) -> Rollout:
     members = tuple(Member(f"app-{n}", (8000 + n,)) for n in range(1, processes + 1))
-    return Roll(7, "app", Policy("app", PortRule(), canary=canary, settle=settle), members, limit, GatePolicy())
+    return Rollout(7, "app", Policy("app", PortRule(), canary=canary, settle=settle), members, limit, GatePolicy())
 
 
 def took(*seconds: float, limit: int = 1) -> Cycles:
@@ -20,35 +20,35 @@ def took(*seconds: float, limit: int = 1) -> Cycles:
 
 
 def test_of_a_group_that_was_never_rolled_nothing_is_foretold() -> None:
-    assert forecast(a_roll(), []) == 0.0
+    assert forecast(a_rollout(), []) == 0.0
 
 
 def test_one_after_another_takes_the_sum() -> None:
-    assert forecast(a_roll(), [took(1.0, 2.0, 3.0, 4.0)]) == 10.0
+    assert forecast(a_rollout(), [took(1.0, 2.0, 3.0, 4.0)]) == 10.0
 
 
-def test_of_several_rolls_the_middle_counts_so_that_an_odd_one_does_not() -> None:
-    assert forecast(a_roll(2), [took(1.0, 2.0), took(30.0, 2.0), took(1.2, 2.0)]) == pytest.approx(3.2)
+def test_of_several_rollouts_the_middle_counts_so_that_an_odd_one_does_not() -> None:
+    assert forecast(a_rollout(2), [took(1.0, 2.0), took(30.0, 2.0), took(1.2, 2.0)]) == pytest.approx(3.2)
 
 
-def test_rolls_with_as_many_at_once_count_before_others() -> None:
+def test_rollouts_with_as_many_at_once_count_before_others() -> None:
     before = [took(1.0, 1.0, 1.0), took(1.0, 1.0, 1.0), took(4.0, 2.0, 2.0, limit=2)]
-    assert forecast(a_roll(3, limit=2), before) == 4.0 + 2.0
-    assert forecast(a_roll(3, limit=3), before) == pytest.approx(2.0), "where there is none like it, all count"
+    assert forecast(a_rollout(3, limit=2), before) == 4.0 + 2.0
+    assert forecast(a_rollout(3, limit=3), before) == pytest.approx(2.0), "where there is none like it, all count"
 
 
 def test_several_at_a_time_share_the_work_and_the_canary_goes_alone() -> None:
-    assert forecast(a_roll(5, limit=2), [took(3.0, 2.0, 2.0, 2.0, 2.0)]) == 3.0 + 4.0
-    assert forecast(a_roll(4, limit=2, canary=0), [took(2.0, 2.0, 2.0, 2.0)]) == 4.0
-    assert forecast(a_roll(2, limit=9, canary=9), [took(1.0, 2.0)]) == 3.0
+    assert forecast(a_rollout(5, limit=2), [took(3.0, 2.0, 2.0, 2.0, 2.0)]) == 3.0 + 4.0
+    assert forecast(a_rollout(4, limit=2, canary=0), [took(2.0, 2.0, 2.0, 2.0)]) == 4.0
+    assert forecast(a_rollout(2, limit=9, canary=9), [took(1.0, 2.0)]) == 3.0
 
 
 def test_whoever_is_new_takes_as_long_as_the_others_usually_do() -> None:
-    assert forecast(a_roll(4), [took(1.0, 2.0, 3.0)]) == 8.0
+    assert forecast(a_rollout(4), [took(1.0, 2.0, 3.0)]) == 8.0
 
 
-def test_how_long_a_process_settles_is_that_of_this_roll() -> None:
-    assert forecast(a_roll(2, settle=10.0), [took(1.0, 2.0)]) == 23.0
+def test_how_long_a_process_settles_is_that_of_this_rollout() -> None:
+    assert forecast(a_rollout(2, settle=10.0), [took(1.0, 2.0)]) == 23.0
 
 
 def a_process(name: str = "app-1", **changes: Any) -> dict[str, Any]:
@@ -87,4 +87,4 @@ def test_a_record_of_an_older_version_tells_nothing() -> None:
 @pytest.mark.parametrize("away", [1e999, 1e300, -1e999, float("nan"), -3.0])
 def test_no_clock_shows_such_a_time_so_it_is_not_foretold(away: float) -> None:
     way = [["draining", 1.0], ["warming", 2.0], ["open", 1.0 + away]]
-    assert forecast(a_roll(2), [cycles({"processes": [a_process(stages=way, settled=0.0)]})]) == 0.0
+    assert forecast(a_rollout(2), [cycles({"processes": [a_process(stages=way, settled=0.0)]})]) == 0.0

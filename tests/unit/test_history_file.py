@@ -1,4 +1,4 @@
-"""The file of the rolls that were: nothing is lost, whoever is killed, and nothing that stands there does harm."""
+"""The file of the rollouts that were: nothing is lost, whoever is killed, and nothing that stands there does harm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from supervisor_rolling.core.model import (
     Member,
     Policy,
     PortRule,
-    Roll,
+    Rollout,
     Stage,
     Status,
     Step,
@@ -39,11 +39,11 @@ MEMBER = Member(
 )
 
 
-def a_roll(number: int = 1, status: Status = Status.RUNNING, group: str = "app", **changes: Any) -> Roll:
+def a_rollout(number: int = 1, status: Status = Status.RUNNING, group: str = "app", **changes: Any) -> Rollout:
     ended = 0.0 if status is Status.RUNNING else 1010.0
-    roll = Roll(number, group, Policy(group, PortRule()), (MEMBER,), 1, GatePolicy(), status=status)
-    roll = replace(roll, started_at=1000.0, ended_at=ended, began=BEGAN + number, by="root@web1", user="root")
-    return replace(roll, levels=(Level(1000.0, 1),), **changes)
+    rollout = Rollout(number, group, Policy(group, PortRule()), (MEMBER,), 1, GatePolicy(), status=status)
+    rollout = replace(rollout, started_at=1000.0, ended_at=ended, began=BEGAN + number, by="root@web1", user="root")
+    return replace(rollout, levels=(Level(1000.0, 1),), **changes)
 
 
 class Clock:
@@ -56,7 +56,7 @@ class Clock:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     tmp_path.chmod(0o755)
-    return tmp_path / "rolls.jsonl"
+    return tmp_path / "rollouts.jsonl"
 
 
 def a_history(file: Path, clock: Clock | None = None, enabled: bool = True) -> FileHistory:
@@ -68,45 +68,45 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
-def test_a_roll_is_a_line_when_it_begins_and_one_when_it_ends(file: Path) -> None:
+def test_a_rollout_is_a_line_when_it_begins_and_one_when_it_ends(file: Path) -> None:
     history = a_history(file)
     for _ in range(3):
-        history.keep([a_roll()])
+        history.keep([a_rollout()])
     for _ in range(3):
-        history.keep([a_roll(status=Status.DONE)])
+        history.keep([a_rollout(status=Status.DONE)])
     begun, ended = lines(file)
     assert (begun["status"], begun["began"], "processes" in begun) == ("running", BEGAN + 1, False)
-    assert ended == json.loads(json.dumps(record(a_roll(status=Status.DONE), NOW)))
+    assert ended == json.loads(json.dumps(record(a_rollout(status=Status.DONE), NOW)))
     assert (ended["seconds"], ended["processes"][0]["stages"][1]) == (10.0, ["warming", 1.0])
 
 
 def test_another_listener_writes_nothing_twice(file: Path) -> None:
-    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2, group="web")])
-    a_history(file).keep([a_roll(1, Status.FAILED), a_roll(2, group="web")])
+    a_history(file).keep([a_rollout(1, Status.FAILED), a_rollout(2, group="web")])
+    a_history(file).keep([a_rollout(1, Status.FAILED), a_rollout(2, group="web")])
     assert [(line["id"], line["status"]) for line in lines(file)] == [(1, "failed"), (2, "running")]
 
 
-def test_a_roll_that_is_resumed_ends_again(file: Path) -> None:
+def test_a_rollout_that_is_resumed_ends_again(file: Path) -> None:
     history = a_history(file)
     for status, ended in ((Status.FAILED, 1010.0), (Status.RUNNING, 0.0), (Status.FAILED, 1012.0)):
-        history.keep([a_roll(1, status, ended_at=ended)])
+        history.keep([a_rollout(1, status, ended_at=ended)])
     assert [line["status"] for line in lines(file)] == ["failed", "running", "failed"]
     assert [(one["status"], one["seconds"]) for one in history.heads("", 9)] == [("failed", 12.0)]
 
 
-def test_a_roll_that_ran_when_supervisord_was_killed_is_not_lost(file: Path) -> None:
+def test_a_rollout_that_ran_when_supervisord_was_killed_is_not_lost(file: Path) -> None:
     history = a_history(file)
-    history.keep([a_roll(1, Status.DONE), a_roll(2)])
-    history.close([a_roll(1, Status.DONE), a_roll(2)], NOW, are_lost=True)
+    history.keep([a_rollout(1, Status.DONE), a_rollout(2)])
+    history.close([a_rollout(1, Status.DONE), a_rollout(2)], NOW, are_lost=True)
     last = lines(file)[-1]
     assert (last["id"], last["status"], last["replaced"], last["seconds"]) == (2, LOST, 1, 100.0)
     assert "supervisord ended" in last["why"]
-    a_history(file).keep([a_roll(3)])
+    a_history(file).keep([a_rollout(3)])
     assert [line["id"] for line in lines(file)] == [1, 2, 2, 3]
 
 
-def test_a_roll_that_ran_when_both_were_killed_is_told_lost_by_the_next_listener(file: Path) -> None:
-    a_history(file).keep([a_roll(2)])
+def test_a_rollout_that_ran_when_both_were_killed_is_told_lost_by_the_next_listener(file: Path) -> None:
+    a_history(file).keep([a_rollout(2)])
     later = a_history(file)
     later.heads("", 9)
     later.keep([])
@@ -114,84 +114,84 @@ def test_a_roll_that_ran_when_both_were_killed_is_told_lost_by_the_next_listener
     assert [line["status"] for line in lines(file)] == ["running", LOST]
 
 
-def test_a_roll_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path) -> None:
-    a_history(file).keep([a_roll(2)])
+def test_a_rollout_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path) -> None:
+    a_history(file).keep([a_rollout(2)])
     with file.open("a") as stream:  # by a listener that knew nothing of it
-        stream.write(json.dumps(head(a_roll(3), NOW)) + "\n")
+        stream.write(json.dumps(head(a_rollout(3), NOW)) + "\n")
     for _ in range(2):
-        a_history(file).keep([a_roll(3)])
+        a_history(file).keep([a_rollout(3)])
     assert [(line["id"], line["status"]) for line in lines(file)] == [(2, "running"), (3, "running"), (2, LOST)]
 
 
-def test_an_idle_group_whose_roll_stands_far_back_is_not_written_again(
+def test_an_idle_group_whose_rollout_stands_far_back_is_not_written_again(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOKED_AT", 3)
     history = a_history(file)
-    history.keep([a_roll(1, Status.FAILED, "idle")])
+    history.keep([a_rollout(1, Status.FAILED, "idle")])
     for number in range(2, 9):
-        history.keep([a_roll(number, Status.DONE)])
-    a_history(file).keep([a_roll(1, Status.FAILED, "idle"), a_roll(8, Status.DONE)])
+        history.keep([a_rollout(number, Status.DONE)])
+    a_history(file).keep([a_rollout(1, Status.FAILED, "idle"), a_rollout(8, Status.DONE)])
     assert [line["id"] for line in lines(file)] == list(range(1, 9))
 
 
-def test_a_roll_that_runs_in_supervisord_is_not_lost_because_a_listener_was_killed(file: Path) -> None:
-    a_history(file).keep([a_roll(2)])
+def test_a_rollout_that_runs_in_supervisord_is_not_lost_because_a_listener_was_killed(file: Path) -> None:
+    a_history(file).keep([a_rollout(2)])
     later = a_history(file)
-    later.keep([a_roll(2)])
+    later.keep([a_rollout(2)])
     assert [one["status"] for one in later.heads("", 9)] == ["running"]
 
 
 def stopped_listener(file: Path) -> None:
-    """A listener that ends by SIGTERM in the middle of roll 2, 90 s after its beginning."""
+    """A listener that ends by SIGTERM in the middle of rollout 2, 90 s after its beginning."""
     history = a_history(file)
-    history.keep([replace(a_roll(2), members=(replace(MEMBER, replaced=False),))])
-    history.close([a_roll(1, Status.DONE), a_roll(2)], NOW - 10.0, are_lost=False)
+    history.keep([replace(a_rollout(2), members=(replace(MEMBER, replaced=False),))])
+    history.close([a_rollout(1, Status.DONE), a_rollout(2)], NOW - 10.0, are_lost=False)
 
 
-def test_stopped_listener_writes_how_far_the_roll_is(file: Path) -> None:
+def test_stopped_listener_writes_how_far_the_rollout_is(file: Path) -> None:
     stopped_listener(file)
     assert [(line["status"], line["replaced"]) for line in lines(file)] == [("running", 0), ("running", 1)]
     later = a_history(file)
-    later.keep([a_roll(2)])
-    later.keep([a_roll(2, Status.DONE)])
+    later.keep([a_rollout(2)])
+    later.keep([a_rollout(2, Status.DONE)])
     assert [line["status"] for line in lines(file)] == ["running", "running", "done"]
 
 
-def test_roll_that_ended_with_supervisord_is_lost_as_far_as_it_was(file: Path) -> None:
+def test_rollout_that_ended_with_supervisord_is_lost_as_far_as_it_was(file: Path) -> None:
     stopped_listener(file)
     later = a_history(file)
     later.keep([])
     (one,) = later.heads("", 9)
     assert (one["status"], one["replaced"], one["seconds"]) == (LOST, 1, 90.0)
-    assert lines(file)[-1]["processes"] == json.loads(json.dumps(record(a_roll(2), NOW)))["processes"]
+    assert lines(file)[-1]["processes"] == json.loads(json.dumps(record(a_rollout(2), NOW)))["processes"]
 
 
-def test_the_numbers_of_rolls_go_on_where_an_earlier_supervisord_left_off(file: Path) -> None:
-    a_history(file).keep([a_roll(41, Status.DONE)])
+def test_the_numbers_of_rollouts_go_on_where_an_earlier_supervisord_left_off(file: Path) -> None:
+    a_history(file).keep([a_rollout(41, Status.DONE)])
     assert a_history(file).last_id() == 41
     assert a_history(file.with_name("none")).last_id() == 0
 
 
-def test_rolls_are_found_by_group_and_number_the_newest_last(file: Path) -> None:
+def test_rollouts_are_found_by_group_and_number_the_newest_last(file: Path) -> None:
     history = a_history(file)
-    for one in (a_roll(1, Status.DONE), a_roll(2, Status.FAILED, "web"), a_roll(3, Status.ABORTED)):
+    for one in (a_rollout(1, Status.DONE), a_rollout(2, Status.FAILED, "web"), a_rollout(3, Status.ABORTED)):
         history.keep([one])
     assert [one["id"] for one in history.heads("", 2)] == [2, 3]
     assert [one["id"] for one in history.heads("app", 9)] == [1, 3]
-    for group, roll, expected in (("", "", 3), ("web", "", 2), ("", "1", 1)):
-        found = history.find(group, roll)
+    for group, rollout, expected in (("", "", 3), ("web", "", 2), ("", "1", 1)):
+        found = history.find(group, rollout)
         assert found
         assert (found["id"], len(found["processes"])) == (expected, 1)
     assert history.find("", "9") is None
     assert history.find("nobody", "") is None
 
 
-def test_how_long_the_last_rolls_took_is_known_to_the_next_listener(file: Path) -> None:
+def test_how_long_the_last_rollouts_took_is_known_to_the_next_listener(file: Path) -> None:
     history = a_history(file)
     for number in range(1, 9):
-        history.keep([a_roll(number, Status.DONE)])
-    history.keep([a_roll(9, Status.FAILED)])
+        history.keep([a_rollout(number, Status.DONE)])
+    history.keep([a_rollout(9, Status.FAILED)])
     assert history.cycles("app") == a_history(file).cycles("app") == [Cycles(1, {"app-1": 2.0})] * 8
 
 
@@ -207,15 +207,15 @@ def test_what_cannot_be_written_is_remembered_said_once_and_written_later(
     with caplog.at_level(logging.WARNING):
         for number in range(1, 4):
             clock.now += 10
-            history.keep([a_roll(number, Status.DONE)])
+            history.keep([a_rollout(number, Status.DONE)])
     assert [one["id"] for one in history.heads("", 9)] == [1, 2, 3]
     assert [str(file) in message for message in caplog.messages] == [True]
     assert "history: {file: …}" in caplog.text
     file.parent.chmod(0o755)
-    history.keep([a_roll(3, Status.DONE)])  # too soon
+    history.keep([a_rollout(3, Status.DONE)])  # too soon
     assert not file.exists()
     clock.now += 10
-    history.keep([a_roll(3, Status.DONE)])
+    history.keep([a_rollout(3, Status.DONE)])
     assert [line["id"] for line in lines(file)] == [1, 2, 3]
 
 
@@ -224,17 +224,17 @@ def test_a_disk_that_is_full_for_ever_does_not_make_the_listener_grow(file: Path
     clock = Clock()
     history = a_history(file, clock)
     for number in range(1, 3 * WAITING):
-        history.keep([a_roll(number, Status.DONE)])
+        history.keep([a_rollout(number, Status.DONE)])
     assert len(history._waiting) == WAITING
     assert len(history.heads("", 9999)) == WAITING
 
 
 def test_half_a_line_costs_no_other(file: Path) -> None:
-    a_history(file).keep([a_roll(1, Status.DONE)])
+    a_history(file).keep([a_rollout(1, Status.DONE)])
     with file.open("a") as stream:
         stream.write('{"id": 2, "group": "ap')
     later = a_history(file)
-    later.keep([a_roll(3, Status.DONE)])
+    later.keep([a_rollout(3, Status.DONE)])
     assert [one["id"] for one in later.heads("", 9)] == [1, 3]
     assert [one["id"] for one in a_history(file).heads("", 9)] == [1, 3]
 
@@ -242,7 +242,7 @@ def test_half_a_line_costs_no_other(file: Path) -> None:
 def test_of_a_file_that_is_too_large_the_newest_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = a_history(file)
     for number in range(1, 12):
-        history.keep([a_roll(number, Status.DONE)])
+        history.keep([a_rollout(number, Status.DONE)])
     monkeypatch.setattr(module, "MOST_READ", file.stat().st_size // 2)
     kept = [one["id"] for one in a_history(file).heads("", 99)]
     assert 3 <= len(kept) <= 6
@@ -253,14 +253,14 @@ def test_a_link_that_others_could_have_laid_is_not_followed(file: Path, tmp_path
     aim = tmp_path / "passwd"
     aim.write_text("root", encoding="ascii")
     file.symlink_to(aim)
-    a_history(file).keep([a_roll(1, Status.DONE)])
+    a_history(file).keep([a_rollout(1, Status.DONE)])
     assert aim.read_text(encoding="ascii") == "root"
 
 
 def test_the_file_is_not_for_everybody(file: Path) -> None:
     before = os.umask(0)
     try:
-        a_history(file).keep([a_roll(1, Status.DONE)])
+        a_history(file).keep([a_rollout(1, Status.DONE)])
     finally:
         os.umask(before)
     assert file.stat().st_mode & 0o137 == 0
@@ -268,7 +268,7 @@ def test_the_file_is_not_for_everybody(file: Path) -> None:
 
 def test_false_keeps_nothing_but_what_a_forecast_needs(file: Path) -> None:
     history = a_history(file, enabled=False)
-    history.keep([a_roll(1, Status.DONE)])
+    history.keep([a_rollout(1, Status.DONE)])
     assert not file.exists()
     assert history.heads("", 9) == []
     assert history.cycles("app") == [Cycles(1, {"app-1": 2.0})]
@@ -276,12 +276,12 @@ def test_false_keeps_nothing_but_what_a_forecast_needs(file: Path) -> None:
 
 def test_another_file_in_the_policy_is_read_and_written_from_then_on(file: Path) -> None:
     other = file.with_name("other.jsonl")
-    a_history(other).keep([a_roll(7, Status.DONE)])
+    a_history(other).keep([a_rollout(7, Status.DONE)])
     paths = [str(file)]
     history = FileHistory("unix:///run/s.sock", lambda: HistoryPolicy(True, paths[0]), Clock())
-    history.keep([a_roll(8, Status.DONE)])
+    history.keep([a_rollout(8, Status.DONE)])
     paths[0] = str(other)
-    history.keep([a_roll(9, Status.DONE)])
+    history.keep([a_rollout(9, Status.DONE)])
     assert [one["id"] for one in history.heads("", 9)] == [7, 9]
 
 
@@ -298,7 +298,7 @@ def test_every_supervisord_of_a_host_has_a_file_of_its_own(
     url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DIRECTORY", str(tmp_path / "made"))
-    FileHistory(url, HistoryPolicy, Clock()).keep([a_roll(1, Status.DONE)])
+    FileHistory(url, HistoryPolicy, Clock()).keep([a_rollout(1, Status.DONE)])
     assert [path.name for path in (tmp_path / "made").iterdir()] == [f"{name}.jsonl"]
 
 
@@ -309,8 +309,8 @@ def test_a_large_file_is_put_aside_and_still_read(file: Path, monkeypatch: pytes
     monkeypatch.setattr(module, "LARGEST", 2000)
     history = a_history(file)
     for number in range(1, 12):
-        history.keep([a_roll(number, Status.DONE)])
-    assert file.with_name("rolls.jsonl.1").exists()
+        history.keep([a_rollout(number, Status.DONE)])
+    assert file.with_name("rollouts.jsonl.1").exists()
     assert [one["id"] for one in a_history(file).heads("", 99)] == list(range(1, 12))
     found = a_history(file).find("", "1")
     assert found
@@ -321,16 +321,18 @@ def test_the_oldest_go_in_the_end(file: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "LARGEST", 1)
     history = a_history(file)
     for number in range(1, 31):
-        history.keep([a_roll(number, Status.DONE)])
-    assert len(list(file.parent.glob("rolls.jsonl*"))) == FILES
+        history.keep([a_rollout(number, Status.DONE)])
+    assert len(list(file.parent.glob("rollouts.jsonl*"))) == FILES
     assert [one["id"] for one in a_history(file).heads("", 99)] == list(range(31 - FILES, 31))
 
 
-def test_a_roll_whose_beginning_was_put_aside_is_still_one_roll(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_whose_beginning_was_put_aside_is_still_one_rollout(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LARGEST", 1)
     history = a_history(file)
-    history.keep([a_roll(1)])
-    history.keep([a_roll(1, Status.DONE)])
+    history.keep([a_rollout(1)])
+    history.keep([a_rollout(1, Status.DONE)])
     assert [one["status"] for one in a_history(file).heads("", 9)] == ["done"]
 
 
@@ -352,10 +354,10 @@ WRONG = st.dictionaries(KEYS, ANYTHING, max_size=9).map(
 def test_whatever_stands_in_the_file_every_head_is_whole(
     tmp_path_factory: pytest.TempPathFactory, found: list[str]
 ) -> None:
-    file = tmp_path_factory.mktemp("h") / "rolls.jsonl"
+    file = tmp_path_factory.mktemp("h") / "rollouts.jsonl"
     file.write_text("\n".join(found) + "\n", encoding="utf-8", errors="replace")
     history = a_history(file)
-    history.keep([a_roll(1, Status.DONE)])
+    history.keep([a_rollout(1, Status.DONE)])
     for one in history.heads("", 99):
         assert {key: type(value) for key, value in one.items()} == {key: type(v) for key, v in head_of({}).items()}
         assert json.loads(json.dumps(one, allow_nan=False)) == one

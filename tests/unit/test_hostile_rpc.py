@@ -31,7 +31,7 @@ from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc
 from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, make_rolling_rpcinterface
-from tests.unit.test_rpcinterface import Clock, a_roll, looked, make_supervisord
+from tests.unit.test_rpcinterface import Clock, a_rollout, looked, make_supervisord
 
 METHODS = sorted(
     name
@@ -74,11 +74,11 @@ def looking(supervisord: DummySupervisor) -> Any:
 
 
 def rolled(supervisord: DummySupervisor, name: str = "app") -> Any:
-    """The same, with a roll under way, and the guard of the group has a process in hand."""
+    """The same, with a rollout under way, and the guard of the group has a process in hand."""
     rolling = looking(supervisord)
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
-    roll = dump(a_roll(7, members=members, by="ann@host")).replace('"app"', json.dumps(name))
-    rolling.listenerRecord(rolling.mailbox.key, name, 0, roll, 0)
+    rollout = dump(a_rollout(7, members=members, by="ann@host")).replace('"app"', json.dumps(name))
+    rolling.listenerRecord(rolling.mailbox.key, name, 0, rollout, 0)
     watch = Watch(
         name, Policy(name, PortRule(auto=True)), GatePolicy(), (Ward("web_2", (8002,), Stage.WARMING, 1000.0),)
     )
@@ -110,7 +110,7 @@ def called(rolling: Any, method: str, *arguments: Any) -> Any:
 def kept(rolling: Any) -> Any:
     """All that stands in the mailbox but the requests."""
     box = rolling.mailbox
-    return json.dumps([box.rolls.news({}), box.watches.news({}), box.ledger, box.key])
+    return json.dumps([box.rollouts.news({}), box.watches.news({}), box.ledger, box.key])
 
 
 # --- whatever the arguments are
@@ -151,7 +151,7 @@ VALUES = st.recursive(
 def is_sound(rolling: Any) -> None:
     """Whether the next good calls work."""
     assert called(rolling, "getAPIVersion") == rpc.API_VERSION
-    assert [roll["group"] for roll in called(rolling, "getAllRolls")] == ["app"]
+    assert [rollout["group"] for rollout in called(rolling, "getAllRollouts")] == ["app"]
     assert len(called(rolling, "getProcesses", "app")) == 3
     assert looked(rolling)["rolled"] == ["app"]
 
@@ -197,8 +197,8 @@ def test_no_arguments_of_the_listener_bring_anything_but_an_answer_or_a_fault(
         ("restart", ("app", False, {"max_unavailable": ["1"]})),
         ("resume", ("app", 1)),
         ("abort", ({},)),
-        ("getRoll", ()),
-        ("getRoll", ("app", "web")),
+        ("getRollout", ()),
+        ("getRollout", ("app", "web")),
         ("getProcesses", (["app"],)),
         ("getRecord", (7,)),
         ("getRecord", ("", "7")),
@@ -212,8 +212,8 @@ def test_what_is_no_sensible_argument_is_incorrect_and_asks_nothing(rolling: Any
 
 
 def test_a_wrong_name_is_not_repeated_at_length_nor_as_it_is(rolling: Any) -> None:
-    assert called(rolling, "getRoll", "x" * 10_000_000).faultString == "BAD_NAME: " + "x" * 64
-    assert called(rolling, "getRoll", "\x1b[2Jé").faultString == "BAD_NAME: \\x1b[2J\\xe9"
+    assert called(rolling, "getRollout", "x" * 10_000_000).faultString == "BAD_NAME: " + "x" * 64
+    assert called(rolling, "getRollout", "\x1b[2Jé").faultString == "BAD_NAME: \\x1b[2J\\xe9"
     unknown = called(rolling, "restart", "app", False, {"\x07" * 100: 1, "é": 1})
     assert len(unknown.faultString) < 500
 
@@ -259,13 +259,13 @@ EVIL = Policy("app", PortRule(by_name={"web_1": (22,)}))
 
 def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
     """What would bring a policy of somebody's own into the mailbox, but for the key."""
-    roll, watch = dump(replace(a_roll(), policy=EVIL)), dump(Watch("app", EVIL, GatePolicy()))
+    rollout, watch = dump(replace(a_rollout(), policy=EVIL)), dump(Watch("app", EVIL, GatePolicy()))
     return {
-        "listenerLook": [({"rolls": {}, "watches": {}, "table": 0, "guarded": []},)],
-        "listenerRecord": [("app", 0, roll, 0), ("app", 0, roll, 1)],
+        "listenerLook": [({"rollouts": {}, "watches": {}, "table": 0, "guarded": []},)],
+        "listenerRecord": [("app", 0, rollout, 0), ("app", 0, rollout, 1)],
         "listenerGuard": [("app", watch), ("app", "")],
         "listenerOrder": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
-        "listenerAnswer": [(1, 0, "", roll), (1, Fault.REFUSED, "no", "")],
+        "listenerAnswer": [(1, 0, "", rollout), (1, Fault.REFUSED, "no", "")],
     }
 
 
@@ -317,12 +317,16 @@ def test_the_greeting_tells_the_key_to_the_listener_and_to_nobody_who_hears_ever
     supervisord: DummySupervisor,
 ) -> None:
     rolling = looking(supervisord)
-    ours, everything, rolls = a_pool("ours", "ROLLING_ASKED", "TICK_5"), a_pool("all", "EVENT"), a_pool("r", "ROLLING")
-    supervisord.process_groups = {"ours": ours, "all": everything, "r": rolls}
+    ours, everything, rollouts = (
+        a_pool("ours", "ROLLING_ASKED", "TICK_5"),
+        a_pool("all", "EVENT"),
+        a_pool("r", "ROLLING"),
+    )
+    supervisord.process_groups = {"ours": ours, "all": everything, "r": rollouts}
     assert called(rolling, "listenerHello") is True
     (event,) = ours.event_buffer
     assert event.payload() == f"key:{rolling.mailbox.key}"
-    assert everything.event_buffer == rolls.event_buffer == []
+    assert everything.event_buffer == rollouts.event_buffer == []
     assert events.getEventNameByType(type(event)) == "ROLLING_ASKED"
 
 
@@ -356,7 +360,13 @@ def test_a_doorbell_that_is_rung_already_costs_a_full_queue_no_event(supervisord
 
 def test_no_answer_and_no_fault_holds_the_key(supervisord: DummySupervisor) -> None:
     rolling = rolled(supervisord)
-    given_ = {"restart": ("app",), "resume": ("app",), "pause": ("app",), "getProcesses": ("app",), "getRoll": ("app",)}
+    given_ = {
+        "restart": ("app",),
+        "resume": ("app",),
+        "pause": ("app",),
+        "getProcesses": ("app",),
+        "getRollout": ("app",),
+    }
     for method in METHODS:
         answer = called(rolling, method, *given_.get(method, ()))
         assert rolling.mailbox.key not in repr(vars(answer) if hasattr(answer, "faultCode") else answer)
@@ -373,11 +383,11 @@ def test_no_name_and_no_reason_breaks_an_answer_or_a_terminal(supervisord: Dummy
     supervisord.process_groups[group].processes[process] = supervisord.process_groups["app"].processes["web_1"]
     rolling = looking(supervisord)
     member = Member(process, (8001,), stage=Stage.FAILED, since=1000.0, why=UGLY)
-    roll = replace(a_roll(members=(member,), why=UGLY, by=UGLY, status=Status.FAILED), group=group)
-    rolling.listenerRecord(rolling.mailbox.key, group, 0, dump(roll), 0)
+    rollout = replace(a_rollout(members=(member,), why=UGLY, by=UGLY, status=Status.FAILED), group=group)
+    rolling.listenerRecord(rolling.mailbox.key, group, 0, dump(rollout), 0)
     answers = [
-        called(rolling, "getRoll", group),
-        called(rolling, "getAllRolls"),
+        called(rolling, "getRollout", group),
+        called(rolling, "getAllRollouts"),
         called(rolling, "getProcesses", group),
         called(rolling, "restart", group, False, {}),
         called(rolling, "pause", group),

@@ -29,7 +29,7 @@ VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.listener.contracts"
 BETWEEN = {
     f"{PACKAGE}.listener.{name}"
-    for name in ("roller", "answers", "watches", "gatekeeper", "inspection", "group_errors", "held_ports")
+    for name in ("reconciler", "answers", "watches", "gatekeeper", "inspection", "group_errors", "held_ports")
 }
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
@@ -219,8 +219,8 @@ def test_what_runs_in_an_application_needs_the_standard_library_alone(module: st
 
 
 def test_only_the_listener_knows_both_the_adapters_and_the_roller() -> None:
-    roller = f"{PACKAGE}.listener.roller"
-    both = {m for m in MODULES if roller in IMPORTS[m] and any(adapter_of(name) for name in IMPORTS[m])}
+    reconciler = f"{PACKAGE}.listener.reconciler"
+    both = {m for m in MODULES if reconciler in IMPORTS[m] and any(adapter_of(name) for name in IMPORTS[m])}
     assert both == {f"{PACKAGE}.listener"}
 
 

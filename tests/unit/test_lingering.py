@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core.lingering import TOLD, aged, count_text, left_texts, oldest, span, text
 from supervisor_rolling.core.log_messages import changes
-from supervisor_rolling.core.model import Connection, GatePolicy, Member, Policy, PortRule, Roll, Stage, Timing
+from supervisor_rolling.core.model import Connection, GatePolicy, Member, Policy, PortRule, Rollout, Stage, Timing
 
 UPLOAD = Connection("10.0.0.7:51322", age=61.4, idle=0.66, last="received")
 ages = st.floats(0, 1e7, allow_nan=False)
@@ -93,10 +93,10 @@ def test_what_is_known_of_all_makes_none_younger(found: list[Connection], second
 def test_the_log_tells_who_was_left_when_a_process_is_restarted() -> None:
     draining = Member("app-1", (8001,), stage=Stage.DRAINING)
     after = replace(draining, stage=Stage.RESTARTING, timing=Timing(drained=30.0))
-    roll = Roll(7, "app", Policy("app", PortRule()), (draining,), 1, GatePolicy())
+    rollout = Rollout(7, "app", Policy("app", PortRule()), (draining,), 1, GatePolicy())
 
     def said(member: Member) -> list[str]:
-        return list(changes(roll, replace(roll, members=(member,))))
+        return list(changes(rollout, replace(rollout, members=(member,))))
 
     assert said(after) == ["app:app-1 restarting (drained 30.00 s)"]
     assert said(replace(after, connections_left=4)) == ["app:app-1 restarting (drained 30.00 s, 4 connections left)"]

@@ -60,7 +60,7 @@ def a_policy(settle: float = 0.0, drain: dict[str, str] | None = None) -> Policy
 
 
 def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[str]:
-    """Of all findings; a ! stands before those that refuse a roll."""
+    """Of all findings; a ! stands before those that refuse a rollout."""
     found = findings(behind(nginx, PORTS, is_named=True), policy or a_policy(), limit, PORTS)
     return [f"{'!' if one.refuses else ''}{one.code.removeprefix('nginx.')}" for one in found]
 
@@ -107,7 +107,7 @@ def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(
         f"so long ({settle_why(group)})"
     )
     assert finding.mend == (
-        "set max_fails=0 at each server of the upstream: saves 11 s for each process, 22 s for the whole roll"
+        "set max_fails=0 at each server of the upstream: saves 11 s for each process, 22 s for the whole rollout"
     )
 
 

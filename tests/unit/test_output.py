@@ -79,9 +79,9 @@ def test_to_a_stream_that_is_no_file_it_writes_as_well():
         ("rolling_pause app", Status.DONE, 1),
     ],
 )
-def test_the_exit_status_of_a_roll_is_true_although_the_disk_is_full(command: str, last: Status, status: int):
+def test_the_exit_status_of_a_rollout_is_true_although_the_disk_is_full(command: str, last: Status, status: int):
     controller = Controller()
-    controller.server.rolls = [json.loads(json.dumps(a_view(word))) for word in (Status.RUNNING, last)]
+    controller.server.rollouts = [json.loads(json.dumps(a_view(word))) for word in (Status.RUNNING, last)]
     with FULL.open("w", encoding="utf-8") as full:
         controller.stdout = full  # type: ignore[assignment]
         controller.run(command)

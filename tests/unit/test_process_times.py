@@ -82,35 +82,35 @@ def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: Live
     assert not lives.told_to_stop("app", "web_2")
 
 
-def test_whether_a_roll_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(lives: Lives):
+def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(lives: Lives):
     process, other = a_process(), a_process("web_2")
-    with lives.ordered_by_roll(process):
+    with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
     tell(lives, events.ProcessStateStoppingEvent, other)
-    assert (lives.stopped_by_roll("app", "web_1"), lives.stopped_by_roll("app", "web_2")) == (True, False)
-    with lives.ordered_by_roll(other):
+    assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_rollout("app", "web_2")) == (True, False)
+    with lives.ordered_by_rollout(other):
         tell(lives, events.ProcessStateStoppedEvent, process)
         tell(lives, events.ProcessStateStoppedEvent, other)
-    assert (lives.stopped_by_roll("app", "web_1"), lives.stopped_by_roll("app", "web_2")) == (True, False)
+    assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_rollout("app", "web_2")) == (True, False)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateStoppingEvent, process)
-    assert not lives.stopped_by_roll("app", "web_1"), "the next order is another"
+    assert not lives.stopped_by_rollout("app", "web_1"), "the next order is another"
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is_ours: bool):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
-    with lives.ordered_by_roll(process if is_ours else a_process()):
+    with lives.ordered_by_rollout(process if is_ours else a_process()):
         tell(lives, events.ProcessStateStoppedEvent, process)
-    assert (lives.stopped_by_roll("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
+    assert (lives.stopped_by_rollout("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
 def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
-    with lives.ordered_by_roll(process):
+    with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
     lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
@@ -132,7 +132,7 @@ def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock,
 def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
-    with lives.ordered_by_roll(process):
+    with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
     lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
@@ -152,14 +152,14 @@ def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives:
     assert lives.stop_took("app", "web_1") == 0.0
 
 
-def test_one_that_ended_by_itself_was_stopped_by_no_roll(lives: Lives):
+def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: Lives):
     process = a_process()
-    with lives.ordered_by_roll(process):
+    with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateExitedEvent, process)
-    assert not lives.stopped_by_roll("app", "web_1")
+    assert not lives.stopped_by_rollout("app", "web_1")
 
 
 def test_one_that_gives_up_has_been_down_since_it_went_down(lives: Lives, clock: Clock):

@@ -1,4 +1,4 @@
-"""What an operator sees of a roll: every line, on a terminal and elsewhere."""
+"""What an operator sees of a rollout: every line, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from supervisor_rolling.core.model import (
     Member,
     Policy,
     PortRule,
-    Roll,
+    Rollout,
     Stage,
     Status,
     Timing,
@@ -43,13 +43,13 @@ from supervisor_rolling.ctl.progress import (
     process_line,
     screen_for,
 )
-from supervisor_rolling.plugin.views import roll_view
+from supervisor_rolling.plugin.views import rollout_view
 
 BEGAN, NOW = 1000.0, 1012.0
 
 PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
 TOLD = Policy("app", PortRule(), settle_auto=False)
-HOOKED = Policy("app", PortRule(), settle_auto=False, hooks=HooksPolicy(before_roll=Hook(("/bin/true",))))
+HOOKED = Policy("app", PortRule(), settle_auto=False, hooks=HooksPolicy(before_rollout=Hook(("/bin/true",))))
 
 View = dict[str, Any]
 
@@ -92,9 +92,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
-    roll = Roll(7, "app", TOLD, members, 1, GatePolicy(), status=status, started_at=BEGAN)
-    wire = json.loads(dump(replace(roll, ended_at=ended, least_available=3, **changes)))
-    return {**roll_view(wire, now), "listener": True}
+    rollout = Rollout(7, "app", TOLD, members, 1, GatePolicy(), status=status, started_at=BEGAN)
+    wire = json.loads(dump(replace(rollout, ended_at=ended, least_available=3, **changes)))
+    return {**rollout_view(wire, now), "listener": True}
 
 
 def waiting(*names: str) -> tuple[Member, ...]:
@@ -213,10 +213,10 @@ def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> 
     assert left_lines(view, 5) == []
 
 
-def test_a_roll_that_an_older_listener_wrote_can_be_viewed() -> None:
-    wire = json.loads(dump(Roll(7, "app", TOLD, (NEW,), 1, GatePolicy())))
+def test_a_rollout_that_an_older_listener_wrote_can_be_viewed() -> None:
+    wire = json.loads(dump(Rollout(7, "app", TOLD, (NEW,), 1, GatePolicy())))
     del wire["members"][0]["oldest_left"]
-    assert roll_view(wire, NOW)["processes"][0]["oldest_left"] == []
+    assert rollout_view(wire, NOW)["processes"][0]["oldest_left"] == []
 
 
 def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
@@ -299,9 +299,9 @@ def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeyp
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 4)))
     terminal = Terminal()
     screen = screen_for(Output(terminal, PLAIN))
-    roll = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
+    rollout = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
     for _ in range(3):
-        screen.show(roll)
+        screen.show(rollout)
     assert len(terminal.shown()) == 3
     assert "0/9" in terminal.shown()[-1]
 
@@ -310,38 +310,38 @@ def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeyp
 
 
 def test_the_first_line_says_what_will_be_done() -> None:
-    assert first_line(a_view(*waiting("app-1", "app-2"))) == "app: replacing 2 processes, 1 at a time (roll 7)"
+    assert first_line(a_view(*waiting("app-1", "app-2"))) == "app: replacing 2 processes, 1 at a time (rollout 7)"
 
 
-def test_the_first_line_of_a_roll_that_goes_on_says_how_far_it_was() -> None:
+def test_the_first_line_of_a_rollout_that_goes_on_says_how_far_it_was() -> None:
     assert (
         first_line(a_view(NEW, *waiting("app-2")), resumed=True)
-        == "app: going on, 1 of 2 replaced, 1 at a time (roll 7)"
+        == "app: going on, 1 of 2 replaced, 1 at a time (rollout 7)"
     )
 
 
-def test_the_last_line_of_a_roll_that_is_done() -> None:
+def test_the_last_line_of_a_rollout_that_is_done() -> None:
     view = a_view(NEW, Member("app-2", (), wanted=False, why="is stopped"), status=Status.DONE)
     assert last_line(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
-def test_the_last_line_of_a_roll_that_was_aborted() -> None:
+def test_the_last_line_of_a_rollout_that_was_aborted() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED)
     assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
-def test_the_last_lines_of_a_roll_that_an_operator_aborted_say_how_to_go_on() -> None:
+def test_the_last_lines_of_a_rollout_that_an_operator_aborted_say_how_to_go_on() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, aborting=True)
     assert last_line(view).splitlines()[1:] == ["To go on with the others: supervisorctl rolling_resume app"]
     assert last_line(a_view(NEW, status=Status.ABORTED, aborting=True)).count("\n") == 0, "there are no others"
 
 
-def test_the_last_lines_of_a_roll_that_something_else_ended_say_what() -> None:
+def test_the_last_lines_of_a_rollout_that_something_else_ended_say_what() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, why="the group is gone")
     assert last_line(view).splitlines()[1:] == ["the group is gone"]
 
 
-def test_the_last_lines_of_a_roll_that_failed_say_what_is_closed_and_what_to_do() -> None:
+def test_the_last_lines_of_a_rollout_that_failed_say_what_is_closed_and_what_to_do() -> None:
     kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
     serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
@@ -365,12 +365,12 @@ def standing(name: str, gate: str = "open", statename: str = "RUNNING", warm: bo
         ([standing("app-1", "closed"), standing("app-2", statename="FATAL")], "Closed, and no other serves"),
         ([standing("app-1", statename="FATAL")], "Not warm, and open all the same"),
         ([standing("app-1", "open"), standing("app-2")], "Not warm, and open all the same"),
-        ([standing("app-1", warm=True), standing("app-2")], "Not warm when the roll ended"),
-        ([standing("app-1", "unknown"), standing("app-2")], "Not warm when the roll ended"),
-        ([], "Not warm when the roll ended"),
+        ([standing("app-1", warm=True), standing("app-2")], "Not warm when the rollout ended"),
+        ([standing("app-1", "unknown"), standing("app-2")], "Not warm when the rollout ended"),
+        ([], "Not warm when the rollout ended"),
     ],
 )
-def test_what_the_roll_left_failed_is_told_with_its_gate_as_it_is_now(found: list[View], text: str) -> None:
+def test_what_the_rollout_left_failed_is_told_with_its_gate_as_it_is_now(found: list[View], text: str) -> None:
     kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is FATAL")
     lines = last_line(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
     assert lines[1] == f"{text}: app-1 (port 8001)"
@@ -403,10 +403,10 @@ def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
     )
 
 
-def test_what_an_earlier_roll_left_closed_is_still_to_be_replaced() -> None:
+def test_what_an_earlier_rollout_left_closed_is_still_to_be_replaced() -> None:
     kept = Member("app-3", (8003,), wanted=False, stage=Stage.FAILED, why="is not warm")
     assert last_line(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
-        "To replace what an earlier roll left closed: supervisorctl rolling_restart app:app-3"
+        "To replace what an earlier rollout left closed: supervisorctl rolling_restart app:app-3"
     )
 
 
@@ -419,7 +419,7 @@ def test_more_at_a_time_than_there_are_is_told_as_all_of_them() -> None:
     )
 
 
-def test_a_roll_that_failed_on_nobody_says_why() -> None:
+def test_a_rollout_that_failed_on_nobody_says_why() -> None:
     view = a_view(*waiting("app-1"), status=Status.FAILED, why="waited 60 s and could not go on")
     assert last_line(view).splitlines()[1:] == [
         "waited 60 s and could not go on",
@@ -431,16 +431,18 @@ NGINX = Policy("app", PortRule(), settle=11.0, settle_why="max_fails=1, fail_tim
 SETTLES = (
     "Each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for so "
     "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
-    "upstream: saves 11 s for each process, {seconds} s for the whole roll"
+    "upstream: saves 11 s for each process, {seconds} s for the whole rollout"
 )
 
 
-def test_a_roll_that_settles_by_nginx_says_why_and_how_to_save_it_in_its_first_lines_and_plan() -> None:
-    roll = a_view(*waiting(*(f"app-{n}" for n in range(8))), policy=NGINX)
-    assert first_lines(roll)[1:] == [SETTLES.format(seconds=88)]
-    assert first_lines({**roll, "limit": 4})[1:] == [SETTLES.format(seconds=33)], "the canary alone, then 4 at a time"
-    assert first_lines({**roll, "replaced": 6}, resumed=True)[1:] == [SETTLES.format(seconds=22)]
-    assert plan_lines({**roll, "status": "planned"})[-2:] == [SETTLES.format(seconds=88), "Nothing was touched."]
+def test_a_rollout_that_settles_by_nginx_says_why_and_how_to_save_it_in_its_first_lines_and_plan() -> None:
+    rollout = a_view(*waiting(*(f"app-{n}" for n in range(8))), policy=NGINX)
+    assert first_lines(rollout)[1:] == [SETTLES.format(seconds=88)]
+    assert first_lines({**rollout, "limit": 4})[1:] == [SETTLES.format(seconds=33)], (
+        "the canary alone, then 4 at a time"
+    )
+    assert first_lines({**rollout, "replaced": 6}, resumed=True)[1:] == [SETTLES.format(seconds=22)]
+    assert plan_lines({**rollout, "status": "planned"})[-2:] == [SETTLES.format(seconds=88), "Nothing was touched."]
 
 
 def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_what_to_do() -> None:
@@ -448,17 +450,17 @@ def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_wh
     assert "waits 10 s after it opens" in line
     assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
     assert line.endswith("or set settle: 0 where a port that has refused is tried again at once: saves up to 10 s for "
-                         "each process, 20 s for the whole roll")  # fmt: skip
+                         "each process, 20 s for the whole rollout")  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", [Policy("app", PortRule(), settle=0.0), replace(NGINX, settle_auto=False)])
-def test_a_roll_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
+def test_a_rollout_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
     assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
 
 
 def test_a_supervisord_that_does_not_tell_the_time_to_settle_has_first_lines_all_the_same() -> None:
-    roll = a_view(*waiting("app-1"), policy=NGINX)
-    older = {key: value for key, value in roll.items() if not key.startswith("settle") and key != "canary"}
+    rollout = a_view(*waiting("app-1"), policy=NGINX)
+    older = {key: value for key, value in rollout.items() if not key.startswith("settle") and key != "canary"}
     assert len(first_lines(older)) == 1
 
 
@@ -617,15 +619,15 @@ def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
         assert terminal.shown() == []
 
 
-def test_the_bar_names_the_command_that_a_roll_waits_for() -> None:
+def test_the_bar_names_the_command_that_a_rollout_waits_for() -> None:
     before = a_view(*waiting("app-1"), policy=HOOKED)
-    assert bar_line(before, ASCII).endswith("0/1  12 s, before_roll runs")
+    assert bar_line(before, ASCII).endswith("0/1  12 s, before_rollout runs")
     after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
-    assert bar_line(after, ASCII).endswith(", after_roll runs")
+    assert bar_line(after, ASCII).endswith(", after_rollout runs")
     assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")
 
 
-def test_bar_has_what_a_roll_waits_for() -> None:
+def test_bar_has_what_a_rollout_waits_for() -> None:
     assert bar(1, 8, waits="the guard to finish app-2 (warming)").endswith(
         " s left, waits for the guard to finish app-2 (warming)"
     )
@@ -651,7 +653,7 @@ def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
     assert bar_line(old, ASCII).endswith(" s left")
 
 
-def test_a_roll_that_has_ended_waits_for_no_cpu() -> None:
+def test_a_rollout_that_has_ended_waits_for_no_cpu() -> None:
     assert not a_view(NEW, status=Status.DONE, paced_since=NOW - 3.0)["paced"]
 
 

@@ -1,4 +1,4 @@
-"""The page of a roll, as a browser shows it: without a script, without a request, in light and dark, by keyboard and by
+"""The page of a rollout, as a browser shows it: without a script, without a request, in light and dark, by keyboard and by
 screen reader, from one process to a thousand, and whatever stands in the record."""
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ from hypothesis import strategies as st
 from selenium.webdriver.common.keys import Keys
 
 from supervisor_rolling.ctl.report_page import Html, cut_off, page, tag
-from supervisor_rolling.ctl.report_record import PROCESS, ROLL, read
+from supervisor_rolling.ctl.report_record import PROCESS, ROLLOUT, read
 from supervisor_rolling.ctl.report_words import forecast_text, lasting, requests_text, words
 from tests.support import chromium
 from tests.support.chromium import Browser
-from tests.support.report_records import NOT_WARM, a_failed_roll, a_lost_roll, a_roll, a_running_roll, an_aborted_roll
+from tests.support.report_records import (
+    NOT_WARM,
+    a_failed_rollout,
+    a_lost_rollout,
+    a_rollout,
+    a_running_rollout,
+    an_aborted_rollout,
+)
 
 THEMES = ("light", "dark")
 
@@ -105,13 +112,13 @@ def lanes_with(browser: Browser, selector: str) -> list[str]:
 
 
 def test_nothing_is_asked_of_anybody_and_the_console_is_empty(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     assert browser.asked_for() == []
     assert browser.complaints() == []
 
 
 def test_the_page_itself_forbids_to_load_and_to_run_anything(browser: Browser) -> None:
-    browser.show(page(a_roll()))
+    browser.show(page(a_rollout()))
     forbidden = browser.run_until(
         """
         const done = arguments[arguments.length - 1], found = [];
@@ -131,10 +138,12 @@ def test_the_page_itself_forbids_to_load_and_to_run_anything(browser: Browser) -
 
 
 def test_the_page_follows_from_the_record_alone() -> None:
-    assert page(a_roll(40)) == page(json.loads(json.dumps(a_roll(40))))
+    assert page(a_rollout(40)) == page(json.loads(json.dumps(a_rollout(40))))
 
 
-@pytest.mark.parametrize("record", [a_roll(), a_failed_roll(), a_roll(61, 3), {}], ids=["8", "failed", "61", "empty"])
+@pytest.mark.parametrize(
+    "record", [a_rollout(), a_failed_rollout(), a_rollout(61, 3), {}], ids=["8", "failed", "61", "empty"]
+)
 def test_the_document_is_well_formed_and_refers_to_nothing_that_is_not_there(record: dict[str, Any]) -> None:
     found = parsed(page(record))
     assert not {"script", "img", "link", "iframe", "form"} & set(found.tags)
@@ -145,13 +154,13 @@ def test_the_document_is_well_formed_and_refers_to_nothing_that_is_not_there(rec
 
 
 def test_the_heading_tells_the_story_in_a_sentence(browser: Browser) -> None:
-    browser.show(page(a_roll(8, seconds=14.3, forecast=13.9)))
+    browser.show(page(a_rollout(8, seconds=14.3, forecast=13.9)))
     assert text_of(browser, "h1") == "app: 8 of 8 replaced in 14.3 s, never fewer than 7 of 8 available"
     assert "forecast 13.9 s: 0.4 s longer (3%)" in text_of(browser, ".facts")
 
 
 def test_who_and_when_are_told_in_words_and_for_machines(browser: Browser) -> None:
-    browser.show(page(a_roll()))
+    browser.show(page(a_rollout()))
     told = text_of(browser, "header .meta")
     assert told.startswith("Began Tuesday 24 November 2026, 19:25:07 UTC Ended 19:25:2")
     assert "By root@web1, as it says itself Connection unix socket, user root At a time 1" in told
@@ -159,10 +168,10 @@ def test_who_and_when_are_told_in_words_and_for_machines(browser: Browser) -> No
 
 
 def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     assert text_of(browser, "h1").startswith("app: FAILED: 2 of 8 replaced in 6.4 s")
     assert text_of(browser, ".trouble") == (
-        f"What failed app-8002 (port 8002): {NOT_WARM} What now Not warm when the roll ended: "
+        f"What failed app-8002 (port 8002): {NOT_WARM} What now Not warm when the rollout ended: "
         "app-8002 (port 8002) See how it stands: supervisorctl rolling_status app "
         "See why: supervisorctl tail app:app-8002 stderr "
         "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
@@ -173,7 +182,7 @@ def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
 
 
 def test_from_what_failed_a_link_leads_to_its_lane_and_it_is_in_sight(browser: Browser) -> None:
-    browser.show(page(a_failed_roll(60, 50)), height=600)
+    browser.show(page(a_failed_rollout(60, 50)), height=600)
     browser.run("document.querySelector('.trouble a').click()")
     browser.run_until("setTimeout(arguments[0], 1000)")  # it scrolls, where that is not unwanted
     top, bottom = browser.run(
@@ -183,16 +192,16 @@ def test_from_what_failed_a_link_leads_to_its_lane_and_it_is_in_sight(browser: B
     assert bottom <= 600
 
 
-def test_an_aborted_roll_tells_why_it_ended_and_how_to_go_on(browser: Browser) -> None:
-    browser.show(page(an_aborted_roll()))
+def test_an_aborted_rollout_tells_why_it_ended_and_how_to_go_on(browser: Browser) -> None:
+    browser.show(page(an_aborted_rollout()))
     assert text_of(browser, ".badge") == "■ aborted"
     assert text_of(browser, ".trouble") == (
         "Why it ended aborted by root@web1 What now To go on with the others: supervisorctl rolling_resume app"
     )
 
 
-def test_a_roll_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(browser: Browser) -> None:
-    browser.show(page(a_running_roll()))
+def test_a_rollout_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(browser: Browser) -> None:
+    browser.show(page(a_running_rollout()))
     assert text_of(browser, "h1").startswith("app: 3 of 8 replaced so far, after 8.6 s")
     assert text_of(browser, ".facts").startswith("So far 8.6 s forecast 14.0 s, about 5.4 s left")
     assert text_of(browser, "#p3 .words") == "drained 0.5 s · restarted 1.0 s · warming for 0.5 s"
@@ -200,16 +209,16 @@ def test_a_roll_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(
     assert text_of(browser, ".trouble") == ""
 
 
-def test_of_a_roll_whose_end_nobody_saw_that_is_said(browser: Browser) -> None:
-    browser.show(page({**an_aborted_roll(), "status": "lost", "why": ""}))
+def test_of_a_rollout_whose_end_nobody_saw_that_is_said(browser: Browser) -> None:
+    browser.show(page({**an_aborted_rollout(), "status": "lost", "why": ""}))
     assert text_of(browser, "h1").startswith("app: LOST: 3 of 8 replaced in the 6.6 s that are known")
     assert text_of(browser, ".trouble").endswith("To see how it stands: supervisorctl rolling_status app")
 
 
-def test_of_a_roll_of_which_only_the_beginning_is_known_no_more_is_said(browser: Browser) -> None:
-    browser.show(page(a_lost_roll()))
+def test_of_a_rollout_of_which_only_the_beginning_is_known_no_more_is_said(browser: Browser) -> None:
+    browser.show(page(a_lost_rollout()))
     assert text_of(browser, "h1") == "app: LOST: it began to replace 8 processes, and nobody saw how far it came"
-    assert browser.run("return document.title") == "app: roll 12, its end was not seen"
+    assert browser.run("return document.title") == "app: rollout 12, its end was not seen"
     whole = text_of(browser, "main")
     assert "Only the beginning was recorded: what became of the processes nobody saw." in whole
     assert "0 of 8" not in whole
@@ -220,7 +229,7 @@ def test_of_a_roll_of_which_only_the_beginning_is_known_no_more_is_said(browser:
 
 
 def test_of_many_failures_twenty_are_told_and_the_rest_is_folded_away(browser: Browser) -> None:
-    record = a_roll(30, status="failed")
+    record = a_rollout(30, status="failed")
     for process in record["processes"]:
         process.update(failed=True, why=NOT_WARM)
     browser.show(page(record))
@@ -270,11 +279,11 @@ def test_a_warm_up_is_told_in_numbers(requests: int, latencies: list[float], tex
     ],
 )
 def test_the_forecast_is_told_with_how_far_off_it_was(changes: dict[str, Any], text: str) -> None:
-    assert forecast_text(read(a_roll(seconds=14.3, **changes))) == text
+    assert forecast_text(read(a_rollout(seconds=14.3, **changes))) == text
 
 
 def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> None:
-    record = a_roll(2)
+    record = a_rollout(2)
     ended, kept = record["processes"]
     ended.update(connections_left=3)
     kept.update(replaced=False, failed=True, connections_left=5, stages=[["draining", 2.5], ["open", 4.0]])
@@ -292,14 +301,14 @@ def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> No
     ("last", "number"), [("draining", 0), ("open", 0), ("restarting", 5)], ids=["drains again", "aborted", "restarted"]
 )
 def test_drain_that_begins_again_cuts_its_connections_once(last: str, number: int) -> None:
-    record = a_roll(1)
+    record = a_rollout(1)
     stages = [["draining", 1.0], ["restarting", 3.0], ["draining", 4.0], [last, 6.0]]
     record["processes"][0].update(connections_left=5, stages=stages)
     assert cut_off(read(record)["processes"][0]) == number
 
 
 def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:
-    record = a_failed_roll()
+    record = a_failed_rollout()
     left, killed = record["processes"][:2]
     killed.update(killed=True, stopped=0.8)
     left.update(
@@ -319,7 +328,7 @@ def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> N
 
 
 def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Browser) -> None:
-    record = a_roll(8, slow=10)
+    record = a_rollout(8, slow=10)
     browser.show(page(record))
     boxes = browser.run(
         """return [...document.querySelectorAll('.lanes > li')].map(lane => {
@@ -341,16 +350,16 @@ def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Br
 def test_the_legend_has_what_is_drawn_each_by_a_name_of_its_own(browser: Browser) -> None:
     names = "return [...document.querySelectorAll('.legend b')].map(one => one.innerText)"
     done = ["draining", "restarting", "warming", "settling", "open, old", "open, new"]
-    browser.show(page(a_roll()))
+    browser.show(page(a_rollout()))
     assert browser.run(names) == done
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     assert browser.run(names) == [*done[:4], "failed", *done[4:]]
-    browser.show(page(a_failed_roll(8, 0)))
+    browser.show(page(a_failed_rollout(8, 0)))
     assert browser.run(names) == [*done[:3], "failed", "open, old"]
 
 
 def test_what_took_next_to_no_time_is_still_seen(browser: Browser) -> None:
-    browser.show(page(a_roll(40, slow=60)))
+    browser.show(page(a_rollout(40, slow=60)))
     widths = browser.run(
         "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
     )
@@ -359,7 +368,7 @@ def test_what_took_next_to_no_time_is_still_seen(browser: Browser) -> None:
 
 def test_lanes_axis_and_line_share_one_axis_of_time(browser: Browser) -> None:
     for width in (1400, 800, 360):
-        browser.show(page(a_roll()), width=width)
+        browser.show(page(a_rollout()), width=width)
         boxes = browser.run(
             """return ['.steps', '.ticks', '#p0 .track', '#p7 .track'].map(one => {
                 const box = document.querySelector(one).getBoundingClientRect();
@@ -371,7 +380,7 @@ def test_lanes_axis_and_line_share_one_axis_of_time(browser: Browser) -> None:
 
 @pytest.mark.parametrize("width", [320, 400, 800, 961, 1249, 1400])
 def test_no_tick_of_the_axis_runs_into_another(browser: Browser, width: int) -> None:
-    for record in (a_roll(1000, 20), a_roll(40, slow=60), a_roll(8, seconds=7000.0), a_roll(1)):
+    for record in (a_rollout(1000, 20), a_rollout(40, slow=60), a_rollout(8, seconds=7000.0), a_rollout(1)):
         browser.show(page(record), width=width)
         boxes = browser.run(
             """return [...document.querySelectorAll('.ticks span')].map(one => one.getBoundingClientRect())
@@ -381,33 +390,33 @@ def test_no_tick_of_the_axis_runs_into_another(browser: Browser, width: int) -> 
 
 
 def test_the_axis_stays_in_sight_while_lanes_are_scrolled(browser: Browser) -> None:
-    browser.show(page(a_roll(40)), height=600)
+    browser.show(page(a_rollout(40)), height=600)
     browser.run("document.querySelector('#p30').scrollIntoView()")
     browser.run_until("setTimeout(arguments[0], 1000)")
     assert browser.run("return document.querySelector('.axis').getBoundingClientRect().top") == 0
 
 
 def test_the_line_steps_where_the_number_that_was_available_changed() -> None:
-    text = page(a_roll(2, seconds=10.0, availability=[[0.0, 2], [1.0, 1], [4.0, 2], [4.0, 1], [5.0, 2]]))
+    text = page(a_rollout(2, seconds=10.0, availability=[[0.0, 2], [1.0, 1], [4.0, 2], [4.0, 1], [5.0, 2]]))
     assert 'd="M0 0H100V50H400V50H500V0H1000" class="line"' in text
 
 
 def test_of_a_large_group_the_scale_of_the_line_begins_below_the_least(browser: Browser) -> None:
-    browser.show(page(a_roll(1000, 20)))
+    browser.show(page(a_rollout(1000, 20)))
     assert text_of(browser, ".scale").split() == ["1000", "959"]
     label = browser.run("return document.querySelector('.steps svg').getAttribute('aria-label')")
     assert label == "Available processes: 1000 at the most, 980 at the least. The scale begins at 959."
 
 
 def test_each_request_of_the_warm_up_has_a_bar_on_one_logarithmic_scale() -> None:
-    record = a_roll(1)
+    record = a_rollout(1)
     record["processes"][0].update(requests=4, latencies_ms=[1000.0, 100.0, 10.0, 1.0])
     heights = [20 - int(y) for y in re.findall(r"M[\d.]+ 20V(\d+)", page(record))]
     assert heights == [20, 13, 7, 1]
 
 
 def test_of_a_long_warm_up_each_bar_is_the_slowest_of_several() -> None:
-    record = a_roll(1)
+    record = a_rollout(1)
     record["processes"][0].update(requests=1000, latencies_ms=[10.0] * 99 + [1000.0])
     bars = re.findall(r"M[\d.]+ 20V(\d+)", page(record))
     assert len(bars) == 34
@@ -415,7 +424,7 @@ def test_of_a_long_warm_up_each_bar_is_the_slowest_of_several() -> None:
 
 
 def test_a_lane_that_is_opened_has_each_stage_on_its_own_scale(browser: Browser) -> None:
-    record = a_roll(40, slow=60)
+    record = a_rollout(40, slow=60)
     browser.show(page(record))
     browser.run("document.querySelector('#p5 summary').click()")
     boxes = browser.run(
@@ -480,7 +489,7 @@ return found;
 
 
 @pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("record", [a_roll(), a_failed_roll()], ids=["done", "failed"])
+@pytest.mark.parametrize("record", [a_rollout(), a_failed_rollout()], ids=["done", "failed"])
 def test_text_has_contrast_enough_in_both_themes(browser: Browser, record: dict[str, Any], theme: str) -> None:
     browser.show(page(record), prefers_color_scheme=theme)
     browser.run("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -491,7 +500,7 @@ def test_text_has_contrast_enough_in_both_themes(browser: Browser, record: dict[
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_bars_and_lines_have_contrast_enough_in_both_themes(browser: Browser, theme: str) -> None:
-    browser.show(page(a_failed_roll()), prefers_color_scheme=theme)
+    browser.show(page(a_failed_rollout()), prefers_color_scheme=theme)
     marks = browser.run(CONTRASTS + MARKS)
     assert {"draining", "restarting", "warming", "settling", "failed", "old", "new", "line"} <= {
         one[1] for one in marks
@@ -501,7 +510,7 @@ def test_bars_and_lines_have_contrast_enough_in_both_themes(browser: Browser, th
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_the_theme_is_that_of_the_reader(browser: Browser, theme: str) -> None:
-    browser.show(page(a_roll()), prefers_color_scheme=theme)
+    browser.show(page(a_rollout()), prefers_color_scheme=theme)
     light = browser.run(CONTRASTS + "return shine(behind(document.querySelector('.picture')))")
     assert light > 0.9 if theme == "light" else light < 0.05
 
@@ -531,7 +540,7 @@ def as_seen(colour: str, kind: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("kind", SIMULATED)
 @pytest.mark.parametrize("theme", THEMES)
 def test_the_colour_blind_can_tell_the_stages_apart(browser: Browser, theme: str, kind: str) -> None:
-    browser.show(page(a_roll()), prefers_color_scheme=theme)
+    browser.show(page(a_rollout()), prefers_color_scheme=theme)
     names = ("draining", "restarting", "warming", "settling", "failed", "new")
     style = "return getComputedStyle(document.documentElement).getPropertyValue('--' + arguments[0]).trim()"
     colours = {name: as_seen(browser.run(style, name), kind) for name in names}
@@ -543,7 +552,7 @@ def test_the_colour_blind_can_tell_the_stages_apart(browser: Browser, theme: str
 
 
 def test_without_colour_patterns_tell_the_stages_apart(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     looks = browser.run(
         """return [...document.querySelectorAll('.legend i')].map(one => {
             const style = getComputedStyle(one), grey = text => text.replace(/rgba?\\([^)]*\\)/g, 'c');
@@ -560,7 +569,7 @@ def test_without_colour_patterns_tell_the_stages_apart(browser: Browser) -> None
 
 @pytest.mark.parametrize("number", [8, 61])
 def test_tab_reaches_every_lane_and_shows_its_words(browser: Browser, number: int) -> None:
-    browser.show(page(a_roll(number)))
+    browser.show(page(a_rollout(number)))
     browser.run("document.querySelector('.skip').focus()")
     for lane in range(number):
         browser.press(Keys.TAB)
@@ -574,7 +583,7 @@ def test_tab_reaches_every_lane_and_shows_its_words(browser: Browser, number: in
 
 
 def test_the_focus_is_seen_and_not_hidden_below_the_axis(browser: Browser) -> None:
-    browser.show(page(a_roll(40)), height=500, prefers_reduced_motion="reduce")
+    browser.show(page(a_rollout(40)), height=500, prefers_reduced_motion="reduce")
     browser.run("document.querySelector('#p39 summary').focus()")
     for _ in range(30):
         browser.press(Keys.TAB, held=Keys.SHIFT)
@@ -588,7 +597,7 @@ def test_the_focus_is_seen_and_not_hidden_below_the_axis(browser: Browser) -> No
 
 
 def test_enter_opens_a_lane_and_closes_it(browser: Browser) -> None:
-    browser.show(page(a_roll()))
+    browser.show(page(a_rollout()))
     browser.run("document.querySelector('#p3 summary').focus()")
     browser.press(Keys.ENTER)
     assert "warming" in text_of(browser, "#p3 .more")
@@ -597,7 +606,7 @@ def test_enter_opens_a_lane_and_closes_it(browser: Browser) -> None:
 
 
 def test_a_link_skips_the_lanes(browser: Browser) -> None:
-    browser.show(page(a_roll(1000, 20)), prefers_reduced_motion="reduce")
+    browser.show(page(a_rollout(1000, 20)), prefers_reduced_motion="reduce")
     browser.run("document.querySelector('.skip').focus()")
     assert text_of(browser, ".skip") == "Skip 1000 lanes, to the table"
     browser.press(Keys.ENTER)
@@ -606,7 +615,7 @@ def test_a_link_skips_the_lanes(browser: Browser) -> None:
 
 
 def test_what_is_wider_than_the_window_is_scrolled_by_keyboard(browser: Browser) -> None:
-    record = a_roll()
+    record = a_rollout()
     record["processes"][0].update(latencies_ms=[10.0**14], requests=10**14, deaths=10**14)
     browser.show(page(record), width=1190, prefers_reduced_motion="reduce")
     browser.run("document.querySelector('.wide').focus()")
@@ -619,7 +628,7 @@ def test_what_is_wider_than_the_window_is_scrolled_by_keyboard(browser: Browser)
 
 
 def test_whatever_can_be_focused_or_is_a_picture_has_a_name(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     nodes = browser.accessible()
     named = {"link", "image", "table", "heading", "columnheader", "rowheader"}
     assert len([node for node in nodes if node["focusable"]]) > 10
@@ -627,7 +636,7 @@ def test_whatever_can_be_focused_or_is_a_picture_has_a_name(browser: Browser) ->
 
 
 def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
         "app-8000 drained 0.3 s · restarted 1.1 s · warmed 0.6 s · settled 0.1 s · open not available 2.2 s "
@@ -639,13 +648,13 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
 
 
 def test_headings_tell_the_parts_of_the_page(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()))
+    browser.show(page(a_failed_rollout()))
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3')].map(one => one.tagName + one.innerText)")
     assert [one[:2] for one in levels] == ["H1", "H2", "H3", "H2", "H2"]
 
 
 def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
-    browser.show(page(a_roll(2)))
+    browser.show(page(a_rollout(2)))
     rows = browser.run(
         "return [...document.querySelectorAll('.wide tr')].map(row => [...row.cells].map(cell => cell.textContent))"
     )
@@ -663,9 +672,9 @@ def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
 # --- sizes
 
 
-def a_wide_roll() -> dict[str, Any]:
+def a_wide_rollout() -> dict[str, Any]:
     """One with something to tell in every column, and much of it."""
-    record = a_failed_roll()
+    record = a_failed_rollout()
     for process in record["processes"]:
         process.update(name=f"application-{process['name']}", deaths=12, connections_left=1234, requests=100000)
         process.update(old_pid=4194303, pid=4194304, ports=[8000, 9000], latencies_ms=[123456.0] * 3)
@@ -675,7 +684,7 @@ def a_wide_roll() -> dict[str, Any]:
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", [320, 400, 800, 1184, 1185, 1200, 1400])
-@pytest.mark.parametrize("record", [a_wide_roll(), a_roll(1000, 20)], ids=["wide", "1000"])
+@pytest.mark.parametrize("record", [a_wide_rollout(), a_rollout(1000, 20)], ids=["wide", "1000"])
 def test_no_window_cuts_the_table_off(browser: Browser, record: dict[str, Any], width: int, theme: str) -> None:
     browser.show(page(record), width=width, prefers_color_scheme=theme)
     browser.run("document.querySelector('.tables').scrollIntoView()")
@@ -687,7 +696,7 @@ def test_no_window_cuts_the_table_off(browser: Browser, record: dict[str, Any], 
 
 
 def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) -> None:
-    browser.show(page(a_failed_roll()), width=800)
+    browser.show(page(a_failed_rollout()), width=800)
     said = browser.run(
         """return [...document.querySelectorAll('.wide tbody tr:nth-child(3) td')].filter(one => one.clientWidth)
             .map(one => getComputedStyle(one, '::before').content.slice(1, -1) + one.innerText)"""
@@ -701,7 +710,7 @@ def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) 
 @pytest.mark.parametrize("width", [320, 360, 640, 800, 1100, 1400, 2400])
 @pytest.mark.parametrize(
     "record",
-    [a_failed_roll(), a_roll(1000, 20), a_roll(40, slow=60), a_roll(1)],
+    [a_failed_rollout(), a_rollout(1000, 20), a_rollout(40, slow=60), a_rollout(1)],
     ids=["failed", "1000", "long", "1"],
 )
 def test_no_window_has_to_be_scrolled_sideways(browser: Browser, record: dict[str, Any], width: int) -> None:
@@ -711,7 +720,7 @@ def test_no_window_has_to_be_scrolled_sideways(browser: Browser, record: dict[st
 
 
 def test_a_thousand_processes_are_quick_to_open_and_seen_at_once(browser: Browser) -> None:
-    text = page(a_roll(1000, 20))
+    text = page(a_rollout(1000, 20))
     assert len(text.encode()) < MOST_BYTES
     began = time.monotonic()
     browser.show(text)
@@ -722,14 +731,14 @@ def test_a_thousand_processes_are_quick_to_open_and_seen_at_once(browser: Browse
 
 
 def test_a_thousand_long_warm_ups_fit_too() -> None:
-    record = a_roll(1000, 20)
+    record = a_rollout(1000, 20)
     for process in record["processes"]:
         process.update(requests=5000, latencies_ms=[894.5, *([12.3] * 99)])
     assert len(page(record).encode()) < MOST_BYTES * 1.15
 
 
 def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
-    browser.show(page(a_failed_roll(1000, 500)))
+    browser.show(page(a_failed_rollout(1000, 500)))
     thick = browser.run(
         """const path = document.querySelector('.overview path.failed'), picture = path.ownerSVGElement;
         return parseFloat(getComputedStyle(path).strokeWidth) * picture.getBoundingClientRect().height / 1000"""
@@ -738,7 +747,7 @@ def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
 
 
 def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser: Browser) -> None:
-    record = a_failed_roll()
+    record = a_failed_rollout()
     record["processes"][2]["why"] = f"{NOT_WARM}; " * 8
     for width in (360, 800, 1249, 1300, 1400):
         browser.show(page(record), width=width)
@@ -750,14 +759,14 @@ def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser:
 
 
 def test_one_process_has_its_bars_over_the_whole_width(browser: Browser) -> None:
-    browser.show(page(a_roll(1, least_available=0)))
+    browser.show(page(a_rollout(1, least_available=0)))
     assert text_of(browser, "h1").endswith("never fewer than 0 of 1 available")
     assert len(lanes_with(browser, ".lanes > li")) == 1
 
 
 def test_an_axis_of_a_second_and_of_days_has_a_handful_of_ticks(browser: Browser) -> None:
     for seconds in (0.05, 1.0, 59.0, 119.0, 700.0, 7000.0, 80000.0, 4e6):
-        browser.show(page(a_roll(1, seconds=seconds)))
+        browser.show(page(a_rollout(1, seconds=seconds)))
         assert 3 <= len(lanes_with(browser, ".ticks span")) <= 12, seconds
 
 
@@ -771,12 +780,12 @@ def test_what_is_put_into_a_tag_is_escaped_unless_a_tag_made_it() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_and_reasons_of_others_are_text_and_nothing_else(browser: Browser, text: str) -> None:
-    record = a_failed_roll(8)
+    record = a_failed_rollout(8)
     record.update(group=text, by=text, user=text, client=text, why=text)
     for process in record["processes"]:
         process.update(name=text, why=text, failed=True)
         process["stages"] = [[text, 0.0], *process["stages"]]
-    clean = page(a_failed_roll(8))
+    clean = page(a_failed_rollout(8))
     browser.show(page(record), width=360)
     assert browser.run("return window.hacked") is None
     assert browser.run("return document.scripts.length + document.images.length") == 0
@@ -790,15 +799,15 @@ def test_names_and_reasons_of_others_are_text_and_nothing_else(browser: Browser,
 
 
 def test_what_is_to_be_typed_is_quoted_for_a_shell(browser: Browser) -> None:
-    record = a_failed_roll()
+    record = a_failed_rollout()
     record["processes"][2]["name"] = "a;reboot"
     browser.show(page({**record, "group": "a b"}))
     assert "supervisorctl tail 'a b':'a;reboot' stderr" in text_of(browser, ".trouble")
     assert "supervisorctl rolling_resume 'a b'" in text_of(browser, ".trouble")
 
 
-def test_page_of_resumed_roll_tells_the_rest_and_real_times() -> None:
-    record = a_failed_roll()
+def test_page_of_resumed_rollout_tells_the_rest_and_real_times() -> None:
+    record = a_failed_rollout()
     rests = [[2.0, 302.0, "app-8001 is not warm"], ["no", "rest"]]
     told = page({**record, "seconds": 10.0, "rested": 300.0, "rests": rests})
     began = datetime.fromtimestamp(record["began"], timezone.utc)
@@ -806,23 +815,23 @@ def test_page_of_resumed_roll_tells_the_rest_and_real_times() -> None:
     assert f'datetime="{began + timedelta(seconds=310):%Y-%m-%dT%H:%M:%S}Z"' in told
 
 
-@pytest.mark.parametrize("key", ROLL)
-def test_without_any_key_of_the_roll_the_page_is_made(key: str) -> None:
-    record = a_failed_roll()
+@pytest.mark.parametrize("key", ROLLOUT)
+def test_without_any_key_of_the_rollout_the_page_is_made(key: str) -> None:
+    record = a_failed_rollout()
     del record[key]
     parsed(page(record))
 
 
 @pytest.mark.parametrize("key", PROCESS)
 def test_without_any_key_of_a_process_the_page_is_made(key: str) -> None:
-    record = a_failed_roll()
+    record = a_failed_rollout()
     for process in record["processes"]:
         del process[key]
     assert parsed(page(record)).tags.count("summary") == 9
 
 
 def test_what_an_older_record_does_not_tell_is_counted_where_it_can_be(browser: Browser) -> None:
-    record = a_roll()
+    record = a_rollout()
     for key in ("seconds", "total", "replaced", "least_available"):
         del record[key]
     browser.show(page(record))
@@ -835,14 +844,14 @@ def test_an_empty_record_is_a_page_that_says_so(browser: Browser) -> None:
 
 
 def test_a_process_that_never_left_is_open_all_the_time(browser: Browser) -> None:
-    browser.show(page(an_aborted_roll()))
+    browser.show(page(an_aborted_rollout()))
     assert browser.run("return document.querySelectorAll('#p7 .track i').length") == 0
     browser.run("document.querySelector('#p7 summary').click()")
     assert text_of(browser, "#p7 .more").startswith("It never left.")
 
 
 def test_a_stage_of_a_newer_version_is_drawn_and_named(browser: Browser) -> None:
-    record = a_roll()
+    record = a_rollout()
     record["processes"][0]["stages"][0][0] = "soaking"
     browser.show(page(record))
     assert browser.run("return document.querySelector('#p0 .track i').className") == "other"
@@ -865,7 +874,7 @@ VALUES = st.recursive(
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_whatever_stands_in_a_record_the_page_is_made_and_well_formed(data: st.DataObject) -> None:
-    record = data.draw(st.sampled_from([a_roll(2), a_failed_roll(3, 1), a_running_roll(3, 1)]))
+    record = data.draw(st.sampled_from([a_rollout(2), a_failed_rollout(3, 1), a_running_rollout(3, 1)]))
     for _ in range(data.draw(st.integers(1, 3))):
         place: Any = record
         key: Any = data.draw(st.sampled_from(sorted(place)))
@@ -880,7 +889,7 @@ def test_whatever_stands_in_a_record_the_page_is_made_and_well_formed(data: st.D
 
 
 def test_on_paper_it_is_light_and_complete_and_nothing_sticks(browser: Browser) -> None:
-    browser.show(page(a_roll()), width=1000, media="print", prefers_color_scheme="dark")
+    browser.show(page(a_rollout()), width=1000, media="print", prefers_color_scheme="dark")
     assert browser.run("return getComputedStyle(document.querySelector('.axis')).position") == "static"
     assert browser.run(CONTRASTS + "return shine(behind(document.querySelector('.picture')))") > 0.9
     assert browser.run("return document.documentElement.scrollWidth") <= 1000
@@ -889,14 +898,14 @@ def test_on_paper_it_is_light_and_complete_and_nothing_sticks(browser: Browser) 
 
 def test_who_wants_no_motion_has_none(browser: Browser) -> None:
     smooth = "return getComputedStyle(document.documentElement).scrollBehavior"
-    browser.show(page(a_roll()), prefers_reduced_motion="reduce")
+    browser.show(page(a_rollout()), prefers_reduced_motion="reduce")
     assert browser.run(smooth) == "auto"
-    browser.show(page(a_roll()), prefers_reduced_motion="no-preference")
+    browser.show(page(a_rollout()), prefers_reduced_motion="no-preference")
     assert browser.run(smooth) == "smooth"
 
 
 def test_who_wants_more_contrast_has_it(browser: Browser) -> None:
-    browser.show(page(a_roll()), prefers_contrast="more")
+    browser.show(page(a_rollout()), prefers_contrast="more")
     texts = browser.run(CONTRASTS + TEXTS)
     assert [one for one in texts if one[0] < 6] == []
 

@@ -132,7 +132,7 @@ def test_what_came_before_a_port_was_watched_is_not_seen(arrivals: PacketArrival
 
 
 def test_the_sockets_outlive_a_drain_for_a_while(arrivals: PacketArrivals, now: list[float]):
-    """Closed in a roll, they would keep the process waiting that has just been drained."""
+    """Closed in a rollout, they would keep the process waiting that has just been drained."""
     before = packet_sockets()
     arrivals.watch([])
     assert packet_sockets() == before

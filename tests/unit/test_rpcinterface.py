@@ -33,7 +33,7 @@ from supervisor_rolling.core.model import (
     Process,
     ProcessSettings,
     Report,
-    Roll,
+    Rollout,
     Settings,
     Stage,
     Status,
@@ -109,24 +109,24 @@ def rolling(supervisord: DummySupervisor) -> Any:
     return interface
 
 
-def a_roll(number: int = 1, **changes: Any) -> Roll:
+def a_rollout(number: int = 1, **changes: Any) -> Rollout:
     members = (Member("web_1", (8001,)), Member("web_2", (8002,)), Member("web_10", (8010,)))
     values = {"members": members, "limit": 1, "gate": GatePolicy(), "started_at": 1000.0, **changes}
-    return Roll(number, "app", Policy("app", PortRule(pattern=r"web_(\d+)")), **values)
+    return Rollout(number, "app", Policy("app", PortRule(pattern=r"web_(\d+)")), **values)
 
 
 def begin(rolling: Any, **options: Any) -> int:
-    """Ask for a roll as a client, and accept it as the listener. Returns the version of the roll."""
+    """Ask for a rollout as a client, and accept it as the listener. Returns the version of the rollout."""
     rolling.restart("app", False, options)
     (request,) = looked(rolling)["requests"]
-    version = rolling.mailbox.rolls.version("app")
-    return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(request["id"])), request["id"])
+    version = rolling.mailbox.rollouts.version("app")
+    return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(request["id"])), request["id"])
 
 
 def looked(rolling: Any, **known: Any) -> Any:
     """What a listener finds that knows nothing but this."""
     return json.loads(
-        rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": [], **known})
+        rolling.listenerLook(rolling.mailbox.key, {"rollouts": {}, "watches": {}, "table": 0, "guarded": [], **known})
     )
 
 
@@ -164,31 +164,33 @@ def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(r
     ]
 
 
-def test_the_listener_gets_only_the_rolls_that_it_does_not_have(rolling: Any):
+def test_the_listener_gets_only_the_rollouts_that_it_does_not_have(rolling: Any):
     version = begin(rolling)
-    assert list(looked(rolling)["rolls"]) == ["app"]
-    assert looked(rolling, rolls={"app": version})["rolls"] == {}
+    assert list(looked(rolling)["rollouts"]) == ["app"]
+    assert looked(rolling, rollouts={"app": version})["rollouts"] == {}
 
 
 def test_a_deferred_answer_comes_when_the_listener_has_accepted(rolling: Any):
     answer = rolling.restart("app", False, {})
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     assert answer()["status"] == "running"
 
 
-def test_with_wait_the_answer_comes_when_the_roll_has_ended(rolling: Any):
+def test_with_wait_the_answer_comes_when_the_rollout_has_ended(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     assert answer() is NOT_DONE_YET
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE, ended_at=1002.0)), 0)
     assert (answer()["status"], answer()["seconds"]) == ("done", 2.0)
 
 
-@pytest.mark.parametrize(("status", "code"), [(Status.FAILED, Fault.ROLL_FAILED), (Status.ABORTED, Fault.ROLL_ABORTED)])
-def test_a_roll_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
+@pytest.mark.parametrize(
+    ("status", "code"), [(Status.FAILED, Fault.ROLLOUT_FAILED), (Status.ABORTED, Fault.ROLLOUT_ABORTED)]
+)
+def test_a_rollout_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
     answer = rolling.restart("app", True, {})
-    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(status=status, why="web_1 is not warm")), 1)
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(status=status, why="web_1 is not warm")), 1)
     assert fault_of(answer).code == code
 
 
@@ -201,9 +203,9 @@ def test_a_refusal_is_a_fault_with_the_listeners_words(rolling: Any):
 
 def test_a_plan_is_answered_and_not_kept(rolling: Any):
     answer = rolling.restart("app", False, {"dry_run": True})
-    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_roll(status=Status.PLANNED)))
+    rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_rollout(status=Status.PLANNED)))
     assert answer()["status"] == "planned"
-    assert rolling.getAllRolls() == []
+    assert rolling.getAllRollouts() == []
 
 
 # --- a check
@@ -270,7 +272,7 @@ def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
     assert answer() is NOT_DONE_YET
 
 
-def test_a_check_does_not_keep_a_roll_from_beginning_nor_the_other_way_round(rolling: Any):
+def test_a_check_does_not_keep_a_rollout_from_beginning_nor_the_other_way_round(rolling: Any):
     rolling.check("app")
     rolling.restart("app", False, {})
     rolling.check("app")
@@ -307,13 +309,13 @@ def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling
     rolling.restart("app", False, {})
 
 
-def test_a_second_roll_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
+def test_a_second_rollout_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
     version = begin(rolling, by="ann@host")
     members = (Member("web_1", (1,), replaced=True), Member("web_2", (2,)))
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(by="ann@host", members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(by="ann@host", members=members)), 0)
     fault = fault_of(rolling.restart, "app", False, {})
     assert fault.code == Fault.ALREADY_ROLLING
-    assert "roll 1 by ann@host has replaced 1 of 2" in fault.text
+    assert "rollout 1 by ann@host has replaced 1 of 2" in fault.text
 
 
 def listener_is(supervisord: DummySupervisor, state: int) -> None:
@@ -322,7 +324,7 @@ def listener_is(supervisord: DummySupervisor, state: int) -> None:
 
 
 @pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL, ProcessStates.UNKNOWN])
-def test_without_a_listener_a_roll_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
+def test_without_a_listener_a_rollout_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
     listener_is(supervisord, state)
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
@@ -346,9 +348,9 @@ def test_dead_listener_is_told_with_its_fix(rolling: Any, supervisord: DummySupe
     assert "the listener is not running: rollouts are stalled" in fault.text
     assert fault.text.endswith(f"Fix: {FIX}")
     groups = supervisord.process_groups
-    groups["roller"] = groups.pop("rolling")
-    assert "supervisorctl start roller:rolling;" in rolling.getListener()["fix"]
-    del groups["roller"]
+    groups["reconciler"] = groups.pop("rolling")
+    assert "supervisorctl start reconciler:rolling;" in rolling.getListener()["fix"]
+    del groups["reconciler"]
     assert "add [eventlistener:rolling]" in rolling.getListener()["fix"]
 
 
@@ -413,12 +415,12 @@ def test_a_listener_that_has_only_just_been_started_is_one(supervisord: DummySup
     assert interface.restart("app", False, {})() is NOT_DONE_YET
 
 
-def test_a_listener_of_roll_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
+def test_a_listener_of_rollout_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["rolling"].config.pool_events = (EVENTS["ROLLING"],)
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
-ONE_GROUP = ["pause", "abort", "resume", "check", "getRoll", "getProcesses"]
+ONE_GROUP = ["pause", "abort", "resume", "check", "getRollout", "getProcesses"]
 
 
 @pytest.mark.parametrize("method", [*ONE_GROUP, "getHistory", "getRecord"])
@@ -454,8 +456,8 @@ def unpacked(answer: Any) -> Any:
 def test_packed_answer_is_that_of_the_method(rolling: Any) -> None:
     begin(rolling)
     calls = [
-        ("getRoll", ["app"]),
-        ("getAllRolls", []),
+        ("getRollout", ["app"]),
+        ("getAllRollouts", []),
         ("getProcesses", ["app"]),
         ("pause", ["app"]),
         ("abort", ["app"]),
@@ -466,38 +468,38 @@ def test_packed_answer_is_that_of_the_method(rolling: Any) -> None:
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_packed_restart_answers_when_the_roll_is_there(rolling: Any, wait: bool) -> None:
+def test_packed_restart_answers_when_the_rollout_is_there(rolling: Any, wait: bool) -> None:
     look = rolling.callPacked("restart", ["app", wait, {}])
     assert (look(), look.delay) == (NOT_DONE_YET, 0.05)
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     if wait:
         assert look() is NOT_DONE_YET
         rolling.listenerRecord(
-            rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=1002.0)), 0
+            rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE, ended_at=1002.0)), 0
         )
-    assert unpacked(look()) == rolling.getRoll("app")
+    assert unpacked(look()) == rolling.getRollout("app")
 
 
 def test_packed_restart_answers_with_the_fault_of_the_method(rolling: Any) -> None:
     look = rolling.callPacked("restart", ["app", False, {}])
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.REFUSED, "no", "")
     assert fault_of(look).code == Fault.REFUSED
-    assert fault_of(rolling.callPacked, "getRoll", ["nope"]).code == Faults.BAD_NAME
+    assert fault_of(rolling.callPacked, "getRollout", ["nope"]).code == Faults.BAD_NAME
 
 
 @pytest.mark.parametrize(
-    ("method", "arguments"), [("listenerHello", []), ("_ask", []), ("getRoll", "app"), (3, []), ("getRoll", [])]
+    ("method", "arguments"), [("listenerHello", []), ("_ask", []), ("getRollout", "app"), (3, []), ("getRollout", [])]
 )
 def test_only_some_methods_can_be_called_packed(rolling: Any, method: Any, arguments: Any) -> None:
     assert fault_of(rolling.callPacked, method, arguments).code == Faults.INCORRECT_PARAMETERS
 
 
-def test_all_rolls_of_a_thousand_processes_are_small_packed(rolling: Any) -> None:
+def test_all_rollouts_of_a_thousand_processes_are_small_packed(rolling: Any) -> None:
     version = begin(rolling)
-    members = tuple(replace(a_roll().members[0], name=f"web_{n}") for n in range(1000))
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
-    packed = xmlrpc_marshal(rolling.callPacked("getAllRolls", []))
-    assert len(packed) < 0.05 * len(xmlrpc_marshal(rolling.getAllRolls()))
+    members = tuple(replace(a_rollout().members[0], name=f"web_{n}") for n in range(1000))
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
+    packed = xmlrpc_marshal(rolling.callPacked("getAllRollouts", []))
+    assert len(packed) < 0.05 * len(xmlrpc_marshal(rolling.getAllRollouts()))
 
 
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
@@ -533,13 +535,13 @@ def test_the_name_of_who_asks_is_short_and_harmless(rolling: Any):
 def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
     version = begin(rolling)
     rolling.abort("app")
-    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0)
+    fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_rollout()), 0)
     assert fault.code == Fault.CONFLICT
-    assert rolling.getRoll("app")["aborting"] is True
+    assert rolling.getRollout("app")["aborting"] is True
 
 
 @pytest.mark.parametrize("method", ["abort", "pause", "resume"])
-def test_there_is_nothing_to_abort_pause_or_resume_without_a_roll(rolling: Any, method: str):
+def test_there_is_nothing_to_abort_pause_or_resume_without_a_rollout(rolling: Any, method: str):
     assert fault_of(getattr(rolling, method), "app").code == Fault.NOT_ROLLING
 
 
@@ -556,34 +558,34 @@ def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
     begin(rolling)
     rolling.pause("app")
     rolling.abort("app")
-    version = rolling.mailbox.rolls.version("app")
+    version = rolling.mailbox.rollouts.version("app")
     fault = fault_of(getattr(rolling, method), "app")
     assert fault.code == Fault.REFUSED
-    assert "app: the roll is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume app" in (
+    assert "app: the rollout is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume app" in (
         fault.text
     )
-    assert rolling.mailbox.rolls.version("app") == version
+    assert rolling.mailbox.rollouts.version("app") == version
     assert rolling.abort("app")["aborting"] is True
 
 
-def test_resume_of_a_failed_roll_is_a_request_to_the_listener(rolling: Any):
+def test_resume_of_a_failed_rollout_is_a_request_to_the_listener(rolling: Any):
     version = begin(rolling)
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.FAILED)), 0)
     answer = rolling.resume("app")
     assert answer() is NOT_DONE_YET
     (request,) = looked(rolling)["requests"]
     assert request["kind"] == "resume"
 
 
-def test_other_listeners_are_told_of_the_roll_and_its_processes(rolling: Any, notified: list[Any]):
+def test_other_listeners_are_told_of_the_rollout_and_its_processes(rolling: Any, notified: list[Any]):
     version = begin(rolling)
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
     names = [events.getEventNameByType(event.__class__) for event in notified]
     assert names == ["ROLLING_ASKED", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
     head, _, body = notified[2].payload().partition("\n")
-    assert head == "group:app roll:1"
+    assert head == "group:app rollout:1"
     assert (json.loads(body)["name"], json.loads(body)["stage"]) == ("web_1", "draining")
 
 
@@ -597,7 +599,7 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
         Member("web_1", (8001,), stage=Stage.OPEN, pid=100, spawned=1.0),
         Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
     )
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=members)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
     assert {p["name"]: p["warm"] for p in rolling.getProcesses("app")} == {
         "web_1": True,
         "web_10": False,
@@ -614,7 +616,7 @@ def test_a_group_that_is_removed_is_forgotten(rolling: Any, supervisord: DummySu
     begin(rolling)
     del supervisord.process_groups["app"]
     assert looked(rolling)["rolled"] == []
-    assert rolling.getAllRolls() == []
+    assert rolling.getAllRollouts() == []
 
 
 def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
@@ -623,7 +625,7 @@ def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, sup
     looked(rolling)
     supervisord.process_groups["app"] = group
     answer = rolling.restart("app", False, {})
-    assert rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(2)), 2) > 0
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(2)), 2) > 0
     assert answer()["id"] == 2
 
 
@@ -634,48 +636,50 @@ def test_a_request_for_a_group_that_is_gone_is_answered_and_stops_nobody(rolling
     assert fault_of(answer).code == Fault.REFUSED
 
 
-def test_a_roll_that_nobody_expects_any_more_does_not_begin(rolling: Any):
+def test_a_rollout_that_nobody_expects_any_more_does_not_begin(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.clock.now += ANSWER_WITHIN
     assert fault_of(answer).code == Fault.LISTENER_DOWN
-    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_roll()), 1).code == Fault.CONFLICT
-    assert rolling.getAllRolls() == []
+    assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_rollout()), 1).code == Fault.CONFLICT
+    assert rolling.getAllRollouts() == []
 
 
 def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_nothing_else(rolling: Any):
     rolling.restart("app", False, {})
-    first, second = a_roll(), a_roll(why="the second")
+    first, second = a_rollout(), a_rollout(why="the second")
     version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), 1)
     later = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump_changes(second, first), 0)
-    assert (later > version, rolling.getRoll("app")["why"]) == (True, "the second")
+    assert (later > version, rolling.getRollout("app")["why"]) == (True, "the second")
     fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump_changes(first, second), 0)
-    assert (fault.code, rolling.getRoll("app")["why"]) == (Fault.CONFLICT, "the second")
-    stale = json.dumps({"changes": {}, "members": [[99, {}]], "levels": [0, []]})  # of a roll that nobody has any more
+    assert (fault.code, rolling.getRollout("app")["why"]) == (Fault.CONFLICT, "the second")
+    stale = json.dumps(
+        {"changes": {}, "members": [[99, {}]], "levels": [0, []]}
+    )  # of a rollout that nobody has any more
     assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, stale, 0).code == Fault.CONFLICT
 
 
-def test_who_waits_is_not_told_of_another_roll(rolling: Any):
+def test_who_waits_is_not_told_of_another_rollout(rolling: Any):
     answer = rolling.restart("app", True, {})
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll()), 1)
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.FAILED)), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.FAILED)), 0)
     rolling.restart("app", True, {})
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(2)), 2)
-    assert fault_of(answer).code == Fault.ROLL_FAILED
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(2)), 2)
+    assert fault_of(answer).code == Fault.ROLLOUT_FAILED
 
 
-def test_resume_of_a_paused_roll_can_be_waited_for(rolling: Any):
+def test_resume_of_a_paused_rollout_can_be_waited_for(rolling: Any):
     version = begin(rolling)
     rolling.pause("app")
     answer = rolling.resume("app", True)
     assert answer() is NOT_DONE_YET
-    version = rolling.mailbox.rolls.version("app")
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    version = rolling.mailbox.rollouts.version("app")
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
     assert answer()["status"] == "done"
 
 
 def test_the_policy_with_its_headers_is_never_shown(rolling: Any):
     begin(rolling)
-    assert "policy" not in json.dumps(rolling.getRoll("app"))
+    assert "policy" not in json.dumps(rolling.getRollout("app"))
 
 
 def test_all_servers_of_one_supervisord_share_a_mailbox_and_two_supervisords_do_not(supervisord: DummySupervisor):
@@ -697,15 +701,20 @@ def test_a_supervisord_that_is_gone_leaves_no_mailbox():
 
 def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord: DummySupervisor):
     supervisord.options.mood = SupervisorStates.SHUTDOWN
-    for call in (lambda: rolling.restart("app"), rolling.getAllRolls, lambda: rolling.abort("app")):
+    for call in (lambda: rolling.restart("app"), rolling.getAllRollouts, lambda: rolling.abort("app")):
         assert fault_of(call).code == Faults.SHUTDOWN_STATE
 
 
 def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
     version = begin(rolling)
     member = Member("web_1", (8001,), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(member,), why="é")), 0)
-    for answer in (rolling.getRoll("app"), rolling.getAllRolls(), rolling.getProcesses("app"), rolling.pause("app")):
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=(member,), why="é")), 0)
+    for answer in (
+        rolling.getRollout("app"),
+        rolling.getAllRollouts(),
+        rolling.getProcesses("app"),
+        rolling.pause("app"),
+    ):
         xmlrpc_marshal(answer).encode("ascii")
 
 
@@ -729,7 +738,7 @@ def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
 def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
     refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
-    rolling.listenerAnswer(rolling.mailbox.key, 2, 0, "", dump(a_roll(status=Status.PLANNED)))
+    rolling.listenerAnswer(rolling.mailbox.key, 2, 0, "", dump(a_rollout(status=Status.PLANNED)))
     begin(rolling)
     assert rolling.mailbox.requests == {}
     assert fault_of(refused).code == Fault.NOT_CONFIGURED
@@ -763,7 +772,7 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
 
 
-def test_the_processes_of_a_guarded_group_come_although_nobody_rolls_it(rolling: Any):
+def test_the_processes_of_a_guarded_group_come_although_nobody_rollouts_it(rolling: Any):
     assert list(looked(rolling, guarded=["app", "no_such_group"])["processes"]) == ["app"]
 
 
@@ -772,9 +781,9 @@ def test_the_processes_of_a_group_with_a_watch_come_although_it_is_guarded_no_mo
     assert list(looked(rolling)["processes"]) == ["app"]
 
 
-def test_the_processes_of_a_group_whose_roll_has_ended_do_not_come(rolling: Any):
+def test_the_processes_of_a_group_whose_rollout_has_ended_do_not_come(rolling: Any):
     version = begin(rolling)
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE)), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
     assert looked(rolling)["processes"] == {}
 
 
@@ -830,13 +839,13 @@ def test_how_long_nobody_looked_is_told(rolling: Any):
 
 
 @pytest.mark.parametrize("method", ["restart", "resume"])
-def test_waiting_for_a_roll_ends_when_the_listener_is_gone_for_good(
+def test_waiting_for_a_rollout_ends_when_the_listener_is_gone_for_good(
     rolling: Any, supervisord: DummySupervisor, method: str
 ):
     if method == "restart":
         waiting = rolling.restart("app", True, {})
         (request,) = looked(rolling)["requests"]
-        rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(1)), request["id"])
+        rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(1)), request["id"])
     else:
         begin(rolling)
         waiting = rolling.resume("app", True)
@@ -847,8 +856,8 @@ def test_waiting_for_a_roll_ends_when_the_listener_is_gone_for_good(
     rolling.clock.now += 0.1
     fault = fault_of(waiting)
     assert fault.code == Fault.LISTENER_DOWN
-    assert "roll 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
-    assert "Fix: supervisorctl restart rolling; the roll continues then" in fault.text
+    assert "rollout 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
+    assert "Fix: supervisorctl restart rolling; the rollout continues then" in fault.text
 
 
 def test_listener_that_hangs_is_told_with_what_helps(rolling: Any):
@@ -977,7 +986,7 @@ def test_whether_a_group_is_guarded_is_told(rolling: Any):
 def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
     version = guard(rolling, a_ward())
     news = looked(rolling)
-    assert (news["watched"], news["rolled"], news["rolls"]) == (["app"], [], {})
+    assert (news["watched"], news["rolled"], news["rollouts"]) == (["app"], [], {})
     ((given, watch),) = news["watches"].values()
     assert (given, watch["wards"][0]["name"]) == (version, "web_1")
     assert looked(rolling, watches={"app": version})["watches"] == {}
@@ -997,14 +1006,14 @@ def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
     assert guard(rolling) > version, "a version never comes again"
 
 
-def test_the_end_of_the_guard_leaves_the_roll_and_the_ledger_as_they_are(rolling: Any):
+def test_the_end_of_the_guard_leaves_the_rollout_and_the_ledger_as_they_are(rolling: Any):
     begin(rolling)
     guard(rolling, a_ward(Stage.SETTLING))
     rolling.listenerGuard(rolling.mailbox.key, "app", "")
-    assert (shown(rolling)["warm"], rolling.getRoll("app")["status"]) == (True, "running")
+    assert (shown(rolling)["warm"], rolling.getRollout("app")["status"]) == (True, "running")
 
 
-def test_a_roll_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
+def test_a_rollout_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
     guard(rolling, a_ward(Stage.SETTLING))
     begin(rolling)
     assert shown(rolling)["warm"]
@@ -1085,14 +1094,14 @@ def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, superviso
     assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
 
 
-def test_the_closed_stages_of_a_roll_are_the_same_to_supervisord_and_to_the_machine():
+def test_the_closed_stages_of_a_rollout_are_the_same_to_supervisord_and_to_the_machine():
     assert set(views.CLOSED_STAGES) == {stage.value for stage in stages.CLOSED_STAGES}
 
 
-def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
+def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
     draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
     left = Member("web_2", (8002,))
-    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(draining, left))), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(draining, left))), 0)
     guard(rolling, a_ward(), a_ward(name="web_2", closed=True, why="a new process, not warm yet"))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
     other = shown(rolling, "web_2")
@@ -1100,20 +1109,20 @@ def test_what_a_roll_has_in_hand_stands_where_the_roll_says(rolling: Any):
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])
-def test_the_listener_sees_what_an_ended_roll_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
+def test_the_listener_sees_what_an_ended_rollout_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
     failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
-    over = a_roll(members=(failed,), status=Status.FAILED)
+    over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
     assert ("app" in looked(rolling)["processes"]) is not is_guarded
 
 
 @pytest.mark.parametrize(("is_guarded", "gate"), [(True, "open"), (False, "closed")])
-def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
+def test_what_a_rollout_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
     rolling: Any, is_guarded: bool, gate: str
 ):
     failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
-    over = a_roll(members=(failed,), status=Status.FAILED)
+    over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
     assert (shown(rolling)["stage"], shown(rolling)["gate"], shown(rolling)["why"]) == ("failed", gate, "is not warm")
@@ -1122,14 +1131,14 @@ def test_what_a_roll_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
     assert (view["stage"], view["gate"], view["why"], view["ports"]) == ("open", "open", "", [8001])
 
 
-def test_a_roll_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
+def test_a_rollout_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
     member = Member("web_1", (8001,), pid=100, spawned=1.0, replaced=True)
-    version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_roll(members=(member,))), 0)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
     guard(rolling, a_ward(Stage.SETTLING, pid=500))
     assert shown(rolling)["warm"]
     failed = replace(member, failed=True, why="died after it was replaced")
-    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll(members=(failed,))), 0)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=(failed,))), 0)
     assert shown(rolling)["warm"]
 
 
@@ -1150,21 +1159,23 @@ def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(
     assert (shown(rolling)["seconds"], shown(rolling, "web_2")["seconds"]) == (7.0, 0.0)
 
 
-def test_the_guard_writes_no_roll_and_rings_no_bell(rolling: Any, notified: list[Any]):
+def test_the_guard_writes_no_rollout_and_rings_no_bell(rolling: Any, notified: list[Any]):
     guard(rolling, a_ward(closed=True))
-    assert (rolling.getAllRolls(), notified) == ([], [])
+    assert (rolling.getAllRollouts(), notified) == ([], [])
 
 
-def test_a_watch_does_not_come_between_a_roll_and_its_version(rolling: Any):
+def test_a_watch_does_not_come_between_a_rollout_and_its_version(rolling: Any):
     version = begin(rolling)
     guard(rolling, a_ward())
-    assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_roll()), 0) > version
+    assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout()), 0) > version
 
 
 def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
     guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
     xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
-    assert rolling.listenerLook(rolling.mailbox.key, {"rolls": {}, "watches": {}, "table": 0, "guarded": []}).isascii()
+    assert rolling.listenerLook(
+        rolling.mailbox.key, {"rollouts": {}, "watches": {}, "table": 0, "guarded": []}
+    ).isascii()
 
 
 # --- supervisord's own events
@@ -1177,19 +1188,21 @@ def remove(supervisord: DummySupervisor, group: str = "app") -> Any:
     return removed
 
 
-def test_a_roll_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
+def test_a_rollout_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(rolled_to(Stage.WARMING)), 0)
     remove(supervisord)
-    roll = rolling.getRoll("app")
-    assert (roll["status"], {process["stage"] for process in roll["processes"]}) == ("aborted", {"open"})
-    assert "supervisorctl update" in roll["why"]
+    rollout = rolling.getRollout("app")
+    assert (rollout["status"], {process["stage"] for process in rollout["processes"]}) == ("aborted", {"open"})
+    assert "supervisorctl update" in rollout["why"]
     assert isinstance(notified[-1], EVENTS["ROLLING_FAILED"])
-    assert "roll 1 of app is aborted" in supervisord.options.logger.data[-1]
+    assert "rollout 1 of app is aborted" in supervisord.options.logger.data[-1]
 
 
-def rolled_to(stage: Stage) -> Roll:
-    return a_roll(members=(Member("web_1", (8001,), stage=stage), Member("web_2", (8002,)), Member("web_10", (8010,))))
+def rolled_to(stage: Stage) -> Rollout:
+    return a_rollout(
+        members=(Member("web_1", (8001,), stage=stage), Member("web_2", (8002,)), Member("web_10", (8010,)))
+    )
 
 
 def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
@@ -1197,21 +1210,24 @@ def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervi
     looked(rolling)
     wait = rolling.restart("app", True, {})
     (request,) = looked(rolling)["requests"]
-    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_roll(request["id"])), request["id"])
+    rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(request["id"])), request["id"])
     assert wait() is NOT_DONE_YET
     remove(supervisord)
     looked(rolling)
-    assert (fault_of(wait).code, "supervisorctl update" in fault_of(wait).text) == (Fault.ROLL_ABORTED, True)
+    assert (fault_of(wait).code, "supervisorctl update" in fault_of(wait).text) == (Fault.ROLLOUT_ABORTED, True)
 
 
-def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_roll(rolling: Any, supervisord: DummySupervisor):
+def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_rollout(
+    rolling: Any, supervisord: DummySupervisor
+):
     version = begin(rolling)
     supervisord.process_groups["app"] = remove(supervisord)
     assert (
-        fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_roll()), 0).code == Fault.CONFLICT
+        fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_rollout()), 0).code
+        == Fault.CONFLICT
     )
-    assert rolling.getRoll("app")["status"] == "aborted"
-    assert looked(rolling)["rolls"]["app"][1]["status"] == "aborted"
+    assert rolling.getRollout("app")["status"] == "aborted"
+    assert looked(rolling)["rollouts"]["app"][1]["status"] == "aborted"
 
 
 def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: Any, supervisord: DummySupervisor):
@@ -1219,19 +1235,21 @@ def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: A
     remove(supervisord)
     rolling.clock.now = time.monotonic() + 59.0
     looked(rolling)
-    assert rolling.getRoll("app")["status"] == "aborted"
+    assert rolling.getRollout("app")["status"] == "aborted"
     rolling.clock.now += 2.0
     looked(rolling)
-    assert fault_of(rolling.getRoll, "app").code == Faults.BAD_NAME
+    assert fault_of(rolling.getRollout, "app").code == Faults.BAD_NAME
 
 
-def test_a_roll_that_had_just_ended_when_its_group_went_is_told_as_it_ended(rolling: Any, supervisord: DummySupervisor):
+def test_a_rollout_that_had_just_ended_when_its_group_went_is_told_as_it_ended(
+    rolling: Any, supervisord: DummySupervisor
+):
     version = begin(rolling)
     rolling.listenerRecord(
-        rolling.mailbox.key, "app", version, dump(a_roll(status=Status.DONE, ended_at=time.monotonic())), 0
+        rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE, ended_at=time.monotonic())), 0
     )
     remove(supervisord)
-    assert rolling.getRoll("app")["status"] == "done"
+    assert rolling.getRollout("app")["status"] == "done"
 
 
 def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(

@@ -20,7 +20,7 @@ from supervisor_rolling.core.model import (
     PortRule,
     Process,
     ProcessSettings,
-    Roll,
+    Rollout,
     Seen,
     Settings,
     Stage,
@@ -93,9 +93,9 @@ LISTENS = Listening({8001: ("127.0.0.1",)})
 
 
 def told(process: Process, listening: Listening = LISTENS, ward: Ward | None = None, **member: object) -> list[Finding]:
-    roll = Roll(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
+    rollout = Rollout(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
     seen = Seen(0.0, {"app-1": process}, wards={"app-1": ward} if ward else {})
-    return list(processes.findings(roll, seen, listening, Settings()))
+    return list(processes.findings(rollout, seen, listening, Settings()))
 
 
 def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
@@ -113,10 +113,10 @@ def test_one_that_is_down_is_told(state: str) -> None:
 
 def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
     ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
-    (by_roll,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
+    (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), ward=ward)
-    assert by_roll == by_guard
-    assert (by_roll.code, by_roll.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
+    assert by_rollout == by_guard
+    assert (by_rollout.code, by_rollout.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
 
 
 def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
@@ -125,7 +125,7 @@ def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -
     assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
 
 
-def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() -> None:
+def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout() -> None:
     left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
     for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
         finding = told(process, left)[-1]
@@ -140,7 +140,10 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_roll() 
 def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
     left = Listening({8001: ()}, holders={8001: Holder((41,), "python3", "app:app-1", peer="10.0.0.5:443")})
     (finding,) = told(Process("app-1", "FATAL"), left)
-    assert (finding.code, finding.text) == ("process.down", "is FATAL: it serves nobody, and a roll replaces it first")
+    assert (finding.code, finding.text) == (
+        "process.down",
+        "is FATAL: it serves nobody, and a rollout replaces it first",
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ def test_of_one_that_is_down_it_is_told_who_else_has_its_port(holder: Holder | N
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: holder} if holder else {})
     finding = told(Process("app-1", "FATAL"), listening)[0]
     assert finding.code == "process.down"
-    assert finding.text.endswith(f"and a roll replaces it first. {text}")
+    assert finding.text.endswith(f"and a rollout replaces it first. {text}")
 
 
 def test_proxy_of_a_container_is_no_finding() -> None:
@@ -164,7 +167,7 @@ def test_proxy_of_a_container_is_no_finding() -> None:
 
 
 @pytest.mark.parametrize("process", [Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")])
-def test_foreign_process_on_the_port_refuses_a_roll(process: Process) -> None:
+def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None:
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
     finding = told(process, listening)[-1]
     assert (finding.code, finding.refuses) == ("ports.foreign", True)
@@ -190,16 +193,16 @@ def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
 
 
-def test_one_that_a_roll_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
+def test_one_that_a_rollout_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
     failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
     (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
     assert (finding.code, finding.mend) == ("process.down", "supervisorctl start app:app-1")
     assert finding.text == (
-        "is STOPPED since a roll failed on it (supervisord refuses the order to start it: NO_FILE): the next roll "
+        "is STOPPED since a rollout failed on it (supervisord refuses the order to start it: NO_FILE): the next rollout "
         "replaces it first"
     )
     (stopped,) = told(Process("app-1", "STOPPED"), Listening(), wanted=False)
-    assert stopped.text == "is STOPPED: it serves no traffic, and a roll leaves it so"
+    assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it so"
 
 
 def test_what_could_not_be_looked_at_is_no_finding() -> None:
@@ -210,10 +213,10 @@ def test_what_could_not_be_looked_at_is_no_finding() -> None:
 
 
 def found_of(wrapper: Wrapper, signal: str, stopasgroup: bool = False) -> list[Finding]:
-    roll = Roll(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
+    rollout = Rollout(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
     seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
     given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
-    return list(processes.findings(roll, seen, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
+    return list(processes.findings(rollout, seen, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
 
 
 PLAIN = Wrapper("sh", frozenset({"INT", "CHLD"}), program="dash")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervisor.xmlrpc import xmlrpc_marshal
 
-from supervisor_rolling.codec import dump, dump_changes, load_roll, load_watch
+from supervisor_rolling.codec import dump, dump_changes, load_rollout, load_watch
 from supervisor_rolling.core.model import (
     Connection,
     GatePolicy,
@@ -23,7 +23,7 @@ from supervisor_rolling.core.model import (
     Member,
     Policy,
     PortRule,
-    Roll,
+    Rollout,
     Stage,
     Status,
     Ward,
@@ -34,14 +34,14 @@ from supervisor_rolling.core.model import (
 from supervisor_rolling.plugin import shapes
 from supervisor_rolling.plugin.events import events_between
 from supervisor_rolling.plugin.mailbox import Mailbox
-from supervisor_rolling.plugin.views import roll_view, standings_of
+from supervisor_rolling.plugin.views import rollout_view, standings_of
 
 POLICY = Policy(
     "app",
     PortRule(by_name={"web_1": (8001,)}),
     warmup=WarmupPolicy(headers={"Host": "example.org"}, requests=(WarmupRequest(expect=(200,)),)),
 )
-ROLL = Roll(
+ROLLOUT = Rollout(
     1,
     "app",
     POLICY,
@@ -95,7 +95,7 @@ def test_the_shapes_are_those_of_the_model() -> None:
     assert comparable(shapes.MEMBER) == shape_of(Member)
     assert comparable(shapes.WARD) == shape_of(Ward)
     apart = {"policy", "gate", "members"}
-    assert comparable(shapes.ROLL) == {key: shape for key, shape in shape_of(Roll).items() if key not in apart}
+    assert comparable(shapes.ROLLOUT) == {key: shape for key, shape in shape_of(Rollout).items() if key not in apart}
     assert {field.name for field in dataclasses.fields(Watch)} == {"group", "policy", "gate", "wards"}
 
 
@@ -105,19 +105,19 @@ def test_the_words_are_those_of_the_model(words: frozenset[str], kind: type[enum
 
 
 def test_what_the_listener_writes_fits() -> None:
-    assert shapes.read_roll(dump(ROLL), "app", None) == json.loads(dump(ROLL))
+    assert shapes.read_rollout(dump(ROLLOUT), "app", None) == json.loads(dump(ROLLOUT))
     assert shapes.read_watch(dump(WATCH), "app", None) == json.loads(dump(WATCH))
 
 
 def test_what_a_newer_listener_knows_more_does_no_harm() -> None:
-    newer = {**json.loads(dump(ROLL)), "mood": "good"}
-    assert shapes.read_roll(json.dumps(newer), "app", None) == newer
+    newer = {**json.loads(dump(ROLLOUT)), "mood": "good"}
+    assert shapes.read_rollout(json.dumps(newer), "app", None) == newer
 
 
 # --- what does not fit
 
 
-def changed(record: Roll | Watch, path: list[Any], value: Any) -> str:
+def changed(record: Rollout | Watch, path: list[Any], value: Any) -> str:
     """The JSON of a record with another value there."""
     data = json.loads(dump(record))
     place = data
@@ -130,14 +130,14 @@ def changed(record: Roll | Watch, path: list[Any], value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (["id"], None, "roll.id: 'None'"),
-        (["id"], 2**31, "roll.id: '2147483648'"),
-        (["id"], True, "roll.id: 'True'"),
-        (["status"], "ended", "roll.status: 'ended'"),
-        (["status"], [], "roll.status: '[]'"),
-        (["started_at"], float("nan"), "roll.started_at: 'nan'"),
-        (["forecast"], 2**31, "roll.forecast: '2147483648'"),
-        (["ended_at"], float("inf"), "roll.ended_at: 'inf'"),
+        (["id"], None, "rollout.id: 'None'"),
+        (["id"], 2**31, "rollout.id: '2147483648'"),
+        (["id"], True, "rollout.id: 'True'"),
+        (["status"], "ended", "rollout.status: 'ended'"),
+        (["status"], [], "rollout.status: '[]'"),
+        (["started_at"], float("nan"), "rollout.started_at: 'nan'"),
+        (["forecast"], 2**31, "rollout.forecast: '2147483648'"),
+        (["ended_at"], float("inf"), "rollout.ended_at: 'inf'"),
         (["group"], "web", "group: it is of another group"),
         (["members"], {}, "members: '{}'"),
         (["members"], [[]], "members[0]: '[]'"),
@@ -153,81 +153,81 @@ def changed(record: Roll | Watch, path: list[Any], value: Any) -> str:
 )
 def test_what_does_not_fit_is_refused_with_its_place(path: list[Any], value: Any, problem: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(problem)):
-        shapes.read_roll(changed(ROLL, path, value), "app", None)
+        shapes.read_rollout(changed(ROLLOUT, path, value), "app", None)
 
 
 @pytest.mark.parametrize(
     "text", [None, 3, {}, "", "x", "[]", "null", "{}", "[" * 100_000, "9" * 5000, '{"group": "app"}']
 )
 def test_what_is_no_record_is_refused(text: Any) -> None:
-    for read in (shapes.read_roll, shapes.read_watch):
+    for read in (shapes.read_rollout, shapes.read_watch):
         with pytest.raises(ValueError, match=r"."):
             read(text, "app", None)
 
 
 def test_a_member_that_is_wrong_is_found_behind_many_that_have_not_changed() -> None:
-    old = json.loads(dump(ROLL))
+    old = json.loads(dump(ROLLOUT))
     with pytest.raises(ValueError, match=r"members\[1\].pid"):
-        shapes.read_roll(changed(ROLL, ["members", 1, "pid"], "7"), "app", old)
+        shapes.read_rollout(changed(ROLLOUT, ["members", 1, "pid"], "7"), "app", old)
     with pytest.raises(ValueError, match=r"policy.settle"):
-        shapes.read_roll(changed(ROLL, ["policy", "settle"], "7"), "app", old)
-    longer = dataclasses.replace(ROLL, members=(*ROLL.members, Member("web_3", (8003,))))
+        shapes.read_rollout(changed(ROLLOUT, ["policy", "settle"], "7"), "app", old)
+    longer = dataclasses.replace(ROLLOUT, members=(*ROLLOUT.members, Member("web_3", (8003,))))
     with pytest.raises(ValueError, match=r"members\[2\].name"):
-        shapes.read_roll(changed(longer, ["members", 2, "name"], 3), "app", old)
+        shapes.read_rollout(changed(longer, ["members", 2, "name"], 3), "app", old)
 
 
 # --- only what has changed
 
 OTHER = dataclasses.replace(
-    ROLL,
-    paused=not ROLL.paused,
-    members=(*ROLL.members[:-1], dataclasses.replace(ROLL.members[-1], pid=4711, why="x")),
-    levels=(*ROLL.levels, Level(1007.0, 1)),
+    ROLLOUT,
+    paused=not ROLLOUT.paused,
+    members=(*ROLLOUT.members[:-1], dataclasses.replace(ROLLOUT.members[-1], pid=4711, why="x")),
+    levels=(*ROLLOUT.levels, Level(1007.0, 1)),
 )
 
 
 def test_of_how_many_were_available_only_what_is_new_is_written() -> None:
-    before = dataclasses.replace(ROLL, levels=(Level(1000.0, 2), Level(1001.0, 1)))
+    before = dataclasses.replace(ROLLOUT, levels=(Level(1000.0, 2), Level(1001.0, 1)))
     after = dataclasses.replace(before, levels=(*before.levels, Level(1002.0, 2)))
     text = dump_changes(after, before)
     assert json.loads(text)["levels"] == [2, [[1002.0, 2]]]
-    assert shapes.read_roll(text, "app", json.loads(dump(before))) == json.loads(dump(after))
+    assert shapes.read_rollout(text, "app", json.loads(dump(before))) == json.loads(dump(after))
 
 
-def test_what_has_changed_makes_the_same_roll_as_all_of_it() -> None:
-    old = json.loads(dump(ROLL))
-    text = dump_changes(OTHER, ROLL)
+def test_what_has_changed_makes_the_same_rollout_as_all_of_it() -> None:
+    old = json.loads(dump(ROLLOUT))
+    text = dump_changes(OTHER, ROLLOUT)
     assert len(text) < len(dump(OTHER)) / 2
-    assert shapes.read_roll(text, "app", old) == json.loads(dump(OTHER))
-    assert old == json.loads(dump(ROLL)), "what is kept stays as it is until the new one is written"
-    assert shapes.read_roll(dump_changes(ROLL, OTHER), "app", json.loads(dump(OTHER))) == old
+    assert shapes.read_rollout(text, "app", old) == json.loads(dump(OTHER))
+    assert old == json.loads(dump(ROLLOUT)), "what is kept stays as it is until the new one is written"
+    assert shapes.read_rollout(dump_changes(ROLLOUT, OTHER), "app", json.loads(dump(OTHER))) == old
 
 
-def test_another_roll_or_other_members_are_written_whole() -> None:
-    for other in (dataclasses.replace(ROLL, id=99), dataclasses.replace(ROLL, members=ROLL.members[1:])):
-        assert dump_changes(other, ROLL) == dump(other)
+def test_another_rollout_or_other_members_are_written_whole() -> None:
+    for other in (dataclasses.replace(ROLLOUT, id=99), dataclasses.replace(ROLLOUT, members=ROLLOUT.members[1:])):
+        assert dump_changes(other, ROLLOUT) == dump(other)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("changes", {"paused": 3}, "roll.paused"),
+        ("changes", {"paused": 3}, "rollout.paused"),
         ("changes", {"group": "web"}, "group: it is of another group"),
         ("changes", {"policy": {}}, "policy"),
-        ("changes", None, "roll.changes"),
+        ("changes", None, "rollout.changes"),
         ("members", [[0, {"name": 3}]], r"members\[0\]"),
         ("members", [[99, {}]], "none with the index 99"),
-        ("members", [[-1, {}]], r"roll.members\[0\]\[0\]"),
-        ("levels", [0, [[1.0, "x"]]], r"roll.levels\[1\]"),
-        ("levels", None, "roll.levels"),
+        ("members", [[-1, {}]], r"rollout.members\[0\]\[0\]"),
+        ("levels", [0, [[1.0, "x"]]], r"rollout.levels\[1\]"),
+        ("levels", None, "rollout.levels"),
     ],
 )
 def test_a_change_that_does_not_fit_is_refused_with_its_place(key: str, value: Any, problem: str) -> None:
-    found = {**json.loads(dump_changes(OTHER, ROLL)), key: value}
+    found = {**json.loads(dump_changes(OTHER, ROLLOUT)), key: value}
     with pytest.raises(ValueError, match=problem):
-        shapes.read_roll(json.dumps(found), "app", json.loads(dump(ROLL)))
+        shapes.read_rollout(json.dumps(found), "app", json.loads(dump(ROLLOUT)))
     with pytest.raises(ValueError, match=r"."):
-        shapes.read_roll(json.dumps(found), "app", None)
+        shapes.read_rollout(json.dumps(found), "app", None)
 
 
 # --- whatever stands there
@@ -261,20 +261,20 @@ def mutated(data: st.DataObject, text: str) -> str:
 
 @settings(max_examples=500, deadline=None)
 @given(st.data())
-def test_a_roll_that_is_kept_can_be_shown_told_and_read_whatever_stands_in_it(data: st.DataObject) -> None:
-    old = data.draw(st.sampled_from([None, json.loads(dump(ROLL))]))
-    text = mutated(data, data.draw(st.sampled_from([dump(ROLL), dump_changes(OTHER, ROLL)])))
+def test_a_rollout_that_is_kept_can_be_shown_told_and_read_whatever_stands_in_it(data: st.DataObject) -> None:
+    old = data.draw(st.sampled_from([None, json.loads(dump(ROLLOUT))]))
+    text = mutated(data, data.draw(st.sampled_from([dump(ROLLOUT), dump_changes(OTHER, ROLLOUT)])))
     try:
-        roll = shapes.read_roll(text, "app", old)
+        rollout = shapes.read_rollout(text, "app", old)
     except ValueError:
         return
     mailbox = Mailbox()
-    mailbox.record("app", 0, roll, 5.0)
-    xmlrpc_marshal(roll_view(roll, 1000.0)).encode("utf-8", "backslashreplace")
+    mailbox.record("app", 0, rollout, 5.0)
+    xmlrpc_marshal(rollout_view(rollout, 1000.0)).encode("utf-8", "backslashreplace")
     xmlrpc_marshal(standings_of(mailbox, "app", 1000.0))
-    for event in events_between(old, roll, 1000.0):
+    for event in events_between(old, rollout, 1000.0):
         event.payload().encode("ascii")
-    assert load_roll(json.loads(json.dumps(mailbox.rolls.news({})))["app"][1]).group == "app"
+    assert load_rollout(json.loads(json.dumps(mailbox.rollouts.news({})))["app"][1]).group == "app"
 
 
 @settings(max_examples=500, deadline=None)
@@ -303,16 +303,16 @@ def without(record: Any, *keys: str) -> Any:
 
 def test_what_an_older_listener_writes_is_kept_shown_and_read() -> None:
     newer = ("on_kill", "killed", "deaths", "oldest_left", "keepalive", "quiet", "pace", "paced_since")
-    text = json.dumps(without(json.loads(dump(ROLL)), *newer))
-    roll = shapes.read_roll(text, "app", None)
-    assert roll_view(roll, 0.0)["processes"][0]["oldest_left"] == []
-    members = tuple(dataclasses.replace(member, oldest_left=()) for member in ROLL.members)
-    assert load_roll(roll) == dataclasses.replace(ROLL, members=members)
+    text = json.dumps(without(json.loads(dump(ROLLOUT)), *newer))
+    rollout = shapes.read_rollout(text, "app", None)
+    assert rollout_view(rollout, 0.0)["processes"][0]["oldest_left"] == []
+    members = tuple(dataclasses.replace(member, oldest_left=()) for member in ROLLOUT.members)
+    assert load_rollout(rollout) == dataclasses.replace(ROLLOUT, members=members)
 
 
 @pytest.mark.parametrize("wrong", [None, [{}], [{"peer": None, "age": 1.0, "idle": 1.0, "last": "", "state": ""}], "x"])
 def test_what_came_with_a_later_version_is_checked_where_it_is(wrong: Any) -> None:
-    record = json.loads(dump(ROLL))
+    record = json.loads(dump(ROLLOUT))
     record["members"][0]["oldest_left"] = wrong
     with pytest.raises(ValueError, match=r"members\[0\]\.oldest_left"):
-        shapes.read_roll(json.dumps(record), "app", None)
+        shapes.read_rollout(json.dumps(record), "app", None)

@@ -1,4 +1,4 @@
-"""Every arrow of the diagram in machine.py, one look at a time. Whole rolls are in test_roller.py."""
+"""Every arrow of the diagram in machine.py, one look at a time. Whole rollouts are in test_roller.py."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from supervisor_rolling.core.model import (
     Rest,
     RestartPolicy,
     Reuse,
-    Roll,
+    Rollout,
     Seen,
     Share,
     Stage,
@@ -75,15 +75,15 @@ def a_process(state: str = "RUNNING", pid: int = OLD, **changes: Any) -> Process
 
 
 def ours(state: str, **changes: Any) -> Process:
-    """One that the roll stops, or has stopped."""
-    return a_process(state, **{"stopped_by_roll": True, **changes})
+    """One that the rollout stops, or has stopped."""
+    return a_process(state, **{"stopped_by_rollout": True, **changes})
 
 
-def a_roll(*members: Member, **changes: Any) -> Roll:
+def a_rollout(*members: Member, **changes: Any) -> Rollout:
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), drain=DRAIN, settle=10.0)
     of_policy = {key: changes.pop(key) for key in list(changes) if key in Policy.__dataclass_fields__}
     values = {"limit": 1, "gate": GatePolicy(), "started_at": BEGAN, "least_available": 99, **changes}
-    return Roll(1, "app", replace(policy, **of_policy), members, **values)
+    return Rollout(1, "app", replace(policy, **of_policy), members, **values)
 
 
 def seen(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -> Seen:
@@ -94,7 +94,7 @@ def seen(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -> Se
 def stepped(member: Member, process: Process | None, at: float = 1.0, **changes: Any) -> Member:
     """The member after a look ``at`` seconds into its stage. ``changes`` go where they belong."""
     of_seen = {key: changes.pop(key) for key in list(changes) if key in Seen.__dataclass_fields__}
-    return step(member, a_roll(member, **changes), seen(process, BEGAN + at, **of_seen))
+    return step(member, a_rollout(member, **changes), seen(process, BEGAN + at, **of_seen))
 
 
 # --- open
@@ -177,7 +177,7 @@ def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage
 
 
 def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
-    dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the roll told the one before
+    dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
     member = stepped(a_member(Stage.SETTLING, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, settle=100.0)
     assert (member.failed, member.why) == (True, "died 60.0 s after it came back: it is EXITED")
 
@@ -347,7 +347,7 @@ def test_where_nobody_makes_the_pool_run_dry_silence_means_nothing() -> None:
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).stage is Stage.DRAINING
 
 
-def test_a_pool_that_speaks_tls_stops_the_roll_and_says_what_to_do() -> None:
+def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "sealed": frozenset({NAME}), "drain": NGINX}
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.9, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
@@ -402,7 +402,7 @@ def test_a_leak_past_haproxy_names_its_backend() -> None:
     assert after.why.startswith("still gets requests that HAProxy's backend does not know of (from 10.0.0.9:4711 to")
 
 
-def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_roll_has_failed_on_it() -> None:
+def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_rollout_has_failed_on_it() -> None:
     drain = DrainPolicy(signal="USR1")
     died = a_process("EXITED", 0)
     after = stepped(a_member(Stage.DRAINING), died, told=frozenset({NAME}), drain=drain)
@@ -547,7 +547,7 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
 # --- one that does not stop
 
 UNSTOPPED = (
-    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the roll brings it back. Mend how it stops, "
+    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the rollout brings it back. Mend how it stops, "
     "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} "
     "in its policy"
 )
@@ -562,7 +562,7 @@ def down(took: float = 10.0, **changes: Any) -> Process:
     return ours("STOPPED", **{"stop_took": took, "stopwaitsecs": 10.0, **changes})
 
 
-def test_the_roll_fails_on_one_that_does_not_stop_before_supervisord_kills_it_and_goes_on_with_it() -> None:
+def test_the_rollout_fails_on_one_that_does_not_stop_before_supervisord_kills_it_and_goes_on_with_it() -> None:
     assert stepped(a_member(Stage.RESTARTING), stopping(9.99), 9.99) == a_member(Stage.RESTARTING)
     after = stepped(a_member(Stage.RESTARTING), stopping(10.0), 10.0)
     assert (after.stage, after.failed, after.killed, after.since) == (Stage.RESTARTING, True, False, BEGAN)
@@ -619,13 +619,11 @@ def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, pol
     assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
 
 
-LATE = (
-    "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs and the roll brings it "
-)
+LATE = "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs and the rollout brings it "
 
 
 def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_nothing_is_left_stopped() -> None:
-    """No roll begins so, but stopwaitsecs may be raised while one runs."""
+    """No rollout begins so, but stopwaitsecs may be raised while one runs."""
     restart = RestartPolicy(timeout=4.0)
     assert not stepped(a_member(Stage.RESTARTING), stopping(3.9), 3.9, restart=restart).failed
     member = stepped(a_member(Stage.RESTARTING), stopping(4.0), 4.0, restart=restart)
@@ -638,7 +636,7 @@ def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_noth
 
 
 @pytest.mark.parametrize("stopwaitsecs", [0.0, 3600.0])
-def test_no_roll_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsecs_is(stopwaitsecs: float) -> None:
+def test_no_rollout_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsecs_is(stopwaitsecs: float) -> None:
     restart = RestartPolicy(timeout=4.0)
     member = stepped(a_member(Stage.RESTARTING), stopping(4.0, stopwaitsecs), 4.0, restart=restart)
     assert stepped(member, stopping(7.9, stopwaitsecs), 7.9, restart=restart).stage is Stage.RESTARTING
@@ -674,7 +672,7 @@ def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
     assert (after.stage, after.why) == (Stage.FAILED, "was not restarted within 20 s (restart.timeout): it is BACKOFF")
 
 
-def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_roll_can_end() -> None:
+def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end() -> None:
     member = stepped(a_member(Stage.RESTARTING), stopping(10.0), 10.0)
     assert stepped(member, stopping(69.0), 69.0).stage is Stage.RESTARTING
     after = stepped(member, stopping(70.0), 70.0)
@@ -884,15 +882,15 @@ def test_one_that_was_started_again_and_then_stopped_is_left_stopped() -> None:
 
 
 @pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
-def test_one_that_another_client_stopped_before_the_roll_is_not_started(state: str) -> None:
+def test_one_that_another_client_stopped_before_the_rollout_is_not_started(state: str) -> None:
     process = a_process(state, down_for=0.1)
     assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.DRAINING
-    assert stepped(a_member(Stage.RESTARTING), replace(process, stopped_by_roll=True)).stage is Stage.RESTARTING
+    assert stepped(a_member(Stage.RESTARTING), replace(process, stopped_by_rollout=True)).stage is Stage.RESTARTING
     left = a_member(Stage.RESTARTING, old_pid=0, cold=True)
     assert stepped(left, process).stage is Stage.RESTARTING, "an earlier failure had left it STOPPED"
 
 
-def test_one_that_the_roll_has_stopped_is_started_whatever_the_stage_says() -> None:
+def test_one_that_the_rollout_has_stopped_is_started_whatever_the_stage_says() -> None:
     assert stepped(a_member(Stage.DRAINING), ours("STOPPED", down_for=HAND_PATIENCE)).stage is Stage.RESTARTING
 
 
@@ -989,8 +987,8 @@ def test_there_is_nothing_to_order_for(process: Process | None) -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RESTARTING])
 def test_only_who_restarts_gets_orders(stage: Stage) -> None:
-    assert machine.orders(a_roll(a_member(stage)), seen(a_process()), CLOSED) == ()
-    restarting = a_roll(a_member(Stage.RESTARTING))
+    assert machine.orders(a_rollout(a_member(stage)), seen(a_process()), CLOSED) == ()
+    restarting = a_rollout(a_member(Stage.RESTARTING))
     assert machine.orders(restarting, seen(a_process()), CLOSED) == (Order(Verb.STOP, NAME, Incarnation(OLD, 1.0)),)
 
 
@@ -1015,92 +1013,94 @@ def all_open(count: int) -> tuple[Member, ...]:
     return members(*[Stage.OPEN] * count)
 
 
-def left(roll: Roll) -> list[str]:
-    return [member.name for member in roll.members if member.stage in (Stage.DRAINING, Stage.RESTARTING)]
+def left(rollout: Rollout) -> list[str]:
+    return [member.name for member in rollout.members if member.stage in (Stage.DRAINING, Stage.RESTARTING)]
 
 
-def test_a_roll_that_has_ended_is_never_touched_again() -> None:
+def test_a_rollout_that_has_ended_is_never_touched_again() -> None:
     for status in (Status.DONE, Status.FAILED, Status.ABORTED, Status.PLANNED):
-        roll = a_roll(*members(Stage.FAILED, Stage.OPEN), status=status)
-        assert machine.advance(roll, look("FATAL")) == roll
+        rollout = a_rollout(*members(Stage.FAILED, Stage.OPEN), status=status)
+        assert machine.advance(rollout, look("FATAL")) == rollout
 
 
 def test_the_first_goes_alone_and_then_as_many_as_the_limit() -> None:
-    roll = a_roll(*all_open(5), limit=3, canary=1)
-    assert left(machine.advance(roll, look(*["RUNNING"] * 5))) == ["app-1"]
-    done = replace(roll.members[0], replaced=True, tried=True, pid=101)
-    after = machine.advance(replace(roll, members=(done, *roll.members[1:])), look(*["RUNNING"] * 5))
+    rollout = a_rollout(*all_open(5), limit=3, canary=1)
+    assert left(machine.advance(rollout, look(*["RUNNING"] * 5))) == ["app-1"]
+    done = replace(rollout.members[0], replaced=True, tried=True, pid=101)
+    after = machine.advance(replace(rollout, members=(done, *rollout.members[1:])), look(*["RUNNING"] * 5))
     assert left(after) == ["app-2", "app-3", "app-4"]
 
 
 def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
     states = ["RUNNING"] * 3
-    roll = a_roll(*all_open(4), limit=2, canary=0)
-    assert left(machine.advance(roll, look(*states, "BACKOFF"))) == ["app-1", "app-4"]
-    other = replace(roll, members=tuple(replace(m, wanted=m.name != "app-4") for m in roll.members))
+    rollout = a_rollout(*all_open(4), limit=2, canary=0)
+    assert left(machine.advance(rollout, look(*states, "BACKOFF"))) == ["app-1", "app-4"]
+    other = replace(rollout, members=tuple(replace(m, wanted=m.name != "app-4") for m in rollout.members))
     assert left(machine.advance(other, look(*states, "BACKOFF"))) == ["app-1"]
     assert left(machine.advance(other, look(*states, "STARTING"))) == ["app-1"]
 
 
 def test_one_that_has_died_leaves_only_when_supervisord_says_why() -> None:
-    roll = a_roll(*all_open(3), limit=1, canary=0)
+    rollout = a_rollout(*all_open(3), limit=1, canary=0)
     dead = look("EXITED", "RUNNING", "RUNNING", dead={"app-1": BEGAN})
-    assert left(machine.advance(roll, dead)) == []
-    assert left(machine.advance(roll, replace(dead, dead={}))) == ["app-1"]
+    assert left(machine.advance(rollout, dead)) == []
+    assert left(machine.advance(rollout, replace(dead, dead={}))) == ["app-1"]
 
 
-def test_a_roll_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:
+def test_a_rollout_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:
     (failed,) = members(Stage.FAILED, failed=True, why="supervisord refuses the order to start it")
-    after = machine.advance(a_roll(failed), look("STOPPED"))
+    after = machine.advance(a_rollout(failed), look("STOPPED"))
     assert (after.status, "refuses the order" in after.why) == (Status.FAILED, True)
 
 
 def test_those_that_an_operator_stopped_take_no_room() -> None:
     stopped = replace(all_open(4)[3], wanted=False)
-    roll = a_roll(*all_open(3), stopped, limit=2, canary=0)
-    assert left(machine.advance(roll, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
+    rollout = a_rollout(*all_open(3), stopped, limit=2, canary=0)
+    assert left(machine.advance(rollout, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "STOPPING", "STOPPED"])
-def test_one_that_this_roll_restarts_takes_room_beside_one_that_is_down(state: str) -> None:
+def test_one_that_this_rollout_restarts_takes_room_beside_one_that_is_down(state: str) -> None:
     first, *others = members(Stage.RESTARTING, *[Stage.OPEN] * 3, old_pid=101, since=BEGAN)
     down = replace(others[2], wanted=False)
-    roll = a_roll(replace(first, tried=True), others[0], others[1], down, limit=2, canary=0)
-    after = machine.advance(roll, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={8001: 0.0}))
+    rollout = a_rollout(replace(first, tried=True), others[0], others[1], down, limit=2, canary=0)
+    after = machine.advance(rollout, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={8001: 0.0}))
     assert left(after) == ["app-1"]
 
 
 def test_one_that_is_kept_closed_takes_room() -> None:
-    roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, tried=False), limit=1, canary=0)
-    kept = replace(roll, members=tuple(replace(m, wanted=m.name != "app-3") for m in roll.members))
+    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, tried=False), limit=1, canary=0)
+    kept = replace(rollout, members=tuple(replace(m, wanted=m.name != "app-3") for m in rollout.members))
     assert left(machine.advance(kept, look(*["RUNNING"] * 3))) == []
 
 
 def test_the_last_that_serves_is_closed_only_by_force() -> None:
-    roll = a_roll(*all_open(2), limit=2, canary=0)
-    assert left(machine.advance(roll, look("RUNNING", "RUNNING"))) == ["app-1"]
-    assert left(machine.advance(replace(roll, force=True), look("RUNNING", "RUNNING"))) == ["app-1", "app-2"]
+    rollout = a_rollout(*all_open(2), limit=2, canary=0)
+    assert left(machine.advance(rollout, look("RUNNING", "RUNNING"))) == ["app-1"]
+    assert left(machine.advance(replace(rollout, force=True), look("RUNNING", "RUNNING"))) == ["app-1", "app-2"]
 
 
 @pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}])
 def test_a_wish_lets_nobody_leave(wish: dict[str, bool]) -> None:
-    assert left(machine.advance(a_roll(*all_open(2), **wish), look("RUNNING", "RUNNING"))) == []
+    assert left(machine.advance(a_rollout(*all_open(2), **wish), look("RUNNING", "RUNNING"))) == []
 
 
-def test_more_failures_than_allowed_let_nobody_leave_and_end_the_roll() -> None:
+def test_more_failures_than_allowed_let_nobody_leave_and_end_the_rollout() -> None:
     first, *others = all_open(3)
-    roll = a_roll(replace(first, failed=True, tried=True, why="is not warm"), *others, limit=3, max_failures=0)
-    after = machine.advance(roll, look(*["RUNNING"] * 3))
+    rollout = a_rollout(replace(first, failed=True, tried=True, why="is not warm"), *others, limit=3, max_failures=0)
+    after = machine.advance(rollout, look(*["RUNNING"] * 3))
     assert (after.status, after.why, left(after)) == (Status.FAILED, "app:app-1 is not warm", [])
-    assert left(machine.advance(replace(roll, policy=replace(roll.policy, max_failures=1)), look(*["RUNNING"] * 3)))
+    assert left(
+        machine.advance(replace(rollout, policy=replace(rollout.policy, max_failures=1)), look(*["RUNNING"] * 3))
+    )
 
 
 def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
     first, second = members(Stage.FAILED, Stage.OPEN)
-    roll = machine.advance(a_roll(first, second, limit=2, canary=0), look("RUNNING", "RUNNING"))
-    assert (roll.members[0].stage, roll.members[0].cold) == (Stage.DRAINING, True)
-    roll = machine.advance(a_roll(*all_open(2)), look("RUNNING", "RUNNING"))
-    assert (roll.members[0].stage, roll.members[0].cold) == (Stage.DRAINING, False)
+    rollout = machine.advance(a_rollout(first, second, limit=2, canary=0), look("RUNNING", "RUNNING"))
+    assert (rollout.members[0].stage, rollout.members[0].cold) == (Stage.DRAINING, True)
+    rollout = machine.advance(a_rollout(*all_open(2)), look("RUNNING", "RUNNING"))
+    assert (rollout.members[0].stage, rollout.members[0].cold) == (Stage.DRAINING, False)
 
 
 @pytest.mark.parametrize("limit", [1, 9])
@@ -1109,8 +1109,8 @@ def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_
     state: str, limit: int
 ) -> None:
     first, *others = members(*[Stage.OPEN] * 3, tried=True, pid=1)
-    roll = a_roll(replace(first, replaced=True), *others, limit=limit, max_failures=9)
-    after = machine.advance(roll, look(state, "RUNNING", "RUNNING"))
+    rollout = a_rollout(replace(first, replaced=True), *others, limit=limit, max_failures=9)
+    after = machine.advance(rollout, look(state, "RUNNING", "RUNNING"))
     assert (after.members[0].stage, after.members[0].pid, after.members[0].failed) == (Stage.OPEN, 1, True)
     assert (machine.closed(after), machine.jobs(after)) == ({}, {})
 
@@ -1118,8 +1118,8 @@ def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_
 def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() -> None:
     first, second = all_open(2)
     table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": Process("app-2", "STOPPED", down_for=HAND_PATIENCE)}
-    roll = a_roll(replace(first, tried=True, replaced=True, pid=101), second)
-    after = machine.advance(roll, Seen(BEGAN, table))
+    rollout = a_rollout(replace(first, tried=True, replaced=True, pid=101), second)
+    after = machine.advance(rollout, Seen(BEGAN, table))
     assert (after.status, after.members[1].wanted) == (Status.DONE, False)
     assert after.members[1].why == "was stopped by hand and is left so"
 
@@ -1134,95 +1134,97 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
     ],
 )
 def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage, process: Process) -> None:
-    roll = a_roll(a_member(stage, pid=NEW), replace(a_member(), name="app-2"))
-    away = machine.advance(roll, seen(process, at=BEGAN + 500.0, gap=499.5, closed={}))
+    rollout = a_rollout(a_member(stage, pid=NEW), replace(a_member(), name="app-2"))
+    away = machine.advance(rollout, seen(process, at=BEGAN + 500.0, gap=499.5, closed={}))
     assert (away.members[0].stage, away.members[0].failed, away.members[0].since) == (stage, False, BEGAN + 499.5)
 
 
 def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked_for_long() -> None:
     """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
-    roll = a_roll(a_member(Stage.RESTARTING))
+    rollout = a_rollout(a_member(Stage.RESTARTING))
     reopened = {PORT: BEGAN + 499.0}
     away = seen(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
-    after = machine.advance(roll, away)
+    after = machine.advance(rollout, away)
     assert (after.members[0].stage, after.members[0].since) == (Stage.DRAINING, BEGAN + 500.0)
     assert machine.orders(after, away, reopened) == ()
 
 
 def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up() -> None:
     process = a_process("BACKOFF", spawned=2.0)
-    roll = a_roll(a_member(Stage.RESTARTING, stopped_at=BEGAN + 5.0, killed=True), restart=RestartPolicy(timeout=20.0))
-    away = machine.advance(roll, seen(process, at=BEGAN + 500.0, gap=490.0))
+    rollout = a_rollout(
+        a_member(Stage.RESTARTING, stopped_at=BEGAN + 5.0, killed=True), restart=RestartPolicy(timeout=20.0)
+    )
+    away = machine.advance(rollout, seen(process, at=BEGAN + 500.0, gap=490.0))
     assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, BEGAN + 495.0)
     assert machine.advance(away, seen(process, at=BEGAN + 515.0)).members[0].stage is Stage.FAILED
 
 
 def test_one_that_is_not_down_yet_is_not_noted_as_down_because_nobody_looked() -> None:
-    roll = a_roll(a_member(Stage.RESTARTING))
-    away = machine.advance(roll, seen(stopping(1.0), at=BEGAN + 500.0, gap=499.0))
+    rollout = a_rollout(a_member(Stage.RESTARTING))
+    away = machine.advance(rollout, seen(stopping(1.0), at=BEGAN + 500.0, gap=499.0))
     assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, 0.0)
 
 
-def test_a_stuck_roll_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
+def test_a_stuck_rollout_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
     kept = replace(all_open(3)[2], wanted=False)
-    roll = a_roll(*all_open(2), kept, stuck_since=BEGAN)
-    after = machine.advance(roll, look("RUNNING", "RUNNING", "BACKOFF", at=BEGAN + 500.0, gap=499.0))
+    rollout = a_rollout(*all_open(2), kept, stuck_since=BEGAN)
+    after = machine.advance(rollout, look("RUNNING", "RUNNING", "BACKOFF", at=BEGAN + 500.0, gap=499.0))
     assert (after.status, after.stuck_since) == (Status.RUNNING, BEGAN + 499.0)
 
 
-def test_a_roll_ends_only_when_nobody_is_under_way() -> None:
+def test_a_rollout_ends_only_when_nobody_is_under_way() -> None:
     for stage in (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING):
-        roll = a_roll(a_member(stage, pid=OLD), aborting=stage is not Stage.DRAINING)
-        assert machine.advance(roll, seen(a_process(), closed={})).status is Status.RUNNING
+        rollout = a_rollout(a_member(stage, pid=OLD), aborting=stage is not Stage.DRAINING)
+        assert machine.advance(rollout, seen(a_process(), closed={})).status is Status.RUNNING
 
 
 def test_what_an_operator_stops_while_it_waits_for_its_turn_is_not_waited_for() -> None:
     first, second = all_open(2)
-    roll = a_roll(replace(first, tried=True, replaced=True, pid=101), second)
+    rollout = a_rollout(replace(first, tried=True, replaced=True, pid=101), second)
     down = Process("app-2", "STOPPED", down_for=HAND_PATIENCE - 0.1)
     table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": down}
-    assert machine.advance(roll, Seen(BEGAN, table)).status is Status.RUNNING
+    assert machine.advance(rollout, Seen(BEGAN, table)).status is Status.RUNNING
     table["app-2"] = replace(down, down_for=HAND_PATIENCE)
-    assert machine.advance(roll, Seen(BEGAN, table)).status is Status.DONE
+    assert machine.advance(rollout, Seen(BEGAN, table)).status is Status.DONE
 
 
-def stuck(roll: Roll, *states: str, **facts: Any) -> Roll:
-    """The roll at the deadline of one that cannot go on."""
-    waiting = machine.advance(roll, look(*states, **facts))
+def stuck(rollout: Rollout, *states: str, **facts: Any) -> Rollout:
+    """The rollout at the deadline of one that cannot go on."""
+    waiting = machine.advance(rollout, look(*states, **facts))
     assert (waiting.status, waiting.stuck_since) == (Status.RUNNING, BEGAN)
     is_awaited = any(ward.stage is Stage.WARMING for ward in facts.get("wards", {}).values())
-    patience = 60.0 + (roll.policy.warmup.timeout + roll.policy.settle if is_awaited else 0.0)
+    patience = 60.0 + (rollout.policy.warmup.timeout + rollout.policy.settle if is_awaited else 0.0)
     almost = machine.advance(waiting, look(*states, at=BEGAN + patience - 0.1, **facts))
     assert almost.status is Status.RUNNING
     return machine.advance(almost, look(*states, at=BEGAN + patience, **facts))
 
 
-def test_a_roll_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
+def test_a_rollout_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
     kept = replace(all_open(3)[2], wanted=False)
-    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
+    after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
     assert after.status is Status.FAILED
     assert after.why == "waited 60 s and could not go on: no room under the limit of 1. app-3 is BACKOFF"
 
 
 def test_the_text_names_also_who_is_kept_closed() -> None:
     kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], wanted=False)
-    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
+    after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
     assert after.why.endswith("app-3 is failed")
 
 
 def test_where_only_one_serves_the_text_says_what_takes_it_too() -> None:
-    after = stuck(a_roll(*all_open(1), limit=2), "RUNNING")
+    after = stuck(a_rollout(*all_open(1), limit=2), "RUNNING")
     assert after.why == "waited 60 s and could not go on: only one process serves (--force takes it too)."
 
 
-def test_a_roll_that_moves_again_is_not_stuck_any_more() -> None:
-    roll = a_roll(*all_open(2), stuck_since=BEGAN - 59.0)
-    assert machine.advance(roll, look("RUNNING", "RUNNING")).stuck_since == 0.0
+def test_a_rollout_that_moves_again_is_not_stuck_any_more() -> None:
+    rollout = a_rollout(*all_open(2), stuck_since=BEGAN - 59.0)
+    assert machine.advance(rollout, look("RUNNING", "RUNNING")).stuck_since == 0.0
 
 
-def test_a_paused_roll_is_never_stuck() -> None:
-    roll = a_roll(*all_open(2), paused=True, stuck_since=BEGAN - 1000.0)
-    after = machine.advance(roll, look("RUNNING", "RUNNING"))
+def test_a_paused_rollout_is_never_stuck() -> None:
+    rollout = a_rollout(*all_open(2), paused=True, stuck_since=BEGAN - 1000.0)
+    after = machine.advance(rollout, look("RUNNING", "RUNNING"))
     assert (after.status, after.stuck_since) == (Status.RUNNING, 0.0)
 
 
@@ -1232,9 +1234,9 @@ PACE = PacePolicy(cpu_pressure=20.0, patience=30.0)
 BOOTING = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING]
 
 
-def paced(*rest: Member, **changes: Any) -> Roll:
-    """A roll with room for three at a time; app-1 is open and the next."""
-    return a_roll(*all_open(1), *rest, **{"limit": 3, "canary": 0, "pace": PACE, **changes})
+def paced(*rest: Member, **changes: Any) -> Rollout:
+    """A rollout with room for three at a time; app-1 is open and the next."""
+    return a_rollout(*all_open(1), *rest, **{"limit": 3, "canary": 0, "pace": PACE, **changes})
 
 
 def under_way(stage: Stage, since: float = BEGAN) -> tuple[Member, ...]:
@@ -1245,107 +1247,107 @@ def under_way(stage: Stage, since: float = BEGAN) -> tuple[Member, ...]:
 
 @pytest.mark.parametrize(("pressure", "goes"), [(0.0, True), (19.9, True), (20.0, False), (100.0, False), (None, True)])
 def test_below_the_pressure_the_next_leaves_and_from_there_on_it_waits(pressure: float | None, goes: bool) -> None:
-    roll = paced(*under_way(Stage.OPEN))
-    after = machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=pressure))
+    rollout = paced(*under_way(Stage.OPEN))
+    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=pressure))
     assert (left(after), after.paced_since) == ((["app-1"], 0.0) if goes else ([], BEGAN))
 
 
 def test_without_a_pace_no_pressure_matters() -> None:
-    roll = paced(*under_way(Stage.OPEN), pace=PacePolicy())
-    assert left(machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=100.0))) == ["app-1"]
+    rollout = paced(*under_way(Stage.OPEN), pace=PacePolicy())
+    assert left(machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=100.0))) == ["app-1"]
 
 
 def test_on_one_and_the_same_pressure_only_one_leaves() -> None:
-    roll = paced(*all_open(4)[1:])
-    after = machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=0.0))
+    rollout = paced(*all_open(4)[1:])
+    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=0.0))
     assert (left(after), after.paced_since) == (["app-1"], BEGAN)
-    blind = machine.advance(roll, look(*["RUNNING"] * 4))
+    blind = machine.advance(rollout, look(*["RUNNING"] * 4))
     assert (left(blind), blind.paced_since) == (["app-1", "app-2", "app-3"], 0.0)
 
 
 @pytest.mark.parametrize("stage", BOOTING)
 def test_what_has_still_to_boot_has_still_to_show_what_it_costs(stage: Stage) -> None:
-    roll = paced(*under_way(stage), drain=DrainPolicy(min=999.0))
+    rollout = paced(*under_way(stage), drain=DrainPolicy(min=999.0))
     facts = look(*["RUNNING"] * 4, cpu_pressure=0.0, closed={8002: BEGAN}, connections={"app-2": 1})
-    after = machine.advance(roll, facts)
+    after = machine.advance(rollout, facts)
     assert (after.members[0].stage, after.paced_since) == (Stage.OPEN, BEGAN)
 
 
 @pytest.mark.parametrize("ago", [COST_SHOWS_AFTER - 0.1, COST_SHOWS_AFTER])
 def test_one_that_boots_for_long_shows_what_it_costs_by_the_pressure(ago: float) -> None:
-    roll = paced(*under_way(Stage.WARMING, since=BEGAN - ago))
-    after = machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=0.0))
+    rollout = paced(*under_way(Stage.WARMING, since=BEGAN - ago))
+    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=0.0))
     assert (after.members[0].stage is Stage.DRAINING) is (ago >= COST_SHOWS_AFTER)
 
 
 def test_a_pressure_that_does_not_fall_is_waited_for_no_longer_than_the_patience() -> None:
-    roll = paced(*under_way(Stage.OPEN))
+    rollout = paced(*under_way(Stage.OPEN))
     for at in (0.0, 0.5, 29.9):
-        roll = machine.advance(roll, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
-        assert (left(roll), roll.paced_since) == ([], BEGAN)
-    roll = machine.advance(roll, look(*["RUNNING"] * 4, at=BEGAN + 30.0, cpu_pressure=99.0))
-    assert (left(roll), roll.paced_since) == (["app-1"], 0.0)
+        rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
+        assert (left(rollout), rollout.paced_since) == ([], BEGAN)
+    rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + 30.0, cpu_pressure=99.0))
+    assert (left(rollout), rollout.paced_since) == (["app-1"], 0.0)
 
 
 def test_the_patience_begins_anew_with_each_that_leaves() -> None:
-    roll = paced(*all_open(4)[1:], paced_since=BEGAN - 30.0)
-    roll = machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=99.0))
-    assert (left(roll), roll.paced_since) == (["app-1"], BEGAN)
+    rollout = paced(*all_open(4)[1:], paced_since=BEGAN - 30.0)
+    rollout = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=99.0))
+    assert (left(rollout), rollout.paced_since) == (["app-1"], BEGAN)
 
 
 def test_the_time_in_which_nobody_looked_uses_no_patience_up() -> None:
-    roll = paced(*under_way(Stage.OPEN), paced_since=BEGAN)
-    after = machine.advance(roll, look(*["RUNNING"] * 4, at=BEGAN + 500.0, gap=499.0, cpu_pressure=99.0))
+    rollout = paced(*under_way(Stage.OPEN), paced_since=BEGAN)
+    after = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + 500.0, gap=499.0, cpu_pressure=99.0))
     assert (left(after), after.paced_since) == ([], BEGAN + 499.0)
 
 
 def test_who_is_down_waits_for_no_cpu() -> None:
-    roll = paced(*all_open(4)[1:])
-    after = machine.advance(roll, look("RUNNING", "RUNNING", "RUNNING", "FATAL", cpu_pressure=99.0))
+    rollout = paced(*all_open(4)[1:])
+    after = machine.advance(rollout, look("RUNNING", "RUNNING", "RUNNING", "FATAL", cpu_pressure=99.0))
     assert (left(after), after.paced_since) == (["app-4"], BEGAN)
 
 
-def test_a_roll_that_waits_for_the_cpu_is_not_stuck_and_does_not_fail_for_it() -> None:
-    roll = paced(*under_way(Stage.OPEN), pace=PacePolicy(20.0, patience=9999.0), stuck_since=BEGAN - 59.0)
+def test_a_rollout_that_waits_for_the_cpu_is_not_stuck_and_does_not_fail_for_it() -> None:
+    rollout = paced(*under_way(Stage.OPEN), pace=PacePolicy(20.0, patience=9999.0), stuck_since=BEGAN - 59.0)
     for at in (0.0, 100.0, 5000.0):
-        roll = machine.advance(roll, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
-        assert (roll.status, roll.stuck_since, roll.paced_since) == (Status.RUNNING, 0.0, BEGAN)
+        rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
+        assert (rollout.status, rollout.stuck_since, rollout.paced_since) == (Status.RUNNING, 0.0, BEGAN)
 
 
 @pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}, {"limit": 0}])
 def test_who_may_not_leave_anyway_does_not_wait_for_the_cpu(wish: dict[str, Any]) -> None:
-    roll = paced(*under_way(Stage.OPEN), paced_since=BEGAN - 5.0, **wish)
-    assert machine.advance(roll, look(*["RUNNING"] * 4, cpu_pressure=99.0)).paced_since == 0.0
+    rollout = paced(*under_way(Stage.OPEN), paced_since=BEGAN - 5.0, **wish)
+    assert machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=99.0)).paced_since == 0.0
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])
-def test_what_is_closed_is_told_by_the_stages_also_of_rolls_that_have_ended(status: Status) -> None:
-    roll = a_roll(*members(*Stage), status=status)
-    expected = {m.ports[0]: f"supervisor_rolling app:{m.name}" for m in roll.members if m.stage in CLOSED_STAGES}
-    assert machine.closed(roll) == expected
+def test_what_is_closed_is_told_by_the_stages_also_of_rollouts_that_have_ended(status: Status) -> None:
+    rollout = a_rollout(*members(*Stage), status=status)
+    expected = {m.ports[0]: f"supervisor_rolling app:{m.name}" for m in rollout.members if m.stage in CLOSED_STAGES}
+    assert machine.closed(rollout) == expected
     assert len(expected) == 4
 
 
 def test_all_ports_of_a_process_are_closed() -> None:
     member = replace(a_member(Stage.FAILED), ports=(1, 2, 3))
-    assert list(machine.closed(a_roll(member))) == [1, 2, 3]
+    assert list(machine.closed(a_rollout(member))) == [1, 2, 3]
 
 
 def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
     one, two = members(Stage.WARMING, Stage.WARMING, pid=NEW)
-    roll = a_roll(one, replace(two, pid=0), a_member(Stage.SETTLING, pid=NEW))
-    (job,) = machine.jobs(roll).values()
-    assert (list(machine.jobs(roll)), job.pid, job.ports, job.bypass) == (["app-1"], NEW, (8001,), "mark")
+    rollout = a_rollout(one, replace(two, pid=0), a_member(Stage.SETTLING, pid=NEW))
+    (job,) = machine.jobs(rollout).values()
+    assert (list(machine.jobs(rollout)), job.pid, job.ports, job.bypass) == (["app-1"], NEW, (8001,), "mark")
 
 
 def test_available_is_who_is_open_and_running() -> None:
-    roll = a_roll(*members(Stage.OPEN, Stage.OPEN, Stage.SETTLING, Stage.DRAINING, Stage.OPEN))
-    assert machine.available(roll, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
+    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.SETTLING, Stage.DRAINING, Stage.OPEN))
+    assert machine.available(rollout, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
 
 
 def test_the_least_that_was_available_is_remembered() -> None:
-    roll = a_roll(*all_open(3), paused=True)
-    after = machine.advance(roll, look("RUNNING", "FATAL", "FATAL"))
+    rollout = a_rollout(*all_open(3), paused=True)
+    after = machine.advance(rollout, look("RUNNING", "FATAL", "FATAL"))
     assert after.least_available == 1
     assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).least_available == 1
 
@@ -1354,10 +1356,10 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
     done = a_member(replaced=True, tried=True, failed=True, pid=NEW, why="died after it was replaced")
     closed = replace(done, name="app-2", stage=Stage.FAILED)
     waiting = replace(a_member(), name="app-3", failed=True, tried=True, why="still gets new connections")
-    previous = a_roll(
+    previous = a_rollout(
         done, closed, waiting, status=Status.FAILED, aborting=True, started_at=BEGAN, ended_at=BEGAN + 5.0
     )
-    fresh = a_roll(a_member(), replace(a_member(Stage.FAILED), name="app-2"), replace(a_member(), name="app-3"))
+    fresh = a_rollout(a_member(), replace(a_member(Stage.FAILED), name="app-2"), replace(a_member(), name="app-3"))
     untried = tuple(replace(member, tried=False) for member in fresh.members)
     fresh = replace(fresh, members=untried, started_at=BEGAN + 100.0)
     after = machine.resumed(fresh, previous, look("RUNNING", "RUNNING", "RUNNING").processes)
@@ -1379,8 +1381,8 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
 
 def test_a_plan_has_those_that_are_left_alone_last() -> None:
     first, second, third = all_open(3)
-    roll = a_roll(replace(first, wanted=False), second, third)
-    plan = machine.planned(roll, look("STOPPED", "RUNNING", "FATAL"))
+    rollout = a_rollout(replace(first, wanted=False), second, third)
+    plan = machine.planned(rollout, look("STOPPED", "RUNNING", "FATAL"))
     assert [member.name for member in plan.members] == ["app-3", "app-2", "app-1"]
     assert (plan.status, plan.ended_at) == (Status.PLANNED, BEGAN)
 
@@ -1393,13 +1395,13 @@ def test_names_are_sorted_as_people_do(names: list[str]) -> None:
     assert sorted(backwards, key=natural) == names
 
 
-def test_a_process_that_somebody_names_and_an_earlier_roll_left_closed_is_drained_and_replaced() -> None:
+def test_a_process_that_somebody_names_and_an_earlier_rollout_left_closed_is_drained_and_replaced() -> None:
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
     ports = {"app-1": (8001,), "app-2": (8002,)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
-    roll = narrowed(begin(2, policy, GatePolicy(), Seen(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",))
-    assert [(m.wanted, m.stage) for m in roll.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
-    after = machine.advance(roll, Seen(BEGAN + 1.0, processes, closed=CLOSED))
+    rollout = narrowed(begin(2, policy, GatePolicy(), Seen(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",))
+    assert [(m.wanted, m.stage) for m in rollout.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
+    after = machine.advance(rollout, Seen(BEGAN + 1.0, processes, closed=CLOSED))
     assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {8001})
 
 
@@ -1433,31 +1435,31 @@ def ward_name(ward: Ward) -> str:
 
 @pytest.mark.parametrize("ward", CRASHED, ids=ward_name)
 def test_one_that_the_guard_has_still_to_warm_is_not_available(ward: Ward) -> None:
-    roll, facts = a_roll(*all_open(3), least_available=3), guarded(*["RUNNING"] * 3, ward=ward)
-    assert machine.available(roll, facts) == 2
-    is_open = ward.stage is Stage.WARMING and not ward.closed  # users have it, although the roll waits for it
-    assert machine.advance(replace(roll, paused=True), facts).least_available == (3 if is_open else 2)
+    rollout, facts = a_rollout(*all_open(3), least_available=3), guarded(*["RUNNING"] * 3, ward=ward)
+    assert machine.available(rollout, facts) == 2
+    is_open = ward.stage is Stage.WARMING and not ward.closed  # users have it, although the rollout waits for it
+    assert machine.advance(replace(rollout, paused=True), facts).least_available == (3 if is_open else 2)
 
 
 @pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
 def test_one_that_serves_although_it_could_not_be_warmed_is_available(ward: Ward) -> None:
-    assert machine.available(a_roll(*all_open(3)), guarded(*["RUNNING"] * 3, ward=ward)) == 3
+    assert machine.available(a_rollout(*all_open(3)), guarded(*["RUNNING"] * 3, ward=ward)) == 3
 
 
 @pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
-def test_a_roll_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(ward: Ward) -> None:
-    roll = a_roll(*all_open(3), limit=1, canary=0)
-    assert left(machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-1"]
+def test_a_rollout_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(ward: Ward) -> None:
+    rollout = a_rollout(*all_open(3), limit=1, canary=0)
+    assert left(machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-1"]
 
 
 @pytest.mark.parametrize("first", [a_ward(Stage.WARMING, closed=True), a_ward(Stage.WARMING)], ids=ward_name)
-def test_a_roll_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(first: Ward) -> None:
-    roll = a_roll(*all_open(3), limit=1, canary=0)
+def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(first: Ward) -> None:
+    rollout = a_rollout(*all_open(3), limit=1, canary=0)
     for ward in (first, a_ward(Stage.SETTLING)):
-        roll = machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))
-        assert (left(roll), roll.status, roll.stuck_since) == ([], Status.RUNNING, BEGAN)
-    roll = machine.advance(roll, look(*["RUNNING"] * 3))
-    assert (left(roll), roll.stuck_since) == (["app-1"], 0.0)
+        rollout = machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))
+        assert (left(rollout), rollout.status, rollout.stuck_since) == ([], Status.RUNNING, BEGAN)
+    rollout = machine.advance(rollout, look(*["RUNNING"] * 3))
+    assert (left(rollout), rollout.stuck_since) == (["app-1"], 0.0)
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.WARMING])
@@ -1465,22 +1467,22 @@ def test_one_that_is_kept_closed_because_it_could_not_be_warmed_is_replaced_firs
     stage: Stage,
 ) -> None:
     ward = a_ward(stage, closed=True, tries=1)
-    roll = a_roll(*all_open(3), limit=1, canary=0)
-    assert left(machine.advance(roll, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-3"]
-    plan = machine.planned(roll, guarded(*["RUNNING"] * 3, ward=ward))
+    rollout = a_rollout(*all_open(3), limit=1, canary=0)
+    assert left(machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-3"]
+    plan = machine.planned(rollout, guarded(*["RUNNING"] * 3, ward=ward))
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
 
 
 def test_one_that_is_down_is_replaced_first_whatever_the_guard_does() -> None:
-    roll = a_roll(*all_open(3), limit=1, canary=0)
+    rollout = a_rollout(*all_open(3), limit=1, canary=0)
     ward = a_ward(Stage.DOWN, closed=True)
-    assert left(machine.advance(roll, guarded("RUNNING", "RUNNING", "BACKOFF", ward=ward))) == ["app-3"]
+    assert left(machine.advance(rollout, guarded("RUNNING", "RUNNING", "BACKOFF", ward=ward))) == ["app-3"]
 
 
 def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -> None:
-    roll = a_roll(*all_open(2), limit=2, canary=0)
+    rollout = a_rollout(*all_open(2), limit=2, canary=0)
     ward = a_ward(Stage.WARMING, closed=True, number=2)
-    assert left(machine.advance(roll, guarded("RUNNING", "RUNNING", ward=ward))) == []
+    assert left(machine.advance(rollout, guarded("RUNNING", "RUNNING", ward=ward))) == []
 
 
 @pytest.mark.parametrize(
@@ -1491,25 +1493,25 @@ def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -
         ("BACKOFF", a_ward(Stage.DOWN, closed=True), "app-3 is BACKOFF"),
     ],
 )
-def test_a_roll_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, words: str) -> None:
+def test_a_rollout_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, words: str) -> None:
     kept = replace(all_open(3)[2], wanted=False)
-    after = stuck(a_roll(*all_open(2), kept), "RUNNING", "RUNNING", state, wards={ward.name: ward})
+    after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", state, wards={ward.name: ward})
     waited = "130" if ward.stage is Stage.WARMING else "60"
     assert after.why == f"waited {waited} s and could not go on: no room under the limit of 1. {words}"
 
 
-# --- what was kept closed when a roll begins
+# --- what was kept closed when a rollout begins
 
 
-def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Roll:
-    """A roll of processes that may take so long, where restart.timeout is 60; refused if need be."""
+def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Rollout:
+    """A rollout of processes that may take so long, where restart.timeout is 60; refused if need be."""
     processes = {
         name: replace(process, stopwaitsecs=wait)
         for wait, (name, process) in zip(stopwaitsecs, look(*["RUNNING"] * len(stopwaitsecs)).processes.items())
     }
-    roll = a_roll(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
-    require_time_to_stop(roll, processes)
-    return roll
+    rollout = a_rollout(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
+    require_time_to_stop(rollout, processes)
+    return rollout
 
 
 @pytest.mark.parametrize("stopwaitsecs", [0.0, 10.0, 60.0])
@@ -1525,7 +1527,9 @@ def test_a_process_that_stops_within_restart_timeout_or_does_not_tell_may_be_rol
         ([90.0, 3600.0, 90.0, 90.0, 90.0], "app:app-1, app:app-2, app:app-3 and 2 more may take up to 3600 s"),
     ],
 )
-def test_one_that_may_take_longer_to_stop_than_the_roll_waits_is_refused(stopwaitsecs: list[float], words: str) -> None:
+def test_one_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused(
+    stopwaitsecs: list[float], words: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         slow_to_stop(*stopwaitsecs)
     assert str(refused.value) == (
@@ -1535,22 +1539,22 @@ def test_one_that_may_take_longer_to_stop_than_the_roll_waits_is_refused(stopwai
 
 
 @pytest.mark.parametrize("change", [{"wanted": False}, {"tried": True, "replaced": True}], ids=str)
-def test_one_that_the_roll_does_not_stop_may_take_as_long_as_it_likes(change: dict[str, bool]) -> None:
+def test_one_that_the_rollout_does_not_stop_may_take_as_long_as_it_likes(change: dict[str, bool]) -> None:
     slow_to_stop(3600.0, **change)
 
 
-def begun(seen: Seen, failed: dict[str, str]) -> Roll:
+def begun(seen: Seen, failed: dict[str, str]) -> Rollout:
     ports = {name: (8000 + n,) for n, name in enumerate(sorted(seen.processes), 1)}
     return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), seen, ports, failed)
 
 
-def test_what_is_kept_closed_when_a_roll_begins_stays_so_with_its_reason() -> None:
-    roll = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
-    assert [(m.stage, m.since, m.why) for m in roll.members] == [
+def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() -> None:
+    rollout = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
+    assert [(m.stage, m.since, m.why) for m in rollout.members] == [
         (Stage.OPEN, 0.0, ""),
         (Stage.FAILED, BEGAN, "is cold"),
     ]
-    assert (roll.started_at, roll.least_available) == (BEGAN, 1)
+    assert (rollout.started_at, rollout.least_available) == (BEGAN, 1)
 
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
@@ -1559,30 +1563,30 @@ def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, 
     assert begun(guarded("RUNNING", "RUNNING", ward=ward), {}).least_available == least
 
 
-def test_roll_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
+def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
     facts = guarded(*["RUNNING"] * 3, ward=a_ward(Stage.WARMING, number=2))
-    roll = machine.advance(a_roll(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
-    assert (roll.waits, roll.waits_long) == ("the guard to finish app-2 (warming)", False)
-    later = machine.advance(roll, replace(facts, at=BEGAN + LONG))
-    assert (later.waits, later.waits_long) == (roll.waits, True)
-    assert list(changes(roll, later)) == ["app roll 1 waits for the guard to finish app-2 (warming)"]
+    rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
+    assert (rollout.waits, rollout.waits_long) == ("the guard to finish app-2 (warming)", False)
+    later = machine.advance(rollout, replace(facts, at=BEGAN + LONG))
+    assert (later.waits, later.waits_long) == (rollout.waits, True)
+    assert list(changes(rollout, later)) == ["app rollout 1 waits for the guard to finish app-2 (warming)"]
     assert list(changes(later, later)) == []
     gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
     assert (left(gone), gone.waits, gone.waits_long) == (["app-1"], "", False)
 
 
 @pytest.mark.parametrize("stage", [Stage.RESTARTING, Stage.WARMING])
-def test_roll_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage) -> None:
+def test_rollout_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage) -> None:
     members = (a_member(stage, old_spawned=1.0, pid=NEW), *all_open(3)[1:])
     facts = replace(
         look("BACKOFF", "RUNNING", "RUNNING"), at=BEGAN + LONG, held={NAME: "port 8001 is held by process 41"}
     )
-    roll = machine.advance(a_roll(*members), facts)
-    assert (roll.waits, roll.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
+    rollout = machine.advance(a_rollout(*members), facts)
+    assert (rollout.waits, rollout.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
 
 
-def test_roll_whose_warm_up_lasts_says_what_it_waits_for() -> None:
-    late = a_roll(warming(), *all_open(3)[1:])
+def test_rollout_whose_warm_up_lasts_says_what_it_waits_for() -> None:
+    late = a_rollout(warming(), *all_open(3)[1:])
     facts = replace(look("RUNNING", "RUNNING", "RUNNING"), at=BEGAN + LONG)
     facts = replace(facts, processes={**facts.processes, NAME: a_process("RUNNING", NEW)})
     facts = replace(facts, warmths={NAME: Warmth(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)})
@@ -1594,9 +1598,9 @@ def a_watch(*wards: Ward) -> Watch:
     return Watch("app", Policy("app", PortRule()), GatePolicy(), wards)
 
 
-def test_where_nobody_guards_what_the_last_roll_left_failed_is_kept_closed() -> None:
+def test_where_nobody_guards_what_the_last_rollout_left_failed_is_kept_closed() -> None:
     first, second = members(Stage.FAILED, Stage.OPEN, why="is cold")
-    assert kept_closed(a_roll(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
+    assert kept_closed(a_rollout(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
     assert kept_closed(None, None) == {}
 
 
@@ -1617,7 +1621,7 @@ def test_where_nobody_guards_what_the_last_roll_left_failed_is_kept_closed() -> 
 def test_where_the_guard_is_only_what_failed_and_is_still_closed_is_kept_so(
     wards: list[Ward], expected: dict[str, str]
 ) -> None:
-    previous = a_roll(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
+    previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
     assert kept_closed(previous, a_watch(*wards)) == expected
 
 
@@ -1637,8 +1641,8 @@ def orders_while_draining(
     process: Process | None, closed: dict[int, float] = CLOSED, **changes: Any
 ) -> tuple[Order, ...]:
     of_member = {key: changes.pop(key) for key in list(changes) if key in Member.__dataclass_fields__}
-    roll = a_roll(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", TOLD))
-    return machine.orders(roll, seen(process, **changes), closed)
+    rollout = a_rollout(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", TOLD))
+    return machine.orders(rollout, seen(process, **changes), closed)
 
 
 def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> None:
@@ -1666,18 +1670,18 @@ def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal(
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DRAINING])
 def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
-    roll = a_roll(a_member(stage), drain=TOLD)
-    assert SIGNAL not in machine.orders(roll, seen(a_process()), CLOSED)
+    rollout = a_rollout(a_member(stage), drain=TOLD)
+    assert SIGNAL not in machine.orders(rollout, seen(a_process()), CLOSED)
 
 
 def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
     policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
-    roll = a_roll(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
+    rollout = a_rollout(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
     job = NoticeJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
-    assert machine.notices(roll, {NAME: a_process()}, CLOSED) == {NAME: job}
+    assert machine.notices(rollout, {NAME: a_process()}, CLOSED) == {NAME: job}
     for process, closed in [(a_process(), {}), (a_process("STARTING"), CLOSED), (a_process(pid=NEW), CLOSED)]:
-        assert machine.notices(roll, {NAME: process}, closed) == {}
-    assert machine.notices(roll, {}, CLOSED) == {}
+        assert machine.notices(rollout, {NAME: process}, closed) == {}
+    assert machine.notices(rollout, {}, CLOSED) == {}
     for stage in set(Stage) - {Stage.DRAINING}:
-        assert machine.notices(a_roll(a_member(stage), drain=policy), {NAME: a_process()}, CLOSED) == {}
-    assert machine.notices(a_roll(a_member(Stage.DRAINING)), {NAME: a_process()}, CLOSED) == {}
+        assert machine.notices(a_rollout(a_member(stage), drain=policy), {NAME: a_process()}, CLOSED) == {}
+    assert machine.notices(a_rollout(a_member(Stage.DRAINING)), {NAME: a_process()}, CLOSED) == {}

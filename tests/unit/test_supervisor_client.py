@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.codec import dump, load_roll, load_watch
+from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.core.model import (
     GatePolicy,
@@ -32,7 +32,7 @@ from supervisor_rolling.core.model import (
     PortRule,
     Process,
     Request,
-    Roll,
+    Rollout,
     Stage,
     Verb,
     Ward,
@@ -44,7 +44,7 @@ from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
 
 DEADLINE = 20.0
 NOTHING: dict[str, Any] = {
-    "rolls": {},
+    "rollouts": {},
     "rolled": [],
     "watches": {},
     "watched": [],
@@ -54,7 +54,7 @@ NOTHING: dict[str, Any] = {
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rolls": {}, "watches": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
+KNOWN: dict[str, Any] = {"rollouts": {}, "watches": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
 """What a listener knows that has not looked yet."""
 
 
@@ -172,16 +172,16 @@ def inet(keep: ExitStack) -> Supervisord:
     return Supervisord(keep)
 
 
-def a_roll(group: str = "app", number: int = 1) -> Roll:
+def a_rollout(group: str = "app", number: int = 1) -> Rollout:
     policy = Policy(group, PortRule(pattern=r"app-(\d+)"))
-    return Roll(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
+    return Rollout(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
 
 
 def a_watch(group: str = "app", *wards: Ward) -> Watch:
     return Watch(group, Policy(group, PortRule(pattern=r"app-(\d+)")), GatePolicy(), wards)
 
 
-def on_wire(record: Roll | Watch) -> Any:
+def on_wire(record: Rollout | Watch) -> Any:
     return json.loads(dump(record))
 
 
@@ -214,7 +214,7 @@ def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) 
     supervisord.looks(idle=1.5)
     world = supervisord.client().look({"web", "app"})
     assert supervisord.calls == [("rolling.listenerLook", ({**KNOWN, "guarded": ["app", "web"]},))]
-    assert (world.rolls, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
+    assert (world.rollouts, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
 
 
 def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
@@ -263,33 +263,33 @@ def test_a_row_of_an_older_supervisord_lacks_what_is_new_and_one_of_a_newer_has_
 
 def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
     client = inet.client()
-    one, two = a_roll("app", 1), a_roll("web", 2)
-    inet.looks(rolls={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
-    assert client.look([]).rolls == {"app": (5, one), "web": (7, two)}
+    one, two = a_rollout("app", 1), a_rollout("web", 2)
+    inet.looks(rollouts={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
+    assert client.look([]).rollouts == {"app": (5, one), "web": (7, two)}
     newer = replace(two, paused=True)
-    inet.looks(rolls={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
-    assert client.look([]).rolls == {"app": (5, one), "web": (8, newer)}
+    inet.looks(rollouts={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
+    assert client.look([]).rollouts == {"app": (5, one), "web": (8, newer)}
     client.look([])
-    known = [arguments[0]["rolls"] for _, arguments in inet.calls]
+    known = [arguments[0]["rollouts"] for _, arguments in inet.calls]
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}]
 
 
 def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
-    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
     client.look([])
     inet.looks(rolled=[])
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
     client.look([])
-    assert last_known(inet)["rolls"] == {}
+    assert last_known(inet)["rollouts"] == {}
 
 
 def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
     client = inet.client()
     before = client.look([])
-    inet.looks(rolls={"app": [5, on_wire(a_roll())]}, rolled=["app"])
+    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
     client.look([])
-    assert before.rolls == {}
+    assert before.rollouts == {}
 
 
 def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Supervisord) -> None:
@@ -307,13 +307,15 @@ def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Super
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
 
 
-def test_a_roll_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
-    client, roll, watch = inet.client(), a_roll(), a_watch()
-    inet.looks(rolls={"app": [5, on_wire(roll)]}, rolled=["app"], watches={"app": [6, on_wire(watch)]}, watched=["app"])
+def test_a_rollout_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
+    client, rollout, watch = inet.client(), a_rollout(), a_watch()
+    inet.looks(
+        rollouts={"app": [5, on_wire(rollout)]}, rolled=["app"], watches={"app": [6, on_wire(watch)]}, watched=["app"]
+    )
     world = client.look([])
-    assert (world.rolls, world.watches) == ({"app": (5, roll)}, {"app": watch})
+    assert (world.rollouts, world.watches) == ({"app": (5, rollout)}, {"app": watch})
     client.look([])
-    assert (last_known(inet)["rolls"], last_known(inet)["watches"]) == ({"app": 5}, {"app": 6})
+    assert (last_known(inet)["rollouts"], last_known(inet)["watches"]) == ({"app": 5}, {"app": 6})
 
 
 # --- the process table
@@ -457,7 +459,7 @@ def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet:
         client.look([])
     assert inet.calls == [(HELLO, ())]
     inet.told = inet.key
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
     assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerLook"]
 
 
@@ -468,7 +470,7 @@ def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Super
             client.look([])
     assert [method for method, _ in inet.calls] == [HELLO, HELLO]
     inet.told = inet.key
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> None:
@@ -485,7 +487,7 @@ def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Super
         with pytest.raises(NoKeyError):
             client.look([])
     inet.told = inet.key
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisord) -> None:
@@ -496,18 +498,18 @@ def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisor
     assert not isinstance(error, NoKeyError)
     assert "ROLLING_ASKED" in str(error)
     inet.told = inet.key
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None:
     client, inet.key = inet.client(), "another"
     calls: list[Callable[[], object]] = [
         lambda: client.look([]),
-        lambda: client.record(a_roll(), 0),
+        lambda: client.record(a_rollout(), 0),
         lambda: client.guard(a_watch()),
         lambda: client.unguard("app"),
         lambda: client.refuse(1, Fault.REFUSED, "no"),
-        lambda: client.plan(1, a_roll()),
+        lambda: client.plan(1, a_rollout()),
     ]
     for number, call in enumerate(calls):
         inet.told = f"wrong {number}"
@@ -519,16 +521,16 @@ def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None
 # --- writing
 
 
-def test_a_record_carries_the_roll_and_its_version_is_known_then(inet: Supervisord) -> None:
-    client, roll = inet.client(), a_roll()
+def test_a_record_carries_the_rollout_and_its_version_is_known_then(inet: Supervisord) -> None:
+    client, rollout = inet.client(), a_rollout()
     inet.methods["rolling.listenerRecord"] = lambda *_: 6
-    client.record(roll, 5, request=9)
+    client.record(rollout, 5, request=9)
     ((_, (group, version, text, request)),) = inet.calls
     assert (group, version, request) == ("app", 5, 9)
-    assert load_roll(json.loads(text)) == roll
+    assert load_rollout(json.loads(text)) == rollout
     inet.looks(rolled=["app"])
-    assert client.look([]).rolls == {"app": (6, roll)}
-    assert last_known(inet)["rolls"] == {"app": 6}
+    assert client.look([]).rollouts == {"app": (6, rollout)}
+    assert last_known(inet)["rollouts"] == {"app": 6}
 
 
 def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervisord_takes_that(
@@ -540,19 +542,23 @@ def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervis
         client = inet.client()
         inet.looks(takes_changes=takes)
         client.look([])
-        for roll, version in ((a_roll(), 5), (replace(a_roll(), paused=True), 6), (replace(a_roll(), paused=True), 7)):
-            client.record(roll, version)
+        for rollout, version in (
+            (a_rollout(), 5),
+            (replace(a_rollout(), paused=True), 6),
+            (replace(a_rollout(), paused=True), 7),
+        ):
+            client.record(rollout, version)
         texts += ["changes" in json.loads(inet.calls[-3 + number][1][2]) for number in range(3)]
     assert texts == [False, True, False, False, False, False]
 
 
-def test_a_roll_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
+def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
     with pytest.raises(ConflictError, match="changed meanwhile"):
-        client.record(a_roll(), 5)
+        client.record(a_rollout(), 5)
     client.look([])
-    assert last_known(inet)["rolls"] == {}
+    assert last_known(inet)["rollouts"] == {}
 
 
 def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
@@ -595,11 +601,11 @@ def test_a_refusal_is_sent_with_its_code_in_ascii(inet: Supervisord) -> None:
     assert inet.calls == [("rolling.listenerAnswer", (3, Fault.REFUSED, "caf\\xe9 \\u2192 no", ""))]
 
 
-def test_a_plan_is_sent_as_a_roll(inet: Supervisord) -> None:
-    inet.client().plan(3, a_roll())
+def test_a_plan_is_sent_as_a_rollout(inet: Supervisord) -> None:
+    inet.client().plan(3, a_rollout())
     ((method, (request, code, text, plan)),) = inet.calls
     assert (method, request, code, text) == ("rolling.listenerAnswer", 3, 0, "")
-    assert load_roll(json.loads(plan)) == a_roll()
+    assert load_rollout(json.loads(plan)) == a_rollout()
 
 
 # --- orders
@@ -719,7 +725,7 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
     assert time.monotonic() - began < DEADLINE / 2
     assert text == f"supervisord does not answer at {supervisord.url}: timed out"
     supervisord.answers.set()
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 @pytest.mark.parametrize(
@@ -743,7 +749,7 @@ def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisor
     supervisord.raw = raw
     assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {supervisord.url}: ")
     supervisord.raw = None
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
@@ -751,7 +757,7 @@ def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord)
     supervisord.status = 500
     assert str(error_of(lambda: client.look([]))) == "supervisord answered HTTP 500 Internal Server Error: see its log"
     supervisord.status = 200
-    assert client.look([]).rolls == {}
+    assert client.look([]).rollouts == {}
 
 
 def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None:

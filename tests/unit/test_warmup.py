@@ -907,14 +907,14 @@ def test_slots_go_by_rank_then_first_come_first_served() -> None:
 
     slots.enter(0, never)
     threads: list[threading.Thread] = []
-    for name, rank in (("guard's first", 1), ("guard's second", 1), ("roll's first", 0), ("roll's second", 0)):
+    for name, rank in (("guard's first", 1), ("guard's second", 1), ("rollout's first", 0), ("rollout's second", 0)):
         threads.append(threading.Thread(target=run, args=(name, rank)))
         threads[-1].start()
         until(lambda: len(slots._waiting), lambda waiting: waiting == len(threads))
     slots.leave(threading.current_thread())
     for thread in threads:
         thread.join(DEADLINE)
-    assert order == ["roll's first", "roll's second", "guard's first", "guard's second"]
+    assert order == ["rollout's first", "rollout's second", "guard's first", "guard's second"]
 
 
 def test_free_slot_wakes_one_of_many_threads() -> None:

@@ -24,7 +24,7 @@ class Conntrack:
 
 
 def findings(found: Conntrack, gate: GatePolicy) -> Iterator[Finding]:
-    """What is wrong with it for a roll with this gate."""
+    """What is wrong with it for a rollout with this gate."""
     if found.count >= FULL * found.most:
         yield Finding(
             "conntrack.full",

@@ -14,7 +14,7 @@ from supervisor_rolling.core.model import Finding, Policy
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
 
 LEAST_TURN = 1.0
-"""Seconds that a process takes in a roll that settles for nothing, about."""
+"""Seconds that a process takes in a rollout that settles for nothing, about."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
 
 
 def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
-    """What a roll does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
+    """What a rollout does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
     a second is no reason to refuse."""
     shun, upstream, one = _longest_shunned(group)
     if upstream is None or one is None or shun <= policy.settle:
@@ -162,7 +162,7 @@ def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
     yield Finding(
         "nginx.max_fails",
         one.where,
-        f"nginx passes over a process for up to {shun:g} s after it has refused ({_said(one)}), and the roll goes on "
+        f"nginx passes over a process for up to {shun:g} s after it has refused ({_said(one)}), and the rollout goes on "
         f"after settle: {policy.settle:g}: it closes the next ones while nginx still shuns the last, in a small group "
         "until none is left",
         "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
@@ -252,7 +252,7 @@ def _is_one(server: Server) -> bool:
 
 
 def _settles(group: Behind, policy: Policy, limit: int, total: int) -> Iterator[Finding]:
-    """What a roll of so many processes waits for because nginx passes over those that have refused."""
+    """What a rollout of so many processes waits for because nginx passes over those that have refused."""
     shun, _, one = _longest_shunned(group)
     if one is not None and shun and policy.settle_auto:
         text, fix = settle_texts(shun, _said(one), total, policy.canary, limit)

@@ -16,7 +16,7 @@ def findings(policy: Policy, pressure: float | None) -> Iterator[Finding]:
         yield Finding(
             "pace.unreadable",
             where,
-            "the pressure of the CPU cannot be read from /proc/pressure/cpu, so that a roll goes as without a pace",
+            "the pressure of the CPU cannot be read from /proc/pressure/cpu, so that a rollout goes as without a pace",
             "boot the kernel with psi=1 (it needs CONFIG_PSI), let the listener see the file, or take the pace out",
         )
     elif pressure >= pace.cpu_pressure:
@@ -25,5 +25,5 @@ def findings(policy: Policy, pressure: float | None) -> Iterator[Finding]:
             where,
             f"the pressure of the CPU is {pressure:.0f}% now, before a process has left; at {pace.cpu_pressure:g}% and "
             f"above each leaves only after the patience of {pace.patience:g} s",
-            "say a cpu_pressure above what is usual here (`some` in /proc/pressure/cpu), or roll when less is going on",
+            "say a cpu_pressure above what is usual here (`some` in /proc/pressure/cpu), or rollout when less is going on",
         )

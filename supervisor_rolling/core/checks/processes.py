@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import Finding, Holder, Member, Process, Roll, Seen, Settings, Stage
+from supervisor_rolling.core.model import Finding, Holder, Member, Process, Rollout, Seen, Settings, Stage
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
 from supervisor_rolling.core.stages import DOWN, NOT_UP
@@ -74,18 +74,18 @@ class Listening:
         return found if found and may_hold(found, own) else None
 
 
-def findings(roll: Roll, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
-    """What is wrong with the processes that a roll would replace."""
-    yield from _down(roll, seen, listening)
-    for member in roll.members:
-        yield from _foreign(roll, member, listening)
-    running = [member for member in roll.members if is_up(member, seen.processes)]
+def findings(rollout: Rollout, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
+    """What is wrong with the processes that a rollout would replace."""
+    yield from _down(rollout, seen, listening)
+    for member in rollout.members:
+        yield from _foreign(rollout, member, listening)
+    running = [member for member in rollout.members if is_up(member, seen.processes)]
     for member in running:
-        yield from _of_process(roll.group, member, listening)
-    yield from _shared(roll.group, running, listening)
+        yield from _of_process(rollout.group, member, listening)
+    yield from _shared(rollout.group, running, listening)
     alone = {one.name: one.stopsignal for one in settings.processes if not one.stopasgroup}
     for name in sorted(listening.wrappers.keys() & alone.keys(), key=natural):
-        yield from _of_wrapper(f"{roll.group}:{name}", listening.wrappers[name], alone[name])
+        yield from _of_wrapper(f"{rollout.group}:{name}", listening.wrappers[name], alone[name])
 
 
 def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
@@ -103,12 +103,12 @@ def _held(where: str, member: Member, listening: Listening) -> str:
     return f". Its {holder_text(port, holder, where) if holder else unseen}"
 
 
-def _foreign(roll: Roll, member: Member, listening: Listening) -> Iterator[Finding]:
+def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator[Finding]:
     """Other processes that listen on its port: what an earlier one has left, a child as a rule, or a foreign one."""
-    where = f"{roll.group}:{member.name}"
+    where = f"{rollout.group}:{member.name}"
     for port in member.ports:
         holder = listening.holders.get(port)
-        if holder is None or holder.peer or holder.name in roll.policy.warmup.proxies:
+        if holder is None or holder.peer or holder.name in rollout.policy.warmup.proxies:
             continue
         is_orphan = holder.started == where
         yield Finding(
@@ -120,9 +120,9 @@ def _foreign(roll: Roll, member: Member, listening: Listening) -> Iterator[Findi
         )
 
 
-def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
-    for member in roll.members:
-        process, where = seen.processes[member.name], f"{roll.group}:{member.name}"
+def _down(rollout: Rollout, seen: Seen, listening: Listening) -> Iterator[Finding]:
+    for member in rollout.members:
+        process, where = seen.processes[member.name], f"{rollout.group}:{member.name}"
         ward = seen.wards.get(member.name)
         if process.state in DOWN and process.state not in NOT_UP:
             said = f" ({process.spawn_error})" if process.spawn_error else ""
@@ -130,7 +130,7 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
             yield Finding(
                 "process.down",
                 where,
-                f"is {process.state}{said}: it serves nobody, and a roll replaces it first{held}",
+                f"is {process.state}{said}: it serves nobody, and a rollout replaces it first{held}",
                 f"see why it died: supervisorctl tail {where} stderr",
             )
         elif process.state in NOT_UP:
@@ -147,15 +147,15 @@ def _down(roll: Roll, seen: Seen, listening: Listening) -> Iterator[Finding]:
                 "process.cold",
                 where,
                 f"could not be warmed, and is {'open all the same' if is_open else 'kept closed'}: {why}",
-                "deploy what mends it, and roll: it goes first",
+                "deploy what mends it, and rollout: it goes first",
             )
 
 
 def _stopped_text(process: Process, member: Member) -> str:
-    """Of one that is not up: a roll replaces it only where a roll has left it so."""
+    """Of one that is not up: a rollout replaces it only where a rollout has left it so."""
     if member.wanted and member.stage is Stage.FAILED:
-        return f"is {process.state} since a roll failed on it ({member.why}): the next roll replaces it first"
-    return f"is {process.state}: it serves no traffic, and a roll leaves it so"
+        return f"is {process.state} since a rollout failed on it ({member.why}): the next rollout replaces it first"
+    return f"is {process.state}: it serves no traffic, and a rollout leaves it so"
 
 
 def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
@@ -167,7 +167,7 @@ def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Fi
         yield Finding(
             "ports.unix",
             where,
-            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a roll would stop it "
+            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a rollout would stop it "
             "with its users",
             "let it listen on a port of its own, on 127.0.0.1, and name that in the load balancer",
             refuses=True,

@@ -11,7 +11,7 @@ EVENTS_EACH = 3
 
 
 def findings(settings: Settings, policy: Policy) -> Iterator[Finding]:
-    """What is wrong with the settings of a group, and of the listener that rolls it."""
+    """What is wrong with the settings of a group, and of the listener that rollouts it."""
     yield from _of_processes(settings.processes, policy)
     for listener in settings.listeners:
         yield from _of_listener(listener, settings.total)
@@ -26,7 +26,7 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
         yield Finding(
             "supervisor.startsecs",
             f"{group}:{late}",
-            f"startsecs is {longest:g} and restart.timeout {timeout:g}: none is RUNNING in time, and every roll fails",
+            f"startsecs is {longest:g} and restart.timeout {timeout:g}: none is RUNNING in time, and every rollout fails",
             f"lower startsecs, or raise groups.{group}.restart.timeout above it",
             refuses=True,
         )

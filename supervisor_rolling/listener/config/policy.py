@@ -60,7 +60,7 @@ WEEK = 7 * 24 * 3600
 """The longest duration: a typing error rather than a wish beyond it, and far below what a socket's timeout can hold."""
 
 SHORTEST = 0.1
-"""Seconds: a deadline of nothing would fail every roll."""
+"""Seconds: a deadline of nothing would fail every rollout."""
 
 MOST_REPEATS = 10000
 
@@ -542,7 +542,7 @@ _HOOK: dict[str, Reader[Any]] = {
     "command": _command,
     "timeout": seconds(least=SHORTEST),
 }
-_HOOKS: dict[str, Reader[Any]] = dict.fromkeys(("before_roll", "after_warmup", "on_failure", "after_roll"), _hook)
+_HOOKS: dict[str, Reader[Any]] = dict.fromkeys(("before_rollout", "after_warmup", "on_failure", "after_rollout"), _hook)
 _GROUP: dict[str, Reader[Any]] = {
     "ports": _ports,
     "max_unavailable": _share,

@@ -24,7 +24,7 @@ def make_gate(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     ``owner`` tells this supervisord from others (its host's name and its server URL): rules are kept apart by it.
     ``clock`` gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the backend's library is missing; ``auto``
     where no backend can ever work as things are, and GateError where that could not be found out this time, or where
-    there is no such backend: a roll goes on by the policy that it began with, which another version may have read.
+    there is no such backend: a rollout goes on by the policy that it began with, which another version may have read.
     """
     if policy.backend not in BACKENDS:
         raise GateError(f"gate.backend: there is no backend {policy.backend!r}; use one of: {', '.join(BACKENDS)}")

@@ -221,7 +221,7 @@ def _by_hand(where: str, server: Server) -> Finding:
     return Finding(
         "haproxy.down",
         where,
-        f"has {server.name} in maintenance, or somebody drained it: its process serves nobody, and a roll leaves it so",
+        f"has {server.name} in maintenance, or somebody drained it: its process serves nobody, and a rollout leaves it so",
         f"say on HAProxy's stats socket: set server {where.rpartition(' ')[2]}/{server.name} state ready",
     )
 

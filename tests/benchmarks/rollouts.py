@@ -1,7 +1,7 @@
 """Ways of restarting a group, each under the same load: what fails, what is cold, how long it takes, what it costs.
 
-``python -m tests.benchmarks.rolls`` (as root) measures groups of eight and of forty processes, in about 45 minutes.
-After each way it writes ``rolls.json``, ``rolls.txt`` (the table) and ``rolls.svg`` (a picture) to
+``python -m tests.benchmarks.rollouts`` (as root) measures groups of eight and of forty processes, in about 45 minutes.
+After each way it writes ``rollouts.json``, ``rollouts.txt`` (the table) and ``rollouts.svg`` (a picture) to
 ``tests/benchmarks/results``. ``--sizes 8`` and ``--ways serial,uwsgi`` measure a part, which takes its place among what
 the file has; ``--missing`` measures what the file has not; ``--show`` measures nothing. Every way has a network
 namespace and a stack of its own, so that none inherits another's firewall (a nat rule starts the kernel's connection
@@ -26,7 +26,7 @@ from tests.benchmarks.results import Result
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_RESULTS = RESULTS / "quick"
-NAME = "rolls.json"
+NAME = "rollouts.json"
 SIZES, QUICK_SIZES = "8,40", "4"
 
 
@@ -80,7 +80,7 @@ def _say(result: Result) -> None:
         f"{result.seconds:.1f} s, {result.failed} failed, {result.cold} cold, {result.slower:.2f} of the p99 before"
     ]
     lines += [f"failed: {result.failures}"] if result.failures else []
-    lines += bound.lines(result.roll) if result.roll else []
+    lines += bound.lines(result.rollout) if result.rollout else []
     if result.late > NOISY:
         lines.append(f"the load was up to {1000 * result.late:.0f} ms late: something else keeps the machine busy")
     print("\n".join(f"  {line}" for line in lines), file=sys.stderr, flush=True)
