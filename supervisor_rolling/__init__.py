@@ -9,7 +9,7 @@ Three programs live in this package, and the folders are named after where code 
 ``core.hook_steps``         the operator's commands at the beginning and the end of a rollout
 ``core.admission``         from a request to a rollout, or the reason why not
 ``core.checks``        what is wrong with a set-up; ``core.nginx_config`` is what an nginx configuration says
-``listener.reconciler`` the turn: look, decide, record, hold, order; ``watches`` has the guarded groups for it, and
+``listener.reconciler`` the turn: look, decide, record, hold, order; ``guard_states`` has the guarded groups for it, and
                        ``inspection`` the checks
 ``listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
                        (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and

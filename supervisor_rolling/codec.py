@@ -14,14 +14,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
-from supervisor_rolling.core.model import Report, Rollout, Watch
+from supervisor_rolling.core.model import GuardState, Report, Rollout
 from supervisor_rolling.core.nginx_config import Nginx
 
 Reader = Callable[[Any], Any]
 T = TypeVar("T")
 
 
-def dump(record: Rollout | Watch | Report | Nginx) -> str:
+def dump(record: Rollout | GuardState | Report | Nginx) -> str:
     """The record as JSON text, ASCII only: XML-RPC in supervisord takes nothing else."""
     return json.dumps(record, default=_plain)
 
@@ -53,9 +53,9 @@ def load_rollout(data: Mapping[str, Any]) -> Rollout:
     return load(Rollout, data)
 
 
-def load_watch(data: Mapping[str, Any]) -> Watch:
+def load_watch(data: Mapping[str, Any]) -> GuardState:
     """The watch that ``dump`` wrote, from the parsed JSON. Raises ValueError, KeyError or TypeError on other data."""
-    return load(Watch, data)
+    return load(GuardState, data)
 
 
 def load(kind: type[T], data: Mapping[str, Any]) -> T:

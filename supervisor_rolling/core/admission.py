@@ -7,7 +7,17 @@ from dataclasses import replace
 
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.machine import in_service
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, Process, Rollout, Seen, Share, Stage, Watch
+from supervisor_rolling.core.model import (
+    GatePolicy,
+    GuardState,
+    Member,
+    Observation,
+    Policy,
+    Process,
+    Rollout,
+    Share,
+    Stage,
+)
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.stages import ALIVE, NOT_UP
@@ -21,7 +31,7 @@ def begin(
     number: int,
     policy: Policy,
     gate: GatePolicy,
-    seen: Seen,
+    observed: Observation,
     ports: Mapping[str, tuple[int, ...]],
     failed: Mapping[str, str],
 ) -> Rollout:
@@ -30,30 +40,30 @@ def begin(
     ``failed``: those that are kept closed, and why; they stay so until they are replaced. Raises ConfigError where the
     policy does not fit the group, RefusedError where there is nothing to replace.
     """
-    processes = seen.processes
+    processes = observed.processes
     _require_running(policy.group, processes)
     _require_ports(policy, processes, ports)
     names = sorted(processes, key=natural)
-    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), seen.at) for name in names)
-    limit = limit_for(policy.max_unavailable, sum(member.wanted for member in members))
-    rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=seen.at)
-    return levelled(replace(rollout, least_available=len(members)), in_service(rollout, seen), seen.at)
+    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), observed.at) for name in names)
+    limit = limit_for(policy.max_unavailable, sum(member.selected for member in members))
+    rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=observed.at)
+    return levelled(replace(rollout, least_available=len(members)), in_service(rollout, observed), observed.at)
 
 
-def kept_closed(previous: Rollout | None, watch: Watch | None) -> dict[str, str]:
+def kept_closed(previous: Rollout | None, guard_state: GuardState | None) -> dict[str, str]:
     """Those that failed and are closed for it, and why: what the last rollout left so, unless the guard has opened it
     since, and what the guard could not warm."""
     left = {m.name: m.why for m in previous.members if m.stage is Stage.FAILED} if previous else {}
-    if watch is None:
+    if guard_state is None:
         return left
-    closed = [ward for ward in watch.wards if ward.closed]
-    failed = {ward.name: ward.problem for ward in closed if ward.stage is Stage.FAILED}
-    return {**{ward.name: left[ward.name] for ward in closed if ward.name in left}, **failed}
+    closed = [guarded for guarded in guard_state.guarded if guarded.closed]
+    failed = {guarded.name: guarded.problem for guarded in closed if guarded.stage is Stage.FAILED}
+    return {**{guarded.name: left[guarded.name] for guarded in closed if guarded.name in left}, **failed}
 
 
 def limited(rollout: Rollout, share: Share) -> Rollout:
     """The rollout, with another number of processes that may be unavailable."""
-    return replace(rollout, limit=limit_for(share, sum(member.wanted for member in rollout.members)))
+    return replace(rollout, limit=limit_for(share, sum(member.selected for member in rollout.members)))
 
 
 def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
@@ -61,18 +71,18 @@ def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
     stopped."""
     if not names:
         return rollout
-    stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.wanted)
+    stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.selected)
     if stopped:
         raise RefusedError(f"{stopped} is stopped and is left so; to start it: supervisorctl start {stopped}")
-    members = tuple(replace(member, wanted=member.wanted and member.name in names) for member in rollout.members)
+    members = tuple(replace(member, selected=member.selected and member.name in names) for member in rollout.members)
     return replace(rollout, members=members)
 
 
-def require_another(rollout: Rollout, processes: Mapping[str, Process]) -> None:
+def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -> None:
     """Raise RefusedError if the rollout would leave nobody to serve, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
-    wanted = {member.name for member in rollout.members if member.wanted}
-    if rollout.force or len(running) != 1 or running[0] not in wanted or processes[running[0]].state not in ALIVE:
+    selected = {member.name for member in rollout.members if member.selected}
+    if rollout.force or len(running) != 1 or running[0] not in selected or processes[running[0]].state not in ALIVE:
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while it "
@@ -80,7 +90,7 @@ def require_another(rollout: Rollout, processes: Mapping[str, Process]) -> None:
     )
 
 
-def require_sense(rollout: Rollout) -> None:
+def check_max_failures(rollout: Rollout) -> None:
     """Raise ConfigError where more failures are allowed than there is room for: what failed stays closed."""
     failures = rollout.policy.max_failures
     if failures and failures >= rollout.limit:
@@ -90,10 +100,10 @@ def require_sense(rollout: Rollout) -> None:
         )
 
 
-def require_time_to_stop(rollout: Rollout, processes: Mapping[str, Process]) -> None:
+def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> None:
     """Raise ConfigError where one that is to be replaced may take longer to stop than the rollout waits for it."""
     timeout = rollout.policy.restart.timeout
-    names = [member.name for member in rollout.members if member.wanted and not member.tried]
+    names = [member.name for member in rollout.members if member.selected and not member.attempted]
     slow = [name for name in names if processes[name].stopwaitsecs > timeout]
     if not slow:
         return
@@ -112,7 +122,7 @@ def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: fl
         kept = Member(process.name, ports, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
         return noted(Member(process.name, ports), kept, at)
     if process.state in ("STOPPED", "UNKNOWN"):
-        return Member(process.name, ports, wanted=False, why=f"is {process.state} and is left so")
+        return Member(process.name, ports, selected=False, why=f"is {process.state} and is left so")
     return Member(process.name, ports)
 
 

@@ -51,7 +51,7 @@ def _away(process: Mapping[str, Any]) -> float:
     if process.get("failed") or not process.get("replaced") or len(stages) < 2 or stages[-1][0] != "open":
         return 0.0
     went_once = sum(stage == "open" for stage, _ in stages) == 1 and all(stage != "failed" for stage, _ in stages)
-    return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("settled", 0.0))) if went_once else 0.0
+    return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("ready", 0.0))) if went_once else 0.0
 
 
 def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:
@@ -64,9 +64,9 @@ def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:
 
 def _played(rollout: Rollout, before: Cycles) -> float:
     """Seconds that it would take as the one before went. Who was not in that takes as long as the others on average."""
-    names = sorted((member.name for member in rollout.members if member.wanted), key=natural)
+    names = sorted((member.name for member in rollout.members if member.selected), key=natural)
     average = statistics.mean(before.away.values())
-    times = [before.away.get(name, average) + rollout.policy.settle for name in names]
+    times = [before.away.get(name, average) + rollout.policy.min_ready_seconds for name in names]
     return _makespan(times, rollout.policy.canary, max(1, rollout.limit))
 
 

@@ -35,7 +35,7 @@ Never too much. With ``max_closed`` 50 % of 8 processes::
   failed by the old one is tried again at once.
 * A group that comes under guard for the first time: what has run for a minute has been warmed by its users.
 
-Answers come from the present, as in ``machine.py``. ``seen.at`` is the time.
+Answers come from the present, as in ``machine.py``. ``observed.at`` is the time.
 """
 
 from __future__ import annotations
@@ -47,20 +47,27 @@ from supervisor_rolling.core.hook_steps import warmup_job
 from supervisor_rolling.core.model import (
     Change,
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Member,
+    Observation,
     Policy,
     Process,
     Rollout,
-    Seen,
     Stage,
     Status,
-    Ward,
     WarmupJob,
-    Watch,
 )
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.share import limit_for
-from supervisor_rolling.core.stages import ALIVE, CLOSED_STAGES, HAND_PATIENCE, LATE_WORDS, cold_text, state_text
+from supervisor_rolling.core.stages import (
+    ALIVE,
+    CLOSED_STAGES,
+    MANUAL_STOP_GRACE,
+    WARMUP_REPORT_GRACE,
+    cold_text,
+    state_text,
+)
 
 Ports = Mapping[str, tuple[int, ...]]
 
@@ -88,41 +95,47 @@ GONE = frozenset({"STOPPED", "FATAL", "UNKNOWN"})  # down, and supervisord will 
 # --- the questions that the reconciler asks
 
 
-def advance(watch: Watch, seen: Seen, ports: Ports, rollout: Rollout | None) -> Watch:
+def advance(guard_state: GuardState, observed: Observation, ports: Ports, rollout: Rollout | None) -> GuardState:
     """The watch after one look. ``ports`` of every process of the group: one that has none cannot be guarded.
     ``rollout`` is the group's rollout, running or ended."""
-    held = _held_by(rollout, seen.processes)
-    known = {ward.name: _excused(ward, seen) for ward in watch.wards}
-    found = {name: ward for name, ward in known.items() if name in held and _is_to_be_noted(ward, seen)}
-    for name, process in seen.processes.items():
+    held = _held_by(rollout, observed.processes)
+    known = {guarded.name: _extend_deadlines(guarded, observed) for guarded in guard_state.guarded}
+    found = {name: guarded for name, guarded in known.items() if name in held and _is_to_be_noted(guarded, observed)}
+    for name, process in observed.processes.items():
         if process.warm and process.state in ALIVE and name not in known:
             continue  # as nearly all are, at nearly every look
         if name in ports and ports[name] and name not in held:
-            ward = _step(known.get(name), process, ports[name], watch, seen)
-            ward = _handed_over(ward, process, rollout, seen) if ward and name not in known else ward
-            if ward:
-                found[name] = ward
+            guarded = _step(known.get(name), process, ports[name], guard_state, observed)
+            guarded = _handed_over(guarded, process, rollout, observed) if guarded and name not in known else guarded
+            if guarded:
+                found[name] = guarded
     found = _one_at_a_time(found, known)
-    return replace(watch, wards=_shut(found, watch, seen, ports, held)) if found or watch.wards else watch
+    return (
+        replace(guard_state, guarded=_shut(found, guard_state, observed, ports, held))
+        if found or guard_state.guarded
+        else guard_state
+    )
 
 
-def begin(empty: Watch, processes: Mapping[str, Process], ports: Ports, at: float) -> Watch:
+def begin(empty: GuardState, processes: Mapping[str, Process], ports: Ports, at: float) -> GuardState:
     """The watch of a group that nobody guarded before: what has run for long is warm, the rest will be found cold."""
     old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= WARMED_BY_USERS]
-    wards = tuple(
-        Ward(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned) for p in old if ports.get(p.name)
+    guarded = tuple(
+        GuardedProcess(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned)
+        for p in old
+        if ports.get(p.name)
     )
-    return replace(empty, wards=wards)
+    return replace(empty, guarded=guarded)
 
 
-def by_policy(watch: Watch, policy: Policy, gate: GatePolicy, at: float) -> Watch:
+def by_policy(guard_state: GuardState, policy: Policy, gate: GatePolicy, at: float) -> GuardState:
     """The watch by the policy of now: warm-ups by another one begin anew, and what failed by it is tried at once."""
-    before, now = ((one.warmup, one.hooks.after_warmup) for one in (watch.policy, policy))
-    wards = watch.wards if before == now else tuple(_anew(ward, at) for ward in watch.wards)
-    return replace(watch, policy=policy, gate=gate, wards=wards)
+    before, now = ((one.warmup, one.hooks.after_warmup) for one in (guard_state.policy, policy))
+    guarded = guard_state.guarded if before == now else tuple(_anew(guarded, at) for guarded in guard_state.guarded)
+    return replace(guard_state, policy=policy, gate=gate, guarded=guarded)
 
 
-def heard(process: Process, change: Change) -> Process:
+def apply_event(process: Process, change: Change) -> Process:
     """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
     one that was lost, and the next look tells. So it does of when a new one was started."""
     follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
@@ -140,103 +153,139 @@ def died(process: Process) -> Process:
     return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, told_to_stop=False)
 
 
-def closed(watch: Watch) -> dict[int, str]:
+def closed(guard_state: GuardState) -> dict[int, str]:
     """The ports that the guard has closed, each with a comment for whoever lists the rules."""
     return {
-        port: f"supervisor_rolling {watch.group}:{ward.name} (guard)"
-        for ward in watch.wards
-        if ward.closed
-        for port in ward.ports
+        port: f"supervisor_rolling {guard_state.group}:{guarded.name} (guard)"
+        for guarded in guard_state.guarded
+        if guarded.closed
+        for port in guarded.ports
     }
 
 
-def jobs(watch: Watch) -> dict[str, WarmupJob]:
+def jobs(guard_state: GuardState) -> dict[str, WarmupJob]:
     """The processes that must be warmed now, by name."""
-    return {ward.name: warmup_job(watch, ward) for ward in watch.wards if ward.stage is Stage.WARMING}
+    return {
+        guarded.name: warmup_job(guard_state, guarded)
+        for guarded in guard_state.guarded
+        if guarded.stage is Stage.WARMING
+    }
 
 
 # --- one process
 
 
-def _step(ward: Ward | None, process: Process, ports: tuple[int, ...], watch: Watch, seen: Seen) -> Ward | None:
+def _step(
+    guarded: GuardedProcess | None,
+    process: Process,
+    ports: tuple[int, ...],
+    guard_state: GuardState,
+    observed: Observation,
+) -> GuardedProcess | None:
     """The ward that a process is now; None when it is warm and open."""
     if process.state not in ALIVE or not process.pid:
-        return _down(ward, process, ports, seen)
-    if ward is None or ward.stage is Stage.DOWN or ward.incarnation != process.incarnation:
-        return None if process.warm else _new(ward, process, ports, seen)
-    ward = replace(ward, ports=ports)
+        return _down(guarded, process, ports, observed)
+    if guarded is None or guarded.stage is Stage.DOWN or guarded.incarnation != process.incarnation:
+        return None if process.warm else _new(guarded, process, ports, observed)
+    guarded = replace(guarded, ports=ports)
     if process.warm:
-        settles = ward.stage is Stage.SETTLING and seen.at - ward.since < watch.policy.settle
-        return ward if settles else None
-    if ward.stage is Stage.SETTLING and seen.at > ward.since:
-        return _to(ward, Stage.SETTLING, seen)  # the ledger did not get it: written anew, it will
-    if ward.stage is Stage.FAILED:
-        return _to(ward, Stage.WARMING, seen) if seen.at >= ward.retry_at else ward
-    return _warming(ward, process, watch, seen) if ward.stage is Stage.WARMING else ward
+        settles = guarded.stage is Stage.READY and observed.at - guarded.since < guard_state.policy.min_ready_seconds
+        return guarded if settles else None
+    if guarded.stage is Stage.READY and observed.at > guarded.since:
+        return _to(guarded, Stage.READY, observed)  # the ledger did not get it: written anew, it will
+    if guarded.stage is Stage.FAILED:
+        return _to(guarded, Stage.WARMING, observed) if observed.at >= guarded.retry_at else guarded
+    return _warming(guarded, process, guard_state, observed) if guarded.stage is Stage.WARMING else guarded
 
 
-def _anew(ward: Ward, at: float) -> Ward:
-    if ward.stage is Stage.FAILED:
-        return replace(ward, tries=1, retry_at=at)
-    return replace(ward, since=at) if ward.stage is Stage.WARMING else ward
+def _anew(guarded: GuardedProcess, at: float) -> GuardedProcess:
+    if guarded.stage is Stage.FAILED:
+        return replace(guarded, tries=1, retry_at=at)
+    return replace(guarded, since=at) if guarded.stage is Stage.WARMING else guarded
 
 
-def _excused(ward: Ward, seen: Seen) -> Ward:
+def _extend_deadlines(guarded: GuardedProcess, observed: Observation) -> GuardedProcess:
     """Where nobody looked for a while, a listener was away: its warm-ups ended with it, and begin anew."""
-    return replace(ward, since=seen.at) if seen.gap and ward.stage is Stage.WARMING else ward
+    return replace(guarded, since=observed.at) if observed.gap and guarded.stage is Stage.WARMING else guarded
 
 
-def _one_at_a_time(found: dict[str, Ward], known: Mapping[str, Ward]) -> dict[str, Ward]:
+def _one_at_a_time(found: dict[str, GuardedProcess], known: Mapping[str, GuardedProcess]) -> dict[str, GuardedProcess]:
     """Of those that are open and whose warm-up failed before, at most one is tried again at a time."""
-    retried = [ward for ward in found.values() if ward.stage is Stage.WARMING and ward.tries and not ward.closed]
-    new = [ward for ward in retried if ward.name in known and known[ward.name].stage is Stage.FAILED]
-    new.sort(key=lambda ward: known[ward.name].retry_at)
+    retried = [
+        guarded for guarded in found.values() if guarded.stage is Stage.WARMING and guarded.tries and not guarded.closed
+    ]
+    new = [guarded for guarded in retried if guarded.name in known and known[guarded.name].stage is Stage.FAILED]
+    new.sort(key=lambda guarded: known[guarded.name].retry_at)
     wait = new if len(new) < len(retried) else new[1:]
-    return {**found, **{ward.name: replace(known[ward.name], ports=ward.ports) for ward in wait}} if wait else found
+    return (
+        {**found, **{guarded.name: replace(known[guarded.name], ports=guarded.ports) for guarded in wait}}
+        if wait
+        else found
+    )
 
 
-def _is_to_be_noted(ward: Ward, seen: Seen) -> bool:
+def _is_to_be_noted(guarded: GuardedProcess, observed: Observation) -> bool:
     """Whether it was found warm, and the ledger does not have it yet."""
-    process = seen.processes.get(ward.name)
-    is_there = process is not None and process.incarnation == ward.incarnation and not process.warm
-    return ward.stage is Stage.OPEN and is_there
+    process = observed.processes.get(guarded.name)
+    is_there = process is not None and process.incarnation == guarded.incarnation and not process.warm
+    return guarded.stage is Stage.OPEN and is_there
 
 
-def _down(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
-    if ward is not None and ward.stage is Stage.DOWN:
-        return replace(ward, ports=ports)
-    was_closed = ward is not None and ward.closed
-    return Ward(process.name, ports, Stage.DOWN, seen.at, was_closed)
+def _down(
+    guarded: GuardedProcess | None, process: Process, ports: tuple[int, ...], observed: Observation
+) -> GuardedProcess:
+    if guarded is not None and guarded.stage is Stage.DOWN:
+        return replace(guarded, ports=ports)
+    was_closed = guarded is not None and guarded.closed
+    return GuardedProcess(process.name, ports, Stage.DOWN, observed.at, was_closed)
 
 
-def _new(ward: Ward | None, process: Process, ports: tuple[int, ...], seen: Seen) -> Ward:
-    was_closed = ward is not None and ward.closed
-    return Ward(process.name, ports, Stage.WARMING, seen.at, was_closed, process.pid, spawned=process.spawned)
+def _new(
+    guarded: GuardedProcess | None, process: Process, ports: tuple[int, ...], observed: Observation
+) -> GuardedProcess:
+    was_closed = guarded is not None and guarded.closed
+    return GuardedProcess(
+        process.name, ports, Stage.WARMING, observed.at, was_closed, process.pid, spawned=process.spawned
+    )
 
 
-def _warming(ward: Ward, process: Process, watch: Watch, seen: Seen) -> Ward:
-    warmth = seen.warmths.get(ward.name)
-    if warmth is None or warmth.incarnation != ward.incarnation:
-        return ward
-    if warmth.state in ("failed", "late"):
-        return _failed(ward, cold_text(warmth, watch.policy.warmup), seen)
-    if warmth.state == "warm" and process.state == "RUNNING":
-        ward = replace(ward, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms, problem="")
-        return _to(ward, Stage.SETTLING if ward.closed else Stage.OPEN, seen)
-    if warmth.state == "warming" and seen.at - ward.since - warmth.queued >= watch.policy.warmup.timeout + LATE_WORDS:
-        late = replace(warmth, state="late", why=warmth.why or state_text(process))
-        return _failed(ward, cold_text(late, watch.policy.warmup), seen)
-    return ward
+def _warming(
+    guarded: GuardedProcess, process: Process, guard_state: GuardState, observed: Observation
+) -> GuardedProcess:
+    warmup_status = observed.warmups.get(guarded.name)
+    if warmup_status is None or warmup_status.incarnation != guarded.incarnation:
+        return guarded
+    if warmup_status.state in ("failed", "late"):
+        return _failed(guarded, cold_text(warmup_status, guard_state.policy.warmup), observed)
+    if warmup_status.state == "warm" and process.state == "RUNNING":
+        guarded = replace(
+            guarded,
+            requests=warmup_status.requests,
+            first_ms=warmup_status.first_ms,
+            last_ms=warmup_status.last_ms,
+            problem="",
+        )
+        return _to(guarded, Stage.READY if guarded.closed else Stage.OPEN, observed)
+    if (
+        warmup_status.state == "warming"
+        and observed.at - guarded.since - warmup_status.queued
+        >= guard_state.policy.warmup.timeout + WARMUP_REPORT_GRACE
+    ):
+        late = replace(warmup_status, state="late", why=warmup_status.why or state_text(process))
+        return _failed(guarded, cold_text(late, guard_state.policy.warmup), observed)
+    return guarded
 
 
-def _failed(ward: Ward, problem: str, seen: Seen) -> Ward:
-    first, longest = (FIRST_RETRY, LONGEST_RETRY) if ward.closed else (FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY)
-    pause = min(longest, first * 2.0 ** min(ward.tries, 10))
-    return replace(_to(ward, Stage.FAILED, seen), tries=ward.tries + 1, retry_at=seen.at + pause, problem=problem)
+def _failed(guarded: GuardedProcess, problem: str, observed: Observation) -> GuardedProcess:
+    first, longest = (FIRST_RETRY, LONGEST_RETRY) if guarded.closed else (FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY)
+    pause = min(longest, first * 2.0 ** min(guarded.tries, 10))
+    return replace(
+        _to(guarded, Stage.FAILED, observed), tries=guarded.tries + 1, retry_at=observed.at + pause, problem=problem
+    )
 
 
-def _to(ward: Ward, stage: Stage, seen: Seen) -> Ward:
-    return replace(ward, stage=stage, since=seen.at)
+def _to(guarded: GuardedProcess, stage: Stage, observed: Observation) -> GuardedProcess:
+    return replace(guarded, stage=stage, since=observed.at)
 
 
 # --- the group
@@ -258,82 +307,94 @@ def _lives_on(member: Member, processes: Mapping[str, Process]) -> bool:
     return process is not None and process.incarnation == member.new and process.state in ALIVE
 
 
-def _handed_over(ward: Ward, process: Process, rollout: Rollout | None, seen: Seen) -> Ward:
+def _handed_over(
+    guarded: GuardedProcess, process: Process, rollout: Rollout | None, observed: Observation
+) -> GuardedProcess:
     """What a rollout that is over left failed goes on as it was: closed, and tried again after a pause."""
-    if rollout is None or rollout.status is Status.RUNNING or ward.stage is not Stage.WARMING:
-        return ward
-    left = next((m for m in rollout.members if m.name == ward.name and m.stage is Stage.FAILED), None)
+    if rollout is None or rollout.status is Status.RUNNING or guarded.stage is not Stage.WARMING:
+        return guarded
+    left = next((m for m in rollout.members if m.name == guarded.name and m.stage is Stage.FAILED), None)
     if left is None or left.new != process.incarnation:
-        return ward
-    return _failed(replace(ward, closed=True), left.why, seen)
+        return guarded
+    return _failed(replace(guarded, closed=True), left.why, observed)
 
 
 def _shut(
-    wards: Mapping[str, Ward], watch: Watch, seen: Seen, ports: Ports, held: Mapping[str, bool]
-) -> tuple[Ward, ...]:
+    guarded: Mapping[str, GuardedProcess],
+    guard_state: GuardState,
+    observed: Observation,
+    ports: Ports,
+    held: Mapping[str, bool],
+) -> tuple[GuardedProcess, ...]:
     """The wards, each with its gate as it shall be, in natural order."""
-    if not wards:
+    if not guarded:
         return ()
-    there = [name for name, process in seen.processes.items() if ports.get(name) and not _is_gone(process)]
-    limit = limit_for(watch.policy.guard.max_closed, len(there))
-    serves = _is_one_warm_and_open(wards, seen, ports, held)
+    there = [name for name, process in observed.processes.items() if ports.get(name) and not _is_gone(process)]
+    limit = limit_for(guard_state.policy.guard.max_closed, len(there))
+    serves = _is_one_warm_and_open(guarded, observed, ports, held)
     by_rollout = sum(held.values())
     count = 0
-    decided: list[Ward] = []
-    for ward in sorted(wards.values(), key=lambda ward: (not ward.closed, ward.since, natural(ward.name))):
-        process = seen.processes[ward.name]
-        counts = ward.stage in COLD and not _is_gone(process)
-        is_room = count < limit if ward.closed else count + by_rollout < limit
-        shut = ward.stage in COLD and serves and (is_room or not counts)
+    decided: list[GuardedProcess] = []
+    for one in sorted(guarded.values(), key=lambda g: (not g.closed, g.since, natural(g.name))):
+        process = observed.processes[one.name]
+        counts = one.stage in COLD and not _is_gone(process)
+        is_room = count < limit if one.closed else count + by_rollout < limit
+        shut = one.stage in COLD and serves and (is_room or not counts)
         count += counts and shut
-        because = "" if shut else _open_text(watch, serves)
-        if shut and not ward.closed and ward.stage is Stage.FAILED:
-            ward = replace(ward, retry_at=min(ward.retry_at, seen.at + FIRST_RETRY))
-        decided.append(replace(ward, closed=shut, why=_why(ward, process, because, seen)))
-    return tuple(sorted(decided, key=lambda ward: natural(ward.name)))
+        because = "" if shut else _open_text(guard_state, serves)
+        if shut and not one.closed and one.stage is Stage.FAILED:
+            one = replace(one, retry_at=min(one.retry_at, observed.at + FIRST_RETRY))
+        decided.append(replace(one, closed=shut, why=_why(one, process, because, observed)))
+    return tuple(sorted(decided, key=lambda guarded: natural(guarded.name)))
 
 
-def _is_one_warm_and_open(wards: Mapping[str, Ward], seen: Seen, ports: Ports, held: Mapping[str, bool]) -> bool:
+def _is_one_warm_and_open(
+    guarded: Mapping[str, GuardedProcess], observed: Observation, ports: Ports, held: Mapping[str, bool]
+) -> bool:
     return any(
-        process.state == "RUNNING" and name not in held and (name not in wards or wards[name].stage is Stage.OPEN)
-        for name, process in seen.processes.items()
+        process.state == "RUNNING" and name not in held and (name not in guarded or guarded[name].stage is Stage.OPEN)
+        for name, process in observed.processes.items()
         if ports.get(name)
     )
 
 
 def _is_gone(process: Process) -> bool:
-    return process.state in GONE or (process.state == "EXITED" and process.down_for >= HAND_PATIENCE)
+    return process.state in GONE or (process.state == "EXITED" and process.down_for >= MANUAL_STOP_GRACE)
 
 
 # --- sentences
 
 
-def _why(ward: Ward, process: Process, because: str, seen: Seen) -> str:
+def _why(guarded: GuardedProcess, process: Process, because: str, observed: Observation) -> str:
     """Why a ward stands where it stands, for ``rolling_status``. ``because``: why it is open; empty where it is not."""
-    if ward.stage not in COLD:
+    if guarded.stage not in COLD:
         return ""
-    if ward.stage is Stage.DOWN:
+    if guarded.stage is Stage.DOWN:
         fate = f"serves before it is warm, {because}" if because else "is to be kept closed until it is warm"
-        held = seen.held.get(ward.name)
+        held = observed.held.get(guarded.name)
         text = f"{state_text(process)}: the next one {fate}{f'; {held}' if held else ''}"
     else:
-        cold = _cold_text(ward, seen)
+        cold = _cold_text(guarded, observed)
         text = f"{cold}; open all the same, {because}" if because else cold
-    is_open = not because and not seen.closed.keys() >= set(ward.ports)
-    return f"{text}; its port is not closed yet: {seen.gate_problem}" if seen.gate_problem and is_open else text
+    is_open = not because and not observed.closed.keys() >= set(guarded.ports)
+    return f"{text}; its port is not closed yet: {observed.gate_problem}" if observed.gate_problem and is_open else text
 
 
-def _cold_text(ward: Ward, seen: Seen) -> str:
-    if ward.problem:
-        return ward.problem if ward.stage is Stage.FAILED else f"tried again, it {ward.problem}"
-    warmth = seen.warmths.get(ward.name)
-    is_long = warmth is not None and warmth.incarnation == ward.incarnation and seen.at - ward.since >= SHOWN_AFTER
-    return f"{NEW}: {warmth.why}" if warmth and warmth.why and is_long else NEW
+def _cold_text(guarded: GuardedProcess, observed: Observation) -> str:
+    if guarded.problem:
+        return guarded.problem if guarded.stage is Stage.FAILED else f"tried again, it {guarded.problem}"
+    warmup_status = observed.warmups.get(guarded.name)
+    is_long = (
+        warmup_status is not None
+        and warmup_status.incarnation == guarded.incarnation
+        and observed.at - guarded.since >= SHOWN_AFTER
+    )
+    return f"{NEW}: {warmup_status.why}" if warmup_status and warmup_status.why and is_long else NEW
 
 
-def _open_text(watch: Watch, serves: bool) -> str:
+def _open_text(guard_state: GuardState, serves: bool) -> str:
     if not serves:
         return "because none of the group is warm and open"
-    share = watch.policy.guard.max_closed
+    share = guard_state.policy.guard.max_closed
     most = f"{share.number}" if share.number else f"{share.percent:g}%"
     return f"because no more may be closed (guard.max_closed: {most})"

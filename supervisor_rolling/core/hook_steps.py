@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from supervisor_rolling.core.model import HookJob, HookResult, Member, Rollout, Status, Ward, WarmupJob, Watch
+from supervisor_rolling.core.model import (
+    GuardedProcess,
+    GuardState,
+    HookJob,
+    HookResult,
+    Member,
+    Rollout,
+    Status,
+    WarmupJob,
+)
 
 BEFORE, FAILURE, AFTER = "before_rollout", "on_failure", "after_rollout"
 
@@ -30,8 +39,8 @@ def job(rollout: Rollout) -> HookJob | None:
             named.insert(0, (FAILURE, hooks.on_failure))
     else:
         named = [] if rollout.prepared else [(BEFORE, hooks.before_rollout)]
-    wanted = tuple((name, hook) for name, hook in named if hook.command)
-    return HookJob(wanted, _variables(rollout)) if wanted else None
+    selected = tuple((name, hook) for name, hook in named if hook.command)
+    return HookJob(selected, _variables(rollout)) if selected else None
 
 
 def prepared(rollout: Rollout, result: HookResult | None) -> Rollout:
@@ -60,7 +69,7 @@ def ended(rollout: Rollout, status: Status, at: float, why: str) -> Rollout:
     return concluded(rollout, None)
 
 
-def warmup_job(of: Rollout | Watch, one: Member | Ward) -> WarmupJob:
+def warmup_job(of: Rollout | GuardState, one: Member | GuardedProcess) -> WarmupJob:
     """The warm-up of a process, with ``after_warmup`` as its last step."""
     variables = {
         "ROLLING_GROUP": of.group,
@@ -77,7 +86,7 @@ def warmup_job(of: Rollout | Watch, one: Member | Ward) -> WarmupJob:
         of.gate.bypass,
         hook=of.policy.hooks.after_warmup,
         variables=variables,
-        rank=1 if isinstance(of, Watch) else 0,
+        rank=1 if isinstance(of, GuardState) else 0,
         spawned=one.spawned,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.model import Connection
 
-TOLD = 3
+MAX_SHOWN = 3
 """How many of the connections that are left are told, the oldest: enough to see what they are, little enough to travel
 with every rollout."""
 
@@ -24,7 +24,7 @@ _ODDITIES = {
 
 def oldest(found: Iterable[Connection]) -> tuple[Connection, ...]:
     """Those that are told, the oldest first."""
-    return tuple(heapq.nlargest(TOLD, found, key=lambda connection: connection.age))
+    return tuple(heapq.nlargest(MAX_SHOWN, found, key=lambda connection: connection.age))
 
 
 def aged(found: Iterable[Connection], seconds: float) -> tuple[Connection, ...]:

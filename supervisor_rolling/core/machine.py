@@ -37,7 +37,7 @@ The rollout decides only who leaves OPEN, and when. With ``limit`` 2 of 8 proces
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the rollout: a new listener goes on from there.
 
-Answers come from the present, never from remembered events; a lost event costs a delay. ``seen.at`` is the time.
+Answers come from the present, never from remembered events; a lost event costs a delay. ``observed.at`` is the time.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ from functools import partial
 
 from supervisor_rolling.core import hook_steps
 from supervisor_rolling.core.model import (
+    Action,
+    GuardedProcess,
     Member,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    Observation,
     Process,
     Rest,
     Rollout,
-    Seen,
     Stage,
     Status,
     Timing,
-    Ward,
     WarmupJob,
 )
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.stages import (
     ALIVE,
     CLOSED_STAGES,
-    HAND_PATIENCE,
+    MANUAL_STOP_GRACE,
     NOT_UP,
     UNDER_WAY,
+    action,
     can_be_told,
     closed_since,
     notice,
-    order,
     step,
     still_runs,
     to,
@@ -87,44 +87,48 @@ what it costs. On the pressure of one moment all that there is room for would le
 # --- the four questions that the reconciler asks
 
 
-def advance(rollout: Rollout, seen: Seen) -> Rollout:
+def advance(rollout: Rollout, observed: Observation) -> Rollout:
     """The rollout after one look. One that has ended is left as it is, but for what another client starts again."""
     if rollout.status is not Status.RUNNING:
-        return rollout if rollout.policy.guard.enabled else _released(rollout, seen)
+        return rollout if rollout.policy.guard.enabled else _released(rollout, observed)
     if rollout.verdict:
-        return waiting_for(hook_steps.concluded(rollout, seen.hook), "its last commands", rollout.ended_at, seen.at)
+        return waiting_for(
+            hook_steps.concluded(rollout, observed.hook), "its last commands", rollout.ended_at, observed.at
+        )
     if not rollout.prepared:
-        rollout = hook_steps.prepared(rollout, seen.hook)
+        rollout = hook_steps.prepared(rollout, observed.hook)
         if not rollout.prepared:
-            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), seen.at)
+            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), observed.at)
         if rollout.why:
-            return waiting_for(hook_steps.ended(rollout, Status.FAILED, seen.at, rollout.why), "", seen.at, seen.at)
+            return waiting_for(
+                hook_steps.ended(rollout, Status.FAILED, observed.at, rollout.why), "", observed.at, observed.at
+            )
     before = rollout.members
-    rollout = _excused(rollout, seen)
-    rollout = replace(rollout, members=tuple(step(member, rollout, seen) for member in rollout.members))
-    rollout, is_paced = _admit(rollout, seen)
-    rollout = replace(rollout, members=tuple(map(partial(noted, at=seen.at), before, rollout.members)))
-    rollout = levelled(rollout, in_service(rollout, seen), seen.at)
-    rollout = _finish(rollout, seen, is_paced)
-    return waiting_for(rollout, *_wait_of(rollout, seen), seen.at)
+    rollout = _extend_deadlines(rollout, observed)
+    rollout = replace(rollout, members=tuple(step(member, rollout, observed) for member in rollout.members))
+    rollout, is_paced = _admit(rollout, observed)
+    rollout = replace(rollout, members=tuple(map(partial(noted, at=observed.at), before, rollout.members)))
+    rollout = levelled(rollout, in_service(rollout, observed), observed.at)
+    rollout = _finish(rollout, observed, is_paced)
+    return waiting_for(rollout, *_wait_of(rollout, observed), observed.at)
 
 
-def _released(rollout: Rollout, seen: Seen) -> Rollout:
+def _released(rollout: Rollout, observed: Observation) -> Rollout:
     """An ended rollout without a guard: what it left failed, and another client has started again, is no longer its."""
-    members = tuple(_released_one(member, seen) for member in rollout.members)
+    members = tuple(_released_one(member, observed) for member in rollout.members)
     if members == rollout.members:
         return rollout
-    return replace(rollout, members=tuple(map(partial(noted, at=seen.at), rollout.members, members)))
+    return replace(rollout, members=tuple(map(partial(noted, at=observed.at), rollout.members, members)))
 
 
-def _released_one(member: Member, seen: Seen) -> Member:
-    process = seen.processes.get(member.name)
+def _released_one(member: Member, observed: Observation) -> Member:
+    process = observed.processes.get(member.name)
     if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
         return member
     if process.started_by_other <= max(member.old_spawned, member.spawned):
         return member  # it is what failed, or what supervisord itself has started again after it
     why = f"{member.why}; then it was restarted by hand, so its port is open (guard: false: it is not warmed up)"
-    return replace(to(member, Stage.OPEN, seen), why=why)
+    return replace(to(member, Stage.OPEN, observed), why=why)
 
 
 def closed(rollout: Rollout) -> dict[int, str]:
@@ -138,10 +142,12 @@ def closed(rollout: Rollout) -> dict[int, str]:
     }
 
 
-def orders(rollout: Rollout, seen: Seen, closed_since: Mapping[int, float]) -> tuple[Order, ...]:
+def actions(rollout: Rollout, observed: Observation, closed_since: Mapping[int, float]) -> tuple[Action, ...]:
     """What supervisord must be told now; ``closed_since`` is what the gate said after the rollout was recorded."""
-    told = (notice(member, rollout, seen, closed_since) for member in rollout.members if member.stage is Stage.DRAINING)
-    found = (order(member, seen, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING)
+    told = (
+        notice(member, rollout, observed, closed_since) for member in rollout.members if member.stage is Stage.DRAINING
+    )
+    found = (action(member, observed, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING)
     return tuple(one for one in (*told, *found) if one)
 
 
@@ -154,13 +160,15 @@ def jobs(rollout: Rollout) -> dict[str, WarmupJob]:
     }
 
 
-def notices(
+def notifications(
     rollout: Rollout, processes: Mapping[str, Process], closed_since: Mapping[int, float]
-) -> dict[str, NoticeJob]:
+) -> dict[str, NotificationJob]:
     """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
     request, headers = rollout.policy.drain.request, rollout.policy.warmup.headers
     return {
-        member.name: NoticeJob(member.old_pid, member.ports, request, headers, rollout.gate.bypass, member.old_spawned)
+        member.name: NotificationJob(
+            member.old_pid, member.ports, request, headers, rollout.gate.bypass, member.old_spawned
+        )
         for member in rollout.members
         if request and member.stage is Stage.DRAINING and member.ports
         if can_be_told(member, processes.get(member.name), closed_since)
@@ -175,15 +183,15 @@ def leaving(rollout: Rollout, closed: Mapping[int, float]) -> list[Member]:
     return [member for member in leaving if closed_since(member, closed) < math.inf]
 
 
-def available(rollout: Rollout, seen: Seen) -> int:
+def available(rollout: Rollout, observed: Observation) -> int:
     """How many processes of the group serve, warm and settled."""
-    return sum(_is_available(member, seen) for member in rollout.members)
+    return sum(_is_available(member, observed) for member in rollout.members)
 
 
-def in_service(rollout: Rollout, seen: Seen) -> int:
+def in_service(rollout: Rollout, observed: Observation) -> int:
     """How many processes of the group take new connections, settled: those too that are open while they are warmed. A
     rollout waits for these, but users have them."""
-    return sum(_is_available(member, seen) or _is_open_and_cold(member, seen) for member in rollout.members)
+    return sum(_is_available(member, observed) or _is_open_and_cold(member, observed) for member in rollout.members)
 
 
 def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process]) -> Rollout:
@@ -202,9 +210,9 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
     return replace(rollout, members=members, least_available=least, levels=levels)
 
 
-def planned(rollout: Rollout, seen: Seen) -> Rollout:
+def planned(rollout: Rollout, observed: Observation) -> Rollout:
     """The answer to a dry run: the rollout with its members in the order in which they would go, those left alone last."""
-    queue = _candidates(rollout, seen)
+    queue = _candidates(rollout, observed)
     rest = tuple(member for member in rollout.members if member not in queue)
     return replace(rollout, members=(*queue, *rest), status=Status.PLANNED, ended_at=rollout.started_at)
 
@@ -217,231 +225,241 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
         # Another incarnation was started by another client, and is not known to be warm.
         warmed = before.pid if before.new == process.incarnation else 0
         return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
-    was_asked_for = before.wanted or before.tried or bool(before.why)
-    return replace(member, wanted=member.wanted and was_asked_for, steps=(*before.steps, *member.steps))
+    was_asked_for = before.selected or before.attempted or bool(before.why)
+    return replace(member, selected=member.selected and was_asked_for, steps=(*before.steps, *member.steps))
 
 
 # --- the group
 
 
-def _excused(rollout: Rollout, seen: Seen) -> Rollout:
+def _extend_deadlines(rollout: Rollout, observed: Observation) -> Rollout:
     """Deadlines do not run while nobody could act: a listener that was away must not fail what did nothing wrong."""
-    if not seen.gap:
+    if not observed.gap:
         return rollout
-    members = tuple(_excused_one(member, seen) if member.stage in UNDER_WAY else member for member in rollout.members)
-    stuck_since = rollout.stuck_since + seen.gap if rollout.stuck_since else 0.0
-    paced_since = rollout.paced_since + seen.gap if rollout.paced_since else 0.0
+    members = tuple(
+        _extend_deadline(member, observed) if member.stage in UNDER_WAY else member for member in rollout.members
+    )
+    stuck_since = rollout.stuck_since + observed.gap if rollout.stuck_since else 0.0
+    paced_since = rollout.paced_since + observed.gap if rollout.paced_since else 0.0
     return replace(rollout, members=members, stuck_since=stuck_since, paced_since=paced_since)
 
 
-def _excused_one(member: Member, seen: Seen) -> Member:
+def _extend_deadline(member: Member, observed: Observation) -> Member:
     """One that was found drained and runs still is drained again: with a later ``since`` a gate that was open meanwhile
     would seem to have been closed all the time."""
-    process = seen.processes.get(member.name)
+    process = observed.processes.get(member.name)
     if member.stage is Stage.RESTARTING and process and still_runs(member, process):
-        return to(member, Stage.DRAINING, seen)
-    stopped_at = member.stopped_at + seen.gap if member.stopped_at else 0.0
-    return replace(member, since=member.since + seen.gap, stopped_at=stopped_at)
+        return to(member, Stage.DRAINING, observed)
+    stopped_at = member.stopped_at + observed.gap if member.stopped_at else 0.0
+    return replace(member, since=member.since + observed.gap, stopped_at=stopped_at)
 
 
-def _admit(rollout: Rollout, seen: Seen) -> tuple[Rollout, bool]:
+def _admit(rollout: Rollout, observed: Observation) -> tuple[Rollout, bool]:
     """Let those leave OPEN that may now, the next one first. Whether one would that waits for the CPU; since when one
     does is remembered while there is no room, so that its patience ends."""
     replaced = sum(member.replaced for member in rollout.members)
     places = (1 if replaced < rollout.policy.canary else rollout.limit) - _count(rollout, UNDER_WAY)
     if rollout.paused or places <= 0 or _is_stopping(rollout):
         return replace(rollout, paced_since=0.0), False
-    serving, counted = available(rollout, seen), sum(_counts(member, seen) for member in rollout.members)
+    serving, counted = available(rollout, observed), sum(_counts(member, observed) for member in rollout.members)
     leaving: dict[str, Member] = {}
     paced_since, waits = rollout.paced_since, False
-    for member in _candidates(rollout, seen):
+    for member in _candidates(rollout, observed):
         has_room = counted - serving < rollout.limit and (serving > 1 or rollout.force)
-        if len(leaving) >= places or (_serves(member, seen) and not has_room):
+        if len(leaving) >= places or (_serves(member, observed) and not has_room):
             break
-        waits = _is_paced(member, rollout, paced_since, bool(leaving), seen)
+        waits = _is_paced(member, rollout, paced_since, bool(leaving), observed)
         if waits:
             break
         paced_since = 0.0
-        leaving[member.name] = _leave(member, seen)
-        serving -= _is_available(member, seen)
-        counted += not _counts(member, seen)
-    rollout = replace(rollout, paced_since=paced_since or (seen.at if waits else 0.0))
+        leaving[member.name] = _leave(member, observed)
+        serving -= _is_available(member, observed)
+        counted += not _counts(member, observed)
+    rollout = replace(rollout, paced_since=paced_since or (observed.at if waits else 0.0))
     if not leaving:
         return rollout, waits
     return replace(rollout, members=tuple(leaving.get(member.name, member) for member in rollout.members)), waits
 
 
-def _counts(member: Member, seen: Seen) -> bool:
+def _counts(member: Member, observed: Observation) -> bool:
     """Whether it is one of the group at all: those that an operator stopped are not."""
-    return _state(member, seen) not in NOT_UP or member.stage is not Stage.OPEN
+    return _state(member, observed) not in NOT_UP or member.stage is not Stage.OPEN
 
 
-def _is_paced(member: Member, rollout: Rollout, since: float, is_another_leaving: bool, seen: Seen) -> bool:
+def _is_paced(member: Member, rollout: Rollout, since: float, is_another_leaving: bool, observed: Observation) -> bool:
     """Whether who may leave waits for the CPU, as somebody does ``since`` then; 0.0: nobody."""
     pace = rollout.policy.pace
-    if not pace.cpu_pressure or seen.cpu_pressure is None or not _serves(member, seen):
+    if not pace.cpu_pressure or observed.cpu_pressure is None or not _serves(member, observed):
         return False
-    if since and seen.at - since >= pace.patience:
+    if since and observed.at - since >= pace.patience:
         return False
-    is_booting = is_another_leaving or any(_has_still_to_boot(other, seen) for other in rollout.members)
-    return is_booting or seen.cpu_pressure >= pace.cpu_pressure
+    is_booting = is_another_leaving or any(_has_still_to_boot(other, observed) for other in rollout.members)
+    return is_booting or observed.cpu_pressure >= pace.cpu_pressure
 
 
-def _has_still_to_boot(member: Member, seen: Seen) -> bool:
+def _has_still_to_boot(member: Member, observed: Observation) -> bool:
     """Whether what it costs the CPU is still to come."""
-    is_new = member.stage is Stage.WARMING and seen.at - member.since < COST_SHOWS_AFTER
+    is_new = member.stage is Stage.WARMING and observed.at - member.since < COST_SHOWS_AFTER
     return is_new or member.stage in (Stage.DRAINING, Stage.RESTARTING)
 
 
-def _leave(member: Member, seen: Seen) -> Member:
-    process = seen.processes[member.name]
+def _leave(member: Member, observed: Observation) -> Member:
+    process = observed.processes[member.name]
     stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
     cold = member.stage is Stage.FAILED
-    member = replace(to(member, stage, seen), tried=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned)
+    member = replace(
+        to(member, stage, observed), attempted=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned
+    )
     member = replace(member, pid=0, spawned=0.0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
-    return replace(member, connections_left=0, oldest_left=(), requests=0, latencies=(), statuses=(), why="")
+    return replace(member, lingering_connections=0, oldest_lingering=(), requests=0, latencies=(), statuses=(), why="")
 
 
-def _candidates(rollout: Rollout, seen: Seen) -> list[Member]:
+def _candidates(rollout: Rollout, observed: Observation) -> list[Member]:
     """Who has still to be replaced and can be, the next one first."""
-    waiting = [member for member in _waiting(rollout) if _can_go(member, seen)]
-    return sorted(waiting, key=lambda member: (_serves(member, seen), natural(member.name)))
+    waiting = [member for member in _waiting(rollout) if _can_go(member, observed)]
+    return sorted(waiting, key=lambda member: (_serves(member, observed), natural(member.name)))
 
 
 def _waiting(rollout: Rollout) -> list[Member]:
-    return [member for member in rollout.members if member.wanted and not member.tried]
+    return [member for member in rollout.members if member.selected and not member.attempted]
 
 
-def _being_stopped(rollout: Rollout, seen: Seen) -> list[Member]:
+def _being_stopped(rollout: Rollout, observed: Observation) -> list[Member]:
     """Those that are replaced and that somebody stops, or restarts: a moment will tell."""
-    return [m for m in rollout.members if m.wanted and m.replaced and _state(m, seen) in ("STOPPING", "STOPPED")]
+    return [m for m in rollout.members if m.selected and m.replaced and _state(m, observed) in ("STOPPING", "STOPPED")]
 
 
-def _can_go(member: Member, seen: Seen) -> bool:
+def _can_go(member: Member, observed: Observation) -> bool:
     """A stopped process is left so, unless it is down because an earlier try failed on it. One that has died may have
     been stopped."""
-    state = _state(member, seen)
-    if member.name in seen.dead:
+    state = _state(member, observed)
+    if member.name in observed.dead:
         return False
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 
-def _finish(rollout: Rollout, seen: Seen, is_paced: bool) -> Rollout:
+def _finish(rollout: Rollout, observed: Observation, is_paced: bool) -> Rollout:
     if _count(rollout, UNDER_WAY):
         return replace(rollout, stuck_since=0.0)
-    stopping, waiting = _is_stopping(rollout), [*_waiting(rollout), *_being_stopped(rollout, seen)]
-    if stopping or not [member for member in waiting if not _is_left_stopped(member, seen)]:
-        return _end(rollout, seen)
+    stopping, waiting = _is_stopping(rollout), [*_waiting(rollout), *_being_stopped(rollout, observed)]
+    if stopping or not [member for member in waiting if not _is_left_stopped(member, observed)]:
+        return _end(rollout, observed)
     if rollout.paused or is_paced:
         return replace(rollout, stuck_since=0.0)
-    stuck_since = rollout.stuck_since or seen.at
-    if seen.at - stuck_since >= _patience(rollout, seen):
-        return hook_steps.ended(_accounted(rollout, seen), Status.FAILED, seen.at, _stuck_text(rollout, seen))
+    stuck_since = rollout.stuck_since or observed.at
+    if observed.at - stuck_since >= _patience(rollout, observed):
+        return hook_steps.ended(
+            _accounted(rollout, observed), Status.FAILED, observed.at, _stuck_text(rollout, observed)
+        )
     return replace(rollout, stuck_since=stuck_since)
 
 
-def _end(rollout: Rollout, seen: Seen) -> Rollout:
-    rollout = _accounted(rollout, seen)
+def _end(rollout: Rollout, observed: Observation) -> Rollout:
+    rollout = _accounted(rollout, observed)
     failed = [member for member in rollout.members if member.failed]
     why = "; ".join(f"{rollout.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
-    if _is_nobody_left(rollout, seen):  # "done" would tell a deploy that the new code serves
+    if _is_nobody_left(rollout, observed):  # "done" would tell a deploy that the new code serves
         status, why = Status.ABORTED, "all that it was to replace were stopped by hand: the new code serves nobody"
     status = Status.ABORTED if rollout.aborting else status
-    return hook_steps.ended(rollout, status, seen.at, why)
+    return hook_steps.ended(rollout, status, observed.at, why)
 
 
-def _accounted(rollout: Rollout, seen: Seen) -> Rollout:
-    return replace(rollout, members=tuple(_accounted_for(member, seen) for member in rollout.members))
+def _accounted(rollout: Rollout, observed: Observation) -> Rollout:
+    return replace(rollout, members=tuple(_accounted_for(member, observed) for member in rollout.members))
 
 
-def _is_nobody_left(rollout: Rollout, seen: Seen) -> bool:
-    wanted = [member for member in rollout.members if member.wanted]
-    return not any(m.failed for m in rollout.members) and all(_is_left_stopped(member, seen) for member in wanted)
+def _is_nobody_left(rollout: Rollout, observed: Observation) -> bool:
+    selected = [member for member in rollout.members if member.selected]
+    return not any(m.failed for m in rollout.members) and all(_is_left_stopped(member, observed) for member in selected)
 
 
-def _accounted_for(member: Member, seen: Seen) -> Member:
-    if not member.wanted or member.tried or not _is_left_stopped(member, seen):
+def _accounted_for(member: Member, observed: Observation) -> Member:
+    if not member.selected or member.attempted or not _is_left_stopped(member, observed):
         return member
-    return replace(member, wanted=False, why="was stopped by hand and is left so")
+    return replace(member, selected=False, why="was stopped by hand and is left so")
 
 
-def _wait_of(rollout: Rollout, seen: Seen) -> tuple[str, float]:
+def _wait_of(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     """For what the rollout waits, and since when."""
     if rollout.status is not Status.RUNNING or rollout.verdict or rollout.paused:
         return "", 0.0
     if _count(rollout, UNDER_WAY):
-        return for_warm_ups(rollout, seen)
+        return for_warm_ups(rollout, observed)
     if rollout.paced_since or not rollout.stuck_since:
         return "the CPU" if rollout.paced_since else "", rollout.paced_since
-    awaited = [member.name for member in rollout.members if _is_awaited(seen.wards.get(member.name))]
+    awaited = [member.name for member in rollout.members if _is_awaited(observed.guarded.get(member.name))]
     down = [
-        f"{member.name} is {_standing(member, seen)}" for member in rollout.members if not _is_available(member, seen)
+        f"{member.name} is {_standing(member, observed)}"
+        for member in rollout.members
+        if not _is_available(member, observed)
     ]
-    return for_the_guard(awaited, seen) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", rollout.stuck_since
+    return for_the_guard(awaited, observed) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", rollout.stuck_since
 
 
-def _stuck_text(rollout: Rollout, seen: Seen) -> str:
+def _stuck_text(rollout: Rollout, observed: Observation) -> str:
     down = [
-        f"{member.name} is {_standing(member, seen)}" for member in rollout.members if not _is_available(member, seen)
+        f"{member.name} is {_standing(member, observed)}"
+        for member in rollout.members
+        if not _is_available(member, observed)
     ]
     reason = f"no room under the limit of {rollout.limit}" if down else "only one process serves (--force takes it too)"
-    return f"waited {_patience(rollout, seen):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
+    return f"waited {_patience(rollout, observed):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
 
 
-def _patience(rollout: Rollout, seen: Seen) -> float:
+def _patience(rollout: Rollout, observed: Observation) -> float:
     """Seconds to wait for room: as long as a process takes that the guard brings back."""
-    is_coming = any(ward.stage in (Stage.WARMING, Stage.SETTLING) for ward in seen.wards.values())
+    is_coming = any(guarded.stage in (Stage.WARMING, Stage.READY) for guarded in observed.guarded.values())
     policy = rollout.policy
-    return policy.restart.timeout + (policy.warmup.timeout + policy.settle if is_coming else 0.0)
+    return policy.restart.timeout + (policy.warmup.timeout + policy.min_ready_seconds if is_coming else 0.0)
 
 
 def _is_stopping(rollout: Rollout) -> bool:
     return rollout.aborting or sum(member.failed for member in rollout.members) > rollout.policy.max_failures
 
 
-def _standing(member: Member, seen: Seen) -> str:
-    state, ward = _state(member, seen), seen.wards.get(member.name)
+def _standing(member: Member, observed: Observation) -> str:
+    state, guarded = _state(member, observed), observed.guarded.get(member.name)
     if member.stage is not Stage.OPEN:
         return str(member.stage.value)
-    return str(ward.stage.value) if ward and state == "RUNNING" else state
+    return str(guarded.stage.value) if guarded and state == "RUNNING" else state
 
 
-def _is_available(member: Member, seen: Seen) -> bool:
-    is_open = member.stage is Stage.OPEN and not _is_awaited(seen.wards.get(member.name))
-    return is_open and _state(member, seen) == "RUNNING"
+def _is_available(member: Member, observed: Observation) -> bool:
+    is_open = member.stage is Stage.OPEN and not _is_awaited(observed.guarded.get(member.name))
+    return is_open and _state(member, observed) == "RUNNING"
 
 
-def _is_awaited(ward: Ward | None) -> bool:
+def _is_awaited(guarded: GuardedProcess | None) -> bool:
     """Whether the guard is about to bring a process back into service. One that is open although its warm-up failed
     serves as well as it can: to wait for it would be to wait for the repair that the rollout may bring."""
-    if ward is None or ward.stage is Stage.OPEN:
+    if guarded is None or guarded.stage is Stage.OPEN:
         return False
-    return ward.closed or ward.stage in (Stage.DOWN, Stage.SETTLING) or not ward.tries
+    return guarded.closed or guarded.stage in (Stage.DOWN, Stage.READY) or not guarded.tries
 
 
-def _is_open_and_cold(member: Member, seen: Seen) -> bool:
-    ward = seen.wards.get(member.name)
-    is_cold = ward is not None and ward.stage in (Stage.WARMING, Stage.FAILED) and not ward.closed
-    return is_cold and member.stage is Stage.OPEN and _state(member, seen) == "RUNNING"
+def _is_open_and_cold(member: Member, observed: Observation) -> bool:
+    guarded = observed.guarded.get(member.name)
+    is_cold = guarded is not None and guarded.stage in (Stage.WARMING, Stage.FAILED) and not guarded.closed
+    return is_cold and member.stage is Stage.OPEN and _state(member, observed) == "RUNNING"
 
 
-def _serves(member: Member, seen: Seen) -> bool:
+def _serves(member: Member, observed: Observation) -> bool:
     """Whether somebody would miss it. One that the guard keeps closed because its warm-up failed serves nobody; one
     that it only warms soon will."""
-    ward = seen.wards.get(member.name)
-    is_shut = ward is not None and ward.closed and bool(ward.tries)
-    return member.stage is Stage.OPEN and not is_shut and _state(member, seen) in ALIVE
+    guarded = observed.guarded.get(member.name)
+    is_shut = guarded is not None and guarded.closed and bool(guarded.tries)
+    return member.stage is Stage.OPEN and not is_shut and _state(member, observed) in ALIVE
 
 
-def _is_left_stopped(member: Member, seen: Seen) -> bool:
-    process = seen.processes.get(member.name)
-    stopped = process is None or (process.state == "STOPPED" and process.down_for >= HAND_PATIENCE)
+def _is_left_stopped(member: Member, observed: Observation) -> bool:
+    process = observed.processes.get(member.name)
+    stopped = process is None or (process.state == "STOPPED" and process.down_for >= MANUAL_STOP_GRACE)
     return stopped and member.stage is Stage.OPEN
 
 
-def _state(member: Member, seen: Seen) -> str:
-    process = seen.processes.get(member.name)
+def _state(member: Member, observed: Observation) -> str:
+    process = observed.processes.get(member.name)
     return process.state if process else "STOPPED"
 
 

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import Member, Rollout, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import GuardedProcess, GuardState, Member, Observation, Rollout, Stage, Status
 from supervisor_rolling.core.timeline import active, stays
 
 
@@ -27,27 +27,30 @@ class Figures:
 
 
 def figures(
-    old: tuple[Rollout | None, Watch | None], new: tuple[Rollout | None, Watch | None], seen: Seen, closed: int
+    old: tuple[Rollout | None, GuardState | None],
+    new: tuple[Rollout | None, GuardState | None],
+    observed: Observation,
+    closed: int,
 ) -> Figures:
     """Of a group whose rollout and watch were ``old`` when it was counted last, and are ``new``."""
     was, rollout = old[0], new[0]
     is_over = was is not None and rollout is not None and was.status is Status.RUNNING is not rollout.status
     is_running = rollout is not None and rollout.status is Status.RUNNING
     return Figures(
-        stages=_stages(rollout if is_running else None, new[1], seen),
+        stages=_stages(rollout if is_running else None, new[1], observed),
         closed=closed,
-        left=sum(m.wanted and not m.replaced for m in rollout.members) if rollout and is_running else 0,
+        left=sum(m.selected and not m.replaced for m in rollout.members) if rollout and is_running else 0,
         ended=rollout.status.value if rollout and is_over else "",
         seconds=active(rollout, rollout.ended_at) if rollout and is_over else 0.0,
         stays=tuple(_stays(was, rollout)) if was and rollout and was.id == rollout.id else (),
-        warmed=_warmed(old[1], new[1], seen),
+        warmed=_warmed(old[1], new[1], observed),
     )
 
 
-def _stages(rollout: Rollout | None, watch: Watch | None, seen: Seen) -> dict[str, int]:
-    wards = {ward.name: ward.stage for ward in watch.wards} if watch else {}
+def _stages(rollout: Rollout | None, guard_state: GuardState | None, observed: Observation) -> dict[str, int]:
+    guarded = {guarded.name: guarded.stage for guarded in guard_state.guarded} if guard_state else {}
     moving = {m.name: m.stage for m in rollout.members if m.stage is not Stage.OPEN} if rollout else {}
-    found = collections.Counter(moving.get(name) or wards.get(name) or Stage.OPEN for name in seen.processes)
+    found = collections.Counter(moving.get(name) or guarded.get(name) or Stage.OPEN for name in observed.processes)
     return {stage.value: found[stage] for stage in Stage}
 
 
@@ -63,17 +66,17 @@ def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
             yield stage.value, left_at - at
 
 
-def _warmed(old: Watch | None, new: Watch | None, seen: Seen) -> int:
+def _warmed(old: GuardState | None, new: GuardState | None, observed: Observation) -> int:
     """Those that were being warmed, and are warm as the same incarnation."""
     if old is None or new is None:
         return 0
-    now = {ward.name: ward for ward in new.wards}
-    warming = [ward for ward in old.wards if ward.stage is Stage.WARMING and ward.pid]
-    return sum(_is_warm(ward, now.get(ward.name), seen) for ward in warming)
+    now = {guarded.name: guarded for guarded in new.guarded}
+    warming = [guarded for guarded in old.guarded if guarded.stage is Stage.WARMING and guarded.pid]
+    return sum(_is_warm(guarded, now.get(guarded.name), observed) for guarded in warming)
 
 
-def _is_warm(ward: Ward, after: Ward | None, seen: Seen) -> bool:
+def _is_warm(guarded: GuardedProcess, after: GuardedProcess | None, observed: Observation) -> bool:
     if after is not None:
-        return after.incarnation == ward.incarnation and after.stage in (Stage.SETTLING, Stage.OPEN)
-    process = seen.processes.get(ward.name)
-    return process is not None and process.incarnation == ward.incarnation
+        return after.incarnation == guarded.incarnation and after.stage in (Stage.READY, Stage.OPEN)
+    process = observed.processes.get(guarded.name)
+    return process is not None and process.incarnation == guarded.incarnation

@@ -9,21 +9,21 @@ from supervisor_rolling.core.model import Policy
 UNKNOWN = "the load balancer's configuration cannot be read"
 
 
-def is_settle_known(policy: Policy) -> bool:
-    """Whether ``settle`` is told by rolling.yaml or was read: else the load balancer may pass a process over longer."""
-    return not policy.settle_auto or policy.settle_read
+def is_min_ready_known(policy: Policy) -> bool:
+    """Whether ``min_ready_seconds`` is told by rolling.yaml or was read: else the load balancer may pass a process over longer."""
+    return not policy.min_ready_auto or policy.min_ready_read
 
 
-def settling_of(settle: float, total: int, canary: int, limit: int) -> float:
+def min_ready_of(min_ready_seconds: float, total: int, canary: int, limit: int) -> float:
     """Seconds of a rollout in which it only waits for processes that settle: the canaries one by one, then ``limit`` at a
     time."""
     alone = min(canary, total)
-    return settle * (alone + math.ceil((total - alone) / max(1, limit)))
+    return min_ready_seconds * (alone + math.ceil((total - alone) / max(1, limit)))
 
 
-def settle_texts(settle: float, why: str, total: int, canary: int, limit: int) -> tuple[str, str]:
+def min_ready_texts(min_ready_seconds: float, why: str, total: int, canary: int, limit: int) -> tuple[str, str]:
     """What each process waits for after it opens, and how to save that. ``why``: nginx's parameters, as
-    ``nginx.settle_why`` tells them, or the place in another configuration; empty where they are not known."""
+    ``nginx.min_ready_why`` tells them, or the place in another configuration; empty where they are not known."""
     is_nginx = why.startswith("max_fails")
     by = "nginx" if is_nginx else "the load balancer"
     reason = f"{by} passes over a port that has refused for so long ({why})" if why else UNKNOWN
@@ -35,8 +35,8 @@ def settle_texts(settle: float, why: str, total: int, canary: int, limit: int) -
         else "name it in rolling.yaml with balancer: {nginx: FILE}, or set settle: 0 where a port that has refused is "
         "tried again at once"
     )
-    saved = settling_of(settle, total, canary, limit)
+    saved = min_ready_of(min_ready_seconds, total, canary, limit)
     return (
-        f"each process waits {settle:g} s after it opens (settle: auto), because {reason}",
-        f"{fix}: saves {'' if why else 'up to '}{settle:g} s for each process, {saved:.0f} s for the whole rollout",
+        f"each process waits {min_ready_seconds:g} s after it opens (settle: auto), because {reason}",
+        f"{fix}: saves {'' if why else 'up to '}{min_ready_seconds:g} s for each process, {saved:.0f} s for the whole rollout",
     )

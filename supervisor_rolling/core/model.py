@@ -1,7 +1,7 @@
 """The values that the programs of this package pass to each other: frozen, without behaviour, without I/O.
 
 Four families. *Policy*: what the YAML says of a group. *Rollout*: one rolling restart, from the request to its end, with a
-``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a ``Ward`` for each
+``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a ``GuardedProcess`` for each
 process that is not warm. *Seen*: what a look found. ``wire.py`` turns rollouts and watches, with their policies, into
 JSON and back.
 
@@ -161,9 +161,9 @@ class PortRule:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that the YAML says of one group. ``settle_auto``: the load balancer's configuration says how long to settle,
-    and ``settle`` holds where it cannot be read. ``settle_why``: what in it says so; empty where nothing does.
-    ``settle_read``: it has been read, and ``settle`` is what it says."""
+    """All that the YAML says of one group. ``min_ready_auto``: the load balancer's configuration says how long to settle,
+    and ``min_ready_seconds`` holds where it cannot be read. ``min_ready_why``: what in it says so; empty where nothing does.
+    ``min_ready_read``: it has been read, and ``min_ready_seconds`` is what it says."""
 
     group: str
     ports: PortRule
@@ -173,11 +173,11 @@ class Policy:
     drain: DrainPolicy = DrainPolicy()
     restart: RestartPolicy = RestartPolicy()
     warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
-    settle: float = 10.0
+    min_ready_seconds: float = 10.0
     guard: GuardPolicy = GuardPolicy()
-    settle_auto: bool = True
-    settle_why: str = ""
-    settle_read: bool = False
+    min_ready_auto: bool = True
+    min_ready_why: str = ""
+    min_ready_read: bool = False
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
     pace: PacePolicy = PacePolicy()
@@ -221,7 +221,7 @@ class Stage(str, enum.Enum):
     DRAINING = "draining"
     RESTARTING = "restarting"
     WARMING = "warming"
-    SETTLING = "settling"
+    READY = "ready"
     FAILED = "failed"
 
 
@@ -267,7 +267,7 @@ class Timing:
     stopped: float = 0.0
     started: float = 0.0
     warmed: float = 0.0
-    settled: float = 0.0
+    ready: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -302,23 +302,23 @@ class Incarnation(NamedTuple):
 class Member:
     """One process of a group in a rollout.
 
-    ``wanted``: this rollout is to replace it. ``tried``: it has left OPEN for that. ``replaced``: it came back new.
+    ``selected``: this rollout is to replace it. ``attempted``: it has left OPEN for that. ``replaced``: it came back new.
     ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
     all the same.
     ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
     ``spawned`` the new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that
-    died while they were warmed up. ``oldest_left`` are the oldest few of the ``connections_left`` at the drain's
+    died while they were warmed up. ``oldest_lingering`` are the oldest few of the ``lingering_connections`` at the drain's
     deadline. ``steps``: each stage that it entered, from the first that is not OPEN on. ``latencies``: of the first
     requests of its warm-up, in ms.
     """
 
     name: str
     ports: tuple[int, ...]
-    wanted: bool = True
+    selected: bool = True
     stage: Stage = Stage.OPEN
     since: float = 0.0
-    tried: bool = False
+    attempted: bool = False
     replaced: bool = False
     failed: bool = False
     cold: bool = False
@@ -329,8 +329,8 @@ class Member:
     killed: bool = False
     deaths: int = 0
     timing: Timing = Timing()
-    connections_left: int = 0
-    oldest_left: tuple[Connection, ...] = ()
+    lingering_connections: int = 0
+    oldest_lingering: tuple[Connection, ...] = ()
     requests: int = 0
     first_ms: float = 0.0
     last_ms: float = 0.0
@@ -402,7 +402,7 @@ class Verb(str, enum.Enum):
 
 
 @dataclass(frozen=True)
-class Order:
+class Action:
     """One order to supervisord, for this ``incarnation`` of a process and no other; ``signal``: which one."""
 
     verb: Verb
@@ -413,18 +413,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order. ``why``: supervisord refuses for good, and why. ``overtaken``: the process was stopped
+    """What became of an order. ``why``: supervisord refuses for good, and why. ``already_stopped``: the process was stopped
     or replaced before the order came, so nothing was done; ``why`` says so, too."""
 
     why: str = ""
-    overtaken: bool = False
+    already_stopped: bool = False
 
 
 # --- watch: what the guard has in hand
 
 
 @dataclass(frozen=True)
-class Ward:
+class GuardedProcess:
     """A process that is not warm, in the hands of the guard.
 
     ``closed``: its port is to be closed; not every ward's is, because a group must go on serving. ``pid`` and
@@ -455,13 +455,13 @@ class Ward:
 
 
 @dataclass(frozen=True)
-class Watch:
+class GuardState:
     """What the guard of a group has in hand: a ward for each process that is not warm. The others are in the ledger."""
 
     group: str
     policy: Policy
     gate: GatePolicy
-    wards: tuple[Ward, ...] = ()
+    guarded: tuple[GuardedProcess, ...] = ()
 
 
 # --- seen: what a look found
@@ -567,7 +567,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Reuse:
+class KeepaliveReuse:
     """Requests that came over connections that were used again behind a closed gate: how many, over how many, the most
     over one and whose that is, within how many seconds. ``program``: of this host, that the peer is; empty where it is
     not known."""
@@ -600,7 +600,7 @@ class WarmupJob:
 
 
 @dataclass(frozen=True)
-class Warmth:
+class WarmupStatus:
     """How far the warm-up of one incarnation got: ``state`` is warming, warm, failed, or late: not warm at its
     deadline. ``latencies``: of the first requests, in ms. ``queued``: the seconds for which it waited for other
     warm-ups; they do not count for its deadline."""
@@ -640,7 +640,7 @@ class HookResult:
 
 
 @dataclass(frozen=True)
-class NoticeJob:
+class NotificationJob:
     """One process to be told that it drains, at the first of its ports. ``request``: method and path."""
 
     pid: int
@@ -657,7 +657,7 @@ class NoticeJob:
 
 
 @dataclass(frozen=True)
-class Notice:
+class NotificationStatus:
     """How far that got. ``peer``: the ``address:port`` that the process sees; empty until there is one."""
 
     pid: int
@@ -666,7 +666,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What one look found.
 
     ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its connections looked at
@@ -679,7 +679,7 @@ class Seen:
     that supervisord refused for good, by process. ``told`` are the draining processes that have been sent the signal of
     their drain, ``telling`` those that are being asked its request. ``dead`` says since when those have been known to
     be dead to which supervisord has not come round: whether they crashed or were stopped, only it can tell. ``hook``:
-    how far the commands of the rollout got. ``wards`` are the processes in the hands of the guard. ``held``: who has the
+    how far the commands of the rollout got. ``guarded`` are the processes in the hands of the guard. ``held``: who has the
     port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive: nginx``),
     ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are those that
     answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which somebody waited
@@ -695,13 +695,13 @@ class Seen:
     connections: Mapping[str, int] = field(default_factory=dict)
     oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
     leaks: Mapping[str, str] = field(default_factory=dict)
-    reuses: Mapping[str, Reuse] = field(default_factory=dict)
-    warmths: Mapping[str, Warmth] = field(default_factory=dict)
+    reuses: Mapping[str, KeepaliveReuse] = field(default_factory=dict)
+    warmups: Mapping[str, WarmupStatus] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, float] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
-    wards: Mapping[str, Ward] = field(default_factory=dict)
+    guarded: Mapping[str, GuardedProcess] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     hook: HookResult | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
@@ -761,13 +761,13 @@ class Settings:
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a set-up. ``code`` names it for programs, ``where`` is a file and line, a section or
-    a process, ``mend`` what to do about it, empty where ``text`` says that; ``refuses``: no rollout begins, because it
+    a process, ``fix`` what to do about it, empty where ``text`` says that; ``refuses``: no rollout begins, because it
     would lose requests, or fail."""
 
     code: str
     where: str
     text: str
-    mend: str
+    fix: str
     refuses: bool = False
 
 
@@ -817,4 +817,4 @@ class Snapshot:
     requests: tuple[Request, ...]
     processes: Mapping[str, Mapping[str, Process]]
     idle: float = 0.0
-    watches: Mapping[str, Watch] = field(default_factory=dict)
+    guard_states: Mapping[str, GuardState] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from supervisor_rolling.core.model import DrainPolicy, Rollout, Seen, Stage, Status, Watch
+from supervisor_rolling.core.model import DrainPolicy, GuardState, Observation, Rollout, Stage, Status
 from supervisor_rolling.core.stages import drained_for
 
 DRAIN_LOOK_EVERY = 0.02
@@ -53,27 +53,29 @@ def gate_pause(is_holding: bool, is_busy: bool) -> float:
     return GATE_LOOK_EVERY if is_holding else math.inf
 
 
-def pause(rollout: Rollout | None, watch: Watch | None, seen: Seen) -> float:
+def pause(rollout: Rollout | None, guard_state: GuardState | None, observed: Observation) -> float:
     """Seconds for which a group can do without a look."""
-    found = _rollout_pause(rollout, seen) if rollout else IDLE_LOOK_EVERY
-    return min(found, _watch_pause(watch, seen)) if watch else found
+    found = _rollout_pause(rollout, observed) if rollout else IDLE_LOOK_EVERY
+    return min(found, _watch_pause(guard_state, observed)) if guard_state else found
 
 
-def _rollout_pause(rollout: Rollout, seen: Seen) -> float:
+def _rollout_pause(rollout: Rollout, observed: Observation) -> float:
     if rollout.status is not Status.RUNNING:
         return IDLE_LOOK_EVERY
     stages = {member.stage for member in rollout.members}
     draining = [member for member in rollout.members if member.stage is Stage.DRAINING]
     found = [
         REST_LOOK_EVERY,
-        *(_drain_pause(drained_for(m, seen.at, seen.closed), rollout.policy.drain) for m in draining),
+        *(_drain_pause(drained_for(m, observed.at, observed.closed), rollout.policy.drain) for m in draining),
     ]
     if Stage.RESTARTING in stages:
         found.append(MOVE_LOOK_EVERY)
     if Stage.WARMING in stages:
-        found += [WARM_LOOK_EVERY, *_starting_for(seen)]
-    settled = [rollout.policy.settle - (seen.at - m.since) for m in rollout.members if m.stage is Stage.SETTLING]
-    return min([*found, *(left + BARELY for left in settled if left > 0)])
+        found += [WARM_LOOK_EVERY, *_starting_for(observed)]
+    ready = [
+        rollout.policy.min_ready_seconds - (observed.at - m.since) for m in rollout.members if m.stage is Stage.READY
+    ]
+    return min([*found, *(left + BARELY for left in ready if left > 0)])
 
 
 def _drain_pause(age: float, policy: DrainPolicy) -> float:
@@ -83,21 +85,23 @@ def _drain_pause(age: float, policy: DrainPolicy) -> float:
     return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
 
 
-def _watch_pause(watch: Watch, seen: Seen) -> float:
+def _watch_pause(guard_state: GuardState, observed: Observation) -> float:
     """Those that are down come with an event, and the end of a warm-up rings. One whose time to be tried again is over
     waits for another that is tried now."""
-    stages = {ward.stage for ward in watch.wards}
+    stages = {guarded.stage for guarded in guard_state.guarded}
     retries = [
-        ward.retry_at - seen.at for ward in watch.wards if ward.stage is Stage.FAILED and ward.retry_at > seen.at
+        guarded.retry_at - observed.at
+        for guarded in guard_state.guarded
+        if guarded.stage is Stage.FAILED and guarded.retry_at > observed.at
     ]
-    rest = min([REST_LOOK_EVERY if Stage.SETTLING in stages else IDLE_LOOK_EVERY, *retries])
+    rest = min([REST_LOOK_EVERY if Stage.READY in stages else IDLE_LOOK_EVERY, *retries])
     if Stage.WARMING not in stages:
         return rest
-    starting = _starting_for(seen)
+    starting = _starting_for(observed)
     return min([rest, REST_LOOK_EVERY, *([WARM_LOOK_EVERY, *starting] if starting else [])])
 
 
-def _starting_for(seen: Seen) -> list[float]:
+def _starting_for(observed: Observation) -> list[float]:
     """Of each that supervisord will call RUNNING when its startsecs are over and something wakes it: how long until
     then."""
-    return [process.running_in + BARELY for process in seen.processes.values() if process.state == "STARTING"]
+    return [process.running_in + BARELY for process in observed.processes.values() if process.state == "STARTING"]

@@ -25,7 +25,7 @@ class Proxy:
     where: str  # file and line
     retries: bool  # a refused connection is tried on another server
     shuns: float = 0.0  # seconds for which a server that has refused gets no request, once it is open again
-    pools: bool = False  # connections are kept for the next request
+    keepalive_closer: bool = False  # connections are kept for the next request
     is_here: bool = True  # the address may be this host's; else it has the same port on another one, as far as it shows
 
 
@@ -46,9 +46,9 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
     found = list(program.read(files, ports)) if program and program.read else []
     if not found:
         return None
-    worst = min(found, key=lambda one: (one.retries, not one.pools, -one.shuns))
-    pools, is_here = any(one.pools for one in found), any(one.is_here for one in found)
-    return replace(worst, shuns=max(one.shuns for one in found), pools=pools, is_here=is_here)
+    worst = min(found, key=lambda one: (one.retries, not one.keepalive_closer, -one.shuns))
+    keepalive_closer, is_here = any(one.keepalive_closer for one in found), any(one.is_here for one in found)
+    return replace(worst, shuns=max(one.shuns for one in found), keepalive_closer=keepalive_closer, is_here=is_here)
 
 
 # --- HAProxy
@@ -75,8 +75,8 @@ class _Section:
         for where, words in self.servers:
             if _ports_in(words[1]) & set(ports):
                 shuns = _haproxy_shuns([*self.server, *words[2:]])
-                retries, pools = self.redispatch and self.retries > 0, self.is_http and not self.closing
-                yield Proxy(where, retries, shuns, pools, _is_here(words[1], ports))
+                retries, keepalive_closer = self.redispatch and self.retries > 0, self.is_http and not self.closing
+                yield Proxy(where, retries, shuns, keepalive_closer, _is_here(words[1], ports))
 
     def hear(self, words: Sequence[str], where: str) -> None:
         """Take one line of it."""
@@ -158,7 +158,7 @@ def _caddy_proxy(where: str, said: Mapping[str, str]) -> Proxy:
     is_checked = "health_uri" in said or "health_port" in said
     checked = _seconds(said.get("health_interval", "30s")) if is_checked else 0.0
     shuns = max(_seconds(said.get("fail_duration", "0")), checked)
-    return Proxy(where, retries, shuns, pools=said.get("keepalive") != "off")
+    return Proxy(where, retries, shuns, keepalive_closer=said.get("keepalive") != "off")
 
 
 # --- Apache
@@ -174,8 +174,8 @@ def _apache(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
             said = dict(word.lower().partition("=")[::2] for word in words[2:])
             retry = said.get("retry", "")
             shuns = float(_whole(retry, int(APACHE_RETRY)))
-            pools = said.get("disablereuse") != "on"
-            yield Proxy(where, True, shuns, pools, _is_here(words[1], ports))
+            keepalive_closer = said.get("disablereuse") != "on"
+            yield Proxy(where, True, shuns, keepalive_closer, _is_here(words[1], ports))
 
 
 # --- Varnish

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from supervisor_rolling.core.min_ready import is_settle_known
+from supervisor_rolling.core.min_ready import is_min_ready_known
 from supervisor_rolling.core.model import Member, Rollout, Status
 from supervisor_rolling.core.timeline import active, rested
 
@@ -23,14 +23,14 @@ _HEAD: Mapping[str, Any] = {
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), 0),
     **dict.fromkeys(("began", "seconds", "rested", "forecast"), 0.0),
     "force": False,
-    "settle_known": True,
+    "min_ready_known": True,
 }
 """The keys of a record without its course, with what stands for one that is missing."""
 
 MOST = 1 << 31
 """Above every whole number that XML-RPC has."""
 
-MOST_SECONDS = 1e15
+MAX_SECONDS = 1e15
 """Above what any clock shows; supervisord hands on no more."""
 
 
@@ -46,7 +46,7 @@ def record(rollout: Rollout, now: float) -> dict[str, Any]:
 
 def head(rollout: Rollout, now: float) -> dict[str, Any]:
     """A rollout without its course. ``size``: the processes of the group."""
-    wanted = [member for member in rollout.members if member.wanted]
+    selected = [member for member in rollout.members if member.selected]
     same = ("id", "group", "by", "user", "client", "limit", "force", "why", "least_available")
     return {
         **{key: getattr(rollout, key) for key in same},
@@ -55,9 +55,9 @@ def head(rollout: Rollout, now: float) -> dict[str, Any]:
         "seconds": round(active(rollout, now), 3),
         "rested": round(rested(rollout), 3),
         "forecast": round(rollout.forecast, 3),
-        "total": len(wanted),
-        "replaced": sum(member.replaced for member in wanted),
-        "settle_known": is_settle_known(rollout.policy),
+        "total": len(selected),
+        "replaced": sum(member.replaced for member in selected),
+        "min_ready_known": is_min_ready_known(rollout.policy),
         "size": len(rollout.members),
     }
 
@@ -78,10 +78,10 @@ def is_running(found: Mapping[str, Any]) -> bool:
 
 
 def _process(member: Member, rollout: Rollout) -> dict[str, Any]:
-    same = ("name", "ports", "wanted", "replaced", "failed", "killed", "deaths", "why", "old_pid", "pid")
+    same = ("name", "ports", "selected", "replaced", "failed", "killed", "deaths", "why", "old_pid", "pid")
     return {
         **{key: getattr(member, key) for key in same},
-        "connections_left": member.connections_left,
+        "lingering_connections": member.lingering_connections,
         "requests": member.requests,
         "latencies_ms": list(member.latencies),
         "statuses": list(member.statuses),
@@ -97,6 +97,6 @@ def _since(at: float, rollout: Rollout) -> float:
 def _fit(value: Any, default: Any) -> Any:
     """A value of the default's kind, or the default."""
     if isinstance(default, float) and type(value) in (int, float):
-        return float(value) if abs(value) < MOST_SECONDS else default
+        return float(value) if abs(value) < MAX_SECONDS else default
     is_large = isinstance(value, int) and not 0 <= value < MOST
     return value if type(value) is type(default) and not is_large else default

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from supervisor_rolling.core.model import Share
 
-MOST_PROCESSES = 65535
+MAX_PROCESSES = 65535
 """Every process needs a port of its own, and there are no more."""
 
 _SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%|([0-9]{1,9})")
@@ -40,8 +40,8 @@ def limit_for(share: Share, total: int) -> int:
 
 
 def _number(number: int) -> Share:
-    if not 1 <= number <= MOST_PROCESSES:
-        raise ValueError(f"a number of processes is from 1 to {MOST_PROCESSES}; write for example 2 or 10%")
+    if not 1 <= number <= MAX_PROCESSES:
+        raise ValueError(f"a number of processes is from 1 to {MAX_PROCESSES}; write for example 2 or 10%")
     return Share(number=number)
 
 

@@ -1,7 +1,7 @@
 """One process on its way through a rollout: the diagram in ``machine.py``, one function for each stage.
 
 ``step`` takes a member of a rollout and what a look found, and gives the member as it stands now. It makes one move at a
-time, changes nothing where nothing has to be, and gives every wait a deadline. ``order`` says what supervisord must
+time, changes nothing where nothing has to be, and gives every wait a deadline. ``action`` says what supervisord must
 do for it.
 """
 
@@ -14,19 +14,19 @@ from typing import Callable
 
 from supervisor_rolling.core.lingering import aged, count_text, left_texts
 from supervisor_rolling.core.model import (
+    Action,
     Connection,
     DrainPolicy,
+    KeepaliveReuse,
     Member,
-    Order,
+    Observation,
     Policy,
     Process,
-    Reuse,
     Rollout,
-    Seen,
     Stage,
     Verb,
-    Warmth,
     WarmupPolicy,
+    WarmupStatus,
 )
 from supervisor_rolling.core.nginx_config import NO_POOL
 from supervisor_rolling.core.proxy_config import PROGRAMS
@@ -38,7 +38,7 @@ DOWN = frozenset({"BACKOFF", "FATAL", "EXITED"})  # serves nobody, and not becau
 NOT_UP = frozenset({"STOPPED", "STOPPING", "UNKNOWN"})  # serves nobody, and somebody or something wanted it
 
 CLOSED_STAGES = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED})
-UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING})
+UNDER_WAY = frozenset({Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY})
 
 POOL_REFUSED = ("refuse", "application")
 """Of ``drain.keepalive``: with these a rollout ends where requests still come over a pool."""
@@ -53,12 +53,12 @@ LEAST_DRAIN = 0.02
 SEALED_PATIENCE = 3.0
 """Seconds in which a process that answers in TLS or HTTP/2 may show an answer in plain HTTP/1.1 as well."""
 
-HAND_PATIENCE = 3.0
+MANUAL_STOP_GRACE = 3.0
 """Seconds after which a process that is down without our order is taken for stopped by hand, and not for the middle of
 a ``supervisorctl restart``."""
 
 
-LATE_WORDS = 0.5
+WARMUP_REPORT_GRACE = 0.5
 """Seconds beyond its deadline that a warm-up is waited for. It began a moment after the stage did, ends itself, and
 says better than anybody what kept it."""
 
@@ -75,100 +75,100 @@ SOON = 60.0
 """Seconds of service after which nobody would set startsecs so high that a death is found before it."""
 
 
-def step(member: Member, rollout: Rollout, seen: Seen) -> Member:
+def step(member: Member, rollout: Rollout, observed: Observation) -> Member:
     """The member after one look."""
-    process = seen.processes.get(member.name)
+    process = observed.processes.get(member.name)
     if process is None:
-        return _left_alone(member, seen, "is gone from supervisord's configuration")
+        return _left_alone(member, observed, "is gone from supervisord's configuration")
     if _was_stopped_by_hand(member, process):
-        return _left_alone(member, seen, "was stopped by hand and is left so")
-    if member.name in seen.dead and not _is_long_dead(member, rollout, seen):
+        return _left_alone(member, observed, "was stopped by hand and is left so")
+    if member.name in observed.dead and not _is_long_dead(member, rollout, observed):
         return member
-    return _STEPS[member.stage](member, process, rollout, seen)
+    return _STEPS[member.stage](member, process, rollout, observed)
 
 
 def _was_stopped_by_hand(member: Member, process: Process) -> bool:
     """Whether it is down for good by an order that was not the rollout's."""
     is_new = member.stage is Stage.RESTARTING and process.spawned != member.old_spawned
-    is_watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.SETTLING) or is_new
-    is_down = process.state == "STOPPED" and process.down_for >= HAND_PATIENCE
+    is_watched = member.stage in (Stage.DRAINING, Stage.WARMING, Stage.READY) or is_new
+    is_down = process.state == "STOPPED" and process.down_for >= MANUAL_STOP_GRACE
     return is_watched and is_down and process.is_stopped_by_other
 
 
-def _is_long_dead(member: Member, rollout: Rollout, seen: Seen) -> bool:
+def _is_long_dead(member: Member, rollout: Rollout, observed: Observation) -> bool:
     """Whether supervisord has had the time of a restart to come round to a death, so that it has lost track of it."""
-    return member.stage in UNDER_WAY and seen.at - seen.dead[member.name] >= rollout.policy.restart.timeout
+    return member.stage in UNDER_WAY and observed.at - observed.dead[member.name] >= rollout.policy.restart.timeout
 
 
-def _open(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
-    return _watch(member, process, seen) if member.replaced else member
+def _open(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
+    return _watch(member, process, observed) if member.replaced else member
 
 
-def _draining(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _draining(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     if rollout.aborting:
-        return replace(_back(member, seen), tried=False)
+        return replace(_back(member, observed), attempted=False)
     if process.is_stopped_by_other or process.state == "UNKNOWN":
-        return _up_in_time(member, process, rollout, seen)
+        return _up_in_time(member, process, rollout, observed)
     if process.incarnation != member.old or process.state in DOWN:
-        return _died_draining(member, process, rollout, seen)
-    if member.name in seen.leaks:
-        return _failed_back(member, seen, _leak_text(member, rollout.gate.backend, seen.leaks[member.name]))
-    return _drain(member, rollout, seen)
+        return _died_draining(member, process, rollout, observed)
+    if member.name in observed.leaks:
+        return _failed_back(member, observed, _leak_text(member, rollout.gate.backend, observed.leaks[member.name]))
+    return _drain(member, rollout, observed)
 
 
-def _died_draining(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _died_draining(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """One that died of being told is brought back, and no other is told: the next one would die as well."""
-    after, signal = _drained(member, seen), rollout.policy.drain.signal
-    if not signal or member.name not in seen.told or process.told_to_stop or member.failed:
+    after, signal = _drained(member, observed), rollout.policy.drain.signal
+    if not signal or member.name not in observed.told or process.told_to_stop or member.failed:
         return after
     return replace(after, failed=True, why=_signalled_text(signal))
 
 
-def _up_in_time(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _up_in_time(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     timeout = rollout.policy.restart.timeout
-    if seen.at - member.since < timeout:
+    if observed.at - member.since < timeout:
         return member
-    return _failed_back(member, seen, f"was left alone, because it is {process.state} for {timeout:g} s")
+    return _failed_back(member, observed, f"was left alone, because it is {process.state} for {timeout:g} s")
 
 
-def _drain(member: Member, rollout: Rollout, seen: Seen) -> Member:
-    left = seen.connections.get(member.name)
-    waited = drained_for(member, seen.at, seen.closed)
+def _drain(member: Member, rollout: Rollout, observed: Observation) -> Member:
+    left = observed.connections.get(member.name)
+    waited = drained_for(member, observed.at, observed.closed)
     if waited < 0 or left is None:
-        return _gate_in_time(member, seen)
-    overdue = is_overdue(member, seen.at, seen.closed, rollout.policy.drain)
+        return _gate_in_time(member, observed)
+    overdue = is_overdue(member, observed.at, observed.closed, rollout.policy.drain)
     if (
         left == 0
         and waited >= max(rollout.policy.drain.min, LEAST_DRAIN)
-        and (overdue or member.name not in seen.telling)
+        and (overdue or member.name not in observed.telling)
     ):
-        return _drained(member, seen)
+        return _drained(member, observed)
     if rollout.policy.drain.keepalive == "nginx":
-        member = _pooled(member, rollout, seen, waited)
+        member = _pooled(member, rollout, observed, waited)
         if member.stage is not Stage.DRAINING:
             return member
-    reuse = seen.reuses.get(member.name, Reuse())
+    reuse = observed.reuses.get(member.name, KeepaliveReuse())
     if rollout.policy.drain.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
-        return _failed_back(member, seen, _reuse_text(member, reuse))
-    member = replace(member, connections_left=left)
-    return _outlasted(member, rollout, seen) if overdue else member
+        return _failed_back(member, observed, _reuse_text(member, reuse))
+    member = replace(member, lingering_connections=left)
+    return _outlasted(member, rollout, observed) if overdue else member
 
 
-def _pooled(member: Member, rollout: Rollout, seen: Seen, waited: float) -> Member:
+def _pooled(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     """One whose pooled connections are closed after their next answer. Those that nginx does not pick again stay, and
     are idle when nothing has moved for ``drain.quiet`` behind the closed gate: before it nobody knows whether nginx
     had no use for them."""
     policy = rollout.policy.drain
-    if min(waited, seen.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
-        return _drained_but(member, seen, waited)
-    if member.name in seen.sealed and waited >= SEALED_PATIENCE:
-        return _failed_back(member, seen, _sealed_text(member))
-    if member.name in seen.reuses:
-        return _failed_back(member, seen, _kept_text(member, seen.reuses[member.name]))
+    if min(waited, observed.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
+        return _drained_but(member, observed, waited)
+    if member.name in observed.sealed and waited >= SEALED_PATIENCE:
+        return _failed_back(member, observed, _sealed_text(member))
+    if member.name in observed.reuses:
+        return _failed_back(member, observed, _kept_text(member, observed.reuses[member.name]))
     return member
 
 
-def _is_pool(reuse: Reuse, waited: float, is_over: bool) -> bool:
+def _is_pool(reuse: KeepaliveReuse, waited: float, is_over: bool) -> bool:
     """Whether a restart would cost requests: the old connections are used on and on. When the drain's time is over,
     even by little: there has been time to stop."""
     return reuse.most >= (2 if is_over else REUSE_TIMES) and (is_over or waited >= REUSE_PATIENCE)
@@ -189,46 +189,46 @@ def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: D
     return waited >= LEAST_DRAIN and lasted >= policy.timeout
 
 
-def _outlasted(member: Member, rollout: Rollout, seen: Seen) -> Member:
+def _outlasted(member: Member, rollout: Rollout, observed: Observation) -> Member:
     """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
-    waited = drained_for(member, seen.at, seen.closed)
+    waited = drained_for(member, observed.at, observed.closed)
     if rollout.policy.drain.on_timeout == "fail" and not member.cold:
-        member = replace(member, oldest_left=_oldest_left(member, seen, waited))
-        return _failed_back(member, seen, _outlasted_text(member, rollout))
-    return _drained_but(member, seen, waited)
+        member = replace(member, oldest_lingering=_oldest_left(member, observed, waited))
+        return _failed_back(member, observed, _outlasted_text(member, rollout))
+    return _drained_but(member, observed, waited)
 
 
-def _drained_but(member: Member, seen: Seen, waited: float) -> Member:
+def _drained_but(member: Member, observed: Observation, waited: float) -> Member:
     """The member whose drain is over while connections are left, which the restart ends."""
-    left, told = seen.connections[member.name], _oldest_left(member, seen, waited)
-    return replace(_drained(member, seen), connections_left=left, oldest_left=told)
+    left, told = observed.connections[member.name], _oldest_left(member, observed, waited)
+    return replace(_drained(member, observed), lingering_connections=left, oldest_lingering=told)
 
 
-def _oldest_left(member: Member, seen: Seen, waited: float) -> tuple[Connection, ...]:
-    return aged(seen.oldest.get(member.name, ()), waited)
+def _oldest_left(member: Member, observed: Observation, waited: float) -> tuple[Connection, ...]:
+    return aged(observed.oldest.get(member.name, ()), waited)
 
 
-def _gate_in_time(member: Member, seen: Seen) -> Member:
+def _gate_in_time(member: Member, observed: Observation) -> Member:
     """One look that fails in the middle of a drain, because somebody holds the lock, is no reason."""
-    if seen.at - seen.unclosed.get(member.name, seen.at) < GATE_PATIENCE:
+    if observed.at - observed.unclosed.get(member.name, observed.at) < GATE_PATIENCE:
         return member
-    reason = seen.gate_problem or "the kernel does not show the rule"
-    return _failed_back(member, seen, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
+    reason = observed.gate_problem or "the kernel does not show the rule"
+    return _failed_back(member, observed, f"its gate could not be closed within {GATE_PATIENCE:g} s: {reason}")
 
 
-def _restarting(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _restarting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     if process.pid and process.incarnation != member.old and process.state in ALIVE:
-        return _to_warming(member, process, seen)
-    if still_runs(member, process) and closed_since(member, seen.closed) > member.since:
-        return to(member, Stage.DRAINING, seen)  # open meanwhile, or a new listener cannot know: drain again
+        return _to_warming(member, process, observed)
+    if still_runs(member, process) and closed_since(member, observed.closed) > member.since:
+        return to(member, Stage.DRAINING, observed)  # open meanwhile, or a new listener cannot know: drain again
     if _was_overtaken(member, process):
-        return to(member, Stage.DRAINING, seen)
-    refusal = seen.refusals.get(member.name)
+        return to(member, Stage.DRAINING, observed)
+    refusal = observed.refusals.get(member.name)
     if refusal:
-        return _failed(member, seen, f"supervisord refuses the order to {refusal}")
+        return _failed(member, observed, f"supervisord refuses the order to {refusal}")
     if process.state == "STOPPING" and process.incarnation == member.old:
-        return _stopping(member, process, rollout, seen)
-    return _starting(_stopped(member, process, rollout, seen), process, rollout, seen)
+        return _stopping(member, process, rollout, observed)
+    return _starting(_stopped(member, process, rollout, observed), process, rollout, observed)
 
 
 def _was_overtaken(member: Member, process: Process) -> bool:
@@ -238,13 +238,13 @@ def _was_overtaken(member: Member, process: Process) -> bool:
     return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_so
 
 
-def _stopping(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _stopping(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """Told to stop. What does not is killed by supervisord, and then started as any: this rollout has stopped it. The
     order may have come late: how long the stop takes is what supervisord says."""
     waited, timeout = process.stop_took, rollout.policy.restart.timeout
     within = _stop_within(process, timeout)
     if waited >= within + timeout:
-        return _failed(member, seen, _unkilled_text(process, waited))
+        return _failed(member, observed, _unkilled_text(process, waited))
     return _unstopped(member, process, rollout) if waited >= within else member
 
 
@@ -265,158 +265,164 @@ def _is_kill_accepted(member: Member, policy: Policy) -> bool:
     """Whether the policy accepts that requests may be lost with it, or there are none: one that was kept closed,
     because an earlier deploy failed on it, serves no users. What an idle pool leaves is no request."""
     is_idle = policy.drain.keepalive == "nginx" and member.timing.drained < policy.drain.timeout
-    is_cut = member.connections_left > 0 and not is_idle
+    is_cut = member.lingering_connections > 0 and not is_idle
     return policy.restart.on_kill == "restart" or is_cut or member.cold
 
 
-def _stopped(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _stopped(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """The old process, if it is down; a kill is known by how long it took, because supervisord does not tell."""
     if member.stopped_at or process.state in ALIVE or process.state == "STOPPING":
         return member
-    took = seen.at - member.since
+    took = observed.at - member.since
     killed = 0 < process.stopwaitsecs <= process.stop_took
-    member = replace(member, stopped_at=seen.at, killed=killed, timing=replace(member.timing, stopped=took))
+    member = replace(member, stopped_at=observed.at, killed=killed, timing=replace(member.timing, stopped=took))
     return _unstopped(member, process, rollout) if killed else member
 
 
-def _starting(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _starting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and is_down_for_good(process):
-        return _failed(member, seen, f"did not come up: {_fall_text(member, process, seen)}")
-    is_due = not spawned_again and process.state in STARTABLE and member.name not in seen.dead
+        return _failed(member, observed, f"did not come up: {_fall_text(member, process, observed)}")
+    is_due = not spawned_again and process.state in STARTABLE and member.name not in observed.dead
     began = member.stopped_at or member.since  # a new process has its own patience, however long the old one took
-    if not is_due and seen.at - began >= rollout.policy.restart.timeout:
+    if not is_due and observed.at - began >= rollout.policy.restart.timeout:
         text = f"was not restarted within {rollout.policy.restart.timeout:g} s (restart.timeout)"
-        return _failed(member, seen, f"{text}: {_fall_text(member, process, seen)}")
+        return _failed(member, observed, f"{text}: {_fall_text(member, process, observed)}")
     return member
 
 
-def _warming(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _warming(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     if process.is_stopped_by_other:
-        return _stopped_in_time(member, process, rollout, seen)
+        return _stopped_in_time(member, process, rollout, observed)
     if process.pid and process.incarnation != member.new and process.state in ALIVE:
-        return _warmed_again(member, process, seen)
+        return _warmed_again(member, process, observed)
     if is_down_for_good(process):
-        return _failed(member, seen, f"went down while it was warmed up: {_fall_text(member, process, seen)}")
-    warmth = seen.warmths.get(member.name)
-    if warmth is None or warmth.incarnation != process.incarnation:
-        return _warm_in_time(member, rollout, seen, Warmth(process.pid, "late", why=_fall_text(member, process, seen)))
-    member = replace(member, requests=warmth.requests, first_ms=warmth.first_ms, last_ms=warmth.last_ms)
-    member = replace(member, latencies=warmth.latencies, statuses=warmth.statuses)
-    if warmth.state == "warm":
-        return _warm(member, process, rollout, seen)
-    if warmth.state == "failed":
-        return _not_warm(member, rollout, seen, warmth)
-    return _warm_in_time(member, rollout, seen, replace(warmth, why=warmth.why or state_text(process)))
+        return _failed(member, observed, f"went down while it was warmed up: {_fall_text(member, process, observed)}")
+    warmup_status = observed.warmups.get(member.name)
+    if warmup_status is None or warmup_status.incarnation != process.incarnation:
+        return _warm_in_time(
+            member, rollout, observed, WarmupStatus(process.pid, "late", why=_fall_text(member, process, observed))
+        )
+    member = replace(
+        member, requests=warmup_status.requests, first_ms=warmup_status.first_ms, last_ms=warmup_status.last_ms
+    )
+    member = replace(member, latencies=warmup_status.latencies, statuses=warmup_status.statuses)
+    if warmup_status.state == "warm":
+        return _warm(member, process, rollout, observed)
+    if warmup_status.state == "failed":
+        return _not_warm(member, rollout, observed, warmup_status)
+    return _warm_in_time(
+        member, rollout, observed, replace(warmup_status, why=warmup_status.why or state_text(process))
+    )
 
 
-def _stopped_in_time(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _stopped_in_time(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """Another client stops it: whether that leaves it stopped or starts it again is seen when it is down, which may
     take longer than a warm-up has time."""
     timeout = rollout.policy.restart.timeout
     within = rollout.policy.warmup.timeout + _stop_within(process, timeout) + timeout
-    if process.state == "STOPPED" or seen.at - member.since < within:
+    if process.state == "STOPPED" or observed.at - member.since < within:
         return member
-    return _failed(member, seen, _unkilled_text(process, seen.at - member.since))
+    return _failed(member, observed, _unkilled_text(process, observed.at - member.since))
 
 
-def _warmed_again(member: Member, process: Process, seen: Seen) -> Member:
+def _warmed_again(member: Member, process: Process, observed: Observation) -> Member:
     """Another incarnation: it is warmed instead. It has the time that is left; when another client has restarted it,
     all of it."""
     member = replace(member, pid=process.pid, spawned=process.spawned)
     if process.told_to_stop:
-        return to(member, Stage.WARMING, seen)
+        return to(member, Stage.WARMING, observed)
     return replace(member, deaths=member.deaths + 1)
 
 
-def _warm(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _warm(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     if process.state == "RUNNING":
-        timing = replace(member.timing, warmed=seen.at - member.since)
-        return replace(to(member, Stage.SETTLING, seen), timing=timing)
-    if seen.at - member.since >= rollout.policy.restart.timeout:
+        timing = replace(member.timing, warmed=observed.at - member.since)
+        return replace(to(member, Stage.READY, observed), timing=timing)
+    if observed.at - member.since >= rollout.policy.restart.timeout:
         text = f"is warm but not RUNNING after {rollout.policy.restart.timeout:g} s: startsecs is above restart.timeout"
-        return _failed(member, seen, f"{text}, raise that")
+        return _failed(member, observed, f"{text}, raise that")
     return member
 
 
-def _warm_in_time(member: Member, rollout: Rollout, seen: Seen, warmth: Warmth) -> Member:
-    patience = rollout.policy.warmup.timeout + (LATE_WORDS if warmth.state == "warming" else 0.0)
-    if seen.at - member.since - warmth.queued < patience:
+def _warm_in_time(member: Member, rollout: Rollout, observed: Observation, warmup_status: WarmupStatus) -> Member:
+    patience = rollout.policy.warmup.timeout + (WARMUP_REPORT_GRACE if warmup_status.state == "warming" else 0.0)
+    if observed.at - member.since - warmup_status.queued < patience:
         return member
-    return _not_warm(member, rollout, seen, replace(warmth, state="late"))
+    return _not_warm(member, rollout, observed, replace(warmup_status, state="late"))
 
 
-def _not_warm(member: Member, rollout: Rollout, seen: Seen, warmth: Warmth) -> Member:
+def _not_warm(member: Member, rollout: Rollout, observed: Observation, warmup_status: WarmupStatus) -> Member:
     times = "once" if member.deaths == 1 else f"{member.deaths} times"
     died = f"; it died {times} meanwhile" if member.deaths else ""
-    return _failed(member, seen, cold_text(warmth, rollout.policy.warmup) + died)
+    return _failed(member, observed, cold_text(warmup_status, rollout.policy.warmup) + died)
 
 
-def cold_text(warmth: Warmth, policy: WarmupPolicy) -> str:
+def cold_text(warmup_status: WarmupStatus, policy: WarmupPolicy) -> str:
     """What is wrong with a process whose warm-up has failed, or was not done in time."""
-    after = f" after {policy.timeout:g} s (warmup.timeout)" if warmth.state == "late" else ""
-    return f"is not warm{after}: {warmth.why}"
+    after = f" after {policy.timeout:g} s (warmup.timeout)" if warmup_status.state == "late" else ""
+    return f"is not warm{after}: {warmup_status.why}"
 
 
-def _settling(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
-    if not _is_as_opened(member, process) or seen.at - member.since < rollout.policy.settle:
-        return _watch(member, process, seen)
-    timing = replace(member.timing, settled=seen.at - member.since)
-    return replace(to(member, Stage.OPEN, seen), replaced=True, timing=timing)
+def _settling(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
+    if not _is_as_opened(member, process) or observed.at - member.since < rollout.policy.min_ready_seconds:
+        return _watch(member, process, observed)
+    timing = replace(member.timing, ready=observed.at - member.since)
+    return replace(to(member, Stage.OPEN, observed), replaced=True, timing=timing)
 
 
-def _watch(member: Member, process: Process, seen: Seen) -> Member:
+def _watch(member: Member, process: Process, observed: Observation) -> Member:
     """A process that this rollout has opened: when it dies the rollout has failed on it, and to close it and warm it again is
     the guard's work. One that somebody restarts is not replaced before that one is warm."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
     if process.told_to_stop and process.pid and process.state in ALIVE:
-        timing = replace(member.timing, warmed=0.0, settled=0.0)
+        timing = replace(member.timing, warmed=0.0, ready=0.0)
         member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
-        return to(member, Stage.WARMING, seen)
-    why = _then(member, _death_text(member, process, seen.at - member.since + member.timing.settled))
-    return replace(to(member, Stage.OPEN, seen), failed=True, why=why)
+        return to(member, Stage.WARMING, observed)
+    why = _then(member, _death_text(member, process, observed.at - member.since + member.timing.ready))
+    return replace(to(member, Stage.OPEN, observed), failed=True, why=why)
 
 
 def _is_as_opened(member: Member, process: Process) -> bool:
     return process.incarnation == member.new and process.state == "RUNNING"
 
 
-def _stay(member: Member, process: Process, rollout: Rollout, seen: Seen) -> Member:
+def _stay(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     return member
 
 
-_STEPS: Mapping[Stage, Callable[[Member, Process, Rollout, Seen], Member]] = {
+_STEPS: Mapping[Stage, Callable[[Member, Process, Rollout, Observation], Member]] = {
     Stage.OPEN: _open,
     Stage.DRAINING: _draining,
     Stage.RESTARTING: _restarting,
     Stage.WARMING: _warming,
-    Stage.SETTLING: _settling,
+    Stage.READY: _settling,
     Stage.FAILED: _stay,
 }
 
 
-def to(member: Member, stage: Stage, seen: Seen) -> Member:
+def to(member: Member, stage: Stage, observed: Observation) -> Member:
     """The member at the beginning of a stage."""
-    return replace(member, stage=stage, since=seen.at)
+    return replace(member, stage=stage, since=observed.at)
 
 
-def _drained(member: Member, seen: Seen) -> Member:
-    timing = replace(member.timing, drained=seen.at - member.since)
-    return replace(to(member, Stage.RESTARTING, seen), timing=timing, connections_left=0, oldest_left=())
+def _drained(member: Member, observed: Observation) -> Member:
+    timing = replace(member.timing, drained=observed.at - member.since)
+    return replace(to(member, Stage.RESTARTING, observed), timing=timing, lingering_connections=0, oldest_lingering=())
 
 
-def _to_warming(member: Member, process: Process, seen: Seen) -> Member:
-    down_at = member.stopped_at or seen.at
-    stopped = member.timing.stopped or seen.at - member.since
-    timing = replace(member.timing, stopped=stopped, started=seen.at - down_at)
+def _to_warming(member: Member, process: Process, observed: Observation) -> Member:
+    down_at = member.stopped_at or observed.at
+    stopped = member.timing.stopped or observed.at - member.since
+    timing = replace(member.timing, stopped=stopped, started=observed.at - down_at)
     new = replace(member, pid=process.pid, spawned=process.spawned, stopped_at=down_at, timing=timing)
-    return to(new, Stage.WARMING, seen)
+    return to(new, Stage.WARMING, observed)
 
 
-def _failed(member: Member, seen: Seen, why: str) -> Member:
-    return replace(to(member, Stage.FAILED, seen), failed=True, why=_then(member, why))
+def _failed(member: Member, observed: Observation, why: str) -> Member:
+    return replace(to(member, Stage.FAILED, observed), failed=True, why=_then(member, why))
 
 
 def _then(member: Member, why: str) -> str:
@@ -424,18 +430,18 @@ def _then(member: Member, why: str) -> str:
     return f"{member.why}; then {why}" if member.failed else why
 
 
-def _back(member: Member, seen: Seen) -> Member:
+def _back(member: Member, observed: Observation) -> Member:
     """Where it was before it left: one that was kept closed is not opened as it is."""
-    return to(member, Stage.FAILED if member.cold else Stage.OPEN, seen)
+    return to(member, Stage.FAILED if member.cold else Stage.OPEN, observed)
 
 
-def _failed_back(member: Member, seen: Seen, why: str) -> Member:
-    return replace(_back(member, seen), failed=True, why=why)
+def _failed_back(member: Member, observed: Observation, why: str) -> Member:
+    return replace(_back(member, observed), failed=True, why=why)
 
 
-def _left_alone(member: Member, seen: Seen, why: str) -> Member:
-    is_alone = not member.wanted and member.stage is Stage.OPEN
-    return member if is_alone else replace(to(member, Stage.OPEN, seen), wanted=False, why=_then(member, why))
+def _left_alone(member: Member, observed: Observation, why: str) -> Member:
+    is_alone = not member.selected and member.stage is Stage.OPEN
+    return member if is_alone else replace(to(member, Stage.OPEN, observed), selected=False, why=_then(member, why))
 
 
 def closed_since(member: Member, closed: Mapping[int, float]) -> float:
@@ -450,7 +456,7 @@ def still_runs(member: Member, process: Process) -> bool:
 
 def is_down_for_good(process: Process) -> bool:
     """Whether supervisord will not start it again by itself."""
-    lasting = process.state in ("EXITED", "STOPPED") and process.down_for >= HAND_PATIENCE
+    lasting = process.state in ("EXITED", "STOPPED") and process.down_for >= MANUAL_STOP_GRACE
     return process.state == "FATAL" or lasting
 
 
@@ -464,9 +470,9 @@ def state_text(process: Process) -> str:
     return f"{process.state}: {process.spawn_error}" if process.spawn_error else f"it is {process.state}"
 
 
-def _fall_text(member: Member, process: Process, seen: Seen) -> str:
+def _fall_text(member: Member, process: Process, observed: Observation) -> str:
     """What supervisord says, and which process holds its port, if that keeps it down."""
-    held = seen.held.get(member.name)
+    held = observed.held.get(member.name)
     return f"{state_text(process)}; {held}" if held else state_text(process)
 
 
@@ -525,7 +531,7 @@ def _sealed_text(member: Member) -> str:
     )
 
 
-def _reuse_text(member: Member, reuse: Reuse) -> str:
+def _reuse_text(member: Member, reuse: KeepaliveReuse) -> str:
     ports = ", ".join(map(str, member.ports))
     return (
         f"still receives requests on keep-alive connections opened before its port was closed ({reuse.requests} in "
@@ -536,7 +542,7 @@ def _reuse_text(member: Member, reuse: Reuse) -> str:
     )
 
 
-def _kept_text(member: Member, reuse: Reuse) -> str:
+def _kept_text(member: Member, reuse: KeepaliveReuse) -> str:
     ports = ", ".join(map(str, member.ports))
     return (
         f"receives requests on connections that were told to close by an HTTP/1.0 answer (from {_peer_text(reuse)} to "
@@ -546,7 +552,7 @@ def _kept_text(member: Member, reuse: Reuse) -> str:
     )
 
 
-def _peer_text(reuse: Reuse) -> str:
+def _peer_text(reuse: KeepaliveReuse) -> str:
     program = PROGRAMS.get(reuse.program)
     name = program.title if program else printable(reuse.program)
     return f"{name} at {reuse.peer}" if name else reuse.peer
@@ -562,7 +568,10 @@ def _pool_fix(name: str) -> str:
 
 def _outlasted_text(member: Member, rollout: Rollout) -> str:
     ports = ", ".join(map(str, member.ports))
-    left, told = member.connections_left, "; ".join(left_texts(member.connections_left, member.oldest_left))
+    left, told = (
+        member.lingering_connections,
+        "; ".join(left_texts(member.lingering_connections, member.oldest_lingering)),
+    )
     return (
         f"still had {count_text(left)} to port {ports} after {rollout.policy.drain.timeout:g} s of drain"
         f"{f' ({told})' if told else ''}, so it was not stopped and goes on serving (drain.on_timeout: fail): "
@@ -570,7 +579,7 @@ def _outlasted_text(member: Member, rollout: Rollout) -> str:
     )
 
 
-def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | None:
+def action(member: Member, observed: Observation, closed: Mapping[int, float]) -> Action | None:
     """What supervisord must be told now to bring a RESTARTING member on, if anything.
 
     ``closed`` is what the gate said after the rollout was recorded. A process that runs is stopped only if its
@@ -578,32 +587,32 @@ def order(member: Member, seen: Seen, closed: Mapping[int, float]) -> Order | No
     a closed gate, but not left down for ever where the gate does not work. What has died is started when supervisord
     says that it is down: whoever stopped it meanwhile, and waits for that, would wait for ever.
     """
-    process = seen.processes.get(member.name)
-    if process is None or member.name in seen.dead:
+    process = observed.processes.get(member.name)
+    if process is None or member.name in observed.dead:
         return None
     since = closed_since(member, closed)
     if still_runs(member, process):
-        return Order(Verb.STOP, member.name, process.incarnation) if since <= member.since else None
+        return Action(Verb.STOP, member.name, process.incarnation) if since <= member.since else None
     if process.spawned != member.old_spawned:
         return None  # started again already
     if process.state == "BACKOFF":
-        return Order(Verb.STOP, member.name, process.incarnation)
+        return Action(Verb.STOP, member.name, process.incarnation)
     if process.state in STARTABLE:
-        waited_long = member.stopped_at and seen.at - member.stopped_at >= GATE_PATIENCE
-        return Order(Verb.START, member.name, process.incarnation) if since <= seen.at or waited_long else None
+        waited_long = member.stopped_at and observed.at - member.stopped_at >= GATE_PATIENCE
+        return Action(Verb.START, member.name, process.incarnation) if since <= observed.at or waited_long else None
     return None
 
 
-def notice(member: Member, rollout: Rollout, seen: Seen, closed: Mapping[int, float]) -> Order | None:
+def notice(member: Member, rollout: Rollout, observed: Observation, closed: Mapping[int, float]) -> Action | None:
     """The signal that a DRAINING member must be sent now, if any: once, behind a gate that is known to be closed.
 
     Nobody is there to be told where the process is down or has died. One that is STARTING may not have its handler yet,
     and would die of the signal; one that was kept closed has no users to send away.
     """
-    process, wanted = seen.processes.get(member.name), rollout.policy.drain.signal
-    if not wanted or member.name in seen.told or member.name in seen.dead:
+    process, selected = observed.processes.get(member.name), rollout.policy.drain.signal
+    if not selected or member.name in observed.told or member.name in observed.dead:
         return None
-    return Order(Verb.SIGNAL, member.name, member.old, wanted) if can_be_told(member, process, closed) else None
+    return Action(Verb.SIGNAL, member.name, member.old, selected) if can_be_told(member, process, closed) else None
 
 
 def can_be_told(member: Member, process: Process | None, closed: Mapping[int, float]) -> bool:

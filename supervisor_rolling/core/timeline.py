@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from supervisor_rolling.core.model import Level, Member, Rollout, Step
 
-MOST_STEPS = 50
+MAX_STEPS = 50
 """Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a rollout."""
 
-MOST_LEVELS = 5000
+MAX_LEVELS = 5000
 """Of one rollout: two for each of a thousand processes, and what crashes meanwhile."""
 
 DIGITS = 3
@@ -36,7 +36,7 @@ def stays(steps: Sequence[tuple[StageName, float]]) -> Iterator[tuple[StageName,
 
 def noted(before: Member, after: Member, at: float) -> Member:
     """The member after a look, with the stage that it has entered."""
-    if after.stage is before.stage or len(after.steps) >= MOST_STEPS:
+    if after.stage is before.stage or len(after.steps) >= MAX_STEPS:
         return after
     return replace(after, steps=(*after.steps, Step(after.stage, round(at, DIGITS))))
 
@@ -44,7 +44,7 @@ def noted(before: Member, after: Member, at: float) -> Member:
 def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
     """The rollout after a look that has found so many available."""
     rollout = replace(rollout, least_available=min(rollout.least_available, available))
-    if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MOST_LEVELS:
+    if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MAX_LEVELS:
         return rollout
     return replace(rollout, levels=(*rollout.levels, Level(round(at, DIGITS), available)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from supervisor_rolling.core.model import Member, Rollout, Seen, Stage, Status
+from supervisor_rolling.core.model import Member, Observation, Rollout, Stage, Status
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
@@ -24,22 +24,22 @@ def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout
     )
 
 
-def for_warm_ups(rollout: Rollout, seen: Seen) -> tuple[str, float]:
+def for_warm_ups(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     """The warm-up that lasts longest, where that is long, and since when."""
     under_way = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
-    told = [(m.since, m.name, _hindrance(m, seen)) for m in under_way if seen.at - m.since >= LONG]
+    told = [(m.since, m.name, _hindrance(m, observed)) for m in under_way if observed.at - m.since >= LONG]
     since, name, why = min([one for one in told if one[2]], default=(0.0, "", ""))
     return (f"{name} to be warm: {why}", since) if name else ("", 0.0)
 
 
-def _hindrance(member: Member, seen: Seen) -> str:
+def _hindrance(member: Member, observed: Observation) -> str:
     """What keeps a new process from being warm, as far as that is known: another one that has its port, above all."""
-    warmth = seen.warmths.get(member.name) if member.stage is Stage.WARMING else None
-    return seen.held.get(member.name) or (warmth.why if warmth else "")
+    warmup_status = observed.warmups.get(member.name) if member.stage is Stage.WARMING else None
+    return observed.held.get(member.name) or (warmup_status.why if warmup_status else "")
 
 
-def for_the_guard(names: Sequence[str], seen: Seen) -> str:
+def for_the_guard(names: Sequence[str], observed: Observation) -> str:
     """Processes that the guard has still to bring back."""
-    named = [f"{name} ({seen.wards[name].stage.value})" for name in names[:MAX_NAMED]]
+    named = [f"{name} ({observed.guarded[name].stage.value})" for name in names[:MAX_NAMED]]
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"the guard to finish {', '.join(named)}{more}"

@@ -17,7 +17,7 @@ def check_lines(group: str, report: Mapping[str, Any]) -> list[str]:
 
 
 def _line(finding: Mapping[str, Any]) -> str:
-    fix = f". Fix: {finding['mend']}" if finding["mend"] else ""
+    fix = f". Fix: {finding['fix']}" if finding["fix"] else ""
     where = "" if finding["where"] == finding["code"] else f"{finding['where']}: "
     return f"{_severity(finding)}: {finding['code']}: {where}{finding['text']}{fix}"
 

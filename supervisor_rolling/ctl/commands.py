@@ -428,8 +428,8 @@ class RollingControllerPlugin(ControllerPluginBase):
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:
             status = self._fail(options, _connection_text(self.ctl.options.serverurl, error), _os_status(error))
         except KeyboardInterrupt:
-            seen = "" if command in LOOKING else ": what was asked may be done all the same. To see it: " + TO_LOOK
-            text = f"interrupted{seen}"
+            observed = "" if command in LOOKING else ": what was asked may be done all the same. To see it: " + TO_LOOK
+            text = f"interrupted{observed}"
             status = self._fail(options, text, INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - the end of the command: an operator gets a sentence and a status
             status = self._fail(options, f"a defect of supervisor_rolling: {type(error).__name__}: {error}", FAILED)

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 from supervisor_rolling.core.lingering import count_text, left_texts
 from supervisor_rolling.core.log_messages import standing_word
-from supervisor_rolling.core.min_ready import settle_texts
+from supervisor_rolling.core.min_ready import min_ready_texts
 from supervisor_rolling.core.model import Connection
 from supervisor_rolling.core.warmup_replies import statuses_text
 from supervisor_rolling.ctl.output import Output
 
 View = Mapping[str, Any]
 
-UNDER_WAY = ("draining", "restarting", "warming", "settling")
+UNDER_WAY = ("draining", "restarting", "warming", "ready")
 BAR_WIDTH = 24
 NOTABLE = 0.6  # seconds; what took less is left out, so that a line fits 80 columns
 PACED = "the next waits for the CPU"
@@ -157,8 +157,8 @@ def left_lines(process: View, width: int) -> list[str]:
     and nothing was restarted."""
     if process["failed"] and not process["drained"]:
         return []
-    told = [_connection(one) for one in process.get("oldest_left", ())]  # an older supervisord does not tell
-    return [f"{'':<{width}}  {line}" for line in left_texts(process["connections_left"], told)]
+    told = [_connection(one) for one in process.get("oldest_lingering", ())]  # an older supervisord does not tell
+    return [f"{'':<{width}}  {line}" for line in left_texts(process["lingering_connections"], told)]
 
 
 def _connection(told: Mapping[str, Any]) -> Connection:
@@ -179,9 +179,7 @@ def last_line(rollout: View, standing: Sequence[View] = ()) -> str:
     group as ``rolling.getProcesses`` has it since then."""
     group = len(rollout["processes"])
     head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(rollout["status"], "")
-    least = (
-        f"never fewer than {rollout['least_available']} of {group} {standing_word(rollout.get('settle_known', True))}"
-    )
+    least = f"never fewer than {rollout['least_available']} of {group} {standing_word(rollout.get('min_ready_known', True))}"
     text = (
         f"{rollout['group']}: {head}{rollout['replaced']} of {rollout['total']} replaced in {rollout['seconds']:.1f} s"
         f"{_compared(rollout)}, {least}"
@@ -270,9 +268,11 @@ def first_lines(rollout: View, resumed: bool = False) -> list[str]:
 
 def _settle_line(rollout: View, total: int) -> list[str]:
     """Why each process settles, where the load balancer decides; an older supervisord does not tell."""
-    if not rollout.get("settle_auto") or not rollout["settle"] or not total:
+    if not rollout.get("min_ready_auto") or not rollout["min_ready_seconds"] or not total:
         return []
-    text, fix = settle_texts(rollout["settle"], rollout["settle_why"], total, rollout["canary"], _limit(rollout))
+    text, fix = min_ready_texts(
+        rollout["min_ready_seconds"], rollout["min_ready_why"], total, rollout["canary"], _limit(rollout)
+    )
     return [f"{text[0].upper()}{text[1:]}. Fix: {fix}"]
 
 
@@ -285,15 +285,15 @@ def first_line(rollout: View, resumed: bool = False) -> str:
 
 def plan_lines(rollout: View) -> list[str]:
     """A dry run."""
-    wanted = [process for process in rollout["processes"] if process["wanted"]]
+    selected = [process for process in rollout["processes"] if process["selected"]]
     width = name_width(rollout)
-    number = _count(len(wanted), "process", "es")
+    number = _count(len(selected), "process", "es")
     lines = [f"{rollout['group']}: would replace {number}, {_limit(rollout)} at a time, in this order:"]
-    for process in wanted:
+    for process in selected:
         lines.append(f"{process['name']:<{width}}  port {_ports(process)}")
-    left = [process for process in rollout["processes"] if not process["wanted"]]
+    left = [process for process in rollout["processes"] if not process["selected"]]
     lines += [f"{p['name']:<{width}}  {p['why'] or 'is not asked for'}" for p in left]
-    return [*lines, *_forecast_line(rollout), *_settle_line(rollout, len(wanted)), "Nothing was touched."]
+    return [*lines, *_forecast_line(rollout), *_settle_line(rollout, len(selected)), "Nothing was touched."]
 
 
 def _forecast_line(rollout: View) -> list[str]:
@@ -314,7 +314,7 @@ def name_width(rollout: View) -> int:
 def _past(process: View, signs: Signs) -> list[str]:
     parts = []
     if process["drained"]:
-        left = f" ({count_text(process['connections_left'])} left)" if process["connections_left"] else ""
+        left = f" ({count_text(process['lingering_connections'])} left)" if process["lingering_connections"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
         killed = " (killed)" if process.get("killed") else ""  # an older supervisord does not tell
@@ -323,8 +323,8 @@ def _past(process: View, signs: Signs) -> list[str]:
         parts.append(f"started {process['started']:.1f} s")
     if process["warmed"]:
         parts.append(_warmed(process, signs))
-    if process["settled"] >= NOTABLE:
-        parts.append(f"settled {process['settled']:.0f} s")
+    if process["ready"] >= NOTABLE:
+        parts.append(f"settled {process['ready']:.0f} s")
     return parts
 
 
@@ -339,7 +339,7 @@ def _warmed(process: View, signs: Signs) -> str:
 
 def _present(process: View) -> str:
     if process["stage"] in UNDER_WAY:
-        left = f", {count_text(process['connections_left'])} left" if process["stage"] == "draining" else ""
+        left = f", {count_text(process['lingering_connections'])} left" if process["stage"] == "draining" else ""
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why']}"

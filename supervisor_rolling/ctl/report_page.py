@@ -41,7 +41,7 @@ STAGES = {
     "draining": "closed, until no connection is left",
     "restarting": "closed, until the old one is gone and a new one is there",
     "warming": "closed, until the new one is warm and its startsecs are over",
-    "settling": "open, not yet counted as available",
+    "ready": "open, not yet counted as available",
     "failed": "closed, so that no user meets it",
     "down": "does not run",
 }
@@ -70,10 +70,10 @@ HEADINGS = {
 MANY = 60
 """In a group of more, lanes are narrow and tell their words when they have the focus, below an overview."""
 
-MOST_BARS = 20000
+MAX_BARS = 20000
 """So many latencies are drawn and told at most, in all lanes together: a page is to stay quick to open."""
 
-MOST_CHANGES = 1000
+MAX_CHANGES = 1000
 """So many changes of availability stand in the table at most."""
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BARS = 84, 20, 42
@@ -149,7 +149,7 @@ def headline(rollout: View) -> Html:
     when = {"running": f" so far, after {took}", "lost": f" in the {took} that are known"}
     done = f"{STATUSES[rollout['status']][2]}{rollout['replaced']} of {rollout['total']} replaced"
     text = done + when.get(rollout["status"], f" in {took}")
-    word = standing_word(rollout["settle_known"])
+    word = standing_word(rollout["min_ready_known"])
     least = f", never fewer than {rollout['least_available']} of {rollout['size']} {word}"
     return joined([name_tag(rollout["group"]), f": {text}{least if rollout['least_available'] >= 0 else ''}"])
 
@@ -222,7 +222,7 @@ def _least_fact(rollout: View) -> Fact | None:
         return None
     limit = f"{rollout['limit']} at a time" if rollout["limit"] else "at the least"
     return (
-        f"{standing_word(rollout['settle_known']).capitalize()}, at the least",
+        f"{standing_word(rollout['min_ready_known']).capitalize()}, at the least",
         f"{rollout['least_available']} of {rollout['size']}",
         limit,
     )
@@ -258,7 +258,7 @@ def cut_off(process: View) -> int:
     """The connections that the restart of a process ended. Where no restart followed the last drain it ended none: the
     drain failed, was aborted, or has begun again."""
     last = [span.stage for span in process["spans"] if span.stage in ("draining", "restarting")][-1:]
-    return int(process["connections_left"]) if last == ["restarting"] else 0
+    return int(process["lingering_connections"]) if last == ["restarting"] else 0
 
 
 # --- what went wrong
@@ -434,8 +434,8 @@ def _overview(rollout: View) -> Html:
             x, width = 1000 * one.begin / span, max(1.5, 1000 * one.seconds / span)
             paths.setdefault(_kind(one), []).append(f"M{x:.4g} {row}.5h{width:.4g}")
     number = len(processes)
-    order = ["new", *STAGES, "other"]
-    drawn = [tag("path", d="".join(paths[kind]), class_=kind) for kind in order if kind in paths]
+    action = ["new", *STAGES, "other"]
+    drawn = [tag("path", d="".join(paths[kind]), class_=kind) for kind in action if kind in paths]
     label = f"All {number} at once, from top to bottom in the order in which they left"
     svg = tag(
         "svg",
@@ -457,7 +457,7 @@ def _overview(rollout: View) -> Html:
 def _lanes(rollout: View) -> Html:
     processes = rollout["processes"]
     scale = _scale(processes)
-    most = max(10, MOST_BARS // len(processes))
+    most = max(10, MAX_BARS // len(processes))
     longest = max((process["away"] for process in processes), default=0.0)
     lanes = [_lane(number, process, rollout, scale, most, longest) for number, process in enumerate(processes)]
     skip = tag("a", f"Skip {counted(len(lanes), 'lane')}, to the table", href="#table", class_="skip")
@@ -548,7 +548,7 @@ def _about(process: View, most: int) -> list[tuple[str, object]]:
         ("Port", _ports(process) or None),
         ("Pid", _pids(process) or None),
         ("Why", process["why"] or None),
-        ("Connections left", process["connections_left"] or None),
+        ("Connections left", process["lingering_connections"] or None),
         ("Deaths", process["deaths"] or None),
         ("Killed", "yes, it did not stop in time" if process["killed"] else None),
         ("Warm-up requests, ms", " ".join(map(ms, known)) + cut if known else None),
@@ -670,8 +670,8 @@ def _change_table(rollout: View) -> Html:
     changes = rollout["availability"]
     if not changes:
         return Html("")
-    cut = f", the first {MOST_CHANGES} of {len(changes)} changes" if len(changes) > MOST_CHANGES else ""
-    rows = [tag("tr", tag("td", f"{at:.2f}"), tag("td", f"{n:.0f}")) for at, n in changes[:MOST_CHANGES]]
+    cut = f", the first {MAX_CHANGES} of {len(changes)} changes" if len(changes) > MAX_CHANGES else ""
+    rows = [tag("tr", tag("td", f"{at:.2f}"), tag("td", f"{n:.0f}")) for at, n in changes[:MAX_CHANGES]]
     heads = tag("tr", tag("th", "from, s", scope="col"), tag("th", "available", scope="col"))
     caption = tag("caption", f"How many were available{cut}")
     table = tag("table", caption, tag("thead", heads), tag("tbody", *rows), class_="changes")

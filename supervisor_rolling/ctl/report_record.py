@@ -36,7 +36,7 @@ ROLLOUT: View = {
     "total": -1,
     "replaced": -1,
     "least_available": -1,
-    "settle_known": True,
+    "min_ready_known": True,
     "paused_seconds": 0.0,
     "rested": 0.0,
     "rests": [],
@@ -48,7 +48,7 @@ ROLLOUT: View = {
 PROCESS: View = {
     "name": "",
     "ports": [],
-    "wanted": True,
+    "selected": True,
     "replaced": False,
     "failed": False,
     "killed": False,
@@ -56,7 +56,7 @@ PROCESS: View = {
     "why": "",
     "old_pid": 0,
     "pid": 0,
-    "connections_left": 0,
+    "lingering_connections": 0,
     "requests": 0,
     "latencies_ms": [],
     "statuses": [],
@@ -105,7 +105,7 @@ def _counted(rollout: View) -> dict[str, Any]:
     """What an older record does not tell, counted."""
     processes, numbers = rollout["processes"], [number for _, number in rollout["availability"]]
     status = rollout["status"] if rollout["status"] in STATUSES else LOST
-    total = rollout["total"] if rollout["total"] >= 0 else sum(p["wanted"] for p in processes)
+    total = rollout["total"] if rollout["total"] >= 0 else sum(p["selected"] for p in processes)
     return {
         "total": total,
         "size": len(processes) or total,

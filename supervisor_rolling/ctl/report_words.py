@@ -13,7 +13,7 @@ from supervisor_rolling.ctl.report_record import times
 
 View = Mapping[str, Any]
 
-PAST = {"draining": "drained", "restarting": "restarted", "warming": "warmed", "settling": "settled"}
+PAST = {"draining": "drained", "restarting": "restarted", "warming": "warmed", "ready": "ready"}
 """What is said of a stage that a process came through."""
 
 SLOW = 10000
@@ -85,13 +85,13 @@ def _past(process: View, status: str) -> list[str]:
 
 
 def _is_told(stage: str, seconds: float) -> bool:
-    return stage != "settling" or seconds >= NOTABLE
+    return stage != "ready" or seconds >= NOTABLE
 
 
 def _stage_text(word: str, stage: str, seconds: float, process: View) -> str:
     text = f"{word} {lasting(seconds)}"
-    if stage == "draining" and process["connections_left"]:
-        return f"{text} ({count_text(process['connections_left'])} left)"
+    if stage == "draining" and process["lingering_connections"]:
+        return f"{text} ({count_text(process['lingering_connections'])} left)"
     if stage == "restarting" and (process["killed"] or process["stopped"] >= NOTABLE):
         return f"{text} (stopped in {lasting(process['stopped'])}{', killed' if process['killed'] else ''})"
     return text
@@ -105,7 +105,7 @@ def standing(process: View, status: str) -> str:
         return f"{process['stage']} for {lasting(process['spans'][-1].seconds)}" if status == "running" else "not open"
     if process["why"] or process["replaced"]:
         return str(process["why"] or "open")
-    if not process["wanted"]:
+    if not process["selected"]:
         return "was not asked for"
     return {"running": "still to come", LOST: "not known to be replaced"}.get(status, "not replaced")
 

@@ -35,7 +35,7 @@ _UNDER_WAY = {
     "draining": "{left} left",
     "restarting": "it stops, and starts again",
     "warming": "a new process, not warm yet",
-    "settling": "open, and not counted as available yet",
+    "ready": "open, and not counted as available yet",
 }
 """What is said of a process of which nothing else is to be said."""
 
@@ -68,7 +68,7 @@ def process_lines(
     )
     is_guarded = any(process.get("guarded", True) for process in processes)  # an older supervisord does not tell
     warning = [] if is_guarded else [f"{group} is not guarded: {_unguarded_why(group, listener)}"]
-    left = {p["name"]: p["connections_left"] for p in rollout["processes"]} if rollout else {}
+    left = {p["name"]: p["lingering_connections"] for p in rollout["processes"]} if rollout else {}
     rows = [_process_row(process, left.get(process["name"], 0)) for process in processes]
     return [*head, *warning, "", *table([COLUMNS, *rows])]
 
@@ -105,8 +105,8 @@ def _why(process: View, left: int) -> str:
     """``left``: the connections that one which drains still has."""
     if not process["retry_in"]:
         return str(process["why"] or _UNDER_WAY.get(process["stage"], "").format(left=count_text(left)))
-    tried = _times(process["tries"])
-    return f"{process['why']}; tried {tried}, again in {process['retry_in']:.0f} s"
+    attempted = _times(process["tries"])
+    return f"{process['why']}; tried {attempted}, again in {process['retry_in']:.0f} s"
 
 
 def _times(number: int) -> str:

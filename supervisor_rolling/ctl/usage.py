@@ -14,7 +14,7 @@ from supervisor_rolling.core.share import parse_share
 PREFIX = "rolling_"
 """Of all commands in supervisorctl."""
 
-MOST_ROLLOUTS = 500
+MAX_ROLLOUTS = 500
 """That one answer of ``rolling_history`` has."""
 
 HELP_COLUMN = 30
@@ -66,8 +66,8 @@ def _share(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text[:4]) <= MOST_ROLLOUTS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_ROLLOUTS}")
+    if not text.isdigit() or not 0 < int(text[:4]) <= MAX_ROLLOUTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ROLLOUTS}")
     return int(text)
 
 
@@ -140,11 +140,11 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("group", nargs=known.words, metavar="GROUP")
     for option in (JSON, *known.options):
-        flags = [option.flag, *([option.short] if option.short else [])]
+        drain_flags = [option.flag, *([option.short] if option.short else [])]
         if option.metavar:
-            parser.add_argument(*flags, metavar=option.metavar, type=option.read)
+            parser.add_argument(*drain_flags, metavar=option.metavar, type=option.read)
         else:
-            parser.add_argument(*flags, action="store_true")
+            parser.add_argument(*drain_flags, action="store_true")
     return parser.parse_args(list(words))
 
 
@@ -211,8 +211,8 @@ def _is_kept(path: str) -> bool:
 
 
 def _written(option: Option) -> str:
-    flags = ", ".join(filter(None, (option.short, option.flag)))
-    return f"{flags} {option.metavar}".rstrip()
+    drain_flags = ", ".join(filter(None, (option.short, option.flag)))
+    return f"{drain_flags} {option.metavar}".rstrip()
 
 
 def _entry(head: str, text: str) -> str:

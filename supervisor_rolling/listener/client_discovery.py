@@ -33,13 +33,13 @@ GLANCES = 25
 LOOK_EVERY = 0.02
 """Seconds between two glances of a look: 40 requests a second of 5 ms each are seen five times in half a second."""
 
-MOST_SCANS = 5
+MAX_SCANS = 5
 """Of all processes in one look: each reads the open files of all, which takes 10 ms where there are 200. So only for
 connections that last from one glance to the next; the short ones are looked for among the load balancers alone."""
 
-MOST_BYTES = 1 << 20
-MOST_FILES = 200
-MOST_WILDCARDS = 2
+MAX_BYTES = 1 << 20
+MAX_FILES = 200
+MAX_WILDCARDS = 2
 """Directories and names with a wildcard in one path: ``/*/*/*/*/*`` is all of the disk and of /proc, and any user can
 start a program that is called as a load balancer."""
 
@@ -113,11 +113,11 @@ def clients_of(ports: Collection[int], glances: int = GLANCES) -> Found:
     """What is connected to these ports at any of so many glances, and the load balancers of this host, connected or
     not. Raises SocketsError where the kernel does not tell."""
     known = dict(_balancers())
-    watched = _Watched(known)
+    guarded_groups = _Watched(known)
     for _ in range(glances if ports else 0):
-        watched.look(ports)
+        guarded_groups.look(ports)
         time.sleep(LOOK_EVERY)
-    return [*watched.local(), *watched.remote.values()]
+    return [*guarded_groups.local(), *guarded_groups.remote.values()]
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Watched:
         new = {inode: one for inode, one in sockets.items() if inode not in self._resolved}
         self._find([os.getpid(), *self.known], new)
         lasting = {inode: one for inode, one in new.items() if inode in self._before}
-        if lasting and self._scans < MOST_SCANS:
+        if lasting and self._scans < MAX_SCANS:
             self._scans += 1
             self._find([pid for pid in all_pids() if pid not in self.known], lasting)
         self._before = set(new)
@@ -260,15 +260,15 @@ def _given(arguments: Sequence[str], *options: str) -> list[str]:
 
 def _read_into(files: dict[str, str], name: str, path: str, root: str, base: str) -> None:
     """A file or all of a directory, and what they include."""
-    wanted = os.path.join(path, "*.cfg") if os.path.isdir(root + path) else path
-    if sum(map(glob.has_magic, wanted.split("/"))) > MOST_WILDCARDS:
+    selected = os.path.join(path, "*.cfg") if os.path.isdir(root + path) else path
+    if sum(map(glob.has_magic, selected.split("/"))) > MAX_WILDCARDS:
         return
-    for found in sorted(glob.glob(root + wanted)):
+    for found in sorted(glob.glob(root + selected)):
         known = found.removeprefix(root)
-        if known in files or len(files) >= MOST_FILES or not os.path.isfile(found):
+        if known in files or len(files) >= MAX_FILES or not os.path.isfile(found):
             continue
         with contextlib.suppress(OSError), open(found, encoding="utf-8", errors="replace") as file:
-            files[known] = file.read(MOST_BYTES)
+            files[known] = file.read(MAX_BYTES)
         near = os.path.dirname(known) if name == "caddy" else base
         for include in _INCLUDES[name].findall(files.get(known, "")) if name in _INCLUDES else ():
             _read_into(files, name, os.path.join(near, include), root, base)

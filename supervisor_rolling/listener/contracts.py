@@ -14,27 +14,27 @@ from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.forecast import Cycles
 from supervisor_rolling.core.metrics_snapshot import Figures
 from supervisor_rolling.core.model import (
+    Action,
     Arrival,
     BalancerPolicy,
     Client,
     Connections,
     Finding,
+    GuardState,
     Holder,
     HookJob,
     HookResult,
     Incarnation,
-    Notice,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    NotificationStatus,
     Outcome,
     Policy,
     PortUse,
     Report,
     Rollout,
     Snapshot,
-    Warmth,
     WarmupJob,
-    Watch,
+    WarmupStatus,
 )
 from supervisor_rolling.core.nginx_config import Nginx
 
@@ -144,7 +144,7 @@ class Clients(Protocol):
         ...
 
 
-class Pools(Protocol):
+class KeepaliveCloser(Protocol):
     """Makes nginx close the connections of its keepalive pool that a port has, each after its next answer."""
 
     @property
@@ -167,7 +167,7 @@ class Pools(Protocol):
         ...
 
 
-class Arrivals(Protocol):
+class RequestSniffer(Protocol):
     """Sees requests come to ports, on whatever connection. It may see none where it has no rights, or where they are
     encrypted: what it tells is true, what it does not tell may be."""
 
@@ -181,7 +181,7 @@ class Arrivals(Protocol):
         ...
 
 
-class Flags(Protocol):
+class DrainFlags(Protocol):
     """Tells processes that they drain, for those that look."""
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
@@ -203,20 +203,20 @@ class Balancers(Protocol):
         ...
 
 
-Doors = Mapping[tuple[str, int], str]
+Endpoints = Mapping[tuple[str, int], str]
 """Addresses and ports, each with why a connection did not come about; empty where it did."""
 
 NO_ANSWER = "no answer within a second"
 """Of a door that is neither open nor shut: its process is too busy to accept, say."""
 
-Look = Callable[[], tuple[Doors, Doors]]
+Look = Callable[[], tuple[Endpoints, Endpoints]]
 
 
-class Trials(Protocol):
+class GateProbes(Protocol):
     """Tries for real what a look can only believe. Each look at doors ends within a second."""
 
     def try_gate(
-        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+        self, closed: Callable[[int, Look], tuple[Endpoints, Endpoints]], addresses: Collection[str], bypass: str
     ) -> Sequence[str]:
         """What a gate does not do that it should, on a port that nobody uses, at these addresses and at loopback.
         ``closed(port, look)`` gives what ``look`` does while the port is closed.
@@ -229,7 +229,7 @@ class Trials(Protocol):
         """The address at which a warm-up would ask a process that listens on these; empty where none can be asked."""
         ...
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Endpoints:
         """Connect to each, past a closed gate by ``bypass``, and hang up."""
         ...
 
@@ -248,7 +248,7 @@ class Trials(Protocol):
         ...
 
 
-class Pressure(Protocol):
+class CpuPressure(Protocol):
     """Tells how busy the processors are."""
 
     def cpu(self) -> float | None:
@@ -257,7 +257,7 @@ class Pressure(Protocol):
         ...
 
 
-class Deaths(Protocol):
+class DeathWatch(Protocol):
     """Tells at once when a process has died."""
 
     def watch(self, processes: Collection[Incarnation]) -> None:
@@ -272,7 +272,7 @@ class Deaths(Protocol):
 class Warmups(Protocol):
     """Warms processes, each in a thread of its own."""
 
-    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+    def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
         """Warm exactly these processes: begin what is new (so is another incarnation, and another policy), drop what is
         no longer wanted, and say how far each got. One that was said to be late and is still wanted begins anew. Never
         blocks."""
@@ -283,10 +283,10 @@ class Warmups(Protocol):
         ...
 
 
-class Notices(Protocol):
+class DrainNotifications(Protocol):
     """Tells processes that they drain, each in a thread of its own."""
 
-    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
+    def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
         """Tell each of these processes once for as long as it is wanted, and say how far that got. Never blocks."""
         ...
 
@@ -298,7 +298,7 @@ class Notices(Protocol):
 class Hooks(Protocol):
     """Runs the operator's commands, each job in a thread of its own."""
 
-    def tend(self, wanted: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+    def tend(self, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
         """Run exactly these jobs: begin what is new by its key, end what is no longer wanted, and say how far each got.
         Never blocks."""
         ...
@@ -315,7 +315,7 @@ class Metrics(Protocol):
         """Whether anybody wants them. Call it every turn: it begins and ends as rolling.yaml says."""
         ...
 
-    def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
+    def tell(self, groups: Mapping[str, Figures], warmups: Mapping[str, WarmupStatus]) -> None:
         """Take what a turn has seen of each group, and how far its warm-ups are."""
         ...
 
@@ -365,7 +365,7 @@ class Supervisor(Protocol):
         """
         ...
 
-    def guard(self, watch: Watch) -> None:
+    def guard(self, guard_state: GuardState) -> None:
         """Write what the guard of a group has in hand, whatever was written before."""
         ...
 
@@ -389,6 +389,6 @@ class Supervisor(Protocol):
         """Answer a question about the rollouts that were: ``rollouts``, an array of heads, or ``record``, JSON text."""
         ...
 
-    def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
+    def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:
         """Give a few orders at once, and say what became of each; waits for the end of none."""
         ...

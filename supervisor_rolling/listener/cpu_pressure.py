@@ -1,4 +1,4 @@
-"""How busy the processors are: the ``Pressure`` of ``contracts.py``, from the kernel's pressure stall information.
+"""How busy the processors are: the ``CpuPressure`` of ``contracts.py``, from the kernel's pressure stall information.
 
 /proc/pressure/cpu has averages over 10, 60 and 300 seconds, and a total that is current whenever it is read. A process
 boots and is warm within a second or two: the average of 10 seconds would tell of it when it is over, and go on telling.
@@ -58,7 +58,7 @@ class KernelPressure:
         self._has_complained = False
 
     def cpu(self) -> float | None:
-        """See ``Pressure.cpu``."""
+        """See ``CpuPressure.cpu``."""
         now = self._clock()
         if self._readings and now - self._readings[-1].at < READ_EVERY:
             return self._found

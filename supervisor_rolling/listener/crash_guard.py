@@ -13,7 +13,7 @@ from dataclasses import replace
 from supervisor_rolling.core import guard
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard import Ports
-from supervisor_rolling.core.model import Config, Incarnation, Policy, PortRule, Process, Snapshot, Watch
+from supervisor_rolling.core.model import Config, GuardState, Incarnation, Policy, PortRule, Process, Snapshot
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener.contracts import Sockets
@@ -23,25 +23,25 @@ log = logging.getLogger("supervisor_rolling")
 NONE = Incarnation()
 """In place of the incarnation that known ports are of, where that is not known."""
 
-Each = Callable[[Iterable[str], Callable[[str], Watch]], Mapping[str, Watch]]
+Each = Callable[[Iterable[str], Callable[[str], GuardState]], Mapping[str, GuardState]]
 
 
-def in_order(groups: Iterable[str], part: Callable[[str], Watch]) -> Mapping[str, Watch]:
+def in_order(groups: Iterable[str], part: Callable[[str], GuardState]) -> Mapping[str, GuardState]:
     """The simplest ``Each``: an error in one group ends it for all."""
     return {group: part(group) for group in groups}
 
 
-class Watches:
-    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none; ``settled``
+class CrashGuard:
+    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none; ``ready``
     a policy with the time to settle, for processes with these ports."""
 
     def __init__(
         self,
         sockets: Sockets,
         latest_config: Callable[[], Config | None],
-        settled: Callable[[Policy, Ports], Policy],
+        ready: Callable[[Policy, Ports], Policy],
     ) -> None:
-        self._settled = settled
+        self._settled = ready
         self._sockets = sockets
         self._latest_config = latest_config
         self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
@@ -57,9 +57,9 @@ class Watches:
     def ended(self, snapshot: Snapshot) -> list[str]:
         """The groups that have a watch and shall not be guarded any more; not those whose policy cannot be read."""
         guarded = {*self.guarded(), *self._unread(snapshot)}
-        return [group for group in snapshot.watches if group not in guarded]
+        return [group for group in snapshot.guard_states if group not in guarded]
 
-    def of(self, snapshot: Snapshot, at: float, each: Each = in_order) -> dict[str, Watch]:
+    def of(self, snapshot: Snapshot, at: float, each: Each = in_order) -> dict[str, GuardState]:
         """The watch of each guarded group, by today's policy; a new one for a group that was not guarded before.
         ``each`` calls a function for each group."""
         config = self._latest_config()
@@ -67,25 +67,25 @@ class Watches:
         there = {group: policy for group, policy in guarded.items() if snapshot.processes.get(group)}
         self._claims = {group: claims for group, claims in self._claims.items() if group in there}
 
-        def watch_of(group: str) -> Watch:
+        def watch_of(group: str) -> GuardState:
             assert config is not None
             processes, policy = snapshot.processes[group], there[group]
-            watch = snapshot.watches.get(group) or self._begun(policy, config, processes, at)
-            if policy.settle_auto:
-                policy = self._settled(policy, self.ports(replace(watch, policy=policy), processes))
-            return guard.by_policy(watch, policy, config.gate, at)
+            guard_state = snapshot.guard_states.get(group) or self._begun(policy, config, processes, at)
+            if policy.min_ready_auto:
+                policy = self._settled(policy, self.ports(replace(guard_state, policy=policy), processes))
+            return guard.by_policy(guard_state, policy, config.gate, at)
 
-        return {**{group: snapshot.watches[group] for group in self._unread(snapshot)}, **each(there, watch_of)}
+        return {**{group: snapshot.guard_states[group] for group in self._unread(snapshot)}, **each(there, watch_of)}
 
     def _unread(self, snapshot: Snapshot) -> list[str]:
         """The groups whose watch goes on by the policy in it, because this listener has never read a valid one."""
         config = self._latest_config()
-        return [g for g in snapshot.watches if config is None or (g in config.invalid and g not in config.groups)]
+        return [g for g in snapshot.guard_states if config is None or (g in config.invalid and g not in config.groups)]
 
-    def ports(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
+    def ports(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Ports:
         """The ports of each process; none for one whose ports nobody knows, which cannot be guarded."""
-        policy = watch.policy
-        found = self._told_by_kernel(watch, processes) if policy.ports.auto else self._ruled(policy, processes)
+        policy = guard_state.policy
+        found = self._told_by_kernel(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(port for ports in found.values() for port in ports)
         shared = self._shared(policy.group)
         without = [name for name in processes if not found[name] and not policy.ports.auto]
@@ -101,8 +101,8 @@ class Watches:
         twice = {port for port, times in own.items() if times > 1}
         return frozenset(twice.union(*(own.keys() & claims.keys() for claims in others)))
 
-    def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> Watch:
-        empty = Watch(policy.group, policy, config.gate)
+    def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> GuardState:
+        empty = GuardState(policy.group, policy, config.gate)
         log.info("%s is guarded from now on: no process of it serves before it is warm", policy.group)
         return guard.begin(empty, processes, self.ports(empty, processes), at)
 
@@ -113,10 +113,12 @@ class Watches:
             self._by_rule[policy.group] = (policy.ports, known)
         return known
 
-    def _told_by_kernel(self, watch: Watch, processes: Mapping[str, Process]) -> Ports:
+    def _told_by_kernel(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Ports:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
-        before = self._by_kernel.get(watch.group, {ward.name: (NONE, ward.ports) for ward in watch.wards})
+        before = self._by_kernel.get(
+            guard_state.group, {guarded.name: (NONE, guarded.ports) for guarded in guard_state.guarded}
+        )
         known = {name: before.get(name, (NONE, ())) for name in processes}
         asked = {
             name: process.incarnation
@@ -127,8 +129,8 @@ class Watches:
         found, why = self._ports_of({name: one.pid for name, one in asked.items()})
         for name, one in asked.items():
             known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
-        self._by_kernel[watch.group] = known
-        self._complain(watch.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
+        self._by_kernel[guard_state.group] = known
+        self._complain(guard_state.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
         return {name: ports for name, (_, ports) in known.items()}
 
     def _ports_of(self, pids: Mapping[str, int]) -> tuple[Ports, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Tells at once when a process has died: the ``Deaths`` of ``contracts.py``.
+"""Tells at once when a process has died: the ``DeathWatch`` of ``contracts.py``.
 
 supervisord tells it too, but has first to come round to its child, and then to its listeners, one event at a time: a
 millisecond with a few processes, tens of them with a thousand (measured), and a new process may accept connections
@@ -33,7 +33,7 @@ class PidfdDeaths:
         return self._epoll.fileno()
 
     def watch(self, processes: Collection[Incarnation]) -> None:
-        """See ``Deaths.watch``."""
+        """See ``DeathWatch.guard_state``."""
         for one in self._fds.keys() - set(processes):
             self._close(one)
         for one in set(processes) - self._fds.keys() - self._gone:
@@ -41,7 +41,7 @@ class PidfdDeaths:
         self._gone.intersection_update(processes)
 
     def take(self) -> Collection[Incarnation]:
-        """See ``Deaths.take``."""
+        """See ``DeathWatch.take``."""
         ready = {fd for fd, _ in self._epoll.poll(0, max(1, len(self._fds)))}
         for one in [one for one, fd in self._fds.items() if fd in ready] if ready else []:
             self._close(one)

@@ -1,4 +1,4 @@
-"""Tells processes that they drain: the ``Flags`` of ``contracts.py``, by the files of ``draining.py``.
+"""Tells processes that they drain: the ``DrainFlags`` of ``contracts.py``, by the files of ``draining.py``.
 
 An application may look or not, so what goes wrong here stops no rollout: it is logged once.
 """
@@ -35,7 +35,7 @@ class FileFlags:
         self._has_complained = False
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
-        """See ``Flags.hold``."""
+        """See ``DrainFlags.hold``."""
         try:
             for process in self._until.keys() - set(draining):
                 self._lower(process)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, Notice, NoticeJob
+from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, NotificationJob, NotificationStatus
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.contracts import Sockets
@@ -29,8 +29,8 @@ TIMEOUT = 5.0
 """Seconds for an answer: it has nothing to do but to take note."""
 
 
-class HttpNotices:
-    """The ``Notices`` of ``contracts.py``. ``on_change`` is called when one is over; it and ``sockets`` are called from
+class HttpNotifications:
+    """The ``DrainNotifications`` of ``contracts.py``. ``on_change`` is called when one is over; it and ``sockets`` are called from
     the thread of a notice."""
 
     def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
@@ -38,40 +38,40 @@ class HttpNotices:
         self._on_change = on_change
         self._given: dict[str, _Notice] = {}
 
-    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
-        """See ``contracts.Notices``."""
+    def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
+        """See ``contracts.DrainNotifications``."""
         given = {
             name: one
             for name, one in self._given.items()
-            if name in wanted and wanted[name].incarnation == one.job.incarnation
+            if name in selected and selected[name].incarnation == one.job.incarnation
         }
         new = {
             name: _Notice(name, job, self._sockets, self._on_change)
-            for name, job in wanted.items()
+            for name, job in selected.items()
             if name not in given
         }
         self._given = {**given, **new}
         return {name: one.state() for name, one in self._given.items()}
 
     def peers(self) -> frozenset[str]:
-        """See ``contracts.Notices``."""
+        """See ``contracts.DrainNotifications``."""
         return frozenset(one.notice.peer for one in self._given.values())
 
 
 class _Notice(threading.Thread):
     """One request. ``notice`` is replaced as a whole, so that others read it without a lock."""
 
-    def __init__(self, name: str, job: NoticeJob, sockets: Sockets, on_change: Callable[[], None]) -> None:
+    def __init__(self, name: str, job: NotificationJob, sockets: Sockets, on_change: Callable[[], None]) -> None:
         super().__init__(name=f"notice to {job.pid}", daemon=True)
         self.job = job
-        self.notice = Notice(job.pid)
+        self.notice = NotificationStatus(job.pid)
         self._to = name
         self._sockets = sockets
         self._on_change = on_change
         self._deadline = time.monotonic() + TIMEOUT
         self.start()
 
-    def state(self) -> Notice:
+    def state(self) -> NotificationStatus:
         """An answer that trickles is not waited for beyond the deadline."""
         return self.notice if time.monotonic() < self._deadline else replace(self.notice, is_over=True)
 
@@ -109,7 +109,7 @@ class _Notice(threading.Thread):
         self.notice = replace(self.notice, peer=peer_of(host, port))
 
 
-def _status(own: socket.socket, address: str, job: NoticeJob) -> int:
+def _status(own: socket.socket, address: str, job: NotificationJob) -> int:
     connection = http.client.HTTPConnection(address, job.ports[0], TIMEOUT)
     connection.sock = own
     method, _, path = job.request.partition(" ")

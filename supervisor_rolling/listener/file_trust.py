@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-MOST_LINKS = 40
+MAX_LINKS = 40
 """Symbolic links on one path; the kernel follows no more."""
 
-MOST_INTERPRETERS = 4
+MAX_INTERPRETERS = 4
 """Scripts that are interpreters of scripts; the kernel follows no more."""
 
 FIRST_LINE = 256
@@ -91,7 +91,7 @@ def way_to(path: str) -> Iterator[tuple[str, os.stat_result]]:
         info = os.lstat(here)
         if stat.S_ISLNK(info.st_mode):
             links += 1
-            if links > MOST_LINKS:
+            if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             yield here, info
             target = os.readlink(here)
@@ -118,7 +118,7 @@ def _executed(program: str, depth: int = 0) -> Iterator[str]:
     """A program and, where it is a script, its interpreter."""
     yield program
     words = _interpreter(program)
-    if words and depth < MOST_INTERPRETERS:
+    if words and depth < MAX_INTERPRETERS:
         yield from _executed(words[0], depth + 1)
         if os.path.basename(words[0]) == "env" and (found := program_of(words[1:2])):
             yield from _executed(found, depth + 1)

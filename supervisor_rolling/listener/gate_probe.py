@@ -22,7 +22,7 @@ from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, Finding, Policy
 from supervisor_rolling.listener import file_trust
 from supervisor_rolling.listener.balancer_config import nginx_program
-from supervisor_rolling.listener.contracts import NO_ANSWER, Doors, Look
+from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
 from supervisor_rolling.listener.own_addresses import is_own
 from supervisor_rolling.listener.procfs import own_inodes
 from supervisor_rolling.listener.sock_diag import LISTEN, tcp_sockets
@@ -42,13 +42,13 @@ ATTEMPTS = 5
 """To find a port that is free on all addresses."""
 
 
-class RealTrials:
-    """The ``Trials`` of ``contracts.py``, in this network namespace."""
+class RealGateProbes:
+    """The ``GateProbes`` of ``contracts.py``, in this network namespace."""
 
     def try_gate(
-        self, closed: Callable[[int, Look], tuple[Doors, Doors]], addresses: Collection[str], bypass: str
+        self, closed: Callable[[int, Look], tuple[Endpoints, Endpoints]], addresses: Collection[str], bypass: str
     ) -> list[str]:
-        """See ``Trials.try_gate``."""
+        """See ``GateProbes.try_gate``."""
         with _spare(addresses) as (port, there):
             doors = [(address, port) for address in there]
             before = self.connect(doors)
@@ -67,11 +67,11 @@ class RealTrials:
         ]
 
     def door(self, addresses: tuple[str, ...], bypass: str) -> str:
-        """See ``Trials.door``."""
+        """See ``GateProbes.door``."""
         return reached_at(addresses, bypass)
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Doors:
-        """See ``Trials.connect``."""
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Endpoints:
+        """See ``GateProbes.connect``."""
         deadline, waiting = time.monotonic() + WITHIN, list(doors)
         found: dict[tuple[str, int], str] = dict.fromkeys(doors, NO_ANSWER)
         for at in range(0, len(waiting), AT_ONCE):
@@ -79,7 +79,7 @@ class RealTrials:
         return found
 
     def metrics(self, address: str) -> tuple[str, str]:
-        """See ``Trials.metrics``."""
+        """See ``GateProbes.metrics``."""
         host, _, port = address.rpartition(":")
         if importlib.util.find_spec("prometheus_client") is None:
             return "prometheus_client is missing", "pip install supervisor_rolling[metrics]"
@@ -93,7 +93,7 @@ class RealTrials:
         return "", ""
 
     def distrust(self, policy: Policy) -> list[Finding]:
-        """See ``Trials.distrust``."""
+        """See ``GateProbes.distrust``."""
         hooks = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
         found = {f"groups.{policy.group}.{key}": file_trust.of_command(command) for key, command in hooks.items()}
         if policy.balancer.nginx:
@@ -106,7 +106,7 @@ class RealTrials:
         ]
 
     def conntrack(self) -> Conntrack | None:
-        """See ``Trials.conntrack``."""
+        """See ``GateProbes.conntrack``."""
         try:
             count, most = (int(Path(_CONNTRACK, f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
         except (OSError, ValueError):
@@ -157,19 +157,19 @@ def _outcome(connection: object) -> str:
 @contextlib.contextmanager
 def _spare(addresses: Collection[str]) -> Iterator[tuple[int, list[str]]]:
     """Listen on a port that was free, on these addresses and on loopback of each family; gives it and them."""
-    wanted = [one for one in dict.fromkeys([*LOOPBACKS, *addresses]) if is_own(one)]
+    selected = [one for one in dict.fromkeys([*LOOPBACKS, *addresses]) if is_own(one)]
     for attempt in range(ATTEMPTS):
         with ExitStack() as keep:
             try:
-                first = keep.enter_context(_listening(wanted[0], 0))
+                first = keep.enter_context(_listening(selected[0], 0))
                 port: int = first.getsockname()[1]
-                for address in wanted[1:]:
+                for address in selected[1:]:
                     keep.enter_context(_listening(address, port))
             except OSError:
                 if attempt == ATTEMPTS - 1:
                     raise
                 continue
-            yield port, wanted
+            yield port, selected
             return
 
 

@@ -33,7 +33,7 @@ DIRECTORY = "/var/lib/supervisor_rolling"
 LARGEST = 1 << 20
 """Bytes at which a file is put aside: some two hundred rollouts of eight processes."""
 
-MOST_READ = 16 * LARGEST
+MAX_READ = 16 * LARGEST
 """Bytes of one file, its last ones: a record of ten thousand processes has ten megabytes."""
 
 FILES = 10
@@ -277,8 +277,8 @@ def _lines(path: str) -> list[bytes]:
         if not os.path.isfile(path):  # what is read might have no end
             return []
         with open(path, "rb") as stream:
-            before = stream.seek(max(0, os.fstat(stream.fileno()).st_size - MOST_READ))
-            lines = stream.read(MOST_READ).splitlines()
+            before = stream.seek(max(0, os.fstat(stream.fileno()).st_size - MAX_READ))
+            lines = stream.read(MAX_READ).splitlines()
             return lines[1:] if before else lines
     except OSError:  # there is none, or it may not be read: what was is not known
         return []

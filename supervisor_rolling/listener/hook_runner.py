@@ -44,11 +44,11 @@ class CommandHooks:
         self._on_change = on_change
         self._running: dict[str, _Commands] = {}
 
-    def tend(self, wanted: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+    def tend(self, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
         """See ``contracts.Hooks``."""
-        for key in [key for key in self._running if key not in wanted]:
+        for key in [key for key in self._running if key not in selected]:
             self._running.pop(key).dropped.set()
-        for key, job in wanted.items():
+        for key, job in selected.items():
             if key not in self._running:
                 self._running[key] = _Commands(job, self._on_change)
         return {key: commands.result for key, commands in self._running.items()}

@@ -1,4 +1,4 @@
-"""Makes nginx's keepalive pools run dry: the ``Pools`` of ``contracts.py``, in nftables.
+"""Makes nginx's keepalive pools run dry: the ``KeepaliveCloser`` of ``contracts.py``, in nftables.
 
     table inet supervisor-rolling-answers-1f2e3d4c
       tcp sport @drains jump answers
@@ -60,7 +60,7 @@ _TRY_WITHIN = 2.0
 _NEEDS = "it needs Linux 5.16 or later, libnftables 1.0.1 or later and CAP_NET_ADMIN; or use another drain.keepalive"
 
 
-class StatusLines:
+class StatusLineRewriter:
     """``owner`` tells this supervisord from others on the host; ``connections`` gives the connections of ports."""
 
     def __init__(self, owner: str, connections: Callable[[Collection[int]], Iterable[Socket]]) -> None:
@@ -71,7 +71,7 @@ class StatusLines:
         self.waiting: frozenset[str] = frozenset()
 
     def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
-        """See ``Pools.hold``."""
+        """See ``KeepaliveCloser.hold``."""
         if not ports:
             self.waiting = frozenset()
             self._remove()
@@ -88,9 +88,9 @@ class StatusLines:
         return answered
 
     def check(self) -> None:
-        """See ``Pools.check``."""
+        """See ``KeepaliveCloser.check``."""
         try:
-            _try(StatusLines(f"trial of {self._table}", self._connections))
+            _try(StatusLineRewriter(f"trial of {self._table}", self._connections))
         except (GateError, OSError) as error:
             raise GatePermissionError(f"drain.keepalive: nginx cannot work here: {error}; {_NEEDS}") from error
 
@@ -192,8 +192,8 @@ class StatusLines:
             {"mangle": {"key": _bits(48, 16), "value": int.from_bytes(b".0", "big")}},
         )
 
-    def _set(self, name: str, kind: Any, flags: list[str]) -> Command:
-        return {"add": {"set": {**self._named(name), "type": kind, "flags": flags, "size": _MOST}}}
+    def _set(self, name: str, kind: Any, drain_flags: list[str]) -> Command:
+        return {"add": {"set": {**self._named(name), "type": kind, "flags": drain_flags, "size": _MOST}}}
 
     def _rule(self, chain: str, *expressions: Mapping[str, Any]) -> Command:
         return {"add": {"rule": inside(self._table, chain=chain, expr=list(expressions))}}
@@ -243,7 +243,7 @@ _SPORT = _field("tcp", "sport")
 # --- the trial
 
 
-def _try(lines: StatusLines) -> None:
+def _try(lines: StatusLineRewriter) -> None:
     """Two answers on a connection of our own: the first is mended, the second not. Raises GateError or OSError."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(_TRY_WITHIN)

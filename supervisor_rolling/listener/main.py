@@ -116,16 +116,16 @@ def _reconciler(
     from supervisor_rolling.listener.client_discovery import ConnectedClients
     from supervisor_rolling.listener.cpu_pressure import KernelPressure
     from supervisor_rolling.listener.drain_flags import FileFlags
-    from supervisor_rolling.listener.drain_notification import HttpNotices
-    from supervisor_rolling.listener.gate_probe import RealTrials
+    from supervisor_rolling.listener.drain_notification import HttpNotifications
+    from supervisor_rolling.listener.gate_probe import RealGateProbes
     from supervisor_rolling.listener.gatekeeper import Gatekeeper
     from supervisor_rolling.listener.gates import make_gate
     from supervisor_rolling.listener.history_file import FileHistory
     from supervisor_rolling.listener.hook_runner import CommandHooks
-    from supervisor_rolling.listener.keepalive_closer import StatusLines
+    from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
     from supervisor_rolling.listener.kernel_sockets import KernelSockets
     from supervisor_rolling.listener.prometheus import PrometheusMetrics
-    from supervisor_rolling.listener.request_sniffer import PacketArrivals
+    from supervisor_rolling.listener.request_sniffer import PacketSniffer
     from supervisor_rolling.listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
     from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
     from supervisor_rolling.listener.warmup import HttpWarmups
@@ -154,12 +154,12 @@ def _reconciler(
         latest_config=policies.latest,
         deaths=deaths,
         clock=time.monotonic,
-        notices=HttpNotices(sockets, ring),
-        pools=StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
-        flags=FileFlags(os.environ, url),
-        arrivals=PacketArrivals(time.monotonic),
+        notifications=HttpNotifications(sockets, ring),
+        keepalive_closer=StatusLineRewriter(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
+        drain_flags=FileFlags(os.environ, url),
+        request_sniffer=PacketSniffer(time.monotonic),
         balancers=NginxConfigurations(time.monotonic, ring),
-        trials=RealTrials(),
+        gate_probes=RealGateProbes(),
         hooks=CommandHooks(ring),
         history=FileHistory(url, lambda: _latest(policies).history),
         metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.core.checks import clients, conntrack, nginx, pace, processes, settings
 from supervisor_rolling.core.checks.clients import Front, front
-from supervisor_rolling.core.checks.nginx import Behind, behind, settle_for, settle_why
+from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.core.model import Config, Finding, Policy, Report, Request, Rollout, Seen, Settings
+from supervisor_rolling.core.model import Config, Finding, Observation, Policy, Report, Request, Rollout, Settings
 from supervisor_rolling.core.nginx_config import Nginx
-from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, Pressure, Sockets, Trials
+from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, CpuPressure, GateProbes, Sockets
 from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.listener.request_handler import objections
 
@@ -35,7 +35,7 @@ class _Settle:
     why: str
 
 
-class Inspector:
+class Preflight:
     """Looks at set-ups, and touches no process but for a connection that says nothing. For the turn's thread."""
 
     def __init__(
@@ -43,14 +43,14 @@ class Inspector:
         sockets: Sockets,
         gatekeeper: Gatekeeper,
         balancers: Balancers,
-        trials: Trials,
-        pressure: Pressure,
+        gate_probes: GateProbes,
+        pressure: CpuPressure,
         connected: Clients,
         clock: Callable[[], float],
     ) -> None:
         self._connected = connected
         self._pressure = pressure
-        self._trials = trials
+        self._trials = gate_probes
         self._sockets = sockets
         self._gatekeeper = gatekeeper
         self._balancers = balancers
@@ -58,9 +58,9 @@ class Inspector:
         self._asked: dict[int, tuple[float, Policy | None, tuple[int, ...]]] = {}
         self._settles: dict[str, _Settle] = {}
 
-    def settled(self, policy: Policy, ports: Ports) -> Policy:
+    def ready(self, policy: Policy, ports: Ports) -> Policy:
         """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
-        if not policy.settle_auto:
+        if not policy.min_ready_auto:
             return policy
         read = (self._balancers.last(policy.balancer), self._connected.last(policy.group))
         known = self._settles.get(policy.group)
@@ -69,12 +69,12 @@ class Inspector:
             self._settles[policy.group] = known
         if known.seconds is None:
             return policy
-        return replace(policy, settle=known.seconds, settle_why=known.why, settle_read=True)
+        return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
 
     def _settle_for(self, policy: Policy, ports: Ports) -> tuple[float | None, str]:
         """None where it is not known of all that send to the group."""
         group, others = self._behind(policy, ports), self._front(policy, ports)
-        found = (settle_for(group), settle_why(group)) if group else (None, "")
+        found = (min_ready_for(group), min_ready_why(group)) if group else (None, "")
         if not others.balancers:
             return found
         by_others = others.shuns
@@ -105,7 +105,7 @@ class Inspector:
     def draft(
         self,
         request: Request,
-        seen: Seen,
+        observed: Observation,
         load_config: Callable[[], Config],
         check_pools: Callable[[], None],
         make: Callable[[Request, Config], Rollout],
@@ -122,7 +122,9 @@ class Inspector:
             found.append(gate_finding(error))
         try:
             rollout = make(request, config)
-            found += [_objection(error, request.group) for error in objections(rollout, seen.processes, self._sockets)]
+            found += [
+                _objection(error, request.group) for error in objections(rollout, observed.processes, self._sockets)
+            ]
         except (ConfigError, RefusedError, SocketsError) as error:
             refusal = [] if request.group in config.invalid else [_objection(error, request.group)]
             return None, [*found, *refusal]
@@ -131,15 +133,15 @@ class Inspector:
                 check_pools()
         except GateError as error:
             found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", refuses=True))
-        return replace(rollout, policy=self.settled(rollout.policy, _ports_of(rollout))), found
+        return replace(rollout, policy=self.ready(rollout.policy, _ports_of(rollout))), found
 
     def _of_metrics(self, address: str) -> Iterable[Finding]:
         try:
-            why, mend = self._trials.metrics(address) if address else ("", "")
+            why, fix = self._trials.metrics(address) if address else ("", "")
         except SocketsError:  # who listens there cannot be seen, as ``report`` says
             return
         if why:
-            yield Finding("metrics", "metrics.listen", f"{why}, so nobody gets the figures", mend)
+            yield Finding("metrics", "metrics.listen", f"{why}, so nobody gets the figures", fix)
 
     @property
     def can_try(self) -> bool:
@@ -147,16 +149,21 @@ class Inspector:
         return self._gatekeeper.knows
 
     def report(
-        self, rollout: Rollout, seen: Seen, given: Settings, found: Sequence[Finding] = (), may_try: bool = True
+        self,
+        rollout: Rollout,
+        observed: Observation,
+        given: Settings,
+        found: Sequence[Finding] = (),
+        may_try: bool = True,
     ) -> Report:
         """Everything, where ``is_ready``. ``found``: what is known to be wrong already; ``may_try``: close a spare
         port, and connect to the processes."""
         findings, looked = list(found), []
         skipped: list[str] = []
-        listening = self._listening(rollout, seen, skipped)
-        findings += processes.findings(rollout, seen, listening, given)
+        listening = self._listening(rollout, observed, skipped)
+        findings += processes.findings(rollout, observed, listening, given)
         looked.append(f"{len(rollout.members)} processes and their ports")
-        skipped += _starting(rollout, seen)
+        skipped += _starting(rollout, observed)
         if given.processes:
             findings += settings.findings(given, rollout.policy)
             looked.append("supervisord's settings")
@@ -164,7 +171,7 @@ class Inspector:
             looked.append("the pressure of the CPU")
             findings += pace.findings(rollout.policy, self._pressure.cpu())
         if not any(finding.code == "gate" for finding in found):
-            findings += self._of_gate(rollout, seen, listening, looked, skipped, may_try)
+            findings += self._of_gate(rollout, observed, listening, looked, skipped, may_try)
         findings += self._of_nginx(rollout, listening, looked, skipped)
         findings += self._of_clients(rollout, looked, skipped)
         looked.append("which users can change the files that the listener executes")
@@ -195,7 +202,7 @@ class Inspector:
             yield from nginx.beside_haproxy(group)
         else:
             sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
-            looked.append(f"nginx ({group.nginx.source}, settle {rollout.policy.settle:g} s{sure})")
+            looked.append(f"nginx ({group.nginx.source}, settle {rollout.policy.min_ready_seconds:g} s{sure})")
             by_port = {port: name for name, those in ports.items() for port in those}
             yield from nginx.findings(group, rollout.policy, rollout.limit, by_port, listening.addresses or {})
 
@@ -225,7 +232,7 @@ class Inspector:
             return None
         return behind(configuration, [port for those in ports.values() for port in those], bool(policy.balancer.nginx))
 
-    def _listening(self, rollout: Rollout, seen: Seen, skipped: list[str]) -> Listening:
+    def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where
         the process runs as another user."""
         try:
@@ -234,19 +241,19 @@ class Inspector:
             skipped.append(f"where the processes listen: {error}")
             return Listening(addresses=None)
         try:
-            return replace(self._owned(rollout, seen, addresses), addresses=addresses)
+            return replace(self._owned(rollout, observed, addresses), addresses=addresses)
         except SocketsError as error:
             skipped.append(f"which process listens where: {error}")
             return Listening(addresses)
 
-    def _owned(self, rollout: Rollout, seen: Seen, addresses: Mapping[int, Sequence[str]]) -> Listening:
+    def _owned(self, rollout: Rollout, observed: Observation, addresses: Mapping[int, Sequence[str]]) -> Listening:
         """Which process has which sockets. Raises SocketsError where /proc does not show that."""
-        running = [member for member in rollout.members if is_up(member, seen.processes)]
-        pids = {seen.processes[member.name].pid: member for member in running}
-        alive = [process.pid for process in seen.processes.values() if process.pid]
+        running = [member for member in rollout.members if is_up(member, observed.processes)]
+        pids = {observed.processes[member.name].pid: member for member in running}
+        alive = [process.pid for process in observed.processes.values() if process.pid]
         held, unix = self._sockets.ports_of(alive), self._sockets.unix_of(list(pids))
         own = {port for pid in alive for port in held[pid]}
-        down = {port for m in rollout.members if not seen.processes[m.name].pid for port in m.ports}
+        down = {port for m in rollout.members if not observed.processes[m.name].pid for port in m.ports}
         others = [port for port, listeners in addresses.items() if (listeners or port in down) and port not in own]
         wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
         return Listening(
@@ -257,14 +264,20 @@ class Inspector:
         )
 
     def _of_gate(
-        self, rollout: Rollout, seen: Seen, listening: Listening, looked: list[str], skipped: list[str], may_try: bool
+        self,
+        rollout: Rollout,
+        observed: Observation,
+        listening: Listening,
+        looked: list[str],
+        skipped: list[str],
+        may_try: bool,
     ) -> Iterable[Finding]:
         """What others have done, and the gate closed and opened for real on a spare port, and past it to each process.
 
         Where a rule of nat would turn connection tracking on for the trial alone, and that does what it does to
         connections that exist, there is none."""
         looked.append(f"the gate ({self._gatekeeper.describe()})")
-        yield from self._gatekeeper.inspect({p: m.name for m in rollout.members if m.wanted for p in m.ports})
+        yield from self._gatekeeper.inspect({p: m.name for m in rollout.members if m.selected for p in m.ports})
         tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
         if tracked is not None:
             looked.append(str(tracked))
@@ -273,7 +286,7 @@ class Inspector:
             return
         # A rollout or the guard has those that are closed in hand, and would take us for somebody who gets through.
         closed = self._gatekeeper.closed_since.keys()
-        up = [m for m in rollout.members if m.ports and is_up(m, seen.processes) and not closed & set(m.ports)]
+        up = [m for m in rollout.members if m.ports and is_up(m, observed.processes) and not closed & set(m.ports)]
         bypass = rollout.gate.bypass
         heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
         doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
@@ -306,10 +319,12 @@ class Inspector:
             log.warning("the gate was not tried, for want of a port to try it on: %s", error)
 
 
-def _starting(rollout: Rollout, seen: Seen) -> list[str]:
+def _starting(rollout: Rollout, observed: Observation) -> list[str]:
     """What is not known of processes that supervisord does not yet count as started."""
     names = [
-        f"{rollout.group}:{m.name}" for m in rollout.members if m.wanted and seen.processes[m.name].state == "STARTING"
+        f"{rollout.group}:{m.name}"
+        for m in rollout.members
+        if m.selected and observed.processes[m.name].state == "STARTING"
     ]
     if not names:
         return []

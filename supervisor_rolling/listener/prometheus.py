@@ -17,7 +17,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from supervisor_rolling.core.metrics_snapshot import Figures
-from supervisor_rolling.core.model import Incarnation, Stage, Warmth
+from supervisor_rolling.core.model import Incarnation, Stage, WarmupStatus
 from supervisor_rolling.listener.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
@@ -63,15 +63,15 @@ class PrometheusMetrics:
 
     def is_on(self) -> bool:
         """See ``contracts.Metrics``."""
-        wanted = self._listen()
-        if wanted != self._address:
+        selected = self._listen()
+        if selected != self._address:
             self._stop()
-            self._address, self._again_at = wanted, 0.0
-        if wanted and self._server is None and self._clock() >= self._again_at:
-            self._start(wanted)
+            self._address, self._again_at = selected, 0.0
+        if selected and self._server is None and self._clock() >= self._again_at:
+            self._start(selected)
         return self._server is not None
 
-    def tell(self, groups: Mapping[str, Figures], warmths: Mapping[str, Warmth]) -> None:
+    def tell(self, groups: Mapping[str, Figures], warmups: Mapping[str, WarmupStatus]) -> None:
         """See ``contracts.Metrics``."""
         if self._series is None:
             return
@@ -80,7 +80,7 @@ class PrometheusMetrics:
         self._known = set(groups)
         for group, found in groups.items():
             self._series.take(group, found)
-        ended = {(key, one.incarnation): one for key, one in warmths.items() if one.state != "warming"}
+        ended = {(key, one.incarnation): one for key, one in warmups.items() if one.state != "warming"}
         for new in ended.keys() - self._told:
             self._series.take_warmth(new[0].partition(":")[0], ended[new])
         self._told = set(ended)
@@ -224,10 +224,10 @@ class _Series:
         if found.ended:
             self._rollout.labels(group, found.ended).observe(found.seconds)
 
-    def take_warmth(self, group: str, warmth: Warmth) -> None:
-        for milliseconds in warmth.latencies:
+    def take_warmth(self, group: str, warmup_status: WarmupStatus) -> None:
+        for milliseconds in warmup_status.latencies:
             self._requests.labels(group).observe(milliseconds / 1000)
-        self._cold.labels(group).inc(warmth.state != "warm")
+        self._cold.labels(group).inc(warmup_status.state != "warm")
 
     def forget(self, group: str) -> None:
         """A group that is no longer guarded nor rolled stands nowhere; what was counted stays."""

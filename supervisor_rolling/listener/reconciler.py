@@ -38,66 +38,66 @@ from supervisor_rolling.core.forecast import forecast
 from supervisor_rolling.core.gate_leaks import Leaks
 from supervisor_rolling.core.guard import Ports
 from supervisor_rolling.core.keepalive_reuse import Reuses
-from supervisor_rolling.core.lingering import TOLD, oldest
+from supervisor_rolling.core.lingering import MAX_SHOWN, oldest
 from supervisor_rolling.core.log_messages import changes, guard_changes, summary
 from supervisor_rolling.core.metrics_snapshot import Figures, figures
 from supervisor_rolling.core.model import (
+    Action,
     Arrival,
     Change,
     Config,
     Connections,
+    GuardState,
     HookJob,
     HookResult,
     Incarnation,
+    KeepaliveReuse,
     Member,
-    Notice,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    NotificationStatus,
+    Observation,
     Outcome,
     Process,
     Report,
     Request,
-    Reuse,
     Rollout,
-    Seen,
     Snapshot,
     Stage,
     Status,
     Verb,
-    Warmth,
     WarmupJob,
-    Watch,
+    WarmupStatus,
 )
 from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
 from supervisor_rolling.core.records import is_running, record
 from supervisor_rolling.core.stages import ALIVE, POOL_REFUSED, closed_since, is_kept_down, is_overdue
 from supervisor_rolling.listener.contracts import (
-    Arrivals,
     Balancers,
     Clients,
-    Deaths,
-    Flags,
+    CpuPressure,
+    DeathWatch,
+    DrainFlags,
+    DrainNotifications,
+    GateProbes,
     History,
     Hooks,
+    KeepaliveCloser,
     Metrics,
-    Notices,
-    Pools,
-    Pressure,
+    RequestSniffer,
     Sockets,
     Supervisor,
-    Trials,
     Warmups,
 )
-from supervisor_rolling.listener.crash_guard import Watches
+from supervisor_rolling.listener.crash_guard import CrashGuard
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.group_errors import GroupErrors
 from supervisor_rolling.listener.held_ports import HeldPorts
-from supervisor_rolling.listener.preflight import Inspector
-from supervisor_rolling.listener.request_handler import objections, require_sound, rollout_for
+from supervisor_rolling.listener.preflight import Preflight
+from supervisor_rolling.listener.request_handler import objections, raise_if_blocked, rollout_for
 
 log = logging.getLogger("supervisor_rolling")
 T = TypeVar("T")
-J = TypeVar("J", WarmupJob, NoticeJob)
+J = TypeVar("J", WarmupJob, NotificationJob)
 
 CONFLICT_PAUSE = 0.01
 """Seconds until the next turn when somebody else wrote: an operator's wish, which the next look finds."""
@@ -134,44 +134,46 @@ class Group:
     """One group in one turn: its rollout and its watch, of which it has at least one, and what was seen of it."""
 
     rollout: Rollout | None
-    watch: Watch | None
-    seen: Seen
+    guard_state: GuardState | None
+    observed: Observation
     ports: Ports
 
-    def heard(self, change: Change) -> Group:
+    def with_event(self, change: Change) -> Group:
         """The group after an event."""
-        process = self.seen.processes.get(change.name)
+        process = self.observed.processes.get(change.name)
         if process is None:
             return self
-        now = guard.heard(process, change)
+        now = guard.apply_event(process, change)
         if now is process:
             return self
-        return replace(self, seen=replace(self.seen, processes={**self.seen.processes, change.name: now}))
+        return replace(self, observed=replace(self.observed, processes={**self.observed.processes, change.name: now}))
 
-    def bereft(self, dead: Mapping[Incarnation, float]) -> Group:
+    def without_dead(self, dead: Mapping[Incarnation, float]) -> Group:
         """The group without the processes that have died, whatever supervisord says of them still. ``dead``: since when
         each is known to be."""
-        lost = {name: p for name, p in self.seen.processes.items() if p.incarnation in dead and p.state in ALIVE}
+        lost = {name: p for name, p in self.observed.processes.items() if p.incarnation in dead and p.state in ALIVE}
         if not lost:
             return self
-        processes = {**self.seen.processes, **{name: guard.died(process) for name, process in lost.items()}}
+        processes = {**self.observed.processes, **{name: guard.died(process) for name, process in lost.items()}}
         since = {name: dead[process.incarnation] for name, process in lost.items()}
-        return replace(self, seen=replace(self.seen, processes=processes, dead={**self.seen.dead, **since}))
+        return replace(self, observed=replace(self.observed, processes=processes, dead={**self.observed.dead, **since}))
 
     def guarded(self) -> Group:
         """The group with its watch advanced."""
-        if self.watch is None:
+        if self.guard_state is None:
             return self
-        watch = guard.advance(self.watch, self.seen, self.ports, self.rollout)
-        seen = replace(self.seen, wards={ward.name: ward for ward in watch.wards})
-        return replace(self, watch=watch, seen=seen)
+        guard_state = guard.advance(self.guard_state, self.observed, self.ports, self.rollout)
+        observed = replace(self.observed, guarded={guarded.name: guarded for guarded in guard_state.guarded})
+        return replace(self, guard_state=guard_state, observed=observed)
 
     def closed(self) -> dict[int, str]:
         """The ports to be closed. What an ended rollout left failed is the guard's, where there is one."""
-        rollout, watch = self.rollout, self.watch
-        holds = rollout and (rollout.status is Status.RUNNING or (watch is None and not rollout.policy.guard.enabled))
+        rollout, guard_state = self.rollout, self.guard_state
+        holds = rollout and (
+            rollout.status is Status.RUNNING or (guard_state is None and not rollout.policy.guard.enabled)
+        )
         by_rollout = machine.closed(rollout) if rollout and holds else {}
-        return {**by_rollout, **(guard.closed(watch) if watch else {})}
+        return {**by_rollout, **(guard.closed(guard_state) if guard_state else {})}
 
     def draining(self) -> list[int]:
         """The ports on which a process of the rollout still answers requests that came before it was closed."""
@@ -186,31 +188,31 @@ class Reconciler:
     supervisor: Supervisor
     sockets: Sockets
     warmups: Warmups
-    deaths: Deaths
+    deaths: DeathWatch
     gatekeeper: Gatekeeper
     load_config: Callable[[], Config]
     latest_config: Callable[[], Config | None]
     clock: Callable[[], float]
-    notices: Notices
-    pools: Pools
-    flags: Flags
-    arrivals: Arrivals
+    notifications: DrainNotifications
+    keepalive_closer: KeepaliveCloser
+    drain_flags: DrainFlags
+    request_sniffer: RequestSniffer
     balancers: Balancers
-    trials: Trials
+    gate_probes: GateProbes
     history: History
     hooks: Hooks
     metrics: Metrics
-    pressure: Pressure
+    pressure: CpuPressure
     clients: Clients
 
     def __post_init__(self) -> None:
-        self._inspector = Inspector(
-            self.sockets, self.gatekeeper, self.balancers, self.trials, self.pressure, self.clients, self.clock
+        self._inspector = Preflight(
+            self.sockets, self.gatekeeper, self.balancers, self.gate_probes, self.pressure, self.clients, self.clock
         )
         self._errors = GroupErrors()
         self._closed: Mapping[str, Mapping[int, str]] = {}
         self._held_ports = HeldPorts(self.sockets, self.clock)
-        self._watches = Watches(self.sockets, self.latest_config, self._inspector.settled)
+        self._watches = CrashGuard(self.sockets, self.latest_config, self._inspector.ready)
         self._groups: dict[str, Group] = {}
         self._leaks: dict[str, Leaks] = {}
         self._reuses: dict[str, Reuses] = {}
@@ -253,7 +255,7 @@ class Reconciler:
         groups = dict(self._groups)
         for change in changes:
             if change.group in groups:
-                groups[change.group] = groups[change.group].heard(change)
+                groups[change.group] = groups[change.group].with_event(change)
         self._flaps.exited([_key(c.group, c.name) for c in changes if c.state == "EXITED"], self.clock())
         if self._take(groups):
             return 0.0
@@ -279,7 +281,7 @@ class Reconciler:
 
     def _is_news(self, group: str, old: Group, new: Group) -> bool:
         """Whether another process than those that flap has changed."""
-        before, after, now = old.seen.processes, new.seen.processes, self.clock()
+        before, after, now = old.observed.processes, new.observed.processes, self.clock()
         changed = [name for name in after if after[name] is not before.get(name)] if new is not old else []
         return any(not self._flaps.has(_key(group, name), now) for name in changed)
 
@@ -289,7 +291,7 @@ class Reconciler:
         dead = self._dead()
 
         def now(name: str, group: Group) -> Group:
-            left = group.bereft(dead)
+            left = group.without_dead(dead)
             return left if left is before[name] else self._again(left)
 
         return {
@@ -304,7 +306,7 @@ class Reconciler:
         return self._died
 
     def _again(self, group: Group) -> Group:
-        return replace(group, seen=replace(group.seen, at=self.clock(), warmths={})).guarded()
+        return replace(group, observed=replace(group.observed, at=self.clock(), warmups={})).guarded()
 
     def turn(self) -> float:
         """One pass over all groups. Returns the seconds until the next one is due, unless an event comes earlier."""
@@ -354,9 +356,9 @@ class Reconciler:
             log.error("this listener ends, and gates may still be closed")
         else:
             log.info("this listener ends; all its gates are open")
-        self.pools.hold((), 0.0)
-        self.flags.hold(())
-        self.arrivals.watch(())
+        self.keepalive_closer.hold((), 0.0)
+        self.drain_flags.hold(())
+        self.request_sniffer.watch(())
         rollouts = [group.rollout for group in self._groups.values() if group.rollout]
         self.history.close(rollouts, self._looked_at, is_orphan)
         self.hooks.end()
@@ -372,26 +374,30 @@ class Reconciler:
         self._errors.each(self._watches.ended(snapshot), self.supervisor.unguard)
         there = [process for table in snapshot.processes.values() for process in table.values()]
         self.deaths.watch([process.incarnation for process in there if process.state in ALIVE])
-        watches = dict(self._watches.of(snapshot, self.clock(), self._errors.each))
-        watches.update({group: snapshot.watches[group] for group in self._errors.failed & snapshot.watches.keys()})
-        warmths = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(snapshot, watches)))
+        guard_states = dict(self._watches.of(snapshot, self.clock(), self._errors.each))
+        guard_states.update(
+            {group: snapshot.guard_states[group] for group in self._errors.failed & snapshot.guard_states.keys()}
+        )
+        warmups = self.warmups.tend(_by(self.gatekeeper.bypass, self._jobs(snapshot, guard_states)))
         self._leaks = {group: leaks for group, leaks in self._leaks.items() if group in snapshot.rollouts}
         self._reuses = {group: reuses for group, reuses in self._reuses.items() if group in snapshot.rollouts}
-        self.arrivals.watch(_pooled_ports(snapshot))
-        self._arrived = self.arrivals.take()
-        told = self.notices.give(_by(self.gatekeeper.bypass, self._notices(snapshot)))
+        self.request_sniffer.watch(_pooled_ports(snapshot))
+        self._arrived = self.request_sniffer.take()
+        told = self.notifications.give(_by(self.gatekeeper.bypass, self._notices(snapshot)))
         self._hooked = self.hooks.tend(self._hook_jobs(snapshot))
-        names = {**snapshot.rollouts, **watches}
-        old = self._errors.each(names, lambda name: self._see(name, snapshot, watches.get(name), warmths, told))
+        names = {**snapshot.rollouts, **guard_states}
+        old = self._errors.each(names, lambda name: self._see(name, snapshot, guard_states.get(name), warmups, told))
         new = self._errors.each(old, lambda name: self._decide(old[name], name, snapshot))
         every = {name: new[name] if name in new else self._kept(name, snapshot) for name in names}
         self._groups = self._now(every, every)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
-        self.flags.hold([(rollout.group, member.name) for rollout, member in self._leaving() if _is_for_pools(rollout)])
+        self.drain_flags.hold(
+            [(rollout.group, member.name) for rollout, member in self._leaving() if _is_for_pools(rollout)]
+        )
         until = began + ORDERS_WITHIN
         are_left = self._errors.each(new, lambda name: self._order(new[name], until))
-        _beside(lambda: self._count(every, warmths))
+        _beside(lambda: self._count(every, warmups))
         if any(_has_moved(old[name], new[name]) for name in new):
             self._answered_at = self.clock()  # the end of a rollout answers those who wait for it
             return 0.0
@@ -400,7 +406,7 @@ class Reconciler:
     def _pause(self, groups: Mapping[str, Group]) -> float:
         """Seconds for which all can do without a turn."""
         pauses = self._errors.each(
-            groups, lambda name: pause(groups[name].rollout, groups[name].watch, groups[name].seen)
+            groups, lambda name: pause(groups[name].rollout, groups[name].guard_state, groups[name].observed)
         )
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self.clock()
         is_soon = self.deaths.take() or self._is_locked_out  # supervisord has not yet come round to those that died
@@ -411,13 +417,13 @@ class Reconciler:
     def _kept(self, name: str, snapshot: Snapshot) -> Group:
         """A group that failed in this turn: as the last turn left it or, where that is not known, as supervisord has
         it. Its closed ports stay closed."""
-        rollout, watch = snapshot.rollouts.get(name, (0, None))[1], snapshot.watches.get(name)
+        rollout, guard_state = snapshot.rollouts.get(name, (0, None))[1], snapshot.guard_states.get(name)
         before = self._groups.get(name)
         if before and (before.rollout.id if before.rollout else 0) == (rollout.id if rollout else 0):
             return before
         ports = {m.name: m.ports for m in rollout.members} if rollout else {}
-        ports.update({ward.name: ward.ports for ward in watch.wards} if watch else {})
-        return Group(rollout, watch, Seen(self.clock(), snapshot.processes.get(name, {})), ports)
+        ports.update({guarded.name: guarded.ports for guarded in guard_state.guarded} if guard_state else {})
+        return Group(rollout, guard_state, Observation(self.clock(), snapshot.processes.get(name, {})), ports)
 
     # --- look
 
@@ -461,24 +467,26 @@ class Reconciler:
             self._tell(request, snapshot)
             return True
         version, previous = snapshot.rollouts.get(request.group, (0, None))
-        watch = snapshot.watches.get(request.group)
-        wards = {ward.name: ward for ward in watch.wards} if watch else {}
-        seen = Seen(self.clock(), snapshot.processes[request.group], wards=wards)
+        guard_state = snapshot.guard_states.get(request.group)
+        guarded = {guarded.name: guarded for guarded in guard_state.guarded} if guard_state else {}
+        observed = Observation(self.clock(), snapshot.processes[request.group], guarded=guarded)
         number = 1 + max(self.history.last_id(), *(known.id for _, known in snapshot.rollouts.values()), 0)
-        make = functools.partial(rollout_for, number, seen=seen, previous=previous, watch=watch, sockets=self.sockets)
+        make = functools.partial(
+            rollout_for, number, observed=observed, previous=previous, guard_state=guard_state, sockets=self.sockets
+        )
         if not self._inspector.is_ready(request, self.load_config, make):
             return False
         if request.kind == "check":
-            return self._check(request, make, seen)
+            return self._check(request, make, observed)
         try:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
             rollout = make(request, config)
-            for objection in objections(rollout, seen.processes, self.sockets):
+            for objection in objections(rollout, observed.processes, self.sockets):
                 raise objection
             if rollout.policy.drain.keepalive == "nginx":
-                self.pools.check()
-            rollout = self._inspected(rollout, seen, request)
+                self.keepalive_closer.check()
+            rollout = self._inspected(rollout, observed, request)
             if request.kind != "resume":  # how long a half of one takes the last ones do not tell
                 rollout = replace(rollout, forecast=forecast(rollout, self.history.cycles(rollout.group)))
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
@@ -489,7 +497,7 @@ class Reconciler:
             self.supervisor.refuse(request.id, fault_of(error), str(error))
             return True
         if request.kind == "plan":
-            self.supervisor.plan(request.id, machine.planned(rollout, seen))
+            self.supervisor.plan(request.id, machine.planned(rollout, observed))
         else:
             self.supervisor.record(rollout, version, request.id)
             self._refusals = {
@@ -500,19 +508,19 @@ class Reconciler:
             )
         return True
 
-    def _inspected(self, rollout: Rollout, seen: Seen, request: Request) -> Rollout:
+    def _inspected(self, rollout: Rollout, observed: Observation, request: Request) -> Rollout:
         """The rollout with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
         requests, unless it is forced; one that goes on was looked at when it began, and a plan only reads."""
         rollout = replace(
-            rollout, policy=self._inspector.settled(rollout.policy, {m.name: m.ports for m in rollout.members})
+            rollout, policy=self._inspector.ready(rollout.policy, {m.name: m.ports for m in rollout.members})
         )
         if request.kind == "resume":
             return rollout
-        report = self._inspector.report(rollout, seen, request.settings, may_try=request.kind != "plan")
+        report = self._inspector.report(rollout, observed, request.settings, may_try=request.kind != "plan")
         for finding in report.findings:
             log.warning("%s: %s %s: %s", rollout.group, finding.code, finding.where, finding.text)
         if not rollout.force:
-            require_sound(report)
+            raise_if_blocked(report)
         return rollout
 
     def _tell(self, request: Request, snapshot: Snapshot) -> None:
@@ -530,24 +538,24 @@ class Reconciler:
         else:
             self.supervisor.tell(request.id, {"record": json.dumps(found)})
 
-    def _check(self, request: Request, make: Callable[[Request, Config], Rollout], seen: Seen) -> bool:
+    def _check(self, request: Request, make: Callable[[Request, Config], Rollout], observed: Observation) -> bool:
         """Answer a check with all that there is to say; what would refuse a rollout at once is a finding like others."""
-        rollout, found = self._inspector.draft(request, seen, self.load_config, self.pools.check, make)
+        rollout, found = self._inspector.draft(request, observed, self.load_config, self.keepalive_closer.check, make)
         if rollout is None:
             self.supervisor.report(request.id, Report(request.group, tuple(found)))
         elif not self._inspector.can_try:
             return False
         else:
-            self.supervisor.report(request.id, self._inspector.report(rollout, seen, request.settings, found))
+            self.supervisor.report(request.id, self._inspector.report(rollout, observed, request.settings, found))
         return True
 
     def _see(
         self,
         group: str,
         snapshot: Snapshot,
-        watch: Watch | None,
-        warmths: Mapping[str, Warmth],
-        notices: Mapping[str, Notice],
+        guard_state: GuardState | None,
+        warmups: Mapping[str, WarmupStatus],
+        notifications: Mapping[str, NotificationStatus],
     ) -> Group:
         rollout = snapshot.rollouts[group][1] if group in snapshot.rollouts else None
         at = self.clock()
@@ -555,14 +563,14 @@ class Reconciler:
         draining = [member for member in rollout.members if member.stage is Stage.DRAINING] if rollout else []
         found = self._connections(draining, rollout, at) if rollout and draining else {}
         self._forget_told(group, draining)
-        ours = self.notices.peers()  # asked after the look, so that none is missing that it found
+        ours = self.notifications.peers()  # asked after the look, so that none is missing that it found
         peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
         unclosed = self._unclosed_of(group, draining, at)
         left = self.gatekeeper.left(found) if found else None
         leaks = self._leaks_of(group, draining, peers, at)
         if left is not None and rollout:
             leaks = self._past_the_balancer(leaks, draining, found, rollout, at)
-        seen = Seen(
+        observed = Observation(
             at=at,
             processes=processes,
             gap=snapshot.idle if snapshot.idle > LONGEST_GAP else 0.0,
@@ -573,18 +581,18 @@ class Reconciler:
             oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
             leaks=leaks,
             reuses=self._reuses_of(rollout, draining, peers, at) if rollout else {},
-            warmths=_of_group(group, warmths),
+            warmups=_of_group(group, warmups),
             refusals=self._refusals_of(group, processes),
-            held=self._held_ports.of(group, _kept_down(rollout, watch, processes)),
+            held=self._held_ports.of(group, _kept_down(rollout, guard_state, processes)),
             hook=self._hooked.get(_hook_key(rollout)) if rollout else None,
             told=frozenset(_of_group(group, self._told)),
-            telling=frozenset(name for name, notice in _of_group(group, notices).items() if not notice.is_over),
+            telling=frozenset(name for name, notice in _of_group(group, notifications).items() if not notice.is_over),
             silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
             cpu_pressure=self.pressure.cpu() if rollout and _is_for_the_cpu(rollout) else None,
         )
-        ports = self._watches.ports(watch, processes) if watch else {}
-        return Group(rollout, watch, seen, ports).bereft(self._dead())
+        ports = self._watches.ports(guard_state, processes) if guard_state else {}
+        return Group(rollout, guard_state, observed, ports).without_dead(self._dead())
 
     def _refusals_of(self, group: str, processes: Mapping[str, Process]) -> dict[str, str]:
         """What supervisord refuses, of the incarnations that are there now."""
@@ -631,7 +639,7 @@ class Reconciler:
 
     def _reuses_of(
         self, rollout: Rollout, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
-    ) -> dict[str, Reuse]:
+    ) -> dict[str, KeepaliveReuse]:
         """Who is asked over and over on connections that are older than its gate."""
         arrived = {m.name: self._arrivals_of(m, rollout) for m in draining}
         reuses = self._reuses.setdefault(rollout.group, Reuses())
@@ -649,9 +657,9 @@ class Reconciler:
         if rollout.policy.drain.keepalive != "nginx":
             return arrived
         told = {port for port in member.ports if self._is_emptied(member) and self._answered[port] == "http"}
-        return [one for one in arrived if one.port in told and one.peer not in self.pools.waiting]
+        return [one for one in arrived if one.port in told and one.peer not in self.keepalive_closer.waiting]
 
-    def _named(self, group: str, member: Member, reuse: Reuse) -> Reuse:
+    def _named(self, group: str, member: Member, reuse: KeepaliveReuse) -> KeepaliveReuse:
         """With the program that its peer is: looked for once in a drain."""
         key = _key(group, member.name)
         if key not in self._programs:
@@ -685,22 +693,22 @@ class Reconciler:
         closed, policy = self.gatekeeper.closed_since, rollout.policy.drain
         is_overdue_one = any(is_overdue(member, at, closed, policy) for member in draining)
         is_asked = is_overdue_one or policy.keepalive == "nginx"
-        return self.sockets.connections(ports, oldest=TOLD if is_asked else 0) if ports else {}
+        return self.sockets.connections(ports, oldest=MAX_SHOWN if is_asked else 0) if ports else {}
 
     # --- what runs beside the turn
 
-    def _jobs(self, snapshot: Snapshot, watches: Mapping[str, Watch]) -> dict[str, WarmupJob]:
-        guards = self._errors.each(watches, lambda group: guard.jobs(watches[group]))
+    def _jobs(self, snapshot: Snapshot, guard_states: Mapping[str, GuardState]) -> dict[str, WarmupJob]:
+        guards = self._errors.each(guard_states, lambda group: guard.jobs(guard_states[group]))
         rollouts = self._errors.each(snapshot.rollouts, lambda group: machine.jobs(snapshot.rollouts[group][1]))
         return {**_keyed(guards), **_keyed(rollouts)}
 
-    def _notices(self, snapshot: Snapshot) -> dict[str, NoticeJob]:
+    def _notices(self, snapshot: Snapshot) -> dict[str, NotificationJob]:
         closed, dead = self.gatekeeper.closed_since, self.deaths.take()
         rollouts = {
             group: rollout for group, (_, rollout) in snapshot.rollouts.items() if rollout.status is Status.RUNNING
         }
         found = self._errors.each(
-            rollouts, lambda group: machine.notices(rollouts[group], snapshot.processes.get(group, {}), closed)
+            rollouts, lambda group: machine.notifications(rollouts[group], snapshot.processes.get(group, {}), closed)
         )
         return {key: job for key, job in _keyed(found).items() if job.incarnation not in dead}
 
@@ -715,14 +723,14 @@ class Reconciler:
         """The guard first, so that the rollout knows who is not warm; and once more, for what the rollout leaves or takes."""
         new = old.guarded()
         if new.rollout is not None:
-            advanced = machine.advance(new.rollout, new.seen)
+            advanced = machine.advance(new.rollout, new.observed)
             if advanced != new.rollout:
                 self.supervisor.record(advanced, snapshot.rollouts[name][0])
                 _tell(changes(new.rollout, advanced))
                 new = replace(new, rollout=advanced).guarded()
-        if new.watch is not None and new.watch != snapshot.watches.get(name):
-            self.supervisor.guard(new.watch)
-            _tell(guard_changes(snapshot.watches.get(name, replace(new.watch, wards=())), new.watch))
+        if new.guard_state is not None and new.guard_state != snapshot.guard_states.get(name):
+            self.supervisor.guard(new.guard_state)
+            _tell(guard_changes(snapshot.guard_states.get(name, replace(new.guard_state, guarded=())), new.guard_state))
         return new
 
     def _hold(self, groups: Mapping[str, Group]) -> None:
@@ -733,11 +741,13 @@ class Reconciler:
         found = [(group, self._closed[name]) for name, group in groups.items()]
         closed = {port: text for _, ports in found for port, text in ports.items()}
         closing = [group for group, ports in found if ports]
-        rollouts = [g.rollout for g in closing if g.rollout and (g.rollout.status is Status.RUNNING or g.watch is None)]
+        rollouts = [
+            g.rollout for g in closing if g.rollout and (g.rollout.status is Status.RUNNING or g.guard_state is None)
+        ]
         gates = (
             [max(rollouts, key=lambda rollout: rollout.id).gate]
             if rollouts
-            else [g.watch.gate for g in closing if g.watch]
+            else [g.guard_state.gate for g in closing if g.guard_state]
         )
         if gates:
             draining = [port for group in closing for port in group.draining()]
@@ -756,8 +766,8 @@ class Reconciler:
         self._emptied_since = since
         try:
             if reopened:  # nginx may have connected meanwhile: what it has now is to be taken up
-                self.pools.hold([port for port in ports if port not in reopened], lease)
-            self._answered = self.pools.hold(ports, lease)
+                self.keepalive_closer.hold([port for port in ports if port not in reopened], lease)
+            self._answered = self.keepalive_closer.hold(ports, lease)
             problem = ""
         except GateError as error:
             self._answered, problem = {}, str(error)
@@ -781,53 +791,53 @@ class Reconciler:
     def _order(self, group: Group, until: float) -> bool:
         """Give the orders of a group, a few at a time, and no more of them when it is ``until``. Whether some are left
         for the next turn."""
-        given: set[Order] = set()
+        given: set[Action] = set()
         while True:
-            left = [order for order in self._orders(group) if order not in given]
+            left = [action for action in self._orders(group) if action not in given]
             if not left:
                 return False
             if given and self.clock() >= until:
                 return True
             self.gatekeeper.renew()  # each order may have taken its time, and the lease goes on
             batch, still = left[:ORDERS_AT_ONCE], self._orders(group)
-            self._give(group, [order for order in batch if order in still])
+            self._give(group, [action for action in batch if action in still])
             given.update(batch)
 
-    def _orders(self, group: Group) -> Sequence[Order]:
-        return machine.orders(group.rollout, group.seen, self.gatekeeper.closed_since) if group.rollout else ()
+    def _orders(self, group: Group) -> Sequence[Action]:
+        return machine.actions(group.rollout, group.observed, self.gatekeeper.closed_since) if group.rollout else ()
 
-    def _give(self, group: Group, orders: Sequence[Order]) -> None:
+    def _give(self, group: Group, actions: Sequence[Action]) -> None:
         assert group.rollout is not None
-        outcomes = self.supervisor.order(group.rollout.group, orders) if orders else ()
-        for order, outcome in zip(orders, outcomes):
-            if order.verb is Verb.SIGNAL:
-                self._note_signal(group.rollout.group, order, outcome)
+        outcomes = self.supervisor.action(group.rollout.group, actions) if actions else ()
+        for action, outcome in zip(actions, outcomes):
+            if action.verb is Verb.SIGNAL:
+                self._note_signal(group.rollout.group, action, outcome)
             else:
-                self._note_move(group.rollout.group, order, outcome)
+                self._note_move(group.rollout.group, action, outcome)
 
-    def _note_signal(self, group: str, order: Order, outcome: Outcome) -> None:
+    def _note_signal(self, group: str, action: Action, outcome: Outcome) -> None:
         """Whatever becomes of it the drain goes on: it then lasts as long as it would have without."""
-        key = _key(group, order.name)
-        self._told[key] = order.incarnation
+        key = _key(group, action.name)
+        self._told[key] = action.incarnation
         if outcome.why:
-            log.warning("%s: drains without the signal %s of drain.signal: %s", key, order.signal, outcome.why)
+            log.warning("%s: drains without the signal %s of drain.signal: %s", key, action.signal, outcome.why)
         else:
-            log.info("%s: told by the signal %s that it drains", key, order.signal)
+            log.info("%s: told by the signal %s that it drains", key, action.signal)
 
-    def _note_move(self, group: str, order: Order, outcome: Outcome) -> None:
-        key, refusal = _key(group, order.name), outcome.why
+    def _note_move(self, group: str, action: Action, outcome: Outcome) -> None:
+        key, refusal = _key(group, action.name), outcome.why
         self._refusals.pop(key, None)
-        if outcome.overtaken:
-            log.info("%s: %s skipped: it was already stopped or restarted", key, order.verb.value)
+        if outcome.already_stopped:
+            log.info("%s: %s skipped: it was already stopped or restarted", key, action.verb.value)
             return
         if refusal:
-            self._refusals[key] = (order.incarnation.spawned, f"{order.verb.value} it: {refusal}")
-        log.info("%s: %s ordered%s", key, order.verb.value, f", refused: {refusal}" if refusal else "")
+            self._refusals[key] = (action.incarnation.spawned, f"{action.verb.value} it: {refusal}")
+        log.info("%s: %s ordered%s", key, action.verb.value, f", refused: {refusal}" if refusal else "")
 
-    def _count(self, groups: Mapping[str, Group], warmths: Mapping[str, Warmth]) -> None:
+    def _count(self, groups: Mapping[str, Group], warmups: Mapping[str, WarmupStatus]) -> None:
         if self.metrics.is_on():
             found = self._errors.each(groups, lambda name: _figures(self._counted.get(name), groups[name]))
-            self.metrics.tell(found, warmths)
+            self.metrics.tell(found, warmups)
             counted = {name: groups[name] for name in found}
             self._counted = {**self._counted, **counted}  # a group that was skipped is counted by the next turn
             self._counted = {name: group for name, group in self._counted.items() if name in groups}
@@ -855,12 +865,15 @@ def _at_a_time(requests: Sequence[Request]) -> list[Request]:
 
 
 def _kept_down(
-    rollout: Rollout | None, watch: Watch | None, processes: Mapping[str, Process]
+    rollout: Rollout | None, guard_state: GuardState | None, processes: Mapping[str, Process]
 ) -> dict[str, tuple[Process, tuple[int, ...]]]:
     """The processes that cannot come up, each with its ports: another process may hold one."""
     members = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if rollout else []
-    wards = [ward for ward in watch.wards if ward.stage is Stage.DOWN] if watch else []
-    ports = {**{ward.name: ward.ports for ward in wards}, **{member.name: member.ports for member in members}}
+    guarded = [guarded for guarded in guard_state.guarded if guarded.stage is Stage.DOWN] if guard_state else []
+    ports = {
+        **{guarded.name: guarded.ports for guarded in guarded},
+        **{member.name: member.ports for member in members},
+    }
     found = {name: (processes[name], those) for name, those in ports.items() if name in processes}
     return {name: (process, those) for name, (process, those) in found.items() if is_kept_down(process)}
 
@@ -880,8 +893,8 @@ def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
 
 def _figures(old: Group | None, new: Group) -> Figures:
     """``old``: the group as it was counted last; None: it was not."""
-    before = (old.rollout, old.watch) if old else (new.rollout, new.watch)
-    return figures(before, (new.rollout, new.watch), new.seen, len(new.closed()))
+    before = (old.rollout, old.guard_state) if old else (new.rollout, new.guard_state)
+    return figures(before, (new.rollout, new.guard_state), new.observed, len(new.closed()))
 
 
 def _hook_key(rollout: Rollout) -> str:
@@ -922,8 +935,8 @@ def _tell(sentences: Iterable[str]) -> None:
 
 def _has_moved(old: Group, new: Group) -> bool:
     """Whether there may be more to do at once: one small move, then look again."""
-    wards = [(w.name, w.stage, w.incarnation) for w in old.watch.wards] if old.watch else []
-    if wards != ([(w.name, w.stage, w.incarnation) for w in new.watch.wards] if new.watch else []):
+    guarded = [(w.name, w.stage, w.incarnation) for w in old.guard_state.guarded] if old.guard_state else []
+    if guarded != ([(w.name, w.stage, w.incarnation) for w in new.guard_state.guarded] if new.guard_state else []):
         return True
     if old.rollout is None or new.rollout is None:
         return False

@@ -10,26 +10,26 @@ from supervisor_rolling.core import machine
 from supervisor_rolling.core.admission import (
     NAMED,
     begin,
+    check_max_failures,
+    check_not_last_serving,
+    check_stop_timeout,
     kept_closed,
     limited,
     narrowed,
-    require_another,
-    require_sense,
-    require_time_to_stop,
 )
 from supervisor_rolling.core.errors import ConfigError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.core.model import (
     Config,
     Finding,
+    GuardState,
+    Observation,
     Policy,
     Process,
     Report,
     Request,
     Rollout,
-    Seen,
     Stage,
     Status,
-    Watch,
 )
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.core.share import parse_share
@@ -53,17 +53,17 @@ def rollout_for(
     request: Request,
     config: Config,
     *,
-    seen: Seen,
+    observed: Observation,
     previous: Rollout | None,
-    watch: Watch | None,
+    guard_state: GuardState | None,
     sockets: Sockets,
 ) -> Rollout:
     """The rollout that a request asks for, whatever there is against it (``objections``). Raises ConfigError or
     RefusedError where there is none to make; touches nothing."""
     policy = policy_of(config, request.group)
-    processes = seen.processes
+    processes = observed.processes
     ports = _ports(policy, processes, previous, sockets)
-    rollout = begin(number, policy, config.gate, seen, ports, kept_closed(previous, watch))
+    rollout = begin(number, policy, config.gate, observed, ports, kept_closed(previous, guard_state))
     if request.kind == "resume":
         rollout = _resumed(rollout, previous, processes)
     if request.max_unavailable:
@@ -78,9 +78,9 @@ def rollout_for(
 def objections(rollout: Rollout, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
     """All by which a rollout is refused before anything is touched, ConfigErrors and RefusedErrors."""
     requirements: list[Callable[[], None]] = [
-        lambda: require_sense(rollout),
-        lambda: require_time_to_stop(rollout, processes),
-        lambda: require_another(rollout, processes),
+        lambda: check_max_failures(rollout),
+        lambda: check_stop_timeout(rollout, processes),
+        lambda: check_not_last_serving(rollout, processes),
         lambda: _require_listening(rollout, processes, sockets),
     ]
     for require in requirements[: 3 if rollout.force else 4]:
@@ -90,7 +90,7 @@ def objections(rollout: Rollout, processes: Mapping[str, Process], sockets: Sock
             yield error
 
 
-def require_sound(report: Report) -> None:
+def raise_if_blocked(report: Report) -> None:
     """Raise RefusedError where a rollout would lose requests by the way things are set up: a line for each error."""
     losing = [finding for finding in report.findings if finding.refuses]
     if losing:
@@ -102,7 +102,7 @@ def require_sound(report: Report) -> None:
 
 
 def _finding_text(finding: Finding) -> str:
-    fix = f". Fix: {finding.mend}" if finding.mend else ""
+    fix = f". Fix: {finding.fix}" if finding.fix else ""
     return f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}"
 
 
@@ -117,7 +117,7 @@ def _require_listening(rollout: Rollout, processes: Mapping[str, Process], socke
     process stopped with its real port open. One of which nothing is seen may have a port by another's hands, such as
     the proxy of a container."""
     running = [
-        m for m in rollout.members if m.wanted and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"
+        m for m in rollout.members if m.selected and m.stage is Stage.OPEN and processes[m.name].state == "RUNNING"
     ]
     try:
         found = sockets.ports_of([processes[member.name].pid for member in running])

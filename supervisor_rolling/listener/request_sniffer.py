@@ -1,4 +1,4 @@
-"""Sees HTTP requests arrive at ports, without touching them: the ``Arrivals`` of ``contracts.py``.
+"""Sees HTTP requests arrive at ports, without touching them: the ``RequestSniffer`` of ``contracts.py``.
 
 A packet socket sees what comes in before the process does. A filter in the kernel lets by only the TCP segments to
 these ports whose payload begins with the name of a method, so that uploads and streams of any rate cost nothing here. A
@@ -28,8 +28,8 @@ _REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r?\n")
 _SNAP = 2048
 """Bytes of a packet that are looked at: a request line that is longer is not recognised."""
 
-_MOST_PACKETS = 2000  # at a look; the rest is for the next one
-_MOST_PORTS = 1000  # a filter has at most 4096 instructions
+_MAX_PACKETS = 2000  # at a look; the rest is for the next one
+_MAX_PORTS = 1000  # a filter has at most 4096 instructions
 
 LINGER = 10.0
 """Seconds without a port after which the sockets are closed. The kernel takes 20 to 30 ms to close one, and the last
@@ -66,7 +66,7 @@ _X_TO_PAYLOAD: list[Instruction] = [
 ]
 
 
-class PacketArrivals:
+class PacketSniffer:
     """Of this network namespace, for one thread. ``clock`` gives seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -77,13 +77,13 @@ class PacketArrivals:
         self._has_complained = False
 
     def watch(self, ports: Collection[int]) -> None:
-        """See ``Arrivals.watch``."""
-        wanted = frozenset(ports)
-        if wanted == self._ports:
+        """See ``RequestSniffer.guard_state``."""
+        selected = frozenset(ports)
+        if selected == self._ports:
             self._close_in_time()
             return
-        self._ports, self._unused_since = wanted, self._clock()
-        if not wanted and not self._sockets:
+        self._ports, self._unused_since = selected, self._clock()
+        if not selected and not self._sockets:
             return
         try:
             self._open()
@@ -92,7 +92,7 @@ class PacketArrivals:
             self._complain(error)
 
     def take(self) -> Sequence[Arrival]:
-        """See ``Arrivals.take``."""
+        """See ``RequestSniffer.take``."""
         return [arrival for one in self._sockets for arrival in _received(one)]
 
     def _close_in_time(self) -> None:
@@ -105,7 +105,7 @@ class PacketArrivals:
         if not self._sockets:
             self._sockets = [_packet_socket(protocol) for protocol, _ in protocols]
         for one, (_, is_tcp) in zip(self._sockets, protocols):
-            _attach(one, _filter(is_tcp, sorted(self._ports)[:_MOST_PORTS]))
+            _attach(one, _filter(is_tcp, sorted(self._ports)[:_MAX_PORTS]))
         self.take()  # what came before the filter
 
     def _close(self) -> None:
@@ -155,7 +155,7 @@ def _attach(one: socket.socket, code: list[Instruction]) -> None:
 def _received(one: socket.socket) -> list[Arrival]:
     found: list[Arrival | None] = []
     with contextlib.suppress(BlockingIOError, InterruptedError):
-        while len(found) < _MOST_PACKETS:
+        while len(found) < _MAX_PACKETS:
             packet, (_, protocol, kind, *_) = one.recvfrom(_SNAP)
             found.append(arrival_in(packet, protocol == _ETH_P_IPV6) if kind == socket.PACKET_HOST else None)
     return [arrival for arrival in found if arrival]

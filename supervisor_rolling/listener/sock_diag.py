@@ -156,15 +156,15 @@ def _request(family: int, mask: int, code: bytes, with_traffic: bool) -> bytes:
         kind, body = _SOCK_DIAG_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, mask)
     if code:
         body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
+    drain_flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return _HEADER.pack(_HEADER.size + len(body), kind, drain_flags, 1, 0) + body
 
 
 def _bodies(link: socket.socket) -> Iterator[bytes]:
     """The bodies of all messages of a dump, up to the one that ends it."""
     while True:
-        data, _, flags, _ = link.recvmsg(_BUFFER)
-        if flags & socket.MSG_TRUNC:
+        data, _, drain_flags, _ = link.recvmsg(_BUFFER)
+        if drain_flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for kind, body in _messages(data):
             if kind == _NLMSG_DONE:
@@ -175,9 +175,9 @@ def _bodies(link: socket.socket) -> Iterator[bytes]:
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
-        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        length, kind, drain_flags, _, _ = _HEADER.unpack_from(data, at)
         body = data[at + _HEADER.size : at + length]
-        if flags & _NLM_F_DUMP_INTR:
+        if drain_flags & _NLM_F_DUMP_INTR:
             raise _Interrupted
         if kind in (_NLMSG_ERROR, _NLMSG_DONE):
             _raise_error(body)
@@ -206,12 +206,12 @@ def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
     )
 
 
-def _attribute(body: bytes, wanted: int) -> bytes | None:
+def _attribute(body: bytes, selected: int) -> bytes | None:
     """The content of one of the attributes behind a struct inet_diag_msg."""
     at = _ANSWER.size
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if kind == wanted:
+        if kind == selected:
             return body[at + _ATTRIBUTE.size : at + length]
         at += max(_ATTRIBUTE.size, -(-length // 4) * 4)  # NLA_ALIGN
     return None
@@ -251,7 +251,7 @@ def _address(family: int, raw: bytes) -> str:
 _BLOCK = 5 * _STEP.size
 """Bytes of the filter that a range of ports takes."""
 
-_MOST_RANGES = 0xFFFF // _BLOCK - 1
+_MAX_RANGES = 0xFFFF // _BLOCK - 1
 """In one filter: its jumps, and the attribute that it is sent in, count their bytes in 16 bits."""
 
 _Range = tuple[int, int]
@@ -266,7 +266,7 @@ def _walks(ports: Collection[int]) -> list[list[_Range]]:
             ranges[-1] = (ranges[-1][0], port)
         else:
             ranges.append((port, port))
-    return [ranges[at : at + _MOST_RANGES] for at in range(0, len(ranges), _MOST_RANGES)]
+    return [ranges[at : at + _MAX_RANGES] for at in range(0, len(ranges), _MAX_RANGES)]
 
 
 def _any_port(ranges: Sequence[_Range], at_least: int, at_most: int) -> bytes:

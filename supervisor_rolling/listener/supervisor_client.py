@@ -23,7 +23,17 @@ from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnect
 
 from supervisor_rolling.codec import dump, dump_changes, load, load_rollout, load_watch
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
-from supervisor_rolling.core.model import Order, Outcome, Process, Report, Request, Rollout, Settings, Snapshot, Watch
+from supervisor_rolling.core.model import (
+    Action,
+    GuardState,
+    Outcome,
+    Process,
+    Report,
+    Request,
+    Rollout,
+    Settings,
+    Snapshot,
+)
 from supervisor_rolling.core.text import plain, readable
 from supervisor_rolling.packing import pack, unpack
 
@@ -73,7 +83,7 @@ class XmlRpcSupervisor:
         self._problem = problem
         self._proxy: xmlrpc.client.ServerProxy | None = None
         self._rollouts: dict[str, tuple[int, Rollout]] = {}
-        self._watches: dict[str, tuple[int, Watch]] = {}
+        self._watches: dict[str, tuple[int, GuardState]] = {}
         self._table = _Table()
         self._takes_changes = False
 
@@ -81,20 +91,20 @@ class XmlRpcSupervisor:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
         known = {
             "rollouts": _versions(self._rollouts),
-            "watches": _versions(self._watches),
+            "guard_states": _versions(self._watches),
             "table": self._table.number,
             "guarded": sorted(guarded),
             "packed": True,
             "problem": plain(self._problem()),
         }
-        news = json.loads(unpack(self._own("listenerLook", known)))
+        news = json.loads(unpack(self._own("listenerObserve", known)))
         self._takes_changes = news.get("takes_changes", False)
         self._rollouts = _updated(self._rollouts, news["rollouts"], news["rolled"], load_rollout)
-        self._watches = _updated(self._watches, news["watches"], news["watched"], load_watch)
+        self._watches = _updated(self._watches, news["guard_states"], news["guarded_groups"], load_watch)
         requests = tuple(_request(data) for data in news["requests"])
         processes = self._table.updated(news["table"], news["processes"], time.monotonic())
-        watches = {group: watch for group, (_, watch) in self._watches.items()}
-        return Snapshot(dict(self._rollouts), requests, processes, news["idle"], watches)
+        guard_states = {group: guard_state for group, (_, guard_state) in self._watches.items()}
+        return Snapshot(dict(self._rollouts), requests, processes, news["idle"], guard_states)
 
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
         """Write a rollout on top of the version that was looked at. Raises ConflictError when somebody else wrote
@@ -105,9 +115,12 @@ class XmlRpcSupervisor:
         version = self._own("listenerRecord", rollout.group, version, self._packed(text), request)
         self._rollouts[rollout.group] = (version, rollout)
 
-    def guard(self, watch: Watch) -> None:
+    def guard(self, guard_state: GuardState) -> None:
         """Write what the guard of a group has in hand."""
-        self._watches[watch.group] = (self._own("listenerGuard", watch.group, self._packed(dump(watch))), watch)
+        self._watches[guard_state.group] = (
+            self._own("listenerGuard", guard_state.group, self._packed(dump(guard_state))),
+            guard_state,
+        )
 
     def unguard(self, group: str) -> None:
         """Forget what the guard of a group had in hand."""
@@ -130,13 +143,13 @@ class XmlRpcSupervisor:
         """Answer a question about the rollouts that were."""
         self._own("listenerAnswer", request, 0, "", self._packed(json.dumps(answer)))
 
-    def order(self, group: str, orders: Sequence[Order]) -> Sequence[Outcome]:
+    def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:
         """Give a few orders in one call: each call costs supervisord a pass over all its processes."""
         given = [
             {"verb": one.verb.value, "name": one.name, "signal": one.signal, **one.incarnation._asdict()}
-            for one in orders
+            for one in actions
         ]
-        return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerOrder", group, given)]
+        return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerAct", group, given)]
 
     def _packed(self, text: str) -> str:
         return pack(text) if self._takes_changes else text
@@ -303,7 +316,9 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
 
 def _outcome(code: int, text: str) -> Outcome:
     """Of one order of several; ``code`` 0: it was carried out."""
-    return Outcome("" if code in PASSING_FAULTS else readable(text, "utf-8"), overtaken=code == Faults.NOT_RUNNING)
+    return Outcome(
+        "" if code in PASSING_FAULTS else readable(text, "utf-8"), already_stopped=code == Faults.NOT_RUNNING
+    )
 
 
 def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:

@@ -11,7 +11,7 @@ what it waited for. If it is still wanted then, the listener stood still meanwhi
 
 To wait for a boot costs next to nothing, so any number wait at once. Requests make a process work: at most two for
 each CPU, and two more, are sent any at a time, first come, first served, those of a rollout before the guard's. The
-deadline does not run while a process waits for that (``Warmth.queued``).
+deadline does not run while a process waits for that (``WarmupStatus.queued``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.connection import create_connection
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, Warmth, WarmupJob, WarmupRequest
+from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, WarmupJob, WarmupRequest, WarmupStatus
 from supervisor_rolling.core.ports import foreign_text
 from supervisor_rolling.core.protocol_detection import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
 from supervisor_rolling.core.text import printable
@@ -108,19 +108,19 @@ class HttpWarmups:
         self._running: dict[str, _Warmup] = {}
         self._told_late: set[str] = set()
 
-    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
+    def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
         """See ``contracts.Warmups``."""
         for name, warmup in list(self._running.items()):
-            if name not in wanted or _is_other(wanted[name], warmup.job):
+            if name not in selected or _is_other(selected[name], warmup.job):
                 warmup.drop()
                 del self._running[name]
-        for name, job in wanted.items():
+        for name, job in selected.items():
             if name not in self._running:
                 self._begin(name, job, "")
             elif name in self._told_late:
-                self._begin(name, job, self._running[name].warmth.why)
+                self._begin(name, job, self._running[name].warmup_status.why)
         found = {name: warmup.found() for name, warmup in self._running.items()}
-        self._told_late = {name for name, warmth in found.items() if warmth.state == "late"}
+        self._told_late = {name for name, warmup_status in found.items() if warmup_status.state == "late"}
         return found
 
     def end(self) -> None:
@@ -136,13 +136,13 @@ class HttpWarmups:
         self._running[name] = _Warmup(name, job, self._sockets, self._slots, self._on_change, why)
 
 
-def _is_other(wanted: WarmupJob, begun: WarmupJob) -> bool:
+def _is_other(selected: WarmupJob, begun: WarmupJob) -> bool:
     """Whether another process is to be warmed, or otherwise: rolling.yaml has changed."""
-    return replace(wanted, variables=begun.variables, rank=begun.rank) != begun
+    return replace(selected, variables=begun.variables, rank=begun.rank) != begun
 
 
 class _Warmup(threading.Thread):
-    """One process (``own``: its ``group:process``) being warmed. ``warmth`` is replaced as a whole, so that others read
+    """One process (``own``: its ``group:process``) being warmed. ``warmup_status`` is replaced as a whole, so that others read
     it without a lock."""
 
     def __init__(
@@ -152,7 +152,7 @@ class _Warmup(threading.Thread):
         self.own = own
         self._group = own.partition(":")[0]
         self.job = job
-        self.warmth = Warmth(job.pid, "warming", why=why, spawned=job.spawned)
+        self.warmup_status = WarmupStatus(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
         self._sockets = sockets
         self._slots = slots
@@ -167,13 +167,17 @@ class _Warmup(threading.Thread):
         self.dropped.set()
         self._slots.leave(self)
 
-    def found(self) -> Warmth:
+    def found(self) -> WarmupStatus:
         """How far it is; of one that waits for a slot, for how long until now."""
-        queued_at, warmth = self._queued_at, self.warmth
-        return replace(warmth, queued=warmth.queued + time.monotonic() - queued_at) if queued_at else warmth
+        queued_at, warmup_status = self._queued_at, self.warmup_status
+        return (
+            replace(warmup_status, queued=warmup_status.queued + time.monotonic() - queued_at)
+            if queued_at
+            else warmup_status
+        )
 
     def run(self) -> None:
-        """The whole warm-up; whatever happens, ``warmth`` says it."""
+        """The whole warm-up; whatever happens, ``warmup_status`` says it."""
         at_usual_priority()
         try:
             self._warm()
@@ -187,7 +191,7 @@ class _Warmup(threading.Thread):
         self._on_change()
 
     def _end(self, state: str, why: str = "") -> None:
-        self.warmth = replace(self.warmth, state=state, why=printable(why, WHY))
+        self.warmup_status = replace(self.warmup_status, state=state, why=printable(why, WHY))
 
     def _warm(self) -> None:
         began = time.monotonic()
@@ -201,7 +205,9 @@ class _Warmup(threading.Thread):
                 break
             self._slots.leave(self)
             # A foreign process may have given the answers: they do not count.
-            self.warmth = Warmth(self.job.pid, "warming", spawned=self.job.spawned, queued=self.warmth.queued)
+            self.warmup_status = WarmupStatus(
+                self.job.pid, "warming", spawned=self.job.spawned, queued=self.warmup_status.queued
+            )
             self._wait(why, began, FOREIGN_EVERY)
         self._run_hook()
         self._end("warm")
@@ -220,14 +226,16 @@ class _Warmup(threading.Thread):
     def _queue(self) -> None:
         """Wait for a slot; the deadline is put off by as much."""
         began = time.monotonic()
-        self.warmth = replace(self.warmth, why=f"waits for a slot: {self._slots.number} warm-ups run at once")
+        self.warmup_status = replace(
+            self.warmup_status, why=f"waits for a slot: {self._slots.number} warm-ups run at once"
+        )
         self._queued_at = began
         self._slots.enter(self.job.rank, self.dropped)
         queued = time.monotonic() - began
         self._deadline += queued
         self._wire.deadline = self._deadline
         # In this order: seen in between, it has queued for too long, and not for no time, which would make it late.
-        self.warmth = replace(self.warmth, queued=self.warmth.queued + queued, why="")
+        self.warmup_status = replace(self.warmup_status, queued=self.warmup_status.queued + queued, why="")
         self._queued_at = 0.0
         self._require_time("there was no time left")
 
@@ -247,7 +255,7 @@ class _Warmup(threading.Thread):
             addresses, why = self._use_of_port()
             address = "" if why else reached_at(addresses, self.job.bypass)
             if address:
-                self.warmth = replace(self.warmth, why="")
+                self.warmup_status = replace(self.warmup_status, why="")
                 return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
             why = (why or _unreachable_text(addresses, port)) + (self._elsewhere() if self._is_late() else "")
             self._wait(why, began, FOREIGN_EVERY if addresses else RETRY_EVERY)
@@ -279,7 +287,7 @@ class _Warmup(threading.Thread):
         while True:
             asked, reply = self._fetch(session, base, request)
             if is_expected(asked, reply.status):
-                self.warmth = replace(self.warmth, why="")
+                self.warmup_status = replace(self.warmup_status, why="")
                 return
             why = unready_text(asked, reply, self.job.policy.headers, self._group)
             refusals = refusals + 1 if is_lasting(reply) else 0
@@ -338,11 +346,11 @@ class _Warmup(threading.Thread):
         return beginning
 
     def _cut_off(self, request: WarmupRequest, began: float, what: str) -> str:
-        is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmth.why
-        return f"{request.method} {request.path} {what}" if is_news else self.warmth.why
+        is_news = time.monotonic() - began >= NEWS_AFTER or not self.warmup_status.why
+        return f"{request.method} {request.path} {what}" if is_news else self.warmup_status.why
 
     def _begin(self, session: requests.Session, base: str, request: WarmupRequest) -> requests.Response:
-        self._require_time(self.warmth.why or f"there was no time left for {request.method} {request.path}")
+        self._require_time(self.warmup_status.why or f"there was no time left for {request.method} {request.path}")
         self._wire.first = b""
         return session.request(
             request.method,
@@ -365,7 +373,7 @@ class _Warmup(threading.Thread):
 
     def _wait(self, why: str, began: float, least: float = RETRY_EVERY) -> None:
         """Until it is tried again: the longer, the longer it has been waited for since ``began``."""
-        self.warmth = replace(self.warmth, why=printable(why, WHY))
+        self.warmup_status = replace(self.warmup_status, why=printable(why, WHY))
         if self._is_late():
             raise _LateError(why)
         now = time.monotonic()
@@ -374,15 +382,15 @@ class _Warmup(threading.Thread):
             raise _NotWarmError("no longer wanted")
 
     def _count(self, milliseconds: float, status: int) -> None:
-        first = self.warmth.first_ms if self.warmth.requests else milliseconds
-        latencies = (*self.warmth.latencies, round(milliseconds, 1))[:LATENCIES]
-        self.warmth = replace(
-            self.warmth,
-            requests=self.warmth.requests + 1,
+        first = self.warmup_status.first_ms if self.warmup_status.requests else milliseconds
+        latencies = (*self.warmup_status.latencies, round(milliseconds, 1))[:LATENCIES]
+        self.warmup_status = replace(
+            self.warmup_status,
+            requests=self.warmup_status.requests + 1,
             first_ms=round(first, 1),
             last_ms=round(milliseconds, 1),
             latencies=latencies,
-            statuses=(*self.warmth.statuses, status)[:LATENCIES],
+            statuses=(*self.warmup_status.statuses, status)[:LATENCIES],
             why="",
         )
 
@@ -507,8 +515,8 @@ def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:
     )
 
 
-def _each(wanted: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:
-    for request in wanted:
+def _each(selected: tuple[WarmupRequest, ...]) -> Iterator[WarmupRequest]:
+    for request in selected:
         for _ in range(request.count):
             yield request
 

@@ -19,7 +19,7 @@ from supervisor_rolling.core.errors import Fault
 
 T = TypeVar("T")
 
-MOST_TOLD = 100
+MAX_TOLD = 100
 """So many different defects are logged, each told from the others by its kind and the line that raised it."""
 
 
@@ -36,7 +36,7 @@ class Defects:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
             defect = (where, type(error).__name__, *lines)
-            if defect not in self._told and len(self._told) < MOST_TOLD:
+            if defect not in self._told and len(self._told) < MAX_TOLD:
                 self._told.add(defect)
                 self._logger.critical("rolling: a defect of supervisor_rolling in %s:\n%s" % (where, text))
         except Exception:  # noqa: BLE001 - there is nowhere left to tell it

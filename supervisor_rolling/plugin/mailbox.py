@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from supervisor_rolling.plugin.process_delta import Table
-from supervisor_rolling.plugin.process_times import Lives
+from supervisor_rolling.plugin.process_times import ProcessTimes
 
 Wire = dict[str, Any]  # a Rollout or a Watch as wire.py writes it, parsed
 
@@ -74,9 +74,9 @@ class Mailbox:
         self.key = secrets.token_hex(32)
         numbers = itertools.count(1)
         self.rollouts = Records(numbers)
-        self.watches = Records(numbers)
+        self.guard_states = Records(numbers)
         self.table = Table()
-        self.lives = Lives()
+        self.lives = ProcessTimes()
         self.requests: dict[int, Wire] = {}  # those without an answer
         self.ledger: dict[str, dict[str, tuple[int, float, float]]] = {}  # pid, spawned, since when
         self.looked_at = 0.0  # when the listener last did; 0.0: never
@@ -128,22 +128,22 @@ class Mailbox:
         self.rollouts.write(group, rollout)
         return True
 
-    def flag(self, group: str, **flags: bool) -> bool:
+    def flag(self, group: str, **drain_flags: bool) -> bool:
         """Set an operator's wish on the rollout that runs. False when none runs, or when the rollout is being aborted, which
         no other wish changes."""
         rollout = self.rollouts.get(group)
-        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not flags.get("aborting")):
+        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not drain_flags.get("aborting")):
             return False
-        self.rollouts.write(group, {**rollout, **flags})
+        self.rollouts.write(group, {**rollout, **drain_flags})
         return True
 
-    def guard(self, group: str, watch: Wire | None, at: float) -> None:
+    def guard(self, group: str, guard_state: Wire | None, at: float) -> None:
         """Write a watch; None: the group is no longer guarded."""
-        if watch is None:
-            self.watches.forget(group)
+        if guard_state is None:
+            self.guard_states.forget(group)
         else:
-            self._note_warm(group, watch["wards"], at)
-            self.watches.write(group, watch)
+            self._note_warm(group, guard_state["guarded"], at)
+            self.guard_states.write(group, guard_state)
 
     def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
         """A group is gone from supervisord, perhaps to come again at once with other processes. The rollout that ran ends
@@ -169,7 +169,7 @@ class Mailbox:
 
     def _forget(self, group: str) -> None:
         self.rollouts.forget(group)
-        self.watches.forget(group)
+        self.guard_states.forget(group)
         self.ledger.pop(group, None)
         for request in [r for r in self.requests.values() if r["group"] == group]:
             self.answer(request["id"], "gone")
@@ -177,7 +177,7 @@ class Mailbox:
     def groups(self) -> set[str]:
         """Every group of which something is known or asked."""
         asked = (r["group"] for r in self.requests.values() if r["group"])
-        return {*self.rollouts, *self.watches, *self.ledger, *asked}
+        return {*self.rollouts, *self.guard_states, *self.ledger, *asked}
 
     # --- the ledger
 
@@ -194,7 +194,7 @@ class Mailbox:
         ledger = self.ledger.setdefault(group, {})
         for one in those:
             found = one["name"], one["pid"], one.get("spawned", 0.0)
-            if one["pid"] and one["stage"] in ("settling", "open") and not self.is_warm(group, *found):
+            if one["pid"] and one["stage"] in ("ready", "open") and not self.is_warm(group, *found):
                 ledger[one["name"]] = (*found[1:], at)
 
 

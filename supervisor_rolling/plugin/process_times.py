@@ -42,7 +42,7 @@ class _Life:
 UNKNOWN = _Life()
 
 
-class Lives:
+class ProcessTimes:
     """One per supervisord. ``clock`` gives CLOCK_MONOTONIC seconds, ``wall`` seconds since 1970."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:

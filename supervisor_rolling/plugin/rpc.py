@@ -76,7 +76,7 @@ LONGEST_PROBLEM = 1000
 ROLLED_BY = ("restart", "resume")
 """The kinds of requests that a rollout answers: an older listener would take any other for one of these."""
 
-MOST_ROLLOUTS = 500
+MAX_ROLLOUTS = 500
 """Of the history, in one answer."""
 
 STALLED = "rollouts are stalled, and closed ports reopen when their lease expires (30 s; HAProxy has none)"
@@ -322,7 +322,7 @@ class RollingNamespaceRPCInterface:
                                least_available, size (processes of the group), settle_known (as in getRollout)
         """
         self._update("getHistory")
-        number = max(1, min(_whole("number", number), MOST_ROLLOUTS))
+        number = max(1, min(_whole("number", number), MAX_ROLLOUTS))
         group = self._group(group) if group != "" else ""
         self._require_listener()
         return self._ask("history", group, {"number": number}, False)
@@ -353,7 +353,7 @@ class RollingNamespaceRPCInterface:
         self._ring()
         return True
 
-    def listenerLook(self, key, known):
+    def listenerObserve(self, key, known):
         """Tell the listener what it has to know (the listener's own)
 
         @param string key      The listener's key
@@ -364,7 +364,7 @@ class RollingNamespaceRPCInterface:
                                changed in the groups concerned, idle: the seconds since the last look, and
                                takes_changes: listenerRecord does, and what is packed
         """
-        self._update_by_listener("listenerLook", key)
+        self._update_by_listener("listenerObserve", key)
         _fit(lambda: shapes.check(shapes.KNOWN, known, "known"))
         now = self.clock()
         idle = now - self.mailbox.looked_at if self.mailbox.looked_at else 0.0
@@ -376,8 +376,8 @@ class RollingNamespaceRPCInterface:
             {
                 "rollouts": self.mailbox.rollouts.news(known["rollouts"]),
                 "rolled": list(self.mailbox.rollouts),
-                "watches": self.mailbox.watches.news(known["watches"]),
-                "watched": list(self.mailbox.watches),
+                "guard_states": self.mailbox.guard_states.news(known["guard_states"]),
+                "guarded_groups": list(self.mailbox.guard_states),
                 "requests": requests,
                 "table": number,
                 "processes": processes,
@@ -416,7 +416,7 @@ class RollingNamespaceRPCInterface:
             notify(event)
         return self.mailbox.rollouts.version(group)
 
-    def listenerGuard(self, key, group, watch):
+    def listenerGuard(self, key, group, guard_state):
         """Write what the guard of a group has in hand into the mailbox (the listener's own)
 
         @param string key      The listener's key
@@ -426,13 +426,13 @@ class RollingNamespaceRPCInterface:
         """
         self._update_by_listener("listenerGuard", key)
         group = _text("group", group)
-        old = self.mailbox.watches.get(group)
-        new = _fit(lambda: shapes.read_watch(watch, group, old)) if watch != "" else None
+        old = self.mailbox.guard_states.get(group)
+        new = _fit(lambda: shapes.read_watch(guard_state, group, old)) if guard_state != "" else None
         if group in self.supervisord.process_groups:
             self.mailbox.guard(group, new, self.clock())
-        return self.mailbox.watches.version(group)
+        return self.mailbox.guard_states.version(group)
 
-    def listenerOrder(self, key, group, orders):
+    def listenerAct(self, key, group, actions):
         """Stop, start or signal processes of a group, each only if it is still the incarnation that the order is for
         (the listener's own)
 
@@ -443,10 +443,10 @@ class RollingNamespaceRPCInterface:
         @return array outcomes A struct for each: code, 0 or a fault of supervisor's, NOT_RUNNING where it was another
                                incarnation; and text
         """
-        self._update_by_listener("listenerOrder", key)
+        self._update_by_listener("listenerAct", key)
         group = _text("group", group)
-        _fit(lambda: shapes.check(shapes.ORDERS, orders, "orders"))
-        return [self._carried_out(group, order) for order in orders]
+        _fit(lambda: shapes.check(shapes.ORDERS, actions, "actions"))
+        return [self._carried_out(group, action) for action in actions]
 
     def listenerAnswer(self, key, request, code, text, plan):
         """Refuse a request, or answer it with a plan or a report (the listener's own)
@@ -467,7 +467,7 @@ class RollingNamespaceRPCInterface:
             self.mailbox.answer(request, "refused", code, readable(text, "utf-8"))
         elif asked is not None and asked["kind"] == "check":
             self.mailbox.answer(request, "checked", plan=_fit(lambda: shapes.read_report(plan, asked["group"])))
-        elif asked is not None and asked["kind"] in shapes.TOLD:
+        elif asked is not None and asked["kind"] in shapes.MAX_SHOWN:
             self.mailbox.answer(request, "told", plan=_fit(lambda: shapes.read_told(plan, asked["kind"])))
         elif asked is not None:
             self.mailbox.answer(request, "planned", plan=_fit(lambda: shapes.read_rollout(plan, asked["group"], None)))
@@ -487,32 +487,32 @@ class RollingNamespaceRPCInterface:
                 Fault.LISTENERS_OWN, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
             )
 
-    def _carried_out(self, group: str, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _carried_out(self, group: str, action: Mapping[str, Any]) -> dict[str, Any]:
         """Its outcome. One that goes wrong keeps no other from being carried out."""
         try:
-            self._carry_out(group, order)
+            self._carry_out(group, action)
         except RPCError as error:
             return {"code": error.code, "text": plain(error.text)}
         except Exception as error:  # noqa: BLE001 - as supervisor's own multicall, which answers it for this one alone
-            self._defects.tell("rolling.listenerOrder", error)
+            self._defects.tell("rolling.listenerAct", error)
             return {"code": Faults.FAILED, "text": plain("FAILED: %s: %s" % (type(error).__name__, error))}
         return {"code": 0, "text": ""}
 
-    def _carry_out(self, group: str, order: Mapping[str, Any]) -> None:
+    def _carry_out(self, group: str, action: Mapping[str, Any]) -> None:
         """By supervisor's own methods, with their checks and faults. supervisord does nothing else in between, so the
         process cannot become another after the comparison."""
-        name, verb = order["name"], order["verb"]
+        name, verb = action["name"], action["verb"]
         namespec = make_namespec(group, name)
         there = self.supervisord.process_groups.get(group)
         process = there.processes.get(name) if there is not None else None
         if process is None:
             raise RPCError(Faults.BAD_NAME, namespec)
         spawned = self.mailbox.lives.attempt(group, name, process)
-        if (process.pid, spawned) != (order["pid"], order["spawned"]):
+        if (process.pid, spawned) != (action["pid"], action["spawned"]):
             raise RPCError(Faults.NOT_RUNNING, "%s is another incarnation by now" % namespec)
         with self.mailbox.lives.ordered_by_rollout(process):
             if verb == "signal":
-                self._supervisor.signalProcess(namespec, order["signal"])
+                self._supervisor.signalProcess(namespec, action["signal"])
             elif verb == "stop":
                 self._supervisor.stopProcess(namespec, False)
             else:
@@ -522,12 +522,12 @@ class RollingNamespaceRPCInterface:
         """Ring the doorbell, before all that waits already in the listener's queue: a thousand processes that start
         together put three thousand events there, and without its key the listener cannot even look. Where the queue
         overflows supervisord drops what stands first: then the listener greets again after a second."""
-        pools = [group for group in self.supervisord.process_groups.values() if hears_the_doorbell(group)]
-        if pools and all(_is_rung(pool) for pool in pools):
+        keepalive_closer = [group for group in self.supervisord.process_groups.values() if hears_the_doorbell(group)]
+        if keepalive_closer and all(_is_rung(pool) for pool in keepalive_closer):
             return
         event = RollingAskedEvent(self.mailbox.key)
         notify(event)
-        for pool in pools:
+        for pool in keepalive_closer:
             _put_first(pool, event)
 
     def _ask(self, kind: str, group: str, details: Mapping[str, Any], wait: bool) -> Any:
@@ -593,8 +593,8 @@ class RollingNamespaceRPCInterface:
 
     def _listeners(self) -> list[tuple[str, str, Any]]:
         """The processes that the doorbell reaches, each with the names of its group and of its own."""
-        pools = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
-        return [(group, name, process) for group, pool in pools for name, process in pool.processes.items()]
+        keepalive_closer = [(name, g) for name, g in self.supervisord.process_groups.items() if hears_the_doorbell(g)]
+        return [(group, name, process) for group, pool in keepalive_closer for name, process in pool.processes.items()]
 
     def _listener_name(self) -> str:
         """What supervisorctl calls it."""
@@ -640,8 +640,8 @@ class RollingNamespaceRPCInterface:
             raise RollingError(Fault.ROLLOUT_ABORTED, "the rollout was aborted. %s" % rollout["why"])
         return self._view(rollout)
 
-    def _flag(self, group: str, wish: str, **flags: bool) -> Any:
-        if not self.mailbox.flag(group, **flags):
+    def _flag(self, group: str, wish: str, **drain_flags: bool) -> Any:
+        if not self.mailbox.flag(group, **drain_flags):
             last = (self.mailbox.rollouts.get(group) or {}).get("status")
             if last == ACTIVE:
                 raise RollingError(Fault.REFUSED, ABORTING % (group, group))
@@ -678,7 +678,7 @@ class RollingNamespaceRPCInterface:
 
     def _view(self, rollout: Mapping[str, Any]) -> dict[str, Any]:
         view = rollout_view(rollout, self.clock())
-        texts = {key: plain(view[key]) for key in ("group", "by", "why", "settle_why")}
+        texts = {key: plain(view[key]) for key in ("group", "by", "why", "min_ready_why")}
         return {**view, **texts, "processes": _plain_names(view["processes"]), "listener": self._listener_runs()}
 
     def _listener_runs(self) -> bool:
@@ -723,7 +723,7 @@ class RollingNamespaceRPCInterface:
         rollouts, groups = self.mailbox.rollouts, self.supervisord.process_groups
         active = [group for group in rollouts if holds_ports(rollouts[group])]
         asked = [request["group"] for request in requests]
-        return {group for group in (*active, *asked, *guarded, *self.mailbox.watches) if group in groups}
+        return {group for group in (*active, *asked, *guarded, *self.mailbox.guard_states) if group in groups}
 
     def _table_news(self, known: int, groups: set[str]) -> tuple[int, dict[str, list[Any]]]:
         """The rows that have changed, as ``{group: [is the whole group, rows]}``."""
@@ -778,7 +778,7 @@ class RollingNamespaceRPCInterface:
             "tries": standing.get("tries", 0),
             "retry_in": standing.get("retry_in", 0.0),
             "why": plain(standing.get("why", "")),
-            "guarded": self.mailbox.watches.get(group) is not None,
+            "guarded": self.mailbox.guard_states.get(group) is not None,
         }
 
 

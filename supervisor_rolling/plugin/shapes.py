@@ -14,12 +14,12 @@ from typing import Any, Union
 from supervisor_rolling.packing import unpack
 
 STATUSES = frozenset({"running", "done", "failed", "aborted", "planned"})
-STAGES = frozenset({"open", "down", "draining", "restarting", "warming", "settling", "failed"})
+STAGES = frozenset({"open", "down", "draining", "restarting", "warming", "ready", "failed"})
 
 TEXT, TRUTH, WHOLE, NUMBER = "text", "true or false", "a whole number", "a number"
-MOST_WHOLE = 2**31 - 1
+MAX_WHOLE = 2**31 - 1
 """XML-RPC has no larger number."""
-MOST_NUMBER = 1e15
+MAX_NUMBER = 1e15
 """Far above what a clock shows, far below infinity; NaN is not below it."""
 
 
@@ -94,11 +94,11 @@ POLICY: Shape = {
         "requests": ListOf(_REQUEST),
         "proxies": Added(ListOf(TEXT)),
     },
-    "settle": NUMBER,
+    "min_ready_seconds": NUMBER,
     "guard": {"enabled": TRUTH, "max_closed": _SHARE},
-    "settle_auto": Added(TRUTH),
-    "settle_why": Added(TEXT),
-    "settle_read": Added(TRUTH),
+    "min_ready_auto": Added(TRUTH),
+    "min_ready_why": Added(TEXT),
+    "min_ready_read": Added(TRUTH),
     "balancer": Added({"nginx": TEXT, "retries": Added(TRUTH)}),
     "hooks": Added(dict.fromkeys(("before_rollout", "after_warmup", "on_failure", "after_rollout"), _HOOK)),
     "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),
@@ -107,10 +107,10 @@ _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT,
 MEMBER: Shape = {
     "name": TEXT,
     "ports": ListOf(WHOLE),
-    "wanted": TRUTH,
+    "selected": TRUTH,
     "stage": STAGES,
     "since": NUMBER,
-    "tried": TRUTH,
+    "attempted": TRUTH,
     "replaced": TRUTH,
     "failed": TRUTH,
     "cold": TRUTH,
@@ -120,9 +120,9 @@ MEMBER: Shape = {
     "stopped_at": NUMBER,
     "killed": Added(TRUTH),
     "deaths": Added(WHOLE),
-    "timing": {"drained": NUMBER, "stopped": NUMBER, "started": NUMBER, "warmed": NUMBER, "settled": NUMBER},
-    "connections_left": WHOLE,
-    "oldest_left": Added(ListOf(_CONNECTION)),
+    "timing": {"drained": NUMBER, "stopped": NUMBER, "started": NUMBER, "warmed": NUMBER, "ready": NUMBER},
+    "lingering_connections": WHOLE,
+    "oldest_lingering": Added(ListOf(_CONNECTION)),
     "requests": WHOLE,
     "first_ms": NUMBER,
     "last_ms": NUMBER,
@@ -188,7 +188,7 @@ CHANGES: Shape = {
 
 REPORT: Shape = {
     "group": TEXT,
-    "findings": ListOf({"code": TEXT, "where": TEXT, "text": TEXT, "mend": TEXT, "refuses": TRUTH}),
+    "findings": ListOf({"code": TEXT, "where": TEXT, "text": TEXT, "fix": TEXT, "refuses": TRUTH}),
     "looked_at": ListOf(TEXT),
     "not_looked_at": ListOf(TEXT),
 }
@@ -198,14 +198,14 @@ HEAD: dict[str, Shape] = {
     **dict.fromkeys(("id", "limit", "total", "replaced", "least_available", "size"), WHOLE),
     **dict.fromkeys(("began", "seconds", "rested", "forecast"), NUMBER),
     "force": TRUTH,
-    "settle_known": TRUTH,
+    "min_ready_known": TRUTH,
 }
-TOLD: Mapping[str, Shape] = {"history": {"rollouts": ListOf(HEAD)}, "record": {"record": TEXT}}
+MAX_SHOWN: Mapping[str, Shape] = {"history": {"rollouts": ListOf(HEAD)}, "record": {"record": TEXT}}
 """By the kind of the request."""
 
 KNOWN: Shape = {
     "rollouts": TableOf(WHOLE),
-    "watches": TableOf(WHOLE),
+    "guard_states": TableOf(WHOLE),
     "table": WHOLE,
     "guarded": ListOf(TEXT),
     "packed": Added(TRUTH),
@@ -228,10 +228,10 @@ def read_rollout(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[s
 
 def read_watch(text: Any, group: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
     """The watch of a group from its JSON, likewise."""
-    watch = _read(text)
-    check({"group": TEXT}, watch, "watch")
-    _check_record(watch, group, old or {}, "wards", WARD)
-    return watch
+    guard_state = _read(text)
+    check({"group": TEXT}, guard_state, "watch")
+    _check_record(guard_state, group, old or {}, "guarded", WARD)
+    return guard_state
 
 
 def read_report(text: Any, group: str) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def read_report(text: Any, group: str) -> dict[str, Any]:
 def read_told(text: Any, kind: str) -> dict[str, Any]:
     """What is told of the rollouts that were, likewise."""
     told = _read(text)
-    check(TOLD[kind], told, kind)
+    check(MAX_SHOWN[kind], told, kind)
     return told
 
 
@@ -335,8 +335,8 @@ def _misfit(shape: Shape, value: Any, path: str) -> tuple[str, Any]:
 _SCALARS: dict[str, Callable[[Any], bool]] = {
     TEXT: lambda value: isinstance(value, str),
     TRUTH: lambda value: isinstance(value, bool),
-    WHOLE: lambda value: type(value) is int and 0 <= value <= MOST_WHOLE,
+    WHOLE: lambda value: type(value) is int and 0 <= value <= MAX_WHOLE,
     NUMBER: lambda value: (  # a whole one goes over XML-RPC as what it is
-        -MOST_NUMBER < value < MOST_NUMBER if type(value) is float else type(value) is int and abs(value) <= MOST_WHOLE
+        -MAX_NUMBER < value < MAX_NUMBER if type(value) is float else type(value) is int and abs(value) <= MAX_WHOLE
     ),
 }

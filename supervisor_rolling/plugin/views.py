@@ -15,7 +15,7 @@ from supervisor_rolling.packing import compressed
 from supervisor_rolling.plugin.mailbox import ACTIVE, Mailbox
 from supervisor_rolling.plugin.shapes import HEAD, TEXT
 
-FINDING_TEXTS = ("code", "where", "text", "mend")
+FINDING_TEXTS = ("code", "where", "text", "fix")
 CLOSED_STAGES = ("draining", "restarting", "warming", "failed")  # of a rollout; a ward says itself whether it is closed
 
 
@@ -27,13 +27,13 @@ def packed(view: Any) -> xmlrpc.client.Binary:
 def rollout_view(rollout: Mapping[str, Any], now: float) -> dict[str, Any]:
     """A rollout, from its wire form. ``now`` is CLOCK_MONOTONIC; durations are seconds."""
     members = [member_view(member, now) for member in rollout["members"]]
-    wanted = [member for member in members if member["wanted"]]
+    selected = [member for member in members if member["selected"]]
     rested = sum(end - begin for begin, end, _ in rollout.get("rests", ()))
     return {
         **{key: rollout[key] for key in ("id", "group", "status", "paused", "aborting", "force", "by", "limit", "why")},
-        **{key: rollout["policy"][key] for key in ("settle", "canary")},
-        "settle_auto": rollout["policy"].get("settle_auto", False),
-        "settle_why": rollout["policy"].get("settle_why", ""),
+        **{key: rollout["policy"][key] for key in ("min_ready_seconds", "canary")},
+        "min_ready_auto": rollout["policy"].get("min_ready_auto", False),
+        "min_ready_why": rollout["policy"].get("min_ready_why", ""),
         "forecast": round(rollout.get("forecast", 0.0), 3),
         "hook": _hook(rollout),
         "waits": plain(rollout.get("waits", "")) if rollout["status"] == ACTIVE else "",
@@ -41,10 +41,11 @@ def rollout_view(rollout: Mapping[str, Any], now: float) -> dict[str, Any]:
         "paced": bool(rollout.get("paced_since")) and rollout["status"] == ACTIVE,
         "seconds": round((rollout["ended_at"] or now) - rollout["started_at"] - rested, 3),
         "rested": round(rested, 3),
-        "total": len(wanted),
-        "replaced": sum(member["replaced"] for member in wanted),
+        "total": len(selected),
+        "replaced": sum(member["replaced"] for member in selected),
         "least_available": rollout["least_available"],
-        "settle_known": not rollout["policy"].get("settle_auto", False) or rollout["policy"].get("settle_read", False),
+        "min_ready_known": not rollout["policy"].get("min_ready_auto", False)
+        or rollout["policy"].get("min_ready_read", False),
         "processes": members,
     }
 
@@ -75,10 +76,10 @@ def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
     """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
-    the first requests of its warm-up; none where all were 200. ``oldest_left``: the fields of ``model.Connection`` for
+    the first requests of its warm-up; none where all were 200. ``oldest_lingering``: the fields of ``model.Connection`` for
     each of the oldest few that were left at the drain's deadline."""
-    names = ("name", "ports", "stage", "wanted", "tried", "replaced", "failed", "pid", "old_pid", "why")
-    counts = ("connections_left", "requests", "first_ms", "last_ms")
+    names = ("name", "ports", "stage", "selected", "attempted", "replaced", "failed", "pid", "old_pid", "why")
+    counts = ("lingering_connections", "requests", "first_ms", "last_ms")
     return {
         **{key: member[key] for key in names + counts},
         "killed": member.get("killed", False),
@@ -86,7 +87,7 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
         "statuses": [] if set(member.get("statuses", ())) <= {200} else member["statuses"],
         "seconds": round(now - member["since"], 3) if member["since"] else 0.0,
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
-        "oldest_left": [_connection_view(connection) for connection in member.get("oldest_left", ())],
+        "oldest_lingering": [_connection_view(connection) for connection in member.get("oldest_lingering", ())],
     }
 
 
@@ -106,16 +107,16 @@ def holds_ports(rollout: Mapping[str, Any]) -> bool:
 def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
     """Where the processes of a group stand, by name: those that a rollout or the guard has in hand, or that a rollout left as
     they are. Others are open, or nobody watches them."""
-    rollout, watch = mailbox.rollouts.get(group), mailbox.watches.get(group)
+    rollout, guard_state = mailbox.rollouts.get(group), mailbox.guard_states.get(group)
     is_running = rollout is not None and rollout["status"] == ACTIVE
     holds = rollout is not None and (is_running or not rollout["policy"]["guard"]["enabled"])
     members = {m["name"]: _member_standing(m, holds, now) for m in rollout["members"]} if rollout else {}
-    if watch is None:
+    if guard_state is None:
         return members
-    wards = {ward["name"]: _ward_standing(ward, now) for ward in watch["wards"]}
+    guarded = {guarded["name"]: _ward_standing(guarded, now) for guarded in guard_state["guarded"]}
     in_hand = {name: m for name, m in members.items() if is_running and m["stage"] != "open"}
     ports = {name: {"ports": member["ports"]} for name, member in members.items()}
-    return {**ports, **wards, **in_hand}
+    return {**ports, **guarded, **in_hand}
 
 
 def _member_standing(member: Mapping[str, Any], holds: bool, now: float) -> dict[str, Any]:
@@ -126,11 +127,11 @@ def _member_standing(member: Mapping[str, Any], holds: bool, now: float) -> dict
     }
 
 
-def _ward_standing(ward: Mapping[str, Any], now: float) -> dict[str, Any]:
-    retry_in = max(0.0, round(ward["retry_at"] - now, 3)) if ward["stage"] == "failed" else 0.0
-    seconds = round(now - ward["since"], 3)
+def _ward_standing(guarded: Mapping[str, Any], now: float) -> dict[str, Any]:
+    retry_in = max(0.0, round(guarded["retry_at"] - now, 3)) if guarded["stage"] == "failed" else 0.0
+    seconds = round(now - guarded["since"], 3)
     return {
-        **{key: ward[key] for key in ("stage", "ports", "closed", "tries", "why")},
+        **{key: guarded[key] for key in ("stage", "ports", "closed", "tries", "why")},
         "seconds": seconds,
         "retry_in": retry_in,
     }
@@ -141,7 +142,7 @@ def holder_text(holder: Mapping[str, Any]) -> str:
     by = f" by {holder['by']}" if holder.get("by") else ""
     if "members" not in holder:
         return f"a rollout was asked for{by} a moment ago"
-    wanted = [member for member in holder["members"] if member["wanted"]]
-    replaced = sum(member["replaced"] for member in wanted)
+    selected = [member for member in holder["members"] if member["selected"]]
+    replaced = sum(member["replaced"] for member in selected)
     paused = ", paused" if holder["paused"] else ""
-    return f"rollout {holder['id']}{by} has replaced {replaced} of {len(wanted)}{paused}"
+    return f"rollout {holder['id']}{by} has replaced {replaced} of {len(selected)}{paused}"

@@ -6,7 +6,7 @@ process, which goes alone, and of all others, by how many go at once. What is ov
 parts add up to the whole: what happens to one of several that go at once counts by how many those are.
 
 The record (``rolling.getRecord``) says when the listener saw what. When a process died, started and took requests comes
-from the process itself (``watching.Life``).
+from the process itself (``watching.ProcessTime``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.watching import Life
+from tests.benchmarks.watching import ProcessTime
 
 BEGIN = "until the first leaves"
 START = "from the old one's death to the new one's start"
@@ -36,7 +36,7 @@ class Course:
     name: str
     leaves: float
     restarting: float
-    settling: float
+    ready: float
     opened: float
     gone: float
     started: float
@@ -60,9 +60,9 @@ class Course:
     def over(self, startsecs: float) -> dict[str, float]:
         """What it took beyond that: with the bound, all of the time from leaving to open."""
         ready = self.boot + self.warming
-        late = self.settling - self.started - max(startsecs, ready)
+        late = self.ready - self.started - max(startsecs, ready)
         waited_for = RUNNING if startsecs >= ready else WARM
-        return {START: self.started - self.gone, waited_for: late, OPENING: self.opened - self.settling}
+        return {START: self.started - self.gone, waited_for: late, OPENING: self.opened - self.ready}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Explained:
         return self.seconds / self.packed if self.packed else math.inf
 
 
-def explained(record: Mapping[str, Any], known: Sequence[Life], startsecs: float, began: float) -> Explained:
+def explained(record: Mapping[str, Any], known: Sequence[ProcessTime], startsecs: float, began: float) -> Explained:
     """``began``: of the rollout, on the clock of the lives. Raises ValueError where a process was not seen to be
     restarted: a rollout that was not done has no bound."""
     courses = sorted(_courses(record, known, began), key=lambda course: course.leaves)
@@ -129,12 +129,12 @@ def between(courses: Sequence[Course], seconds: float, places: int) -> dict[str,
     }
 
 
-def _courses(record: Mapping[str, Any], known: Sequence[Life], began: float) -> list[Course]:
+def _courses(record: Mapping[str, Any], known: Sequence[ProcessTime], began: float) -> list[Course]:
     by_pid = {one.pid: one for one in known}
-    return [_course(process, by_pid, began) for process in record["processes"] if process["wanted"]]
+    return [_course(process, by_pid, began) for process in record["processes"] if process["selected"]]
 
 
-def _course(process: Mapping[str, Any], by_pid: Mapping[int, Life], began: float) -> Course:
+def _course(process: Mapping[str, Any], by_pid: Mapping[int, ProcessTime], began: float) -> Course:
     at = dict(reversed(process["stages"]))  # of one that drained twice the first time
     old, new = by_pid.get(process["old_pid"]), by_pid.get(process["pid"])
     if old is None or new is None or old is new or not math.isfinite(old.gone) or "open" not in at:
@@ -143,7 +143,7 @@ def _course(process: Mapping[str, Any], by_pid: Mapping[int, Life], began: float
         process["name"],
         at["draining"],
         at["restarting"],
-        at["settling"],
+        at["ready"],
         at["open"],
         gone=old.gone - began,
         started=new.started - began,

@@ -31,7 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     enter_private_network()
     history = {"file": "%(here)s/rollouts.jsonl"}
-    setup = replace(ours.SETUP, files={ours.POLICY: plugin.policy(history=history, settle=options.settle)})
+    setup = replace(
+        ours.SETUP, files={ours.POLICY: plugin.policy(history=history, min_ready_seconds=options.min_ready_seconds)}
+    )
     with tempfile.TemporaryDirectory() as directory, Stack(Path(directory), setup) as stack:
         stack.warm()
         wait_open(stack)

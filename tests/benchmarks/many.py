@@ -100,7 +100,7 @@ def running(many: Many) -> Iterator[Rig]:
         directory = Path(name)
         program = binder.compile(directory)
         warmup = {"timeout": 20, "requests": [{"path": "/warm", "count": REQUESTS_TO_WARM}]}
-        group = {"ports": r"app-(\d+)", "warmup": warmup, "settle": 0}
+        group = {"ports": r"app-(\d+)", "warmup": warmup, "min_ready_seconds": 0}
         policy = {"history": {"file": str(directory / "rollouts.jsonl")}, "groups": {"app": group}}
         (directory / "rolling.yaml").write_text(json.dumps(policy), encoding="ascii")
         text = CONF.format(

@@ -212,7 +212,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stack is stopped
     arguments = _parser().parse_args()
     how = How(arguments.processes, arguments.lead, arguments.patience)
-    wanted = list(cases(arguments.loads, arguments.limits, arguments.pressures))
+    selected = list(cases(arguments.loads, arguments.limits, arguments.pressures))
     before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.resume else {}
     if before and before["how"] != asdict(how):
         sys.exit(f"{arguments.out} was measured with {before['how']}, not {asdict(how)}")
@@ -230,7 +230,7 @@ def main() -> None:
             stack.warm()
             most = arguments.rate or before.get("rate") or saturating(stack)
             print(f"{most:.0f} requests a second saturate this machine", file=sys.stderr, flush=True)
-            for case in (case for case in wanted if case not in known):
+            for case in (case for case in selected if case not in known):
                 print(f"{case} …", file=sys.stderr, flush=True)
                 look.wait_open(stack)
                 time.sleep(REST)

@@ -91,10 +91,10 @@ def save(path: Path, results: Iterable[Result]) -> None:
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def merged(before: Iterable[Result], new: Result, order: Sequence[str]) -> list[Result]:
+def merged(before: Iterable[Result], new: Result, action: Sequence[str]) -> list[Result]:
     """With the new one in the place of the one before, by size and in the order of the ways."""
     kept = [result for result in before if (result.size, result.way) != (new.size, new.way)]
-    places = {name: place for place, name in enumerate(order)}
+    places = {name: place for place, name in enumerate(action)}
     return sorted([*kept, new], key=lambda one: (one.size, places.get(one.way, len(places))))
 
 

@@ -86,8 +86,8 @@ def profile(size: int, startsecs: int) -> None:
         _rollout(rig)
         rig.rpc().supervisor.stopProcess("rolling", True)
         statistics = pstats.Stats(str(rig.directory / "profile"))
-        for order in ("cumulative", "tottime"):
-            statistics.sort_stats(order).print_stats(SHOWN)
+        for action in ("cumulative", "tottime"):
+            statistics.sort_stats(action).print_stats(SHOWN)
 
 
 def _timed(size: int, startsecs: int, names: Mapping[str, str]) -> Many:

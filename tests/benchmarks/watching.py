@@ -1,6 +1,6 @@
 """What is seen of a group while it is restarted: how many serve, what memory it takes, what the tool costs.
 
-``lives`` and ``least`` are arithmetic; ``Watch`` looks at a stack for as long as a ``with`` block lasts. A process
+``lives`` and ``least`` are arithmetic; ``GuardState`` looks at a stack for as long as a ``with`` block lasts. A process
 serves from when it says that it takes requests until it says that it takes no more, or dies (``tests.support.site.life``);
 one that is up and cold serves, too, and so does one whose port somebody has closed: whoever closes says that himself.
 Points in time are seconds on CLOCK_MONOTONIC.
@@ -32,7 +32,7 @@ LOOK_EVERY = 0.05  # seconds: for those that are new
 
 
 @dataclass(frozen=True)
-class Life:
+class ProcessTime:
     """One process: ``up`` when it took requests, ``left`` when it took no more, ``gone`` when it was dead; infinity for
     what has not come yet."""
 
@@ -43,24 +43,24 @@ class Life:
     gone: float = math.inf
 
 
-def lives(notes: Iterable[life.Note], deaths: Mapping[int, float]) -> list[Life]:
+def lives(notes: Iterable[life.Note], deaths: Mapping[int, float]) -> list[ProcessTime]:
     """By when they came up. ``deaths``: by pid."""
     told = list(notes)
     leaving = {note.pid: note.at for note in reversed(told) if note.word == life.LEAVING}
     gone = {note.pid: deaths.get(note.pid, math.inf) for note in told}
     return [
-        Life(n.pid, n.started, n.at, min(leaving.get(n.pid, math.inf), gone[n.pid]), gone[n.pid])
+        ProcessTime(n.pid, n.started, n.at, min(leaving.get(n.pid, math.inf), gone[n.pid]), gone[n.pid])
         for n in told
         if n.word == life.UP
     ]
 
 
-def serving(known: Iterable[Life], at: float) -> int:
+def serving(known: Iterable[ProcessTime], at: float) -> int:
     """How many serve at a moment."""
     return sum(one.up <= at < one.left for one in known)
 
 
-def least(known: Sequence[Life], start: float, end: float) -> int:
+def least(known: Sequence[ProcessTime], start: float, end: float) -> int:
     """How few served at any moment from ``start`` to ``end``."""
     moments = [start, *(one.left for one in known if start <= one.left <= end)]
     return min(serving(known, at) for at in moments)
@@ -73,7 +73,7 @@ def heaviest(weights: Sequence[tuple[float, float]], start: float, end: float) -
     return max((weight for at, weight in weights if first <= at <= end), default=0.0)
 
 
-class Watch:
+class GuardState:
     """See the module. ``daemons``: the pids of what the tool is, without what is started for each restart."""
 
     def __init__(self, stack: Stack, daemons: Mapping[str, int], is_member: Callable[[int], bool]) -> None:
@@ -87,7 +87,7 @@ class Watch:
         self._weighing = threading.Thread(target=self._weigh, name="memory")
         self.weights: list[tuple[float, float]] = []  # when, MB
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> GuardState:
         self._looking.start()
         self._weighing.start()
         return self
@@ -97,7 +97,7 @@ class Watch:
         self._looking.join()
         self._weighing.join()
 
-    def lives(self) -> list[Life]:
+    def lives(self) -> list[ProcessTime]:
         return lives(_notes(self._stack), dict(self._deaths))
 
     def heaviest(self, start: float, end: float) -> float:

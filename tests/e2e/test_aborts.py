@@ -39,7 +39,7 @@ def a_world(deploy: dict[str, Any], good: int, unstoppable: bool = False, on_kil
     """Four processes, two at a time; the first ``good`` of them get a good deploy. ``unstoppable``: those that run do
     not stop."""
     policy = fast_policy(
-        settle=0.2,
+        min_ready_seconds=0.2,
         max_unavailable=Share(number=2),
         warmup=WarmupPolicy(timeout=1.5 if deploy.get("boots") == "never" else 4.0),
         restart=RestartPolicy(timeout=3.0, on_kill=on_kill),
@@ -109,7 +109,7 @@ def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_
         assert_nothing_is_between(world, rollout)
         assert (world.lost, world.cold) == (0, 0)
         assert {member.stage for member in rollout.members} == {Stage.OPEN}
-        assert all(member.killed and member.replaced for member in rollout.members if member.tried)
+        assert all(member.killed and member.replaced for member in rollout.members if member.attempted)
         statuses.add(rollout.status)
     assert statuses == {Status.ABORTED, Status.FAILED if on_kill == "fail" else Status.DONE}
 
@@ -117,7 +117,7 @@ def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_
 # --- the real thing
 
 
-def started(start: Callable[..., Stack], fault: str = "", settle: float = 0.0) -> Stack:
+def started(start: Callable[..., Stack], fault: str = "", min_ready_seconds: float = 0.0) -> Stack:
     """Four warm processes; ``fault`` is theirs."""
     setup = {
         "application": "tests.support.light_app",
@@ -127,7 +127,7 @@ def started(start: Callable[..., Stack], fault: str = "", settle: float = 0.0) -
         "files": {"fault": fault},
     }
     warmup = {"timeout": 5, "ready": "/health", "requests": ["/"]}
-    stack = start(4, setup=setup, max_unavailable=2, warmup=warmup, settle=settle)
+    stack = start(4, setup=setup, max_unavailable=2, warmup=warmup, min_ready_seconds=min_ready_seconds)
     wait_open(stack)
     return stack
 
@@ -144,7 +144,7 @@ def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
     assert_nobody_noticed(load.report())
     assert rollout["status"] == "aborted"
     first, *others = rollout["processes"]
-    assert [(p["stage"], p["tried"]) for p in others] == [("open", False)] * 3
+    assert [(p["stage"], p["attempted"]) for p in others] == [("open", False)] * 3
     assert pids(stack)[1:] == before[1:]
     assert [refuses(port) for port in stack.setup.ports] == [first["stage"] == "failed", False, False, False]
     assert stack.processes()[0].state == "RUNNING"
@@ -158,18 +158,18 @@ def test_an_abort_while_one_drains_opens_it_as_it_was(start: Callable[..., Stack
         first = abort_at(stack, "draining")
         held.sendall(b"GET /health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n")
         assert held.recv(100).startswith(b"HTTP/1.1 200 OK")
-    assert (first["stage"], first["tried"], first["failed"]) == ("open", False, False)
+    assert (first["stage"], first["attempted"], first["failed"]) == ("open", False, False)
     assert rolling(stack)["replaced"] == 0
 
 
 @pytest.mark.parametrize(
-    ("stage", "old", "new", "settle"),
-    [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("settling", "", "", 1.0)],
+    ("stage", "old", "new", "min_ready_seconds"),
+    [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("ready", "", "", 1.0)],
 )
 def test_an_abort_brings_back_what_has_left_new_warm_and_open(
-    start: Callable[..., Stack], stage: str, old: str, new: str, settle: float
+    start: Callable[..., Stack], stage: str, old: str, new: str, min_ready_seconds: float
 ) -> None:
-    stack = started(start, old, settle)
+    stack = started(start, old, min_ready_seconds)
     stack.fault(new)
     first = abort_at(stack, stage)
     assert (first["stage"], first["replaced"], first["killed"]) == ("open", True, old == "deaf")

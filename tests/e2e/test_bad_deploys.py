@@ -114,7 +114,7 @@ def deploy_badly(stack: Stack, fault: Fault) -> None:
     stack.fault(fault.fault)
 
 
-def mend(stack: Stack) -> None:
+def fix(stack: Stack) -> None:
     """A good deploy, with the deadline of one."""
     change_policy(stack, warmup=warmup(PATIENT))
     stack.release(MENDED)
@@ -199,7 +199,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
         ]
         assert found_after(view) < fault.warm_within + 1.0
         assert fault.words != FATAL or fatal_until_found(stack) < 1.0
-        mend(stack)
+        fix(stack)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [MENDED] * fault.processes), output
         assert not set(before) & set(pids(stack))
@@ -257,7 +257,7 @@ def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_re
 
 def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) -> None:
     fault = Fault("hang everywhere")
-    stack = started(start, fault, settle=0.3)
+    stack = started(start, fault, min_ready_seconds=0.3)
     before = pids(stack)
     with users(stack) as load:
         stack.release(MENDED)
@@ -274,7 +274,7 @@ def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) ->
         assert (status, releases(stack)) == (1, [MENDED] * 3 + ["closed"] + [OLD] * 4), output
         new = pids(stack)
         assert new[4:] == before[4:]
-        mend(stack)
+        fix(stack)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [MENDED] * 8), output
         assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"

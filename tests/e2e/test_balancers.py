@@ -32,7 +32,7 @@ RETRYING = {
 def behind(light: Callable[..., Stack], balancer: str, upstream: str, peer: str = "", **policy: object) -> Stack:
     """A group behind a load balancer of tests.support.balancers, whose settle is read."""
     setup = {"balancer": balancer, "upstream": upstream, "peer": peer}
-    return light(setup=setup, **{"settle": "auto", **policy})
+    return light(setup=setup, **{"min_ready_seconds": "auto", **policy})
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -108,11 +108,13 @@ def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[...
     assert_nobody_noticed(report())
 
 
-@pytest.mark.parametrize(("peer", "settle"), [("retry=2 disablereuse=On", 2), ("retry=0 disablereuse=On", 0)])
-def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, settle: int):
+@pytest.mark.parametrize(
+    ("peer", "min_ready_seconds"), [("retry=2 disablereuse=On", 2), ("retry=0 disablereuse=On", 0)]
+)
+def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, min_ready_seconds: int):
     stack = behind(light, "apache2", "", peer)
     with users(stack, rate=40.0) as report:
         done = stack.ctl("rolling_restart", "app")
     assert re.search("never fewer than [1-3] of 4 available", done.stdout), done.stdout  # the guard may settle still
-    assert min(process["settled"] for process in rolling(stack)["processes"]) >= settle
+    assert min(process["ready"] for process in rolling(stack)["processes"]) >= min_ready_seconds
     assert_nobody_noticed(report())

@@ -18,7 +18,7 @@ import pytest
 from tests.benchmarks import bound, goals, picture, publish, results
 from tests.benchmarks.measuring import before
 from tests.benchmarks.results import Latencies, Result
-from tests.benchmarks.watching import Life, busy, heaviest, least, lives
+from tests.benchmarks.watching import ProcessTime, busy, heaviest, least, lives
 from tests.support.load import Answer
 from tests.support.site.life import LEAVING, UP, Note
 from tests.support.stack import ROOT
@@ -64,10 +64,15 @@ def test_a_process_serves_from_when_it_says_so_until_it_leaves_or_dies():
 
 
 def test_the_fewest_are_counted_at_the_worst_moment_and_not_at_those_of_a_clock():
-    known = [Life(1, 0.0, 0.0, 5.0), Life(2, 0.0, 0.0, 5.2), Life(3, 4.0, 5.1), Life(4, 4.0, 5.3)]
+    known = [
+        ProcessTime(1, 0.0, 0.0, 5.0),
+        ProcessTime(2, 0.0, 0.0, 5.2),
+        ProcessTime(3, 4.0, 5.1),
+        ProcessTime(4, 4.0, 5.3),
+    ]
     assert least(known, 1.0, 9.0) == 1
     assert least(known, 6.0, 9.0) == 2
-    assert least([*known, Life(5, 0.0, 0.0)], 1.0, 9.0) == 2
+    assert least([*known, ProcessTime(5, 0.0, 0.0)], 1.0, 9.0) == 2
 
 
 def test_a_restart_between_two_measurements_has_the_weight_before_it() -> None:
@@ -91,7 +96,7 @@ def test_a_machine_that_does_nothing_is_not_busy():
 # --- the bound
 
 
-def record(courses: list[dict[str, float]], limit: int, seconds: float) -> tuple[Mapping[str, Any], list[Life]]:
+def record(courses: list[dict[str, float]], limit: int, seconds: float) -> tuple[Mapping[str, Any], list[ProcessTime]]:
     """A rollout of processes that each leave ``at``, drain, stop, are gone for so long, boot and warm up; each thing is
     seen ``late``."""
     processes, known = [], []
@@ -100,21 +105,21 @@ def record(courses: list[dict[str, float]], limit: int, seconds: float) -> tuple
         gone = restarting + one["stop"]
         started = gone + one.get("down", 0.0)
         up = started + one["boot"]
-        settling = started + max(STARTSECS, one["boot"] + one["warm"]) + one.get("late", 0.0)
-        stages = [["draining", one["at"]], ["restarting", restarting], ["warming", started], ["settling", settling]]
+        ready = started + max(STARTSECS, one["boot"] + one["warm"]) + one.get("late", 0.0)
+        stages = [["draining", one["at"]], ["restarting", restarting], ["warming", started], ["ready", ready]]
         old, new = 10 + number, 100 + number
         processes.append(
             {
                 "name": f"app-{number}",
-                "wanted": True,
+                "selected": True,
                 "old_pid": old,
                 "pid": new,
                 "latencies_ms": [1000 * one["warm"]],
-                "stages": [*stages, ["open", settling]],
+                "stages": [*stages, ["open", ready]],
             }
         )
-        known.append(Life(old, 0.0, 0.0, BEGAN + gone, BEGAN + gone))
-        known.append(Life(new, BEGAN + started, BEGAN + up))
+        known.append(ProcessTime(old, 0.0, 0.0, BEGAN + gone, BEGAN + gone))
+        known.append(ProcessTime(new, BEGAN + started, BEGAN + up))
     return {"limit": limit, "seconds": seconds, "processes": processes}, known
 
 

@@ -35,7 +35,9 @@ def unguarded(start: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def unguarded(setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         sound = {"application": "tests.support.light_app", "program": "stopwaitsecs=30", **(setup or {})}
-        stack = start(3, setup=sound, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, settle="auto", **given)
+        stack = start(
+            3, setup=sound, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, min_ready_seconds="auto", **given
+        )
         wait_running(stack)
         return stack
 
@@ -48,7 +50,7 @@ def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def group(processes: int = 3, setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         sound = {"startsecs": 1, "program": "stopwaitsecs=30", **(setup or {})}
-        stack = light(processes, sound, **{"balancer": NGINX, "settle": "auto", **given})
+        stack = light(processes, sound, **{"balancer": NGINX, "min_ready_seconds": "auto", **given})
         wait_running(stack)
         return stack
 
@@ -132,7 +134,7 @@ def test_what_haproxy_was_told_wrongly_is_found(group: Callable[..., Stack]) -> 
 def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_requests(
     group: Callable[..., Stack],
 ) -> None:
-    stack = group(setup={"peer": ""}, settle=0)
+    stack = group(setup={"peer": ""}, min_ready_seconds=0)
     (finding,) = checked(stack)["findings"]
     assert (finding["code"], finding["refuses"], finding["where"].rpartition(":")[0]) == (
         "nginx.max_fails",
@@ -159,7 +161,7 @@ def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[...
     with users(stack) as report:
         assert stack.ctl("rolling_restart", "app").returncode == 0
     assert_nobody_noticed(report())
-    assert min(process["settled"] for process in rolling(stack)["processes"]) >= 3.0
+    assert min(process["ready"] for process in rolling(stack)["processes"]) >= 3.0
 
 
 def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Callable[..., Stack]) -> None:
@@ -170,7 +172,7 @@ def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Ca
     assert finding["text"].endswith("settle: auto is 10")
     assert not finding["refuses"]
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30.0, "it settles")
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30.0, "it settles")
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 
@@ -251,7 +253,7 @@ def test_a_bypass_that_cannot_reach_a_process_is_found(unguarded: Callable[..., 
 
 def test_starting_processes_are_reported_as_skipped(start: Callable[..., Stack]) -> None:
     setup = {"application": "tests.support.light_app", "startsecs": 50, "program": "stopwaitsecs=30"}
-    stack = start(3, setup=setup, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, settle="auto")
+    stack = start(3, setup=setup, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, min_ready_seconds="auto")
     report = checked(stack)
     assert report["findings"] == []
     assert report["not_looked_at"] == [

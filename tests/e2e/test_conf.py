@@ -16,7 +16,7 @@ from supervisor.events import ProcessGroupEvent, ProcessStateEvent, SupervisorSt
 from supervisor.options import ClientOptions, ServerOptions
 
 from supervisor_rolling import __version__
-from supervisor_rolling.core.checks.nginx import behind, settle_for
+from supervisor_rolling.core.checks.nginx import behind, min_ready_for
 from supervisor_rolling.core.model import Config, Policy
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener import config
@@ -107,8 +107,8 @@ def test_the_listener_is_started_first_and_hears_at_once(supervisord: ServerOpti
 
 def test_the_listener_hears_the_doorbell_and_the_processes(supervisord: ServerOptions) -> None:
     heard = tuple(group(supervisord, "rolling").pool_events)
-    wanted = (RollingAskedEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
-    assert [event for event in wanted if not issubclass(event, heard)] == []
+    selected = (RollingAskedEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
+    assert [event for event in selected if not issubclass(event, heard)] == []
 
 
 def test_the_listener_s_command_is_one_that_is_installed(supervisord: ServerOptions) -> None:
@@ -162,8 +162,8 @@ def test_nginx_asks_the_ports_that_the_processes_have() -> None:
 
 def test_what_settles_in_no_time_is_tried_again_in_no_time(policy: Policy) -> None:
     assert {server.split(maxsplit=1)[1] for server in upstream()} == {"max_fails=0"}
-    assert policy.settle_auto
-    assert settle_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
+    assert policy.min_ready_auto
+    assert min_ready_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
 
 
 def test_nginx_takes_its_file(tmp_path: Path) -> None:

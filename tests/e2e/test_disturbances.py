@@ -108,9 +108,9 @@ def test_update_that_removes_the_group_ends_the_rollout_says_so_and_leaves_no_ru
     assert stack.ctl("rolling_restart", "app").returncode == 5
 
 
-@pytest.mark.parametrize("stage", ["draining", "warming", "settling"])
+@pytest.mark.parametrize("stage", ["draining", "warming", "ready"])
 def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_rollout_goes_on(light: Callable[..., Stack], stage: str):
-    stack = light(processes=3, setup=SLOW, drain=drain_for(stage), settle=1 if stage == "settling" else 0)
+    stack = light(processes=3, setup=SLOW, drain=drain_for(stage), min_ready_seconds=1 if stage == "ready" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
     assert any(line.startswith("app-8000") and "was stopped by hand" in line for line in said.splitlines())
@@ -414,17 +414,19 @@ def test_two_supervisords_on_one_host_rollout_at_the_same_time(light: Callable[.
 # --- to the clock
 
 
-@pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "settling"))])
+@pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "ready"))])
 def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_nothing(
     light: Callable[..., Stack], hours: int, stage: str
 ):
-    stack = light(processes=2, setup={**SLOW, "supervisord": "tests.support.wall"}, drain={"min": 0.5}, settle=1)
+    stack = light(
+        processes=2, setup={**SLOW, "supervisord": "tests.support.wall"}, drain={"min": 0.5}, min_ready_seconds=1
+    )
     with users(stack) as report:
         status, said = disturbed(stack, lambda: stack.jump(3600.0 * hours), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
     assert_nobody_noticed(report())
     timings: list[dict[str, Any]] = rolling(stack)["processes"]
-    assert all(timing["settled"] >= 1.0 and timing["drained"] >= 0.5 for timing in timings)
+    assert all(timing["ready"] >= 1.0 and timing["drained"] >= 0.5 for timing in timings)
 
 
 def test_one_that_is_restarted_by_hand_when_the_clock_jumps_is_not_taken_for_stopped(light: Callable[..., Stack]):

@@ -45,7 +45,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
             assert done.returncode == 0, done.stdout
             assert not set(before) & set(pids(stack))
             assert max(member["drained"] for member in rolling(stack)["processes"]) < LONG / 2
-            assert [member["connections_left"] for member in rolling(stack)["processes"]] == [0] * 4
+            assert [member["lingering_connections"] for member in rolling(stack)["processes"]] == [0] * 4
     assert_nobody_noticed(report())
     assert listener_log(stack).count("that it drains") == ROLLOUTS * 4
 

@@ -13,7 +13,7 @@ import pytest
 from supervisor_rolling.core.model import BalancerPolicy, Hook, HooksPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config, file_trust
 from supervisor_rolling.listener.balancer_config import UnreadableError, read_nginx
-from supervisor_rolling.listener.gate_probe import RealTrials
+from supervisor_rolling.listener.gate_probe import RealGateProbes
 from supervisor_rolling.listener.hook_runner import run
 from tests.support.look import pids
 from tests.support.stack import Stack
@@ -151,7 +151,7 @@ def test_check_names_every_path_with_its_fix(script: Path, folder: Path) -> None
     writable(script)
     hooks = HooksPolicy(after_rollout=Hook(("sh", str(script))))
     policy = Policy("app", PortRule(), hooks=hooks, balancer=BalancerPolicy(str(file)))
-    found = {one.where: (one.refuses, one.mend) for one in RealTrials().distrust(policy)}
+    found = {one.where: (one.refuses, one.fix) for one in RealGateProbes().distrust(policy)}
     assert found == {
         "groups.app.hooks.after_rollout": (True, f"chmod go-w {script}"),
         "groups.app.balancer.nginx": (True, f"chown root {file}"),

@@ -108,7 +108,7 @@ def _releases(member: Member) -> list[str]:
         return [member.stack.ask(port, "/health").headers["x-release"] for port in member.stack.setup.ports]
 
 
-def mend(member: Member) -> None:
+def fix(member: Member) -> None:
     """Take the fault back, and go on where the rollout stopped."""
     member.stack.fault()
     done = member.stack.ctl("rolling_resume", "app")
@@ -177,9 +177,9 @@ def test_the_sections_of_the_role_are_those_of_the_example(parts: list[str]) -> 
     text = template.render(rolling_parts=parts, rolling_venv="/opt/x", rolling_yaml="/etc/supervisor/rolling.yaml")
     sections = configparser.RawConfigParser()
     sections.read_string(text.replace("/opt/x/bin/", ""))
-    wanted = {name: ("client" if name.startswith("ctlplugin") else "server") for name in SECTIONS}
+    selected = {name: ("client" if name.startswith("ctlplugin") else "server") for name in SECTIONS}
     assert {name: dict(sections[name]) for name in sections.sections()} == {
-        name: dict(example[name]) for name, part in wanted.items() if part in parts
+        name: dict(example[name]) for name, part in selected.items() if part in parts
     }
 
 
@@ -211,7 +211,7 @@ def test_a_bad_deploy_stops_at_the_first_process_of_the_first_host_and_fails_no_
         played = fleet.play("rollout.yml", *deploying(fleet, "fault", "500"))
         assert played.status == FAILED, played.output
         after = fleet.pids()
-        mend(fleet.members[0])
+        fix(fleet.members[0])
     canary, *others = played.table
     assert canary[:3] == [CANARY, "failed", "0 of 3"]
     assert canary[5] == "app-8000 is not warm: GET / answered 500, expected 2xx"
@@ -233,7 +233,7 @@ def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) 
         played = fleet.play("rollout.yml", *at_a_time(2, 4), *deploying(fleet, "fault", text))
         assert played.status == FAILED, played.output
         after = fleet.pids()
-        mend(fleet.members[1])
+        fix(fleet.members[1])
     assert [row[1] for row in played.table] == ["done", "failed", *["not reached"] * 4]
     assert {name: after[name] for name in NAMES[2:]} == {name: before[name] for name in NAMES[2:]}
 

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import pytest
 
 from supervisor_rolling.core.model import GatePolicy
-from supervisor_rolling.listener.contracts import NO_ANSWER, Doors, Look
-from supervisor_rolling.listener.gate_probe import RealTrials
+from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
+from supervisor_rolling.listener.gate_probe import RealGateProbes
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.gates import make_gate
 from tests.support.look import closed_ports, rules
@@ -53,7 +53,7 @@ def test_a_gate_that_works_passes_and_leaves_nothing(
     make_keeper: Callable[..., Gatekeeper], policy: dict[str, str]
 ) -> None:
     keeper = make_keeper(**policy)
-    assert RealTrials().try_gate(keeper.tried, LOOPBACKS, policy.get("bypass", "mark")) == []
+    assert RealGateProbes().try_gate(keeper.tried, LOOPBACKS, policy.get("bypass", "mark")) == []
     assert rules() == []
 
 
@@ -71,7 +71,7 @@ def test_a_rule_that_lets_all_of_loopback_in_before_ours_is_seen(make_keeper: Ca
     foreign = ["INPUT", "-i", "lo", "-j", "ACCEPT"]
     subprocess.run(["iptables-legacy", "-I", *foreign], check=True)
     try:
-        found = RealTrials().try_gate(keeper.tried, LOOPBACKS, "mark")
+        found = RealGateProbes().try_gate(keeper.tried, LOOPBACKS, "mark")
     finally:
         subprocess.run(["iptables-legacy", "-D", *foreign], check=True)
     assert found == ["lets new connections to 127.0.0.1 through"]
@@ -79,7 +79,7 @@ def test_a_rule_that_lets_all_of_loopback_in_before_ours_is_seen(make_keeper: Ca
 
 def test_a_bypass_that_the_gate_does_not_know_is_seen(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables", bypass="address")
-    found = RealTrials().try_gate(keeper.tried, LOOPBACKS, "mark")
+    found = RealGateProbes().try_gate(keeper.tried, LOOPBACKS, "mark")
     assert [text.partition(" through")[0] for text in found] == [
         "lets no warm-up to 127.0.0.1",
         "lets no warm-up to ::1",
@@ -91,11 +91,11 @@ def test_a_gate_that_does_not_open_again_is_seen() -> None:
     keeper.prove(GatePolicy("iptables"))
     keeper.hold({})
 
-    def stuck(port: int, look: Look) -> tuple[Doors, Doors]:
+    def stuck(port: int, look: Look) -> tuple[Endpoints, Endpoints]:
         keeper.hold({port: "stays"})
         return look()
 
-    found = RealTrials().try_gate(stuck, {"127.0.0.1"}, "mark")
+    found = RealGateProbes().try_gate(stuck, {"127.0.0.1"}, "mark")
     keeper.hold({})
     assert found == [f"does not open {address} again: ECONNREFUSED" for address in ("127.0.0.1", "::1")]
 
@@ -105,7 +105,7 @@ def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
     subprocess.run(["iptables-legacy", "-I", *drop], check=True)
     try:
         began = time.monotonic()
-        found = RealTrials().connect([("127.0.0.1", port) for port in range(9000, 9010)])
+        found = RealGateProbes().connect([("127.0.0.1", port) for port in range(9000, 9010)])
         took = time.monotonic() - began
     finally:
         subprocess.run(["iptables-legacy", "-D", *drop], check=True)
@@ -120,7 +120,7 @@ def test_more_processes_than_may_be_connected_to_at_once_are_reached_all_the_sam
         doors = [(f"127.0.0.{n}", listener.getsockname()[1]) for n in range(1, 201)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
         keep.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
-        found = RealTrials().connect(doors)
+        found = RealGateProbes().connect(doors)
     assert [why for why in found.values() if why not in ("", "ECONNREFUSED")] == []
     assert len(found) == 200
 
@@ -150,27 +150,27 @@ def test_a_port_that_another_has_is_told(host: str, family: socket.AddressFamily
         assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
-        assert RealTrials().metrics(f"{host}:9181") == (
+        assert RealGateProbes().metrics(f"{host}:9181") == (
             f"{host}:9181 cannot be listened on: Address already in use",
             "name another address, or see who has it: ss -ltnp sport = :9181",
         )
         other.stdin.close()
-    assert RealTrials().metrics(f"{host}:9181") == ("", "")
+    assert RealGateProbes().metrics(f"{host}:9181") == ("", "")
 
 
 def test_a_port_that_the_listener_itself_has_is_in_order() -> None:
     with socket.create_server(("127.0.0.1", 9181)):
-        assert RealTrials().metrics("127.0.0.1:9181") == ("", "")
+        assert RealGateProbes().metrics("127.0.0.1:9181") == ("", "")
 
 
 def test_an_address_that_this_host_has_not_is_told() -> None:
-    why, _ = RealTrials().metrics("192.0.2.1:9181")
+    why, _ = RealGateProbes().metrics("192.0.2.1:9181")
     assert why == "192.0.2.1:9181 cannot be listened on: Cannot assign requested address"
 
 
 def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert RealTrials().metrics("127.0.0.1:9181") == (
+    assert RealGateProbes().metrics("127.0.0.1:9181") == (
         "prometheus_client is missing",
         "pip install supervisor_rolling[metrics]",
     )

@@ -105,14 +105,14 @@ def test_a_boot_loop_is_closed_from_one_attempt_to_the_next(start: Callable[...,
     stack = start(processes=3)
     stack.fault("die")
     kill(stack, 1)
-    seen = set()
+    observed = set()
     deadline = time.monotonic() + 20.0
     while time.monotonic() < deadline and standing(stack)["app-8001"]["statename"] != "FATAL":
         found = standing(stack)["app-8001"]
-        seen.add((found["stage"], found["gate"]))
+        observed.add((found["stage"], found["gate"]))
         time.sleep(0.02)
-    assert {gate for _, gate in seen} <= {"closed", "open"}
-    assert ("down", "closed") in seen
+    assert {gate for _, gate in observed} <= {"closed", "open"}
+    assert ("down", "closed") in observed
     assert standing(stack)["app-8001"]["gate"] == "closed"
 
 

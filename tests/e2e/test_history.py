@@ -51,7 +51,7 @@ def test_the_last_rollouts_are_listed_with_who_asked_when_and_how_they_ended(sta
 
 
 def test_no_rollout_is_lost_when_supervisord_is_killed(light: Callable[..., Stack]) -> None:
-    stack = light(processes=3, settle=3)
+    stack = light(processes=3, min_ready_seconds=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
     os.kill(stack.supervisord_pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_no_rollout_is_lost_when_supervisord_is_killed(light: Callable[..., Stac
 
 
 def test_no_rollout_is_lost_when_supervisord_and_the_listener_are_killed(light: Callable[..., Stack]) -> None:
-    stack = light(processes=2, settle=3)
+    stack = light(processes=2, min_ready_seconds=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
     listener = listener_pid(stack)
@@ -85,7 +85,7 @@ def kept(stack: Stack) -> list[dict[str, Any]]:
 
 
 def rollout_with_one_replaced(light: Callable[..., Stack]) -> Stack:
-    stack = light(processes=3, settle=3)
+    stack = light(processes=3, min_ready_seconds=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
     return stack
@@ -195,17 +195,17 @@ def test_the_page_of_a_rollout_is_written_by_its_number_its_group_or_as_the_last
         record = json.loads(stack.ctl("rolling_report", *words, "--json").stdout)
         assert record["id"] == number
     process = record["processes"][0]
-    assert [stage for stage, _ in process["stages"]] == ["draining", "restarting", "warming", "settling", "open"]
+    assert [stage for stage, _ in process["stages"]] == ["draining", "restarting", "warming", "ready", "open"]
     assert len(process["latencies_ms"]) == process["requests"] > 0
     assert [level for _, level in record["availability"]] == [2, 1, 2]
 
 
 def test_of_a_rollout_that_runs_there_is_a_page_too(light: Callable[..., Stack]) -> None:
-    stack = light(processes=2, settle=20)
+    stack = light(processes=2, min_ready_seconds=20)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "settling", 30, "one settles")
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30, "one settles")
     record = json.loads(stack.ctl("rolling_report", "--json").stdout)
-    assert (record["status"], record["processes"][0]["stages"][-1][0]) == ("running", "settling")
+    assert (record["status"], record["processes"][0]["stages"][-1][0]) == ("running", "ready")
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 

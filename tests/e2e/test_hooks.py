@@ -25,8 +25,8 @@ from tests.simulation.world import World, fast_policy
 from tests.support.look import assert_nobody_noticed, listener_pid, pids, rolling, standing, users
 from tests.support.stack import Stack
 
-TOLD = Hook(("/bin/true",))
-ALL = HooksPolicy(before_rollout=TOLD, on_failure=TOLD, after_rollout=TOLD)
+MAX_SHOWN = Hook(("/bin/true",))
+ALL = HooksPolicy(before_rollout=MAX_SHOWN, on_failure=MAX_SHOWN, after_rollout=MAX_SHOWN)
 
 
 def a_world(processes: int = 3, hooks: HooksPolicy = ALL) -> World:
@@ -254,7 +254,7 @@ def test_what_it_prints_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "order"
+    path = tmp_path / "action"
     script = a_script(tmp_path, f'echo "$1" >> {path}; exit "$2"')
     rung = threading.Event()
     hooks = CommandHooks(rung.set)

@@ -27,7 +27,7 @@ import yaml
 
 from supervisor_rolling.codec import dump, dump_changes
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import Finding, GatePolicy, Policy, PortRule, Report, WarmupPolicy, Watch
+from supervisor_rolling.core.model import Finding, GatePolicy, GuardState, Policy, PortRule, Report, WarmupPolicy
 from tests.support import plugin
 from tests.support.look import listener_log, listener_pid, rules, wait_open
 from tests.support.sabotage import ERRORS, targets
@@ -103,15 +103,15 @@ def fault_of(call: Callable[..., object], *arguments: Any) -> int:
 
 def test_nobody_but_the_listener_writes_what_the_listener_does(stack: Stack) -> None:
     evil = Policy("app", PortRule(by_name={"app-8000": (8080,)}), warmup=WarmupPolicy(ready="/shutdown"))
-    rollout, watch = dump(replace(a_rollout(9), policy=evil)), dump(Watch("app", evil, GatePolicy()))
+    rollout, guard_state = dump(replace(a_rollout(9), policy=evil)), dump(GuardState("app", evil, GatePolicy()))
     rolling: Any = stack.rpc().rolling
     with nothing_dies(stack):
         before = rolling.getAllRollouts()
         for key in ("", "0" * 64, "key"):
             for method, arguments in {
-                "listenerLook": (KNOWN,),
+                "listenerObserve": (KNOWN,),
                 "listenerRecord": ("app", 0, rollout, 0),
-                "listenerGuard": ("app", watch),
+                "listenerGuard": ("app", guard_state),
                 "listenerAnswer": (1, 0, "", rollout),
             }.items():
                 assert fault_of(getattr(rolling, method), key, *arguments) == Fault.LISTENERS_OWN
@@ -130,7 +130,7 @@ def test_the_key_stands_in_no_log_and_reaches_nobody_who_hears_every_event(stack
     assert b"eventname:PROCESS_STATE_RUNNING" in told
     assert b"ROLLING_ASKED" not in told
     assert [name for name, text in found.items() if key.encode() in text] == []
-    assert "listenerLook" in found["supervisord.log"].decode(), "supervisord does not log its calls"
+    assert "listenerObserve" in found["supervisord.log"].decode(), "supervisord does not log its calls"
 
 
 # --- garbage
@@ -152,7 +152,7 @@ def garbage(chance: random.Random) -> bytes:
         ]
     )
     method = chance.choice(
-        ["rolling.restart", "rolling.getRollout", "rolling.listenerLook", "rolling.__init__", "", "x" * 999]
+        ["rolling.restart", "rolling.getRollout", "rolling.listenerObserve", "rolling.__init__", "", "x" * 999]
     )
     value = f"<params><param><value>{value}</value></param></params>"
     good = f"<methodCall><methodName>{method}</methodName>{value}</methodCall>"
@@ -308,7 +308,7 @@ class Listener:
             return None
 
     def drill(self) -> None:
-        look = self.call("rolling.listenerLook", self.key, KNOWN)
+        look = self.call("rolling.listenerObserve", self.key, KNOWN)
         news = json.loads(look) if look else {"rollouts": {}}
         version = news["rollouts"].get("app", [0])[0]
         version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_rollout(1)), 0) or version
@@ -320,8 +320,8 @@ class Listener:
             self.call(f"rolling.{method}")
         self.call("rolling.listenerGuard", self.key, "app", WATCH)
         self.call("rolling.listenerGuard", self.key, "app", "x")
-        order = {"verb": "stop", "name": "app-8300", "signal": "", "pid": 1, "spawned": 1.0}
-        self.call("rolling.listenerOrder", self.key, "app", [order])
+        action = {"verb": "stop", "name": "app-8300", "signal": "", "pid": 1, "spawned": 1.0}
+        self.call("rolling.listenerAct", self.key, "app", [action])
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)
         self.call("rolling.getRollout", "nobody")
@@ -332,7 +332,7 @@ class Listener:
     def answered(self, method: str, arguments: tuple[Any, ...], answer: tuple[int, str, str]) -> None:
         """A request with a deferred answer, which the listener gives."""
         with contextlib.closing(Asked(self.stack, method, arguments)) as asked:
-            look = self.call("rolling.listenerLook", self.key, KNOWN)
+            look = self.call("rolling.listenerObserve", self.key, KNOWN)
             requests = json.loads(look)["requests"] if look else []
             for request in requests:
                 self.call("rolling.listenerAnswer", self.key, request["id"], *answer)

@@ -40,7 +40,9 @@ def pooled(light: Callable[..., Stack]) -> Callable[..., Stack]:
 
     def pooled(server: str = "", **drain: Any) -> Stack:
         setup = {"balance": "least_conn;", "upstream": "keepalive 32;", "server": POOL + server}
-        stack = light(3, setup, settle=0, drain={"timeout": 20, "keepalive": "nginx", "quiet": QUIET, **drain})
+        stack = light(
+            3, setup, min_ready_seconds=0, drain={"timeout": 20, "keepalive": "nginx", "quiet": QUIET, **drain}
+        )
         with ThreadPoolExecutor(8) as pool:
             assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(60))} == {200}
         return stack
@@ -81,7 +83,7 @@ def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack
     assert done.returncode == 0, done.stdout + done.stderr
     member = next(one for one in rolling(stack)["processes"] if one["name"] == "app-8000")
     assert QUIET <= member["drained"] < QUIET + 1.0
-    assert member["connections_left"] > 0
+    assert member["lingering_connections"] > 0
     assert "connections left; 127.0.0.1:" in listener_log(stack), "what the restart ends is told"
 
 

@@ -85,7 +85,7 @@ class Rolled:
 def light(start: Callable[..., Stack], nginx: str = "", upstream: str = "", **drain: Any) -> Stack:
     """Two processes of the light application with this drain policy, warm and open. ``nginx``: in its server block."""
     setup = {"application": "tests.support.light_app", "startsecs": 0, "balance": "least_conn;", "server": nginx}
-    policy = {"settle": 0, "drain": drain, "warmup": {"timeout": 20, "ready": "/health", "requests": ["/"]}}
+    policy = {"min_ready_seconds": 0, "drain": drain, "warmup": {"timeout": 20, "ready": "/health", "requests": ["/"]}}
     stack = start(processes=2, setup={**setup, "upstream": upstream}, **policy)
     wait_open(stack)
     return stack
@@ -147,8 +147,8 @@ def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_
     assert pids(stack)[1] == before[1]
     assert re.search(r"^app-8000  drained [12]\.\d s \(1 connection left\) · .* · open$", done.out, re.MULTILINE)
     assert re.fullmatch(rf"open at least \S+ s, {LAST_BYTE[kind]} (just now|\S+ s ago)", told(done.out)[peer])
-    (left,) = done.process["oldest_left"]
-    assert (done.process["connections_left"], left["peer"], left["state"]) == (1, peer, "")
+    (left,) = done.process["oldest_lingering"]
+    assert (done.process["lingering_connections"], left["peer"], left["state"]) == (1, peer, "")
     assert TIMEOUT <= left["age"] <= age + 0.2
     assert (left["idle"] < 0.5) is (kind is not Keepalive)
     assert f"1 connection left; {peer} open at least" in listener_log(stack)
@@ -175,14 +175,14 @@ def test_with_on_timeout_fail_the_process_and_the_connection_live_on(start: Call
     assert f"app-8000  FAILED: {why}" in done.out
     assert "raise drain.timeout" in done.out
     assert done.out.endswith("Mend it, then go on where it stopped: supervisorctl rolling_resume app\n")
-    assert [left["peer"] for left in done.process["oldest_left"]] == [client.peer]
+    assert [left["peer"] for left in done.process["oldest_lingering"]] == [client.peer]
 
 
 def test_three_connections_of_different_kinds_are_three(start: Callable[..., Stack]):
     stack = light(start, timeout=TIMEOUT, on_timeout="restart")
     with Upload(PORT) as upload, Stream(PORT) as stream, WebSocket(PORT) as websocket:
         done = rolled(stack, upload, stream, websocket)
-    assert (done.status, done.process["connections_left"]) == (0, 3), done.out
+    assert (done.status, done.process["lingering_connections"]) == (0, 3), done.out
     assert "(3 connections left)" in done.out
     assert set(told(done.out)) == {upload.peer, stream.peer, websocket.peer}
     assert set(done.ended) == {upload.peer, stream.peer, websocket.peer}
@@ -213,7 +213,7 @@ def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable
     over.set()
     for thread in clients:
         thread.join()
-    left = [process["connections_left"] for process in rolling(stack)["processes"]]
+    left = [process["lingering_connections"] for process in rolling(stack)["processes"]]
     assert done.returncode == 0, done.stdout
     assert (sum(left), len(left)) == (len(cuts), 2)
     assert len(cuts) > 12, "those that moved to the second process were cut there again"
@@ -226,7 +226,7 @@ def test_after_a_failure_a_rollout_is_resumed_when_the_connection_is_gone(start:
     resumed = stack.ctl("rolling_resume", "app")
     assert resumed.returncode == 0, resumed.stdout
     process = rolling(stack)["processes"][0]
-    assert (process["replaced"], process["connections_left"], process["oldest_left"]) == (True, 0, [])
+    assert (process["replaced"], process["lingering_connections"], process["oldest_lingering"]) == (True, 0, [])
 
 
 # --- what ends within the drain loses nothing
@@ -263,7 +263,7 @@ def test_a_stream_that_ends_within_the_drain_is_whole_and_the_restart_follows_at
 
 def assert_drained_until(done: Rolled, end: float) -> None:
     """The drain, which began a little after the rollout was asked for, was over when the connection was."""
-    assert (done.status, done.process["connections_left"]) == (0, 0), done.out
+    assert (done.status, done.process["lingering_connections"]) == (0, 0), done.out
     assert "left)" not in done.out
     assert 1.0 <= done.process["drained"] <= end - done.began + 0.3
 
@@ -286,7 +286,7 @@ def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline
     stack = light(start, timeout=TIMEOUT, on_timeout="restart")
     with Stream(PORT) as stream, unreachable(stream.peer):
         done = rolled(stack)
-    assert (done.status, done.process["connections_left"]) == (0, 1), done.out
+    assert (done.status, done.process["lingering_connections"]) == (0, 1), done.out
     assert told(done.out)[stream.peer].endswith(", the client takes nothing")
 
 
@@ -303,8 +303,8 @@ def test_a_new_listener_says_at_least_and_never_too_much(start: Callable[..., St
         os.kill(listener_pid(stack), signal.SIGKILL)
         done = outlived(stack, result, ctl, client)
         age = done.ended[client.peer] - opened
-    assert (done.status, done.process["connections_left"]) == (0, 1), done.out
-    (left,) = done.process["oldest_left"]
+    assert (done.status, done.process["lingering_connections"]) == (0, 1), done.out
+    (left,) = done.process["oldest_lingering"]
     assert TIMEOUT <= left["age"] <= age + 0.2
     assert (left["age"] >= done.process["drained"]) is (kind is Upload)  # of which the kernel knows since when
 
@@ -323,11 +323,11 @@ def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connect
         assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(40))} == {200}
     done = rolled(stack)
     assert done.status == 0, done.out
-    assert 1 <= done.process["connections_left"] <= 8
-    for one in done.process["oldest_left"]:
+    assert 1 <= done.process["lingering_connections"] <= 8
+    for one in done.process["oldest_lingering"]:
         assert (one["last"], one["state"]) == ("sent", "")
         assert one["idle"] >= TIMEOUT
-    assert len(told(done.out)) == len(done.process["oldest_left"])
+    assert len(told(done.out)) == len(done.process["oldest_lingering"])
 
 
 def test_requests_over_a_pool_that_was_there_are_not_taken_for_new_connections(start: Callable[..., Stack]):

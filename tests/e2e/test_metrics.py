@@ -26,17 +26,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from supervisor_rolling.core.metrics_snapshot import Figures, figures
 from supervisor_rolling.core.model import (
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Member,
+    Observation,
     Policy,
     PortRule,
     Process,
     Rollout,
-    Seen,
     Stage,
     Status,
     Step,
-    Ward,
-    Watch,
 )
 from supervisor_rolling.listener import prometheus as module
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
@@ -45,7 +45,7 @@ from tests.support.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTEN = "127.0.0.1:9180"
-SEEN = Seen(1000.0, {name: Process(name, "RUNNING", pid=100 + n) for n, name in enumerate(("app-1", "app-2"))})
+SEEN = Observation(1000.0, {name: Process(name, "RUNNING", pid=100 + n) for n, name in enumerate(("app-1", "app-2"))})
 
 
 def a_rollout(status: Status = Status.RUNNING, *members: Member, ended: float = 0.0) -> Rollout:
@@ -54,8 +54,8 @@ def a_rollout(status: Status = Status.RUNNING, *members: Member, ended: float = 
     return replace(rollout, ended_at=ended)
 
 
-def a_watch(*wards: Ward) -> Watch:
-    return Watch("app", Policy("app", PortRule()), GatePolicy(), wards)
+def a_watch(*guarded: GuardedProcess) -> GuardState:
+    return GuardState("app", Policy("app", PortRule()), GatePolicy(), guarded)
 
 
 # --- what is counted
@@ -63,8 +63,8 @@ def a_watch(*wards: Ward) -> Watch:
 
 def test_processes_stand_in_the_stage_of_the_rollout_or_of_the_guard() -> None:
     rollout = a_rollout(Status.RUNNING, Member("app-1", (8001,), stage=Stage.DRAINING), Member("app-2", (8002,)))
-    watch = a_watch(Ward("app-2", (8002,), Stage.WARMING, 1.0))
-    found = figures((rollout, watch), (rollout, watch), SEEN, 2)
+    guard_state = a_watch(GuardedProcess("app-2", (8002,), Stage.WARMING, 1.0))
+    found = figures((rollout, guard_state), (rollout, guard_state), SEEN, 2)
     assert {stage: number for stage, number in found.stages.items() if number} == {"draining": 1, "warming": 1}
     assert (found.closed, found.left) == (2, 2)
     assert figures((None, None), (None, None), SEEN, 0).stages["open"] == 2
@@ -86,14 +86,14 @@ def test_each_stage_is_counted_when_it_is_left() -> None:
 
 
 def test_what_the_guard_has_warmed_is_counted_once_and_what_died_meanwhile_is_not() -> None:
-    warming = a_watch(Ward("app-1", (8001,), Stage.WARMING, 1.0, pid=100))
+    warming = a_watch(GuardedProcess("app-1", (8001,), Stage.WARMING, 1.0, pid=100))
     assert figures((None, warming), (None, a_watch()), SEEN, 0).warmed == 1
     assert figures(
-        (None, warming), (None, a_watch(Ward("app-1", (8001,), Stage.SETTLING, 1.0, pid=100))), SEEN, 0
+        (None, warming), (None, a_watch(GuardedProcess("app-1", (8001,), Stage.READY, 1.0, pid=100))), SEEN, 0
     ).warmed
-    for after in (warming, a_watch(Ward("app-1", (8001,), Stage.DOWN, 1.0)), None):
+    for after in (warming, a_watch(GuardedProcess("app-1", (8001,), Stage.DOWN, 1.0)), None):
         assert figures((None, warming), (None, after), SEEN, 0).warmed == 0
-    another = a_watch(Ward("app-1", (8001,), Stage.WARMING, 1.0, pid=99))
+    another = a_watch(GuardedProcess("app-1", (8001,), Stage.WARMING, 1.0, pid=99))
     assert figures((None, another), (None, a_watch()), SEEN, 0).warmed == 0
 
 
@@ -121,17 +121,17 @@ def test_nothing_listens_and_nothing_is_counted_where_nobody_asked() -> None:
 
 
 def test_it_begins_moves_and_ends_as_the_policy_says() -> None:
-    wanted = [LISTEN]
-    found = PrometheusMetrics(lambda: wanted[0])
+    selected = [LISTEN]
+    found = PrometheusMetrics(lambda: selected[0])
     assert found.is_on()
     found.tell({"app": Figures(stages={"open": 3}, ended="done", seconds=9.0)}, {})
     assert scraped()["supervisor_rolling_rollouts_total", "app", "done"] == 1.0
-    wanted[0] = "127.0.0.1:9181"
+    selected[0] = "127.0.0.1:9181"
     assert found.is_on()
-    assert scraped(wanted[0])["supervisor_rolling_rollouts_total", "app", "done"] == 1.0, "what was counted stays"
+    assert scraped(selected[0])["supervisor_rolling_rollouts_total", "app", "done"] == 1.0, "what was counted stays"
     with pytest.raises(OSError, match="refused"):
         scraped()
-    wanted[0] = ""
+    selected[0] = ""
     found.is_on()
     with pytest.raises(OSError, match="refused"):
         scraped("127.0.0.1:9181")
@@ -143,11 +143,11 @@ def test_no_name_is_looked_up_while_a_turn_waits(address: str, monkeypatch: pyte
         raise AssertionError("a name server may not answer")
 
     monkeypatch.setattr(socket, "getfqdn", looked_up)
-    wanted = [address]
-    found = PrometheusMetrics(lambda: wanted[0])
+    selected = [address]
+    found = PrometheusMetrics(lambda: selected[0])
     assert found.is_on()
     assert scraped(address) == {}
-    wanted[0] = ""
+    selected[0] = ""
     assert not found.is_on()
 
 
@@ -199,11 +199,11 @@ def test_a_group_that_is_gone_stands_nowhere_and_what_it_counted_stays() -> None
 
 @pytest.fixture
 def served() -> Iterator[None]:
-    wanted = [LISTEN]
-    found = PrometheusMetrics(lambda: wanted[0])
+    selected = [LISTEN]
+    found = PrometheusMetrics(lambda: selected[0])
     assert found.is_on()
     yield
-    wanted[0] = ""
+    selected[0] = ""
     found.is_on()
 
 
@@ -344,7 +344,7 @@ def test_the_dashboard_asks_for_nothing_that_is_not_counted() -> None:
     assert found.is_on()
     stages = {stage.value: 1 for stage in Stage}
     found.tell({"app": Figures(stages, 1, 1, "done", 1.0, (("draining", 1.0),), 1)}, {})
-    found._series.take_warmth("app", module.Warmth(1, "warm", latencies=(1.0,)))  # type: ignore[union-attr]  # it is on
+    found._series.take_warmth("app", module.WarmupStatus(1, "warm", latencies=(1.0,)))  # type: ignore[union-attr]  # it is on
     counted = {key[0] for key in scraped()}
     found._stop()
     assert asked <= counted

@@ -77,10 +77,10 @@ def test_when_the_pressure_falls_the_next_leaves_at_once() -> None:
     world.ask()
     reconciler = world.live(world.reconciler(), 60.0)
     assert rollout_view(world.mailbox.rollouts[GROUP], world.now)["paced"]
-    assert not any(member.tried for member in world.rollout().members)
+    assert not any(member.attempted for member in world.rollout().members)
     world.cpu_steady = 5.0
     reconciler = world.live(reconciler, 1.0)
-    assert world.rollout().members[0].tried
+    assert world.rollout().members[0].attempted
     world.run(reconciler, 120.0)
     assert world.rollout().status is Status.DONE
     assert not rollout_view(world.mailbox.rollouts[GROUP], world.now)["paced"]
@@ -96,7 +96,7 @@ def test_a_rollout_that_waits_for_the_cpu_can_be_paused_and_aborted() -> None:
     world.mailbox.flag(GROUP, aborting=True)
     world.run(reconciler, 5.0)
     assert world.rollout().status is Status.ABORTED
-    assert not any(member.tried for member in world.rollout().members)
+    assert not any(member.attempted for member in world.rollout().members)
 
 
 def test_one_that_waits_for_the_cpu_and_for_room_in_turn_does_not_do_so_for_ever() -> None:
@@ -107,7 +107,7 @@ def test_one_that_waits_for_the_cpu_and_for_room_in_turn_does_not_do_so_for_ever
     for _ in range(8):
         reconciler = world.live(reconciler, 3.0)
         world.crash("app-3")
-    assert world.rollout().members[0].tried
+    assert world.rollout().members[0].attempted
     world.run(reconciler, 60.0)
     assert world.rollout().status is Status.DONE
 
@@ -120,7 +120,7 @@ def test_one_that_crashes_while_the_rollout_waits_is_replaced_without_waiting() 
     assert [member.name for member in world.rollout().members if member.replaced] == ["app-3"]
 
 
-def test_the_roller_may_die_at_any_moment_of_a_rollout_that_waits_for_the_cpu() -> None:
+def test_the_reconciler_may_die_at_any_moment_of_a_rollout_that_waits_for_the_cpu() -> None:
     def busy(world: World) -> World:
         world.policy = fast_policy(max_unavailable=Share(number=2), pace=PacePolicy(20.0, patience=0.3))
         world.cpu_steady = 50.0

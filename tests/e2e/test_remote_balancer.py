@@ -139,13 +139,13 @@ def assert_warm_before_users(journal: list[Entry], pid: int) -> None:
 
 
 class Refusals:
-    """Asks for as long as the block lasts whether users are refused; ``seen`` has when and what."""
+    """Asks for as long as the block lasts whether users are refused; ``observed`` has when and what."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask)
-        self.seen: list[tuple[float, tuple[bool, bool]]] = []
+        self.observed: list[tuple[float, tuple[bool, bool]]] = []
 
     def __enter__(self) -> Refusals:
         self._thread.start()
@@ -156,12 +156,12 @@ class Refusals:
         self._thread.join()
 
     def between(self, start: float, end: float) -> set[tuple[bool, bool]]:
-        return {refused for at, refused in self.seen if start < at < end}
+        return {refused for at, refused in self.observed if start < at < end}
 
     def _ask(self) -> None:
         while not self._over.wait(0.02):
             began = time.monotonic()
-            self.seen.append((began, self._place.is_refused()))
+            self.observed.append((began, self._place.is_refused()))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -203,7 +203,7 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
 
 
 def test_ctrl_c_leaves_the_rollout_running_and_says_so(start: Callable[..., Stack]):
-    stack = start(processes=2, settle=3)
+    stack = start(processes=2, min_ready_seconds=3)
     watcher = popen_ctl(stack, "rolling_restart", "app")
     stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRollouts()), 10.0, "the rollout has begun")
     time.sleep(0.5)

@@ -176,11 +176,11 @@ def test_short_life_that_cannot_repeat_at_once_gets_echo(loop: Loop, kind: type[
     assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
 
 
-@pytest.mark.parametrize("order", [(0.2, 3600.0), (3600.0, 0.2)])
-def test_crash_beside_a_flapping_process_gets_echo(loop: Loop, order: tuple[float, float]) -> None:
+@pytest.mark.parametrize("action", [(0.2, 3600.0), (3600.0, 0.2)])
+def test_crash_beside_a_flapping_process_gets_echo(loop: Loop, action: tuple[float, float]) -> None:
     installed(loop)
     os.kill(os.getpid(), signal.SIGCHLD)
-    for lived in order:
+    for lived in action:
         reaped(lived)
     assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
 

@@ -15,7 +15,9 @@ from supervisor_rolling.core.model import (
     Config,
     Connections,
     GatePolicy,
+    GuardedProcess,
     GuardPolicy,
+    GuardState,
     Holder,
     Policy,
     PortRule,
@@ -23,10 +25,8 @@ from supervisor_rolling.core.model import (
     Process,
     Snapshot,
     Stage,
-    Ward,
-    Watch,
 )
-from supervisor_rolling.listener.crash_guard import Watches
+from supervisor_rolling.listener.crash_guard import CrashGuard
 
 NOW = 1000.0
 RULE = PortRule(pattern=r"app-(\d+)")
@@ -75,7 +75,7 @@ class Setting:
     def __init__(self) -> None:
         self.config: Config | None = a_config(a_policy())
         self.kernel = Kernel()
-        self.watches = Watches(self.kernel, lambda: self.config, lambda policy, ports: policy)
+        self.guard_states = CrashGuard(self.kernel, lambda: self.config, lambda policy, ports: policy)
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def a_config(*policies: Policy, lease: float = 30.0) -> Config:
     return Config(GatePolicy(lease=lease), {policy.group: policy for policy in policies})
 
 
-def a_watch(group: str = "app", *wards: Ward, **changes: Any) -> Watch:
-    return Watch(group, a_policy(group, **changes), GatePolicy(), wards)
+def a_watch(group: str = "app", *guarded: GuardedProcess, **changes: Any) -> GuardState:
+    return GuardState(group, a_policy(group, **changes), GatePolicy(), guarded)
 
 
 def processes(*found: Process) -> dict[str, Process]:
@@ -103,8 +103,8 @@ def a_process(name: str = "app-8001", state: str = "RUNNING", pid: int = 100, **
     return Process(name, state, pid, **changes)
 
 
-def a_world(*watches: Watch, **table: Mapping[str, Process]) -> Snapshot:
-    return Snapshot({}, (), table, 0.0, {watch.group: watch for watch in watches})
+def a_world(*guard_states: GuardState, **table: Mapping[str, Process]) -> Snapshot:
+    return Snapshot({}, (), table, 0.0, {guard_state.group: guard_state for guard_state in guard_states})
 
 
 # --- which groups
@@ -113,14 +113,14 @@ def a_world(*watches: Watch, **table: Mapping[str, Process]) -> Snapshot:
 def test_the_groups_of_the_config_are_guarded_but_for_those_that_turn_it_off(setting: Setting) -> None:
     off = a_policy("web", guard=GuardPolicy(enabled=False))
     setting.config = a_config(a_policy("app"), off)
-    assert list(setting.watches.guarded()) == ["app"]
+    assert list(setting.guard_states.guarded()) == ["app"]
 
 
 def test_without_a_config_nobody_is_guarded_and_no_guard_ends(setting: Setting) -> None:
     setting.config = None
     world = a_world(a_watch(), app=processes(a_process()))
-    assert (setting.watches.guarded(), setting.watches.ended(world)) == ({}, [])
-    assert setting.watches.of(world, NOW) == {"app": a_watch()}
+    assert (setting.guard_states.guarded(), setting.guard_states.ended(world)) == ({}, [])
+    assert setting.guard_states.of(world, NOW) == {"app": a_watch()}
 
 
 @pytest.mark.parametrize("config", [a_config(), a_config(a_policy(guard=GuardPolicy(enabled=False)))])
@@ -128,26 +128,26 @@ def test_a_group_that_is_no_longer_in_the_config_or_turns_the_guard_off_is_guard
     setting: Setting, config: Config
 ) -> None:
     world = a_world(a_watch(), app=processes(a_process()))
-    assert setting.watches.ended(world) == []
+    assert setting.guard_states.ended(world) == []
     setting.config = config
-    assert setting.watches.ended(world) == ["app"]
-    assert setting.watches.of(world, NOW) == {}
+    assert setting.guard_states.ended(world) == ["app"]
+    assert setting.guard_states.of(world, NOW) == {}
 
 
 def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting) -> None:
-    assert setting.watches.of(a_world(), NOW) == {}
-    assert setting.watches.of(a_world(app={}), NOW) == {}
+    assert setting.guard_states.of(a_world(), NOW) == {}
+    assert setting.guard_states.of(a_world(app={}), NOW) == {}
 
 
 # --- by which policy
 
 
 def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
-    ward = Ward("app-8001", (8001,), Stage.FAILED, NOW, closed=True, tries=3)
-    policy = a_policy(settle=99.0)
+    guarded = GuardedProcess("app-8001", (8001,), Stage.FAILED, NOW, closed=True, tries=3)
+    policy = a_policy(min_ready_seconds=99.0)
     setting.config = a_config(policy, lease=9.0)
-    world = a_world(a_watch("app", ward, settle=1.0), app=processes(a_process()))
-    assert setting.watches.of(world, NOW) == {"app": Watch("app", policy, GatePolicy(lease=9.0), (ward,))}
+    world = a_world(a_watch("app", guarded, min_ready_seconds=1.0), app=processes(a_process()))
+    assert setting.guard_states.of(world, NOW) == {"app": GuardState("app", policy, GatePolicy(lease=9.0), (guarded,))}
 
 
 def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_says_so(
@@ -156,8 +156,8 @@ def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_say
     old, young = a_process(up_for=WARMED_BY_USERS), a_process("app-8002", pid=101, up_for=WARMED_BY_USERS - 1.0)
     without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
     with caplog.at_level(logging.INFO):
-        found = setting.watches.of(a_world(app=processes(old, young, without)), NOW)
-    assert found["app"].wards == (Ward("app-8001", (8001,), Stage.OPEN, NOW, pid=100),)
+        found = setting.guard_states.of(a_world(app=processes(old, young, without)), NOW)
+    assert found["app"].guarded == (GuardedProcess("app-8001", (8001,), Stage.OPEN, NOW, pid=100),)
     assert "app is guarded from now on: no process of it serves before it is warm" in caplog.messages
 
 
@@ -166,7 +166,7 @@ def test_a_group_that_was_guarded_before_does_not_begin_anew(
 ) -> None:
     world = a_world(a_watch(), app=processes(a_process(up_for=WARMED_BY_USERS)))
     with caplog.at_level(logging.INFO):
-        assert setting.watches.of(world, NOW)["app"].wards == ()
+        assert setting.guard_states.of(world, NOW)["app"].guarded == ()
     assert caplog.messages == []
 
 
@@ -175,24 +175,27 @@ def test_a_group_that_was_guarded_before_does_not_begin_anew(
 
 def test_ports_come_from_the_rule_and_follow_it_and_the_processes(setting: Setting) -> None:
     one, two = a_process(), a_process("app-8002")
-    assert setting.watches.ports(a_watch(), processes(one)) == {"app-8001": (8001,)}
-    assert setting.watches.ports(a_watch(), processes(one, two)) == {"app-8001": (8001,), "app-8002": (8002,)}
+    assert setting.guard_states.ports(a_watch(), processes(one)) == {"app-8001": (8001,)}
+    assert setting.guard_states.ports(a_watch(), processes(one, two)) == {"app-8001": (8001,), "app-8002": (8002,)}
     by_name = PortRule(by_name={"app-8001": (1, 2), "app-8002": (3,)})
-    assert setting.watches.ports(a_watch(ports=by_name), processes(one, two)) == {"app-8001": (1, 2), "app-8002": (3,)}
+    assert setting.guard_states.ports(a_watch(ports=by_name), processes(one, two)) == {
+        "app-8001": (1, 2),
+        "app-8002": (3,),
+    }
     assert setting.kernel.asked == []
 
 
 def test_two_groups_have_each_their_own_ports(setting: Setting) -> None:
     other = a_watch("web", ports=PortRule(by_name={"app-8001": (9,)}))
     for _ in range(2):
-        assert setting.watches.ports(a_watch(), processes(a_process())) == {"app-8001": (8001,)}
-        assert setting.watches.ports(other, processes(a_process())) == {"app-8001": (9,)}
+        assert setting.guard_states.ports(a_watch(), processes(a_process())) == {"app-8001": (8001,)}
+        assert setting.guard_states.ports(other, processes(a_process())) == {"app-8001": (9,)}
 
 
 def test_who_has_no_port_is_named_once_and_has_none(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     table = processes(a_process(), a_process("b10"), a_process("b9"))
     for _ in range(3):
-        assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "b10": (), "b9": ()}
+        assert setting.guard_states.ports(a_watch(), table) == {"app-8001": (8001,), "b10": (), "b9": ()}
     assert caplog.messages == ["groups.app.ports finds no port for b9, b10: they are not guarded"]
 
 
@@ -201,12 +204,12 @@ def test_a_complaint_is_made_again_when_it_is_another_or_was_mended_meanwhile(
 ) -> None:
     good, bad, worse = a_process(), a_process("b"), a_process("c")
     for table in ((good, bad), (good, bad, worse), (good,), (good, bad, worse)):
-        setting.watches.ports(a_watch(), processes(*table))
+        setting.guard_states.ports(a_watch(), processes(*table))
     assert [text.partition(" port for ")[2].partition(":")[0] for text in caplog.messages] == ["b", "b, c", "b, c"]
 
 
 def heard(setting: Setting, *found: Process, group: str = "app") -> dict[str, tuple[int, ...]]:
-    return dict(setting.watches.ports(a_watch(group, ports=AUTO), processes(*found)))
+    return dict(setting.guard_states.ports(a_watch(group, ports=AUTO), processes(*found)))
 
 
 def test_with_auto_the_kernel_says_what_each_process_listens_on_and_is_asked_once(setting: Setting) -> None:
@@ -290,25 +293,25 @@ def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog
     rule = PortRule(by_name={"a": (8001,), "b": (8001, 8002), "c": (8003,)})
     table = processes(a_process("a"), a_process("b"), a_process("c"))
     for _ in range(2):
-        assert setting.watches.ports(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (8003,)}
+        assert setting.guard_states.ports(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (8003,)}
     assert caplog.messages == ["groups.app.ports gives a port of another process to a, b: they are not guarded"]
 
 
 def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) -> None:
     table = processes(a_process("app-8001"), a_process("app-8002"))
-    setting.watches.ports(a_watch(), table)
+    setting.guard_states.ports(a_watch(), table)
     other = PortRule(by_name={"api": (8002,)})
-    assert setting.watches.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
-    assert setting.watches.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
+    assert setting.guard_states.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
+    assert setting.guard_states.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
 
 
 def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(setting: Setting) -> None:
     rule = PortRule(by_name={"api": (8001,)})
     setting.config = a_config(a_policy(), a_policy("api", rule))
     old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
-    setting.watches.of(a_world(**old), NOW)
-    watch = setting.watches.of(a_world(**new), NOW)["api"]
-    assert setting.watches.ports(watch, new["api"]) == {"api": (8001,)}
+    setting.guard_states.of(a_world(**old), NOW)
+    guard_state = setting.guard_states.of(a_world(**new), NOW)["api"]
+    assert setting.guard_states.ports(guard_state, new["api"]) == {"api": (8001,)}
 
 
 # --- years of deploys

@@ -42,7 +42,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (machine, "advance"), (machine, "orders"), (machine, "jobs"), (machine, "notices"), (machine, "leaving"),
+        (machine, "advance"), (machine, "actions"), (machine, "jobs"), (machine, "notices"), (machine, "leaving"),
         (machine, "closed"), (guard, "advance"), (guard, "jobs"), (guard, "closed"), (hook_steps, "job"),
     ],
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.
     [
         ("connections", SocketsError("the kernel does not tell")),
         ("record", FaultError("INCORRECT_PARAMETERS", 2)),
-        ("order", FaultError("BAD_NAME: app", 10)),
+        ("action", FaultError("BAD_NAME: app", 10)),
         ("guard", FaultError("INCORRECT_PARAMETERS", 2)),
     ],
 )

@@ -16,22 +16,22 @@ from supervisor_rolling.core.guard import FIRST_RETRY, LONGEST_OPEN_RETRY, LONGE
 from supervisor_rolling.core.model import (
     Change,
     GatePolicy,
+    GuardedProcess,
     GuardPolicy,
+    GuardState,
     Member,
+    Observation,
     Policy,
     PortRule,
     Process,
     Rollout,
-    Seen,
     Share,
     Stage,
     Status,
-    Ward,
-    Warmth,
     WarmupPolicy,
-    Watch,
+    WarmupStatus,
 )
-from supervisor_rolling.core.stages import CLOSED_STAGES, LATE_WORDS
+from supervisor_rolling.core.stages import CLOSED_STAGES, WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import Killed, World, fast_policy
 
@@ -39,9 +39,11 @@ NOW = 1000.0
 HALF = Share(percent=50.0)
 
 
-def a_watch(*wards: Ward, max_closed: Share = HALF, settle: float = 0.0) -> Watch:
-    policy = Policy("app", PortRule(auto=True), settle=settle, guard=GuardPolicy(max_closed=max_closed))
-    return Watch("app", policy, GatePolicy(), wards)
+def a_watch(*guarded: GuardedProcess, max_closed: Share = HALF, min_ready_seconds: float = 0.0) -> GuardState:
+    policy = Policy(
+        "app", PortRule(auto=True), min_ready_seconds=min_ready_seconds, guard=GuardPolicy(max_closed=max_closed)
+    )
+    return GuardState("app", policy, GatePolicy(), guarded)
 
 
 def warm(name: str, pid: int = 100) -> Process:
@@ -67,13 +69,17 @@ def ports_of(processes: Mapping[str, Process]) -> dict[str, tuple[int, ...]]:
 
 
 def advanced(
-    watch: Watch, processes: Mapping[str, Process], at: float = 0.0, rollout: Rollout | None = None, **seen: Any
+    guard_state: GuardState,
+    processes: Mapping[str, Process],
+    at: float = 0.0,
+    rollout: Rollout | None = None,
+    **observed: Any,
 ):
-    return guard.advance(watch, Seen(NOW + at, processes, **seen), ports_of(processes), rollout)
+    return guard.advance(guard_state, Observation(NOW + at, processes, **observed), ports_of(processes), rollout)
 
 
-def standing(watch: Watch) -> dict[str, tuple[str, bool]]:
-    return {ward.name: (ward.stage.value, ward.closed) for ward in watch.wards}
+def standing(guard_state: GuardState) -> dict[str, tuple[str, bool]]:
+    return {guarded.name: (guarded.stage.value, guarded.closed) for guarded in guard_state.guarded}
 
 
 def a_rollout(*members: Member, status: Status = Status.RUNNING) -> Rollout:
@@ -84,73 +90,73 @@ def a_rollout(*members: Member, status: Status = Status.RUNNING) -> Rollout:
 
 
 def test_who_is_warm_is_nobodys_ward():
-    assert advanced(a_watch(), a_group(3)).wards == ()
+    assert advanced(a_watch(), a_group(3)).guarded == ()
 
 
 @pytest.mark.parametrize("state", ["EXITED", "BACKOFF", "FATAL", "STOPPING", "STOPPED", "UNKNOWN"])
 def test_the_port_of_one_that_is_down_is_closed_for_the_next(state: str):
     pid = 100 if state == "STOPPING" else 0
-    watch = advanced(a_watch(), a_group(3, Process("app-2", state, pid, warm=bool(pid))))
-    assert standing(watch) == {"app-2": ("down", True)}
-    assert guard.closed(watch) == {8002: "supervisor_rolling app:app-2 (guard)"}
-    assert guard.jobs(watch) == {}
+    guard_state = advanced(a_watch(), a_group(3, Process("app-2", state, pid, warm=bool(pid))))
+    assert standing(guard_state) == {"app-2": ("down", True)}
+    assert guard.closed(guard_state) == {8002: "supervisor_rolling app:app-2 (guard)"}
+    assert guard.jobs(guard_state) == {}
 
 
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
 def test_a_new_pid_is_closed_and_warmed(state: str):
-    watch = advanced(a_watch(), a_group(3, cold("app-2", state=state)))
-    assert standing(watch) == {"app-2": ("warming", True)}
-    assert {name: (job.pid, job.ports) for name, job in guard.jobs(watch).items()} == {"app-2": (200, (8002,))}
+    guard_state = advanced(a_watch(), a_group(3, cold("app-2", state=state)))
+    assert standing(guard_state) == {"app-2": ("warming", True)}
+    assert {name: (job.pid, job.ports) for name, job in guard.jobs(guard_state).items()} == {"app-2": (200, (8002,))}
 
 
 def test_warm_and_running_it_is_open_and_its_pid_is_for_the_ledger():
-    watch = advanced(a_watch(), a_group(3, cold("app-2", state="STARTING")))
-    found = {"app-2": Warmth(200, "warm", 11, 730.0, 3.0)}
-    assert standing(advanced(watch, a_group(3, cold("app-2", state="STARTING")), warmths=found)) == {
+    guard_state = advanced(a_watch(), a_group(3, cold("app-2", state="STARTING")))
+    found = {"app-2": WarmupStatus(200, "warm", 11, 730.0, 3.0)}
+    assert standing(advanced(guard_state, a_group(3, cold("app-2", state="STARTING")), warmups=found)) == {
         "app-2": ("warming", True)
     }
-    after = advanced(watch, a_group(3, cold("app-2")), 2.0, warmths=found)
-    assert [(w.stage, w.closed, w.pid, w.since, w.requests, w.why) for w in after.wards] == [
-        (Stage.SETTLING, False, 200, NOW + 2.0, 11, "")
+    after = advanced(guard_state, a_group(3, cold("app-2")), 2.0, warmups=found)
+    assert [(w.stage, w.closed, w.pid, w.since, w.requests, w.why) for w in after.guarded] == [
+        (Stage.READY, False, 200, NOW + 2.0, 11, "")
     ]
     assert advanced(after, a_group(3, cold("app-2")), 2.0) == after, "until the ledger has it"
-    assert advanced(after, a_group(3, replace(warm("app-2"), pid=200)), 2.0).wards == ()
+    assert advanced(after, a_group(3, replace(warm("app-2"), pid=200)), 2.0).guarded == ()
 
 
 def test_it_settles_as_long_as_the_balancer_may_shun_it():
-    settling = Ward("app-2", (8002,), Stage.SETTLING, NOW, pid=200)
+    ready = GuardedProcess("app-2", (8002,), Stage.READY, NOW, pid=200)
     processes = a_group(3, replace(warm("app-2"), pid=200))
-    assert standing(advanced(a_watch(settling, settle=10.0), processes, 9.9)) == {"app-2": ("settling", False)}
-    assert advanced(a_watch(settling, settle=10.0), processes, 10.0).wards == ()
+    assert standing(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 9.9)) == {"app-2": ("ready", False)}
+    assert advanced(a_watch(ready, min_ready_seconds=10.0), processes, 10.0).guarded == ()
 
 
 def test_the_warmth_of_another_pid_counts_for_nothing():
-    watch = advanced(a_watch(), a_group(3, cold("app-2")))
-    found = {"app-2": Warmth(100, "warm")}
-    assert standing(advanced(watch, a_group(3, cold("app-2")), warmths=found)) == {"app-2": ("warming", True)}
+    guard_state = advanced(a_watch(), a_group(3, cold("app-2")))
+    found = {"app-2": WarmupStatus(100, "warm")}
+    assert standing(advanced(guard_state, a_group(3, cold("app-2")), warmups=found)) == {"app-2": ("warming", True)}
 
 
 def test_a_warm_up_that_failed_is_tried_again_after_growing_pauses():
-    watch, at, pauses = advanced(a_watch(), a_group(3, cold("app-2"))), 0.0, []
+    guard_state, at, pauses = advanced(a_watch(), a_group(3, cold("app-2"))), 0.0, []
     for _ in range(6):
-        failed = {"app-2": Warmth(200, "failed", why="GET / answered 500")}
-        watch = advanced(watch, a_group(3, cold("app-2")), at, warmths=failed)
-        (ward,) = watch.wards
-        assert (ward.stage, ward.closed, ward.why) == (Stage.FAILED, True, "is not warm: GET / answered 500")
-        pauses.append(ward.retry_at - NOW - at)
-        assert advanced(watch, a_group(3, cold("app-2")), ward.retry_at - NOW - 0.1) == watch
-        assert guard.jobs(watch) == {}, "it is over, so that it can begin anew"
-        at = ward.retry_at - NOW
-        watch = advanced(watch, a_group(3, cold("app-2")), at)
-        assert standing(watch) == {"app-2": ("warming", True)}
-        assert watch.wards[0].why == "tried again, it is not warm: GET / answered 500"
+        failed = {"app-2": WarmupStatus(200, "failed", why="GET / answered 500")}
+        guard_state = advanced(guard_state, a_group(3, cold("app-2")), at, warmups=failed)
+        (guarded,) = guard_state.guarded
+        assert (guarded.stage, guarded.closed, guarded.why) == (Stage.FAILED, True, "is not warm: GET / answered 500")
+        pauses.append(guarded.retry_at - NOW - at)
+        assert advanced(guard_state, a_group(3, cold("app-2")), guarded.retry_at - NOW - 0.1) == guard_state
+        assert guard.jobs(guard_state) == {}, "it is over, so that it can begin anew"
+        at = guarded.retry_at - NOW
+        guard_state = advanced(guard_state, a_group(3, cold("app-2")), at)
+        assert standing(guard_state) == {"app-2": ("warming", True)}
+        assert guard_state.guarded[0].why == "tried again, it is not warm: GET / answered 500"
     assert pauses == [FIRST_RETRY, 10.0, 20.0, 40.0, LONGEST_RETRY, LONGEST_RETRY]
 
 
-def failed_open(*pids: int, retry_in: float = 0.0) -> list[Ward]:
+def failed_open(*pids: int, retry_in: float = 0.0) -> list[GuardedProcess]:
     """Of app-1 on: open, and their warm-ups failed before. The first is to be tried again first."""
     return [
-        Ward(
+        GuardedProcess(
             f"app-{n}", (8000 + n,), Stage.FAILED, NOW, False, pid, 1, NOW + retry_in + n / 10, problem="is not warm: x"
         )
         for n, pid in enumerate(pids, 1)
@@ -162,126 +168,130 @@ def all_cold(size: int) -> dict[str, Process]:
 
 
 def test_open_process_is_tried_again_seldom():
-    (ward,) = failed_open(201)
-    watch, processes, pauses = a_watch(ward), all_cold(1), []
+    (guarded,) = failed_open(201)
+    guard_state, processes, pauses = a_watch(guarded), all_cold(1), []
     for _ in range(7):
-        at = watch.wards[0].retry_at - NOW
-        watch = advanced(watch, processes, at)
-        assert standing(watch) == {"app-1": ("warming", False)}
-        watch = advanced(watch, processes, at, warmths={"app-1": Warmth(201, "failed", why="x")})
-        pauses.append(round(watch.wards[0].retry_at - NOW - at, 6))
+        at = guard_state.guarded[0].retry_at - NOW
+        guard_state = advanced(guard_state, processes, at)
+        assert standing(guard_state) == {"app-1": ("warming", False)}
+        guard_state = advanced(guard_state, processes, at, warmups={"app-1": WarmupStatus(201, "failed", why="x")})
+        pauses.append(round(guard_state.guarded[0].retry_at - NOW - at, 6))
     assert pauses == [20.0, 40.0, 80.0, 160.0, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY]
 
 
 def test_open_processes_are_tried_again_one_at_a_time():
-    watch, processes = a_watch(*failed_open(201, 202, 203)), all_cold(3)
-    watch = advanced(watch, processes, 5.0)
-    assert standing(watch) == {"app-1": ("warming", False), "app-2": ("failed", False), "app-3": ("failed", False)}
-    watch = advanced(watch, processes, 6.0)
-    assert list(guard.jobs(watch)) == ["app-1"]
-    watch = advanced(watch, processes, 7.0, warmths={"app-1": Warmth(201, "failed", why="x")})
-    assert list(guard.jobs(watch)) == ["app-2"]
+    guard_state, processes = a_watch(*failed_open(201, 202, 203)), all_cold(3)
+    guard_state = advanced(guard_state, processes, 5.0)
+    assert standing(guard_state) == {
+        "app-1": ("warming", False),
+        "app-2": ("failed", False),
+        "app-3": ("failed", False),
+    }
+    guard_state = advanced(guard_state, processes, 6.0)
+    assert list(guard.jobs(guard_state)) == ["app-1"]
+    guard_state = advanced(guard_state, processes, 7.0, warmups={"app-1": WarmupStatus(201, "failed", why="x")})
+    assert list(guard.jobs(guard_state)) == ["app-2"]
 
 
 def test_open_process_that_is_closed_now_is_tried_as_soon_as_any():
-    (ward,) = failed_open(201, retry_in=200.0)
-    watch = advanced(a_watch(ward), a_group(3, cold("app-1", pid=201)), 1.0)
-    assert standing(watch) == {"app-1": ("failed", True)}
-    assert watch.wards[0].retry_at == NOW + 1.0 + FIRST_RETRY
+    (guarded,) = failed_open(201, retry_in=200.0)
+    guard_state = advanced(a_watch(guarded), a_group(3, cold("app-1", pid=201)), 1.0)
+    assert standing(guard_state) == {"app-1": ("failed", True)}
+    assert guard_state.guarded[0].retry_at == NOW + 1.0 + FIRST_RETRY
 
 
 def test_warm_up_of_the_guard_has_a_deadline():
     processes = a_group(3, cold("app-2"))
-    watch = advanced(a_watch(), processes)
-    timeout = watch.policy.warmup.timeout
-    trickles = {"app-2": Warmth(200, "warming", why="GET /health: nothing", queued=7.0)}
-    late = timeout + 7.0 + LATE_WORDS
-    assert advanced(watch, processes, late - 0.1, warmths=trickles).wards[0].stage is Stage.WARMING
-    (ward,) = advanced(watch, processes, late, warmths=trickles).wards
-    assert (ward.stage, ward.closed, ward.tries) == (Stage.FAILED, True, 1)
-    assert ward.why == "is not warm after 60 s (warmup.timeout): GET /health: nothing"
-    (ward,) = advanced(watch, processes, late, warmths=trickles, gap=10.0).wards
-    assert (ward.stage, ward.since) == (Stage.WARMING, NOW + late), "the listener was away, and begins anew"
+    guard_state = advanced(a_watch(), processes)
+    timeout = guard_state.policy.warmup.timeout
+    trickles = {"app-2": WarmupStatus(200, "warming", why="GET /health: nothing", queued=7.0)}
+    late = timeout + 7.0 + WARMUP_REPORT_GRACE
+    assert advanced(guard_state, processes, late - 0.1, warmups=trickles).guarded[0].stage is Stage.WARMING
+    (guarded,) = advanced(guard_state, processes, late, warmups=trickles).guarded
+    assert (guarded.stage, guarded.closed, guarded.tries) == (Stage.FAILED, True, 1)
+    assert guarded.why == "is not warm after 60 s (warmup.timeout): GET /health: nothing"
+    (guarded,) = advanced(guard_state, processes, late, warmups=trickles, gap=10.0).guarded
+    assert (guarded.stage, guarded.since) == (Stage.WARMING, NOW + late), "the listener was away, and begins anew"
 
 
 def test_another_policy_begins_warm_ups_anew():
     processes = a_group(4, cold("app-2"), cold("app-3", pid=300))
-    failed = Ward("app-3", (8003,), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404")
-    watch = advanced(a_watch(failed), processes)
-    same = guard.by_policy(watch, replace(watch.policy, settle=3.0), watch.gate, NOW + 9.0)
-    assert same.wards == watch.wards
-    other = replace(watch.policy, warmup=WarmupPolicy(ready="/right"))
-    watch = advanced(guard.by_policy(watch, other, watch.gate, NOW + 9.0), processes, 9.0)
-    assert {(ward.name, ward.stage, ward.since) for ward in watch.wards} == {
+    failed = GuardedProcess("app-3", (8003,), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404")
+    guard_state = advanced(a_watch(failed), processes)
+    same = guard.by_policy(guard_state, replace(guard_state.policy, min_ready_seconds=3.0), guard_state.gate, NOW + 9.0)
+    assert same.guarded == guard_state.guarded
+    other = replace(guard_state.policy, warmup=WarmupPolicy(ready="/right"))
+    guard_state = advanced(guard.by_policy(guard_state, other, guard_state.gate, NOW + 9.0), processes, 9.0)
+    assert {(guarded.name, guarded.stage, guarded.since) for guarded in guard_state.guarded} == {
         ("app-2", Stage.WARMING, NOW + 9.0),
         ("app-3", Stage.WARMING, NOW + 9.0),
     }
-    assert all(job.policy.ready == "/right" for job in guard.jobs(watch).values())
+    assert all(job.policy.ready == "/right" for job in guard.jobs(guard_state).values())
 
 
 def test_when_it_crashes_and_comes_back_it_is_tried_at_once():
-    failed = Ward("app-2", (8002,), Stage.FAILED, NOW, True, 200, 3, NOW + 60.0, problem="is not warm: 500")
-    watch = advanced(a_watch(failed), a_group(3, cold("app-2", pid=300)), 1.0)
-    assert [(w.stage, w.closed, w.pid, w.tries, w.since) for w in watch.wards] == [
+    failed = GuardedProcess("app-2", (8002,), Stage.FAILED, NOW, True, 200, 3, NOW + 60.0, problem="is not warm: 500")
+    guard_state = advanced(a_watch(failed), a_group(3, cold("app-2", pid=300)), 1.0)
+    assert [(w.stage, w.closed, w.pid, w.tries, w.since) for w in guard_state.guarded] == [
         (Stage.WARMING, True, 300, 0, NOW + 1.0)
     ]
 
 
 def test_a_boot_loop_stays_closed_from_one_attempt_to_the_next():
-    watch = a_watch()
+    guard_state = a_watch()
     for n in range(5):
-        watch = advanced(watch, a_group(3, Process("app-2", "BACKOFF")), n)
-        assert standing(watch) == {"app-2": ("down", True)}
-        watch = advanced(watch, a_group(3, cold("app-2", pid=200 + n, state="STARTING")), n + 0.5)
-        assert standing(watch) == {"app-2": ("warming", True)}
+        guard_state = advanced(guard_state, a_group(3, Process("app-2", "BACKOFF")), n)
+        assert standing(guard_state) == {"app-2": ("down", True)}
+        guard_state = advanced(guard_state, a_group(3, cold("app-2", pid=200 + n, state="STARTING")), n + 0.5)
+        assert standing(guard_state) == {"app-2": ("warming", True)}
 
 
 def test_what_a_process_is_down_for_is_told():
-    watch = advanced(a_watch(), a_group(3, Process("app-2", "FATAL", spawn_error="Exited too quickly")))
-    assert watch.wards[0].why == "FATAL: Exited too quickly: the next one is to be kept closed until it is warm"
+    guard_state = advanced(a_watch(), a_group(3, Process("app-2", "FATAL", spawn_error="Exited too quickly")))
+    assert guard_state.guarded[0].why == "FATAL: Exited too quickly: the next one is to be kept closed until it is warm"
 
 
 def test_of_a_group_that_is_down_as_a_whole_it_is_told_that_the_next_one_serves_cold():
-    watch = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
-    assert guard.closed(watch) == {}
-    assert {ward.why for ward in watch.wards} == {
+    guard_state = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
+    assert guard.closed(guard_state) == {}
+    assert {guarded.why for guarded in guard_state.guarded} == {
         "it is FATAL: the next one serves before it is warm, because none of the group is warm and open"
     }
 
 
 def test_holder_of_the_port_is_named_while_the_process_is_down():
     held = {"app-2": "port 8002 is held by process 41 (python3). Fix: kill 41"}
-    watch = advanced(a_watch(), a_group(3, Process("app-2", "BACKOFF")), held=held)
-    assert watch.wards[0].why == (
+    guard_state = advanced(a_watch(), a_group(3, Process("app-2", "BACKOFF")), held=held)
+    assert guard_state.guarded[0].why == (
         "it is BACKOFF: the next one is to be kept closed until it is warm; "
         "port 8002 is held by process 41 (python3). Fix: kill 41"
     )
 
 
 def test_long_warmup_says_what_it_waits_for():
-    warmths = {"app-2": Warmth(200, "warming", why="port 8002 is held by process 41 (python3)")}
-    watch = advanced(a_watch(), a_group(3, cold("app-2")), warmths=warmths)
-    assert watch.wards[0].why == "a new process, not warm yet"
-    watch = advanced(watch, a_group(3, cold("app-2")), at=guard.SHOWN_AFTER, warmths=warmths)
-    assert watch.wards[0].why == "a new process, not warm yet: port 8002 is held by process 41 (python3)"
+    warmups = {"app-2": WarmupStatus(200, "warming", why="port 8002 is held by process 41 (python3)")}
+    guard_state = advanced(a_watch(), a_group(3, cold("app-2")), warmups=warmups)
+    assert guard_state.guarded[0].why == "a new process, not warm yet"
+    guard_state = advanced(guard_state, a_group(3, cold("app-2")), at=guard.SHOWN_AFTER, warmups=warmups)
+    assert guard_state.guarded[0].why == "a new process, not warm yet: port 8002 is held by process 41 (python3)"
 
 
 def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
-    watch = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
-    assert len(guard.closed(watch)) == 2
-    assert watch.wards[2].why == (
+    guard_state = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
+    assert len(guard.closed(guard_state)) == 2
+    assert guard_state.guarded[2].why == (
         "it is BACKOFF: the next one serves before it is warm, because no more may be closed (guard.max_closed: 50%)"
     )
 
 
 def test_a_process_whose_ports_nobody_knows_is_not_guarded():
     processes = a_group(2, cold("app-2"))
-    assert guard.advance(a_watch(), Seen(NOW, processes), {"app-1": (8001,), "app-2": ()}, None).wards == ()
+    assert guard.advance(a_watch(), Observation(NOW, processes), {"app-1": (8001,), "app-2": ()}, None).guarded == ()
 
 
 def test_a_gate_that_does_not_close_is_told():
-    watch = advanced(a_watch(), a_group(2, cold("app-2")), gate_problem="no CAP_NET_ADMIN")
-    assert watch.wards[0].why == "a new process, not warm yet; its port is not closed yet: no CAP_NET_ADMIN"
+    guard_state = advanced(a_watch(), a_group(2, cold("app-2")), gate_problem="no CAP_NET_ADMIN")
+    assert guard_state.guarded[0].why == "a new process, not warm yet; its port is not closed yet: no CAP_NET_ADMIN"
 
 
 # --- never too much: the worked example of guard.py
@@ -289,69 +299,71 @@ def test_a_gate_that_does_not_close_is_told():
 
 @pytest.mark.parametrize(("down", "closed"), [(1, 1), (4, 4), (5, 4), (8, 0)])
 def test_the_worked_example(down: int, closed: int):
-    watch = advanced(a_watch(), a_group(8, *(crashed(f"app-{n}") for n in range(1, down + 1))))
-    assert len(watch.wards) == down
-    assert len(guard.closed(watch)) == closed
+    guard_state = advanced(a_watch(), a_group(8, *(crashed(f"app-{n}") for n in range(1, down + 1))))
+    assert len(guard_state.guarded) == down
+    assert len(guard.closed(guard_state)) == closed
 
 
 def test_the_one_too_many_serves_cold_while_it_is_warmed_and_says_why():
-    watch = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
-    assert standing(watch)["app-5"] == ("warming", False)
-    assert "app-5" in guard.jobs(watch)
-    assert watch.wards[4].why.endswith("open all the same, because no more may be closed (guard.max_closed: 50%)")
+    guard_state = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
+    assert standing(guard_state)["app-5"] == ("warming", False)
+    assert "app-5" in guard.jobs(guard_state)
+    assert guard_state.guarded[4].why.endswith(
+        "open all the same, because no more may be closed (guard.max_closed: 50%)"
+    )
 
 
 def test_when_the_first_of_a_cold_group_is_warm_the_others_are_closed():
     processes = a_group(8, *(cold(f"app-{n}") for n in range(1, 9)))
-    watch = advanced(a_watch(), processes)
-    assert guard.closed(watch) == {}
-    assert watch.wards[0].why.endswith("open all the same, because none of the group is warm and open")
-    after = advanced(watch, processes, warmths={"app-3": Warmth(200, "warm")})
+    guard_state = advanced(a_watch(), processes)
+    assert guard.closed(guard_state) == {}
+    assert guard_state.guarded[0].why.endswith("open all the same, because none of the group is warm and open")
+    after = advanced(guard_state, processes, warmups={"app-3": WarmupStatus(200, "warm")})
     assert standing(after)["app-3"] == ("open", False), "it was never closed: there is nothing to settle"
     assert len(guard.closed(after)) == 4
 
 
 def test_one_that_settles_is_not_counted_on():
-    settling = Ward("app-1", (8001,), Stage.SETTLING, NOW, pid=200)
+    ready = GuardedProcess("app-1", (8001,), Stage.READY, NOW, pid=200)
     processes = a_group(0, replace(warm("app-1"), pid=200), cold("app-2"))
-    assert guard.closed(advanced(a_watch(settling, settle=10.0), processes, 1.0)) == {}, "nginx may shun it"
+    assert guard.closed(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 1.0)) == {}, "nginx may shun it"
 
 
 def test_what_the_ledger_did_not_get_is_written_again():
-    settling = Ward("app-2", (8002,), Stage.SETTLING, NOW, pid=200)
-    after = advanced(a_watch(settling, settle=5.0), a_group(3, cold("app-2")), 1.0)
-    assert [(ward.stage, ward.since) for ward in after.wards] == [(Stage.SETTLING, NOW + 1.0)]
+    ready = GuardedProcess("app-2", (8002,), Stage.READY, NOW, pid=200)
+    after = advanced(a_watch(ready, min_ready_seconds=5.0), a_group(3, cold("app-2")), 1.0)
+    assert [(guarded.stage, guarded.since) for guarded in after.guarded] == [(Stage.READY, NOW + 1.0)]
 
 
 def test_half_of_a_group_is_half_of_those_that_are_there():
     stopped = [Process(f"app-{n}", "STOPPED") for n in range(1, 9)]
-    watch = advanced(a_watch(), a_group(16, *stopped, *(crashed(f"app-{n}") for n in range(9, 16))))
-    assert len(guard.closed(watch)) == 8 + 4
+    guard_state = advanced(a_watch(), a_group(16, *stopped, *(crashed(f"app-{n}") for n in range(9, 16))))
+    assert len(guard.closed(guard_state)) == 8 + 4
 
 
 def test_who_is_warm_next_makes_room_for_one_more():
-    watch = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
-    watch = advanced(watch, a_group(8, *(cold(f"app-{n}") for n in range(2, 6))))
-    assert standing(watch) == {f"app-{n}": ("warming", True) for n in range(2, 6)}
+    guard_state = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
+    guard_state = advanced(guard_state, a_group(8, *(cold(f"app-{n}") for n in range(2, 6))))
+    assert standing(guard_state) == {f"app-{n}": ("warming", True) for n in range(2, 6)}
 
 
 def test_the_closed_of_a_rollout_count_and_open_none():
     members = tuple(Member(f"app-{n}", (8000 + n,), stage=Stage.RESTARTING) for n in (1, 2, 3))
     rollout = a_rollout(*members)
-    watch = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), rollout=rollout)
-    assert standing(watch) == {"app-7": ("warming", True), "app-8": ("warming", False)}
+    guard_state = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), rollout=rollout)
+    assert standing(guard_state) == {"app-7": ("warming", True), "app-8": ("warming", False)}
     more = a_rollout(*members, Member("app-4", (8004,), stage=Stage.DRAINING))
-    after = advanced(watch, a_group(8, cold("app-7"), cold("app-8")), rollout=more)
-    assert standing(after) == standing(watch)
+    after = advanced(guard_state, a_group(8, cold("app-7"), cold("app-8")), rollout=more)
+    assert standing(after) == standing(guard_state)
 
 
 def test_those_that_nobody_will_start_are_closed_and_not_counted():
     stopped = [Process(f"app-{n}", "STOPPED") for n in range(1, 6)]
-    watch = advanced(a_watch(), a_group(10, *stopped, cold("app-6"), crashed("app-7")))
-    assert len(guard.closed(watch)) == 7
+    guard_state = advanced(a_watch(), a_group(10, *stopped, cold("app-6"), crashed("app-7")))
+    assert len(guard.closed(guard_state)) == 7
     started = [cold(f"app-{n}", state="STARTING") for n in range(1, 6)]
-    after = advanced(watch, a_group(10, *started, cold("app-6"), crashed("app-7")), 5.0)
-    assert {"app-6", "app-7"} <= {ward.name for ward in after.wards if ward.closed}, "the longest first"
+    after = advanced(guard_state, a_group(10, *started, cold("app-6"), crashed("app-7")), 5.0)
+    assert {"app-6", "app-7"} <= {guarded.name for guarded in after.guarded if guarded.closed}, "the longest first"
     assert len(guard.closed(after)) == 5
 
 
@@ -366,9 +378,9 @@ def test_the_only_process_of_a_group_is_never_closed():
 
 
 def test_max_closed_may_be_a_number():
-    watch = advanced(a_watch(max_closed=Share(number=1)), a_group(8, cold("app-1"), cold("app-2")))
-    assert len(guard.closed(watch)) == 1
-    assert watch.wards[1].why.endswith("(guard.max_closed: 1)")
+    guard_state = advanced(a_watch(max_closed=Share(number=1)), a_group(8, cold("app-1"), cold("app-2")))
+    assert len(guard.closed(guard_state)) == 1
+    assert guard_state.guarded[1].why.endswith("(guard.max_closed: 1)")
 
 
 # --- what a rollout has in hand
@@ -377,12 +389,12 @@ def test_max_closed_may_be_a_number():
 @pytest.mark.parametrize("stage", sorted(set(CLOSED_STAGES)))
 def test_what_a_rollout_has_in_hand_is_left_to_it(stage: Stage):
     rollout = a_rollout(Member("app-2", (8002,), stage=stage, pid=200))
-    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).wards == ()
+    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
 
 
 def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
-    rollout = a_rollout(Member("app-2", (8002,), stage=Stage.SETTLING, pid=200))
-    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).wards == ()
+    rollout = a_rollout(Member("app-2", (8002,), stage=Stage.READY, pid=200))
+    assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
     assert standing(advanced(a_watch(), a_group(3, crashed("app-2")), rollout=rollout)) == {"app-2": ("down", True)}
     assert standing(advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)) == {
         "app-2": ("warming", True)
@@ -393,9 +405,9 @@ def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
     rollout = a_rollout(
         Member("app-2", (8002,), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED
     )
-    watch = advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout)
-    (ward,) = watch.wards
-    assert (ward.stage, ward.closed, ward.why, ward.retry_at) == (
+    guard_state = advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout)
+    (guarded,) = guard_state.guarded
+    assert (guarded.stage, guarded.closed, guarded.why, guarded.retry_at) == (
         Stage.FAILED,
         True,
         "is not warm: 500",
@@ -403,7 +415,7 @@ def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
     )
     again = advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)
     assert standing(again) == {"app-2": ("warming", True)}, "somebody has started it since"
-    assert advanced(a_watch(), a_group(3, replace(warm("app-2"), pid=200)), rollout=rollout).wards == ()
+    assert advanced(a_watch(), a_group(3, replace(warm("app-2"), pid=200)), rollout=rollout).guarded == ()
 
 
 # --- the ledger, and a group that nobody guarded before
@@ -414,18 +426,18 @@ def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm(
     young = replace(cold("app-2"), up_for=WARMED_BY_USERS - 1)
     processes = {process.name: process for process in (old, young)}
     begun = guard.begin(a_watch(), processes, ports_of(processes), NOW)
-    watch = advanced(begun, processes)
-    assert standing(watch) == {"app-1": ("open", False), "app-2": ("warming", True)}
-    assert watch.wards[0].pid == 200, "for the ledger"
+    guard_state = advanced(begun, processes)
+    assert standing(guard_state) == {"app-1": ("open", False), "app-2": ("warming", True)}
+    assert guard_state.guarded[0].pid == 200, "for the ledger"
     processes["app-1"] = replace(old, warm=True)
-    assert standing(advanced(watch, processes)) == {"app-2": ("warming", True)}
+    assert standing(advanced(guard_state, processes)) == {"app-2": ("warming", True)}
 
 
 def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_once():
     processes = {"app-1": replace(cold("app-1"), up_for=3600.0)}
     rollout = a_rollout(Member("app-1", (8001,), stage=Stage.DRAINING))
-    watch = advanced(guard.begin(a_watch(), processes, ports_of(processes), NOW), processes, rollout=rollout)
-    assert [(ward.stage, ward.pid) for ward in watch.wards] == [(Stage.OPEN, 200)]
+    guard_state = advanced(guard.begin(a_watch(), processes, ports_of(processes), NOW), processes, rollout=rollout)
+    assert [(guarded.stage, guarded.pid) for guarded in guard_state.guarded] == [(Stage.OPEN, 200)]
 
 
 # --- events
@@ -433,11 +445,11 @@ def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_
 
 def test_an_event_is_taken_for_what_it_says():
     running = warm("app-1")
-    exited = guard.heard(running, Change("app", "app-1", "EXITED", "RUNNING", 100))
+    exited = guard.apply_event(running, Change("app", "app-1", "EXITED", "RUNNING", 100))
     assert (exited.state, exited.pid, exited.warm) == ("EXITED", 0, False)
-    starting = guard.heard(exited, Change("app", "app-1", "STARTING", "EXITED"))
+    starting = guard.apply_event(exited, Change("app", "app-1", "STARTING", "EXITED"))
     assert (starting.state, starting.pid) == ("STARTING", 0)
-    stopping = guard.heard(running, Change("app", "app-1", "STOPPING", "RUNNING", 100))
+    stopping = guard.apply_event(running, Change("app", "app-1", "STOPPING", "RUNNING", 100))
     assert (stopping.state, stopping.pid, stopping.warm) == ("STOPPING", 100, True)
 
 
@@ -450,7 +462,7 @@ def test_an_event_is_taken_for_what_it_says():
     ],
 )
 def test_an_old_event_changes_nothing(change: Change):
-    assert guard.heard(warm("app-1"), change) == warm("app-1")
+    assert guard.apply_event(warm("app-1"), change) == warm("app-1")
 
 
 # --- what must hold, whatever the group
@@ -474,62 +486,62 @@ def tables(draw: st.DrawFn, size: int) -> dict[str, Process]:
 def rollouts(draw: st.DrawFn, size: int) -> Rollout | None:
     if draw(st.booleans()):
         return None
-    stages = st.sampled_from([Stage.OPEN, Stage.OPEN, *CLOSED_STAGES, Stage.SETTLING])
+    stages = st.sampled_from([Stage.OPEN, Stage.OPEN, *CLOSED_STAGES, Stage.READY])
     pids = st.integers(0, 4)
     members = [Member(f"app-{n}", (8000 + n,), stage=draw(stages), pid=draw(pids)) for n in range(1, size + 1)]
     return a_rollout(*members, status=draw(st.sampled_from(Status)))
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> tuple[Watch, list[Any]]:
+def lives(draw: st.DrawFn) -> tuple[GuardState, list[Any]]:
     """A watch, and looks at its group: a table, a rollout, and how far the warm-ups are."""
     size = draw(st.integers(1, 9))
     numbers = st.integers(1, 9).map(lambda n: Share(number=n))
     share = draw(st.one_of(numbers, st.just(HALF), st.just(Share(percent=10.0))))
-    warmths = st.dictionaries(
+    warmups = st.dictionaries(
         st.integers(1, size).map(lambda n: f"app-{n}"),
-        st.builds(Warmth, st.integers(1, 4), st.sampled_from(["warming", "warm", "failed"])),
+        st.builds(WarmupStatus, st.integers(1, 4), st.sampled_from(["warming", "warm", "failed"])),
     )
-    looks = draw(st.lists(st.tuples(tables(size), rollouts(size), warmths), min_size=1, max_size=5))
-    return a_watch(max_closed=share, settle=draw(st.sampled_from([0.0, 5.0]))), looks
+    looks = draw(st.lists(st.tuples(tables(size), rollouts(size), warmups), min_size=1, max_size=5))
+    return a_watch(max_closed=share, min_ready_seconds=draw(st.sampled_from([0.0, 5.0]))), looks
 
 
 @settings(deadline=None, max_examples=300)
 @given(lives(), st.sampled_from([0.0, 4.0, 70.0]))
 def test_no_cold_process_is_open_but_where_closing_it_would_be_too_much(life: Any, between: float):
-    watch, looks = life
-    for number, (processes, rollout, warmths) in enumerate(looks):
+    guard_state, looks = life
+    for number, (processes, rollout, warmups) in enumerate(looks):
         at = number * between
-        before, watch = watch, advanced(watch, processes, at, rollout=rollout, warmths=warmths)
+        before, guard_state = guard_state, advanced(guard_state, processes, at, rollout=rollout, warmups=warmups)
         runs = rollout is not None and rollout.status is Status.RUNNING
         members = {member.name: member for member in rollout.members} if rollout is not None and runs else {}
         held = {name for name, member in members.items() if member.stage in CLOSED_STAGES}
-        settling = {name for name, member in members.items() if member.stage is Stage.SETTLING}
-        share = watch.policy.guard.max_closed
+        ready = {name for name, member in members.items() if member.stage is Stage.READY}
+        share = guard_state.policy.guard.max_closed
         there = sum(not _will_not_come(process) for process in processes.values())
         limit = share.number or max(1, int(share.percent * there / 100))
-        wards = {ward.name: ward for ward in watch.wards}
-        cold_ones = {name for name, ward in wards.items() if ward.stage not in (Stage.SETTLING, Stage.OPEN)}
-        shut = {name for name, ward in wards.items() if ward.closed}
-        gone = {name for name in wards if _will_not_come(processes[name])}
+        guarded = {guarded.name: guarded for guarded in guard_state.guarded}
+        cold_ones = {name for name, guarded in guarded.items() if guarded.stage not in (Stage.READY, Stage.OPEN)}
+        shut = {name for name, guarded in guarded.items() if guarded.closed}
+        gone = {name for name in guarded if _will_not_come(processes[name])}
         counted = shut - gone
-        was_shut = {ward.name for ward in before.wards if ward.closed}
+        was_shut = {guarded.name for guarded in before.guarded if guarded.closed}
         serving = {
             name
             for name, process in processes.items()
-            if process.warm and process.state == "RUNNING" and name not in {*held, *settling, *wards}
+            if process.warm and process.state == "RUNNING" and name not in {*held, *ready, *guarded}
         }
-        serving |= {name for name, ward in wards.items() if ward.stage is Stage.OPEN and name not in held}
+        serving |= {name for name, guarded in guarded.items() if guarded.stage is Stage.OPEN and name not in held}
         assert shut <= cold_ones, "warm is open"
-        assert not wards.keys() & held, "what a rollout has in hand is left to it"
+        assert not guarded.keys() & held, "what a rollout has in hand is left to it"
         assert len(counted) <= limit
         assert not counted - was_shut or len(counted) + len(held) <= max(limit, len(was_shut) + len(held))
-        if not serving and not settling:
+        if not serving and not ready:
             assert not shut
         elif serving and len(counted) + len(held) < limit:
             assert cold_ones <= shut, "there was room for all"
-        assert all(wards[name].why for name in cold_ones)
-        assert advanced(watch, processes, at, rollout=rollout) == watch, "one look has one answer"
+        assert all(guarded[name].why for name in cold_ones)
+        assert advanced(guard_state, processes, at, rollout=rollout) == guard_state, "one look has one answer"
 
 
 def _will_not_come(process: Process) -> bool:
@@ -549,7 +561,7 @@ def guarded(size: int = 8, **changes: Any) -> tuple[World, Reconciler]:
 
 def all_open_and_warm(world: World) -> bool:
     warmed = (world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values())
-    return all(warmed) and not world.closed_until and world.watch().wards == ()
+    return all(warmed) and not world.closed_until and world.watch().guarded == ()
 
 
 @pytest.fixture(params=[False, True], ids=["with events", "without any event"])
@@ -688,7 +700,7 @@ def test_with_guard_false_nothing_is_closed_and_nothing_warmed():
     reconciler = world.live(world.reconciler(), 0.2)
     world.crash("app-2")
     world.live(reconciler, 3.0)
-    assert (list(world.mailbox.watches), world.closed_until, world.was_warmed) == ([], {}, set())
+    assert (list(world.mailbox.guard_states), world.closed_until, world.was_warmed) == ([], {}, set())
 
 
 def test_turned_off_it_opens_what_it_had_closed():
@@ -699,7 +711,7 @@ def test_turned_off_it_opens_what_it_had_closed():
     assert set(world.closed_until) == {8002}
     world.policy = replace(world.policy, guard=GuardPolicy(enabled=False))
     world.live(reconciler, 20.0)
-    assert (list(world.mailbox.watches), world.closed_until) == ([], {})
+    assert (list(world.mailbox.guard_states), world.closed_until) == ([], {})
 
 
 def test_without_a_policy_that_can_be_read_a_new_listener_guards_by_the_last_one():
@@ -802,7 +814,7 @@ def test_a_rollout_and_a_guard_may_be_killed_at_any_operation():
         assert (world.rollout().status, all_open_and_warm(world), world.cold) == (Status.DONE, True, 0), kill_after
 
 
-def test_a_killed_roller_is_no_excuse():
+def test_a_killed_reconciler_is_no_excuse():
     """The kill of these tests is one."""
     world, reconciler = guarded(3)
     world.kill_after = world.operations + 1

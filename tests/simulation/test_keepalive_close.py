@@ -15,8 +15,8 @@ def pooled(keepalive: str = "nginx", picks_every: float = 0.1, **drain: Any) -> 
     """A world of two processes, each with five pooled connections."""
     policy = DrainPolicy(**{"timeout": 8.0, "keepalive": keepalive, "quiet": 1.0, **drain})
     world = World(2, fast_policy(drain=policy))
-    world.pools.picks_every = picks_every
-    world.pools.fill(5)
+    world.keepalive_closer.picks_every = picks_every
+    world.keepalive_closer.fill(5)
     return world
 
 
@@ -49,7 +49,7 @@ def test_a_pool_that_is_not_used_is_idle_after_quiet() -> None:
 
 def test_a_request_that_takes_longer_than_quiet_is_waited_for() -> None:
     world = pooled(picks_every=1e9)
-    for pool in world.pools.by_port.values():
+    for pool in world.keepalive_closer.by_port.values():
         pool[0].busy_until = pool[0].moved_at = 1007.0
     rolled(world)
     assert world.lost == 0
@@ -58,7 +58,7 @@ def test_a_request_that_takes_longer_than_quiet_is_waited_for() -> None:
 
 def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -> None:
     world = pooled()
-    world.pools.is_sealed = True
+    world.keepalive_closer.is_sealed = True
     rolled(world)
     assert world.rollout().status is Status.FAILED
     assert "in TLS or HTTP/2" in world.rollout().members[0].why
@@ -67,7 +67,7 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -
 
 
 @pytest.mark.parametrize("kill_after", range(1, 40, 3))
-def test_the_roller_may_die_anywhere_and_the_next_one_empties_the_pools_on(kill_after: int) -> None:
+def test_the_reconciler_may_die_anywhere_and_the_next_one_empties_the_pools_on(kill_after: int) -> None:
     world = pooled()
     world.kill_after = kill_after
     rolled(world)
@@ -76,7 +76,7 @@ def test_the_roller_may_die_anywhere_and_the_next_one_empties_the_pools_on(kill_
 
 def test_where_it_cannot_work_the_rollout_is_refused_with_the_reason() -> None:
     world = pooled()
-    world.pools.problem = "drain.keepalive: nginx cannot work here"
+    world.keepalive_closer.problem = "drain.keepalive: nginx cannot work here"
     answer = world.ask()
     world.reconciler().turn()
     assert (answer["code"], answer["text"]) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
@@ -87,14 +87,14 @@ def test_where_it_fails_in_the_middle_a_drain_waits_for_its_deadline() -> None:
     world = pooled(picks_every=1e9)
     world.ask()
     reconciler = world.live(world.reconciler(), 0.1)
-    world.pools.problem = "nftables: Device or resource busy"
+    world.keepalive_closer.problem = "nftables: Device or resource busy"
     world.run(reconciler)
     assert drains(world)[0] >= 8.0
 
 
 def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
     world = pooled(timeout=30.0)
-    world.pools.is_deaf, world.pool_asks_every = True, 0.1
+    world.keepalive_closer.is_deaf, world.pool_asks_every = True, 0.1
     world.clients = [Client("caddy", 1, "127.0.0.1")]
     world.ask(force=True)
     world.run(world.reconciler(), 60.0)

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_rolling.core.model import GatePolicy, Member, Process, Rollout, Seen, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import (
+    GatePolicy,
+    GuardedProcess,
+    GuardState,
+    Member,
+    Observation,
+    Process,
+    Rollout,
+    Stage,
+    Status,
+)
 from supervisor_rolling.core.poll_interval import (
     BARELY,
     DRAIN_LOOK_AT_MOST,
@@ -30,7 +40,7 @@ NOW = 100.0
 def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
     """``age``: seconds for which each has been in its stage; ``least``: that it must drain."""
     policy = fast_policy()
-    policy = replace(policy, settle=10.0, drain=replace(policy.drain, timeout=30.0, min=least))
+    policy = replace(policy, min_ready_seconds=10.0, drain=replace(policy.drain, timeout=30.0, min=least))
     members = [Member(f"app-{n}", (8000 + n,), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
     return Rollout(1, GROUP, policy, tuple(members), 1, GatePolicy())
 
@@ -38,7 +48,7 @@ def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
 def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) -> float:
     """``closed_for``: seconds since which all gates are closed."""
     closed = {port: NOW - closed_for for member in rollout.members for port in member.ports}
-    return pause(rollout, None, Seen(NOW, {process.name: process for process in processes}, closed=closed))
+    return pause(rollout, None, Observation(NOW, {process.name: process for process in processes}, closed=closed))
 
 
 @pytest.mark.parametrize(
@@ -68,17 +78,17 @@ def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, 
 def test_a_drain_is_as_old_as_its_closed_gate():
     old = a_rollout(Stage.DRAINING, age=20.0)
     assert paused(old, closed_for=0.2) == pytest.approx(0.2 * DRAIN_SHARE)
-    assert pause(old, None, Seen(NOW, {})) == DRAIN_LOOK_EVERY  # it is not known to be closed
+    assert pause(old, None, Observation(NOW, {})) == DRAIN_LOOK_EVERY  # it is not known to be closed
 
 
 def test_the_end_of_a_settle_is_not_missed():
-    assert paused(a_rollout(Stage.SETTLING, age=9.9)) == pytest.approx(0.1 + BARELY)
-    assert paused(a_rollout(Stage.SETTLING, age=9.0)) == REST_LOOK_EVERY
-    assert paused(a_rollout(Stage.SETTLING, age=11.0)) == REST_LOOK_EVERY  # it waits for something else
+    assert paused(a_rollout(Stage.READY, age=9.9)) == pytest.approx(0.1 + BARELY)
+    assert paused(a_rollout(Stage.READY, age=9.0)) == REST_LOOK_EVERY
+    assert paused(a_rollout(Stage.READY, age=11.0)) == REST_LOOK_EVERY  # it waits for something else
 
 
 def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
-    old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, age=20.0)
+    old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, age=20.0)
     old = replace(old, policy=replace(old.policy, drain=replace(old.policy.drain, timeout=0.5)))
     assert paused(old) == MOVE_LOOK_EVERY
     young = replace(old.members[0], since=NOW)
@@ -91,18 +101,20 @@ def test_one_that_will_be_running_is_looked_at_just_then():
     starting = Process("app-0", "STARTING", 7, running_in=0.03)
     assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
     assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == DRAIN_LOOK_AT_MOST  # of no interest to that one
-    watch = Watch(GROUP, fast_policy(), GatePolicy(), (Ward("app-0", (8000,), Stage.WARMING, NOW),))
-    assert pause(None, watch, Seen(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
-    assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
-    assert pause(None, watch, Seen(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
+    guard_state = GuardState(
+        GROUP, fast_policy(), GatePolicy(), (GuardedProcess("app-0", (8000,), Stage.WARMING, NOW),)
+    )
+    assert pause(None, guard_state, Observation(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
+    assert pause(None, guard_state, Observation(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
+    assert pause(None, guard_state, Observation(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
 
 
 def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
-    overdue = Ward("app-1", (8001,), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
+    overdue = GuardedProcess("app-1", (8001,), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
     soon = replace(overdue, name="app-2", retry_at=NOW + 2.0)
-    watch = Watch(GROUP, fast_policy(), GatePolicy(), (overdue,))
-    assert pause(None, watch, Seen(NOW, {})) == IDLE_LOOK_EVERY
-    assert pause(None, replace(watch, wards=(overdue, soon)), Seen(NOW, {})) == 2.0
+    guard_state = GuardState(GROUP, fast_policy(), GatePolicy(), (overdue,))
+    assert pause(None, guard_state, Observation(NOW, {})) == IDLE_LOOK_EVERY
+    assert pause(None, replace(guard_state, guarded=(overdue, soon)), Observation(NOW, {})) == 2.0
 
 
 def test_a_rollout_that_has_ended_is_left_to_the_looks_at_its_gate():

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supervisor_rolling.core.lingering import TOLD
+from supervisor_rolling.core.lingering import MAX_SHOWN
 from supervisor_rolling.core.model import (
+    Action,
     Connection,
     DrainPolicy,
-    Order,
     Outcome,
     PacePolicy,
     Rollout,
@@ -43,7 +43,7 @@ class Plan:
     size: int
     limit: int
     canary: int = 1
-    settle: float = 0.0
+    min_ready_seconds: float = 0.0
     max_failures: int = 0
     boots: tuple[float, ...] = (0.1,)
     warms: tuple[float, ...] = (0.2,)
@@ -63,7 +63,7 @@ class Luck(World):
 
     def __init__(self, plan: Plan) -> None:
         policy = fast_policy(
-            plan.settle,
+            plan.min_ready_seconds,
             max_unavailable=Share(number=plan.limit),
             canary=plan.canary,
             max_failures=min(plan.max_failures, plan.limit - 1),  # more is refused
@@ -169,7 +169,7 @@ def plans(**changes: st.SearchStrategy) -> st.SearchStrategy[Plan]:
         "size": sizes,
         "limit": st.integers(1, 4),
         "canary": st.integers(0, 3),
-        "settle": seconds([0.0, 0.0, 0.4, 2.0]),
+        "min_ready_seconds": seconds([0.0, 0.0, 0.4, 2.0]),
         "boots": st.lists(seconds([0.02, 0.1, 0.5, 1.5]), min_size=1, max_size=3).map(tuple),
         "warms": st.lists(seconds([0.02, 0.2, 0.9]), min_size=1, max_size=3).map(tuple),
         "stops": st.lists(seconds([0.01, 0.05, 0.7, 3.0]), min_size=1, max_size=3).map(tuple),
@@ -202,23 +202,23 @@ examples = settings(deadline=None, max_examples=25, suppress_health_check=[Healt
 
 def assert_guarded(world: World) -> None:
     """No port is closed but for a process that is not warm, and who is not warm is closed, if that is not too much."""
-    watch = world.watch()
+    guard_state = world.watch()
     closed = {port for port in world.closed_until if world.is_closed(port)}
-    assert closed == {port for ward in watch.wards if ward.closed for port in ward.ports}
-    wards = {ward.name for ward in watch.wards}
+    assert closed == {port for guarded in guard_state.guarded if guarded.closed for port in guarded.ports}
+    guarded = {guarded.name for guarded in guard_state.guarded}
     assert all(
-        world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in wards
+        world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in guarded
     )
-    cold = [ward for ward in watch.wards if ward.stage is not Stage.SETTLING]
-    assert {ward.name for ward in watch.wards if ward.closed} <= {ward.name for ward in cold}
+    cold = [guarded for guarded in guard_state.guarded if guarded.stage is not Stage.READY]
+    assert {guarded.name for guarded in guard_state.guarded if guarded.closed} <= {guarded.name for guarded in cold}
     there = [p for p in world.processes.values() if p.state not in ("STOPPED", "FATAL")]
     most = max(1, len(there) // 2)
     alive = [w for w in cold if world.processes[w.name].state not in ("STOPPED", "FATAL")]
-    assert sum(ward.closed for ward in alive) <= most
-    if len(wards) == len(world.processes):
+    assert sum(guarded.closed for guarded in alive) <= most
+    if len(guarded) == len(world.processes):
         assert not closed
     elif len(alive) <= most:
-        assert all(ward.closed for ward in cold)
+        assert all(guarded.closed for guarded in cold)
 
 
 def assert_safe(world: Luck, rollout: Rollout) -> None:
@@ -235,7 +235,7 @@ def assert_safe(world: Luck, rollout: Rollout) -> None:
 
 @examples
 @given(plans(kills=kills))
-def test_where_nothing_is_wrong_but_the_roller_everything_is_replaced_exactly_once(plan: Plan) -> None:
+def test_where_nothing_is_wrong_but_the_reconciler_everything_is_replaced_exactly_once(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.DONE
@@ -259,7 +259,7 @@ def test_whatever_happens_the_rollout_ends_and_harms_nobody(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     if rollout.status is Status.DONE:
-        assert all(member.replaced for member in rollout.members if member.wanted)
+        assert all(member.replaced for member in rollout.members if member.selected)
         assert world.closed_until == {}
 
 
@@ -279,7 +279,7 @@ def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.FAILED
-    assert all(member.killed and member.replaced for member in rollout.members if member.tried)
+    assert all(member.killed and member.replaced for member in rollout.members if member.attempted)
     assert {process.state for process in world.processes.values()} == {"RUNNING"}
     most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
     assert 1 <= sum(member.failed for member in rollout.members) <= min(plan.max_failures, plan.limit - 1) + most
@@ -303,7 +303,7 @@ def test_connections_that_never_end_do_not_hold_a_rollout_for_longer_than_their_
     assert rollout.status is Status.DONE
     assert world.cold_from == set()
     assert world.most_out <= plan.limit
-    assert all(member.connections_left > 0 for member in rollout.members)
+    assert all(member.lingering_connections > 0 for member in rollout.members)
 
 
 class Clerk(Luck):
@@ -317,8 +317,8 @@ class Clerk(Luck):
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
         for member in rollout.members:
             if member.stage is Stage.RESTARTING and member.since == self.now:
-                self.said += [(one.age, self._true_age(one)) for one in member.oldest_left]
-                self.told.append((len(member.oldest_left), member.connections_left))
+                self.said += [(one.age, self._true_age(one)) for one in member.oldest_lingering]
+                self.told.append((len(member.oldest_lingering), member.lingering_connections))
         super().record(rollout, version, request)
 
     def _true_age(self, connection: Connection) -> float:
@@ -333,7 +333,7 @@ def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain
     world.run(world.begin(), PATIENCE)
     assert world.rollout().status is Status.DONE
     assert len(world.told) >= plan.size
-    assert all(told == min(TOLD, left) > 0 for told, left in world.told)
+    assert all(told == min(MAX_SHOWN, left) > 0 for told, left in world.told)
     assert all(plan.drain <= age <= truth + 0.001 for age, truth in world.said)  # the name of a peer is rounded
 
 
@@ -377,8 +377,8 @@ def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from
 class Slow(World):
     """A supervisord that takes longer for a few orders than the lease lasts."""
 
-    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
-        outcomes = super().order(group, orders)
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
+        outcomes = super().action(group, actions)
         self.pass_time(self.gate_policy.lease + 1.0)
         return outcomes
 

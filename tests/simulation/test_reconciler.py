@@ -13,6 +13,7 @@ import pytest
 
 from supervisor_rolling.core.errors import ConfigError, Fault, GateBusyError, SocketsError
 from supervisor_rolling.core.model import (
+    Action,
     BalancerPolicy,
     Client,
     Config,
@@ -20,18 +21,17 @@ from supervisor_rolling.core.model import (
     DrainPolicy,
     GuardPolicy,
     Holder,
-    Order,
     Outcome,
     PortRule,
     RestartPolicy,
     Share,
     Stage,
     Status,
-    Warmth,
     WarmupJob,
+    WarmupStatus,
 )
 from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
-from supervisor_rolling.core.stages import LATE_WORDS
+from supervisor_rolling.core.stages import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.preflight import PATIENCE
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
@@ -96,8 +96,8 @@ def test_processes_go_in_natural_order():
 def test_a_process_that_serves_nobody_goes_first_and_is_not_drained():
     world = World()
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
-    orders = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
-    assert orders[0] == "start app-3"
+    actions = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
+    assert actions[0] == "start app-3"
     assert world.rollout().status is Status.DONE
 
 
@@ -105,8 +105,8 @@ def test_a_process_in_backoff_is_stopped_and_started():
     world = World()
     process = world.processes["app-2"]
     process.state, process.pid, process.retries, process.down_at = "BACKOFF", 0, 50, world.now
-    orders = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
-    assert orders[:2] == ["stop app-2", "start app-2"]
+    actions = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
+    assert actions[:2] == ["stop app-2", "start app-2"]
 
 
 def test_a_process_that_an_operator_stopped_is_left_stopped():
@@ -141,7 +141,7 @@ def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_
     world.connection_takes = 100.0
     rolled(world)
     assert world.rollout().status is Status.DONE
-    assert all(m.connections_left > 0 for m in world.rollout().members)
+    assert all(m.lingering_connections > 0 for m in world.rollout().members)
     assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.rollout().members)
 
 
@@ -164,7 +164,7 @@ def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_ove
     began = world.rollout().started_at
     assert [at - began for at, is_asked in world.looks if is_asked] == [pytest.approx(1.0, abs=0.1)]
     assert len(world.looks) > 20
-    assert len(world.rollout().members[0].oldest_left) == 3
+    assert len(world.rollout().members[0].oldest_lingering) == 3
 
 
 def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
@@ -330,7 +330,7 @@ def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_op
     assert "requests on keep-alive connections opened before its port was closed" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
     assert not world.is_closed(8001)
-    assert (world.lost, world.arrivals.watched) == (0, [])
+    assert (world.lost, world.request_sniffer.guarded_groups) == (0, [])
 
 
 def test_a_keepalive_pool_is_ignored_where_that_is_accepted():
@@ -450,7 +450,7 @@ def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pyt
     def hold(ports: Collection[int], lease: float) -> dict[int, str]:
         raise KeyError("hit")
 
-    monkeypatch.setattr(world.pools, "hold", hold)
+    monkeypatch.setattr(world.keepalive_closer, "hold", hold)
     assert reconciler.turn() == RETRY_EVERY
     assert world.closed_until[8001] > world.now
 
@@ -460,13 +460,13 @@ def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypat
     world = World(3, fast_policy(drain=DrainPolicy(keepalive="nginx", timeout=20.0)))
     world.connection_takes = 5.0
     held: list[list[int]] = []
-    real = world.pools.hold
+    real = world.keepalive_closer.hold
 
     def hold(ports: Collection[int], lease: float) -> dict[int, str]:
         held.append(list(ports))
         return real(ports, lease)
 
-    monkeypatch.setattr(world.pools, "hold", hold)
+    monkeypatch.setattr(world.keepalive_closer, "hold", hold)
     world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, 1.0)
@@ -484,9 +484,9 @@ def test_a_warm_up_passes_the_gate_that_is_in_force_and_not_that_of_another_poli
     bypasses: list[str] = []
     real = world.tend
 
-    def tend(wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
-        bypasses.extend(job.bypass for job in wanted.values())
-        return real(wanted)
+    def tend(selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
+        bypasses.extend(job.bypass for job in selected.values())
+        return real(selected)
 
     monkeypatch.setattr(world, "tend", tend)
     world.ask()
@@ -507,7 +507,7 @@ def test_what_haproxy_drains_is_not_watched_for_pools():
     reconciler = world.reconciler()
     world.run(reconciler, 1.0)
     assert stages(world)["app-1"] == "draining"
-    assert (list(world.arrivals.watched), world.flagged) == ([], set())
+    assert (list(world.request_sniffer.guarded_groups), world.flagged) == ([], set())
 
 
 @pytest.mark.parametrize(
@@ -571,14 +571,14 @@ def test_of_many_orders_a_turn_gives_no_more_than_its_time_allows_and_the_next_g
     monkeypatch: pytest.MonkeyPatch,
 ):
     world = World(30, fast_policy(max_unavailable=Share(number=20), canary=0))
-    batches, order = [], world.order
+    batches, action = [], world.action
 
-    def slow(group: str, orders: Sequence[Order]) -> list[Outcome]:
-        batches.append((turns, len(orders)))
+    def slow(group: str, actions: Sequence[Action]) -> list[Outcome]:
+        batches.append((turns, len(actions)))
         world.now += ORDERS_WITHIN * 0.7
-        return order(group, orders)
+        return action(group, actions)
 
-    monkeypatch.setattr(world, "order", slow)
+    monkeypatch.setattr(world, "action", slow)
     world.ask()
     reconciler = world.reconciler()
     turns = 0
@@ -689,40 +689,45 @@ def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(mo
 
 
 def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
-    world = World(3, fast_policy(settle_auto=True, settle=10.0))
+    world = World(3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0))
     world.nginx = None
     request = world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, PATIENCE + 1.0)
     assert request["state"] == "accepted"
-    assert world.rollout().policy.settle == 10.0
+    assert world.rollout().policy.min_ready_seconds == 10.0
     request = world.ask("check")
     world.run(reconciler, PATIENCE + 1.0)
     assert request["plan"]["not_looked_at"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
 
 
 def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
-    world = World(3, fast_policy(settle_auto=True))
+    world = World(3, fast_policy(min_ready_auto=True))
     world.nginx = SLOW
     world.ask()
     reconciler = world.reconciler()
     reconciler.turn()
-    assert (world.rollout().policy.settle, world.rollout().policy.settle_why) == (4.0, "max_fails=1, fail_timeout=3s")
+    assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_why) == (
+        4.0,
+        "max_fails=1, fail_timeout=3s",
+    )
     world.nginx = LONE
     world.run(reconciler, 60.0)
     assert world.rollout().status is Status.DONE
-    assert min(member.timing.settled for member in world.rollout().members) >= 4.0
+    assert min(member.timing.ready for member in world.rollout().members) >= 4.0
 
 
 def test_settle_is_known_only_where_every_balancer_was_read():
     checks = "backend app\n option redispatch 1\n server a 127.0.0.1:8001 check inter 500 rise 4\n"
     read = Client("haproxy", 7, "127.0.0.1", files=(("/h.cfg", checks),))
     for clients, expected in [([read], (2.0, True)), ([read, Client("envoy", 8, "127.0.0.1")], (10.0, False))]:
-        world = World(3, fast_policy(settle_auto=True, settle=10.0, balancer=BalancerPolicy(retries=True)))
+        world = World(
+            3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0, balancer=BalancerPolicy(retries=True))
+        )
         world.clients = list(clients)
         world.ask()
         world.reconciler().turn()
-        assert (world.rollout().policy.settle, world.rollout().policy.settle_read) == expected
+        assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_read) == expected
 
 
 def test_a_rollout_waits_until_what_is_connected_is_known():
@@ -738,10 +743,10 @@ def test_a_rollout_waits_until_what_is_connected_is_known():
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():
-    world = World(3, fast_policy(settle_auto=True))
+    world = World(3, fast_policy(min_ready_auto=True))
     world.nginx = SLOW
     world.run(world.reconciler(), 0.1)
-    assert world.watch().policy.settle == 4.0
+    assert world.watch().policy.min_ready_seconds == 4.0
 
 
 def checked(world: World, reconciler: Reconciler | None = None) -> dict[str, Any]:
@@ -761,7 +766,7 @@ def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     report = checked(world)
     (finding,) = report["findings"]
     assert (finding["code"], finding["refuses"]) == ("balancer.unread", False)
-    assert finding["mend"] == "groups.app.balancer: {nginx: /srv/n.conf}"
+    assert finding["fix"] == "groups.app.balancer: {nginx: /srv/n.conf}"
     assert report["not_looked_at"] == []
 
 
@@ -1031,10 +1036,10 @@ def end_of(world: World) -> dict[str, Any]:
     processes = world.processes.values()
     return {
         "status": world.rollout().status,
-        "members": [(m.stage, m.replaced, m.failed, m.why, m.connections_left) for m in world.rollout().members],
+        "members": [(m.stage, m.replaced, m.failed, m.why, m.lingering_connections) for m in world.rollout().members],
         "restarts": [len(process.releases) for process in processes],
         "warm": [world.mailbox.is_warm(GROUP, process.name, *process.incarnation) for process in processes],
-        "wards": world.watch().wards,
+        "guarded": world.watch().guarded,
         "closed": world.closed_until,
         "harm": (world.lost, world.cold),
     }
@@ -1054,20 +1059,20 @@ EVERY_PROCESS_ONCE = {
     "members": [(Stage.OPEN, True, False, "", 0)] * 3,
     "restarts": [1] * 3,
     "warm": [True] * 3,
-    "wards": (),
+    "guarded": (),
     "closed": {},
     "harm": (0, 0),
 }
 
 
-def test_the_roller_may_die_after_any_operation():
+def test_the_reconciler_may_die_after_any_operation():
     whole = rolled(World(3))
     assert end_of(whole) == EVERY_PROCESS_ONCE
     for death in range(1, whole.operations + 1):
         assert end_of(survived(Dying(3, death))) == EVERY_PROCESS_ONCE, death
 
 
-def test_the_roller_may_die_after_any_two_operations():
+def test_the_reconciler_may_die_after_any_two_operations():
     whole = survived(quick(World(2)))
     end = end_of(whole)
     assert (end["status"], end["restarts"], end["closed"]) == (Status.DONE, [1, 1], {})
@@ -1141,8 +1146,8 @@ def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_
 
 @pytest.mark.parametrize("away", [0.5, 30.0, 300.0])
 def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
-    for until in ("draining", "restarting", "warming", "settling"):
-        world = World(3, settle=0.3)
+    for until in ("draining", "restarting", "warming", "ready"):
+        world = World(3, min_ready_seconds=0.3)
         world.connection_takes = 0.3
         world.ask()
         reconciler = world.reconciler()
@@ -1180,13 +1185,13 @@ def test_a_process_that_is_warm_only_when_the_listener_is_back_from_a_long_wait_
 def test_a_process_that_is_never_warm_fails_at_its_deadline_also_when_the_listener_was_away():
     world = away_in_a_warm_up("never")
     assert world.rollout().status is Status.FAILED
-    assert world.rollout().ended_at - world.rollout().started_at < 40.0 + 5.0 + LATE_WORDS + 0.5
+    assert world.rollout().ended_at - world.rollout().started_at < 40.0 + 5.0 + WARMUP_REPORT_GRACE + 0.5
     assert "is not warm after 5 s (warmup.timeout): nothing listens on its port" in world.rollout().why
 
 
-@pytest.mark.parametrize("until", ["draining", "warming", "settling"])
+@pytest.mark.parametrize("until", ["draining", "warming", "ready"])
 def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: str):
-    world = World(3, settle=0.5)
+    world = World(3, min_ready_seconds=0.5)
     world.connection_takes = 0.5
     world.ask()
     reconciler = world.reconciler()
@@ -1276,9 +1281,9 @@ def test_time_without_listener_counts_for_no_deadline(is_asked: bool):
 class HeldUpBeforeTheOrder(World):
     """A turn waits for the lock of xtables between the record of a stop and its order."""
 
-    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
         self.pass_time(1.5)
-        return super().order(group, orders)
+        return super().action(group, actions)
 
 
 def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
@@ -1293,10 +1298,10 @@ def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
 class FasterOperator(World):
     """Somebody stops a process between the look that found it drained and the rollout's own order."""
 
-    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
-        if not self.processes["app-1"].releases and orders[0].name == "app-1":
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
+        if not self.processes["app-1"].releases and actions[0].name == "app-1":
             self.stop("app-1")
-        return super().order(group, orders)
+        return super().action(group, actions)
 
     def start(self, name: str) -> Outcome:
         assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
@@ -1361,11 +1366,11 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
 
 @pytest.mark.parametrize("is_guarded", [True, False])
 def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_rollout(is_guarded: bool):
-    world = World(3, fast_policy(settle=0.5, guard=GuardPolicy(enabled=is_guarded)))
+    world = World(3, fast_policy(min_ready_seconds=0.5, guard=GuardPolicy(enabled=is_guarded)))
     world.ask()
     reconciler = world.reconciler()
     last = world.processes["app-3"]
-    while not last.releases or stages(world)["app-3"] != "settling":
+    while not last.releases or stages(world)["app-3"] != "ready":
         reconciler = world.run(reconciler, 0.01)
     last.warms = "GET / answered 500"
     world.restart_by_hand("app-3")
@@ -1396,7 +1401,7 @@ def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
     for name in world.processes:
         world.stop(name)
     world.run(reconciler)
-    assert (world.rollout().status, world.rollout().members[0].wanted) == (Status.ABORTED, False)
+    assert (world.rollout().status, world.rollout().members[0].selected) == (Status.ABORTED, False)
     assert "stopped by hand" in world.rollout().why
 
 

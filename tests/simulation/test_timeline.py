@@ -9,16 +9,27 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.metrics_snapshot import figures
-from supervisor_rolling.core.model import GatePolicy, Level, Member, Policy, PortRule, Rest, Rollout, Seen, Stage, Step
+from supervisor_rolling.core.model import (
+    GatePolicy,
+    Level,
+    Member,
+    Observation,
+    Policy,
+    PortRule,
+    Rest,
+    Rollout,
+    Stage,
+    Step,
+)
 from supervisor_rolling.core.records import record
-from supervisor_rolling.core.timeline import MOST_LEVELS, MOST_STEPS, active, levelled, noted, rested, stays
+from supervisor_rolling.core.timeline import MAX_LEVELS, MAX_STEPS, active, levelled, noted, rested, stays
 from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import words
 from tests.simulation.world import World
 
 MEMBER = Member("app-1", (8001,))
 ROLLOUT = Rollout(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
-WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING, Stage.OPEN]
+WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, Stage.OPEN]
 
 
 def a_rollout(world: World, **details: Any) -> Rollout:
@@ -41,10 +52,10 @@ def test_a_stage_is_noted_when_it_is_entered_and_once() -> None:
 
 def test_who_goes_round_and_round_does_not_make_the_rollout_grow_for_ever() -> None:
     member = MEMBER
-    for number in range(2 * MOST_STEPS):
+    for number in range(2 * MAX_STEPS):
         stage = Stage.DRAINING if member.stage is Stage.OPEN else Stage.OPEN
         member = noted(member, replace(member, stage=stage), float(number))
-    assert len(member.steps) == MOST_STEPS
+    assert len(member.steps) == MAX_STEPS
 
 
 def test_how_many_are_available_is_noted_when_it_changes() -> None:
@@ -55,7 +66,7 @@ def test_how_many_are_available_is_noted_when_it_changes() -> None:
 
 
 def test_the_line_of_a_rollout_that_flutters_has_an_end_and_its_least_has_not() -> None:
-    full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MOST_LEVELS)))
+    full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MAX_LEVELS)))
     assert levelled(full, 1, 9999.0).levels == full.levels
     assert levelled(full, 1, 9999.0).least_available == 1
 
@@ -79,24 +90,24 @@ def test_every_process_has_the_stages_that_it_went_through_with_their_moments() 
 
 
 def test_times_figures_bars_and_words_say_the_same_of_the_same_stage() -> None:
-    world = World(3, settle=1.0)
+    world = World(3, min_ready_seconds=1.0)
     for process in world.processes.values():
         process.startsecs, process.stop_takes = 2.0, 0.4  # warm after 0.3 s, and STARTING for long after that
     rollout = a_rollout(world)
-    counted = figures((begun(rollout), None), (rollout, None), Seen(world.now, {}), 0).stays
+    counted = figures((begun(rollout), None), (rollout, None), Observation(world.now, {}), 0).stays
     told = read(record(rollout, world.now))["processes"]
     for number, (member, process) in enumerate(zip(rollout.members, told)):
         took = {stage.value: end - at for stage, at, end in stays(member.steps)}
         assert list(took) == [stage.value for stage in WAY[:-1]]
         assert took["warming"] == pytest.approx(2.0, abs=0.1)
         timing = member.timing
-        known = [timing.drained, timing.stopped + timing.started, timing.warmed, timing.settled]
+        known = [timing.drained, timing.stopped + timing.started, timing.warmed, timing.ready]
         assert known == pytest.approx(list(took.values()), abs=0.002)
         assert counted[4 * number : 4 * number + 4] == tuple(took.items())
         bars = {span.stage: span.seconds for span in process["spans"] if span.stage != "open"}
         assert bars == pytest.approx(took, abs=0.002)
         said = re.findall(r"(\w+) (\d+\.\d) s(?: \(|$| ·)", words(process, "done"))
-        assert [word for word, _ in said] == ["drained", "restarted", "warmed", "settled"]
+        assert [word for word, _ in said] == ["drained", "restarted", "warmed", "ready"]
         assert [float(seconds) for _, seconds in said] == pytest.approx(list(took.values()), abs=0.051)
 
 

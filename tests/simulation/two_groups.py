@@ -7,25 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor_rolling.core.model import (
+    Action,
     Arrival,
     Config,
     Connections,
+    GuardState,
     Incarnation,
-    Notice,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    NotificationStatus,
     Outcome,
     Policy,
     PortRule,
     Rollout,
     Snapshot,
-    Warmth,
     WarmupJob,
-    Watch,
+    WarmupStatus,
 )
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.reconciler import Reconciler
-from tests.simulation.world import STEP, Deaths, World, fast_policy
+from tests.simulation.world import STEP, DeathWatch, World, fast_policy
 
 
 class TwoGroups:
@@ -49,14 +49,14 @@ class TwoGroups:
         one = self.app
         own = one.reconciler()
         self.web.reconciler()
-        deaths = [Deaths(world) for world in self.worlds.values()]
+        deaths = [DeathWatch(world) for world in self.worlds.values()]
         both = replace(
             own,
             supervisor=self,
             sockets=self,
             warmups=self,
-            notices=self,
-            arrivals=_NoArrivals(),
+            notifications=self,
+            request_sniffer=_NoArrivals(),
             deaths=_Deaths(deaths),
             gatekeeper=Gatekeeper(lambda policy: self),
             load_config=lambda: self.config,
@@ -116,17 +116,17 @@ class TwoGroups:
             tuple(request for one in looks for request in one.requests),
             {group: found for one in looks for group, found in one.processes.items()},
             looks[0].idle,
-            {group: found for one in looks for group, found in one.watches.items()},
+            {group: found for one in looks for group, found in one.guard_states.items()},
         )
 
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
         self._world_of("record", rollout.group).record(rollout, version, request)
 
-    def guard(self, watch: Watch) -> None:
-        self._world_of("guard", watch.group).guard(watch)
+    def guard(self, guard_state: GuardState) -> None:
+        self._world_of("guard", guard_state.group).guard(guard_state)
 
-    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
-        return self._world_of("order", group).order(group, orders)
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
+        return self._world_of("action", group).action(group, actions)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         found: dict[int, Connections] = {}
@@ -139,12 +139,12 @@ class TwoGroups:
         app, web = (world.ports_of(pids) for world in self.worlds.values())
         return {pid: app[pid] or web[pid] for pid in pids}
 
-    def tend(self, wanted: Mapping[str, WarmupJob]) -> dict[str, Warmth]:
-        found = [world.tend(_of(group, wanted)) for group, world in self.worlds.items()]
-        return {key: warmth for one in found for key, warmth in one.items()}
+    def tend(self, selected: Mapping[str, WarmupJob]) -> dict[str, WarmupStatus]:
+        found = [world.tend(_of(group, selected)) for group, world in self.worlds.items()]
+        return {key: warmup_status for one in found for key, warmup_status in one.items()}
 
-    def give(self, wanted: Mapping[str, NoticeJob]) -> dict[str, Notice]:
-        found = [world.give(_of(group, wanted)) for group, world in self.worlds.items()]
+    def give(self, selected: Mapping[str, NotificationJob]) -> dict[str, NotificationStatus]:
+        found = [world.give(_of(group, selected)) for group, world in self.worlds.items()]
         return {key: notice for one in found for key, notice in one.items()}
 
     def peers(self) -> frozenset[str]:
@@ -171,7 +171,7 @@ class _NoArrivals:
 
 
 class _Deaths:
-    def __init__(self, each: Sequence[Deaths]) -> None:
+    def __init__(self, each: Sequence[DeathWatch]) -> None:
         self._each = each
 
     def watch(self, processes: Collection[Incarnation]) -> None:
@@ -181,7 +181,7 @@ class _Deaths:
     def take(self) -> set[Incarnation]:
         return {one for each in self._each for one in each.take()}
 
-    def _those_of(self, each: Deaths) -> set[Incarnation]:
+    def _those_of(self, each: DeathWatch) -> set[Incarnation]:
         return {process.incarnation for process in each._world.processes.values()}
 
 
@@ -190,5 +190,5 @@ def _policy(group: str, port: int) -> Policy:
     return replace(fast_policy(), group=group, ports=ports)
 
 
-def _of(group: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: job for key, job in wanted.items() if key.startswith(f"{group}:")}
+def _of(group: str, selected: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: job for key, job in selected.items() if key.startswith(f"{group}:")}

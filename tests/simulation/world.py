@@ -20,6 +20,7 @@ from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.errors import ConflictError, GateError, GatePermissionError
 from supervisor_rolling.core.model import (
+    Action,
     Arrival,
     BalancerPolicy,
     Change,
@@ -30,14 +31,14 @@ from supervisor_rolling.core.model import (
     DrainPolicy,
     Finding,
     GatePolicy,
+    GuardState,
     HistoryPolicy,
     Holder,
     HookJob,
     HookResult,
     Incarnation,
-    Notice,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    NotificationStatus,
     Outcome,
     Policy,
     PortRule,
@@ -50,10 +51,9 @@ from supervisor_rolling.core.model import (
     Share,
     Snapshot,
     Verb,
-    Warmth,
     WarmupJob,
     WarmupPolicy,
-    Watch,
+    WarmupStatus,
 )
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
@@ -117,7 +117,7 @@ class SimProcess:
         return Incarnation(self.pid, self.spawned)
 
 
-class Deaths:
+class DeathWatch:
     """The kernel's side of a pidfd."""
 
     def __init__(self, world: World) -> None:
@@ -141,7 +141,7 @@ class Pooled:
     busy_until: float = -math.inf
 
 
-class Pools:
+class KeepaliveCloser:
     """The load balancer's keepalive pool of each port, and the rule that makes it close a connection after its answer.
 
     ``picks_every``: seconds from one request on a port's pool to the next; the newest idle connection is taken.
@@ -228,11 +228,11 @@ class Pool:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.watched: Collection[int] = ()
+        self.guarded_groups: Collection[int] = ()
         self._taken_at = world.now
 
     def watch(self, ports: Collection[int]) -> None:
-        self.watched = ports
+        self.guarded_groups = ports
 
     def take(self) -> list[Arrival]:
         world, begun = self._world, self._taken_at
@@ -240,13 +240,13 @@ class Pool:
         turns = [int(at / world.pool_asks_every) for at in (begun, world.now)]
         return [
             Arrival(port, peer, turn)
-            for port in self.watched
+            for port in self.guarded_groups
             for peer in world.peers_of(port)
             for turn in range(*turns)
         ]
 
 
-class Flags:
+class DrainFlags:
     """What processes are told, and by whom it is believed."""
 
     def __init__(self, world: World) -> None:
@@ -256,7 +256,7 @@ class Flags:
         self._world.flagged = {name for _, name in draining}
 
 
-OVERTAKEN = Outcome("NOT_RUNNING", overtaken=True)
+OVERTAKEN = Outcome("NOT_RUNNING", already_stopped=True)
 
 
 class Clients:
@@ -283,14 +283,14 @@ class Hooks:
         self._world = world
         self._begun: dict[str, float] = {}
 
-    def tend(self, wanted: Mapping[str, HookJob]) -> dict[str, HookResult]:
+    def tend(self, selected: Mapping[str, HookJob]) -> dict[str, HookResult]:
         world = self._world
-        self._begun = {key: at for key, at in self._begun.items() if key in wanted}
-        for key, job in wanted.items():
+        self._begun = {key: at for key, at in self._begun.items() if key in selected}
+        for key, job in selected.items():
             if key not in self._begun:
                 self._begun[key] = world.now
                 world.hooks_begun += [(name, dict(job.variables)) for name, _ in job.hooks]
-        return {key: self._result(self._begun[key], job) for key, job in wanted.items()}
+        return {key: self._result(self._begun[key], job) for key, job in selected.items()}
 
     def _result(self, begun: float, job: HookJob) -> HookResult:
         whys = [f"{name}: {self._world.hooks_fail[name]}" for name, _ in job.hooks if name in self._world.hooks_fail]
@@ -312,13 +312,13 @@ class World:
         processes: int = 4,
         policy: Policy | None = None,
         *,
-        settle: float = 0.0,
+        min_ready_seconds: float = 0.0,
         group: str = GROUP,
         first_port: int = 8001,
     ) -> None:
         self.now = 1000.0
         self.group = group
-        self.policy = policy or fast_policy(settle=settle)
+        self.policy = policy or fast_policy(min_ready_seconds=min_ready_seconds)
         self.gate_policy = GatePolicy(lease=5.0)
         self.mailbox = Mailbox()
         self._read: dict[type, tuple[dict[str, Any], Any]] = {}
@@ -326,7 +326,7 @@ class World:
         self._is_by_rollout = False  # what happens just now was ordered by the reconciler
         self.is_deaf = False  # no event reaches the reconciler, and no death
         self._pids = itertools.count(100)
-        self.pools = Pools(self)
+        self.keepalive_closer = KeepaliveCloser(self)
         self.processes = {f"app-{n}": SimProcess(f"app-{n}", first_port - 1 + n) for n in range(1, processes + 1)}
         for process in self.processes.values():
             process.pid = process.warm_pid = next(self._pids)
@@ -376,8 +376,8 @@ class World:
         self._closed_since = {}
         self._noticed = {}
         gatekeeper = Gatekeeper(lambda policy: self)
-        self.deaths = Deaths(self)
-        self.arrivals = Pool(self)
+        self.deaths = DeathWatch(self)
+        self.request_sniffer = Pool(self)
         configs, clock = (lambda: self.config, lambda: self.config), lambda: self.now
         reconciler = Reconciler(
             self,
@@ -387,12 +387,12 @@ class World:
             gatekeeper,
             *configs,
             clock,
-            notices=self,
-            pools=self.pools,
-            flags=Flags(self),
-            arrivals=self.arrivals,
+            notifications=self,
+            keepalive_closer=self.keepalive_closer,
+            drain_flags=DrainFlags(self),
+            request_sniffer=self.request_sniffer,
             balancers=self,
-            trials=self,
+            gate_probes=self,
             history=self.history,
             hooks=Hooks(self),
             metrics=PrometheusMetrics(lambda: ""),
@@ -410,7 +410,7 @@ class World:
         rollouts = {
             g: (self.mailbox.rollouts.version(g), self.rollout()) for g in self.mailbox.rollouts if g == self.group
         }
-        watches = {g: self.watch() for g in self.mailbox.watches if g == self.group}
+        guard_states = {g: self.watch() for g in self.mailbox.guard_states if g == self.group}
         requests = tuple(
             Request(r["id"], r["kind"], r["group"], tuple(r["processes"]), r["max_unavailable"], r["force"], r["by"])
             for r in self.mailbox.asked(self.now - 10)
@@ -419,7 +419,7 @@ class World:
         table = {p.name: self._row(p) for p in self.processes.values()}
         idle = self.now - self._looked_at if self._looked_at else 0.0
         self._looked_at = self.now
-        return Snapshot(rollouts, requests, {self.group: table}, idle, watches)
+        return Snapshot(rollouts, requests, {self.group: table}, idle, guard_states)
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
@@ -438,7 +438,7 @@ class World:
 
     def _silent(self, port: int) -> float:
         is_busy = any(p.connections for p in self.processes.values() if p.port == port)
-        return 0.0 if is_busy else self.pools.silent(port)
+        return 0.0 if is_busy else self.keepalive_closer.silent(port)
 
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
@@ -495,8 +495,8 @@ class World:
             self.mailbox.answer(request, "accepted", 0, "", {})
         self._operation("record")
 
-    def guard(self, watch: Watch) -> None:
-        self.mailbox.guard(self.group, json.loads(dump(watch)), self.now)
+    def guard(self, guard_state: GuardState) -> None:
+        self.mailbox.guard(self.group, json.loads(dump(guard_state)), self.now)
         self._operation("guard")
 
     def unguard(self, group: str) -> None:
@@ -518,17 +518,17 @@ class World:
         self.mailbox.answer(request, "planned", 0, "", {"rollout": rollout})
         self._operation("plan")
 
-    def order(self, group: str, orders: Sequence[Order]) -> list[Outcome]:
-        return [self._ordered(one) for one in orders]
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
+        return [self._ordered(one) for one in actions]
 
-    def _ordered(self, order: Order) -> Outcome:
-        if order.incarnation != self.processes[order.name].incarnation:
+    def _ordered(self, action: Action) -> Outcome:
+        if action.incarnation != self.processes[action.name].incarnation:
             return OVERTAKEN
         self._is_by_rollout = True
         try:
-            if order.verb is Verb.SIGNAL:
-                return self.signal(order.name, order.signal)
-            return self.stop(order.name) if order.verb is Verb.STOP else self.start(order.name)
+            if action.verb is Verb.SIGNAL:
+                return self.signal(action.name, action.signal)
+            return self.stop(action.name) if action.verb is Verb.STOP else self.start(action.name)
         finally:
             self._is_by_rollout = False
 
@@ -537,7 +537,7 @@ class World:
         if process.state == "BACKOFF":
             self._goes_down(process, "STOPPED", self._is_by_rollout)
         elif process.state in ("RUNNING", "STARTING"):
-            self.lost += len(process.connections) + self.pools.stopped(
+            self.lost += len(process.connections) + self.keepalive_closer.stopped(
                 process.port
             )  # SIGTERM ends it at once, and what it was doing with it
             process.connections = []
@@ -561,14 +561,14 @@ class World:
         self._operation(f"signal {name}")
         return Outcome()
 
-    def give(self, wanted: Mapping[str, NoticeJob]) -> Mapping[str, Notice]:
-        jobs = {name.partition(":")[2]: job for name, job in wanted.items()}
+    def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
+        jobs = {name.partition(":")[2]: job for name, job in selected.items()}
         self._noticed = {n: one for n, one in self._noticed.items() if n in jobs and jobs[n].pid == one[0]}
         for name in jobs.keys() - self._noticed.keys():
             self._noticed[name] = (jobs[name].pid, self.now)
             self._is_told(self.processes[name], jobs[name].request)
         return {
-            f"{self.group}:{name}": Notice(pid, f"127.0.0.1:{pid}", self.now - begun >= self.notice_takes)
+            f"{self.group}:{name}": NotificationStatus(pid, f"127.0.0.1:{pid}", self.now - begun >= self.notice_takes)
             for name, (pid, begun) in self._noticed.items()
         }
 
@@ -610,20 +610,22 @@ class World:
         self._operation("hold")
         return dict(self._closed_since)
 
-    def tend(self, wanted: Mapping[str, WarmupJob]) -> Mapping[str, Warmth]:
-        wanted = {name.partition(":")[2]: job for name, job in wanted.items()}
+    def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
+        selected = {name.partition(":")[2]: job for name, job in selected.items()}
         self._warming = {
-            n: w for n, w in self._warming.items() if n in wanted and wanted[n].incarnation == w[0].incarnation
+            n: w for n, w in self._warming.items() if n in selected and selected[n].incarnation == w[0].incarnation
         }
-        self.was_warmed |= wanted.keys()
-        for name, job in wanted.items():
+        self.was_warmed |= selected.keys()
+        for name, job in selected.items():
             begun = self._warming.get(name)
             if begun is None or begun == self._told_late.get(name):
                 self._warming[name] = (job, self.now)
         self._operation("tend")
-        warmths = {name: self._warmth(name, *found) for name, found in self._warming.items()}
-        self._told_late = {name: self._warming[name] for name, warmth in warmths.items() if warmth.state == "late"}
-        return {f"{self.group}:{name}": warmth for name, warmth in warmths.items()}
+        warmups = {name: self._warmth(name, *found) for name, found in self._warming.items()}
+        self._told_late = {
+            name: self._warming[name] for name, warmup_status in warmups.items() if warmup_status.state == "late"
+        }
+        return {f"{self.group}:{name}": warmup_status for name, warmup_status in warmups.items()}
 
     def end(self) -> None:
         self._warming = {}
@@ -638,8 +640,8 @@ class World:
     def rollout(self) -> Rollout:
         return self._loaded(Rollout, self.mailbox.rollouts[self.group], load_rollout)
 
-    def watch(self) -> Watch:
-        return self._loaded(Watch, self.mailbox.watches[self.group], load_watch)
+    def watch(self) -> GuardState:
+        return self._loaded(GuardState, self.mailbox.guard_states[self.group], load_watch)
 
     def _loaded(self, kind: type[T], wire: dict[str, Any], load: Callable[[dict[str, Any]], T]) -> T:
         """Read once, like the real adapter: most of a simulated rollout's time would go into it."""
@@ -710,7 +712,7 @@ class World:
             for process in self.processes.values():
                 self._live(process)
             self._users()
-            self.pools.pass_time()
+            self.keepalive_closer.pass_time()
             self.most_booting = max(self.most_booting, self._booting())
 
     # --- how the world goes
@@ -765,20 +767,20 @@ class World:
     def peers_of(self, port: int) -> list[str]:
         process = next(p for p in self.processes.values() if p.port == port)
         told = [f"127.0.0.1:{pid}" for name, (pid, _) in self._noticed.items() if name == process.name]
-        pooled = [one.peer for one in self.pools.by_port.get(port, [])]
+        pooled = [one.peer for one in self.keepalive_closer.by_port.get(port, [])]
         return [*pooled, *(f"10.0.0.1:{round(end * 1000)}" for end in process.connections), *told]
 
-    def _warmth(self, name: str, job: WarmupJob, begun: float) -> Warmth:
+    def _warmth(self, name: str, job: WarmupJob, begun: float) -> WarmupStatus:
         process = self.processes[name]
         is_over = self._told_late.get(name) == (job, begun)
         if is_over or process.pid != job.pid or not self._accepts(process) or self.now - begun < process.warm_takes:
             is_late = self.now - begun >= job.policy.timeout
             state = "late" if is_late else "warming"
-            return Warmth(job.pid, state, why="nothing listens on its port", spawned=job.spawned)
+            return WarmupStatus(job.pid, state, why="nothing listens on its port", spawned=job.spawned)
         if process.warms != "warm":
-            return Warmth(job.pid, "failed", why=process.warms, spawned=job.spawned)
+            return WarmupStatus(job.pid, "failed", why=process.warms, spawned=job.spawned)
         process.warm_pid = job.pid
-        return Warmth(job.pid, "warm", 11, 730.0, 3.0, spawned=job.spawned)
+        return WarmupStatus(job.pid, "warm", 11, 730.0, 3.0, spawned=job.spawned)
 
     def _row(self, p: SimProcess) -> Process:
         left = max(0.0, p.spawned + p.startsecs - self.now) if p.state == "STARTING" else 0.0
@@ -800,7 +802,7 @@ def _life(process: SimProcess) -> float:
     return process.boot_takes if process.boots == "crash" else process.lives
 
 
-def fast_policy(settle: float = 0.0, **changes: object) -> Policy:
+def fast_policy(min_ready_seconds: float = 0.0, **changes: object) -> Policy:
     """A policy whose deadlines are short."""
     policy = Policy(
         GROUP,
@@ -809,7 +811,7 @@ def fast_policy(settle: float = 0.0, **changes: object) -> Policy:
         drain=DrainPolicy(timeout=2.0),
         restart=RestartPolicy(timeout=10.0),
         warmup=WarmupPolicy(timeout=5.0),
-        settle=settle,
-        settle_auto=False,
+        min_ready_seconds=min_ready_seconds,
+        min_ready_auto=False,
     )
     return replace(policy, **changes)  # type: ignore[arg-type]

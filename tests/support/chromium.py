@@ -39,8 +39,8 @@ class Browser:
         """Open a page in a window of that size. ``features``: of media, ``prefers_color_scheme="dark"``; ``media`` is
         the medium itself."""
         medium = features.pop("media", "")
-        wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.tell("Emulation.setEmulatedMedia", media=medium, features=wanted)
+        selected = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.tell("Emulation.setEmulatedMedia", media=medium, features=selected)
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._file.write_text(page, encoding="utf-8")
         self._driver.get("about:blank")  # so that a fragment or a scroll position of the last page is gone

@@ -86,12 +86,12 @@ def eventually(true: Callable[[], bool], seconds: float = 5.0) -> bool:
     return True
 
 
-def iter_bytes(sock: socket.socket, wanted: int) -> Iterator[bytes]:
+def iter_bytes(sock: socket.socket, selected: int) -> Iterator[bytes]:
     sock.settimeout(2)
-    while wanted > 0:
-        part = sock.recv(min(65536, wanted))
+    while selected > 0:
+        part = sock.recv(min(65536, selected))
         assert part, "the connection ended early"
-        wanted -= len(part)
+        selected -= len(part)
         yield part
 
 

@@ -54,12 +54,12 @@ def text(directory: Path, setup: Setup) -> str:
     return "\n".join([found.rstrip("\n"), f"    {setup.upstream}", *servers, ""])
 
 
-def ask(stack: Stack, order: str) -> str:
+def ask(stack: Stack, action: str) -> str:
     """What HAProxy answers to a line on its admin socket."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ANSWERS_WITHIN)
         connection.connect(str(admin_socket(stack.directory)))
-        connection.sendall(f"{order}\n".encode())
+        connection.sendall(f"{action}\n".encode())
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 

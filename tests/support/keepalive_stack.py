@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from supervisor_rolling.listener.keepalive_closer import StatusLines
+from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 
@@ -61,8 +61,8 @@ def is_listening(port: int) -> bool:
     return bool(KernelSockets().listeners([port])[port])
 
 
-def status_lines(owner: str = "lab") -> StatusLines:
-    return StatusLines(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT)))
+def status_lines(owner: str = "lab") -> StatusLineRewriter:
+    return StatusLineRewriter(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT)))
 
 
 @contextlib.contextmanager

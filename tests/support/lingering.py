@@ -134,8 +134,8 @@ class Stream(Lasting):
     def is_whole(self) -> bool:
         """Every line has come, the end and the last chunk."""
         lines = [line for line in self.received.splitlines() if line.startswith((b"line ", b"the end"))]
-        wanted = [b"line %d" % number for number in range(len(lines) - 1)]
-        return lines == [*wanted, b"the end"] and self.received.endswith(b"0\r\n\r\n")
+        selected = [b"line %d" % number for number in range(len(lines) - 1)]
+        return lines == [*selected, b"the end"] and self.received.endswith(b"0\r\n\r\n")
 
 
 class WebSocket(Lasting):

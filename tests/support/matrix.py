@@ -95,7 +95,7 @@ class Result:
 # --- which pairs
 
 
-def wanted(texts: Sequence[str]) -> list[tuple[str, str]]:
+def selected(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Python and supervisor of each pair that the command line means, in order. Raises ValueError."""
     return list(dict.fromkeys(pair for text in texts or ["/"] for pair in _meant(text)))
 
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args(arguments)
     try:
-        pairs = wanted(options.pairs.split())
+        pairs = selected(options.pairs.split())
     except ValueError as error:
         parser.error(str(error))
     try:

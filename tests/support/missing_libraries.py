@@ -33,10 +33,10 @@ LACKS: dict[str, list[Rule]] = {
 def program_of(rule: Rule) -> bytes:
     """In the language of the kernel's filters: each comparison that fails jumps over the rest of this rule."""
     call, arguments, error = rule
-    wanted = {0: CALLS[platform.machine()][call], **{16 + 8 * place: value for place, value in arguments.items()}}
+    selected = {0: CALLS[platform.machine()][call], **{16 + 8 * place: value for place, value in arguments.items()}}
     steps = []
-    for number, (offset, value) in enumerate(wanted.items()):
-        over = 2 * (len(wanted) - number - 1) + 1
+    for number, (offset, value) in enumerate(selected.items()):
+        over = 2 * (len(selected) - number - 1) + 1
         steps += [(LOAD, 0, 0, offset), (IF_EQUAL, 0, over, value)]
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (RETURN, 0, 0, ERRNO | error)])
 

@@ -39,7 +39,7 @@ def policy(warm_all: bool = True, **changes: Any) -> str:
     example = yaml.safe_load((ROOT / "conf" / "rolling.yaml").read_text(encoding="utf-8"))
     group = example["groups"][GROUP]
     group["warmup"] = {"timeout": 20, "ready": "/health", "requests": list(PATHS) if warm_all else ["/health"]}
-    group["settle"] = 0
+    group["min_ready_seconds"] = 0
     gate, history = changes.pop("gate", {}), changes.pop("history", False)
     top = {"gate": {**example["gate"], **gate}, "history": history, "metrics": changes.pop("metrics", {})}
     return yaml.safe_dump({**top, "groups": {GROUP: {**group, **changes}}})

@@ -50,8 +50,8 @@ def descendants(pid: int) -> set[Identity]:
 
 def carrying(variable: str) -> set[Identity]:
     """All processes whose environment holds ``variable`` ("NAME=value"), orphans too, but not this one."""
-    wanted = variable.encode()
-    holders = {pid for pid in _pids() if pid != os.getpid() and wanted in _environment(pid)}
+    selected = variable.encode()
+    holders = {pid for pid in _pids() if pid != os.getpid() and selected in _environment(pid)}
     return {found for pid in holders if (found := identity(pid)) is not None}
 
 

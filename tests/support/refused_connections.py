@@ -20,12 +20,12 @@ REFUSE_FILE = "LAB_REFUSE_FILE"
 _put, _put_elements = OwnChain.put, OwnTable.put
 
 
-def put(self: OwnChain, wanted: Sequence[bytes]) -> None:
+def put(self: OwnChain, selected: Sequence[bytes]) -> None:
     """``OwnChain.put``, or what it raises where the kernel says no."""
     if os.path.exists(os.environ[REFUSE_FILE]):
         with translated("table filter, IPv4"):
             raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
-    _put(self, wanted)
+    _put(self, selected)
 
 
 def put_elements(self: OwnTable, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:

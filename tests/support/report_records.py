@@ -17,12 +17,12 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
     """A process that left at ``begin``, and is new, warm and open."""
     drained, started, warmed = dice.uniform(0.1, 1.1), dice.uniform(0.9, 1.1) * slow, dice.uniform(0.6, 0.9) * slow
     moments = [begin, begin + drained, begin + drained + started, begin + drained + started + warmed]
-    words = ("draining", "restarting", "warming", "settling", "open")
+    words = ("draining", "restarting", "warming", "ready", "open")
     latencies = [dice.uniform(600, 900) * slow, *(dice.uniform(2, 14) for _ in range(10))]
     return {
         "name": f"app-{8000 + number}",
         "ports": [8000 + number],
-        "wanted": True,
+        "selected": True,
         "replaced": True,
         "failed": False,
         "killed": False,
@@ -30,7 +30,7 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
         "why": "",
         "old_pid": 28000 + number,
         "pid": 29000 + number,
-        "connections_left": 0,
+        "lingering_connections": 0,
         "requests": len(latencies),
         "latencies_ms": [round(ms, 1) for ms in latencies],
         "statuses": [200] * len(latencies),
@@ -39,7 +39,7 @@ def a_process(number: int, begin: float, dice: random.Random, slow: float = 1.0)
         "stopped": 0.0,
         "started": started,
         "warmed": warmed,
-        "settled": 0.1,
+        "ready": 0.1,
     }
 
 
@@ -69,7 +69,7 @@ def a_rollout(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any
         "total": number,
         "replaced": number,
         "least_available": number - limit,
-        "settle_known": True,
+        "min_ready_known": True,
         "paused_seconds": 0.0,
         "rested": 0.0,
         "rests": [],
@@ -99,7 +99,7 @@ def a_failed_rollout(number: int = 8, bad: int = 2) -> Record:
     processes = record["processes"]
     left = processes[bad]
     left["stages"] = [*left["stages"][:3], ["failed", left["stages"][3][1]]]
-    left.update(failed=True, replaced=False, why=NOT_WARM, requests=1, latencies_ms=[12.2], warmed=0.0, settled=0.0)
+    left.update(failed=True, replaced=False, why=NOT_WARM, requests=1, latencies_ms=[12.2], warmed=0.0, ready=0.0)
     for process in processes[bad + 1 :]:
         process.update(untouched(process))
     seconds = left["stages"][-1][1] + 0.2
@@ -138,13 +138,13 @@ def a_running_rollout(number: int = 8, done: int = 3) -> Record:
     record = an_aborted_rollout(number, done)
     begin, now = record["seconds"], record["seconds"] + 2.0
     moving = {"stages": [["draining", begin], ["restarting", begin + 0.5], ["warming", begin + 1.5]], "drained": 0.5}
-    record["processes"][done].update(moving, wanted=True, requests=1, latencies_ms=[730.0])
+    record["processes"][done].update(moving, selected=True, requests=1, latencies_ms=[730.0])
     changes = availability(record["processes"], number)
     return {**record, "status": "running", "why": "", "seconds": now, "forecast": 14.0, "availability": changes}
 
 
 def untouched(process: Record) -> Record:
     """What changes of a process whose turn did not come."""
-    never = dict.fromkeys(("drained", "stopped", "started", "warmed", "settled"), 0.0)
+    never = dict.fromkeys(("drained", "stopped", "started", "warmed", "ready"), 0.0)
     pids = {"pid": process["old_pid"]}
     return {**never, **pids, "replaced": False, "requests": 0, "latencies_ms": [], "stages": []}

@@ -190,10 +190,10 @@ def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
 @pytest.mark.parametrize("what", ["clients", "balancers"])
 def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypatch: pytest.MonkeyPatch):
     """A thread inherits that of the loop."""
-    seen: list[int] = []
+    observed: list[int] = []
 
     def read(_: object) -> None:
-        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        observed.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     monkeypatch.setattr(client_discovery, "clients_of", read)
     monkeypatch.setattr(balancer_config, "_read_elsewhere", read)
@@ -210,7 +210,7 @@ def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypa
             configurations._readings[""].join(10.0)
     finally:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual)
-    assert seen == [0]
+    assert observed == [0]
 
 
 def test_the_program_of_one_peer(port: int):

@@ -17,7 +17,9 @@ from supervisor_rolling.core.model import (
     Connection,
     DrainPolicy,
     GatePolicy,
+    GuardedProcess,
     GuardPolicy,
+    GuardState,
     Hook,
     HooksPolicy,
     Level,
@@ -33,10 +35,8 @@ from supervisor_rolling.core.model import (
     Status,
     Step,
     Timing,
-    Ward,
     WarmupPolicy,
     WarmupRequest,
-    Watch,
 )
 
 names = st.text(max_size=8)
@@ -74,10 +74,10 @@ members = st.builds(
     Member,
     name=names,
     ports=ports,
-    wanted=st.booleans(),
+    selected=st.booleans(),
     stage=st.sampled_from(Stage),
     since=seconds,
-    tried=st.booleans(),
+    attempted=st.booleans(),
     replaced=st.booleans(),
     failed=st.booleans(),
     cold=st.booleans(),
@@ -88,8 +88,8 @@ members = st.builds(
     killed=st.booleans(),
     deaths=pids,
     timing=st.builds(Timing, seconds, seconds, seconds, seconds, seconds),
-    connections_left=pids,
-    oldest_left=st.lists(connections, max_size=3).map(tuple),
+    lingering_connections=pids,
+    oldest_lingering=st.lists(connections, max_size=3).map(tuple),
     requests=pids,
     first_ms=seconds,
     last_ms=seconds,
@@ -130,8 +130,8 @@ rollouts = st.builds(
     verdict=names,
 )
 
-wards = st.builds(
-    Ward,
+guarded = st.builds(
+    GuardedProcess,
     name=names,
     ports=ports,
     stage=st.sampled_from(Stage),
@@ -147,12 +147,12 @@ wards = st.builds(
     why=names,
     spawned=seconds,
 )
-watches = st.builds(
-    Watch,
+guard_states = st.builds(
+    GuardState,
     group=names,
     policy=policies,
     gate=gates,
-    wards=st.lists(wards, max_size=3).map(tuple),
+    guarded=st.lists(guarded, max_size=3).map(tuple),
 )
 
 SMALLEST: dict[str, Any] = {
@@ -169,7 +169,7 @@ SMALLEST_WATCH: dict[str, Any] = {
     "group": "app",
     "policy": {"group": "app", "ports": {"pattern": "x"}},
     "gate": {},
-    "wards": [{"name": "app-1", "ports": [8001], "stage": "down", "since": 1000.0}],
+    "guarded": [{"name": "app-1", "ports": [8001], "stage": "down", "since": 1000.0}],
 }
 
 
@@ -194,35 +194,35 @@ def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(rollout: R
     assert load_rollout(json.loads(str(sent))) == rollout
 
 
-@given(watches)
+@given(guard_states)
 @settings(deadline=None, max_examples=60)
-def test_a_watch_is_read_back_as_it_was_written(watch: Watch) -> None:
-    again = load_watch(json.loads(dump(watch)))
-    assert again == watch
-    assert hash(again.wards) == hash(watch.wards)  # tuples again, not lists
+def test_a_watch_is_read_back_as_it_was_written(guard_state: GuardState) -> None:
+    again = load_watch(json.loads(dump(guard_state)))
+    assert again == guard_state
+    assert hash(again.guarded) == hash(guard_state.guarded)  # tuples again, not lists
 
 
-@given(watches)
+@given(guard_states)
 @settings(deadline=None, max_examples=20)
-def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(watch: Watch) -> None:
-    text = dump(watch)
+def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(guard_state: GuardState) -> None:
+    text = dump(guard_state)
     assert text.isascii()
     ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
-    assert load_watch(json.loads(str(sent))) == watch
+    assert load_watch(json.loads(str(sent))) == guard_state
 
 
 def test_a_watch_of_an_older_version_has_the_defaults_for_what_it_lacks() -> None:
-    watch = load_watch(SMALLEST_WATCH)
-    ward = Ward("app-1", (8001,), Stage.DOWN, 1000.0)
-    assert watch == Watch("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (ward,))
-    assert watch.wards[0].stage is Stage.DOWN
-    assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "wards"}).wards == ()
+    guard_state = load_watch(SMALLEST_WATCH)
+    guarded = GuardedProcess("app-1", (8001,), Stage.DOWN, 1000.0)
+    assert guard_state == GuardState("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (guarded,))
+    assert guard_state.guarded[0].stage is Stage.DOWN
+    assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "guarded"}).guarded == ()
 
 
 def test_what_a_newer_version_wrote_into_a_watch_is_ignored_at_every_depth() -> None:
     data = json.loads(json.dumps(SMALLEST_WATCH))
     data["policy"]["guard"] = {}
-    for place in (data, data["policy"], data["policy"]["guard"], data["wards"][0], data["gate"]):
+    for place in (data, data["policy"], data["policy"]["guard"], data["guarded"][0], data["gate"]):
         place["mood"] = {"of": ["the", "future"]}
     assert load_watch(data) == load_watch(SMALLEST_WATCH)
 
@@ -234,17 +234,19 @@ def test_what_a_watch_cannot_do_without_must_be_there(missing: str) -> None:
         load_watch(data)
 
 
-@pytest.mark.parametrize("change", [{"wards": 3}, {"wards": [3]}, {"wards": [{"stage": "flying"}]}, {"policy": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"guarded": 3}, {"guarded": [3]}, {"guarded": [{"stage": "flying"}]}, {"policy": "x"}]
+)
 def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         load_watch({**SMALLEST_WATCH, **change})
 
 
 def test_stages_and_statuses_are_read_as_what_they_are() -> None:
-    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "settling"}]}
+    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "ready"}]}
     rollout = load_rollout(data)
     assert rollout.status is Status.ABORTED
-    assert rollout.members[0].stage is Stage.SETTLING
+    assert rollout.members[0].stage is Stage.READY
 
 
 def test_what_an_older_version_did_not_write_has_its_default() -> None:
@@ -279,8 +281,8 @@ def test_every_field_of_the_values_is_drawn_above() -> None:
         Rollout: 27,
         Member: 26,
         Connection: 5,
-        Watch: 4,
-        Ward: 14,
+        GuardState: 4,
+        GuardedProcess: 14,
         Policy: 16,
         PacePolicy: 2,
         BalancerPolicy: 2,

@@ -101,7 +101,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
 
     assert set(tree) == names(Config) - {"invalid"}
     assert set(tree["gate"]) == names(GatePolicy)
-    assert set(group) == names(Policy) - {"group", "settle_auto", "settle_why", "settle_read"}
+    assert set(group) == names(Policy) - {"group", "min_ready_auto", "min_ready_why", "min_ready_read"}
     assert set(group["balancer"]) == names(BalancerPolicy)
     assert set(group["drain"]) == names(DrainPolicy)
     assert set(group["restart"]) == names(RestartPolicy)
@@ -109,7 +109,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
     assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
     assert set(group["warmup"]) == names(WarmupPolicy)
     assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
-    assert f"{Policy.settle:g} where it cannot be read" in text
+    assert f"{Policy.min_ready_seconds:g} where it cannot be read" in text
 
 
 def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
@@ -174,9 +174,9 @@ def test_every_key_is_read() -> None:
                         WarmupRequest(expect=(404,)),
                     ),
                 ),
-                settle=1.0,
+                min_ready_seconds=1.0,
                 guard=GuardPolicy(max_closed=Share(number=3)),
-                settle_auto=False,
+                min_ready_auto=False,
                 balancer=BalancerPolicy("/etc/nginx/app.conf", True),
                 pace=PacePolicy(12.5, 4.0),
             )
@@ -185,7 +185,7 @@ def test_every_key_is_read() -> None:
 
 
 def test_durations_are_floats_however_they_are_written() -> None:
-    assert [type(policy(f"settle: {text}").settle) for text in ("3", "3.0", "+3", "3.e+0")] == [float] * 4
+    assert [type(policy(f"settle: {text}").min_ready_seconds) for text in ("3", "3.0", "+3", "3.e+0")] == [float] * 4
 
 
 def test_the_guard_allows_a_number_or_a_share_of_closed_processes() -> None:
@@ -219,13 +219,15 @@ def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
       c: {<<: [{canary: 3}, *a], ports: auto, drain: {<<: *d, min: 1}}
     """
     groups = parse(text, "f").groups
-    assert groups["b"] == Policy("b", PortRule(pattern="a-(.*)"), settle=2.0, settle_auto=False, drain=DrainPolicy(5.0))
-    assert (groups["c"].canary, groups["c"].settle, groups["c"].drain) == (3, 1.0, DrainPolicy(5.0, 1.0))
+    assert groups["b"] == Policy(
+        "b", PortRule(pattern="a-(.*)"), min_ready_seconds=2.0, min_ready_auto=False, drain=DrainPolicy(5.0)
+    )
+    assert (groups["c"].canary, groups["c"].min_ready_seconds, groups["c"].drain) == (3, 1.0, DrainPolicy(5.0, 1.0))
 
 
 def test_to_settle_is_left_to_the_load_balancer_where_nothing_else_is_said() -> None:
     found = [policy(text) for text in ("settle: auto", "guard: {}", "settle: 0")]
-    assert [(one.settle, one.settle_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
+    assert [(one.min_ready_seconds, one.min_ready_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
@@ -700,7 +702,7 @@ def test_a_merge_bomb_is_cut_short() -> None:
 
 WORDS = [
     "gate", "groups", "app", "ports", "auto", "'app-(\\d+)'", "max_unavailable", "10%", "canary", "drain", "timeout",
-    "min", "on_timeout", "warmup", "ready", "/", "headers", "requests", "expect", "count", "body", "method", "settle",
+    "min", "on_timeout", "warmup", "ready", "/", "headers", "requests", "expect", "count", "body", "method", "min_ready_seconds",
     "lease", "0", "-1", "1.5", "yes", "~", ".nan", "1:30", "&a ", "*a", "<<", "!!int ", "!x ", "%YAML 1.1", "---",
     ": ", ":", "- ", "? ", "{", "}", "[", "]", ", ", "\n", "\n  ", "\n    ", "\n      ", '"', "'", "|\n", ">\n", "#",
     "...", "\t", "\r\n", "\\", "\\x", "\\U", "\x00", "\ud800", "\x85", "\u2028", "\ufeff", "ä", "😀",

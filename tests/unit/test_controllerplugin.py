@@ -38,7 +38,7 @@ URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
 
-TOLD = Policy("app", PortRule(), settle_auto=False)
+MAX_SHOWN = Policy("app", PortRule(), min_ready_auto=False)
 
 View = dict[str, Any]
 Answer = Callable[..., Any]
@@ -163,8 +163,8 @@ def ctl(clock: Clock) -> Controller:
 
 def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
     done = status is Status.DONE
-    members = tuple(Member(name, (8001,), replaced=done, tried=done) for name in ("app-1", "app-2"))
-    rollout = Rollout(7, "app", TOLD, members, 1, GatePolicy(), status=status, least_available=1)
+    members = tuple(Member(name, (8001,), replaced=done, attempted=done) for name in ("app-1", "app-2"))
+    rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, least_available=1)
     rollout = replace(rollout, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
     return {**rollout_view(json.loads(dump(rollout)), 1001.0), "listener": listener}
 
@@ -277,8 +277,8 @@ def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
 
 
 def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
-    mend = "see why it died: supervisorctl tail app:app-1 stderr"
-    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", False), "mend": mend})
+    fix = "see why it died: supervisorctl tail app:app-1 stderr"
+    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", False), "fix": fix})
     ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": ""}
     ctl.run("rolling_check app")
     assert "Fix: see why it died: supervisorctl tail app:app-1 stdout" in ctl.printed
@@ -718,11 +718,11 @@ def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) 
         ("draining", "3 connections left"),
         ("restarting", "it stops, and starts again"),
         ("warming", "a new process, not warm yet"),
-        ("settling", "open, and not counted as available yet"),
+        ("ready", "open, and not counted as available yet"),
     ],
 )
 def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
-    member = Member("app-1", (8001,), stage=Stage(stage), tried=True, connections_left=3)
+    member = Member("app-1", (8001,), stage=Stage(stage), attempted=True, lingering_connections=3)
     ctl.server.rollouts = [a_view(members=(member,))]
     row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
     ctl.server.answers["getProcesses"] = lambda *_: [{**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": ""}]
@@ -1042,7 +1042,7 @@ def a_report(*findings: dict[str, Any], **more: Any) -> View:
 
 
 def a_finding(code: str, refuses: bool) -> dict[str, Any]:
-    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "mend": "mend it", "refuses": refuses}
+    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "fix": "mend it", "refuses": refuses}
 
 
 def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -> None:

@@ -35,17 +35,17 @@ def wait_for(deaths: PidfdDeaths, timeout: int = SOON) -> bool:
 
 
 def test_a_death_is_told_until_the_process_is_no_longer_watched(processes: list[subprocess.Popen[bytes]]):
-    deaths, watched = PidfdDeaths(), incarnations(processes)
-    deaths.watch(watched)
+    deaths, guarded_groups = PidfdDeaths(), incarnations(processes)
+    deaths.watch(guarded_groups)
     assert not wait_for(deaths, 0)
     assert set(deaths.take()) == set()
     processes[1].kill()
     assert wait_for(deaths)
-    assert set(deaths.take()) == {watched[1]}
-    deaths.watch(watched)
-    assert set(deaths.take()) == {watched[1]}, "supervisord has not come round to it"
+    assert set(deaths.take()) == {guarded_groups[1]}
+    deaths.watch(guarded_groups)
+    assert set(deaths.take()) == {guarded_groups[1]}, "supervisord has not come round to it"
     assert not wait_for(deaths, 0), "it rings once"
-    deaths.watch([watched[0], watched[2]])
+    deaths.watch([guarded_groups[0], guarded_groups[2]])
     assert set(deaths.take()) == set()
 
 

@@ -24,28 +24,28 @@ from supervisor_rolling.core.model import (
     Connection,
     Finding,
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Member,
     Policy,
     PortRule,
     Report,
     Stage,
     Status,
-    Ward,
-    Watch,
 )
 from supervisor_rolling.core.records import head_of
-from supervisor_rolling.plugin.fault_barrier import MOST_TOLD, Defects, contained
+from supervisor_rolling.plugin.fault_barrier import MAX_TOLD, Defects, contained
 from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.unit.test_hostile_rpc import Root, a_pool, called, looking
 from tests.unit.test_rpcinterface import LISTENER_PID, a_rollout, make_supervisord
 
-KNOWN = {"rollouts": {}, "watches": {}, "table": 0, "guarded": ["app"]}
-WARM = Ward("web_2", (8002,), Stage.OPEN, 1.0, pid=101, spawned=1.0)
-WATCH = dump(Watch("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
+KNOWN = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": ["app"]}
+WARM = GuardedProcess("web_2", (8002,), Stage.OPEN, 1.0, pid=101, spawned=1.0)
+WATCH = dump(GuardState("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
 
 
-CUT_OFF = Member("web_1", (8001,), connections_left=1, oldest_left=(Connection("10.0.0.1:5000", 3.0),))
+CUT_OFF = Member("web_1", (8001,), lingering_connections=1, oldest_lingering=(Connection("10.0.0.1:5000", 3.0),))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ class Drill:
         self.version = answer if isinstance(answer, int) else self.version
 
     def look(self) -> None:
-        answer = self.call("listenerLook", self.key, KNOWN)
+        answer = self.call("listenerObserve", self.key, KNOWN)
         if isinstance(answer, str):
             self.version = json.loads(answer)["rollouts"].get("app", [0])[0]
 
@@ -137,8 +137,8 @@ class Drill:
         self.look()
         for method in ("pause", "resume", "abort"):
             call(method, "app")
-        order = {"verb": "signal", "name": "web_1", "signal": "USR1", "pid": 100, "spawned": 1.0}
-        call("listenerOrder", key, "app", [order])
+        action = {"verb": "signal", "name": "web_1", "signal": "USR1", "pid": 100, "spawned": 1.0}
+        call("listenerAct", key, "app", [action])
         for kind in HAPPENS:
             events.notify(kind(process, 0))
         call("listenerGuard", key, "app", WATCH)
@@ -229,7 +229,7 @@ def raises_and_is_contained(sabotage: Sabotage, target: str, error: str) -> None
     assert called(rolling, "getAPIVersion") == API_VERSION
     assert isinstance(called(rolling, "getAllRollouts"), list)
     assert len(called(rolling, "getProcesses", "app")) == 3
-    assert json.loads(called(rolling, "listenerLook", rolling.mailbox.key, KNOWN))["rolled"] in ([], ["app"])
+    assert json.loads(called(rolling, "listenerObserve", rolling.mailbox.key, KNOWN))["rolled"] in ([], ["app"])
 
 
 def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -> None:
@@ -293,7 +293,7 @@ def test_a_defect_is_logged_with_its_traceback_once_and_not_more_than_a_hundred_
     assert logger.data == ["rolling: a defect of supervisor_rolling in a test:\nValueError: number 0\n"]
     for number in range(200):
         defects.tell(f"place {number}", ValueError("x"))
-    assert len(logger.data) == MOST_TOLD
+    assert len(logger.data) == MAX_TOLD
 
 
 def test_a_log_that_cannot_be_written_stops_nothing() -> None:

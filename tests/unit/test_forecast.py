@@ -10,9 +10,16 @@ from supervisor_rolling.core.forecast import Cycles, cycles, forecast
 from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Rollout
 
 
-def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, settle: float = 0.0) -> Rollout:
+def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, min_ready_seconds: float = 0.0) -> Rollout:
     members = tuple(Member(f"app-{n}", (8000 + n,)) for n in range(1, processes + 1))
-    return Rollout(7, "app", Policy("app", PortRule(), canary=canary, settle=settle), members, limit, GatePolicy())
+    return Rollout(
+        7,
+        "app",
+        Policy("app", PortRule(), canary=canary, min_ready_seconds=min_ready_seconds),
+        members,
+        limit,
+        GatePolicy(),
+    )
 
 
 def took(*seconds: float, limit: int = 1) -> Cycles:
@@ -48,12 +55,12 @@ def test_whoever_is_new_takes_as_long_as_the_others_usually_do() -> None:
 
 
 def test_how_long_a_process_settles_is_that_of_this_rollout() -> None:
-    assert forecast(a_rollout(2, settle=10.0), [took(1.0, 2.0)]) == 23.0
+    assert forecast(a_rollout(2, min_ready_seconds=10.0), [took(1.0, 2.0)]) == 23.0
 
 
 def a_process(name: str = "app-1", **changes: Any) -> dict[str, Any]:
-    way = [["draining", 1.0], ["restarting", 1.5], ["warming", 2.0], ["settling", 3.0], ["open", 13.0]]
-    return {"name": name, "replaced": True, "failed": False, "stages": way, "settled": 10.0, **changes}
+    way = [["draining", 1.0], ["restarting", 1.5], ["warming", 2.0], ["ready", 3.0], ["open", 13.0]]
+    return {"name": name, "replaced": True, "failed": False, "stages": way, "ready": 10.0, **changes}
 
 
 def test_a_cycle_is_the_time_away_without_the_settling() -> None:
@@ -87,4 +94,4 @@ def test_a_record_of_an_older_version_tells_nothing() -> None:
 @pytest.mark.parametrize("away", [1e999, 1e300, -1e999, float("nan"), -3.0])
 def test_no_clock_shows_such_a_time_so_it_is_not_foretold(away: float) -> None:
     way = [["draining", 1.0], ["warming", 2.0], ["open", 1.0 + away]]
-    assert forecast(a_rollout(2), [cycles({"processes": [a_process(stages=way, settled=0.0)]})]) == 0.0
+    assert forecast(a_rollout(2), [cycles({"processes": [a_process(stages=way, ready=0.0)]})]) == 0.0

@@ -41,7 +41,7 @@ class FakeHaproxy:
         self.servers: dict[str, dict[str, Any]] = {}
         self.deaf: set[str] = set()
         self.hangs = False
-        self.orders: list[str] = []
+        self.actions: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
@@ -106,7 +106,7 @@ class FakeHaproxy:
         return "\n".join(["# pxname,svname,qcur,qmax,scur,smax,check_desc,srv_icur,stot,", *rows, ""])
 
     def _set(self, name: str, _: str, value: str) -> str:
-        self.orders.append(f"{name} {value}")
+        self.actions.append(f"{name} {value}")
         if self.level != "admin":
             return "Permission denied\n"
         if name not in self.servers:
@@ -181,10 +181,10 @@ class RealHaproxy:
             assert time.monotonic() < deadline, "HAProxy does not come up"
             time.sleep(0.01)
 
-    def ask(self, order: str) -> str:
+    def ask(self, action: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.path))
-            connection.sendall(f"{order}\n".encode())
+            connection.sendall(f"{action}\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def states(self) -> dict[str, int]:
@@ -224,7 +224,7 @@ def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Call
     gate = make()
     since = gate.hold({8000: "app"})
     assert gate.hold({8000: "other comment"}) == since
-    assert haproxy.orders == ["a drain"]
+    assert haproxy.actions == ["a drain"]
 
 
 def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
@@ -268,7 +268,7 @@ def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
     gate.hold({})
     make().hold({})
     assert haproxy.states() == {"a": state, "b": 0}
-    assert haproxy.orders == []
+    assert haproxy.actions == []
 
 
 @pytest.mark.parametrize("state", [1, 9])
@@ -320,7 +320,7 @@ def test_it_is_written_down_before_it_is_drained(
     (tmp_path / "record").write_text("a file in the directory's place")
     with pytest.raises(GateError, match="record"):
         make().hold({8000: "app"})
-    assert haproxy.orders == []
+    assert haproxy.actions == []
 
 
 def test_a_directory_that_others_can_write_to_is_refused(
@@ -350,7 +350,7 @@ def test_a_server_that_checks_found_dead_opens_through_maintenance(
     gate.hold({8000: "app", 8001: "app"})
     haproxy.servers["a"]["up"] = 0
     gate.hold({})
-    assert haproxy.orders[2:] == ["a maint", "a ready", "b ready"]
+    assert haproxy.actions[2:] == ["a maint", "a ready", "b ready"]
 
 
 # --- maintenance
@@ -434,7 +434,7 @@ def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
     gate = make()
     gate.hold({8000: "app"}, [8000])
     assert gate.left({8000: peers(0)}) == {8000: 0}
-    assert (haproxy.states(), haproxy.orders) == ({"a": 8, "b": 0}, [])
+    assert (haproxy.states(), haproxy.actions) == ({"a": 8, "b": 0}, [])
 
 
 def test_what_this_gate_has_in_maintenance_is_no_finding(
@@ -505,7 +505,7 @@ def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(
 
 def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
     make().check()
-    assert haproxy.orders == []
+    assert haproxy.actions == []
     haproxy.level = "operator"
     with pytest.raises(GatePermissionError, match=r"is of level operator, .*: say `stats socket .* level admin`"):
         make().check()
@@ -533,8 +533,8 @@ def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
-    wanted = r"no server of this host with port 8007; .* It has: a \(127.0.0.1:8000\), b"
-    with pytest.raises(PartlyHeldError, match=wanted) as caught:
+    selected = r"no server of this host with port 8007; .* It has: a \(127.0.0.1:8000\), b"
+    with pytest.raises(PartlyHeldError, match=selected) as caught:
         gate.hold({8000: "app", 8007: "app"})
     assert haproxy.states() == {"a": 8, "b": 0}
     assert caught.value.closed == since

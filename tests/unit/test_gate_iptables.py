@@ -445,10 +445,10 @@ def test_a_lock_that_stays_taken_blocks_half_of_the_time_at_most() -> None:
     with lock_held(keep_for=30):
         begun, waited = time.thread_time(), []
         for _ in range(4):
-            tried = time.monotonic()
+            attempted = time.monotonic()
             with pytest.raises(GateBusyError):
                 subject.hold({8000: "x"})
-            waited.append(time.monotonic() - tried)
+            waited.append(time.monotonic() - attempted)
         assert time.thread_time() - begun < 0.2
     assert waited[0] >= 0.1
     assert max(waited[1:]) < waited[0]

@@ -194,14 +194,14 @@ def test_since_is_the_moment_after_the_commit_and_stays_while_the_port_is_closed
 
 def test_since_is_read_after_the_commit(keep: ExitStack, kind: Kind) -> None:
     port = listen_on_both(keep)
-    seen: list[list[str]] = []
+    observed: list[list[str]] = []
 
     def clock() -> float:
-        seen.append(open_addresses(port))
-        return len(seen) - 1.0
+        observed.append(open_addresses(port))
+        return len(observed) - 1.0
 
     held = gate(kind, clock=clock).hold({port: "x"})
-    assert seen[int(held[port])] == []
+    assert observed[int(held[port])] == []
 
 
 def test_a_new_gate_takes_over_what_a_dead_one_left_without_opening_it(keep: ExitStack, kind: Kind) -> None:
@@ -501,18 +501,18 @@ def test_a_table_of_ours_that_somebody_changed_is_made_right(keep: ExitStack, ch
 @contextlib.contextmanager
 def knocking(port: int) -> Iterator[Callable[[], int]]:
     """Somebody who tries to connect all the time; how often he has, and fails the test if he ever came in."""
-    over, tried, came_in = threading.Event(), [0], []
+    over, attempted, came_in = threading.Event(), [0], []
 
     def knock() -> None:
         while not over.is_set():
-            tried[0] += 1
+            attempted[0] += 1
             if is_open("127.0.0.1", port):
-                came_in.append(tried[0])
+                came_in.append(attempted[0])
 
     thread = threading.Thread(target=knock)
     thread.start()
     try:
-        yield lambda: tried[0]
+        yield lambda: attempted[0]
     finally:
         over.set()
         thread.join()
@@ -522,15 +522,15 @@ def knocking(port: int) -> Iterator[Callable[[], int]]:
 def test_neither_a_renewal_nor_a_new_gate_lets_anybody_in(keep: ExitStack) -> None:
     port = listen_on_both(keep)
     nft_gate().hold({port: "x"})
-    with knocking(port) as tried:
+    with knocking(port) as attempted:
         end = time.monotonic() + 20.0
         turns = 0
-        while (tried() < 2000 or turns < 200) and time.monotonic() < end:
+        while (attempted() < 2000 or turns < 200) and time.monotonic() < end:
             subject = nft_gate()
             for number in range(5):
                 subject.hold({port: "x", 1 + (turns + number) % 2: "y"})
             turns += 1
-    assert (tried() >= 2000, turns >= 200) == (True, True), (tried(), turns)
+    assert (attempted() >= 2000, turns >= 200) == (True, True), (attempted(), turns)
 
 
 def test_a_change_that_fails_leaves_nothing_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ def test_of_a_file_that_is_too_large_the_newest_are_read(file: Path, monkeypatch
     history = a_history(file)
     for number in range(1, 12):
         history.keep([a_rollout(number, Status.DONE)])
-    monkeypatch.setattr(module, "MOST_READ", file.stat().st_size // 2)
+    monkeypatch.setattr(module, "MAX_READ", file.stat().st_size // 2)
     kept = [one["id"] for one in a_history(file).heads("", 99)]
     assert 3 <= len(kept) <= 6
     assert kept == list(range(12 - len(kept), 12))

@@ -26,7 +26,16 @@ from supervisor.xmlrpc import Faults, RPCError, traverse, xmlrpc_marshal
 
 from supervisor_rolling.codec import dump
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Stage, Status, Ward, Watch
+from supervisor_rolling.core.model import (
+    GatePolicy,
+    GuardedProcess,
+    GuardState,
+    Member,
+    Policy,
+    PortRule,
+    Stage,
+    Status,
+)
 from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc
@@ -79,10 +88,13 @@ def rolled(supervisord: DummySupervisor, name: str = "app") -> Any:
     members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
     rollout = dump(a_rollout(7, members=members, by="ann@host")).replace('"app"', json.dumps(name))
     rolling.listenerRecord(rolling.mailbox.key, name, 0, rollout, 0)
-    watch = Watch(
-        name, Policy(name, PortRule(auto=True)), GatePolicy(), (Ward("web_2", (8002,), Stage.WARMING, 1000.0),)
+    guard_state = GuardState(
+        name,
+        Policy(name, PortRule(auto=True)),
+        GatePolicy(),
+        (GuardedProcess("web_2", (8002,), Stage.WARMING, 1000.0),),
     )
-    rolling.listenerGuard(rolling.mailbox.key, name, dump(watch))
+    rolling.listenerGuard(rolling.mailbox.key, name, dump(guard_state))
     return rolling
 
 
@@ -110,7 +122,7 @@ def called(rolling: Any, method: str, *arguments: Any) -> Any:
 def kept(rolling: Any) -> Any:
     """All that stands in the mailbox but the requests."""
     box = rolling.mailbox
-    return json.dumps([box.rollouts.news({}), box.watches.news({}), box.ledger, box.key])
+    return json.dumps([box.rollouts.news({}), box.guard_states.news({}), box.ledger, box.key])
 
 
 # --- whatever the arguments are
@@ -259,12 +271,12 @@ EVIL = Policy("app", PortRule(by_name={"web_1": (22,)}))
 
 def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
     """What would bring a policy of somebody's own into the mailbox, but for the key."""
-    rollout, watch = dump(replace(a_rollout(), policy=EVIL)), dump(Watch("app", EVIL, GatePolicy()))
+    rollout, guard_state = dump(replace(a_rollout(), policy=EVIL)), dump(GuardState("app", EVIL, GatePolicy()))
     return {
-        "listenerLook": [({"rollouts": {}, "watches": {}, "table": 0, "guarded": []},)],
+        "listenerObserve": [({"rollouts": {}, "guard_states": {}, "table": 0, "guarded": []},)],
         "listenerRecord": [("app", 0, rollout, 0), ("app", 0, rollout, 1)],
-        "listenerGuard": [("app", watch), ("app", "")],
-        "listenerOrder": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
+        "listenerGuard": [("app", guard_state), ("app", "")],
+        "listenerAct": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
         "listenerAnswer": [(1, 0, "", rollout), (1, Fault.REFUSED, "no", "")],
     }
 

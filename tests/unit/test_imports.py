@@ -29,7 +29,7 @@ VALUES = {f"{PACKAGE}.{name}" for name in ("model", "errors", "share", "plain")}
 CONTRACTS = f"{PACKAGE}.listener.contracts"
 BETWEEN = {
     f"{PACKAGE}.listener.{name}"
-    for name in ("reconciler", "answers", "watches", "gatekeeper", "inspection", "group_errors", "held_ports")
+    for name in ("reconciler", "answers", "guard_states", "gatekeeper", "inspection", "group_errors", "held_ports")
 }
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
@@ -192,7 +192,7 @@ def test_what_runs_in_supervisord_knows_itself_and_the_smallest_of_the_rest(modu
     assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
 
 
-@pytest.mark.parametrize("module", under("controllerplugin", "ctl"))
+@pytest.mark.parametrize("module", under("contreconcilerplugin", "ctl"))
 def test_nothing_in_supervisorctl_brings_libraries(module: str) -> None:
     assert {name: by for name, by in reach([module]).items() if named(name, HEAVY)} == {}
 
@@ -218,13 +218,13 @@ def test_what_runs_in_an_application_needs_the_standard_library_alone(module: st
     assert found & MODULES <= {PACKAGE, *under("draining", "wsgi", "asgi")}
 
 
-def test_only_the_listener_knows_both_the_adapters_and_the_roller() -> None:
+def test_only_the_listener_knows_both_the_adapters_and_the_reconciler() -> None:
     reconciler = f"{PACKAGE}.listener.reconciler"
     both = {m for m in MODULES if reconciler in IMPORTS[m] and any(adapter_of(name) for name in IMPORTS[m])}
     assert both == {f"{PACKAGE}.listener"}
 
 
-@pytest.mark.parametrize("module", ["rpcinterface", "controllerplugin"])
+@pytest.mark.parametrize("module", ["rpcinterface", "contreconcilerplugin"])
 def test_a_fresh_interpreter_loads_no_library_of_the_listener(module: str) -> None:
     code = f"import sys, {PACKAGE}.{module}; print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT.parent)

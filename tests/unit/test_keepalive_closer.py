@@ -21,7 +21,7 @@ from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener import keepalive_closer
 from supervisor_rolling.listener.gates import libnftables
 from supervisor_rolling.listener.gates.libnftables import Nftables
-from supervisor_rolling.listener.keepalive_closer import StatusLines, table_of
+from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter, table_of
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from tests.support.keepalive_stack import NGINX_PORT, nginx, status_lines, wait_until
 from tests.support.stack import ROOT
@@ -31,7 +31,7 @@ MENDED = OK.replace(b"1.1", b"1.0", 1)
 
 
 @pytest.fixture
-def lines() -> Iterator[StatusLines]:
+def lines() -> Iterator[StatusLineRewriter]:
     found = status_lines()
     yield found
     found.hold((), 0.0)
@@ -72,7 +72,7 @@ def tables() -> list[str]:
 # --- who is hit
 
 
-def test_a_connection_is_hit_once_and_by_its_first_answer(lines: StatusLines, listener: socket.socket) -> None:
+def test_a_connection_is_hit_once_and_by_its_first_answer(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener) as pair:
         assert carried(pair, OK) == OK
         assert lines.hold([port_of(listener)], 5.0) == {port_of(listener): ""}
@@ -81,7 +81,7 @@ def test_a_connection_is_hit_once_and_by_its_first_answer(lines: StatusLines, li
         assert carried(pair, OK) == OK
 
 
-def test_what_comes_later_is_not_touched(lines: StatusLines, listener: socket.socket) -> None:
+def test_what_comes_later_is_not_touched(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener):
         lines.hold([port_of(listener)], 5.0)
         with connected(listener) as later:
@@ -91,14 +91,16 @@ def test_what_comes_later_is_not_touched(lines: StatusLines, listener: socket.so
 
 @pytest.mark.parametrize("data", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 200 OK", b"HTTP/2", b"ok", b"HTTP/1.12"])
 def test_what_is_no_final_answer_in_http_1_1_passes_and_the_answer_behind_it_is_hit(
-    lines: StatusLines, listener: socket.socket, data: bytes
+    lines: StatusLineRewriter, listener: socket.socket, data: bytes
 ) -> None:
     with connected(listener) as pair:
         lines.hold([port_of(listener)], 5.0)
         assert [carried(pair, data), carried(pair, OK)] == [data, MENDED]
 
 
-def test_another_port_and_one_that_is_let_go_are_not_touched(lines: StatusLines, listener: socket.socket) -> None:
+def test_another_port_and_one_that_is_let_go_are_not_touched(
+    lines: StatusLineRewriter, listener: socket.socket
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, connected(listener) as pair, connected(other) as kept:
         lines.hold([port_of(listener)], 5.0)
         assert carried(kept, OK) == OK
@@ -108,7 +110,7 @@ def test_another_port_and_one_that_is_let_go_are_not_touched(lines: StatusLines,
 
 
 @pytest.mark.parametrize("data", [b"\x17\x03\x03\x00\x20" + bytes(32), b"\x00\x00\x2a\x01\x04" + bytes(46)])
-def test_tls_and_http_2_are_told(lines: StatusLines, listener: socket.socket, data: bytes) -> None:
+def test_tls_and_http_2_are_told(lines: StatusLineRewriter, listener: socket.socket, data: bytes) -> None:
     with connected(listener) as pair:
         lines.hold([port_of(listener)], 5.0)
         assert carried(pair, data) == data
@@ -118,7 +120,9 @@ def test_tls_and_http_2_are_told(lines: StatusLines, listener: socket.socket, da
 # --- the lease
 
 
-def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(lines: StatusLines, listener: socket.socket) -> None:
+def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(
+    lines: StatusLineRewriter, listener: socket.socket
+) -> None:
     with connected(listener) as pair, connected(listener) as other, connected(listener) as hit:
         lines.hold([port_of(listener)], 2.0)
         assert carried(hit, OK) == MENDED
@@ -131,7 +135,7 @@ def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(lines: StatusLin
         assert carried(other, OK) == OK
 
 
-def test_a_new_listener_goes_on_and_hits_nobody_twice(lines: StatusLines, listener: socket.socket) -> None:
+def test_a_new_listener_goes_on_and_hits_nobody_twice(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener) as pair, connected(listener) as other:
         lines.hold([port_of(listener)], 5.0)
         assert carried(pair, OK) == MENDED
@@ -175,7 +179,7 @@ def nft(commands: str) -> None:
     ],
 )
 def test_a_table_that_is_not_as_we_make_it_is_made_anew(
-    lines: StatusLines, listener: socket.socket, changes: str
+    lines: StatusLineRewriter, listener: socket.socket, changes: str
 ) -> None:
     port = port_of(listener)
     with connected(listener) as pair:
@@ -186,7 +190,9 @@ def test_a_table_that_is_not_as_we_make_it_is_made_anew(
         assert carried(pair, OK) == MENDED
 
 
-def test_ports_that_somebody_added_without_a_timeout_do_not_stay(lines: StatusLines, listener: socket.socket) -> None:
+def test_ports_that_somebody_added_without_a_timeout_do_not_stay(
+    lines: StatusLineRewriter, listener: socket.socket
+) -> None:
     port, drains = port_of(listener), f"element inet {table_of('lab')} drains"
     lines.hold([port], 2.0)
     nft(f"delete {drains} {{ {port} }}; add {drains} {{ {port}, 4711 }}")
@@ -199,19 +205,21 @@ def test_ports_that_somebody_added_without_a_timeout_do_not_stay(lines: StatusLi
 # --- the trial
 
 
-def test_the_trial_leaves_nothing(lines: StatusLines) -> None:
+def test_the_trial_leaves_nothing(lines: StatusLineRewriter) -> None:
     lines.check()
     assert tables() == []
 
 
-def test_the_trial_finds_a_kernel_that_does_not_mend(lines: StatusLines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StatusLines, "_mending", lambda self, family: self._set("nothing", "inet_service", []))
+def test_the_trial_finds_a_kernel_that_does_not_mend(
+    lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StatusLineRewriter, "_mending", lambda self, family: self._set("nothing", "inet_service", []))
     with pytest.raises(GatePermissionError, match=r"drain.keepalive: nginx cannot work here: .*HTTP/1\.1.*5\.16"):
         lines.check()
     assert tables() == []
 
 
-def test_the_trial_says_what_the_kernel_says(lines: StatusLines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_says_what_the_kernel_says(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         keepalive_closer, "_bits", lambda offset, length: {"payload": {"protocol": "tcp", "field": "no"}}
     )
@@ -338,7 +346,9 @@ def unchunked(reader: BinaryIO) -> bytes:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_what_clients_of_nginx_get_is_the_same_byte_for_byte(tmp_path: Path, lines: StatusLines, address: str) -> None:
+def test_what_clients_of_nginx_get_is_the_same_byte_for_byte(
+    tmp_path: Path, lines: StatusLineRewriter, address: str
+) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family, backlog=64) as listener:
         server = Server(listener)
@@ -363,7 +373,7 @@ def test_what_clients_of_nginx_get_is_the_same_byte_for_byte(tmp_path: Path, lin
     assert server.accepted >= kept + len(REQUESTS) - 3
 
 
-def test_a_pool_runs_dry_by_itself(tmp_path: Path, lines: StatusLines) -> None:
+def test_a_pool_runs_dry_by_itself(tmp_path: Path, lines: StatusLineRewriter) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         server = Server(listener)
         server.start()

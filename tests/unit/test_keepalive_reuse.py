@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor_rolling.core.keepalive_reuse import Reuses
-from supervisor_rolling.core.model import Arrival, Reuse
+from supervisor_rolling.core.model import Arrival, KeepaliveReuse
 
 NAME = "app-1"
 OLD, OTHER = "10.0.0.1:1", "10.0.0.1:2"
@@ -15,9 +15,9 @@ def find(
     at: float = 12.0,
     since: float = 10.0,
     left: tuple[str, ...] = (OLD, OTHER),
-) -> Reuse | None:
-    arrivals = [Arrival(8001, peer, answered) for peer, answered in arrived]
-    return reuses.find({NAME: arrivals}, {NAME: frozenset(left)}, {NAME: since}, at).get(NAME)
+) -> KeepaliveReuse | None:
+    request_sniffer = [Arrival(8001, peer, answered) for peer, answered in arrived]
+    return reuses.find({NAME: request_sniffer}, {NAME: frozenset(left)}, {NAME: since}, at).get(NAME)
 
 
 def test_one_request_on_each_connection_is_what_was_in_flight() -> None:
@@ -27,8 +27,8 @@ def test_one_request_on_each_connection_is_what_was_in_flight() -> None:
 def test_a_second_request_after_an_answer_is_a_connection_that_is_used_again() -> None:
     reuses = Reuses()
     assert find(reuses, (OLD, 7)) is None
-    assert find(reuses, (OLD, 8), (OTHER, 1), at=13.0) == Reuse(2, 1, 2, OLD, 3.0)
-    assert find(reuses, (OLD, 9), (OTHER, 2), at=14.0) == Reuse(5, 2, 3, OLD, 4.0)
+    assert find(reuses, (OLD, 8), (OTHER, 1), at=13.0) == KeepaliveReuse(2, 1, 2, OLD, 3.0)
+    assert find(reuses, (OLD, 9), (OTHER, 2), at=14.0) == KeepaliveReuse(5, 2, 3, OLD, 4.0)
 
 
 def test_what_looks_like_a_request_in_the_middle_of_an_upload_or_is_sent_twice_is_none() -> None:

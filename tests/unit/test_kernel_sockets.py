@@ -94,16 +94,16 @@ def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
 ) -> None:
     server = listen(keep, "::", dual=True)
     six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
-    seen = sockets.connections([port_of(server)])[port_of(server)]
-    assert seen.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
+    observed = sockets.connections([port_of(server)])[port_of(server)]
+    assert observed.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
 
 
 def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitStack, sockets: KernelSockets) -> None:
     servers = [listen(keep) for _ in range(60)]
     clients = {port_of(server): name_of(connect(keep, server)) for server in servers}
     asked = sorted(clients)[:50]
-    seen = sockets.connections(asked)
-    assert {port: set(one.peers) for port, one in seen.items()} == {port: {clients[port]} for port in asked}
+    observed = sockets.connections(asked)
+    assert {port: set(one.peers) for port, one in observed.items()} == {port: {clients[port]} for port in asked}
 
 
 def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> None:
@@ -349,8 +349,8 @@ def test_of_many_only_the_oldest_are_told_the_oldest_first(keep: ExitStack, sock
 def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
-    seen = sockets.connections([port_of(server)])[port_of(server)]
-    assert (len(seen.peers), seen.oldest) == (1, ())
+    observed = sockets.connections([port_of(server)])[port_of(server)]
+    assert (len(observed.peers), observed.oldest) == (1, ())
 
 
 # --- listeners
@@ -398,8 +398,8 @@ class FakeLink:
         return answer, [], 0, None
 
 
-def message(kind: int, body: bytes, flags: int = 0) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+def message(kind: int, body: bytes, drain_flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, drain_flags, 1, 0) + body
 
 
 DONE = message(3, struct.pack("=i", 0))
@@ -411,13 +411,13 @@ def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
 
 
 def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
+    interrupted = message(3, struct.pack("=i", 0), drain_flags=0x10)
     answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
 
 
 def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
+    interrupted = message(3, struct.pack("=i", 0), drain_flags=0x10)
     answering(monkeypatch, *(FakeLink(interrupted) for _ in range(20)))
     with pytest.raises(SocketsError, match="changed under"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor_rolling.core.lingering import TOLD, aged, count_text, left_texts, oldest, span, text
+from supervisor_rolling.core.lingering import MAX_SHOWN, aged, count_text, left_texts, oldest, span, text
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.model import Connection, GatePolicy, Member, Policy, PortRule, Rollout, Stage, Timing
 
@@ -80,7 +80,7 @@ def test_how_many_are_told_is_told_of_the_rest() -> None:
 @given(connections)
 def test_the_oldest_are_told_the_oldest_first(found: list[Connection]) -> None:
     told = oldest(found)
-    assert [one.age for one in told] == sorted((one.age for one in found), reverse=True)[:TOLD]
+    assert [one.age for one in told] == sorted((one.age for one in found), reverse=True)[:MAX_SHOWN]
     assert set(told) <= set(found)
 
 
@@ -99,7 +99,9 @@ def test_the_log_tells_who_was_left_when_a_process_is_restarted() -> None:
         return list(changes(rollout, replace(rollout, members=(member,))))
 
     assert said(after) == ["app:app-1 restarting (drained 30.00 s)"]
-    assert said(replace(after, connections_left=4)) == ["app:app-1 restarting (drained 30.00 s, 4 connections left)"]
-    assert said(replace(after, connections_left=2, oldest_left=(UPLOAD,))) == [
+    assert said(replace(after, lingering_connections=4)) == [
+        "app:app-1 restarting (drained 30.00 s, 4 connections left)"
+    ]
+    assert said(replace(after, lingering_connections=2, oldest_lingering=(UPLOAD,))) == [
         f"app:app-1 restarting (drained 30.00 s, 2 connections left; {text(UPLOAD)}; and 1 more)"
     ]

@@ -63,16 +63,16 @@ def rows(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 
 
 def test_every_python_is_meant_with_every_supervisor() -> None:
-    pairs = matrix.wanted([])
+    pairs = matrix.selected([])
     assert len(pairs) == 10
     assert pairs[0] == ("3.9", "4.2.5")
     assert pairs[-1] == ("3.13", "4.3.0")
 
 
 def test_a_pair_or_all_of_one_python_or_all_of_one_supervisor_can_be_named() -> None:
-    assert matrix.wanted(["3.9/4.2.3"]) == [("3.9", "4.2.3")]
-    assert matrix.wanted(["3.12", "3.12/4.3.0"]) == [("3.12", "4.2.5"), ("3.12", "4.3.0")]
-    assert matrix.wanted(["/4.3.0"]) == [(series, "4.3.0") for series in matrix.PYTHONS]
+    assert matrix.selected(["3.9/4.2.3"]) == [("3.9", "4.2.3")]
+    assert matrix.selected(["3.12", "3.12/4.3.0"]) == [("3.12", "4.2.5"), ("3.12", "4.3.0")]
+    assert matrix.selected(["/4.3.0"]) == [(series, "4.3.0") for series in matrix.PYTHONS]
 
 
 def test_a_python_that_is_not_supported_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

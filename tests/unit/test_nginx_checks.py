@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.codec import dump as dump_json
-from supervisor_rolling.core.checks.nginx import behind, findings, settle_for, settle_why
+from supervisor_rolling.core.checks.nginx import behind, findings, min_ready_for, min_ready_why
 from supervisor_rolling.core.model import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.listener import balancer_config
@@ -55,8 +55,9 @@ def conf(tmp_path: Path) -> Conf:
     return conf
 
 
-def a_policy(settle: float = 0.0, drain: dict[str, str] | None = None) -> Policy:
-    return Policy("app", PortRule(), settle=settle, settle_auto=False, drain=DrainPolicy(**(drain or {})))  # type: ignore[arg-type]
+def a_policy(min_ready_seconds: float = 0.0, drain: dict[str, str] | None = None) -> Policy:
+    told = DrainPolicy(**(drain or {}))  # type: ignore[arg-type]
+    return Policy("app", PortRule(), min_ready_seconds=min_ready_seconds, min_ready_auto=False, drain=told)
 
 
 def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[str]:
@@ -68,7 +69,7 @@ def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[st
 def test_what_is_right_has_no_finding(conf: Conf) -> None:
     nginx = read_nginx(str(conf()))
     assert codes(nginx) == []
-    assert settle_for(behind(nginx, PORTS, is_named=False)) == 0
+    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
 
 
 # --- for how long a process is shunned
@@ -89,32 +90,32 @@ def test_what_is_right_has_no_finding(conf: Conf) -> None:
 )
 def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, seconds: float) -> None:
     nginx = read_nginx(str(conf(f"server 127.0.0.1:8000 {server}; server 127.0.0.1:8001 max_fails=0;")))
-    assert settle_for(behind(nginx, PORTS, is_named=False)) == seconds
-    assert codes(nginx, a_policy(settle=seconds)) == []
+    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == seconds
+    assert codes(nginx, a_policy(min_ready_seconds=seconds)) == []
     if seconds > 1:
-        assert codes(nginx, a_policy(settle=seconds - 1)) == ["max_fails"], "the rest of a second is advice"
-        assert codes(nginx, a_policy(settle=seconds - 2)) == ["!max_fails"]
+        assert codes(nginx, a_policy(min_ready_seconds=seconds - 1)) == ["max_fails"], "the rest of a second is advice"
+        assert codes(nginx, a_policy(min_ready_seconds=seconds - 2)) == ["!max_fails"]
 
 
 def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
     group = behind(nginx, PORTS, is_named=False)
-    (finding,) = findings(group, replace(a_policy(settle=11.0), settle_auto=True), 1, PORTS)
+    (finding,) = findings(group, replace(a_policy(min_ready_seconds=11.0), min_ready_auto=True), 1, PORTS)
     assert (finding.code, finding.refuses) == ("nginx.settle", False)
-    assert settle_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
+    assert min_ready_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
     assert finding.text == (
         "each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for "
-        f"so long ({settle_why(group)})"
+        f"so long ({min_ready_why(group)})"
     )
-    assert finding.mend == (
+    assert finding.fix == (
         "set max_fails=0 at each server of the upstream: saves 11 s for each process, 22 s for the whole rollout"
     )
 
 
 def test_where_nothing_is_shunned_there_is_no_reason_to_settle(conf: Conf) -> None:
     group = behind(read_nginx(str(conf())), PORTS, is_named=False)
-    assert settle_why(group) == ""
-    assert list(findings(group, replace(a_policy(), settle_auto=True), 1, PORTS)) == []
+    assert min_ready_why(group) == ""
+    assert list(findings(group, replace(a_policy(), min_ready_auto=True), 1, PORTS)) == []
 
 
 def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:
@@ -128,14 +129,14 @@ def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
     def found(processes: int) -> list[str]:
         servers = " ".join(f"server 127.0.0.1:{8000 + n} fail_timeout=5s;" for n in range(processes))
         group = behind(read_nginx(str(conf(servers))), PORTS, is_named=False)
-        return [one.code for one in findings(group, a_policy(settle=3.0), 1, PORTS) if one.refuses]
+        return [one.code for one in findings(group, a_policy(min_ready_seconds=3.0), 1, PORTS) if one.refuses]
 
     assert (found(3), found(4)) == (["nginx.max_fails"], [])
 
 
 def test_the_longest_is_taken_and_who_is_down_does_not_count(conf: Conf) -> None:
     servers = "server 127.0.0.1:8000 fail_timeout=7s; server 127.0.0.1:8001 down;"
-    assert settle_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
+    assert min_ready_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
 
 
 def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
@@ -242,15 +243,15 @@ def test_a_balancer_of_connections_is_read_too(tmp_path: Path, more: str, expect
 
 def test_a_server_of_another_host_is_not_ours(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000 max_fails=0; server 192.0.2.7:8001 fail_timeout=60s;")))
-    assert settle_for(behind(nginx, PORTS, is_named=False)) == 0
+    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
     assert codes(nginx) == ["absent"]
 
 
 def test_in_a_file_that_somebody_named_the_ports_decide_where_no_host_is_ours(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 192.0.2.7:8000 fail_timeout=60s; server 192.0.2.7:8001;")))
-    assert settle_for(behind(nginx, PORTS, is_named=True)) == 61
-    assert codes(nginx, a_policy(settle=0.0)) == ["max_fails"], "what only the ports tell refuses nothing"
-    assert settle_for(behind(nginx, PORTS, is_named=False)) is None
+    assert min_ready_for(behind(nginx, PORTS, is_named=True)) == 61
+    assert codes(nginx, a_policy(min_ready_seconds=0.0)) == ["max_fails"], "what only the ports tell refuses nothing"
+    assert min_ready_for(behind(nginx, PORTS, is_named=False)) is None
 
 
 def test_an_upstream_that_nobody_uses_is_none_of_ours_but_a_variable_may_name_it(conf: Conf) -> None:

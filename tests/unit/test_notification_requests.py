@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.model import GatePolicy, Notice, NoticeJob
+from supervisor_rolling.core.model import GatePolicy, NotificationJob, NotificationStatus
 from supervisor_rolling.listener import drain_notification
-from supervisor_rolling.listener.drain_notification import HttpNotices
+from supervisor_rolling.listener.drain_notification import HttpNotifications
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 
@@ -28,7 +28,7 @@ class Server:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listening = socket.create_server((address, 0), family=family)
         self.port: int = self._listening.getsockname()[1]
-        self.seen: list[tuple[str, bytes]] = []
+        self.observed: list[tuple[str, bytes]] = []
         self.answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n"
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -45,16 +45,16 @@ class Server:
             except OSError:
                 return
             with one:
-                self.seen.append(
+                self.observed.append(
                     (f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}", one.recv(4096))
                 )
                 self.may_answer.wait(DEADLINE)
                 one.sendall(self.answer)
 
 
-def a_job(port: int, **changes: Any) -> NoticeJob:
+def a_job(port: int, **changes: Any) -> NotificationJob:
     values = {"pid": 1, "request": "POST /drain", "headers": {"Host": "example.org"}, "bypass": "mark", **changes}
-    return NoticeJob(ports=(port,), **values)
+    return NotificationJob(ports=(port,), **values)
 
 
 def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
@@ -65,7 +65,7 @@ def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
     return found
 
 
-def given(own: HttpNotices, job: NoticeJob) -> Notice:
+def given(own: HttpNotifications, job: NotificationJob) -> NotificationStatus:
     return own.give({NAME: job})[NAME]
 
 
@@ -79,7 +79,7 @@ def listening(keep: ExitStack, address: str = "127.0.0.1") -> Server:
 def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
     keep: ExitStack, address: str, bypass: str
 ) -> None:
-    server, own = listening(keep, address), HttpNotices(KernelSockets())
+    server, own = listening(keep, address), HttpNotifications(KernelSockets())
     gate = make_gate(GatePolicy(lease=30.0, bypass=bypass), "unix:///drain_notification.sock", time.monotonic)
     keep.callback(gate.hold, {})
     gate.hold({server.port: "a test"})
@@ -87,42 +87,42 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
         socket.create_connection((address, server.port), DEADLINE)
     server.may_answer.clear()
     job = a_job(server.port, bypass=bypass)
-    until(lambda: given(own, job) and server.seen, bool)
+    until(lambda: given(own, job) and server.observed, bool)
     assert not given(own, job).is_over
-    assert own.peers() == {server.seen[0][0]}
+    assert own.peers() == {server.observed[0][0]}
     assert KernelSockets().connections([server.port])[server.port].peers == own.peers()
     server.may_answer.set()
     until(lambda: given(own, job), lambda notice: notice.is_over)
     for _ in range(5):
         given(own, job)
-    assert len(server.seen) == 1
-    first, *headers = server.seen[0][1].split(b"\r\n")
+    assert len(server.observed) == 1
+    first, *headers = server.observed[0][1].split(b"\r\n")
     assert first == b"POST /drain HTTP/1.1"
     assert b"Host: example.org" in headers
 
 
 def test_it_is_asked_again_when_it_drains_again_or_is_another(keep: ExitStack) -> None:
-    server, own = listening(keep), HttpNotices(KernelSockets())
+    server, own = listening(keep), HttpNotifications(KernelSockets())
     until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     own.give({})
     until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     until(lambda: given(own, a_job(server.port, pid=2)), lambda notice: notice.is_over)
-    assert len(server.seen) == 3
+    assert len(server.observed) == 3
 
 
 def test_what_breaks_is_logged_and_not_tried_again(keep: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
-    server, own = listening(keep), HttpNotices(KernelSockets())
+    server, own = listening(keep), HttpNotifications(KernelSockets())
     server.answer = b""
     job = a_job(server.port)
     until(lambda: given(own, job), lambda notice: notice.is_over)
-    assert len(server.seen) == 1
+    assert len(server.observed) == 1
     assert f"{NAME}: drains without the POST /drain of drain.request: " in caplog.text
 
 
 def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    own = HttpNotices(KernelSockets())
+    own = HttpNotifications(KernelSockets())
     until(lambda: given(own, a_job(port)), lambda notice: notice.is_over)
     assert f"port {port} cannot be asked (it listens on: nothing)" in caplog.text
 
@@ -131,7 +131,7 @@ def test_one_that_hangs_is_not_waited_for(keep: ExitStack, monkeypatch: pytest.M
     monkeypatch.setattr(drain_notification, "TIMEOUT", 0.3)
     server, rung = listening(keep), threading.Event()
     server.may_answer.clear()
-    own = HttpNotices(KernelSockets(), rung.set)
+    own = HttpNotifications(KernelSockets(), rung.set)
     began = time.monotonic()
     until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     assert time.monotonic() - began < 3.0

@@ -10,7 +10,7 @@ from supervisor import events
 from supervisor.datatypes import RestartUnconditionally
 from supervisor.states import ProcessStates
 
-from supervisor_rolling.plugin.process_times import Lives
+from supervisor_rolling.plugin.process_times import ProcessTimes
 
 
 class Clock:
@@ -32,8 +32,8 @@ def wall() -> Clock:
 
 
 @pytest.fixture
-def lives(clock: Clock, wall: Clock) -> Lives:
-    return Lives(clock, wall)
+def lives(clock: Clock, wall: Clock) -> ProcessTimes:
+    return ProcessTimes(clock, wall)
 
 
 def a_process(name: str = "web_1", laststart: float = 0.0, laststop: float = 0.0) -> Any:
@@ -41,13 +41,13 @@ def a_process(name: str = "web_1", laststart: float = 0.0, laststop: float = 0.0
     return SimpleNamespace(config=config, group=group, pid=7, laststart=laststart, laststop=laststop, backoff=1)
 
 
-def tell(lives: Lives, kind: type[events.ProcessStateEvent], process: Any) -> None:
+def tell(lives: ProcessTimes, kind: type[events.ProcessStateEvent], process: Any) -> None:
     lives.hear(kind(process, ProcessStates.UNKNOWN))
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_a_wall_clock_that_jumps_makes_nobody_older_or_longer_down(
-    lives: Lives, clock: Clock, wall: Clock, jump: float
+    lives: ProcessTimes, clock: Clock, wall: Clock, jump: float
 ):
     process = a_process(laststart=wall.now, laststop=wall.now)
     tell(lives, events.ProcessStateStartingEvent, process)
@@ -61,14 +61,14 @@ def test_a_wall_clock_that_jumps_makes_nobody_older_or_longer_down(
 @pytest.mark.parametrize(
     "kind", [events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent, events.ProcessStateBackoffEvent]
 )
-def test_whatever_takes_a_process_down_counts(lives: Lives, clock: Clock, kind: type[events.ProcessStateEvent]):
+def test_whatever_takes_a_process_down_counts(lives: ProcessTimes, clock: Clock, kind: type[events.ProcessStateEvent]):
     process = a_process()
     tell(lives, kind, process)
     clock.now += 4
     assert lives.down_for("app", "web_1", process) == 4.0
 
 
-def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: Lives):
+def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: ProcessTimes):
     process = a_process()
     assert not lives.told_to_stop("app", "web_1"), "nobody has told"
     tell(lives, events.ProcessStateStoppedEvent, process)
@@ -82,7 +82,9 @@ def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: Live
     assert not lives.told_to_stop("app", "web_2")
 
 
-def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(lives: Lives):
+def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(
+    lives: ProcessTimes,
+):
     process, other = a_process(), a_process("web_2")
     with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
@@ -98,7 +100,7 @@ def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_car
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is_ours: bool):
+def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: ProcessTimes, is_ours: bool):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
     with lives.ordered_by_rollout(process if is_ours else a_process()):
@@ -107,7 +109,9 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: Lives, is
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
-def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock, autorestart: Any, expected: bool):
+def test_a_restart_by_supervisord_itself_is_no_order(
+    lives: ProcessTimes, clock: Clock, autorestart: Any, expected: bool
+):
     process = a_process()
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
@@ -129,7 +133,7 @@ def test_a_restart_by_supervisord_itself_is_no_order(lives: Lives, clock: Clock,
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
-def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any, expected: bool):
+def test_one_that_stays_exited_is_started_by_hand(lives: ProcessTimes, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
@@ -139,7 +143,7 @@ def test_one_that_stays_exited_is_started_by_hand(lives: Lives, autorestart: Any
     assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
 
 
-def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: Lives, clock: Clock):
+def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: ProcessTimes, clock: Clock):
     process = a_process()
     tell(lives, events.ProcessStateStoppingEvent, process)
     clock.now += 3
@@ -152,7 +156,7 @@ def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives:
     assert lives.stop_took("app", "web_1") == 0.0
 
 
-def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: Lives):
+def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: ProcessTimes):
     process = a_process()
     with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
@@ -162,7 +166,7 @@ def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: Lives):
     assert not lives.stopped_by_rollout("app", "web_1")
 
 
-def test_one_that_gives_up_has_been_down_since_it_went_down(lives: Lives, clock: Clock):
+def test_one_that_gives_up_has_been_down_since_it_went_down(lives: ProcessTimes, clock: Clock):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
     clock.now += 4
@@ -170,7 +174,7 @@ def test_one_that_gives_up_has_been_down_since_it_went_down(lives: Lives, clock:
     assert lives.down_for("app", "web_1", process) == 4.0
 
 
-def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_times(lives: Lives, clock: Clock):
+def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_times(lives: ProcessTimes, clock: Clock):
     process = a_process(laststart=5.0)
     tell(lives, events.ProcessStateStartingEvent, process)
     first = lives.attempt("app", "web_1", process)
@@ -181,14 +185,14 @@ def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_ti
     assert lives.attempt("app", "web_1", process) != first
 
 
-def test_of_a_process_that_no_event_has_told_of_supervisords_times_have_to_do(lives: Lives, wall: Clock):
+def test_of_a_process_that_no_event_has_told_of_supervisords_times_have_to_do(lives: ProcessTimes, wall: Clock):
     process = a_process(laststart=wall.now - 100, laststop=wall.now - 50)
     assert lives.attempt("app", "web_1", process) == wall.now - 100
     assert (lives.up_for("app", "web_1", process), lives.down_for("app", "web_1", process)) == (100.0, 50.0)
     assert lives.down_for("app", "web_1", a_process()) == 0.0, "it never went down"
 
 
-def test_what_is_known_goes_with_the_group(lives: Lives, wall: Clock):
+def test_what_is_known_goes_with_the_group(lives: ProcessTimes, wall: Clock):
     process = a_process(laststart=wall.now - 1)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
@@ -197,7 +201,7 @@ def test_what_is_known_goes_with_the_group(lives: Lives, wall: Clock):
     assert not lives.told_to_stop("app", "web_1")
 
 
-def test_a_process_that_has_no_group_any_more_is_nobody(lives: Lives):
+def test_a_process_that_has_no_group_any_more_is_nobody(lives: ProcessTimes):
     process = a_process()
     process.group = None
     tell(lives, events.ProcessStateStartingEvent, process)

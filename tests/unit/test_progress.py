@@ -48,14 +48,14 @@ from supervisor_rolling.plugin.views import rollout_view
 BEGAN, NOW = 1000.0, 1012.0
 
 PLAIN = {"TERM": "xterm", "NO_COLOR": "1"}
-TOLD = Policy("app", PortRule(), settle_auto=False)
-HOOKED = Policy("app", PortRule(), settle_auto=False, hooks=HooksPolicy(before_rollout=Hook(("/bin/true",))))
+MAX_SHOWN = Policy("app", PortRule(), min_ready_auto=False)
+HOOKED = Policy("app", PortRule(), min_ready_auto=False, hooks=HooksPolicy(before_rollout=Hook(("/bin/true",))))
 
 View = dict[str, Any]
 
-UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING]
-TOOK = Timing(drained=1.24, stopped=1.11, started=1.02, warmed=0.73, settled=10.0)
-NEW = Member("app-1", (8001,), replaced=True, tried=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
+UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY]
+TOOK = Timing(drained=1.24, stopped=1.11, started=1.02, warmed=0.73, ready=10.0)
+NEW = Member("app-1", (8001,), replaced=True, attempted=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
 NEW = replace(NEW, last_ms=3.2)
 
 
@@ -92,7 +92,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
-    rollout = Rollout(7, "app", TOLD, members, 1, GatePolicy(), status=status, started_at=BEGAN)
+    rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, started_at=BEGAN)
     wire = json.loads(dump(replace(rollout, ended_at=ended, least_available=3, **changes)))
     return {**rollout_view(wire, now), "listener": True}
 
@@ -102,7 +102,7 @@ def waiting(*names: str) -> tuple[Member, ...]:
 
 
 def moving(stage: Stage, name: str = "app-2", **changes: Any) -> Member:
-    return Member(name, (8002,), stage=stage, tried=True, **{"since": NOW - 3.0, **changes})
+    return Member(name, (8002,), stage=stage, attempted=True, **{"since": NOW - 3.0, **changes})
 
 
 def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
@@ -144,12 +144,12 @@ def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
 
 
 def test_a_warm_up_without_a_list_tells_how_long_it_took_to_be_ready() -> None:
-    member = replace(NEW, requests=0, timing=Timing(warmed=0.73, settled=0.04))
+    member = replace(NEW, requests=0, timing=Timing(warmed=0.73, ready=0.04))
     assert line_of(member) == "app-1  ready 0.7 s · open"
 
 
 def test_a_drain_at_its_deadline_tells_how_many_were_left() -> None:
-    member = replace(NEW, timing=Timing(drained=30.0), connections_left=4)
+    member = replace(NEW, timing=Timing(drained=30.0), lingering_connections=4)
     assert line_of(member) == "app-1  drained 30.0 s (4 connections left) · open"
 
 
@@ -172,7 +172,7 @@ GONE = Connection("[fe80::1]:4711", age=30.004, idle=30.0, last="sent", state="s
 
 def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> None:
     quick = replace(NEW, timing=Timing(drained=30.0))
-    member = replace(quick, connections_left=9, oldest_left=(UPLOAD, GONE))
+    member = replace(quick, lingering_connections=9, oldest_lingering=(UPLOAD, GONE))
     assert plain(a_view(member, *waiting("app-20"))) == [
         "app-1   drained 30.0 s (9 connections left), open",
         "        10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
@@ -182,19 +182,21 @@ def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> 
 
 
 def test_where_all_that_were_left_are_told_there_are_no_more() -> None:
-    assert left_lines(a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"][0], 5) == [
+    assert left_lines(a_view(replace(NEW, lingering_connections=1, oldest_lingering=(UPLOAD,)))["processes"][0], 5) == [
         "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago"
     ]
 
 
 def test_a_failure_has_told_itself_who_was_left() -> None:
-    member = Member("app-1", (), failed=True, why="still had 1 connection …", connections_left=1, oldest_left=(UPLOAD,))
+    member = Member(
+        "app-1", (), failed=True, why="still had 1 connection …", lingering_connections=1, oldest_lingering=(UPLOAD,)
+    )
     assert plain(a_view(member)) == ["app-1  FAILED: still had 1 connection …"]
 
 
 def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_has_failed() -> None:
-    member = Member("app-1", (), stage=Stage.FAILED, tried=True, failed=True, why="is not warm: GET / answered 500")
-    member = replace(member, timing=Timing(drained=30.0), connections_left=1, oldest_left=(UPLOAD,))
+    member = Member("app-1", (), stage=Stage.FAILED, attempted=True, failed=True, why="is not warm: GET / answered 500")
+    member = replace(member, timing=Timing(drained=30.0), lingering_connections=1, oldest_lingering=(UPLOAD,))
     assert plain(a_view(member)) == [
         "app-1  drained 30.0 s (1 connection left), FAILED: is not warm: GET / answered 500",
         "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
@@ -202,28 +204,28 @@ def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_ha
 
 
 def test_what_a_newer_supervisord_tells_of_a_connection_is_passed_over() -> None:
-    (view,) = a_view(replace(NEW, connections_left=1, oldest_left=(UPLOAD,)))["processes"]
-    newer = {**view, "oldest_left": [{**view["oldest_left"][0], "colour": "blue"}]}
+    (view,) = a_view(replace(NEW, lingering_connections=1, oldest_lingering=(UPLOAD,)))["processes"]
+    newer = {**view, "oldest_lingering": [{**view["oldest_lingering"][0], "colour": "blue"}]}
     assert left_lines(newer, 5) == left_lines(view, 5) != []
 
 
 def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> None:
-    (view,) = a_view(replace(NEW, connections_left=4))["processes"]
-    del view["oldest_left"]
+    (view,) = a_view(replace(NEW, lingering_connections=4))["processes"]
+    del view["oldest_lingering"]
     assert left_lines(view, 5) == []
 
 
 def test_a_rollout_that_an_older_listener_wrote_can_be_viewed() -> None:
-    wire = json.loads(dump(Rollout(7, "app", TOLD, (NEW,), 1, GatePolicy())))
-    del wire["members"][0]["oldest_left"]
-    assert rollout_view(wire, NOW)["processes"][0]["oldest_left"] == []
+    wire = json.loads(dump(Rollout(7, "app", MAX_SHOWN, (NEW,), 1, GatePolicy())))
+    del wire["members"][0]["oldest_lingering"]
+    assert rollout_view(wire, NOW)["processes"][0]["oldest_lingering"] == []
 
 
 def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
-    screen.show(a_view(moving(Stage.RESTARTING, connections_left=1, oldest_left=(UPLOAD,))))
+    screen.show(a_view(moving(Stage.RESTARTING, lingering_connections=1, oldest_lingering=(UPLOAD,))))
     assert len(terminal.shown()) == 2
-    screen.close(a_view(replace(NEW, requests=0, timing=Timing(), connections_left=1, oldest_left=(UPLOAD,))))
+    screen.close(a_view(replace(NEW, requests=0, timing=Timing(), lingering_connections=1, oldest_lingering=(UPLOAD,))))
     assert terminal.shown() == [
         "app-1  open",
         "       10.0.0.7:51322 open at least 61 s, last byte received",
@@ -238,7 +240,7 @@ def test_a_process_that_failed_tells_why_open_or_closed(stage: Stage) -> None:
 
 
 def test_a_process_that_is_left_alone_tells_why() -> None:
-    assert line_of(Member("app-1", (), wanted=False, why="is stopped and is left so")) == (
+    assert line_of(Member("app-1", (), selected=False, why="is stopped and is left so")) == (
         "app-1  is stopped and is left so"
     )
 
@@ -246,13 +248,13 @@ def test_a_process_that_is_left_alone_tells_why() -> None:
 @pytest.mark.parametrize(
     ("member", "line"),
     [
-        (moving(Stage.DRAINING, connections_left=7), "app-2  draining 3 s, 7 connections left"),
+        (moving(Stage.DRAINING, lingering_connections=7), "app-2  draining 3 s, 7 connections left"),
         (moving(Stage.RESTARTING, timing=Timing(drained=1.2)), "app-2  drained 1.2 s · restarting 3 s"),
         (
             moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=1.1)),
             "app-2  drained 1.2 s · stopped 1.1 s · warming 3 s",
         ),
-        (moving(Stage.SETTLING), "app-2  settling 3 s"),
+        (moving(Stage.READY), "app-2  settling 3 s"),
         (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),
     ],
 )
@@ -299,7 +301,9 @@ def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeyp
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 4)))
     terminal = Terminal()
     screen = screen_for(Output(terminal, PLAIN))
-    rollout = a_view(*(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, tried=True, since=BEGAN) for n in range(9)))
+    rollout = a_view(
+        *(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, attempted=True, since=BEGAN) for n in range(9))
+    )
     for _ in range(3):
         screen.show(rollout)
     assert len(terminal.shown()) == 3
@@ -321,7 +325,7 @@ def test_the_first_line_of_a_rollout_that_goes_on_says_how_far_it_was() -> None:
 
 
 def test_the_last_line_of_a_rollout_that_is_done() -> None:
-    view = a_view(NEW, Member("app-2", (), wanted=False, why="is stopped"), status=Status.DONE)
+    view = a_view(NEW, Member("app-2", (), selected=False, why="is stopped"), status=Status.DONE)
     assert last_line(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
@@ -404,7 +408,7 @@ def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
 
 
 def test_what_an_earlier_rollout_left_closed_is_still_to_be_replaced() -> None:
-    kept = Member("app-3", (8003,), wanted=False, stage=Stage.FAILED, why="is not warm")
+    kept = Member("app-3", (8003,), selected=False, stage=Stage.FAILED, why="is not warm")
     assert last_line(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
         "To replace what an earlier rollout left closed: supervisorctl rolling_restart app:app-3"
     )
@@ -427,7 +431,9 @@ def test_a_rollout_that_failed_on_nobody_says_why() -> None:
     ]
 
 
-NGINX = Policy("app", PortRule(), settle=11.0, settle_why="max_fails=1, fail_timeout=10s, which are the defaults")
+NGINX = Policy(
+    "app", PortRule(), min_ready_seconds=11.0, min_ready_why="max_fails=1, fail_timeout=10s, which are the defaults"
+)
 SETTLES = (
     "Each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for so "
     "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
@@ -453,14 +459,18 @@ def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_wh
                          "each process, 20 s for the whole rollout")  # fmt: skip
 
 
-@pytest.mark.parametrize("policy", [Policy("app", PortRule(), settle=0.0), replace(NGINX, settle_auto=False)])
+@pytest.mark.parametrize(
+    "policy", [Policy("app", PortRule(), min_ready_seconds=0.0), replace(NGINX, min_ready_auto=False)]
+)
 def test_a_rollout_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
     assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
 
 
 def test_a_supervisord_that_does_not_tell_the_time_to_settle_has_first_lines_all_the_same() -> None:
     rollout = a_view(*waiting("app-1"), policy=NGINX)
-    older = {key: value for key, value in rollout.items() if not key.startswith("settle") and key != "canary"}
+    older = {
+        key: value for key, value in rollout.items() if not key.startswith("min_ready_seconds") and key != "canary"
+    }
     assert len(first_lines(older)) == 1
 
 
@@ -468,8 +478,8 @@ def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
     members = (
         Member("app-10", (8010, 9010)),
         Member("app-2", (8002,)),
-        Member("app-3", (), wanted=False, why="is stopped and is left so"),
-        Member("app-4", (8004,), wanted=False),
+        Member("app-3", (), selected=False, why="is stopped and is left so"),
+        Member("app-4", (8004,), selected=False),
     )
     assert plan_lines(a_view(*members, status=Status.PLANNED)) == [
         "app: would replace 2 processes, 1 at a time, in this order:",
@@ -519,7 +529,7 @@ def test_one_that_an_earlier_failure_keeps_closed_is_told_when_it_has_been_repla
 
 def test_those_that_failed_and_those_left_alone_are_told_too() -> None:
     failed = Member("app-1", (), stage=Stage.FAILED, failed=True, since=BEGAN + 5, why="is not warm")
-    alone = Member("app-20", (), wanted=False, why="is stopped and is left so")
+    alone = Member("app-20", (), selected=False, why="is stopped and is left so")
     assert plain(a_view(failed, alone, *waiting("app-3"))) == [
         "app-1   FAILED: is not warm",
         "app-20  is stopped and is left so",
@@ -562,7 +572,7 @@ def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kin
 
 def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
-    screen.show(a_view(moving(Stage.DRAINING, "app-1", connections_left=2), *waiting("app-2")))
+    screen.show(a_view(moving(Stage.DRAINING, "app-1", lingering_connections=2), *waiting("app-2")))
     assert terminal.shown()[:1] == ["app-1  draining 3 s, 2 connections left"]
     screen.show(a_view(moving(Stage.WARMING, "app-1"), moving(Stage.DRAINING)))
     assert terminal.shown() == [
@@ -575,8 +585,8 @@ def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Ter
 def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
     quick = replace(NEW, timing=Timing(drained=1.0), requests=0)
-    screen.show(a_view(moving(Stage.SETTLING, "app-1"), *waiting("app-2")))
-    screen.show(a_view(quick, moving(Stage.SETTLING)))
+    screen.show(a_view(moving(Stage.READY, "app-1"), *waiting("app-2")))
+    screen.show(a_view(quick, moving(Stage.READY)))
     assert terminal.shown() == [
         "app-1  drained 1.0 s · open",
         "app-2  settling 3 s",
@@ -592,7 +602,7 @@ def test_a_terminal_that_nothing_was_drawn_on_is_not_cleared(terminal: Terminal)
 
 
 members = st.builds(
-    lambda n, stage, took, left: moving(stage, f"app-{n}", timing=took, connections_left=left, requests=n),
+    lambda n, stage, took, left: moving(stage, f"app-{n}", timing=took, lingering_connections=left, requests=n),
     st.integers(1, 10**6),
     st.sampled_from(list(Stage)),
     st.builds(Timing, *[st.sampled_from([0.0, 0.5, 12345.678])] * 5),

@@ -12,7 +12,7 @@ from supervisor_rolling.core.model import BalancerPolicy, Client, DrainPolicy, P
 from supervisor_rolling.core.proxy_config import Proxy, read
 
 PORTS = frozenset({8000, 8001})
-POLICY = Policy("app", PortRule(), settle=10.0)
+POLICY = Policy("app", PortRule(), min_ready_seconds=10.0)
 
 DEFAULTS = "defaults\n mode http\n {}\nbackend app\n {}\n server a 127.0.0.1:8000 {}\n"
 CADDY = ":80 {{\n reverse_proxy 127.0.0.1:8000 127.0.0.1:8001 {{\n {}\n }}\n}}\n"
@@ -38,11 +38,11 @@ def of(name: str, text: str) -> Proxy | None:
 )
 def test_haproxy_retries_with_redispatch_alone(defaults: str, backend: str, retries: bool):
     found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
-    assert found == Proxy("/c:6", retries, pools=True)
+    assert found == Proxy("/c:6", retries, keepalive_closer=True)
 
 
 @pytest.mark.parametrize(
-    ("defaults", "backend", "pools"),
+    ("defaults", "backend", "keepalive_closer"),
     [
         ("", "", True),
         ("", "http-reuse never", True),
@@ -57,10 +57,10 @@ def test_haproxy_retries_with_redispatch_alone(defaults: str, backend: str, retr
         ("mode tcp", "mode http", True),
     ],
 )
-def test_haproxy_keeps_connections_unless_told_to_close(defaults: str, backend: str, pools: bool):
+def test_haproxy_keeps_connections_unless_told_to_close(defaults: str, backend: str, keepalive_closer: bool):
     found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
     assert found
-    assert found.pools is pools
+    assert found.keepalive_closer is keepalive_closer
 
 
 def test_haproxy_without_a_mode_is_tcp_and_pools_nothing():
@@ -97,10 +97,10 @@ def test_haproxy_sections_have_their_own_defaults():
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("", Proxy("/c:2", False, pools=True)),
+        ("", Proxy("/c:2", False, keepalive_closer=True)),
         ("transport http {\n keepalive off\n }", Proxy("/c:2", False)),
-        ("lb_retries 3", Proxy("/c:2", True, pools=True)),
-        ("lb_try_duration 0s", Proxy("/c:2", False, pools=True)),
+        ("lb_retries 3", Proxy("/c:2", True, keepalive_closer=True)),
+        ("lb_try_duration 0s", Proxy("/c:2", False, keepalive_closer=True)),
         ("lb_try_duration 500ms\n fail_duration 1m30s", Proxy("/c:2", True, 90.0, True)),
         ("lb_retries 3\n health_uri /\n health_interval 5s", Proxy("/c:2", True, 5.0, True)),
     ],
@@ -233,10 +233,10 @@ def test_nginx_that_is_not_connected_hides_no_unknown_client():
     ],
 )
 def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str], ...], fix: str):
-    policy = replace(POLICY, settle_auto=True)
+    policy = replace(POLICY, min_ready_auto=True)
     found = front([replace(NGINX, files=files), replace(NGINX, pid=10, address=""), CURL], PORTS)
     (one,) = unread(found, policy, "/etc/nginx/nginx.conf")
-    assert (one.code, one.refuses, one.mend) == ("balancer.unread", False, fix)
+    assert (one.code, one.refuses, one.fix) == ("balancer.unread", False, fix)
     assert one.text.startswith(
         "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
         "was read, has no server with a port of the group. "
@@ -247,7 +247,7 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
 
 def test_fix_of_haproxys_pool_is_the_gate_or_an_option_and_a_reload():
     (found,) = findings(front([haproxy(POOLED)], PORTS), POLICY, nginx_is_known=False)
-    assert found.mend.startswith(
+    assert found.fix.startswith(
         "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml, or `option http-server-close` in the "
         "backend and a reload of HAProxy; or"
     )
@@ -268,7 +268,7 @@ def test_the_unknown_peer_is_named_with_the_key():
     (found,) = findings(front([FAR], PORTS), POLICY, nginx_is_known=False)
     assert found.text.startswith("another host (10.0.0.9) connects to the group: ")
     assert "settle: auto is 10 without it" in found.text
-    assert "balancer: {retries: true}" in found.mend
+    assert "balancer: {retries: true}" in found.fix
 
 
 @pytest.mark.parametrize(

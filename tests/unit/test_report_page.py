@@ -37,7 +37,7 @@ THEMES = ("light", "dark")
 OPENED_WITHIN = 15.0
 """Seconds for a thousand processes; it takes one or two."""
 
-MOST_BYTES = 2_200_000
+MAX_BYTES = 2_200_000
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -285,16 +285,16 @@ def test_the_forecast_is_told_with_how_far_off_it_was(changes: dict[str, Any], t
 def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> None:
     record = a_rollout(2)
     ended, kept = record["processes"]
-    ended.update(connections_left=3)
-    kept.update(replaced=False, failed=True, connections_left=5, stages=[["draining", 2.5], ["open", 4.0]])
+    ended.update(lingering_connections=3)
+    kept.update(replaced=False, failed=True, lingering_connections=5, stages=[["draining", 2.5], ["open", 4.0]])
     browser.show(page(record))
     assert "Cut off by a restart 3 connections of 1 process" in text_of(browser, ".facts")
     cells = browser.run("return [...document.querySelectorAll('.wide td:nth-child(13)')].map(one => one.textContent)")
     assert cells == ["3", ""]
     kept.update(replaced=True, failed=False, stages=[["draining", 2.5], ["restarting", 4.0], ["open", 5.0]])
     browser.show(page(record))
-    wanted = "Cut off by a restart 8 connections of 2 processes; a client that reconnects counts at each restart"
-    assert wanted in text_of(browser, ".facts")
+    selected = "Cut off by a restart 8 connections of 2 processes; a client that reconnects counts at each restart"
+    assert selected in text_of(browser, ".facts")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> No
 def test_drain_that_begins_again_cuts_its_connections_once(last: str, number: int) -> None:
     record = a_rollout(1)
     stages = [["draining", 1.0], ["restarting", 3.0], ["draining", 4.0], [last, 6.0]]
-    record["processes"][0].update(connections_left=5, stages=stages)
+    record["processes"][0].update(lingering_connections=5, stages=stages)
     assert cut_off(read(record)["processes"][0]) == number
 
 
@@ -315,7 +315,7 @@ def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> N
         replaced=False,
         failed=True,
         why="still had 3 connections",
-        connections_left=3,
+        lingering_connections=3,
         stages=[["draining", 0.5], ["open", 3.0]],
     )
     told = {process["name"]: words(process, "failed") for process in read(record)["processes"]}
@@ -349,7 +349,7 @@ def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Br
 
 def test_the_legend_has_what_is_drawn_each_by_a_name_of_its_own(browser: Browser) -> None:
     names = "return [...document.querySelectorAll('.legend b')].map(one => one.innerText)"
-    done = ["draining", "restarting", "warming", "settling", "open, old", "open, new"]
+    done = ["draining", "restarting", "warming", "ready", "open, old", "open, new"]
     browser.show(page(a_rollout()))
     assert browser.run(names) == done
     browser.show(page(a_failed_rollout()))
@@ -502,9 +502,7 @@ def test_text_has_contrast_enough_in_both_themes(browser: Browser, record: dict[
 def test_bars_and_lines_have_contrast_enough_in_both_themes(browser: Browser, theme: str) -> None:
     browser.show(page(a_failed_rollout()), prefers_color_scheme=theme)
     marks = browser.run(CONTRASTS + MARKS)
-    assert {"draining", "restarting", "warming", "settling", "failed", "old", "new", "line"} <= {
-        one[1] for one in marks
-    }
+    assert {"draining", "restarting", "warming", "ready", "failed", "old", "new", "line"} <= {one[1] for one in marks}
     assert [one for one in marks if one[0] < 3] == []
 
 
@@ -541,7 +539,7 @@ def as_seen(colour: str, kind: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("theme", THEMES)
 def test_the_colour_blind_can_tell_the_stages_apart(browser: Browser, theme: str, kind: str) -> None:
     browser.show(page(a_rollout()), prefers_color_scheme=theme)
-    names = ("draining", "restarting", "warming", "settling", "failed", "new")
+    names = ("draining", "restarting", "warming", "ready", "failed", "new")
     style = "return getComputedStyle(document.documentElement).getPropertyValue('--' + arguments[0]).trim()"
     colours = {name: as_seen(browser.run(style, name), kind) for name in names}
     distances = {
@@ -676,7 +674,7 @@ def a_wide_rollout() -> dict[str, Any]:
     """One with something to tell in every column, and much of it."""
     record = a_failed_rollout()
     for process in record["processes"]:
-        process.update(name=f"application-{process['name']}", deaths=12, connections_left=1234, requests=100000)
+        process.update(name=f"application-{process['name']}", deaths=12, lingering_connections=1234, requests=100000)
         process.update(old_pid=4194303, pid=4194304, ports=[8000, 9000], latencies_ms=[123456.0] * 3)
         process["stages"] = [[stage, at * 700] for stage, at in process["stages"]]
     return {**record, "seconds": 4500.0}
@@ -721,7 +719,7 @@ def test_no_window_has_to_be_scrolled_sideways(browser: Browser, record: dict[st
 
 def test_a_thousand_processes_are_quick_to_open_and_seen_at_once(browser: Browser) -> None:
     text = page(a_rollout(1000, 20))
-    assert len(text.encode()) < MOST_BYTES
+    assert len(text.encode()) < MAX_BYTES
     began = time.monotonic()
     browser.show(text)
     assert len(browser.run(NAMES)) == 1000
@@ -734,7 +732,7 @@ def test_a_thousand_long_warm_ups_fit_too() -> None:
     record = a_rollout(1000, 20)
     for process in record["processes"]:
         process.update(requests=5000, latencies_ms=[894.5, *([12.3] * 99)])
-    assert len(page(record).encode()) < MOST_BYTES * 1.15
+    assert len(page(record).encode()) < MAX_BYTES * 1.15
 
 
 def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.listener.request_sniffer import LINGER, PacketArrivals, arrival_in
+from supervisor_rolling.listener.request_sniffer import LINGER, PacketSniffer, arrival_in
 
 PORT = 8123
 REQUEST = b"%s /x?y=z HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -57,8 +57,8 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def arrivals(now: list[float]) -> Iterator[PacketArrivals]:
-    found = PacketArrivals(lambda: now[0])
+def request_sniffer(now: list[float]) -> Iterator[PacketSniffer]:
+    found = PacketSniffer(lambda: now[0])
     yield found
     found.watch(())
     now[0] += LINGER
@@ -72,23 +72,23 @@ def packet_sockets() -> int:
 
 @families
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"HEAD", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
-def test_a_request_is_seen_once_with_its_port_and_its_peer(arrivals: PacketArrivals, address: str, method: bytes):
-    arrivals.watch([PORT + 1, PORT])
+def test_a_request_is_seen_once_with_its_port_and_its_peer(request_sniffer: PacketSniffer, address: str, method: bytes):
+    request_sniffer.watch([PORT + 1, PORT])
     with paired(address) as pair:
         pair.send(REQUEST % method)
-        (found,) = arrivals.take()
+        (found,) = request_sniffer.take()
     assert (found.port, found.peer) == (PORT, pair.peer)
 
 
 @families
-def test_a_request_after_an_answer_is_told_from_one_before_it(arrivals: PacketArrivals, address: str):
-    arrivals.watch([PORT])
+def test_a_request_after_an_answer_is_told_from_one_before_it(request_sniffer: PacketSniffer, address: str):
+    request_sniffer.watch([PORT])
     with paired(address) as pair:
         pair.send(REQUEST % b"GET")
         pair.send(REQUEST % b"GET")  # pipelined, or the body of the first
         pair.answer()
         pair.send(REQUEST % b"GET")
-        first, second, third = arrivals.take()
+        first, second, third = request_sniffer.take()
     assert first.answered == second.answered != third.answered
 
 
@@ -96,63 +96,63 @@ def test_a_request_after_an_answer_is_told_from_one_before_it(arrivals: PacketAr
 @pytest.mark.parametrize(
     "data", [b"x" * 65536, b"GET rich soon", b"\x81\x85GET / HTTP/1.1\r\n", b"\x16\x03\x01GET / HTTP/1.1\r\n"]
 )
-def test_what_is_no_request_is_not_taken_for_one(arrivals: PacketArrivals, address: str, data: bytes):
-    arrivals.watch([PORT])
+def test_what_is_no_request_is_not_taken_for_one(request_sniffer: PacketSniffer, address: str, data: bytes):
+    request_sniffer.watch([PORT])
     with paired(address) as pair:
         pair.send(data)
-        assert arrivals.take() == []
+        assert request_sniffer.take() == []
         pair.send(REQUEST % b"GET")
-        assert len(arrivals.take()) == 1
+        assert len(request_sniffer.take()) == 1
 
 
-def test_other_ports_and_what_the_process_itself_asks_are_not_seen(arrivals: PacketArrivals):
-    arrivals.watch([PORT])
+def test_other_ports_and_what_the_process_itself_asks_are_not_seen(request_sniffer: PacketSniffer):
+    request_sniffer.watch([PORT])
     with paired("127.0.0.1", PORT + 1) as other, paired("127.0.0.1") as own:
         other.send(REQUEST % b"GET")
         own.server.sendall(REQUEST % b"GET")
         assert own.client.recv(65536)
-        assert arrivals.take() == []
-        arrivals.watch([PORT + 1])
+        assert request_sniffer.take() == []
+        request_sniffer.watch([PORT + 1])
         own.send(REQUEST % b"GET")
         other.send(REQUEST % b"GET")
-        assert [found.port for found in arrivals.take()] == [PORT + 1]
-        arrivals.watch([])
+        assert [found.port for found in request_sniffer.take()] == [PORT + 1]
+        request_sniffer.watch([])
         other.send(REQUEST % b"GET")
-        assert arrivals.take() == []
+        assert request_sniffer.take() == []
 
 
-def test_what_came_before_a_port_was_watched_is_not_seen(arrivals: PacketArrivals):
-    arrivals.watch([PORT])
+def test_what_came_before_a_port_was_watched_is_not_seen(request_sniffer: PacketSniffer):
+    request_sniffer.watch([PORT])
     with paired("127.0.0.1") as pair:
         pair.send(REQUEST % b"GET")
-        arrivals.watch([])
+        request_sniffer.watch([])
         pair.send(REQUEST % b"GET")
-        arrivals.watch([PORT])
-        assert arrivals.take() == []
+        request_sniffer.watch([PORT])
+        assert request_sniffer.take() == []
 
 
-def test_the_sockets_outlive_a_drain_for_a_while(arrivals: PacketArrivals, now: list[float]):
+def test_the_sockets_outlive_a_drain_for_a_while(request_sniffer: PacketSniffer, now: list[float]):
     """Closed in a rollout, they would keep the process waiting that has just been drained."""
     before = packet_sockets()
-    arrivals.watch([])
+    request_sniffer.watch([])
     assert packet_sockets() == before
-    arrivals.watch([PORT])
-    arrivals.watch([])
+    request_sniffer.watch([PORT])
+    request_sniffer.watch([])
     now[0] += LINGER - 1
-    arrivals.watch([])
+    request_sniffer.watch([])
     assert packet_sockets() == before + 2
     now[0] += 1
-    arrivals.watch([])
+    request_sniffer.watch([])
     assert packet_sockets() == before
-    arrivals.watch([PORT])
+    request_sniffer.watch([PORT])
     assert packet_sockets() == before + 2
 
 
-def test_the_last_of_a_thousand_ports_is_seen(arrivals: PacketArrivals):
-    arrivals.watch(range(PORT - 999, PORT + 1))
+def test_the_last_of_a_thousand_ports_is_seen(request_sniffer: PacketSniffer):
+    request_sniffer.watch(range(PORT - 999, PORT + 1))
     with paired("127.0.0.1") as pair:
         pair.send(REQUEST % b"GET")
-        assert len(arrivals.take()) == 1
+        assert len(request_sniffer.take()) == 1
 
 
 def test_without_the_right_nothing_is_seen_and_that_is_logged_once():

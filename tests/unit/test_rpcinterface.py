@@ -25,7 +25,9 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.model import (
     Finding,
     GatePolicy,
+    GuardedProcess,
     GuardPolicy,
+    GuardState,
     ListenerSettings,
     Member,
     Policy,
@@ -37,8 +39,6 @@ from supervisor_rolling.core.model import (
     Settings,
     Stage,
     Status,
-    Ward,
-    Watch,
 )
 from supervisor_rolling.plugin import views
 from supervisor_rolling.plugin.events import EVENTS, RollingEvent
@@ -89,10 +89,10 @@ def make_supervisord() -> DummySupervisor:
 def notified():
     """The events of ours that were emitted."""
     events.clear()
-    seen: list[events.Event] = []
+    observed: list[events.Event] = []
     for kind in (RollingEvent, EVENTS["ROLLING_ASKED"]):
-        events.subscribe(kind, seen.append)
-    yield seen
+        events.subscribe(kind, observed.append)
+    yield observed
     events.clear()
 
 
@@ -126,7 +126,9 @@ def begin(rolling: Any, **options: Any) -> int:
 def looked(rolling: Any, **known: Any) -> Any:
     """What a listener finds that knows nothing but this."""
     return json.loads(
-        rolling.listenerLook(rolling.mailbox.key, {"rollouts": {}, "watches": {}, "table": 0, "guarded": [], **known})
+        rolling.listenerObserve(
+            rolling.mailbox.key, {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], **known}
+        )
     )
 
 
@@ -817,7 +819,7 @@ def test_whatever_the_guard_decides_by_is_news(rolling: Any, supervisord: DummyS
 
 def test_that_a_process_has_become_warm_is_news(rolling: Any):
     first = looked(rolling, guarded=["app"])
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     rows = rows_of(looked(rolling, guarded=["app"], table=first["table"]))
     assert {name: process.warm for name, process in rows.items()} == {"web_1": True}
 
@@ -902,11 +904,11 @@ def test_one_request_too_many_is_refused_and_the_others_are_kept(rolling: Any):
 # --- orders
 
 
-def ordered(rolling: Any, *orders: tuple[str, str, int, float], sent: str = "") -> list[tuple[int, str]]:
+def ordered(rolling: Any, *actions: tuple[str, str, int, float], sent: str = "") -> list[tuple[int, str]]:
     """The outcomes of orders of verb, name, pid and spawned."""
     keys = ("verb", "name", "pid", "spawned")
-    given = [{**dict(zip(keys, order)), "signal": sent} for order in orders]
-    outcomes = rolling.listenerOrder(rolling.mailbox.key, "app", given)
+    given = [{**dict(zip(keys, action)), "signal": sent} for action in actions]
+    outcomes = rolling.listenerAct(rolling.mailbox.key, "app", given)
     assert xmlrpc_marshal(outcomes)
     return [(outcome["code"], outcome["text"]) for outcome in outcomes]
 
@@ -950,24 +952,24 @@ def test_an_order_that_goes_wrong_keeps_no_other_from_being_carried_out(rolling:
 
 @pytest.mark.parametrize("change", [{"verb": "kill"}, {"pid": -1}, {"name": 3}, {"spawned": "1"}])
 def test_what_is_no_order_is_refused(rolling: Any, change: dict[str, Any]):
-    order = {"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0, **change}
-    error = fault_of(rolling.listenerOrder, rolling.mailbox.key, "app", [order])
+    action = {"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0, **change}
+    error = fault_of(rolling.listenerAct, rolling.mailbox.key, "app", [action])
     assert error.code == Faults.INCORRECT_PARAMETERS
 
 
 # --- the guard
 
 
-def a_ward(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> Ward:
-    return Ward(name, (8001,), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
+def a_guarded(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> GuardedProcess:
+    return GuardedProcess(name, (8001,), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
 
 
-def guard(rolling: Any, *wards: Ward, group: str = "app") -> int:
+def guard(rolling: Any, *guarded: GuardedProcess, group: str = "app") -> int:
     """Write a watch as the listener. Returns its version."""
     return rolling.listenerGuard(
         rolling.mailbox.key,
         group,
-        dump(Watch(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), wards)),
+        dump(GuardState(group, Policy(group, PortRule(pattern=r"web_(\d+)")), GatePolicy(), guarded)),
     )
 
 
@@ -979,60 +981,60 @@ def shown(rolling: Any, name: str = "web_1") -> dict[str, Any]:
 
 def test_whether_a_group_is_guarded_is_told(rolling: Any):
     assert shown(rolling)["guarded"] is False
-    guard(rolling, a_ward())
+    guard(rolling, a_guarded())
     assert shown(rolling)["guarded"] is True
 
 
 def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
-    version = guard(rolling, a_ward())
+    version = guard(rolling, a_guarded())
     news = looked(rolling)
-    assert (news["watched"], news["rolled"], news["rollouts"]) == (["app"], [], {})
-    ((given, watch),) = news["watches"].values()
-    assert (given, watch["wards"][0]["name"]) == (version, "web_1")
-    assert looked(rolling, watches={"app": version})["watches"] == {}
-    assert list(looked(rolling, watches={"app": guard(rolling) - 1})["watches"]) == ["app"]
+    assert (news["guarded_groups"], news["rolled"], news["rollouts"]) == (["app"], [], {})
+    ((given, guard_state),) = news["guard_states"].values()
+    assert (given, guard_state["guarded"][0]["name"]) == (version, "web_1")
+    assert looked(rolling, guard_states={"app": version})["guard_states"] == {}
+    assert list(looked(rolling, guard_states={"app": guard(rolling) - 1})["guard_states"]) == ["app"]
 
 
 def test_a_watch_is_replaced_whatever_was_written_before(rolling: Any):
-    first, second = guard(rolling, a_ward()), guard(rolling)
+    first, second = guard(rolling, a_guarded()), guard(rolling)
     assert second > first > 0
-    assert looked(rolling)["watches"]["app"][1]["wards"] == []
+    assert looked(rolling)["guard_states"]["app"][1]["guarded"] == []
 
 
 def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
-    version = guard(rolling, a_ward(closed=True))
+    version = guard(rolling, a_guarded(closed=True))
     assert rolling.listenerGuard(rolling.mailbox.key, "app", "") == 0
-    assert (looked(rolling)["watched"], shown(rolling)["gate"]) == ([], "open")
+    assert (looked(rolling)["guarded_groups"], shown(rolling)["gate"]) == ([], "open")
     assert guard(rolling) > version, "a version never comes again"
 
 
 def test_the_end_of_the_guard_leaves_the_rollout_and_the_ledger_as_they_are(rolling: Any):
     begin(rolling)
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     rolling.listenerGuard(rolling.mailbox.key, "app", "")
     assert (shown(rolling)["warm"], rolling.getRollout("app")["status"]) == (True, "running")
 
 
 def test_a_rollout_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     begin(rolling)
     assert shown(rolling)["warm"]
 
 
 def test_a_watch_of_a_group_that_is_gone_is_not_kept(rolling: Any, supervisord: DummySupervisor):
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     group = supervisord.process_groups.pop("app")
-    assert looked(rolling)["watched"] == []
-    assert guard(rolling, a_ward(Stage.SETTLING)) == 0
+    assert looked(rolling)["guarded_groups"] == []
+    assert guard(rolling, a_guarded(Stage.READY)) == 0
     supervisord.process_groups["app"] = group
-    assert looked(rolling)["watched"] == []
+    assert looked(rolling)["guarded_groups"] == []
     assert not shown(rolling)["warm"], "the ledger is of the group that is gone"
 
 
 def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_its_ledger(
     rolling: Any, supervisord: DummySupervisor
 ):
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     rolling.listenerGuard(rolling.mailbox.key, "app", "")
     group = supervisord.process_groups.pop("app")
     looked(rolling)
@@ -1044,13 +1046,13 @@ def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_i
     ("stage", "warm"),
     [
         (Stage.OPEN, True),
-        (Stage.SETTLING, True),
+        (Stage.READY, True),
         (Stage.WARMING, False),
         (Stage.FAILED, False),
     ],
 )
 def test_what_the_guard_has_found_warm_stands_in_the_ledger(rolling: Any, stage: Stage, warm: bool):
-    guard(rolling, a_ward(stage))
+    guard(rolling, a_guarded(stage))
     assert shown(rolling)["warm"] is warm
     guard(rolling)
     assert shown(rolling)["warm"] is warm
@@ -1058,14 +1060,14 @@ def test_what_the_guard_has_found_warm_stands_in_the_ledger(rolling: Any, stage:
 
 def test_one_that_is_down_is_never_warm(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["app"].processes["web_1"].pid = 0
-    guard(rolling, a_ward(Stage.OPEN, pid=0))
+    guard(rolling, a_guarded(Stage.OPEN, pid=0))
     assert not shown(rolling)["warm"]
 
 
 def test_the_guard_says_where_a_process_stands(rolling: Any):
     rolling.clock.now = 1010.0
     why = "is not warm: GET / answered 500"
-    guard(rolling, a_ward(Stage.FAILED, closed=True, tries=2, since=1003.0, retry_at=1013.0, why=why))
+    guard(rolling, a_guarded(Stage.FAILED, closed=True, tries=2, since=1003.0, retry_at=1013.0, why=why))
     view = shown(rolling)
     assert (view["stage"], view["gate"], view["warm"], view["ports"]) == ("failed", "closed", False, [8001])
     assert (view["seconds"], view["tries"], view["retry_in"], view["why"]) == (7.0, 2, 3.0, why)
@@ -1074,22 +1076,22 @@ def test_the_guard_says_where_a_process_stands(rolling: Any):
 
 
 def test_a_retry_that_is_due_or_runs_is_not_announced(rolling: Any):
-    guard(rolling, a_ward(Stage.FAILED, tries=1, retry_at=999.0))
+    guard(rolling, a_guarded(Stage.FAILED, tries=1, retry_at=999.0))
     assert shown(rolling)["retry_in"] == 0.0
-    guard(rolling, a_ward(Stage.WARMING, tries=1, retry_at=1005.0))
+    guard(rolling, a_guarded(Stage.WARMING, tries=1, retry_at=1005.0))
     assert shown(rolling)["retry_in"] == 0.0
 
 
 @pytest.mark.parametrize("stage", [Stage.DOWN, Stage.WARMING, Stage.FAILED])
 def test_the_gate_of_a_ward_is_what_the_ward_says_and_not_its_stage(rolling: Any, stage: Stage):
-    guard(rolling, a_ward(stage, closed=True))
+    guard(rolling, a_guarded(stage, closed=True))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "closed")
-    guard(rolling, a_ward(stage, closed=False))
+    guard(rolling, a_guarded(stage, closed=False))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "open")
 
 
 def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, supervisord: DummySupervisor):
-    guard(rolling, a_ward(closed=True), a_ward(name="web_2", closed=False))
+    guard(rolling, a_guarded(closed=True), a_guarded(name="web_2", closed=False))
     listener_is(supervisord, ProcessStates.STOPPED)
     assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
 
@@ -1102,7 +1104,7 @@ def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
     draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
     left = Member("web_2", (8002,))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(draining, left))), 0)
-    guard(rolling, a_ward(), a_ward(name="web_2", closed=True, why="a new process, not warm yet"))
+    guard(rolling, a_guarded(), a_guarded(name="web_2", closed=True, why="a new process, not warm yet"))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
     other = shown(rolling, "web_2")
     assert (other["stage"], other["gate"], other["why"]) == ("warming", "closed", "a new process, not warm yet")
@@ -1135,46 +1137,46 @@ def test_a_rollout_that_is_written_again_vouches_no_more_for_what_has_died_since
     member = Member("web_1", (8001,), pid=100, spawned=1.0, replaced=True)
     version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
-    guard(rolling, a_ward(Stage.SETTLING, pid=500))
+    guard(rolling, a_guarded(Stage.READY, pid=500))
     assert shown(rolling)["warm"]
     failed = replace(member, failed=True, why="died after it was replaced")
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=(failed,))), 0)
     assert shown(rolling)["warm"]
 
 
-@pytest.mark.parametrize("watch", ["{}", "[]", "x", '{"wards": [{}]}'])
-def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, watch: str):
+@pytest.mark.parametrize("guard_state", ["{}", "[]", "x", '{"wards": [{}]}'])
+def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, guard_state: str):
     with pytest.raises(RPCError) as error:
-        rolling.listenerGuard(rolling.mailbox.key, "app", watch)
+        rolling.listenerGuard(rolling.mailbox.key, "app", guard_state)
     assert error.value.code == Faults.INCORRECT_PARAMETERS
-    assert looked(rolling)["watches"] == {}
+    assert looked(rolling)["guard_states"] == {}
 
 
 def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(rolling: Any):
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     rolling.clock.now += 5.0
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     guard(rolling)
     rolling.clock.now += 2.0
     assert (shown(rolling)["seconds"], shown(rolling, "web_2")["seconds"]) == (7.0, 0.0)
 
 
 def test_the_guard_writes_no_rollout_and_rings_no_bell(rolling: Any, notified: list[Any]):
-    guard(rolling, a_ward(closed=True))
+    guard(rolling, a_guarded(closed=True))
     assert (rolling.getAllRollouts(), notified) == ([], [])
 
 
 def test_a_watch_does_not_come_between_a_rollout_and_its_version(rolling: Any):
     version = begin(rolling)
-    guard(rolling, a_ward())
+    guard(rolling, a_guarded())
     assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout()), 0) > version
 
 
 def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
-    guard(rolling, a_ward(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
+    guard(rolling, a_guarded(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
     xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
-    assert rolling.listenerLook(
-        rolling.mailbox.key, {"rollouts": {}, "watches": {}, "table": 0, "guarded": []}
+    assert rolling.listenerObserve(
+        rolling.mailbox.key, {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": []}
     ).isascii()
 
 
@@ -1255,7 +1257,7 @@ def test_a_rollout_that_had_just_ended_when_its_group_went_is_told_as_it_ended(
 def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(
     rolling: Any, supervisord: DummySupervisor
 ):
-    guard(rolling, a_ward(Stage.SETTLING))
+    guard(rolling, a_guarded(Stage.READY))
     assert shown(rolling)["warm"]
     supervisord.process_groups["app"] = remove(supervisord)
     assert not shown(rolling)["warm"]

@@ -13,18 +13,18 @@ from supervisor_rolling.core.model import (
     DrainPolicy,
     Finding,
     GatePolicy,
+    GuardedProcess,
     Holder,
     ListenerSettings,
     Member,
+    Observation,
     Policy,
     PortRule,
     Process,
     ProcessSettings,
     Rollout,
-    Seen,
     Settings,
     Stage,
-    Ward,
 )
 
 POLICY = Policy("app", PortRule())
@@ -92,10 +92,12 @@ def test_a_buffer_is_large_enough_for_the_events_of_all() -> None:
 LISTENS = Listening({8001: ("127.0.0.1",)})
 
 
-def told(process: Process, listening: Listening = LISTENS, ward: Ward | None = None, **member: object) -> list[Finding]:
+def told(
+    process: Process, listening: Listening = LISTENS, guarded: GuardedProcess | None = None, **member: object
+) -> list[Finding]:
     rollout = Rollout(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
-    seen = Seen(0.0, {"app-1": process}, wards={"app-1": ward} if ward else {})
-    return list(processes.findings(rollout, seen, listening, Settings()))
+    observed = Observation(0.0, {"app-1": process}, guarded={"app-1": guarded} if guarded else {})
+    return list(processes.findings(rollout, observed, listening, Settings()))
 
 
 def found(process: Process, listening: Listening = LISTENS, **member: object) -> list[str]:
@@ -112,16 +114,16 @@ def test_one_that_is_down_is_told(state: str) -> None:
 
 
 def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
-    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
+    guarded = GuardedProcess("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
     (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
-    (by_guard,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert by_rollout == by_guard
     assert (by_rollout.code, by_rollout.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
 
 
 def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
-    ward = Ward("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
-    (finding,) = told(Process("app-1", "RUNNING", 7), ward=ward)
+    guarded = GuardedProcess("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
+    (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
 
 
@@ -129,12 +131,12 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout
     left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
     for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
         finding = told(process, left)[-1]
-        assert (finding.code, finding.refuses, finding.mend) == ("ports.orphan", True, "kill 41 42")
+        assert (finding.code, finding.refuses, finding.fix) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
             "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and no "
             "new one would be warm"
         )
-    assert not told(Process("app-1", "STOPPED"), left, wanted=False)[-1].refuses
+    assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].refuses
 
 
 def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
@@ -172,7 +174,7 @@ def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None
     finding = told(process, listening)[-1]
     assert (finding.code, finding.refuses) == ("ports.foreign", True)
     assert finding.text == "port 8001 is held by process 41 (node): it answers there, and no new one would be warm"
-    assert finding.mend == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
+    assert finding.fix == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
 
 
 def test_outgoing_connection_on_the_port_of_one_that_is_down_is_named() -> None:
@@ -196,12 +198,12 @@ def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
 def test_one_that_a_rollout_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
     failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
     (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
-    assert (finding.code, finding.mend) == ("process.down", "supervisorctl start app:app-1")
+    assert (finding.code, finding.fix) == ("process.down", "supervisorctl start app:app-1")
     assert finding.text == (
         "is STOPPED since a rollout failed on it (supervisord refuses the order to start it: NO_FILE): the next rollout "
         "replaces it first"
     )
-    (stopped,) = told(Process("app-1", "STOPPED"), Listening(), wanted=False)
+    (stopped,) = told(Process("app-1", "STOPPED"), Listening(), selected=False)
     assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it so"
 
 
@@ -214,9 +216,9 @@ def test_what_could_not_be_looked_at_is_no_finding() -> None:
 
 def found_of(wrapper: Wrapper, signal: str, stopasgroup: bool = False) -> list[Finding]:
     rollout = Rollout(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
-    seen = Seen(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
+    observed = Observation(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
     given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
-    return list(processes.findings(rollout, seen, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
+    return list(processes.findings(rollout, observed, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))
 
 
 PLAIN = Wrapper("sh", frozenset({"INT", "CHLD"}), program="dash")

@@ -19,6 +19,8 @@ from supervisor_rolling.codec import dump, dump_changes, load_rollout, load_watc
 from supervisor_rolling.core.model import (
     Connection,
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Level,
     Member,
     Policy,
@@ -26,10 +28,8 @@ from supervisor_rolling.core.model import (
     Rollout,
     Stage,
     Status,
-    Ward,
     WarmupPolicy,
     WarmupRequest,
-    Watch,
 )
 from supervisor_rolling.plugin import shapes
 from supervisor_rolling.plugin.events import events_between
@@ -45,11 +45,11 @@ ROLLOUT = Rollout(
     1,
     "app",
     POLICY,
-    (Member("web_1", (8001,), pid=7, oldest_left=(Connection("10.0.0.1:5"),)), Member("web_2", (8002,))),
+    (Member("web_1", (8001,), pid=7, oldest_lingering=(Connection("10.0.0.1:5"),)), Member("web_2", (8002,))),
     1,
     GatePolicy(),
 )
-WATCH = Watch("app", POLICY, GatePolicy(), (Ward("web_1", (8001,), Stage.WARMING, 1000.0),))
+WATCH = GuardState("app", POLICY, GatePolicy(), (GuardedProcess("web_1", (8001,), Stage.WARMING, 1000.0),))
 
 SCALARS: dict[Any, shapes.Shape] = {
     str: shapes.TEXT,
@@ -93,10 +93,10 @@ def test_the_shapes_are_those_of_the_model() -> None:
     assert comparable(shapes.POLICY) == shape_of(Policy)
     assert comparable(shapes.GATE) == shape_of(GatePolicy)
     assert comparable(shapes.MEMBER) == shape_of(Member)
-    assert comparable(shapes.WARD) == shape_of(Ward)
+    assert comparable(shapes.WARD) == shape_of(GuardedProcess)
     apart = {"policy", "gate", "members"}
     assert comparable(shapes.ROLLOUT) == {key: shape for key, shape in shape_of(Rollout).items() if key not in apart}
-    assert {field.name for field in dataclasses.fields(Watch)} == {"group", "policy", "gate", "wards"}
+    assert {field.name for field in dataclasses.fields(GuardState)} == {"group", "policy", "gate", "guarded"}
 
 
 @pytest.mark.parametrize(("words", "kind"), [(shapes.STAGES, Stage), (shapes.STATUSES, Status)])
@@ -117,7 +117,7 @@ def test_what_a_newer_listener_knows_more_does_no_harm() -> None:
 # --- what does not fit
 
 
-def changed(record: Rollout | Watch, path: list[Any], value: Any) -> str:
+def changed(record: Rollout | GuardState, path: list[Any], value: Any) -> str:
     """The JSON of a record with another value there."""
     data = json.loads(dump(record))
     place = data
@@ -170,7 +170,7 @@ def test_a_member_that_is_wrong_is_found_behind_many_that_have_not_changed() -> 
     with pytest.raises(ValueError, match=r"members\[1\].pid"):
         shapes.read_rollout(changed(ROLLOUT, ["members", 1, "pid"], "7"), "app", old)
     with pytest.raises(ValueError, match=r"policy.settle"):
-        shapes.read_rollout(changed(ROLLOUT, ["policy", "settle"], "7"), "app", old)
+        shapes.read_rollout(changed(ROLLOUT, ["policy", "min_ready_seconds"], "7"), "app", old)
     longer = dataclasses.replace(ROLLOUT, members=(*ROLLOUT.members, Member("web_3", (8003,))))
     with pytest.raises(ValueError, match=r"members\[2\].name"):
         shapes.read_rollout(changed(longer, ["members", 2, "name"], 3), "app", old)
@@ -282,13 +282,13 @@ def test_a_rollout_that_is_kept_can_be_shown_told_and_read_whatever_stands_in_it
 def test_a_watch_that_is_kept_can_be_shown_and_read_whatever_stands_in_it(data: st.DataObject) -> None:
     text, old = mutated(data, dump(WATCH)), data.draw(st.sampled_from([None, json.loads(dump(WATCH))]))
     try:
-        watch = shapes.read_watch(text, "app", old)
+        guard_state = shapes.read_watch(text, "app", old)
     except ValueError:
         return
     mailbox = Mailbox()
-    mailbox.guard("app", watch, 5.0)
+    mailbox.guard("app", guard_state, 5.0)
     xmlrpc_marshal(standings_of(mailbox, "app", 1000.0))
-    assert load_watch(json.loads(json.dumps(mailbox.watches.news({})))["app"][1]).group == "app"
+    assert load_watch(json.loads(json.dumps(mailbox.guard_states.news({})))["app"][1]).group == "app"
 
 
 # --- versions
@@ -302,17 +302,17 @@ def without(record: Any, *keys: str) -> Any:
 
 
 def test_what_an_older_listener_writes_is_kept_shown_and_read() -> None:
-    newer = ("on_kill", "killed", "deaths", "oldest_left", "keepalive", "quiet", "pace", "paced_since")
+    newer = ("on_kill", "killed", "deaths", "oldest_lingering", "keepalive", "quiet", "pace", "paced_since")
     text = json.dumps(without(json.loads(dump(ROLLOUT)), *newer))
     rollout = shapes.read_rollout(text, "app", None)
-    assert rollout_view(rollout, 0.0)["processes"][0]["oldest_left"] == []
-    members = tuple(dataclasses.replace(member, oldest_left=()) for member in ROLLOUT.members)
+    assert rollout_view(rollout, 0.0)["processes"][0]["oldest_lingering"] == []
+    members = tuple(dataclasses.replace(member, oldest_lingering=()) for member in ROLLOUT.members)
     assert load_rollout(rollout) == dataclasses.replace(ROLLOUT, members=members)
 
 
 @pytest.mark.parametrize("wrong", [None, [{}], [{"peer": None, "age": 1.0, "idle": 1.0, "last": "", "state": ""}], "x"])
 def test_what_came_with_a_later_version_is_checked_where_it_is(wrong: Any) -> None:
     record = json.loads(dump(ROLLOUT))
-    record["members"][0]["oldest_left"] = wrong
+    record["members"][0]["oldest_lingering"] = wrong
     with pytest.raises(ValueError, match=r"members\[0\]\.oldest_left"):
         shapes.read_rollout(json.dumps(record), "app", None)

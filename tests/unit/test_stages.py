@@ -1,4 +1,4 @@
-"""Every arrow of the diagram in machine.py, one look at a time. Whole rollouts are in test_roller.py."""
+"""Every arrow of the diagram in machine.py, one look at a time. Whole rollouts are in test_reconciler.py."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core import guard, machine
-from supervisor_rolling.core.admission import begin, kept_closed, narrowed, require_time_to_stop
+from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.machine import COST_SHOWS_AFTER
 from supervisor_rolling.core.model import (
+    Action,
     Connection,
     DrainPolicy,
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Incarnation,
+    KeepaliveReuse,
     Member,
-    NoticeJob,
-    Order,
+    NotificationJob,
+    Observation,
     PacePolicy,
     Policy,
     PortRule,
     Process,
     Rest,
     RestartPolicy,
-    Reuse,
     Rollout,
-    Seen,
     Share,
     Stage,
     Status,
     Verb,
-    Ward,
-    Warmth,
     WarmupPolicy,
-    Watch,
+    WarmupStatus,
 )
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.stages import (
     GATE_PATIENCE,
-    HAND_PATIENCE,
-    LATE_WORDS,
     LEAST_DRAIN,
+    MANUAL_STOP_GRACE,
     REUSE_PATIENCE,
     REUSE_TIMES,
     SOON,
+    WARMUP_REPORT_GRACE,
+    action,
     closed_since,
-    order,
     step,
 )
 from supervisor_rolling.core.wait_reasons import LONG
@@ -63,9 +63,9 @@ CLOSED_STAGES = (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED)
 
 
 def a_member(stage: Stage = Stage.OPEN, **changes: Any) -> Member:
-    tried = stage is not Stage.OPEN
+    attempted = stage is not Stage.OPEN
     identity = {"old_pid": OLD, "old_spawned": 1.0, "spawned": 1.0}
-    values = {"stage": stage, "since": BEGAN, "tried": tried, **identity, **changes}
+    values = {"stage": stage, "since": BEGAN, "attempted": attempted, **identity, **changes}
     return Member(NAME, (PORT,), **values)
 
 
@@ -80,21 +80,21 @@ def ours(state: str, **changes: Any) -> Process:
 
 
 def a_rollout(*members: Member, **changes: Any) -> Rollout:
-    policy = Policy("app", PortRule(pattern=r"app-(\d+)"), drain=DRAIN, settle=10.0)
+    policy = Policy("app", PortRule(pattern=r"app-(\d+)"), drain=DRAIN, min_ready_seconds=10.0)
     of_policy = {key: changes.pop(key) for key in list(changes) if key in Policy.__dataclass_fields__}
     values = {"limit": 1, "gate": GatePolicy(), "started_at": BEGAN, "least_available": 99, **changes}
     return Rollout(1, "app", replace(policy, **of_policy), members, **values)
 
 
-def seen(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -> Seen:
+def observed(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -> Observation:
     found = {process.name: process} if process else {}
-    return Seen(at, found, **{"closed": CLOSED, "connections": {NAME: 0}, **changes})
+    return Observation(at, found, **{"closed": CLOSED, "connections": {NAME: 0}, **changes})
 
 
 def stepped(member: Member, process: Process | None, at: float = 1.0, **changes: Any) -> Member:
     """The member after a look ``at`` seconds into its stage. ``changes`` go where they belong."""
-    of_seen = {key: changes.pop(key) for key in list(changes) if key in Seen.__dataclass_fields__}
-    return step(member, a_rollout(member, **changes), seen(process, BEGAN + at, **of_seen))
+    of_seen = {key: changes.pop(key) for key in list(changes) if key in Observation.__dataclass_fields__}
+    return step(member, a_rollout(member, **changes), observed(process, BEGAN + at, **of_seen))
 
 
 # --- open
@@ -126,14 +126,14 @@ def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state:
     assert after.why == f"died 1.0 s after it came back: {now}; a larger startsecs keeps one closed that dies so soon"
 
 
-@pytest.mark.parametrize("stage", [Stage.OPEN, Stage.SETTLING])
+@pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
 def test_a_replaced_process_that_somebody_restarts_is_warmed_once_more(stage: Stage, state: str) -> None:
     after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, told_to_stop=True))
     assert (after.stage, after.replaced, after.failed, after.why) == (Stage.WARMING, False, False, "")
     assert after.pid == 300
-    warm = stepped(after, a_process("RUNNING", 300, told_to_stop=True), **warmth("warm", pid=300))
-    assert (warm.stage, warm.pid) == (Stage.SETTLING, 300)
+    warm = stepped(after, a_process("RUNNING", 300, told_to_stop=True), **warmup_status("warm", pid=300))
+    assert (warm.stage, warm.pid) == (Stage.READY, 300)
 
 
 def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
@@ -154,7 +154,7 @@ def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> N
     member = a_member(stage, pid=NEW, replaced=stage is Stage.OPEN)
     dead = a_process("EXITED", down_for=0.0)
     assert stepped(member, dead, dead={NAME: BEGAN}) == member
-    assert order(member, seen(dead, dead={NAME: BEGAN}), CLOSED) is None
+    assert action(member, observed(dead, dead={NAME: BEGAN}), CLOSED) is None
 
 
 def test_how_long_it_is_dead_counts_and_not_how_long_its_stage_has_lasted() -> None:
@@ -169,7 +169,7 @@ def test_one_that_is_open_and_dead_is_waited_for_however_long_it_was_open() -> N
     assert stepped(member, a_process("EXITED"), at=9999.0, dead={NAME: BEGAN + 9998.9}) == member
 
 
-@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING])
+@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY])
 def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage: Stage) -> None:
     process, dead = a_process("EXITED"), {NAME: BEGAN}
     first = stepped(a_member(stage, pid=NEW), process, at=60.0, dead=dead)
@@ -178,7 +178,7 @@ def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage
 
 def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
     dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
-    member = stepped(a_member(Stage.SETTLING, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, settle=100.0)
+    member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
     assert (member.failed, member.why) == (True, "died 60.0 s after it came back: it is EXITED")
 
 
@@ -188,17 +188,17 @@ def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand(
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_port_opened(stage: Stage) -> None:
     after = stepped(a_member(stage), None)
-    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
+    assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
     assert after.why == "is gone from supervisord's configuration"
 
 
 def test_a_process_that_was_not_wanted_and_is_gone_keeps_nothing_closed() -> None:
-    after = stepped(a_member(Stage.FAILED, wanted=False, why="is stopped and is left so"), None)
+    after = stepped(a_member(Stage.FAILED, selected=False, why="is stopped and is left so"), None)
     assert after.stage is Stage.OPEN
 
 
 def test_a_process_that_was_left_alone_is_not_touched_when_it_is_gone() -> None:
-    member = a_member(wanted=False, why="is stopped and is left so")
+    member = a_member(selected=False, why="is stopped and is left so")
     assert stepped(member, None) == member
 
 
@@ -230,7 +230,7 @@ def test_all_ports_of_a_process_have_to_be_closed() -> None:
 
 
 def test_the_connections_that_are_left_are_told() -> None:
-    assert stepped(a_member(Stage.DRAINING), a_process(), connections={NAME: 7}).connections_left == 7
+    assert stepped(a_member(Stage.DRAINING), a_process(), connections={NAME: 7}).lingering_connections == 7
 
 
 def test_min_is_waited_for_although_nobody_is_left() -> None:
@@ -256,7 +256,7 @@ def test_at_the_deadline_the_process_goes_with_what_is_left() -> None:
     busy = {NAME: 3}
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.9, connections=busy).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), 30.0, connections=busy)
-    assert (after.stage, after.connections_left) == (Stage.RESTARTING, 3)
+    assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 3)
 
 
 def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None:
@@ -277,8 +277,8 @@ def test_with_on_timeout_fail_it_says_who_they_are_and_how_old() -> None:
     drain = DrainPolicy(timeout=5.0, on_timeout="fail")
     facts: dict[str, Any] = {"connections": {NAME: 3}, "oldest": {NAME: (UPLOAD, SOCKET)}}
     after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, **facts)
-    assert after.oldest_left == (UPLOAD, replace(SOCKET, age=5.0))
-    assert after.connections_left == 3
+    assert after.oldest_lingering == (UPLOAD, replace(SOCKET, age=5.0))
+    assert after.lingering_connections == 3
     assert (
         "of drain (10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago; 10.0.0.9:4711 open at least 5 s, "
         "last byte sent 2 s ago; and 1 more), so it was not stopped"
@@ -288,20 +288,20 @@ def test_with_on_timeout_fail_it_says_who_they_are_and_how_old() -> None:
 def test_whoever_is_left_at_the_deadline_has_been_there_since_the_gate_closed() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "oldest": {NAME: (UPLOAD, SOCKET)}}
     after = stepped(a_member(Stage.DRAINING), a_process(), 32.0, **facts)
-    assert (after.stage, after.oldest_left) == (Stage.RESTARTING, (UPLOAD, replace(SOCKET, age=32.0)))
+    assert (after.stage, after.oldest_lingering) == (Stage.RESTARTING, (UPLOAD, replace(SOCKET, age=32.0)))
     late = stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed={PORT: BEGAN + 20.0}, **facts)
-    assert late.oldest_left == (UPLOAD, replace(SOCKET, age=30.0))  # by the gate that closed last
+    assert late.oldest_lingering == (UPLOAD, replace(SOCKET, age=30.0))  # by the gate that closed last
 
 
 def test_before_the_deadline_nobody_is_told_by_name() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 1}, "oldest": {NAME: (UPLOAD,)}}
-    assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).oldest_left == ()
+    assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).oldest_lingering == ()
 
 
 def test_those_of_an_earlier_drain_are_forgotten_by_one_that_empties_the_process() -> None:
-    member = a_member(Stage.DRAINING, connections_left=1, oldest_left=(UPLOAD,))
+    member = a_member(Stage.DRAINING, lingering_connections=1, oldest_lingering=(UPLOAD,))
     after = stepped(member, a_process(), 1.0)
-    assert (after.stage, after.connections_left, after.oldest_left) == (Stage.RESTARTING, 0, ())
+    assert (after.stage, after.lingering_connections, after.oldest_lingering) == (Stage.RESTARTING, 0, ())
 
 
 @pytest.mark.parametrize("on_timeout", ["restart", "fail"])
@@ -331,7 +331,7 @@ def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_ga
 ) -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
     after = stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts)
-    assert (after.stage, after.connections_left) == (stage, 2), "what the restart ends is told"
+    assert (after.stage, after.lingering_connections) == (stage, 2), "what the restart ends is told"
     other = replace(NGINX, keepalive="ignore")
     assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=other, **facts).stage is Stage.DRAINING
 
@@ -369,7 +369,7 @@ def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_ti
     long_ago = {PORT: BEGAN - 99.0}
     assert stepped(cold, a_process(), LEAST_DRAIN / 2, closed=long_ago, **facts).stage is Stage.DRAINING
     after = stepped(cold, a_process(), LEAST_DRAIN * 1.1, closed=long_ago, **facts)
-    assert (after.stage, after.connections_left) == (Stage.RESTARTING, 1)
+    assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 1)
 
 
 def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
@@ -418,10 +418,10 @@ def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -
     assert "(from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
 
 
-POOL = Reuse(41, 3, REUSE_TIMES, "10.0.0.9:4711", REUSE_PATIENCE)
+POOL = KeepaliveReuse(41, 3, REUSE_TIMES, "10.0.0.9:4711", REUSE_PATIENCE)
 
 
-def drained_behind(reuse: Reuse, at: float, keepalive: str = "refuse", timeout: float = 5.0) -> Member:
+def drained_behind(reuse: KeepaliveReuse, at: float, keepalive: str = "refuse", timeout: float = 5.0) -> Member:
     facts = {"reuses": {NAME: reuse}, "connections": {NAME: 3}}
     drain = DrainPolicy(timeout=timeout, keepalive=keepalive)
     return stepped(a_member(Stage.DRAINING), a_process(), at, drain=drain, **facts)
@@ -447,17 +447,19 @@ def test_a_pool_that_may_yet_run_dry_is_waited_for_until_the_drain_is_over() -> 
 def test_a_pool_is_waited_for_like_any_connection_where_that_is_accepted() -> None:
     assert drained_behind(POOL, 4.9, "ignore").stage is Stage.DRAINING
     after = drained_behind(POOL, 5.0, "ignore")
-    assert (after.stage, after.failed, after.connections_left) == (Stage.RESTARTING, False, 3)
+    assert (after.stage, after.failed, after.lingering_connections) == (Stage.RESTARTING, False, 3)
 
 
 def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:
-    after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=HAND_PATIENCE))
-    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
+    after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
+    assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
     assert after.why == "was stopped by hand and is left so"
 
 
 @pytest.mark.parametrize(
-    "process", [a_process("STOPPED", down_for=HAND_PATIENCE - 0.1), a_process("STOPPING")], ids=["stopped", "stopping"]
+    "process",
+    [a_process("STOPPED", down_for=MANUAL_STOP_GRACE - 0.1), a_process("STOPPING")],
+    ids=["stopped", "stopping"],
 )
 def test_in_the_middle_of_a_restart_by_hand_a_drain_waits(process: Process) -> None:
     assert stepped(a_member(Stage.DRAINING), process).stage is Stage.DRAINING
@@ -472,7 +474,7 @@ def test_where_the_old_process_is_gone_there_is_nothing_to_drain(process: Proces
 
 def test_an_abort_while_it_drains_brings_it_back_untouched() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), aborting=True)
-    assert (after.stage, after.tried, after.failed) == (Stage.OPEN, False, False)
+    assert (after.stage, after.attempted, after.failed) == (Stage.OPEN, False, False)
 
 
 # --- restarting
@@ -527,7 +529,7 @@ def test_one_that_was_dead_before_is_given_its_chance() -> None:
     ("process", "words"),
     [
         (a_process("FATAL", spawned=2.0, spawn_error="no such file"), "FATAL: no such file"),
-        (a_process("EXITED", spawned=2.0, down_for=HAND_PATIENCE), "it is EXITED"),
+        (a_process("EXITED", spawned=2.0, down_for=MANUAL_STOP_GRACE), "it is EXITED"),
     ],
 )
 def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, words: str) -> None:
@@ -575,13 +577,13 @@ def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() 
     member = stepped(member, down(), 10.1)
     assert (member.stage, member.killed, member.timing.stopped) == (Stage.RESTARTING, True, pytest.approx(10.1))
     found = {NAME: down()}
-    assert order(member, Seen(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Order(
+    assert action(member, Observation(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Action(
         Verb.START, NAME, Incarnation(0, 1.0)
     )
     member = stepped(member, a_process("RUNNING", NEW), 10.2)
     assert member.stage is Stage.WARMING
-    member = stepped(member, a_process("RUNNING", NEW), 10.3, **warmth("warm"))
-    assert member.stage is Stage.SETTLING
+    member = stepped(member, a_process("RUNNING", NEW), 10.3, **warmup_status("warm"))
+    assert member.stage is Stage.READY
     member = stepped(member, a_process("RUNNING", NEW), 30.0)
     assert (member.stage, member.replaced, member.failed, member.why) == (Stage.OPEN, True, True, UNSTOPPED)
 
@@ -608,7 +610,7 @@ def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for
     ("member", "policy"),
     [
         (a_member(Stage.RESTARTING), {"restart": KILLED}),
-        (a_member(Stage.RESTARTING, connections_left=3), {}),
+        (a_member(Stage.RESTARTING, lingering_connections=3), {}),
         (a_member(Stage.RESTARTING, cold=True), {}),
     ],
     ids=["on_kill: restart", "the drain ended with connections left", "it was closed for an earlier failure"],
@@ -685,20 +687,20 @@ def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end(
 
 def test_one_that_was_killed_and_then_is_not_warm_says_both() -> None:
     member = warming(failed=True, why=UNSTOPPED)
-    after = stepped(member, a_process("RUNNING", NEW), **warmth("failed", why="GET / answered 500"))
+    after = stepped(member, a_process("RUNNING", NEW), **warmup_status("failed", why="GET / answered 500"))
     assert (after.stage, after.why) == (Stage.FAILED, f"{UNSTOPPED}; then is not warm: GET / answered 500")
 
 
 def test_one_that_did_not_stop_and_is_then_stopped_by_hand_still_says_so() -> None:
     member = warming(failed=True, why=UNSTOPPED)
-    after = stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE))
-    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, True)
+    after = stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
+    assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, True)
     assert after.why == f"{UNSTOPPED}; then was stopped by hand and is left so"
-    assert stepped(after, a_process("STOPPED", down_for=HAND_PATIENCE)) == after
+    assert stepped(after, a_process("STOPPED", down_for=MANUAL_STOP_GRACE)) == after
 
 
 def test_one_that_did_not_stop_and_whose_new_process_dies_says_both_once() -> None:
-    member = settling(failed=True, killed=True, why=UNSTOPPED)
+    member = ready(failed=True, killed=True, why=UNSTOPPED)
     after = stepped(member, a_process("EXITED"))
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why.startswith(f"{UNSTOPPED}; then died 1.0 s after it came back: it is EX")
@@ -712,61 +714,61 @@ def warming(**changes: Any) -> Member:
     return a_member(Stage.WARMING, pid=NEW, **changes)
 
 
-def warmth(state: str, pid: int = NEW, why: str = "") -> dict[str, Any]:
-    return {"warmths": {NAME: Warmth(pid, state, 11, 730.0, 3.0, why, spawned=1.0)}}
+def warmup_status(state: str, pid: int = NEW, why: str = "") -> dict[str, Any]:
+    return {"warmups": {NAME: WarmupStatus(pid, state, 11, 730.0, 3.0, why, spawned=1.0)}}
 
 
 def test_warm_and_running_it_is_opened_and_settles() -> None:
-    after = stepped(warming(), a_process("RUNNING", NEW), at=1.0, **warmth("warm"))
-    assert (after.stage, after.since, after.failed) == (Stage.SETTLING, BEGAN + 1.0, False)
+    after = stepped(warming(), a_process("RUNNING", NEW), at=1.0, **warmup_status("warm"))
+    assert (after.stage, after.since, after.failed) == (Stage.READY, BEGAN + 1.0, False)
     assert (after.requests, after.first_ms, after.last_ms) == (11, 730.0, 3.0)
     assert after.timing.warmed == 1.0
 
 
 def test_warm_before_startsecs_are_over_it_stays_closed_and_that_counts_as_warming() -> None:
-    starting = stepped(warming(), a_process("STARTING", NEW), at=0.5, **warmth("warm"))
+    starting = stepped(warming(), a_process("STARTING", NEW), at=0.5, **warmup_status("warm"))
     assert (starting.stage, starting.timing.warmed) == (Stage.WARMING, 0.0)
-    running = stepped(starting, a_process("RUNNING", NEW), at=2.0, **warmth("warm"))
-    assert (running.stage, running.timing.warmed, running.timing.started) == (Stage.SETTLING, 2.0, 0.0)
+    running = stepped(starting, a_process("RUNNING", NEW), at=2.0, **warmup_status("warm"))
+    assert (running.stage, running.timing.warmed, running.timing.started) == (Stage.READY, 2.0, 0.0)
 
 
 def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
     restart = RestartPolicy(timeout=20.0)
     process = a_process("STARTING", NEW)
-    assert stepped(warming(), process, 19.9, restart=restart, **warmth("warm")).stage is Stage.WARMING
-    after = stepped(warming(), process, 20.0, restart=restart, **warmth("warm"))
+    assert stepped(warming(), process, 19.9, restart=restart, **warmup_status("warm")).stage is Stage.WARMING
+    after = stepped(warming(), process, 20.0, restart=restart, **warmup_status("warm"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
     assert after.why == "is warm but not RUNNING after 20 s: startsecs is above restart.timeout, raise that"
 
 
 def test_what_the_warm_up_found_is_told_at_once() -> None:
-    after = stepped(warming(), a_process("RUNNING", NEW), **warmth("failed", why="GET / answered 500"))
+    after = stepped(warming(), a_process("RUNNING", NEW), **warmup_status("failed", why="GET / answered 500"))
     assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, "is not warm: GET / answered 500")
 
 
 def test_one_that_came_back_with_another_pid_is_warmed_under_the_same_deadline() -> None:
-    after = stepped(warming(), a_process("STARTING", 300), at=5.0, **warmth("warm"))
+    after = stepped(warming(), a_process("STARTING", 300), at=5.0, **warmup_status("warm"))
     assert (after.stage, after.pid, after.since) == (Stage.WARMING, 300, BEGAN)
 
 
 def test_the_warmth_of_another_pid_does_not_count() -> None:
-    after = stepped(warming(), a_process("RUNNING", NEW), **warmth("warm", pid=300))
+    after = stepped(warming(), a_process("RUNNING", NEW), **warmup_status("warm", pid=300))
     assert (after.stage, after.requests) == (Stage.WARMING, 0)
 
 
 def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
-    assert stepped(warming(), a_process("BACKOFF"), **warmth("warm")).stage is Stage.WARMING
+    assert stepped(warming(), a_process("BACKOFF"), **warmup_status("warm")).stage is Stage.WARMING
 
 
 @pytest.mark.parametrize(
     ("process", "words"),
     [
         (a_process("FATAL", spawn_error="exited too quickly"), "FATAL: exited too quickly"),
-        (a_process("EXITED", down_for=HAND_PATIENCE), "it is EXITED"),
+        (a_process("EXITED", down_for=MANUAL_STOP_GRACE), "it is EXITED"),
     ],
 )
 def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, words: str) -> None:
-    after = stepped(warming(), process, **warmth("warming"))
+    after = stepped(warming(), process, **warmup_status("warming"))
     assert (after.stage, after.why) == (Stage.FAILED, f"went down while it was warmed up: {words}")
 
 
@@ -791,21 +793,25 @@ def test_holder_of_the_port_is_named_when_backoff_lasts() -> None:
 
 @pytest.mark.parametrize("state", ["EXITED", "STOPPED"])
 def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
-    process = a_process(state, down_for=HAND_PATIENCE - 0.1)
-    assert stepped(warming(), process, **warmth("warming")).stage is Stage.WARMING
+    process = a_process(state, down_for=MANUAL_STOP_GRACE - 0.1)
+    assert stepped(warming(), process, **warmup_status("warming")).stage is Stage.WARMING
 
 
 @pytest.mark.parametrize(
     ("facts", "sooner"),
     [
-        (warmth("warming", why="nothing listens on port 8001"), 0.0),
-        (warmth("warming", pid=300, why="nothing listens on port 8001"), LATE_WORDS),
-        ({}, LATE_WORDS),
+        (warmup_status("warming", why="nothing listens on port 8001"), 0.0),
+        (warmup_status("warming", pid=300, why="nothing listens on port 8001"), WARMUP_REPORT_GRACE),
+        ({}, WARMUP_REPORT_GRACE),
     ],
     ids=["its warm-up is about to say more", "nobody warms it", "nobody says anything"],
 )
 def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], sooner: float) -> None:
-    warmup, process, deadline = WarmupPolicy(timeout=15.0), a_process("RUNNING", NEW), 15.0 + LATE_WORDS - sooner
+    warmup, process, deadline = (
+        WarmupPolicy(timeout=15.0),
+        a_process("RUNNING", NEW),
+        15.0 + WARMUP_REPORT_GRACE - sooner,
+    )
     assert stepped(warming(), process, deadline - 0.1, warmup=warmup, **facts).stage is Stage.WARMING
     after = stepped(warming(), process, deadline, warmup=warmup, **facts)
     words = "it is RUNNING" if sooner else "nothing listens on port 8001"
@@ -814,22 +820,24 @@ def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], soo
 
 def test_time_in_the_queue_does_not_count_for_the_deadline() -> None:
     process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
-    queued = {"warmths": {NAME: Warmth(NEW, "warming", why="waits for a slot", queued=40.0, spawned=1.0)}}
+    queued = {"warmups": {NAME: WarmupStatus(NEW, "warming", why="waits for a slot", queued=40.0, spawned=1.0)}}
     assert stepped(warming(), process, 55.0, warmup=warmup, **queued).stage is Stage.WARMING
-    after = stepped(warming(), process, 55.0 + LATE_WORDS, warmup=warmup, **queued)
+    after = stepped(warming(), process, 55.0 + WARMUP_REPORT_GRACE, warmup=warmup, **queued)
     assert after.why == "is not warm after 15 s (warmup.timeout): waits for a slot"
 
 
 def test_a_warm_up_that_is_late_has_failed_with_what_it_waited_for() -> None:
     process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
-    after = stepped(warming(), process, 15.01, warmup=warmup, **warmth("late", why="GET / did not answer"))
+    after = stepped(warming(), process, 15.01, warmup=warmup, **warmup_status("late", why="GET / did not answer"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
     assert after.why == "is not warm after 15 s (warmup.timeout): GET / did not answer"
 
 
 def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says_where_it_stands() -> None:
     warmup = WarmupPolicy(timeout=15.0)
-    after = stepped(warming(deaths=1), a_process(pid=NEW), 15.0 + LATE_WORDS, warmup=warmup, **warmth("warming"))
+    after = stepped(
+        warming(deaths=1), a_process(pid=NEW), 15.0 + WARMUP_REPORT_GRACE, warmup=warmup, **warmup_status("warming")
+    )
     assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it died once meanwhile"
 
 
@@ -851,34 +859,34 @@ def test_one_that_died_again_and_again_until_the_deadline_says_so(deaths: int, t
 # --- settling
 
 
-def settling(**changes: Any) -> Member:
-    return a_member(Stage.SETTLING, pid=NEW, **changes)
+def ready(**changes: Any) -> Member:
+    return a_member(Stage.READY, pid=NEW, **changes)
 
 
 def test_it_is_available_again_when_it_has_settled() -> None:
-    assert stepped(settling(), a_process("RUNNING", NEW), 9.9).stage is Stage.SETTLING
-    after = stepped(settling(), a_process("RUNNING", NEW), 10.0)
-    assert (after.stage, after.replaced, after.timing.settled) == (Stage.OPEN, True, 10.0)
+    assert stepped(ready(), a_process("RUNNING", NEW), 9.9).stage is Stage.READY
+    after = stepped(ready(), a_process("RUNNING", NEW), 10.0)
+    assert (after.stage, after.replaced, after.timing.ready) == (Stage.OPEN, True, 10.0)
 
 
 @pytest.mark.parametrize(("state", "pid"), [("STARTING", 300), ("FATAL", 0), ("EXITED", 0)])
 def test_one_that_dies_while_it_settles_has_failed_and_is_not_replaced(state: str, pid: int) -> None:
-    after = stepped(settling(), a_process(state, pid), 10.0)
+    after = stepped(ready(), a_process(state, pid), 10.0)
     assert (after.stage, after.pid, after.failed, after.replaced) == (Stage.OPEN, NEW, True, False)
 
 
-@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.WARMING, Stage.SETTLING])
+@pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.WARMING, Stage.READY])
 def test_one_that_an_operator_stops_is_left_stopped_at_whatever_stage(stage: Stage) -> None:
     member = a_member(stage, pid=NEW, old_pid=100)
-    assert stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE - 0.1), 1.0).stage is stage
-    after = stepped(member, a_process("STOPPED", down_for=HAND_PATIENCE), 1.0)
-    assert (after.stage, after.wanted, after.failed) == (Stage.OPEN, False, False)
+    assert stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE - 0.1), 1.0).stage is stage
+    after = stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE), 1.0)
+    assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
 
 
 def test_one_that_was_started_again_and_then_stopped_is_left_stopped() -> None:
-    stopped = a_process("STOPPED", spawned=2.0, down_for=HAND_PATIENCE)
-    assert stepped(a_member(Stage.RESTARTING), stopped).wanted is False
-    assert stepped(a_member(Stage.RESTARTING), ours("STOPPED", down_for=HAND_PATIENCE)).wanted is True
+    stopped = a_process("STOPPED", spawned=2.0, down_for=MANUAL_STOP_GRACE)
+    assert stepped(a_member(Stage.RESTARTING), stopped).selected is False
+    assert stepped(a_member(Stage.RESTARTING), ours("STOPPED", down_for=MANUAL_STOP_GRACE)).selected is True
 
 
 @pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
@@ -891,7 +899,7 @@ def test_one_that_another_client_stopped_before_the_rollout_is_not_started(state
 
 
 def test_one_that_the_rollout_has_stopped_is_started_whatever_the_stage_says() -> None:
-    assert stepped(a_member(Stage.DRAINING), ours("STOPPED", down_for=HAND_PATIENCE)).stage is Stage.RESTARTING
+    assert stepped(a_member(Stage.DRAINING), ours("STOPPED", down_for=MANUAL_STOP_GRACE)).stage is Stage.RESTARTING
 
 
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
@@ -901,7 +909,7 @@ def test_a_pid_that_is_used_again_is_another_process(state: str) -> None:
     after = stepped(a_member(Stage.RESTARTING), again)
     assert (after.stage, after.new) == (Stage.WARMING, again.incarnation)
     assert ordered(again, CLOSED) == ""
-    third = stepped(after, replace(again, spawned=3.0), **warmth("warm", OLD))
+    third = stepped(after, replace(again, spawned=3.0), **warmup_status("warm", OLD))
     assert (third.stage, third.spawned, third.deaths) == (Stage.WARMING, 3.0, 1), "that warmth is of another"
 
 
@@ -913,8 +921,8 @@ def test_one_that_is_being_stopped_is_waited_for_beyond_the_time_of_its_warm_up(
     stopping, warmup = a_process("STOPPING", NEW, stopwaitsecs=10.0), WarmupPolicy(timeout=10.0)
     assert stepped(warming(), stopping, 10.5, warmup=warmup) == warming()
     assert stepped(warming(), a_process("STOPPED", down_for=0.5), 11.0, warmup=warmup) == warming()
-    after = stepped(warming(), a_process("STOPPED", down_for=HAND_PATIENCE), 14.0, warmup=warmup)
-    assert (after.wanted, after.why) == (False, "was stopped by hand and is left so")
+    after = stepped(warming(), a_process("STOPPED", down_for=MANUAL_STOP_GRACE), 14.0, warmup=warmup)
+    assert (after.selected, after.why) == (False, "was stopped by hand and is left so")
 
 
 def test_one_whose_stop_never_ends_is_given_up() -> None:
@@ -932,14 +940,14 @@ def test_one_that_is_restarted_by_hand_has_all_the_time_of_a_warm_up() -> None:
 
 def test_one_that_failed_stays_as_it_is() -> None:
     member = a_member(Stage.FAILED, failed=True, why="is not warm")
-    assert stepped(member, a_process("RUNNING", NEW), 1000.0, **warmth("warm")) == member
+    assert stepped(member, a_process("RUNNING", NEW), 1000.0, **warmup_status("warm")) == member
 
 
 # --- orders
 
 
 def ordered(process: Process | None, closed: dict[int, float], stopped_at: float = 0.0, at: float = 1.0) -> str:
-    given = order(a_member(Stage.RESTARTING, stopped_at=stopped_at), seen(process, BEGAN + at), closed)
+    given = action(a_member(Stage.RESTARTING, stopped_at=stopped_at), observed(process, BEGAN + at), closed)
     assert given is None or given.name == NAME
     return given.verb.value if given else ""
 
@@ -956,7 +964,7 @@ def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(close
 
 def test_a_second_port_that_is_open_keeps_it_from_being_stopped() -> None:
     member = replace(a_member(Stage.RESTARTING), ports=(PORT, 9001))
-    assert order(member, seen(a_process()), {PORT: BEGAN}) is None
+    assert action(member, observed(a_process()), {PORT: BEGAN}) is None
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL"])
@@ -987,9 +995,11 @@ def test_there_is_nothing_to_order_for(process: Process | None) -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RESTARTING])
 def test_only_who_restarts_gets_orders(stage: Stage) -> None:
-    assert machine.orders(a_rollout(a_member(stage)), seen(a_process()), CLOSED) == ()
+    assert machine.actions(a_rollout(a_member(stage)), observed(a_process()), CLOSED) == ()
     restarting = a_rollout(a_member(Stage.RESTARTING))
-    assert machine.orders(restarting, seen(a_process()), CLOSED) == (Order(Verb.STOP, NAME, Incarnation(OLD, 1.0)),)
+    assert machine.actions(restarting, observed(a_process()), CLOSED) == (
+        Action(Verb.STOP, NAME, Incarnation(OLD, 1.0)),
+    )
 
 
 def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_never() -> None:
@@ -1004,9 +1014,9 @@ def members(*stages: Stage, **changes: Any) -> tuple[Member, ...]:
     return tuple(Member(f"app-{n}", (8000 + n,), stage=stage, **changes) for n, stage in enumerate(stages, 1))
 
 
-def look(*states: str, at: float = BEGAN, **changes: Any) -> Seen:
+def look(*states: str, at: float = BEGAN, **changes: Any) -> Observation:
     table = {f"app-{n}": Process(f"app-{n}", state, 100 + n) for n, state in enumerate(states, 1)}
-    return Seen(at, table, **changes)
+    return Observation(at, table, **changes)
 
 
 def all_open(count: int) -> tuple[Member, ...]:
@@ -1026,7 +1036,7 @@ def test_a_rollout_that_has_ended_is_never_touched_again() -> None:
 def test_the_first_goes_alone_and_then_as_many_as_the_limit() -> None:
     rollout = a_rollout(*all_open(5), limit=3, canary=1)
     assert left(machine.advance(rollout, look(*["RUNNING"] * 5))) == ["app-1"]
-    done = replace(rollout.members[0], replaced=True, tried=True, pid=101)
+    done = replace(rollout.members[0], replaced=True, attempted=True, pid=101)
     after = machine.advance(replace(rollout, members=(done, *rollout.members[1:])), look(*["RUNNING"] * 5))
     assert left(after) == ["app-2", "app-3", "app-4"]
 
@@ -1035,7 +1045,7 @@ def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
     states = ["RUNNING"] * 3
     rollout = a_rollout(*all_open(4), limit=2, canary=0)
     assert left(machine.advance(rollout, look(*states, "BACKOFF"))) == ["app-1", "app-4"]
-    other = replace(rollout, members=tuple(replace(m, wanted=m.name != "app-4") for m in rollout.members))
+    other = replace(rollout, members=tuple(replace(m, selected=m.name != "app-4") for m in rollout.members))
     assert left(machine.advance(other, look(*states, "BACKOFF"))) == ["app-1"]
     assert left(machine.advance(other, look(*states, "STARTING"))) == ["app-1"]
 
@@ -1054,7 +1064,7 @@ def test_a_rollout_that_could_not_start_its_only_process_has_failed_and_was_not_
 
 
 def test_those_that_an_operator_stopped_take_no_room() -> None:
-    stopped = replace(all_open(4)[3], wanted=False)
+    stopped = replace(all_open(4)[3], selected=False)
     rollout = a_rollout(*all_open(3), stopped, limit=2, canary=0)
     assert left(machine.advance(rollout, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
 
@@ -1062,15 +1072,15 @@ def test_those_that_an_operator_stopped_take_no_room() -> None:
 @pytest.mark.parametrize("state", ["RUNNING", "STOPPING", "STOPPED"])
 def test_one_that_this_rollout_restarts_takes_room_beside_one_that_is_down(state: str) -> None:
     first, *others = members(Stage.RESTARTING, *[Stage.OPEN] * 3, old_pid=101, since=BEGAN)
-    down = replace(others[2], wanted=False)
-    rollout = a_rollout(replace(first, tried=True), others[0], others[1], down, limit=2, canary=0)
+    down = replace(others[2], selected=False)
+    rollout = a_rollout(replace(first, attempted=True), others[0], others[1], down, limit=2, canary=0)
     after = machine.advance(rollout, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={8001: 0.0}))
     assert left(after) == ["app-1"]
 
 
 def test_one_that_is_kept_closed_takes_room() -> None:
-    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, tried=False), limit=1, canary=0)
-    kept = replace(rollout, members=tuple(replace(m, wanted=m.name != "app-3") for m in rollout.members))
+    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, attempted=False), limit=1, canary=0)
+    kept = replace(rollout, members=tuple(replace(m, selected=m.name != "app-3") for m in rollout.members))
     assert left(machine.advance(kept, look(*["RUNNING"] * 3))) == []
 
 
@@ -1087,7 +1097,9 @@ def test_a_wish_lets_nobody_leave(wish: dict[str, bool]) -> None:
 
 def test_more_failures_than_allowed_let_nobody_leave_and_end_the_rollout() -> None:
     first, *others = all_open(3)
-    rollout = a_rollout(replace(first, failed=True, tried=True, why="is not warm"), *others, limit=3, max_failures=0)
+    rollout = a_rollout(
+        replace(first, failed=True, attempted=True, why="is not warm"), *others, limit=3, max_failures=0
+    )
     after = machine.advance(rollout, look(*["RUNNING"] * 3))
     assert (after.status, after.why, left(after)) == (Status.FAILED, "app:app-1 is not warm", [])
     assert left(
@@ -1108,7 +1120,7 @@ def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
 def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_the_guard_closes_it(
     state: str, limit: int
 ) -> None:
-    first, *others = members(*[Stage.OPEN] * 3, tried=True, pid=1)
+    first, *others = members(*[Stage.OPEN] * 3, attempted=True, pid=1)
     rollout = a_rollout(replace(first, replaced=True), *others, limit=limit, max_failures=9)
     after = machine.advance(rollout, look(state, "RUNNING", "RUNNING"))
     assert (after.members[0].stage, after.members[0].pid, after.members[0].failed) == (Stage.OPEN, 1, True)
@@ -1117,10 +1129,13 @@ def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_
 
 def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() -> None:
     first, second = all_open(2)
-    table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": Process("app-2", "STOPPED", down_for=HAND_PATIENCE)}
-    rollout = a_rollout(replace(first, tried=True, replaced=True, pid=101), second)
-    after = machine.advance(rollout, Seen(BEGAN, table))
-    assert (after.status, after.members[1].wanted) == (Status.DONE, False)
+    table = {
+        "app-1": Process("app-1", "RUNNING", 101),
+        "app-2": Process("app-2", "STOPPED", down_for=MANUAL_STOP_GRACE),
+    }
+    rollout = a_rollout(replace(first, attempted=True, replaced=True, pid=101), second)
+    after = machine.advance(rollout, Observation(BEGAN, table))
+    assert (after.status, after.members[1].selected) == (Status.DONE, False)
     assert after.members[1].why == "was stopped by hand and is left so"
 
 
@@ -1130,12 +1145,12 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
         (Stage.DRAINING, a_process()),
         (Stage.RESTARTING, ours("STOPPED")),
         (Stage.WARMING, a_process("RUNNING", NEW)),
-        (Stage.SETTLING, a_process("RUNNING", NEW)),
+        (Stage.READY, a_process("RUNNING", NEW)),
     ],
 )
 def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage, process: Process) -> None:
     rollout = a_rollout(a_member(stage, pid=NEW), replace(a_member(), name="app-2"))
-    away = machine.advance(rollout, seen(process, at=BEGAN + 500.0, gap=499.5, closed={}))
+    away = machine.advance(rollout, observed(process, at=BEGAN + 500.0, gap=499.5, closed={}))
     assert (away.members[0].stage, away.members[0].failed, away.members[0].since) == (stage, False, BEGAN + 499.5)
 
 
@@ -1143,10 +1158,10 @@ def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked
     """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
     rollout = a_rollout(a_member(Stage.RESTARTING))
     reopened = {PORT: BEGAN + 499.0}
-    away = seen(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
+    away = observed(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
     after = machine.advance(rollout, away)
     assert (after.members[0].stage, after.members[0].since) == (Stage.DRAINING, BEGAN + 500.0)
-    assert machine.orders(after, away, reopened) == ()
+    assert machine.actions(after, away, reopened) == ()
 
 
 def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up() -> None:
@@ -1154,60 +1169,60 @@ def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up()
     rollout = a_rollout(
         a_member(Stage.RESTARTING, stopped_at=BEGAN + 5.0, killed=True), restart=RestartPolicy(timeout=20.0)
     )
-    away = machine.advance(rollout, seen(process, at=BEGAN + 500.0, gap=490.0))
+    away = machine.advance(rollout, observed(process, at=BEGAN + 500.0, gap=490.0))
     assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, BEGAN + 495.0)
-    assert machine.advance(away, seen(process, at=BEGAN + 515.0)).members[0].stage is Stage.FAILED
+    assert machine.advance(away, observed(process, at=BEGAN + 515.0)).members[0].stage is Stage.FAILED
 
 
 def test_one_that_is_not_down_yet_is_not_noted_as_down_because_nobody_looked() -> None:
     rollout = a_rollout(a_member(Stage.RESTARTING))
-    away = machine.advance(rollout, seen(stopping(1.0), at=BEGAN + 500.0, gap=499.0))
+    away = machine.advance(rollout, observed(stopping(1.0), at=BEGAN + 500.0, gap=499.0))
     assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, 0.0)
 
 
 def test_a_stuck_rollout_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
-    kept = replace(all_open(3)[2], wanted=False)
+    kept = replace(all_open(3)[2], selected=False)
     rollout = a_rollout(*all_open(2), kept, stuck_since=BEGAN)
     after = machine.advance(rollout, look("RUNNING", "RUNNING", "BACKOFF", at=BEGAN + 500.0, gap=499.0))
     assert (after.status, after.stuck_since) == (Status.RUNNING, BEGAN + 499.0)
 
 
 def test_a_rollout_ends_only_when_nobody_is_under_way() -> None:
-    for stage in (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.SETTLING):
+    for stage in (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY):
         rollout = a_rollout(a_member(stage, pid=OLD), aborting=stage is not Stage.DRAINING)
-        assert machine.advance(rollout, seen(a_process(), closed={})).status is Status.RUNNING
+        assert machine.advance(rollout, observed(a_process(), closed={})).status is Status.RUNNING
 
 
 def test_what_an_operator_stops_while_it_waits_for_its_turn_is_not_waited_for() -> None:
     first, second = all_open(2)
-    rollout = a_rollout(replace(first, tried=True, replaced=True, pid=101), second)
-    down = Process("app-2", "STOPPED", down_for=HAND_PATIENCE - 0.1)
+    rollout = a_rollout(replace(first, attempted=True, replaced=True, pid=101), second)
+    down = Process("app-2", "STOPPED", down_for=MANUAL_STOP_GRACE - 0.1)
     table = {"app-1": Process("app-1", "RUNNING", 101), "app-2": down}
-    assert machine.advance(rollout, Seen(BEGAN, table)).status is Status.RUNNING
-    table["app-2"] = replace(down, down_for=HAND_PATIENCE)
-    assert machine.advance(rollout, Seen(BEGAN, table)).status is Status.DONE
+    assert machine.advance(rollout, Observation(BEGAN, table)).status is Status.RUNNING
+    table["app-2"] = replace(down, down_for=MANUAL_STOP_GRACE)
+    assert machine.advance(rollout, Observation(BEGAN, table)).status is Status.DONE
 
 
 def stuck(rollout: Rollout, *states: str, **facts: Any) -> Rollout:
     """The rollout at the deadline of one that cannot go on."""
     waiting = machine.advance(rollout, look(*states, **facts))
     assert (waiting.status, waiting.stuck_since) == (Status.RUNNING, BEGAN)
-    is_awaited = any(ward.stage is Stage.WARMING for ward in facts.get("wards", {}).values())
-    patience = 60.0 + (rollout.policy.warmup.timeout + rollout.policy.settle if is_awaited else 0.0)
+    is_awaited = any(guarded.stage is Stage.WARMING for guarded in facts.get("guarded", {}).values())
+    patience = 60.0 + (rollout.policy.warmup.timeout + rollout.policy.min_ready_seconds if is_awaited else 0.0)
     almost = machine.advance(waiting, look(*states, at=BEGAN + patience - 0.1, **facts))
     assert almost.status is Status.RUNNING
     return machine.advance(almost, look(*states, at=BEGAN + patience, **facts))
 
 
 def test_a_rollout_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
-    kept = replace(all_open(3)[2], wanted=False)
+    kept = replace(all_open(3)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
     assert after.status is Status.FAILED
     assert after.why == "waited 60 s and could not go on: no room under the limit of 1. app-3 is BACKOFF"
 
 
 def test_the_text_names_also_who_is_kept_closed() -> None:
-    kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], wanted=False)
+    kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
     assert after.why.endswith("app-3 is failed")
 
@@ -1241,8 +1256,8 @@ def paced(*rest: Member, **changes: Any) -> Rollout:
 
 def under_way(stage: Stage, since: float = BEGAN) -> tuple[Member, ...]:
     """app-2 in a stage; app-3 and app-4 serve and stay."""
-    second = replace(members(Stage.OPEN, stage)[1], tried=True, since=since, old_pid=102, old_spawned=0.0)
-    return (second, *(replace(member, wanted=False) for member in all_open(4)[2:]))
+    second = replace(members(Stage.OPEN, stage)[1], attempted=True, since=since, old_pid=102, old_spawned=0.0)
+    return (second, *(replace(member, selected=False) for member in all_open(4)[2:]))
 
 
 @pytest.mark.parametrize(("pressure", "goes"), [(0.0, True), (19.9, True), (20.0, False), (100.0, False), (None, True)])
@@ -1335,13 +1350,13 @@ def test_all_ports_of_a_process_are_closed() -> None:
 
 def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
     one, two = members(Stage.WARMING, Stage.WARMING, pid=NEW)
-    rollout = a_rollout(one, replace(two, pid=0), a_member(Stage.SETTLING, pid=NEW))
+    rollout = a_rollout(one, replace(two, pid=0), a_member(Stage.READY, pid=NEW))
     (job,) = machine.jobs(rollout).values()
     assert (list(machine.jobs(rollout)), job.pid, job.ports, job.bypass) == (["app-1"], NEW, (8001,), "mark")
 
 
 def test_available_is_who_is_open_and_running() -> None:
-    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.SETTLING, Stage.DRAINING, Stage.OPEN))
+    rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.READY, Stage.DRAINING, Stage.OPEN))
     assert machine.available(rollout, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
 
 
@@ -1353,17 +1368,17 @@ def test_the_least_that_was_available_is_remembered() -> None:
 
 
 def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of_others() -> None:
-    done = a_member(replaced=True, tried=True, failed=True, pid=NEW, why="died after it was replaced")
+    done = a_member(replaced=True, attempted=True, failed=True, pid=NEW, why="died after it was replaced")
     closed = replace(done, name="app-2", stage=Stage.FAILED)
-    waiting = replace(a_member(), name="app-3", failed=True, tried=True, why="still gets new connections")
+    waiting = replace(a_member(), name="app-3", failed=True, attempted=True, why="still gets new connections")
     previous = a_rollout(
         done, closed, waiting, status=Status.FAILED, aborting=True, started_at=BEGAN, ended_at=BEGAN + 5.0
     )
     fresh = a_rollout(a_member(), replace(a_member(Stage.FAILED), name="app-2"), replace(a_member(), name="app-3"))
-    untried = tuple(replace(member, tried=False) for member in fresh.members)
+    untried = tuple(replace(member, attempted=False) for member in fresh.members)
     fresh = replace(fresh, members=untried, started_at=BEGAN + 100.0)
     after = machine.resumed(fresh, previous, look("RUNNING", "RUNNING", "RUNNING").processes)
-    assert [(m.tried, m.replaced, m.failed, m.why) for m in after.members] == [
+    assert [(m.attempted, m.replaced, m.failed, m.why) for m in after.members] == [
         (True, True, False, ""),
         (False, False, False, ""),
         (False, False, False, ""),
@@ -1381,7 +1396,7 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
 
 def test_a_plan_has_those_that_are_left_alone_last() -> None:
     first, second, third = all_open(3)
-    rollout = a_rollout(replace(first, wanted=False), second, third)
+    rollout = a_rollout(replace(first, selected=False), second, third)
     plan = machine.planned(rollout, look("STOPPED", "RUNNING", "FATAL"))
     assert [member.name for member in plan.members] == ["app-3", "app-2", "app-1"]
     assert (plan.status, plan.ended_at) == (Status.PLANNED, BEGAN)
@@ -1399,64 +1414,68 @@ def test_a_process_that_somebody_names_and_an_earlier_rollout_left_closed_is_dra
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
     ports = {"app-1": (8001,), "app-2": (8002,)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
-    rollout = narrowed(begin(2, policy, GatePolicy(), Seen(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",))
-    assert [(m.wanted, m.stage) for m in rollout.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
-    after = machine.advance(rollout, Seen(BEGAN + 1.0, processes, closed=CLOSED))
+    rollout = narrowed(
+        begin(2, policy, GatePolicy(), Observation(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",)
+    )
+    assert [(m.selected, m.stage) for m in rollout.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
+    after = machine.advance(rollout, Observation(BEGAN + 1.0, processes, closed=CLOSED))
     assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {8001})
 
 
 # --- who is in the hands of the guard
 
 
-def a_ward(stage: Stage, closed: bool = False, tries: int = 0, number: int = 3, **changes: Any) -> Ward:
-    return Ward(f"app-{number}", (8000 + number,), stage, BEGAN, closed=closed, tries=tries, **changes)
+def a_guarded(stage: Stage, closed: bool = False, tries: int = 0, number: int = 3, **changes: Any) -> GuardedProcess:
+    return GuardedProcess(f"app-{number}", (8000 + number,), stage, BEGAN, closed=closed, tries=tries, **changes)
 
 
-def guarded(*states: str, ward: Ward, **facts: Any) -> Seen:
-    return look(*states, wards={ward.name: ward}, **facts)
+def observed_with(*states: str, guarded: GuardedProcess, **facts: Any) -> Observation:
+    return look(*states, guarded={guarded.name: guarded}, **facts)
 
 
 CRASHED = [
-    a_ward(Stage.WARMING),
-    a_ward(Stage.WARMING, closed=True),
-    a_ward(Stage.WARMING, closed=True, tries=2),
-    a_ward(Stage.SETTLING),
-    a_ward(Stage.SETTLING, tries=2),
-    a_ward(Stage.DOWN),
-    a_ward(Stage.DOWN, closed=True),
-    a_ward(Stage.FAILED, closed=True, tries=1),
+    a_guarded(Stage.WARMING),
+    a_guarded(Stage.WARMING, closed=True),
+    a_guarded(Stage.WARMING, closed=True, tries=2),
+    a_guarded(Stage.READY),
+    a_guarded(Stage.READY, tries=2),
+    a_guarded(Stage.DOWN),
+    a_guarded(Stage.DOWN, closed=True),
+    a_guarded(Stage.FAILED, closed=True, tries=1),
 ]
-SERVES_AS_IT_CAN = [a_ward(Stage.OPEN), a_ward(Stage.FAILED, tries=1), a_ward(Stage.WARMING, tries=1)]
+SERVES_AS_IT_CAN = [a_guarded(Stage.OPEN), a_guarded(Stage.FAILED, tries=1), a_guarded(Stage.WARMING, tries=1)]
 
 
-def ward_name(ward: Ward) -> str:
-    return f"{ward.stage.value} {'closed' if ward.closed else 'open'} {ward.tries}"
+def guarded_name(guarded: GuardedProcess) -> str:
+    return f"{guarded.stage.value} {'closed' if guarded.closed else 'open'} {guarded.tries}"
 
 
-@pytest.mark.parametrize("ward", CRASHED, ids=ward_name)
-def test_one_that_the_guard_has_still_to_warm_is_not_available(ward: Ward) -> None:
-    rollout, facts = a_rollout(*all_open(3), least_available=3), guarded(*["RUNNING"] * 3, ward=ward)
+@pytest.mark.parametrize("guarded", CRASHED, ids=guarded_name)
+def test_one_that_the_guard_has_still_to_warm_is_not_available(guarded: GuardedProcess) -> None:
+    rollout, facts = a_rollout(*all_open(3), least_available=3), observed_with(*["RUNNING"] * 3, guarded=guarded)
     assert machine.available(rollout, facts) == 2
-    is_open = ward.stage is Stage.WARMING and not ward.closed  # users have it, although the rollout waits for it
+    is_open = guarded.stage is Stage.WARMING and not guarded.closed  # users have it, although the rollout waits for it
     assert machine.advance(replace(rollout, paused=True), facts).least_available == (3 if is_open else 2)
 
 
-@pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
-def test_one_that_serves_although_it_could_not_be_warmed_is_available(ward: Ward) -> None:
-    assert machine.available(a_rollout(*all_open(3)), guarded(*["RUNNING"] * 3, ward=ward)) == 3
+@pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
+def test_one_that_serves_although_it_could_not_be_warmed_is_available(guarded: GuardedProcess) -> None:
+    assert machine.available(a_rollout(*all_open(3)), observed_with(*["RUNNING"] * 3, guarded=guarded)) == 3
 
 
-@pytest.mark.parametrize("ward", SERVES_AS_IT_CAN, ids=ward_name)
-def test_a_rollout_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(ward: Ward) -> None:
+@pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
+def test_a_rollout_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(guarded: GuardedProcess) -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
-    assert left(machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-1"]
+    assert left(machine.advance(rollout, observed_with(*["RUNNING"] * 3, guarded=guarded))) == ["app-1"]
 
 
-@pytest.mark.parametrize("first", [a_ward(Stage.WARMING, closed=True), a_ward(Stage.WARMING)], ids=ward_name)
-def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(first: Ward) -> None:
+@pytest.mark.parametrize("first", [a_guarded(Stage.WARMING, closed=True), a_guarded(Stage.WARMING)], ids=guarded_name)
+def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(
+    first: GuardedProcess,
+) -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
-    for ward in (first, a_ward(Stage.SETTLING)):
-        rollout = machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))
+    for guarded in (first, a_guarded(Stage.READY)):
+        rollout = machine.advance(rollout, observed_with(*["RUNNING"] * 3, guarded=guarded))
         assert (left(rollout), rollout.status, rollout.stuck_since) == ([], Status.RUNNING, BEGAN)
     rollout = machine.advance(rollout, look(*["RUNNING"] * 3))
     assert (left(rollout), rollout.stuck_since) == (["app-1"], 0.0)
@@ -1466,37 +1485,37 @@ def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_ha
 def test_one_that_is_kept_closed_because_it_could_not_be_warmed_is_replaced_first_and_takes_no_room(
     stage: Stage,
 ) -> None:
-    ward = a_ward(stage, closed=True, tries=1)
+    guarded = a_guarded(stage, closed=True, tries=1)
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
-    assert left(machine.advance(rollout, guarded(*["RUNNING"] * 3, ward=ward))) == ["app-3"]
-    plan = machine.planned(rollout, guarded(*["RUNNING"] * 3, ward=ward))
+    assert left(machine.advance(rollout, observed_with(*["RUNNING"] * 3, guarded=guarded))) == ["app-3"]
+    plan = machine.planned(rollout, observed_with(*["RUNNING"] * 3, guarded=guarded))
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
 
 
 def test_one_that_is_down_is_replaced_first_whatever_the_guard_does() -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
-    ward = a_ward(Stage.DOWN, closed=True)
-    assert left(machine.advance(rollout, guarded("RUNNING", "RUNNING", "BACKOFF", ward=ward))) == ["app-3"]
+    guarded = a_guarded(Stage.DOWN, closed=True)
+    assert left(machine.advance(rollout, observed_with("RUNNING", "RUNNING", "BACKOFF", guarded=guarded))) == ["app-3"]
 
 
 def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -> None:
     rollout = a_rollout(*all_open(2), limit=2, canary=0)
-    ward = a_ward(Stage.WARMING, closed=True, number=2)
-    assert left(machine.advance(rollout, guarded("RUNNING", "RUNNING", ward=ward))) == []
+    guarded = a_guarded(Stage.WARMING, closed=True, number=2)
+    assert left(machine.advance(rollout, observed_with("RUNNING", "RUNNING", guarded=guarded))) == []
 
 
 @pytest.mark.parametrize(
-    ("state", "ward", "words"),
+    ("state", "guarded", "words"),
     [
-        ("RUNNING", a_ward(Stage.WARMING, closed=True), "app-3 is warming"),
-        ("RUNNING", a_ward(Stage.FAILED, closed=True, tries=1), "app-3 is failed"),
-        ("BACKOFF", a_ward(Stage.DOWN, closed=True), "app-3 is BACKOFF"),
+        ("RUNNING", a_guarded(Stage.WARMING, closed=True), "app-3 is warming"),
+        ("RUNNING", a_guarded(Stage.FAILED, closed=True, tries=1), "app-3 is failed"),
+        ("BACKOFF", a_guarded(Stage.DOWN, closed=True), "app-3 is BACKOFF"),
     ],
 )
-def test_a_rollout_that_is_stuck_tells_what_the_guard_does(state: str, ward: Ward, words: str) -> None:
-    kept = replace(all_open(3)[2], wanted=False)
-    after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", state, wards={ward.name: ward})
-    waited = "130" if ward.stage is Stage.WARMING else "60"
+def test_a_rollout_that_is_stuck_tells_what_the_guard_does(state: str, guarded: GuardedProcess, words: str) -> None:
+    kept = replace(all_open(3)[2], selected=False)
+    after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", state, guarded={guarded.name: guarded})
+    waited = "130" if guarded.stage is Stage.WARMING else "60"
     assert after.why == f"waited {waited} s and could not go on: no room under the limit of 1. {words}"
 
 
@@ -1510,7 +1529,7 @@ def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Rollout:
         for wait, (name, process) in zip(stopwaitsecs, look(*["RUNNING"] * len(stopwaitsecs)).processes.items())
     }
     rollout = a_rollout(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
-    require_time_to_stop(rollout, processes)
+    check_stop_timeout(rollout, processes)
     return rollout
 
 
@@ -1538,14 +1557,14 @@ def test_one_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused(
     )
 
 
-@pytest.mark.parametrize("change", [{"wanted": False}, {"tried": True, "replaced": True}], ids=str)
+@pytest.mark.parametrize("change", [{"selected": False}, {"attempted": True, "replaced": True}], ids=str)
 def test_one_that_the_rollout_does_not_stop_may_take_as_long_as_it_likes(change: dict[str, bool]) -> None:
     slow_to_stop(3600.0, **change)
 
 
-def begun(seen: Seen, failed: dict[str, str]) -> Rollout:
-    ports = {name: (8000 + n,) for n, name in enumerate(sorted(seen.processes), 1)}
-    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), seen, ports, failed)
+def begun(observed: Observation, failed: dict[str, str]) -> Rollout:
+    ports = {name: (8000 + n,) for n, name in enumerate(sorted(observed.processes), 1)}
+    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, ports, failed)
 
 
 def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() -> None:
@@ -1559,12 +1578,12 @@ def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() ->
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
 def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, least: int) -> None:
-    ward = a_ward(Stage.WARMING, number=2, closed=is_closed)
-    assert begun(guarded("RUNNING", "RUNNING", ward=ward), {}).least_available == least
+    guarded = a_guarded(Stage.WARMING, number=2, closed=is_closed)
+    assert begun(observed_with("RUNNING", "RUNNING", guarded=guarded), {}).least_available == least
 
 
 def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
-    facts = guarded(*["RUNNING"] * 3, ward=a_ward(Stage.WARMING, number=2))
+    facts = observed_with(*["RUNNING"] * 3, guarded=a_guarded(Stage.WARMING, number=2))
     rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
     assert (rollout.waits, rollout.waits_long) == ("the guard to finish app-2 (warming)", False)
     later = machine.advance(rollout, replace(facts, at=BEGAN + LONG))
@@ -1589,13 +1608,15 @@ def test_rollout_whose_warm_up_lasts_says_what_it_waits_for() -> None:
     late = a_rollout(warming(), *all_open(3)[1:])
     facts = replace(look("RUNNING", "RUNNING", "RUNNING"), at=BEGAN + LONG)
     facts = replace(facts, processes={**facts.processes, NAME: a_process("RUNNING", NEW)})
-    facts = replace(facts, warmths={NAME: Warmth(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)})
+    facts = replace(
+        facts, warmups={NAME: WarmupStatus(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)}
+    )
     after = machine.advance(late, facts)
     assert (after.waits, after.waits_long) == ("app-1 to be warm: GET /health (ready) answers 503", True)
 
 
-def a_watch(*wards: Ward) -> Watch:
-    return Watch("app", Policy("app", PortRule()), GatePolicy(), wards)
+def a_watch(*guarded: GuardedProcess) -> GuardState:
+    return GuardState("app", Policy("app", PortRule()), GatePolicy(), guarded)
 
 
 def test_where_nobody_guards_what_the_last_rollout_left_failed_is_kept_closed() -> None:
@@ -1605,44 +1626,44 @@ def test_where_nobody_guards_what_the_last_rollout_left_failed_is_kept_closed() 
 
 
 @pytest.mark.parametrize(
-    ("wards", "expected"),
+    ("guarded", "expected"),
     [
         ([], {}),
-        ([a_ward(Stage.WARMING, closed=True, number=1)], {"app-1": "left cold"}),
-        ([a_ward(Stage.WARMING, closed=False, number=1)], {}),
-        ([a_ward(Stage.FAILED, closed=True, tries=2, number=1, problem="is cold")], {"app-1": "is cold"}),
-        ([a_ward(Stage.FAILED, closed=True, tries=2, number=2, problem="is cold")], {"app-2": "is cold"}),
-        ([a_ward(Stage.FAILED, closed=False, tries=2, number=2, problem="is cold")], {}),
-        ([a_ward(Stage.WARMING, closed=True, number=2)], {}),
-        ([a_ward(Stage.DOWN, closed=True, number=2)], {}),
+        ([a_guarded(Stage.WARMING, closed=True, number=1)], {"app-1": "left cold"}),
+        ([a_guarded(Stage.WARMING, closed=False, number=1)], {}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=1, problem="is cold")], {"app-1": "is cold"}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=2, problem="is cold")], {"app-2": "is cold"}),
+        ([a_guarded(Stage.FAILED, closed=False, tries=2, number=2, problem="is cold")], {}),
+        ([a_guarded(Stage.WARMING, closed=True, number=2)], {}),
+        ([a_guarded(Stage.DOWN, closed=True, number=2)], {}),
     ],
-    ids=lambda value: " ".join(f"{w.name} {ward_name(w)}" for w in value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(f"{w.name} {guarded_name(w)}" for w in value) if isinstance(value, list) else "",
 )
 def test_where_the_guard_is_only_what_failed_and_is_still_closed_is_kept_so(
-    wards: list[Ward], expected: dict[str, str]
+    guarded: list[GuardedProcess], expected: dict[str, str]
 ) -> None:
     previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
-    assert kept_closed(previous, a_watch(*wards)) == expected
+    assert kept_closed(previous, a_watch(*guarded)) == expected
 
 
 def test_the_guard_alone_says_what_is_kept_closed_where_nothing_was_rolled() -> None:
-    failed = a_ward(Stage.FAILED, closed=True, tries=1, problem="is cold")
+    failed = a_guarded(Stage.FAILED, closed=True, tries=1, problem="is cold")
     assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}
 
 
 # --- who drains is told
 
 
-TOLD = DrainPolicy(signal="USR1")
-SIGNAL = Order(Verb.SIGNAL, NAME, Incarnation(OLD, 1.0), "USR1")
+MAX_SHOWN = DrainPolicy(signal="USR1")
+SIGNAL = Action(Verb.SIGNAL, NAME, Incarnation(OLD, 1.0), "USR1")
 
 
 def orders_while_draining(
     process: Process | None, closed: dict[int, float] = CLOSED, **changes: Any
-) -> tuple[Order, ...]:
+) -> tuple[Action, ...]:
     of_member = {key: changes.pop(key) for key in list(changes) if key in Member.__dataclass_fields__}
-    rollout = a_rollout(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", TOLD))
-    return machine.orders(rollout, seen(process, **changes), closed)
+    rollout = a_rollout(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", MAX_SHOWN))
+    return machine.actions(rollout, observed(process, **changes), closed)
 
 
 def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> None:
@@ -1670,18 +1691,18 @@ def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal(
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DRAINING])
 def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
-    rollout = a_rollout(a_member(stage), drain=TOLD)
-    assert SIGNAL not in machine.orders(rollout, seen(a_process()), CLOSED)
+    rollout = a_rollout(a_member(stage), drain=MAX_SHOWN)
+    assert SIGNAL not in machine.actions(rollout, observed(a_process()), CLOSED)
 
 
 def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
     policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
     rollout = a_rollout(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
-    job = NoticeJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
-    assert machine.notices(rollout, {NAME: a_process()}, CLOSED) == {NAME: job}
+    job = NotificationJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
+    assert machine.notifications(rollout, {NAME: a_process()}, CLOSED) == {NAME: job}
     for process, closed in [(a_process(), {}), (a_process("STARTING"), CLOSED), (a_process(pid=NEW), CLOSED)]:
-        assert machine.notices(rollout, {NAME: process}, closed) == {}
-    assert machine.notices(rollout, {}, CLOSED) == {}
+        assert machine.notifications(rollout, {NAME: process}, closed) == {}
+    assert machine.notifications(rollout, {}, CLOSED) == {}
     for stage in set(Stage) - {Stage.DRAINING}:
-        assert machine.notices(a_rollout(a_member(stage), drain=policy), {NAME: a_process()}, CLOSED) == {}
-    assert machine.notices(a_rollout(a_member(Stage.DRAINING)), {NAME: a_process()}, CLOSED) == {}
+        assert machine.notifications(a_rollout(a_member(stage), drain=policy), {NAME: a_process()}, CLOSED) == {}
+    assert machine.notifications(a_rollout(a_member(Stage.DRAINING)), {NAME: a_process()}, CLOSED) == {}

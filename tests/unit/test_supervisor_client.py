@@ -23,10 +23,12 @@ from supervisor.xmlrpc import Faults
 from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.core.model import (
+    Action,
     GatePolicy,
+    GuardedProcess,
+    GuardState,
     Incarnation,
     Member,
-    Order,
     Outcome,
     Policy,
     PortRule,
@@ -35,8 +37,6 @@ from supervisor_rolling.core.model import (
     Rollout,
     Stage,
     Verb,
-    Ward,
-    Watch,
 )
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.listener import supervisor_client
@@ -46,15 +46,15 @@ DEADLINE = 20.0
 NOTHING: dict[str, Any] = {
     "rollouts": {},
     "rolled": [],
-    "watches": {},
-    "watched": [],
+    "guard_states": {},
+    "guarded_groups": [],
     "requests": [],
     "table": 1,
     "processes": {},
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rollouts": {}, "watches": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
+KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
 """What a listener knows that has not looked yet."""
 
 
@@ -68,7 +68,7 @@ class Supervisord:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.headers: list[dict[str, str]] = []
         self.connections = 0
-        self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerLook": lambda *_: json.dumps(NOTHING)}
+        self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerObserve": lambda *_: json.dumps(NOTHING)}
         self.key = self.told = "the key"
         self.raw: bytes | None = None
         self.status = 200
@@ -91,7 +91,7 @@ class Supervisord:
 
     def looks(self, **news: Any) -> None:
         """What the next looks find."""
-        self.methods["rolling.listenerLook"] = lambda *_: json.dumps({**NOTHING, **news})
+        self.methods["rolling.listenerObserve"] = lambda *_: json.dumps({**NOTHING, **news})
 
     def fails(self, method: str, code: int, text: str = "SOME_FAULT: words") -> None:
         def fail(*_: Any) -> None:
@@ -177,11 +177,11 @@ def a_rollout(group: str = "app", number: int = 1) -> Rollout:
     return Rollout(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
 
 
-def a_watch(group: str = "app", *wards: Ward) -> Watch:
-    return Watch(group, Policy(group, PortRule(pattern=r"app-(\d+)")), GatePolicy(), wards)
+def a_watch(group: str = "app", *guarded: GuardedProcess) -> GuardState:
+    return GuardState(group, Policy(group, PortRule(pattern=r"app-(\d+)")), GatePolicy(), guarded)
 
 
-def on_wire(record: Rollout | Watch) -> Any:
+def on_wire(record: Rollout | GuardState) -> Any:
     return json.loads(dump(record))
 
 
@@ -213,8 +213,8 @@ def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monke
 def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:
     supervisord.looks(idle=1.5)
     world = supervisord.client().look({"web", "app"})
-    assert supervisord.calls == [("rolling.listenerLook", ({**KNOWN, "guarded": ["app", "web"]},))]
-    assert (world.rollouts, world.watches, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
+    assert supervisord.calls == [("rolling.listenerObserve", ({**KNOWN, "guarded": ["app", "web"]},))]
+    assert (world.rollouts, world.guard_states, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
 
 
 def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
@@ -295,27 +295,30 @@ def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervi
 def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_watch("app"), a_watch("web")
-    inet.looks(watches={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, watched=["app", "web"])
-    assert client.look([]).watches == {"app": one, "web": two}
-    newer = a_watch("web", Ward("web-1", (8001,), Stage.WARMING, 1000.0, pid=100))
-    inet.looks(watches={"web": [8, on_wire(newer)]}, watched=["app", "web"])
-    assert client.look([]).watches == {"app": one, "web": newer}
-    inet.looks(watched=["web"])
-    assert client.look([]).watches == {"web": newer}
+    inet.looks(guard_states={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, guarded_groups=["app", "web"])
+    assert client.look([]).guard_states == {"app": one, "web": two}
+    newer = a_watch("web", GuardedProcess("web-1", (8001,), Stage.WARMING, 1000.0, pid=100))
+    inet.looks(guard_states={"web": [8, on_wire(newer)]}, guarded_groups=["app", "web"])
+    assert client.look([]).guard_states == {"app": one, "web": newer}
+    inet.looks(guarded_groups=["web"])
+    assert client.look([]).guard_states == {"web": newer}
     client.look([])
-    known = [arguments[0]["watches"] for _, arguments in inet.calls]
+    known = [arguments[0]["guard_states"] for _, arguments in inet.calls]
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
 
 
 def test_a_rollout_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
-    client, rollout, watch = inet.client(), a_rollout(), a_watch()
+    client, rollout, guard_state = inet.client(), a_rollout(), a_watch()
     inet.looks(
-        rollouts={"app": [5, on_wire(rollout)]}, rolled=["app"], watches={"app": [6, on_wire(watch)]}, watched=["app"]
+        rollouts={"app": [5, on_wire(rollout)]},
+        rolled=["app"],
+        guard_states={"app": [6, on_wire(guard_state)]},
+        guarded_groups=["app"],
     )
     world = client.look([])
-    assert (world.rollouts, world.watches) == ({"app": (5, rollout)}, {"app": watch})
+    assert (world.rollouts, world.guard_states) == ({"app": (5, rollout)}, {"app": guard_state})
     client.look([])
-    assert (last_known(inet)["rollouts"], last_known(inet)["watches"]) == ({"app": 5}, {"app": 6})
+    assert (last_known(inet)["rollouts"], last_known(inet)["guard_states"]) == ({"app": 5}, {"app": 6})
 
 
 # --- the process table
@@ -460,7 +463,7 @@ def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet:
     assert inet.calls == [(HELLO, ())]
     inet.told = inet.key
     assert client.look([]).rollouts == {}
-    assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerLook"]
+    assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerObserve"]
 
 
 def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Supervisord) -> None:
@@ -562,19 +565,22 @@ def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(
 
 
 def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
-    client, watch = inet.client(), a_watch("app", Ward("app-1", (8001,), Stage.FAILED, 1000.0, why="drained → café"))
+    client, guard_state = (
+        inet.client(),
+        a_watch("app", GuardedProcess("app-1", (8001,), Stage.FAILED, 1000.0, why="drained → café")),
+    )
     inet.methods["rolling.listenerGuard"] = lambda *_: 6
-    client.guard(watch)
+    client.guard(guard_state)
     ((method, (group, text)),) = inet.calls
     assert (method, group, text.isascii(), load_watch(json.loads(text))) == (
         "rolling.listenerGuard",
         "app",
         True,
-        watch,
+        guard_state,
     )
-    inet.looks(watched=["app"])
-    assert client.look([]).watches == {"app": watch}
-    assert last_known(inet)["watches"] == {"app": 6}
+    inet.looks(guarded_groups=["app"])
+    assert client.look([]).guard_states == {"app": guard_state}
+    assert last_known(inet)["guard_states"] == {"app": 6}
 
 
 def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) -> None:
@@ -582,7 +588,7 @@ def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) 
     inet.fails("rolling.listenerGuard", Faults.SHUTDOWN_STATE)
     error_of(lambda: client.guard(a_watch()))
     client.look([])
-    assert last_known(inet)["watches"] == {}
+    assert last_known(inet)["guard_states"] == {}
 
 
 def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None:
@@ -592,7 +598,7 @@ def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None
     client.unguard("app")
     assert inet.calls[-1] == ("rolling.listenerGuard", ("app", ""))
     client.look([])
-    assert last_known(inet)["watches"] == {}
+    assert last_known(inet)["guard_states"] == {}
     client.unguard("never guarded")
 
 
@@ -611,19 +617,19 @@ def test_a_plan_is_sent_as_a_rollout(inet: Supervisord) -> None:
 # --- orders
 
 
-STOP = Order(Verb.STOP, "app-1", Incarnation(7, 1000.25))
-START = Order(Verb.START, "app-1", Incarnation(0, 1000.25))
-SIGNAL = Order(Verb.SIGNAL, "app-1", Incarnation(7, 1000.25), "USR1")
+STOP = Action(Verb.STOP, "app-1", Incarnation(7, 1000.25))
+START = Action(Verb.START, "app-1", Incarnation(0, 1000.25))
+SIGNAL = Action(Verb.SIGNAL, "app-1", Incarnation(7, 1000.25), "USR1")
 DONE = {"code": 0, "text": ""}
 
 
 def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Supervisord) -> None:
-    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE] * 3
-    assert inet.client().order("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
+    inet.methods["rolling.listenerAct"] = lambda *_: [DONE] * 3
+    assert inet.client().action("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
     running = {"name": "app-1", "pid": 7, "spawned": 1000.25}
     assert inet.calls == [
         (
-            "rolling.listenerOrder",
+            "rolling.listenerAct",
             (
                 "app",
                 [
@@ -638,8 +644,8 @@ def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Su
 
 @pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
 def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
-    inet.methods["rolling.listenerOrder"] = lambda *_: [{"code": code, "text": "ALREADY_STARTED: app:app-1"}] * 2
-    assert inet.client().order("app", [STOP, START]) == [Outcome()] * 2
+    inet.methods["rolling.listenerAct"] = lambda *_: [{"code": code, "text": "ALREADY_STARTED: app:app-1"}] * 2
+    assert inet.client().action("app", [STOP, START]) == [Outcome()] * 2
 
 
 @pytest.mark.parametrize(
@@ -647,31 +653,31 @@ def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int
 )
 def test_an_order_that_is_refused_says_why_and_the_others_are_carried_out(inet: Supervisord, code: int) -> None:
     refused = {"code": code, "text": plain("NO_FILE: /srv/café")}
-    inet.methods["rolling.listenerOrder"] = lambda *_: [DONE, refused, DONE]
-    assert inet.client().order("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/café"), Outcome()]
+    inet.methods["rolling.listenerAct"] = lambda *_: [DONE, refused, DONE]
+    assert inet.client().action("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/café"), Outcome()]
 
 
 def test_an_order_for_an_incarnation_that_is_gone_says_so(inet: Supervisord) -> None:
     gone = {"code": Faults.NOT_RUNNING, "text": "NOT_RUNNING: app:app-1"}
-    inet.methods["rolling.listenerOrder"] = lambda *_: [gone]
-    assert inet.client().order("app", [STOP]) == [Outcome("NOT_RUNNING: app:app-1", overtaken=True)]
+    inet.methods["rolling.listenerAct"] = lambda *_: [gone]
+    assert inet.client().action("app", [STOP]) == [Outcome("NOT_RUNNING: app:app-1", already_stopped=True)]
 
 
 def test_orders_to_a_supervisord_that_shuts_down_are_an_error_and_no_refusal(inet: Supervisord) -> None:
-    inet.fails("rolling.listenerOrder", Faults.SHUTDOWN_STATE)
-    error_of(lambda: inet.client().order("app", [STOP]))
+    inet.fails("rolling.listenerAct", Faults.SHUTDOWN_STATE)
+    error_of(lambda: inet.client().action("app", [STOP]))
 
 
 def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:
     inet.status = 500
-    error_of(lambda: inet.client().order("app", [STOP]))
+    error_of(lambda: inet.client().action("app", [STOP]))
 
 
 # --- faults
 
 
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
-    inet.fails("rolling.listenerLook", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
+    inet.fails("rolling.listenerObserve", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().look([])))
     inet.told = ""
@@ -679,20 +685,20 @@ def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord)
 
 
 def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
-    inet.fails("rolling.listenerLook", Faults.FAILED, "FAILED: out of luck")
+    inet.fails("rolling.listenerObserve", Faults.FAILED, "FAILED: out of luck")
     error = error_of(lambda: inet.client().look([]))
     assert str(error) == "FAILED: out of luck"
     assert not isinstance(error, ConflictError)
 
 
 def test_a_supervisord_that_shuts_down_is_said_to(inet: Supervisord) -> None:
-    inet.fails("rolling.listenerLook", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
+    inet.fails("rolling.listenerObserve", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
     assert str(error_of(lambda: inet.client().look([]))) == "supervisord is shutting down"
 
 
 def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
     client = inet.client()
-    inet.fails("rolling.listenerLook", Faults.FAILED)
+    inet.fails("rolling.listenerObserve", Faults.FAILED)
     error_of(lambda: client.look([]))
     inet.looks()
     client.look([])

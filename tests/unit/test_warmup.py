@@ -27,10 +27,10 @@ from supervisor_rolling.core.model import (
     GatePolicy,
     Holder,
     PortUse,
-    Warmth,
     WarmupJob,
     WarmupPolicy,
     WarmupRequest,
+    WarmupStatus,
 )
 from supervisor_rolling.core.protocol_detection import H2_PREFACE
 from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpected_text
@@ -190,12 +190,12 @@ class Warmer:
         self.changed = threading.Event()
         self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
 
-    def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> Warmth:
+    def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
         job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
         return self.warmups.tend({NAME: job})[NAME]
 
-    def until_over(self, port: int, **details: Any) -> Warmth:
-        return until(lambda: self.tend(port, **details), lambda warmth: warmth.state != "warming")
+    def until_over(self, port: int, **details: Any) -> WarmupStatus:
+        return until(lambda: self.tend(port, **details), lambda warmup_status: warmup_status.state != "warming")
 
 
 def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
@@ -232,10 +232,10 @@ def warmer(keep: ExitStack) -> Warmer:
 
 
 def test_first_ready_then_the_list_in_its_order_and_as_often_as_it_says(server: Server, warmer: Warmer) -> None:
-    wanted = (WarmupRequest(path="/b", count=3), *gets("/a?q=1"), WarmupRequest("HEAD", "/b"))
-    warmth = warmer.until_over(server.port, ready="/health", requests=wanted)
+    selected = (WarmupRequest(path="/b", count=3), *gets("/a?q=1"), WarmupRequest("HEAD", "/b"))
+    warmup_status = warmer.until_over(server.port, ready="/health", requests=selected)
     assert server.lines == ["GET /health", "GET /b", "GET /b", "GET /b", "GET /a?q=1", "HEAD /b"]
-    assert (warmth.state, warmth.pid, warmth.requests, warmth.why) == ("warm", PID, 5, "")
+    assert (warmup_status.state, warmup_status.pid, warmup_status.requests, warmup_status.why) == ("warm", PID, 5, "")
 
 
 def test_the_first_and_the_last_request_are_timed(server: Server, warmer: Warmer) -> None:
@@ -244,10 +244,10 @@ def test_the_first_and_the_last_request_are_timed(server: Server, warmer: Warmer
         return 200
 
     server.answer = slow_at_first
-    warmth = warmer.until_over(server.port, requests=gets("/first", "/", "/", "/last"))
-    assert 200 <= warmth.first_ms < 5000
-    assert 50 <= warmth.last_ms < warmth.first_ms + 5000
-    assert warmth.last_ms != warmth.first_ms
+    warmup_status = warmer.until_over(server.port, requests=gets("/first", "/", "/", "/last"))
+    assert 200 <= warmup_status.first_ms < 5000
+    assert 50 <= warmup_status.last_ms < warmup_status.first_ms + 5000
+    assert warmup_status.last_ms != warmup_status.first_ms
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])
@@ -281,9 +281,11 @@ def test_ready_that_is_refused_three_times_fails_with_the_fix(
     server: Server, warmer: Warmer, status: int, fix: str
 ) -> None:
     server.answer = lambda asked: status
-    warmth = warmer.until_over(server.port, ready="/health")
-    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
-    assert warmth.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path in warmup.ready"
+    warmup_status = warmer.until_over(server.port, ready="/health")
+    assert (warmup_status.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert (
+        warmup_status.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path in warmup.ready"
+    )
 
 
 def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
@@ -293,30 +295,30 @@ def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer:
 
 def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    warmth = warmer.until_over(server.port, ready="/health", timeout=0.3)
-    assert (warmth.state, warmth.why) == ("late", "GET /health (ready) answers 503")
+    warmup_status = warmer.until_over(server.port, ready="/health", timeout=0.3)
+    assert (warmup_status.state, warmup_status.why) == ("late", "GET /health (ready) answers 503")
 
 
 def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    warmth = until(lambda: warmer.tend(server.port, ready="/health"), lambda warmth: warmth.why)
-    assert (warmth.state, warmth.why) == ("warming", "GET /health (ready) answers 503")
+    warmup_status = until(lambda: warmer.tend(server.port, ready="/health"), lambda warmup_status: warmup_status.why)
+    assert (warmup_status.state, warmup_status.why) == ("warming", "GET /health (ready) answers 503")
 
 
 def test_an_unexpected_answer_ends_it_at_once_with_words(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 500 if asked.path == "/b" else 200
-    warmth = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
-    assert (warmth.state, warmth.requests) == ("failed", 1)
-    assert warmth.why == "GET /b answered 500, expected 2xx"
+    warmup_status = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
+    assert (warmup_status.state, warmup_status.requests) == ("failed", 1)
+    assert warmup_status.why == "GET /b answered 500, expected 2xx"
     assert server.lines == ["GET /a", "GET /b"]
 
 
 @pytest.mark.parametrize(("status", "state"), [(404, "warm"), (401, "warm"), (200, "failed"), (302, "failed")])
 def test_expect_is_taken_literally(server: Server, warmer: Warmer, status: int, state: str) -> None:
     server.answer = lambda asked: status
-    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/x", expect=(401, 404)),))
-    assert warmth.state == state
-    assert state == "warm" or warmth.why == f"GET /x answered {status}, expected 401 or 404"
+    warmup_status = warmer.until_over(server.port, requests=(WarmupRequest(path="/x", expect=(401, 404)),))
+    assert warmup_status.state == state
+    assert state == "warm" or warmup_status.why == f"GET /x answered {status}, expected 401 or 404"
 
 
 def test_a_post_has_its_body_and_its_headers(server: Server, warmer: Warmer) -> None:
@@ -345,18 +347,18 @@ def test_a_redirect_that_stays_at_the_process_is_followed(server: Server, warmer
     server.answer = lambda asked: 200 if asked.path == "/there" else 301
     server.location = location.format(own=f"127.0.0.1:{server.port}")
     policy: dict[str, Any] = {"headers": {"Host": "example.org"}, "ready": "/health", "requests": gets("/")}
-    warmth = warmer.until_over(server.port, **policy)
-    assert server.lines == ["GET /health", "GET /there", "GET /", "GET /there"], warmth.why
-    assert (warmth.state, warmth.requests, warmth.statuses) == ("warm", 1, (200,))
+    warmup_status = warmer.until_over(server.port, **policy)
+    assert server.lines == ["GET /health", "GET /there", "GET /", "GET /there"], warmup_status.why
+    assert (warmup_status.state, warmup_status.requests, warmup_status.statuses) == ("warm", 1, (200,))
     assert {asked.headers["Host"] for asked in server.asked} == {"example.org"}
 
 
 def test_a_redirect_to_https_fails_and_names_the_header(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 301
     server.location = "https://example.org/"
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, server.lines) == ("failed", ["GET /"])
-    assert warmth.why == (
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, server.lines) == ("failed", ["GET /"])
+    assert warmup_status.why == (
         "GET / answers 301 to https://example.org/. Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in "
         "groups.app of rolling.yaml, or accept it: `{path: /, expect: [301]}` in warmup.requests"
     )
@@ -402,26 +404,26 @@ def test_header_fix_of_a_redirect_is_valid_yaml() -> None:
 def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 301
     server.location = "https://example.org/\r\n\x1b[31m"
-    warmth = warmer.until_over(server.port, ready="/health")
-    assert (warmth.state, server.lines) == ("failed", ["GET /health"] * 3)
-    assert warmth.why.endswith(
+    warmup_status = warmer.until_over(server.port, ready="/health")
+    assert (warmup_status.state, server.lines) == ("failed", ["GET /health"] * 3)
+    assert warmup_status.why.endswith(
         "Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in groups.app of rolling.yaml, or name another path "
         "in warmup.ready"
     )
-    assert warmth.why.isprintable()
+    assert warmup_status.why.isprintable()
 
 
 def test_an_expected_redirect_is_not_followed(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 302
-    warmth = warmer.until_over(server.port, requests=(WarmupRequest(path="/", expect=(200, 302)),))
-    assert (warmth.state, server.lines, warmth.statuses) == ("warm", ["GET /"], (302,))
+    warmup_status = warmer.until_over(server.port, requests=(WarmupRequest(path="/", expect=(200, 302)),))
+    assert (warmup_status.state, server.lines, warmup_status.statuses) == ("warm", ["GET /"], (302,))
 
 
 def test_redirects_in_a_circle_end(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 302
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, len(server.asked)) == ("failed", 1 + MAX_REDIRECTS)
-    assert "answers 302 to /elsewhere. Fix: " in warmth.why
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, len(server.asked)) == ("failed", 1 + MAX_REDIRECTS)
+    assert "answers 302 to /elsewhere. Fix: " in warmup_status.why
 
 
 def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +439,7 @@ def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch
 
 def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
     port = free_port()
-    waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
     server = Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
@@ -447,21 +449,21 @@ def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warme
 def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitStack) -> None:
     port = free_port()
     warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
-    refused = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmth: warmth.why)
+    refused = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
     Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
 
 
 def test_without_ready_and_without_a_list_it_is_warm_when_it_listens(server: Server, warmer: Warmer) -> None:
-    warmth = warmer.until_over(server.port)
-    assert (warmth.state, warmth.requests, server.lines) == ("warm", 0, [])
+    warmup_status = warmer.until_over(server.port)
+    assert (warmup_status.state, warmup_status.requests, server.lines) == ("warm", 0, [])
 
 
 def test_what_never_listens_fails_at_the_deadline(warmer: Warmer) -> None:
     port = free_port()
-    warmth = warmer.until_over(port, timeout=0.2)
-    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
+    warmup_status = warmer.until_over(port, timeout=0.2)
+    assert (warmup_status.state, warmup_status.why) == ("late", f"nothing listens on port {port}")
 
 
 @pytest.mark.parametrize(("ports", "words"), [((9000,), "9000"), ((9000, 9001), "9000, 9001")])
@@ -472,9 +474,9 @@ def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...]
         asked.append(pid)
         return ports
 
-    warmth = Warmer(ports=ports_of).until_over(free_port(), timeout=0.2)
-    assert warmth.state == "late"
-    assert warmth.why.endswith(f"; it listens on {words}. Fix: correct `ports` in rolling.yaml, or the program")
+    warmup_status = Warmer(ports=ports_of).until_over(free_port(), timeout=0.2)
+    assert warmup_status.state == "late"
+    assert warmup_status.why.endswith(f"; it listens on {words}. Fix: correct `ports` in rolling.yaml, or the program")
     assert asked == [PID], "once, at the deadline: it is dear"
 
 
@@ -485,11 +487,11 @@ def test_foreign_process_on_port_does_not_warm(server: Server) -> None:
         looks.append((port, pid))
         return (Holder((4711, 4712), "python3", NAME),)
 
-    warmth = Warmer(others=others).until_over(server.port, timeout=0.2)
+    warmup_status = Warmer(others=others).until_over(server.port, timeout=0.2)
     assert set(looks) == {(server.port, PID)}
     assert len(looks) < 4, "to look is dear"
-    assert (warmth.state, warmth.requests, server.lines) == ("late", 0, [])
-    assert warmth.why == (
+    assert (warmup_status.state, warmup_status.requests, server.lines) == ("late", 0, [])
+    assert warmup_status.why == (
         f"port {server.port} is held by processes 4711, 4712 (python3), left by an earlier {NAME}. Fix: kill 4711 4712"
     )
 
@@ -498,24 +500,26 @@ def test_process_is_warmed_when_foreign_process_ends(server: Server, monkeypatch
     monkeypatch.setattr("supervisor_rolling.listener.warmup.FOREIGN_EVERY", 0.01)
     looks = iter([(Holder((4711,), "python3"),)] * 2)
     warmer = Warmer(others=lambda port, pid: next(looks, ()))
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"])
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, warmup_status.requests, server.lines) == ("warm", 1, ["GET /"])
 
 
 def test_foreign_process_during_warmup_repeats_the_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor_rolling.listener.warmup.FOREIGN_EVERY", 0.01)
     looks = iter([(), (Holder((4711,), "python3"),)])
-    warmth = Warmer(others=lambda port, pid: next(looks, ())).until_over(server.port, requests=gets("/"))
-    assert (warmth.state, server.lines) == ("warm", ["GET /", "GET /"])
-    assert (warmth.requests, len(warmth.latencies), warmth.statuses) == (1, 1, (200,)), "of the second time alone"
+    warmup_status = Warmer(others=lambda port, pid: next(looks, ())).until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, server.lines) == ("warm", ["GET /", "GET /"])
+    assert (warmup_status.requests, len(warmup_status.latencies), warmup_status.statuses) == (1, 1, (200,)), (
+        "of the second time alone"
+    )
 
 
 def test_foreign_process_at_end_of_warmup_fails_at_timeout(server: Server) -> None:
     looks = iter([()])
     warmer = Warmer(others=lambda port, pid: next(looks, (Holder((4711,), "python3"),)))
-    warmth = warmer.until_over(server.port, requests=gets("/"), timeout=0.3)
-    assert (warmth.state, server.lines) == ("late", ["GET /"])
-    assert warmth.why == (
+    warmup_status = warmer.until_over(server.port, requests=gets("/"), timeout=0.3)
+    assert (warmup_status.state, server.lines) == ("late", ["GET /"])
+    assert warmup_status.why == (
         f"port {server.port} is held by process 4711 (python3). Fix: kill 4711, or name python3 in warmup.proxies "
         f"if it listens for {NAME}"
     )
@@ -533,29 +537,29 @@ def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> N
         raise SocketsError("Cannot see which ports process 7 listens on")
 
     port = free_port()
-    warmth = Warmer(ports=hidden).until_over(port, timeout=0.2)
-    assert (warmth.state, warmth.why) == ("late", f"nothing listens on port {port}")
+    warmup_status = Warmer(ports=hidden).until_over(port, timeout=0.2)
+    assert (warmup_status.state, warmup_status.why) == ("late", f"nothing listens on port {port}")
 
 
 def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -> None:
     def silent(port: int) -> tuple[str, ...]:
         raise SocketsError("the kernel did not answer")
 
-    warmth = Warmer(silent).until_over(1, timeout=0.1)
-    assert (warmth.state, warmth.why) == ("late", "the kernel did not answer")
+    warmup_status = Warmer(silent).until_over(1, timeout=0.1)
+    assert (warmup_status.state, warmup_status.why) == ("late", "the kernel did not answer")
 
 
 def test_a_connection_that_breaks_is_tried_again(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 200 if len(server.asked) > 2 else 0
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, warmth.requests, server.lines) == ("warm", 1, ["GET /"] * 3)
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, warmup_status.requests, server.lines) == ("warm", 1, ["GET /"] * 3)
 
 
 def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) -> None:
     server.hangs.clear()
     began = time.monotonic()
-    warmth = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
-    assert (warmth.state, warmth.why) == ("late", "GET /slow did not answer")
+    warmup_status = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
+    assert (warmup_status.state, warmup_status.why) == ("late", "GET /slow did not answer")
     assert time.monotonic() - began < DEADLINE / 2
 
 
@@ -563,8 +567,8 @@ def test_one_that_listened_late_and_then_hangs_is_not_said_to_listen_nowhere(ser
     looks = itertools.count()
     server.hangs.clear()
     warmer = Warmer(lambda port: ("127.0.0.1",) if next(looks) else ())
-    warmth = warmer.until_over(server.port, ready="/health", timeout=0.4)
-    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+    warmup_status = warmer.until_over(server.port, ready="/health", timeout=0.4)
+    assert (warmup_status.state, warmup_status.why) == ("late", "GET /health did not answer")
 
 
 def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server: Server, warmer: Warmer) -> None:
@@ -575,8 +579,8 @@ def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server
         return 200
 
     server.answer = answer
-    warmth = warmer.until_over(server.port, ready="/health", requests=gets("/hangs"), timeout=0.4)
-    assert (warmth.state, warmth.why) == ("late", "GET /hangs did not answer")
+    warmup_status = warmer.until_over(server.port, ready="/health", requests=gets("/hangs"), timeout=0.4)
+    assert (warmup_status.state, warmup_status.why) == ("late", "GET /hangs did not answer")
 
 
 @pytest.mark.parametrize(
@@ -606,15 +610,15 @@ def test_an_answer_that_the_deadline_cuts_off_is_told_of_only_where_it_took_long
         return 503
 
     server.answer = answer
-    warmth = warmer.until_over(server.port, ready="/health", timeout=trickles_for)
-    assert (warmth.state, warmth.why) == ("late", words)
+    warmup_status = warmer.until_over(server.port, ready="/health", timeout=trickles_for)
+    assert (warmup_status.state, warmup_status.why) == ("late", words)
 
 
 def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: time.sleep(0.15) or 200  # type: ignore[func-returns-value]
-    warmth = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
-    assert warmth.state == "late"
-    assert warmth.why in ("GET / did not answer", "there was no time left for GET /")
+    warmup_status = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
+    assert warmup_status.state == "late"
+    assert warmup_status.why in ("GET / did not answer", "there was no time left for GET /")
     assert len(server.asked) <= 5
 
 
@@ -626,8 +630,8 @@ def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, war
 
     server.answer = answer
     began = time.monotonic()
-    warmth = warmer.until_over(server.port, requests=gets("/", "/hangs"), timeout=1.0)
-    assert (warmth.state, warmth.requests) == ("late", 1)
+    warmup_status = warmer.until_over(server.port, requests=gets("/", "/hangs"), timeout=1.0)
+    assert (warmup_status.state, warmup_status.requests) == ("late", 1)
     assert time.monotonic() - began < 1.7
 
 
@@ -676,10 +680,10 @@ SETTINGS = H2_PREFACE[-9:]
 )
 def test_another_protocol_is_named_by_its_first_bytes(keep: ExitStack, warmer: Warmer, sent: bytes, words: str) -> None:
     server = Raw(keep, lambda _: sent)
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert warmth.state == "failed"
-    assert warmth.why.startswith(f"port {server.port} {words}"), warmth.why
-    assert warmth.why.isprintable()
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert warmup_status.state == "failed"
+    assert warmup_status.why.startswith(f"port {server.port} {words}"), warmup_status.why
+    assert warmup_status.why.isprintable()
     assert server.connections == 1
 
 
@@ -691,8 +695,10 @@ def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
     keep: ExitStack, warmer: Warmer, hello: bytes, answer: bytes, words: str
 ) -> None:
     server = Raw(keep, lambda asked: answer if asked.startswith(hello) else b"")
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, warmth.why.startswith(f"port {server.port} {words}")) == ("failed", True), warmth.why
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, warmup_status.why.startswith(f"port {server.port} {words}")) == ("failed", True), (
+        warmup_status.why
+    )
 
 
 def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path: Path) -> None:
@@ -703,8 +709,10 @@ def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path
     context.load_cert_chain(certificate, key)
     server = Server(keep)
     server.wrap(context)
-    warmth = warmer.until_over(server.port, requests=gets("/"))
-    assert (warmth.state, warmth.why.startswith(f"port {server.port} speaks TLS")) == ("failed", True), warmth.why
+    warmup_status = warmer.until_over(server.port, requests=gets("/"))
+    assert (warmup_status.state, warmup_status.why.startswith(f"port {server.port} speaks TLS")) == ("failed", True), (
+        warmup_status.why
+    )
 
 
 def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStack, warmer: Warmer) -> None:
@@ -728,10 +736,10 @@ def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warme
         thread = threading.Thread(target=trickle)
         thread.start()
         began = time.monotonic()
-        warmth = warmer.until_over(listening.getsockname()[1], ready="/health", timeout=0.8)
+        warmup_status = warmer.until_over(listening.getsockname()[1], ready="/health", timeout=0.8)
         over.set()
         thread.join()
-    assert (warmth.state, warmth.why) == ("late", "GET /health did not answer")
+    assert (warmup_status.state, warmup_status.why) == ("late", "GET /health did not answer")
     assert time.monotonic() - began < DEADLINE / 2
 
 
@@ -739,8 +747,8 @@ def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
     def broken(port: int) -> tuple[str, ...]:
         raise RuntimeError("out of luck")
 
-    warmth = Warmer(broken).until_over(1)
-    assert (warmth.state, warmth.why) == ("failed", "RuntimeError: out of luck")
+    warmup_status = Warmer(broken).until_over(1)
+    assert (warmup_status.state, warmup_status.why) == ("failed", "RuntimeError: out of luck")
 
 
 # --- which are wanted
@@ -793,7 +801,7 @@ def test_to_be_late_is_told_once_before_it_begins_anew(server: Server, warmer: W
 
 def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmth: warmth.why)
+    until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmup_status: warmup_status.why)
     assert warmer.warmups.tend({}) == {}
     assert warmer.changed.wait(DEADLINE)  # its thread has ended
     count = len(server.asked)
@@ -811,7 +819,7 @@ def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer
 
 def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 200 if asked.path == "/right" else 503
-    until(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmth: warmth.why)
+    until(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmup_status: warmup_status.why)
     assert warmer.until_over(server.port, ready="/right").state == "warm"
     count = len(server.asked)
     assert warmer.until_over(server.port, ready="/right").state == "warm"
@@ -821,10 +829,10 @@ def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
 @pytest.mark.parametrize("changed", [{"bypass": "none"}, {"port": 1}])
 def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
     server.hangs.clear()
-    wanted: dict[str, Any] = {"port": server.port, "requests": gets("/")}
-    until(lambda: warmer.tend(**wanted), lambda _: len(server.asked) == 1)
+    selected: dict[str, Any] = {"port": server.port, "requests": gets("/")}
+    until(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
     first = warmer.warmups._running[NAME]
-    warmer.tend(**{**wanted, **changed})
+    warmer.tend(**{**selected, **changed})
     assert warmer.warmups._running[NAME] is not first
     assert first.dropped.is_set()
     server.hangs.set()
@@ -834,8 +842,8 @@ def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> Non
     slow, quick = Server(keep), Server(keep)
     slow.hangs.clear()
     policy = WarmupPolicy(DEADLINE, requests=gets("/"))
-    wanted = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
-    look = lambda: [warmth.state for warmth in warmer.warmups.tend(wanted).values()]  # noqa: E731
+    selected = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
+    look = lambda: [warmup_status.state for warmup_status in warmer.warmups.tend(selected).values()]  # noqa: E731
     until(look, lambda states: states == ["warming", "warm"])
     slow.hangs.set()
     until(look, lambda states: states == ["warm", "warm"])
@@ -853,36 +861,41 @@ def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: Exit
     first = {f"app:{n:03}": WarmupJob(PID + n, (server.port,), policy, "mark") for n in range(SLOTS)}
     late = {"app:late": WarmupJob(PID, (server.port,), replace(policy, timeout=0.3), "mark")}
     until(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
-    waits = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.queued > 0.5)
+    waits = until(
+        lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmup_status: warmup_status.queued > 0.5
+    )
     assert waits.state == "warming"
     assert waits.why == f"waits for a slot: {SLOTS} warm-ups run at once"
     assert len(server.asked) == SLOTS
     server.hangs.set()
-    warm = until(lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmth: warmth.state != "warming")
+    warm = until(
+        lambda: warmer.warmups.tend({**first, **late})["app:late"],
+        lambda warmup_status: warmup_status.state != "warming",
+    )
     assert (warm.state, warm.requests) == ("warm", 1)
     assert warm.queued >= waits.queued
 
 
 def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever moment the loop looks at: a time that is missing makes the warm-up late."""
-    seen: list[float] = []
+    observed: list[float] = []
     is_over = threading.Event()
 
     def noted(warmup: Any, name: str, value: Any) -> None:
         object.__setattr__(warmup, name, value)
         if name in ("warmth", "_queued_at") and hasattr(warmup, "_queued_at") and is_over.is_set():
-            seen.append(warmup.found().queued)
+            observed.append(warmup.found().queued)
 
     monkeypatch.setattr(_Warmup, "__setattr__", noted, raising=False)
     slots, me = warmer.warmups._slots, threading.current_thread()
     monkeypatch.setattr(slots, "number", 1)
     slots.enter(0, threading.Event())
-    until(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmth: warmth.queued > 0.3)
+    until(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmup_status: warmup_status.queued > 0.3)
     is_over.set()
     slots.leave(me)
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
-    assert seen
-    assert min(seen) >= 0.3
+    assert observed
+    assert min(observed) >= 0.3
 
 
 def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, warmer: Warmer) -> None:
@@ -891,18 +904,20 @@ def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, w
     policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
     first = {f"app:{n:03}": WarmupJob(PID + n, (hanging.port,), policy, "mark") for n in range(SLOTS)}
     until(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
-    wanted = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
-    found = until(lambda: warmer.warmups.tend(wanted)["app:late"], lambda warmth: warmth.state != "warming")
+    selected = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
+    found = until(
+        lambda: warmer.warmups.tend(selected)["app:late"], lambda warmup_status: warmup_status.state != "warming"
+    )
     assert found.state == "warm"
 
 
 def test_slots_go_by_rank_then_first_come_first_served() -> None:
     slots, never = Slots(1), threading.Event()
-    order: list[str] = []
+    action: list[str] = []
 
     def run(name: str, rank: int) -> None:
         slots.enter(rank, never)
-        order.append(name)
+        action.append(name)
         slots.leave(threading.current_thread())
 
     slots.enter(0, never)
@@ -914,7 +929,7 @@ def test_slots_go_by_rank_then_first_come_first_served() -> None:
     slots.leave(threading.current_thread())
     for thread in threads:
         thread.join(DEADLINE)
-    assert order == ["rollout's first", "rollout's second", "guard's first", "guard's second"]
+    assert action == ["rollout's first", "rollout's second", "guard's first", "guard's second"]
 
 
 def test_free_slot_wakes_one_of_many_threads() -> None:
@@ -992,8 +1007,10 @@ def test_it_passes_a_closed_gate_that_nobody_else_passes(
     assert list(gate.hold({server.port: "a test"})) == [server.port]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), DEADLINE)
-    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, ready="/health", requests=gets("/"))
-    assert (warmth.state, server.lines) == ("warm", ["GET /health", "GET /"])
+    warmup_status = warmer.until_over(
+        server.port, bypass=bypass, timeout=WITHIN_LEASE, ready="/health", requests=gets("/")
+    )
+    assert (warmup_status.state, server.lines) == ("warm", ["GET /health", "GET /"])
     assert server.asked[0].peer == ("127.0.0.2" if bypass == "address" else "127.0.0.1")
 
 
@@ -1054,14 +1071,16 @@ def test_one_that_listens_on_all_addresses_of_ipv6_alone_is_asked_by_ipv6(
     keep: ExitStack, warmer: Warmer, bypass: str
 ) -> None:
     server = Server(keep, "::")
-    warmth = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/"))
-    assert warmth.state == "warm", warmth.why
+    warmup_status = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/"))
+    assert warmup_status.state == "warm", warmup_status.why
     assert server.asked[0].peer == "::1"
 
 
 def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::1")
-    warmth = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
-    assert (warmth.state, server.asked) == ("late", [])
-    assert warmth.why.startswith(f"port {server.port} listens on ::1 alone, and `bypass: address` passes by IPv4 only")
-    assert "gate: {bypass: mark}" in warmth.why
+    warmup_status = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
+    assert (warmup_status.state, server.asked) == ("late", [])
+    assert warmup_status.why.startswith(
+        f"port {server.port} listens on ::1 alone, and `bypass: address` passes by IPv4 only"
+    )
+    assert "gate: {bypass: mark}" in warmup_status.why

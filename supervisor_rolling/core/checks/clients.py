@@ -11,7 +11,7 @@ from supervisor_rolling.core.model import Client, Finding, Policy
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS, Program, Proxy, read
 from supervisor_rolling.core.text import printable
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 _SAY_SO = "Where it does already, say balancer: {retries: true} in the policy of the group"
 
@@ -93,7 +93,9 @@ def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
     """Each nginx that is connected, where the configuration that was read, if any (``source``), has no server of the
     group: it was started with another one."""
     what = f": {source}, which was read, has no server with a port of the group" if source else ""
-    settle = f", and settle: auto is {policy.settle:g} without it" if policy.settle_auto else ""
+    min_ready_seconds = (
+        f", and settle: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
+    )
     for one in found.nginxes if not policy.balancer.retries else ():
         file = printable(one.files[0][0]) if one.files else ""
         elsewhere = "" if file else "; FILE: what this nginx was started with, or what its nginx -T prints"
@@ -102,7 +104,7 @@ def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
             f"groups.{policy.group}.balancer",
             f"nginx (pid {one.pid}) sends requests to the group, and its configuration was not read{what}. Whether it "
             "tries another server when a connection is refused, for how long it then sends nothing to that process and "
-            f"whether it keeps connections is not known{settle}. Requests may fail while a port is closed",
+            f"whether it keeps connections is not known{min_ready_seconds}. Requests may fail while a port is closed",
             f"groups.{policy.group}.balancer: {{nginx: {file or 'FILE'}}}{elsewhere}",
         )
 
@@ -112,10 +114,10 @@ def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
         yield _without_retry(one)
     if policy.drain.keepalive == "nginx":
         yield _not_nginx(one)
-    elif one.proxy and one.proxy.pools and not is_pool_dealt_with(policy):
+    elif one.proxy and one.proxy.keepalive_closer and not is_pool_dealt_with(policy):
         yield _pooled(one)
     shuns = one.proxy.shuns if one.proxy else 0.0
-    if shuns > policy.settle:
+    if shuns > policy.min_ready_seconds:
         yield _shunned(one, shuns, policy)
 
 
@@ -163,7 +165,7 @@ def _shunned(one: Balancer, shuns: float, policy: Policy) -> Finding:
         "balancer.shuns",
         one.where,
         f"{one.program.title} sends no requests to a process for up to {shuns:g} s after it has refused, and the "
-        f"rollout goes on after settle: {policy.settle:g}: it closes the next ones meanwhile",
+        f"rollout goes on after settle: {policy.min_ready_seconds:g}: it closes the next ones meanwhile",
         f"{fix}, or say settle: auto",
     )
 
@@ -171,7 +173,7 @@ def _shunned(one: Balancer, shuns: float, policy: Policy) -> Finding:
 def _unknown(clients: Sequence[Client], policy: Policy) -> Iterator[Finding]:
     names = _listed(sorted({_called(one) for one in clients}))
     if names:
-        unread = f", and settle: auto is {policy.settle:g} without it" if policy.settle_auto else ""
+        unread = f", and settle: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
         yield Finding(
             "balancer.unknown",
             f"groups.{policy.group}.balancer",
@@ -191,5 +193,5 @@ def _called(one: Client) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more}"
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}"

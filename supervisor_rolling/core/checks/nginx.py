@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from supervisor_rolling.core.min_ready import settle_texts
+from supervisor_rolling.core.min_ready import min_ready_texts
 from supervisor_rolling.core.model import Finding, Policy
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
 
@@ -47,13 +47,13 @@ def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
     return Behind(nginx, tuple(here or (found if is_named else ())), is_certain=bool(here))
 
 
-def settle_for(group: Behind) -> float | None:
+def min_ready_for(group: Behind) -> float | None:
     """Seconds for which nginx passes over a process that has refused; None where it knows nothing of the group."""
     shun, _, one = _longest_shunned(group)
     return shun if one else None
 
 
-def settle_why(group: Behind) -> str:
+def min_ready_why(group: Behind) -> str:
     """What in the configuration says for how long; empty where it is for no time, or nothing does."""
     shun, _, one = _longest_shunned(group)
     return _said(one) if one and shun else ""
@@ -86,7 +86,7 @@ def unreadable(nginx: Nginx, policy: Policy) -> Finding:
         "nginx.unreadable",
         f"balancer.nginx: {named}" if named else "nginx",
         f"{why}, so nothing is known of what nginx does while a port is closed"
-        f"{f', and settle: auto is {policy.settle:g}' if policy.settle_auto else ''}",
+        f"{f', and settle: auto is {policy.min_ready_seconds:g}' if policy.min_ready_auto else ''}",
         "name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else "",
     )
 
@@ -156,17 +156,17 @@ def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
     """What a rollout does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
     a second is no reason to refuse."""
     shun, upstream, one = _longest_shunned(group)
-    if upstream is None or one is None or shun <= policy.settle:
+    if upstream is None or one is None or shun <= policy.min_ready_seconds:
         return
-    out = limit * (1 + math.ceil(shun / max(policy.settle, LEAST_TURN)))
+    out = limit * (1 + math.ceil(shun / max(policy.min_ready_seconds, LEAST_TURN)))
     yield Finding(
         "nginx.max_fails",
         one.where,
         f"nginx passes over a process for up to {shun:g} s after it has refused ({_said(one)}), and the rollout goes on "
-        f"after settle: {policy.settle:g}: it closes the next ones while nginx still shuns the last, in a small group "
+        f"after settle: {policy.min_ready_seconds:g}: it closes the next ones while nginx still shuns the last, in a small group "
         "until none is left",
         "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
-        refuses=policy.settle < one.fail_timeout and out >= len(_live(upstream)),
+        refuses=policy.min_ready_seconds < one.fail_timeout and out >= len(_live(upstream)),
     )
 
 
@@ -254,8 +254,8 @@ def _is_one(server: Server) -> bool:
 def _settles(group: Behind, policy: Policy, limit: int, total: int) -> Iterator[Finding]:
     """What a rollout of so many processes waits for because nginx passes over those that have refused."""
     shun, _, one = _longest_shunned(group)
-    if one is not None and shun and policy.settle_auto:
-        text, fix = settle_texts(shun, _said(one), total, policy.canary, limit)
+    if one is not None and shun and policy.min_ready_auto:
+        text, fix = min_ready_texts(shun, _said(one), total, policy.canary, limit)
         yield Finding("nginx.settle", one.where, text, fix)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import Finding, Holder, Member, Process, Rollout, Seen, Settings, Stage
+from supervisor_rolling.core.model import Finding, Holder, Member, Observation, Process, Rollout, Settings, Stage
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
 from supervisor_rolling.core.stages import DOWN, NOT_UP
@@ -74,12 +74,12 @@ class Listening:
         return found if found and may_hold(found, own) else None
 
 
-def findings(rollout: Rollout, seen: Seen, listening: Listening, settings: Settings) -> Iterator[Finding]:
+def findings(rollout: Rollout, observed: Observation, listening: Listening, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the processes that a rollout would replace."""
-    yield from _down(rollout, seen, listening)
+    yield from _down(rollout, observed, listening)
     for member in rollout.members:
         yield from _foreign(rollout, member, listening)
-    running = [member for member in rollout.members if is_up(member, seen.processes)]
+    running = [member for member in rollout.members if is_up(member, observed.processes)]
     for member in running:
         yield from _of_process(rollout.group, member, listening)
     yield from _shared(rollout.group, running, listening)
@@ -90,7 +90,7 @@ def findings(rollout: Rollout, seen: Seen, listening: Listening, settings: Setti
 
 def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
     """Whether it runs and serves, as far as supervisord knows."""
-    return member.wanted and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
+    return member.selected and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
 
 
 def _held(where: str, member: Member, listening: Listening) -> str:
@@ -116,14 +116,14 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
             where,
             f"{holder_text(port, holder, where)}: it answers there, and no new one would be warm",
             ending_text(port, holder, where) + ("" if is_orphan else proxy_text(holder, where)),
-            refuses=member.wanted,
+            refuses=member.selected,
         )
 
 
-def _down(rollout: Rollout, seen: Seen, listening: Listening) -> Iterator[Finding]:
+def _down(rollout: Rollout, observed: Observation, listening: Listening) -> Iterator[Finding]:
     for member in rollout.members:
-        process, where = seen.processes[member.name], f"{rollout.group}:{member.name}"
-        ward = seen.wards.get(member.name)
+        process, where = observed.processes[member.name], f"{rollout.group}:{member.name}"
+        guarded = observed.guarded.get(member.name)
         if process.state in DOWN and process.state not in NOT_UP:
             said = f" ({process.spawn_error})" if process.spawn_error else ""
             held = _held(where, member, listening)
@@ -140,9 +140,9 @@ def _down(rollout: Rollout, seen: Seen, listening: Listening) -> Iterator[Findin
                 _stopped_text(process, member),
                 f"supervisorctl start {where}",
             )
-        elif member.stage is Stage.FAILED or (ward is not None and ward.stage is Stage.FAILED):
-            why = member.why or (ward.problem if ward is not None else "")
-            is_open = ward is not None and not ward.closed
+        elif member.stage is Stage.FAILED or (guarded is not None and guarded.stage is Stage.FAILED):
+            why = member.why or (guarded.problem if guarded is not None else "")
+            is_open = guarded is not None and not guarded.closed
             yield Finding(
                 "process.cold",
                 where,
@@ -153,7 +153,7 @@ def _down(rollout: Rollout, seen: Seen, listening: Listening) -> Iterator[Findin
 
 def _stopped_text(process: Process, member: Member) -> str:
     """Of one that is not up: a rollout replaces it only where a rollout has left it so."""
-    if member.wanted and member.stage is Stage.FAILED:
+    if member.selected and member.stage is Stage.FAILED:
         return f"is {process.state} since a rollout failed on it ({member.why}): the next rollout replaces it first"
     return f"is {process.state}: it serves no traffic, and a rollout leaves it so"
 

@@ -38,10 +38,10 @@ from supervisor_rolling.core.model import (
     WarmupRequest,
 )
 from supervisor_rolling.core.ports import LAST_PORT
-from supervisor_rolling.core.share import MOST_PROCESSES, parse_share
+from supervisor_rolling.core.share import MAX_PROCESSES, parse_share
 from supervisor_rolling.listener.config.files import read
 from supervisor_rolling.listener.config.yaml_reader import (
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     Entry,
     Path,
     Reader,
@@ -62,13 +62,13 @@ WEEK = 7 * 24 * 3600
 SHORTEST = 0.1
 """Seconds: a deadline of nothing would fail every rollout."""
 
-MOST_REPEATS = 10000
+MAX_REPEATS = 10000
 
 LONGEST_NAME = 15
 """Bytes of the name that the kernel keeps of a program (TASK_COMM_LEN)."""
 
 AUTO = -1.0
-"""Of ``settle``."""
+"""Of ``min_ready_seconds``."""
 
 _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 """What an application may take as it likes. Not those that end a process or hold it (TERM, INT, QUIT, KILL, STOP, …):
@@ -106,8 +106,8 @@ _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\
 
 def load(path: str) -> Config:
     """The configuration in a file. Raises ConfigError where no group can use it, with all that is wrong with it."""
-    data = read(path, MOST_CHARACTERS + 1)
-    if len(data) > MOST_CHARACTERS:
+    data = read(path, MAX_CHARACTERS + 1)
+    if len(data) > MAX_CHARACTERS:
         raise too_large(path)
     try:
         return parse(data.decode("utf-8"), path)
@@ -461,10 +461,10 @@ def _policy(entry: Entry) -> Policy | None:
     return section(functools.partial(_make_policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
 
 
-def _make_policy(group: str, settle: float = AUTO, **values: Any) -> Policy:
-    if settle == AUTO:
+def _make_policy(group: str, min_ready_seconds: float = AUTO, **values: Any) -> Policy:
+    if min_ready_seconds == AUTO:
         return Policy(group, **values)
-    return Policy(group, **values, settle=settle, settle_auto=False)
+    return Policy(group, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
 
 
 def _groups(entry: Entry) -> dict[str, Policy] | None:
@@ -504,7 +504,7 @@ _REQUEST: dict[str, Reader[Any]] = {
     "headers": _HEADERS,
     "body": _body,
     "expect": one_or_each(_STATUS),
-    "count": whole(1, MOST_REPEATS),
+    "count": whole(1, MAX_REPEATS),
 }
 _WARMUP: dict[str, Reader[Any]] = {
     "timeout": seconds(least=SHORTEST),
@@ -546,12 +546,12 @@ _HOOKS: dict[str, Reader[Any]] = dict.fromkeys(("before_rollout", "after_warmup"
 _GROUP: dict[str, Reader[Any]] = {
     "ports": _ports,
     "max_unavailable": _share,
-    "canary": whole(0, MOST_PROCESSES),
-    "max_failures": whole(0, MOST_PROCESSES),
+    "canary": whole(0, MAX_PROCESSES),
+    "max_failures": whole(0, MAX_PROCESSES),
     "drain": section(DrainPolicy, _DRAIN, check=_check_drain),
     "restart": section(RestartPolicy, _RESTART),
     "warmup": section(WarmupPolicy, _WARMUP),
-    "settle": _settle,
+    "min_ready_seconds": _settle,
     "guard": _guard,
     "balancer": section(BalancerPolicy, _BALANCER),
     "hooks": section(HooksPolicy, _HOOKS),

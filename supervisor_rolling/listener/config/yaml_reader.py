@@ -25,10 +25,10 @@ from supervisor_rolling.core.errors import ConfigError
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 128 * 1024
+MAX_CHARACTERS = 128 * 1024
 """A thousand processes with their ports take 20 KB; this much takes the parser one to three seconds."""
 
-MOST_VALUES = 20_000
+MAX_VALUES = 20_000
 """What aliases and merge keys may unfold to: as much as a file of that size holds without them."""
 
 DEEPEST_MERGE = 20
@@ -79,7 +79,7 @@ class Document:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
-    values_left: int = MOST_VALUES
+    values_left: int = MAX_VALUES
 
     def wrong(self, line: int, path: Path, what: str) -> None:
         self.problems.append(Problem(line, path, f"{self.file}:{line}: {_written(path) or 'the file'}: {what}"))
@@ -92,7 +92,7 @@ class Document:
         """Whether one more value may be looked at. The first that may not is a problem."""
         self.values_left -= 1
         if self.values_left == -1:
-            self.wrong(line, (), f"aliases make it more than {MOST_VALUES} values; write fewer")
+            self.wrong(line, (), f"aliases make it more than {MAX_VALUES} values; write fewer")
         return self.values_left >= 0
 
 
@@ -242,7 +242,7 @@ Reader = Callable[[Entry], Optional[T]]
 
 def open_document(text: str, file: str) -> Entry:
     """The whole file as an entry. Raises ConfigError where it is no YAML, too large, or empty."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise too_large(file)
     node = _compose(text, file)
     if node is None or node.tag == _TAG + "null":
@@ -251,7 +251,7 @@ def open_document(text: str, file: str) -> Entry:
 
 
 def too_large(file: str) -> ConfigError:
-    return ConfigError(f"{file}:1: the file: is larger than {MOST_CHARACTERS // 1024} KiB; is it the right file?")
+    return ConfigError(f"{file}:1: the file: is larger than {MAX_CHARACTERS // 1024} KiB; is it the right file?")
 
 
 def not_yaml(file: str, line: int, what: str, do: str) -> ConfigError:

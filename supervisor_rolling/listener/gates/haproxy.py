@@ -67,10 +67,10 @@ class HaproxyGate:
         """Make exactly these ports closed; see ``Gate.hold``."""
         servers = self._look(closed)
         states = self._ours(servers)
-        wanted = {s.name: MAINT if port in drained else DRAIN for port, found in self._chosen.items() for s in found}
-        new = {s.name: wanted[s.name] for s in servers if s.name in wanted and not s.is_closed}
-        over = {s.name: MAINT for s in servers if s.name in states and s.is_drained and wanted.get(s.name) == MAINT}
-        ready = [server for server in servers if server.name in states.keys() - wanted.keys()]
+        selected = {s.name: MAINT if port in drained else DRAIN for port, found in self._chosen.items() for s in found}
+        new = {s.name: selected[s.name] for s in servers if s.name in selected and not s.is_closed}
+        over = {s.name: MAINT for s in servers if s.name in states and s.is_drained and selected.get(s.name) == MAINT}
+        ready = [server for server in servers if server.name in states.keys() - selected.keys()]
         self._record.write({**states, **new, **over})
         if new or over or ready:
             self._change({**new, **over}, ready, closed)

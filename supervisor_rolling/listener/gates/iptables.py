@@ -180,14 +180,14 @@ class IptablesGate:
 
     def _write(self, side: _Side, closed: Mapping[int, str]) -> None:
         until = math.ceil(self._wall() + self._policy.lease)
-        wanted = {port: side.chain.filled(port, until, closed[port]) for port in sorted(closed)}
-        if wanted:
-            side.chain.put(tuple(wanted.values()))
+        selected = {port: side.chain.filled(port, until, closed[port]) for port in sorted(closed)}
+        if selected:
+            side.chain.put(tuple(selected.values()))
         else:
             side.chain.remove()
         if self._wall() >= side.until:  # the old lease ended before the new one was in force
             self._since.clear()
-        side.written, side.until = wanted, until
+        side.written, side.until = selected, until
 
 
 def chain_of(owner: str) -> str:

@@ -99,11 +99,11 @@ class OwnChain:
         with translated(f"the rule for port {port}"):
             return self._closing.filled(port, datestop, clean_comment(comment, iptables_rules.LONGEST_COMMENT))
 
-    def put(self, wanted: Sequence[bytes]) -> None:
+    def put(self, selected: Sequence[bytes]) -> None:
         """Make these the rules of the chain, with one jump into it from each entry."""
         with translated(self.where):
             table = self._table()
-            self._refill(table, self._chain, wanted)
+            self._refill(table, self._chain, selected)
             for entry in self._entries:
                 self._leave_one_jump(table, entry)
             table.commit()
@@ -173,11 +173,11 @@ class OwnChain:
         assert self._patterns is not None, "look() comes first"
         return self._patterns[1]
 
-    def _refill(self, table: Any, chain: str, wanted: Sequence[bytes]) -> None:
+    def _refill(self, table: Any, chain: str, selected: Sequence[bytes]) -> None:
         if not table.is_chain(chain):
             table.create_chain(chain)
         table.flush_entries(chain)
-        for raw in wanted:
+        for raw in selected:
             table.append_entry(chain, _buffer(raw))
 
     def _jumps(self, table: Any, entry: str) -> list[tuple[int, bool]]:
