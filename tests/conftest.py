@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,20 @@ from tests.support import look, plugin
 from tests.support.netns import NoNamespaceError, enter_private_network
 from tests.support.stack import Setup, Stack
 
+TESTS = Path(__file__).parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
     try:
         enter_private_network()
     except NoNamespaceError as error:
         pytest.exit(f"The tests need a network namespace of their own: {error}", returncode=3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test has its folder as a marker: ``-m unit``, ``-m 'not soak'``."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """How long a rollout will take, from how long the processes of the group took the last times.
 
 Each of the last few rollouts is played again, with what is known of the new one: which processes, how many at once, how
-long each settles. So that one odd rollout does not count, the middle of these does. How many boot at once changes how long
-they take, so rollouts with the same number at once are asked first.
-"""
+long each settles. So that one odd rollout does not count, the middle of these does. How many boot at once changes how
+long they take, so rollouts with the same number at once are asked first."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ LONGEST = 7 * 86400.0
 
 @dataclass(frozen=True)
 class Cycles:
-    """How long the processes of a group were away in one rollout, in seconds, their settling left out; ``limit``: how many
+    """How long the processes of a group were away in one rollout, in seconds, their ready left out; ``limit``: how many
     were at once."""
 
     limit: int

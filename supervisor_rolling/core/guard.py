@@ -5,15 +5,15 @@ again). A process whose incarnation is not in it has crashed, booted, been resta
 makes no difference which. It becomes a *ward*::
 
                down                   new pid             warm and RUNNING          settled
-    (warm) ──────────▶ DOWN ──────────────────▶ WARMING ──────────────────▶ SETTLING ────────▶ (warm)
+    (warm) ──────────▶ DOWN ──────────────────▶ WARMING ──────────────────▶ READY ────────▶ (warm)
                         ▲                       ▲     │
                         │ down             later│     │ the warm-up failed
                         └────────── any    at once, when the pid is new
                                                 │     ▼
                                                 FAILED
 
-DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. SETTLING is open, and its pid stands in
-the ledger; one that was never closed has nothing to settle. What a rollout has in hand is not the guard's: it gets it back
+DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. READY is open, and its pid stands in the
+ledger; one that was never closed has nothing to settle. What a rollout has in hand is not the guard's: it gets it back
 when it is open, or when the rollout is over.
 
 A process that is down is closed too, because the next one may accept connections before anybody has seen it.

@@ -1,8 +1,8 @@
 """Commands of the operator's at the beginning and at the end of a rollout: which is to be run now, and what it decides.
 
-A rollout whose ``before_rollout`` has not succeeded touches nothing. One that has come to its end keeps its group, and is
-RUNNING with a ``verdict``, until what is to be told of it has been told; that changes the verdict no more. Both stand
-in the rollout, so a listener that is killed leaves the command to the next one, which runs it again.
+A rollout whose ``before_rollout`` has not succeeded touches nothing. One that has come to its end keeps its group, and
+is RUNNING with a ``verdict``, until what is to be told of it has been told; that changes the verdict no more. Both
+stand in the rollout, so a listener that is killed leaves the command to the next one, which runs it again.
 
 ``after_warmup`` is no part of this: it is the last step of a warm-up.
 """
@@ -53,8 +53,8 @@ def prepared(rollout: Rollout, result: HookResult | None) -> Rollout:
 
 
 def concluded(rollout: Rollout, result: HookResult | None) -> Rollout:
-    """The rollout with its verdict as its status, when there is nothing left to run. Whoever aborts one that has come to
-    its end already waits no longer."""
+    """The rollout with its verdict as its status, when there is nothing left to run. Whoever aborts one that has come
+    to its end already waits no longer."""
     is_tired = rollout.aborting and rollout.verdict != Status.ABORTED.value
     is_over = result is not None and result.state != "running"
     if job(rollout) is not None and not is_tired and not is_over:

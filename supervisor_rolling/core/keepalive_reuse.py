@@ -30,9 +30,8 @@ class Reuses:
     ) -> dict[str, KeepaliveReuse]:
         """The reuse of each process that has any, of the connections that it still has (``peers``).
 
-        ``request_sniffer`` are the requests that came since the last call; ``closed_since`` is the moment since when all ports
-        of a process are closed, for those of which it is known. A gate that closes anew begins anew.
-        """
+        ``request_sniffer`` are the requests that came since the last call; ``closed_since`` is the moment since when
+        all ports of a process are closed, for those of which it is known. A gate that closes anew begins anew."""
         keys = {name: (name, since) for name, since in closed_since.items() if name in peers and since <= at}
         self._used = {key: self._used.get(key, {}) for key in keys.values()}
         for name, key in keys.items():

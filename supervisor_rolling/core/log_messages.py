@@ -40,8 +40,8 @@ def _guarded_text(guarded: GuardedProcess) -> str:
 
 
 def standing_word(min_ready_known: bool) -> str:
-    """What a process is that has been open for ``min_ready_seconds``: where that is not known to be as long as the load balancer
-    passes it over, it may get no requests yet."""
+    """What a process is that has been open for ``min_ready_seconds``: where that is not known to be as long as the load
+    balancer passes it over, it may get no requests yet."""
     return "available" if min_ready_known else "open"
 
 

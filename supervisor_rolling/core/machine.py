@@ -3,14 +3,14 @@
 One machine per process, whoever restarted it::
 
           admitted         drained, deadline          new pid          warm and RUNNING         settled
-    OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ SETTLING ─────────▶ OPEN
+    OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ READY ─────────▶ OPEN
       ▲                 │                     │                    │  never warm,
       └─────────────────┘                     └───────▶ FAILED ◀───┘  FATAL, deadline
         abort, leak, pool, no gate,                stays closed
         on_timeout: fail, stopped by hand
 
 A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: there is nothing to drain. One that an
-earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; SETTLING and
+earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; READY and
 OPEN are open.
 
 The rollout decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
@@ -132,8 +132,8 @@ def _released_one(member: Member, observed: Observation) -> Member:
 
 
 def closed(rollout: Rollout) -> dict[int, str]:
-    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too: what
-    failed stays closed, unless the guard takes it over."""
+    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too:
+    what failed stays closed, unless the guard takes it over."""
     return {
         port: f"supervisor_rolling {rollout.group}:{member.name}"
         for member in rollout.members
@@ -211,7 +211,8 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
 
 
 def planned(rollout: Rollout, observed: Observation) -> Rollout:
-    """The answer to a dry run: the rollout with its members in the order in which they would go, those left alone last."""
+    """The answer to a dry run: the rollout with its members in the order in which they would go, those left alone
+    last."""
     queue = _candidates(rollout, observed)
     rest = tuple(member for member in rollout.members if member not in queue)
     return replace(rollout, members=(*queue, *rest), status=Status.PLANNED, ended_at=rollout.started_at)

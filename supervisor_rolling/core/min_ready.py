@@ -10,13 +10,14 @@ UNKNOWN = "the load balancer's configuration cannot be read"
 
 
 def is_min_ready_known(policy: Policy) -> bool:
-    """Whether ``min_ready_seconds`` is told by rolling.yaml or was read: else the load balancer may pass a process over longer."""
+    """Whether ``min_ready_seconds`` is told by rolling.yaml or was read: else the load balancer may pass a process over
+    longer."""
     return not policy.min_ready_auto or policy.min_ready_read
 
 
 def min_ready_of(min_ready_seconds: float, total: int, canary: int, limit: int) -> float:
-    """Seconds of a rollout in which it only waits for processes that settle: the canaries one by one, then ``limit`` at a
-    time."""
+    """Seconds of a rollout in which it only waits for processes that min_ready_seconds: the canaries one by one, then
+    ``limit`` at a time."""
     alone = min(canary, total)
     return min_ready_seconds * (alone + math.ceil((total - alone) / max(1, limit)))
 
@@ -32,11 +33,11 @@ def min_ready_texts(min_ready_seconds: float, why: str, total: int, canary: int,
         if is_nginx
         else "lower that time in its configuration"
         if why
-        else "name it in rolling.yaml with balancer: {nginx: FILE}, or set settle: 0 where a port that has refused is "
+        else "name it in rolling.yaml with balancer: {nginx: FILE}, or set min_ready_seconds: 0 where a port that has refused is "
         "tried again at once"
     )
     saved = min_ready_of(min_ready_seconds, total, canary, limit)
     return (
-        f"each process waits {min_ready_seconds:g} s after it opens (settle: auto), because {reason}",
+        f"each process waits {min_ready_seconds:g} s after it opens (min_ready_seconds: auto), because {reason}",
         f"{fix}: saves {'' if why else 'up to '}{min_ready_seconds:g} s for each process, {saved:.0f} s for the whole rollout",
     )

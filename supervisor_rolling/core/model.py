@@ -1,9 +1,9 @@
 """The values that the programs of this package pass to each other: frozen, without behaviour, without I/O.
 
-Four families. *Policy*: what the YAML says of a group. *Rollout*: one rolling restart, from the request to its end, with a
-``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a ``GuardedProcess`` for each
-process that is not warm. *Seen*: what a look found. ``wire.py`` turns rollouts and watches, with their policies, into
-JSON and back.
+Four families. *Policy*: what the YAML says of a group. *Rollout*: one rolling restart, from the request to its end,
+with a ``Member`` for each process of the group. *Watch*: what the guard of a group has in hand, with a
+``GuardedProcess`` for each process that is not warm. *Seen*: what a look found. ``wire.py`` turns rollouts and watches,
+with their policies, into JSON and back.
 
 Units: durations are seconds, ``*_ms`` are milliseconds. Points in time are seconds on CLOCK_MONOTONIC, which every
 program of a host shares, so that a rollout outlives the listener that began it; 0.0 stands for "not yet".
@@ -161,9 +161,9 @@ class PortRule:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that the YAML says of one group. ``min_ready_auto``: the load balancer's configuration says how long to settle,
-    and ``min_ready_seconds`` holds where it cannot be read. ``min_ready_why``: what in it says so; empty where nothing does.
-    ``min_ready_read``: it has been read, and ``min_ready_seconds`` is what it says."""
+    """All that the YAML says of one group. ``min_ready_auto``: the load balancer's configuration says how long to
+    settle, and ``min_ready_seconds`` holds where it cannot be read. ``min_ready_why``: what in it says so; empty where
+    nothing does. ``min_ready_read``: it has been read, and ``min_ready_seconds`` is what it says."""
 
     group: str
     ports: PortRule
@@ -302,16 +302,14 @@ class Incarnation(NamedTuple):
 class Member:
     """One process of a group in a rollout.
 
-    ``selected``: this rollout is to replace it. ``attempted``: it has left OPEN for that. ``replaced``: it came back new.
-    ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or serves
-    all the same.
-    ``cold``: it was kept closed before it left, so it must not be opened again as it is.
+    ``selected``: this rollout is to replace it. ``attempted``: it has left OPEN for that. ``replaced``: it came back
+    new. ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or
+    serves all the same. ``cold``: it was kept closed before it left, so it must not be opened again as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
     ``spawned`` the new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that
-    died while they were warmed up. ``oldest_lingering`` are the oldest few of the ``lingering_connections`` at the drain's
-    deadline. ``steps``: each stage that it entered, from the first that is not OPEN on. ``latencies``: of the first
-    requests of its warm-up, in ms.
-    """
+    died while they were warmed up. ``oldest_lingering`` are the oldest few of the ``lingering_connections`` at the
+    drain's deadline. ``steps``: each stage that it entered, from the first that is not OPEN on. ``latencies``: of the
+    first requests of its warm-up, in ms."""
 
     name: str
     ports: tuple[int, ...]
@@ -413,8 +411,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order. ``why``: supervisord refuses for good, and why. ``already_stopped``: the process was stopped
-    or replaced before the order came, so nothing was done; ``why`` says so, too."""
+    """What became of an order. ``why``: supervisord refuses for good, and why. ``already_stopped``: the process was
+    stopped or replaced before the order came, so nothing was done; ``why`` says so, too."""
 
     why: str = ""
     already_stopped: bool = False
@@ -473,9 +471,9 @@ class Process:
 
     ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
     another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
-    ``up_for`` seconds since it was started; ``warm``: this incarnation is in the ledger; ``stopwaitsecs``: seconds
-    from the order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last
-    time because somebody ordered it, and not by itself; ``stopped_by_rollout``: the order that it is STOPPING for, or went
+    ``up_for`` seconds since it was started; ``warm``: this incarnation is in the ledger; ``stopwaitsecs``: seconds from
+    the order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last time
+    because somebody ordered it, and not by itself; ``stopped_by_rollout``: the order that it is STOPPING for, or went
     down for the last time, was a rollout's.
 
     supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
@@ -673,18 +671,17 @@ class Observation:
     behind a closed gate. ``gap``: seconds before it in which nobody looked.
 
     ``closed`` maps a port to the moment since when it has been closed without a gap; ``unclosed`` has since when a
-    process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number
-    of connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks``
-    the peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
+    process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number of
+    connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks`` the
+    peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
     that supervisord refused for good, by process. ``told`` are the draining processes that have been sent the signal of
     their drain, ``telling`` those that are being asked its request. ``dead`` says since when those have been known to
     be dead to which supervisord has not come round: whether they crashed or were stopped, only it can tell. ``hook``:
-    how far the commands of the rollout got. ``guarded`` are the processes in the hands of the guard. ``held``: who has the
-    port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive: nginx``),
-    ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are those that
-    answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which somebody waited
-    for a processor; None where nobody asks or can tell.
-    """
+    how far the commands of the rollout got. ``guarded`` are the processes in the hands of the guard. ``held``: who has
+    the port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive:
+    nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are
+    those that answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which
+    somebody waited for a processor; None where nobody asks or can tell."""
 
     at: float
     processes: Mapping[str, Process]
@@ -789,8 +786,8 @@ class Report:
 class Request:
     """What somebody asks: ``kind`` is restart, plan, resume, check, history or record; an empty ``max_unavailable``
     leaves it to the policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a
-    ``Rollout``. A history is of the last ``number`` rollouts, of all groups where ``group`` is empty; a record of ``rollout``: a
-    number, or empty for the last one."""
+    ``Rollout``. A history is of the last ``number`` rollouts, of all groups where ``group`` is empty; a record of
+    ``rollout``: a number, or empty for the last one."""
 
     id: int
     kind: str
@@ -809,9 +806,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What supervisord knows: each group's rollout with its version, what is asked, the processes of the groups that are
-    rolled, asked for or guarded, by group and name, how many seconds before this look the last one was (0.0: none), and
-    each group's watch."""
+    """What supervisord knows: each group's rollout with its version, what is asked, the processes of the groups that
+    are rolled, asked for or guarded, by group and name, how many seconds before this look the last one was (0.0: none),
+    and each group's watch."""
 
     rollouts: Mapping[str, tuple[int, Rollout]]
     requests: tuple[Request, ...]

@@ -1,8 +1,8 @@
 """A rollout as a record of the history: what a line of its file and ``rolling.getRecord`` have.
 
-Times are seconds since the rollout began; ``began`` is by the wall clock, in Unix seconds. ``seconds`` are those that it
-took, without ``rested``: those for which it lay still until it was resumed. ``rests``: from, to, and why it had ended.
-"""
+Times are seconds since the rollout began; ``began`` is by the wall clock, in Unix seconds. ``seconds`` are those that
+it took, without ``rested``: those for which it lay still until it was resumed. ``rests``: from, to, and why it had
+ended."""
 
 from __future__ import annotations
 

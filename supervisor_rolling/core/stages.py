@@ -1,9 +1,8 @@
 """One process on its way through a rollout: the diagram in ``machine.py``, one function for each stage.
 
-``step`` takes a member of a rollout and what a look found, and gives the member as it stands now. It makes one move at a
-time, changes nothing where nothing has to be, and gives every wait a deadline. ``action`` says what supervisord must
-do for it.
-"""
+``step`` takes a member of a rollout and what a look found, and gives the member as it stands now. It makes one move at
+a time, changes nothing where nothing has to be, and gives every wait a deadline. ``action`` says what supervisord must
+do for it."""
 
 from __future__ import annotations
 
@@ -232,8 +231,8 @@ def _restarting(member: Member, process: Process, rollout: Rollout, observed: Ob
 
 
 def _was_overtaken(member: Member, process: Process) -> bool:
-    """Whether another client stopped the old one before the rollout did, and may wait for that: the rollout must not start
-    it. What an earlier failure has left STOPPED was so before it left."""
+    """Whether another client stopped the old one before the rollout did, and may wait for that: the rollout must not
+    start it. What an earlier failure has left STOPPED was so before it left."""
     was_left_so = member.cold and not member.old_pid
     return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_so
 
@@ -250,7 +249,8 @@ def _stopping(member: Member, process: Process, rollout: Rollout, observed: Obse
 
 def _stop_within(process: Process, timeout: float) -> float:
     """Seconds after which it is killed. Where nobody knows, or supervisord was told another number since the rollout
-    began, which a rollout that begins would refuse, restart.timeout bounds it: no rollout runs for longer than it says."""
+    began, which a rollout that begins would refuse, restart.timeout bounds it: no rollout runs for longer than it
+    says."""
     return min(process.stopwaitsecs or timeout, timeout)
 
 
@@ -372,8 +372,8 @@ def _settling(member: Member, process: Process, rollout: Rollout, observed: Obse
 
 
 def _watch(member: Member, process: Process, observed: Observation) -> Member:
-    """A process that this rollout has opened: when it dies the rollout has failed on it, and to close it and warm it again is
-    the guard's work. One that somebody restarts is not replaced before that one is warm."""
+    """A process that this rollout has opened: when it dies the rollout has failed on it, and to close it and warm it
+    again is the guard's work. One that somebody restarts is not replaced before that one is warm."""
     known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member

@@ -1,4 +1,5 @@
-"""The course of a rollout, for whoever wants to see it afterwards: who was in which stage when, how many were available.
+"""The course of a rollout, for whoever wants to see it afterwards: who was in which stage when, how many were
+available.
 
 Nothing is decided by it.
 
@@ -16,7 +17,8 @@ from typing import TypeVar
 from supervisor_rolling.core.model import Level, Member, Rollout, Step
 
 MAX_STEPS = 50
-"""Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a rollout."""
+"""Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a
+rollout."""
 
 MAX_LEVELS = 5000
 """Of one rollout: two for each of a thousand processes, and what crashes meanwhile."""

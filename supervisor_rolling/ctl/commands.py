@@ -286,8 +286,8 @@ class RollingControllerPlugin(ControllerPluginBase):
             return {}
 
     def _has_history(self, group: str) -> bool:
-        """Whether rollouts of a group are kept; not where the listener, which knows, does not answer: whoever asks for the
-        status is to see why."""
+        """Whether rollouts of a group are kept; not where the listener, which knows, does not answer: whoever asks for
+        the status is to see why."""
         try:
             return bool(self._rolling.getHistory(group, 1))
         except xmlrpc.client.Fault:
@@ -311,8 +311,8 @@ class RollingControllerPlugin(ControllerPluginBase):
         return DONE if rollout["status"] == "done" else FAILED
 
     def _standing(self, rollout: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The group after the end of a rollout that has left something failed. The guard has taken that over by the next
-        look, and decides whether it stays closed."""
+        """The group after the end of a rollout that has left something failed. The guard has taken that over by the
+        next look, and decides whether it stays closed."""
         if not any(process["stage"] == "failed" for process in rollout["processes"]):
             return ()
         time.sleep(LOOK_EVERY)
@@ -541,8 +541,8 @@ def _group_of(name: str) -> str:
 
 
 def _rollout_named(options: argparse.Namespace) -> tuple[str, int]:
-    """The group and the number of a rollout: digits are a number, and GROUP:* a group, whatever it is called. Nothing: any
-    group; 0: its last one."""
+    """The group and the number of a rollout: digits are a number, and GROUP:* a group, whatever it is called. Nothing:
+    any group; 0: its last one."""
     word = options.group or ""
     is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
     return ("", int(word)) if is_number else (_name(options) if word else "", 0)

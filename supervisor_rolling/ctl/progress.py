@@ -1,5 +1,5 @@
-"""What the operator sees of a rollout: pure functions from ``views.rollout_view`` structs to lines, and two screens that
-show them.
+"""What the operator sees of a rollout: pure functions from ``views.rollout_view`` structs to lines, and two screens
+that show them.
 
 On a terminal the processes under way and a bar are drawn again and again below the lines of those that are done;
 elsewhere each process is one plain line, when it is done.
@@ -175,8 +175,8 @@ def bar_line(rollout: View, signs: Signs) -> str:
 
 
 def last_line(rollout: View, standing: Sequence[View] = ()) -> str:
-    """How the rollout ended: how many were replaced, how long it took, and the least that was available. ``standing``: the
-    group as ``rolling.getProcesses`` has it since then."""
+    """How the rollout ended: how many were replaced, how long it took, and the least that was available. ``standing``:
+    the group as ``rolling.getProcesses`` has it since then."""
     group = len(rollout["processes"])
     head = {"done": "", "failed": "FAILED: ", "aborted": "ABORTED: "}.get(rollout["status"], "")
     least = f"never fewer than {rollout['least_available']} of {group} {standing_word(rollout.get('min_ready_known', True))}"
@@ -229,8 +229,8 @@ def what_now(rollout: View, standing: Sequence[View] = ()) -> list[str]:
 
 
 def _gate_lines(rollout: View, standing: Sequence[View]) -> list[str]:
-    """Those that the rollout left failed, and whether users can meet them. The guard decides that, as far as the group can
-    bear it, and opens them where no other serves: so it is told as it stands, and not where nobody has asked."""
+    """Those that the rollout left failed, and whether users can meet them. The guard decides that, as far as the group
+    can bear it, and opens them where no other serves: so it is told as it stands, and not where nobody has asked."""
     now = {process["name"]: process for process in standing}
     is_served = any(process["statename"] == "RUNNING" and process["gate"] == "open" for process in standing)
     texts: dict[str, list[str]] = {}
@@ -324,7 +324,7 @@ def _past(process: View, signs: Signs) -> list[str]:
     if process["warmed"]:
         parts.append(_warmed(process, signs))
     if process["ready"] >= NOTABLE:
-        parts.append(f"settled {process['ready']:.0f} s")
+        parts.append(f"ready {process['ready']:.0f} s")
     return parts
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #171b21; --muted: #545d69; --edge: #d5dae1;
   --grid: #e6e9ee; --link: #0a55b8; --focus: #0a55b8; --good: #0b6e4b; --bad: #b00024; --bad-card: #fdf1f2;
-  --draining: #9d6fe0; --restarting: #3a4350; --warming: #cc6a00; --settling: #0a62ad; --failed: #b00024;
+  --draining: #9d6fe0; --restarting: #3a4350; --warming: #cc6a00; --ready: #0a62ad; --failed: #b00024;
   --down: #6b7480; --other: #6b7480; --old: #868e96; --new: #0f8a5f; --spark: #b85f00; --area: #0f8a5f2b }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #0d1116; --card: #141a21; --text: #e7ebf0;
   --muted: #9ba7b4; --edge: #2e3742; --grid: #222a33; --link: #7ab7ff; --focus: #7ab7ff; --good: #4fd3a1;
   --bad: #ff8091; --bad-card: #2a151a; --draining: #b48cf5; --restarting: #c3ccd6; --warming: #e58a1f;
-  --settling: #2a73b8; --failed: #f0405c; --down: #8b95a1; --other: #8b95a1; --old: #737d89; --new: #27b583;
+  --ready: #2a73b8; --failed: #f0405c; --down: #8b95a1; --other: #8b95a1; --old: #737d89; --new: #27b583;
   --spark: #e58a1f; --area: #27b58333 } }
 @media (prefers-contrast: more) { :root { --muted: var(--text); --edge: var(--text); --good: var(--text) } }
 * { box-sizing: border-box }
@@ -60,12 +60,12 @@ dl, dd, dt { margin: 0 }
 i { position: absolute; bottom: 5px; height: 16px; min-width: 3px; background-color: var(--card);
   border: 1px solid var(--c); border-radius: 2px }
 .draining { --c: var(--draining) } .restarting { --c: var(--restarting) } .warming { --c: var(--warming) }
-.settling { --c: var(--settling) } .failed { --c: var(--failed) } .down { --c: var(--down) }
+.ready { --c: var(--ready) } .failed { --c: var(--failed) } .down { --c: var(--down) }
 .other { --c: var(--other) } .old { --c: var(--old) } .new { --c: var(--new) }
 i.draining { background-image: repeating-linear-gradient(135deg, var(--c) 0 4px, transparent 4px 7px) }
 i.restarting { background-color: var(--c) }
 i.warming { background: radial-gradient(circle at 3px 3px, var(--card) 1.1px, transparent 1.6px) 0 0/6px 6px var(--c) }
-i.settling { background-image: repeating-linear-gradient(90deg, var(--c) 0 3px, transparent 3px 6px) }
+i.ready { background-image: repeating-linear-gradient(90deg, var(--c) 0 3px, transparent 3px 6px) }
 i.failed { background-image: repeating-linear-gradient(45deg, var(--c) 0 2px, transparent 2px 7px),
   repeating-linear-gradient(135deg, var(--c) 0 2px, transparent 2px 7px); border-width: 2px }
 i.down { border-style: dashed }

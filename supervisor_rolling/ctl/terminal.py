@@ -16,7 +16,7 @@ _COLOURS: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r"\bABORTED:|^warning:|^skipped:"), YELLOW),
     (re.compile(r"(?<=: )no finding(?=\.)|(?<=[·,] )open$"), GREEN),
     (re.compile(r"(?<=  )failed(?=  )"), RED),  # the cells of a table
-    (re.compile(r"(?<=  )(?:aborted|closed|down|draining|restarting|warming|settling)(?=  |$)"), YELLOW),
+    (re.compile(r"(?<=  )(?:aborted|closed|down|draining|restarting|warming|ready)(?=  |$)"), YELLOW),
     (re.compile(r"(?<=  )done(?=  )"), GREEN),
 )
 """What is painted in which colour."""

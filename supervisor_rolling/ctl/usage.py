@@ -140,11 +140,11 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("group", nargs=known.words, metavar="GROUP")
     for option in (JSON, *known.options):
-        drain_flags = [option.flag, *([option.short] if option.short else [])]
+        flags = [option.flag, *([option.short] if option.short else [])]
         if option.metavar:
-            parser.add_argument(*drain_flags, metavar=option.metavar, type=option.read)
+            parser.add_argument(*flags, metavar=option.metavar, type=option.read)
         else:
-            parser.add_argument(*drain_flags, action="store_true")
+            parser.add_argument(*flags, action="store_true")
     return parser.parse_args(list(words))
 
 
@@ -211,8 +211,8 @@ def _is_kept(path: str) -> bool:
 
 
 def _written(option: Option) -> str:
-    drain_flags = ", ".join(filter(None, (option.short, option.flag)))
-    return f"{drain_flags} {option.metavar}".rstrip()
+    flags = ", ".join(filter(None, (option.short, option.flag)))
+    return f"{flags} {option.metavar}".rstrip()
 
 
 def _entry(head: str, text: str) -> str:

@@ -325,8 +325,8 @@ class History(Protocol):
     the shapes of ``core/records.py``."""
 
     def keep(self, rollouts: Collection[Rollout]) -> None:
-        """Keep what is new of the rollouts that supervisord knows; one that ran and that it does not know has ended with
-        an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
+        """Keep what is new of the rollouts that supervisord knows; one that ran and that it does not know has ended
+        with an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
         ...
 
     def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:
@@ -347,7 +347,8 @@ class History(Protocol):
         ...
 
     def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
-        """A whole record: of the rollout of this number, or the last one where it is empty; None where there is none."""
+        """A whole record: of the rollout of this number, or the last one where it is empty; None where there is
+        none."""
         ...
 
 

@@ -30,8 +30,8 @@ TIMEOUT = 5.0
 
 
 class HttpNotifications:
-    """The ``DrainNotifications`` of ``contracts.py``. ``on_change`` is called when one is over; it and ``sockets`` are called from
-    the thread of a notice."""
+    """The ``DrainNotifications`` of ``contracts.py``. ``on_change`` is called when one is over; it and ``sockets`` are
+    called from the thread of a notice."""
 
     def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
         self._sockets = sockets

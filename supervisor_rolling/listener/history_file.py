@@ -1,9 +1,9 @@
 """The rollouts that were, in a file: the ``History`` of ``contracts.py``.
 
-A line is written when a rollout begins, so that none is lost whoever is killed, one when it ends, and one when a listener
-ends while the rollout runs: JSON objects, whose shape ``core/records.py`` has. Of the lines with one id and one ``began``
-the last counts. Where that says ``running`` and supervisord knows nothing of the rollout, it ended with an earlier
-supervisord (``shutdown``, ``reload``), and a line says so.
+A line is written when a rollout begins, so that none is lost whoever is killed, one when it ends, and one when a
+listener ends while the rollout runs: JSON objects, whose shape ``core/records.py`` has. Of the lines with one id and
+one ``began`` the last counts. Where that says ``running`` and supervisord knows nothing of the rollout, it ended with
+an earlier supervisord (``shutdown``, ``reload``), and a line says so.
 
 What goes wrong here stops no rollout: it is logged, and written when that works again.
 """
@@ -194,8 +194,8 @@ class FileHistory:
         return (policy.file or os.path.join(DIRECTORY, f"{name}.jsonl")) if policy.enabled else ""
 
     def _newest_of(self, rollout: Rollout) -> dict[str, Any]:
-        """The head of the last rollout of its group; empty, where there is none. One that ended long ago may stand further
-        back than what was read first."""
+        """The head of the last rollout of its group; empty, where there is none. One that ended long ago may stand
+        further back than what was read first."""
         if rollout.group not in self._newest and rollout.status is not Status.RUNNING:
             self._newest[rollout.group] = head_of(next(self._backwards(rollout.group), {}))
         return self._newest.get(rollout.group, {})

@@ -192,8 +192,8 @@ class StatusLineRewriter:
             {"mangle": {"key": _bits(48, 16), "value": int.from_bytes(b".0", "big")}},
         )
 
-    def _set(self, name: str, kind: Any, drain_flags: list[str]) -> Command:
-        return {"add": {"set": {**self._named(name), "type": kind, "flags": drain_flags, "size": _MOST}}}
+    def _set(self, name: str, kind: Any, flags: list[str]) -> Command:
+        return {"add": {"set": {**self._named(name), "type": kind, "flags": flags, "size": _MOST}}}
 
     def _rule(self, chain: str, *expressions: Mapping[str, Any]) -> Command:
         return {"add": {"rule": inside(self._table, chain=chain, expr=list(expressions))}}

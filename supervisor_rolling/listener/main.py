@@ -156,7 +156,7 @@ def _reconciler(
         clock=time.monotonic,
         notifications=HttpNotifications(sockets, ring),
         keepalive_closer=StatusLineRewriter(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT))),
-        drain_flags=FileFlags(os.environ, url),
+        flags=FileFlags(os.environ, url),
         request_sniffer=PacketSniffer(time.monotonic),
         balancers=NginxConfigurations(time.monotonic, ring),
         gate_probes=RealGateProbes(),

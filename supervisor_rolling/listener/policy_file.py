@@ -1,10 +1,9 @@
 """The policies as the YAML file says them now, for the guard: it needs them all the time, and not only when somebody
 asks.
 
-A rollout reads the file when it begins, and the client is told what is wrong with it. No client asks for the guard, so it
-goes on with what was valid last: of the whole file, or of one group. A typing error must not open a gate, and one
-group's error must not reach another group. ``problem`` is for ``rolling_status``.
-"""
+A rollout reads the file when it begins, and the client is told what is wrong with it. No client asks for the guard, so
+it goes on with what was valid last: of the whole file, or of one group. A typing error must not open a gate, and one
+group's error must not reach another group. ``problem`` is for ``rolling_status``."""
 
 from __future__ import annotations
 

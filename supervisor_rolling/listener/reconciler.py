@@ -1,8 +1,8 @@
 """The turn: look, decide, record, hold, order; and what comes before it, when an event says that a process has died.
 
-The reconciler joins the pure machine and the pure guard to the snapshot. It remembers nothing that cannot be lost: what it
-keeps between two turns are observations (since when a port is closed, who was connected then), and a new reconciler that
-lacks them looks again.
+The reconciler joins the pure machine and the pure guard to the snapshot. It remembers nothing that cannot be lost: what
+it keeps between two turns are observations (since when a port is closed, who was connected then), and a new reconciler
+that lacks them looks again.
 
 The order of a turn is what makes it safe to die anywhere in it. A rollout is recorded before its gates move, gates
 close before supervisord is told to stop anything, and an order is given only for what the gate said after that.
@@ -195,7 +195,7 @@ class Reconciler:
     clock: Callable[[], float]
     notifications: DrainNotifications
     keepalive_closer: KeepaliveCloser
-    drain_flags: DrainFlags
+    flags: DrainFlags
     request_sniffer: RequestSniffer
     balancers: Balancers
     gate_probes: GateProbes
@@ -357,7 +357,7 @@ class Reconciler:
         else:
             log.info("this listener ends; all its gates are open")
         self.keepalive_closer.hold((), 0.0)
-        self.drain_flags.hold(())
+        self.flags.hold(())
         self.request_sniffer.watch(())
         rollouts = [group.rollout for group in self._groups.values() if group.rollout]
         self.history.close(rollouts, self._looked_at, is_orphan)
@@ -392,9 +392,7 @@ class Reconciler:
         self._groups = self._now(every, every)  # less those that have died since the look
         self._hold(self._groups)
         self._empty_pools()
-        self.drain_flags.hold(
-            [(rollout.group, member.name) for rollout, member in self._leaving() if _is_for_pools(rollout)]
-        )
+        self.flags.hold([(rollout.group, member.name) for rollout, member in self._leaving() if _is_for_pools(rollout)])
         until = began + ORDERS_WITHIN
         are_left = self._errors.each(new, lambda name: self._order(new[name], until))
         _beside(lambda: self._count(every, warmups))
@@ -539,7 +537,8 @@ class Reconciler:
             self.supervisor.tell(request.id, {"record": json.dumps(found)})
 
     def _check(self, request: Request, make: Callable[[Request, Config], Rollout], observed: Observation) -> bool:
-        """Answer a check with all that there is to say; what would refuse a rollout at once is a finding like others."""
+        """Answer a check with all that there is to say; what would refuse a rollout at once is a finding like
+        others."""
         rollout, found = self._inspector.draft(request, observed, self.load_config, self.keepalive_closer.check, make)
         if rollout is None:
             self.supervisor.report(request.id, Report(request.group, tuple(found)))
@@ -720,7 +719,8 @@ class Reconciler:
     # --- decide, record, hold, order
 
     def _decide(self, old: Group, name: str, snapshot: Snapshot) -> Group:
-        """The guard first, so that the rollout knows who is not warm; and once more, for what the rollout leaves or takes."""
+        """The guard first, so that the rollout knows who is not warm; and once more, for what the rollout leaves or
+        takes."""
         new = old.guarded()
         if new.rollout is not None:
             advanced = machine.advance(new.rollout, new.observed)
@@ -858,8 +858,8 @@ def _beside(observe: Callable[[], None]) -> None:
 
 
 def _at_a_time(requests: Sequence[Request]) -> list[Request]:
-    """What is answered in one turn: of the questions about the rollouts that were only the first, because each may take a
-    tenth of a second to read, and whoever dies meanwhile waits for its gate. The others come again."""
+    """What is answered in one turn: of the questions about the rollouts that were only the first, because each may take
+    a tenth of a second to read, and whoever dies meanwhile waits for its gate. The others come again."""
     asked = [request for request in requests if request.kind in TOLD_OF]
     return [request for request in requests if request.kind not in TOLD_OF or request is asked[0]]
 

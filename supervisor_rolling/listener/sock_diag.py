@@ -156,15 +156,15 @@ def _request(family: int, mask: int, code: bytes, with_traffic: bool) -> bytes:
         kind, body = _SOCK_DIAG_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, mask)
     if code:
         body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
-    drain_flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    return _HEADER.pack(_HEADER.size + len(body), kind, drain_flags, 1, 0) + body
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
 
 
 def _bodies(link: socket.socket) -> Iterator[bytes]:
     """The bodies of all messages of a dump, up to the one that ends it."""
     while True:
-        data, _, drain_flags, _ = link.recvmsg(_BUFFER)
-        if drain_flags & socket.MSG_TRUNC:
+        data, _, flags, _ = link.recvmsg(_BUFFER)
+        if flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for kind, body in _messages(data):
             if kind == _NLMSG_DONE:
@@ -175,9 +175,9 @@ def _bodies(link: socket.socket) -> Iterator[bytes]:
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
-        length, kind, drain_flags, _, _ = _HEADER.unpack_from(data, at)
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
         body = data[at + _HEADER.size : at + length]
-        if drain_flags & _NLM_F_DUMP_INTR:
+        if flags & _NLM_F_DUMP_INTR:
             raise _Interrupted
         if kind in (_NLMSG_ERROR, _NLMSG_DONE):
             _raise_error(body)

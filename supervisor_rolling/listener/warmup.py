@@ -6,8 +6,8 @@ it answers 2xx, then the list is sent in order. A redirect is followed as long a
 
 An answer that is not expected ends the warm-up, and so does another protocol than HTTP/1; ``ready`` may answer three
 times about what was asked (400, 401, 403, 404, a redirect elsewhere). A connection that is refused or breaks is tried
-again until the deadline: the reconciler sees itself when a process dies. At the deadline the warm-up is *late*, and says
-what it waited for. If it is still wanted then, the listener stood still meanwhile: it begins anew.
+again until the deadline: the reconciler sees itself when a process dies. At the deadline the warm-up is *late*, and
+says what it waited for. If it is still wanted then, the listener stood still meanwhile: it begins anew.
 
 To wait for a boot costs next to nothing, so any number wait at once. Requests make a process work: at most two for
 each CPU, and two more, are sent any at a time, first come, first served, those of a rollout before the guard's. The
@@ -73,7 +73,8 @@ NEWS_AFTER = 0.5
 what it answered until then is."""
 
 LATENCIES = 100
-"""How many latencies and statuses of a warm-up are kept: what it is like is seen by then, and the rollout stays small."""
+"""How many latencies and statuses of a warm-up are kept: what it is like is seen by then, and the rollout stays
+small."""
 
 MAX_REFUSALS = 3
 """Answers of ``ready`` that are about what was asked, after which it is not asked again."""
@@ -142,8 +143,8 @@ def _is_other(selected: WarmupJob, begun: WarmupJob) -> bool:
 
 
 class _Warmup(threading.Thread):
-    """One process (``own``: its ``group:process``) being warmed. ``warmup_status`` is replaced as a whole, so that others read
-    it without a lock."""
+    """One process (``own``: its ``group:process``) being warmed. ``warmup_status`` is replaced as a whole, so that
+    others read it without a lock."""
 
     def __init__(
         self, own: str, job: WarmupJob, sockets: Sockets, slots: Slots, on_change: Callable[[], None], why: str

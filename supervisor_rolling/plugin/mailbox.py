@@ -26,7 +26,8 @@ NOTHING = (0, 0.0, 0.0)  # in the ledger
 REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill supervisord's memory
 
 REMEMBERED = 60.0
-"""Seconds for which the rollout of a group that is gone can be asked for: whoever watched it is to read how it ended."""
+"""Seconds for which the rollout of a group that is gone can be asked for: whoever watched it is to read how it
+ended."""
 
 REMOVED_TEXT = "supervisord removed the group, or made it anew (supervisorctl update), and stopped all its processes"
 
@@ -128,13 +129,13 @@ class Mailbox:
         self.rollouts.write(group, rollout)
         return True
 
-    def flag(self, group: str, **drain_flags: bool) -> bool:
-        """Set an operator's wish on the rollout that runs. False when none runs, or when the rollout is being aborted, which
-        no other wish changes."""
+    def flag(self, group: str, **flags: bool) -> bool:
+        """Set an operator's wish on the rollout that runs. False when none runs, or when the rollout is being aborted,
+        which no other wish changes."""
         rollout = self.rollouts.get(group)
-        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not drain_flags.get("aborting")):
+        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not flags.get("aborting")):
             return False
-        self.rollouts.write(group, {**rollout, **drain_flags})
+        self.rollouts.write(group, {**rollout, **flags})
         return True
 
     def guard(self, group: str, guard_state: Wire | None, at: float) -> None:
@@ -146,8 +147,8 @@ class Mailbox:
             self.guard_states.write(group, guard_state)
 
     def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
-        """A group is gone from supervisord, perhaps to come again at once with other processes. The rollout that ran ends
-        with it: returned as it was, and as it is. One that had just ended can be asked for a while."""
+        """A group is gone from supervisord, perhaps to come again at once with other processes. The rollout that ran
+        ends with it: returned as it was, and as it is. One that had just ended can be asked for a while."""
         rollout = self.rollouts.get(group)
         self._forget(group)
         self.lives.forget(group)
@@ -161,7 +162,8 @@ class Mailbox:
         return rollout, ended
 
     def tidy(self, present: Collection[str], at: float) -> None:
-        """Of groups that are not in supervisord nothing known or asked means anything now, but how a rollout has ended."""
+        """Of groups that are not in supervisord nothing known or asked means anything now, but how a rollout has
+        ended."""
         for group in self.groups() - set(present):
             rollout = self.rollouts.get(group)
             if rollout is None or rollout["status"] == ACTIVE or at - rollout["ended_at"] > REMEMBERED:

@@ -115,8 +115,8 @@ class ProcessTimes:
         return self._of(group, name).is_by_rollout
 
     def started_by_other(self, group: str, name: str) -> float:
-        """The last ``attempt`` that another client than a rollout ordered; 0.0: none. A restart by supervisord itself is
-        no order."""
+        """The last ``attempt`` that another client than a rollout ordered; 0.0: none. A restart by supervisord itself
+        is no order."""
         return self._of(group, name).started_by_other
 
     def stop_took(self, group: str, name: str) -> float:

@@ -60,8 +60,8 @@ HEARTBEAT = 15.0
 """Seconds in which a listener that lives has looked: TICK_5 wakes it every five."""
 
 GONE_FOR_GOOD = 60.0
-"""Seconds without a listener after which the client that waits for the end of a rollout is told that it is stalled: longer
-than a restart of the listener, or of everything, takes."""
+"""Seconds without a listener after which the client that waits for the end of a rollout is told that it is stalled:
+longer than a restart of the listener, or of everything, takes."""
 
 COMING_BACK = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING)
 
@@ -242,14 +242,14 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return struct rollout    id, group, status (running, done, failed, aborted), paused, aborting, force, by, limit,
-                               why, seconds, settle (seconds), settle_auto (boolean, not told by rolling.yaml),
-                               settle_why, settle_known (whether settle was given or read, so that those that count as
+                               why, seconds, settle (seconds), min_ready_auto (boolean, not told by rolling.yaml),
+                               min_ready_why, min_ready_known (whether settle was given or read, so that those that count as
                                available get requests), canary, forecast (seconds; 0: none), hook (the one that it
                                waits for), paced (boolean, the next waits for the CPU), waits (for what it waits; empty:
                                nothing), waits_long (boolean, for 5 s or more), total, replaced, least_available, and
                                processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
-                               why, the duration of each stage over, connections_left at the drain's deadline and the
-                               oldest_left of them (structs of peer, age, idle, last, state), …
+                               why, the duration of each stage over, lingering_connections at the drain's deadline and the
+                               oldest_lingering of them (structs of peer, age, idle, last, state), …
         """
         self._update("getRollout")
         rollout = self.mailbox.rollouts.get(group) if isinstance(group, str) else None  # of a group that is gone, too
@@ -273,7 +273,7 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return array processes An array of structs: name, statename, pid, warm, gate (open, closed, unknown), stage
-                               (open, down, draining, restarting, warming, settling, failed), seconds (in that stage),
+                               (open, down, draining, restarting, warming, ready, failed), seconds (in that stage),
                                ports, tries (warm-ups that failed), retry_in (seconds until the next), why,
                                guarded (boolean, the same for the whole group)
         """
@@ -319,7 +319,7 @@ class RollingNamespaceRPCInterface:
         @return array rollouts    An array of structs: id, group, status (running, done, failed, aborted, lost), by (who
                                asked, as they say), user and client (as their connection tells), began (Unix time),
                                seconds, forecast (seconds; 0 where there was none), limit, force, why, total, replaced,
-                               least_available, size (processes of the group), settle_known (as in getRollout)
+                               least_available, size (processes of the group), min_ready_known (as in getRollout)
         """
         self._update("getHistory")
         number = max(1, min(_whole("number", number), MAX_ROLLOUTS))
@@ -640,8 +640,8 @@ class RollingNamespaceRPCInterface:
             raise RollingError(Fault.ROLLOUT_ABORTED, "the rollout was aborted. %s" % rollout["why"])
         return self._view(rollout)
 
-    def _flag(self, group: str, wish: str, **drain_flags: bool) -> Any:
-        if not self.mailbox.flag(group, **drain_flags):
+    def _flag(self, group: str, wish: str, **flags: bool) -> Any:
+        if not self.mailbox.flag(group, **flags):
             last = (self.mailbox.rollouts.get(group) or {}).get("status")
             if last == ACTIVE:
                 raise RollingError(Fault.REFUSED, ABORTING % (group, group))

@@ -1,4 +1,5 @@
-"""Rollouts and wards as other programs and people get to see them: plain structs without the policy, times as seconds ago.
+"""Rollouts and wards as other programs and people get to see them: plain structs without the policy, times as seconds
+ago.
 
 The shapes here are the public interface of ``rolling.getRollout`` and of ``--json``.
 """
@@ -75,9 +76,9 @@ def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``: of
-    the first requests of its warm-up; none where all were 200. ``oldest_lingering``: the fields of ``model.Connection`` for
-    each of the oldest few that were left at the drain's deadline."""
+    """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``:
+    of the first requests of its warm-up; none where all were 200. ``oldest_lingering``: the fields of
+    ``model.Connection`` for each of the oldest few that were left at the drain's deadline."""
     names = ("name", "ports", "stage", "selected", "attempted", "replaced", "failed", "pid", "old_pid", "why")
     counts = ("lingering_connections", "requests", "first_ms", "last_ms")
     return {
@@ -105,8 +106,8 @@ def holds_ports(rollout: Mapping[str, Any]) -> bool:
 
 
 def standings_of(mailbox: Mailbox, group: str, now: float) -> dict[str, dict[str, Any]]:
-    """Where the processes of a group stand, by name: those that a rollout or the guard has in hand, or that a rollout left as
-    they are. Others are open, or nobody watches them."""
+    """Where the processes of a group stand, by name: those that a rollout or the guard has in hand, or that a rollout
+    left as they are. Others are open, or nobody watches them."""
     rollout, guard_state = mailbox.rollouts.get(group), mailbox.guard_states.get(group)
     is_running = rollout is not None and rollout["status"] == ACTIVE
     holds = rollout is not None and (is_running or not rollout["policy"]["guard"]["enabled"])

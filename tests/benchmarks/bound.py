@@ -1,9 +1,9 @@
 """What a rollout could not have taken less than, and where the time over that went.
 
 The bound of one process is its drain, its stop, and the longer of startsecs and boot with warm-up: as long as the users
-that it serves, the application and supervisord's settings take, whoever rollouts. The bound of a rollout is that of the first
-process, which goes alone, and of all others, by how many go at once. What is over it is told stage by stage, and the
-parts add up to the whole: what happens to one of several that go at once counts by how many those are.
+that it serves, the application and supervisord's settings take, whoever rollouts. The bound of a rollout is that of the
+first process, which goes alone, and of all others, by how many go at once. What is over it is told stage by stage, and
+the parts add up to the whole: what happens to one of several that go at once counts by how many those are.
 
 The record (``rolling.getRecord``) says when the listener saw what. When a process died, started and took requests comes
 from the process itself (``watching.ProcessTime``).
@@ -31,7 +31,8 @@ END = "from the last one open to the end"
 
 @dataclass(frozen=True)
 class Course:
-    """One process in a rollout, seconds since the rollout began. ``warming``: how long the requests of its warm-up took."""
+    """One process in a rollout, seconds since the rollout began. ``warming``: how long the requests of its warm-up
+    took."""
 
     name: str
     leaves: float

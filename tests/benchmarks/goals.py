@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from tests.benchmarks.results import Result
 
 SLOWER, LONGER = 1.1, 1.05
-"""The p99 in a rollout by that before it, and the time of a rollout by its bound (of processes that are not divided)."""
+"""The p99 in a rollout by that before it, and the time of a rollout by its bound (of processes that are not
+divided)."""
 
 
 def missed(results: Sequence[Result]) -> list[str]:

@@ -1,14 +1,14 @@
-"""What a rollout does to whoever is served meanwhile, by how busy the host is; and what a pace buys where it is busiest.
+"""What a rollout does to whoever is served meanwhile, by how busy the host is; and what a pace buys where it is
+busiest.
 
-``python -m tests.benchmarks.pace`` (as root) first looks for the rate at which this machine saturates, then rollouts the
-demo application under shares of that rate, so many processes at a time; under the highest share also with paces. It
+``python -m tests.benchmarks.pace`` (as root) first looks for the rate at which this machine saturates, then rollouts
+the demo application under shares of that rate, so many processes at a time; under the highest share also with paces. It
 prints a table and writes ``tests/benchmarks/results/pace.json`` after each rollout. ``--loads 85 --limits 1,2`` takes
 some; ``--resume`` goes on where one was ended, with its rate.
 
 All is on one machine: what sends the requests and nginx take their part of the processors, steady or not. *Steady* is
-the time right before each rollout. A rollout that takes longer spreads what it costs over more requests, which lowers its
-p99 by itself; so those that took longer than SLOW are counted, too.
-"""
+the time right before each rollout. A rollout that takes longer spreads what it costs over more requests, which lowers
+its p99 by itself; so those that took longer than SLOW are counted, too."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Result:
     that time, ``before`` of those in some seconds before it. ``least``: how few served at any moment, see ``watching``;
     of ours, how few were warm and open, if that is less. ``megabytes``: the most that the group and the tool took
     together (PSS). ``cpu``: processor seconds of the tool, by its parts. ``late``: of the load generator, at worst;
-    ``busy``: the share of the processors that was in use, before and during. ``rollout``: the bound of a rollout of ours.
-    """
+    ``busy``: the share of the processors that was in use, before and during. ``rollout``: the bound of a rollout of
+    ours."""
 
     size: int
     way: str

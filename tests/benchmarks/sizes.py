@@ -1,11 +1,10 @@
 """A rollout of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs the one who rollouts.
 
-``python -m tests.benchmarks.sizes`` (as root) rollouts a group of ``--sizes`` light processes under one supervisord, each
-in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how long
-the listener's turns took and kept the processor, how long ``supervisor.getState`` waited all the while (supervisord's
-time has the answers to it, ten a second), what the listener held in memory at most, and how long ``rolling_status``
-took. ``--profile`` prints what the turns spent their time on, instead.
-"""
+``python -m tests.benchmarks.sizes`` (as root) rollouts a group of ``--sizes`` light processes under one supervisord,
+each in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how
+long the listener's turns took and kept the processor, how long ``supervisor.getState`` waited all the while
+(supervisord's time has the answers to it, ten a second), what the listener held in memory at most, and how long
+``rolling_status`` took. ``--profile`` prints what the turns spent their time on, instead."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """What is seen of a group while it is restarted: how many serve, what memory it takes, what the tool costs.
 
 ``lives`` and ``least`` are arithmetic; ``GuardState`` looks at a stack for as long as a ``with`` block lasts. A process
-serves from when it says that it takes requests until it says that it takes no more, or dies (``tests.support.site.life``);
-one that is up and cold serves, too, and so does one whose port somebody has closed: whoever closes says that himself.
-Points in time are seconds on CLOCK_MONOTONIC.
-"""
+serves from when it says that it takes requests until it says that it takes no more, or dies
+(``tests.support.site.life``); one that is up and cold serves, too, and so does one whose port somebody has closed:
+whoever closes says that himself. Points in time are seconds on CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 

@@ -133,8 +133,8 @@ def started(start: Callable[..., Stack], fault: str = "", min_ready_seconds: flo
 
 
 def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
-    """Rollout, abort when the first process is in that stage, and wait for the end; the first process as it then is. The
-    others were not reached."""
+    """Rollout, abort when the first process is in that stage, and wait for the end; the first process as it then is.
+    The others were not reached."""
     before = pids(stack)
     with Load(Plan(stack.url, rate=60.0), stack.directory / "load.jsonl") as load:
         assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0

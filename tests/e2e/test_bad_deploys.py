@@ -128,7 +128,8 @@ def users(stack: Stack) -> Load:
 
 
 def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
-    """Run a command that rollouts: its exit status, its output, and the rollout when it had first failed, or at the end."""
+    """Run a command that rollouts: its exit status, its output, and the rollout when it had first failed, or at the
+    end."""
     with popen_ctl(stack, *command) as watcher:
         view: dict[str, Any] = {}
         while watcher.poll() is None and not (view and any(p["failed"] for p in view["processes"])):
@@ -145,8 +146,8 @@ def the_rollout(stack: Stack) -> dict[str, Any]:
 
 
 def found_after(view: dict[str, Any]) -> float:
-    """Seconds, by the rollout's own clock, from the beginning of the fault until the rollout has failed on the first process:
-    from the order to stop where the old one did not, else from the moment at which the new one was there."""
+    """Seconds, by the rollout's own clock, from the beginning of the fault until the rollout has failed on the first
+    process: from the order to stop where the old one did not, else from the moment at which the new one was there."""
     (first,) = [process for process in view["processes"] if process["failed"]]
     if first["killed"] or first["stage"] == "restarting":
         return float(first["stopped"] or first["seconds"])

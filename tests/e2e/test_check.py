@@ -156,7 +156,7 @@ def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_reque
 def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[..., Stack]) -> None:
     stack = group(2, setup={"peer": "fail_timeout=2s"})
     found_now = checked(stack)
-    assert [(one["code"], one["refuses"]) for one in found_now["findings"]] == [("nginx.settle", False)]
+    assert [(one["code"], one["refuses"]) for one in found_now["findings"]] == [("nginx.min_ready_seconds", False)]
     assert found_now["ok"]
     with users(stack) as report:
         assert stack.ctl("rolling_restart", "app").returncode == 0
@@ -169,7 +169,7 @@ def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Ca
     finding = found(checked(stack))["nginx.unreadable"]
     assert finding["where"] == "balancer.nginx: /no/such/nginx.conf"
     assert finding["text"].startswith("it cannot be read: No such file or directory, so nothing is known of what nginx")
-    assert finding["text"].endswith("settle: auto is 10")
+    assert finding["text"].endswith("min_ready_seconds: auto is 10")
     assert not finding["refuses"]
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30.0, "it settles")
@@ -379,7 +379,7 @@ def infos_of(stack: Stack, name: str) -> dict[str, Any]:
 def test_a_typing_error_in_the_policy_is_a_finding_for_each(group: Callable[..., Stack]) -> None:
     stack = group(2)
     path = stack.directory / "rolling.yaml"
-    path.write_text("groups:\n  app:\n    ports: auto\n    drian: {}\n    settle: soon\n", encoding="utf-8")
+    path.write_text("groups:\n  app:\n    ports: auto\n    drian: {}\n    min_ready_seconds: soon\n", encoding="utf-8")
     report = checked(stack)
     assert [one["code"] for one in report["findings"]] == ["config", "config"]
     assert "rolling.yaml:4: groups.app.drian: unknown key (did you mean drain?)" in report["findings"][0]["text"]

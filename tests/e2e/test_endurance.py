@@ -1,7 +1,7 @@
 """Rollouts of every kind, one after another, leave nothing in supervisord and nothing in the listener.
 
-``make endurance`` rollouts a thousand times; here fewer rollouts do, because every byte is counted that Python allocates.
-"""
+``make endurance`` rollouts a thousand times; here fewer rollouts do, because every byte is counted that Python
+allocates."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ def a_wrong_nginx(member: Member) -> Iterator[None]:
     conf, policy = member.stack.nginx_conf, member.stack.directory / "rolling.yaml"
     good = {path: path.read_text(encoding="utf-8") for path in (conf, policy)}
     conf.write_text(good[conf].replace(" max_fails=0", ""), encoding="utf-8")
-    policy.write_text(good[policy].replace("    ports:", "    settle: 0\n    ports:"), encoding="utf-8")
+    policy.write_text(good[policy].replace("    ports:", "    min_ready_seconds: 0\n    ports:"), encoding="utf-8")
     yield
     for path, text in good.items():
         path.write_text(text, encoding="utf-8")

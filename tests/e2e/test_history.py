@@ -1,4 +1,5 @@
-"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a rollout."""
+"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a
+rollout."""
 
 from __future__ import annotations
 

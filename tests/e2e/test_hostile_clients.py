@@ -420,7 +420,12 @@ def test_a_reload_in_which_the_wake_up_or_the_factory_raises_ends_nothing(sabota
     reload(sabotaged)  # with a wake-up
     rpc: Any = sabotaged.rpc()
     pid = rpc.supervisor.getPID()
-    for target in ("wakeup:_put_back", "wakeup:WakeUp._close_pipe", "hearing:hear", "mailbox:Mailbox.__init__"):
+    for target in (
+        "wakeup:_put_back",
+        "wakeup:WakeUp._close_pipe",
+        "event_subscriptions:hear",
+        "mailbox:Mailbox.__init__",
+    ):
         rpc.sabotage.arm(f"plugin.{target}", "OSError")
         reload(sabotaged)
         assert rpc.sabotage.disarm() > 0

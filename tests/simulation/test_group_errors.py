@@ -42,7 +42,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (machine, "advance"), (machine, "actions"), (machine, "jobs"), (machine, "notices"), (machine, "leaving"),
+        (machine, "advance"), (machine, "actions"), (machine, "jobs"), (machine, "notifications"), (machine, "leaving"),
         (machine, "closed"), (guard, "advance"), (guard, "jobs"), (guard, "closed"), (hook_steps, "job"),
     ],
 )  # fmt: skip

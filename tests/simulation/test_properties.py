@@ -1,4 +1,5 @@
-"""What must hold of every rollout, whatever the group, the policy, the bad luck and the moment at which somebody dies."""
+"""What must hold of every rollout, whatever the group, the policy, the bad luck and the moment at which somebody
+dies."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ WISHES: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to whom or what;
-    ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: who does not stop;
-    ``pressure``: of the CPU, for a rollout with a pace of 20 %; 0.0: it has none."""
+    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to whom or
+    what; ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: who does not
+    stop; ``pressure``: of the CPU, for a rollout with a pace of 20 %; 0.0: it has none."""
 
     size: int
     limit: int

@@ -1,4 +1,5 @@
-"""Two simulated worlds, each with a group of its own, behind one reconciler: an error in one must not reach the other."""
+"""Two simulated worlds, each with a group of its own, behind one reconciler: an error in one must not reach the
+other."""
 
 from __future__ import annotations
 

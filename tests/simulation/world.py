@@ -389,7 +389,7 @@ class World:
             clock,
             notifications=self,
             keepalive_closer=self.keepalive_closer,
-            drain_flags=DrainFlags(self),
+            flags=DrainFlags(self),
             request_sniffer=self.request_sniffer,
             balancers=self,
             gate_probes=self,

@@ -1,8 +1,10 @@
-"""A thousand rollouts in one supervisord: what it and the listener hold at the end is what they held after the first ten.
+"""A thousand rollouts in one supervisord: what it and the listener hold at the end is what they held after the first
+ten.
 
-``make endurance`` (``ARGS="--rollouts 100"`` for fewer) starts two processes of the light application under load and rollouts
-them over XML-RPC, again and again. Between the rollouts that go well, others fail and are resumed, are aborted, paused,
-planned, left by their client, and processes crash. The listener is not killed: another one would be another process.
+``make endurance`` (``ARGS="--rollouts 100"`` for fewer) starts two processes of the light application under load and
+rollouts them over XML-RPC, again and again. Between the rollouts that go well, others fail and are resumed, are
+aborted, paused, planned, left by their client, and processes crash. The listener is not killed: another one would be
+another process.
 
 A row says what both held at that moment, when nothing was under way: memory (see ``footprint``), open files, threads,
 and what Python counts in them. ``--trace`` has every byte counted that
@@ -174,8 +176,8 @@ def _answered_by(code: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Row:
-    """After ``rollouts`` rollouts. ``requests`` since the row before: ``lost`` are those that a process took along when it
-    crashed; nothing explains the ``failed``. ``held``: of supervisord and of the listener."""
+    """After ``rollouts`` rollouts. ``requests`` since the row before: ``lost`` are those that a process took along when
+    it crashed; nothing explains the ``failed``. ``held``: of supervisord and of the listener."""
 
     rollouts: int
     seconds: float
@@ -187,7 +189,8 @@ class Row:
 
 
 def endure(stack: Stack, marks: Sequence[int]) -> Iterator[Row]:
-    """Rollout, and give a row when so many rollouts are done. Raises LabError where the listener does not live so long."""
+    """Rollout, and give a row when so many rollouts are done. Raises LabError where the listener does not live so
+    long."""
     rollouts, listener, began = Rollouts(stack), listener_pid(stack), time.monotonic()
     for mark in marks:
         with Load(Plan(stack.url, rate=RATE, seconds=86400.0), stack.directory / "load.jsonl") as load:

@@ -1,9 +1,9 @@
-"""Rollouts in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rollouts 100`` (as root).
+"""Rollouts in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rollouts 100`` (as
+root).
 
-Four processes of the light application under load; in every rollout the listener, or the client, gets a SIGKILL. A rollout
-has survived when every process was replaced exactly once, all are warm and open in the end, and no rule is left. Exit
-status 0 when all have, and no user noticed.
-"""
+Four processes of the light application under load; in every rollout the listener, or the client, gets a SIGKILL. A
+rollout has survived when every process was replaced exactly once, all are warm and open in the end, and no rule is
+left. Exit status 0 when all have, and no user noticed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Restarts behind nginx with a keepalive pool: ``python -m tests.soak.pools --restarts 100`` (as root).
 
 Four processes of a small application on each of four servers, in the middleware that belongs to it, behind nginx with
-``keepalive 32``, and half of the requests POSTs of 0.3 s, which nginx does not send twice. Rollouts restart them, and none
-of the servers is asked to be graceful: the pool has run dry before. Exit status 0 when no request failed.
-"""
+``keepalive 32``, and half of the requests POSTs of 0.3 s, which nginx does not send twice. Rollouts restart them, and
+none of the servers is asked to be graceful: the pool has run dry before. Exit status 0 when no request failed."""
 
 from __future__ import annotations
 

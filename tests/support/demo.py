@@ -5,8 +5,8 @@ a network namespace of the demo's own. What runs in the middle is the real ``sup
 terminal of whoever watches. Nothing is left behind at the end, nor after Ctrl-C, but the empty lock file that every
 user of iptables shares (/run/xtables.lock).
 
-Exit status: 0 the rollout was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130 Ctrl-C.
-"""
+Exit status: 0 the rollout was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130
+Ctrl-C."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Show:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``periods``: reports of the requests sent before, during and after the rollout. ``rollout``: supervisord's own view.
+    """``periods``: reports of the requests sent before, during and after the rollout. ``rollout``: supervisord's own
+    view.
 
     ``new``: answers of the new release in each period. ``kept``: processes that are still the old ones.
     """

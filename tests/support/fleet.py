@@ -1,10 +1,10 @@
-"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to rollout it.
+"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to rollout
+it.
 
-A host is a network namespace (``tests.support.hosts``), a front that all their users come to is on this side of the cables.
-``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an environment of
-its own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it. Ansible and its
-playbooks are the real ones; only the connection is the lab's (``connections/netns.py``).
-"""
+A host is a network namespace (``tests.support.hosts``), a front that all their users come to is on this side of the
+cables. ``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an
+environment of its own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it. Ansible
+and its playbooks are the real ones; only the connection is the lab's (``connections/netns.py``)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""gunicorn with one worker: ``python -m tests.support.gunicorn_stack --port 8000 --address 127.0.0.1``. Each answer tells the
-release that its master was started with (``X-Release``)."""
+"""gunicorn with one worker: ``python -m tests.support.gunicorn_stack --port 8000 --address 127.0.0.1``. Each answer
+tells the release that its master was started with (``X-Release``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A light application for tests that need many processes or many restarts: ``python -m tests.support.light_app --port 8000``.
+"""A light application for tests that need many processes or many restarts: ``python -m tests.support.light_app --port
+8000``.
 
 It boots in a tenth of a second where the demo application takes half of one, and keeps the promises of the lab: every
 answer tells which process gave it (``X-Pid``), of which deploy (``X-Release``) and whether it met a cold process

@@ -1,4 +1,5 @@
-"""A kernel that lacks legacy xtables, nf_tables, or both: ``python -m tests.support.missing_libraries xtables,nftables COMMAND …``.
+"""A kernel that lacks legacy xtables, nf_tables, or both: ``python -m tests.support.missing_libraries xtables,nftables
+COMMAND …``.
 
 A seccomp filter answers for it, as such a kernel would: to getsockopt for a table of xtables, and to a socket that
 speaks to nf_tables. Everything else is this kernel's own, and what the command starts lacks the same.

@@ -1,4 +1,5 @@
-"""Runs supervisor's own tests in this process, alone or beside the plugin: ``python -m tests.support.own_suite --beside``.
+"""Runs supervisor's own tests in this process, alone or beside the plugin: ``python -m tests.support.own_suite
+--beside``.
 
 Beside the plugin means more than beside its modules: every supervisord that a test makes, real or dummy, gets what
 ``[rpcinterface:rolling]`` would give it, the wake-up too, and every supervisorctl our commands. Prints an ``Outcome``

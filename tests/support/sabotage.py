@@ -21,10 +21,10 @@ from typing import Any
 from supervisor_rolling.plugin import fault_barrier
 
 PACKAGE = "supervisor_rolling"
-MODULES = ("rpcinterface", "share", "plain", *(f"plugin.{name}" for name in (
-    "events", "hearing", "lives", "mailbox", "shapes", "table", "views", "wakeup",
+MODULES = ("core.share", "core.text", *(f"plugin.{name}" for name in (
+    "rpc", "events", "event_subscriptions", "process_times", "mailbox", "shapes", "process_delta", "views", "wakeup",
 )))  # fmt: skip
-"""All that runs in supervisord, but ``contained``, which is the net below the others."""
+"""All that runs in supervisord, but ``fault_barrier``, which is the net below the others."""
 
 ERRORS = (
     "ValueError",
@@ -48,7 +48,7 @@ CONSTANT = (
 """What supervisord calls without a net. Each returns a constant or what was made before, or writes into a dict."""
 
 NETS = (
-    "rpcinterface:make_rolling_rpcinterface",
+    "plugin.rpc:make_rolling_rpcinterface",
     "plugin.event_subscriptions:_quiet",
     "plugin.event_subscriptions:hear",
     "plugin.wakeup:install",

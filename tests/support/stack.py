@@ -54,16 +54,15 @@ class LabError(Exception):
 class Setup:
     """What may differ between two stacks. The texts are lines of configuration, put where the name says.
 
-    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.support.venvs), whose programs are
-    run with nothing of this tree on their path. ``application``: its module, ``tests.support.light_app`` is another;
-    ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first line;
-    ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the processes;
-    ``elsewhere``: puts a thread where nginx and its users are (``tests.support.hosts``).
-    ``program``: more lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's.
-    ``balancer``: nginx, haproxy (tests.support.haproxy) or one of tests.support.balancers, which ``nginx_port`` is the port of.
-    ``files``: name and text of files that have to be in the directory before anything starts; they and
-    supervisord's configuration call the directory ``%(here)s``.
-    """
+    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.support.venvs), whose programs
+    are run with nothing of this tree on their path. ``application``: its module, ``tests.support.light_app`` is
+    another; ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first
+    line; ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the
+    processes; ``elsewhere``: puts a thread where nginx and its users are (``tests.support.hosts``). ``program``: more
+    lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's. ``balancer``: nginx, haproxy
+    (tests.support.haproxy) or one of tests.support.balancers, which ``nginx_port`` is the port of. ``files``: name and
+    text of files that have to be in the directory before anything starts; they and supervisord's configuration call the
+    directory ``%(here)s``."""
 
     processes: int = 8
     application: str = "tests.support.site"

@@ -1,4 +1,5 @@
-"""supervisord with a wall clock that a test sets: ``Setup(supervisord="tests.support.wall")``, then ``stack.jump(3600)``.
+"""supervisord with a wall clock that a test sets: ``Setup(supervisord="tests.support.wall")``, then
+``stack.jump(3600)``.
 
 A stand-in for setting the clock of the machine, which a test must not. It moves supervisord's clock alone: what the
 kernel does when the clock of the host jumps over the end of a lease is to open the gate, and that is tried by taking

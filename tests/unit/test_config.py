@@ -146,7 +146,7 @@ def test_every_key_is_read() -> None:
                 - /a?b=c
                 - {method: post, path: /login, headers: {A: b}, body: "x\ny", expect: [200, 302], count: 5}
                 - {path: /, expect: 404}
-            settle: 1
+            min_ready_seconds: 1
             guard: {max_closed: 3}
             balancer: {nginx: /etc/nginx/app.conf, retries: true}
             pace: {cpu_pressure: 12.5%, patience: 4}
@@ -185,7 +185,9 @@ def test_every_key_is_read() -> None:
 
 
 def test_durations_are_floats_however_they_are_written() -> None:
-    assert [type(policy(f"settle: {text}").min_ready_seconds) for text in ("3", "3.0", "+3", "3.e+0")] == [float] * 4
+    assert [type(policy(f"min_ready_seconds: {text}").min_ready_seconds) for text in ("3", "3.0", "+3", "3.e+0")] == [
+        float
+    ] * 4
 
 
 def test_the_guard_allows_a_number_or_a_share_of_closed_processes() -> None:
@@ -214,8 +216,8 @@ def test_the_guard_of_a_group_is_its_own_before_the_one_it_merges() -> None:
 def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
     text = """
     groups:
-      a: &a {ports: 'a-(.*)', settle: 1, drain: &d {timeout: 5}}
-      b: {<<: *a, settle: 2}
+      a: &a {ports: 'a-(.*)', min_ready_seconds: 1, drain: &d {timeout: 5}}
+      b: {<<: *a, min_ready_seconds: 2}
       c: {<<: [{canary: 3}, *a], ports: auto, drain: {<<: *d, min: 1}}
     """
     groups = parse(text, "f").groups
@@ -226,7 +228,7 @@ def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
 
 
 def test_to_settle_is_left_to_the_load_balancer_where_nothing_else_is_said() -> None:
-    found = [policy(text) for text in ("settle: auto", "guard: {}", "settle: 0")]
+    found = [policy(text) for text in ("min_ready_seconds: auto", "guard: {}", "min_ready_seconds: 0")]
     assert [(one.min_ready_seconds, one.min_ready_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
 
 
@@ -246,7 +248,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
           app:
             drian: {timeout: 3}
             ports: 'app-(\\d+)'
-            settle: 30s
+            min_ready_seconds: 30s
           web:
             canary: -1
         """
@@ -254,7 +256,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         "rolling.yaml:1: gate.method: 'rejct' is unknown (did you mean reject?)",
         "rolling.yaml:1: gate.lease: '3' is out of range; write a number of seconds from 15 to 3600",
         "rolling.yaml:4: groups.app.drian: unknown key (did you mean drain?)",
-        "rolling.yaml:6: groups.app.settle: '30s' is text; durations are numbers of seconds: 30",
+        "rolling.yaml:6: groups.app.min_ready_seconds: '30s' is text; durations are numbers of seconds: 30",
         r"rolling.yaml:7: groups.web.ports: is missing; write a regex with one group around the port, such as "
         r"'app-(\d+)', or a map of process names to ports, or auto",
         "rolling.yaml:8: groups.web.canary: '-1' is not a whole number in range; write a whole number from 0 to 65535",
@@ -275,7 +277,7 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         (
             "proxy: {nginx: /etc/nginx.conf}",
             "proxy: unknown key; known are: ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
-            "settle, guard, balancer",
+            "min_ready_seconds, guard, balancer",
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
         (
@@ -285,8 +287,11 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("balancer: {haproxy: /x}", "balancer.haproxy: unknown key; known are: nginx, retries"),
         ("balancer: {retries: maybe}", "balancer.retries: 'maybe'"),
         ("balancer: {nginx: x}", "balancer.nginx: 'x' is not a full path; write one that begins with /"),
-        ("settle: automatic", "settle: 'automatic' is text; durations are numbers of seconds, such as 30"),
-        ("settle: -1", "settle: '-1' is out of range"),
+        (
+            "min_ready_seconds: automatic",
+            "min_ready_seconds: 'automatic' is text; durations are numbers of seconds, such as 30",
+        ),
+        ("min_ready_seconds: -1", "min_ready_seconds: '-1' is out of range"),
         (
             "drain: {keepalive: nginx, quiet: 30}",
             "drain.quiet: with keepalive: nginx an idle pool is known by drain.quiet",
@@ -313,25 +318,34 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("warmup: {requests: /}", "warmup.requests: '/' is text; write a list"),
         ("warmup: {requests: [7]}", "warmup.requests[0]: '7' is a number; write a path, such as /"),
         # durations
-        ("settle: 30s", "settle: '30s' is text; durations are numbers of seconds: 30"),
-        ("settle: '30'", "settle: '30' is text; durations are numbers of seconds: 30"),
-        ("settle: 1.5 min", "settle: '1.5 min' is text; durations are numbers of seconds: 90"),
-        ("settle: 250ms", "settle: '250ms' is text; durations are numbers of seconds: 0.25"),
-        ("settle: a while", "settle: 'a while' is text; durations are numbers of seconds, such as 30"),
-        ("settle: yes", "settle: 'yes' is true or false; durations are numbers of seconds, such as 30"),
-        ("settle:", "settle: has no value; durations are"),
-        ("settle: 2024-01-01", "settle: '2024-01-01' is a date; durations are"),
-        ("settle: -1", "settle: '-1' is out of range; write a number of seconds from 0 to 604800"),
-        ("settle: 604801", "settle: '604801' is out of range"),
-        ("settle: 1.0e+400", "settle: '1.0e+400' is out of range"),
-        ("settle: 9.0e+307", "settle: '9.0e+307' is out of range"),
-        ("settle: .nan", "settle: '.nan' is not a decimal number"),
-        ("settle: -.inf", "settle: '-.inf' is not a decimal number"),
-        ("settle: 1:30", "settle: '1:30' is not a decimal number"),
-        ("settle: 010", "settle: '010' is not a decimal number"),
-        ("settle: 0x10", "settle: '0x10' is not a decimal number"),
-        ("settle: " + "9" * 6000, "settle: '99999"),
-        ("settle: !!int {a: b}", "settle: is a number"),
+        ("min_ready_seconds: 30s", "min_ready_seconds: '30s' is text; durations are numbers of seconds: 30"),
+        ("min_ready_seconds: '30'", "min_ready_seconds: '30' is text; durations are numbers of seconds: 30"),
+        ("min_ready_seconds: 1.5 min", "min_ready_seconds: '1.5 min' is text; durations are numbers of seconds: 90"),
+        ("min_ready_seconds: 250ms", "min_ready_seconds: '250ms' is text; durations are numbers of seconds: 0.25"),
+        (
+            "min_ready_seconds: a while",
+            "min_ready_seconds: 'a while' is text; durations are numbers of seconds, such as 30",
+        ),
+        (
+            "min_ready_seconds: yes",
+            "min_ready_seconds: 'yes' is true or false; durations are numbers of seconds, such as 30",
+        ),
+        ("min_ready_seconds:", "min_ready_seconds: has no value; durations are"),
+        ("min_ready_seconds: 2024-01-01", "min_ready_seconds: '2024-01-01' is a date; durations are"),
+        (
+            "min_ready_seconds: -1",
+            "min_ready_seconds: '-1' is out of range; write a number of seconds from 0 to 604800",
+        ),
+        ("min_ready_seconds: 604801", "min_ready_seconds: '604801' is out of range"),
+        ("min_ready_seconds: 1.0e+400", "min_ready_seconds: '1.0e+400' is out of range"),
+        ("min_ready_seconds: 9.0e+307", "min_ready_seconds: '9.0e+307' is out of range"),
+        ("min_ready_seconds: .nan", "min_ready_seconds: '.nan' is not a decimal number"),
+        ("min_ready_seconds: -.inf", "min_ready_seconds: '-.inf' is not a decimal number"),
+        ("min_ready_seconds: 1:30", "min_ready_seconds: '1:30' is not a decimal number"),
+        ("min_ready_seconds: 010", "min_ready_seconds: '010' is not a decimal number"),
+        ("min_ready_seconds: 0x10", "min_ready_seconds: '0x10' is not a decimal number"),
+        ("min_ready_seconds: " + "9" * 6000, "min_ready_seconds: '99999"),
+        ("min_ready_seconds: !!int {a: b}", "min_ready_seconds: is a number"),
         ("restart: {timeout: 0}", "restart.timeout: '0' is out of range; write a number of seconds from 0.1 to 604800"),
         ("warmup: {timeout: 0}", "warmup.timeout: '0' is out of range"),
         ("drain: {timeout: 5, min: 6}", "drain.min: 6 is more than the timeout of 5; lower it"),
@@ -576,10 +590,10 @@ def test_the_commonest_syntax_errors_come_with_their_remedy() -> None:
 
 
 def test_a_problem_behind_an_alias_is_told_where_the_value_stands() -> None:
-    text = "groups:\n  a:\n    ports: auto\n    settle: &s never\n  b:\n    ports: auto\n    settle: *s\n"
+    text = "groups:\n  a:\n    ports: auto\n    min_ready_seconds: &s never\n  b:\n    ports: auto\n    min_ready_seconds: *s\n"
     assert [found.split(" '")[0] for found in problems(text)] == [
-        "rolling.yaml:4: groups.a.settle:",
-        "rolling.yaml:4: groups.b.settle:",
+        "rolling.yaml:4: groups.a.min_ready_seconds:",
+        "rolling.yaml:4: groups.b.min_ready_seconds:",
     ]
 
 

@@ -212,8 +212,8 @@ def test_what_was_opened_is_looked_at_and_not_what_has_its_name_afterwards(
     other.write_text(TEXT, encoding="utf-8")
     os.chown(other, NOBODY, 0)
 
-    def swapped(path: str, drain_flags: int, *more: int) -> int:
-        return really(other, drain_flags, *more)
+    def swapped(path: str, flags: int, *more: int) -> int:
+        return really(other, flags, *more)
 
     monkeypatch.setattr(os, "open", swapped)
     (problem,) = problems(file)

@@ -784,12 +784,6 @@ def test_wish_warns_that_listener_is_not_running(ctl: Controller) -> None:
     assert "Fix: supervisorctl start g:n" in ctl.printed
 
 
-def test_a_supervisord_that_does_not_know_of_the_policy_has_a_status_all_the_same(ctl: Controller) -> None:
-    ctl.server.answers["getListener"] = lambda *_: unknown_method()
-    ctl.run("rolling_status app")
-    assert (ctl.exitstatus, "app    7     done" in ctl.printed) == (0, True), ctl.printed
-
-
 # --- help, and supervisorctl itself
 
 

@@ -51,13 +51,13 @@ def child(directory: Path, name: str = "app-1", group: str = "app") -> dict[str,
 
 
 def test_a_process_sees_its_own_flag_while_it_is_held_and_no_longer(directory: Path):
-    drain_flags, own, other = listener(directory), Flag(child(directory)), Flag(child(directory, "app-2"))
+    flags, own, other = listener(directory), Flag(child(directory)), Flag(child(directory, "app-2"))
     assert not own.is_up()
-    drain_flags.hold([("app", "app-1")])
+    flags.hold([("app", "app-1")])
     assert (own.is_up(), other.is_up()) == (True, False)
-    drain_flags.hold([("app", "app-2")])
+    flags.hold([("app", "app-2")])
     assert (own.is_up(), other.is_up()) == (False, True)
-    drain_flags.hold(())
+    flags.hold(())
     assert not other.is_up()
     assert list(directory.iterdir()) == []
 
@@ -76,9 +76,9 @@ def test_what_a_killed_listener_leaves_ends_with_its_lease(directory: Path):
 def test_a_flag_that_is_held_for_longer_than_a_lease_stays_up(directory: Path):
     begin = time.time() - 3 * LEASE
     now = [begin]
-    drain_flags = listener(directory, clock=lambda: now[0])
+    flags = listener(directory, clock=lambda: now[0])
     while now[0] <= time.time():
-        drain_flags.hold([("app", "app-1")])
+        flags.hold([("app", "app-1")])
         (path,) = directory.iterdir()
         assert path.stat().st_mtime >= now[0] + LEASE / 2
         now[0] += LEASE / 3
@@ -104,9 +104,9 @@ def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_onc
 ):
     directory.mkdir()
     directory.chmod(0o777)
-    drain_flags = listener(directory)
+    flags = listener(directory)
     for _ in range(3):
-        drain_flags.hold([("app", "app-1")])
+        flags.hold([("app", "app-1")])
     assert list(directory.iterdir()) == []
     (message,) = caplog.messages
     assert f"{directory} is not a directory of ours that nobody else may write: remove it, or take another" in message
@@ -127,9 +127,9 @@ def test_a_directory_that_was_there_stays_as_it_is_and_that_others_cannot_look_i
 ):
     directory.mkdir()
     directory.chmod(0o700)
-    drain_flags = listener(directory)
+    flags = listener(directory)
     for name in ("app-1", "app-2"):
-        drain_flags.hold([("app", name)])
+        flags.hold([("app", name)])
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert Flag(child(directory, "app-2")).is_up(), "who can look sees it"
     (message,) = caplog.messages
@@ -138,8 +138,8 @@ def test_a_directory_that_was_there_stays_as_it_is_and_that_others_cannot_look_i
 
 
 def test_a_link_is_not_followed(directory: Path, tmp_path: Path):
-    drain_flags = listener(directory)
-    drain_flags.hold([("app", "app-1")])
+    flags = listener(directory)
+    flags.hold([("app", "app-1")])
     (path,) = directory.iterdir()
     victim = tmp_path / "victim"
     path.unlink()

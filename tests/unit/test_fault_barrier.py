@@ -175,17 +175,17 @@ HAPPENS = (
 )
 
 ELSEWHERE = {
-    "rpcinterface:RollingNamespaceRPCInterface.__init__",  # in the factory
+    "plugin.rpc:RollingNamespaceRPCInterface.__init__",  # in the factory
     "plugin.mailbox:Mailbox.__init__",
     "plugin.mailbox:Records.__init__",
-    "plugin.process_times:Lives.__init__",
+    "plugin.process_times:ProcessTimes.__init__",
     "plugin.process_delta:Table.__init__",
-    "plugin.process_times:Lives.hear",  # known to supervisord's events as it was
+    "plugin.process_times:ProcessTimes.hear",  # known to supervisord's events as it was
     "plugin.shapes:TableOf.__init__",  # at the import
     "plugin.shapes:Added.__init__",
     "plugin.shapes:RowOf.__init__",
-    "plain:printable",  # in the listener
-    "share:limit_for",  # in the listener
+    "core.text:printable",  # in the listener
+    "core.share:limit_for",  # in the listener
 }
 """Not called by any method or event."""
 
@@ -308,7 +308,7 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 # --- the factory
 
 
-FACTORY = ["mailbox:Mailbox.__init__", "hearing:hear", "wakeup:install"]
+FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:hear", "wakeup:install"]
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -608,7 +608,7 @@ def test_make_gate_gives_the_backend_that_the_policy_names_and_iptables_for_auto
 
 def forget_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     """python-iptables is not installed."""
-    for name in ("iptables", "xtables", "rules"):
+    for name in ("iptables", "iptables_chain", "iptables_rules"):
         monkeypatch.delitem(sys.modules, f"supervisor_rolling.listener.gates.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "iptc", None)
 

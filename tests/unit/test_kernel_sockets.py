@@ -398,8 +398,8 @@ class FakeLink:
         return answer, [], 0, None
 
 
-def message(kind: int, body: bytes, drain_flags: int = 0) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), kind, drain_flags, 1, 0) + body
+def message(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
 
 
 DONE = message(3, struct.pack("=i", 0))
@@ -411,13 +411,13 @@ def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
 
 
 def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = message(3, struct.pack("=i", 0), drain_flags=0x10)
+    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
     answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
 
 
 def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted = message(3, struct.pack("=i", 0), drain_flags=0x10)
+    interrupted = message(3, struct.pack("=i", 0), flags=0x10)
     answering(monkeypatch, *(FakeLink(interrupted) for _ in range(20)))
     with pytest.raises(SocketsError, match="changed under"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))

@@ -101,10 +101,10 @@ def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(
     nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
     group = behind(nginx, PORTS, is_named=False)
     (finding,) = findings(group, replace(a_policy(min_ready_seconds=11.0), min_ready_auto=True), 1, PORTS)
-    assert (finding.code, finding.refuses) == ("nginx.settle", False)
+    assert (finding.code, finding.refuses) == ("nginx.min_ready_seconds", False)
     assert min_ready_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
     assert finding.text == (
-        "each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for "
+        "each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port that has refused for "
         f"so long ({min_ready_why(group)})"
     )
     assert finding.fix == (
@@ -124,7 +124,7 @@ def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:
 
 
 def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
-    """Five seconds of fail_timeout: with settle: 3 a process is shunned for two turns more."""
+    """Five seconds of fail_timeout: with min_ready_seconds: 3 a process is shunned for two turns more."""
 
     def found(processes: int) -> list[str]:
         servers = " ".join(f"server 127.0.0.1:{8000 + n} fail_timeout=5s;" for n in range(processes))

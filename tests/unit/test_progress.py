@@ -116,7 +116,7 @@ def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
 def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
     assert line_of(NEW) == (
         "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · "
-        "warmed 0.7 s (11 requests 730 → 3 ms) · settled 10 s · open"
+        "warmed 0.7 s (11 requests 730 → 3 ms) · ready 10 s · open"
     )
 
 
@@ -138,7 +138,7 @@ def test_statuses_stand_in_the_line_where_not_all_are_200(statuses: tuple[int, .
 def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
     line = line_of(NEW, signs=ASCII)
     assert line == (
-        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 0.7 s (11 requests 730 -> 3 ms), settled 10 s, open"
+        "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 0.7 s (11 requests 730 -> 3 ms), ready 10 s, open"
     )
     assert line.isascii()
 
@@ -254,7 +254,7 @@ def test_a_process_that_is_left_alone_tells_why() -> None:
             moving(Stage.WARMING, timing=Timing(drained=1.2, stopped=1.1)),
             "app-2  drained 1.2 s · stopped 1.1 s · warming 3 s",
         ),
-        (moving(Stage.READY), "app-2  settling 3 s"),
+        (moving(Stage.READY), "app-2  ready 3 s"),
         (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),
     ],
 )
@@ -435,7 +435,7 @@ NGINX = Policy(
     "app", PortRule(), min_ready_seconds=11.0, min_ready_why="max_fails=1, fail_timeout=10s, which are the defaults"
 )
 SETTLES = (
-    "Each process waits 11 s after it opens (settle: auto), because nginx passes over a port that has refused for so "
+    "Each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port that has refused for so "
     "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
     "upstream: saves 11 s for each process, {seconds} s for the whole rollout"
 )
@@ -455,7 +455,7 @@ def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_wh
     (line,) = first_lines(a_view(*waiting("app-1", "app-2"), policy=Policy("app", PortRule())))[1:]
     assert "waits 10 s after it opens" in line
     assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
-    assert line.endswith("or set settle: 0 where a port that has refused is tried again at once: saves up to 10 s for "
+    assert line.endswith("or set min_ready_seconds: 0 where a port that has refused is tried again at once: saves up to 10 s for "
                          "each process, 20 s for the whole rollout")  # fmt: skip
 
 
@@ -464,14 +464,6 @@ def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_wh
 )
 def test_a_rollout_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
     assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
-
-
-def test_a_supervisord_that_does_not_tell_the_time_to_settle_has_first_lines_all_the_same() -> None:
-    rollout = a_view(*waiting("app-1"), policy=NGINX)
-    older = {
-        key: value for key, value in rollout.items() if not key.startswith("min_ready_seconds") and key != "canary"
-    }
-    assert len(first_lines(older)) == 1
 
 
 def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
@@ -589,7 +581,7 @@ def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Ter
     screen.show(a_view(quick, moving(Stage.READY)))
     assert terminal.shown() == [
         "app-1  drained 1.0 s · open",
-        "app-2  settling 3 s",
+        "app-2  ready 3 s",
         "█" * 12 + "░" * 12 + " 1/2  12 s, about 12 s left",
     ]
     screen.close(a_view(quick, replace(quick, name="app-2")))

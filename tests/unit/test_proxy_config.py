@@ -241,7 +241,7 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
         "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
         "was read, has no server with a port of the group. "
     )
-    assert "settle: auto is 10 without it" in one.text
+    assert "min_ready_seconds: auto is 10 without it" in one.text
     assert list(unread(found, replace(policy, balancer=VOUCHED), "")) == []
 
 
@@ -267,7 +267,7 @@ def test_a_pool_refuses_unless_the_policy_deals_with_it():
 def test_the_unknown_peer_is_named_with_the_key():
     (found,) = findings(front([FAR], PORTS), POLICY, nginx_is_known=False)
     assert found.text.startswith("another host (10.0.0.9) connects to the group: ")
-    assert "settle: auto is 10 without it" in found.text
+    assert "min_ready_seconds: auto is 10 without it" in found.text
     assert "balancer: {retries: true}" in found.fix
 
 

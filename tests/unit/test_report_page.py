@@ -1,5 +1,5 @@
-"""The page of a rollout, as a browser shows it: without a script, without a request, in light and dark, by keyboard and by
-screen reader, from one process to a thousand, and whatever stands in the record."""
+"""The page of a rollout, as a browser shows it: without a script, without a request, in light and dark, by keyboard and
+by screen reader, from one process to a thousand, and whatever stands in the record."""
 
 from __future__ import annotations
 
@@ -637,7 +637,7 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
-        "app-8000 drained 0.3 s · restarted 1.1 s · warmed 0.6 s · settled 0.1 s · open not available 2.2 s "
+        "app-8000 drained 0.3 s · restarted 1.1 s · warmed 0.6 s · ready 0.1 s · open not available 2.2 s "
         "11 requests, 811 → 12 ms"
     )
     assert lanes[2].startswith(

@@ -160,8 +160,8 @@ def test_without_the_right_nothing_is_seen_and_that_is_logged_once():
 import logging, os, time
 logging.basicConfig(format="%(message)s")
 os.setuid(65534)
-from supervisor_rolling.listener.request_sniffer import PacketArrivals
-arrivals = PacketArrivals(time.monotonic)
+from supervisor_rolling.listener.request_sniffer import PacketSniffer
+arrivals = PacketSniffer(time.monotonic)
 for ports in ([1], [2], [], [1]):
     arrivals.watch(ports)
     assert arrivals.take() == []

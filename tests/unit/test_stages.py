@@ -856,7 +856,7 @@ def test_one_that_died_again_and_again_until_the_deadline_says_so(deaths: int, t
     assert after.why == f"is not warm after 15 s (warmup.timeout): it is EXITED; it died {times} meanwhile"
 
 
-# --- settling
+# --- ready
 
 
 def ready(**changes: Any) -> Member:

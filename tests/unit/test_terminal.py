@@ -89,7 +89,7 @@ def test_an_empty_no_color_says_nothing() -> None:
         ("app: no finding. Looked at: 8 processes", [(GREEN, "no finding")]),
         ("app-1  RUNNING  12  failed   3 s  -  closed  why", [(RED, "failed"), (YELLOW, "closed")]),
         ("app-1  RUNNING  12  open     3 s  warm  open", []),
-        ("app-1  settling, and closed", []),
+        ("app-1  ready, and closed", []),
     ],
 )
 def test_what_matters_is_coloured(line: str, coloured: list[tuple[str, str]]) -> None:

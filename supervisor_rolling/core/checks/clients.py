@@ -94,7 +94,7 @@ def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
     group: it was started with another one."""
     what = f": {source}, which was read, has no server with a port of the group" if source else ""
     min_ready_seconds = (
-        f", and settle: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
+        f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
     )
     for one in found.nginxes if not policy.balancer.retries else ():
         file = printable(one.files[0][0]) if one.files else ""
@@ -165,15 +165,17 @@ def _shunned(one: Balancer, shuns: float, policy: Policy) -> Finding:
         "balancer.shuns",
         one.where,
         f"{one.program.title} sends no requests to a process for up to {shuns:g} s after it has refused, and the "
-        f"rollout goes on after settle: {policy.min_ready_seconds:g}: it closes the next ones meanwhile",
-        f"{fix}, or say settle: auto",
+        f"rollout goes on after min_ready_seconds: {policy.min_ready_seconds:g}: it closes the next ones meanwhile",
+        f"{fix}, or say min_ready_seconds: auto",
     )
 
 
 def _unknown(clients: Sequence[Client], policy: Policy) -> Iterator[Finding]:
     names = _listed(sorted({_called(one) for one in clients}))
     if names:
-        unread = f", and settle: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
+        unread = (
+            f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
+        )
         yield Finding(
             "balancer.unknown",
             f"groups.{policy.group}.balancer",

@@ -86,7 +86,7 @@ def unreadable(nginx: Nginx, policy: Policy) -> Finding:
         "nginx.unreadable",
         f"balancer.nginx: {named}" if named else "nginx",
         f"{why}, so nothing is known of what nginx does while a port is closed"
-        f"{f', and settle: auto is {policy.min_ready_seconds:g}' if policy.min_ready_auto else ''}",
+        f"{f', and min_ready_seconds: auto is {policy.min_ready_seconds:g}' if policy.min_ready_auto else ''}",
         "name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else "",
     )
 
@@ -153,8 +153,8 @@ def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
 
 
 def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
-    """What a rollout does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part of
-    a second is no reason to refuse."""
+    """What a rollout does to nginx's idea of who is alive. A large group is never shunned as a whole, and the last part
+    of a second is no reason to refuse."""
     shun, upstream, one = _longest_shunned(group)
     if upstream is None or one is None or shun <= policy.min_ready_seconds:
         return
@@ -163,9 +163,9 @@ def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
         "nginx.max_fails",
         one.where,
         f"nginx passes over a process for up to {shun:g} s after it has refused ({_said(one)}), and the rollout goes on "
-        f"after settle: {policy.min_ready_seconds:g}: it closes the next ones while nginx still shuns the last, in a small group "
+        f"after min_ready_seconds: {policy.min_ready_seconds:g}: it closes the next ones while nginx still shuns the last, in a small group "
         "until none is left",
-        "say max_fails=0 at each server of the upstream, or settle: auto in the policy of the group",
+        "say max_fails=0 at each server of the upstream, or min_ready_seconds: auto in the policy of the group",
         refuses=policy.min_ready_seconds < one.fail_timeout and out >= len(_live(upstream)),
     )
 
@@ -256,7 +256,7 @@ def _settles(group: Behind, policy: Policy, limit: int, total: int) -> Iterator[
     shun, _, one = _longest_shunned(group)
     if one is not None and shun and policy.min_ready_auto:
         text, fix = min_ready_texts(shun, _said(one), total, policy.canary, limit)
-        yield Finding("nginx.settle", one.where, text, fix)
+        yield Finding("nginx.min_ready_seconds", one.where, text, fix)
 
 
 def _longest_shunned(group: Behind) -> tuple[float, Upstream | None, Server | None]:

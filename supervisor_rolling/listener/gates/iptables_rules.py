@@ -136,7 +136,7 @@ def takes(family: Family, raw: bytes, port: int) -> bool:
     protocol = head.proto
     if any(bytes(head.smsk) + bytes(head.dmsk)) or head.iniface not in (b"", b"lo") or head.outiface or head.invflags:
         return False
-    if family is V4 and head.drain_flags:  # of fragments
+    if family is V4 and head.flags:  # of fragments
         return False
     modules = dict(_modules(raw, entry.target_offset, ctypes.sizeof(entry)))
     matches = {name: at for name, at in modules.items() if at < entry.target_offset}

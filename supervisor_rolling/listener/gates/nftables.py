@@ -13,7 +13,7 @@
     }
 
 ``bypass: address`` has ``ip saddr 127.0.0.2 return`` above that rule in place of the mark. One table for both address
-families, and none of conntrack. A bare ``tcp drain_flags syn`` would miss a SYN that asks for ECN.
+families, and none of conntrack. A bare ``tcp flags syn`` would miss a SYN that asks for ECN.
 
 What can override it. A packet walks every chain of every table that is hooked to input, in the order of their
 priorities, and those of iptables are among them at 0. ``accept`` ends one chain, not the walk, so no foreign accept
@@ -250,8 +250,8 @@ def _is_our_chain(chain: Mapping[str, Any]) -> bool:
 
 
 def _is_our_set(found: Mapping[str, Any]) -> bool:
-    drain_flags = found.get("flags", [])
-    has_timeouts = drain_flags in ("timeout", ["timeout"])  # one version writes a word, another a list of it
+    flags = found.get("flags", [])
+    has_timeouts = flags in ("timeout", ["timeout"])  # one version writes a word, another a list of it
     return (found["name"], found["type"], has_timeouts) == (SET, "inet_service", True)
 
 
@@ -268,7 +268,7 @@ def _frame(table: str) -> list[Command]:
     chain = inside(table, name=CHAIN, type="filter", hook="input", prio=PRIORITY, policy="accept")
     return [
         {"add": {"table": entire(table)}},
-        {"add": {"set": inside(table, name=SET, type="inet_service", drain_flags=["timeout"])}},
+        {"add": {"set": inside(table, name=SET, type="inet_service", flags=["timeout"])}},
         {"add": {"chain": chain}},
     ]
 

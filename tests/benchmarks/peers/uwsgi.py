@@ -34,8 +34,8 @@ def main() -> None:
         "pythonpath": ROOT,
         "virtualenv": sys.prefix,
     }
-    drain_flags = ("master", "lazy-apps", "need-app", "die-on-term", "disable-logging", "strict")
-    os.execv(program, [program, *(f"--{flag}" for flag in drain_flags), *(f"--{k}={v}" for k, v in options.items())])
+    flags = ("master", "lazy-apps", "need-app", "die-on-term", "disable-logging", "strict")
+    os.execv(program, [program, *(f"--{flag}" for flag in flags), *(f"--{k}={v}" for k, v in options.items())])
 
 
 def prepare(_stack: Stack) -> None:

@@ -1,9 +1,8 @@
 """The demo application: Django and Jinja2 in tornado's WSGI container, one process to a port, as in Pinterest's post.
 
-``python -m tests.support.site --port 8000`` serves it. What makes it a good subject: its first answer costs the better part
-of a second (the templates are compiled then), later ones milliseconds, and every answer tells which process gave it
-(``X-Pid``), of which deploy (``X-Release``), and whether it met a cold process (``X-Cold``).
-"""
+``python -m tests.support.site --port 8000`` serves it. What makes it a good subject: its first answer costs the better
+part of a second (the templates are compiled then), later ones milliseconds, and every answer tells which process gave
+it (``X-Pid``), of which deploy (``X-Release``), and whether it met a cold process (``X-Cold``)."""
 
 PARTS = 10
 """Parts that the pages are made of: ``/page/N`` shows one, ``/`` shows all, and so warms all."""
