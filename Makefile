@@ -17,8 +17,7 @@ TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell comman
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
-STRICT = supervisor_rolling/pure supervisor_rolling/model.py supervisor_rolling/wire.py supervisor_rolling/share.py \
-         supervisor_rolling/errors.py supervisor_rolling/plain.py supervisor_rolling/packing.py
+STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
 .PHONY: help demo test matrix faults pools middleware endurance lint check bench clean packages
 .NOTPARALLEL:

@@ -14,8 +14,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
-from supervisor_rolling.core.model import GuardState, Report, Rollout
+from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.nginx_config import Nginx
+from supervisor_rolling.core.preflight_report import Report
+from supervisor_rolling.core.rollout import Rollout
 
 Reader = Callable[[Any], Any]
 T = TypeVar("T")

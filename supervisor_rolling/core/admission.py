@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core.errors import ConfigError, RefusedError
+from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.machine import in_service
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    GuardState,
-    Member,
-    Observation,
-    Policy,
-    Process,
-    Rollout,
-    Share,
-    Stage,
-)
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy, Policy, Share
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.stages import ALIVE, NOT_UP
 from supervisor_rolling.core.timeline import levelled, noted

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor_rolling.core.model import Rollout
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.rollout import Rollout
 
 ROLLOUTS = 10
 """The last rollouts of a group that are kept for it."""

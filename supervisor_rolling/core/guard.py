@@ -43,22 +43,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.hook_steps import warmup_job
-from supervisor_rolling.core.model import (
-    Change,
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Member,
-    Observation,
-    Policy,
-    Process,
-    Rollout,
-    Stage,
-    Status,
-    WarmupJob,
-)
+from supervisor_rolling.core.jobs import WarmupJob
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy, Policy
+from supervisor_rolling.core.process import Change, Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.stages import (
     ALIVE,

@@ -11,16 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from supervisor_rolling.core.model import (
-    GuardedProcess,
-    GuardState,
-    HookJob,
-    HookResult,
-    Member,
-    Rollout,
-    Status,
-    WarmupJob,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.jobs import HookJob, HookResult, WarmupJob
+from supervisor_rolling.core.rollout import Member, Rollout, Status
 
 BEFORE, FAILURE, AFTER = "before_rollout", "on_failure", "after_rollout"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from supervisor_rolling.core.model import Arrival, KeepaliveReuse
+from supervisor_rolling.core.connections import Arrival, KeepaliveReuse
 
 _Used = dict[tuple[int, str], tuple[int, int]]
 

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from supervisor_rolling.core.model import Connection
+from supervisor_rolling.core.connections import Connection
 
 MAX_SHOWN = 3
 """How many of the connections that are left are told, the oldest: enough to see what they are, little enough to travel

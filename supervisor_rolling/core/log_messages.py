@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.lingering import count_text, left_texts
 from supervisor_rolling.core.min_ready import is_min_ready_known
-from supervisor_rolling.core.model import GuardedProcess, GuardState, Member, Rollout, Stage, Status
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.timeline import active
 from supervisor_rolling.core.warmup_replies import statuses_text
 

@@ -48,21 +48,13 @@ from dataclasses import replace
 from functools import partial
 
 from supervisor_rolling.core import hook_steps
-from supervisor_rolling.core.model import (
-    Action,
-    GuardedProcess,
-    Member,
-    NotificationJob,
-    Observation,
-    Process,
-    Rest,
-    Rollout,
-    Stage,
-    Status,
-    Timing,
-    WarmupJob,
-)
+from supervisor_rolling.core.actions import Action
+from supervisor_rolling.core.guard_state import GuardedProcess
+from supervisor_rolling.core.jobs import NotificationJob, WarmupJob
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status, Timing
 from supervisor_rolling.core.stages import (
     ALIVE,
     CLOSED_STAGES,

@@ -6,7 +6,9 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import GuardedProcess, GuardState, Member, Observation, Rollout, Stage, Status
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.timeline import active, stays
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from supervisor_rolling.core.model import Policy
+from supervisor_rolling.core.policy import Policy
 
 UNKNOWN = "the load balancer's configuration cannot be read"
 

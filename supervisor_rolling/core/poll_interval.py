@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from supervisor_rolling.core.model import DrainPolicy, GuardState, Observation, Rollout, Stage, Status
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import DrainPolicy
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.stages import drained_for
 
 DRAIN_LOOK_EVERY = 0.02

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from supervisor_rolling.core.model import Holder, PortRule, PortUse
+from supervisor_rolling.core.policy import PortRule
+from supervisor_rolling.core.port_use import Holder, PortUse
 
 LAST_PORT = 65535
 

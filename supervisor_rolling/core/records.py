@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisor_rolling.core.min_ready import is_min_ready_known
-from supervisor_rolling.core.model import Member, Rollout, Status
+from supervisor_rolling.core.rollout import Member, Rollout, Status
 from supervisor_rolling.core.timeline import active, rested
 
 LOST = "lost"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from supervisor_rolling.core.model import Share
+from supervisor_rolling.core.policy import Share
 
 MAX_PROCESSES = 65535
 """Every process needs a port of its own, and there are no more."""

@@ -11,24 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Callable
 
+from supervisor_rolling.core.actions import Action, Verb
+from supervisor_rolling.core.connections import Connection, KeepaliveReuse
+from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.lingering import aged, count_text, left_texts
-from supervisor_rolling.core.model import (
-    Action,
-    Connection,
-    DrainPolicy,
-    KeepaliveReuse,
-    Member,
-    Observation,
-    Policy,
-    Process,
-    Rollout,
-    Stage,
-    Verb,
-    WarmupPolicy,
-    WarmupStatus,
-)
 from supervisor_rolling.core.nginx_config import NO_POOL
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import DrainPolicy, Policy, WarmupPolicy
+from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.proxy_config import PROGRAMS
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.text import printable
 
 ALIVE = frozenset({"STARTING", "RUNNING"})

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from supervisor_rolling.core.model import Level, Member, Rollout, Step
+from supervisor_rolling.core.rollout import Level, Member, Rollout, Step
 
 MAX_STEPS = 50
 """Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a

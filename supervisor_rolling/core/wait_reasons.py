@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from supervisor_rolling.core.model import Member, Observation, Rollout, Stage, Status
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from supervisor_rolling.core.model import WarmupRequest
+from supervisor_rolling.core.policy import WarmupRequest
 from supervisor_rolling.core.protocol_detection import TLS_WORDS
 from supervisor_rolling.core.text import printable
 

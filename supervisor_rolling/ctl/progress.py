@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
+from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.lingering import count_text, left_texts
 from supervisor_rolling.core.log_messages import standing_word
 from supervisor_rolling.core.min_ready import min_ready_texts
-from supervisor_rolling.core.model import Connection
 from supervisor_rolling.core.warmup_replies import statuses_text
 from supervisor_rolling.ctl.output import Output
 

@@ -23,8 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from supervisor_rolling.codec import dump, load
-from supervisor_rolling.core.model import BalancerPolicy
 from supervisor_rolling.core.nginx_config import Nginx, nginx_of
+from supervisor_rolling.core.policy import BalancerPolicy
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener import file_trust
 from supervisor_rolling.listener.own_addresses import is_own

@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Client
 from supervisor_rolling.core.peers import peer_of
+from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS
 from supervisor_rolling.listener.own_addresses import is_own
 from supervisor_rolling.listener.procfs import all_pids, name_of, own_inodes, parent_of, program_of

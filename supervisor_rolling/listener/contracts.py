@@ -9,34 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Arrival, Connections
 from supervisor_rolling.core.forecast import Cycles
-from supervisor_rolling.core.metrics_snapshot import Figures
-from supervisor_rolling.core.model import (
-    Action,
-    Arrival,
-    BalancerPolicy,
-    Client,
-    Connections,
-    Finding,
-    GuardState,
-    Holder,
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.jobs import (
     HookJob,
     HookResult,
-    Incarnation,
     NotificationJob,
     NotificationStatus,
-    Outcome,
-    Policy,
-    PortUse,
-    Report,
-    Rollout,
-    Snapshot,
     WarmupJob,
     WarmupStatus,
 )
+from supervisor_rolling.core.metrics_snapshot import Figures
 from supervisor_rolling.core.nginx_config import Nginx
+from supervisor_rolling.core.policy import BalancerPolicy, Policy
+from supervisor_rolling.core.port_use import Client, Holder, PortUse
+from supervisor_rolling.core.preflight_report import Finding, Report
+from supervisor_rolling.core.process import Incarnation
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Snapshot
 
 
 class Gate(Protocol):

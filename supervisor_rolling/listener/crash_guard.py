@@ -13,9 +13,12 @@ from dataclasses import replace
 from supervisor_rolling.core import guard
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard import Ports
-from supervisor_rolling.core.model import Config, GuardState, Incarnation, Policy, PortRule, Process, Snapshot
+from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.policy import Config, Policy, PortRule
 from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.process import Incarnation, Process
+from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.contracts import Sockets
 
 log = logging.getLogger("supervisor_rolling")

@@ -14,7 +14,7 @@ import os
 import select
 from collections.abc import Collection
 
-from supervisor_rolling.core.model import Incarnation
+from supervisor_rolling.core.process import Incarnation
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from supervisor_rolling.core.model import Change
+from supervisor_rolling.core.process import Change
 
 log = logging.getLogger("supervisor_rolling")
 

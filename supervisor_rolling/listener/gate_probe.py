@@ -19,7 +19,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from supervisor_rolling.core.checks.conntrack import Conntrack
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, Finding, Policy
+from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener import file_trust
 from supervisor_rolling.listener.balancer_config import nginx_program
 from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
-from supervisor_rolling.core.model import Connections, Finding, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.contracts import Counting, Gate
 
 log = logging.getLogger("supervisor_rolling")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Holder, Process
+from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.ports import held_text, may_hold
+from supervisor_rolling.core.process import Process
 from supervisor_rolling.listener.contracts import Sockets
 
 ASK_EVERY = 5.0

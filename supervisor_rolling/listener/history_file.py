@@ -21,8 +21,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.core.forecast import ROLLOUTS, Cycles, cycles
-from supervisor_rolling.core.model import HistoryPolicy, Rollout, Status
+from supervisor_rolling.core.policy import HistoryPolicy
 from supervisor_rolling.core.records import LOST, head, head_of, is_running, lost, record
+from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.timeline import active
 from supervisor_rolling.listener import shared_directory
 

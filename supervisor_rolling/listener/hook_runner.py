@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.core.model import Hook, HookJob, HookResult
+from supervisor_rolling.core.jobs import HookJob, HookResult
+from supervisor_rolling.core.policy import Hook
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener import file_trust
 from supervisor_rolling.listener.threads import at_usual_priority

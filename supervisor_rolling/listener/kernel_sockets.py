@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Connection, Connections, Holder, PortUse
 from supervisor_rolling.core.peers import peer_of
+from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
 from supervisor_rolling.listener.procfs import (
     above,

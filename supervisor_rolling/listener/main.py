@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
-from supervisor_rolling.core.model import Config, GatePolicy
+from supervisor_rolling.core.policy import Config, GatePolicy
 from supervisor_rolling.core.text import printable_lines
 from supervisor_rolling.listener.death_watch import PidfdDeaths
 from supervisor_rolling.listener.event_protocol import Channel, Event, changes_in

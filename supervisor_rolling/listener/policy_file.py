@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.core.model import Config
+from supervisor_rolling.core.policy import Config
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -11,8 +11,12 @@ from supervisor_rolling.core.checks.clients import Front, front
 from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.core.model import Config, Finding, Observation, Policy, Report, Request, Rollout, Settings
 from supervisor_rolling.core.nginx_config import Nginx
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import Config, Policy
+from supervisor_rolling.core.preflight_report import Finding, Report, Settings
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, CpuPressure, GateProbes, Sockets
 from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.listener.request_handler import objections

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Holder
+from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.text import printable
 
 _GONE = (FileNotFoundError, ProcessLookupError)

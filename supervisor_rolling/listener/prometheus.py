@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.metrics_snapshot import Figures
-from supervisor_rolling.core.model import Incarnation, Stage, WarmupStatus
+from supervisor_rolling.core.process import Incarnation
+from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from supervisor_rolling.core import guard, hook_steps, machine
+from supervisor_rolling.core.actions import Action, Outcome, Verb
+from supervisor_rolling.core.connections import Arrival, Connections, KeepaliveReuse
 from supervisor_rolling.core.errors import (
     ConfigError,
     ConflictError,
@@ -37,39 +39,27 @@ from supervisor_rolling.core.flapping import Flaps
 from supervisor_rolling.core.forecast import forecast
 from supervisor_rolling.core.gate_leaks import Leaks
 from supervisor_rolling.core.guard import Ports
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.jobs import (
+    HookJob,
+    HookResult,
+    NotificationJob,
+    NotificationStatus,
+    WarmupJob,
+    WarmupStatus,
+)
 from supervisor_rolling.core.keepalive_reuse import Reuses
 from supervisor_rolling.core.lingering import MAX_SHOWN, oldest
 from supervisor_rolling.core.log_messages import changes, guard_changes, summary
 from supervisor_rolling.core.metrics_snapshot import Figures, figures
-from supervisor_rolling.core.model import (
-    Action,
-    Arrival,
-    Change,
-    Config,
-    Connections,
-    GuardState,
-    HookJob,
-    HookResult,
-    Incarnation,
-    KeepaliveReuse,
-    Member,
-    NotificationJob,
-    NotificationStatus,
-    Observation,
-    Outcome,
-    Process,
-    Report,
-    Request,
-    Rollout,
-    Snapshot,
-    Stage,
-    Status,
-    Verb,
-    WarmupJob,
-    WarmupStatus,
-)
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import Config
 from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
+from supervisor_rolling.core.preflight_report import Report
+from supervisor_rolling.core.process import Change, Incarnation, Process
 from supervisor_rolling.core.records import is_running, record
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.snapshot import Request, Snapshot
 from supervisor_rolling.core.stages import ALIVE, POOL_REFUSED, closed_since, is_kept_down, is_overdue
 from supervisor_rolling.listener.contracts import (
     Balancers,

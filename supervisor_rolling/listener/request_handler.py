@@ -18,21 +18,15 @@ from supervisor_rolling.core.admission import (
     narrowed,
 )
 from supervisor_rolling.core.errors import ConfigError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.core.model import (
-    Config,
-    Finding,
-    GuardState,
-    Observation,
-    Policy,
-    Process,
-    Report,
-    Request,
-    Rollout,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.preflight_report import Finding, Report
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.share import parse_share
+from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.listener.contracts import Sockets
 
 log = logging.getLogger("supervisor_rolling")

@@ -22,18 +22,13 @@ from xml.parsers.expat import ExpatError
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 from supervisor_rolling.codec import dump, dump_changes, load, load_rollout, load_watch
+from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
-from supervisor_rolling.core.model import (
-    Action,
-    GuardState,
-    Outcome,
-    Process,
-    Report,
-    Request,
-    Rollout,
-    Settings,
-    Snapshot,
-)
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.preflight_report import Report, Settings
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Request, Snapshot
 from supervisor_rolling.core.text import plain, readable
 from supervisor_rolling.packing import pack, unpack
 

@@ -35,7 +35,8 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.connection import create_connection
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, WarmupJob, WarmupRequest, WarmupStatus
+from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
+from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, WarmupRequest
 from supervisor_rolling.core.ports import foreign_text
 from supervisor_rolling.core.protocol_detection import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
 from supervisor_rolling.core.text import printable

@@ -739,7 +739,7 @@ class RollingNamespaceRPCInterface:
         return (process.get_state(), process.pid, spawned, process.laststop, process.spawnerr, is_warm)
 
     def _row(self, group: str, name: str, process: Any) -> list[Any]:
-        """The fields of a ``model.Process``, in their order."""
+        """The fields of a ``process.Process``, in their order."""
         lives, state = self.mailbox.lives, process.get_state()
         up_for, spawned = lives.up_for(group, name, process), lives.attempt(group, name, process)
         is_starting = state == ProcessStates.STARTING

@@ -1,5 +1,5 @@
 """What supervisord.conf says of a group and of its listener, as far as a check wants to know: the wire form of
-``model.Settings``."""
+``preflight_report.Settings``."""
 
 from __future__ import annotations
 

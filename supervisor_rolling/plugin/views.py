@@ -78,7 +78,7 @@ def head_view(head: Mapping[str, Any]) -> dict[str, Any]:
 def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
     """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``:
     of the first requests of its warm-up; none where all were 200. ``oldest_lingering``: the fields of
-    ``model.Connection`` for each of the oldest few that were left at the drain's deadline."""
+    ``connections.Connection`` for each of the oldest few that were left at the drain's deadline."""
     names = ("name", "ports", "stage", "selected", "attempted", "replaced", "failed", "pid", "old_pid", "why")
     counts = ("lingering_connections", "requests", "first_ms", "last_ms")
     return {

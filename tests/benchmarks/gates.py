@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import Gate
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate

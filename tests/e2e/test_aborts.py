@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.model import RestartPolicy, Rollout, Share, Stage, Status, WarmupPolicy
+from supervisor_rolling.core.policy import RestartPolicy, Share, WarmupPolicy
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from tests.simulation.test_properties import assert_guarded
 from tests.simulation.world import World, fast_policy
 from tests.support.load import Load, Plan

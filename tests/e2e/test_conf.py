@@ -17,7 +17,7 @@ from supervisor.options import ClientOptions, ServerOptions
 
 from supervisor_rolling import __version__
 from supervisor_rolling.core.checks.nginx import behind, min_ready_for
-from supervisor_rolling.core.model import Config, Policy
+from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.balancer_config import read_nginx

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.core.model import BalancerPolicy, Hook, HooksPolicy, Policy, PortRule
+from supervisor_rolling.core.policy import BalancerPolicy, Hook, HooksPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config, file_trust
 from supervisor_rolling.listener.balancer_config import UnreadableError, read_nginx
 from supervisor_rolling.listener.gate_probe import RealGateProbes

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
 from supervisor_rolling.listener.gate_probe import RealGateProbes
 from supervisor_rolling.listener.gatekeeper import Gatekeeper

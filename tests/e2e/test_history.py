@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import HistoryPolicy
+from supervisor_rolling.core.policy import HistoryPolicy
 from supervisor_rolling.listener.history_file import FileHistory
 from tests.e2e.test_deaths import end_with_force, forget_rules
 from tests.support import plugin

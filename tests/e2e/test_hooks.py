@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.model import Hook, HookJob, HooksPolicy, Stage, Status, WarmupJob, WarmupPolicy
+from supervisor_rolling.core.jobs import HookJob, WarmupJob
+from supervisor_rolling.core.policy import Hook, HooksPolicy, WarmupPolicy
+from supervisor_rolling.core.rollout import Stage, Status
 from supervisor_rolling.listener.hook_runner import CommandHooks, run
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.warmup import HttpWarmups

@@ -27,7 +27,9 @@ import yaml
 
 from supervisor_rolling.codec import dump, dump_changes
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import Finding, GatePolicy, GuardState, Policy, PortRule, Report, WarmupPolicy
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, WarmupPolicy
+from supervisor_rolling.core.preflight_report import Finding, Report
 from tests.support import plugin
 from tests.support.look import listener_log, listener_pid, rules, wait_open
 from tests.support.sabotage import ERRORS, targets

@@ -23,21 +23,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.metrics_snapshot import Figures, figures
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Member,
-    Observation,
-    Policy,
-    PortRule,
-    Process,
-    Rollout,
-    Stage,
-    Status,
-    Step,
-)
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Step
 from supervisor_rolling.listener import prometheus as module
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
 from tests.support.look import listener_pid, pids

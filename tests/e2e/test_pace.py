@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.core.model import PacePolicy, Share, Status
+from supervisor_rolling.core.policy import PacePolicy, Share
+from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.plugin.views import rollout_view
 from tests.simulation.test_reconciler import Dying, end_of, quick, survived
 from tests.simulation.world import GROUP, World, fast_policy

@@ -9,23 +9,15 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard import WARMED_BY_USERS
-from supervisor_rolling.core.model import (
-    Config,
-    Connections,
-    GatePolicy,
-    GuardedProcess,
-    GuardPolicy,
-    GuardState,
-    Holder,
-    Policy,
-    PortRule,
-    PortUse,
-    Process,
-    Snapshot,
-    Stage,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import Config, GatePolicy, GuardPolicy, Policy, PortRule
+from supervisor_rolling.core.port_use import Holder, PortUse
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Stage
+from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.crash_guard import CrashGuard
 
 NOW = 1000.0

@@ -10,7 +10,7 @@ import pytest
 
 from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SocketsError
-from supervisor_rolling.core.model import Stage
+from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener import reconciler as reconciler_module
 from tests.simulation.two_groups import TwoGroups
 

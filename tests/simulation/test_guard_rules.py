@@ -13,24 +13,12 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core import guard
 from supervisor_rolling.core.guard import FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY, WARMED_BY_USERS
-from supervisor_rolling.core.model import (
-    Change,
-    GatePolicy,
-    GuardedProcess,
-    GuardPolicy,
-    GuardState,
-    Member,
-    Observation,
-    Policy,
-    PortRule,
-    Process,
-    Rollout,
-    Share,
-    Stage,
-    Status,
-    WarmupPolicy,
-    WarmupStatus,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.jobs import WarmupStatus
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule, Share, WarmupPolicy
+from supervisor_rolling.core.process import Change, Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.stages import CLOSED_STAGES, WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import Killed, World, fast_policy

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import Client, DrainPolicy, Status
+from supervisor_rolling.core.policy import DrainPolicy
+from supervisor_rolling.core.port_use import Client
+from supervisor_rolling.core.rollout import Status
 from tests.simulation.world import GROUP, World, fast_policy
 
 

@@ -7,17 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Member,
-    Observation,
-    Process,
-    Rollout,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.poll_interval import (
     BARELY,
     DRAIN_LOOK_AT_MOST,
@@ -32,6 +24,8 @@ from supervisor_rolling.core.poll_interval import (
     gate_pause,
     pause,
 )
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from tests.simulation.world import GROUP, fast_policy
 
 NOW = 100.0

@@ -10,18 +10,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from supervisor_rolling.core.actions import Action, Outcome
+from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.lingering import MAX_SHOWN
-from supervisor_rolling.core.model import (
-    Action,
-    Connection,
-    DrainPolicy,
-    Outcome,
-    PacePolicy,
-    Rollout,
-    Share,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.policy import DrainPolicy, PacePolicy, Share
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import STEP, Killed, SimProcess, World, fast_policy
 

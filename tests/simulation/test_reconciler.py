@@ -11,26 +11,22 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.actions import Action, Outcome
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import ConfigError, Fault, GateBusyError, SocketsError
-from supervisor_rolling.core.model import (
-    Action,
+from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
+from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.policy import (
     BalancerPolicy,
-    Client,
     Config,
-    Connections,
     DrainPolicy,
     GuardPolicy,
-    Holder,
-    Outcome,
     PortRule,
     RestartPolicy,
     Share,
-    Stage,
-    Status,
-    WarmupJob,
-    WarmupStatus,
 )
-from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.port_use import Client, Holder
+from supervisor_rolling.core.rollout import Stage, Status
 from supervisor_rolling.core.stages import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.preflight import PATIENCE

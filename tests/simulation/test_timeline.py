@@ -9,19 +9,10 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.metrics_snapshot import figures
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    Level,
-    Member,
-    Observation,
-    Policy,
-    PortRule,
-    Rest,
-    Rollout,
-    Stage,
-    Step,
-)
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.records import record
+from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Step
 from supervisor_rolling.core.timeline import MAX_LEVELS, MAX_STEPS, active, levelled, noted, rested, stays
 from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import words

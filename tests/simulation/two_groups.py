@@ -7,23 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from supervisor_rolling.core.model import (
-    Action,
-    Arrival,
-    Config,
-    Connections,
-    GuardState,
-    Incarnation,
-    NotificationJob,
-    NotificationStatus,
-    Outcome,
-    Policy,
-    PortRule,
-    Rollout,
-    Snapshot,
-    WarmupJob,
-    WarmupStatus,
-)
+from supervisor_rolling.core.actions import Action, Outcome
+from supervisor_rolling.core.connections import Arrival, Connections
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus, WarmupJob, WarmupStatus
+from supervisor_rolling.core.policy import Config, Policy, PortRule
+from supervisor_rolling.core.process import Incarnation
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import STEP, DeathWatch, World, fast_policy

@@ -16,46 +16,38 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from supervisor_rolling.codec import dump, load_rollout, load_watch
+from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Arrival, Connection, Connections
 from supervisor_rolling.core.errors import ConflictError, GateError, GatePermissionError
-from supervisor_rolling.core.model import (
-    Action,
-    Arrival,
-    BalancerPolicy,
-    Change,
-    Client,
-    Config,
-    Connection,
-    Connections,
-    DrainPolicy,
-    Finding,
-    GatePolicy,
-    GuardState,
-    HistoryPolicy,
-    Holder,
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.jobs import (
     HookJob,
     HookResult,
-    Incarnation,
     NotificationJob,
     NotificationStatus,
-    Outcome,
-    Policy,
-    PortRule,
-    PortUse,
-    Process,
-    Report,
-    Request,
-    RestartPolicy,
-    Rollout,
-    Share,
-    Snapshot,
-    Verb,
     WarmupJob,
-    WarmupPolicy,
     WarmupStatus,
 )
 from supervisor_rolling.core.nginx_config import Nginx
+from supervisor_rolling.core.policy import (
+    BalancerPolicy,
+    Config,
+    DrainPolicy,
+    GatePolicy,
+    HistoryPolicy,
+    Policy,
+    PortRule,
+    RestartPolicy,
+    Share,
+    WarmupPolicy,
+)
+from supervisor_rolling.core.port_use import Client, Holder, PortUse
+from supervisor_rolling.core.preflight_report import Finding, Report
+from supervisor_rolling.core.process import Change, Incarnation, Process
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Request, Snapshot
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.history_file import FileHistory
 from supervisor_rolling.listener.prometheus import PrometheusMetrics

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.iptables import IptablesGate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from tests.support.keepalive_stack import Clients, is_listening, nginx, status_lines, wait_until

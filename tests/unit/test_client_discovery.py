@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.core.model import BalancerPolicy, Client
+from supervisor_rolling.core.policy import BalancerPolicy
+from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.listener import balancer_config, client_discovery
 from supervisor_rolling.listener.client_discovery import ConnectedClients, clients_of, configuration_of
 from tests.support.hosts import Host

@@ -12,32 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.codec import dump, load_rollout, load_watch
-from supervisor_rolling.core.model import (
+from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import (
     BalancerPolicy,
-    Connection,
     DrainPolicy,
     GatePolicy,
-    GuardedProcess,
     GuardPolicy,
-    GuardState,
     Hook,
     HooksPolicy,
-    Level,
-    Member,
     PacePolicy,
     Policy,
     PortRule,
-    Rest,
     RestartPolicy,
-    Rollout,
     Share,
-    Stage,
-    Status,
-    Step,
-    Timing,
     WarmupPolicy,
     WarmupRequest,
 )
+from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Status, Step, Timing
 
 names = st.text(max_size=8)
 seconds = st.floats(0, 1e9, allow_nan=False)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.core.model import (
+from supervisor_rolling.core.policy import (
     BalancerPolicy,
     Config,
     DrainPolicy,

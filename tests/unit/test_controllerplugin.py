@@ -20,7 +20,8 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.codec import dump
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Rollout, Stage, Status
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.ctl import commands
 from supervisor_rolling.ctl.commands import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor_rolling.core.model import Incarnation
+from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.listener import death_watch as module
 from supervisor_rolling.listener.death_watch import PidfdDeaths
 

@@ -17,7 +17,7 @@ from supervisor.process import EventListenerPool
 from supervisor.states import ProcessStates, getProcessStateDescription
 from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig, DummyProcess, DummyProcessGroup
 
-from supervisor_rolling.core.model import Change
+from supervisor_rolling.core.process import Change
 from supervisor_rolling.listener.event_protocol import (
     LONGEST_HEADER,
     LONGEST_PAYLOAD,

@@ -19,21 +19,13 @@ from supervisor.tests.base import DummyOptions
 from supervisor.xmlrpc import Faults, RPCError, traverse
 
 from supervisor_rolling.codec import dump, dump_changes
+from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import (
-    Connection,
-    Finding,
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Member,
-    Policy,
-    PortRule,
-    Report,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.records import head_of
+from supervisor_rolling.core.rollout import Member, Stage, Status
 from supervisor_rolling.plugin.fault_barrier import MAX_TOLD, Defects, contained
 from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets

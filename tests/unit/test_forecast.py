@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.forecast import Cycles, cycles, forecast
-from supervisor_rolling.core.model import GatePolicy, Member, Policy, PortRule, Rollout
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.rollout import Member, Rollout
 
 
 def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, min_ready_seconds: float = 0.0) -> Rollout:

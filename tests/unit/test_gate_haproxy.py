@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import GateError, GatePermissionError, PartlyHeldError
-from supervisor_rolling.core.model import Connections, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.haproxy import IN_BETWEEN, STICKY_FOR, HaproxyGate
 from supervisor_rolling.listener.gates.haproxy_api import RuntimeApi
 from tests.support.unprivileged import error_as_nobody, let_in

@@ -21,7 +21,7 @@ import iptc
 import pytest
 
 from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermissionError
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
 from supervisor_rolling.listener.gates.iptables_chain import PROBE
@@ -157,7 +157,7 @@ def test_nothing_but_the_table_that_is_needed_is_opened() -> None:
     program = (
         "from tests.support.netns import enter_private_network as enter; enter()\n"
         "from supervisor_rolling.listener.gates import make_gate\n"
-        "from supervisor_rolling.core.model import GatePolicy\n"
+        "from supervisor_rolling.core.policy import GatePolicy\n"
         "import time; gate = make_gate(GatePolicy('iptables'), 'x', time.monotonic)\n"
         "gate.check(); gate.hold({8000: 'x'}); gate.hold({})\n"
         "print(open('/proc/net/ip_tables_names').read(), open('/proc/net/ip6_tables_names').read())"
@@ -552,7 +552,7 @@ _UNPRIVILEGED = """
 import os, sys, time
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener.gates import make_gate
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 import supervisor_rolling.listener.gates.iptables
 if "nobody" in sys.argv:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -604,7 +604,7 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
         "from tests.support.netns import enter_private_network as enter; enter()\n"
         "import subprocess, time\n"
         "from supervisor_rolling.listener.gates import make_gate\n"
-        "from supervisor_rolling.core.model import GatePolicy\n"
+        "from supervisor_rolling.core.policy import GatePolicy\n"
         "off = '/proc/sys/net/ipv6/conf/all/disable_ipv6'\n"
         "open(off, 'w').write('1')\n"
         "now = 1.0; gate = make_gate(GatePolicy('iptables'), 'x', lambda: now)\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.core.errors import GateError
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.draining import DIRECTORY, DIRECTORY_VARIABLE
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.state_file import Record

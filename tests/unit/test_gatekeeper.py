@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
-from supervisor_rolling.core.model import Connections, Finding, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 
 CLOSED = {8000: "app", 8001: "app"}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
+from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.listener.contracts import Gate
 from supervisor_rolling.listener.gates import libnftables, make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of
@@ -357,7 +357,7 @@ _UNPRIVILEGED = """
 import os, sys, time
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener.gates import make_gate
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 import json  # whoever is nobody may not be let in to where the interpreter is
 import supervisor_rolling.listener.gates.iptables
 import supervisor_rolling.listener.gates.nftables
@@ -642,7 +642,7 @@ _ON_SUCH_A_KERNEL = """
 import time
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.listener.gates import make_gate
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 try:
     gate = make_gate(GatePolicy(), "x", time.monotonic)
     print(type(gate).__name__, list(gate.hold({8000: "x"})), gate.hold({}))

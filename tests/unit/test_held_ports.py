@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Holder, Process
+from supervisor_rolling.core.port_use import Holder
+from supervisor_rolling.core.process import Process
 from supervisor_rolling.listener.held_ports import ASK_EVERY, HeldPorts
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 

@@ -14,20 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.forecast import Cycles
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    HistoryPolicy,
-    Level,
-    Member,
-    Policy,
-    PortRule,
-    Rollout,
-    Stage,
-    Status,
-    Step,
-    Timing,
-)
+from supervisor_rolling.core.policy import GatePolicy, HistoryPolicy, Policy, PortRule
 from supervisor_rolling.core.records import LOST, head, head_of, record
+from supervisor_rolling.core.rollout import Level, Member, Rollout, Stage, Status, Step, Timing
 from supervisor_rolling.listener import history_file as module
 from supervisor_rolling.listener.history_file import FILES, WAITING, FileHistory
 

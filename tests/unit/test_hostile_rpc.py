@@ -26,16 +26,9 @@ from supervisor.xmlrpc import Faults, RPCError, traverse, xmlrpc_marshal
 
 from supervisor_rolling.codec import dump
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import (
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Member,
-    Policy,
-    PortRule,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.rollout import Member, Stage, Status
 from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc

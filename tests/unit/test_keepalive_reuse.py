@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from supervisor_rolling.core.connections import Arrival, KeepaliveReuse
 from supervisor_rolling.core.keepalive_reuse import Reuses
-from supervisor_rolling.core.model import Arrival, KeepaliveReuse
 
 NAME = "app-1"
 OLD, OTHER = "10.0.0.1:1", "10.0.0.1:2"

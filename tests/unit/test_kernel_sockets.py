@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Connection, Connections
 from supervisor_rolling.listener import sock_diag
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from tests.support.endpoints import eventually

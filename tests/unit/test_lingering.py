@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.lingering import MAX_SHOWN, aged, count_text, left_texts, oldest, span, text
 from supervisor_rolling.core.log_messages import changes
-from supervisor_rolling.core.model import Connection, GatePolicy, Member, Policy, PortRule, Rollout, Stage, Timing
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Timing
 
 UPLOAD = Connection("10.0.0.7:51322", age=61.4, idle=0.66, last="received")
 ages = st.floats(0, 1e7, allow_nan=False)

@@ -11,8 +11,8 @@ import pytest
 
 from supervisor_rolling.codec import dump as dump_json
 from supervisor_rolling.core.checks.nginx import behind, findings, min_ready_for, min_ready_why
-from supervisor_rolling.core.model import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.core.nginx_config import Nginx
+from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
 from supervisor_rolling.listener.balancer_config import NginxConfigurations, UnreadableError, read_nginx
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.model import GatePolicy, NotificationJob, NotificationStatus
+from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener import drain_notification
 from supervisor_rolling.listener.drain_notification import HttpNotifications
 from supervisor_rolling.listener.gates import make_gate

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.core.model import Status
+from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.ctl.output import Output
 from tests.unit.test_controllerplugin import Controller, a_view
 

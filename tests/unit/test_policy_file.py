@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.core.model import Config, GatePolicy
+from supervisor_rolling.core.policy import Config, GatePolicy
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.config import mark
 from supervisor_rolling.listener.policy_file import Policies

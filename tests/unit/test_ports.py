@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor_rolling.core.model import PROXIES, Holder, PortRule, PortUse
+from supervisor_rolling.core.policy import PROXIES, PortRule
+from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import foreign, foreign_text, held_text, may_hold, overlap, ports_for
 
 

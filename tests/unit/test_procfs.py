@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import Holder, PortUse
+from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.listener import kernel_sockets, procfs
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.procfs import family_of, signals_of

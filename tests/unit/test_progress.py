@@ -15,19 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.codec import dump
-from supervisor_rolling.core.model import (
-    Connection,
-    GatePolicy,
-    Hook,
-    HooksPolicy,
-    Member,
-    Policy,
-    PortRule,
-    Rollout,
-    Stage,
-    Status,
-    Timing,
-)
+from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.policy import GatePolicy, Hook, HooksPolicy, Policy, PortRule
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.ctl.output import Output
 from supervisor_rolling.ctl.progress import (
     ASCII,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.checks.clients import findings, front, unread
-from supervisor_rolling.core.model import BalancerPolicy, Client, DrainPolicy, Policy, PortRule
+from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
+from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import Proxy, read
 
 PORTS = frozenset({8000, 8001})

@@ -22,24 +22,11 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 from supervisor_rolling.codec import dump, dump_changes, load
 from supervisor_rolling.core import stages
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.model import (
-    Finding,
-    GatePolicy,
-    GuardedProcess,
-    GuardPolicy,
-    GuardState,
-    ListenerSettings,
-    Member,
-    Policy,
-    PortRule,
-    Process,
-    ProcessSettings,
-    Report,
-    Rollout,
-    Settings,
-    Stage,
-    Status,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule
+from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Report, Settings
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.plugin import views
 from supervisor_rolling.plugin.events import EVENTS, RollingEvent
 from supervisor_rolling.plugin.mailbox import REQUESTS_KEPT

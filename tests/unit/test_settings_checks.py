@@ -9,23 +9,13 @@ import pytest
 from supervisor_rolling.core.checks import conntrack, processes, settings
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Listening, Wrapper
-from supervisor_rolling.core.model import (
-    DrainPolicy,
-    Finding,
-    GatePolicy,
-    GuardedProcess,
-    Holder,
-    ListenerSettings,
-    Member,
-    Observation,
-    Policy,
-    PortRule,
-    Process,
-    ProcessSettings,
-    Rollout,
-    Settings,
-    Stage,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import DrainPolicy, GatePolicy, Policy, PortRule
+from supervisor_rolling.core.port_use import Holder
+from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Settings
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
 
 POLICY = Policy("app", PortRule())
 SOUND = ProcessSettings("app-1", stopwaitsecs=30.0)

@@ -16,21 +16,10 @@ from hypothesis import strategies as st
 from supervisor.xmlrpc import xmlrpc_marshal
 
 from supervisor_rolling.codec import dump, dump_changes, load_rollout, load_watch
-from supervisor_rolling.core.model import (
-    Connection,
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Level,
-    Member,
-    Policy,
-    PortRule,
-    Rollout,
-    Stage,
-    Status,
-    WarmupPolicy,
-    WarmupRequest,
-)
+from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, WarmupPolicy, WarmupRequest
+from supervisor_rolling.core.rollout import Level, Member, Rollout, Stage, Status
 from supervisor_rolling.plugin import shapes
 from supervisor_rolling.plugin.events import events_between
 from supervisor_rolling.plugin.mailbox import Mailbox

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core import share
-from supervisor_rolling.core.model import Share
+from supervisor_rolling.core.policy import Share
 from supervisor_rolling.core.share import limit_for, parse_share
 
 
@@ -90,4 +90,4 @@ def test_supervisorctl_can_import_the_share_without_yaml() -> None:
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     stdlib = getattr(sys, "stdlib_module_names", {"re", "fractions", "__future__"})
-    assert {str(name) for name in imported} - set(stdlib) == {"supervisor_rolling.core.model"}
+    assert {str(name) for name in imported} - set(stdlib) == {"supervisor_rolling.core.policy"}

@@ -9,37 +9,28 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core import guard, machine
+from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed
+from supervisor_rolling.core.connections import Connection, KeepaliveReuse
 from supervisor_rolling.core.errors import ConfigError
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.jobs import NotificationJob, WarmupStatus
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.machine import COST_SHOWS_AFTER
-from supervisor_rolling.core.model import (
-    Action,
-    Connection,
+from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import (
     DrainPolicy,
     GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Incarnation,
-    KeepaliveReuse,
-    Member,
-    NotificationJob,
-    Observation,
     PacePolicy,
     Policy,
     PortRule,
-    Process,
-    Rest,
     RestartPolicy,
-    Rollout,
     Share,
-    Stage,
-    Status,
-    Verb,
     WarmupPolicy,
-    WarmupStatus,
 )
-from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.process import Incarnation, Process
+from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status
 from supervisor_rolling.core.stages import (
     GATE_PATIENCE,
     LEAST_DRAIN,

@@ -21,23 +21,13 @@ import pytest
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.codec import dump, load_rollout, load_watch
+from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
-from supervisor_rolling.core.model import (
-    Action,
-    GatePolicy,
-    GuardedProcess,
-    GuardState,
-    Incarnation,
-    Member,
-    Outcome,
-    Policy,
-    PortRule,
-    Process,
-    Request,
-    Rollout,
-    Stage,
-    Verb,
-)
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.process import Incarnation, Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
+from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.listener import supervisor_client
 from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor

@@ -21,17 +21,11 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.model import (
-    Connections,
-    GatePolicy,
-    Holder,
-    PortUse,
-    WarmupJob,
-    WarmupPolicy,
-    WarmupRequest,
-    WarmupStatus,
-)
+from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
+from supervisor_rolling.core.policy import GatePolicy, WarmupPolicy, WarmupRequest
+from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.protocol_detection import H2_PREFACE
 from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpected_text
 from supervisor_rolling.listener import config

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from supervisor_rolling.core.checks.nginx import is_pool_dealt_with
-from supervisor_rolling.core.model import Client, Finding, Policy
+from supervisor_rolling.core.policy import Policy
+from supervisor_rolling.core.port_use import Client
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS, Program, Proxy, read
 from supervisor_rolling.core.text import printable
 

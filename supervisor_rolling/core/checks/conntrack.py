@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor_rolling.core.model import Finding, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
+from supervisor_rolling.core.preflight_report import Finding
 
 FULL = 0.9
 """Of the table. Beyond the whole the kernel drops every new connection without a word."""

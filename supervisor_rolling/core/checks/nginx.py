@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor_rolling.core.min_ready import min_ready_texts
-from supervisor_rolling.core.model import Finding, Policy
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.policy import Policy
+from supervisor_rolling.core.preflight_report import Finding
 
 LEAST_TURN = 1.0
 """Seconds that a process takes in a rollout that settles for nothing, about."""

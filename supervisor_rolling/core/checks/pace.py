@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supervisor_rolling.core.model import Finding, Policy
+from supervisor_rolling.core.policy import Policy
+from supervisor_rolling.core.preflight_report import Finding
 
 
 def findings(policy: Policy, pressure: float | None) -> Iterator[Finding]:

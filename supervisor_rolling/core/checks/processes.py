@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.model import Finding, Holder, Member, Observation, Process, Rollout, Settings, Stage
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
+from supervisor_rolling.core.preflight_report import Finding, Settings
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.stages import DOWN, NOT_UP
 
 ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from supervisor_rolling.core.model import DrainPolicy, Finding, ListenerSettings, Policy, ProcessSettings, Settings
+from supervisor_rolling.core.policy import DrainPolicy, Policy
+from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Settings
 
 EVENTS_EACH = 3
 """Events that a process tells when it starts, and so as many may wait for each: STARTING, RUNNING, and one more."""

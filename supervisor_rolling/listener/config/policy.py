@@ -5,7 +5,7 @@
 ``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML has a single one.
 
 The tables below are the file format: a key and the reader of its value. A key that is left out has the default of
-``model.py``; to add a key, add the field there and its reader here.
+``core/policy.py``; to add a key, add the field there and its reader here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.core.model import (
+from supervisor_rolling.core.policy import (
     BalancerPolicy,
     Config,
     DrainPolicy,

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import Gate
 
 log = logging.getLogger("supervisor_rolling")

@@ -31,8 +31,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import PartlyHeldError
-from supervisor_rolling.core.model import Connections, Finding, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
 from supervisor_rolling.listener.gates.state_file import Record
 from supervisor_rolling.listener.own_addresses import is_own

@@ -35,7 +35,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from supervisor_rolling.core.errors import GateBusyError
-from supervisor_rolling.core.model import Finding, GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
+from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gates.iptables_chain import Found, OwnChain, xtables_lock
 from supervisor_rolling.listener.gates.iptables_rules import V4, V6, Family
 from supervisor_rolling.listener.gates.rule_names import mark_of

@@ -26,7 +26,7 @@ import iptc
 from iptc.errors import XTablesError
 
 from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermissionError
-from supervisor_rolling.core.model import GatePolicy
+from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.gates import iptables_rules
 from supervisor_rolling.listener.gates.rule_names import clean_comment

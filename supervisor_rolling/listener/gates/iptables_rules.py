@@ -25,7 +25,7 @@ from typing import Any
 
 import iptc
 
-from supervisor_rolling.core.model import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
+from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 
 REDIRECT_PORT = 9
 """Where ``method: redirect`` sends a SYN: "discard", where nobody listens today, so that it is refused."""
