@@ -15,7 +15,7 @@ Three programs live in this package, and the folders are named after where code 
                        (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
                        ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real),
                        ``hooks`` (commands), ``history`` (of ``core.records``, with ``core.forecast``), ``metrics`` (of
-                       ``core.metrics_snapshot``), ``pressure`` (of the CPU), ``trust`` (which files root obeys)
+                       ``core.metrics_snapshot``), ``trust`` (which files root obeys)
 ``listener``           main: the program that rollouts
 ``rpcinterface``       the XML-RPC namespace; ``plugin`` has its mailbox, table, views, events (ours), hearing
                        (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net

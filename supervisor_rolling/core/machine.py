@@ -32,8 +32,6 @@ The rollout decides only who leaves OPEN, and when. With ``limit`` 2 of 8 proces
   accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
 * Who drains is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
   closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
-* With a ``pace`` who serves leaves only below a pressure of the CPU, and one at a time until that shows what the last
-  one costs; but in any case after a while. Who serves nobody takes nothing away by leaving, and waits for no CPU.
 * Deadlines run only while somebody looks: a listener that was away fails nobody.
 * Every wait has a deadline. Nothing is remembered but what stands in the rollout: a new listener goes on from there.
 
@@ -72,10 +70,6 @@ from supervisor_rolling.core.stages import (
 from supervisor_rolling.core.timeline import begun_at, levelled, noted
 from supervisor_rolling.core.wait_reasons import MAX_NAMED, for_the_guard, for_warm_ups, waiting_for
 
-COST_SHOWS_AFTER = 1.0
-"""Seconds for which a new process has to be there until the pressure of the CPU, which is of the last second, tells
-what it costs. On the pressure of one moment all that there is room for would leave together, and boot together."""
-
 # --- the four questions that the reconciler asks
 
 
@@ -98,10 +92,10 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
     before = rollout.members
     rollout = _extend_deadlines(rollout, observed)
     rollout = replace(rollout, members=tuple(step(member, rollout, observed) for member in rollout.members))
-    rollout, is_paced = _admit(rollout, observed)
+    rollout = _admit(rollout, observed)
     rollout = replace(rollout, members=tuple(map(partial(noted, at=observed.at), before, rollout.members)))
     rollout = levelled(rollout, in_service(rollout, observed), observed.at)
-    rollout = _finish(rollout, observed, is_paced)
+    rollout = _finish(rollout, observed)
     return waiting_for(rollout, *_wait_of(rollout, observed), observed.at)
 
 
@@ -233,8 +227,7 @@ def _extend_deadlines(rollout: Rollout, observed: Observation) -> Rollout:
         _extend_deadline(member, observed) if member.stage in UNDER_WAY else member for member in rollout.members
     )
     stuck_since = rollout.stuck_since + observed.gap if rollout.stuck_since else 0.0
-    paced_since = rollout.paced_since + observed.gap if rollout.paced_since else 0.0
-    return replace(rollout, members=members, stuck_since=stuck_since, paced_since=paced_since)
+    return replace(rollout, members=members, stuck_since=stuck_since)
 
 
 def _extend_deadline(member: Member, observed: Observation) -> Member:
@@ -247,53 +240,29 @@ def _extend_deadline(member: Member, observed: Observation) -> Member:
     return replace(member, since=member.since + observed.gap, stopped_at=stopped_at)
 
 
-def _admit(rollout: Rollout, observed: Observation) -> tuple[Rollout, bool]:
-    """Let those leave OPEN that may now, the next one first. Whether one would that waits for the CPU; since when one
-    does is remembered while there is no room, so that its patience ends."""
+def _admit(rollout: Rollout, observed: Observation) -> Rollout:
+    """Let those leave OPEN that may now, the next one first."""
     replaced = sum(member.replaced for member in rollout.members)
     places = (1 if replaced < rollout.policy.canary else rollout.limit) - _count(rollout, UNDER_WAY)
     if rollout.paused or places <= 0 or _is_stopping(rollout):
-        return replace(rollout, paced_since=0.0), False
+        return rollout
     serving, counted = available(rollout, observed), sum(_counts(member, observed) for member in rollout.members)
     leaving: dict[str, Member] = {}
-    paced_since, waits = rollout.paced_since, False
     for member in _candidates(rollout, observed):
         has_room = counted - serving < rollout.limit and (serving > 1 or rollout.force)
         if len(leaving) >= places or (_serves(member, observed) and not has_room):
             break
-        waits = _is_paced(member, rollout, paced_since, bool(leaving), observed)
-        if waits:
-            break
-        paced_since = 0.0
         leaving[member.name] = _leave(member, observed)
         serving -= _is_available(member, observed)
         counted += not _counts(member, observed)
-    rollout = replace(rollout, paced_since=paced_since or (observed.at if waits else 0.0))
     if not leaving:
-        return rollout, waits
-    return replace(rollout, members=tuple(leaving.get(member.name, member) for member in rollout.members)), waits
+        return rollout
+    return replace(rollout, members=tuple(leaving.get(member.name, member) for member in rollout.members))
 
 
 def _counts(member: Member, observed: Observation) -> bool:
     """Whether it is one of the group at all: those that an operator stopped are not."""
     return _state(member, observed) not in NOT_UP or member.stage is not Stage.OPEN
-
-
-def _is_paced(member: Member, rollout: Rollout, since: float, is_another_leaving: bool, observed: Observation) -> bool:
-    """Whether who may leave waits for the CPU, as somebody does ``since`` then; 0.0: nobody."""
-    pace = rollout.policy.pace
-    if not pace.cpu_pressure or observed.cpu_pressure is None or not _serves(member, observed):
-        return False
-    if since and observed.at - since >= pace.patience:
-        return False
-    is_booting = is_another_leaving or any(_has_still_to_boot(other, observed) for other in rollout.members)
-    return is_booting or observed.cpu_pressure >= pace.cpu_pressure
-
-
-def _has_still_to_boot(member: Member, observed: Observation) -> bool:
-    """Whether what it costs the CPU is still to come."""
-    is_new = member.stage is Stage.WARMING and observed.at - member.since < COST_SHOWS_AFTER
-    return is_new or member.stage in (Stage.DRAINING, Stage.RESTARTING)
 
 
 def _leave(member: Member, observed: Observation) -> Member:
@@ -331,13 +300,13 @@ def _can_go(member: Member, observed: Observation) -> bool:
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 
-def _finish(rollout: Rollout, observed: Observation, is_paced: bool) -> Rollout:
+def _finish(rollout: Rollout, observed: Observation) -> Rollout:
     if _count(rollout, UNDER_WAY):
         return replace(rollout, stuck_since=0.0)
     stopping, waiting = _is_stopping(rollout), [*_waiting(rollout), *_being_stopped(rollout, observed)]
     if stopping or not [member for member in waiting if not _is_left_stopped(member, observed)]:
         return _end(rollout, observed)
-    if rollout.paused or is_paced:
+    if rollout.paused:
         return replace(rollout, stuck_since=0.0)
     stuck_since = rollout.stuck_since or observed.at
     if observed.at - stuck_since >= _patience(rollout, observed):
@@ -379,8 +348,8 @@ def _wait_of(rollout: Rollout, observed: Observation) -> tuple[str, float]:
         return "", 0.0
     if _count(rollout, UNDER_WAY):
         return for_warm_ups(rollout, observed)
-    if rollout.paced_since or not rollout.stuck_since:
-        return "the CPU" if rollout.paced_since else "", rollout.paced_since
+    if not rollout.stuck_since:
+        return "", 0.0
     awaited = [member.name for member in rollout.members if _is_awaited(observed.guarded.get(member.name))]
     down = [
         f"{member.name} is {_standing(member, observed)}"

@@ -28,8 +28,7 @@ class Observation:
     how far the commands of the rollout got. ``guarded`` are the processes in the hands of the guard. ``held``: who has
     the port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive:
     nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are
-    those that answer in something else than plain HTTP/1.1. ``cpu_pressure``: percent of the last second in which
-    somebody waited for a processor; None where nobody asks or can tell."""
+    those that answer in something else than plain HTTP/1.1."""
 
     at: float
     processes: Mapping[str, Process]
@@ -51,4 +50,3 @@ class Observation:
     hook: HookResult | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     sealed: frozenset[str] = frozenset()
-    cpu_pressure: float | None = None

@@ -129,15 +129,6 @@ class HooksPolicy:
 
 
 @dataclass(frozen=True)
-class PacePolicy:
-    """The next process leaves only while the processors are less busy than this. ``cpu_pressure``: percent of the time
-    in which somebody waits for one, 0.0: no matter. ``patience``: seconds after which the next leaves all the same."""
-
-    cpu_pressure: float = 0.0
-    patience: float = 30.0
-
-
-@dataclass(frozen=True)
 class PortRule:
     """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
 
@@ -167,7 +158,6 @@ class Policy:
     min_ready_read: bool = False
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
-    pace: PacePolicy = PacePolicy()
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,6 @@ class Rollout:
     started_at: float = 0.0
     ended_at: float = 0.0
     stuck_since: float = 0.0  # nothing under way and no room for the next; 0.0 while it moves
-    paced_since: float = 0.0  # the next waits for the CPU, if there is room just then or not; 0.0 while none does
     least_available: int = 0
     why: str = ""
     user: str = ""

@@ -24,7 +24,6 @@ View = Mapping[str, Any]
 UNDER_WAY = ("draining", "restarting", "warming", "ready")
 BAR_WIDTH = 24
 NOTABLE = 0.6  # seconds; what took less is left out, so that a line fits 80 columns
-PACED = "the next waits for the CPU"
 CLEAR_BELOW = "\x1b[J"
 UP = "\x1b[{}F"
 
@@ -366,7 +365,7 @@ def _left(rollout: View) -> str:
 
 
 def _standing(rollout: View) -> str:
-    """What a rollout is doing besides; an older supervisord tells neither of hooks nor of the pace."""
+    """What a rollout is doing besides; an older supervisord does not tell of hooks."""
     if not rollout["listener"]:
         return ", the listener does not run"
     if rollout["aborting"]:
@@ -381,4 +380,4 @@ def _standing(rollout: View) -> str:
 def waits_text(rollout: View) -> str:
     """For what a rollout waits; an older supervisord tells less."""
     waits = rollout.get("waits", "")
-    return PACED if rollout.get("paced") else f"waits for {waits}" if waits else ""
+    return f"waits for {waits}" if waits else ""

@@ -242,15 +242,6 @@ class GateProbes(Protocol):
         ...
 
 
-class CpuPressure(Protocol):
-    """Tells how busy the processors are."""
-
-    def cpu(self) -> float | None:
-        """Percent of the last second or so in which somebody waited for a processor that another had; None where nobody
-        can tell. Never blocks, never raises: what does not work is logged once."""
-        ...
-
-
 class DeathWatch(Protocol):
     """Tells at once when a process has died."""
 

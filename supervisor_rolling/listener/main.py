@@ -114,7 +114,6 @@ def _reconciler(
     from supervisor_rolling.listener import config
     from supervisor_rolling.listener.balancer_config import NginxConfigurations
     from supervisor_rolling.listener.client_discovery import ConnectedClients
-    from supervisor_rolling.listener.cpu_pressure import KernelPressure
     from supervisor_rolling.listener.drain_flags import FileFlags
     from supervisor_rolling.listener.drain_notification import HttpNotifications
     from supervisor_rolling.listener.gate_probe import RealGateProbes
@@ -163,7 +162,6 @@ def _reconciler(
         hooks=CommandHooks(ring),
         history=FileHistory(url, lambda: _latest(policies).history),
         metrics=PrometheusMetrics(lambda: _latest(policies).metrics.listen),
-        pressure=KernelPressure(time.monotonic),
         clients=ConnectedClients(time.monotonic, ring),
     )
     return reconciler

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core.checks import clients, conntrack, nginx, pace, processes, settings
+from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings
 from supervisor_rolling.core.checks.clients import Front, front
 from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
@@ -17,7 +17,7 @@ from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.preflight_report import Finding, Report, Settings
 from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Request
-from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, CpuPressure, GateProbes, Sockets
+from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, GateProbes, Sockets
 from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.listener.request_handler import objections
 
@@ -48,12 +48,10 @@ class Preflight:
         gatekeeper: Gatekeeper,
         balancers: Balancers,
         gate_probes: GateProbes,
-        pressure: CpuPressure,
         connected: Clients,
         clock: Callable[[], float],
     ) -> None:
         self._connected = connected
-        self._pressure = pressure
         self._trials = gate_probes
         self._sockets = sockets
         self._gatekeeper = gatekeeper
@@ -171,9 +169,6 @@ class Preflight:
         if given.processes:
             findings += settings.findings(given, rollout.policy)
             looked.append("supervisord's settings")
-        if rollout.policy.pace.cpu_pressure:
-            looked.append("the pressure of the CPU")
-            findings += pace.findings(rollout.policy, self._pressure.cpu())
         if not any(finding.code == "gate" for finding in found):
             findings += self._of_gate(rollout, observed, listening, looked, skipped, may_try)
         findings += self._of_nginx(rollout, listening, looked, skipped)

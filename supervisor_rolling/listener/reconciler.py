@@ -64,7 +64,6 @@ from supervisor_rolling.core.stages import ALIVE, POOL_REFUSED, closed_since, is
 from supervisor_rolling.listener.contracts import (
     Balancers,
     Clients,
-    CpuPressure,
     DeathWatch,
     DrainFlags,
     DrainNotifications,
@@ -192,12 +191,11 @@ class Reconciler:
     history: History
     hooks: Hooks
     metrics: Metrics
-    pressure: CpuPressure
     clients: Clients
 
     def __post_init__(self) -> None:
         self._inspector = Preflight(
-            self.sockets, self.gatekeeper, self.balancers, self.gate_probes, self.pressure, self.clients, self.clock
+            self.sockets, self.gatekeeper, self.balancers, self.gate_probes, self.clients, self.clock
         )
         self._errors = GroupErrors()
         self._closed: Mapping[str, Mapping[int, str]] = {}
@@ -578,7 +576,6 @@ class Reconciler:
             telling=frozenset(name for name, notice in _of_group(group, notifications).items() if not notice.is_over),
             silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
-            cpu_pressure=self.pressure.cpu() if rollout and _is_for_the_cpu(rollout) else None,
         )
         ports = self._watches.ports(guard_state, processes) if guard_state else {}
         return Group(rollout, guard_state, observed, ports).without_dead(self._dead())
@@ -912,10 +909,6 @@ def _is_for_pools(rollout: Rollout, *ways: str) -> bool:
     """Whether a load balancer's pool is to be dealt with, in one of these ways of ``drain.keepalive``. HAProxy's own
     is not: it sends no request to whom it drains."""
     return rollout.gate.backend != "haproxy" and (not ways or rollout.policy.drain.keepalive in ways)
-
-
-def _is_for_the_cpu(rollout: Rollout) -> bool:
-    return rollout.status is Status.RUNNING and bool(rollout.policy.pace.cpu_pressure)
 
 
 def _tell(sentences: Iterable[str]) -> None:

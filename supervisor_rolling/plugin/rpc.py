@@ -245,7 +245,7 @@ class RollingNamespaceRPCInterface:
                                why, seconds, settle (seconds), min_ready_auto (boolean, not told by rolling.yaml),
                                min_ready_why, min_ready_known (whether settle was given or read, so that those that count as
                                available get requests), canary, forecast (seconds; 0: none), hook (the one that it
-                               waits for), paced (boolean, the next waits for the CPU), waits (for what it waits; empty:
+                               waits for), waits (for what it waits; empty:
                                nothing), waits_long (boolean, for 5 s or more), total, replaced, least_available, and
                                processes: an array of structs with name, ports, stage, seconds (in that stage), pid,
                                why, the duration of each stage over, lingering_connections at the drain's deadline and the

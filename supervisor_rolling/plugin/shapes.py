@@ -101,7 +101,6 @@ POLICY: Shape = {
     "min_ready_read": Added(TRUTH),
     "balancer": Added({"nginx": TEXT, "retries": Added(TRUTH)}),
     "hooks": Added(dict.fromkeys(("before_rollout", "after_warmup", "on_failure", "after_rollout"), _HOOK)),
-    "pace": Added({"cpu_pressure": NUMBER, "patience": NUMBER}),
 }
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {
@@ -163,7 +162,6 @@ ROLLOUT: dict[str, Shape] = {
     "started_at": NUMBER,
     "ended_at": NUMBER,
     "stuck_since": NUMBER,
-    "paced_since": Added(NUMBER),
     "least_available": WHOLE,
     "why": TEXT,
     "user": Added(TEXT),

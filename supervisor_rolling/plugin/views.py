@@ -39,7 +39,6 @@ def rollout_view(rollout: Mapping[str, Any], now: float) -> dict[str, Any]:
         "hook": _hook(rollout),
         "waits": plain(rollout.get("waits", "")) if rollout["status"] == ACTIVE else "",
         "waits_long": rollout.get("waits_long", False) and rollout["status"] == ACTIVE,
-        "paced": bool(rollout.get("paced_since")) and rollout["status"] == ACTIVE,
         "seconds": round((rollout["ended_at"] or now) - rollout["started_at"] - rested, 3),
         "rested": round(rested, 3),
         "total": len(selected),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.lingering import MAX_SHOWN
-from supervisor_rolling.core.policy import DrainPolicy, PacePolicy, Share
+from supervisor_rolling.core.policy import DrainPolicy, Share
 from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import STEP, Killed, SimProcess, World, fast_policy
@@ -32,7 +32,7 @@ WISHES: dict[str, dict[str, bool]] = {
 class Plan:
     """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to whom or
     what; ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: who does not
-    stop; ``pressure``: of the CPU, for a rollout with a pace of 20 %; 0.0: it has none."""
+    stop."""
 
     size: int
     limit: int
@@ -49,7 +49,6 @@ class Plan:
     crashes: tuple[tuple[float, int], ...] = ()
     wishes: tuple[tuple[float, str], ...] = ()
     kills: tuple[int, ...] = ()
-    pressure: float = 0.0
 
 
 class Luck(World):
@@ -62,10 +61,8 @@ class Luck(World):
             canary=plan.canary,
             max_failures=min(plan.max_failures, plan.limit - 1),  # more is refused
             drain=DrainPolicy(timeout=plan.drain),
-            pace=PacePolicy(20.0 if plan.pressure else 0.0, patience=1.0),
         )
         super().__init__(plan.size, policy)
-        self.cpu_steady = plan.pressure
         self.connection_takes = plan.connections
         self.plan_of_luck = plan
         self.crashed: set[str] = set()
@@ -168,7 +165,6 @@ def plans(**changes: st.SearchStrategy) -> st.SearchStrategy[Plan]:
         "warms": st.lists(seconds([0.02, 0.2, 0.9]), min_size=1, max_size=3).map(tuple),
         "stops": st.lists(seconds([0.01, 0.05, 0.7, 3.0]), min_size=1, max_size=3).map(tuple),
         "connections": seconds([0.02, 0.3, 1.2]),
-        "pressure": seconds([0.0, 0.0, 5.0, 50.0]),
     }
     return st.builds(Plan, **{**parts, **changes})
 

@@ -327,9 +327,6 @@ class World:
         self._warming: dict[str, tuple[WarmupJob, float]] = {}
         self._told_late: dict[str, tuple[WarmupJob, float]] = {}
         self.history = FileHistory("unix:///world.sock", lambda: HistoryPolicy(enabled=False), lambda: self.now)
-        self.cpu_steady: float | None = 0.0  # percent of pressure without anybody who boots; None: nobody can tell
-        self.cpu_of_a_boot = 0.0  # and for each that does
-        self.most_booting = 0
         self.hooks_take: dict[str, float] = {}
         self.hooks_fail: dict[str, str] = {}
         self.hooks_begun: list[tuple[str, dict[str, str]]] = []
@@ -388,7 +385,6 @@ class World:
             history=self.history,
             hooks=Hooks(self),
             metrics=PrometheusMetrics(lambda: ""),
-            pressure=self,
             clients=Clients(self),
         )
         reconciler.begin()
@@ -456,13 +452,6 @@ class World:
 
     def conntrack(self) -> Conntrack | None:
         return None
-
-    def cpu(self) -> float | None:
-        """Of this moment; the real one is of the last second."""
-        return None if self.cpu_steady is None else min(100.0, self.cpu_steady + self.cpu_of_a_boot * self._booting())
-
-    def _booting(self) -> int:
-        return sum(p.pid != 0 and p.pid != p.warm_pid for p in self.processes.values())
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return dict.fromkeys(pids, ())
@@ -705,7 +694,6 @@ class World:
                 self._live(process)
             self._users()
             self.keepalive_closer.pass_time()
-            self.most_booting = max(self.most_booting, self._booting())
 
     # --- how the world goes
 

@@ -21,7 +21,6 @@ from supervisor_rolling.core.policy import (
     GuardPolicy,
     Hook,
     HooksPolicy,
-    PacePolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -59,7 +58,6 @@ policies = st.builds(
     st.booleans(),
     st.builds(BalancerPolicy, names, st.booleans()),
     st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
-    st.builds(PacePolicy, seconds, seconds),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -107,7 +105,6 @@ rollouts = st.builds(
     started_at=seconds,
     ended_at=seconds,
     stuck_since=seconds,
-    paced_since=seconds,
     waits=names,
     waits_long=st.booleans(),
     least_available=pids,
@@ -270,13 +267,12 @@ def test_what_is_no_rollout_is_an_error_of_those_that_are_promised(change: dict[
 def test_every_field_of_the_values_is_drawn_above() -> None:
     """A field that is added to the model has to be added to the round trip."""
     drawn = {
-        Rollout: 27,
+        Rollout: 26,
         Member: 26,
         Connection: 5,
         GuardState: 4,
         GuardedProcess: 14,
-        Policy: 16,
-        PacePolicy: 2,
+        Policy: 15,
         BalancerPolicy: 2,
         HooksPolicy: 4,
         Hook: 2,

@@ -23,7 +23,6 @@ from supervisor_rolling.core.policy import (
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
-    PacePolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -105,7 +104,6 @@ def test_the_example_shows_every_key_of_the_model() -> None:
     assert set(group["balancer"]) == names(BalancerPolicy)
     assert set(group["drain"]) == names(DrainPolicy)
     assert set(group["restart"]) == names(RestartPolicy)
-    assert set(group["pace"]) == names(PacePolicy)
     assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
     assert set(group["warmup"]) == names(WarmupPolicy)
     assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
@@ -149,7 +147,6 @@ def test_every_key_is_read() -> None:
             min_ready_seconds: 1
             guard: {max_closed: 3}
             balancer: {nginx: /etc/nginx/app.conf, retries: true}
-            pace: {cpu_pressure: 12.5%, patience: 4}
         """,
         "f",
     )
@@ -178,7 +175,6 @@ def test_every_key_is_read() -> None:
                 guard=GuardPolicy(max_closed=Share(number=3)),
                 min_ready_auto=False,
                 balancer=BalancerPolicy("/etc/nginx/app.conf", True),
-                pace=PacePolicy(12.5, 4.0),
             )
         },
     )
@@ -399,17 +395,6 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("guard: {max_closed: half}", "guard.max_closed: 'half' is neither a number of processes nor a percentage"),
         ("guard: {max_closed: no}", "guard.max_closed: 'no' is true or false; write a number of processes"),
         ("guard: {max_closed: }", "guard.max_closed: has no value; write a number of processes"),
-        # the pace
-        ("pace: 20%", "pace: '20%' is text; write a mapping"),
-        ("pace: {cpu_presure: 20%}", "pace.cpu_presure: unknown key (did you mean cpu_pressure?)"),
-        ("pace: {cpu_pressure: 20}", "pace.cpu_pressure: '20' is a number; write a percentage, such as 20%"),
-        ("pace: {cpu_pressure: 0.2}", "pace.cpu_pressure: '0.2' is a number; write a percentage, such as 20%"),
-        ("pace: {cpu_pressure: }", "pace.cpu_pressure: has no value; write a percentage, such as 20%"),
-        ("pace: {cpu_pressure: no}", "pace.cpu_pressure: 'no' is true or false; write a percentage, such as 20%"),
-        ("pace: {cpu_pressure: low}", "pace.cpu_pressure: 'low' is not a percentage; write a percentage, such as 20%"),
-        ("pace: {cpu_pressure: 0%}", "pace.cpu_pressure: '0%' is out of range; write a percentage above 0%"),
-        ("pace: {cpu_pressure: 100.1%}", "pace.cpu_pressure: '100.1%' is out of range; write a percentage above 0%"),
-        ("pace: {patience: 1m}", "pace.patience: '1m' is text; durations are numbers of seconds: 60"),
         # the warm-up
         ("warmup: {ready: health}", "warmup.ready: 'health' is not a path; write one that begins with /"),
         ("warmup: {ready: /a b}", "warmup.ready: '/a b' is not a path"),

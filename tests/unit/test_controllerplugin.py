@@ -596,12 +596,6 @@ def test_the_status_of_all_groups(ctl: Controller) -> None:
     ]
 
 
-def test_the_status_says_that_the_next_waits_for_the_cpu(ctl: Controller) -> None:
-    ctl.server.rollouts = [{**a_view(), "paced": True}]
-    ctl.run("rolling_status")
-    assert ctl.printed.splitlines()[1].endswith("  the next waits for the CPU")
-
-
 def test_without_any_rollout_the_status_says_so(ctl: Controller) -> None:
     ctl.server.rollouts = []
     ctl.run("rolling_status")

@@ -74,7 +74,7 @@ ADAPTERS = (
         "hook_runner",
         "prometheus",
     ),
-    *("cpu_pressure", "keepalive_closer", "threads", "client_discovery", "file_trust"),
+    *("keepalive_closer", "threads", "client_discovery", "file_trust"),
 )
 ALLOWED_BETWEEN_ADAPTERS = {
     ("kernel_sockets", "sock_diag"),

@@ -637,18 +637,6 @@ def test_long_wait_is_one_plain_line() -> None:
     assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
 
 
-def test_the_bar_tells_that_the_next_waits_for_the_cpu() -> None:
-    assert bar(1, 8, paced_since=NOW - 3.0).endswith(" s left, the next waits for the CPU")
-    assert bar(1, 8, paced_since=NOW - 3.0, aborting=True).endswith(", aborting")
-    assert bar_line({**a_view(NEW), "paced": True}, ASCII).endswith(", the next waits for the CPU")
-    old = {key: value for key, value in a_view(NEW).items() if key not in ("paced", "hook")}
-    assert bar_line(old, ASCII).endswith(" s left")
-
-
-def test_a_rollout_that_has_ended_waits_for_no_cpu() -> None:
-    assert not a_view(NEW, status=Status.DONE, paced_since=NOW - 3.0)["paced"]
-
-
 def test_open_instead_of_available_where_settle_is_not_known():
     view = a_view(Member("app-1", (8001,), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
     assert last_line(view).endswith("never fewer than 3 of 1 open")

@@ -16,13 +16,11 @@ from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import NotificationJob, WarmupStatus
 from supervisor_rolling.core.log_messages import changes
-from supervisor_rolling.core.machine import COST_SHOWS_AFTER
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import (
     DrainPolicy,
     GatePolicy,
-    PacePolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -1232,98 +1230,6 @@ def test_a_paused_rollout_is_never_stuck() -> None:
     rollout = a_rollout(*all_open(2), paused=True, stuck_since=BEGAN - 1000.0)
     after = machine.advance(rollout, look("RUNNING", "RUNNING"))
     assert (after.status, after.stuck_since) == (Status.RUNNING, 0.0)
-
-
-# --- the pace
-
-PACE = PacePolicy(cpu_pressure=20.0, patience=30.0)
-BOOTING = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING]
-
-
-def paced(*rest: Member, **changes: Any) -> Rollout:
-    """A rollout with room for three at a time; app-1 is open and the next."""
-    return a_rollout(*all_open(1), *rest, **{"limit": 3, "canary": 0, "pace": PACE, **changes})
-
-
-def under_way(stage: Stage, since: float = BEGAN) -> tuple[Member, ...]:
-    """app-2 in a stage; app-3 and app-4 serve and stay."""
-    second = replace(members(Stage.OPEN, stage)[1], attempted=True, since=since, old_pid=102, old_spawned=0.0)
-    return (second, *(replace(member, selected=False) for member in all_open(4)[2:]))
-
-
-@pytest.mark.parametrize(("pressure", "goes"), [(0.0, True), (19.9, True), (20.0, False), (100.0, False), (None, True)])
-def test_below_the_pressure_the_next_leaves_and_from_there_on_it_waits(pressure: float | None, goes: bool) -> None:
-    rollout = paced(*under_way(Stage.OPEN))
-    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=pressure))
-    assert (left(after), after.paced_since) == ((["app-1"], 0.0) if goes else ([], BEGAN))
-
-
-def test_without_a_pace_no_pressure_matters() -> None:
-    rollout = paced(*under_way(Stage.OPEN), pace=PacePolicy())
-    assert left(machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=100.0))) == ["app-1"]
-
-
-def test_on_one_and_the_same_pressure_only_one_leaves() -> None:
-    rollout = paced(*all_open(4)[1:])
-    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=0.0))
-    assert (left(after), after.paced_since) == (["app-1"], BEGAN)
-    blind = machine.advance(rollout, look(*["RUNNING"] * 4))
-    assert (left(blind), blind.paced_since) == (["app-1", "app-2", "app-3"], 0.0)
-
-
-@pytest.mark.parametrize("stage", BOOTING)
-def test_what_has_still_to_boot_has_still_to_show_what_it_costs(stage: Stage) -> None:
-    rollout = paced(*under_way(stage), drain=DrainPolicy(min=999.0))
-    facts = look(*["RUNNING"] * 4, cpu_pressure=0.0, closed={8002: BEGAN}, connections={"app-2": 1})
-    after = machine.advance(rollout, facts)
-    assert (after.members[0].stage, after.paced_since) == (Stage.OPEN, BEGAN)
-
-
-@pytest.mark.parametrize("ago", [COST_SHOWS_AFTER - 0.1, COST_SHOWS_AFTER])
-def test_one_that_boots_for_long_shows_what_it_costs_by_the_pressure(ago: float) -> None:
-    rollout = paced(*under_way(Stage.WARMING, since=BEGAN - ago))
-    after = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=0.0))
-    assert (after.members[0].stage is Stage.DRAINING) is (ago >= COST_SHOWS_AFTER)
-
-
-def test_a_pressure_that_does_not_fall_is_waited_for_no_longer_than_the_patience() -> None:
-    rollout = paced(*under_way(Stage.OPEN))
-    for at in (0.0, 0.5, 29.9):
-        rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
-        assert (left(rollout), rollout.paced_since) == ([], BEGAN)
-    rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + 30.0, cpu_pressure=99.0))
-    assert (left(rollout), rollout.paced_since) == (["app-1"], 0.0)
-
-
-def test_the_patience_begins_anew_with_each_that_leaves() -> None:
-    rollout = paced(*all_open(4)[1:], paced_since=BEGAN - 30.0)
-    rollout = machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=99.0))
-    assert (left(rollout), rollout.paced_since) == (["app-1"], BEGAN)
-
-
-def test_the_time_in_which_nobody_looked_uses_no_patience_up() -> None:
-    rollout = paced(*under_way(Stage.OPEN), paced_since=BEGAN)
-    after = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + 500.0, gap=499.0, cpu_pressure=99.0))
-    assert (left(after), after.paced_since) == ([], BEGAN + 499.0)
-
-
-def test_who_is_down_waits_for_no_cpu() -> None:
-    rollout = paced(*all_open(4)[1:])
-    after = machine.advance(rollout, look("RUNNING", "RUNNING", "RUNNING", "FATAL", cpu_pressure=99.0))
-    assert (left(after), after.paced_since) == (["app-4"], BEGAN)
-
-
-def test_a_rollout_that_waits_for_the_cpu_is_not_stuck_and_does_not_fail_for_it() -> None:
-    rollout = paced(*under_way(Stage.OPEN), pace=PacePolicy(20.0, patience=9999.0), stuck_since=BEGAN - 59.0)
-    for at in (0.0, 100.0, 5000.0):
-        rollout = machine.advance(rollout, look(*["RUNNING"] * 4, at=BEGAN + at, cpu_pressure=99.0))
-        assert (rollout.status, rollout.stuck_since, rollout.paced_since) == (Status.RUNNING, 0.0, BEGAN)
-
-
-@pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}, {"limit": 0}])
-def test_who_may_not_leave_anyway_does_not_wait_for_the_cpu(wish: dict[str, Any]) -> None:
-    rollout = paced(*under_way(Stage.OPEN), paced_since=BEGAN - 5.0, **wish)
-    assert machine.advance(rollout, look(*["RUNNING"] * 4, cpu_pressure=99.0)).paced_since == 0.0
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])

@@ -29,7 +29,6 @@ from supervisor_rolling.core.policy import (
     Hook,
     HooksPolicy,
     MetricsPolicy,
-    PacePolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -88,7 +87,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?")  # what http.client sends as it is
 _PATH = re.compile(r"/[^\s\x00-\x1f\x7f]*")
 _METHOD = re.compile(r"[A-Za-z]+")
-_PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
 
 _PORTS_HINT = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
@@ -99,7 +97,6 @@ _HOOK_HINT = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
 _RETRIES_HINT = "write true where the load balancer tries another server when a connection is refused, or false"
-_PRESSURE_HINT = "write a percentage, such as 20%"
 _LISTEN_HINT = "write one such as 127.0.0.1:9180"
 _NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 
@@ -169,21 +166,6 @@ def _share(entry: Entry) -> Share | None:
     except ValueError as error:
         entry.wrong(str(error))
         return None
-
-
-def _pressure(entry: Entry) -> float | None:
-    """In percent; 0.0: no matter."""
-    text = entry.text(_PRESSURE_HINT)
-    if not text:
-        return None if text is None else 0.0
-    match = _PERCENTAGE.fullmatch(text)
-    if match is None:
-        entry.wrong(f"{entry.shown} is not a percentage; {_PRESSURE_HINT}")
-        return None
-    if not 0 < float(match[1]) <= 100:
-        entry.wrong(f"{entry.shown} is out of range; write a percentage above 0% and up to 100%, such as 20%")
-        return None
-    return float(match[1])
 
 
 def _socket(entry: Entry) -> str | None:
@@ -530,10 +512,6 @@ _DRAIN: dict[str, Reader[Any]] = {
 _GUARD: dict[str, Reader[Any]] = {
     "max_closed": _share,
 }
-_PACE: dict[str, Reader[Any]] = {
-    "cpu_pressure": _pressure,
-    "patience": seconds(),
-}
 _BALANCER: dict[str, Reader[Any]] = {
     "nginx": _nginx,
     "retries": _retries,
@@ -555,7 +533,6 @@ _GROUP: dict[str, Reader[Any]] = {
     "guard": _guard,
     "balancer": section(BalancerPolicy, _BALANCER),
     "hooks": section(HooksPolicy, _HOOKS),
-    "pace": section(PacePolicy, _PACE),
 }
 _GATE: dict[str, Reader[Any]] = {
     "backend": choice("auto", "iptables", "nftables", "haproxy"),
