@@ -74,8 +74,8 @@ clean:
 	$(SUDO) rm -rf .venv .venv-matrix build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# .venv/has-demo,test is an empty file: the extras demo and test of setup.py are installed.
-.venv/has-%: setup.py | packages
+# .venv/has-demo,test is an empty file: the extras demo and test of pyproject.toml are installed.
+.venv/has-%: pyproject.toml | packages
 	@echo 'Installing the Python packages ($*) into .venv'
 	@test -x $(PYTHON) || $(PYTHON3) -m venv .venv
 	@$(PYTHON) -m pip --quiet --disable-pip-version-check install --use-pep517 --editable '.[$*]' || { \

@@ -6,7 +6,7 @@ import re
 import subprocess
 import textwrap
 from configparser import RawConfigParser
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,15 @@ def test_the_listener_hears_the_doorbell_and_the_processes(supervisord: ServerOp
 def test_the_listener_s_command_is_one_that_is_installed(supervisord: ServerOptions) -> None:
     (listener,) = group(supervisord, "rolling").process_configs
     program, *arguments = listener.command.split()
-    script = re.search(rf'"{program} = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
-    assert script
-    assert callable(factory(":".join(script.groups())))
+    scripts = {script.name: script for script in metadata.distribution("supervisor_rolling").entry_points}
+    assert callable(scripts[program].load())
     assert arguments == ["--config", "/etc/supervisor/rolling.yaml"]
 
 
-def test_the_version_is_the_same_wherever_it_stands() -> None:
-    assert f'version="{__version__}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+def test_the_inventory_installs_this_version() -> None:
+    inventory = (ROOT / "conf" / "ansible" / "inventory.yml").read_text(encoding="utf-8")
+    assert metadata.version("supervisor_rolling") == __version__
+    assert f"supervisor_rolling-{__version__}-py3-none-any.whl" in inventory
 
 
 # --- rolling.yaml and supervisord.conf

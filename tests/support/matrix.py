@@ -1,13 +1,13 @@
 """The test suite on each Python that is supported and that this machine has, against each supervisor: ``make matrix``.
 
-A pair of a Python and a supervisor gets a virtual environment of its own in ``.venv-matrix``, with what setup.py
-requires, and a line: how many tests passed and failed in how many seconds. What was printed meanwhile is kept beside
-the environment, in ``.venv-matrix/3.9-4.2.5.log``. A pair is written ``3.9/4.2.5``; ``3.9`` means that Python with
-every supervisor, ``/4.2.5`` that supervisor on every Python.
+Each pair of a Python and a supervisor has its own virtual environment in ``.venv-matrix``, with the requirements of
+pyproject.toml, and its line of output: how many tests passed and failed in how many seconds. The output of a pair's
+tests is in a log beside its environment: ``.venv-matrix/3.9-4.2.5.log``. A pair is written ``3.9/4.2.5``; ``3.9`` means
+that Python with every supervisor, ``/4.2.5`` that supervisor on every Python.
 
-Pythons are looked for as ``python3.9`` on the PATH, and in pyenv's folder where there is one. One that this machine
-lacks is named; that is a failure only where it was asked for. Exit status: 0 every pair passed; 1 one did not, or
-there was none; 2 usage; 130 Ctrl-C.
+Searches for ``python3.9`` and so on in the PATH and in pyenv's folder. Names each Python that this machine lacks: a
+failure only if PAIRS asks for it. Exit status: 0 every pair passed; 1 a pair failed, or there was none; 2 usage;
+130 Ctrl-C.
 
 Needs nothing but the standard library, so that any Python can run it.
 """
@@ -139,10 +139,9 @@ def _version(program: str) -> str:
 
 
 def installed(pair: Pair) -> str:
-    """The interpreter of the pair's environment, which is made where it is not there or setup.py is newer. Raises
-    MatrixError."""
+    """The interpreter of the pair's environment; makes the environment if pyproject.toml is newer. Raises MatrixError."""
     python, done = str(PLACE / pair.name / "bin" / "python"), PLACE / pair.name / "installed"
-    if done.exists() and done.stat().st_mtime > (ROOT / "setup.py").stat().st_mtime:
+    if done.exists() and done.stat().st_mtime > (ROOT / "pyproject.toml").stat().st_mtime:
         return python
     _run(pair, "it cannot be made", [pair.python.program, "-m", "venv", "--clear", str(PLACE / pair.name)])
     _run(pair, "pip failed", [*_pip(python), "install", "--use-pep517", *_requirements(pair.supervisor)])
@@ -156,7 +155,7 @@ def _pip(python: str) -> list[str]:
 
 
 def _requirements(supervisor: str) -> list[str]:
-    """setup.py knows what supervisor 4.2 needs more than it says itself."""
+    """pyproject.toml knows what supervisor 4.2 needs more than it says itself."""
     extras = "demo,test,supervisor42" if supervisor.startswith("4.2.") else "demo,test"
     return [f"supervisor=={supervisor}", "--editable", f".[{extras}]"]
 
