@@ -244,7 +244,7 @@ def complaints(rows: Sequence[Row], trace: bool) -> list[str]:
         for clause in footprint.growth(first.held[name], last.held[name], slack)
     ]
     noticed = [
-        f"{row.failed} of {row.requests} requests failed and {row.cold} met a cold process before rollout {row.rollouts}"
+        f"{row.failed} of {row.requests} requests failed, {row.cold} met a cold process before rollout {row.rollouts}"
         for row in rows
         if row.failed or row.cold
     ]

@@ -139,7 +139,7 @@ def _version(program: str) -> str:
 
 
 def installed(pair: Pair) -> str:
-    """The interpreter of the pair's environment; makes the environment if pyproject.toml is newer. Raises MatrixError."""
+    """The interpreter of the pair's environment; made again if pyproject.toml is newer. Raises MatrixError."""
     python, done = str(PLACE / pair.name / "bin" / "python"), PLACE / pair.name / "installed"
     if done.exists() and done.stat().st_mtime > (ROOT / "pyproject.toml").stat().st_mtime:
         return python
