@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,9 +25,10 @@ from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.nginx_config import Nginx, nginx_of
 from supervisor_rolling.core.policy import BalancerPolicy
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener import file_trust
-from supervisor_rolling.listener.own_addresses import is_own
-from supervisor_rolling.listener.threads import at_usual_priority
+from supervisor_rolling.listener.system import file_trust
+from supervisor_rolling.listener.system.nginx_program import nginx_program
+from supervisor_rolling.listener.system.own_addresses import is_own
+from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -46,9 +46,6 @@ _READ = (
 
 _MODESTY = 10
 """Its niceness: this is nothing to hurry with."""
-
-SBIN = "/usr/sbin:/sbin:/usr/local/sbin:/usr/local/nginx/sbin:/usr/local/openresty/nginx/sbin"
-"""Where nginx is, if the PATH of the listener does not say."""
 
 _NAME_IT = "name a file in balancer: {nginx: FILE}: nginx.conf, or what nginx -T prints where it runs"
 
@@ -165,11 +162,6 @@ def read_nginx(path: str) -> Nginx:
         raise NoNginxError(f"there is no nginx on this host; {_NAME_IT}")
     tree, main = _tree_of_dump(_run(program, "-T").stdout)
     return _with_own(nginx_of(tree, _version(program), main))
-
-
-def nginx_program() -> str | None:
-    """The path of nginx on this host."""
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SBIN}")
 
 
 def _require_trust(path: str) -> None:

@@ -22,10 +22,10 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS
-from supervisor_rolling.listener.own_addresses import is_own
-from supervisor_rolling.listener.procfs import all_pids, name_of, own_inodes, parent_of, program_of
-from supervisor_rolling.listener.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
-from supervisor_rolling.listener.threads import at_usual_priority
+from supervisor_rolling.listener.system.own_addresses import is_own
+from supervisor_rolling.listener.system.procfs import all_pids, name_of, own_inodes, parent_of, program_of
+from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
+from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from supervisor_rolling.draining import directory_of, file_name
-from supervisor_rolling.listener import shared_directory
+from supervisor_rolling.listener.system import shared_directory
 
 log = logging.getLogger("supervisor_rolling")
 

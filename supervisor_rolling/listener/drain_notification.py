@@ -21,8 +21,8 @@ from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.contracts import Sockets
-from supervisor_rolling.listener.threads import at_usual_priority
-from supervisor_rolling.listener.warmup import SO_MARK, reached_at
+from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
+from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
 

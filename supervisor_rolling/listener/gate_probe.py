@@ -21,13 +21,13 @@ from pathlib import Path
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.listener import file_trust
-from supervisor_rolling.listener.balancer_config import nginx_program
 from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
-from supervisor_rolling.listener.own_addresses import is_own
-from supervisor_rolling.listener.procfs import own_inodes
-from supervisor_rolling.listener.sock_diag import LISTEN, tcp_sockets
-from supervisor_rolling.listener.warmup import SO_MARK, reached_at
+from supervisor_rolling.listener.system import file_trust
+from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
+from supervisor_rolling.listener.system.nginx_program import nginx_program
+from supervisor_rolling.listener.system.own_addresses import is_own
+from supervisor_rolling.listener.system.procfs import own_inodes
+from supervisor_rolling.listener.system.sock_diag import LISTEN, tcp_sockets
 
 LOOPBACKS = ("127.0.0.1", "::1")
 WITHIN = 1.0

@@ -25,7 +25,7 @@ from supervisor_rolling.core.policy import HistoryPolicy
 from supervisor_rolling.core.records import LOST, head, head_of, is_running, lost, record
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.timeline import active
-from supervisor_rolling.listener import shared_directory
+from supervisor_rolling.listener.system import shared_directory
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -7,35 +7,16 @@ nobody wants it any more, its process group is ended: by SIGTERM, and after a mo
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import select
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from supervisor_rolling.core.jobs import HookJob, HookResult
-from supervisor_rolling.core.policy import Hook
-from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener import file_trust
-from supervisor_rolling.listener.threads import at_usual_priority
+from supervisor_rolling.listener.system.command import ENDED_WITHIN, run
+from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
-
-LOOK_EVERY = 0.05  # seconds between two looks at whether a command is still wanted
-GRACE = 2.0
-"""Seconds between SIGTERM and SIGKILL."""
-
-ENDED_WITHIN = GRACE + 1.0
-"""Seconds for commands that nobody wants any more to be ended."""
-
-LINE = 300
-"""Characters of a line that are worth telling."""
-
-CHUNK = 65536
 
 
 class CommandHooks:
@@ -90,90 +71,3 @@ class _Commands(threading.Thread):
             whys += [f"{name}: {why}"] if why else []
         self.result = HookResult("over", "; ".join(whys))
         self._on_change()
-
-
-def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, within: float = float("inf")) -> str:
-    """Run a command to its end, at the priority of this thread. Why it has failed, or nothing. ``dropped`` ends it; so
-    does the end of its time, which is at most ``within`` seconds away. Root runs only what no other user could have
-    changed: see ``trust``."""
-    problems = file_trust.of_command(hook.command)
-    if problems:
-        return f"{hook.command[0]} was not run. {'; '.join(map(str, problems))}"
-    try:
-        child = subprocess.Popen(
-            hook.command,
-            executable=file_trust.program_of(hook.command),
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        return f"{hook.command[0]} cannot be run: {getattr(error, 'strerror', None) or error}"
-    assert child.stdout is not None
-    with child.stdout:  # and not with the child, whose end may never come: it may wait for a disk
-        return _watched(child, min(hook.timeout, within), dropped)
-
-
-def _watched(child: subprocess.Popen[bytes], seconds: float, dropped: threading.Event) -> str:
-    printed = _Printed(child)
-    deadline = time.monotonic() + seconds
-    while child.poll() is None:
-        if dropped.is_set() or time.monotonic() >= deadline:
-            _end(child, printed)
-            return "was ended" if dropped.is_set() else f"did not end within {seconds:g} s, and was killed"
-        printed.take(LOOK_EVERY)
-    printed.take(0.0)
-    if child.returncode == 0:
-        return ""
-    how = f"exited with {child.returncode}" if child.returncode > 0 else f"was ended by signal {-child.returncode}"
-    return f"{how}{f': {printed.last}' if printed.last else ''}"
-
-
-def _end(child: subprocess.Popen[bytes], printed: _Printed) -> None:
-    """All of its process group: what it has started may hold on to what it prints."""
-    _signal(child, signal.SIGTERM)
-    until = time.monotonic() + GRACE
-    while child.poll() is None and time.monotonic() < until:
-        printed.take(LOOK_EVERY)
-    _signal(child, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(GRACE)
-
-
-def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
-
-
-class _Printed:
-    """What a command prints, line by line into the log; ``last``: its last line."""
-
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdout is not None
-        self.last = ""
-        self._begun = ""
-        self._handle = child.stdout.fileno()
-        self._is_open = True
-        os.set_blocking(self._handle, False)
-        self._poll = select.poll()
-        self._poll.register(self._handle, select.POLLIN)
-
-    def take(self, seconds: float) -> None:
-        """Take what there is; wait so long for it at most."""
-        if not self._is_open:
-            time.sleep(seconds)
-            return
-        if not self._poll.poll(seconds * 1000):
-            return
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(self._handle, CHUNK)
-            self._is_open = bool(data)
-            *lines, rest = (self._begun + data.decode("utf-8", "replace")).split("\n")
-            self._begun = rest[-LINE:]
-            for line in filter(str.strip, [*lines, *([rest] if not data else [])]):
-                self.last = printable(line.strip()[:LINE])
-                log.info("hook: %s", self.last)
-        if self._begun.strip():
-            self.last = printable(self._begun.strip())

@@ -29,9 +29,9 @@ from typing import Any, Protocol
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.peers import peer_of
-from supervisor_rolling.listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
-from supervisor_rolling.listener.gates.nftables_tables import entire, inside, leases, removal
-from supervisor_rolling.listener.gates.rule_names import mark_of
+from supervisor_rolling.listener.system.libnftables import AbsentError, Command, Nftables, UnreadableError
+from supervisor_rolling.listener.system.nftables_tables import entire, inside, leases, removal
+from supervisor_rolling.listener.system.rule_names import mark_of
 
 
 class Socket(Protocol):

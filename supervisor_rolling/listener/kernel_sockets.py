@@ -19,7 +19,7 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
-from supervisor_rolling.listener.procfs import (
+from supervisor_rolling.listener.system.procfs import (
     above,
     children_of_all,
     family_of,
@@ -32,7 +32,7 @@ from supervisor_rolling.listener.procfs import (
     program_of,
     signals_of,
 )
-from supervisor_rolling.listener.sock_diag import (
+from supervisor_rolling.listener.system.sock_diag import (
     CLOSE_WAIT,
     CONNECTED,
     ESTABLISHED,

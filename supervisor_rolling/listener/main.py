@@ -125,8 +125,8 @@ def _reconciler(
     from supervisor_rolling.listener.kernel_sockets import KernelSockets
     from supervisor_rolling.listener.prometheus import PrometheusMetrics
     from supervisor_rolling.listener.request_sniffer import PacketSniffer
-    from supervisor_rolling.listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
     from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
+    from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
     from supervisor_rolling.listener.warmup import HttpWarmups
 
     sockets = KernelSockets()

@@ -20,7 +20,7 @@ from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.metrics_snapshot import Figures
 from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.core.rollout import Stage
-from supervisor_rolling.listener.threads import at_usual_priority
+from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
 

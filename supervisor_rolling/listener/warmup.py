@@ -50,12 +50,10 @@ from supervisor_rolling.core.warmup_replies import (
     unready_text,
 )
 from supervisor_rolling.listener.contracts import Sockets
-from supervisor_rolling.listener.hook_runner import ENDED_WITHIN
-from supervisor_rolling.listener.hook_runner import run as run_hook
-from supervisor_rolling.listener.own_addresses import is_own
-from supervisor_rolling.listener.threads import Slots, at_usual_priority
-
-SO_MARK = 36  # <asm-generic/socket.h>; Python's socket module does not have it
+from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
+from supervisor_rolling.listener.system.command import ENDED_WITHIN
+from supervisor_rolling.listener.system.command import run as run_hook
+from supervisor_rolling.listener.system.threads import Slots, at_usual_priority
 
 RETRY_EVERY = 0.02
 """Seconds between two attempts to reach a process that boots, at least: small against any boot."""
@@ -93,8 +91,6 @@ FIRST = 64  # bytes of an answer that tell its protocol
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
 BEGINNING = 1000  # bytes of it that may tell what is wrong
 WHY = 600  # characters
-
-V4_LOOPBACK, V6_LOOPBACK = "127.0.0.1", "::1"
 
 
 class HttpWarmups:
@@ -497,17 +493,6 @@ def _answer_to(hello: bytes, base: str, bypass: str, seconds: float) -> bytes:
             return own.recv(FIRST)
     except OSError:
         return b""
-
-
-def reached_at(addresses: tuple[str, ...], bypass: str) -> str:
-    """The address to ask, of those that it listens on; empty where none can be asked. IPv4 first: ``bypass: address``
-    has no other."""
-    address = min(addresses, key=lambda a: (":" in a, a))
-    if address == "0.0.0.0":
-        return V4_LOOPBACK
-    if address == "::":  # mostly it takes both
-        return V6_LOOPBACK if bypass != "address" and is_own(V6_LOOPBACK) else V4_LOOPBACK
-    return "" if ":" in address and bypass == "address" else address
 
 
 def _unreachable_text(addresses: tuple[str, ...], port: int) -> str:

@@ -20,8 +20,9 @@ import pytest
 from supervisor_rolling.core.jobs import HookJob, WarmupJob
 from supervisor_rolling.core.policy import Hook, HooksPolicy, WarmupPolicy
 from supervisor_rolling.core.rollout import Stage, Status
-from supervisor_rolling.listener.hook_runner import CommandHooks, run
+from supervisor_rolling.listener.hook_runner import CommandHooks
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.system.command import run
 from supervisor_rolling.listener.warmup import HttpWarmups
 from tests.simulation.world import World, fast_policy
 from tests.support.look import assert_nobody_noticed, listener_pid, pids, rolling, standing, users

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
+from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
 
 NGINX_PORT = 8080
 WITHIN = 20.0

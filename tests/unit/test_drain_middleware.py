@@ -15,8 +15,8 @@ import pytest
 
 from supervisor_rolling import asgi, wsgi
 from supervisor_rolling.draining import DIRECTORY, DIRECTORY_VARIABLE, Flag, directory_of
-from supervisor_rolling.listener import shared_directory
 from supervisor_rolling.listener.drain_flags import LEASE, FileFlags
+from supervisor_rolling.listener.system import shared_directory
 
 URL = "unix:///run/supervisor.sock"
 NOBODY = 65534

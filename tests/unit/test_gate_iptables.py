@@ -26,7 +26,7 @@ from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
 from supervisor_rolling.listener.gates.iptables_chain import PROBE
 from supervisor_rolling.listener.gates.iptables_rules import LONGEST_COMMENT
-from supervisor_rolling.listener.gates.rule_names import clean_comment
+from supervisor_rolling.listener.system.rule_names import clean_comment
 from tests.support.endpoints import (
     LEGACY,
     LOOPBACKS,

@@ -20,10 +20,11 @@ import pytest
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.listener.contracts import Gate
-from supervisor_rolling.listener.gates import libnftables, make_gate
+from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of
-from supervisor_rolling.listener.gates.libnftables import Nftables
 from supervisor_rolling.listener.gates.nftables import NftablesGate, table_of
+from supervisor_rolling.listener.system import libnftables
+from supervisor_rolling.listener.system.libnftables import Nftables
 from tests.support.endpoints import (
     LEGACY,
     LOOPBACKS,
@@ -676,7 +677,7 @@ def test_auto_takes_what_the_kernel_has(lacks: str, said: str) -> None:
 
 def test_iptables_needs_no_libnftables() -> None:
     program = (
-        "from supervisor_rolling.listener.gates import libnftables; libnftables.LIBRARY = 'libnftables.so.99'\n"
+        "from supervisor_rolling.listener.system import libnftables; libnftables.LIBRARY = 'libnftables.so.99'\n"
         + _ON_SUCH_A_KERNEL
     )
     assert run(sys.executable, "-W", "ignore", "-c", program).startswith("IptablesGate [8000]")

@@ -19,10 +19,10 @@ import pytest
 
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener import keepalive_closer
-from supervisor_rolling.listener.gates import libnftables
-from supervisor_rolling.listener.gates.libnftables import Nftables
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter, table_of
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.system import libnftables
+from supervisor_rolling.listener.system.libnftables import Nftables
 from tests.support.keepalive_stack import NGINX_PORT, nginx, status_lines, wait_until
 from tests.support.stack import ROOT
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.listener import sock_diag
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.system import sock_diag
 from tests.support.endpoints import eventually
 from tests.support.lingering import unreachable
 

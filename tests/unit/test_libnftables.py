@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
-from supervisor_rolling.listener.gates import libnftables
-from supervisor_rolling.listener.gates.libnftables import Nftables
+from supervisor_rolling.listener.system import libnftables
+from supervisor_rolling.listener.system.libnftables import Nftables
 
 TABLE = {"family": "inet", "name": "rolling-test"}
 

@@ -15,6 +15,7 @@ from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
 from supervisor_rolling.listener.balancer_config import NginxConfigurations, UnreadableError, read_nginx
+from supervisor_rolling.listener.system import nginx_program
 
 PORTS = {8000: "app-8000", 8001: "app-8001"}
 POOLED = 'proxy_http_version 1.1; proxy_set_header Connection "";'
@@ -345,7 +346,7 @@ def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_host_without_nginx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(balancer_config, "SBIN", "/nowhere")
+    monkeypatch.setattr(nginx_program, "SBIN", "/nowhere")
     with pytest.raises(UnreadableError, match="there is no nginx on this host; name a file in balancer"):
         read_nginx("")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor_rolling.listener.own_addresses import is_own
+from supervisor_rolling.listener.system.own_addresses import is_own
 from tests.support.hosts import Host
 
 BIND_TO_ANY = [Path(f"/proc/sys/net/{family}/ip_nonlocal_bind") for family in ("ipv4", "ipv6")]

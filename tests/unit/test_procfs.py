@@ -16,9 +16,10 @@ import pytest
 
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
-from supervisor_rolling.listener import kernel_sockets, procfs
+from supervisor_rolling.listener import kernel_sockets
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.procfs import family_of, signals_of
+from supervisor_rolling.listener.system import procfs
+from supervisor_rolling.listener.system.procfs import family_of, signals_of
 from tests.support.endpoints import eventually
 from tests.support.unprivileged import error_as_nobody
 

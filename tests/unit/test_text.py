@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core.text import printable, printable_lines
 from supervisor_rolling.listener.main import PlainLog
-from supervisor_rolling.listener.procfs import name_of
+from supervisor_rolling.listener.system.procfs import name_of
 
 PR_SET_NAME = 15
 

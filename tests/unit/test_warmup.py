@@ -31,7 +31,7 @@ from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpec
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.threads import Slots
+from supervisor_rolling.listener.system.threads import Slots
 from supervisor_rolling.listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
 from tests.support.hosts import Host
 

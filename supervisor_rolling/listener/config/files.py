@@ -9,7 +9,7 @@ import os
 import stat
 
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.listener import file_trust
+from supervisor_rolling.listener.system import file_trust
 
 
 def read(path: str, most: int) -> bytes:

@@ -37,7 +37,7 @@ from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
 from supervisor_rolling.listener.gates.state_file import Record
-from supervisor_rolling.listener.own_addresses import is_own
+from supervisor_rolling.listener.system.own_addresses import is_own
 
 IN_BETWEEN = 0.05
 """Seconds in maintenance for which nothing counts as idle: a thread of HAProxy may have chosen this server just before,

@@ -39,7 +39,7 @@ from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gates.iptables_chain import Found, OwnChain, xtables_lock
 from supervisor_rolling.listener.gates.iptables_rules import V4, V6, Family
-from supervisor_rolling.listener.gates.rule_names import mark_of
+from supervisor_rolling.listener.system.rule_names import mark_of
 
 LOCK = "/run/xtables.lock"
 

@@ -29,7 +29,7 @@ from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermiss
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.gates import iptables_rules
-from supervisor_rolling.listener.gates.rule_names import clean_comment
+from supervisor_rolling.listener.system.rule_names import clean_comment
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"
 """The chain in which ``probe`` tries a rule. One name for all owners: the next probe clears up after a killed one."""

@@ -51,9 +51,9 @@ from typing import Any
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.listener.gates.libnftables import AbsentError, Command, Nftables, UnreadableError
-from supervisor_rolling.listener.gates.nftables_tables import FAMILY, entire, inside, leases, removal
-from supervisor_rolling.listener.gates.rule_names import clean_comment, mark_of
+from supervisor_rolling.listener.system.libnftables import AbsentError, Command, Nftables, UnreadableError
+from supervisor_rolling.listener.system.nftables_tables import FAMILY, entire, inside, leases, removal
+from supervisor_rolling.listener.system.rule_names import clean_comment, mark_of
 
 PRIORITY = -10
 CHAIN, SET = "input", "closed"

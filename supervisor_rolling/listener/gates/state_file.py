@@ -17,7 +17,7 @@ from pathlib import Path
 
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.draining import DIRECTORY_VARIABLE, directory_of
-from supervisor_rolling.listener import shared_directory
+from supervisor_rolling.listener.system import shared_directory
 
 log = logging.getLogger("supervisor_rolling")
 

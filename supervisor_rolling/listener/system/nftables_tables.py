@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from supervisor_rolling.listener.gates.libnftables import Command
+from supervisor_rolling.listener.system.libnftables import Command
 
 FAMILY = "inet"
 

@@ -1,0 +1,1 @@
+"""What several adapters share: the kernel's files and sockets, threads, commands. Imports no adapter."""
