@@ -268,9 +268,13 @@ def _counts(member: Member, observed: Observation) -> bool:
 def _leave(member: Member, observed: Observation) -> Member:
     process = observed.processes[member.name]
     stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
-    cold = member.stage is Stage.FAILED
+    was_closed = member.stage is Stage.FAILED
     member = replace(
-        to(member, stage, observed), attempted=True, cold=cold, old_pid=process.pid, old_spawned=process.spawned
+        to(member, stage, observed),
+        attempted=True,
+        was_closed=was_closed,
+        old_pid=process.pid,
+        old_spawned=process.spawned,
     )
     member = replace(member, pid=0, spawned=0.0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
     return replace(member, lingering_connections=0, oldest_lingering=(), requests=0, latencies=(), statuses=(), why="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 
@@ -39,25 +40,39 @@ class Settings:
     total: int = 0
 
 
+class Severity(str, enum.Enum):
+    """An error refuses a rollout, which would lose requests or fail; a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+def error_if(is_error: bool) -> Severity:
+    """ERROR where this is so, else WARNING."""
+    return Severity.ERROR if is_error else Severity.WARNING
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a set-up. ``code`` names it for programs, ``where`` is a file and line, a section or
-    a process, ``fix`` what to do about it, empty where ``text`` says that; ``refuses``: no rollout begins, because it
-    would lose requests, or fail."""
+    """One thing that is wrong with a set-up."""
 
-    code: str
-    where: str
+    code: str  # names it for programs
+    where: str  # a file and line, a section or a process
     text: str
-    fix: str
-    refuses: bool = False
+    fix: str  # what to do about it; empty where ``text`` says that
+    severity: Severity = Severity.WARNING
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it refuses a rollout."""
+        return self.severity is Severity.ERROR
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check has found. ``looked_at``: what was read or tried, findings or not; ``not_looked_at``: what could
-    not be, and why."""
+    """What a preflight check found."""
 
     group: str
     findings: tuple[Finding, ...] = ()
-    looked_at: tuple[str, ...] = ()
-    not_looked_at: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()  # what was read or tried, with or without findings
+    skipped: tuple[str, ...] = ()  # what could not be read or tried, and why

@@ -79,7 +79,7 @@ class Member:
 
     ``selected``: this rollout is to replace it. ``attempted``: it has left OPEN for that. ``replaced``: it came back
     new. ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or
-    serves all the same. ``cold``: it was kept closed before it left, so it must not be opened again as it is.
+    serves all the same. ``was_closed``: it was kept closed before it left, so it must not be reopened as it is.
     ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
     ``spawned`` the new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that
     died while they were warmed up. ``oldest_lingering`` are the oldest few of the ``lingering_connections`` at the
@@ -94,7 +94,7 @@ class Member:
     attempted: bool = False
     replaced: bool = False
     failed: bool = False
-    cold: bool = False
+    was_closed: bool = False
     old_pid: int = 0
     old_spawned: float = 0.0
     pid: int = 0

@@ -176,14 +176,14 @@ def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: D
     """Whether a drain has lasted as long as it may. One that an earlier failure kept closed drains since then: what is
     left is mostly the warm-up that it never answered."""
     waited = drained_for(member, at, closed)
-    lasted = at - closed_since(member, closed) if member.cold else waited
+    lasted = at - closed_since(member, closed) if member.was_closed else waited
     return waited >= LEAST_DRAIN and lasted >= policy.timeout
 
 
 def _outlasted(member: Member, rollout: Rollout, observed: Observation) -> Member:
     """Whoever is left has been there since this drain began behind its gate: one who came later is a leak."""
     waited = drained_for(member, observed.at, observed.closed)
-    if rollout.policy.drain.on_timeout == "fail" and not member.cold:
+    if rollout.policy.drain.on_timeout == "fail" and not member.was_closed:
         member = replace(member, oldest_lingering=_oldest_left(member, observed, waited))
         return _failed_back(member, observed, _outlasted_text(member, rollout))
     return _drained_but(member, observed, waited)
@@ -225,7 +225,7 @@ def _restarting(member: Member, process: Process, rollout: Rollout, observed: Ob
 def _was_overtaken(member: Member, process: Process) -> bool:
     """Whether another client stopped the old one before the rollout did, and may wait for that: the rollout must not
     start it. What an earlier failure has left STOPPED was so before it left."""
-    was_left_so = member.cold and not member.old_pid
+    was_left_so = member.was_closed and not member.old_pid
     return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_so
 
 
@@ -258,7 +258,7 @@ def _is_kill_accepted(member: Member, policy: Policy) -> bool:
     because an earlier deploy failed on it, serves no users. What an idle pool leaves is no request."""
     is_idle = policy.drain.keepalive == "nginx" and member.timing.drained < policy.drain.timeout
     is_cut = member.lingering_connections > 0 and not is_idle
-    return policy.restart.on_kill == "restart" or is_cut or member.cold
+    return policy.restart.on_kill == "restart" or is_cut or member.was_closed
 
 
 def _stopped(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -424,7 +424,7 @@ def _then(member: Member, why: str) -> str:
 
 def _back(member: Member, observed: Observation) -> Member:
     """Where it was before it left: one that was kept closed is not opened as it is."""
-    return to(member, Stage.FAILED if member.cold else Stage.OPEN, observed)
+    return to(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
 
 
 def _failed_back(member: Member, observed: Observation, why: str) -> Member:
@@ -610,4 +610,4 @@ def notice(member: Member, rollout: Rollout, observed: Observation, closed: Mapp
 def can_be_told(member: Member, process: Process | None, closed: Mapping[int, float]) -> bool:
     """Whether a DRAINING member is there to be told that it drains, behind a closed gate."""
     is_there = process is not None and process.state == "RUNNING" and process.incarnation == member.old
-    return is_there and not member.cold and closed_since(member, closed) < math.inf
+    return is_there and not member.was_closed and closed_since(member, closed) < math.inf

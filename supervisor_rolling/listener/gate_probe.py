@@ -20,7 +20,7 @@ from pathlib import Path
 
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
 from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
@@ -101,7 +101,13 @@ class RealGateProbes:
             found[f"groups.{policy.group}.balancer.nginx"] = file_trust.of_file(policy.balancer.nginx)
         found["nginx"] = file_trust.of_file(nginx_program() or "")
         return [
-            Finding("trust", where, f"root executes or obeys {one.path}, but it {one.text}", one.fix, refuses=True)
+            Finding(
+                "trust",
+                where,
+                f"root executes or obeys {one.path}, but it {one.text}",
+                one.fix,
+                severity=Severity.ERROR,
+            )
             for where, problems in found.items()
             for one in problems
         ]

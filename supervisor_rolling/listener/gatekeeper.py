@@ -9,7 +9,7 @@ from typing import TypeVar
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.contracts import Counting, Gate
 
 log = logging.getLogger("supervisor_rolling")
@@ -208,7 +208,7 @@ class Gatekeeper:
 
 def gate_finding(error: GateError) -> Finding:
     """That a gate does not work, as a finding."""
-    return Finding("gate", "gate", str(error), "", refuses=True)
+    return Finding("gate", "gate", str(error), "", severity=Severity.ERROR)
 
 
 def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:

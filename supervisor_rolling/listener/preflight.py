@@ -14,7 +14,7 @@ from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError,
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import Config, Policy
-from supervisor_rolling.core.preflight_report import Finding, Report, Settings
+from supervisor_rolling.core.preflight_report import Finding, Report, Settings, Severity, error_if
 from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, GateProbes, Sockets
@@ -116,7 +116,7 @@ class Preflight:
         try:
             config = load_config()
         except ConfigError as error:
-            return None, [Finding("config", "config", line, "", refuses=True) for line in _lines(error)]
+            return None, [Finding("config", "config", line, "", severity=Severity.ERROR) for line in _lines(error)]
         found = [*_invalid(config, request.group), *self._of_metrics(config.metrics.listen)]
         try:
             self._gatekeeper.prove(config.gate)
@@ -134,7 +134,7 @@ class Preflight:
             if rollout.policy.drain.keepalive == "nginx":
                 check_pools()
         except GateError as error:
-            found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", refuses=True))
+            found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", severity=Severity.ERROR))
         return replace(rollout, policy=self.ready(rollout.policy, _ports_of(rollout))), found
 
     def _of_metrics(self, address: str) -> Iterable[Finding]:
@@ -310,7 +310,7 @@ class Preflight:
                     "gate",
                     f"on a spare port of this host the gate {text}",
                     "look for what other rules do with new connections: iptables-legacy-save, nft list ruleset",
-                    refuses=True,
+                    severity=Severity.ERROR,
                 )
         except GateError as error:
             yield gate_finding(error)
@@ -337,7 +337,7 @@ def _unreached(where: str, bypass: str, door: str, why: str) -> Finding:
         f"a warm-up (bypass: {bypass}) does not reach it at {door}: {why}",
         "let it listen on an address that this host reaches, look for a firewall rule that stops connections of this "
         "host to it, or use the other gate.bypass",
-        refuses=why != NO_ANSWER,
+        severity=error_if(why != NO_ANSWER),
     )
 
 
@@ -347,7 +347,7 @@ def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
         where,
         f"port {port} listens on {', '.join(addresses)} alone, and bypass: address goes by IPv4",
         "say gate: {bypass: mark}, or let it listen on an IPv4 address too",
-        refuses=True,
+        severity=Severity.ERROR,
     )
 
 
@@ -380,7 +380,7 @@ def _invalid(config: Config, group: str) -> Iterable[Finding]:
     """The mistakes in the groups of rolling.yaml, a finding for each: those of this group refuse its rollouts."""
     for name, text in config.invalid.items():
         for line in text.splitlines():
-            yield Finding("config", "config", line, "", refuses=name == group)
+            yield Finding("config", "config", line, "", severity=error_if(name == group))
 
 
 def _lines(error: ConfigError) -> list[str]:
@@ -389,7 +389,7 @@ def _lines(error: ConfigError) -> list[str]:
 
 def _objection(error: RollingError, group: str) -> Finding:
     code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
-    return Finding(code, group, str(error), "", refuses=True)
+    return Finding(code, group, str(error), "", severity=Severity.ERROR)
 
 
 def _named(policy: Policy) -> str:

@@ -167,7 +167,7 @@ class Group:
     def draining(self) -> list[int]:
         """The ports on which a process of the rollout still answers requests that came before it was closed."""
         members = self.rollout.members if self.rollout and self.rollout.status is Status.RUNNING else ()
-        return [port for m in members if m.stage is Stage.DRAINING and not m.cold for port in m.ports]
+        return [port for m in members if m.stage is Stage.DRAINING and not m.was_closed for port in m.ports]
 
 
 @dataclass

@@ -86,7 +86,7 @@ def objections(rollout: Rollout, processes: Mapping[str, Process], sockets: Sock
 
 def raise_if_blocked(report: Report) -> None:
     """Raise RefusedError where a rollout would lose requests by the way things are set up: a line for each error."""
-    losing = [finding for finding in report.findings if finding.refuses]
+    losing = [finding for finding in report.findings if finding.is_error]
     if losing:
         errors = "1 error" if len(losing) == 1 else f"{len(losing)} errors"
         more = [f"and {len(losing) - NAMED} more"] if len(losing) > NAMED else []

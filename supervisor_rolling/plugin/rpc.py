@@ -211,8 +211,7 @@ class RollingNamespaceRPCInterface:
 
         @param string group    The group
         @return struct report  group; ok: boolean, no finding is an error; findings: an array of structs of code, where,
-                               text, mend (what to do) and refuses (boolean: it is an error, which refuses a rollout;
-                               else a warning); looked_at and not_looked_at: arrays of strings
+                               text, fix (what to do) and severity (error: a rollout is refused; warning); checked and skipped: arrays of strings
         """
         self._update("check")
         group = self._group(group)

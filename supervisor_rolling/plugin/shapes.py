@@ -112,7 +112,7 @@ MEMBER: Shape = {
     "attempted": TRUTH,
     "replaced": TRUTH,
     "failed": TRUTH,
-    "cold": TRUTH,
+    "was_closed": TRUTH,
     "old_pid": WHOLE,
     "old_spawned": NUMBER,
     "pid": WHOLE,
@@ -186,9 +186,11 @@ CHANGES: Shape = {
 
 REPORT: Shape = {
     "group": TEXT,
-    "findings": ListOf({"code": TEXT, "where": TEXT, "text": TEXT, "fix": TEXT, "refuses": TRUTH}),
-    "looked_at": ListOf(TEXT),
-    "not_looked_at": ListOf(TEXT),
+    "findings": ListOf(
+        {"code": TEXT, "where": TEXT, "text": TEXT, "fix": TEXT, "severity": frozenset({"error", "warning"})}
+    ),
+    "checked": ListOf(TEXT),
+    "skipped": ListOf(TEXT),
 }
 
 HEAD: dict[str, Shape] = {

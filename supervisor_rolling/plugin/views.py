@@ -64,8 +64,8 @@ def _hook(rollout: Mapping[str, Any]) -> str:
 def report_view(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a check, from its wire form."""
     findings = [{**finding, **{key: plain(finding[key]) for key in FINDING_TEXTS}} for finding in report["findings"]]
-    lists = {key: [plain(text) for text in report[key]] for key in ("looked_at", "not_looked_at")}
-    is_ok = not any(finding["refuses"] for finding in findings)
+    lists = {key: [plain(text) for text in report[key]] for key in ("checked", "skipped")}
+    is_ok = not any(finding["severity"] == "error" for finding in findings)
     return {"group": plain(report["group"]), "ok": is_ok, "findings": findings, **lists}
 
 

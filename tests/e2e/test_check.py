@@ -92,13 +92,11 @@ def test_a_good_set_up_has_no_finding_and_nothing_is_touched(group: Callable[...
     done = stack.ctl("rolling_check", "app")
     assert done.returncode == 0, done.stdout
     (line,) = done.stdout.strip().splitlines()
-    assert line.startswith(
-        "app: no finding. Looked at: 3 processes and their ports, supervisord's settings, the gate ("
-    )
+    assert line.startswith("app: no finding. Checked: 3 processes and their ports, supervisord's settings, the gate (")
     assert f"nginx ({stack.nginx_conf}, settle 0 s)" in line
     assert (pids(stack), rules()) == (before, closed)
     report = checked(stack)
-    assert (report["ok"], report["findings"], report["not_looked_at"]) == (True, [], [])
+    assert (report["ok"], report["findings"], report["skipped"]) == (True, [], [])
 
 
 def test_the_examples_have_no_finding(group: Callable[..., Stack]) -> None:
@@ -112,7 +110,7 @@ def test_the_example_for_haproxy_has_no_finding(group: Callable[..., Stack]) -> 
     stack = group(setup={"balancer": "haproxy"}, gate=haproxy.gate("%(here)s"), balancer={})
     report = checked(stack)
     assert report["findings"] == []
-    assert "the gate (haproxy)" in report["looked_at"]
+    assert "the gate (haproxy)" in report["checked"]
 
 
 def test_what_haproxy_was_told_wrongly_is_found(group: Callable[..., Stack]) -> None:
@@ -136,9 +134,9 @@ def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_reque
 ) -> None:
     stack = group(setup={"peer": ""}, min_ready_seconds=0)
     (finding,) = checked(stack)["findings"]
-    assert (finding["code"], finding["refuses"], finding["where"].rpartition(":")[0]) == (
+    assert (finding["code"], finding["severity"], finding["where"].rpartition(":")[0]) == (
         "nginx.max_fails",
-        True,
+        "error",
         str(stack.nginx_conf),
     )
     before = pids(stack)
@@ -156,7 +154,7 @@ def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_reque
 def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[..., Stack]) -> None:
     stack = group(2, setup={"peer": "fail_timeout=2s"})
     found_now = checked(stack)
-    assert [(one["code"], one["refuses"]) for one in found_now["findings"]] == [("nginx.min_ready_seconds", False)]
+    assert [(one["code"], one["severity"]) for one in found_now["findings"]] == [("nginx.min_ready_seconds", "warning")]
     assert found_now["ok"]
     with users(stack) as report:
         assert stack.ctl("rolling_restart", "app").returncode == 0
@@ -170,7 +168,7 @@ def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Ca
     assert finding["where"] == "balancer.nginx: /no/such/nginx.conf"
     assert finding["text"].startswith("it cannot be read: No such file or directory, so nothing is known of what nginx")
     assert finding["text"].endswith("min_ready_seconds: auto is 10")
-    assert not finding["refuses"]
+    assert finding["severity"] == "warning"
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30.0, "it settles")
     assert stack.ctl("rolling_abort", "app").returncode == 0
@@ -204,7 +202,7 @@ def test_an_address_where_nobody_listens_is_found(group: Callable[..., Stack]) -
 def test_an_nginx_that_goes_past_haproxy_refuses(group: Callable[..., Stack]) -> None:
     stack = group(2, gate={"backend": "haproxy", "socket": "/no/such.sock", "backend_name": "app"})
     finding = found(checked(stack))["nginx.beside_haproxy"]
-    assert finding["refuses"]
+    assert finding["severity"] == "error"
     assert "upstream app sends requests to 127.0.0.1:8000 itself" in finding["text"]
 
 
@@ -221,7 +219,7 @@ def test_a_rule_of_others_before_ours_is_found(group: Callable[..., Stack]) -> N
         finding = found(checked(stack))["gate.foreign"]
     finally:
         subprocess.run(["iptables-legacy", "-D", *foreign], check=True)
-    assert (finding["refuses"], "port 8001" in finding["text"]) == (True, True)
+    assert (finding["severity"], "port 8001" in finding["text"]) == ("error", True)
     assert finding["where"] == "table filter, IPv4, rule 1 of INPUT"
     assert "gate.foreign" not in found(checked(stack))
     stack.fault()
@@ -232,7 +230,7 @@ def test_a_lock_that_somebody_holds_is_told_with_its_holder(group: Callable[...,
     stack = group(gate={"backend": "iptables"})
     with xtables_lock("/run/xtables.lock", 2.0):
         finding = found(checked(stack))["gate"]
-    assert finding["refuses"]
+    assert finding["severity"] == "error"
     assert "another program holds the xtables lock /run/xtables.lock" in finding["text"]
 
 
@@ -256,7 +254,7 @@ def test_starting_processes_are_reported_as_skipped(start: Callable[..., Stack])
     stack = start(3, setup=setup, guard=False, warmup={"requests": ["/"]}, balancer=NGINX, min_ready_seconds="auto")
     report = checked(stack)
     assert report["findings"] == []
-    assert report["not_looked_at"] == [
+    assert report["skipped"] == [
         "the ports of app:app-8000, app:app-8001, app:app-8002: STARTING. Fix: run the check again after startsecs"
     ]
 
@@ -330,7 +328,7 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
     assert those["deaf"].keys() == {"ports.nobody", "refused"}
     assert those["dead"]["process.down"]["text"].startswith("is FATAL")
     assert those["shell"].keys() == {"supervisor.stopasgroup", "refused"}
-    assert those["shell"]["supervisor.stopasgroup"]["refuses"]
+    assert those["shell"]["supervisor.stopasgroup"]["severity"] == "error"
     for heeding in ("heeding", "usr1"):
         assert those[heeding].keys() == {"refused"}, "a shell that hands on the signal that it gets is as it should be"
     assert those["hasty"].keys() == {
@@ -344,7 +342,7 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
     assert found_of_listener == dict.fromkeys(
         ("listener.buffer_size", "listener.startsecs", "listener.events", "listener.numprocs"), "[eventlistener:other]"
     )
-    assert found(reports["app"])["listener.numprocs"]["refuses"]
+    assert found(reports["app"])["listener.numprocs"]["severity"] == "error"
 
 
 def test_a_port_that_is_not_where_the_policy_says_refuses(odd: Stack) -> None:
@@ -392,7 +390,7 @@ def test_a_port_for_the_metrics_that_another_has_is_advice(group: Callable[..., 
     with socket.create_server(("127.0.0.1", 9181)):
         rewrite(stack, lambda policy: policy["metrics"].update(listen="127.0.0.1:9181"))
         (finding,) = checked(stack)["findings"]
-    assert (finding["code"], finding["where"], finding["refuses"]) == ("metrics", "metrics.listen", False)
+    assert (finding["code"], finding["where"], finding["severity"]) == ("metrics", "metrics.listen", "warning")
     assert finding["text"].startswith("127.0.0.1:9181 cannot be listened on: Address already in use")
     assert checked(stack)["findings"] == []
 

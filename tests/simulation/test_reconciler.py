@@ -694,7 +694,7 @@ def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     assert world.rollout().policy.min_ready_seconds == 10.0
     request = world.ask("check")
     world.run(reconciler, PATIENCE + 1.0)
-    assert request["plan"]["not_looked_at"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
+    assert request["plan"]["skipped"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
 
 
 def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
@@ -761,21 +761,21 @@ def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     world.clients = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
     report = checked(world)
     (finding,) = report["findings"]
-    assert (finding["code"], finding["refuses"]) == ("balancer.unread", False)
+    assert (finding["code"], finding["severity"]) == ("balancer.unread", "warning")
     assert finding["fix"] == "groups.app.balancer: {nginx: /srv/n.conf}"
-    assert report["not_looked_at"] == []
+    assert report["skipped"] == []
 
 
 def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     world = World(3)
     report = checked(world)
     assert report["findings"] == []
-    assert report["looked_at"] == [
+    assert report["checked"] == [
         "3 processes and their ports",
         "the gate (world)",
         "which users can change the files that the listener executes",
     ]
-    assert report["not_looked_at"] == ["nginx's configuration: there is no nginx in this world"]
+    assert report["skipped"] == ["nginx's configuration: there is no nginx in this world"]
     assert not list(world.mailbox.rollouts)
     assert not world.closed_until
 
@@ -807,7 +807,7 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     reconciler = world.reconciler()
     reconciler.load_config = lambda: config
     (finding,) = checked(world, reconciler)["findings"]
-    assert (finding["code"], finding["refuses"]) == ("config", True)
+    assert (finding["code"], finding["severity"]) == ("config", "error")
     assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
 
 
@@ -822,7 +822,7 @@ def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(met
     setattr(world, method, hidden)
     report = checked(world)
     assert report["findings"] == []
-    assert f"{skipped}: Cannot see which ports process 100 listens on" in report["not_looked_at"]
+    assert f"{skipped}: Cannot see which ports process 100 listens on" in report["skipped"]
 
 
 def test_a_check_tells_the_mistakes_of_every_group_at_once():
@@ -830,11 +830,11 @@ def test_a_check_tells_the_mistakes_of_every_group_at_once():
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
     reconciler = world.reconciler()
     reconciler.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
-    found = [(finding["text"], finding["refuses"]) for finding in checked(world, reconciler)["findings"]]
+    found = [(finding["text"], finding["severity"]) for finding in checked(world, reconciler)["findings"]]
     assert found == [
-        ("f:1: groups.app.x: unknown", True),
-        ("f:2: groups.app.y: unknown", True),
-        ("f:9: groups.web.z: unknown", False),
+        ("f:1: groups.app.x: unknown", "error"),
+        ("f:2: groups.app.y: unknown", "error"),
+        ("f:9: groups.web.z: unknown", "warning"),
     ]
 
 

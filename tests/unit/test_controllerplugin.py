@@ -68,7 +68,7 @@ class Server:
         self.rollouts: list[View] = []
         self.answers: dict[str, Answer] = {
             "restart": lambda *_: a_view(),
-            "check": lambda *_: {"group": "app", "ok": True, "findings": [], "looked_at": ["it"], "not_looked_at": []},
+            "check": lambda *_: {"group": "app", "ok": True, "findings": [], "checked": ["it"], "skipped": []},
             "resume": lambda *_: a_view(),
             "abort": lambda *_: a_view(aborting=True),
             "pause": lambda *_: a_view(paused=True),
@@ -279,7 +279,7 @@ def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
 
 def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
     fix = "see why it died: supervisorctl tail app:app-1 stderr"
-    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", False), "fix": fix})
+    ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", "warning"), "fix": fix})
     ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": ""}
     ctl.run("rolling_check app")
     assert "Fix: see why it died: supervisorctl tail app:app-1 stdout" in ctl.printed
@@ -931,7 +931,7 @@ def unicode_answers(server: Server) -> None:
     server.rollouts = [view]
     server.answers["getProcesses"] = lambda *_: [plain_of(a_process("wéb-1"))]
     server.answers["getHistory"] = lambda *_: [{**head, **plain_of({"group": "wéb", "why": "café", "by": "ann"})}]
-    server.answers["check"] = lambda *_: plain_of(a_report({**a_finding("a", True), "where": "wéb:wéb-1"}))
+    server.answers["check"] = lambda *_: plain_of(a_report({**a_finding("a", "error"), "where": "wéb:wéb-1"}))
     server.answers["getListener"] = lambda *_: plain_of({"running": True, "problem": "groups.wéb.x"})
 
 
@@ -1022,52 +1022,52 @@ def test_a_process_of_a_larger_group_is_refused_with_the_command_named(ctl: Cont
 def a_report(*findings: dict[str, Any], **more: Any) -> View:
     return {
         "group": "app",
-        "ok": not any(one["refuses"] for one in findings),
+        "ok": not any(one["severity"] == "error" for one in findings),
         "findings": list(findings),
-        "looked_at": ["8 processes", "nginx"],
-        "not_looked_at": [],
+        "checked": ["8 processes", "nginx"],
+        "skipped": [],
         **more,
     }
 
 
-def a_finding(code: str, refuses: bool) -> dict[str, Any]:
-    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "fix": "mend it", "refuses": refuses}
+def a_finding(code: str, severity: str) -> dict[str, Any]:
+    return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "fix": "remove it", "severity": severity}
 
 
 def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(not_looked_at=["nginx's configuration: there is none"])
+    ctl.server.answers["check"] = lambda *_: a_report(skipped=["nginx's configuration: there is none"])
     ctl.run("rolling_check app")
     assert (ctl.exitstatus, ctl.printed) == (
         0,
-        "skipped: nginx's configuration: there is none\napp: no finding. Looked at: 8 processes, nginx\n",
+        "skipped: nginx's configuration: there is none\napp: no finding. Checked: 8 processes, nginx\n",
     )
     assert ctl.server.calls == [("check", "app")]
 
 
 def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("c.d", True))
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", "warning"), a_finding("c.d", "error"))
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 1
     assert ctl.printed.splitlines() == [
-        "error: c.d: nginx.conf:3: is wrong. Fix: mend it",
-        "warning: a.b: nginx.conf:3: is wrong. Fix: mend it",
-        "app: 1 error, 1 warning. Looked at: 8 processes, nginx",
+        "error: c.d: nginx.conf:3: is wrong. Fix: remove it",
+        "warning: a.b: nginx.conf:3: is wrong. Fix: remove it",
+        "app: 1 error, 1 warning. Checked: 8 processes, nginx",
     ]
 
 
 def test_warnings_alone_are_printed_and_exit_0(ctl: Controller) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", False), a_finding("a.c", False))
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", "warning"), a_finding("a.c", "warning"))
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 0
     assert ctl.printed.startswith("warning: a.b: ")
-    assert ctl.printed.endswith("app: 2 warnings. Looked at: 8 processes, nginx\n")
+    assert ctl.printed.endswith("app: 2 warnings. Checked: 8 processes, nginx\n")
 
 
-@pytest.mark.parametrize(("refuses", "status"), [(False, 0), (True, 1)])
-def test_a_check_as_json_is_the_report(ctl: Controller, refuses: bool, status: int) -> None:
-    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", refuses))
+@pytest.mark.parametrize(("severity", "status"), [("warning", 0), ("error", 1)])
+def test_a_check_as_json_is_the_report(ctl: Controller, severity: str, status: int) -> None:
+    ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", severity))
     ctl.run("rolling_check app --json")
-    assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", refuses)))
+    assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", severity)))
 
 
 def test_several_problems_are_told_as_such(ctl: Controller) -> None:
@@ -1082,12 +1082,12 @@ def test_several_problems_are_told_as_such(ctl: Controller) -> None:
 
 
 def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
-    text = "REFUSED: a rollout of app is refused because of 1 error:\nnginx.conf:3: is wrong. Fix: mend it\nTo accept"
+    text = "REFUSED: a rollout of app is refused because of 1 error:\nnginx.conf:3: is wrong. Fix: remove it\nTo accept"
     ctl.server.raises(xmlrpc.client.Fault(Fault.REFUSED, text))
     ctl.run("rolling_restart app")
     assert ctl.printed.splitlines() == [
         "ERROR: a rollout of app is refused because of 1 error:",
-        "  nginx.conf:3: is wrong. Fix: mend it",
+        "  nginx.conf:3: is wrong. Fix: remove it",
         "  To accept",
     ]
 

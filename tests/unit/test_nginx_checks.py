@@ -64,7 +64,7 @@ def a_policy(min_ready_seconds: float = 0.0, drain: dict[str, str] | None = None
 def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[str]:
     """Of all findings; a ! stands before those that refuse a rollout."""
     found = findings(behind(nginx, PORTS, is_named=True), policy or a_policy(), limit, PORTS)
-    return [f"{'!' if one.refuses else ''}{one.code.removeprefix('nginx.')}" for one in found]
+    return [f"{'!' if one.is_error else ''}{one.code.removeprefix('nginx.')}" for one in found]
 
 
 def test_what_is_right_has_no_finding(conf: Conf) -> None:
@@ -102,7 +102,7 @@ def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(
     nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
     group = behind(nginx, PORTS, is_named=False)
     (finding,) = findings(group, replace(a_policy(min_ready_seconds=11.0), min_ready_auto=True), 1, PORTS)
-    assert (finding.code, finding.refuses) == ("nginx.min_ready_seconds", False)
+    assert (finding.code, finding.is_error) == ("nginx.min_ready_seconds", False)
     assert min_ready_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
     assert finding.text == (
         "each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port that has refused for "
@@ -130,7 +130,7 @@ def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
     def found(processes: int) -> list[str]:
         servers = " ".join(f"server 127.0.0.1:{8000 + n} fail_timeout=5s;" for n in range(processes))
         group = behind(read_nginx(str(conf(servers))), PORTS, is_named=False)
-        return [one.code for one in findings(group, a_policy(min_ready_seconds=3.0), 1, PORTS) if one.refuses]
+        return [one.code for one in findings(group, a_policy(min_ready_seconds=3.0), 1, PORTS) if one.is_error]
 
     assert (found(3), found(4)) == (["nginx.max_fails"], [])
 

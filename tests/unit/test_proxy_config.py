@@ -170,7 +170,7 @@ def test_varnish_retries_in_vcl_backend_error_alone(probe: str, subs: str, expec
 
 def codes(*clients: Client, nginx_is_known: bool = False, **changes: Any) -> dict[str, bool]:
     policy = replace(POLICY, **changes)
-    return {one.code: one.refuses for one in findings(front(clients, PORTS), policy, nginx_is_known)}
+    return {one.code: one.is_error for one in findings(front(clients, PORTS), policy, nginx_is_known)}
 
 
 CLOSES = "option http-server-close"
@@ -237,7 +237,7 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
     policy = replace(POLICY, min_ready_auto=True)
     found = front([replace(NGINX, files=files), replace(NGINX, pid=10, address=""), CURL], PORTS)
     (one,) = unread(found, policy, "/etc/nginx/nginx.conf")
-    assert (one.code, one.refuses, one.fix) == ("balancer.unread", False, fix)
+    assert (one.code, one.is_error, one.fix) == ("balancer.unread", False, fix)
     assert one.text.startswith(
         "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
         "was read, has no server with a port of the group. "

@@ -24,7 +24,14 @@ from supervisor_rolling.core import stages
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule
-from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Report, Settings
+from supervisor_rolling.core.preflight_report import (
+    Finding,
+    ListenerSettings,
+    ProcessSettings,
+    Report,
+    Settings,
+    Severity,
+)
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.plugin import views
@@ -201,7 +208,7 @@ def test_a_plan_is_answered_and_not_kept(rolling: Any):
 
 REPORT = Report(
     "app",
-    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has this server alone", "add one", refuses=True),),
+    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has this server alone", "add one", severity=Severity.ERROR),),
     ("8 processes",),
     ("HAProxy",),
 )
@@ -241,18 +248,22 @@ def test_a_check_is_answered_with_the_report_in_ascii(rolling: Any):
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(REPORT))
     report = answer()
     xmlrpc_marshal(report)
-    assert (report["ok"], report["looked_at"], report["not_looked_at"]) == (False, ["8 processes"], ["HAProxy"])
+    assert (report["ok"], report["checked"], report["skipped"]) == (False, ["8 processes"], ["HAProxy"])
     (finding,) = report["findings"]
-    assert (finding["code"], finding["refuses"], finding["where"]) == ("nginx.lone", True, r"/etc/nginx/\xfc.conf:3")
+    assert (finding["code"], finding["severity"], finding["where"]) == (
+        "nginx.lone",
+        "error",
+        r"/etc/nginx/\xfc.conf:3",
+    )
 
 
 def test_a_report_without_a_finding_is_ok(rolling: Any):
     answer = rolling.check("app")
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(Report("app")))
-    assert answer() == {"group": "app", "ok": True, "findings": [], "looked_at": [], "not_looked_at": []}
+    assert answer() == {"group": "app", "ok": True, "findings": [], "checked": [], "skipped": []}
 
 
-@pytest.mark.parametrize("report", ["{}", "3", dump(Report("web")), dump(REPORT).replace("true", "1")])
+@pytest.mark.parametrize("report", ["{}", "3", dump(Report("web")), dump(REPORT).replace("error", "bad")])
 def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
     answer = rolling.check("app")
     with pytest.raises(RPCError) as error:

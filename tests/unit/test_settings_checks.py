@@ -24,7 +24,7 @@ LISTENER = ListenerSettings("rolling", buffer_size=4096, startsecs=0.0)
 
 def codes(*those: ProcessSettings, listener: ListenerSettings = LISTENER, total: int = 8) -> list[tuple[str, str]]:
     found = settings.findings(Settings(those or (SOUND,), (listener,), total), POLICY)
-    return [(f"{'!' if one.refuses else ''}{one.code}", one.where) for one in found]
+    return [(f"{'!' if one.is_error else ''}{one.code}", one.where) for one in found]
 
 
 def test_what_is_right_has_no_finding() -> None:
@@ -42,7 +42,7 @@ def test_a_drain_that_is_told_to_wait_longer_than_a_manual_stop_is_a_warning(
     given = Settings((replace(SOUND, stopwaitsecs=stopwaitsecs),), (LISTENER,), 8)
     found = list(settings.findings(given, replace(POLICY, drain=DrainPolicy(timeout=20.0))))
     assert [one.code for one in found] == expected
-    assert not any(one.refuses for one in found)
+    assert not any(one.is_error for one in found)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout
     left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
     for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
         finding = told(process, left)[-1]
-        assert (finding.code, finding.refuses, finding.fix) == ("ports.orphan", True, "kill 41 42")
+        assert (finding.code, finding.is_error, finding.fix) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
             "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and no "
             "new one would be warm"
         )
-    assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].refuses
+    assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].is_error
 
 
 def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
@@ -162,7 +162,7 @@ def test_proxy_of_a_container_is_no_finding() -> None:
 def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None:
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
     finding = told(process, listening)[-1]
-    assert (finding.code, finding.refuses) == ("ports.foreign", True)
+    assert (finding.code, finding.is_error) == ("ports.foreign", True)
     assert finding.text == "port 8001 is held by process 41 (node): it answers there, and no new one would be warm"
     assert finding.fix == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
 
@@ -233,7 +233,7 @@ def test_a_wrapper_whose_group_is_stopped_is_no_finding(wrapper: Wrapper) -> Non
 @pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
 def test_a_wrapper_that_dies_of_its_stop_signal_refuses(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
-    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", True)
+    assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", True)
     assert f"SIG{signal} ends it, and the application keeps running" in finding.text
 
 
@@ -255,13 +255,13 @@ def test_a_master_that_catches_its_stop_signal_is_no_finding(signal: str) -> Non
 
 def test_a_shell_below_a_wrapper_that_passes_the_signal_on_is_a_warning() -> None:
     (finding,) = found_of(replace(NPM, inner=(PLAIN,)), "TERM")
-    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", False)
     assert "(npm start, run by node > sh, run by dash)" in finding.text
     assert found_of(replace(NPM, inner=(trapping("TERM"),)), "TERM") == []
 
 
 def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() -> None:
-    assert [one.refuses for one in found_of(trapping("TERM"), "USR1")] == [True]
+    assert [one.is_error for one in found_of(trapping("TERM"), "USR1")] == [True]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() ->
 )
 def test_where_it_is_not_known_what_becomes_of_the_application_it_is_a_warning(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
-    assert (finding.code, finding.refuses) == ("supervisor.stopasgroup", False)
+    assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", False)
     assert f"whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
 
 

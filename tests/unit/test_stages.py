@@ -237,8 +237,8 @@ def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
 
 @pytest.mark.parametrize("wish", [{"aborting": True}, {"leaks": {NAME: "10.0.0.9:4711"}}])
 def test_one_that_was_kept_closed_is_not_opened_as_it_is_when_its_drain_ends_otherwise(wish: dict[str, Any]) -> None:
-    assert stepped(a_member(Stage.DRAINING, cold=True), a_process(), **wish).stage is Stage.FAILED
-    assert stepped(a_member(Stage.DRAINING, cold=False), a_process(), **wish).stage is Stage.OPEN
+    assert stepped(a_member(Stage.DRAINING, was_closed=True), a_process(), **wish).stage is Stage.FAILED
+    assert stepped(a_member(Stage.DRAINING, was_closed=False), a_process(), **wish).stage is Stage.OPEN
 
 
 def test_at_the_deadline_the_process_goes_with_what_is_left() -> None:
@@ -350,7 +350,11 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
 
 def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_timeout_says() -> None:
     """What is left is mostly the warm-up that it never answered; and there is nothing to go on serving."""
-    cold, busy, drain = a_member(Stage.DRAINING, cold=True), {NAME: 1}, DrainPolicy(timeout=30.0, on_timeout="fail")
+    cold, busy, drain = (
+        a_member(Stage.DRAINING, was_closed=True),
+        {NAME: 1},
+        DrainPolicy(timeout=30.0, on_timeout="fail"),
+    )
     facts = {"drain": drain, "connections": busy}
     early = {PORT: BEGAN - 28.9}
     assert stepped(cold, a_process(), 1.0, closed=early, **facts).stage is Stage.DRAINING
@@ -600,7 +604,7 @@ def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for
     [
         (a_member(Stage.RESTARTING), {"restart": KILLED}),
         (a_member(Stage.RESTARTING, lingering_connections=3), {}),
-        (a_member(Stage.RESTARTING, cold=True), {}),
+        (a_member(Stage.RESTARTING, was_closed=True), {}),
     ],
     ids=["on_kill: restart", "the drain ended with connections left", "it was closed for an earlier failure"],
 )
@@ -883,7 +887,7 @@ def test_one_that_another_client_stopped_before_the_rollout_is_not_started(state
     process = a_process(state, down_for=0.1)
     assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.DRAINING
     assert stepped(a_member(Stage.RESTARTING), replace(process, stopped_by_rollout=True)).stage is Stage.RESTARTING
-    left = a_member(Stage.RESTARTING, old_pid=0, cold=True)
+    left = a_member(Stage.RESTARTING, old_pid=0, was_closed=True)
     assert stepped(left, process).stage is Stage.RESTARTING, "an earlier failure had left it STOPPED"
 
 
@@ -1099,9 +1103,9 @@ def test_more_failures_than_allowed_let_nobody_leave_and_end_the_rollout() -> No
 def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
     first, second = members(Stage.FAILED, Stage.OPEN)
     rollout = machine.advance(a_rollout(first, second, limit=2, canary=0), look("RUNNING", "RUNNING"))
-    assert (rollout.members[0].stage, rollout.members[0].cold) == (Stage.DRAINING, True)
+    assert (rollout.members[0].stage, rollout.members[0].was_closed) == (Stage.DRAINING, True)
     rollout = machine.advance(a_rollout(*all_open(2)), look("RUNNING", "RUNNING"))
-    assert (rollout.members[0].stage, rollout.members[0].cold) == (Stage.DRAINING, False)
+    assert (rollout.members[0].stage, rollout.members[0].was_closed) == (Stage.DRAINING, False)
 
 
 @pytest.mark.parametrize("limit", [1, 9])
@@ -1583,7 +1587,7 @@ def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal(
     assert orders_while_draining(a_process(), dead=frozenset({NAME})) == ()
     assert orders_while_draining(a_process(pid=NEW)) == ()
     assert orders_while_draining(None) == ()
-    assert orders_while_draining(a_process(), cold=True) == ()
+    assert orders_while_draining(a_process(), was_closed=True) == ()
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DRAINING])

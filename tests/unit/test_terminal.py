@@ -86,7 +86,7 @@ def test_an_empty_no_color_says_nothing() -> None:
         ("error: nginx.max_fails: x", [(RED, "error:")]),
         ("warning: nginx.down: x", [(YELLOW, "warning:")]),
         ("skipped: nginx: there is none", [(YELLOW, "skipped:")]),
-        ("app: no finding. Looked at: 8 processes", [(GREEN, "no finding")]),
+        ("app: no finding. Checked: 8 processes", [(GREEN, "no finding")]),
         ("app-1  RUNNING  12  failed   3 s  -  closed  why", [(RED, "failed"), (YELLOW, "closed")]),
         ("app-1  RUNNING  12  open     3 s  warm  open", []),
         ("app-1  ready, and closed", []),

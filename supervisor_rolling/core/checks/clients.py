@@ -9,7 +9,7 @@ from functools import cached_property
 from supervisor_rolling.core.checks.nginx import is_pool_dealt_with
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.port_use import Client
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, error_if
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS, Program, Proxy, read
 from supervisor_rolling.core.text import printable
 
@@ -133,7 +133,7 @@ def _without_retry(one: Balancer) -> Finding:
         "Requests fail for as long as a port is closed. The rollout cannot see this: a refused connection looks the "
         "same whether the request then goes to another server or fails",
         f"{one.program.fix}. {_SAY_SO}",
-        refuses=one.is_certain,
+        severity=error_if(one.is_certain),
     )
 
 
@@ -145,7 +145,7 @@ def _not_nginx(one: Balancer) -> Finding:
         f"{one.program.title} {one.sends}, and drain.keepalive is nginx: only nginx is known to close "
         "its connections for that, so a drain lasts until its timeout and then cuts off requests",
         fix,
-        refuses=one.is_certain,
+        severity=error_if(one.is_certain),
     )
 
 
@@ -157,7 +157,7 @@ def _pooled(one: Balancer) -> Finding:
         "ones only: requests on old connections would be cut off",
         f"{one.program.pool_fix}; or in the policy drain: {{keepalive: application}} where the application closes "
         "them while it drains",
-        refuses=one.is_certain,
+        severity=error_if(one.is_certain),
     )
 
 

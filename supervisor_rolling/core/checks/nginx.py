@@ -12,7 +12,7 @@ from types import MappingProxyType
 from supervisor_rolling.core.min_ready import min_ready_texts
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
 from supervisor_rolling.core.policy import Policy
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, Severity, error_if
 
 LEAST_TURN = 1.0
 """Seconds that a process takes in a rollout that settles for nothing, about."""
@@ -76,7 +76,7 @@ def findings(
         yield from _findings(group, policy, limit, ports)
         yield from _unheard(group, heard)
     else:
-        yield from (replace(one, refuses=False) for one in _findings(group, policy, limit, ports))
+        yield from (replace(one, severity=Severity.WARNING) for one in _findings(group, policy, limit, ports))
 
 
 def unreadable(nginx: Nginx, policy: Policy) -> Finding:
@@ -102,7 +102,7 @@ def beside_haproxy(group: Behind) -> Iterator[Finding]:
             f"{_named(upstream)} sends requests to {_written(one)} itself, and gate.backend is haproxy: a drain in "
             "HAProxy does not stop these, and what comes when nothing seems to be left is lost",
             "let nginx send to HAProxy, or say gate: {backend: auto}, which closes the port to both",
-            refuses=True,
+            severity=Severity.ERROR,
         )
 
 
@@ -167,7 +167,7 @@ def _shunned(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
         f"after min_ready_seconds: {policy.min_ready_seconds:g}: it closes the next ones while nginx still shuns the last, in a small group "
         "until none is left",
         "say max_fails=0 at each server of the upstream, or min_ready_seconds: auto in the policy of the group",
-        refuses=policy.min_ready_seconds < one.fail_timeout and out >= len(_live(upstream)),
+        severity=error_if(policy.min_ready_seconds < one.fail_timeout and out >= len(_live(upstream))),
     )
 
 
@@ -183,7 +183,7 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
             "pool carries is cut off",
             f"{NO_POOL}; or in the policy drain: {{keepalive: nginx}}, or "
             "drain: {keepalive: application} where the application itself closes them while it drains",
-            refuses=True,
+            severity=Severity.ERROR,
         )
     live = _live(upstream)
     if len(live) == 1 and ours and _is_one(live[0]):
@@ -193,7 +193,7 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
             f"{_named(upstream)} has this server alone ({_written(live[0])}): while its port is closed all requests "
             "fail",
             "give the upstream a server line for each process of the group",
-            refuses=upstream.is_named or not any(one.is_named for one in group.upstreams),
+            severity=error_if(upstream.is_named or not any(one.is_named for one in group.upstreams)),
         )
     by_name = [one for one in ours if one.host.lower() == "localhost"]
     if by_name:
@@ -224,7 +224,7 @@ def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
             passing.where,
             f"{directive} is {said}, without error: a request that a closed port refuses fails",
             f"say {directive} {'on' if passing.kind == 'stream' else 'error timeout'};",
-            refuses=True,
+            severity=Severity.ERROR,
         )
     elif 0 < passing.tries <= limit:
         yield Finding(
@@ -233,7 +233,7 @@ def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
             f"{directive}_tries is {passing.tries}, and {limit} may be closed at a time: a request that meets as many "
             "closed ports fails",
             f"say {directive}_tries {limit + 1}; or more, or 0 for no limit",
-            refuses=True,
+            severity=Severity.ERROR,
         )
 
 

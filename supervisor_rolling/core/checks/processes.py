@@ -9,7 +9,7 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
-from supervisor_rolling.core.preflight_report import Finding, Settings
+from supervisor_rolling.core.preflight_report import Finding, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.stages import DOWN, NOT_UP
@@ -120,7 +120,7 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
             where,
             f"{holder_text(port, holder, where)}: it answers there, and no new one would be warm",
             ending_text(port, holder, where) + ("" if is_orphan else proxy_text(holder, where)),
-            refuses=member.selected,
+            severity=error_if(member.selected),
         )
 
 
@@ -174,7 +174,7 @@ def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Fi
             f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a rollout would stop it "
             "with its users",
             "let it listen on a port of its own, on 127.0.0.1, and name that in the load balancer",
-            refuses=True,
+            severity=Severity.ERROR,
         )
     else:
         yield Finding(
@@ -200,7 +200,7 @@ def _shared(group: str, running: list[Member], listening: Listening) -> Iterator
                 f"{' and '.join(sorted(names, key=natural)[:3])} all listen on port {port}: a gate that closes it for "
                 "one closes it for all",
                 "give each process a port of its own",
-                refuses=True,
+                severity=Severity.ERROR,
             )
 
 
@@ -219,7 +219,7 @@ def _of_wrapper(where: str, wrapper: Wrapper, told: str) -> Iterator[Finding]:
         f"{then} and holds the port, so that the next process cannot listen",
         "start the application with exec (the last command of a script, instead of npm or a launcher), or set "
         "stopasgroup=true and killasgroup=true",
-        refuses=is_known,
+        severity=error_if(is_known),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling.core.policy import DrainPolicy, Policy
-from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Settings
+from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Settings, Severity
 
 EVENTS_EACH = 3
 """Events that a process tells when it starts, and so as many may wait for each: STARTING, RUNNING, and one more."""
@@ -29,7 +29,7 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
             f"{group}:{late}",
             f"startsecs is {longest:g} and restart.timeout {timeout:g}: none is RUNNING in time, and every rollout fails",
             f"lower startsecs, or raise groups.{group}.restart.timeout above it",
-            refuses=True,
+            severity=Severity.ERROR,
         )
     at_once = _names(processes, lambda one: one.startsecs == 0)
     if at_once:
@@ -90,7 +90,7 @@ def _of_listener(listener: ListenerSettings, total: int) -> Iterator[Finding]:
             where,
             f"numprocs is {listener.processes}: each event goes to one of them, and they undo what the others do",
             "say numprocs = 1",
-            refuses=True,
+            severity=Severity.ERROR,
         )
 
 

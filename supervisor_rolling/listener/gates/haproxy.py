@@ -34,7 +34,7 @@ from pathlib import Path
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
 from supervisor_rolling.listener.gates.state_file import Record
 from supervisor_rolling.listener.system.own_addresses import is_own
@@ -195,7 +195,7 @@ def _absent(where: str, without: Sequence[str]) -> Finding:
         f"has no server of this host for {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}: "
         "nothing to drain there",
         "mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml",
-        refuses=True,
+        severity=Severity.ERROR,
     )
 
 
@@ -205,7 +205,7 @@ def _lone(where: str, server: Server) -> Finding:
         where,
         f"has the server {server.name} alone: while that is drained its requests wait, and fail",
         "give it a server line for each process of the group",
-        refuses=True,
+        severity=Severity.ERROR,
     )
 
 

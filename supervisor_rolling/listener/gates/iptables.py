@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 
 from supervisor_rolling.core.errors import GateBusyError
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.iptables_chain import Found, OwnChain, xtables_lock
 from supervisor_rolling.listener.gates.iptables_rules import V4, V6, Family
 from supervisor_rolling.listener.system.rule_names import mark_of
@@ -124,7 +124,7 @@ class IptablesGate:
                 f"{side.chain.where}, rule {number} of {entry}",
                 f"accepts new connections to port {port} before our chain is asked, so the port cannot be closed",
                 "delete it, or move it behind ours: iptables-legacy -L, or ip6tables-legacy, --line-numbers",
-                refuses=True,
+                severity=Severity.ERROR,
             )
             for side in self._sides
             for entry, number, port in side.chain.accepting(sorted(ports))
