@@ -1,23 +1,17 @@
-"""Makes nginx's keepalive pools run dry: the ``KeepaliveCloser`` of ``contracts.py``, in nftables.
+"""The ``KeepaliveCloser`` of ``contracts.py``: makes nginx close its kept upstream connections, with nftables.
 
-    table inet supervisor-rolling-answers-1f2e3d4c
-      tcp sport @drains jump answers
-      ip saddr . tcp sport . ip daddr . tcp dport @old4  @ih,0,64 "HTTP/1.1"  @ih,64,8 " "  @ih,72,8 != "1"
-          delete @old4 { this connection }  add @hit { tcp sport }  @ih,48,16 set ".0"
+nginx closes an upstream connection after an answer whose status line says HTTP/1.0, and its clients see no difference.
+So the version in the status line of a port's answers is rewritten on their way out: two bytes, at the same length.
 
-nginx closes a connection to an upstream after an answer whose status line says HTTP/1.0, and tells its client nothing
-of it. So the version in the status line of a port's answers is rewritten on their way out: two bytes, the length stays.
+* Each connection is rewritten once at most: the rule deletes it from its set. Only the connections of the moment in
+  which a port was added are in the sets. So a body segment that begins like a status line is safe, since the head
+  before it was rewritten (unless that head had left before the port was added). 1xx answers pass: the final one
+  follows.
+* The lease is that of the port in ``drains``; without it no packet is looked at. Connections have none of their own: to
+  renew one is to add it, and the rule may have deleted it meanwhile.
+* A new object continues with what it finds in the kernel; the table is removed when no port is left.
 
-* Each connection is hit at most once, since the rule deletes it from its set on the hit; and only those of the moment
-  in which the port was taken up are in the set. So a body that holds a status line at the beginning of a segment is
-  safe: its own head was hit before. (But for one whose head had left already when the port was taken up.) 1xx is
-  passed over: the answer itself follows.
-* The lease is that of the port in ``drains``: without it nothing is looked at. Connections have none of their own,
-  since to renew one is to add it, and the rule may have deleted it meanwhile.
-* ``hit`` and ``sealed`` tell what a port has answered with: HTTP/1.1, or records of TLS and frames of HTTP/2.
-* A new object goes on with what it finds in the kernel; the table is removed when no port is left.
-
-Needs Linux 5.16 or later, which can look into what TCP carries. For one thread.
+Needs Linux 5.16 or later, which can match the payload of TCP. For one thread.
 """
 
 from __future__ import annotations
@@ -29,13 +23,12 @@ from typing import Any, Protocol
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.peers import peer_of
-from supervisor_rolling.listener.system.libnftables import AbsentError, Command, Nftables, UnreadableError
-from supervisor_rolling.listener.system.nftables_tables import entire, inside, leases, removal
+from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
 from supervisor_rolling.listener.system.rule_names import mark_of
 
 
 class Socket(Protocol):
-    """One end of a connection, of which the local port is that of a process."""
+    """The process's end of a connection."""
 
     @property
     def address(self) -> str: ...
@@ -47,17 +40,33 @@ class Socket(Protocol):
     def peer_port(self) -> int: ...
 
 
-_SETS = {"drains", "hit", "sealed", "old4", "old6"}
-_FAMILIES = {"ip": ("old4", "ipv4_addr"), "ip6": ("old6", "ipv6_addr")}
-_MOST = 65535  # elements of a set, as nft has it by default; ports that are not taken up drain until their deadline
+_REWRITE = """\
+ip saddr . tcp sport . ip daddr . tcp dport @old4 @ih,0,64 0x485454502f312e31 @ih,64,8 0x20 @ih,72,8 != 0x31 \
+delete @old4 { ip saddr . tcp sport . ip daddr . tcp dport } add @hit { tcp sport } @ih,48,16 set 0x2e30"""
+"""``HTTP/1.1``, a blank, no ``1``: then the connection leaves the set and ``.0`` replaces the minor version."""
 
-_CHANGED_BY_RULES = ["timeout"]
-"""The flags of a set that a rule may write to. ``dynamic`` would say just that: the JSON of 1.0.6 does not know it."""
+_TABLE = f"""
+table inet %s {{
+    set drains {{ type inet_service; flags timeout; }}
+    set old4 {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic; size 65535; }}
+    set old6 {{ type ipv6_addr . inet_service . ipv6_addr . inet_service; flags dynamic; size 65535; }}
+    set hit {{ type inet_service; flags dynamic; size 65535; }}     # ports that answered in HTTP/1.1
+    set sealed {{ type inet_service; flags dynamic; size 65535; }}  # ports that answered in TLS or HTTP/2
+    chain output {{
+        type filter hook output priority 0;
+        tcp sport @drains jump answers
+    }}
+    chain answers {{
+        {_REWRITE}
+        {_REWRITE.replace("ip ", "ip6 ").replace("@old4", "@old6")}
+        @ih,0,16 0x1703 add @sealed {{ tcp sport }}         # a TLS record with data
+        @ih,0,8 0 @ih,24,8 1 add @sealed {{ tcp sport }}    # the head of an HTTP/2 answer
+    }}
+}}"""
+_SETS = {"drains", "old4", "old6", "hit", "sealed"}
 
-_TRY_WITHIN = 2.0
-"""Seconds for each part of the trial; it is over in a millisecond."""
-
-_NEEDS = "it needs Linux 5.16 or later, libnftables 1.0.1 or later and CAP_NET_ADMIN; or use another drain.keepalive"
+_PROBE_TIMEOUT = 2.0
+"""Seconds for each step of the probe, which takes a millisecond."""
 
 
 class StatusLineRewriter:
@@ -67,7 +76,7 @@ class StatusLineRewriter:
         self._table = table_of(owner)
         self._connections = connections
         self._library: Nftables | None = None
-        self._is_clean = False
+        self._is_removed = False
         self.waiting: frozenset[str] = frozenset()
 
     def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
@@ -76,25 +85,33 @@ class StatusLineRewriter:
             self.waiting = frozenset()
             self._remove()
             return {}
-        self._is_clean = False
-        left, answered = self._look(ports)
-        commands = self._frame() if left is None else []
-        left = left or {}
-        commands += self._let_go([port for port in left if port not in ports])
-        commands += self._taken_up([port for port in ports if port not in left], lease)
-        commands += self._renewed([port for port in ports if not _is_fresh(left.get(port, lease), lease)], lease)
-        if commands:
-            self._nft().run(commands)
-        return answered
+        self._is_removed = False
+        sets = self._look()
+        left = dict(leases(sets["drains"])) if sets else {}
+        new = [port for port in ports if port not in left]
+        old = [port for port in ports if port in left and not lease * 2 / 3 <= left[port] < math.inf]  # inf: no lease
+        gone = [port for port in left if port not in ports]
+        changes = [
+            *([] if sets else [_TABLE % self._table]),
+            # Adding first: to delete a port whose lease has just ended would fail. Adding alone renews nothing.
+            *self._drains("add", [*gone, *old], lease),
+            *self._drains("delete", [*gone, *old], lease),
+            *(self._add_connections(new) if new else []),
+            *self._drains("add", [*old, *new], lease),
+        ]
+        if changes:
+            self._nft().run(*changes)
+        return {port: _answered(port, sets) for port in ports}
 
     def check(self) -> None:
         """See ``KeepaliveCloser.check``."""
         try:
-            _try(StatusLineRewriter(f"trial of {self._table}", self._connections))
+            _probe(StatusLineRewriter(f"probe of {self._table}", self._connections))
         except (GateError, OSError) as error:
-            raise GatePermissionError(f"drain.keepalive: nginx cannot work here: {error}; {_NEEDS}") from error
-
-    # --- the kernel's side
+            raise GatePermissionError(
+                f"drain.keepalive: nginx cannot work on this host: {error}. It needs Linux 5.16, libnftables 1.0.1 and "
+                "CAP_NET_ADMIN. Fix: choose another drain.keepalive"
+            ) from error
 
     def _nft(self) -> Nftables:
         if self._library is None:
@@ -102,159 +119,74 @@ class StatusLineRewriter:
         return self._library
 
     def _remove(self) -> None:
-        """Once is enough, until a port comes. Without the library there is nothing to remove."""
-        if self._is_clean:
+        """Remove the table, once. Without the library there is none."""
+        if self._is_removed:
             return
-        self._is_clean = True
+        self._is_removed = True
         try:
-            self._nft().run(removal(self._table))
+            self._nft().run(*removal(self._table))
         except GatePermissionError:
             return
         except GateError:
-            self._is_clean = False
+            self._is_removed = False
 
-    def _look(self, ports: Collection[int]) -> tuple[dict[int, float] | None, dict[int, str]]:
-        """Seconds that each port has left of its lease, and what the ports have answered; None where there is no
-        table, or was one that is not as we make it."""
+    def _look(self) -> Mapping[str, Any]:
+        """The sets of the table by name; empty where there is no table, or there was one that is not ours any more."""
         try:
-            found = self._nft().run([{"list": {"table": entire(self._table)}}])
+            found = self._nft().run(f"list table inet {self._table}")
         except AbsentError:
-            return None, dict.fromkeys(ports, "")
+            return {}
         except UnreadableError:
             found = []
         sets = {one["set"]["name"]: one["set"] for one in found if "set" in one}
         is_dormant = any(one["table"].get("flags") for one in found if "table" in one)
         if is_dormant or not sets.keys() >= _SETS:
-            self._nft().run(removal(self._table))
-            return None, dict.fromkeys(ports, "")
-        self.waiting = frozenset(_peers(sets["old4"], sets["old6"]))
-        hit, sealed = ({port for port, _ in leases(sets[name])} for name in ("hit", "sealed"))
-        left = dict(leases(sets["drains"]))
-        return left, {port: "http" if port in hit else "sealed" if port in sealed else "" for port in ports}
+            self._nft().run(*removal(self._table))
+            return {}
+        ends = [one["concat"] for name in ("old4", "old6") for one in sets[name].get("elem", ())]
+        self.waiting = frozenset(peer_of(address, port) for _, _, address, port in ends)
+        return sets
 
-    def _taken_up(self, ports: list[int], lease: float) -> list[Command]:
-        """What stands in the sets already is not there twice."""
-        if not ports:
-            return []
-        found: dict[str, list[Any]] = {"old4": [], "old6": []}
+    def _add_connections(self, ports: Collection[int]) -> list[str]:
+        """The commands that add the connections of these ports to their sets."""
+        found: dict[str, list[str]] = {"old4": [], "old6": []}
         for one in self._connections(ports):
-            ends = [one.address, one.port, one.peer_address, one.peer_port]
-            found["old6" if ":" in one.address else "old4"].append({"concat": ends})
-        self.waiting |= set(_peers(*({"elem": elements} for elements in found.values())))
-        added = [self._change("add", name, elements) for name, elements in found.items() if elements]
-        return [*added, self._change("add", "drains", [_leased(port, lease) for port in ports])]
-
-    def _let_go(self, ports: list[int]) -> list[Command]:
-        """Its time may end meanwhile, and what is not there cannot be deleted: so add, delete."""
-        elements = [_leased(port, 1) for port in ports]
-        return [self._change(verb, "drains", elements) for verb in ("add", "delete")] if ports else []
-
-    def _renewed(self, ports: list[int], lease: float) -> list[Command]:
-        """One that is there keeps its time, and one that has just gone cannot be deleted: so add, delete, add."""
-        elements = [_leased(port, lease) for port in ports]
-        return [self._change(verb, "drains", elements) for verb in ("add", "delete", "add")] if ports else []
-
-    def _named(self, name: str) -> dict[str, Any]:
-        return inside(self._table, name=name)
-
-    def _change(self, verb: str, name: str, elements: list[Any]) -> Command:
-        return {verb: {"element": {**self._named(name), "elem": elements}}}
-
-    def _frame(self) -> list[Command]:
-        """The table with all that is in it, but for elements."""
-        hook = {"type": "filter", "hook": "output", "prio": 0}
+            element = f"{one.address} . {one.port} . {one.peer_address} . {one.peer_port}"
+            found["old6" if ":" in one.address else "old4"].append(element)
+            self.waiting |= {peer_of(one.peer_address, one.peer_port)}
         return [
-            {"add": {"table": entire(self._table)}},
-            self._set("drains", "inet_service", ["timeout"]),
-            self._set("hit", "inet_service", _CHANGED_BY_RULES),
-            self._set("sealed", "inet_service", _CHANGED_BY_RULES),
-            *(self._set(name, [kind, "inet_service"] * 2, _CHANGED_BY_RULES) for name, kind in _FAMILIES.values()),
-            {"add": {"chain": {**self._named("output"), **hook}}},
-            {"add": {"chain": self._named("answers")}},
-            self._rule("output", _is(_SPORT, "@drains"), {"jump": {"target": "answers"}}),
-            *(self._mending(family) for family in _FAMILIES),
-            self._rule("answers", _is(_bits(0, 16), 0x1703), _noted("sealed")),  # a record of TLS with data
-            self._rule("answers", _is(_bits(0, 8), 0), _is(_bits(24, 8), 1), _noted("sealed")),  # a head of HTTP/2
+            f"add element inet {self._table} {name} {{ {', '.join(ends)} }}" for name, ends in found.items() if ends
         ]
 
-    def _mending(self, family: str) -> Command:
-        name, _ = _FAMILIES[family]
-        ends = [_field(family, "saddr"), _SPORT, _field(family, "daddr"), _field("tcp", "dport")]
-        connection = {"concat": ends}
-        return self._rule(
-            "answers",
-            _is(connection, f"@{name}"),
-            _is(_bits(0, 64), int.from_bytes(b"HTTP/1.1", "big")),
-            _is(_bits(64, 8), ord(" ")),
-            _is(_bits(72, 8), ord("1"), "!="),
-            {"set": {"op": "delete", "elem": connection, "set": f"@{name}"}},
-            _noted("hit"),
-            {"mangle": {"key": _bits(48, 16), "value": int.from_bytes(b".0", "big")}},
-        )
-
-    def _set(self, name: str, kind: Any, flags: list[str]) -> Command:
-        return {"add": {"set": {**self._named(name), "type": kind, "flags": flags, "size": _MOST}}}
-
-    def _rule(self, chain: str, *expressions: Mapping[str, Any]) -> Command:
-        return {"add": {"rule": inside(self._table, chain=chain, expr=list(expressions))}}
+    def _drains(self, verb: str, ports: Collection[int], lease: float) -> list[str]:
+        elements = ", ".join(f"{port} timeout {math.ceil(lease)}s" for port in ports)
+        return [f"{verb} element inet {self._table} drains {{ {elements} }}"] if ports else []
 
 
 def table_of(owner: str) -> str:
-    """The table of one supervisord: two on a host keep apart, a new listener finds what its predecessor left."""
+    """The name of the table of one supervisord: two on a host have different ones."""
     return f"supervisor-rolling-answers-{mark_of(owner)}"
 
 
-def _peers(*sets: Mapping[str, Any]) -> Iterable[str]:
-    """The peers of the connections in these sets."""
-    for one in (one for found in sets for one in found.get("elem", ())):
-        _, _, address, port = one["concat"]
-        yield peer_of(address, port)
+def _answered(port: int, sets: Mapping[str, Any]) -> str:
+    """What a port has answered with: ``http``, ``sealed``, or nothing yet (empty)."""
+    kinds = {"http": "hit", "sealed": "sealed"}
+    return next((kind for kind, name in kinds.items() if sets and port in dict(leases(sets[name]))), "")
 
 
-def _field(protocol: str, field: str) -> dict[str, Any]:
-    return {"payload": {"protocol": protocol, "field": field}}
-
-
-def _bits(offset: int, length: int) -> dict[str, Any]:
-    """So many bits of what TCP carries."""
-    return {"payload": {"base": "ih", "offset": offset, "len": length}}
-
-
-def _is(left: Mapping[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def _noted(name: str) -> dict[str, Any]:
-    return {"set": {"op": "add", "elem": _SPORT, "set": f"@{name}"}}
-
-
-def _is_fresh(left: float, lease: float) -> bool:
-    """One that somebody added without a timeout would stay for ever."""
-    return lease * 2 / 3 <= left < math.inf
-
-
-def _leased(port: int, lease: float) -> dict[str, Any]:
-    return {"elem": {"val": port, "timeout": math.ceil(lease)}}
-
-
-_SPORT = _field("tcp", "sport")
-
-
-# --- the trial
-
-
-def _try(lines: StatusLineRewriter) -> None:
-    """Two answers on a connection of our own: the first is mended, the second not. Raises GateError or OSError."""
+def _probe(closer: StatusLineRewriter) -> None:
+    """Send two answers on a connection of our own: the first must be rewritten, the second not. Raises GateError or
+    OSError."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(_TRY_WITHIN)
-        with socket.create_connection(listener.getsockname(), _TRY_WITHIN) as client:
+        listener.settimeout(_PROBE_TIMEOUT)
+        with socket.create_connection(listener.getsockname(), _PROBE_TIMEOUT) as client:
             server, _ = listener.accept()
             with server:
                 try:
-                    lines.hold([listener.getsockname()[1]], _TRY_WITHIN)
+                    closer.hold([listener.getsockname()[1]], _PROBE_TIMEOUT)
                     found = [_carried(server, client) for _ in range(2)]
                 finally:
-                    lines.hold((), 0.0)
+                    closer.hold((), 0.0)
     if found != [b"HTTP/1.0 200 OK", b"HTTP/1.1 200 OK"]:
         raise GateError(f"of two answers on one connection, the status lines came out as {found}")
 

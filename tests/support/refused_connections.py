@@ -1,7 +1,4 @@
-"""A listener whose rules netfilter refuses, from the moment on when the file that REFUSE_FILE names is there.
-
-A stand-in for a kernel that cannot take a rule any more. Run as ``plugin.sections`` runs a listener.
-"""
+"""A listener whose firewall rules the kernel refuses while the file that REFUSE_FILE names exists. Run as ``plugin.sections`` runs a listener."""
 
 from __future__ import annotations
 
@@ -21,25 +18,25 @@ _put, _put_elements = OwnChain.put, OwnTable.put
 
 
 def put(self: OwnChain, selected: Sequence[bytes]) -> None:
-    """``OwnChain.put``, or what it raises where the kernel says no."""
+    """``OwnChain.put``, or what it raises where the kernel refuses the rule."""
     if os.path.exists(os.environ[REFUSE_FILE]):
         with translated("table filter, IPv4"):
             raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
     _put(self, selected)
 
 
-def put_elements(self: OwnTable, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:
-    """``OwnTable.put``; where the kernel is to say no, with a part in the rule that it lacks."""
+def put_elements(self: OwnTable, closed: Mapping[int, str], found: Found, with_rules: bool) -> None:
+    """``OwnTable.put``, with a part in the rule that the kernel lacks where it is to refuse it."""
     good = self._rules
     if os.path.exists(os.environ[REFUSE_FILE]):
-        self._rules, with_rules = [[{"jump": {"target": "nowhere"}}]], True
+        self._rules, with_rules = ["jump nowhere"], True
     try:
-        _put_elements(self, closed, lease, found, with_rules)
+        _put_elements(self, closed, found, with_rules)
     finally:
         self._rules = good
 
 
 if __name__ == "__main__":
-    OwnTable.put = put_elements  # type: ignore[method-assign]  # what the module is for
-    OwnChain.put = put  # type: ignore[method-assign]  # what the module is for
+    OwnTable.put = put_elements  # type: ignore[method-assign]  # the purpose of this module
+    OwnChain.put = put  # type: ignore[method-assign]  # the purpose of this module
     sys.exit(listener.main())

@@ -9,33 +9,33 @@ import pytest
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.listener.system import libnftables
-from supervisor_rolling.listener.system.libnftables import Nftables
+from supervisor_rolling.listener.system.libnftables import Nftables, removal
 
-TABLE = {"family": "inet", "name": "rolling-test"}
+TABLE = "rolling-test"
 
 
 @pytest.fixture
 def nft() -> Iterator[Nftables]:
     found = Nftables()
     yield found
-    found.run([{"add": {"table": TABLE}}, {"delete": {"table": TABLE}}])
+    found.run(*removal(TABLE))
     found.close()
 
 
 def tables(nft: Nftables) -> list[str]:
-    return [one["table"]["name"] for one in nft.run([{"list": {"tables": {}}}])]
+    return [one["table"]["name"] for one in nft.run("list tables")]
 
 
 def test_what_is_added_is_listed(nft: Nftables) -> None:
-    assert nft.run([{"add": {"table": TABLE}}]) == []
-    assert TABLE["name"] in tables(nft)
+    assert nft.run(f"add table inet {TABLE}") == []
+    assert TABLE in tables(nft)
 
 
 def test_a_transaction_is_done_as_a_whole_or_not_at_all(nft: Nftables) -> None:
     with pytest.raises(GateError, match=r"nftables: .*No such file or directory"):
-        nft.run([{"add": {"table": TABLE}}, {"delete": {"table": {**TABLE, "name": "nowhere"}}}])
-    assert TABLE["name"] not in tables(nft)
-    nft.run([{"add": {"table": TABLE}}])  # and the next goes as if nothing had been
+        nft.run(f"add table inet {TABLE}", "delete table inet nowhere")
+    assert TABLE not in tables(nft)
+    nft.run(f"add table inet {TABLE}")  # and the next goes as if nothing had been
 
 
 def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,13 +51,13 @@ def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patched:
         patched.setattr(nft, "_library", BreaksOff(nft._library))
-        with pytest.raises(libnftables.UnreadableError, match="its answer cannot be read"):
-            nft.run([{"list": {"tables": {}}}])
+        with pytest.raises(libnftables.UnreadableError, match="cannot read the library"):
+            nft.run("list tables")
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.99")
-    with pytest.raises(GatePermissionError, match=r"libnftables\.so\.99: .*install libnftables .*libnftables1"):
+    with pytest.raises(GatePermissionError, match=r"libnftables\.so\.99: .*Fix: install libnftables .*libnftables1"):
         Nftables()
 
 
@@ -66,7 +66,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     [
         ("internal:0:0-0: Error: Could not process rule: Operation not permitted\n", GatePermissionError, "permitted"),
         ("internal:0:0-0: Error: Could not process rule: Device or resource busy\n", GateError, "busy"),
-        ("", GateError, "nftables gave no reason"),
+        ("", GateError, "no reason given"),
     ],
 )
 def test_what_is_no_better_at_the_next_try_is_told_apart(text: str, kind: type[GateError], words: str) -> None:

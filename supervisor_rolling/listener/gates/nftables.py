@@ -1,4 +1,4 @@
-"""Closes ports with a set of nftables whose elements the kernel forgets by itself: the ``Gate`` of ``contracts.py``.
+"""The ``Gate`` that closes ports with a set of nftables from which the kernel removes each port when its lease ends.
 
     table inet supervisor-rolling-1f2e3d4c {
         set closed {
@@ -12,32 +12,30 @@
         }
     }
 
-``bypass: address`` has ``ip saddr 127.0.0.2 return`` above that rule in place of the mark. One table for both address
-families, and none of conntrack. A bare ``tcp flags syn`` would miss a SYN that asks for ECN.
+With ``bypass: address`` the rule ``ip saddr 127.0.0.2 return`` above that one replaces the mark. One table serves both
+address families, without conntrack. A bare ``tcp flags syn`` would miss a SYN that asks for ECN.
 
-What can override it. A packet walks every chain of every table that is hooked to input, in the order of their
-priorities, and those of iptables are among them at 0. ``accept`` ends one chain, not the walk, so no foreign accept
-opens a closed port; a reject or a drop ends the walk wherever it stands. Ours comes before the usual chains (-10):
-before a foreign drop, which would make a load balancer wait where it could try the next server, and before a
-``synproxy``, which would answer a SYN in the application's name. What comes before us can: change the mark of a packet
-to ours (opens) or that of a warm-up (closes it out), send it to another port (it is the port that arrives here that
-counts), or steal it (``queue``, XDP, another synproxy).
+What other rules can do. A packet walks the chains of all tables that are hooked to input, by priority; those of
+iptables stand at 0. ``accept`` ends one chain and not the walk, so no rule of another program opens a closed port;
+reject and drop end the walk. Ours stands before the usual chains (-10): before another's drop, which would let a load
+balancer wait where it could try the next server, and before a ``synproxy``, which would answer a SYN for the
+application. Rules before ours can set the mark of a packet (opens), clear that of a warm-up (closes), send the packet
+to another port (the port that arrives here counts), or take it away (``queue``, XDP, another synproxy).
 
-The contract beyond that of ``Gate``:
+Beyond the contract of ``Gate``:
 
-* Only our table is ever touched. Every change is one transaction, all of it or nothing, and needs no lock.
-* A look that finds everything as it was written costs a listing of our table and no write. The lease is renewed when a
-  third of it is used up, so a comment that changed alone becomes visible only then.
-* A renewal is add, delete and add of every element in one transaction: no packet ever finds it gone, and the delete
-  does not fail over an element that has just expired. A table, too, that somebody changed or a predecessor left gets
-  its rules and elements anew in one transaction, and the chain stays; only where the chain or the set are not ours any
-  more is it taken down and made again.
-* Nothing is believed but what is read back. Rules are known by their handles and their table's, which the kernel never
-  gives twice: a rule that somebody put back by hand is not the one that was there, and counts as a gap.
-* A port's "since" begins anew, after the transaction that closed it again, whenever a look finds its element gone or
-  the rules changed, or its lease ended before the new one was in force. A new object knows nothing of what it finds.
+* Only our table is touched. Each change is one transaction, done as a whole or not at all, and needs no lock.
+* A hold that finds everything as written costs one listing of our table. A lease is renewed when a third of it has
+  passed; a comment that alone has changed is written then, too.
+* A renewal adds, deletes and adds each element in one transaction: no packet finds it missing, and the delete does not
+  fail where the element has just expired. A changed or inherited table gets its rules and elements anew in the same
+  way while its chain stays; only where the chain or the set is no longer ours is the table removed and made again.
+* Only what is read back counts. Rules are known by their handles and their table's, which the kernel never gives
+  twice: a rule that was deleted and restored by hand counts as a gap.
+* A port's "since" begins anew, after the transaction that closed it again, when its element was missing, the rules were
+  changed, or its lease ended before the new one began. A new object takes over nothing of what it finds.
 
-For one thread only.
+For one thread.
 """
 
 from __future__ import annotations
@@ -51,44 +49,44 @@ from typing import Any
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.listener.system.libnftables import AbsentError, Command, Nftables, UnreadableError
-from supervisor_rolling.listener.system.nftables_tables import FAMILY, entire, inside, leases, removal
+from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
 from supervisor_rolling.listener.system.rule_names import clean_comment, mark_of
 
-PRIORITY = -10
-CHAIN, SET = "input", "closed"
+_CHAIN = {"name": "input", "type": "filter", "hook": "input", "prio": -10, "policy": "accept"}
+_MAX_COMMENT = 127  # bytes: of the 128 that nft allows one is for the NUL
+_PROBE_PORT = 9  # "discard": no process listens there
 
-_LONGEST_COMMENT = 127
-"""Bytes: of the 128 that nft allows one is for the NUL."""
+_IS_SYN = "tcp flags & (fin|syn|rst|ack) == syn"
+_RULES = {
+    "mark": [f"{_IS_SYN} tcp dport @closed meta mark != {BYPASS_MARK:#x} reject with tcp reset"],
+    "address": [f"ip saddr {BYPASS_ADDRESS} return", f"{_IS_SYN} tcp dport @closed reject with tcp reset"],
+}
+"""The rules of the chain, by ``gate.bypass``."""
 
-_A_PORT = 9
-"""For ``probe``: "discard", where nobody listens."""
-
-_NO_PART = "this kernel lacks a part of the rule: try modprobe -a nf_tables nft_reject_inet"
+_NO_PART = "the kernel lacks a part of the rule. Fix: modprobe -a nf_tables nft_reject_inet"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What there is of our table. ``entered``: new connections enter its chain. ``whole``: it has the form that we give
-    it and holds nothing else, but for the rules. ``rules``: each with its handle. ``left``: of the lease of each
-    element, in seconds rounded down; infinite for one without."""
+    """What a listing shows of our table."""
 
     exists: bool = False
-    entered: bool = False
-    whole: bool = False
-    rules: tuple[str, ...] = ()
-    left: Mapping[int, float] = field(default_factory=dict)
+    entered: bool = False  # new connections enter its chain
+    whole: bool = False  # it has our form and holds nothing else; the rules are not compared
+    rules: tuple[str, ...] = ()  # of its chain, each with its handle and the table's
+    left: Mapping[int, float] = field(default_factory=dict)  # of each lease, in seconds rounded down; inf: no lease
 
 
 class NftablesGate:
-    """The nftables backend. ``clock`` gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the library is
-    missing."""
+    """The nftables backend. ``clock`` gives CLOCK_MONOTONIC seconds. Raises GatePermissionError where the library or
+    the rights are missing."""
 
     name = "nftables"
 
     def __init__(self, policy: GatePolicy, owner: str, clock: Callable[[], float]) -> None:
-        self._table = OwnTable(Nftables(), table_of(owner), policy.bypass)
-        self._lease = math.ceil(policy.lease)  # the library's JSON knows whole seconds
+        self._lease = math.ceil(policy.lease)  # listings give whole seconds
+        self._table = OwnTable(Nftables(), table_of(owner), _RULES[policy.bypass], self._lease)
+        self._number_of_rules = len(_RULES[policy.bypass])
         self._clock = clock
         self._rules: tuple[str, ...] = ()
         self._written: frozenset[int] = frozenset()
@@ -97,216 +95,172 @@ class NftablesGate:
 
     def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
-        found = self._look()
-        if not self._as_asked(found, closed):
+        found = self._table.look()
+        self._note(found)
+        if not self._is_as_asked(found, closed):
             self._write(found, closed)
         return dict(self._since)
 
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
-        """No rule of others can open what this one closes; see ``Gate.inspect``."""
+        """Nothing: no rule of another program can open what this gate closes; see ``Gate.inspect``."""
         return ()
 
     def check(self) -> None:
-        """Try whether rights and kernel suffice; see ``Gate.check``."""
+        """Raise where rights or kernel support are missing; see ``Gate.check``."""
         self._table.look()
-        self._table.probe(self._lease)
+        self._table.probe()
 
-    def _look(self) -> Found:
-        """Read our table, and forget the ports that are found open. The clock is read after the look, and so after the
-        transaction that closed what is found closed for the first time."""
-        found = self._table.look()
+    def _note(self, found: Found) -> None:
+        """Note since when each port is closed, and forget those that are open. The clock is read after the listing, and
+        so after the transaction that closed a port that is found closed for the first time."""
+        is_ours = (
+            bool(self._rules) and found.rules[: len(self._rules)] == self._rules
+        )  # what stands below takes nothing
+        closed = self._written & found.left.keys() if found.entered and is_ours else frozenset()
         now = self._clock()
-        self._since = {port: self._since.get(port, now) for port in sorted(self._intact(found))}
-        return found
+        self._since = {port: self._since.get(port, now) for port in sorted(closed)}
 
-    def _intact(self, found: Found) -> frozenset[int]:
-        """The ports that were refused when the look was made. What stands below our rules takes nothing from them."""
-        is_ours = bool(self._rules) and found.rules[: len(self._rules)] == self._rules
-        return self._written & found.left.keys() if found.entered and is_ours else frozenset()
-
-    def _as_asked(self, found: Found, closed: Mapping[int, str]) -> bool:
+    def _is_as_asked(self, found: Found, closed: Mapping[int, str]) -> bool:
         if not closed:
             return not found.exists
-        are_the_ports = found.left.keys() == closed.keys()
-        return are_the_ports and self._tidy(found) and all(map(self._is_fresh, found.left.values()))
+        are_fresh = all(self._lease * 2 / 3 <= left <= self._lease for left in found.left.values())
+        return found.left.keys() == closed.keys() and self._is_tidy(found) and are_fresh
 
-    def _tidy(self, found: Found) -> bool:
+    def _is_tidy(self, found: Found) -> bool:
         return found.whole and bool(self._rules) and found.rules == self._rules
 
-    def _is_fresh(self, left: float) -> bool:
-        return self._lease * 2 / 3 <= left <= self._lease
-
     def _write(self, found: Found, closed: Mapping[int, str]) -> None:
-        """Make it so, and believe what is read back."""
-        if not closed:
-            self._table.remove()
-            self._rules, self._written = (), frozenset()
-            self._look()
-            return
+        """Change the table, and note what is read back."""
         before = self._clock()
-        self._table.put(closed, self._lease, found, with_rules=not self._tidy(found))
+        with_rules = not self._is_tidy(found)
+        if closed:
+            self._table.put(closed, found, with_rules)
+        else:
+            self._table.remove()
         if self._clock() >= self._until or not found.whole:  # it may have been open for a moment
             self._since.clear()
         self._written, self._until = frozenset(closed), before + self._lease
-        if not self._tidy(found):
-            self._rules = self._table.own_rules()
-        self._look()
+        found = self._table.look()
+        if with_rules:
+            self._rules = found.rules if len(found.rules) == self._number_of_rules else ()
+        self._note(found)
 
 
 class OwnTable:
-    """Our table: what there is of it, and changes to it, each of which is one transaction or an error and nothing.
+    """Our table: reads it, and changes it in one transaction a call. Raises GateError and GatePermissionError."""
 
-    Errors are GateError and GatePermissionError.
-    """
-
-    def __init__(self, nft: Nftables, name: str, bypass: str) -> None:
+    def __init__(self, nft: Nftables, name: str, rules: Sequence[str], lease: int) -> None:
         self._nft = nft
         self._name = name
-        self._rules = _rules(bypass)
+        self._rules = rules
+        self._lease = lease
 
     def look(self) -> Found:
-        """Read the table anew."""
+        """Read the table."""
         try:
-            return _found(self._nft.run([{"list": {"table": entire(self._name)}}]))
+            return _found(self._nft.run(f"list table inet {self._name}"))
         except AbsentError:
             return Found()
         except UnreadableError:  # then it is not as we made it
             return Found(exists=True)
 
-    def own_rules(self) -> tuple[str, ...]:
-        """The rules, as read back, of a chain that ``put`` has just filled; none where they are not all there."""
-        rules = self.look().rules
-        return rules if len(rules) == len(self._rules) else ()
-
-    def put(self, closed: Mapping[int, str], lease: int, found: Found, with_rules: bool) -> None:
-        """Close exactly these ports for ``lease`` seconds; ``found`` is what there is, and ``with_rules`` says whether
-        the rules are written, too."""
+    def put(self, closed: Mapping[int, str], found: Found, with_rules: bool) -> None:
+        """Close exactly these ports for one lease; ``found`` is the table as it is; ``with_rules``: write the rules,
+        too."""
         anew = [] if found.whole or not found.exists else removal(self._name)
-        emptied = _elements_gone(self._name, found.left if found.whole else (), closed, lease)
-        rules = [{"flush": {"chain": inside(self._name, name=CHAIN)}}, *self._rule_commands(self._name)]
-        commands = [*anew, *_frame(self._name), *emptied, _elements(self._name, closed, lease)]
-        self._change([*commands, *(rules if with_rules else [])])
+        gone = {*closed, *(found.left if found.whole else ())}
+        rules = [f"flush chain inet {self._name} input", *_rules(self._name, self._rules)] if with_rules else []
+        self._change(
+            *anew,
+            *_frame(self._name),
+            self._elements("add", dict.fromkeys(gone, "")),  # deleting one that has just expired would fail
+            self._elements("delete", dict.fromkeys(gone, "")),
+            self._elements("add", closed),
+            *rules,
+        )
 
     def remove(self) -> None:
-        """Take the table away, also one that has gone meanwhile."""
-        self._change(removal(self._name))
+        """Remove the table, if it is still there."""
+        self._change(*removal(self._name))
 
-    def probe(self, lease: int) -> None:
-        """Prove that the kernel takes our table: make one and take it away again, in one transaction that nobody sees.
-
-        The kernel checks all of a transaction before it begins with any.
-        """
+    def probe(self) -> None:
+        """Prove that the kernel takes our table: make another one and remove it in one transaction, of which no packet
+        sees anything. The kernel checks the whole transaction before it applies any of it."""
         name = f"{self._name}-check"
-        elements = _elements(name, {_A_PORT: "a test, gone in a moment"}, lease)
-        self._change([*_frame(name), elements, *self._rule_commands(name), *removal(name)])
+        element = f"add element inet {name} closed {{ {_element(_PROBE_PORT, 'a test', self._lease)} }}"
+        self._change(*_frame(name), element, *_rules(name, self._rules), *removal(name))
 
-    def _rule_commands(self, table: str) -> list[Command]:
-        return [{"add": {"rule": inside(table, chain=CHAIN, expr=expressions)}} for expressions in self._rules]
+    def _elements(self, verb: str, ports: Mapping[int, str]) -> str:
+        elements = (_element(port, comment, self._lease) for port, comment in sorted(ports.items()))
+        return f"{verb} element inet {self._name} closed {{ {', '.join(elements)} }}"
 
-    def _change(self, commands: Sequence[Command]) -> None:
+    def _change(self, *commands: str) -> None:
         try:
-            self._nft.run(commands)
-        except AbsentError as error:  # no change is to something that may be absent, but for parts of the kernel
+            self._nft.run(*commands)
+        except AbsentError as error:  # all that our commands name is added first, but for parts of the kernel
             raise GatePermissionError(f"{error}: {_NO_PART}") from error
         except GatePermissionError:
             raise
         except GateError as error:
             raise GateError(
-                f"Gate, table {FAMILY} {self._name}: {error}. Ports may be open. The next turn tries again; if it "
-                "stays, look at nft list ruleset and the kernel log."
+                f"Cannot change table inet {self._name}, so ports may be open: {error}. It will be tried again. If it "
+                "stays, see nft list ruleset and the kernel log"
             ) from error
 
 
 def table_of(owner: str) -> str:
-    """The table of one supervisord: two on a host keep apart."""
+    """The name of the table of one supervisord: two on a host have different ones."""
     return f"supervisor-rolling-{mark_of(owner)}"
 
 
-# --- what is read
+# --- listings
 
 
-def _found(objects: Iterable[Mapping[str, Any]]) -> Found:
-    kinds: dict[str, list[Any]] = {}
-    for one in objects:
-        for kind, value in one.items():
-            kinds.setdefault(kind, []).append(value)
-    awake = not any(table.get("flags") for table in kinds.get("table", []))
-    chains, sets = kinds.get("chain", []), kinds.get("set", [])
-    entered = awake and any(map(_is_our_chain, chains))
+def _found(objects: Sequence[Mapping[str, Any]]) -> Found:
+    tables, chains, sets, rules = (list(_of_kind(kind, objects)) for kind in ("table", "chain", "set", "rule"))
+    ours = [one for one in sets if _is_our_set(one)]
+    is_dormant = any(table.get("flags") for table in tables)
+    entered = not is_dormant and any(_CHAIN.items() <= chain.items() for chain in chains)
+    is_alone = len(chains) == len(sets) == len(ours) == 1 and len(objects) == 3 + len(rules)
     return Found(
         exists=True,
         entered=entered,
-        whole=entered and len(chains) == len(sets) == 1 and _is_our_set(sets[0]) and not kinds.keys() - _OURS,
-        rules=tuple(_text(kinds["table"], rule) for rule in kinds.get("rule", []) if rule["chain"] == CHAIN),
-        left={port: left for one in sets if _is_our_set(one) for port, left in leases(one)},
+        whole=entered and is_alone,
+        rules=tuple(_text(tables, rule) for rule in rules if rule["chain"] == _CHAIN["name"]),
+        left={port: left for one in ours for port, left in leases(one)},
     )
 
 
-_OURS = {"table", "chain", "set", "rule"}
-
-
-def _is_our_chain(chain: Mapping[str, Any]) -> bool:
-    ours = {"name": CHAIN, "type": "filter", "hook": "input", "prio": PRIORITY, "policy": "accept"}
-    return ours.items() <= chain.items()
+def _of_kind(kind: str, objects: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    return (one[kind] for one in objects if kind in one)
 
 
 def _is_our_set(found: Mapping[str, Any]) -> bool:
-    flags = found.get("flags", [])
-    has_timeouts = flags in ("timeout", ["timeout"])  # one version writes a word, another a list of it
-    return (found["name"], found["type"], has_timeouts) == (SET, "inet_service", True)
+    has_timeouts = found.get("flags") in ("timeout", ["timeout"])  # one version writes a word, another a list of it
+    return (found["name"], found["type"], has_timeouts) == ("closed", "inet_service", True)
 
 
-def _text(table: Any, rule: Any) -> str:
-    """With both handles: a table counts those of its rules from 1, also one that was flushed and restored."""
-    return json.dumps([table, rule], sort_keys=True)
+def _text(tables: Sequence[Any], rule: Any) -> str:
+    """With both handles: a table counts its rules from 1 again when it was removed and restored."""
+    return json.dumps([tables, rule], sort_keys=True)
 
 
-# --- what is written
+# --- commands
 
 
-def _frame(table: str) -> list[Command]:
-    """Table, set and chain, where they are not there already."""
-    chain = inside(table, name=CHAIN, type="filter", hook="input", prio=PRIORITY, policy="accept")
+def _frame(table: str) -> list[str]:
+    """Add table, set and chain where they do not exist."""
     return [
-        {"add": {"table": entire(table)}},
-        {"add": {"set": inside(table, name=SET, type="inet_service", flags=["timeout"])}},
-        {"add": {"chain": chain}},
+        f"add table inet {table}",
+        f"add set inet {table} closed {{ type inet_service; flags timeout; }}",
+        f"add chain inet {table} input {{ type filter hook input priority -10; policy accept; }}",
     ]
 
 
-def _elements(table: str, closed: Mapping[int, str], lease: int) -> Command:
-    elements = [{"elem": _element(port, comment, lease)} for port, comment in sorted(closed.items())]
-    return {"add": {"element": inside(table, name=SET, elem=elements)}}
+def _rules(table: str, rules: Sequence[str]) -> list[str]:
+    return [f"add rule inet {table} input {rule}" for rule in rules]
 
 
-def _element(port: int, comment: str, lease: int) -> dict[str, Any]:
-    clean = clean_comment(comment, _LONGEST_COMMENT)
-    return {"val": port, "timeout": lease, **({"comment": clean} if clean else {})}
-
-
-def _elements_gone(table: str, found: Iterable[int], selected: Iterable[int], lease: int) -> list[Command]:
-    """Added first, so that the transaction does not fail over an element that has just expired."""
-    gone = sorted({*found, *selected})
-    return [
-        _elements(table, dict.fromkeys(gone, ""), lease),
-        {"delete": {"element": inside(table, name=SET, elem=gone)}},
-    ]
-
-
-def _rules(bypass: str) -> list[list[dict[str, Any]]]:
-    """The expressions of each rule."""
-    mask: dict[str, Any] = {"|": [{"|": [{"|": ["fin", "syn"]}, "rst"]}, "ack"]}
-    syn = _match("==", {"&": [_payload("tcp", "flags"), mask]}, "syn")
-    closed = _match("==", _payload("tcp", "dport"), f"@{SET}")
-    refused = {"reject": {"type": "tcp reset"}}
-    if bypass == "mark":
-        return [[syn, closed, _match("!=", {"meta": {"key": "mark"}}, BYPASS_MARK), refused]]
-    return [[_match("==", _payload("ip", "saddr"), BYPASS_ADDRESS), {"return": None}], [syn, closed, refused]]
-
-
-def _match(operator: str, left: Mapping[str, Any], right: str | int) -> dict[str, Any]:
-    return {"match": {"op": operator, "left": left, "right": right}}
-
-
-def _payload(protocol: str, name: str) -> dict[str, Any]:
-    return {"payload": {"protocol": protocol, "field": name}}
+def _element(port: int, comment: str, lease: int) -> str:
+    comment = clean_comment(comment, _MAX_COMMENT)
+    return f"{port} timeout {lease}s" + (f' comment "{comment}"' if comment else "")

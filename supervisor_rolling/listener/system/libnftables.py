@@ -1,8 +1,8 @@
-"""libnftables, the official library of nftables, by its JSON: what nft(8) itself runs on.
+"""libnftables, the official library of nftables: what nft(8) itself runs on.
 
-Its own Python module is on no index: Debian has it as python3-nftables, for the system's Python alone. A few
-functions of its stable C interface are called here instead. A call is one transaction: all of its commands, or none.
-The JSON is described in libnftables-json(5).
+Commands are in nft's own language, as in nft(8); answers are in JSON, as in libnftables-json(5). A call is one
+transaction: all of its commands, or none. Its Python module is on no index (Debian has it as python3-nftables, for the
+system's Python alone), so a few functions of its stable C interface are called here instead.
 """
 
 from __future__ import annotations
@@ -10,38 +10,34 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import os
 import socket
 import struct
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 
 LIBRARY = "libnftables.so.1"
 
-Command = Mapping[str, Any]
-
 _OUTPUT_JSON = 1 << 4
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NLMSG_ERROR = 2
-_GET_GENERATION = struct.pack("=IHHII4x", 20, 10 << 8 | 16, 1, 0, 0)
-"""A request of NFT_MSG_GETGEN of nf_tables (linux/netfilter/nf_tables.h)."""
+_GET_GENERATION = struct.pack("=IHHII4x", 20, 10 << 8 | 16, 1, 0, 0)  # NFT_MSG_GETGEN, linux/netfilter/nf_tables.h
+_ANSWERS_WITHIN = 1.0  # seconds; the kernel answers at once
 
-_ANSWERS_WITHIN = 1.0
-"""Seconds for the kernel, which answers at once."""
-
-_NO_RIGHTS = "the listener may not change the firewall: run it as root, or give it CAP_NET_ADMIN"
-_NO_KERNEL = "this kernel offers no nftables here: try modprobe nf_tables"
+_NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root, or give it CAP_NET_ADMIN"
+_NO_KERNEL = "this kernel has no nftables. Fix: modprobe nf_tables"
 
 
 class AbsentError(GateError):
-    """What a command speaks of is not there."""
+    """A command names something that does not exist."""
 
 
 class UnreadableError(GateError):
-    """What the library answered is no JSON: 1.0.6 breaks off in the middle of a table that somebody made dormant."""
+    """The library's answer is no JSON: 1.0.6 breaks off in the middle of a table that is dormant."""
 
 
 _CAUSES: dict[str, tuple[type[GateError], str]] = {
@@ -51,28 +47,27 @@ _CAUSES: dict[str, tuple[type[GateError], str]] = {
     "cache initialization failed: Invalid argument": (GatePermissionError, _NO_KERNEL),
     "No such file or directory": (AbsentError, ""),
 }
-"""By what an error says: the library turns errno into words, and gives only those."""
+"""By a part of the error's text: the library has no error numbers."""
 
 
 class Nftables:
-    """For one thread. Raises GatePermissionError where the library is missing."""
+    """For one thread. Raises GatePermissionError where the library or the rights are missing."""
 
     def __init__(self) -> None:
         self._library = _library()
-        _prove_rights()
+        _require_rights()
         self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
         self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
         self._end = weakref.finalize(self, self._library.nft_ctx_free, self._context)
 
-    def run(self, commands: Sequence[Command]) -> list[dict[str, Any]]:
-        """What a transaction of these commands answers: the objects of a ``list``, without the library's own.
+    def run(self, *commands: str) -> list[dict[str, Any]]:
+        """Run these commands as one transaction and return the objects that a ``list`` among them gives.
 
-        Raises GateError where it was refused, and then as a whole; GatePermissionError where it always will be.
+        Raises GateError where the transaction failed, and then as a whole; GatePermissionError where it always will.
         """
-        request = json.dumps({"nftables": list(commands)}).encode()
-        status = self._library.nft_run_cmd_from_buffer(self._context, request)
+        status = self._library.nft_run_cmd_from_buffer(self._context, "\n".join(commands).encode())
         output = self._library.nft_ctx_get_output_buffer(self._context)  # reading empties them
         errors = self._library.nft_ctx_get_error_buffer(self._context)
         if status:
@@ -80,19 +75,32 @@ class Nftables:
         try:
             found = json.loads(output)["nftables"] if output.strip() else []
         except ValueError as error:
-            raise UnreadableError(f"nftables: its answer cannot be read: {error}") from error
+            raise UnreadableError(f"nftables: cannot read the library's answer: {error}") from error
         return [one for one in found if "metainfo" not in one]
 
     def close(self) -> None:
-        """Give back what the library holds: a socket and memory. So does the end of this object."""
+        """Free what the library holds: a socket and memory. The end of this object does so, too."""
         self._end()
+
+
+def removal(table: str) -> list[str]:
+    """The commands that remove a table. It is added first: to delete one that does not exist would fail."""
+    return [f"add table inet {table}", f"delete table inet {table}"]
+
+
+def leases(found: Mapping[str, Any]) -> Iterable[tuple[int, float]]:
+    """Each port in a listed set, with the seconds until it expires; infinity for one that has no timeout."""
+    for one in found.get("elem", []):
+        element = one.get("elem", {}) if isinstance(one, dict) else {"val": one}
+        if isinstance(element.get("val"), int):
+            yield element["val"], element.get("expires", 0.0 if "timeout" in element else math.inf)
 
 
 def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
-        raise GatePermissionError(f"{error}: install libnftables (Debian, Ubuntu: libnftables1)") from None
+        raise GatePermissionError(f"{error}. Fix: install libnftables (Debian, Ubuntu: libnftables1)") from None
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
     library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
@@ -105,9 +113,9 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _prove_rights() -> None:
-    """Ask the kernel, over a socket such as the library is about to open, for the number of its rule set. The library
-    ends the whole process where it gets no socket, and where it has no right says so on standard error."""
+def _require_rights() -> None:
+    """Ask the kernel for the number of its rule set over a socket like the one that the library opens. The library
+    ends the whole process where it gets no socket, and writes to stderr where it has no rights."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_ANSWERS_WITHIN)
@@ -121,8 +129,8 @@ def _prove_rights() -> None:
 
 
 def _translated(text: str) -> GateError:
-    """``internal:0:0-0: Error: Could not process rule: No such file or directory`` without what nobody needs."""
+    """The error for the library's text: only what follows ``Error: ``, without the places and the echoed commands."""
     lines = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
-    reason = "; ".join(dict.fromkeys(lines)) or text.strip() or "nftables gave no reason"
+    reason = "; ".join(dict.fromkeys(lines)) or text.strip() or "no reason given"
     kind, advice = next((cause for sign, cause in _CAUSES.items() if sign in reason), (GateError, ""))
     return kind(f"nftables: {reason}{advice and f': {advice}'}")
