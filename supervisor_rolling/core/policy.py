@@ -1,85 +1,117 @@
-"""What rolling.yaml says: of each group, and of the listener. Durations are in seconds."""
+"""What rolling.yaml says: of each group, and of the listener. Durations are in seconds.
+
+A field is a key of the file. Its name, default, type and what the type is annotated with are all that
+``listener/config/policy.py`` needs to read and check it; fields that are ``NOT_A_KEY`` are filled in by the program.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 BYPASS_MARK = 0x726F6C6C
 """The firewall mark of a warm-up's socket: "roll" in ASCII, so that it is easy to find and unlike the small numbers and
 single bits that other tools use."""
 
-
 BYPASS_ADDRESS = "127.0.0.2"
 """The source address of a warm-up with ``bypass: address``."""
+
+PROXIES = ("docker-proxy", "rootlessport", "conmon")
+"""Programs that listen on the host for a container: of Docker, and of Podman."""
+
+
+# --- what a key takes, besides its type
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from ``least`` to ``most``."""
+
+    least: float
+    most: float
+
+
+class OneOf(tuple[str, ...]):
+    """One of these words."""
+
+
+NOT_A_KEY = "not a key"
+WEEK = 7 * 24 * 3600
+"""The longest duration: anything beyond is a typing error, and this is far below what a socket's timeout can hold."""
+
+MAX_PROCESSES = 65535
+"""Every process needs a port of its own, and there are no more."""
+
+Seconds = Annotated[float, Range(0, WEEK)]
+Deadline = Annotated[float, Range(0.1, WEEK)]  # one of nothing would fail every rollout
+SecondsOrAuto = Annotated[float, "seconds or auto"]
+Number = Annotated[int, Range(0, MAX_PROCESSES)]
+Port = Annotated[int, Range(1, 65535)]
+Path = Annotated[str, "path"]  # of a URL
+Headers = Annotated[Mapping[str, str], "headers"]
+File = Annotated[str, "file"]  # its full path
+
+
+# --- the keys
 
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """How ports are closed. ``lease``: seconds after which the kernel opens a port by itself unless renewed.
+    """How ports are closed."""
 
-    ``socket`` and ``backend_name`` are HAProxy's, with that backend alone. Nothing stands in the way of a warm-up then:
-    ``bypass`` is none.
-    """
-
-    backend: str = "auto"  # or iptables, nftables, haproxy
-    method: str = "reject"  # or redirect
-    lease: float = 30.0
-    bypass: str = "mark"  # or address, none
-    socket: str = ""
-    backend_name: str = ""
+    backend: Annotated[str, OneOf(("auto", "iptables", "nftables", "haproxy"))] = "auto"
+    method: Annotated[str, OneOf(("reject", "redirect"))] = "reject"
+    lease: Annotated[float, Range(15, 3600)] = 30.0  # after so long without renewal the kernel opens a port by itself
+    bypass: Annotated[str, OneOf(("mark", "address"))] = "mark"  # how a warm-up passes; "none" with haproxy
+    socket: File = ""  # HAProxy's stats socket; with haproxy only, and so is the next
+    backend_name: Annotated[str, "HAProxy name"] = ""
 
 
 @dataclass(frozen=True)
 class DrainPolicy:
-    """How long to wait for the connections that are left; and what a process is told when its gate is closed, so that
-    it ends those that are kept: a ``signal`` by its name without SIG, a ``request`` such as ``GET /drain``; empty:
-    nothing. ``quiet``: with ``keepalive: nginx``, for so many seconds no byte has to move before connections that stay
-    open are taken for idle ones of a pool."""
+    """How long to wait for open connections, and how the process learns that its port is closed, so that it ends those
+    that are kept open."""
 
-    timeout: float = 30.0
-    min: float = 0.0
-    on_timeout: str = "restart"  # or fail
-    signal: str = ""
-    request: str = ""
-    keepalive: str = "refuse"  # or application, nginx, ignore: who deals with a load balancer's keepalive pool
-    quiet: float = 10.0
+    timeout: Seconds = 30.0
+    min_seconds: Seconds = 0.0
+    on_timeout: Annotated[str, OneOf(("continue", "fail"))] = "continue"
+    signal: Annotated[str, "signal"] = ""  # its name without SIG
+    request: Annotated[str, "drain request"] = ""  # method and path, such as GET /drain
+    # What deals with a load balancer's pool of keep-alive connections; refuse: nothing does.
+    keepalive: Annotated[str, OneOf(("refuse", "application", "nginx", "ignore"))] = "refuse"
+    idle_after: Deadline = 10.0  # with keepalive: nginx, a connection on which no byte moved for so long is idle
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """``timeout``: for the old process to stop, at least its stopwaitsecs, and again for the new one to be there.
-    ``on_kill``: what the rollout does about a process that does not stop, so that supervisord has to kill it."""
+    """How long the old process may take to stop, at least its stopwaitsecs, and then the new one to run."""
 
-    timeout: float = 60.0
-    on_kill: str = "fail"  # or restart
+    timeout: Deadline = 60.0
+    on_kill: Annotated[str, OneOf(("fail", "continue"))] = "fail"  # where supervisord had to kill the old one
 
 
 @dataclass(frozen=True)
 class WarmupRequest:
-    """One request of the warm-up list. An empty ``expect`` stands for any 2xx."""
+    """One request of the warm-up list."""
 
-    method: str = "GET"
-    path: str = "/"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    method: Annotated[str, "method"] = "GET"
+    path: Path = "/"
+    headers: Headers = field(default_factory=dict)
     body: str = ""
-    expect: tuple[int, ...] = ()
-    count: int = 1
-
-
-PROXIES = ("docker-proxy", "rootlessport", "conmon")
-"""Programs that listen for a container on the host: of Docker, and of Podman."""
+    expect: Annotated[tuple[int, ...], "statuses"] = ()  # empty: any 2xx
+    count: Annotated[int, Range(1, 10000)] = 1
 
 
 @dataclass(frozen=True)
 class WarmupPolicy:
-    """``ready`` is asked until it answers 2xx (empty: until the port accepts), then ``requests`` in order."""
+    """What a new process answers before its port is opened."""
 
-    timeout: float = 60.0
-    ready: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    requests: tuple[WarmupRequest, ...] = ()
-    proxies: tuple[str, ...] = PROXIES  # names of programs that may listen in place of a process
+    timeout: Deadline = 60.0
+    ready: Path = ""  # asked until it answers 2xx; empty: until the port accepts connections
+    headers: Headers = field(default_factory=dict)  # of every request
+    requests: tuple[WarmupRequest, ...] = ()  # then these, in order
+    proxies: tuple[Annotated[str, "program"], ...] = PROXIES  # programs that may listen in place of a process
 
 
 @dataclass(frozen=True)
@@ -92,96 +124,90 @@ class Share:
 
 @dataclass(frozen=True)
 class GuardPolicy:
-    """Whether new processes are kept closed until they are warm, whoever started them, and at most how many of the
-    group are closed for that."""
+    """Whether new processes are kept closed until they are warm, and how many of the group at a time at most."""
 
-    enabled: bool = True
+    enabled: Annotated[bool, NOT_A_KEY] = True
     max_closed: Share = Share(percent=50.0)
 
 
 @dataclass(frozen=True)
 class BalancerPolicy:
-    """Where the load balancer says what it does. ``nginx``: its configuration, or a file with the output of ``nginx
-    -T``; empty: what ``nginx -T`` says here. ``retries``: the operator knows that it tries another server when a
-    connection is refused."""
+    """What is known of the load balancer."""
 
-    nginx: str = ""
-    retries: bool = False
+    nginx: File = ""  # nginx.conf, or the output of nginx -T; empty: what nginx -T prints on this host
+    retries: bool = False  # the operator knows that it tries another server when a connection is refused
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A command of the operator's, without a shell; empty: none. ``timeout``: seconds until it is killed."""
+    """A command of the operator's, without a shell; empty: none."""
 
-    command: tuple[str, ...] = ()
-    timeout: float = 60.0
+    command: tuple[Annotated[str, "argument"], ...] = ()
+    timeout: Deadline = 60.0
 
 
 @dataclass(frozen=True)
 class HooksPolicy:
-    """What is run: before anything is touched, for each process that is warm and still closed, and at the end of a
-    rollout; of one that failed first the one and then the other."""
+    """The operator's commands."""
 
     before_rollout: Hook = Hook()
-    after_warmup: Hook = Hook()
-    on_failure: Hook = Hook()
+    after_warmup: Hook = Hook()  # for each process that is warm and still closed
+    on_failure: Hook = Hook()  # at the end of a rollout that failed, before after_rollout
     after_rollout: Hook = Hook()
 
 
 @dataclass(frozen=True)
 class PortRule:
-    """How a process's ports are found: one of a regex with one group, a map by process name, or what it listens on."""
+    """How a process's ports are found: one of the three."""
 
-    pattern: str = ""
+    pattern: str = ""  # a regex on its name, with one group around the port
     by_name: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    auto: bool = False
+    auto: bool = False  # what it listens on
 
 
 @dataclass(frozen=True)
 class Policy:
-    """All that the YAML says of one group. ``min_ready_auto``: the load balancer's configuration says how long to
-    settle, and ``min_ready_seconds`` holds where it cannot be read. ``min_ready_why``: what in it says so; empty where
-    nothing does. ``min_ready_read``: it has been read, and ``min_ready_seconds`` is what it says."""
+    """A group's keys."""
 
-    group: str
+    group: Annotated[str, NOT_A_KEY]
     ports: PortRule
     max_unavailable: Share = Share(percent=10.0)
-    canary: int = 1
-    max_failures: int = 0
+    canary: Number = 1
+    max_failures: Number = 0
     drain: DrainPolicy = DrainPolicy()
     restart: RestartPolicy = RestartPolicy()
     warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
-    min_ready_seconds: float = 10.0
+    min_ready_seconds: SecondsOrAuto = 10.0
     guard: GuardPolicy = GuardPolicy()
-    min_ready_auto: bool = True
-    min_ready_why: str = ""
-    min_ready_read: bool = False
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
+    # min_ready_seconds: auto. The load balancer's configuration says how long; where it cannot be read, the default.
+    min_ready_auto: Annotated[bool, NOT_A_KEY] = True
+    min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what that configuration says
+    min_ready_why: Annotated[str, NOT_A_KEY] = ""  # what in it says so; empty where nothing does
 
 
 @dataclass(frozen=True)
 class HistoryPolicy:
-    """Where the rollouts that were are kept. ``file``: a full path; empty: one of this supervisord's in
-    /var/lib/supervisor_rolling."""
+    """Where ended rollouts are kept."""
 
-    enabled: bool = True
-    file: str = ""
+    enabled: Annotated[bool, NOT_A_KEY] = True
+    file: File = ""  # empty: one of this supervisord's in /var/lib/supervisor_rolling
 
 
 @dataclass(frozen=True)
 class MetricsPolicy:
-    """Where figures for Prometheus are to be had: an address and a port; empty: nowhere."""
+    """Where Prometheus gets its metrics."""
 
-    listen: str = ""
+    listen: Annotated[str, "address and port"] = ""  # empty: nowhere
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole YAML file."""
+    """The whole file."""
 
-    gate: GatePolicy
-    groups: Mapping[str, Policy]
+    gate: GatePolicy = GatePolicy()
+    groups: Mapping[str, Policy] = field(default_factory=dict)
     history: HistoryPolicy = HistoryPolicy()
     metrics: MetricsPolicy = MetricsPolicy()
-    invalid: Mapping[str, str] = field(default_factory=dict)  # groups with mistakes: what is wrong, a line for each
+    invalid: Annotated[Mapping[str, str], NOT_A_KEY] = field(default_factory=dict)  # by group: a problem a line

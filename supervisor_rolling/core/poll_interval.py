@@ -84,7 +84,7 @@ def _rollout_pause(rollout: Rollout, observed: Observation) -> float:
 def _drain_pause(age: float, policy: DrainPolicy) -> float:
     """``age``: seconds for which it drains; below 0: its gate is not known closed. Its end by the clock is not
     missed, but for a cold one's, which counts from an earlier close: that is found a look later."""
-    ends = [end - age for end in (policy.min, policy.timeout) if end > age]
+    ends = [end - age for end in (policy.min_seconds, policy.timeout) if end > age]
     return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
 
 

@@ -130,7 +130,7 @@ def _drain(member: Member, rollout: Rollout, observed: Observation) -> Member:
     overdue = is_overdue(member, observed.at, observed.closed, rollout.policy.drain)
     if (
         left == 0
-        and waited >= max(rollout.policy.drain.min, LEAST_DRAIN)
+        and waited >= max(rollout.policy.drain.min_seconds, LEAST_DRAIN)
         and (overdue or member.name not in observed.telling)
     ):
         return _drained(member, observed)
@@ -147,10 +147,10 @@ def _drain(member: Member, rollout: Rollout, observed: Observation) -> Member:
 
 def _pooled(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     """One whose pooled connections are closed after their next answer. Those that nginx does not pick again stay, and
-    are idle when nothing has moved for ``drain.quiet`` behind the closed gate: before it nobody knows whether nginx
-    had no use for them."""
+    are idle when nothing has moved for ``drain.idle_after`` behind the closed gate: before it, nginx may
+    still use them."""
     policy = rollout.policy.drain
-    if min(waited, observed.silent.get(member.name, 0.0)) >= max(policy.quiet, policy.min):
+    if min(waited, observed.silent.get(member.name, 0.0)) >= max(policy.idle_after, policy.min_seconds):
         return _drained_but(member, observed, waited)
     if member.name in observed.sealed and waited >= SEALED_PATIENCE:
         return _failed_back(member, observed, _sealed_text(member))
@@ -258,7 +258,7 @@ def _is_kill_accepted(member: Member, policy: Policy) -> bool:
     because an earlier deploy failed on it, serves no users. What an idle pool leaves is no request."""
     is_idle = policy.drain.keepalive == "nginx" and member.timing.drained < policy.drain.timeout
     is_cut = member.lingering_connections > 0 and not is_idle
-    return policy.restart.on_kill == "restart" or is_cut or member.was_closed
+    return policy.restart.on_kill == "continue" or is_cut or member.was_closed
 
 
 def _stopped(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -481,7 +481,7 @@ def _unstopped_text(process: Process, timeout: float) -> str:
     how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
         f"did not stop within {how} and the rollout brings it back. Mend how it stops, or "
-        "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} in its policy"
+        "raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: continue} in its policy"
     )
 
 

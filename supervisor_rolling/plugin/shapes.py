@@ -79,12 +79,12 @@ POLICY: Shape = {
     "max_failures": WHOLE,
     "drain": {
         "timeout": NUMBER,
-        "min": NUMBER,
+        "min_seconds": NUMBER,
         "on_timeout": TEXT,
         "signal": Added(TEXT),
         "request": Added(TEXT),
         "keepalive": Added(TEXT),
-        "quiet": Added(NUMBER),
+        "idle_after": Added(NUMBER),
     },
     "restart": {"timeout": NUMBER, "on_kill": Added(TEXT)},
     "warmup": {

@@ -101,7 +101,7 @@ def test_an_abort_at_any_moment_leaves_no_process_between(deploy: dict[str, Any]
     assert statuses == {Status.ABORTED, Status.FAILED if deploy else Status.DONE}
 
 
-@pytest.mark.parametrize("on_kill", ["fail", "restart"])
+@pytest.mark.parametrize("on_kill", ["fail", "continue"])
 def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_kill: str) -> None:
     statuses = set()
     for at in moments(lambda: a_world({}, 0, True, on_kill)):

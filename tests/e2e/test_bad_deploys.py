@@ -243,11 +243,13 @@ def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_re
         assert (
             "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it and the rollout brings it" in line
         )
-        assert line.endswith("to go on with those that still run, accept it: restart: {on_kill: restart} in its policy")
+        assert line.endswith(
+            "to go on with those that still run, accept it: restart: {on_kill: continue} in its policy"
+        )
         end, advice = output.splitlines()[-2:]
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
         assert advice == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
-        change_policy(stack, restart={"on_kill": "restart"})
+        change_policy(stack, restart={"on_kill": "continue"})
         stack.release(MENDED)
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [BAD] + [MENDED] * 7), output

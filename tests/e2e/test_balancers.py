@@ -67,7 +67,7 @@ def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable
         "caddy": CADDY.replace(CADDY_NO_POOL, ""),
         "plain-haproxy": "option redispatch 1\n    http-reuse always",
     }[balancer]
-    drain = {"timeout": 30, "keepalive": "nginx", "quiet": 25}
+    drain = {"timeout": 30, "keepalive": "nginx", "idle_after": 25}
     stack = behind(light, balancer, upstream, drain=drain)
     before = pids(stack)
     with users(stack, rate=100.0, posts=0.3) as report:

@@ -43,7 +43,7 @@ SLOW = {"startsecs": 1}
 
 def drain_for(stage: str) -> dict[str, float]:
     """A drain that lasts long enough for a command of supervisorctl on a busy machine, where the test needs that."""
-    return {"min": 2.0 if stage == "draining" else 0.5}
+    return {"min_seconds": 2.0 if stage == "draining" else 0.5}
 
 
 def disturbed(stack: Stack, act: Callable[[], object], stage: str = "warming") -> tuple[int, str]:
@@ -317,7 +317,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
         gate={"backend": backend},
         prefix=f"env {REFUSE_FILE}=%(here)s/refuse ",
         listener="tests.support.refused_connections",
-        drain={"min": 1.0},
+        drain={"min_seconds": 1.0},
     )
     before = pids(stack)
     with users(stack) as report:
@@ -419,7 +419,10 @@ def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_noth
     light: Callable[..., Stack], hours: int, stage: str
 ):
     stack = light(
-        processes=2, setup={**SLOW, "supervisord": "tests.support.wall"}, drain={"min": 0.5}, min_ready_seconds=1
+        processes=2,
+        setup={**SLOW, "supervisord": "tests.support.wall"},
+        drain={"min_seconds": 0.5},
+        min_ready_seconds=1,
     )
     with users(stack) as report:
         status, said = disturbed(stack, lambda: stack.jump(3600.0 * hours), stage)

@@ -41,7 +41,7 @@ def pooled(light: Callable[..., Stack]) -> Callable[..., Stack]:
     def pooled(server: str = "", **drain: Any) -> Stack:
         setup = {"balance": "least_conn;", "upstream": "keepalive 32;", "server": POOL + server}
         stack = light(
-            3, setup, min_ready_seconds=0, drain={"timeout": 20, "keepalive": "nginx", "quiet": QUIET, **drain}
+            3, setup, min_ready_seconds=0, drain={"timeout": 20, "keepalive": "nginx", "idle_after": QUIET, **drain}
         )
         with ThreadPoolExecutor(8) as pool:
             assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(60))} == {200}
@@ -113,7 +113,7 @@ def drained_for(stack: Stack, name: str) -> float:
 
 
 def test_the_listener_may_die_in_the_middle_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
-    stack = pooled(min=1)
+    stack = pooled(min_seconds=1)
     before = pids(stack)
     with users(stack, rate=80.0, posts=0.5) as report:
         ctl = popen_ctl(stack, "rolling_restart", "app")

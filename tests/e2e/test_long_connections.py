@@ -127,14 +127,14 @@ def told(out: str) -> dict[str, str]:
     return dict(re.findall(r"^ {10}(\S+:\d+) (.*)$", out, re.MULTILINE))
 
 
-# --- on_timeout: restart, fail
+# --- on_timeout: continue, fail
 
 
 @every_kind
 def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_cut_off(
     start: Callable[..., Stack], kind: type[Lasting]
 ):
-    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     before = pids(stack)
     with kind(PORT) as client:
         opened = time.monotonic()
@@ -179,7 +179,7 @@ def test_with_on_timeout_fail_the_process_and_the_connection_live_on(start: Call
 
 
 def test_three_connections_of_different_kinds_are_three(start: Callable[..., Stack]):
-    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with Upload(PORT) as upload, Stream(PORT) as stream, WebSocket(PORT) as websocket:
         done = rolled(stack, upload, stream, websocket)
     assert (done.status, done.process["lingering_connections"]) == (0, 3), done.out
@@ -190,7 +190,7 @@ def test_three_connections_of_different_kinds_are_three(start: Callable[..., Sta
 
 def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable[..., Stack]):
     """Twelve, through nginx, of which each reconnects at once: to one of the others, which may be next."""
-    stack = light(start, UPGRADE, timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, UPGRADE, timeout=TIMEOUT, on_timeout="continue")
     over = threading.Event()
     cuts: list[int] = []
 
@@ -269,7 +269,7 @@ def assert_drained_until(done: Rolled, end: float) -> None:
 
 
 def test_min_is_waited_for_although_the_connection_has_ended(start: Callable[..., Stack]):
-    stack = light(start, timeout=LONG, min=TIMEOUT)
+    stack = light(start, timeout=LONG, min_seconds=TIMEOUT)
     with Stream(PORT, seconds=0.4) as stream:
         done = rolled(stack, stream)
         assert stream.is_whole()
@@ -283,7 +283,7 @@ def test_min_is_waited_for_although_the_connection_has_ended(start: Callable[...
 def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline_and_is_told_as_such(
     start: Callable[..., Stack],
 ):
-    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with Stream(PORT) as stream, unreachable(stream.peer):
         done = rolled(stack)
     assert (done.status, done.process["lingering_connections"]) == (0, 1), done.out
@@ -292,7 +292,7 @@ def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline
 
 @pytest.mark.parametrize("kind", [Upload, WebSocket], ids=["upload", "websocket"])
 def test_a_new_listener_says_at_least_and_never_too_much(start: Callable[..., Stack], kind: type[Lasting]):
-    stack = light(start, timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with kind(PORT) as client:
         opened = time.monotonic()
         result, ctl = begun(stack)
@@ -318,7 +318,7 @@ POOL = """
 
 
 def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connections(start: Callable[..., Stack]):
-    stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="restart")
+    stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="continue")
     with ThreadPoolExecutor(8) as pool:
         assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(40))} == {200}
     done = rolled(stack)

@@ -74,7 +74,7 @@ def test_the_listener_that_runs_a_command_at_the_end_of_a_rollout(light: Callabl
     assert len(code.splitlines()) <= 11
     program.write_text(code.replace("/usr/local/bin/notify", str(notify)), encoding="utf-8")
     section = f"[eventlistener:notify]\ncommand={sys.executable} {program}\nevents=ROLLING_FINISHED,ROLLING_FAILED"
-    slow = {"min": 2}  # seconds: the second rollout is not to end before it is aborted
+    slow = {"min_seconds": 2}  # seconds: the second rollout is not to end before it is aborted
     stack = light(processes=2, drain=slow, setup={"program": f"stopwaitsecs=30\n{section}"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0

@@ -258,7 +258,7 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
         ("", "empty"),
         ("- a\n- b\n", "mapping"),
         (good.replace("max_unavailable", "max_unavialable"), "did you mean max_unavailable?"),
-        (good.replace("on_timeout: restart", "on_timeout: restrat\n      tmeout: 3"), "did you mean timeout?"),
+        (good.replace("on_timeout: continue", "on_timeout: contniue\n      tmeout: 3"), "did you mean timeout?"),
         (
             good.replace("'app-(\\d+)'", "'web-(\\d+)'").replace("app-(\\d+)", "web-(\\d+)"),
             "no port for app-8000, app-8001",

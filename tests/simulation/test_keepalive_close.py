@@ -15,7 +15,7 @@ from tests.simulation.world import GROUP, World, fast_policy
 
 def pooled(keepalive: str = "nginx", picks_every: float = 0.1, **drain: Any) -> World:
     """A world of two processes, each with five pooled connections."""
-    policy = DrainPolicy(**{"timeout": 8.0, "keepalive": keepalive, "quiet": 1.0, **drain})
+    policy = DrainPolicy(**{"timeout": 8.0, "keepalive": keepalive, "idle_after": 1.0, **drain})
     world = World(2, fast_policy(drain=policy))
     world.keepalive_closer.picks_every = picks_every
     world.keepalive_closer.fill(5)

@@ -34,7 +34,7 @@ NOW = 100.0
 def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
     """``age``: seconds for which each has been in its stage; ``least``: that it must drain."""
     policy = fast_policy()
-    policy = replace(policy, min_ready_seconds=10.0, drain=replace(policy.drain, timeout=30.0, min=least))
+    policy = replace(policy, min_ready_seconds=10.0, drain=replace(policy.drain, timeout=30.0, min_seconds=least))
     members = [Member(f"app-{n}", (8000 + n,), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
     return Rollout(1, GROUP, policy, tuple(members), 1, GatePolicy())
 

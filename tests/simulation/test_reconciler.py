@@ -128,7 +128,7 @@ def test_a_drain_waits_for_the_longest_connection():
 
 
 def test_a_drain_lasts_at_least_min():
-    world = rolled(World(2, fast_policy(drain=DrainPolicy(timeout=2.0, min=0.7))))
+    world = rolled(World(2, fast_policy(drain=DrainPolicy(timeout=2.0, min_seconds=0.7))))
     assert all(member.timing.drained >= 0.7 for member in world.rollout().members)
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from supervisor_rolling import skel
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.listener.config import load, mark
 from supervisor_rolling.listener.config.files import read
@@ -226,7 +227,7 @@ def test_what_was_opened_is_looked_at_and_not_what_has_its_name_afterwards(
 def test_a_fifo_is_refused_and_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     with within(10):
-        said = f"{folder / 'fifo'}: is no regular file; name another file with --config"
+        said = f"{folder / 'fifo'}: is not a regular file. Fix: name another file with --config"
         assert problems(folder / "fifo") == [said]
         with as_nobody():
             assert problems(folder / "fifo") == [said]
@@ -282,6 +283,6 @@ def test_any_bytes_are_a_config_or_a_list_of_problems(file: Path, data: bytes) -
 
 def _spoilt(at: int, other: bytes) -> bytes:
     """conf/rolling.yaml with other bytes somewhere."""
-    text = (Path(__file__).resolve().parents[2] / "conf" / "rolling.yaml").read_bytes()
+    text = Path(skel.__file__).with_name("rolling.yaml").read_bytes()
     at = len(text) * at // 200
     return text[:at] + other + text[at + len(other) :]

@@ -140,7 +140,7 @@ def test_an_invalid_group_keeps_its_last_valid_policy_and_the_others_get_the_new
         "no rollout of new can start, and no process there is guarded until it is fixed, unless its group already was"
     )
     assert policies.problem == (
-        f"{cost}: f:1: groups.app.canary: 'x' is text; write a whole number from 0 to 65535; and 1 more"
+        f"{cost}: f:1: groups.app.canary: 'x' is text. Fix: write a whole number from 0 to 65535; and 1 more"
     )
     assert "groups.new.ports: is missing" in caplog.messages[-1]
 

@@ -291,7 +291,7 @@ def without(record: Any, *keys: str) -> Any:
 
 
 def test_what_an_older_listener_writes_is_kept_shown_and_read() -> None:
-    newer = ("on_kill", "killed", "deaths", "oldest_lingering", "keepalive", "quiet")
+    newer = ("on_kill", "killed", "deaths", "oldest_lingering", "keepalive", "idle_after")
     text = json.dumps(without(json.loads(dump(ROLLOUT)), *newer))
     rollout = shapes.read_rollout(text, "app", None)
     assert rollout_view(rollout, 0.0)["processes"][0]["oldest_lingering"] == []

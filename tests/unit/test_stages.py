@@ -223,14 +223,14 @@ def test_the_connections_that_are_left_are_told() -> None:
 
 
 def test_min_is_waited_for_although_nobody_is_left() -> None:
-    drain = DrainPolicy(min=2.0)
+    drain = DrainPolicy(min_seconds=2.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), 1.9, drain=drain).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.0, drain=drain).stage is Stage.RESTARTING
 
 
 def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
     """The first look cannot tell who came through the closed gate."""
-    drain = DrainPolicy(min=0.0)
+    drain = DrainPolicy(min_seconds=0.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain).stage is Stage.RESTARTING
 
@@ -293,7 +293,7 @@ def test_those_of_an_earlier_drain_are_forgotten_by_one_that_empties_the_process
     assert (after.stage, after.lingering_connections, after.oldest_lingering) == (Stage.RESTARTING, 0, ())
 
 
-@pytest.mark.parametrize("on_timeout", ["restart", "fail"])
+@pytest.mark.parametrize("on_timeout", ["continue", "fail"])
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_timeout_of_nothing_waits_for_the_second_look_all_the_same(on_timeout: str, left: int) -> None:
     """The first look cannot tell who came through the closed gate; and nobody fails for 0 connections."""
@@ -304,7 +304,7 @@ def test_a_timeout_of_nothing_waits_for_the_second_look_all_the_same(on_timeout:
     assert after.failed is (left > 0 and on_timeout == "fail")
 
 
-NGINX = DrainPolicy(keepalive="nginx", quiet=4.0)
+NGINX = DrainPolicy(keepalive="nginx", idle_after=4.0)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_ga
 
 
 def test_quiet_does_not_cut_min_short() -> None:
-    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: 60.0}, "drain": replace(NGINX, min=6.0)}
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: 60.0}, "drain": replace(NGINX, min_seconds=6.0)}
     assert stepped(a_member(Stage.DRAINING), a_process(), 5.9, **facts).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 6.0, **facts).stage is Stage.RESTARTING
 
@@ -543,10 +543,10 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
 
 UNSTOPPED = (
     "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the rollout brings it back. Mend how it stops, "
-    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: restart} "
+    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: continue} "
     "in its policy"
 )
-KILLED = RestartPolicy(on_kill="restart")
+KILLED = RestartPolicy(on_kill="continue")
 
 
 def stopping(took: float, stopwaitsecs: float = 10.0) -> Process:
@@ -606,7 +606,7 @@ def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for
         (a_member(Stage.RESTARTING, lingering_connections=3), {}),
         (a_member(Stage.RESTARTING, was_closed=True), {}),
     ],
-    ids=["on_kill: restart", "the drain ended with connections left", "it was closed for an earlier failure"],
+    ids=["on_kill: continue", "the drain ended with connections left", "it was closed for an earlier failure"],
 )
 def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, policy: dict[str, Any]) -> None:
     assert stepped(member, stopping(10.0), 10.0, **policy) == member
@@ -659,7 +659,7 @@ def test_where_supervisord_does_not_tell_its_stopwaitsecs_restart_timeout_is_the
 
 
 def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
-    restart = RestartPolicy(timeout=20.0, on_kill="restart")
+    restart = RestartPolicy(timeout=20.0, on_kill="continue")
     member = stepped(a_member(Stage.RESTARTING), down(), 10.1, restart=restart)
     process = a_process("BACKOFF", spawned=2.0)
     assert stepped(member, process, 30.0, restart=restart).stage is Stage.RESTARTING

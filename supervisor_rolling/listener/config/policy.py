@@ -1,108 +1,88 @@
 """YAML text → policies: what every key of rolling.yaml means.
 
 ``load`` reads a file, ``parse`` is pure. A problem in one group makes that group invalid, and no other:
-``Config.invalid``. Any other problem raises ConfigError. The message holds every problem at once, a line for each:
-``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML has a single one.
+``Config.invalid``. Any other problem raises ConfigError. The message has all problems, a line for each:
+``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML is a single problem.
 
-The tables below are the file format: a key and the reader of its value. A key that is left out has the default of
-``core/policy.py``; to add a key, add the field there and its reader here.
+The keys are the fields of ``core/policy.py``: the reader of each follows from its type and annotation. Only a new kind
+of value needs a reader here, in ``_BY_ANNOTATION`` or ``_BY_TYPE``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 import re
 import signal
+import typing
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, Callable
 
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.policy import (
-    BalancerPolicy,
+    NOT_A_KEY,
+    WEEK,
     Config,
     DrainPolicy,
     GatePolicy,
-    GuardPolicy,
-    HistoryPolicy,
     Hook,
-    HooksPolicy,
-    MetricsPolicy,
+    OneOf,
     Policy,
+    Port,
     PortRule,
-    RestartPolicy,
+    Range,
     Share,
-    WarmupPolicy,
     WarmupRequest,
 )
-from supervisor_rolling.core.ports import LAST_PORT
-from supervisor_rolling.core.share import MAX_PROCESSES, parse_share
+from supervisor_rolling.core.share import parse_share
 from supervisor_rolling.listener.config.files import read
 from supervisor_rolling.listener.config.yaml_reader import (
     MAX_CHARACTERS,
     Entry,
     Path,
     Reader,
-    choice,
+    attempt,
     each,
     not_yaml,
     one_or_each,
     open_document,
     section,
+    suggestion,
     table,
     too_large,
-    whole,
 )
-
-WEEK = 7 * 24 * 3600
-"""The longest duration: a typing error rather than a wish beyond it, and far below what a socket's timeout can hold."""
-
-SHORTEST = 0.1
-"""Seconds: a deadline of nothing would fail every rollout."""
-
-MAX_REPEATS = 10000
-
-LONGEST_NAME = 15
-"""Bytes of the name that the kernel keeps of a program (TASK_COMM_LEN)."""
 
 AUTO = -1.0
 """Of ``min_ready_seconds``."""
 
+MAX_COMM = 15
+"""Bytes of a program's name that the kernel keeps (TASK_COMM_LEN)."""
+
 _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
-"""What an application may take as it likes. Not those that end a process or hold it (TERM, INT, QUIT, KILL, STOP, …):
-TERM is how supervisord stops one, and whoever stops loses what it answers. Nor those that the kernel sends for
+"""What an application is free to handle. Not those that end or stop a process (TERM, INT, QUIT, KILL, STOP, …): TERM is
+how supervisord stops one, and a process that stops loses its requests in flight. Nor those that the kernel sends for
 faults."""
 
 _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
-_HAPROXY = {
-    "socket": "write the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
-    "backend_name": "write the name of the backend section of haproxy.cfg whose servers are the processes, such as app",
-}
-"""The keys that this backend must have, each with what to write."""
 
-_HAPROXY_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?")  # what http.client sends as it is
-_PATH = re.compile(r"/[^\s\x00-\x1f\x7f]*")
-_METHOD = re.compile(r"[A-Za-z]+")
-
-_PORTS_HINT = (
+_PORTS_FIX = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
 )
-_GUARD_HINT = "write {max_closed: 50%}, or false to turn the guard off"
-_HISTORY_HINT = "write {file: /path}, or false to keep none"
-_HOOK_HINT = (
+_HOOK_FIX = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
-_RETRIES_HINT = "write true where the load balancer tries another server when a connection is refused, or false"
-_LISTEN_HINT = "write one such as 127.0.0.1:9180"
-_NO_GROUPS = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
+_GROUPS_FIX = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
+_HAPROXY_FIXES = {
+    "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
+    "backend_name": "write gate.backend_name: the backend section of haproxy.cfg whose servers are the processes",
+}
+_REQUIRED = {Policy: {"ports": _PORTS_FIX}, Config: {"groups": _GROUPS_FIX}}
 
 
 def load(path: str) -> Config:
-    """The configuration in a file. Raises ConfigError where no group can use it, with all that is wrong with it."""
+    """The configuration in a file. Raises ConfigError, with all problems, where no group can use it."""
     data = read(path, MAX_CHARACTERS + 1)
     if len(data) > MAX_CHARACTERS:
         raise too_large(path)
@@ -114,444 +94,352 @@ def load(path: str) -> Config:
 
 
 def parse(text: str, file: str) -> Config:
-    """The configuration in a text, which messages call ``file``. Raises ConfigError where no group can use it, with all
-    that is wrong with it."""
+    """The configuration in a text, which messages call ``file``. Raises ConfigError as ``load``."""
     root = open_document(text, file)
-    config = _CONFIG(root)
+    config: Config | None = attempt(_reader(Config), root)
     found = root.document.found()
     owners = [_group_of(problem.path) for problem in found]
-    if not all(owners):
+    if config is None or not all(owners):
         raise ConfigError("\n".join(problem.text for problem in found))
-    assert config is not None, "a reader gives a value or a problem"
     invalid: dict[str, str] = {}
     for problem, owner in zip(found, owners):
         invalid[owner] = f"{invalid[owner]}\n{problem.text}" if owner in invalid else problem.text
     groups = {name: policy for name, policy in config.groups.items() if name not in invalid}
-    return replace(config, groups=groups, invalid=invalid)
+    return dataclasses.replace(config, groups=groups, invalid=invalid)
 
 
 def _group_of(path: Path) -> str:
-    """The group to which a value belongs; empty where it is everybody's."""
-    is_of_a_group = len(path) > 1 and path[0] == "groups"
-    return str(path[1]) if is_of_a_group else ""
+    """The group to which a value belongs; empty where it belongs to none."""
+    return str(path[1]) if len(path) > 1 and path[0] == "groups" else ""
 
 
-# --- readers of what only this file has
+# --- from a type to its reader
 
 
-def seconds(least: float = 0.0, most: float = WEEK) -> Reader[float]:
-    def read(entry: Entry) -> float | None:
-        number = entry.number(_duration_hint(entry))
-        if number is not None and not least <= number <= most:
-            entry.wrong(f"{entry.shown} is out of range; write a number of seconds from {least:g} to {most:g}")
-            return None
-        return None if number is None else float(number)
+@functools.cache
+def _reader(hint: Any) -> Reader[Any]:
+    """The reader of a value of this type: a dataclass of ``core/policy.py``, or the type of one of its fields."""
+    special = hint.__metadata__[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if isinstance(special, Range):
+        return _whole(special) if hint.__origin__ is int else _seconds(special)
+    if isinstance(special, OneOf):
+        return functools.partial(_one_of, special)
+    if special in _READERS:
+        return _READERS[special]
+    if typing.get_origin(hint) is tuple:
+        return each(_reader(typing.get_args(hint)[0]))
+    make, check = _MAKES.get(hint, (hint, None))
+    keys = _keys(hint)
+    return _or_switch(hint, section(make, keys, _REQUIRED.get(hint, {}), check))
 
-    return read
+
+@functools.cache
+def _keys(kind: Any) -> dict[str, Reader[Any]]:
+    """The keys of a section and their readers."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        field.name: _or_empty(_reader(hints[field.name])) if field.default == "" else _reader(hints[field.name])
+        for field in dataclasses.fields(kind)
+        if NOT_A_KEY not in getattr(hints[field.name], "__metadata__", ())
+    }
 
 
-def _duration_hint(entry: Entry) -> str:
+def _or_empty(read_text: Reader[str]) -> Reader[str]:
+    """Of a key whose default is the empty text."""
+    return lambda entry: "" if entry.is_scalar("str") and not entry.node.value else read_text(entry)
+
+
+def _or_switch(kind: Any, read_section: Reader[Any]) -> Reader[Any]:
+    """Of a section that can be turned off as a whole: ``guard: false``."""
+    if "enabled" not in kind.__dataclass_fields__:
+        return read_section
+    fix = f"write a mapping with the key {' or '.join(_keys(kind))}, or false to turn it off"
+    return lambda entry: read_section(entry) if entry.is_mapping else kind(enabled=entry.truth(fix))
+
+
+# --- numbers and words
+
+
+def _seconds(allowed: Range) -> Reader[float]:
+    def read_seconds(entry: Entry) -> float:
+        number = entry.number(_duration_fix(entry))
+        if not allowed.least <= number <= allowed.most:
+            fix = f"write a number of seconds from {allowed.least:g} to {allowed.most:g}"
+            raise entry.wrong(f"{entry.shown} is out of range", fix)
+        return float(number)
+
+    return read_seconds
+
+
+def _duration_fix(entry: Entry) -> str:
     match = _DURATION.fullmatch(entry.node.value) if entry.is_scalar("str") else None
     if match is None or match[2] not in _UNITS:
-        return "durations are numbers of seconds, such as 30"
-    return f"durations are numbers of seconds: {float(match[1]) * _UNITS[match[2]]:g}"
+        return "write a number of seconds, such as 30"
+    return f"write a number of seconds: {float(match[1]) * _UNITS[match[2]]:g}"
 
 
-def _share(entry: Entry) -> Share | None:
+def _seconds_or_auto(entry: Entry) -> float:
+    is_auto = entry.is_scalar("str") and entry.node.value == "auto"
+    return AUTO if is_auto else _seconds(Range(0, WEEK))(entry)
+
+
+def _whole(allowed: Range) -> Reader[int]:
+    fix = f"write a whole number from {allowed.least:g} to {allowed.most:g}"
+
+    def read_whole(entry: Entry) -> int:
+        number = entry.number(fix)
+        if isinstance(number, float) or not allowed.least <= number <= allowed.most:
+            raise entry.wrong(f"{entry.shown} is not a whole number in range", fix)
+        return number
+
+    return read_whole
+
+
+def _one_of(words: OneOf, entry: Entry) -> str:
+    word = entry.text(f"write {' or '.join(words)}")
+    if word not in words:
+        raise entry.wrong(f"{entry.shown} is unknown{suggestion(word, words)}")
+    return word
+
+
+def _share(entry: Entry) -> Share:
     if not entry.is_scalar("int", "float", "str"):
-        entry.unfit("write a number of processes or a percentage, such as 2 or 10%")
-        return None
+        raise entry.wrong_type("write a number of processes or a percentage, such as 2 or 10%")
     try:
         return parse_share(entry.node.value)
     except ValueError as error:
-        entry.wrong(str(error))
-        return None
+        raise entry.wrong(str(error)) from None
 
 
-def _socket(entry: Entry) -> str | None:
-    path = entry.text(_HAPROXY["socket"])
-    if path and not path.startswith("/"):
-        entry.wrong(f"{entry.shown} is not a full path; write one that begins with /, such as /run/haproxy/admin.sock")
-        return None
-    return path
+# --- texts
 
 
-def _backend_name(entry: Entry) -> str | None:
-    name = entry.text(_HAPROXY["backend_name"])
-    if name and not _HAPROXY_NAME.fullmatch(name):
-        entry.wrong(f"{entry.shown} is not a name in HAProxy; write letters, digits, and - _ . : only")
-        return None
+def _text(is_valid: Callable[[str], object], what: str, fix: str, or_number: bool = False) -> Reader[str]:
+    """Text for which ``is_valid`` is true; ``what`` is what others are not. ``or_number``: a number is text, too."""
+
+    def read_text(entry: Entry) -> str:
+        is_number = or_number and entry.is_scalar("int", "float")
+        text = str(entry.node.value) if is_number else entry.text(fix)
+        if not is_valid(text):
+            raise entry.wrong(f"{entry.shown} is not {what}", fix)
+        return text
+
+    return read_text
+
+
+def _matching(pattern: str) -> Callable[[str], object]:
+    return re.compile(pattern).fullmatch
+
+
+def _signal(entry: Entry) -> str:
+    """The name of a signal, without SIG; supervisord knows all that this Python knows."""
+    fix = f"write {', '.join(_DRAIN_SIGNALS[:-1])} or {_DRAIN_SIGNALS[-1]}"
+    name = entry.text(fix).upper().removeprefix("SIG")
+    if name not in _DRAIN_SIGNALS:
+        is_known = f"SIG{name}" in signal.Signals.__members__
+        raise entry.wrong(f"{entry.shown} {'would end or stop the process' if is_known else 'is unknown'}", fix)
     return name
 
 
-def _gate(entry: Entry) -> GatePolicy | None:
-    backend = (entry.entries or {}).get("backend")
-    is_haproxy = backend is not None and backend.node.value == "haproxy"
-    return section(_make_haproxy if is_haproxy else GatePolicy, _GATE, _HAPROXY if is_haproxy else {}, _check_gate)(
-        entry
-    )
+def _is_supervisor_name(name: str) -> bool:
+    """What supervisord allows as the name of a group or a process, without the * that stands for all."""
+    return bool(name and name.isprintable() and not re.search(r"[:*/\s]", name))
+
+
+def _is_program(name: str) -> bool:
+    return 0 < len(name.encode()) <= MAX_COMM and name.isprintable()
+
+
+def _is_listen_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        is_address = (ipaddress.ip_address(host.strip("[]")).version == 6) is is_bracketed
+    except ValueError:
+        return False
+    return is_address and port.isdigit() and 0 < int(port[:6]) <= 65535
+
+
+# --- values that can be written in more than one way
+
+
+def _request(entry: Entry) -> WarmupRequest:
+    if entry.is_mapping:
+        return section(WarmupRequest, _keys(WarmupRequest))(entry)
+    if not entry.is_scalar("str"):
+        raise entry.wrong_type("write a path, such as /, or a mapping, such as {method: POST, path: /login}")
+    return WarmupRequest(path=_PATH(entry))
+
+
+def _drain_request(entry: Entry) -> str:
+    """A method and a path."""
+    if entry.is_mapping:
+        keys = {name: _keys(WarmupRequest)[name] for name in ("method", "path")}
+        request = section(WarmupRequest, keys)(entry)
+        return f"{request.method} {request.path}"
+    if not entry.is_scalar("str"):
+        raise entry.wrong_type("write a path, such as /drain, or a mapping, such as {method: POST, path: /drain}")
+    return f"GET {_PATH(entry)}"
+
+
+def _hook(entry: Entry) -> Hook:
+    if not entry.is_mapping:
+        return Hook(_command(entry))
+    keys = {**_keys(Hook), "command": _command}
+    return section(Hook, keys, {"command": _HOOK_FIX})(entry)
+
+
+def _command(entry: Entry) -> tuple[str, ...]:
+    if not entry.is_list:
+        raise entry.wrong_type(_HOOK_FIX)
+    command = each(_READERS["argument"])(entry)
+    if command and not command[0].startswith("/"):
+        raise entry.wrong("does not begin with the full path of a program", _HOOK_FIX)
+    return command
+
+
+def _ports(entry: Entry) -> PortRule:
+    if entry.is_mapping:
+        return PortRule(by_name=_ports_by_name(entry))
+    pattern = entry.text(_PORTS_FIX)
+    if pattern == "auto":
+        return PortRule(auto=True)
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise entry.wrong(f"{entry.shown} is not a regex: {why}", _PORTS_FIX) from None
+    if groups != 1:
+        raise entry.wrong(f"{entry.shown} has {groups} groups", f"{_PORTS_FIX}; (?:...) does not count as a group")
+    return PortRule(pattern=pattern)
+
+
+def _ports_by_name(entry: Entry) -> dict[str, tuple[int, ...]]:
+    if not entry.entries:
+        raise entry.wrong("is empty", _PORTS_FIX)
+    by_name: dict[str, tuple[int, ...]] = table(_SUPERVISOR_NAME, one_or_each(_reader(Port)), may_lack=True)(entry)
+    owner: dict[int, str] = {}
+    for name, ports in by_name.items():
+        if not ports:
+            entry.entries[name].wrong("is empty", "write the port that the process listens on")
+        for port in ports:
+            if port in owner:
+                entry.entries[name].wrong(
+                    f"port {port} is that of {owner[port]} already", "give each port to one process"
+                )
+            owner.setdefault(port, name)
+    return by_name
+
+
+def _groups(entry: Entry) -> dict[str, Policy]:
+    if entry.is_a("null") or (entry.is_mapping and not entry.entries):
+        raise entry.wrong("is empty", _GROUPS_FIX)
+    return table(_SUPERVISOR_NAME, _policy, may_lack=True)(entry)
+
+
+def _policy(entry: Entry) -> Policy:
+    def make(min_ready_seconds: float = AUTO, **values: Any) -> Policy:
+        if min_ready_seconds == AUTO:
+            return Policy(entry.name, **values)
+        return Policy(entry.name, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
+
+    return section(make, _keys(Policy), {"ports": _PORTS_FIX})(entry)
+
+
+# --- values taken together
+
+
+def _make_gate(**values: Any) -> GatePolicy:
+    is_haproxy = values.get("backend") == "haproxy"
+    return GatePolicy(**{**values, "bypass": "none"}) if is_haproxy else GatePolicy(**values)
 
 
 def _check_gate(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
     backend = values.get("backend", GatePolicy.backend)
-    for name, hint in _HAPROXY.items():
-        if backend == "haproxy" and values.get(name) == "":
-            entries[name].wrong(f"is empty; {hint}")
+    for name, fix in _HAPROXY_FIXES.items():
+        if backend == "haproxy" and values.get(name, "") == "":
+            entries["backend"].wrong(f"haproxy needs gate.{name}", fix)
         elif backend not in ("haproxy", None) and values.get(name):
-            entries[name].wrong_name("is for `backend: haproxy` alone; remove it, or say that")
+            entries[name].wrong_name("is used with `backend: haproxy` only", "remove it, or set gate.backend: haproxy")
     for name in ("method", "lease", "bypass") if backend == "haproxy" else ():
         if values.get(name) not in (None, getattr(GatePolicy, name)):
-            entries[name].wrong("means nothing with backend: haproxy, which refuses no connection; remove it")
+            entries[name].wrong("has no effect with backend: haproxy, which refuses no connection", "remove it")
     if (backend, values.get("method")) == ("nftables", "redirect"):
-        entries["method"].wrong("redirect is a rule of iptables; write reject, or backend: iptables")
-
-
-def _make_haproxy(**values: Any) -> GatePolicy:
-    """Nothing refuses a warm-up."""
-    return GatePolicy(**{**values, "bypass": "none"})
+        entries["method"].wrong("redirect needs iptables", "write reject, or backend: iptables")
 
 
 def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
-    least = values.get("min", DrainPolicy.min)
-    most = values.get("timeout", DrainPolicy.timeout)
-    if least is not None and most is not None and least > most:
-        entries["min"].wrong(f"{least:g} is more than the timeout of {most:g}; lower it, or raise drain.timeout")
-    quiet = values.get("quiet", DrainPolicy.quiet)
-    if values.get("keepalive") == "nginx" and most is not None and quiet is not None and quiet >= most:
-        where = entries.get("quiet", entries["keepalive"])
-        where.wrong(
-            f"with keepalive: nginx an idle pool is known by drain.quiet ({quiet:g}), and the timeout of {most:g} ends "
-            "before; lower quiet, or raise drain.timeout"
+    least, most = values.get("min_seconds", DrainPolicy.min_seconds), values.get("timeout", DrainPolicy.timeout)
+    idle_after = values.get("idle_after", DrainPolicy.idle_after)
+    if None in (least, most, idle_after):
+        return
+    if least > most:
+        where = entries["min_seconds"]
+        where.wrong(f"{least:g} is more than the timeout of {most:g}", "lower it, or raise drain.timeout")
+    if values.get("keepalive") == "nginx" and idle_after >= most:
+        entries.get("idle_after", entries["keepalive"]).wrong(
+            f"with keepalive: nginx, idle_after ({idle_after:g}) must be below the timeout ({most:g})",
+            "lower drain.idle_after, or raise drain.timeout",
         )
-
-
-def _signal(entry: Entry) -> str | None:
-    """The name of a signal, without SIG; supervisord knows all that this Python knows."""
-    word = entry.text("write the name of a signal, such as USR1")
-    if not word:
-        return word
-    name = word.upper()[3:] if word.upper().startswith("SIG") else word.upper()
-    if name not in _DRAIN_SIGNALS:
-        known = f"SIG{name}" in signal.Signals.__members__
-        why = "does more than tell a process, and would end what drains" if known else "is unknown"
-        entry.wrong(f"{entry.shown} {why}; write {', '.join(_DRAIN_SIGNALS[:-1])} or {_DRAIN_SIGNALS[-1]}")
-        return None
-    return name
-
-
-def _path(entry: Entry) -> str | None:
-    path = entry.text("write a path, such as /health")
-    if path is not None and not _PATH.fullmatch(path):
-        entry.wrong(f"{entry.shown} is not a path; write one that begins with / and has no white space in it")
-        return None
-    return path
-
-
-def _ready(entry: Entry) -> str | None:
-    return "" if entry.is_scalar("str") and not entry.node.value else _path(entry)
-
-
-def _method(entry: Entry) -> str | None:
-    method = entry.text("write a method, such as GET")
-    if method is not None and not _METHOD.fullmatch(method):
-        entry.wrong(f"{entry.shown} is not an HTTP method; write letters only, such as GET")
-        return None
-    return method and method.upper()
-
-
-def _body(entry: Entry) -> str | None:
-    return entry.text("put it in quotes")
-
-
-def _header_value(entry: Entry) -> str | None:
-    value = entry.node.value if entry.is_scalar("int", "float") else entry.text("put it in quotes")
-    if value is not None and not _HEADER_VALUE.fullmatch(value):
-        entry.wrong(f"{entry.shown} cannot stand in a header; write Latin-1 without line breaks and outer spaces")
-        return None
-    return value
-
-
-def _header_problem(name: str) -> str:
-    return "" if _HEADER_NAME.fullmatch(name) else "is not the name of a header; write letters, digits and - only"
-
-
-def _name_problem(name: str) -> str:
-    """What supervisord allows in the name of a group or a process, without the * that stands for all."""
-    if name and name.isprintable() and not re.search(r"[:*/\s]", name):
-        return ""
-    return "is not a name in supervisord; write one without : * / and white space"
-
-
-def _program(entry: Entry) -> str | None:
-    name = entry.text("write the name of a program, such as docker-proxy")
-    if name is not None and (not 0 < len(name.encode()) <= LONGEST_NAME or not name.isprintable()):
-        entry.wrong(f"{entry.shown} is not the name of a program as ps -o comm shows it, at most {LONGEST_NAME} bytes")
-        return None
-    return name
-
-
-def _request(entry: Entry) -> WarmupRequest | None:
-    if entry.is_mapping:
-        return section(WarmupRequest, _REQUEST)(entry)
-    if entry.is_scalar("str"):
-        path = _path(entry)
-        return None if path is None else WarmupRequest(path=path)
-    entry.unfit("write a path, such as /, or a mapping, such as {method: POST, path: /login}")
-    return None
-
-
-def _drain_request(entry: Entry) -> str | None:
-    """A method and a path."""
-    if entry.is_mapping:
-        request = section(WarmupRequest, _DRAIN_REQUEST)(entry)
-        return None if request is None else f"{request.method} {request.path}"
-    if not entry.is_scalar("str"):
-        entry.unfit("write a path, such as /drain, or a mapping, such as {method: POST, path: /drain}")
-        return None
-    path = _ready(entry)
-    return path and f"GET {path}"
-
-
-def _ports(entry: Entry) -> PortRule | None:
-    if entry.is_mapping:
-        return _ports_by_name(entry)
-    pattern = entry.text(_PORTS_HINT)
-    if pattern is None:
-        return None
-    return PortRule(auto=True) if pattern == "auto" else _ports_by_regex(entry, pattern)
-
-
-def _ports_by_regex(entry: Entry, pattern: str) -> PortRule | None:
-    try:
-        groups = re.compile(pattern).groups
-    except (re.error, ValueError, OverflowError, RecursionError) as error:
-        entry.wrong(f"{entry.shown} is not a regex: {' '.join(str(error).split())}; {_PORTS_HINT}")
-        return None
-    if groups != 1:
-        entry.wrong(f"{entry.shown} has {groups} groups; {_PORTS_HINT}; (?:...) does not count as a group")
-        return None
-    return PortRule(pattern=pattern)
-
-
-def _ports_by_name(entry: Entry) -> PortRule | None:
-    by_name = _PORT_MAP(entry)
-    if by_name == {}:
-        entry.wrong(f"is empty; {_PORTS_HINT}")
-    return PortRule(by_name=by_name) if by_name else None
-
-
-def _check_ports(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
-    owner: dict[int, str] = {}
-    for name, ports in values.items():
-        if ports == ():
-            entries[name].wrong("is empty; write the port that the process listens on")
-        for port in ports or ():
-            if port in owner:
-                entries[name].wrong(f"port {port} is that of {owner[port]} already; give each port to one process")
-            owner.setdefault(port, name)
-
-
-def _guard(entry: Entry) -> GuardPolicy | None:
-    if entry.is_mapping:
-        return section(GuardPolicy, _GUARD)(entry)
-    enabled = entry.truth(_GUARD_HINT)
-    return None if enabled is None else GuardPolicy(enabled=enabled)
-
-
-def _settle(entry: Entry) -> float | None:
-    """Below 0: auto."""
-    is_auto = entry.is_scalar("str") and entry.node.value == "auto"
-    return AUTO if is_auto else seconds()(entry)
-
-
-def _retries(entry: Entry) -> bool | None:
-    return entry.truth(_RETRIES_HINT)
-
-
-def _nginx(entry: Entry) -> str | None:
-    path = entry.text("write the path of nginx.conf, or of a file with the output of nginx -T")
-    if path and not path.startswith("/"):
-        entry.wrong(f"{entry.shown} is not a full path; write one that begins with /, such as /etc/nginx/nginx.conf")
-        return None
-    return path
-
-
-def _hook(entry: Entry) -> Hook | None:
-    if entry.is_list:
-        command = _command(entry)
-        return None if command is None else Hook(command)
-    if not entry.is_mapping:
-        entry.unfit(_HOOK_HINT)
-        return None
-    return section(Hook, _HOOK, {"command": _HOOK_HINT})(entry)
-
-
-def _command(entry: Entry) -> tuple[str, ...] | None:
-    if not entry.is_list:
-        entry.unfit(_HOOK_HINT)
-        return None
-    command = each(_argument)(entry)
-    if command and not command[0].startswith("/"):
-        entry.wrong(f"begins with no full path of a program; {_HOOK_HINT}")
-        return None
-    return command
-
-
-def _argument(entry: Entry) -> str | None:
-    text = entry.node.value if entry.is_scalar("int", "float") else entry.text("put it in quotes")
-    if text is not None and "\0" in text:
-        entry.wrong("no argument can have a NUL in it; remove it")
-        return None
-    return text
-
-
-def _history(entry: Entry) -> HistoryPolicy | None:
-    if entry.is_mapping:
-        return section(HistoryPolicy, _HISTORY)(entry)
-    enabled = entry.truth(_HISTORY_HINT)
-    return None if enabled is None else HistoryPolicy(enabled=enabled)
-
-
-def _history_file(entry: Entry) -> str | None:
-    path = entry.text("write the path of a file")
-    if path and (not path.startswith("/") or path.endswith("/")):
-        entry.wrong(f"{entry.shown} is no full path of a file; write one such as /var/lib/supervisor_rolling/app.jsonl")
-        return None
-    return path
-
-
-def _listen(entry: Entry) -> str | None:
-    text = entry.text(_LISTEN_HINT)
-    if not text:
-        return text
-    host, colon, port = text.rpartition(":")
-    if not colon or not _is_address(host) or not port.isdigit() or not 0 < int(port[:6]) <= LAST_PORT:
-        entry.wrong(f"{entry.shown} is no address and port; {_LISTEN_HINT}")
-        return None
-    return text
-
-
-def _is_address(host: str) -> bool:
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        return (ipaddress.ip_address(host.strip("[]")).version == 6) is is_bracketed
-    except ValueError:
-        return False
-
-
-def _policy(entry: Entry) -> Policy | None:
-    return section(functools.partial(_make_policy, entry.name), _GROUP, {"ports": _PORTS_HINT})(entry)
-
-
-def _make_policy(group: str, min_ready_seconds: float = AUTO, **values: Any) -> Policy:
-    if min_ready_seconds == AUTO:
-        return Policy(group, **values)
-    return Policy(group, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
-
-
-def _groups(entry: Entry) -> dict[str, Policy] | None:
-    if entry.is_a("null") or entry.entries == {}:
-        entry.wrong(f"is empty; {_NO_GROUPS}")
-        return None
-    return table(_name_problem, _policy, may_lack=True)(entry)
 
 
 def _check_config(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
     gate, groups = values.get("gate"), values.get("groups")
     for name, policy in (groups or {}).items() if gate and gate.backend == "haproxy" else ():
         if policy.drain.keepalive == "nginx":
-            keepalive = _at(entries["groups"], name, "drain", "keepalive")
-            keepalive.wrong("nginx is for nginx; HAProxy drains by itself, and hands on what that changes: remove it")
+            drain = entries["groups"].entries[name].entries["drain"]
+            drain.entries["keepalive"].wrong("nginx is not possible with gate.backend: haproxy", "remove it")
 
 
-def _at(entry: Entry, *names: str) -> Entry:
-    for name in names:
-        entry = (entry.entries or {})[name]
-    return entry
+# --- the readers
 
 
-def _make_config(groups: dict[str, Policy], gate: GatePolicy | None = None, **values: Any) -> Config:
-    return Config(gate or GatePolicy(), groups, **values)
+_SUPERVISOR_NAME = (_is_supervisor_name, "is not a name in supervisord", "write one without : * / and white space")
+_HEADER_NAME = (
+    _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"),
+    "is not the name of a header",
+    "write letters, digits and - only",
+)
+_HEADER_VALUE = _text(
+    _matching(r"(?:[!-~\xa1-\xff](?:[ \t]*[!-~\xa1-\xff])*)?"),  # what http.client sends as it is
+    "the value of a header",
+    "put it in quotes, and write Latin-1 without line breaks and outer spaces",
+    or_number=True,
+)
+_METHOD = _text(_matching(r"[A-Za-z]+"), "an HTTP method", "write letters only, such as GET")
+_PATH = _text(
+    _matching(r"/[^\s\x00-\x1f\x7f]*"), "a path", "write one that begins with / and has no white space, such as /health"
+)
 
-
-# --- the file format
-
-_HEADERS = table(_header_problem, _header_value)
-_STATUS = whole(100, 599)
-_PORT_MAP = table(_name_problem, one_or_each(whole(1, LAST_PORT)), check=_check_ports)
-
-_REQUEST: dict[str, Reader[Any]] = {
-    "method": _method,
-    "path": _path,
-    "headers": _HEADERS,
-    "body": _body,
-    "expect": one_or_each(_STATUS),
-    "count": whole(1, MAX_REPEATS),
+_MAKES: dict[Any, tuple[Callable[..., Any], Any]] = {
+    GatePolicy: (_make_gate, _check_gate),
+    DrainPolicy: (DrainPolicy, _check_drain),
+    Config: (Config, _check_config),
 }
-_WARMUP: dict[str, Reader[Any]] = {
-    "timeout": seconds(least=SHORTEST),
-    "ready": _ready,
-    "headers": _HEADERS,
-    "requests": each(_request),
-    "proxies": each(_program),
-}
-_DRAIN_REQUEST = {key: _REQUEST[key] for key in ("method", "path")}
-_RESTART: dict[str, Reader[Any]] = {
-    "timeout": seconds(least=SHORTEST),
-    "on_kill": choice("fail", "restart"),
-}
-_DRAIN: dict[str, Reader[Any]] = {
-    "timeout": seconds(),
-    "min": seconds(),
-    "on_timeout": choice("restart", "fail"),
+"""Of a section that is more than its keys: what makes it of them, and what checks them together."""
+
+_READERS: dict[Any, Reader[Any]] = {
+    # by annotation
+    "seconds or auto": _seconds_or_auto,
+    "path": _PATH,
+    "method": lambda entry: _METHOD(entry).upper(),
+    "headers": table(_HEADER_NAME, _HEADER_VALUE),
+    "statuses": one_or_each(_whole(Range(100, 599))),
+    "file": _text(_matching(r"/[^\0]*[^/\0]"), "a full path", "write the full path of a file, beginning with /"),
+    "HAProxy name": _text(
+        _matching(r"[A-Za-z0-9_.:-]{1,200}"), "a name in HAProxy", "write letters, digits, and - _ . : only"
+    ),
     "signal": _signal,
-    "request": _drain_request,
-    "keepalive": choice("refuse", "application", "nginx", "ignore"),
-    "quiet": seconds(least=SHORTEST),
+    "drain request": _drain_request,
+    "program": _text(_is_program, "the name of a program", "write it as ps -o comm shows it, such as docker-proxy"),
+    "argument": _text(lambda text: "\0" not in text, "an argument: it has a NUL", "remove it", or_number=True),
+    "address and port": _text(_is_listen_address, "an address and port", "write one such as 127.0.0.1:9180"),
+    # by type
+    str: _text(lambda text: True, "", "put it in quotes"),
+    bool: lambda entry: entry.truth("write true or false"),
+    Share: _share,
+    PortRule: _ports,
+    WarmupRequest: _request,
+    Hook: _hook,
+    Mapping[str, Policy]: _groups,
 }
-_GUARD: dict[str, Reader[Any]] = {
-    "max_closed": _share,
-}
-_BALANCER: dict[str, Reader[Any]] = {
-    "nginx": _nginx,
-    "retries": _retries,
-}
-_HOOK: dict[str, Reader[Any]] = {
-    "command": _command,
-    "timeout": seconds(least=SHORTEST),
-}
-_HOOKS: dict[str, Reader[Any]] = dict.fromkeys(("before_rollout", "after_warmup", "on_failure", "after_rollout"), _hook)
-_GROUP: dict[str, Reader[Any]] = {
-    "ports": _ports,
-    "max_unavailable": _share,
-    "canary": whole(0, MAX_PROCESSES),
-    "max_failures": whole(0, MAX_PROCESSES),
-    "drain": section(DrainPolicy, _DRAIN, check=_check_drain),
-    "restart": section(RestartPolicy, _RESTART),
-    "warmup": section(WarmupPolicy, _WARMUP),
-    "min_ready_seconds": _settle,
-    "guard": _guard,
-    "balancer": section(BalancerPolicy, _BALANCER),
-    "hooks": section(HooksPolicy, _HOOKS),
-}
-_GATE: dict[str, Reader[Any]] = {
-    "backend": choice("auto", "iptables", "nftables", "haproxy"),
-    "method": choice("reject", "redirect"),
-    "lease": seconds(least=15, most=3600),
-    "bypass": choice("mark", "address"),
-    "socket": _socket,
-    "backend_name": _backend_name,
-}
-_HISTORY: dict[str, Reader[Any]] = {
-    "file": _history_file,
-}
-_METRICS: dict[str, Reader[Any]] = {
-    "listen": _listen,
-}
-_TOP: dict[str, Reader[Any]] = {
-    "gate": _gate,
-    "metrics": section(MetricsPolicy, _METRICS),
-    "history": _history,
-    "groups": _groups,
-}
-_CONFIG = section(_make_config, _TOP, {"groups": _NO_GROUPS}, _check_config)
