@@ -1,4 +1,7 @@
-"""A listener whose firewall rules the kernel refuses while the file that REFUSE_FILE names exists. Run as ``plugin.sections`` runs a listener."""
+"""A listener whose firewall rules the kernel refuses while the file that REFUSE_FILE names exists.
+
+Run as ``plugin.sections`` runs a listener.
+"""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_onc
         flags.hold([("app", "app-1")])
     assert list(directory.iterdir()) == []
     (message,) = caplog.messages
-    assert f"{directory} is not a directory of ours that nobody else may write: remove it, or take another" in message
+    assert f"{directory} is not a directory of root or of this user that no other user may write to" in message
     assert DIRECTORY_VARIABLE in message
 
 

@@ -17,7 +17,7 @@ import pytest
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.errors import GateError, GatePermissionError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.listener.gates.haproxy import IN_BETWEEN, STICKY_FOR, HaproxyGate
+from supervisor_rolling.listener.gates.haproxy import MAINT_GRACE, STICKY_GRACE, HaproxyGate
 from supervisor_rolling.listener.gates.haproxy_api import RuntimeApi
 from tests.support.unprivileged import error_as_nobody, let_in
 
@@ -329,7 +329,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
 ) -> None:
     (tmp_path / "record").mkdir()
     (tmp_path / "record").chmod(0o777)
-    with pytest.raises(GateError, match="nobody else may write"):
+    with pytest.raises(GateError, match="no other user may write"):
         make().check()
 
 
@@ -341,7 +341,7 @@ def test_a_record_that_cannot_be_read_is_told(
     path.write_text("{")
     make().hold({})
     assert haproxy.states() == {"a": 8, "b": 0}
-    assert "is not known" in caplog.text
+    assert "cannot read what the previous listener has closed" in caplog.text
 
 
 def test_a_server_that_checks_found_dead_opens_through_maintenance(
@@ -384,7 +384,7 @@ def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
     haproxy.servers["a"].update(scur=0)
     assert gate.left({8000: peers(0)}) == {8000: 1}, "a user of the cookie may have come meanwhile"
     assert haproxy.states() == {"a": 1, "b": 0}
-    monkeypatch.setattr(gate, "_clock", lambda: since + 1.1 + IN_BETWEEN)
+    monkeypatch.setattr(gate, "_clock", lambda: since + 1.1 + MAINT_GRACE)
     haproxy.servers["a"].update(scur=3)
     assert gate.left({8000: peers(3)}) == {8000: 3}
     haproxy.servers["a"].update(scur=0)
@@ -398,12 +398,12 @@ def test_users_that_keep_coming_to_a_drained_server_are_moved(
     since = gate.hold({8000: "app", 8001: "app"})[8000]
     for server in haproxy.servers.values():
         server.update(scur=2, stot=100)
-    for after, total in ((IN_BETWEEN + 0.01, 100), (STICKY_FOR - 0.1, 180)):
+    for after, total in ((MAINT_GRACE + 0.01, 100), (STICKY_GRACE - 0.1, 180)):
         monkeypatch.setattr(gate, "_clock", lambda at=since + after: at)
         haproxy.servers["a"].update(stot=total)
         gate.left({8000: peers(2), 8001: peers(2)})
         assert haproxy.states() == {"a": 8, "b": 8}
-    monkeypatch.setattr(gate, "_clock", lambda: since + STICKY_FOR + 0.01)
+    monkeypatch.setattr(gate, "_clock", lambda: since + STICKY_GRACE + 0.01)
     assert gate.left({8000: peers(2), 8001: peers(2)}) == {8000: 2, 8001: 2}
     assert haproxy.states() == {"a": 1, "b": 8}, "b only has what was in flight"
 
@@ -508,24 +508,24 @@ def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: 
     make().check()
     assert haproxy.actions == []
     haproxy.level = "operator"
-    with pytest.raises(GatePermissionError, match=r"is of level operator, .*: say `stats socket .* level admin`"):
+    with pytest.raises(GatePermissionError, match=r"has the level operator, .*Fix: `stats socket .* level admin`"):
         make().check()
 
 
 def test_a_socket_whose_level_was_lowered_is_told(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
     haproxy.level = "user"
-    with pytest.raises(GatePermissionError, match="is of level lower, so no server can be drained"):
+    with pytest.raises(GatePermissionError, match="has the level lower, so no server can be drained"):
         make().hold({8000: "app"})
 
 
 def test_control_characters_in_an_answer_are_escaped(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
     haproxy.level = "op\x1b[2J"
-    with pytest.raises(GatePermissionError, match=r"is of level op\\x1b\[2J, so"):
+    with pytest.raises(GatePermissionError, match=r"has the level op\\x1b\[2J, so"):
         make().check()
 
 
 def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[..., HaproxyGate]) -> None:
-    with pytest.raises(GateError, match=r"has no backend 'web'; mend gate.backend_name. It has: app, other"):
+    with pytest.raises(GateError, match=r"has no backend 'web', only: app, other. Fix: correct gate.backend_name"):
         make("web").check()
 
 
@@ -534,7 +534,7 @@ def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
-    selected = r"no server of this host with port 8007; .* It has: a \(127.0.0.1:8000\), b"
+    selected = r"no server of this host with port 8007, only: a \(127.0.0.1:8000\), b.* Fix: "
     with pytest.raises(PartlyHeldError, match=selected) as caught:
         gate.hold({8000: "app", 8007: "app"})
     assert haproxy.states() == {"a": 8, "b": 0}
@@ -545,7 +545,7 @@ def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
     haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
 ) -> None:
     haproxy.deaf.add("a")
-    with pytest.raises(PartlyHeldError, match="did not drain, or set ready, a: it will not") as caught:
+    with pytest.raises(PartlyHeldError, match="did not change the state of a: it will not") as caught:
         make().hold({8000: "app", 8001: "app"})
     assert haproxy.states() == {"a": 0, "b": 8}
     assert list(caught.value.closed) == [8001]
@@ -553,15 +553,17 @@ def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
 
 def test_a_socket_that_is_not_there_is_told(make: Callable[..., HaproxyGate], haproxy: FakeHaproxy) -> None:
     haproxy.path.unlink()
-    with pytest.raises(GateError, match=r"HAProxy has no socket .*admin.sock: mend gate.socket, or say `stats socket"):
+    with pytest.raises(
+        GateError, match=r"There is no HAProxy socket .*admin.sock. Fix: correct gate.socket, or write `stats socket"
+    ):
         make().check()
 
 
 def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., HaproxyGate], tmp_path: Path) -> None:
     (tmp_path / "admin.sock").unlink()
-    with socket.socket(socket.AF_UNIX) as nobody:
-        nobody.bind(str(tmp_path / "admin.sock"))
-    with pytest.raises(GateError, match="HAProxy does not run: nobody listens"):
+    with socket.socket(socket.AF_UNIX) as unserved:
+        unserved.bind(str(tmp_path / "admin.sock"))
+    with pytest.raises(GateError, match="HAProxy is not running: nothing listens"):
         make().check()
 
 
@@ -570,7 +572,7 @@ def test_a_socket_of_another_user_is_told(haproxy: FakeHaproxy) -> None:
     let_in(haproxy.path)
     said = error_as_nobody(RuntimeApi(str(haproxy.path), "app").servers)
     assert said.startswith("GatePermissionError: ")
-    assert "may not be opened by the user of this listener: say `stats socket" in said
+    assert "The listener's user may not open HAProxy's socket" in said
 
 
 def test_a_haproxy_that_stands_still_is_left_after_the_deadline(haproxy: FakeHaproxy) -> None:

@@ -1,34 +1,32 @@
-"""Keeps new requests from processes by HAProxy's runtime API, without a firewall and without root: the ``Gate`` of
-``contracts.py``, and its ``Counting``.
+"""The ``Gate`` that closes ports in HAProxy, by its runtime API, and ``Counting``: no firewall and no root is needed.
 
-A port is closed by the state of the server with this port, in two steps, and opened by ``state ready``:
+A port is that of a server in HAProxy's backend, or of several; of several, those count whose address is this host's.
+It is closed by the state of its servers and opened by ``state ready``:
 
-* ``drain`` while its process drains. HAProxy sends it no request, except those of users that a cookie or a stick table
-  sends back to it.
-* ``maint`` from the moment when nothing is in flight, or when such users have kept coming for STICKY_FOR seconds, and
-  wherever no drain is waited for. HAProxy sends it nothing and moves those users to another server. What is in flight
-  ends as it would have (unless the server says ``on-marked-down shutdown-sessions``).
+* ``drain`` while its process drains: HAProxy sends it no request, but those of users that a cookie or a stick table
+  leads back to it.
+* ``maint`` as soon as nothing is in flight, or after STICKY_GRACE seconds in which such users kept coming, and wherever
+  no drain is waited for: HAProxy sends it nothing, and those users to other servers. What is in flight finishes (unless
+  the server has ``on-marked-down shutdown-sessions``).
 
-A port that several servers of the backend have is that of those whose address is this host's own.
+Beyond the contract of ``Gate``:
 
-The contract beyond that of ``Gate``:
+* HAProxy keeps a state for ever. So each is written to a state file before HAProxy is told: a new listener finds there
+  what the last one closed, and opens what is not to be closed any more.
+* Only what this gate has closed is ever set ready. A server that an operator has drained or put into maintenance counts
+  as closed and stays so; one that we drained and that is found in maintenance is the operator's from then on.
+* Only what is read back counts. A reload of HAProxy forgets states (without a server-state-file): what it has opened is
+  closed again, and its "since" begins anew.
+* A port without a server, or a server that does not obey, is a PartlyHeldError, after all others are held.
 
-* HAProxy keeps a state for ever, so what this gate closes is recorded (``record.py``) before it is. A new object finds
-  there what the one before it left closed, and sets ready what it is not to hold.
-* Only what this gate has closed is ever set ready. A server that an operator has put into drain or maint counts as
-  closed, and stays so; one that we have drained, and that is found in maint, is the operator's from then on.
-* Nothing is believed but what is read back. HAProxy forgets at a reload (without a server-state-file): what a look
-  finds ready is closed anew, and its "since" begins anew.
-* A port that no server has, or a server that does not obey, is a PartlyHeldError, after the others have been held.
-
-What is left on a port is what HAProxy has in flight for its server, or, if that is more, the kernel's connections less
-those that HAProxy keeps idle. The second counts what this HAProxy does not know of: the requests of the process before
-a reload, of another backend, of another client. Nothing is left only when nothing was in flight behind ``maint``.
+What is left on a port are HAProxy's requests in flight to its servers or, if that is more, the kernel's connections
+less those that HAProxy keeps idle: requests of the HAProxy process before a reload, of another backend, of another
+client. Nothing is left only where nothing was in flight behind ``maint``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from supervisor_rolling.core.connections import Connections
@@ -36,21 +34,21 @@ from supervisor_rolling.core.errors import PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
-from supervisor_rolling.listener.gates.state_file import Record
+from supervisor_rolling.listener.gates.state_file import StateFile
 from supervisor_rolling.listener.system.own_addresses import is_own
 
-IN_BETWEEN = 0.05
-"""Seconds in maintenance for which nothing counts as idle: a thread of HAProxy may have chosen this server just before,
-and not counted the request yet."""
+MAINT_GRACE = 0.05
+"""Seconds in maintenance before a port counts as empty: a thread of HAProxy may have chosen the server just before, and
+not counted the request yet."""
 
-STICKY_FOR = 2.0
-"""Seconds of a drain after which users that keep coming to a drained server are moved: it would never end."""
+STICKY_GRACE = 2.0
+"""Seconds of a drain after which users that keep coming to the server are moved: the drain would never end."""
 
-Chosen = Mapping[int, Sequence[Server]]
+_FIX_SERVER = "correct the server lines in haproxy.cfg, or gate.backend_name or ports in rolling.yaml"
 
 
 class HaproxyGate:
-    """The haproxy backend. ``clock`` gives CLOCK_MONOTONIC seconds; ``directory`` is where the record is kept."""
+    """The haproxy backend. ``clock`` gives CLOCK_MONOTONIC seconds; ``directory`` is where the state file is kept."""
 
     name = "haproxy"
 
@@ -58,178 +56,148 @@ class HaproxyGate:
         self, policy: GatePolicy, owner: str, clock: Callable[[], float], directory: Path | None = None
     ) -> None:
         self._api = RuntimeApi(policy.socket, policy.backend_name)
-        self._record = Record((owner, policy.socket, policy.backend_name), directory)
+        self._file = StateFile((owner, policy.socket, policy.backend_name), directory)
         self._clock = clock
+        self._servers: Mapping[int, Sequence[Server]] = {}  # of each port to close
         self._since: dict[int, float] = {}
-        self._turned_away: dict[int, float] = {}  # since when a port has not even the users of a cookie
-        self._came: dict[int, int] = {}  # how many requests a draining port had ever had when its drain began
-        self._chosen: Chosen = {}
+        self._maint_since: dict[int, float] = {}  # of ports that get not even the users of a cookie
+        self._requests_at_drain: dict[int, int] = {}  # how many a port had ever had when its drain began
 
     def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
         servers = self._look(closed)
-        states = self._ours(servers)
-        selected = {s.name: MAINT if port in drained else DRAIN for port, found in self._chosen.items() for s in found}
-        new = {s.name: selected[s.name] for s in servers if s.name in selected and not s.is_closed}
-        over = {s.name: MAINT for s in servers if s.name in states and s.is_drained and selected.get(s.name) == MAINT}
-        ready = [server for server in servers if server.name in states.keys() - selected.keys()]
-        self._record.write({**states, **new, **over})
-        if new or over or ready:
-            self._change({**new, **over}, ready, closed)
-        self._require_servers(closed, servers)
+        ours = self._ours(servers)
+        asked = {s.name: MAINT if port in drained else DRAIN for port, those in self._servers.items() for s in those}
+        close = {
+            s.name: asked[s.name]
+            for s in servers
+            if s.name in asked and (not s.is_closed or (s.name in ours and s.is_drained and asked[s.name] == MAINT))
+        }
+        self._change(ours, close, [s for s in servers if s.name in ours.keys() - asked.keys()])
+        without = [str(port) for port in closed if not self._servers[port]]
+        if without:
+            there = ", ".join(f"{server.name} ({server.address}:{server.port})" for server in servers) or "none"
+            raise PartlyHeldError(
+                f"HAProxy's backend {self._api.backend} has no server of this host with port {', '.join(without)}, "
+                f"only: {there}. Fix: {_FIX_SERVER}",
+                dict(self._since),
+            )
         return dict(self._since)
 
     def check(self) -> None:
-        """Try whether the socket, its level and the backend suffice; see ``Gate.check``."""
+        """Raise where the socket, its level, the backend or the state file's directory do not suffice; see
+        ``Gate.check``."""
         self._api.require_admin()
         self._api.servers()
-        self._record.prepare()
+        self._file.prepare()
 
     def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
-        """What HAProxy was told that would make a drain last, or a port stay; see ``Gate.inspect``."""
-        servers, cookie = self._api.servers(), self._api.cookie()
-        ours = self._ours(servers)
-        where = f"HAProxy's backend {self._api.backend}"
-        without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
-        return [
-            *([_absent(where, without)] if without else []),
-            *([_lone(where, servers[0])] if len(servers) == 1 else []),
-            *([_persistent(where, f"cookie {cookie}")] if cookie else []),
-            *([_persistent(where, "a stick-table")] if self._api.has_stick_table() else []),
-            *(_by_hand(where, s) for s in servers if s.port in ports and s.is_closed and s.name not in ours),
-        ]
+        """What in HAProxy's configuration and states harms a rollout; see ``Gate.inspect``."""
+        servers = self._api.servers()
+        cookie, has_stick_table = self._api.cookie(), self._api.has_stick_table()
+        foreign = [s for s in servers if s.port in ports and s.is_closed and s.name not in self._ours(servers)]
+        keeps = [*([f"cookie {cookie}"] if cookie else []), *(["a stick-table"] if has_stick_table else [])]
+        return list(_findings(self._api.backend, ports, servers, foreign, keeps))
 
     def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
-        """What is still to be answered; see ``Counting.left``. Puts into maintenance where that is nothing, and where
-        sticky users keep coming: only what a later call finds behind that is believed."""
-        traffic, now = self._api.traffic(), self._clock()
-        left = {port: self._left(port, len(those.peers), traffic) for port, those in found.items()}
-        over = [port for port in left if self._is_over(port, left[port], traffic, now)]
+        """What is still to be answered on each port; see ``Counting.left``. Puts a port into maintenance where that is
+        nothing, or where sticky users keep coming: only what a later call finds behind that counts."""
+        traffic, now = self._traffic(found), self._clock()
+        left = {port: max(one.in_flight, len(found[port].peers) - one.idle) for port, one in traffic.items()}
+        over = [port for port in left if self._is_drain_over(port, left[port], traffic[port].ever, now)]
         if over:
-            self._turn_away(over)
-        fresh = [port for port in left if now - self._turned_away.get(port, now) < IN_BETWEEN]
+            ours, servers = self._file.states, [server for port in over for server in self._servers[port]]
+            self._change(ours, {s.name: MAINT for s in servers if s.is_drained and s.name in ours})
+        fresh = [port for port in left if now - self._maint_since.get(port, now) < MAINT_GRACE]
         return {port: max(number, int(port in fresh)) for port, number in left.items()}
 
     def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
-        """Where there are more connections than HAProxy has for its server; see ``Counting.strangers``."""
-        traffic = self._api.traffic()
-        own = {port: sum(one.in_flight + one.idle for one in self._of(port, traffic)) for port in found}
-        return frozenset(port for port, those in found.items() if len(those.peers) > own[port])
+        """The ports with more connections than HAProxy has to their servers; see ``Counting.strangers``."""
+        traffic = self._traffic(found)
+        return frozenset(p for p, one in traffic.items() if len(found[p].peers) > one.in_flight + one.idle)
 
-    def _of(self, port: int, traffic: Mapping[str, Traffic]) -> list[Traffic]:
-        """What the servers that were chosen for a port have to do."""
-        return [traffic[server.name] for server in self._chosen.get(port, ()) if server.name in traffic]
+    def _traffic(self, ports: Collection[int]) -> dict[int, Traffic]:
+        """What the servers of each port have to do, together."""
+        by_name = self._api.traffic()
+        found = {port: [by_name[s.name] for s in self._servers.get(port, ()) if s.name in by_name] for port in ports}
+        return {port: Traffic(*map(sum, zip(Traffic(), *those))) for port, those in found.items()}
 
-    def _left(self, port: int, connected: int, traffic: Mapping[str, Traffic]) -> int:
-        those = self._of(port, traffic)
-        return max(sum(one.in_flight for one in those), connected - sum(one.idle for one in those))
-
-    def _is_over(self, port: int, left: int, traffic: Mapping[str, Traffic], now: float) -> bool:
-        """Whether a port that is drained is to be put into maintenance."""
-        if port not in self._since or port in self._turned_away:
+    def _is_drain_over(self, port: int, left: int, ever: int, now: float) -> bool:
+        if port not in self._since or port in self._maint_since:
             return False
         drained_for = now - self._since[port]
-        ever = sum(one.ever for one in self._of(port, traffic))
-        if drained_for >= IN_BETWEEN:
-            self._came.setdefault(port, ever)
-        return left == 0 or (drained_for >= STICKY_FOR and ever > self._came[port])
-
-    def _turn_away(self, ports: Collection[int]) -> None:
-        """Put the drained servers of these ports into maintenance."""
-        ours = self._record.states
-        over = {s.name: MAINT for port in ports for s in self._chosen[port] if s.is_drained and s.name in ours}
-        self._record.write({**ours, **over})
-        self._change(over, (), self._chosen)
+        if drained_for >= MAINT_GRACE:
+            self._requests_at_drain.setdefault(port, ever)
+        return left == 0 or (drained_for >= STICKY_GRACE and ever > self._requests_at_drain[port])
 
     def _ours(self, servers: Sequence[Server]) -> dict[str, str]:
-        """The servers that this gate has closed and no operator has changed since, with the recorded state. One that is
+        """The recorded states of the servers that this gate has closed and no operator has changed since. One that is
         recorded in maintenance may be in drain still: the listener may have been killed in between."""
         found = {server.name: server for server in servers}
         return {
             name: state
-            for name, state in self._record.states.items()
+            for name, state in self._file.states.items()
             if name in found and (found[name].is_drained or (state == MAINT and found[name].is_in_maintenance))
         }
 
-    def _look(self, closed: Collection[int]) -> list[Server]:
-        """Read all. Forget the ports that are found open; what is found closed for the first time is so since now."""
+    def _look(self, ports: Collection[int]) -> list[Server]:
+        """Read all servers, and note since when each of these ports is closed. The clock is read afterwards."""
         servers = self._api.servers()
-        self._chosen = {port: _of_port(servers, port) for port in closed}
-        shut = [port for port, found in self._chosen.items() if found and all(server.is_closed for server in found)]
+        self._servers = {port: _of_port(servers, port) for port in ports}
+        shut = sorted(port for port, those in self._servers.items() if those and all(s.is_closed for s in those))
         ours, now = self._ours(servers), self._clock()
-        self._came = {port: ever for port, ever in self._came.items() if port in shut}
-        self._since = {port: self._since.get(port, now) for port in sorted(shut)}
-        turned = [port for port in shut if not any(s.is_drained and s.name in ours for s in self._chosen[port])]
-        self._turned_away = {port: self._turned_away.get(port, now) for port in turned}
+        in_maint = [port for port in shut if not any(s.is_drained and s.name in ours for s in self._servers[port])]
+        self._since = {port: self._since.get(port, now) for port in shut}
+        self._maint_since = {port: self._maint_since.get(port, now) for port in in_maint}
+        self._requests_at_drain = {port: ever for port, ever in self._requests_at_drain.items() if port in shut}
         return servers
 
-    def _change(self, close: Mapping[str, str], ready: Sequence[Server], closed: Collection[int]) -> None:
-        """Close first: there must never be more open than asked. Believe what is read back."""
-        said = [self._api.close(close), self._api.ready(ready)]
-        servers = self._look(closed)
-        left = self._ours(servers)
-        self._record.write(left)
-        shut = {s.name for s in servers if s.is_closed and not (s.is_drained and close.get(s.name) == MAINT)}
-        undone = (close.keys() - shut) | ({one.name for one in ready} & left.keys())
+    def _change(self, ours: Mapping[str, str], close: Mapping[str, str], ready: Sequence[Server] = ()) -> None:
+        """Write down, then close, then open: never is more open than asked. Raises PartlyHeldError where the servers
+        read back are not as they were told to be."""
+        self._file.write({**ours, **close})
+        if not close and not ready:
+            return
+        answers = [self._api.close(close), self._api.ready(ready)]
+        servers = self._look(self._servers)
+        ours = self._ours(servers)
+        self._file.write(ours)
+        done = {s.name for s in servers if s.is_closed and not (s.is_drained and close.get(s.name) == MAINT)}
+        undone = (close.keys() - done) | ({server.name for server in ready} & ours.keys())
         if undone:
-            reason = "; ".join(filter(None, said)) or "it gives no reason"
+            reason = "; ".join(filter(None, answers)) or "it gives no reason"
             raise PartlyHeldError(
-                f"HAProxy did not drain, or set ready, {', '.join(sorted(undone))}: {reason}", dict(self._since)
+                f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}", dict(self._since)
             )
-
-    def _require_servers(self, closed: Collection[int], servers: Sequence[Server]) -> None:
-        without = [str(port) for port in closed if not self._chosen[port]]
-        if without:
-            there = ", ".join(f"{server.name} ({server.address}:{server.port})" for server in servers) or "none"
-            raise PartlyHeldError(
-                f"HAProxy's backend {self._api.backend} has no server of this host with port {', '.join(without)}; "
-                f"mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml. It has: {there}",
-                dict(self._since),
-            )
-
-
-def _absent(where: str, without: Sequence[str]) -> Finding:
-    return Finding(
-        "haproxy.server",
-        where,
-        f"has no server of this host for {', '.join(without[:3])}{' and others' if len(without) > 3 else ''}: "
-        "nothing to drain there",
-        "mend haproxy.cfg, gate.backend_name or the ports in rolling.yaml",
-        severity=Severity.ERROR,
-    )
-
-
-def _lone(where: str, server: Server) -> Finding:
-    return Finding(
-        "haproxy.lone",
-        where,
-        f"has the server {server.name} alone: while that is drained its requests wait, and fail",
-        "give it a server line for each process of the group",
-        severity=Severity.ERROR,
-    )
-
-
-def _persistent(where: str, how: str) -> Finding:
-    return Finding(
-        "haproxy.persistence",
-        where,
-        f"has {how}: users that have a server are moved to another one when it is replaced, and what the process kept "
-        "for them in its memory is lost",
-        "keep sessions outside the processes, or accept it",
-    )
-
-
-def _by_hand(where: str, server: Server) -> Finding:
-    return Finding(
-        "haproxy.down",
-        where,
-        f"has {server.name} in maintenance, or somebody drained it: its process serves nobody, and a rollout leaves it so",
-        f"say on HAProxy's stats socket: set server {where.rpartition(' ')[2]}/{server.name} state ready",
-    )
 
 
 def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
-    """The servers that this host's process on a port can be: the only one, whatever its address (that of a bridge,
+    """The servers of this host's process on a port: the only one of that port, whatever its address (that of a bridge,
     say), or of several those whose address is this host's."""
     found = [server for server in servers if server.port == port]
     return found if len(found) < 2 else [server for server in found if is_own(server.address)]
+
+
+def _findings(
+    backend: str, ports: Mapping[int, str], servers: Sequence[Server], foreign: Sequence[Server], keeps: Sequence[str]
+) -> Iterator[Finding]:
+    """``foreign``: servers that were closed by another; ``keeps``: what leads a user back to the same server."""
+    where = f"HAProxy's backend {backend}"
+    without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
+    if without:
+        more = " and others" if len(without) > 3 else ""
+        text = f"has no server of this host for {', '.join(without[:3])}{more}, so it cannot be drained"
+        yield Finding("haproxy.server", where, text, _FIX_SERVER, Severity.ERROR)
+    if len(servers) == 1:
+        text = f"has only the server {servers[0].name}: requests fail while it is drained"
+        yield Finding("haproxy.lone", where, text, "add a server line for each process of the group", Severity.ERROR)
+    for how in keeps:
+        text = (
+            f"has {how}: when a process is restarted its users are moved to another one, and lose what it kept in "
+            "memory for them"
+        )
+        yield Finding("haproxy.persistence", where, text, "keep sessions outside the processes, or accept this")
+    for server in foreign:
+        text = f"has {server.name} in maintenance or drained, not by a rollout: its process gets no requests"
+        fix = f"send to HAProxy's stats socket: set server {backend}/{server.name} state ready"
+        yield Finding("haproxy.down", where, text, fix)

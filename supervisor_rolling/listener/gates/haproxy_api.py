@@ -1,7 +1,7 @@
-"""HAProxy's runtime API: what its stats socket is asked and told, and what it answers.
+"""HAProxy's runtime API: reads and changes the servers of one backend over its stats socket.
 
-Each call is a connection of its own, as HAProxy has it by default, and has a deadline for all of it. Answers are read
-by the names in their headers, so that a later HAProxy may have more columns.
+Each call is one connection, as is HAProxy's default, and has one deadline. Columns are read by their names, so that a
+later HAProxy may have more of them.
 """
 
 from __future__ import annotations
@@ -12,53 +12,48 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.text import printable
 
 TIMEOUT = 2.0
-"""Seconds for one call. HAProxy answers in a millisecond; this much means that it stands still."""
+"""Seconds for one call; HAProxy answers in a millisecond."""
 
-AT_ONCE = 50
-"""Orders in one call: HAProxy reads a line of 16 KiB at most, its ``tune.bufsize``."""
+MAX_COMMANDS = 50
+"""In one call: HAProxy reads a line of 16 KiB at most (``tune.bufsize``)."""
 
 DRAIN, MAINT = "drain", "maint"
-"""The states of a server that keep requests away: the first all but those of users that it has already."""
+"""The states of a server that keep requests away: the first all but those of users that it already has."""
 
-_MAINT, _DRAIN, _CLOSED = 0x01, 0x08, 0x01 | 0x02 | 0x08 | 0x10 | 0x20
-"""Of srv_admin_state (src: server-t.h): FMAINT and FDRAIN, which somebody has said; and FMAINT, IMAINT, FDRAIN, IDRAIN,
-RMAINT, each of which keeps new requests away. IMAINT and IDRAIN are those of a server that it tracks, RMAINT is that
-its name has no address: they come and go beside what was said."""
-
-_DENIED, _NO_BACKEND = "Permission denied", "Can't find backend"
+_MAINT, _DRAIN, _CLOSED = 0x01, 0x08, 0x3B
+"""Bits of srv_admin_state (src: server-t.h): FMAINT and FDRAIN, set by a command; and those with IMAINT, IDRAIN (of a
+server that this one tracks) and RMAINT (its name has no address), which come and go beside the command."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server of the backend. ``is_closed``: it gets no new requests because of a command; ``is_in_maintenance``: by
-    ``state maint``; ``is_drained``: by ``state drain`` alone; ``is_up``: HAProxy does not take it for dead."""
+    """A server of the backend."""
 
     name: str
     address: str
     port: int
-    is_closed: bool = False
-    is_drained: bool = False
-    is_in_maintenance: bool = False
-    is_up: bool = True
+    is_closed: bool = False  # gets no new requests, for whatever reason in srv_admin_state
+    is_drained: bool = False  # by ``state drain`` alone
+    is_in_maintenance: bool = False  # by ``state maint``
+    is_up: bool = True  # HAProxy's checks have not found it dead
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """``in_flight``: requests that a server has or that wait for it; ``idle``: connections to it that wait for the
-    next request; ``ever``: requests that it has had since HAProxy started."""
+class Traffic(NamedTuple):
+    """What one server has to do, or several together."""
 
-    in_flight: int
-    idle: int
-    ever: int = 0
+    in_flight: int = 0  # requests that it has or that wait for it
+    idle: int = 0  # connections to it that wait for the next request
+    ever: int = 0  # requests since HAProxy started
 
 
 class RuntimeApi:
-    """One backend of the HAProxy behind this socket. Every method raises GateError, GatePermissionError where it can
+    """One backend of the HAProxy behind this socket. Every method raises GateError, or GatePermissionError where it can
     never work as things are."""
 
     def __init__(self, path: str, backend: str, timeout: float = TIMEOUT) -> None:
@@ -67,7 +62,7 @@ class RuntimeApi:
         self._timeout = timeout
 
     def require_admin(self) -> None:
-        """Raise GatePermissionError where this socket may only be asked."""
+        """Raise GatePermissionError where this socket may only be read."""
         level = self._ask("show cli level").strip()
         if level != "admin":
             raise self._not_admin(level)
@@ -75,61 +70,66 @@ class RuntimeApi:
     def servers(self) -> list[Server]:
         """The servers of the backend, as they are now."""
         text = self._ask(f"show servers state {self.backend}")
-        if _NO_BACKEND in text:
+        if "Can't find backend" in text:
             there = printable(", ".join(self._ask("show backend").split()[2:])) or "none"
             raise GateError(
-                f"HAProxy ({self.path}) has no backend {self.backend!r}; mend gate.backend_name. It has: {there}"
+                f"HAProxy ({self.path}) has no backend {self.backend!r}, only: {there}. Fix: correct gate.backend_name"
             )
-        lines = [line for line in text.splitlines() if line.strip()][1:]  # the first is the format's version
-        return [_server(row) for row in _rows(lines, " ") if row.get("srv_name")]
+        table = text.strip().splitlines()[1:]  # the first line is the format's version
+        return [_server(row) for row in _rows(table, " ") if row.get("srv_name")]
 
     def traffic(self) -> dict[str, Traffic]:
         """What each server of the backend has to do, by name."""
-        lines = [line for line in self._ask(f"show stat {self.backend} 4 -1").splitlines() if line.strip()]
         return {
             row["svname"]: Traffic(
                 _number(row, "scur") + _number(row, "qcur"), _number(row, "srv_icur"), _number(row, "stot")
             )
-            for row in _rows(lines, ",")
-            if row.get("pxname") == self.backend
+            for row in self._statistics("4")
         }
 
     def cookie(self) -> str:
-        """The cookie by which a client comes back to the server that it had; empty where there is none."""
-        lines = [line for line in self._ask(f"show stat {self.backend} 2 -1").splitlines() if line.strip()]
-        return next((row.get("cookie", "") for row in _rows(lines, ",") if row.get("pxname") == self.backend), "")
+        """The name of the cookie that leads a user back to the same server; empty where there is none."""
+        return next((row.get("cookie", "") for row in self._statistics("2")), "")
 
     def has_stick_table(self) -> bool:
-        """Whether the backend has a table of who had which server."""
+        """Whether the backend has a table that leads users back to the same server."""
         return f"# table: {self.backend}," in self._ask("show table")
 
     def close(self, states: Mapping[str, str]) -> str:
-        """Give each of these servers a state that keeps requests away. What HAProxy has to say against it."""
-        return self._order([self._set(name, state) for name, state in states.items()])
+        """Give each server its state, drain or maint. Returns HAProxy's objections."""
+        return self._command([self._set(name, state) for name, state in states.items()])
 
     def ready(self, servers: Sequence[Server]) -> str:
-        """New requests for these servers again. One that HAProxy's checks took for dead, because its process was
-        restarted, goes through maintenance: it comes out of that alive, and would else stay out for ``rise`` checks
-        more. What HAProxy has to say against it."""
-        dead = [server.name for server in servers if not server.is_up and server.is_drained]
-        revived = [self._set(name, MAINT) for name in dead]
-        return self._order([*revived, *(self._set(server.name, "ready") for server in servers)])
+        """Let these servers have new requests again. Returns HAProxy's objections.
+
+        A drained one that HAProxy's checks found dead, since its process was restarted, goes through maintenance: it
+        comes out of that alive, and would be out for ``rise`` checks more without.
+        """
+        dead = [server for server in servers if not server.is_up and server.is_drained]
+        return self._command(
+            [*(self._set(one.name, MAINT) for one in dead), *(self._set(one.name, "ready") for one in servers)]
+        )
 
     def _set(self, name: str, state: str) -> str:
         return f"set server {self.backend}/{name} state {state}"
 
-    def _order(self, commands: Sequence[str]) -> str:
-        said = [self._ask("; ".join(commands[at : at + AT_ONCE])) for at in range(0, len(commands), AT_ONCE)]
-        lines = [printable(line) for answer in said for line in answer.split("\n") if line.strip()]
-        text = "; ".join(dict.fromkeys(lines))
-        if _DENIED in text:
+    def _command(self, commands: Sequence[str]) -> str:
+        parts = [commands[at : at + MAX_COMMANDS] for at in range(0, len(commands), MAX_COMMANDS)]
+        lines = [line for part in parts for line in self._ask("; ".join(part)).split("\n") if line.strip()]
+        text = "; ".join(dict.fromkeys(map(printable, lines)))
+        if "Permission denied" in text:
             raise self._not_admin("lower")
         return text
 
+    def _statistics(self, kind: str) -> list[dict[str, str]]:
+        """The rows of ``show stat`` for this backend; ``kind``: 2 the backend itself, 4 its servers."""
+        lines = self._ask(f"show stat {self.backend} {kind} -1").strip().splitlines()
+        return [row for row in _rows(lines, ",") if row.get("pxname") == self.backend]
+
     def _not_admin(self, level: str) -> GatePermissionError:
         return GatePermissionError(
-            f"HAProxy's socket {self.path} is of level {printable(level)}, so no server can be drained: say `stats "
-            f"socket {self.path} level admin` in the global section of haproxy.cfg, and reload HAProxy"
+            f"HAProxy's socket {self.path} has the level {printable(level)}, so no server can be drained. Fix: `stats "
+            f"socket {self.path} level admin` in the global section of haproxy.cfg, then reload HAProxy"
         )
 
     def _ask(self, command: str) -> str:
@@ -146,17 +146,16 @@ class RuntimeApi:
     def _translated(self, error: OSError) -> GateError:
         if isinstance(error, PermissionError):
             return GatePermissionError(
-                f"HAProxy's socket {self.path} may not be opened by the user of this listener: say `stats socket "
-                f"{self.path} mode 660 group GROUP level admin`, with a group of that user, in the global section of "
-                "haproxy.cfg"
+                f"The listener's user may not open HAProxy's socket {self.path}. Fix: `stats socket {self.path} mode "
+                "660 group GROUP level admin`, with a group of that user, in the global section of haproxy.cfg"
             )
         if isinstance(error, FileNotFoundError):
             return GateError(
-                f"HAProxy has no socket {self.path}: mend gate.socket, or say `stats socket {self.path} level admin` "
-                "in the global section of haproxy.cfg"
+                f"There is no HAProxy socket {self.path}. Fix: correct gate.socket, or write `stats socket {self.path} "
+                "level admin` in the global section of haproxy.cfg"
             )
         if isinstance(error, ConnectionRefusedError):
-            return GateError(f"HAProxy does not run: nobody listens on its socket {self.path}")
+            return GateError(f"HAProxy is not running: nothing listens on its socket {self.path}. Fix: start HAProxy")
         if isinstance(error, socket.timeout) or error.errno == errno.EAGAIN:
             return GateError(f"HAProxy did not answer on {self.path} within {self._timeout:g} s")
         return GateError(f"HAProxy's socket {self.path}: {error}")

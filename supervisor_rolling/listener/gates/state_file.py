@@ -1,8 +1,8 @@
-"""What a gate has closed, written down for the next listener, where nothing forgets by itself as the kernel does.
+"""The file in which a gate records what it has closed, for the next listener, where no lease opens it.
 
-A small JSON file, in a directory that needs no root and that no other user can write to: that of the flags of
-``draining.py``, where the operator has named one, and for root; else ``supervisor_rolling-UID`` in the directory for
-temporary files. Like HAProxy's memory it need not outlive a reboot. It is there only while something is closed.
+It is small and JSON, and exists only while something is closed. Its directory needs no root and no other user can write
+there: for root, and where the operator has named one, that of the drain flags; else ``supervisor_rolling-UID`` in the
+directory for temporary files. Like HAProxy's memory it need not outlive a reboot.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from supervisor_rolling.listener.system import shared_directory
 log = logging.getLogger("supervisor_rolling")
 
 
-class Record:
-    """What one gate has closed: ``states`` has a word for each name. ``place`` tells this gate from all others of this
-    user. Made where there is no directory for it, it raises GateError."""
+class StateFile:
+    """What one gate has closed: ``states`` maps a name to its state. ``place`` tells this gate from all others of this
+    user. Raises GateError where no directory is found for it."""
 
     def __init__(self, place: Collection[str], directory: Path | None = None) -> None:
         self._place = list(place)
@@ -33,36 +33,34 @@ class Record:
         self.states = self._read()
 
     def write(self, states: Mapping[str, str]) -> None:
-        """Replace what is recorded, at once or not at all; nothing is no file. Raises GateError."""
+        """Replace what is recorded, as a whole or not at all; without states there is no file. Raises GateError."""
         if states == self.states:
             return
         try:
             if states:
                 self.prepare()
-                self._replace(json.dumps({"gate": self._place, "closed": states}, sort_keys=True) + "\n")
+                new = self.path.with_suffix(".new")
+                text = json.dumps({"gate": self._place, "closed": states}, sort_keys=True)
+                new.write_text(f"{text}\n", encoding="utf-8")
+                new.replace(self.path)
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise GateError(f"Cannot write down what is closed, so nothing is closed: {error}") from None
+            raise GateError(f"Nothing was closed, because the gate's state file cannot be written: {error}") from None
         self.states = dict(states)
 
     def prepare(self) -> None:
-        """Make the directory. Raises GateError where it is somebody else's, or cannot be written."""
+        """Make the directory. Raises GateError where it is another user's, or cannot be written."""
         directory = str(self.path.parent)
         try:
             shared_directory.prepare(directory)
         except OSError as error:
-            raise _nowhere(error) from None
+            raise _no_directory(error) from None
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise _nowhere(f"{directory} may not be written by the user of this listener")
-
-    def _replace(self, text: str) -> None:
-        new = self.path.with_suffix(".new")
-        new.write_text(text, encoding="utf-8")
-        new.replace(self.path)
+            raise _no_directory(f"the listener's user may not write to {directory}")
 
     def _read(self) -> dict[str, str]:
-        """Whoever else could have written it is not believed: ``prepare`` says so before anything is closed."""
+        """A file of another user does not count; ``prepare`` raises before anything is closed."""
         try:
             if self.path.lstat().st_uid != os.geteuid():
                 return {}
@@ -71,7 +69,11 @@ class Record:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("what the listener before this one has closed is not known: %s: %s", self.path, error)
+            log.warning(
+                "cannot read what the previous listener has closed from %s: %s. Fix: open what is still closed by hand",
+                self.path,
+                error,
+            )
             return {}
 
 
@@ -82,8 +84,8 @@ def _directory() -> Path:
     try:
         return Path(tempfile.gettempdir(), f"supervisor_rolling-{user}")
     except OSError as error:
-        raise _nowhere(error) from None
+        raise _no_directory(error) from None
 
 
-def _nowhere(why: object) -> GateError:
-    return GateError(f"Nowhere to write down what is closed: {why}. {shared_directory.ANOTHER}")
+def _no_directory(why: object) -> GateError:
+    return GateError(f"No directory for the gate's state file: {why}. {shared_directory.ANOTHER}")

@@ -1,4 +1,4 @@
-"""A directory that is the listener's to write and everybody's to read, in a place that others may write to as well."""
+"""A directory that only the listener writes to and every process may read, in a place where others may write, too."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import stat
 
 from supervisor_rolling.draining import DIRECTORY_VARIABLE
 
-_READABLE = 0o755
+_MODE = 0o755
 
-ANOTHER = f"Another directory: {DIRECTORY_VARIABLE} in the environment of [supervisord]"
+ANOTHER = f"Fix: name another directory by {DIRECTORY_VARIABLE} in the environment of [supervisord]"
 """What to do where one cannot be used."""
 
 
 def prepare(path: str) -> None:
-    """Make it, where it is not there. Raises OSError where that does not work, or where what is there is no directory
-    of root's or our own that nobody else may write: whoever could write there could lead us to another file.
+    """Make the directory where it does not exist. Raises OSError where that fails, or where what exists is no directory
+    of root's or this user's that no other may write to: another user could lead the listener to any file.
 
-    What is made here processes of other users can look into, whatever the umask. What was there stays as it is: it may
-    be somebody's home.
+    A new one is readable for all users, whatever the umask. One that exists is left as it is: it may be a home.
     """
     try:
-        os.mkdir(path, _READABLE)
-        os.chmod(path, _READABLE)
+        os.mkdir(path, _MODE)
+        os.chmod(path, _MODE)
     except FileExistsError:
         pass
     found = os.lstat(path)
-    is_fit = stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022
-    if not is_fit:
-        what = "is not a directory of ours that nobody else may write"
-        raise PermissionError(f"{path} {what}: remove it, or take another")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise PermissionError(f"{path} is not a directory of root or of this user that no other user may write to")
 
 
 def is_open_to_all(path: str) -> bool:
-    """Whether processes of other users can look at a file in a directory by its name. Raises OSError."""
+    """Whether processes of other users may look up files in a directory by name. Raises OSError."""
     return bool(os.stat(path).st_mode & stat.S_IXOTH)
