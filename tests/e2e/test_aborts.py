@@ -16,7 +16,7 @@ from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from tests.simulation.test_properties import assert_guarded
 from tests.simulation.world import World, fast_policy
 from tests.support.load import Load, Plan
-from tests.support.look import assert_nobody_noticed, pids, refuses, rolling, wait_ended, wait_open, wait_stage
+from tests.support.look import assert_no_failures, pids, refuses, rolling, wait_ended, wait_open, wait_stage
 from tests.support.stack import Stack
 
 # --- the simulated world
@@ -142,7 +142,7 @@ def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
         wait_stage(stack, stage, "app-8000")
         assert "aborting" in stack.ctl("rolling_abort", "app").stdout
         rollout = wait_ended(stack)
-    assert_nobody_noticed(load.report())
+    assert_no_failures(load.report())
     assert rollout["status"] == "aborted"
     first, *others = rollout["processes"]
     assert [(p["stage"], p["attempted"]) for p in others] == [("open", False)] * 3

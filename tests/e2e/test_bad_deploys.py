@@ -10,7 +10,6 @@ import datetime
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ import yaml
 
 from tests.support.load import Load, Plan
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     listener_log,
     pids,
     popen_ctl,
@@ -30,6 +29,7 @@ from tests.support.look import (
     wait_open,
 )
 from tests.support.stack import Stack
+from tests.support.waiting import poll
 
 LIGHT = "tests.support.light_app"
 DEMO = "tests.support.site"
@@ -131,10 +131,11 @@ def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
     """Run a command that rollouts: its exit status, its output, and the rollout when it had first failed, or at the
     end."""
     with popen_ctl(stack, *command) as watcher:
-        view: dict[str, Any] = {}
-        while watcher.poll() is None and not (view and any(p["failed"] for p in view["processes"])):
-            time.sleep(0.02)
-            view = the_rollout(stack)
+
+        def is_decided(view: dict[str, Any]) -> bool:
+            return watcher.poll() is not None or any(process["failed"] for process in view.get("processes", ()))
+
+        view = poll(lambda: the_rollout(stack), is_decided, within=60.0)
         output = watcher.communicate(timeout=60)[0]
     return watcher.returncode, output, view
 
@@ -204,7 +205,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
         status, output, _ = rolled(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [MENDED] * fault.processes), output
         assert not set(before) & set(pids(stack))
-    assert_nobody_noticed(load.report())
+    assert_no_failures(load.report())
     assert {answer.release for answer in load.answers()} == {OLD, MENDED}
 
 
@@ -255,7 +256,7 @@ def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_re
         assert (status, releases(stack)) == (0, [BAD] + [MENDED] * 7), output
         assert output.count(" s (killed) · ") == 7
         assert pids(stack)[0] == after[0], "it was new already"
-    assert_nobody_noticed(load.report())
+    assert_no_failures(load.report())
 
 
 def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) -> None:
@@ -282,5 +283,5 @@ def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) ->
         assert (status, releases(stack)) == (0, [MENDED] * 8), output
         assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"
         assert not set(before) & set(pids(stack))
-    assert_nobody_noticed(load.report())
+    assert_no_failures(load.report())
     assert {answer.release for answer in load.answers()} == {OLD, MENDED}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.look import all_open, assert_nobody_noticed, pids, rolling, users
+from tests.support.look import all_open, assert_no_failures, pids, rolling, users
 from tests.support.stack import Stack
 
 CADDY_NO_POOL = "transport http {\n keepalive off\n }"
@@ -40,23 +40,23 @@ def test_balancer_without_retry_refuses_the_rollout(light: Callable[..., Stack],
     balancer, upstream, title, fix = REFUSED[name]
     stack = behind(light, balancer, upstream)
     before = pids(stack)
-    with users(stack, rate=40.0) as report:
+    with users(stack, rate=40.0) as load:
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 1, done.stdout
     assert f"{title} sends requests to the group, and does not try another server" in done.stdout
     assert fix in done.stdout
     assert pids(stack) == before
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 @pytest.mark.parametrize("name", RETRYING)
 def test_balancer_that_retries_fails_no_request(light: Callable[..., Stack], name: str):
     stack = behind(light, *RETRYING[name])
     before = pids(stack)
-    with users(stack, rate=40.0, posts=0.3) as report:
+    with users(stack, rate=40.0, posts=0.3) as load:
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 0, done.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert not set(before) & set(pids(stack))
 
 
@@ -70,13 +70,13 @@ def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable
     drain = {"timeout": 30, "keepalive": "nginx", "idle_after": 25}
     stack = behind(light, balancer, upstream, drain=drain)
     before = pids(stack)
-    with users(stack, rate=100.0, posts=0.3) as report:
+    with users(stack, rate=100.0, posts=0.3) as load:
         done = stack.ctl("rolling_restart", "app", "--force")
     assert done.returncode == 1, done.stdout
     assert "connections that were told to close by an HTTP/1.0 answer (from " in done.stdout
     assert rolling(stack)["seconds"] < 10.0
     assert pids(stack) == before
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert all_open(stack)
 
 
@@ -95,7 +95,7 @@ def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[...
     stack = behind(light, "caddy", CADDY)
     (stack.directory / "caddy.conf").unlink()
     policy = stack.directory / "rolling.yaml"
-    with users(stack, rate=40.0) as report:
+    with users(stack, rate=40.0) as load:
         refused = stack.ctl("rolling_check", "app").stdout
         text = policy.read_text(encoding="utf-8")
         policy.write_text(text.replace("retries: false", "retries: true"), encoding="utf-8")
@@ -105,7 +105,7 @@ def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[...
     assert "balancer." not in checked
     assert done.returncode == 0, done.stdout
     assert re.search("never fewer than [1-3] of 4 open", done.stdout), done.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[...
 )
 def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, min_ready_seconds: int):
     stack = behind(light, "apache2", "", peer)
-    with users(stack, rate=40.0) as report:
+    with users(stack, rate=40.0) as load:
         done = stack.ctl("rolling_restart", "app")
     assert re.search("never fewer than [1-3] of 4 available", done.stdout), done.stdout  # the guard may settle still
     assert min(process["ready"] for process in rolling(stack)["processes"]) >= min_ready_seconds
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())

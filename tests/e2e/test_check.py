@@ -19,7 +19,7 @@ import yaml
 
 from supervisor_rolling.listener.gates.iptables_chain import xtables_lock
 from tests.support import haproxy, proc
-from tests.support.look import assert_nobody_noticed, pids, rolling, rules, users, wait_running
+from tests.support.look import assert_no_failures, pids, rolling, rules, users, wait_running
 from tests.support.stack import Stack
 
 NGINX = {"nginx": "%(here)s/nginx.conf"}
@@ -145,9 +145,9 @@ def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_reque
     assert "nginx passes over a process for up to 11 s" in refused.stdout
     assert "rolling_check app" in refused.stdout
     assert pids(stack) == before
-    with users(stack) as report:
+    with users(stack) as load:
         assert stack.ctl("rolling_restart", "app", "--force").returncode == 0
-    lost = report()
+    lost = load.report()
     assert lost.gets_failed + lost.posts_failed > 0, "it costs nothing: then why refuse it?"
 
 
@@ -156,9 +156,9 @@ def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[...
     found_now = checked(stack)
     assert [(one["code"], one["severity"]) for one in found_now["findings"]] == [("nginx.min_ready_seconds", "warning")]
     assert found_now["ok"]
-    with users(stack) as report:
+    with users(stack) as load:
         assert stack.ctl("rolling_restart", "app").returncode == 0
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert min(process["ready"] for process in rolling(stack)["processes"]) >= 3.0
 
 

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from tests.soak.kills import rollout_and_kill
 from tests.support.look import (
     all_open,
-    assert_nobody_noticed,
+    assert_no_failures,
     draining,
     listener_pid,
     pids,
@@ -27,6 +26,7 @@ from tests.support.look import (
     wait_ended,
 )
 from tests.support.stack import Stack
+from tests.support.waiting import stays, wait_until
 
 LEASE = 15.0  # seconds, the shortest that a policy may have
 OPENS_WITHIN = LEASE + 2.0
@@ -51,11 +51,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 def seconds_until_open(stack: Stack) -> float:
     """How long it takes until every port of the group takes a new connection."""
-    begun = time.monotonic()
-    while not all_open(stack):
-        assert time.monotonic() - begun < OPENS_WITHIN, rules()
-        time.sleep(0.05)
-    return time.monotonic() - begun
+    return wait_until(lambda: all_open(stack), "all ports are open", OPENS_WITHIN)
 
 
 def end_with_force(stack: Stack) -> None:
@@ -70,10 +66,10 @@ def end_with_force(stack: Stack) -> None:
 def test_it_may_be_killed_at_any_moment_of_a_rollout(group: Callable[..., Stack], victim: str):
     """A few of those that ``python -m tests.soak.kills`` does by the hundred."""
     stack, chance = group(), random.Random(4)
-    with users(stack) as report:
+    with users(stack) as load:
         found = [rollout_and_kill(stack, chance, victim) for _ in range(8)]
     assert all(one.survived for one in found), found
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_when_supervisord_is_killed_the_listener_opens_all_gates(group: Callable[..., Stack]):
@@ -110,13 +106,13 @@ def forget_rules() -> None:
 
 def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(group: Callable[..., Stack]):
     stack = group(processes=3)
-    with users(stack) as report:
+    with users(stack) as load:
         with draining(stack), stopped(listener_pid(stack)):
             seconds_until_open(stack)
-            time.sleep(1.0)  # users come back to it
+            load.wait_more(60)  # some of them to it
         rollout = wait_ended(stack)
     assert (rollout["status"], rollout["replaced"]) == ("done", 3)
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_and_nothing_is_stopped(
@@ -124,26 +120,25 @@ def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_
 ):
     stack = group(processes=3)
     before = pids(stack)
-    with users(stack) as report:
+    with users(stack) as load:
         with draining(stack):
             with stopped(stack.supervisord_pid):
-                time.sleep(LEASE + 3.0)
-                assert refuses(8000), "the listener renews the lease meanwhile"
+                assert stays(lambda: refuses(8000), LEASE + 3.0), "the listener renews the lease meanwhile"
             assert rolling(stack)["status"] == "running"
             assert pids(stack) == before
         rollout = wait_ended(stack)
     assert (rollout["status"], rollout["replaced"]) == ("done", 3)
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_when_both_stand_still_for_longer_than_the_lease_nothing_that_gets_connections_is_stopped(
     group: Callable[..., Stack],
 ):
     stack = group(processes=3)
-    with users(stack) as report:
+    with users(stack) as load:
         with draining(stack), stopped(listener_pid(stack)), stopped(stack.supervisord_pid):
             seconds_until_open(stack)
-            time.sleep(1.0)
+            load.wait_more(60)
         rollout = wait_ended(stack)
     assert (rollout["status"], rollout["replaced"]) == ("done", 3)
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())

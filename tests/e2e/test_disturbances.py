@@ -18,7 +18,7 @@ import pytest
 from tests.support.load import Load, Plan
 from tests.support.look import (
     all_open,
-    assert_nobody_noticed,
+    assert_no_failures,
     closed_ports,
     draining,
     listener_log,
@@ -36,6 +36,7 @@ from tests.support.look import (
 from tests.support.netns import XTABLES_LOCK
 from tests.support.refused_connections import REFUSE_FILE
 from tests.support.stack import Stack
+from tests.support.waiting import stays
 
 SLOW = {"startsecs": 1}
 """A rollout of four takes four seconds: time enough to do something in the middle."""
@@ -212,34 +213,28 @@ def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is
 ):
     stack = light(drain={"timeout": 60})
     before = pids(stack)
-    with users(stack) as report:
+    with users(stack) as load:
         with locked():
-            asked = time.monotonic()
             client = popen_ctl(stack, "rolling_restart", "app")
-            while time.monotonic() < asked + 10.0:
-                assert pids(stack) == before
-                assert rules() == []
-                time.sleep(0.2)
+            assert stays(lambda: (pids(stack), rules()) == (before, []), seconds=10.0)
         said, _ = client.communicate(timeout=60)
         again = stack.ctl("rolling_restart", "app")
     assert (client.returncode, "holds the xtables lock" in said) == (1, True), said
     assert again.returncode == 0, again.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_a_lock_that_is_taken_in_the_middle_of_a_rollout_is_waited_for(light: Callable[..., Stack]):
     stack = light(processes=3, gate={"lease": 30}, drain={"timeout": 60})
     before = pids(stack)
-    with users(stack) as report:
-        with draining(stack), locked():  # what is closed stays so, and nothing else can be closed
-            time.sleep(0.2)
+    with users(stack) as load:
+        with draining(stack), locked():
+            assert stays(lambda: refuses(8000), seconds=0.2)
         with locked():
-            time.sleep(8.0)
-            while_locked = pids(stack)
+            assert stays(lambda: replaced_of(stack, before) <= 1, seconds=8.0), "nothing else can be closed"
         rollout = wait_ended(stack)
     assert rollout["status"] == "done", rollout["why"]
-    assert sum(new != old for new, old in zip(while_locked, before)) <= 1, "only who was closed has been stopped"
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
@@ -255,15 +250,14 @@ FLUSHES = {
 @pytest.mark.parametrize("command", FLUSHES)
 def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(light: Callable[..., Stack], command: str):
     stack = light(processes=3, gate={"backend": FLUSHES[command]}, drain={"timeout": 60})
-    with users(stack) as report:
+    with users(stack) as load:
         with draining(stack):
             for _ in range(5):
                 does(*command.split())
                 stack.wait_until(lambda: refuses(8000), 2.0, "the gate is closed again")
-                time.sleep(0.1)
         rollout = wait_ended(stack)
     assert (rollout["status"], rollout["replaced"]) == ("done", 3), rollout["why"]
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable[..., Stack]):
@@ -273,12 +267,7 @@ def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable
         os.kill(pids(stack)[0], signal.SIGKILL)
         told = "its port is not closed yet: another program holds the xtables lock /run/xtables.lock (pid "
         stack.wait_until(lambda: told in standing(stack)["app-8000"]["why"], 2.0, "the status tells of the lock")
-        begun = time.monotonic()
-        while time.monotonic() < begun + 3.0:
-            turns = time.monotonic()
-            stack.wait_until(lambda: not standing(stack)["app-8001"]["why"], 1.0, "supervisord answers")
-            assert time.monotonic() - turns < 1.0
-            time.sleep(0.05)
+        assert stays(lambda: seconds_to_read(stack) < 1.0, seconds=3.0), "supervisord answers meanwhile"
         assert not refuses(8000)
         released = time.monotonic()
     stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed")
@@ -292,13 +281,29 @@ def test_flushes_open_a_failed_process_for_half_a_second_each(light: Callable[..
     stack = light(processes=3, gate={"backend": FLUSHES[command]})
     stack.fault("500")
     assert stack.ctl("rolling_restart", "app").returncode == 1
-    with users(stack, rate=60.0, posts=0.0) as report:
-        for _ in range(6):
+    with users(stack, rate=60.0, posts=0.0) as load:
+        for number in range(1, 7):
             does(*command.split())
             stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed again")
-            time.sleep(0.2)
-    assert report().gets_failed <= 6 * 20
-    assert listener_log(stack).count("found open and closed again: port 8000") == 6
+            stack.wait_until(lambda number=number: closed_again(stack) == number, 2.0, "the log says so")  # type: ignore[misc]
+    assert load.report().gets_failed <= 6 * 20
+    assert closed_again(stack) == 6
+
+
+def closed_again(stack: Stack) -> int:
+    """How often the listener has found port 8000 open."""
+    return listener_log(stack).count("found open and closed again: port 8000")
+
+
+def seconds_to_read(stack: Stack) -> float:
+    """That supervisord takes to answer."""
+    asked = time.monotonic()
+    assert not standing(stack)["app-8001"]["why"]
+    return time.monotonic() - asked
+
+
+def replaced_of(stack: Stack, before: list[int]) -> int:
+    return sum(new != old for new, old in zip(pids(stack), before))
 
 
 def iptables(*arguments: str) -> None:
@@ -320,7 +325,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
         drain={"min_seconds": 1.0},
     )
     before = pids(stack)
-    with users(stack) as report:
+    with users(stack) as load:
         (stack.directory / "refuse").touch()
         refused = stack.ctl("rolling_restart", "app")
         forced = stack.ctl("rolling_restart", "app", "--force")
@@ -334,7 +339,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
     assert "modprobe" in forced.stdout, "what to do"
     assert again.returncode == 0, again.stdout
     assert not set(before) & set(pids(stack))
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_changes(light: Callable[..., Stack]):
@@ -342,7 +347,7 @@ def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_change
     iptables("-N", "FOREIGN")
     rolled = 0
     expected: list[str] = []
-    with users(stack) as report:
+    with users(stack) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
         for number in range(1000):  # an insertion or an appendage each, and every second is taken away again
             rule = f"-p tcp -m tcp --dport {20000 + number} -j ACCEPT"
@@ -365,7 +370,7 @@ def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_change
     inputs = [f"-A INPUT -p tcp -m tcp --dport {20000 + number} -j ACCEPT" for number in range(0, 1000, 2)]
     assert [line for line in lines if line.startswith("-A INPUT")] == inputs
     assert rolled >= 2
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     iptables("-F")
     iptables("-X")
 
@@ -377,7 +382,7 @@ def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rollouts_beside_a_thous
     does("nft", "add table inet foreign; add chain inet foreign input { type filter hook input priority 0; }")
     rolled = 0
     expected: list[str] = []
-    with users(stack) as report:
+    with users(stack) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
         for port in range(20000, 21000):
             first = port % 3 == 0
@@ -391,7 +396,7 @@ def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rollouts_beside_a_thous
     found = subprocess.run(["nft", "list", "table", "inet", "foreign"], capture_output=True, text=True, check=True)
     assert re.findall(r"dport (\d+) accept", found.stdout) == expected
     assert rolled >= 1
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     does("nft", "delete table inet foreign")
 
 
@@ -402,12 +407,13 @@ def test_two_supervisords_on_one_host_rollout_at_the_same_time(light: Callable[.
     stacks = [light(processes=3, gate=gate), light(processes=3, gate=gate, setup=other)]
     with contextlib.ExitStack() as loads:
         found = [loads.enter_context(Load(Plan(s.url, rate=40.0), s.directory / "load")) for s in stacks]
-        time.sleep(1.0)
+        for load in found:
+            load.wait_more(40)
         for _ in range(3):
             clients = [popen_ctl(stack, "rolling_restart", "app") for stack in stacks]
             assert [client.wait(60) for client in clients] == [0, 0]
     for load in found:
-        assert_nobody_noticed(load.report())
+        assert_no_failures(load.report())
     assert all(all_open(stack) for stack in stacks)
 
 
@@ -424,10 +430,10 @@ def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_noth
         drain={"min_seconds": 0.5},
         min_ready_seconds=1,
     )
-    with users(stack) as report:
+    with users(stack) as load:
         status, said = disturbed(stack, lambda: stack.jump(3600.0 * hours), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     timings: list[dict[str, Any]] = rolling(stack)["processes"]
     assert all(timing["ready"] >= 1.0 and timing["drained"] >= 0.5 for timing in timings)
 

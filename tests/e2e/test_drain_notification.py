@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     listener_log,
     pids,
     rolling,
@@ -38,7 +38,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
     light: Callable[..., Stack], told: dict[str, str]
 ):
     stack = light(setup=POOL, drain={"timeout": LONG, **told})
-    with users(stack, rate=100.0, posts=0.5) as report:
+    with users(stack, rate=100.0, posts=0.5) as load:
         for _ in range(ROLLOUTS):
             before = pids(stack)
             done = stack.ctl("rolling_restart", "app")
@@ -46,7 +46,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
             assert not set(before) & set(pids(stack))
             assert max(member["drained"] for member in rolling(stack)["processes"]) < LONG / 2
             assert [member["lingering_connections"] for member in rolling(stack)["processes"]] == [0] * 4
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert listener_log(stack).count("that it drains") == ROLLOUTS * 4
 
 

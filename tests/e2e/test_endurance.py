@@ -78,8 +78,8 @@ def test_nothing_is_said_of_what_is_as_it_was_or_less():
 
 def test_what_users_suffered_is_said_of_every_row():
     assert complaints([row(failed=1), row(), row(cold=2)], trace=False) == [
-        "1 of 200 requests failed and 0 met a cold process before rollout 10",
-        "0 of 200 requests failed and 2 met a cold process before rollout 10",
+        "1 of 200 requests failed, 0 met a cold process before rollout 10",
+        "0 of 200 requests failed, 2 met a cold process before rollout 10",
     ]
 
 

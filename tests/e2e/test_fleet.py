@@ -127,7 +127,7 @@ def nobody_notices(fleet: Fleet) -> Iterator[Load]:
     """Users of the whole fleet, of whom no request fails while the block lasts."""
     with fleet.users() as users:
         yield users
-    look.assert_nobody_noticed(users.report())
+    look.assert_no_failures(users.report())
 
 
 # --- the role

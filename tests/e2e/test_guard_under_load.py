@@ -17,6 +17,7 @@ from tests.support import plugin
 from tests.support.load import Load, Plan
 from tests.support.look import is_warm_and_open, standing, wait_open
 from tests.support.stack import Setup, Stack
+from tests.support.waiting import stays
 
 POLICY = "rolling.yaml"
 
@@ -66,7 +67,7 @@ def test_what_is_restarted_by_hand_is_warm_before_it_serves(start: Callable[...,
     with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
         for verb in verbs:
             stack.ctl(verb, "app:app-8001")
-            time.sleep(0.5)
+            load.wait_more(25)
         wait_open(stack)
     assert (load.report().gets_failed, load.report().cold) == (0, 0)
 
@@ -78,8 +79,7 @@ def test_a_listener_that_restarts_closes_and_warms_nothing_that_was_warm(start: 
     listener: Any = stack.rpc().supervisor.getProcessInfo("rolling")
     os.kill(listener["pid"], signal.SIGKILL)
     stack.wait_until(lambda: log.read_text(encoding="utf-8").count("listens, policy in") == 2, 20.0, "another listens")
-    time.sleep(1.0)
-    assert is_warm_and_open(stack)
+    assert stays(lambda: is_warm_and_open(stack), seconds=1.0)
     assert {n: p["pid"] for n, p in standing(stack).items()} == {n: p["pid"] for n, p in before.items()}
     later = log.read_text(encoding="utf-8").rpartition("listens, policy in")[2]
     assert "guard" not in later, "it found nothing to do"
@@ -106,11 +106,13 @@ def test_a_boot_loop_is_closed_from_one_attempt_to_the_next(start: Callable[...,
     stack.fault("die")
     kill(stack, 1)
     observed = set()
-    deadline = time.monotonic() + 20.0
-    while time.monotonic() < deadline and standing(stack)["app-8001"]["statename"] != "FATAL":
+
+    def is_fatal() -> bool:
         found = standing(stack)["app-8001"]
         observed.add((found["stage"], found["gate"]))
-        time.sleep(0.02)
+        return bool(found["statename"] == "FATAL")
+
+    stack.wait_until(is_fatal, 20.0, "supervisord has given up")
     assert {gate for _, gate in observed} <= {"closed", "open"}
     assert ("down", "closed") in observed
     assert standing(stack)["app-8001"]["gate"] == "closed"
@@ -132,9 +134,11 @@ def test_guard_false_leaves_a_group_alone(tmp_path: Path):
     )
     with Stack(tmp_path, setup) as stack:
         kill(stack, 0)
-        time.sleep(2.0)
-        assert {p["gate"] for p in standing(stack).values()} == {"open"}
-        assert not any(p["warm"] for p in standing(stack).values())
+
+        def is_left_alone() -> bool:
+            return all(process["gate"] == "open" and not process["warm"] for process in standing(stack).values())
+
+        assert stays(is_left_alone, seconds=2.0)
 
 
 def test_the_gate_is_closed_before_the_fastest_binder_has_bound():

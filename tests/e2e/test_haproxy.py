@@ -18,7 +18,7 @@ import pytest
 
 from tests.support import haproxy
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     listener_pid,
     pids,
     popen_ctl,
@@ -149,11 +149,11 @@ def pid_of(stack: Stack, name: str) -> int:
 def test_a_rollout_loses_nothing_although_connections_are_kept_and_without_any_right(group: Callable[..., Stack]):
     stack = group()
     before = pids(stack)
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         done = stack.ctl("rolling_restart", "app")
         idle = [int(row["srv_icur"]) for row in haproxy.statistics(stack).values()]
     assert done.returncode == 0, done.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert not set(before) & set(pids(stack))
     assert min(idle[:3]) > 0, "HAProxy keeps no connections: this shows nothing"
     assert max(process["drained"] for process in rolling(stack)["processes"]) < PURGED_AFTER / 2
@@ -173,23 +173,23 @@ def test_what_a_killed_listener_left_drained_the_next_one_sets_ready(group: Call
 
 def test_a_killed_listener_is_followed_by_one_that_goes_on(group: Callable[..., Stack]):
     stack = group()
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
         for name in ("app-8001", "app-8002"):
             wait_stage(stack, "draining", name)
             os.kill(listener_pid(stack), signal.SIGKILL)
         out, _ = client.communicate(timeout=60.0)
     assert client.returncode == 0, out
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert all_ready(stack)
 
 
 def test_what_an_operator_has_drained_or_put_into_maintenance_is_left_so(group: Callable[..., Stack]):
     stack = group()
     haproxy.ask(stack, "set server app/app-8000 state drain; set server app/app-8001 state maint")
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         assert stack.ctl("rolling_restart", "app").returncode == 0
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert rolling(stack)["replaced"] == 4
     stack.ctl("stop", "rolling")
     assert list(haproxy.states(stack).values()) == [DRAINED, MAINTENANCE, READY, READY]
@@ -210,24 +210,24 @@ def test_what_is_in_flight_in_the_haproxy_before_a_reload_is_waited_for(group: C
 
 def test_haproxy_may_be_reloaded_in_the_middle_of_a_rollout(group: Callable[..., Stack]):
     stack = group()
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
         for name in ("app-8001", "app-8003"):
             wait_stage(stack, "draining", name)
             haproxy.reload(stack)
         out, _ = client.communicate(timeout=60.0)
     assert client.returncode == 0, out
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert all_ready(stack)
 
 
 def test_after_a_bad_deploy_the_process_stays_in_maintenance_until_the_mend(group: Callable[..., Stack]):
     stack = group(processes=3)
     stack.fault("500")
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         assert stack.ctl("rolling_restart", "app").returncode == 1
         assert in_maintenance(stack) == ["app-8000"]
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     haproxy.reload(stack)
     stack.wait_until(lambda: in_maintenance(stack) == ["app-8000"], 5.0, "it is closed again after the reload")
     stack.ctl("restart", "rolling")
@@ -286,10 +286,10 @@ def test_the_end_of_the_listener_sets_everything_ready(group: Callable[..., Stac
 def test_one_that_the_checks_of_haproxy_took_for_dead_is_up_as_soon_as_it_is_open(group: Callable[..., Stack]):
     stack = group("default-server check inter 50 fall 1 rise 100", processes=3)
     stack.wait_until(lambda: _statuses(stack) == {"UP"}, 5.0, "HAProxy has everybody up")
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         assert stack.ctl("rolling_restart", "app").returncode == 0
         assert _statuses(stack) == {"UP"}
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
 
 
 def _statuses(stack: Stack) -> set[str]:
@@ -319,10 +319,10 @@ def test_a_backend_that_others_go_past_is_found_and_nothing_is_stopped(group: Ca
         drain={"timeout": 3, "on_timeout": "continue"},
     )
     before = pids(stack)
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 1
     assert "still gets requests that HAProxy's backend does not know of (from 127.0.0.1:" in done.stdout
     assert "Name the right one in gate.backend_name" in done.stdout
     assert pids(stack) == before
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())

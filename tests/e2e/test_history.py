@@ -20,6 +20,7 @@ from tests.e2e.test_deaths import end_with_force, forget_rules
 from tests.support import plugin
 from tests.support.look import listener_pid, rolling, wait_open
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 USER, PASSWORD = "deploy", "secret"
 
@@ -57,9 +58,7 @@ def test_no_rollout_is_lost_when_supervisord_is_killed(light: Callable[..., Stac
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
     os.kill(stack.supervisord_pid, signal.SIGKILL)
     file = stack.directory / "rollouts.jsonl"
-    deadline = time.monotonic() + 10
-    while len(file.read_text().splitlines()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(file.read_text().splitlines()) == 2, "its end is in the history")
     end_with_force(stack)
     begun, ended = map(json.loads, file.read_text().splitlines())
     assert (begun["status"], ended["status"], ended["replaced"], ended["total"]) == ("running", "lost", 1, 3)

@@ -25,8 +25,9 @@ from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system.command import run
 from supervisor_rolling.listener.warmup import HttpWarmups
 from tests.simulation.world import World, fast_policy
-from tests.support.look import assert_nobody_noticed, listener_pid, pids, rolling, standing, users
+from tests.support.look import assert_no_failures, listener_pid, pids, rolling, standing, users
 from tests.support.stack import Stack
+from tests.support.waiting import eventually, wait_until
 
 MAX_SHOWN = Hook(("/bin/true",))
 ALL = HooksPolicy(before_rollout=MAX_SHOWN, on_failure=MAX_SHOWN, after_rollout=MAX_SHOWN)
@@ -179,13 +180,11 @@ def a_script(directory: Path, text: str, name: str = "hook") -> str:
 
 
 def is_gone(group: int) -> bool:
-    """Whether nothing of a process group is left, after a moment."""
-    for _ in range(200):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
+    """Whether nothing of a process group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -231,7 +230,7 @@ def test_one_that_does_not_end_is_killed_with_all_that_it_started(tmp_path: Path
     assert why == "did not end within 0.3 s, and was killed"
     assert time.monotonic() - began < 10
     group = int(pid.read_text(encoding="ascii"))
-    assert is_gone(group)
+    assert eventually(lambda: is_gone(group))
 
 
 def test_the_shorter_time_counts(tmp_path: Path) -> None:
@@ -275,9 +274,7 @@ def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hooks = CommandHooks()
     hooks.tend({"a": HookJob((("before_rollout", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
-    deadline = time.monotonic() + 5
-    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: pid.exists() and pid.read_text(), "the command runs")
     hooks.end()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text(encoding="ascii")), 0)
@@ -291,11 +288,9 @@ def test_the_end_of_the_listener_ends_the_last_step_of_a_warm_up(tmp_path: Path)
         job = WarmupJob(os.getpid(), (port,), WarmupPolicy(timeout=60.0), "none", hook)
         warmups = HttpWarmups(KernelSockets())
         warmups.tend({"app:app-1": job})
-        deadline = time.monotonic() + 5
-        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: pid.exists() and pid.read_text(), "the command runs")
         warmups.end()
-    assert is_gone(int(pid.read_text(encoding="ascii")))
+    assert eventually(lambda: is_gone(int(pid.read_text(encoding="ascii"))))
     assert warmups.tend({}) == {}
 
 
@@ -328,10 +323,10 @@ def told(directory: Path) -> list[str]:
 
 def test_a_rollout_runs_them_all_and_no_user_notices(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked()
-    with users(stack) as report:
+    with users(stack) as load:
         done = stack.ctl("rolling_restart", "app", "--json")
     assert done.returncode == 0, done.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     warm = [f"after_warmup app app-{port} {port} warm" for port in (8000, 8001, 8002)]
     assert told(tmp_path) == ["before_rollout app   ", *warm, "after_rollout app   done"]
 
@@ -348,10 +343,10 @@ def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack
 def test_a_process_whose_last_step_fails_meets_no_user(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked(warm=f'test "$ROLLING_PORT" != 8001 || test ! -e {tmp_path}/bad')
     (tmp_path / "bad").touch()
-    with users(stack) as report:
+    with users(stack) as load:
         done = stack.ctl("rolling_restart", "app")
     assert (done.returncode, "FAILED: is not warm: after_warmup exited with 1" in done.stdout) == (1, True), done.stdout
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert "on_failure app app-8001 8001 failed" in told(tmp_path)
     (tmp_path / "bad").unlink()  # the guard tries again
     stack.wait_until(lambda: standing(stack)["app-8001"]["gate"] == "open", 30.0, "it is open again")

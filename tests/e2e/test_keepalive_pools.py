@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.keepalive_stack import wait_until
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     listener_log,
     listener_pid,
     pids,
@@ -26,6 +25,7 @@ from tests.support.look import (
     wait_stage,
 )
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 
 POOL = """
         proxy_http_version 1.1;
@@ -62,10 +62,10 @@ def is_answers_table(name: str) -> bool:
 def test_a_pool_that_is_used_runs_dry_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
     stack = pooled()
     before = pids(stack)
-    with users(stack, rate=80.0, posts=0.5) as report:
+    with users(stack, rate=80.0, posts=0.5) as load:
         done = stack.ctl("rolling_restart", "app", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert set(pids(stack)).isdisjoint(before)
     assert not any(map(is_answers_table, tables()))
 
@@ -115,14 +115,14 @@ def drained_for(stack: Stack, name: str) -> float:
 def test_the_listener_may_die_in_the_middle_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
     stack = pooled(min_seconds=1)
     before = pids(stack)
-    with users(stack, rate=80.0, posts=0.5) as report:
+    with users(stack, rate=80.0, posts=0.5) as load:
         ctl = popen_ctl(stack, "rolling_restart", "app")
         wait_stage(stack, "draining")
         wait_until(lambda: any(map(is_answers_table, tables())), "the rule is there")
         os.kill(listener_pid(stack), signal.SIGKILL)
         out, _ = ctl.communicate(timeout=90)
     assert ctl.returncode == 0, out
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert set(pids(stack)).isdisjoint(before)
     wait_open(stack)
     assert not any(map(is_answers_table, tables()))

@@ -333,12 +333,12 @@ def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connect
 def test_requests_over_a_pool_that_was_there_are_not_taken_for_new_connections(start: Callable[..., Stack]):
     stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="fail", keepalive="ignore")
     before = pids(stack)
-    with users(stack, posts=0.0) as report:
+    with users(stack, posts=0.0) as load:
         done = rolled(stack)
     assert (done.status, pids(stack)) == (1, before), done.out
     assert "of drain (127.0.0.1:" in done.process["why"]
     assert "new connections" not in done.out
-    assert report().failures == {}
+    assert load.report().failures == {}
 
 
 def test_a_newcomer_is_told_from_those_that_were_there(start: Callable[..., Stack]):

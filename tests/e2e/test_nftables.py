@@ -9,7 +9,7 @@ from collections.abc import Callable
 import yaml
 
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     closed_ports,
     draining,
     listener_log,
@@ -27,13 +27,13 @@ WITHOUT_XTABLES = f"{sys.executable} -m tests.support.missing_libraries xtables 
 def test_on_a_kernel_without_legacy_xtables_a_rollout_under_load_fails_no_request(light: Callable[..., Stack]):
     stack = light(processes=4, prefix=WITHOUT_XTABLES)
     before = pids(stack)
-    with users(stack, rate=100.0) as report:
+    with users(stack, rate=100.0) as load:
         with draining(stack):
             assert (closed_ports(), [line for line in rules() if line.startswith("-A")]) == ({"8000"}, [])
         rollout = wait_ended(stack)
     assert (rollout["status"], rollout["replaced"]) == ("done", 4), rollout["why"]
     assert not set(before) & set(pids(stack))
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert "gate.backend auto: nftables, because iptables cannot be used here" in listener_log(stack)
 
 

@@ -32,11 +32,11 @@ def test_in_the_middleware_the_pool_runs_dry_and_no_post_is_lost(start: Callable
 def test_without_it_the_rollout_stops_before_it_stops_a_process_and_says_what_to_do(start: Callable[..., Stack]):
     stack = pooled(start, "waitress", bare=True)
     before = pids(stack)
-    with users(stack, posts=0.5) as report:
+    with users(stack, posts=0.5) as load:
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 1, done.stdout
     assert (pids(stack), rules(), refuses(8000)) == (before, [], False)
-    assert report().failures == {}
+    assert load.report().failures == {}
     why = rolling(stack)["processes"][0]["why"]
     assert re.search(r"\(\d+ in \d\.\d s over \d+ connections?, from nginx at 127\.0\.0\.1:\d+ to port 8000\)", why), (
         why

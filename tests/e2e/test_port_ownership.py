@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,7 +221,6 @@ def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., St
     stack.ctl("stop", "app:app-8001")
     with orphan_on(8001) as orphan:
         stack.wait_until(lambda: bool(KernelSockets().listeners([8001])[8001]), 10.0, "it listens")
-        time.sleep(0.1)
         stack.fault("slow 60")  # as a server that tries again and again to have its port
         stack.ctl("start", "app:app-8001")
         stack.wait_until(lambda: standing(stack)["app-8001"]["stage"] == "failed", 10.0, "it is not warm")

@@ -22,7 +22,7 @@ import pytest
 from tests.support.hosts import Host
 from tests.support.light_app import JOURNAL, WARMS, Entry, read_journal
 from tests.support.look import (
-    assert_nobody_noticed,
+    assert_no_failures,
     pids,
     refuses,
     rolling,
@@ -170,7 +170,7 @@ def test_a_rollout_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
 ):
     place = begin(way)
     stack, before = place.stack, pids(place.stack)
-    with users(stack) as report, Refusals(place) as refusals:
+    with users(stack) as load, Refusals(place) as refusals:
         held = place.connected(place.gates[1] if way == "v6" else place.gates[0])
         with held:
             assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
@@ -182,7 +182,7 @@ def test_a_rollout_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
         rollout = wait_ended(stack)
     journal, after = place.journal(), pids(stack)
     assert rollout["status"] == "done", rollout["why"]
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     assert not set(before) & set(after)
     assert {entry.peer for entry in journal if not entry.warms and entry.path != "/health"} >= peers_of(way, other)
     assert [entry for entry in journal if entry.pid == before[0] and entry.at > closed] == []
@@ -204,14 +204,14 @@ def test_a_crash_behind_a_balancer_elsewhere_is_warm_before_any_user(
 ):
     place = begin(way)
     stack = place.stack
-    with users(stack, posts=0.0) as report, Refusals(place) as refusals:
+    with users(stack, posts=0.0) as load, Refusals(place) as refusals:
         old = pids(stack)[0]
         os.kill(old, signal.SIGKILL)
         stack.wait_until(lambda: pids(stack)[0] not in (0, old), 20.0, "another runs")
         wait_open(stack)
         new = pids(stack)[0]
         stack.wait_until(lambda: users_of(place, new) > 5, 20.0, "users come to it")
-    assert_nobody_noticed(report())
+    assert_no_failures(load.report())
     journal = place.journal()
     assert_warm_before_users(journal, new)
     warmed = [entry.at for entry in journal if entry.pid == new and entry.warms]

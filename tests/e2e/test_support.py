@@ -19,9 +19,11 @@ import pytest
 
 from tests.support import proc
 from tests.support.load import Answer, Load, Plan, Report, summarise
+from tests.support.look import refuses
 from tests.support.site import FAULT_FILE
 from tests.support.site.deploy import EXIT_STATUS
 from tests.support.stack import ROOT, Setup, Stack, answers, ask
+from tests.support.waiting import eventually
 
 TWO = Setup(processes=2, startsecs=0)
 OTHER = Setup(processes=2, first_port=8100, nginx_port=8180)
@@ -97,14 +99,8 @@ def wait_answers(
     process: subprocess.Popen[bytes], port: int = 8300, path: str = "/health", timeout: float = 10.0
 ) -> int:
     """The status that is answered when the process listens; raises OSError where none comes."""
-    deadline = time.monotonic() + 15.0
-    while True:
-        try:
-            return ask("127.0.0.1", port, path, timeout).status
-        except ConnectionRefusedError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+    eventually(lambda: process.poll() is not None or not refuses(port), within=15.0)
+    return ask("127.0.0.1", port, path, timeout).status
 
 
 Serve = Callable[..., "subprocess.Popen[bytes]"]

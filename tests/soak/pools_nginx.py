@@ -22,8 +22,9 @@ from pathlib import Path
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.iptables import IptablesGate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from tests.support.keepalive_stack import Clients, is_listening, nginx, status_lines, wait_until
+from tests.support.keepalive_stack import Clients, is_listening, nginx, status_lines
 from tests.support.netns import enter_private_network
+from tests.support.waiting import wait_until
 
 PORTS = (8000, 8001)
 CLIENTS, PAUSE = 8, 0.01

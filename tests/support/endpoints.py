@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -75,15 +74,6 @@ def is_open(address: str, port: int, mark: int = 0, source: str = "") -> bool:
 
 def open_addresses(port: int) -> list[str]:
     return [address for address in LOOPBACKS if is_open(address, port)]
-
-
-def eventually(true: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def iter_bytes(sock: socket.socket, selected: int) -> Iterator[bytes]:

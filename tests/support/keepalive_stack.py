@@ -7,14 +7,14 @@ import functools
 import http.client
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
+from tests.support.waiting import wait_until
 
 NGINX_PORT = 8080
 WITHIN = 20.0
@@ -46,15 +46,6 @@ http {{
     }}
 }}
 """
-
-
-def wait_until(true: Callable[[], bool], what: str, within: float = WITHIN) -> None:
-    """Raises TimeoutError at the deadline, which is in seconds."""
-    deadline = time.monotonic() + within
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {within:g} s until {what}")
-        time.sleep(0.005)
 
 
 def is_listening(port: int) -> bool:

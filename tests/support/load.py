@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from tests.support.waiting import wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TIMEOUT = 20.0
@@ -229,7 +231,7 @@ def main() -> None:
     arguments = parser.parse_args()
     _allow_files()
     plan = Plan(url=arguments.url, rate=arguments.rate, posts=arguments.posts, seconds=arguments.seconds)
-    with arguments.out.open("w", encoding="utf-8") as out:
+    with arguments.out.open("w", buffering=1, encoding="utf-8") as out:  # a line at a time: ``wait_more`` counts them
         asyncio.run(_run(plan, out))
 
 
@@ -303,6 +305,15 @@ class Load:
         if self._process is not None:
             self._process.wait(self.plan.seconds + TIMEOUT + 5)
         self.stop()
+
+    def wait_more(self, number: int) -> None:
+        """Until so many more requests have had their answer, or failed. Raises TimeoutError."""
+        enough = self._answered() + number
+        within = number / self.plan.rate + TIMEOUT
+        wait_until(lambda: self._answered() >= enough, f"{number} more requests are answered", within)
+
+    def _answered(self) -> int:
+        return self.out.read_bytes().count(b"\n")
 
     def stop(self) -> None:
         """Takes up to TIMEOUT: that long an answer may be due. Done once; again does nothing."""

@@ -6,8 +6,7 @@ import contextlib
 import json
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +128,15 @@ def listener_log(stack: Stack) -> str:
 
 
 @contextlib.contextmanager
-def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts) -> Iterator[Callable[[], Report]]:
-    """A load while the block runs; call what you get afterwards for its report."""
+def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts) -> Iterator[Load]:
+    """A load while the block runs, and a second's requests before and after it."""
     with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl", stack.setup.elsewhere) as load:
-        time.sleep(1.0)
-        yield load.report
-        time.sleep(1.0)
+        load.wait_more(round(rate))
+        yield load
+        load.wait_more(round(rate))
 
 
-def assert_nobody_noticed(report: Report) -> None:
+def assert_no_failures(report: Report) -> None:
     """No request failed, and none met a cold process."""
     assert report.requests > 0
     assert (report.gets_failed, report.posts_failed, report.cold) == (0, 0, 0), report.failures

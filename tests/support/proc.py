@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.waiting import eventually
 
 PROC = Path("/proc")
 
 TICKS = os.sysconf("SC_CLK_TCK")
 """In a second, of the kernel's clock for processor time."""
-
-POLL = 0.01
-"""Seconds between two looks at a process that should end."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,9 @@ def carrying(variable: str) -> set[Identity]:
 
 def wait_gone(processes: Iterable[Identity], timeout: float) -> set[Identity]:
     """Wait until they are gone, at most ``timeout`` seconds; gives those that are not."""
-    deadline = time.monotonic() + timeout
-    left = {process for process in processes if alive(process)}
-    while left and time.monotonic() < deadline:
-        time.sleep(POLL)
-        left = {process for process in left if alive(process)}
-    return left
+    known = set(processes)
+    eventually(lambda: not any(map(alive, known)), timeout)
+    return set(filter(alive, known))
 
 
 def end(processes: Iterable[Identity], grace: float = 2.0) -> set[Identity]:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from supervisor_rolling.draining import DIRECTORY_VARIABLE
 from tests.support import balancers, haproxy, proc
 from tests.support.site import FAULT_FILE, LIFE_FILE, PATHS, RELEASE_FILE
+from tests.support.waiting import eventually, poll
 from tests.support.wall import JUMP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,13 +279,17 @@ class Stack:
 
     def wait_until(self, true: Callable[[], bool], timeout: float, what: str) -> None:
         """Raises LabError with the ends of the logs at the deadline, or when supervisord or nginx has ended before."""
-        deadline = time.monotonic() + timeout
-        while not true():
-            ended = [name for name, child in self._children.items() if child.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                reason = f"{ended[0]} has ended" if ended else f"not within {timeout:.0f} s"
-                raise LabError(f"waited until {what}: {reason}.\n{self.logs()}")
-            time.sleep(0.02)
+
+        def is_true() -> bool:
+            if true():
+                return True
+            for name, child in self._children.items():
+                if child.poll() is not None:
+                    raise LabError(f"waited until {what}: {name} has ended.\n{self.logs()}")
+            return False
+
+        if not eventually(is_true, timeout, every=0.02):
+            raise LabError(f"waited until {what}: not within {timeout:.0f} s.\n{self.logs()}")
 
     def logs(self, lines: int = 15) -> str:
         """The end of every log of the stack."""
@@ -430,13 +435,14 @@ def answers(port: int, address: str = "127.0.0.1") -> bool:
 
 def _patient_status(address: str, port: int, path: str, deadline: float) -> int:
     """Of an answer; while the port is refused (the guard has closed it) it is asked again until the deadline."""
-    while True:
+
+    def status() -> int:
         try:
             return ask(address, port, path, timeout=60.0).status
         except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+            return 0
+
+    return poll(status, bool, within=deadline - time.monotonic())
 
 
 def _process(info: dict[str, Any]) -> Process:

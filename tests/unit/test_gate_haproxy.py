@@ -20,6 +20,7 @@ from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.haproxy import MAINT_GRACE, STICKY_GRACE, HaproxyGate
 from supervisor_rolling.listener.gates.haproxy_api import RuntimeApi
 from tests.support.unprivileged import error_as_nobody, let_in
+from tests.support.waiting import wait_until
 
 STATE_HEADER = (
     "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
@@ -177,10 +178,7 @@ class RealHaproxy:
         conf = directory / "haproxy.cfg"
         conf.write_text(REAL % {"here": directory})
         self._process = subprocess.Popen(["haproxy", "-db", "-f", str(conf)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10.0
-        while not self.path.exists():
-            assert time.monotonic() < deadline, "HAProxy does not come up"
-            time.sleep(0.01)
+        wait_until(self.path.exists, "HAProxy serves its socket")
 
     def ask(self, action: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -31,7 +31,6 @@ from tests.support.endpoints import (
     LEGACY,
     LOOPBACKS,
     Clock,
-    eventually,
     fail_with,
     flush,
     is_open,
@@ -39,6 +38,7 @@ from tests.support.endpoints import (
     open_addresses,
     run,
 )
+from tests.support.waiting import eventually, stays
 
 OWNER = "unix:///run/supervisor.sock"
 IPTABLES = dict(zip(LOOPBACKS, LEGACY))
@@ -192,11 +192,11 @@ def test_renewal_keeps_a_port_closed_without_a_gap(keep: ExitStack) -> None:
     subject = gate(lease=1.0)
     held = subject.hold({port: "x"})
     first = rules()[-1]
-    deadline = time.monotonic() + 3.2  # more than the lease and its rounding
-    while time.monotonic() < deadline:
-        assert subject.hold({port: "x"}) == held
-        assert open_addresses(port) == []
-        time.sleep(0.002)
+
+    def is_closed() -> bool:
+        return subject.hold({port: "x"}) == held and open_addresses(port) == []
+
+    assert stays(is_closed, seconds=3.2, every=0.002), "more than the lease and its rounding"
     assert rules()[-1] != first
 
 

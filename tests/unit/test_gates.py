@@ -30,7 +30,6 @@ from tests.support.endpoints import (
     LOOPBACKS,
     Clock,
     connect,
-    eventually,
     fail_with,
     flush,
     is_open,
@@ -40,6 +39,7 @@ from tests.support.endpoints import (
     open_addresses,
     run,
 )
+from tests.support.waiting import eventually, stays
 
 OWNER = "unix:///run/supervisor.sock"
 TABLE = ("inet", table_of(OWNER))
@@ -225,11 +225,11 @@ def test_renewal_keeps_a_port_closed_without_a_gap(keep: ExitStack, kind: Kind) 
     port = listen_on_both(keep)
     subject = gate(kind, lease=1.0)
     held = subject.hold({port: "x"})
-    deadline = time.monotonic() + 3.2  # more than the lease and its rounding
-    while time.monotonic() < deadline:
-        assert subject.hold({port: "x"}) == held
-        assert open_addresses(port) == []
-        time.sleep(0.002)
+
+    def is_closed() -> bool:
+        return subject.hold({port: "x"}) == held and open_addresses(port) == []
+
+    assert stays(is_closed, seconds=3.2, every=0.002), "more than the lease and its rounding"
 
 
 FLUSHES = {

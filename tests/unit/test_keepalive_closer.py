@@ -23,8 +23,9 @@ from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter, tab
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import libnftables
 from supervisor_rolling.listener.system.libnftables import Nftables
-from tests.support.keepalive_stack import NGINX_PORT, nginx, status_lines, wait_until
+from tests.support.keepalive_stack import NGINX_PORT, nginx, status_lines
 from tests.support.stack import ROOT
+from tests.support.waiting import stays, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 MENDED = OK.replace(b"1.1", b"1.0", 1)
@@ -126,10 +127,7 @@ def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(
     with connected(listener) as pair, connected(listener) as other, connected(listener) as hit:
         lines.hold([port_of(listener)], 2.0)
         assert carried(hit, OK) == MENDED
-        end = time.monotonic() + 2.5
-        while time.monotonic() < end:
-            lines.hold([port_of(listener)], 2.0)
-            time.sleep(0.05)
+        assert stays(lambda: port_of(listener) in lines.hold([port_of(listener)], 2.0), seconds=2.5)
         assert [carried(pair, OK), carried(hit, OK)] == [MENDED, OK]
         time.sleep(2.1)  # nobody renews it
         assert carried(other, OK) == OK

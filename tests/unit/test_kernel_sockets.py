@@ -20,8 +20,8 @@ from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import sock_diag
-from tests.support.endpoints import eventually
 from tests.support.lingering import unreachable
+from tests.support.waiting import eventually, stays
 
 
 def listen(keep: ExitStack, address: str = "127.0.0.1", dual: bool = False) -> socket.socket:
@@ -213,14 +213,13 @@ def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack,
         client.sendall(b"ask")
         assert process.recv(9)
         process.sendall(b"answer")
-        time.sleep(0.1)
+        assert eventually(lambda client=client: told(sockets, server)[name_of(client)].idle >= 0.1)  # type: ignore[misc]
     assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
     found = sockets.connections([port], oldest=9)[port]
     assert found.silent == min(one.idle for one in found.oldest)
     assert sockets.connections([port])[port].silent == 0.0  # nobody asked
     answered[0].sendall(b"ask")
-    time.sleep(0.3)
-    assert sockets.connections([port], oldest=1)[port].silent == 0.0  # one waits for its answer
+    assert stays(lambda: sockets.connections([port], oldest=1)[port].silent == 0.0, 0.3), "one waits for its answer"
 
 
 def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: KernelSockets) -> None:
@@ -245,8 +244,7 @@ def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: Kern
 def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
-    time.sleep(0.1)
-    assert sockets.connections([port_of(server)], oldest=1)[port_of(server)].silent == 0.0
+    assert stays(lambda: sockets.connections([port_of(server)], oldest=1)[port_of(server)].silent == 0.0, 0.1)
 
 
 def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(

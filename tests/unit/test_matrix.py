@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import matrix
+from tests.support.waiting import eventually
 
 FAKE = """\
 #!/bin/sh
@@ -189,9 +189,7 @@ def test_tests_that_hang_are_ended(
 
 def interrupt_when(there: Path) -> None:
     """Ctrl-C for this process, when the file is there."""
-    deadline = time.monotonic() + 30.0
-    while not there.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(there.exists, within=30.0)
     os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +16,7 @@ from supervisor_rolling.listener import drain_notification
 from supervisor_rolling.listener.drain_notification import HttpNotifications
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from tests.support.waiting import poll
 
 NAME = "app:app-1"
 DEADLINE = 10.0
@@ -58,14 +58,6 @@ def a_job(port: int, **changes: Any) -> NotificationJob:
     return NotificationJob(ports=(port,), **values)
 
 
-def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not true(found := look()):
-        assert time.monotonic() < deadline, f"it came to nothing better than {found}"
-        time.sleep(0.005)
-    return found
-
-
 def given(own: HttpNotifications, job: NotificationJob) -> NotificationStatus:
     return own.give({NAME: job})[NAME]
 
@@ -88,12 +80,12 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
         socket.create_connection((address, server.port), DEADLINE)
     server.may_answer.clear()
     job = a_job(server.port, bypass=bypass)
-    until(lambda: given(own, job) and server.observed, bool)
+    poll(lambda: given(own, job) and server.observed, bool)
     assert not given(own, job).is_over
     assert own.peers() == {server.observed[0][0]}
     assert KernelSockets().connections([server.port])[server.port].peers == own.peers()
     server.may_answer.set()
-    until(lambda: given(own, job), lambda notice: notice.is_over)
+    poll(lambda: given(own, job), lambda notice: notice.is_over)
     for _ in range(5):
         given(own, job)
     assert len(server.observed) == 1
@@ -104,10 +96,10 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
 
 def test_it_is_asked_again_when_it_drains_again_or_is_another(keep: ExitStack) -> None:
     server, own = listening(keep), HttpNotifications(KernelSockets())
-    until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
+    poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     own.give({})
-    until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
-    until(lambda: given(own, a_job(server.port, pid=2)), lambda notice: notice.is_over)
+    poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
+    poll(lambda: given(own, a_job(server.port, pid=2)), lambda notice: notice.is_over)
     assert len(server.observed) == 3
 
 
@@ -115,7 +107,7 @@ def test_what_breaks_is_logged_and_not_tried_again(keep: ExitStack, caplog: pyte
     server, own = listening(keep), HttpNotifications(KernelSockets())
     server.answer = b""
     job = a_job(server.port)
-    until(lambda: given(own, job), lambda notice: notice.is_over)
+    poll(lambda: given(own, job), lambda notice: notice.is_over)
     assert len(server.observed) == 1
     assert f"{NAME}: drains without the POST /drain of drain.request: " in caplog.text
 
@@ -124,7 +116,7 @@ def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixtu
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     own = HttpNotifications(KernelSockets())
-    until(lambda: given(own, a_job(port)), lambda notice: notice.is_over)
+    poll(lambda: given(own, a_job(port)), lambda notice: notice.is_over)
     assert f"port {port} cannot be asked (it listens on: nothing)" in caplog.text
 
 
@@ -134,6 +126,6 @@ def test_one_that_hangs_is_not_waited_for(keep: ExitStack, monkeypatch: pytest.M
     server.may_answer.clear()
     own = HttpNotifications(KernelSockets(), rung.set)
     began = time.monotonic()
-    until(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
+    poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     assert time.monotonic() - began < 3.0
     assert rung.wait(DEADLINE)

@@ -20,8 +20,8 @@ from supervisor_rolling.listener import kernel_sockets
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import procfs
 from supervisor_rolling.listener.system.procfs import family_of, signals_of
-from tests.support.endpoints import eventually
 from tests.support.unprivileged import error_as_nobody
+from tests.support.waiting import eventually
 
 _LISTENS = """
 import os, socket, sys

@@ -34,6 +34,7 @@ from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system.threads import Slots
 from supervisor_rolling.listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
 from tests.support.hosts import Host
+from tests.support.waiting import poll, stays
 
 NAME = "app:app-1"
 PID = 4711
@@ -189,16 +190,7 @@ class Warmer:
         return self.warmups.tend({NAME: job})[NAME]
 
     def until_over(self, port: int, **details: Any) -> WarmupStatus:
-        return until(lambda: self.tend(port, **details), lambda warmup_status: warmup_status.state != "warming")
-
-
-def until(look: Callable[[], Any], true: Callable[[Any], bool]) -> Any:
-    """What ``look`` finds as soon as it is as it should be."""
-    deadline = time.monotonic() + DEADLINE
-    while not true(found := look()):
-        assert time.monotonic() < deadline, f"it came to nothing better than {found}"
-        time.sleep(0.005)
-    return found
+        return poll(lambda: self.tend(port, **details), lambda warmup_status: warmup_status.state != "warming")
 
 
 def gets(*paths: str) -> tuple[WarmupRequest, ...]:
@@ -295,7 +287,7 @@ def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server:
 
 def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    warmup_status = until(lambda: warmer.tend(server.port, ready="/health"), lambda warmup_status: warmup_status.why)
+    warmup_status = poll(lambda: warmer.tend(server.port, ready="/health"), lambda warmup_status: warmup_status.why)
     assert (warmup_status.state, warmup_status.why) == ("warming", "GET /health (ready) answers 503")
 
 
@@ -433,7 +425,7 @@ def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch
 
 def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
     port = free_port()
-    waiting = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
+    waiting = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
     server = Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
@@ -443,7 +435,7 @@ def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warme
 def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitStack) -> None:
     port = free_port()
     warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
-    refused = until(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
+    refused = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
     Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
@@ -795,12 +787,11 @@ def test_to_be_late_is_told_once_before_it_begins_anew(server: Server, warmer: W
 
 def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
-    until(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmup_status: warmup_status.why)
+    poll(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmup_status: warmup_status.why)
     assert warmer.warmups.tend({}) == {}
     assert warmer.changed.wait(DEADLINE)  # its thread has ended
     count = len(server.asked)
-    time.sleep(0.1)
-    assert len(server.asked) == count
+    assert stays(lambda: len(server.asked) == count, seconds=0.1)
 
 
 def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer) -> None:
@@ -813,7 +804,7 @@ def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer
 
 def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 200 if asked.path == "/right" else 503
-    until(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmup_status: warmup_status.why)
+    poll(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmup_status: warmup_status.why)
     assert warmer.until_over(server.port, ready="/right").state == "warm"
     count = len(server.asked)
     assert warmer.until_over(server.port, ready="/right").state == "warm"
@@ -824,7 +815,7 @@ def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
 def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
     server.hangs.clear()
     selected: dict[str, Any] = {"port": server.port, "requests": gets("/")}
-    until(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
+    poll(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
     first = warmer.warmups._running[NAME]
     warmer.tend(**{**selected, **changed})
     assert warmer.warmups._running[NAME] is not first
@@ -838,9 +829,9 @@ def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> Non
     policy = WarmupPolicy(DEADLINE, requests=gets("/"))
     selected = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
     look = lambda: [warmup_status.state for warmup_status in warmer.warmups.tend(selected).values()]  # noqa: E731
-    until(look, lambda states: states == ["warming", "warm"])
+    poll(look, lambda states: states == ["warming", "warm"])
     slow.hangs.set()
-    until(look, lambda states: states == ["warm", "warm"])
+    poll(look, lambda states: states == ["warm", "warm"])
 
 
 # --- how many at once, and how often
@@ -854,15 +845,15 @@ def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: Exit
     policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
     first = {f"app:{n:03}": WarmupJob(PID + n, (server.port,), policy, "mark") for n in range(SLOTS)}
     late = {"app:late": WarmupJob(PID, (server.port,), replace(policy, timeout=0.3), "mark")}
-    until(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
-    waits = until(
+    poll(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
+    waits = poll(
         lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmup_status: warmup_status.queued > 0.5
     )
     assert waits.state == "warming"
     assert waits.why == f"waits for a slot: {SLOTS} warm-ups run at once"
     assert len(server.asked) == SLOTS
     server.hangs.set()
-    warm = until(
+    warm = poll(
         lambda: warmer.warmups.tend({**first, **late})["app:late"],
         lambda warmup_status: warmup_status.state != "warming",
     )
@@ -884,7 +875,7 @@ def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatc
     slots, me = warmer.warmups._slots, threading.current_thread()
     monkeypatch.setattr(slots, "number", 1)
     slots.enter(0, threading.Event())
-    until(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmup_status: warmup_status.queued > 0.3)
+    poll(lambda: warmer.tend(server.port, requests=gets("/")), lambda warmup_status: warmup_status.queued > 0.3)
     is_over.set()
     slots.leave(me)
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
@@ -897,9 +888,9 @@ def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, w
     hanging.hangs.clear()
     policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
     first = {f"app:{n:03}": WarmupJob(PID + n, (hanging.port,), policy, "mark") for n in range(SLOTS)}
-    until(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
+    poll(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
     selected = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
-    found = until(
+    found = poll(
         lambda: warmer.warmups.tend(selected)["app:late"], lambda warmup_status: warmup_status.state != "warming"
     )
     assert found.state == "warm"
@@ -919,7 +910,7 @@ def test_slots_go_by_rank_then_first_come_first_served() -> None:
     for name, rank in (("guard's first", 1), ("guard's second", 1), ("rollout's first", 0), ("rollout's second", 0)):
         threads.append(threading.Thread(target=run, args=(name, rank)))
         threads[-1].start()
-        until(lambda: len(slots._waiting), lambda waiting: waiting == len(threads))
+        poll(lambda: len(slots._waiting), lambda waiting: waiting == len(threads))
     slots.leave(threading.current_thread())
     for thread in threads:
         thread.join(DEADLINE)
@@ -938,7 +929,7 @@ def test_free_slot_wakes_one_of_many_threads() -> None:
     threads = [threading.Thread(target=run) for _ in range(number)]
     for thread in threads:
         thread.start()
-    until(lambda: len(slots._waiting), lambda waiting: waiting == number)
+    poll(lambda: len(slots._waiting), lambda waiting: waiting == number)
     before = time.process_time()
     slots.leave(threading.current_thread())
     for thread in threads:
