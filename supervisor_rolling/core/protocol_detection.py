@@ -1,4 +1,4 @@
-"""Which protocol a process speaks instead of HTTP/1.1, by the first bytes that it sends."""
+"""Which protocol a process speaks instead of HTTP/1.1: recognised by the first bytes that it sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BEGINNINGS = (
 )
 _SETTINGS, _GOAWAY = 4, 7  # frames that a server of HTTP/2 sends first
 
-_BY_HOOK = "leave out warmup.ready and warmup.requests, and warm it up by hooks.after_warmup"
+_BY_HOOK = "remove warmup.ready and warmup.requests, and warm it up with hooks.after_warmup"
 
 TLS_WORDS = (b"HTTPS", b"https", b"SSL-enabled", b"requires TLS", b"TLS client")
 """Of the answer 400 by which servers of TLS that know HTTP refuse it: nginx, Go, Apache, Tomcat."""
@@ -52,11 +52,10 @@ def not_http_text(port: int, first: bytes) -> str:
     name = spoken(first)
     if name == TLS:
         return (
-            f"port {port} speaks TLS, and a warm-up asks in plain HTTP. Fix: let it serve plain HTTP to the load "
-            f"balancer, or {_BY_HOOK}"
+            f"port {port} speaks TLS, but a warm-up sends plain HTTP. Fix: serve plain HTTP on this port, or {_BY_HOOK}"
         )
     if name == HTTP_2:
-        return f"port {port} speaks HTTP/2 alone. Fix: let it serve HTTP/1.1 as well, or {_BY_HOOK}"
+        return f"port {port} speaks HTTP/2 only. Fix: serve HTTP/1.1 as well, or {_BY_HOOK}"
     what = f"speaks {name}, not HTTP" if name else f"does not speak HTTP: it sends '{printable(_text(first), 60)}'"
     return f"port {port} {what}. Fix: correct `ports` in rolling.yaml, or {_BY_HOOK}"
 

@@ -77,7 +77,7 @@ def unexpected_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, 
 def unready_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
     """What a process that is not ready yet answers, and the fix where that will not change by itself."""
     what = _leads(reply) if reply.status in REDIRECTS else str(reply.status)
-    fix = _fix(request, reply, headers, group, "name another path in warmup.ready")
+    fix = _fix(request, reply, headers, group, "set another path in warmup.ready")
     return f"GET {request.path} (ready) answers {what}{fix}"
 
 
@@ -101,10 +101,10 @@ def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], gr
         return _redirect_advice(request, reply, headers, group)
     if reply.status == 400:
         if any(word in reply.beginning for word in TLS_WORDS):
-            return "let it serve plain HTTP: it seems to want TLS"
+            return "serve plain HTTP on this port: the process wants TLS"
         if _host(request, headers):
-            return f"set warmup.headers in groups.{group} of rolling.yaml as the load balancer does"
-        return f"{_header_advice('Host', 'NAME', group)}, where NAME is a name that it serves"
+            return f"set warmup.headers in groups.{group} of rolling.yaml to what the load balancer sends"
+        return f"{_header_advice('Host', 'NAME', group)}, where NAME is a host name that it serves"
     if reply.status in (401, 403):
         return f"{_header_advice('Authorization', 'VALUE', group)}, where VALUE is what it accepts"
     return "correct the path" if reply.status == 404 else ""
@@ -115,12 +115,12 @@ def _redirect_advice(request: WarmupRequest, reply: Reply, headers: Mapping[str,
         target = _target(request, reply, _host(request, headers) or "localhost")
         name = target.hostname or ""
     except ValueError:
-        return "correct where it leads"
+        return "correct the redirect"
     if target.scheme == "https":
         return _header_advice("X-Forwarded-Proto", "https", group)
     if name and name != "localhost" and not reply.location.startswith("/"):
         return _header_advice("Host", _scalar(printable(name, 100)), group)
-    return "name the path to which it leads"
+    return "use the path to which it leads"
 
 
 def _header_advice(name: str, value: str, group: str) -> str:

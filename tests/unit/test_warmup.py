@@ -257,7 +257,7 @@ IN_GROUP = "in groups.app of rolling.yaml"
 @pytest.mark.parametrize(
     ("status", "fix"),
     [
-        (400, f"{SET_HEADER} {{Host: NAME}}}}` {IN_GROUP}, where NAME is a name that it serves"),
+        (400, f"{SET_HEADER} {{Host: NAME}}}}` {IN_GROUP}, where NAME is a host name that it serves"),
         (401, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
         (403, f"{SET_HEADER} {{Authorization: VALUE}}}}` {IN_GROUP}, where VALUE is what it accepts"),
         (404, "correct the path"),
@@ -269,9 +269,7 @@ def test_ready_that_is_refused_three_times_fails_with_the_fix(
     server.answer = lambda asked: status
     warmup_status = warmer.until_over(server.port, ready="/health")
     assert (warmup_status.state, server.lines) == ("failed", ["GET /health"] * 3)
-    assert (
-        warmup_status.why == f"GET /health (ready) answers {status}. Fix: {fix}, or name another path in warmup.ready"
-    )
+    assert warmup_status.why == f"GET /health (ready) answers {status}. Fix: {fix}, or set another path in warmup.ready"
 
 
 def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
@@ -656,8 +654,8 @@ SETTINGS = H2_PREFACE[-9:]
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (TLS_ALERT, "speaks TLS, and a warm-up asks in plain HTTP. Fix: "),
-        (SETTINGS, "speaks HTTP/2 alone. Fix: let it serve HTTP/1.1 as well"),
+        (TLS_ALERT, "speaks TLS, but a warm-up sends plain HTTP. Fix: "),
+        (SETTINGS, "speaks HTTP/2 only. Fix: serve HTTP/1.1 as well"),
         (b"-ERR unknown command 'GET'\r\n", "speaks Redis, not HTTP. Fix: correct `ports`"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH, not HTTP."),
         (b"J\x00\x00\x00\x0a8.0.36\x00", "speaks MySQL, not HTTP."),
@@ -675,7 +673,7 @@ def test_another_protocol_is_named_by_its_first_bytes(keep: ExitStack, warmer: W
 
 @pytest.mark.parametrize(
     ("hello", "answer", "words"),
-    [(b"\x16\x03", TLS_ALERT, "speaks TLS"), (H2_PREFACE[:14], SETTINGS, "speaks HTTP/2 alone")],
+    [(b"\x16\x03", TLS_ALERT, "speaks TLS"), (H2_PREFACE[:14], SETTINGS, "speaks HTTP/2 only")],
 )
 def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
     keep: ExitStack, warmer: Warmer, hello: bytes, answer: bytes, words: str
@@ -705,7 +703,9 @@ def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStac
     text = b"The plain HTTP request was sent to HTTPS port"
     server = Raw(keep, lambda _: b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
     why = warmer.until_over(server.port, requests=gets("/")).why
-    assert why.startswith("GET / answered 400, expected 2xx. Fix: let it serve plain HTTP: it seems to want TLS"), why
+    assert why.startswith(
+        "GET / answered 400, expected 2xx. Fix: serve plain HTTP on this port: the process wants TLS"
+    ), why
 
 
 def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warmer) -> None:
@@ -850,7 +850,7 @@ def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: Exit
         lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmup_status: warmup_status.queued > 0.5
     )
     assert waits.state == "warming"
-    assert waits.why == f"waits for a slot: {SLOTS} warm-ups run at once"
+    assert waits.why == f"waits for other warm-ups: {SLOTS} run at once"
     assert len(server.asked) == SLOTS
     server.hangs.set()
     warm = poll(
@@ -868,7 +868,7 @@ def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatc
 
     def noted(warmup: Any, name: str, value: Any) -> None:
         object.__setattr__(warmup, name, value)
-        if name in ("warmth", "_queued_at") and hasattr(warmup, "_queued_at") and is_over.is_set():
+        if name in ("status", "_queued_at") and hasattr(warmup, "_queued_at") and is_over.is_set():
             observed.append(warmup.found().queued)
 
     monkeypatch.setattr(_Warmup, "__setattr__", noted, raising=False)
@@ -1066,6 +1066,6 @@ def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: Ex
     warmup_status = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
     assert (warmup_status.state, server.asked) == ("late", [])
     assert warmup_status.why.startswith(
-        f"port {server.port} listens on ::1 alone, and `bypass: address` passes by IPv4 only"
+        f"port {server.port} listens on ::1 only, and gate.bypass: address reaches only IPv4"
     )
     assert "gate: {bypass: mark}" in warmup_status.why

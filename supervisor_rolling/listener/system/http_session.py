@@ -1,0 +1,119 @@
+"""HTTP requests that pass a closed gate, with one deadline for all that their connections receive."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.util.connection import create_connection
+
+from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK
+from supervisor_rolling.core.protocol_detection import may_be_http
+from supervisor_rolling.listener.system.bypass import SO_MARK
+
+FIRST = 64  # bytes of an answer that tell its protocol
+
+
+class Wire:
+    """What the connections of a session have in common."""
+
+    deadline = float("inf")
+    first = b""  # the first bytes that the latest one has received
+
+
+def open_session(bypass: str, wire: Wire) -> requests.Session:
+    """A session for plain HTTP whose connections pass a closed gate."""
+    session = requests.Session()
+    session.trust_env = False  # a proxy variable would send the requests elsewhere
+    session.mount("http://", _Adapter(bypass, wire))
+    return session
+
+
+def tls_hello() -> bytes:
+    """What a client of TLS sends first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    hello = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
+    return hello.read()
+
+
+def answer_to(hello: bytes, address: str, port: int, bypass: str, seconds: float) -> bytes:
+    """The first bytes of an answer; none where there are none in time."""
+    try:
+        with create_connection((address, port), seconds, **_passing(bypass)) as connection:
+            connection.sendall(hello)
+            return connection.recv(FIRST)
+    except OSError:
+        return b""
+
+
+def reason(error: Exception) -> str:
+    """The last line of what urllib3 wraps three times."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return str(cause) or type(cause).__name__
+
+
+class _Socket(socket.socket):
+    """A connection with one deadline for all that it receives: http.client has one for each piece, so that headers that
+    trickle never end."""
+
+    wire: Wire
+
+    def recv_into(self, *where: Any) -> int:
+        """Ends at once where what comes is not HTTP/1: the line that http.client waits for may never end."""
+        left = self.wire.deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("timed out")
+        self.settimeout(min(left, threading.TIMEOUT_MAX))
+        count = super().recv_into(*where)
+        if len(self.wire.first) < FIRST:
+            self.wire.first += bytes(where[0][: min(count, FIRST)])
+            if not may_be_http(self.wire.first):
+                raise ConnectionError("it is not HTTP/1")
+        return count
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, bypass: str, wire: Wire) -> None:
+        self._bypass = bypass
+        self._wire = wire
+        super().__init__()
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        """As an HTTPAdapter's, with connections of our own."""
+        wire = self._wire
+
+        class Connection(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                assert self.sock is not None
+                timeout = self.sock.gettimeout()
+                self.sock = _Socket(fileno=self.sock.detach())
+                self.sock.settimeout(timeout)
+                self.sock.wire = wire
+
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = Connection
+
+        super().init_poolmanager(connections, maxsize, block, **options, **_passing(self._bypass))
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+
+
+def _passing(bypass: str) -> dict[str, Any]:
+    if bypass == "address":
+        return {"source_address": (BYPASS_ADDRESS, 0)}
+    if bypass == "mark":  # needs CAP_NET_ADMIN, so only where a rule looks for it
+        return {"socket_options": [(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)]}
+    return {}
