@@ -215,7 +215,7 @@ class _Warmup(threading.Thread):
                 self._set(why="")
                 return
             why = why or (
-                f"port {self._port} listens on {', '.join(addresses)} only, and gate.bypass: address reaches only IPv4. "
+                f"port {self._port} listens on {', '.join(addresses)} only, and gate.bypass: address needs IPv4. "
                 "Fix: listen on an IPv4 address too, or set gate: {bypass: mark}"
             )
             if self._is_late():
@@ -283,7 +283,7 @@ class _Warmup(threading.Thread):
         policy = self.job.policy
         if policy.ready:
             self._until_ready(session, WarmupRequest(path=policy.ready))
-        for request in [request for request in policy.requests for _ in range(request.count)]:
+        for request in [one for one in policy.requests for _ in range(one.count)]:
             started = time.monotonic()
             answered, reply = self._fetch(session, request)
             if not is_expected(answered, reply.status):

@@ -391,7 +391,7 @@ def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server,
     warmup_status = warmer.until_over(server.port, ready="/health")
     assert (warmup_status.state, server.lines) == ("failed", ["GET /health"] * 3)
     assert warmup_status.why.endswith(
-        "Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in groups.app of rolling.yaml, or name another path "
+        "Fix: set `warmup: {headers: {X-Forwarded-Proto: https}}` in groups.app of rolling.yaml, or set another path "
         "in warmup.ready"
     )
     assert warmup_status.why.isprintable()
@@ -1066,6 +1066,6 @@ def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: Ex
     warmup_status = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
     assert (warmup_status.state, server.asked) == ("late", [])
     assert warmup_status.why.startswith(
-        f"port {server.port} listens on ::1 only, and gate.bypass: address reaches only IPv4"
+        f"port {server.port} listens on ::1 only, and gate.bypass: address needs IPv4"
     )
     assert "gate: {bypass: mark}" in warmup_status.why
