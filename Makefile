@@ -3,37 +3,38 @@
 PYTHON3 ?= python3
 PYTHON = .venv/bin/python
 
-# The firewall, and a network namespace to use it in, need root. No bytecode then: it would be root's, all over the tree.
+# The firewall and network namespaces need root. It writes no bytecode: root would own the files, all over the tree.
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 
-# nginx, haproxy and iptables are in sbin, which `su` leaves out of the PATH. gcc and the headers are for python-iptables.
+# nginx, haproxy and iptables are in sbin: `su` leaves it out of the PATH. gcc and the headers build python-iptables.
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
-# The tests look at a page in a browser, talk to supervisord from Node, and put other load balancers before a group; the
-# demo needs none of these. Node's own packages bring npm along, Debian's do not.
+# For the tests only: a browser, Node as an XML-RPC client, and other load balancers. Node's own packages have npm in
+# them, Debian's do not.
 TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell command -v npm),,nodejs npm)
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
-.PHONY: help demo test matrix faults pools middleware endurance lint check bench clean packages
+.PHONY: help demo test soak matrix faults pools middleware endurance lint check bench clean packages
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo       a rolling restart under load, in about a minute'
-	@echo 'make test       all tests; ARGS="-k name" for some'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make test       all tests but the long ones; ARGS="-k name" for some'
+	@echo 'make check      lint and test'
 	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
 	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
-	@echo 'make faults     a hundred rollouts, and somebody is killed in each; ARGS="--rollouts 20" for fewer'
-	@echo 'make pools      servers restarted behind a keepalive pool of nginx; ARGS="tornado --restarts 20" for fewer'
-	@echo 'make middleware the same with servers that say Connection: close; ARGS="--restarts 8" for fewer'
-	@echo 'make endurance  a thousand rollouts: does anything grow? ARGS="--rollouts 100" for fewer'
-	@echo 'make lint       ruff and mypy'
-	@echo 'make check      lint and test'
-	@echo 'make bench      ours and other ways of restarting, compared under load, in 45 minutes;'
+	@echo 'make soak       the long tests, for hours: those of pytest, and the four below'
+	@echo 'make faults     a hundred rollouts, the listener or the client killed in each; ARGS="--rollouts 20"'
+	@echo 'make pools      servers restarted behind a keepalive pool of nginx; ARGS="tornado --restarts 20"'
+	@echo 'make middleware the same with servers that answer Connection: close; ARGS="--restarts 8"'
+	@echo 'make endurance  a thousand rollouts: does anything grow? ARGS="--rollouts 100"'
+	@echo 'make bench      rolling_restart and other ways to restart, compared under load, in 45 minutes;'
 	@echo '                ARGS="--sizes 8 --ways steady,uwsgi,ours-iptables" for some'
 	@echo 'make clean      removes virtual environments and caches'
 
@@ -42,6 +43,10 @@ demo: .venv/has-demo
 
 test: .venv/has-demo,test $(NODE_CLIENT)
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
+
+soak: .venv/has-demo,test $(NODE_CLIENT)
+	$(AS_ROOT) $(PYTHON) -m pytest -m soak
+	$(MAKE) faults pools middleware endurance
 
 matrix: packages $(NODE_CLIENT)
 	@$(PYTHON3) -m tests.support.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
