@@ -303,9 +303,10 @@ def test_a_group_of_which_haproxy_knows_nothing_is_told(group: Callable[..., Sta
     text = policy.read_text(encoding="utf-8")
     policy.write_text(text.replace("backend_name: app", "backend_name: web"), encoding="utf-8")
     done = stack.ctl("rolling_restart", "app")
-    assert (done.returncode, "no backend 'web'; mend gate.backend_name. It has: app" in done.stdout) == (1, True), (
-        done.stdout
-    )
+    assert (done.returncode, "no backend 'web', only: app. Fix: correct gate.backend_name" in done.stdout) == (
+        1,
+        True,
+    ), done.stdout
     assert pids(stack) == before
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import iptc
 
@@ -20,12 +20,12 @@ REFUSE_FILE = "LAB_REFUSE_FILE"
 _put, _put_elements = OwnChain.put, OwnTable.put
 
 
-def put(self: OwnChain, selected: Sequence[bytes]) -> None:
+def put(self: OwnChain, closed: Mapping[int, str], until: int) -> None:
     """``OwnChain.put``, or what it raises where the kernel refuses the rule."""
     if os.path.exists(os.environ[REFUSE_FILE]):
         with translated("table filter, IPv4"):
             raise iptc.IPTCError("can't commit: b'No chain/target/match by that name'")
-    _put(self, selected)
+    _put(self, closed, until)
 
 
 def put_elements(self: OwnTable, closed: Mapping[int, str], found: Found, with_rules: bool) -> None:

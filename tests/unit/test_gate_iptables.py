@@ -25,7 +25,7 @@ from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
 from supervisor_rolling.listener.gates.iptables_chain import PROBE
-from supervisor_rolling.listener.gates.iptables_rules import LONGEST_COMMENT
+from supervisor_rolling.listener.gates.iptables_rules import MAX_COMMENT
 from supervisor_rolling.listener.system.rule_names import clean_comment
 from tests.support.endpoints import (
     LEGACY,
@@ -121,7 +121,7 @@ def test_the_redirecting_rules_are_entered_from_prerouting_and_output() -> None:
 
 
 def test_a_comment_becomes_short_printable_ascii() -> None:
-    assert clean_comment("a\"b'c\\d\n€ app-1", LONGEST_COMMENT) == "a?b?c?d?? app-1"
+    assert clean_comment("a\"b'c\\d\n€ app-1", MAX_COMMENT) == "a?b?c?d?? app-1"
     gate().hold({8000: "!x" * 300, 8001: ""})
     assert '--comment "' + "!x" * 127 + '!"' in rules()[-2].replace("\\", "")
 
@@ -541,7 +541,7 @@ def test_check_finds_a_kernel_that_does_not_take_the_rule_and_leaves_nothing(mon
     before = rules()
     subject = gate()
     subject.hold({})
-    pattern = subject._sides[0].chain._closing
+    pattern, _ = subject._chains[0]._patterns
     pattern.raw = pattern.raw.replace(b"time\0", b"tyme\0")  # a match that no kernel has
     with pytest.raises(GatePermissionError, match=r"No chain/target/match.*xt_time"):
         subject.check()
@@ -591,7 +591,7 @@ def test_a_missing_library_is_told_with_what_to_install(monkeypatch: pytest.Monk
     for name in [name for name in sys.modules if name.startswith("supervisor_rolling.listener.gates.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "iptc", None)
-    with pytest.raises(GatePermissionError, match=r"Install the package `iptables`.*pip install python-iptables"):
+    with pytest.raises(GatePermissionError, match=r"Fix: install the package `iptables`.*pip install python-iptables"):
         make_gate(GatePolicy("iptables"), OWNER, time.monotonic)
 
 

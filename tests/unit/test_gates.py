@@ -384,7 +384,7 @@ def test_without_rights_every_call_raises_and_the_process_lives_on(nobody: bool)
     assert (done.returncode, len(lines)) == (0, 5)
     assert set(done.stderr.splitlines()) <= {"Operation not permitted (you must be root)"}, "libnftables' own words"
     assert all("run it as root, or give it CAP_NET_ADMIN" in line for line in lines[:4])
-    assert all("No backend can close ports here. iptables: " in line for line in lines[2:4])
+    assert all("No backend can close ports on this host. iptables: " in line for line in lines[2:4])
 
 
 # --- nftables

@@ -1,17 +1,17 @@
 """The rules of the iptables gate, as the raw entries that the kernel keeps.
 
 Each rule is built once with python-iptables and becomes a ``Pattern``; port, end of the lease and comment are written
-into copies of it, and what is in the kernel is compared with them byte for byte. Why not the library's Rule objects
-for all of it (each point measured, python-iptables 1.2.0):
+into copies of it, and the kernel's rules are compared with those byte for byte. The library's Rule objects will not do
+for all of it (measured, python-iptables 1.2.0):
 
-* It reads a parameter back by letting C code print it into a redirected stdout. The listener's stdout is supervisord's
-  event protocol; and 40 rules would take 40 ms a turn instead of 1.
-* Its parser for ``--datestop`` sets TZ to UTC for the whole process: log times change, children inherit it.
-* To name a chain as a target makes it open all five tables, nat among them, which every packet then passes for good.
-* Of the REDIRECT targets of the two families it finds only the one that is asked for first.
+* They read a parameter back by letting C code print it to a redirected stdout. The listener's stdout is supervisord's
+  event protocol; and 40 rules would take 40 ms instead of 1.
+* The parser for ``--datestop`` sets TZ to UTC for the whole process: log times change, children inherit it.
+* A chain as a target makes them open all five tables, nat among them, which every packet then passes for good.
+* Of the REDIRECT targets of the two families they find only the one that is asked for first.
 
-Beware of the order: without CAP_NET_ADMIN the C library ends the process with exit(1) while it *builds* a rule, but
-fails in a way that can be caught when it opens a table. Open a table of the family first.
+Open a table of the family before you build a rule: without CAP_NET_ADMIN the C library ends the process with exit(1)
+while it builds one, but an exception can be caught when it opens a table.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import iptc
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 
 REDIRECT_PORT = 9
-"""Where ``method: redirect`` sends a SYN: "discard", where nobody listens today, so that it is refused."""
+"""Where ``method: redirect`` sends a SYN: "discard", on which no process listens, so that it is refused."""
 
-LONGEST_COMMENT = 255
+MAX_COMMENT = 255
 """Bytes: struct xt_comment_info has one more, for the NUL."""
 
 _NAME_SIZE = 29
@@ -61,19 +61,21 @@ V6 = Family("IPv6", socket.AF_INET6, iptc.Table6, iptc.Rule6, struct.pack("=I32x
 
 
 class Pattern:
-    """The raw entry of a rule, with the bytes known that mean nothing or that differ from rule to rule."""
+    """The raw entry of a rule, and the places of the bytes that mean nothing in it, or that differ between rules."""
 
-    def __init__(self, raw: bytes, kind: Any) -> None:
+    def __init__(self, raw: bytes, kind: Any, is_jump: bool = False) -> None:
         self.raw = raw
-        self.target = kind.from_buffer_copy(raw).target_offset
-        self._places = dict(_modules(raw, self.target, ctypes.sizeof(kind)))
-        # The kernel fills these in, and leaves whatever was in memory behind the NUL of a name.
+        target = kind.from_buffer_copy(raw).target_offset
+        self._places = dict(_modules(raw, target, ctypes.sizeof(kind)))
+        # The kernel fills these in, and leaves what was in memory behind the NUL of a name.
         noise = [(getattr(kind, name).offset, getattr(kind, name).size) for name in ("nfcache", "comefrom", "counters")]
         noise += [(at + 2 + len(name), _NAME_SIZE - len(name)) for name, at in self._places.items()]
+        # The kernel turns the name of a chain into an offset, which changes.
+        noise += [(target, len(raw) - target)] if is_jump else []
         self._noise = [(slice(at, at + size), bytes(size)) for at, size in noise]
 
     def filled(self, port: int, datestop: int, comment: str) -> bytes:
-        """The entry for one port: datestop in whole seconds since 1970, a comment that is clean."""
+        """The entry for one port; ``datestop``: whole seconds since 1970; ``comment``: clean."""
         raw = bytearray(self.raw)
         self._fill(raw, b"tcp", _DPORTS, port, port)
         self._fill(raw, b"time", _DATESTOP, datestop)
@@ -81,7 +83,7 @@ class Pattern:
         return self.clean(raw)
 
     def clean(self, raw: bytes | bytearray) -> bytes:
-        """The same with the meaningless bytes blanked; an entry of another length, which is none of ours, as it is."""
+        """The entry with the bytes that mean nothing blanked; one of another length, which is not ours, as it is."""
         if len(raw) != len(self.raw):
             return bytes(raw)
         cleaned = bytearray(raw)
@@ -89,26 +91,17 @@ class Pattern:
             cleaned[place] = blank
         return bytes(cleaned)
 
+    def is_like(self, raw: bytes) -> bool:
+        """Whether another entry means the same."""
+        return self.clean(raw) == self.clean(self.raw)
+
     def _fill(self, raw: bytearray, module: bytes, field: tuple[int, struct.Struct], *values: int | bytes) -> None:
         offset, layout = field
         layout.pack_into(raw, self._places[module] + _MODULE.size + offset, *values)
 
 
-class JumpPattern(Pattern):
-    """The jump into our chain: its target does not count, the kernel turns the name into an offset that moves."""
-
-    def __init__(self, raw: bytes, kind: Any) -> None:
-        super().__init__(raw, kind)
-        self._noise.append((slice(self.target, len(raw)), bytes(len(raw) - self.target)))
-        self._cleaned = self.clean(raw)
-
-    def is_like(self, raw: bytes) -> bool:
-        """Whether an entry that leads to our chain takes the same packets there."""
-        return self.clean(raw) == self._cleaned
-
-
 def closing(family: Family, policy: GatePolicy) -> Pattern:
-    """The rule of a closed port, still without port, datestop and comment."""
+    """The rule of a closed port, without port, datestop and comment."""
     rule = _syn_rule(family)
     if policy.bypass == "mark":
         rule.create_match("mark").mark = f"!{BYPASS_MARK:#x}"
@@ -122,15 +115,15 @@ def closing(family: Family, policy: GatePolicy) -> Pattern:
     return Pattern(bytes(rule.rule), type(rule.entry))
 
 
-def jump(family: Family, chain: str) -> JumpPattern:
+def jump(family: Family, chain: str) -> Pattern:
     """``-p tcp --syn -j CHAIN``."""
     rule = _syn_rule(family)
-    return JumpPattern(_with_target(rule, chain, bytes(4)), type(rule.entry))
+    return Pattern(_with_target(rule, chain, bytes(4)), type(rule.entry), is_jump=True)
 
 
-def takes(family: Family, raw: bytes, port: int) -> bool:
-    """Whether a rule of somebody else's takes all new connections to a port, or all of this host's own. One that asks
-    for an address, another interface or a match that we do not know may take some: only what is certain counts."""
+def takes_all(family: Family, raw: bytes, port: int) -> bool:
+    """Whether a rule takes all new connections to a port, or all from this host itself. One that asks for an address,
+    another interface or a match that is not known here may take some: only what is certain counts."""
     entry = type(family.rule().entry).from_buffer_copy(raw)
     head = entry.ip if family is V4 else entry.ipv6
     protocol = head.proto
@@ -160,7 +153,7 @@ def _syn_rule(family: Family) -> Any:
 
 
 def _redirecting(rule: Any, family: Family) -> bytes:
-    # nat also sees what this host sends to others and what it forwards: the ports of others are none of ours.
+    # nat also sees what this host sends to others and what it forwards: other hosts' ports.
     rule.create_match("addrtype").dst_type = "LOCAL"
     return _with_target(rule, "REDIRECT", family.redirect + struct.pack("!HH", REDIRECT_PORT, REDIRECT_PORT))
 
