@@ -90,7 +90,7 @@ def moments(make: Callable[[], World]) -> list[float]:
 
 @pytest.mark.parametrize("good", [0, 1])
 @pytest.mark.parametrize("deploy", DEPLOYS.values(), ids=DEPLOYS)
-def test_an_abort_at_any_moment_leaves_no_process_between(deploy: dict[str, Any], good: int) -> None:
+def test_abort_at_any_moment_leaves_no_process_halfway(deploy: dict[str, Any], good: int) -> None:
     statuses = set()
     for at in moments(lambda: a_world(deploy, good)):
         world = a_world(deploy, good)
@@ -102,7 +102,7 @@ def test_an_abort_at_any_moment_leaves_no_process_between(deploy: dict[str, Any]
 
 
 @pytest.mark.parametrize("on_kill", ["fail", "continue"])
-def test_an_abort_at_any_moment_leaves_no_process_stopped_that_does_not_stop(on_kill: str) -> None:
+def test_abort_while_process_ignores_sigterm_leaves_none_stopped(on_kill: str) -> None:
     statuses = set()
     for at in moments(lambda: a_world({}, 0, True, on_kill)):
         world = a_world({}, 0, True, on_kill)
@@ -153,7 +153,7 @@ def abort_at(stack: Stack, stage: str) -> dict[str, Any]:
     return dict(first)
 
 
-def test_an_abort_while_one_drains_opens_it_as_it_was(start: Callable[..., Stack]) -> None:
+def test_abort_while_draining_reopens_port(start: Callable[..., Stack]) -> None:
     stack = started(start)
     with socket.create_connection(("127.0.0.1", 8000), timeout=10.0) as held:
         first = abort_at(stack, "draining")
@@ -167,7 +167,7 @@ def test_an_abort_while_one_drains_opens_it_as_it_was(start: Callable[..., Stack
     ("stage", "old", "new", "min_ready_seconds"),
     [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("ready", "", "", 1.0)],
 )
-def test_an_abort_brings_back_what_has_left_new_warm_and_open(
+def test_abort_after_stop_starts_and_warms_process(
     start: Callable[..., Stack], stage: str, old: str, new: str, min_ready_seconds: float
 ) -> None:
     stack = started(start, old, min_ready_seconds)
@@ -177,7 +177,7 @@ def test_an_abort_brings_back_what_has_left_new_warm_and_open(
     assert rolling(stack)["replaced"] == 1
 
 
-def test_an_abort_leaves_one_that_is_never_warm_closed_and_says_why(start: Callable[..., Stack]) -> None:
+def test_abort_leaves_a_cold_process_closed_with_reason(start: Callable[..., Stack]) -> None:
     stack = started(start)
     stack.fault("hang everywhere")
     first = abort_at(stack, "warming")

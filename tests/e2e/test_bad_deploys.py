@@ -183,9 +183,7 @@ def line_of(output: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_mend(
-    start: Start, fault: Fault
-) -> None:
+def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault) -> None:
     stack = started(start, fault)
     before = pids(stack)
     with users(stack) as load:
@@ -209,7 +207,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request_and_is_resumed_after_the_
     assert {answer.release for answer in load.answers()} == {OLD, MENDED}
 
 
-def test_of_a_group_that_is_down_as_a_whole_nothing_is_said_to_be_closed(start: Start) -> None:
+def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
     fault = Fault("die", FATAL, 20.0, startsecs=2, processes=2)
     stack = started(start, fault)
     deploy_badly(stack, fault)
@@ -225,7 +223,7 @@ def test_of_a_group_that_is_down_as_a_whole_nothing_is_said_to_be_closed(start: 
     assert "kept closed" not in why
 
 
-def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_request(start: Start) -> None:
+def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
     """All eight are deaf, as after a deploy that nobody could notice. So the mend of the code does not help those that
     run; what does is to accept that they are killed."""
     stack = started(start, Fault("deaf", program="stopwaitsecs = 1"), running="deaf")
@@ -259,7 +257,7 @@ def test_a_process_that_does_not_stop_costs_the_rollout_but_no_process_and_no_re
     assert_no_failures(load.report())
 
 
-def test_a_bad_deploy_in_the_middle_leaves_what_is_new_as_it_is(start: Start) -> None:
+def test_bad_deploy_on_resume_leaves_new_processes_alone(start: Start) -> None:
     fault = Fault("hang everywhere")
     stack = started(start, fault, min_ready_seconds=0.3)
     before = pids(stack)

@@ -80,7 +80,7 @@ def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable
     assert all_open(stack)
 
 
-def test_pool_of_another_balancer_is_named_with_its_fix(light: Callable[..., Stack]):
+def test_pool_of_another_balancer_is_named_with_fix(light: Callable[..., Stack]):
     stack = behind(light, "caddy", CADDY.replace(CADDY_NO_POOL, ""))
     with users(stack, rate=100.0):
         checked = stack.ctl("rolling_check", "app").stdout
@@ -90,7 +90,7 @@ def test_pool_of_another_balancer_is_named_with_its_fix(light: Callable[..., Sta
     assert "for Caddy: transport http { keepalive off } in reverse_proxy" in done.stdout
 
 
-def test_operator_vouches_for_a_balancer_that_cannot_be_read(light: Callable[..., Stack]):
+def test_operator_vouches_for_unreadable_balancer(light: Callable[..., Stack]):
     """Its configuration is moved away: nothing shows then that it retries."""
     stack = behind(light, "caddy", CADDY)
     (stack.directory / "caddy.conf").unlink()

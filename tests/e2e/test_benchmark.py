@@ -55,7 +55,7 @@ RESULT = Result(
 # --- who serves
 
 
-def test_a_process_serves_from_when_it_says_so_until_it_leaves_or_dies():
+def test_process_serves_from_its_report_until_its_end():
     notes = [Note(UP, 1, 0.0, 1.0), Note(UP, 2, 0.0, 1.5), Note(LEAVING, 1, 0.0, 5.0), Note(UP, 3, 5.0, 8.0)]
     first, second, third = lives(notes, {1: 6.0, 2: 7.0})
     assert (first.up, first.left, first.gone) == (1.0, 5.0, 6.0)
@@ -63,7 +63,7 @@ def test_a_process_serves_from_when_it_says_so_until_it_leaves_or_dies():
     assert (third.up, third.left) == (8.0, math.inf)
 
 
-def test_the_fewest_are_counted_at_the_worst_moment_and_not_at_those_of_a_clock():
+def test_fewest_are_counted_at_the_worst_moment():
     known = [
         ProcessTime(1, 0.0, 0.0, 5.0),
         ProcessTime(2, 0.0, 0.0, 5.2),
@@ -75,7 +75,7 @@ def test_the_fewest_are_counted_at_the_worst_moment_and_not_at_those_of_a_clock(
     assert least([*known, ProcessTime(5, 0.0, 0.0)], 1.0, 9.0) == 2
 
 
-def test_a_restart_between_two_measurements_has_the_weight_before_it() -> None:
+def test_restart_between_measurements_has_the_earlier_weight() -> None:
     weights = [(1.0, 70.0), (2.0, 50.0), (3.0, 60.0), (4.0, 90.0)]
     assert heaviest(weights, 2.2, 2.8) == 50.0
     assert heaviest(weights, 2.2, 3.5) == 60.0
@@ -83,7 +83,7 @@ def test_a_restart_between_two_measurements_has_the_weight_before_it() -> None:
     assert heaviest([], 1.0, 2.0) == 0.0
 
 
-def test_what_is_in_flight_at_the_order_is_the_ways_to_lose():
+def test_requests_in_flight_at_start_count():
     answered, in_flight = (Answer(at, "POST", 200, "", latency=1.5, late=0.0) for at in (8.0, 9.0))
     assert before([answered, in_flight, replace(in_flight, scheduled=11.0)], began=10.0) == [answered]
 
@@ -131,7 +131,7 @@ QUICK = {"drain": 0.5, "stop": 0.1, "boot": 0.2, "warm": 0.3}  # startsecs are l
 SLOW = {"drain": 0.5, "stop": 0.1, "boot": 0.9, "warm": 0.8}
 
 
-def test_a_rollout_in_which_nothing_is_late_takes_its_bound():
+def test_rollout_without_delay_takes_its_bound():
     found = explained([{**QUICK, "at": 0.0}, {**SLOW, "at": 1.6}], 1, 3.9)
     assert found.bound == pytest.approx(0.5 + 0.1 + 1.0 + 0.5 + 0.1 + 1.7)
     assert found.ratio == pytest.approx(found.packed_ratio) == pytest.approx(1.0)
@@ -139,7 +139,7 @@ def test_a_rollout_in_which_nothing_is_late_takes_its_bound():
     assert found.over == pytest.approx(dict.fromkeys(found.over, 0.0), abs=1e-9)
 
 
-def test_what_is_late_is_told_by_where_it_happens():
+def test_delay_is_reported_by_its_part():
     quick = explained([{**QUICK, "at": 0.2, "down": 0.3, "late": 0.4}, {**QUICK, "at": 3.0}], 1, 5.0)
     assert quick.over == pytest.approx(
         {
@@ -157,14 +157,14 @@ def test_what_is_late_is_told_by_where_it_happens():
     assert slow.over[bound.WARM] == pytest.approx(0.4)
 
 
-def test_places_that_are_empty_at_the_end_are_told_and_are_no_fault_of_the_rollout():
+def test_empty_places_at_the_end_are_no_delay():
     found = explained([{**QUICK, "at": at} for at in (0.0, 1.6, 1.6, 3.2)], 2, 4.8)
     assert found.bound == pytest.approx(1.6 + 3 * 1.6 / 2)
     assert found.over[bound.EMPTY] == pytest.approx(0.8)
     assert found.packed == pytest.approx(4.8)
 
 
-def test_the_bound_and_what_is_over_it_are_all_of_the_time_however_a_rollout_goes():
+def test_bound_and_delays_add_up_to_the_duration():
     chance = random.Random(3)
     for _ in range(200):
         limit, free, courses = chance.randint(1, 4), [0.0], []
@@ -181,7 +181,7 @@ def test_the_bound_and_what_is_over_it_are_all_of_the_time_however_a_rollout_goe
         assert sum(found.parts.values()) + sum(found.over.values()) == pytest.approx(seconds)
 
 
-def test_a_process_that_nobody_saw_restarted_has_no_bound():
+def test_unobserved_restart_has_no_bound():
     told, known = record([{**QUICK, "at": 0.0}], 1, 1.6)
     with pytest.raises(ValueError, match="app-0 was not seen to be restarted"):
         bound.explained(told, known[1:], STARTSECS, BEGAN)
@@ -190,7 +190,7 @@ def test_a_process_that_nobody_saw_restarted_has_no_bound():
 # --- the goals
 
 
-def test_a_peer_is_better_only_where_it_fails_nothing_and_takes_no_more_out_of_service():
+def test_peer_is_better_only_at_equal_safety():
     peer = replace(RESULT, way="peer", side="peer", seconds=9.0)
     assert goals.is_better(peer, RESULT)
     assert not goals.is_better(replace(peer, seconds=11.0), RESULT)
@@ -223,13 +223,13 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
     assert results.load(tmp_path / "none.json") == []
 
 
-def test_a_way_that_is_measured_again_takes_its_own_place():
+def test_new_measurement_replaces_the_old_one():
     other, larger = replace(RESULT, way="other"), replace(RESULT, size=40)
     again = replace(RESULT, seconds=9.0)
     assert results.merged([RESULT, other, larger], again, ["other", "ours"]) == [other, again, larger]
 
 
-def test_a_table_names_the_machine_once_and_says_where_there_were_two():
+def test_table_names_each_machine_once():
     row = next(line for line in results.table([RESULT]).splitlines() if "rolling" in line)
     assert row.split()[-12:] == ["0", "0", "5", "11", "40", "4", "10", "30", "10.0", "7", "500", "0.9"]
     assert results.table([RESULT, replace(RESULT, way="b")]).endswith("\n\nprocessors 2\n")
@@ -237,7 +237,7 @@ def test_a_table_names_the_machine_once_and_says_where_there_were_two():
     assert mixed.endswith("\n\nprocessors 2: 8 ours\n\nprocessors 4: 8 b\n")
 
 
-def test_the_picture_is_xml_with_a_bar_as_long_as_each_restart_took():
+def test_picture_has_a_bar_for_each_restart():
     slow = replace(RESULT, about="slow", seconds=20.0, posts_failed=3)
     steady, extra = (replace(RESULT, about=side, side=side) for side in ("none", "extra"))
     cold, waiting = replace(RESULT, cold=2), replace(RESULT, during=Latencies(0.1, 1.0, 2.0))
@@ -253,7 +253,7 @@ def test_the_picture_is_xml_with_a_bar_as_long_as_each_restart_took():
 # --- the README
 
 
-def test_the_readme_shows_what_was_published_and_nothing_else_is_said_to_be():
+def test_readme_shows_the_published_results():
     is_published = publish.FOLDER.exists()
     readme = publish.README.read_text(encoding="utf-8")
     assert ("docs/benchmark/rollouts.svg" in readme) == is_published

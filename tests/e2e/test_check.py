@@ -85,7 +85,7 @@ def groups(stack: Stack, **those: dict[str, Any]) -> None:
     rewrite(stack, lambda policy: policy["groups"].update({n: {"guard": False, **one} for n, one in those.items()}))
 
 
-def test_a_good_set_up_has_no_finding_and_nothing_is_touched(group: Callable[..., Stack]) -> None:
+def test_good_setup_has_no_finding_and_stays_untouched(group: Callable[..., Stack]) -> None:
     stack = group()
     stack.wait_until(lambda: rules() == [], 20.0, "the guard has opened all")
     before, closed = pids(stack), rules()
@@ -129,7 +129,7 @@ def test_what_haproxy_was_told_wrongly_is_found(group: Callable[..., Stack]) -> 
 # --- a rollout
 
 
-def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_requests(
+def test_nginx_defaults_refuse_a_fast_rollout(
     group: Callable[..., Stack],
 ) -> None:
     stack = group(setup={"peer": ""}, min_ready_seconds=0)
@@ -151,7 +151,7 @@ def test_nginx_with_its_defaults_refuses_a_fast_rollout_which_forced_loses_reque
     assert lost.gets_failed + lost.posts_failed > 0, "it costs nothing: then why refuse it?"
 
 
-def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[..., Stack]) -> None:
+def test_min_ready_seconds_comes_from_nginx(group: Callable[..., Stack]) -> None:
     stack = group(2, setup={"peer": "fail_timeout=2s"})
     found_now = checked(stack)
     assert [(one["code"], one["severity"]) for one in found_now["findings"]] == [("nginx.min_ready_seconds", "warning")]
@@ -162,7 +162,7 @@ def test_to_settle_is_taken_from_nginx_when_a_rollout_begins(group: Callable[...
     assert min(process["ready"] for process in rolling(stack)["processes"]) >= 3.0
 
 
-def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Callable[..., Stack]) -> None:
+def test_unreadable_nginx_means_ten_seconds_of_min_ready(group: Callable[..., Stack]) -> None:
     stack = group(balancer={"nginx": "/no/such/nginx.conf"})
     finding = found(checked(stack))["nginx.unreadable"]
     assert finding["where"] == "balancer.nginx: /no/such/nginx.conf"
@@ -174,7 +174,7 @@ def test_where_nobody_can_read_nginx_a_process_settles_for_ten_seconds(group: Ca
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 
-def test_a_file_that_says_nothing_of_the_group_is_a_finding(group: Callable[..., Stack]) -> None:
+def test_nginx_file_without_the_group_is_a_finding(group: Callable[..., Stack]) -> None:
     stack = group(2)
     useless = stack.directory / "hosts"
     useless.write_text("127.0.0.1 localhost\n", encoding="utf-8")
@@ -226,7 +226,7 @@ def test_a_rule_of_others_before_ours_is_found(group: Callable[..., Stack]) -> N
     assert stack.ctl("rolling_restart", "app:app-8000").returncode == 0
 
 
-def test_a_lock_that_somebody_holds_is_told_with_its_holder(group: Callable[..., Stack]) -> None:
+def test_held_xtables_lock_is_reported_with_its_holder(group: Callable[..., Stack]) -> None:
     stack = group(gate={"backend": "iptables"})
     with xtables_lock("/run/xtables.lock", 2.0):
         finding = found(checked(stack))["gate"]
@@ -239,7 +239,7 @@ def test_a_listener_without_rights_says_what_it_lacks(unguarded: Callable[..., S
     assert "run it as root, or give it CAP_NET_ADMIN" in found(checked(stack))["gate"]["text"]
 
 
-def test_a_bypass_that_cannot_reach_a_process_is_found(unguarded: Callable[..., Stack]) -> None:
+def test_bypass_that_reaches_no_process_is_an_error(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(setup={"address": "::1", "host": "[::1]"})
     assert checked(stack)["findings"] == []
     rewrite(stack, lambda policy: policy["gate"].update(bypass="address"))
@@ -259,7 +259,7 @@ def test_starting_processes_are_reported_as_skipped(start: Callable[..., Stack])
     ]
 
 
-def test_a_rule_of_nat_where_nothing_is_tracked_is_found(unguarded: Callable[..., Stack]) -> None:
+def test_nat_rule_without_tracking_is_found(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(gate={"method": "redirect"})
     assert "turns connection tracking on" in found(checked(stack))["conntrack.idle"]["text"]
 
@@ -318,7 +318,7 @@ def without_listener(report: Report) -> dict[str, dict[str, Any]]:
     return {code: one for code, one in found(report).items() if not code.startswith("listener.")}
 
 
-def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> None:
+def test_wrong_process_and_listener_settings_are_found(odd: Stack) -> None:
     with ThreadPoolExecutor(3) as pool:
         names = ("unix", "shared", "deaf", "dead", "shell", "usr1", "heeding", "hasty", "slow", "app")
         reports = dict(zip(names, pool.map(lambda name: checked(odd, name), names)))
@@ -345,7 +345,7 @@ def test_wrong_set_ups_of_processes_and_of_listeners_are_found(odd: Stack) -> No
     assert found(reports["app"])["listener.numprocs"]["severity"] == "error"
 
 
-def test_a_port_that_is_not_where_the_policy_says_refuses(odd: Stack) -> None:
+def test_wrong_port_in_the_policy_is_an_error(odd: Stack) -> None:
     groups(odd, hasty={"ports": {"hasty": 9401}})
     assert "hasty listens on 9400 and not on 9401" in json.dumps(checked(odd, "hasty"))
 
@@ -374,7 +374,7 @@ def infos_of(stack: Stack, name: str) -> dict[str, Any]:
     return one
 
 
-def test_a_typing_error_in_the_policy_is_a_finding_for_each(group: Callable[..., Stack]) -> None:
+def test_each_typing_error_in_policy_is_found(group: Callable[..., Stack]) -> None:
     stack = group(2)
     path = stack.directory / "rolling.yaml"
     path.write_text("groups:\n  app:\n    ports: auto\n    drian: {}\n    min_ready_seconds: soon\n", encoding="utf-8")
@@ -384,7 +384,7 @@ def test_a_typing_error_in_the_policy_is_a_finding_for_each(group: Callable[...,
     assert checked_unknown(stack) == 5
 
 
-def test_a_port_for_the_metrics_that_another_has_is_advice(group: Callable[..., Stack]) -> None:
+def test_taken_metrics_port_is_a_warning(group: Callable[..., Stack]) -> None:
     stack = group(2, metrics={"listen": "127.0.0.1:9180"})
     assert checked(stack)["findings"] == [], "the listener has it itself"
     with socket.create_server(("127.0.0.1", 9181)):

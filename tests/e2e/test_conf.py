@@ -77,7 +77,7 @@ def test_supervisord_has_the_application_and_the_listener(supervisord: ServerOpt
     assert [process.name for process in group(supervisord, "app").process_configs] == NAMES
 
 
-def test_each_process_is_told_the_port_of_its_name(supervisord: ServerOptions) -> None:
+def test_each_process_gets_the_port_of_its_name(supervisord: ServerOptions) -> None:
     commands = {process.name: process.command for process in group(supervisord, "app").process_configs}
     assert all(commands[name].endswith(f"--port {port}") for name, port in zip(NAMES, PORTS))
 
@@ -96,7 +96,7 @@ def test_supervisorctl_finds_its_plugin_in_the_same_file(supervisord: ServerOpti
     assert client.serverurl == f"unix://{supervisord.server_configs[0]['file']}"
 
 
-def test_the_listener_is_started_first_and_hears_at_once(supervisord: ServerOptions) -> None:
+def test_listener_starts_first_and_reads_events_at_once(supervisord: ServerOptions) -> None:
     pool = group(supervisord, "rolling")
     (listener,) = pool.process_configs
     assert (listener.startsecs, listener.priority, pool.priority) == (0, -1, -1)
@@ -111,7 +111,7 @@ def test_the_listener_hears_the_doorbell_and_the_processes(supervisord: ServerOp
     assert [event for event in selected if not issubclass(event, heard)] == []
 
 
-def test_the_listener_s_command_is_one_that_is_installed(supervisord: ServerOptions) -> None:
+def test_listener_command_is_an_installed_program(supervisord: ServerOptions) -> None:
     (listener,) = group(supervisord, "rolling").process_configs
     program, *arguments = listener.command.split()
     scripts = {script.name: script for script in metadata.distribution("supervisor_rolling").entry_points}
@@ -128,7 +128,7 @@ def test_the_inventory_installs_this_version() -> None:
 # --- rolling.yaml and supervisord.conf
 
 
-def test_the_policy_is_of_the_group_that_supervisord_has(supervisord: ServerOptions, rolling: Config) -> None:
+def test_policy_and_supervisord_have_the_same_group(supervisord: ServerOptions, rolling: Config) -> None:
     assert list(rolling.groups) == ["app"]
     assert {found.name for found in supervisord.process_group_configs} >= set(rolling.groups)
 
@@ -138,9 +138,7 @@ def test_the_policy_finds_the_port_of_every_process(supervisord: ServerOptions, 
     assert [ports_for(policy.ports, name) for name in names] == [(port,) for port in PORTS]
 
 
-def test_no_deadline_of_supervisord_is_longer_than_that_of_the_policy(
-    supervisord: ServerOptions, policy: Policy
-) -> None:
+def test_supervisord_deadlines_fit_into_the_policy(supervisord: ServerOptions, policy: Policy) -> None:
     for process in group(supervisord, "app").process_configs:
         assert process.stopwaitsecs + process.startsecs < policy.restart.timeout
 
@@ -161,7 +159,7 @@ def test_nginx_asks_the_ports_that_the_processes_have() -> None:
     assert [server.split()[0] for server in upstream()] == [f"127.0.0.1:{port}" for port in PORTS]
 
 
-def test_what_settles_in_no_time_is_tried_again_in_no_time(policy: Policy) -> None:
+def test_zero_min_ready_means_nginx_retries_at_once(policy: Policy) -> None:
     assert {server.split(maxsplit=1)[1] for server in upstream()} == {"max_fails=0"}
     assert policy.min_ready_auto
     assert min_ready_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
@@ -202,7 +200,7 @@ def test_haproxy_takes_its_file() -> None:
     assert "WARNING" not in tested.stderr
 
 
-def test_the_gate_in_haproxy_s_file_is_one_of_the_policy_and_finds_its_socket_and_backend() -> None:
+def test_haproxy_example_fits_the_gate_that_it_names() -> None:
     text = " ".join(haproxy_text().replace("\n#", " ").split())
     gate = re.search(r"`(gate: .*?)` in rolling.yaml", text)
     assert gate
@@ -211,14 +209,14 @@ def test_the_gate_in_haproxy_s_file_is_one_of_the_policy_and_finds_its_socket_an
     assert f"\nbackend {found.backend_name}\n" in haproxy_text()
 
 
-def test_the_policy_in_the_readme_can_be_pasted_as_it_stands() -> None:
+def test_policy_in_the_readme_is_valid() -> None:
     readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
     block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nWhat the upstream")[0]
     policy = config.parse(textwrap.dedent(block), "README.rst").groups["app"]
     assert [request.path for request in policy.warmup.requests] == ["/", "/search?q=warm"]
 
 
-def test_the_sections_in_the_readme_are_those_of_the_example() -> None:
+def test_sections_in_the_readme_are_those_of_conf() -> None:
     readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
     block = readme.partition(".. code-block:: ini\n\n")[2].partition("\nSay in")[0]
     pasted = RawConfigParser()

@@ -63,7 +63,7 @@ def end_with_force(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("victim", ["listener", "client"])
-def test_it_may_be_killed_at_any_moment_of_a_rollout(group: Callable[..., Stack], victim: str):
+def test_kill_at_any_moment_loses_nothing(group: Callable[..., Stack], victim: str):
     """A few of those that ``python -m tests.soak.kills`` does by the hundred."""
     stack, chance = group(), random.Random(4)
     with users(stack) as load:
@@ -72,7 +72,7 @@ def test_it_may_be_killed_at_any_moment_of_a_rollout(group: Callable[..., Stack]
     assert_no_failures(load.report())
 
 
-def test_when_supervisord_is_killed_the_listener_opens_all_gates(group: Callable[..., Stack]):
+def test_listener_opens_all_gates_after_supervisord_dies(group: Callable[..., Stack]):
     stack = group()
     with draining(stack):
         os.kill(stack.supervisord_pid, signal.SIGKILL)
@@ -81,7 +81,7 @@ def test_when_supervisord_is_killed_the_listener_opens_all_gates(group: Callable
     end_with_force(stack)
 
 
-def test_when_supervisord_and_the_listener_are_killed_the_kernel_opens_all_gates(group: Callable[..., Stack]):
+def test_kernel_opens_all_gates_after_both_die(group: Callable[..., Stack]):
     stack = group()
     with draining(stack):
         listener = listener_pid(stack)
@@ -104,7 +104,7 @@ def forget_rules() -> None:
 # --- stopped for a while
 
 
-def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(group: Callable[..., Stack]):
+def test_listener_stopped_beyond_lease_drains_again(group: Callable[..., Stack]):
     stack = group(processes=3)
     with users(stack) as load:
         with draining(stack), stopped(listener_pid(stack)):
@@ -115,7 +115,7 @@ def test_a_listener_that_stands_still_for_longer_than_the_lease_drains_anew(grou
     assert_no_failures(load.report())
 
 
-def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_and_nothing_is_stopped(
+def test_supervisord_stopped_beyond_lease_changes_nothing(
     group: Callable[..., Stack],
 ):
     stack = group(processes=3)
@@ -131,7 +131,7 @@ def test_while_supervisord_stands_still_for_longer_than_the_lease_nothing_opens_
     assert_no_failures(load.report())
 
 
-def test_when_both_stand_still_for_longer_than_the_lease_nothing_that_gets_connections_is_stopped(
+def test_both_stopped_beyond_lease_drain_again_before_stop(
     group: Callable[..., Stack],
 ):
     stack = group(processes=3)

@@ -36,7 +36,7 @@ def environment() -> Iterator[dict[str, str]]:
         assert [proc.command(process) for process in proc.carrying(f"TMPDIR={directory}")] == []
 
 
-def test_the_demo_shows_a_rollout_and_what_the_users_had_of_it(environment: dict[str, str]) -> None:
+def test_demo_shows_a_rollout_and_its_load_report(environment: dict[str, str]) -> None:
     done = subprocess.run(SMALL, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     command, *rest = done.stdout.partition("$ supervisorctl ")[2].splitlines()
@@ -49,9 +49,7 @@ def test_the_demo_shows_a_rollout_and_what_the_users_had_of_it(environment: dict
     ("moment", "number"),
     [("Warming", signal.SIGTERM), ("Load", signal.SIGINT), ("Load", signal.SIGHUP), ("app: replacing", signal.SIGINT)],
 )
-def test_a_demo_that_is_interrupted_says_so_without_a_traceback(
-    environment: dict[str, str], moment: str, number: signal.Signals
-) -> None:
+def test_interrupted_demo_prints_no_traceback(environment: dict[str, str], moment: str, number: signal.Signals) -> None:
     shown = subprocess.PIPE
     with subprocess.Popen(SMALL, cwd=ROOT, env=environment, stdout=shown, stderr=shown, text=True) as running:
         assert running.stdout is not None
@@ -62,7 +60,7 @@ def test_a_demo_that_is_interrupted_says_so_without_a_traceback(
     assert (running.returncode, said) == (130, "\nInterrupted: everything that the demo started is stopped.\n")
 
 
-def test_a_demo_without_a_namespace_says_what_it_needs(
+def test_demo_without_namespace_names_the_missing_right(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse() -> None:
@@ -85,7 +83,7 @@ def test_the_table_has_a_column_for_each_period() -> None:
     assert lines[-1].split() == ["the", "rollout", "took", "3.2", "s"]
 
 
-def test_the_demo_is_content_with_nothing_less_than_perfect() -> None:
+def test_demo_fails_on_any_failed_request() -> None:
     assert demo.shortfalls(GOOD) == []
     failures = {"GET 502": 1, "POST no answer": 1}
     during = replace(GOOD.periods["during"], gets_failed=1, posts_failed=1, cold=3, failures=failures)

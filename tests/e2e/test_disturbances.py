@@ -91,7 +91,7 @@ def reconfigure(stack: Stack, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
-def test_update_that_changes_the_group_ends_the_rollout_and_says_so(light: Callable[..., Stack], stage: str):
+def test_update_of_the_group_ends_the_rollout(light: Callable[..., Stack], stage: str):
     stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
     change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
     status, said = disturbed(stack, lambda: reconfigure(stack, *change), stage)
@@ -100,7 +100,7 @@ def test_update_that_changes_the_group_ends_the_rollout_and_says_so(light: Calla
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
 
-def test_update_that_removes_the_group_ends_the_rollout_says_so_and_leaves_no_rule(light: Callable[..., Stack]):
+def test_update_that_removes_group_leaves_no_rule(light: Callable[..., Stack]):
     stack = light(setup=SLOW)
     status, said = disturbed(stack, lambda: reconfigure(stack, "[program:app]", "[program:other]"))
     assert (status, "supervisord removed the group" in said) == (1, True), said
@@ -110,7 +110,7 @@ def test_update_that_removes_the_group_ends_the_rollout_says_so_and_leaves_no_ru
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming", "ready"])
-def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_rollout_goes_on(light: Callable[..., Stack], stage: str):
+def test_manual_stop_is_kept_and_rollout_continues(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage), min_ready_seconds=1 if stage == "ready" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
@@ -119,7 +119,7 @@ def test_one_that_is_stopped_by_hand_is_left_stopped_and_the_rollout_goes_on(lig
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])
-def test_one_whose_turn_is_still_to_come_may_be_stopped_or_restarted(light: Callable[..., Stack], verb: str):
+def test_manual_stop_or_restart_of_a_pending_process(light: Callable[..., Stack], verb: str):
     stack = light(setup=SLOW)
     status, said = disturbed(stack, lambda: stack.ctl(verb, "app:app-8002"))
     assert (status, ("3 of 3" if verb == "stop" else "4 of 4") in said) == (0, True), said
@@ -127,14 +127,14 @@ def test_one_whose_turn_is_still_to_come_may_be_stopped_or_restarted(light: Call
 
 
 @pytest.mark.parametrize("stage", ["draining", "warming"])
-def test_one_that_is_restarted_by_hand_is_warmed_and_the_rollout_goes_on(light: Callable[..., Stack], stage: str):
+def test_manual_restart_is_warmed_and_rollout_continues(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage))
     status, said = disturbed(stack, lambda: stack.ctl("restart", "app:app-8000"), stage)
     assert (status, "3 of 3 replaced" in said) == (0, True), said
     assert_whole(stack)
 
 
-def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_rollout_goes_on(
+def test_manual_restart_after_replacement_is_warmed(
     light: Callable[..., Stack],
 ):
     stack = light(processes=3, setup=SLOW)
@@ -149,7 +149,7 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8001"])
-def test_when_the_whole_group_is_stopped_the_rollout_ends_and_says_so(light: Callable[..., Stack], warming: str):
+def test_manual_stop_of_the_group_ends_the_rollout(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
     def stop_all() -> None:
@@ -164,9 +164,7 @@ def test_when_the_whole_group_is_stopped_the_rollout_ends_and_says_so(light: Cal
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
-def test_restart_all_in_the_middle_of_a_rollout_restarts_the_listener_too_and_the_rollout_goes_on(
-    light: Callable[..., Stack], warming: str
-):
+def test_restart_all_restarts_listener_and_rollout_continues(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
     def restart_all() -> None:
@@ -179,7 +177,7 @@ def test_restart_all_in_the_middle_of_a_rollout_restarts_the_listener_too_and_th
 
 
 @pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
-def test_stop_all_opens_the_gates_and_the_rollout_waits_until_start_all(light: Callable[..., Stack], warming: str):
+def test_stop_all_opens_gates_and_rollout_waits(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
     def stop_all() -> None:
@@ -208,7 +206,7 @@ def locked() -> Iterator[None]:
         os.close(handle)
 
 
-def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is_not_closed(
+def test_held_lock_stops_no_open_process(
     light: Callable[..., Stack],
 ):
     stack = light(drain={"timeout": 60})
@@ -224,7 +222,7 @@ def test_while_another_holds_the_lock_for_ten_seconds_nothing_is_stopped_that_is
     assert_no_failures(load.report())
 
 
-def test_a_lock_that_is_taken_in_the_middle_of_a_rollout_is_waited_for(light: Callable[..., Stack]):
+def test_rollout_waits_for_a_lock_taken_meanwhile(light: Callable[..., Stack]):
     stack = light(processes=3, gate={"lease": 30}, drain={"timeout": 60})
     before = pids(stack)
     with users(stack) as load:
@@ -248,7 +246,7 @@ FLUSHES = {
 
 
 @pytest.mark.parametrize("command", FLUSHES)
-def test_rules_that_somebody_flushes_are_put_back_and_the_drain_begins_anew(light: Callable[..., Stack], command: str):
+def test_flushed_rules_return_and_the_drain_restarts(light: Callable[..., Stack], command: str):
     stack = light(processes=3, gate={"backend": FLUSHES[command]}, drain={"timeout": 60})
     with users(stack) as load:
         with draining(stack):
@@ -316,7 +314,7 @@ def does(*command: str) -> None:
 
 
 @BACKENDS
-def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..., Stack], backend: str):
+def test_rule_refused_by_kernel_stops_nothing(light: Callable[..., Stack], backend: str):
     stack = light(
         processes=3,
         gate={"backend": backend},
@@ -342,7 +340,7 @@ def test_where_the_kernel_refuses_the_rule_nothing_is_stopped(light: Callable[..
     assert_no_failures(load.report())
 
 
-def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_changes(light: Callable[..., Stack]):
+def test_iptables_keeps_all_rules_of_others(light: Callable[..., Stack]):
     stack = light(processes=3)
     iptables("-N", "FOREIGN")
     rolled = 0
@@ -375,7 +373,7 @@ def test_no_foreign_rule_is_lost_or_moved_by_rollouts_beside_two_thousand_change
     iptables("-X")
 
 
-def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rollouts_beside_a_thousand_changes(
+def test_nftables_keeps_all_rules_of_others(
     light: Callable[..., Stack],
 ):
     stack = light(processes=3, gate={"backend": "nftables"})
@@ -401,7 +399,7 @@ def test_no_foreign_rule_of_nftables_is_lost_or_moved_by_rollouts_beside_a_thous
 
 
 @BACKENDS
-def test_two_supervisords_on_one_host_rollout_at_the_same_time(light: Callable[..., Stack], backend: str):
+def test_two_supervisords_on_one_host_do_not_interfere(light: Callable[..., Stack], backend: str):
     gate = {"backend": backend}
     other = {"first_port": 8100, "nginx_port": 8180}
     stacks = [light(processes=3, gate=gate), light(processes=3, gate=gate, setup=other)]
@@ -421,9 +419,7 @@ def test_two_supervisords_on_one_host_rollout_at_the_same_time(light: Callable[.
 
 
 @pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "ready"))])
-def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_nothing(
-    light: Callable[..., Stack], hours: int, stage: str
-):
+def test_wall_clock_jump_changes_nothing(light: Callable[..., Stack], hours: int, stage: str):
     stack = light(
         processes=2,
         setup={**SLOW, "supervisord": "tests.support.wall"},
@@ -438,7 +434,7 @@ def test_a_wall_clock_that_jumps_an_hour_in_the_middle_of_a_rollout_changes_noth
     assert all(timing["ready"] >= 1.0 and timing["drained"] >= 0.5 for timing in timings)
 
 
-def test_one_that_is_restarted_by_hand_when_the_clock_jumps_is_not_taken_for_stopped(light: Callable[..., Stack]):
+def test_manual_restart_during_clock_jump_is_no_stop(light: Callable[..., Stack]):
     stack = light(processes=3, setup={**SLOW, "supervisord": "tests.support.wall"})
 
     def restart_in_another_time() -> None:

@@ -34,9 +34,7 @@ ROLLOUTS = 3
 
 
 @pytest.mark.parametrize("told", WAYS, ids=lambda told: "-".join(told))
-def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
-    light: Callable[..., Stack], told: dict[str, str]
-):
+def test_notified_application_ends_keepalive_and_fails_no_post(light: Callable[..., Stack], told: dict[str, str]):
     stack = light(setup=POOL, drain={"timeout": LONG, **told})
     with users(stack, rate=100.0, posts=0.5) as load:
         for _ in range(ROLLOUTS):
@@ -50,7 +48,7 @@ def test_one_that_is_told_to_ends_its_kept_connections_and_no_post_fails(
     assert listener_log(stack).count("that it drains") == ROLLOUTS * 4
 
 
-def test_without_being_told_the_pool_lasts_until_the_deadline(light: Callable[..., Stack]):
+def test_without_notification_pool_lasts_until_deadline(light: Callable[..., Stack]):
     stack = light(processes=2, setup=POOL, drain={"timeout": 2.0, "keepalive": "ignore"})
     with users(stack):
         assert stack.ctl("rolling_restart", "app").returncode == 0
@@ -68,7 +66,7 @@ def states(stack: Stack) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_a_process_that_exits_when_told_is_replaced_and_never_left_stopped(light: Callable[..., Stack], seconds: float):
+def test_exit_on_notification_is_replaced_at_once(light: Callable[..., Stack], seconds: float):
     """supervisord starts the next one at once, and the order to stop is for the one that has exited."""
     program = f"autorestart=true\nenvironment=LAB_ENDS={seconds}"
     stack = light(setup={"program": program}, drain={"timeout": LONG, "request": "/drain"})
@@ -80,7 +78,7 @@ def test_a_process_that_exits_when_told_is_replaced_and_never_left_stopped(light
         assert set(states(stack).values()) == {"RUNNING"}
 
 
-def test_a_process_that_exits_after_50_ms_is_never_left_stopped(light: Callable[..., Stack]):
+def test_exit_soon_after_notification_is_replaced(light: Callable[..., Stack]):
     stack = light(
         processes=2,
         setup={"program": "autorestart=true"},

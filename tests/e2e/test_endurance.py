@@ -40,13 +40,13 @@ def rows(directory: Path) -> Sequence[Row]:
         return list(endure(stack, [FIRST, ROLLOUTS]))
 
 
-def test_after_forty_rollouts_both_hold_what_they_held_after_ten_and_no_user_has_noticed(rows: Sequence[Row]):
+def test_forty_rollouts_leak_nothing(rows: Sequence[Row]):
     assert complaints(rows, trace=True) == []
     assert all(row.requests > 50 for row in rows)
 
 
 @pytest.mark.parametrize("name", ["supervisord", "listener"])
-def test_no_line_of_code_holds_more_for_each_rollout(rows: Sequence[Row], directory: Path, name: str):
+def test_no_line_of_code_allocates_per_rollout(rows: Sequence[Row], directory: Path, name: str):
     assert growing_lines(directory, name, FIRST, ROLLOUTS, LINE_SLACK) == []
     assert growing_lines(directory, name, FIRST, ROLLOUTS, -1_000_000) != []  # there is something to see
 
@@ -59,7 +59,7 @@ def test_what_is_counted_is_there(rows: Sequence[Row]):
     assert min(supervisord.python["traced"], listener.python["traced"]) > 10_000
 
 
-def test_every_kind_of_rollout_has_been_by_the_first_row():
+def test_first_row_covers_every_kind_of_rollout():
     assert len(KINDS) <= FIRST
 
 
@@ -71,7 +71,7 @@ def row(held: Footprint = HELD, **changes: Any) -> Row:
     return replace(whole, **changes)
 
 
-def test_nothing_is_said_of_what_is_as_it_was_or_less():
+def test_unchanged_or_smaller_footprint_is_no_finding():
     less = replace(HELD, anonymous=15000, python={**HELD.python, "objects": 800})
     assert complaints([row(), row(less)], trace=False) == []
 
@@ -117,7 +117,7 @@ def test_files_are_counted_by_kind_and_threads_too():
     assert now.threads == before.threads + 1
 
 
-def test_a_process_that_is_never_quiet_is_not_waited_for_long():
+def test_wait_for_a_busy_process_has_a_deadline():
     restless = "import os, time\nwhile True: fd = os.dup(0); time.sleep(0.1); os.close(fd); time.sleep(0.1)"
     with subprocess.Popen([sys.executable, "-c", restless], stdin=subprocess.DEVNULL) as child:
         try:
@@ -127,7 +127,7 @@ def test_a_process_that_is_never_quiet_is_not_waited_for_long():
             child.kill()
 
 
-def test_memory_is_told_in_kilobytes_and_its_own_grows_with_what_it_takes():
+def test_memory_is_in_kilobytes_and_grows_with_use():
     before = footprint.take(os.getpid(), {})
     with mmap.mmap(-1, 8_000_000, flags=mmap.MAP_PRIVATE) as taken:  # never what somebody has left
         taken.write(b"x" * 8_000_000)

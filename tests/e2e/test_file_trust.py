@@ -66,7 +66,7 @@ def of_another_user(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [writable, of_another_user])
 @pytest.mark.parametrize("what", ["hook.sh", "."])
-def test_hook_that_another_user_can_change_is_not_run(
+def test_hook_writable_by_another_user_is_refused(
     script: Path, folder: Path, spoil: Callable[[Path], None], what: str
 ) -> None:
     spoil(folder / what)
@@ -105,7 +105,7 @@ def test_interpreter_of_a_script_is_checked(folder: Path, first: str, monkeypatc
     assert f"{python}: other users may write it" in ran(hook)
 
 
-def test_program_that_another_user_put_first_in_path_is_not_run(
+def test_program_of_another_user_in_path_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = a_script(tmp_path / "sh", f"#!/bin/sh\ntouch {folder}/executed\n")
@@ -127,7 +127,7 @@ def test_listener_of_another_user_runs_it(script: Path, folder: Path, tmp_path: 
     assert file_trust.of_command([str(script)]) != []
 
 
-def test_nginx_that_another_user_can_change_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nginx_writable_by_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nginx = a_script(folder / "nginx", f"#!/bin/sh\ntouch {folder}/executed\n")
     writable(nginx)
     monkeypatch.setattr(balancer_config, "nginx_program", lambda: str(nginx))
@@ -136,7 +136,7 @@ def test_nginx_that_another_user_can_change_is_not_run(folder: Path, monkeypatch
     assert not is_executed(folder)
 
 
-def test_configuration_that_another_user_can_change_is_not_read(folder: Path) -> None:
+def test_configuration_writable_by_another_user_is_refused(folder: Path) -> None:
     file = folder / "nginx.conf"
     file.write_text("http { upstream app { server 127.0.0.1:8000; } }", encoding="utf-8")
     assert read_nginx(str(file)).upstreams

@@ -133,7 +133,7 @@ def nobody_notices(fleet: Fleet) -> Iterator[Load]:
 # --- the role
 
 
-def test_the_role_installs_the_plugin_and_supervisord_uses_it(bare: Fleet, installed: Played) -> None:
+def test_role_installs_the_plugin_and_supervisord_loads_it(bare: Fleet, installed: Played) -> None:
     assert installed.status == DONE, installed.output
     assert changed(installed) == 5  # the wheel, the package, rolling.yaml, supervisord.conf, and supervisord reloaded
     listener = proc.command(proc.Identity(look.listener_pid(bare.members[0].stack), 0))
@@ -148,7 +148,7 @@ def test_a_second_run_of_the_role_changes_nothing(fleet: Fleet) -> None:
     assert fleet.pids() == before
 
 
-def test_the_role_restarts_nothing_unless_asked_and_says_that_it_is_needed(fleet: Fleet) -> None:
+def test_role_restarts_nothing_unless_asked(fleet: Fleet) -> None:
     before, included = fleet.pids(), fleet.directory / "included.conf"
     fleet.inventory(**{CANARY: {"rolling_restart_supervisord": "", "rolling_included": str(included)}})
     dry = fleet.play("install.yml", "--limit", CANARY, "--check")
@@ -170,7 +170,7 @@ def test_a_policy_that_is_none_is_not_written(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("parts", [["server", "client"], ["server"], ["client"]])
-def test_the_sections_of_the_role_are_those_of_the_example(parts: list[str]) -> None:
+def test_sections_of_the_role_are_those_of_conf(parts: list[str]) -> None:
     example = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     example.read(ROOT / "conf" / "supervisord.conf")
     template = jinja2.Template((ROLE / "templates" / "sections.ini.j2").read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def test_the_sections_of_the_role_are_those_of_the_example(parts: list[str]) -> 
 # --- a rollout
 
 
-def test_a_good_deploy_rollouts_all_hosts_the_canary_alone_first_and_fails_no_request(fleet: Fleet) -> None:
+def test_good_deploy_updates_canary_first_without_failure(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
         played = fleet.play("rollout.yml", *at_a_time(1, 2, 3), *deploying(fleet, "release", "new"))
@@ -205,7 +205,7 @@ def test_a_good_deploy_rollouts_all_hosts_the_canary_alone_first_and_fails_no_re
     assert ends[1] < begins[2]
 
 
-def test_a_bad_deploy_stops_at_the_first_process_of_the_first_host_and_fails_no_request(fleet: Fleet) -> None:
+def test_bad_deploy_stops_at_the_first_process(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
         played = fleet.play("rollout.yml", *deploying(fleet, "fault", "500"))
@@ -226,7 +226,7 @@ def _fault(member: Member) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) -> None:
+def test_failure_in_a_batch_stops_later_batches(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
         text = "{{ '500' if inventory_hostname == 'web2' else '' }}"
@@ -238,7 +238,7 @@ def test_one_failure_in_a_batch_stops_the_batches_that_come_later(fleet: Fleet) 
     assert {name: after[name] for name in NAMES[2:]} == {name: before[name] for name in NAMES[2:]}
 
 
-def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None:
+def test_failed_deploy_starts_no_rollout(fleet: Fleet) -> None:
     before = fleet.pids()
     played = fleet.play("rollout.yml", *FIRST_THREE, *deploying(fleet, "no/such/folder", ""))
     assert played.status == FAILED
@@ -247,7 +247,7 @@ def test_a_deploy_that_fails_is_told_and_nothing_is_rolled(fleet: Fleet) -> None
     assert fleet.pids() == before
 
 
-def test_a_host_that_is_lost_right_before_its_rollout_is_told_and_ends_the_run(fleet: Fleet) -> None:
+def test_host_lost_before_its_rollout_ends_the_run(fleet: Fleet) -> None:
     before = fleet.pids()
     played = fleet.play("rollout.yml", *FIRST_THREE, *deploying_by(fleet, losing(CANARY)))
     assert played.status == FAILED, played.output
@@ -255,7 +255,7 @@ def test_a_host_that_is_lost_right_before_its_rollout_is_told_and_ends_the_run(f
     assert fleet.pids() == before
 
 
-def test_a_host_that_is_lost_in_the_middle_of_its_rollout_ends_the_run_and_not_the_rollout(fleet: Fleet) -> None:
+def test_host_lost_during_rollout_ends_only_the_run(fleet: Fleet) -> None:
     before, member, cut = fleet.pids(), fleet.members[1], fleet.directory / "cut"
     last = rollout_number(member)
     fleet.inventory(web2={"ansible_netns_cut": str(cut)})
@@ -275,7 +275,7 @@ def test_a_host_that_is_lost_in_the_middle_of_its_rollout_ends_the_run_and_not_t
     assert fleet.play("rollout.yml", *LATER_TWO).status == DONE, "run again, it rollouts both"
 
 
-def test_a_run_that_comes_while_the_rollout_of_the_last_goes_on_is_told_who_has_the_group(fleet: Fleet) -> None:
+def test_second_run_names_the_rollout_in_progress(fleet: Fleet) -> None:
     member = fleet.members[1]
     with member.host.there(), look.draining(member.stack):
         played = fleet.play("rollout.yml", *LATER_TWO)
@@ -296,7 +296,7 @@ def is_half_done(member: Member, last: int) -> bool:
     return any(rollout["id"] > last and rollout["status"] == "running" and rollout["replaced"] for rollout in rollouts)
 
 
-def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: Fleet) -> None:
+def test_host_lost_in_deploy_ends_run_after_batch(fleet: Fleet) -> None:
     before = fleet.pids()
     deploy = deploying_by(fleet, losing("web2"), writing("release", "new"))
     played = fleet.play("rollout.yml", *FIRST_THREE, *at_a_time(2, 1), *deploy)
@@ -306,7 +306,7 @@ def test_a_host_that_is_lost_in_its_deploy_ends_the_run_behind_its_batch(fleet: 
     assert {name: after[name] for name in NAMES[1:]} == {name: before[name] for name in NAMES[1:]}
 
 
-def test_a_finding_that_refuses_on_one_host_stops_before_anything_is_touched(fleet: Fleet) -> None:
+def test_error_finding_on_one_host_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     with a_wrong_nginx(fleet.members[4]):
         played = fleet.play("rollout.yml", *deploying(fleet, "release", "new"))
@@ -330,7 +330,7 @@ def a_wrong_nginx(member: Member) -> Iterator[None]:
         path.write_text(text, encoding="utf-8")
 
 
-def test_a_host_that_does_not_answer_stops_before_anything_is_touched(fleet: Fleet) -> None:
+def test_unreachable_host_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     fleet.inventory(web6={"ansible_netns": "/run/nowhere"})
     played = fleet.play("rollout.yml")
@@ -339,7 +339,7 @@ def test_a_host_that_does_not_answer_stops_before_anything_is_touched(fleet: Fle
     assert fleet.pids() == before
 
 
-def test_a_dry_run_says_what_would_be_replaced_and_touches_nothing(fleet: Fleet) -> None:
+def test_dry_run_lists_processes_and_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     played = fleet.play("rollout.yml", "--check", "--limit", CANARY)
     assert played.status == DONE, played.output
@@ -347,7 +347,7 @@ def test_a_dry_run_says_what_would_be_replaced_and_touches_nothing(fleet: Fleet)
     assert fleet.pids() == before
 
 
-def test_the_example_of_an_inventory_says_nothing_that_the_role_does_not_know() -> None:
+def test_example_inventory_uses_only_known_variables() -> None:
     told = yaml.safe_load((PLAYBOOKS / "inventory.yml").read_text(encoding="utf-8"))["app"]["vars"]
     known = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
     assert set(told) <= set(known)

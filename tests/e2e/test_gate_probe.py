@@ -65,7 +65,7 @@ def test_what_is_held_stays_held(make_keeper: Callable[..., Gatekeeper]) -> None
     assert (closed_ports(), dict(keeper.closed_since)) == ({"8000"}, since)
 
 
-def test_a_rule_that_lets_all_of_loopback_in_before_ours_is_seen(make_keeper: Callable[..., Gatekeeper]) -> None:
+def test_earlier_accept_rule_for_loopback_is_found(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables")
     keeper.hold({8000: "app"})
     foreign = ["INPUT", "-i", "lo", "-j", "ACCEPT"]
@@ -77,7 +77,7 @@ def test_a_rule_that_lets_all_of_loopback_in_before_ours_is_seen(make_keeper: Ca
     assert found == ["lets new connections to 127.0.0.1 through"]
 
 
-def test_a_bypass_that_the_gate_does_not_know_is_seen(make_keeper: Callable[..., Gatekeeper]) -> None:
+def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables", bypass="address")
     found = RealGateProbes().try_gate(keeper.tried, LOOPBACKS, "mark")
     assert [text.partition(" through")[0] for text in found] == [
@@ -86,7 +86,7 @@ def test_a_bypass_that_the_gate_does_not_know_is_seen(make_keeper: Callable[...,
     ]
 
 
-def test_a_gate_that_does_not_open_again_is_seen() -> None:
+def test_gate_that_stays_closed_is_found() -> None:
     keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic))
     keeper.prove(GatePolicy("iptables"))
     keeper.hold({})
@@ -100,7 +100,7 @@ def test_a_gate_that_does_not_open_again_is_seen() -> None:
     assert found == [f"does not open {address} again: ECONNREFUSED" for address in ("127.0.0.1", "::1")]
 
 
-def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
+def test_dropped_connections_cost_one_second_together() -> None:
     drop = ["INPUT", "-p", "tcp", "--dport", "9000:9009", "-j", "DROP"]
     subprocess.run(["iptables-legacy", "-I", *drop], check=True)
     try:
@@ -113,7 +113,7 @@ def test_a_connection_that_is_dropped_costs_a_second_for_all() -> None:
     assert took < 2.0
 
 
-def test_more_processes_than_may_be_connected_to_at_once_are_reached_all_the_same() -> None:
+def test_probe_reaches_more_processes_than_its_limit() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as keep:
         listener = keep.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
@@ -158,12 +158,12 @@ def test_a_port_that_another_has_is_told(host: str, family: socket.AddressFamily
     assert RealGateProbes().metrics(f"{host}:9181") == ("", "")
 
 
-def test_a_port_that_the_listener_itself_has_is_in_order() -> None:
+def test_metrics_port_of_this_listener_is_fine() -> None:
     with socket.create_server(("127.0.0.1", 9181)):
         assert RealGateProbes().metrics("127.0.0.1:9181") == ("", "")
 
 
-def test_an_address_that_this_host_has_not_is_told() -> None:
+def test_metrics_address_of_another_host_is_found() -> None:
     why, _ = RealGateProbes().metrics("192.0.2.1:9181")
     assert why == "192.0.2.1:9181 cannot be listened on: Cannot assign requested address"
 

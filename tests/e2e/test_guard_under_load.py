@@ -49,7 +49,7 @@ def kill(stack: Stack, number: int) -> int:
     return pid
 
 
-def test_processes_that_crash_under_load_meet_no_user_until_they_are_warm(start: Callable[..., Stack]):
+def test_crashed_processes_get_no_request_until_warm(start: Callable[..., Stack]):
     stack, chance = start(), random.Random(7)
     with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
         for _ in range(8):
@@ -62,7 +62,7 @@ def test_processes_that_crash_under_load_meet_no_user_until_they_are_warm(start:
 
 
 @pytest.mark.parametrize("verbs", [("restart",), ("stop", "start")])
-def test_what_is_restarted_by_hand_is_warm_before_it_serves(start: Callable[..., Stack], verbs: tuple[str, ...]):
+def test_manual_restart_is_warm_before_it_serves(start: Callable[..., Stack], verbs: tuple[str, ...]):
     stack = start(processes=3)
     with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
         for verb in verbs:
@@ -72,7 +72,7 @@ def test_what_is_restarted_by_hand_is_warm_before_it_serves(start: Callable[...,
     assert (load.report().gets_failed, load.report().cold) == (0, 0)
 
 
-def test_a_listener_that_restarts_closes_and_warms_nothing_that_was_warm(start: Callable[..., Stack]):
+def test_listener_restart_leaves_warm_processes_alone(start: Callable[..., Stack]):
     stack = start(processes=3)
     before = standing(stack)
     log = next(stack.directory.glob("rolling-stderr*.log"))
@@ -85,7 +85,7 @@ def test_a_listener_that_restarts_closes_and_warms_nothing_that_was_warm(start: 
     assert "guard" not in later, "it found nothing to do"
 
 
-def test_one_that_cannot_be_warmed_stays_closed_says_why_and_is_tried_again(start: Callable[..., Stack]):
+def test_failed_warmup_keeps_port_closed_and_retries(start: Callable[..., Stack]):
     stack = start(processes=3)
     stack.fault("500")
     kill(stack, 1)
@@ -101,7 +101,7 @@ def test_one_that_cannot_be_warmed_stays_closed_says_why_and_is_tried_again(star
     wait_open(stack)
 
 
-def test_a_boot_loop_is_closed_from_one_attempt_to_the_next(start: Callable[..., Stack]):
+def test_boot_loop_stays_closed_between_attempts(start: Callable[..., Stack]):
     stack = start(processes=3)
     stack.fault("die")
     kill(stack, 1)
@@ -118,7 +118,7 @@ def test_a_boot_loop_is_closed_from_one_attempt_to_the_next(start: Callable[...,
     assert standing(stack)["app-8001"]["gate"] == "closed"
 
 
-def test_all_at_once_the_group_answers_again_and_is_warm_in_the_end(start: Callable[..., Stack]):
+def test_crash_of_whole_group_serves_again_and_warms(start: Callable[..., Stack]):
     stack = start()
     for process in stack.processes():
         os.kill(process.pid, signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_guard_false_leaves_a_group_alone(tmp_path: Path):
         assert stays(is_left_alone, seconds=2.0)
 
 
-def test_the_gate_is_closed_before_the_fastest_binder_has_bound():
+def test_gate_closes_before_the_fastest_process_binds():
     crashes = race.measure(8, 60)
     ahead = sorted(crash.bound - crash.closed for crash in crashes)
     assert all(crash.closed for crash in crashes)

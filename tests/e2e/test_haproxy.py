@@ -146,7 +146,7 @@ def pid_of(stack: Stack, name: str) -> int:
     return next(process.pid for process in stack.processes() if process.name == f"app:{name}")
 
 
-def test_a_rollout_loses_nothing_although_connections_are_kept_and_without_any_right(group: Callable[..., Stack]):
+def test_keepalive_rollout_without_rights_loses_nothing(group: Callable[..., Stack]):
     stack = group()
     before = pids(stack)
     with users(stack, posts=0.5) as load:
@@ -160,7 +160,7 @@ def test_a_rollout_loses_nothing_although_connections_are_kept_and_without_any_r
     assert all_ready(stack)
 
 
-def test_what_a_killed_listener_left_drained_the_next_one_sets_ready(group: Callable[..., Stack]):
+def test_next_listener_reopens_what_the_killed_one_drained(group: Callable[..., Stack]):
     stack = group(processes=3)
     with held(stack) as (busy, _):
         begin_to_replace(stack, busy)
@@ -171,7 +171,7 @@ def test_what_a_killed_listener_left_drained_the_next_one_sets_ready(group: Call
     assert wait_ended(stack)["status"] == "aborted"
 
 
-def test_a_killed_listener_is_followed_by_one_that_goes_on(group: Callable[..., Stack]):
+def test_next_listener_continues_the_rollout(group: Callable[..., Stack]):
     stack = group()
     with users(stack, posts=0.5) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
@@ -184,7 +184,7 @@ def test_a_killed_listener_is_followed_by_one_that_goes_on(group: Callable[..., 
     assert all_ready(stack)
 
 
-def test_what_an_operator_has_drained_or_put_into_maintenance_is_left_so(group: Callable[..., Stack]):
+def test_manual_drain_or_maintenance_is_kept(group: Callable[..., Stack]):
     stack = group()
     haproxy.ask(stack, "set server app/app-8000 state drain; set server app/app-8001 state maint")
     with users(stack, posts=0.5) as load:
@@ -195,7 +195,7 @@ def test_what_an_operator_has_drained_or_put_into_maintenance_is_left_so(group: 
     assert list(haproxy.states(stack).values()) == [DRAINED, MAINTENANCE, READY, READY]
 
 
-def test_what_is_in_flight_in_the_haproxy_before_a_reload_is_waited_for(group: Callable[..., Stack]):
+def test_requests_in_the_old_haproxy_are_awaited(group: Callable[..., Stack]):
     stack = group(processes=3)
     with held(stack, seconds=5.0) as (busy, stream):
         old = pid_of(stack, busy)
@@ -208,7 +208,7 @@ def test_what_is_in_flight_in_the_haproxy_before_a_reload_is_waited_for(group: C
     assert pid_of(stack, busy) != old
 
 
-def test_haproxy_may_be_reloaded_in_the_middle_of_a_rollout(group: Callable[..., Stack]):
+def test_haproxy_reload_during_rollout_loses_nothing(group: Callable[..., Stack]):
     stack = group()
     with users(stack, posts=0.5) as load:
         client = popen_ctl(stack, "rolling_restart", "app")
@@ -221,7 +221,7 @@ def test_haproxy_may_be_reloaded_in_the_middle_of_a_rollout(group: Callable[...,
     assert all_ready(stack)
 
 
-def test_after_a_bad_deploy_the_process_stays_in_maintenance_until_the_mend(group: Callable[..., Stack]):
+def test_failed_process_stays_in_maintenance_until_fixed(group: Callable[..., Stack]):
     stack = group(processes=3)
     stack.fault("500")
     with users(stack, posts=0.5) as load:
@@ -238,7 +238,7 @@ def test_after_a_bad_deploy_the_process_stays_in_maintenance_until_the_mend(grou
 
 
 @pytest.mark.parametrize("how", STICKY)
-def test_sticky_users_never_meet_a_process_that_a_bad_deploy_left_closed(group: Callable[..., Stack], how: str):
+def test_sticky_clients_avoid_a_failed_process(group: Callable[..., Stack], how: str):
     stack = group(STICKY[how], processes=3)
     with StickyUsers(stack, 6, "GET /") as sticky:
         stack.wait_until(lambda: len(sticky.processes()) == 3, 10.0, "each process has sticky users")
@@ -251,7 +251,7 @@ def test_sticky_users_never_meet_a_process_that_a_bad_deploy_left_closed(group: 
 
 
 @pytest.mark.parametrize("how", STICKY)
-def test_sticky_users_that_always_have_a_request_in_flight_are_moved(group: Callable[..., Stack], how: str):
+def test_busy_sticky_clients_are_moved(group: Callable[..., Stack], how: str):
     stack = group(STICKY[how], processes=3)
     old = {str(pid) for pid in pids(stack)}
     with StickyUsers(stack, 12, "POST /slow") as sticky:
@@ -263,7 +263,7 @@ def test_sticky_users_that_always_have_a_request_in_flight_are_moved(group: Call
     assert all_ready(stack)
 
 
-def test_sticky_users_never_meet_a_cold_process_after_a_crash(group: Callable[..., Stack]):
+def test_sticky_clients_avoid_a_cold_process(group: Callable[..., Stack]):
     stack = group(STICKY["cookie"], processes=3)
     with StickyUsers(stack, 6, "GET /") as sticky:
         stack.wait_until(lambda: len(sticky.processes()) == 3, 10.0, "each process has sticky users")
@@ -283,7 +283,7 @@ def test_the_end_of_the_listener_sets_everything_ready(group: Callable[..., Stac
         assert all_ready(stack)
 
 
-def test_one_that_the_checks_of_haproxy_took_for_dead_is_up_as_soon_as_it_is_open(group: Callable[..., Stack]):
+def test_opened_server_is_up_without_a_check(group: Callable[..., Stack]):
     stack = group("default-server check inter 50 fall 1 rise 100", processes=3)
     stack.wait_until(lambda: _statuses(stack) == {"UP"}, 5.0, "HAProxy has everybody up")
     with users(stack, posts=0.5) as load:
@@ -296,7 +296,7 @@ def _statuses(stack: Stack) -> set[str]:
     return {row["status"] for row in haproxy.statistics(stack).values()}
 
 
-def test_a_group_of_which_haproxy_knows_nothing_is_told(group: Callable[..., Stack]):
+def test_group_without_servers_in_haproxy_is_found(group: Callable[..., Stack]):
     stack = group(processes=2)
     before = pids(stack)
     policy = stack.directory / "rolling.yaml"
@@ -310,7 +310,7 @@ def test_a_group_of_which_haproxy_knows_nothing_is_told(group: Callable[..., Sta
     assert pids(stack) == before
 
 
-def test_a_backend_that_others_go_past_is_found_and_nothing_is_stopped(group: Callable[..., Stack]):
+def test_bypassed_backend_is_found_and_nothing_stopped(group: Callable[..., Stack]):
     """The servers of ``part`` are those of ``app``, by which everybody comes."""
     servers = "\n    ".join(f"server app-{port} 127.0.0.1:{port}" for port in range(8000, 8003))
     stack = group(

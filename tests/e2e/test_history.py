@@ -33,7 +33,7 @@ def history(stack: Stack, *words: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_last_rollouts_are_listed_with_who_asked_when_and_how_they_ended(start: Callable[..., Stack]) -> None:
+def test_history_lists_client_time_and_result(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     before = time.time()
     assert stack.ctl("rolling_restart", "app").returncode == 0
@@ -65,7 +65,7 @@ def test_no_rollout_is_lost_when_supervisord_is_killed(light: Callable[..., Stac
     assert [stage for stage, _ in ended["processes"][0]["stages"]][:2] == ["draining", "restarting"]
 
 
-def test_no_rollout_is_lost_when_supervisord_and_the_listener_are_killed(light: Callable[..., Stack]) -> None:
+def test_no_rollout_is_lost_when_both_are_killed(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, min_ready_seconds=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] == 1, 30, "one is replaced")
@@ -92,7 +92,7 @@ def rollout_with_one_replaced(light: Callable[..., Stack]) -> Stack:
 
 
 @pytest.mark.parametrize("way", ["shutdown", "SIGTERM"])
-def test_shutdown_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack], way: str) -> None:
+def test_shutdown_records_progress_of_the_rollout(light: Callable[..., Stack], way: str) -> None:
     stack = rollout_with_one_replaced(light)
     if way == "shutdown":
         assert stack.ctl("shutdown").returncode == 0
@@ -107,7 +107,7 @@ def test_shutdown_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack]
     assert one["seconds"] > 3.0
 
 
-def test_reload_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack]) -> None:
+def test_reload_records_progress_of_the_rollout(light: Callable[..., Stack]) -> None:
     stack = rollout_with_one_replaced(light)
     assert stack.ctl("reload").returncode == 0
     stack.wait_serving()
@@ -118,7 +118,7 @@ def test_reload_in_a_rollout_leaves_how_far_it_was(light: Callable[..., Stack]) 
     assert kept(stack)[-1]["processes"][0]["replaced"]
 
 
-def test_stopped_listener_leaves_the_rollout_to_the_next_one(light: Callable[..., Stack]) -> None:
+def test_next_listener_finishes_the_rollout(light: Callable[..., Stack]) -> None:
     stack = rollout_with_one_replaced(light)
     assert stack.ctl("stop", "rolling").returncode == 0
     assert [(line["status"], line["replaced"]) for line in kept(stack)] == [("running", 0), ("running", 1)]
@@ -127,7 +127,7 @@ def test_stopped_listener_leaves_the_rollout_to_the_next_one(light: Callable[...
     assert history(stack)[0]["replaced"] == 3
 
 
-def test_resumed_rollout_tells_what_it_took_and_how_long_it_lay_still(light: Callable[..., Stack]) -> None:
+def test_resumed_rollout_records_duration_and_idle_time(light: Callable[..., Stack]) -> None:
     stack = light(processes=2)
     stack.fault("500")
     assert stack.ctl("rolling_restart", "app").returncode == 1
@@ -146,7 +146,7 @@ def test_resumed_rollout_tells_what_it_took_and_how_long_it_lay_still(light: Cal
     assert " still " in stack.ctl("rolling_history", "app").stdout
 
 
-def test_the_listener_may_be_killed_and_nothing_is_written_twice(light: Callable[..., Stack]) -> None:
+def test_killed_listener_writes_no_record_twice(light: Callable[..., Stack]) -> None:
     stack = light(processes=3)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["replaced"] >= 1, 30, "one is replaced")
@@ -174,7 +174,7 @@ def test_numbers_and_forecasts_outlive_supervisord(light: Callable[..., Stack]) 
     assert re.search(r"replaced in [\d.]+ s \((\d+ % (more|less) than|as) forecast\)", second.stdout), second.stdout
 
 
-def test_whoever_asks_over_the_network_with_a_password_is_named_by_it(start: Callable[..., Stack]) -> None:
+def test_network_client_is_named_by_its_user(start: Callable[..., Stack]) -> None:
     inet = f"[inet_http_server]\nport = 127.0.0.1:9001\nusername = {USER}\npassword = {PASSWORD}\n"
     stack = start(processes=2, setup={"program": f"stopwaitsecs = 30\n{inet}[program:idle]\ncommand = sleep 600\n"})
     url = ("-s", "http://127.0.0.1:9001", "-u", USER, "-p", PASSWORD)
@@ -185,7 +185,7 @@ def test_whoever_asks_over_the_network_with_a_password_is_named_by_it(start: Cal
     assert f"as {USER} from 127.0.0.1" in stack.ctl("rolling_history").stdout
 
 
-def test_the_page_of_a_rollout_is_written_by_its_number_its_group_or_as_the_last(light: Callable[..., Stack]) -> None:
+def test_report_takes_number_group_or_nothing(light: Callable[..., Stack]) -> None:
     stack = light(processes=2)
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app:app-8000").returncode == 0
@@ -200,7 +200,7 @@ def test_the_page_of_a_rollout_is_written_by_its_number_its_group_or_as_the_last
     assert [level for _, level in record["availability"]] == [2, 1, 2]
 
 
-def test_of_a_rollout_that_runs_there_is_a_page_too(light: Callable[..., Stack]) -> None:
+def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, min_ready_seconds=20)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30, "one settles")
@@ -230,7 +230,7 @@ def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str]
     assert (done.returncode, why in said) == (status, True), done.stdout
 
 
-def test_where_it_cannot_be_kept_the_rollout_goes_on_and_the_log_says_so(light: Callable[..., Stack]) -> None:
+def test_unwritable_history_is_logged_and_rollout_continues(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, history={"file": "/proc/rollouts.jsonl"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert [one["status"] for one in history(stack)] == ["done"]  # as long as this listener lives
@@ -249,7 +249,7 @@ def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
             rpc.rolling.getRecord(*asked)
 
 
-def test_a_group_that_is_called_by_a_number_is_told_from_the_rollout_of_that_number(
+def test_group_named_like_a_rollout_number_is_found(
     light: Callable[..., Stack],
 ) -> None:
     stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:1]\ncommand = sleep 600\n"})

@@ -45,7 +45,7 @@ def begun(world: World) -> list[tuple[str, str]]:
 # --- in the simulated world
 
 
-def test_one_is_run_before_anything_is_touched_and_one_at_the_end() -> None:
+def test_hooks_run_before_and_after_the_rollout() -> None:
     world = a_world()
     world.hooks_take["before_rollout"] = 3.0
     world.ask()
@@ -73,7 +73,7 @@ def test_where_the_one_before_fails_nothing_is_touched() -> None:
     assert begun(world) == [("before_rollout", ""), ("on_failure", "failed"), ("after_rollout", "failed")]
 
 
-def test_a_bad_deploy_is_told_with_the_process_and_the_reason() -> None:
+def test_failure_hook_gets_process_and_reason() -> None:
     world = a_world()
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
@@ -84,7 +84,7 @@ def test_a_bad_deploy_is_told_with_the_process_and_the_reason() -> None:
     assert "app:app-1 is not warm" in told["ROLLING_WHY"]
 
 
-def test_one_that_fails_at_the_end_changes_no_verdict_and_is_told() -> None:
+def test_failed_last_hook_is_reported_without_changing_result() -> None:
     world = a_world()
     world.hooks_fail["after_rollout"] = "exited with 3"
     world.ask()
@@ -92,7 +92,7 @@ def test_one_that_fails_at_the_end_changes_no_verdict_and_is_told() -> None:
     assert (world.rollout().status, world.rollout().why) == (Status.DONE, "after_rollout: exited with 3")
 
 
-def test_the_group_is_held_until_the_last_has_run_and_the_time_of_the_rollout_is_its_own() -> None:
+def test_group_is_busy_until_last_hook_ends() -> None:
     world = a_world()
     world.hooks_take["after_rollout"] = 30.0
     world.ask()
@@ -119,7 +119,7 @@ def test_an_abort_waits_for_no_command(moment: str) -> None:
         assert [member.steps for member in world.rollout().members] == [()] * 2
 
 
-def test_of_a_rollout_that_is_aborted_that_is_told() -> None:
+def test_last_hook_gets_aborted_result() -> None:
     world = a_world(3)
     world.ask()
     reconciler = world.live(
@@ -131,7 +131,7 @@ def test_of_a_rollout_that_is_aborted_that_is_told() -> None:
     assert begun(world) == [("before_rollout", ""), ("after_rollout", "aborted")]
 
 
-def test_a_listener_that_is_killed_leaves_the_command_to_the_next_one() -> None:
+def test_next_listener_runs_the_hook_again() -> None:
     for kill_after in range(5, 100, 7):
         world = a_world(2)
         world.kill_after = kill_after
@@ -157,7 +157,7 @@ def test_a_resumed_rollout_is_prepared_again() -> None:
     assert begun(world)[-2:] == [("before_rollout", ""), ("after_rollout", "done")]
 
 
-def test_resumed_rollout_waits_for_its_hook_from_then_on() -> None:
+def test_resumed_rollout_counts_its_hook_anew() -> None:
     world = a_world(2)
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
@@ -215,7 +215,7 @@ def test_a_program_that_there_is_not_is_told() -> None:
     assert ran("/no/such/program") == "/no/such/program cannot be run: No such file or directory"
 
 
-def test_arguments_are_what_they_are_and_no_shell_reads_them(tmp_path: Path) -> None:
+def test_arguments_pass_no_shell(tmp_path: Path) -> None:
     path = tmp_path / "said"
     script = a_script(tmp_path, f'printf "%s|" "$@" "$ROLLING_GROUP" > {path}')
     assert ran(script, "$(id); a b", "*", ROLLING_GROUP="a;b") == ""
@@ -223,7 +223,7 @@ def test_arguments_are_what_they_are_and_no_shell_reads_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["sleep 60", "trap '' TERM; sleep 60 & wait; sleep 60"])
-def test_one_that_does_not_end_is_killed_with_all_that_it_started(tmp_path: Path, text: str) -> None:
+def test_hook_timeout_kills_its_whole_process_group(tmp_path: Path, text: str) -> None:
     pid = tmp_path / "pid"
     began = time.monotonic()
     why = ran(a_script(tmp_path, f"echo $$ > {pid}; {text}"), timeout=0.3)
@@ -237,7 +237,7 @@ def test_the_shorter_time_counts(tmp_path: Path) -> None:
     assert ran(a_script(tmp_path, "sleep 60"), timeout=60, within=0.2) == "did not end within 0.2 s, and was killed"
 
 
-def test_one_that_leaves_a_daemon_with_its_output_has_ended(tmp_path: Path) -> None:
+def test_hook_with_a_daemon_on_its_output_ends(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     began = time.monotonic()
     assert ran(a_script(tmp_path, f"sleep 30 & echo $! > {pid}; exit 0")) == ""
@@ -245,7 +245,7 @@ def test_one_that_leaves_a_daemon_with_its_output_has_ended(tmp_path: Path) -> N
     os.kill(int(pid.read_text(encoding="ascii")), signal.SIGKILL)
 
 
-def test_much_that_is_printed_neither_blocks_nor_is_kept(tmp_path: Path) -> None:
+def test_large_output_does_not_block_and_is_cut(tmp_path: Path) -> None:
     assert ran(a_script(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end; exit 1")).endswith("1: end")
 
 
@@ -255,7 +255,7 @@ def test_what_it_prints_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureF
     assert ["hook: told" in caplog.messages, "hook: off" in caplog.messages] == [True, True]
 
 
-def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) -> None:
+def test_jobs_run_in_parallel_commands_in_order(tmp_path: Path) -> None:
     path = tmp_path / "action"
     script = a_script(tmp_path, f'echo "$1" >> {path}; exit "$2"')
     rung = threading.Event()
@@ -270,7 +270,7 @@ def test_jobs_run_beside_each_other_and_their_commands_in_order(tmp_path: Path) 
     assert hooks.tend({}) == {}
 
 
-def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
+def test_listener_exit_ends_running_hooks(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hooks = CommandHooks()
     hooks.tend({"a": HookJob((("before_rollout", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
@@ -280,7 +280,7 @@ def test_the_end_of_the_listener_ends_what_runs(tmp_path: Path) -> None:
         os.kill(int(pid.read_text(encoding="ascii")), 0)
 
 
-def test_the_end_of_the_listener_ends_the_last_step_of_a_warm_up(tmp_path: Path) -> None:
+def test_listener_exit_ends_warmup_command(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -321,7 +321,7 @@ def told(directory: Path) -> list[str]:
     return (directory / "told").read_text(encoding="ascii").splitlines()
 
 
-def test_a_rollout_runs_them_all_and_no_user_notices(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+def test_rollout_runs_all_hooks_without_failure(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked()
     with users(stack) as load:
         done = stack.ctl("rolling_restart", "app", "--json")
@@ -340,7 +340,7 @@ def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack
     assert told(tmp_path) == ["before_rollout app   ", "on_failure app   failed", "after_rollout app   failed"]
 
 
-def test_a_process_whose_last_step_fails_meets_no_user(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+def test_failed_warmup_command_keeps_port_closed(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked(warm=f'test "$ROLLING_PORT" != 8001 || test ! -e {tmp_path}/bad')
     (tmp_path / "bad").touch()
     with users(stack) as load:
@@ -352,15 +352,13 @@ def test_a_process_whose_last_step_fails_meets_no_user(hooked: Callable[..., Sta
     stack.wait_until(lambda: standing(stack)["app-8001"]["gate"] == "open", 30.0, "it is open again")
 
 
-def test_a_crash_is_told_as_well_when_it_is_warm(hooked: Callable[..., Stack], tmp_path: Path) -> None:
+def test_guard_runs_after_warmup_hook_too(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked()
     os.kill(pids(stack)[1], signal.SIGKILL)
     stack.wait_until(lambda: told(tmp_path) == ["after_warmup app app-8001 8001 warm"], 20.0, "it is told")
 
 
-def test_a_listener_that_is_killed_while_the_first_runs_begins_it_again(
-    hooked: Callable[..., Stack], tmp_path: Path
-) -> None:
+def test_hook_runs_again_after_listener_is_killed(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked(before="sleep 3")
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: len(told(tmp_path)) == 1, 10.0, "it runs")

@@ -103,7 +103,7 @@ def fault_of(call: Callable[..., object], *arguments: Any) -> int:
 # --- who commands the listener
 
 
-def test_nobody_but_the_listener_writes_what_the_listener_does(stack: Stack) -> None:
+def test_only_the_listener_may_record(stack: Stack) -> None:
     evil = Policy("app", PortRule(by_name={"app-8000": (8080,)}), warmup=WarmupPolicy(ready="/shutdown"))
     rollout, guard_state = dump(replace(a_rollout(9), policy=evil)), dump(GuardState("app", evil, GatePolicy()))
     rolling: Any = stack.rpc().rolling
@@ -120,7 +120,7 @@ def test_nobody_but_the_listener_writes_what_the_listener_does(stack: Stack) -> 
         assert rolling.getAllRollouts() == before
 
 
-def test_the_key_stands_in_no_log_and_reaches_nobody_who_hears_every_event(stack: Stack) -> None:
+def test_key_is_in_no_log_and_no_event(stack: Stack) -> None:
     key = key_of(stack)
     rolling: Any = stack.rpc().rolling
     rolling.listenerHello()
@@ -178,7 +178,7 @@ def posted(stack: Stack, body: bytes) -> int:
         return answer.status
 
 
-def test_garbage_to_supervisords_socket_is_answered_and_ends_nothing(stack: Stack) -> None:
+def test_garbage_on_the_socket_ends_nothing(stack: Stack) -> None:
     chance = random.Random(11)
     with nothing_dies(stack):
         statuses = [posted(stack, garbage(chance)) for _ in range(300)]
@@ -215,7 +215,7 @@ STATE = "processname:app-8000 groupname:app from_state:RUNNING expected:0 pid:1"
     ],
     ids=["lines", "no line", "deaths", "ugly", "wrong lengths", "a key", "an event that never ends"],
 )
-def test_whoever_writes_to_the_listeners_standard_input_ends_nothing(stack: Stack, text: str) -> None:
+def test_garbage_on_listener_stdin_ends_nothing(stack: Stack, text: str) -> None:
     restart_listener(stack)
     wait_open(stack)
     with nothing_dies(stack):
@@ -224,7 +224,7 @@ def test_whoever_writes_to_the_listeners_standard_input_ends_nothing(stack: Stac
     assert key_of(stack) not in listener_log(stack)
 
 
-def test_a_listener_that_was_told_a_wrong_key_first_is_told_the_right_one(stack: Stack) -> None:
+def test_listener_with_wrong_key_gets_the_right_one(stack: Stack) -> None:
     restart_listener(stack)
     stack.rpc().supervisor.sendProcessStdin("rolling", frame("ROLLING_ASKED", "key:" + "0" * 64))
     wait_open(stack)
@@ -235,7 +235,7 @@ def test_a_listener_that_was_told_a_wrong_key_first_is_told_the_right_one(stack:
 # --- names
 
 
-def test_a_group_with_an_accent_is_rolled_and_its_events_end_nothing(stack: Stack) -> None:
+def test_non_ascii_group_name_works(stack: Stack) -> None:
     with nothing_dies(stack):
         done = stack.ctl("rolling_restart", ACCENT, "--force")
         assert done.returncode == 0, done.stdout + done.stderr + listener_log(stack)
@@ -246,7 +246,7 @@ def test_a_group_with_an_accent_is_rolled_and_its_events_end_nothing(stack: Stac
 @pytest.mark.parametrize(
     "argument", ["\x1b[2J", "é", "\udcff\udcfe", "a\x01b", "%s{0}", "--x", "x" * 10_000, "app:\x07"]
 )
-def test_whatever_an_operator_types_is_answered_with_a_sentence_and_an_exit_status(stack: Stack, argument: str) -> None:
+def test_any_argument_gets_sentence_and_exit_status(stack: Stack, argument: str) -> None:
     for command in ("rolling_restart", "rolling_status"):
         done = stack.ctl(command, argument)
         assert done.returncode != 0
@@ -258,7 +258,7 @@ def test_whatever_an_operator_types_is_answered_with_a_sentence_and_an_exit_stat
 # --- rolling.yaml
 
 
-def test_a_policy_that_others_may_write_is_not_obeyed(stack: Stack) -> None:
+def test_policy_writable_by_others_is_refused(stack: Stack) -> None:
     path = stack.directory / "rolling.yaml"
     path.chmod(0o666)
     refused = stack.ctl("rolling_restart", "app")
@@ -368,7 +368,7 @@ class Asked:
         self._connection.close()
 
 
-def test_whatever_of_ours_raises_in_supervisord_it_lives_and_the_next_call_works(sabotaged: Stack) -> None:
+def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack) -> None:
     stack, chance = sabotaged, random.Random(5)
     rpc: Any = stack.rpc()
     listener, pid, hits = Listener(stack), rpc.supervisor.getPID(), 0
@@ -392,7 +392,7 @@ def reload(stack: Stack) -> None:
     stack.wait_until(lambda: state_of(stack) == "RUNNING", 20.0, "supervisord runs again")
 
 
-def test_a_wake_up_that_raises_leaves_supervisord_as_slow_as_it_is_by_itself(sabotaged: Stack) -> None:
+def test_wakeup_exception_leaves_supervisord_working(sabotaged: Stack) -> None:
     reload(sabotaged)
     rpc: Any = sabotaged.rpc()
     pid = rpc.supervisor.getPID()
@@ -418,7 +418,7 @@ def crash(stack: Stack) -> None:
     stack.wait_until(lambda: stack.processes()[0].pid not in (0, victim), 20.0, "another runs")
 
 
-def test_a_reload_in_which_the_wake_up_or_the_factory_raises_ends_nothing(sabotaged: Stack) -> None:
+def test_exception_in_reload_leaves_supervisord_working(sabotaged: Stack) -> None:
     reload(sabotaged)  # with a wake-up
     rpc: Any = sabotaged.rpc()
     pid = rpc.supervisor.getPID()

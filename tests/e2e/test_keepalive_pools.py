@@ -59,7 +59,7 @@ def is_answers_table(name: str) -> bool:
     return name.startswith("supervisor-rolling-answers-")
 
 
-def test_a_pool_that_is_used_runs_dry_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
+def test_used_pool_drains_without_failure(pooled: Callable[..., Stack]) -> None:
     stack = pooled()
     before = pids(stack)
     with users(stack, rate=80.0, posts=0.5) as load:
@@ -70,14 +70,14 @@ def test_a_pool_that_is_used_runs_dry_and_no_request_is_lost(pooled: Callable[..
     assert not any(map(is_answers_table, tables()))
 
 
-def test_without_it_the_same_pool_holds_the_drain_until_its_deadline(pooled: Callable[..., Stack]) -> None:
+def test_without_keepalive_closer_pool_lasts_until_deadline(pooled: Callable[..., Stack]) -> None:
     stack = pooled(keepalive="ignore", timeout=3, on_timeout="fail")
     with users(stack, rate=80.0, posts=0.5):
         done = stack.ctl("rolling_restart", "app:app-8000")
     assert (done.returncode, "after 3 s of drain" in done.stdout) == (1, True), done.stdout
 
 
-def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack]) -> None:
+def test_unused_pool_is_idle_after_quiet_time(pooled: Callable[..., Stack]) -> None:
     stack = pooled()
     done = stack.ctl("rolling_restart", "app:app-8000", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,7 +87,7 @@ def test_a_pool_that_is_not_used_is_idle_after_quiet(pooled: Callable[..., Stack
     assert "connections left; 127.0.0.1:" in listener_log(stack), "what the restart ends is told"
 
 
-def test_download_whose_reader_pauses_longer_than_quiet_is_whole(pooled: Callable[..., Stack]) -> None:
+def test_download_with_a_long_pause_is_complete(pooled: Callable[..., Stack]) -> None:
     stack = pooled("proxy_buffering off;")
     with socket.create_connection(("127.0.0.1", stack.setup.nginx_port), timeout=20.0) as reader:
         reader.sendall(b"GET /stream?seconds=1&every=0&size=65536 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -112,7 +112,7 @@ def drained_for(stack: Stack, name: str) -> float:
     return float(member["seconds"]) if member["stage"] == "draining" else 0.0
 
 
-def test_the_listener_may_die_in_the_middle_and_no_request_is_lost(pooled: Callable[..., Stack]) -> None:
+def test_killed_listener_loses_no_pooled_request(pooled: Callable[..., Stack]) -> None:
     stack = pooled(min_seconds=1)
     before = pids(stack)
     with users(stack, rate=80.0, posts=0.5) as load:

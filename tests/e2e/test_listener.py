@@ -32,9 +32,7 @@ class Turning:
 
 
 @pytest.mark.parametrize(("takes", "rests"), [(2 * LONG_TURN, True), (0.0, False)])
-def test_a_long_turn_leaves_the_processor_to_others_for_as_long_and_a_short_one_does_not(
-    takes: float, rests: bool
-) -> None:
+def test_long_reconcile_pauses_before_the_next(takes: float, rests: bool) -> None:
     reconciler: Any = Turning(takes)
     due, rested = listener._turned(reconciler)
     assert due <= time.monotonic()

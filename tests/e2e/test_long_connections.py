@@ -131,9 +131,7 @@ def told(out: str) -> dict[str, str]:
 
 
 @every_kind
-def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_cut_off(
-    start: Callable[..., Stack], kind: type[Lasting]
-):
+def test_drain_timeout_restarts_and_lists_connections(start: Callable[..., Stack], kind: type[Lasting]):
     stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     before = pids(stack)
     with kind(PORT) as client:
@@ -155,7 +153,7 @@ def test_at_the_deadline_the_process_is_restarted_and_the_operator_told_who_was_
 
 
 @every_kind
-def test_with_on_timeout_fail_the_process_and_the_connection_live_on(start: Callable[..., Stack], kind: type[Lasting]):
+def test_on_timeout_fail_keeps_process_and_connection(start: Callable[..., Stack], kind: type[Lasting]):
     stack = light(start, timeout=TIMEOUT, on_timeout="fail")
     before = pids(stack)
     with kind(PORT) as client:
@@ -188,7 +186,7 @@ def test_three_connections_of_different_kinds_are_three(start: Callable[..., Sta
     assert set(done.ended) == {upload.peer, stream.peer, websocket.peer}
 
 
-def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable[..., Stack]):
+def test_reconnecting_websockets_count_once_per_cut(start: Callable[..., Stack]):
     """Twelve, through nginx, of which each reconnects at once: to one of the others, which may be next."""
     stack = light(start, UPGRADE, timeout=TIMEOUT, on_timeout="continue")
     over = threading.Event()
@@ -219,7 +217,7 @@ def test_websockets_that_reconnect_are_counted_once_for_each_cut(start: Callable
     assert len(cuts) > 12, "those that moved to the second process were cut there again"
 
 
-def test_after_a_failure_a_rollout_is_resumed_when_the_connection_is_gone(start: Callable[..., Stack]):
+def test_resume_works_once_the_connection_has_ended(start: Callable[..., Stack]):
     stack = light(start, timeout=TIMEOUT, on_timeout="fail")
     with WebSocket(PORT) as websocket:
         assert rolled(stack, websocket).status == 1
@@ -238,9 +236,7 @@ NGINX = """
 
 
 @pytest.mark.parametrize("port", [PORT, 8080], ids=["directly", "through nginx"])
-def test_an_upload_that_ends_within_the_drain_is_answered_and_the_restart_follows_at_once(
-    start: Callable[..., Stack], port: int
-):
+def test_upload_within_drain_is_answered_before_restart(start: Callable[..., Stack], port: int):
     stack = light(start, NGINX, timeout=LONG)
     with Upload(port, length=80) as upload:
         done = rolled(stack, upload)
@@ -249,9 +245,7 @@ def test_an_upload_that_ends_within_the_drain_is_answered_and_the_restart_follow
 
 
 @pytest.mark.parametrize("way", ["directly", "through nginx", "half-closed"])  # nginx itself ends what is half-closed
-def test_a_stream_that_ends_within_the_drain_is_whole_and_the_restart_follows_at_once(
-    start: Callable[..., Stack], way: str
-):
+def test_stream_within_drain_is_complete_before_restart(start: Callable[..., Stack], way: str):
     stack = light(start, NGINX, timeout=LONG)
     with Stream(8080 if way == "through nginx" else PORT, seconds=4.0) as stream:
         if way == "half-closed":
@@ -268,7 +262,7 @@ def assert_drained_until(done: Rolled, end: float) -> None:
     assert 1.0 <= done.process["drained"] <= end - done.began + 0.3
 
 
-def test_min_is_waited_for_although_the_connection_has_ended(start: Callable[..., Stack]):
+def test_drain_min_is_kept_without_connections(start: Callable[..., Stack]):
     stack = light(start, timeout=LONG, min_seconds=TIMEOUT)
     with Stream(PORT, seconds=0.4) as stream:
         done = rolled(stack, stream)
@@ -280,7 +274,7 @@ def test_min_is_waited_for_although_the_connection_has_ended(start: Callable[...
 # --- who it is
 
 
-def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline_and_is_told_as_such(
+def test_vanished_client_is_reported_at_drain_timeout(
     start: Callable[..., Stack],
 ):
     stack = light(start, timeout=TIMEOUT, on_timeout="continue")
@@ -291,7 +285,7 @@ def test_a_client_that_is_gone_without_a_word_holds_the_drain_until_its_deadline
 
 
 @pytest.mark.parametrize("kind", [Upload, WebSocket], ids=["upload", "websocket"])
-def test_a_new_listener_says_at_least_and_never_too_much(start: Callable[..., Stack], kind: type[Lasting]):
+def test_new_listener_reports_age_as_at_least(start: Callable[..., Stack], kind: type[Lasting]):
     stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with kind(PORT) as client:
         opened = time.monotonic()
@@ -317,7 +311,7 @@ POOL = """
 """
 
 
-def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connections(start: Callable[..., Stack]):
+def test_idle_pool_is_reported_as_idle(start: Callable[..., Stack]):
     stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="continue")
     with ThreadPoolExecutor(8) as pool:
         assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(40))} == {200}
@@ -330,7 +324,7 @@ def test_the_idle_pool_of_a_load_balancer_is_told_as_idle_and_not_as_new_connect
     assert len(told(done.out)) == len(done.process["oldest_lingering"])
 
 
-def test_requests_over_a_pool_that_was_there_are_not_taken_for_new_connections(start: Callable[..., Stack]):
+def test_pooled_requests_are_no_new_connections(start: Callable[..., Stack]):
     stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="fail", keepalive="ignore")
     before = pids(stack)
     with users(stack, posts=0.0) as load:
@@ -341,7 +335,7 @@ def test_requests_over_a_pool_that_was_there_are_not_taken_for_new_connections(s
     assert load.report().failures == {}
 
 
-def test_a_newcomer_is_told_from_those_that_were_there(start: Callable[..., Stack]):
+def test_new_connection_differs_from_existing_ones(start: Callable[..., Stack]):
     stack = light(start, timeout=LONG)
     before = pids(stack)
     with Keepalive(PORT) as old:

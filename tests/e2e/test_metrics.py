@@ -52,7 +52,7 @@ def a_watch(*guarded: GuardedProcess) -> GuardState:
 # --- what is counted
 
 
-def test_processes_stand_in_the_stage_of_the_rollout_or_of_the_guard() -> None:
+def test_processes_have_the_rollout_or_guard_stage() -> None:
     rollout = a_rollout(Status.RUNNING, Member("app-1", (8001,), stage=Stage.DRAINING), Member("app-2", (8002,)))
     guard_state = a_watch(GuardedProcess("app-2", (8002,), Stage.WARMING, 1.0))
     found = figures((rollout, guard_state), (rollout, guard_state), SEEN, 2)
@@ -61,7 +61,7 @@ def test_processes_stand_in_the_stage_of_the_rollout_or_of_the_guard() -> None:
     assert figures((None, None), (None, None), SEEN, 0).stages["open"] == 2
 
 
-def test_the_end_of_a_rollout_is_counted_in_the_turn_in_which_it_ends() -> None:
+def test_rollout_end_is_counted_at_once() -> None:
     before, after = a_rollout(), a_rollout(Status.FAILED, ended=1012.5)
     assert figures((before, None), (after, None), SEEN, 0).ended == "failed"
     assert figures((before, None), (after, None), SEEN, 0).seconds == 12.5
@@ -76,7 +76,7 @@ def test_each_stage_is_counted_when_it_is_left() -> None:
     assert figures((steps[0], None), (steps[3], None), SEEN, 0).stays == (("draining", 1.5), ("restarting", 0.5))
 
 
-def test_what_the_guard_has_warmed_is_counted_once_and_what_died_meanwhile_is_not() -> None:
+def test_guard_warmups_are_counted_once() -> None:
     warming = a_watch(GuardedProcess("app-1", (8001,), Stage.WARMING, 1.0, pid=100))
     assert figures((None, warming), (None, a_watch()), SEEN, 0).warmed == 1
     assert figures(
@@ -105,13 +105,13 @@ def scraped(address: str = LISTEN) -> dict[tuple[str, ...], float]:
     return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
 
-def test_nothing_listens_and_nothing_is_counted_where_nobody_asked() -> None:
+def test_no_metrics_section_means_no_server() -> None:
     found = PrometheusMetrics(lambda: "")
     assert not found.is_on()
     found.tell({"app": Figures()}, {})
 
 
-def test_it_begins_moves_and_ends_as_the_policy_says() -> None:
+def test_metrics_server_follows_the_policy() -> None:
     selected = [LISTEN]
     found = PrometheusMetrics(lambda: selected[0])
     assert found.is_on()
@@ -129,7 +129,7 @@ def test_it_begins_moves_and_ends_as_the_policy_says() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9182", "[::1]:9182"])
-def test_no_name_is_looked_up_while_a_turn_waits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconcile_waits_for_no_name_lookup(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_up(*_: object) -> str:
         raise AssertionError("a name server may not answer")
 
@@ -142,7 +142,7 @@ def test_no_name_is_looked_up_while_a_turn_waits(address: str, monkeypatch: pyte
     assert not found.is_on()
 
 
-def test_an_address_that_another_has_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_taken_address_is_logged_once_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     found = PrometheusMetrics(lambda: LISTEN, clock)
     with socket.socket() as other, caplog.at_level(logging.WARNING):
@@ -158,7 +158,7 @@ def test_an_address_that_another_has_is_said_once_and_tried_again(caplog: pytest
     found._stop()
 
 
-def test_without_the_library_the_log_says_how_to_get_it(
+def test_missing_prometheus_client_is_logged_with_fix(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     usual = builtins.__import__
@@ -174,7 +174,7 @@ def test_without_the_library_the_log_says_how_to_get_it(
     assert "pip install supervisor_rolling[metrics]" in caplog.text
 
 
-def test_a_group_that_is_gone_stands_nowhere_and_what_it_counted_stays() -> None:
+def test_removed_group_keeps_only_its_counters() -> None:
     found = PrometheusMetrics(lambda: LISTEN)
     assert found.is_on()
     found.tell({"app": Figures(stages={stage.value: 0 for stage in Stage}, ended="done", seconds=1.0)}, {})
@@ -207,7 +207,7 @@ def threads() -> int:
 
 
 @pytest.mark.usefixtures("served")
-def test_idle_connections_keep_no_scrape_waiting_and_take_few_threads() -> None:
+def test_idle_connections_delay_no_scrape() -> None:
     before = threads()
     with ExitStack() as stack:
         idle = [stack.enter_context(connected()) for _ in range(60)]
@@ -328,7 +328,7 @@ def test_a_rollout_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     assert found[f"{name}warmup_failures_total", "app"] == 0
 
 
-def test_the_dashboard_asks_for_nothing_that_is_not_counted() -> None:
+def test_dashboard_uses_only_existing_metrics() -> None:
     board = json.loads((ROOT / "conf" / "grafana.json").read_text(encoding="utf-8"))
     asked = {name for panel in board["panels"] for target in panel["targets"] for name in _names(target["expr"])}
     found = PrometheusMetrics(lambda: LISTEN)

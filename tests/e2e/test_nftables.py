@@ -24,7 +24,7 @@ from tests.support.stack import Stack
 WITHOUT_XTABLES = f"{sys.executable} -m tests.support.missing_libraries xtables "
 
 
-def test_on_a_kernel_without_legacy_xtables_a_rollout_under_load_fails_no_request(light: Callable[..., Stack]):
+def test_kernel_without_xtables_rolls_out_through_nftables(light: Callable[..., Stack]):
     stack = light(processes=4, prefix=WITHOUT_XTABLES)
     before = pids(stack)
     with users(stack, rate=100.0) as load:
@@ -37,7 +37,7 @@ def test_on_a_kernel_without_legacy_xtables_a_rollout_under_load_fails_no_reques
     assert "gate.backend auto: nftables, because iptables cannot be used here" in listener_log(stack)
 
 
-def test_on_a_kernel_without_either_a_rollout_is_refused_and_says_what_each_lacks(light: Callable[..., Stack]):
+def test_kernel_without_both_backends_refuses_the_rollout(light: Callable[..., Stack]):
     stack = light(processes=2, prefix=f"{sys.executable} -m tests.support.missing_libraries xtables,nftables ")
     before = pids(stack)
     done = stack.ctl("rolling_restart", "app")
@@ -47,7 +47,7 @@ def test_on_a_kernel_without_either_a_rollout_is_refused_and_says_what_each_lack
     assert pids(stack) == before
 
 
-def test_while_the_listener_stands_still_the_set_forgets_the_port_and_it_is_drained_anew(
+def test_expired_nftables_lease_drains_again(
     light: Callable[..., Stack],
 ):
     stack = light(processes=2, gate={"backend": "nftables", "lease": 15})
@@ -60,7 +60,7 @@ def test_while_the_listener_stands_still_the_set_forgets_the_port_and_it_is_drai
     assert wait_ended(stack)["status"] == "done"
 
 
-def test_another_backend_in_the_policy_takes_over_what_is_closed_and_leaves_no_rule(light: Callable[..., Stack]):
+def test_changed_backend_takes_over_closed_ports(light: Callable[..., Stack]):
     stack = light(processes=2)
     path = stack.directory / "rolling.yaml"
     for backend in ("nftables", "iptables", "auto", "nftables", "auto"):

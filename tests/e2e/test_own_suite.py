@@ -43,7 +43,7 @@ def run(folder: Path, *arguments: str) -> Outcome:
     return Outcome(**json.loads(done.stdout))
 
 
-def test_beside_the_plugin_as_many_tests_run_and_none_more_fails(alone: Outcome, beside: Outcome):
+def test_supervisor_tests_pass_beside_the_plugin(alone: Outcome, beside: Outcome):
     assert (beside.ran, set(beside.failed) - set(alone.failed)) == (alone.ran, set())
     assert beside.ran > 1000
     assert len(alone.failed) < alone.ran / 100, "a test that fails in both runs shows nothing"
@@ -68,7 +68,7 @@ def test_files_left_in_tmp_are_hidden_from_them(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False", "True"]
 
 
-def test_the_plugin_was_in_every_supervisord_and_supervisorctl_that_they_made(alone: Outcome, beside: Outcome):
+def test_plugin_was_loaded_in_all_supervisor_tests(alone: Outcome, beside: Outcome):
     assert alone.made == {}
     assert beside.made["Supervisor"] > 40
     assert beside.made["DummySupervisor"] > 70

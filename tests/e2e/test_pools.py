@@ -21,7 +21,7 @@ def pooled(start: Callable[..., Stack], server: str, bare: bool = False, **polic
 
 
 @pytest.mark.parametrize("server", sorted(SERVERS))
-def test_in_the_middleware_the_pool_runs_dry_and_no_post_is_lost(start: Callable[..., Stack], server: str):
+def test_middleware_drains_pool_without_lost_post(start: Callable[..., Stack], server: str):
     result = restarted(pooled(start, server), server, 6)
     assert len(result.drains) == 6
     assert result.report.failures == {}
@@ -29,7 +29,7 @@ def test_in_the_middleware_the_pool_runs_dry_and_no_post_is_lost(start: Callable
     assert result.drains[-1] < 10, "a pool was waited for until drain.timeout"
 
 
-def test_without_it_the_rollout_stops_before_it_stops_a_process_and_says_what_to_do(start: Callable[..., Stack]):
+def test_without_middleware_rollout_stops_with_fix(start: Callable[..., Stack]):
     stack = pooled(start, "waitress", bare=True)
     before = pids(stack)
     with users(stack, posts=0.5) as load:
@@ -46,7 +46,7 @@ def test_without_it_the_rollout_stops_before_it_stops_a_process_and_says_what_to
     assert "opened before its port was closed" in listener_log(stack)
 
 
-def test_where_it_is_ignored_the_rollout_goes_on_after_the_drain(start: Callable[..., Stack]):
+def test_keepalive_ignore_continues_after_the_drain(start: Callable[..., Stack]):
     stack = pooled(start, "waitress", bare=True, drain={"timeout": 1.5, "keepalive": "ignore"})
     before = pids(stack)
     with users(stack, posts=0.0):

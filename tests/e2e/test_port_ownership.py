@@ -204,7 +204,7 @@ def test_outgoing_connection_on_the_port_is_named(light: Callable[..., Stack]) -
     wait_open(stack)
 
 
-def test_ports_that_are_swapped_in_the_policy_are_told_before_anything_is_touched(start: Callable[..., Stack]):
+def test_swapped_ports_are_found_before_any_action(start: Callable[..., Stack]):
     quick = {"application": "tests.support.light_app", "startsecs": 0}
     stack = start(processes=2, setup=quick, guard=False, ports={"app-8000": 8001, "app-8001": 8000})
     before = pids(stack)
@@ -215,7 +215,7 @@ def test_ports_that_are_swapped_in_the_policy_are_told_before_anything_is_touche
     assert (pids(stack), rules()) == (before, [])
 
 
-def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., Stack]):
+def test_answer_of_an_orphan_is_no_warmup(light: Callable[..., Stack]):
     warmup = {"timeout": 1.5, "ready": "/", "requests": ["/"]}
     stack = light(processes=3, warmup=warmup)
     stack.ctl("stop", "app:app-8001")
@@ -232,7 +232,7 @@ def test_what_an_orphan_answers_on_the_port_warms_nobody(light: Callable[..., St
     wait_open(stack)
 
 
-def test_what_a_dead_process_has_left_on_its_port_is_named_before_a_rollout_and_in_it(light: Callable[..., Stack]):
+def test_orphan_on_a_port_is_named(light: Callable[..., Stack]):
     stack = light(processes=3, setup={"program": "startretries = 1", "startsecs": 1})
     stack.ctl("stop", "app:app-8001")
     with orphan_on(8001) as orphan:

@@ -54,7 +54,7 @@ def test_whoever_asks_for_help_gets_it(capsys: pytest.CaptureFixture[str], words
 
 
 @pytest.mark.parametrize("words", [("help", "restart"), (*NOWHERE, "restart", "--help")])
-def test_the_help_of_a_verb_is_that_of_the_command(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_verb_help_is_the_command_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, text = told(capsys, *words)
     assert (status, text.splitlines()[0]) == (0, "supervisor_rolling restart <group>")
     assert "--max-unavailable N|N%" in text
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said(
 
 
 @pytest.mark.parametrize("words", [("rollouts",), ("help", "rollouts"), ("-s", "bla"), ("-x",), (*NOWHERE, "restart")])
-def test_what_is_wrong_is_broken_where_a_terminal_ends_and_coloured(
+def test_findings_are_wrapped_and_coloured_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     screen = Terminal()
@@ -103,15 +103,13 @@ def test_what_is_wrong_is_broken_where_a_terminal_ends_and_coloured(
 
 
 @pytest.mark.parametrize("words", [("rollouts", "--json"), ("-s", "bla", "status", "--json")])
-def test_what_is_wrong_is_json_where_that_is_asked_for(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
-) -> None:
+def test_findings_are_json_on_request(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, text = told(capsys, *words)
     answer = json.loads(text)
     assert (status, set(answer), answer["exit_status"]) == (2, {"error", "exit_status"}, 2)
 
 
-def test_a_file_for_supervisord_alone_will_do_with_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_supervisord_only_configuration_works_with_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[supervisord]\n", encoding="utf-8")
     assert told(capsys, "-c", str(conf), *NOWHERE, "status")[0] == 7
@@ -142,7 +140,7 @@ def test_it_rollouts_where_supervisorctl_has_no_plugin(start: Callable[..., Stac
     assert (done.returncode, json.loads(done.stdout)["replaced"]) == (0, 2), done.stdout
 
 
-def test_it_rollouts_by_a_url_alone_and_calls_the_commands_as_it_is_called(start: Callable[..., Stack]) -> None:
+def test_url_alone_is_enough_for_a_rollout(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     url = f"unix://{stack.socket}"
     begun = run(stack, "-s", url, "restart", "app", "--no-wait")
@@ -173,7 +171,7 @@ def test_the_sections_are_those_of_conf(capsys: pytest.CaptureFixture[str]) -> N
         assert dict(found[name]) == expected
 
 
-def test_the_policy_is_that_of_conf_and_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_policy_is_that_of_conf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = tmp_path / "rolling.yaml"
     policy.write_text(echoed(capsys, "yaml"), encoding="utf-8")
     policy.chmod(0o600)

@@ -66,7 +66,7 @@ def test_the_client_in_javascript(stack: Stack) -> None:
     assert gone.stdout.startswith("LISTENER_DOWN: the listener is not running"), gone.stdout
 
 
-def test_the_listener_that_runs_a_command_at_the_end_of_a_rollout(light: Callable[..., Stack], tmp_path: Path) -> None:
+def test_example_listener_runs_its_command_after_rollout(light: Callable[..., Stack], tmp_path: Path) -> None:
     told, notify, program = tmp_path / "told", tmp_path / "notify", tmp_path / "notifier.py"
     notify.write_text(f'#!/bin/sh\necho "$@" >> {told}; echo this is no answer\n', encoding="utf-8")
     notify.chmod(0o755)

@@ -165,9 +165,7 @@ class Refusals:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_rollout_behind_a_balancer_elsewhere_fails_nobody_and_nothing_leaks(
-    begin: Callable[..., Place], other: Host, way: str
-):
+def test_remote_balancer_rollout_fails_no_request(begin: Callable[..., Place], other: Host, way: str):
     place = begin(way)
     stack, before = place.stack, pids(place.stack)
     with users(stack) as load, Refusals(place) as refusals:
@@ -199,9 +197,7 @@ def others_since(place: Place, at: float) -> list[Entry]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_crash_behind_a_balancer_elsewhere_is_warm_before_any_user(
-    begin: Callable[..., Place], other: Host, way: str
-):
+def test_remote_balancer_crash_is_warm_before_any_request(begin: Callable[..., Place], other: Host, way: str):
     place = begin(way)
     stack = place.stack
     with users(stack, posts=0.0) as load, Refusals(place) as refusals:

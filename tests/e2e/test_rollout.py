@@ -43,7 +43,7 @@ NEW = "new"
 # --- the main job
 
 
-def test_a_rollout_replaces_every_process_and_no_user_notices(start: Callable[..., Stack]):
+def test_rollout_replaces_every_process_without_failure(start: Callable[..., Stack]):
     stack = start()
     before = pids(stack)
     stack.release(NEW)
@@ -72,9 +72,7 @@ def test_a_rollout_replaces_every_process_and_no_user_notices(start: Callable[..
     ],
     ids=lambda gate: "-".join(gate.values()),
 )
-def test_every_method_and_bypass_of_the_gate_rollouts_without_a_failure(
-    start: Callable[..., Stack], gate: dict[str, str]
-):
+def test_every_gate_method_and_bypass_works(start: Callable[..., Stack], gate: dict[str, str]):
     stack = start(processes=3, gate=gate)
     with users(stack) as load:
         done = stack.ctl("rolling_restart", "app")
@@ -82,7 +80,7 @@ def test_every_method_and_bypass_of_the_gate_rollouts_without_a_failure(
     assert_no_failures(load.report())
 
 
-def test_two_at_a_time_leave_two_of_four_available(start: Callable[..., Stack]):
+def test_two_at_a_time_leave_two_available(start: Callable[..., Stack]):
     stack = start()
     with users(stack) as load:
         done = stack.ctl("rolling_restart", "app", "--max-unavailable", "2", "--json")
@@ -92,13 +90,13 @@ def test_two_at_a_time_leave_two_of_four_available(start: Callable[..., Stack]):
     assert (rollout["status"], rollout["replaced"], rollout["least_available"]) == ("done", 4, 2)
 
 
-def test_ports_can_be_found_by_what_a_process_listens_on(start: Callable[..., Stack]):
+def test_auto_ports_are_found_by_listening_sockets(start: Callable[..., Stack]):
     stack = start(processes=2, ports="auto")
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert [process["ports"] for process in rolling(stack)["processes"]] == [[8000], [8001]]
 
 
-def test_other_tools_rollout_over_xml_rpc_and_wait_for_the_end(start: Callable[..., Stack]):
+def test_xml_rpc_client_waits_for_the_end(start: Callable[..., Stack]):
     stack = start(processes=2)
     rollout: Any = stack.rpc(timeout=60.0).rolling.restart("app", True, {"max_unavailable": 1})
     assert (rollout["status"], rollout["replaced"]) == ("done", 2)
@@ -117,7 +115,7 @@ def test_a_client_that_leaves_stops_nothing(start: Callable[..., Stack]):
 # --- bad deploys: see test_bad_deploys.py
 
 
-def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start: Callable[..., Stack]):
+def test_resume_replaces_the_rest_and_opens_ports(start: Callable[..., Stack]):
     stack = start(processes=3)
     stack.fault("500")
     assert stack.ctl("rolling_restart", "app").returncode == 1
@@ -134,7 +132,7 @@ def test_after_the_mend_resume_replaces_the_rest_and_opens_what_was_closed(start
 # --- deaths
 
 
-def test_the_listener_may_be_killed_in_the_middle_of_a_rollout(start: Callable[..., Stack]):
+def test_killed_listener_during_rollout_fails_nothing(start: Callable[..., Stack]):
     stack = start()
     with users(stack) as load:
         watching = threading.Thread(target=stack.ctl, args=("rolling_restart", "app"))
@@ -214,7 +212,7 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
     assert "No help" not in "".join(stack.ctl("help", topic).stdout for topic in ("status", "rolling_status"))
 
 
-def test_ctrl_c_leaves_the_rollout_running_and_says_so(start: Callable[..., Stack]):
+def test_ctrl_c_leaves_the_rollout_running(start: Callable[..., Stack]):
     stack = start(processes=2, min_ready_seconds=3)
     watcher = popen_ctl(stack, "rolling_restart", "app")
     stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRollouts()), 10.0, "the rollout has begun")
@@ -315,7 +313,7 @@ def test_one_process_needs_force(start: Callable[..., Stack]):
     assert (code, "supervisorctl start app:*" in out) == (1, True), out
 
 
-def test_a_second_rollout_is_refused_and_told_who_has_the_group(start: Callable[..., Stack]):
+def test_second_rollout_names_client_of_the_first(start: Callable[..., Stack]):
     stack = start(processes=2)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     second = stack.ctl("rolling_restart", "app")
@@ -347,14 +345,14 @@ def test_a_supervisord_without_the_plugin_is_told(tmp_path_factory: pytest.TempP
         assert code == 3
 
 
-def test_a_supervisorctl_that_was_not_told_of_the_plugin_says_so_itself(start: Callable[..., Stack]):
+def test_supervisorctl_without_plugin_knows_no_command(start: Callable[..., Stack]):
     stack = start(processes=2)
     text = stack.supervisord_conf.read_text(encoding="utf-8")
     stack.supervisord_conf.write_text(text.replace("[ctlplugin:rolling]", "[another:rolling]"), encoding="utf-8")
     assert "*** Unknown syntax: rolling_restart" in untouched(stack, "rolling_restart", "app")[1]
 
 
-def test_a_supervisord_that_lacks_the_event_does_not_start_and_says_why(tmp_path_factory: pytest.TempPathFactory):
+def test_supervisord_without_rpcinterface_refuses_the_listener(tmp_path_factory: pytest.TempPathFactory):
     directory = tmp_path_factory.mktemp("s")
     sections = plugin.sections(directory / "rolling.yaml").replace("[rpcinterface:rolling]", "[another:rolling]")
     with (

@@ -43,13 +43,13 @@ def restart(stack: Stack, port: int) -> None:
     stack.wait_until(lambda: answers(port), 10.0, f"port {port} serves again")
 
 
-def test_a_process_reports_cold_once_however_often_it_is_asked(stack: Stack) -> None:
+def test_process_reports_cold_once(stack: Stack) -> None:
     assert stack.ask(8000, "/health").headers["x-cold"] == "0"
     assert [stack.ask(8000, "/").headers["x-cold"] for _ in range(4)] == ["1", "0", "0", "0"]
     assert stack.ask(8000, "/page/7").headers["x-cold"] == "0", "the first page has every part"
 
 
-def test_all_who_meet_a_cold_process_are_cold_also_those_who_wait_for_the_first(stack: Stack) -> None:
+def test_requests_waiting_for_the_first_are_cold(stack: Stack) -> None:
     restart(stack, 8000)
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda _: stack.ask(8000, "/"), range(4)))
@@ -57,18 +57,18 @@ def test_all_who_meet_a_cold_process_are_cold_also_those_who_wait_for_the_first(
     assert stack.ask(8000, "/").headers["x-cold"] == "0"
 
 
-def test_a_page_that_warmed_only_a_part_leaves_the_rest_cold(stack: Stack) -> None:
+def test_partly_warmed_process_stays_cold_elsewhere(stack: Stack) -> None:
     assert [stack.ask(8001, path).headers["x-cold"] for path in ("/page/1", "/page/1", "/")] == ["1", "0", "1"]
 
 
-def test_a_deploy_shows_in_a_process_only_after_its_restart(stack: Stack) -> None:
+def test_deploy_shows_only_after_restart(stack: Stack) -> None:
     stack.release("second")
     restart(stack, 8001)
     releases = {port: stack.ask(port, "/health").headers["x-release"] for port in TWO.ports}
     assert releases == {8000: "first", 8001: "second"}
 
 
-def test_a_broken_release_boots_and_answers_500_on_pages(stack: Stack) -> None:
+def test_broken_release_boots_and_answers_500(stack: Stack) -> None:
     stack.fault("500")
     restart(stack, 8001)
     assert [stack.ask(8001, path).status for path in ("/health", "/", "/page/3")] == [200, 500, 500]
@@ -106,13 +106,13 @@ def wait_answers(
 Serve = Callable[..., "subprocess.Popen[bytes]"]
 
 
-def test_a_release_that_dies_says_why_and_never_listens(serve: Serve) -> None:
+def test_release_that_dies_never_listens(serve: Serve) -> None:
     process = serve("die")
     assert b"cannot even be imported" in process.communicate(timeout=15)[1]
     assert process.returncode == 1
 
 
-def test_a_release_that_exits_does_so_on_time_and_serves_until_then(serve: Serve) -> None:
+def test_release_that_exits_serves_until_then(serve: Serve) -> None:
     began = time.monotonic()
     process = serve("exit 3")
     assert wait_answers(process) == 200
@@ -132,15 +132,13 @@ def test_a_release_that_listens_elsewhere_listens_only_there(serve: Serve) -> No
 
 
 @pytest.mark.parametrize(("fault", "health"), [("500", 200), ("500 everywhere", 500)])
-def test_a_release_that_answers_500_does_so_on_health_only_where_it_says_so(
-    serve: Serve, fault: str, health: int
-) -> None:
+def test_fault_500_spares_health_unless_asked(serve: Serve, fault: str, health: int) -> None:
     process = serve(fault)
     assert [wait_answers(process), wait_answers(process, path="/")] == [health, 500]
 
 
 @pytest.mark.parametrize(("fault", "hangs"), [("hang", False), ("hang everywhere", True)])
-def test_a_release_that_hangs_accepts_and_does_not_answer(serve: Serve, fault: str, hangs: bool) -> None:
+def test_release_that_hangs_accepts_without_answer(serve: Serve, fault: str, hangs: bool) -> None:
     process = serve(fault)
     for path in ("/health", "/") if hangs else ("/",):
         with pytest.raises((TimeoutError, socket.timeout)):  # two things before Python 3.10
@@ -148,7 +146,7 @@ def test_a_release_that_hangs_accepts_and_does_not_answer(serve: Serve, fault: s
     assert hangs or wait_answers(process) == 200
 
 
-def test_a_release_that_is_deaf_serves_on_after_sigterm(serve: Serve) -> None:
+def test_release_that_ignores_sigterm_keeps_serving(serve: Serve) -> None:
     process = serve("deaf")
     assert wait_answers(process) == 200
     process.terminate()
@@ -164,7 +162,7 @@ def test_a_fault_that_there_is_not_is_told(serve: Serve) -> None:
 # --- the stack
 
 
-def test_a_stopped_stack_leaves_no_process_and_nothing_had_to_be_killed(tmp_path: Path) -> None:
+def test_stopped_stack_leaves_no_process(tmp_path: Path) -> None:
     with Stack(tmp_path, OTHER) as stack:
         everything = stack.everything()
         assert {process.pid for process in stack.processes()} < {process.pid for process in everything}
@@ -172,7 +170,7 @@ def test_a_stopped_stack_leaves_no_process_and_nothing_had_to_be_killed(tmp_path
     assert not any(proc.alive(process) for process in everything)
 
 
-def test_a_stack_whose_supervisord_was_killed_leaves_no_process_and_says_what_it_had_to_kill(tmp_path: Path) -> None:
+def test_stack_without_supervisord_names_killed_orphans(tmp_path: Path) -> None:
     with Stack(tmp_path, OTHER) as stack:
         everything = stack.everything()
         os.kill(stack.supervisord_pid, signal.SIGKILL)
@@ -243,7 +241,7 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
             thread.join()
 
 
-def test_a_server_that_stalls_is_sent_as_much_and_its_latencies_show_the_stall(tmp_path: Path) -> None:
+def test_stalling_server_shows_in_every_latency(tmp_path: Path) -> None:
     class Handler(Stalling):
         stall_from = float("inf")
 
@@ -262,7 +260,7 @@ def test_a_server_that_stalls_is_sent_as_much_and_its_latencies_show_the_stall(t
     assert load.report(end=stall - 0.05).max < 0.2
 
 
-def test_a_generator_that_was_itself_held_up_counts_that_as_latency_and_says_how_late_it_was(tmp_path: Path) -> None:
+def test_late_generator_counts_as_latency(tmp_path: Path) -> None:
     with served(Stalling) as url, Load(Plan(url, rate=50, posts=0, seconds=1.0), tmp_path / "load") as load:
         time.sleep(0.3)
         os.kill(load.pid, signal.SIGSTOP)
@@ -276,7 +274,7 @@ def test_a_generator_that_was_itself_held_up_counts_that_as_latency_and_says_how
     assert all(answer.late <= answer.latency < answer.late + 0.5 for answer in meanwhile)
 
 
-def test_failures_of_every_kind_are_counted_gets_and_posts_apart(tmp_path: Path) -> None:
+def test_failed_gets_and_posts_are_counted_apart(tmp_path: Path) -> None:
     with served(Failing) as url, Load(Plan(url, rate=200, posts=0.2, seconds=0.5), tmp_path / "load") as load:
         load.wait()
     report = load.report()
@@ -290,7 +288,7 @@ def test_a_port_that_nobody_serves_fails_every_request(tmp_path: Path) -> None:
     assert load.report().failures == {"GET ConnectionRefusedError": 10}
 
 
-def test_a_report_counts_only_its_window_and_gives_latencies_of_gets_only() -> None:
+def test_report_covers_its_window_and_gets_only() -> None:
     gets = [Answer(float(number), "GET", 200, "", number / 1000, 0.0, cold=number == 60) for number in range(1, 101)]
     post = Answer(50.5, "POST", 0, "timeout", 20.0, 0.0)
     assert summarise([*gets, post]) == Report(

@@ -130,17 +130,17 @@ def reaped(lived: float = 3600.0, kind: type[ProcessStateEvent] = ProcessStateEx
     events.notify(kind(process, 0, expected=False))
 
 
-def test_without_it_the_exit_of_a_child_does_not_end_the_wait(loop: Loop) -> None:
+def test_without_wakeup_child_exit_ends_no_wait(loop: Loop) -> None:
     child = subprocess.Popen(["sleep", "0.05"])
     assert not loop.turn(0.4)
     assert child.wait(SOON) == 0
 
 
-def test_the_exit_of_a_child_ends_a_long_wait_at_once(loop: Loop) -> None:
+def test_child_exit_ends_a_long_wait(loop: Loop) -> None:
     assert child_exits(installed(loop)) < SOON
 
 
-def test_the_echo_ends_the_next_wait_and_then_nothing_spins(loop: Loop) -> None:
+def test_echo_ends_only_the_next_wait(loop: Loop) -> None:
     child_exits(installed(loop))
     reaped()
     assert loop.turn(LONG)
@@ -162,7 +162,7 @@ def test_exit_within_a_second_gets_no_echo(loop: Loop) -> None:
     assert not loop.turn(0.1)
 
 
-def test_signal_of_short_life_is_read_when_it_is_reaped(loop: Loop) -> None:
+def test_signal_of_short_life_is_read_when_reaped(loop: Loop) -> None:
     installed(loop)
     os.kill(os.getpid(), signal.SIGCHLD)  # after the wait, before supervisord reaps
     reaped(lived=0.2)
@@ -170,7 +170,7 @@ def test_signal_of_short_life_is_read_when_it_is_reaped(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("kind", [ProcessStateBackoffEvent, ProcessStateStoppedEvent])
-def test_short_life_that_cannot_repeat_at_once_gets_echo(loop: Loop, kind: type[ProcessStateEvent]) -> None:
+def test_short_life_without_quick_retry_gets_echo(loop: Loop, kind: type[ProcessStateEvent]) -> None:
     installed(loop)
     reaped(0.2, kind)
     assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
@@ -185,7 +185,7 @@ def test_crash_beside_a_flapping_process_gets_echo(loop: Loop, action: tuple[flo
     assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
 
 
-def test_other_signal_beside_a_flapping_process_ends_the_wait(loop: Loop) -> None:
+def test_signal_beside_a_flapping_process_ends_the_wait(loop: Loop) -> None:
     installed(loop)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     os.kill(os.getpid(), signal.SIGUSR1)
@@ -194,7 +194,7 @@ def test_other_signal_beside_a_flapping_process_ends_the_wait(loop: Loop) -> Non
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_clock_that_was_set_back_does_not_hide_a_crash(loop: Loop) -> None:
+def test_clock_set_back_hides_no_crash(loop: Loop) -> None:
     installed(loop)
     reaped(lived=-3600.0)
     assert loop.turn(LONG)
@@ -215,7 +215,7 @@ def test_many_signals_at_once_are_one_wake_up(loop: Loop) -> None:
     assert [loop.turn(LONG), loop.turn(0.1)] == [True, False]
 
 
-def test_more_signals_than_the_pipe_holds_do_no_harm(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
+def test_signals_beyond_the_pipe_size_are_harmless(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
     installed(loop)
     while True:
         try:
@@ -234,7 +234,7 @@ def test_pipe_emptied_by_reaping_keeps_wake_up(loop: Loop) -> None:
     assert child_exits(loop) < SOON
 
 
-def test_a_second_server_of_the_same_supervisord_changes_nothing(loop: Loop) -> None:
+def test_second_server_of_supervisord_changes_nothing(loop: Loop) -> None:
     installed(loop)
     first, fd = loop.wakeup, wakeup_fd()
     installed(loop)
@@ -249,7 +249,7 @@ def test_the_supervisord_after_a_reload_gets_its_own(loop: Loop) -> None:
     assert child_exits(installed(Loop())) < SOON
 
 
-def test_when_supervisord_stops_everything_is_as_it_was_before(loop: Loop) -> None:
+def test_shutdown_restores_the_state_before(loop: Loop) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -265,7 +265,7 @@ def test_when_supervisord_stops_everything_is_as_it_was_before(loop: Loop) -> No
     os.close(writing)
 
 
-def test_an_error_leaves_supervisord_as_it_is_without_it(loop: Loop) -> None:
+def test_error_leaves_supervisord_without_wakeup(loop: Loop) -> None:
     ours = installed(loop).wakeup
     os.close(ours.reading)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -290,7 +290,7 @@ def test_an_error_in_a_thread_never_raises(loop: Loop) -> None:
     assert loop.socket_map == {}
 
 
-def test_where_the_descriptor_before_ours_is_gone_signals_are_not_written_into_another_file(loop: Loop) -> None:
+def test_reused_descriptor_gets_no_signal_bytes(loop: Loop) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -302,7 +302,7 @@ def test_where_the_descriptor_before_ours_is_gone_signals_are_not_written_into_a
     assert not is_open(ours.writing)
 
 
-def test_installed_in_a_thread_it_warns_and_does_nothing_and_loses_no_descriptor(loop: Loop) -> None:
+def test_installation_in_a_thread_warns_only(loop: Loop) -> None:
     before = descriptors()
     in_thread(lambda: install(loop.supervisord))
     (warning,) = loop.options.logger.data
@@ -312,7 +312,7 @@ def test_installed_in_a_thread_it_warns_and_does_nothing_and_loses_no_descriptor
     assert descriptors() == before
 
 
-def test_where_it_cannot_be_it_warns_once_for_all_servers(loop: Loop) -> None:
+def test_impossible_installation_warns_once(loop: Loop) -> None:
     in_thread(lambda: install(loop.supervisord))
     in_thread(lambda: install(loop.supervisord))
     assert len(loop.options.logger.data) == 1
@@ -325,14 +325,14 @@ def taken_out(loop: Loop) -> WakeUp:
     return found
 
 
-def test_whoever_takes_it_out_of_the_map_it_is_back_with_the_next_tick(loop: Loop) -> None:
+def test_removed_from_map_returns_with_next_tick(loop: Loop) -> None:
     ours = taken_out(loop)
     events.notify(events.Tick5Event(5, loop.supervisord))
     assert loop.wakeup is ours
     assert child_exits(loop) < SOON
 
 
-def test_what_was_taken_out_of_the_map_is_put_back_all_the_same_when_supervisord_stops(loop: Loop) -> None:
+def test_removed_from_map_restores_at_shutdown(loop: Loop) -> None:
     before = descriptors()
     ours = taken_out(loop)
     events.notify(SupervisorStoppingEvent())
@@ -343,7 +343,7 @@ def test_what_was_taken_out_of_the_map_is_put_back_all_the_same_when_supervisord
     assert not is_open(ours.reading)
 
 
-def test_what_has_its_number_now_is_left_in_the_map(loop: Loop) -> None:
+def test_reused_number_stays_in_the_map(loop: Loop) -> None:
     ours = taken_out(loop)
     loop.socket_map[ours.reading] = other = object()  # type: ignore[assignment]
     ours.close()
