@@ -1,9 +1,8 @@
-"""What is left of a port's connections, and which ports a process listens on: the ``Sockets`` of ``contracts.py``.
+"""The ``Sockets`` of ``contracts.py``: the connections of a port, and the ports that a process listens on.
 
-Only the server's side counts, that is, sockets whose local port is the one asked for: over loopback the kernel has
-both ends. ESTABLISHED, SYN_RECV and CLOSE_WAIT are connections that a process may still have to answer; what waits in
-the accept queue is ESTABLISHED for the kernel and so is among them. Whoever closed first and only waits (FIN_WAIT,
-TIME_WAIT) loses nothing when the process ends.
+Only the server's end counts, the socket whose local port was asked for: over loopback the kernel has both ends.
+ESTABLISHED (with the accept queue), SYN_RECV and CLOSE_WAIT are connections that a process may still have to answer. A
+client that closed first and only waits (FIN_WAIT, TIME_WAIT) loses nothing when the process ends.
 """
 
 from __future__ import annotations
@@ -19,25 +18,12 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
-from supervisor_rolling.listener.system.procfs import (
-    above,
-    children_of_all,
-    family_of,
-    holders,
-    inodes_of,
-    listening_unix,
-    name_of,
-    others,
-    own_inodes,
-    program_of,
-    signals_of,
-)
+from supervisor_rolling.listener.system import procfs
 from supervisor_rolling.listener.system.sock_diag import (
+    ANSWERABLE,
     CLOSE_WAIT,
     CONNECTED,
-    ESTABLISHED,
     LISTEN,
-    SYN_RECV,
     TcpSocket,
     Traffic,
     tcp_sockets,
@@ -45,14 +31,14 @@ from supervisor_rolling.listener.system.sock_diag import (
 
 
 class KernelSockets:
-    """Looks at this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
-    SocketsError where the kernel does not answer."""
+    """The sockets of this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
+    SocketsError where the kernel does not answer or /proc hides a process."""
 
     def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
         """See ``Sockets.connections``."""
         connected: dict[int, list[TcpSocket]] = {port: [] for port in ports}
         if ports:
-            for one in tcp_sockets((ESTABLISHED, SYN_RECV, CLOSE_WAIT), ports, with_traffic=oldest > 0):
+            for one in tcp_sockets(ANSWERABLE, ports, with_traffic=oldest > 0):
                 connected[one.port].append(one)
         return {
             port: Connections(
@@ -71,26 +57,23 @@ class KernelSockets:
         return {port: tuple(sorted(addresses)) for port, addresses in found.items()}
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
-        """The TCP ports that each of these processes or a descendant of it listens on, ascending.
-
-        Raises SocketsError where /proc does not show whose sockets they are.
-        """
-        held = inodes_of(pids)
+        """See ``Sockets.ports_of``."""
+        held = procfs.inodes_of(pids)
         port_of = {one.inode: one.port for one in tcp_sockets((LISTEN,))} if any(held.values()) else {}
         return {pid: tuple(sorted({port_of[inode] for inode in held[pid] & port_of.keys()})) for pid in pids}
 
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.unix_of``."""
-        held, listening = inodes_of(pids), listening_unix()
+        held, listening = procfs.inodes_of(pids), procfs.listening_unix()
         return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
 
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
         """See ``Sockets.wrappers_of``."""
-        children = children_of_all()
+        children = procfs.children_of_all()
         parents = [pid for pid in ports if children.get(pid)]
         listening = list(tcp_sockets((LISTEN,), {port for pid in parents for port in ports[pid]}))
         inodes = {pid: {one.inode for one in listening if one.port in ports[pid]} for pid in parents}
-        chains = {pid: above(pid, inodes[pid], children) for pid in parents}
+        chains = {pid: procfs.above(pid, inodes[pid], children) for pid in parents}
         return {pid: _wrapper(chain) for pid, chain in chains.items() if chain}
 
     def listening(self, port: int, pid: int) -> PortUse:
@@ -99,36 +82,35 @@ class KernelSockets:
         addresses = _addresses(found)
         family = [pid]
         try:
-            left = _without(found, own_inodes(pid)) if found else []
+            left = _without(found, procfs.own_inodes(pid)) if found else []
             if left:
-                family = list(family_of(pid))
-                left = _without(found, frozenset().union(*map(own_inodes, family)))
-        except SocketsError:  # which are its own cannot be seen
+                family = list(procfs.family_of(pid))
+                left = _without(found, frozenset().union(*map(procfs.own_inodes, family)))
+        except SocketsError:  # it is hidden which sockets are its own
             return PortUse(addresses, None)
         own = _addresses(one for one in found if one not in left)
         rivals = {one.inode for one in left if not own or any(overlap(one.address, address) for address in own)}
-        return PortUse(addresses, own, others(rivals, family) if rivals else ())
+        return PortUse(addresses, own, procfs.others(rivals, family) if rivals else ())
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
         """See ``Sockets.holders_of``."""
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
-        held = holders(listening) if listening else {}
+        held = procfs.holders(listening) if listening else {}
         return {**held, **_clients(set(ports).difference(listening.values()))}
 
 
 def _clients(ports: Collection[int]) -> dict[int, Holder]:
-    """The processes that have an outgoing connection from one of these ports, of those from which the kernel takes
-    one for it."""
+    """The processes that have an outgoing connection from one of these ports, where the kernel may choose it so."""
     first, last = local_ports()
     ports = [port for port in ports if first <= port <= last]
     found = {one.inode: one for one in tcp_sockets(CONNECTED, ports) if one.inode} if ports else {}
     peers = {one.port: _peer(one) for one in found.values()}
-    held = holders({inode: one.port for inode, one in found.items()}) if found else {}
+    held = procfs.holders({inode: one.port for inode, one in found.items()}) if found else {}
     return {port: replace(holder, peer=peers[port]) for port, holder in held.items()}
 
 
 def local_ports() -> tuple[int, int]:
-    """The first and the last port that the kernel takes for outgoing connections."""
+    """The first and the last port that the kernel chooses for outgoing connections."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as range_:
         first, last = range_.read().split()
     return int(first), int(last)
@@ -143,7 +125,7 @@ def _addresses(found: Iterable[TcpSocket]) -> tuple[str, ...]:
 
 
 def _wrapper(chain: Sequence[int]) -> Wrapper:
-    first, *inner = [Wrapper(name_of(pid), *signals_of(pid), program_of(pid)) for pid in chain]
+    first, *inner = [Wrapper(procfs.name_of(pid), *procfs.signals_of(pid), procfs.program_of(pid)) for pid in chain]
     return replace(first, inner=tuple(inner))
 
 
@@ -156,8 +138,8 @@ def _age_ms(one: TcpSocket) -> int:
 
 
 def _silent(one: TcpSocket) -> float:
-    """Seconds since the last byte; 0.0 where an answer may be under way: the last byte was received, bytes wait until
-    the reader takes them, or no process has accepted the connection yet."""
+    """Seconds since the last byte; 0.0 where an answer may be under way: the last byte was received, bytes wait for the
+    reader, or no process has accepted the connection yet."""
     if one.traffic is None or not one.inode or one.traffic.last == "received" or one.traffic.is_sending:
         return 0.0
     return one.traffic.idle / 1000

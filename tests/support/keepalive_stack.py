@@ -13,7 +13,7 @@ from pathlib import Path
 
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, SYN_RECV, tcp_sockets
+from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
 from tests.support.waiting import wait_until
 
 NGINX_PORT = 8080
@@ -53,7 +53,7 @@ def is_listening(port: int) -> bool:
 
 
 def status_lines(owner: str = "lab") -> StatusLineRewriter:
-    return StatusLineRewriter(owner, functools.partial(tcp_sockets, (ESTABLISHED, SYN_RECV, CLOSE_WAIT)))
+    return StatusLineRewriter(owner, functools.partial(tcp_sockets, ANSWERABLE))
 
 
 @contextlib.contextmanager

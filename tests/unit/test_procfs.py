@@ -233,8 +233,8 @@ def test_own_port_is_seen_without_reading_other_processes(
     process = keep.enter_context(program())
     port = read_ports(process)[0]
     read: list[int] = []
-    real = procfs._socket_inodes
-    monkeypatch.setattr(procfs, "_socket_inodes", lambda pid: read.append(pid) or real(pid))  # type: ignore[func-returns-value]
+    real = procfs.own_inodes
+    monkeypatch.setattr(procfs, "own_inodes", lambda pid: read.append(pid) or real(pid))  # type: ignore[func-returns-value]
     assert sockets.listening(port, process.pid).own
     assert read == [process.pid]
 
@@ -350,7 +350,7 @@ def test_holders_are_unknown_where_proc_does_not_show_own_sockets(
         raise SocketsError(f"Cannot see which ports process {pid} listens on")
 
     port = read_ports(keep.enter_context(program()))[0]
-    monkeypatch.setattr(kernel_sockets, "own_inodes", hidden)
+    monkeypatch.setattr(procfs, "own_inodes", hidden)
     assert sockets.listening(port, os.getpid()) == PortUse(("127.0.0.1",), None, ())
 
 
@@ -358,16 +358,16 @@ def test_holder_that_proc_does_not_show_is_not_named(
     keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another user's process, for a listener without CAP_SYS_PTRACE."""
-    holder, real = keep.enter_context(program()), procfs._socket_inodes
+    holder, real = keep.enter_context(program()), procfs.own_inodes
 
-    def hidden(pid: int) -> Iterator[int]:
+    def hidden(pid: int) -> frozenset[int]:
         if pid == holder.pid:
             raise SocketsError(f"Cannot see which ports process {pid} listens on")
-        yield from real(pid)
+        return real(pid)
 
     port = read_ports(holder)[0]
     with sleeper() as pid:
-        monkeypatch.setattr(procfs, "_socket_inodes", hidden)
+        monkeypatch.setattr(procfs, "own_inodes", hidden)
         assert sockets.listening(port, pid) == PortUse(("127.0.0.1",), (), ())
 
 

@@ -10,11 +10,11 @@ _ANY_PORT = 9  # nothing is sent to it
 
 
 def is_own(address: str) -> bool:
-    """Whether this host has an address, as the kernel writes it: whether it would be the source of what is sent to it.
+    """Whether this host has an address: whether the kernel takes it as the source of packets to it.
 
-    To bind a socket to it says nothing: where ``net.ipv4.ip_nonlocal_bind`` is set, as for keepalived, any address will
-    do. All of 127.0.0.0/8 is the host's own, and 127.0.0.1 the source to all of it. Where IPv6 is turned off, as in
-    most containers, the host lacks even ::1.
+    To bind a socket to it would prove nothing: where ``net.ipv4.ip_nonlocal_bind`` is set, as for keepalived, any
+    address can be bound. All of 127.0.0.0/8 is the host's own, with 127.0.0.1 as the source to all of it. Where IPv6 is
+    off, as in most containers, the host lacks even ::1.
     """
     with contextlib.suppress(ValueError, OSError):
         version = ipaddress.ip_address(address).version

@@ -1,7 +1,7 @@
-"""Whose sockets they are, by /proc: what a process and its descendants hold open, and who else holds a port.
+"""Processes as /proc shows them: their sockets, descendants, names and signals, and which process holds a port.
 
-A process may be gone at any line: that is no error, it then holds nothing. All of a look is read once, however many
-processes are asked for: to read /proc for each of a thousand would take twenty seconds.
+A process may end at any line; that is no error, it then holds nothing. Calls for many processes read /proc once: to
+read it for each of a thousand would take twenty seconds.
 """
 
 from __future__ import annotations
@@ -23,19 +23,30 @@ _NAMES = (b"SUPERVISOR_GROUP_NAME=", b"SUPERVISOR_PROCESS_NAME=")
 def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
     """The inodes of the sockets that each of these processes or a descendant of it holds open.
 
-    Raises SocketsError where /proc does not show them.
+    Raises SocketsError where /proc hides them.
     """
     children = children_of_all()
-    return {pid: frozenset(inode for one in family_of(pid, children) for inode in _socket_inodes(one)) for pid in pids}
+    return {pid: frozenset().union(*map(own_inodes, family_of(pid, children))) for pid in pids}
 
 
 def own_inodes(pid: int) -> frozenset[int]:
-    """The inodes of the sockets that this process itself holds open. Raises SocketsError likewise."""
-    return frozenset(_socket_inodes(pid))
+    """The inodes of the sockets that this process itself holds open. Raises SocketsError where /proc hides them."""
+    try:
+        links = [_link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    except _GONE:
+        return frozenset()
+    except PermissionError as error:
+        if _has_ended(pid):
+            return frozenset()
+        raise SocketsError(
+            f"Cannot see which ports process {pid} listens on: {error}. Fix: run the listener as root or give it "
+            "CAP_SYS_PTRACE, or name the ports in rolling.yaml instead of `ports: auto`"
+        ) from error
+    return frozenset(int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:["))
 
 
 def listening_unix() -> dict[int, str]:
-    """The paths of the unix stream sockets that listen in this network namespace, by inode, from /proc/net/unix."""
+    """The paths of the unix stream sockets that listen in this network namespace, by inode."""
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as unix:
         rows = [line.split(maxsplit=7) for line in unix.readlines()[1:]]
     return {
@@ -46,7 +57,7 @@ def listening_unix() -> dict[int, str]:
 
 
 def name_of(pid: int) -> str:
-    """The name of a process as the kernel has it, printable: a process can choose it. Empty where it is gone."""
+    """The name of a process (comm), made printable, since a process can choose it. Empty where the process is gone."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             return printable(comm.read().strip())
@@ -55,7 +66,7 @@ def name_of(pid: int) -> str:
 
 
 def program_of(pid: int) -> str:
-    """The name of the file that a process runs, which is the interpreter of a script; empty where that is not shown."""
+    """The name of the file that a process runs, for a script that of its interpreter; empty where it is hidden."""
     try:
         return os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
     except (*_GONE, PermissionError):
@@ -63,8 +74,8 @@ def program_of(pid: int) -> str:
 
 
 def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
-    """The signals for which a process has a handler or that it waits for (blocked), and those that it ignores, by their
-    names without SIG; none where it is gone."""
+    """The signals that a process handles or waits for (blocked), and those that it ignores, by their names without SIG;
+    none where the process is gone."""
     masks = {"SigCgt": "0", "SigIgn": "0", "SigBlk": "0"}
     with contextlib.suppress(*_GONE), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
         masks.update((line[:6], line[7:]) for line in status if line.startswith(tuple(masks)))
@@ -73,13 +84,13 @@ def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def above(pid: int, inodes: Collection[int], children: Mapping[int, list[int]]) -> list[int]:
-    """The processes between a process and the nearest descendant that holds one of these sockets, with the process
-    itself; empty where it holds one itself, or no descendant does. Raises SocketsError where /proc does not show it."""
-    ways = [[pid]]
-    for way in ways:  # grows: all of one generation before the next
-        if not own_inodes(way[-1]).isdisjoint(inodes):
-            return way[:-1]
-        ways += [[*way, child] for child in children.get(way[-1], [])]
+    """A process and those between it and the nearest descendant that holds one of these sockets; empty where it holds
+    one itself, or no descendant does. Raises SocketsError where /proc hides it."""
+    paths = [[pid]]
+    for path in paths:  # grows: all of one generation before the next
+        if not own_inodes(path[-1]).isdisjoint(inodes):
+            return path[:-1]
+        paths += [[*path, child] for child in children.get(path[-1], [])]
     return []
 
 
@@ -88,7 +99,7 @@ def _signals_in(mask: int) -> frozenset[str]:
 
 
 def holders(ports: Mapping[int, int]) -> dict[int, Holder]:
-    """Who holds sockets, by port, as far as that is shown; ``ports`` of the sockets, by inode."""
+    """The processes that hold sockets, by port, as far as /proc shows them; ``ports`` maps an inode to its port."""
     found: dict[int, list[int]] = {}
     for inode, pids in _holding(ports, ()).items():
         found.setdefault(ports[inode], []).extend(pids)
@@ -96,28 +107,28 @@ def holders(ports: Mapping[int, int]) -> dict[int, Holder]:
 
 
 def others(inodes: Collection[int], family: Collection[int]) -> tuple[Holder, ...]:
-    """The processes outside of ``family`` that hold one of these sockets, as far as that is shown: one Holder for each
-    program, and for each name by which supervisord started it. It reads the open files of every process of the host."""
+    """The processes outside of ``family`` that hold one of these sockets, as far as /proc shows them: one Holder for
+    each program and each name under which supervisord started it. Reads the open files of every process of the host."""
     found: dict[tuple[str, str], list[int]] = {}
     for pid in sorted({pid for pids in _holding(inodes, family).values() for pid in pids}):
-        if name := name_of(pid):  # else it has ended meanwhile
+        if name := name_of(pid):  # else it has ended
             found.setdefault((name, started_as(pid)), []).append(pid)
     return tuple(Holder(tuple(pids), name, started) for (name, started), pids in found.items())
 
 
 def _holding(inodes: Collection[int], family: Collection[int]) -> dict[int, list[int]]:
-    """The processes that hold each of these sockets, by inode, without ``family``."""
+    """The processes outside of ``family`` that hold each of these sockets, by inode."""
     found: dict[int, list[int]] = {}
     for pid in set(all_pids()).difference(family):
-        with contextlib.suppress(SocketsError):  # of another user: what cannot be seen is not told
+        with contextlib.suppress(SocketsError):  # of another user, and hidden
             for inode in own_inodes(pid).intersection(inodes):
                 found.setdefault(inode, []).append(pid)
     return found
 
 
 def started_as(pid: int) -> str:
-    """What supervisord called a process when it started it, or the one that it descends from: ``group:process``. Empty
-    where that is nobody, or not shown."""
+    """The name, ``group:process``, under which supervisord started a process or its ancestor; empty where it did not,
+    or where that is hidden."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ:
             known = dict(one.split(b"=", 1) for one in environ.read().split(b"\0") if one.startswith(_NAMES))
@@ -132,7 +143,7 @@ def _holder(pids: Sequence[int]) -> Holder:
 
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:
-    """A process and all that descend from it. One whose parent died belongs to init, and to this family no more."""
+    """A process and its descendants. One whose parent died is init's child, and no longer in this family."""
     children = children_of_all() if children is None else children
     waiting = [pid]
     while waiting:
@@ -142,27 +153,27 @@ def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iter
 
 
 def all_pids() -> list[int]:
-    """The processes that are shown."""
+    """The processes that /proc shows."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def children_of_all() -> dict[int, list[int]]:
     """The children of each process of the host that has any."""
-    # /proc/PID/task/*/children would be less to read, but leaves some out when processes end meanwhile.
+    # /proc/PID/task/*/children would be less to read, but misses some while processes end.
     children: dict[int, list[int]] = {}
     for pid in all_pids():
-        with contextlib.suppress(*_GONE, PermissionError):  # hidepid: what cannot be seen is nobody's child
+        with contextlib.suppress(*_GONE, PermissionError):  # hidepid: a hidden process has no parent here
             children.setdefault(parent_of(pid), []).append(pid)
     return children
 
 
 def parent_of(pid: int) -> int:
-    """The process that started it, or 1. Raises OSError where it is gone."""
+    """The parent of a process, or 1 where that has ended. Raises OSError where the process is gone."""
     return int(_stat(pid)[1])
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether it only waits for its parent to notice: then it holds nothing, and its files are shown to root alone."""
+    """Whether a process is gone or a zombie: it then holds nothing, and only root may read its files."""
     try:
         return _stat(pid)[0] in (b"Z", b"X")
     except _GONE:
@@ -172,30 +183,13 @@ def _has_ended(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """The state of a process, its parent, and more: proc(5)'s stat behind the name, which may hold any character."""
+    """The fields of proc(5)'s stat behind the name, which may hold any character: state, parent, ..."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         return stat.read().rpartition(b")")[2].split()
-
-
-def _socket_inodes(pid: int) -> Iterator[int]:
-    try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            link = _link(f"/proc/{pid}/fd/{name}")
-            if link.startswith("socket:["):
-                yield int(link[len("socket:[") : -1])
-    except _GONE:
-        return
-    except PermissionError as error:
-        if _has_ended(pid):
-            return
-        raise SocketsError(
-            f"Cannot see which ports process {pid} listens on: {error}. Run the listener as root or give it "
-            "CAP_SYS_PTRACE, or name the ports in the YAML instead of `ports: auto`."
-        ) from error
 
 
 def _link(path: str) -> str:
     try:
         return os.readlink(path)
-    except _GONE:  # this one was closed meanwhile
+    except _GONE:  # closed in between
         return ""

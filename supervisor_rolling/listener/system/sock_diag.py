@@ -1,10 +1,8 @@
-"""Asks the kernel for TCP sockets over NETLINK_SOCK_DIAG, as ``ss`` does.
+"""Lists TCP sockets of the kernel over NETLINK_SOCK_DIAG, as ``ss`` does.
 
-The kernel filters by state and local port, so a look costs the same whether a host has a hundred connections or tens of
-thousands that are of no interest: 0.4 ms against 2 to 70 for /proc/net/tcp. Needs no rights.
-
-Contract: ``tcp_sockets`` returns what one walk over the kernel's tables found, or raises SocketsError; a half answer is
-never returned. A call has a deadline of a few seconds.
+The kernel filters by state and port, so a listing costs the same with a hundred connections or tens of thousands of
+other ports: 0.4 ms, against 2 to 70 for /proc/net/tcp. It needs no rights, and has a deadline of seconds. A listing is
+complete, or a SocketsError.
 """
 
 from __future__ import annotations
@@ -22,18 +20,21 @@ from supervisor_rolling.core.errors import SocketsError
 ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
 """Numbers of include/net/tcp_states.h."""
 
+ANSWERABLE = (ESTABLISHED, SYN_RECV, CLOSE_WAIT)
+"""States of a connection that its server may still have to answer."""
+
 CONNECTED = (ESTABLISHED, 2, 4, 5, CLOSE_WAIT)
 """States of a connection that a process still has: SYN_SENT, FIN_WAIT1 and FIN_WAIT2 among them."""
 
 _TIMEOUT = 2.0  # seconds for each part of an answer; the kernel answers in milliseconds
-_TRIES = 5  # how often a dump is begun again that the kernel calls inconsistent
+_ATTEMPTS = 5  # at a dump that the kernel calls inconsistent
 _BUFFER = 65536  # the kernel sends at most 32 KiB at a time
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _TCPDIAG_GETSOCK = 18
-"""The older question, which names no family: one walk over the kernel's table instead of two. The walk is nearly all
-that a look costs."""
+"""The older request, without a family: one walk over the kernel's table instead of two, and the walk is nearly all that
+a listing costs."""
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _BYTECODE_ATTRIBUTE = 1  # INET_DIAG_REQ_BYTECODE
@@ -47,43 +48,36 @@ _OLD_REQUEST = struct.Struct("=BxxB48xII")  # struct inet_diag_req: family, exte
 _ANSWER = struct.Struct("=BBxx2s2s16s16s20xI4xI")  # inet_diag_msg: family, state, ports, addresses, not taken, inode
 _INFO = struct.Struct("=xxB41xI4xII92xII")
 """Of struct tcp_info: retransmits; the milliseconds since data was last sent, data received, and an acknowledgement
-received; how many segments of data came in and went out. The kernel begins these clocks when a connection begins."""
+received (the kernel starts these clocks when a connection starts); the segments of data that came in and went out."""
 
 _STUCK_MS = 1000
-"""What the peer has not acknowledged for so long is not merely under way."""
+"""Data that the peer has not acknowledged for so long is not merely on its way."""
+
 _STEP = struct.Struct("=BBH")  # struct inet_diag_bc_op: code, offset if yes, offset if no
 _JUMP = 1  # INET_DIAG_BC_JMP
 _LOCAL, _REMOTE = (2, 3), (4, 5)  # at least this port, at most: INET_DIAG_BC_S_GE, _S_LE; _D_GE, _D_LE
 
 
 class Traffic(NamedTuple):
-    """When bytes last moved on a connection; a tuple, because there may be thousands. All are milliseconds.
+    """When bytes last moved on a connection, in milliseconds. A tuple, since there may be thousands."""
 
-    ``age``: for so long it has been open at least; when it was opened the kernel tells nobody. ``idle``: since the last
-    byte, and ``last`` whether that was sent or received; empty where none has ever moved, and then ``idle`` is the age,
-    exactly. ``is_stuck``: the peer does not acknowledge what it is sent; it is gone, or reads nothing. ``is_sending``:
-    the peer does not have all yet that it was sent, as while a reader pauses.
-    """
-
-    age: int = 0
-    idle: int = 0
-    last: str = ""
-    is_stuck: bool = False
-    is_sending: bool = False
+    age: int = 0  # the connection has been open for so long at least; the kernel does not show its start
+    idle: int = 0  # since the last byte; where there was none, the exact age
+    last: str = ""  # "sent" or "received": that byte; empty where there was none
+    is_stuck: bool = False  # the peer does not acknowledge what it is sent: it is gone, or reads nothing
+    is_sending: bool = False  # the peer has not acknowledged everything yet, as while a reader pauses
 
 
 class TcpSocket(NamedTuple):
-    """One socket. Addresses are as people write them, an IPv4 peer of an IPv6 socket as IPv4; ``inode`` is 0 for one
-    that no process has accepted yet. ``traffic`` is None where it was not asked for, and where the kernel tells nothing
-    of it: a handshake that is not over."""
+    """One socket. An IPv4 peer of an IPv6 socket has its address as IPv4."""
 
     state: int
     address: str
     port: int
     peer_address: str
     peer_port: int
-    inode: int
-    traffic: Traffic | None = None
+    inode: int  # 0 for a connection that no process has accepted yet
+    traffic: Traffic | None = None  # None where it was not asked for, or the handshake is not over
 
 
 def tcp_sockets(
@@ -92,11 +86,10 @@ def tcp_sockets(
     with_traffic: bool = False,
     of_clients: bool = False,
 ) -> list[TcpSocket]:
-    """The sockets of this network namespace in one of these states, both families; ``ports``: only with such a local
-    port, or with such a remote port (``of_clients``); ``with_traffic``: when bytes last moved, which takes half as long
-    again where there are thousands.
+    """The sockets of this network namespace in one of these states, both families. ``ports``: only those with such a
+    local port, or remote port (``of_clients``); ``with_traffic`` takes half as long again where there are thousands.
 
-    Listening sockets stand in a small table of their own; any other state makes the kernel walk the large one.
+    Listening sockets have a small table of their own; any other state makes the kernel walk the large one.
     """
     mask = sum(1 << state for state in set(states))
     bounds = _REMOTE if of_clients else _LOCAL
@@ -113,8 +106,8 @@ def _walked(mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket]:
 
 
 def _sockets_of(family: int, mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket] | None:
-    """None where the kernel does not take the question for both families at once, or has no IPv6."""
-    for _ in range(_TRIES):
+    """None where the kernel does not list both families at once, or has no IPv6."""
+    for _ in range(_ATTEMPTS):
         try:
             return _dump(family, mask, code, with_traffic)
         except _Interrupted:
@@ -124,18 +117,17 @@ def _sockets_of(family: int, mask: int, code: bytes, with_traffic: bool) -> list
             if is_refused or (family == socket.AF_INET6 and error.errno == errno.ENOENT):
                 return None
             raise SocketsError(_explanation(error)) from error
-    raise SocketsError(f"The kernel's list of connections changed under {_TRIES} readings; the next turn tries again.")
+    raise SocketsError(f"The kernel's list of connections changed during {_ATTEMPTS} readings. It will be tried again")
 
 
 class _Interrupted(Exception):
-    """The kernel's table changed so much during the walk that the answer is not to be trusted."""
+    """The kernel's table changed during the walk, so the answer is inconsistent."""
 
 
 def _explanation(error: OSError) -> str:
-    what = f"Cannot ask the kernel for connections (NETLINK_SOCK_DIAG): {error}."
-    if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
-        return f"{what} The kernel lacks CONFIG_INET_DIAG: try modprobe tcp_diag."
-    return f"{what} The next turn tries again."
+    is_missing = error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT)
+    advice = "The kernel lacks CONFIG_INET_DIAG. Fix: modprobe tcp_diag" if is_missing else "It will be tried again"
+    return f"Cannot list the kernel's connections (NETLINK_SOCK_DIAG): {error}. {advice}"
 
 
 # --- netlink
@@ -186,7 +178,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _raise_error(body: bytes) -> None:
-    """Both kinds of last message begin with a negative errno, or 0 where all went well."""
+    """Both kinds of last message begin with a negative errno, or 0 for success."""
     number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
     if number:
         raise OSError(number, os.strerror(number))
@@ -225,7 +217,7 @@ def _traffic(info: bytes, not_taken: int) -> Traffic | None:
     age = max(sent, received, heard)
     is_stuck = not_taken > 0 and (retransmits > 0 or sent >= _STUCK_MS)
     if retransmits:
-        sent = max(sent, heard)  # what is sent again and again does not arrive
+        sent = max(sent, heard)  # a segment that is sent again and again does not arrive
     if times_sent and (sent <= received or not times_received):
         return Traffic(age, sent, "sent", is_stuck, not_taken > 0)
     if times_received:
@@ -249,17 +241,17 @@ def _address(family: int, raw: bytes) -> str:
 
 
 _BLOCK = 5 * _STEP.size
-"""Bytes of the filter that a range of ports takes."""
+"""Bytes of the filter for one range of ports."""
 
 _MAX_RANGES = 0xFFFF // _BLOCK - 1
-"""In one filter: its jumps, and the attribute that it is sent in, count their bytes in 16 bits."""
+"""In one filter: its jumps and its attribute count their bytes in 16 bits."""
 
 _Range = tuple[int, int]
-"""The first and the last of ports in a row."""
+"""The first and the last of consecutive ports."""
 
 
 def _walks(ports: Collection[int]) -> list[list[_Range]]:
-    """The ports as ranges, as many for each walk over the kernel's tables as a filter can hold."""
+    """The ports as ranges, for each walk over the kernel's tables as many as a filter can hold."""
     ranges: list[_Range] = []
     for port in sorted(set(ports)):
         if ranges and port == ranges[-1][1] + 1:
@@ -272,8 +264,8 @@ def _walks(ports: Collection[int]) -> list[list[_Range]]:
 def _any_port(ranges: Sequence[_Range], at_least: int, at_most: int) -> bytes:
     """A program for the kernel's filter: accept a socket whose port, local or remote, is in one of these ranges.
 
-    For each range: at least its first? at most its last? then jump to the end, which accepts; else on to the next one.
-    What jumps four bytes beyond the end is refused. Equality would be one question, but older kernels do not know it.
+    For each range: at least its first? at most its last? Then jump to the end, which accepts; else go on to the next.
+    A jump to four bytes beyond the end rejects. (A test for equality would be shorter, but older kernels lack it.)
     """
     code = b""
     for place, (first, last) in enumerate(ranges):
