@@ -38,7 +38,7 @@ class Output:
         """The lines as a text, coloured on a terminal that has colours."""
         return "".join((painted(line) if self._is_coloured else line) + "\n" for line in lines)
 
-    def tell(self, lines: Sequence[str]) -> None:
+    def print(self, lines: Sequence[str]) -> None:
         """Write lines as they look best."""
         self.write(self.painted(self.fitted(lines)))
 

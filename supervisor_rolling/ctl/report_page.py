@@ -18,22 +18,17 @@ from typing import Any
 
 from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.log_messages import standing_word
-from supervisor_rolling.ctl.progress import what_now
+from supervisor_rolling.ctl.quantities import clock, counted, from_to, lasting, ms, utc
 from supervisor_rolling.ctl.report_record import Span, read
 from supervisor_rolling.ctl.report_style import STYLE
 from supervisor_rolling.ctl.report_words import (
     PAST,
-    clock,
-    counted,
     forecast_text,
-    from_to,
-    lasting,
-    ms,
     requests_text,
     standing,
-    utc,
     words,
 )
+from supervisor_rolling.ctl.rollout_lines import what_now
 
 View = Mapping[str, Any]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.records import LOST
 from supervisor_rolling.core.warmup_replies import statuses_text
+from supervisor_rolling.ctl.quantities import counted, from_to, lasting, ms
 from supervisor_rolling.ctl.report_record import times
 
 View = Mapping[str, Any]
@@ -16,37 +16,8 @@ View = Mapping[str, Any]
 PAST = {"draining": "drained", "restarting": "restarted", "warming": "warmed", "ready": "ready"}
 """What is said of a stage that a process came through."""
 
-SLOW = 10000
-"""Milliseconds; what took longer is told in seconds."""
-
 NOTABLE = 0.05
 """Seconds; what took less is left out of a sentence."""
-
-
-def lasting(seconds: float) -> str:
-    """``14.3 s``, ``3 min 5 s``, ``2 h 3 min``."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def ms(value: float) -> str:
-    """Milliseconds, whole from one on."""
-    return f"{value:.0f}" if value >= 1 or not value else f"{value:.1f}"
-
-
-def from_to(first: float, last: float) -> str:
-    """``894 → 12 ms``, ``43.5 s → 9 ms``."""
-    slow = f"{first / 1000:.1f} s" if first >= SLOW else ms(first)
-    return f"{slow} → {last / 1000:.1f} s" if last >= SLOW else f"{slow} → {ms(last)} ms"
-
-
-def counted(number: float, noun: str, plural: str = "s") -> str:
-    """``1 request``, ``2 requests``."""
-    return f"{number:.0f} {noun}{'' if number == 1 else plural}"
 
 
 def requests_text(process: View) -> str:
@@ -122,13 +93,3 @@ def forecast_text(rollout: View) -> str:
         return f"forecast {lasting(forecast)}, and so it was"
     more = "longer" if off > 0 else "less"
     return f"forecast {lasting(forecast)}: {lasting(abs(off))} {more} ({abs(off) / forecast:.0%})"
-
-
-def utc(at: float) -> datetime | None:
-    """A point in time; None where a record does not tell, or tells a year that has not four digits."""
-    return datetime.fromtimestamp(at, timezone.utc) if 0 < at < 2.5e11 else None
-
-
-def clock(when: datetime) -> str:
-    """The time of day."""
-    return f"{when:%H:%M:%S} UTC"

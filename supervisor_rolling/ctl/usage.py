@@ -1,24 +1,22 @@
-"""The commands, in one table: what each takes, what its help says, and what its words may be completed to."""
+"""The commands in one table: what each takes, and its help."""
 
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from supervisor_rolling.core.share import parse_share
 
 PREFIX = "rolling_"
-"""Of all commands in supervisorctl."""
+"""Of every command in supervisorctl."""
 
 MAX_ROLLOUTS = 500
-"""That one answer of ``rolling_history`` has."""
+"""In one answer of ``rolling_history``."""
 
 HELP_COLUMN = 30
-"""Where the help of an option begins. The text has to be short enough for 80 columns."""
+"""Where the text of an option begins; no line of help is longer than 80 columns."""
 
 
 class UsageError(Exception):
@@ -27,34 +25,24 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Option:
-    """``metavar``: it takes a value, which ``read`` turns into what the command gets; empty: it takes none. ``short``:
-    what may be said instead of the flag."""
+    """An option of a command."""
 
     flag: str
     help: str
-    metavar: str = ""
-    read: Callable[[str], object] = str
-    short: str = ""
+    metavar: str = ""  # empty: it takes no value
+    read: Callable[[str], object] = str  # from the typed value to what the command gets
+    short: str = ""  # the same flag in one letter
 
 
 @dataclass(frozen=True)
 class Command:
-    """``about``: in a few words. ``usages``: what stands after the name, and what that does. ``words``: how many words
-    that are no options there are, as argparse has it. ``names``: what these are, so that they can be completed: a
-    group, or a process, too."""
+    """A command, as ``COMMANDS`` has it by name."""
 
     about: str
-    usages: Sequence[tuple[str, str]]
+    usages: Sequence[tuple[str, str]]  # what follows the name, and what that does
     options: Sequence[Option] = ()
-    words: int | str = 1
-    names: str = "group"
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that neither exits nor prints."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+    words: int | str = 1  # argparse's nargs of the words that are not options
+    names: str = "group"  # what these words name, for completion: "group" or "process"
 
 
 def _share(text: str) -> str:
@@ -67,94 +55,132 @@ def _share(text: str) -> str:
 
 def _number(text: str) -> int:
     if not text.isdigit() or not 0 < int(text[:4]) <= MAX_ROLLOUTS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ROLLOUTS}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_ROLLOUTS}")
     return int(text)
 
 
-JSON = Option("--json", "answer with one JSON object")
+JSON = Option("--json", "print one JSON object")
 
 COMMANDS: Mapping[str, Command] = {
     "rolling_restart": Command(
-        "replace processes, a few at a time",
+        "restart processes, a few at a time",
         [
-            ("<group>", "Replace all processes, a few at a time"),
-            ("<group>:<name> ...", "Replace these processes of a group"),
+            ("<group>", "Restart every process of a group, a few at\na time"),
+            ("<group>:<name> ...", "Restart these processes of a group"),
         ],
         [
-            Option("--max-unavailable", "this many at a time", "N|N%", _share),
-            Option("--dry-run", "say what would be done, touch nothing"),
-            Option("--no-wait", "come back when the rollout has begun"),
-            Option("--force", "even the last one that serves, whatever\na check finds"),
+            Option("--max-unavailable", "so many at a time", "N|N%", _share),
+            Option("--dry-run", "print what would be done, change nothing"),
+            Option("--no-wait", "return as soon as the rollout has started"),
+            Option("--force", "ignore failed checks, and allow restarting the\nlast serving process"),
         ],
         words="+",
         names="process",
     ),
     "rolling_status": Command(
-        "what rollouts, what is closed, what is warm",
+        "rollouts, and what is closed or not warm",
         [
             ("", "The rollout of every group"),
-            ("<group>", "Its rollout, and for every process whether\nit is warm or closed, and why"),
+            ("<group>", "Its rollout; for each process whether it is\nwarm and whether its port is open, and why"),
         ],
         words="?",
     ),
     "rolling_pause": Command(
-        "let nobody leave any more", [("<group>", "Nobody leaves any more, who has left is\nbrought back; see resume")]
+        "pause a rollout",
+        [("<group>", "Start no further restarts; those under way are\nfinished. Continue with rolling_resume")],
     ),
     "rolling_resume": Command(
-        "go on with a rollout",
-        [("<group>", "Go on with a rollout that was paused, failed\nor aborted: what is new stays")],
-        [Option("--no-wait", "come back when it goes on")],
+        "continue a rollout",
+        [("<group>", "Continue a rollout that was paused, failed or\naborted; replaced processes are left alone")],
+        [Option("--no-wait", "return as soon as the rollout has continued")],
     ),
     "rolling_abort": Command(
-        "end a rollout", [("<group>", "End the rollout: nobody leaves any more, who\nhas left is brought back")]
+        "end a rollout",
+        [
+            (
+                "<group>",
+                "End the rollout: start no further restarts, and\nbring the processes under way back into service",
+            )
+        ],
     ),
     "rolling_history": Command(
         "the last rollouts",
         [
-            ("", "The last rollouts of every group, the newest\nlast: who asked, when, how it ended"),
-            ("<group>", "Those of a group"),
+            ("", "The last rollouts of every group, the newest\nlast: when, by which user, and the result"),
+            ("<group>", "The last rollouts of a group"),
         ],
-        [Option("--number", "so many of them (20)", "N", _number)],
+        [Option("--number", "so many of them (default: 20)", "N", _number)],
         words="?",
     ),
     "rolling_report": Command(
         "a rollout as a page of HTML",
         [
-            ("[<rollout>]", "A rollout, by its number in rolling_history, as\na page of HTML (the last one)"),
-            ("<group>", "The last one of a group; <group>:* where its\nname is a number"),
+            ("[<rollout>]", "A rollout as a page of HTML, by its number in\nrolling_history (default: the last one)"),
+            ("<group>", "The last rollout of a group; <group>:* if its\nname is a number"),
         ],
-        [Option("--output", "write it there, not to standard output", "FILE", short="-o")],
+        [Option("--output", "write it to this file, not to standard output", "FILE", short="-o")],
         words="?",
     ),
     "rolling_check": Command(
-        "what is wrong with the set-up",
-        [("<group>", "Look for what is wrong with the set-up of\na group, touch no process")],
+        "check the set-up of a group",
+        [("<group>", "Check the set-up of a group; no process is\ntouched. Fails on errors, not on warnings")],
     ),
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse that neither exits nor prints."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
 def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
-    """What stands after a command: ``group``, a word or a list of them, and a field for each option. Raises
-    UsageError."""
+    """What follows a command: ``group``, a word or a list of them, and a field for each option. Raises UsageError."""
     known = COMMANDS[command]
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
     parser.add_argument("group", nargs=known.words, metavar="GROUP")
     for option in (JSON, *known.options):
-        flags = [option.flag, *([option.short] if option.short else [])]
+        flags = filter(None, (option.flag, option.short))
         if option.metavar:
             parser.add_argument(*flags, metavar=option.metavar, type=option.read)
         else:
             parser.add_argument(*flags, action="store_true")
-    return parser.parse_args(list(words))
+    found = parser.parse_args(list(words))
+    if known.words == 1:
+        found.group = found.group[0]
+    return found
+
+
+def target(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The group that words name, and the processes of it; no processes stands for all. Raises UsageError."""
+    for name in names:
+        if not name.isprintable():  # XML could not carry it either
+            raise UsageError(f"supervisord has no such name: {name!r}")
+    groups = {group_of(name) for name in names}
+    if len(groups) > 1:
+        raise UsageError(f"one group at a time, not {', '.join(sorted(groups))}")
+    processes = [name.partition(":")[2] for name in names]
+    return groups.pop(), [] if {"", "*"}.intersection(processes) else processes
+
+
+def name_of(word: str) -> str:
+    """The one name that a word is, without the ``:*`` of a group: only supervisord knows whether ``app:app`` is the
+    only process of its group. Raises UsageError."""
+    group, processes = target([word])
+    return ":".join([group, *processes])
+
+
+def group_of(name: str) -> str:
+    """The group of ``app``, ``app:*`` or ``app:web``."""
+    return name.partition(":")[0]
 
 
 def help_text(command: str, prefix: str = PREFIX) -> str:
-    """What ``help COMMAND`` prints: no line is longer than 80 columns. ``prefix``: how a command is written before the
-    rest of its name."""
+    """What ``help COMMAND`` prints. ``prefix``: what stands before the verb."""
     known = COMMANDS[command]
     usages = [_entry(f"{prefix}{verb(command)} {after}".rstrip(), text) for after, text in known.usages]
-    options = [_entry(f"  {_written(o)}", o.help) for o in (*known.options, JSON)]
-    return "\n".join([*usages, *options])
+    return "\n".join([*usages, *(_entry(f"  {_flags(o)}", o.help) for o in (*known.options, JSON))])
 
 
 def verb(command: str) -> str:
@@ -162,55 +188,7 @@ def verb(command: str) -> str:
     return command[len(PREFIX) :]
 
 
-_COMMAND = re.compile(rf"(?<![\w./-])(?:supervisorctl )?(help )?{PREFIX}({'|'.join(map(verb, COMMANDS))})(?![\w-])")
-
-
-_OTHER = re.compile(r"(?<![\w./-])supervisorctl (?=(?:tail|maintail|start|stop|restart|status|reload|update|signal)\b)")
-
-WHERE = ("-c", "--configuration", "-s", "--serverurl")
-"""The options of supervisorctl that tell where supervisord is."""
-
-
-def called_as(text: str, program: str, where: str = "") -> str:
-    """A text that tells of our commands as supervisorctl has them, with the verbs of the program ``program``.
-    ``where``: the options that all commands need to find supervisord. A word alone is a name and stays."""
-    if " " not in text:
-        return text
-    at = f"{where} " if where else ""
-    text = _COMMAND.sub(lambda found: f"{program} {found[1] or at}{found[2]}", text)
-    return _OTHER.sub(lambda found: f"{found[0]}{at}", text)
-
-
-def where_told(given: Sequence[tuple[str, str]]) -> str:
-    """Those of the options given to a program that tell where supervisord is, as a shell reads them."""
-    return shlex.join(word for flag, value in given if flag in WHERE for word in (flag, value))
-
-
-_TAIL = re.compile(r"(?<![\w./-])supervisorctl tail (\S+) stderr(?![\w-])")
-NOT_FILES = ("/dev/", "/proc/")
-"""Where a log begins that is the output of supervisord, or of its container."""
-
-
-def with_logs(text: str, info_of: Callable[[str], Mapping[str, Any]]) -> str:
-    """A text that sends to the stderr of processes, with the log that each of them has. ``info_of`` gives what
-    supervisord tells of one, as ``getProcessInfo``; nothing where it cannot tell."""
-    return _TAIL.sub(lambda found: _log_text(found, info_of(found[1])), text)
-
-
-def _log_text(found: re.Match[str], info: Mapping[str, Any]) -> str:
-    kept = [one for one in ("stderr", "stdout") if _is_kept(str(info.get(f"{one}_logfile") or ""))]
-    if not info or "stderr" in kept:
-        return found[0]
-    if kept:
-        return f"supervisorctl tail {found[1]} stdout"
-    return f"the output of {found[1]}, of which supervisord keeps no file (in a container: the log of the container)"
-
-
-def _is_kept(path: str) -> bool:
-    return bool(path) and (path.startswith("/dev/shm/") or not path.startswith(NOT_FILES))
-
-
-def _written(option: Option) -> str:
+def _flags(option: Option) -> str:
     flags = ", ".join(filter(None, (option.short, option.flag)))
     return f"{flags} {option.metavar}".rstrip()
 
@@ -219,29 +197,3 @@ def _entry(head: str, text: str) -> str:
     gap = " " * HELP_COLUMN
     lines = text.replace("\n", "\n" + gap)
     return f"{head:<{HELP_COLUMN}}{lines}" if len(head) < HELP_COLUMN - 1 else f"{head}\n{gap}{lines}"
-
-
-def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
-    """What the last word of a command line may become: ``text`` is as much of it as there is. None where the command is
-    not one of ours. ``processes`` gives supervisord's: structs of group and name. The value of an option is not known
-    to anybody here."""
-    first = line.split()[:1]
-    if not first or first[0] not in COMMANDS or (len(line.split()) == 1 and not line.endswith(" ")):
-        return None
-    known = COMMANDS[first[0]]
-    takes_value = {flag for one in known.options if one.metavar for flag in (one.flag, one.short)}
-    if line[: len(line) - len(text)].split()[-1] in takes_value:
-        return []
-    if text.startswith("-"):
-        found = [option.flag for option in (*known.options, JSON)]
-    else:
-        found = _names(known, text, processes())
-    return [one + " " for one in found if one.startswith(text)]
-
-
-def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) -> list[str]:
-    """The groups; where a process may be named, and a group is typed, its processes."""
-    groups = sorted({process["group"] for process in processes})
-    if command.names != "process" or ":" not in text:
-        return groups
-    return sorted(f"{process['group']}:{process['name']}" for process in processes)

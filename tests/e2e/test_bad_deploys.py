@@ -193,9 +193,9 @@ def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault)
         assert pids(stack)[1:] == before[1:]
         assert f"FAILED: {fault.words}" in line_of(output, FIRST)
         assert output.splitlines()[-3:] == [
-            f"Closed, so that no user meets it: {FIRST} (port 8000)",
-            f"See why: supervisorctl tail app:{FIRST} stderr",
-            "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+            f"Closed, so it receives no traffic: {FIRST} (port 8000)",
+            f"See why: {stack.called} tail app:{FIRST} stderr",
+            f"Fix the problem, then resume: {stack.called} rolling_resume app",
         ]
         assert found_after(view) < fault.warm_within + 1.0
         assert fault.words != FATAL or fatal_until_found(stack) < 1.0
@@ -247,7 +247,7 @@ def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
         )
         end, advice = output.splitlines()[-2:]
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
-        assert advice == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+        assert advice == f"Fix the problem, then resume: {stack.called} rolling_resume app"
         change_policy(stack, restart={"on_kill": "continue"})
         stack.release(MENDED)
         status, output, _ = rolled(stack, "rolling_resume", "app")

@@ -78,7 +78,7 @@ def test_reload_ends_the_rollout_and_says_so(light: Callable[..., Stack]):
     stack.wait_serving()
     wait_open(stack)
     assert rules() == []
-    assert "knows of no rollout of app" in stack.ctl("rolling_status", "app").stdout
+    assert "No rollout of app" in stack.ctl("rolling_status", "app").stdout
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
 
@@ -185,7 +185,7 @@ def test_stop_all_opens_gates_and_rollout_waits(light: Callable[..., Stack], war
         stack.ctl("stop", "all")
 
     status, said = disturbed(stack, stop_all)
-    assert (status, "the listener does not run: rollout 1 of app waits" in said) == (7, True), said
+    assert (status, "the listener is not running: rollout 1 of app is stalled" in said) == (7, True), said
     assert rules() == []
     stack.ctl("start", "all")
     assert wait_ended(stack)["status"] == "done"

@@ -94,7 +94,7 @@ def test_failed_warmup_keeps_port_closed_and_retries(start: Callable[..., Stack]
     assert (found["gate"], found["warm"], found["tries"]) == ("closed", False, 1)
     shown = stack.ctl("rolling_status", "app").stdout
     assert "answered 500" in shown
-    assert "tried 1 time, again in" in shown
+    assert "1 attempt, next in" in shown
     stack.fault()
     kill(stack, 1)  # it comes back mended, and is not kept waiting for its next try
     stack.wait_until(lambda: standing(stack)["app-8001"]["warm"], 4.0, "it is warm")

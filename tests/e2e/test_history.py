@@ -46,7 +46,7 @@ def test_history_lists_client_time_and_result(start: Callable[..., Stack]) -> No
     assert before <= first["began"] <= second["began"] <= time.time()
     assert (first["user"], first["client"], first["by"].partition("@")[0]) == ("root", "unix socket", "root")
     printed = stack.ctl("rolling_history", "app").stdout.splitlines()
-    assert printed[0].split() == ["ROLLOUT", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY"]
+    assert printed[0].split() == ["ROLLOUT", "GROUP", "STARTED", "STATUS", "REPLACED", "TOOK", "BY", "WHY"]
     assert [line.split()[0] for line in printed[1:]] == ["1", "2"]
     assert "is not warm" in printed[2]
     assert [one["id"] for one in history(stack, "--number", "1")] == [2]
@@ -143,7 +143,7 @@ def test_resumed_rollout_records_duration_and_idle_time(light: Callable[..., Sta
     assert end >= before - failed["began"] - 0.1
     assert one["rested"] == pytest.approx(end - begin, abs=0.002)
     assert failed["seconds"] < one["seconds"] <= took - one["rested"] + 0.1
-    assert " still " in stack.ctl("rolling_history", "app").stdout
+    assert ", resumed after " in stack.ctl("rolling_history", "app").stdout
 
 
 def test_killed_listener_writes_no_record_twice(light: Callable[..., Stack]) -> None:
@@ -166,9 +166,9 @@ def test_numbers_and_forecasts_outlive_supervisord(light: Callable[..., Stack]) 
     assert stack.ctl("reload").returncode == 0
     stack.wait_serving()
     wait_open(stack)
-    assert "Earlier ones: supervisorctl rolling_history app" in stack.ctl("rolling_status", "app").stdout
+    assert f"Earlier ones: {stack.called} rolling_history app" in stack.ctl("rolling_status", "app").stdout
     planned = stack.ctl("rolling_restart", "app", "--dry-run")
-    assert re.search(r"It would take about \d+ s, by how long the last rollouts took", planned.stdout), planned.stdout
+    assert re.search(r"It would take about \d+ s, as the last rollouts did", planned.stdout), planned.stdout
     second = stack.ctl("rolling_restart", "app")
     assert "(rollout 2)" in second.stdout
     assert re.search(r"replaced in [\d.]+ s \((\d+ % (more|less) than|as) forecast\)", second.stdout), second.stdout
@@ -218,9 +218,9 @@ def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
         (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
         (["rolling_report", "app"], 1, "no rollout of app is known"),
         (["rolling_history", "nobody"], 5, "no such group"),
-        (["rolling_history", "--number", "0"], 2, "'0' is no number from 1 to 500"),
+        (["rolling_history", "--number", "0"], 2, "'0' is not a number from 1 to 500"),
         (["rolling_history"], 0, "No rollout is known."),
-        (["rolling_status", "app"], 0, "supervisord knows of no rollout of app.\n"),
+        (["rolling_status", "app"], 0, "No rollout of app since supervisord started.\n"),
     ],
 )
 def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:

@@ -172,7 +172,7 @@ def test_on_timeout_fail_keeps_process_and_connection(start: Callable[..., Stack
     assert "so it was not stopped and goes on serving (drain.on_timeout: fail)" in why
     assert f"app-8000  FAILED: {why}" in done.out
     assert "raise drain.timeout" in done.out
-    assert done.out.endswith("Mend it, then go on where it stopped: supervisorctl rolling_resume app\n")
+    assert done.out.endswith("rolling_resume app\n")
     assert [left["peer"] for left in done.process["oldest_lingering"]] == [client.peer]
 
 

@@ -50,7 +50,7 @@ def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("words", [("-h",), ("--help",), ("help",)])
 def test_whoever_asks_for_help_gets_it(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, text = told(capsys, *words)
-    assert (status, "[-c FILE | -s URL] VERB" in text) == (0, True)
+    assert (status, "[-c FILE | -s URL] COMMAND" in text) == (0, True)
 
 
 @pytest.mark.parametrize("words", [("help", "restart"), (*NOWHERE, "restart", "--help")])
@@ -67,12 +67,12 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        (("rollouts",), 2, "there is no rollouts (there is: restart, status,"),
-        (("help", "rollouts"), 2, "there is no rollouts"),
+        (("rollouts",), 2, "there is no command rollouts (the commands are: restart, status,"),
+        (("help", "rollouts"), 2, "there is no command rollouts"),
         (("-x",), 2, "ERROR: option -x not recognized. Try: supervisor_rolling -h\n"),
         (("-c", "/nowhere.conf", "status"), 2, "ERROR: could not find config file /nowhere.conf. Try: "),
         (("-s", "bla", "status"), 2, "ERROR: invalid value for -s 'bla': value 'bla' is not a URL. Try: "),
-        (("-s", "ftp://x", "status"), 2, "ERROR: nobody can talk to supervisord at 'ftp://x': http:// or unix://"),
+        (("-s", "ftp://x", "status"), 2, "ERROR: cannot connect to supervisord at 'ftp://x': use http:// or unix://"),
         (("-s", "bla\x07", "status"), 2, "value 'bla\\x07' is not a URL"),
         ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
         ((*NOWHERE, "abort", "app", "web"), 2, "unrecognized arguments: web. Try: supervisor_rolling help abort"),

@@ -226,6 +226,11 @@ class Stack:
         """What ``ctl`` runs, for those who want to see it run."""
         return [*self._program("supervisor.supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
 
+    @property
+    def called(self) -> str:
+        """How messages call supervisorctl, after ``ctl`` has called it."""
+        return f"supervisorctl -c {self.supervisord_conf}"
+
     def rpc(self, timeout: float = RPC_TIMEOUT) -> xmlrpc.client.ServerProxy:
         """A new proxy of supervisord's XML-RPC, for one thread; ``timeout`` for each call."""
         return xmlrpc.client.ServerProxy("http://supervisord", transport=UnixTransport(self.socket, timeout))

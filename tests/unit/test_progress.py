@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,19 +20,16 @@ from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.policy import GatePolicy, Hook, HooksPolicy, Policy, PortRule
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.ctl.output import Output
-from supervisor_rolling.ctl.progress import (
+from supervisor_rolling.ctl.progress import PlainScreen, TerminalScreen, screen_for
+from supervisor_rolling.ctl.rollout_lines import (
     ASCII,
     UNICODE,
-    PlainScreen,
-    TerminalScreen,
     bar_line,
-    first_line,
     first_lines,
-    last_line,
+    last_lines,
     left_lines,
     plan_lines,
     process_line,
-    screen_for,
 )
 from supervisor_rolling.plugin.views import rollout_view
 
@@ -95,6 +93,10 @@ def moving(stage: Stage, name: str = "app-2", **changes: Any) -> Member:
     return Member(name, (8002,), stage=stage, attempted=True, **{"since": NOW - 3.0, **changes})
 
 
+def last_text(view: View, processes_after: Sequence[View] = ()) -> str:
+    return "\n".join(last_lines(view, processes_after))
+
+
 def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
     (view,) = a_view(member)["processes"]
     return process_line(view, width, signs)
@@ -103,14 +105,14 @@ def line_of(member: Member, width: int = 5, signs: Any = UNICODE) -> str:
 # --- the line of a process
 
 
-def test_a_process_that_is_back_tells_all_that_it_has_been_through() -> None:
+def test_line_of_replaced_process_has_every_stage() -> None:
     assert line_of(NEW) == (
         "app-1  drained 1.2 s · stopped 1.1 s · started 1.0 s · "
         "warmed 0.7 s (11 requests 730 → 3 ms) · ready 10 s · open"
     )
 
 
-def test_a_start_of_a_moment_is_left_out_because_its_startsecs_count_as_warming() -> None:
+def test_short_start_is_left_out() -> None:
     assert line_of(replace(NEW, timing=Timing(started=0.05, warmed=1.02))) == (
         "app-1  warmed 1.0 s (11 requests 730 → 3 ms) · open"
     )
@@ -120,12 +122,12 @@ def test_a_start_of_a_moment_is_left_out_because_its_startsecs_count_as_warming(
     ("statuses", "told"),
     [((200,) * 11, ""), ((200, 301, 200, 404, 404), ", statuses 200 x 2, 301 x 1, 404 x 2"), ((), "")],
 )
-def test_statuses_stand_in_the_line_where_not_all_are_200(statuses: tuple[int, ...], told: str) -> None:
+def test_line_has_statuses_unless_all_are_200(statuses: tuple[int, ...], told: str) -> None:
     warm = replace(NEW, timing=Timing(warmed=1.02), statuses=statuses)
     assert line_of(warm) == f"app-1  warmed 1.0 s (11 requests 730 → 3 ms{told}) · open"
 
 
-def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
+def test_line_is_ascii_for_other_encodings() -> None:
     line = line_of(NEW, signs=ASCII)
     assert line == (
         "app-1  drained 1.2 s, stopped 1.1 s, started 1.0 s, warmed 0.7 s (11 requests 730 -> 3 ms), ready 10 s, open"
@@ -133,34 +135,27 @@ def test_where_the_output_is_not_unicode_the_line_is_ascii() -> None:
     assert line.isascii()
 
 
-def test_a_warm_up_without_a_list_tells_how_long_it_took_to_be_ready() -> None:
+def test_warm_up_without_requests_is_ready() -> None:
     member = replace(NEW, requests=0, timing=Timing(warmed=0.73, ready=0.04))
     assert line_of(member) == "app-1  ready 0.7 s · open"
 
 
-def test_a_drain_at_its_deadline_tells_how_many_were_left() -> None:
+def test_timed_out_drain_has_number_of_connections() -> None:
     member = replace(NEW, timing=Timing(drained=30.0), lingering_connections=4)
     assert line_of(member) == "app-1  drained 30.0 s (4 connections left) · open"
 
 
-def test_a_process_that_had_to_be_killed_says_so() -> None:
+def test_killed_process_is_marked() -> None:
     assert line_of(replace(NEW, killed=True, requests=0, timing=Timing(stopped=10.04))) == (
         "app-1  stopped 10.0 s (killed) · open"
     )
-
-
-def test_what_an_older_supervisord_does_not_tell_is_not_missed() -> None:
-    (view,) = a_view(NEW)["processes"]
-    old = {key: value for key, value in view.items() if key not in ("killed", "deaths")}
-    assert process_line(old, 5, UNICODE) == line_of(NEW)
-    assert last_line({**a_view(NEW, status=Status.FAILED), "processes": [{**old, "failed": True}]})
 
 
 UPLOAD = Connection("10.0.0.7:51322", age=61.0, idle=0.6, last="received")
 GONE = Connection("[fe80::1]:4711", age=30.004, idle=30.0, last="sent", state="stuck")
 
 
-def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> None:
+def test_connections_left_are_listed_below_the_process() -> None:
     quick = replace(NEW, timing=Timing(drained=30.0))
     member = replace(quick, lingering_connections=9, oldest_lingering=(UPLOAD, GONE))
     assert plain(a_view(member, *waiting("app-20"))) == [
@@ -171,20 +166,20 @@ def test_each_connection_that_a_restart_ended_has_a_line_below_its_process() -> 
     ]
 
 
-def test_where_all_that_were_left_are_told_there_are_no_more() -> None:
+def test_complete_list_of_connections_has_no_rest() -> None:
     assert left_lines(a_view(replace(NEW, lingering_connections=1, oldest_lingering=(UPLOAD,)))["processes"][0], 5) == [
         "       10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago"
     ]
 
 
-def test_a_failure_has_told_itself_who_was_left() -> None:
+def test_failed_drain_lists_no_connections() -> None:
     member = Member(
         "app-1", (), failed=True, why="still had 1 connection …", lingering_connections=1, oldest_lingering=(UPLOAD,)
     )
     assert plain(a_view(member)) == ["app-1  FAILED: still had 1 connection …"]
 
 
-def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_has_failed() -> None:
+def test_connections_are_listed_when_new_process_failed() -> None:
     member = Member("app-1", (), stage=Stage.FAILED, attempted=True, failed=True, why="is not warm: GET / answered 500")
     member = replace(member, timing=Timing(drained=30.0), lingering_connections=1, oldest_lingering=(UPLOAD,))
     assert plain(a_view(member)) == [
@@ -193,25 +188,7 @@ def test_connections_that_a_restart_ended_are_told_also_where_the_new_process_ha
     ]
 
 
-def test_what_a_newer_supervisord_tells_of_a_connection_is_passed_over() -> None:
-    (view,) = a_view(replace(NEW, lingering_connections=1, oldest_lingering=(UPLOAD,)))["processes"]
-    newer = {**view, "oldest_lingering": [{**view["oldest_lingering"][0], "colour": "blue"}]}
-    assert left_lines(newer, 5) == left_lines(view, 5) != []
-
-
-def test_a_supervisord_that_is_older_than_its_supervisorctl_tells_how_many() -> None:
-    (view,) = a_view(replace(NEW, lingering_connections=4))["processes"]
-    del view["oldest_lingering"]
-    assert left_lines(view, 5) == []
-
-
-def test_a_rollout_that_an_older_listener_wrote_can_be_viewed() -> None:
-    wire = json.loads(dump(Rollout(7, "app", MAX_SHOWN, (NEW,), 1, GatePolicy())))
-    del wire["members"][0]["oldest_lingering"]
-    assert rollout_view(wire, NOW)["processes"][0]["oldest_lingering"] == []
-
-
-def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
+def test_connection_lines_stay_on_a_terminal(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
     screen.show(a_view(moving(Stage.RESTARTING, lingering_connections=1, oldest_lingering=(UPLOAD,))))
     assert len(terminal.shown()) == 2
@@ -224,12 +201,12 @@ def test_on_a_terminal_those_lines_stay_too(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])
-def test_a_process_that_failed_tells_why_open_or_closed(stage: Stage) -> None:
+def test_failed_process_has_its_reason(stage: Stage) -> None:
     member = Member("app-1", (8001,), stage=stage, failed=True, why="is not warm: GET / answered 500")
     assert line_of(member) == "app-1  FAILED: is not warm: GET / answered 500"
 
 
-def test_a_process_that_is_left_alone_tells_why() -> None:
+def test_process_left_alone_has_its_reason() -> None:
     assert line_of(Member("app-1", (), selected=False, why="is stopped and is left so")) == (
         "app-1  is stopped and is left so"
     )
@@ -248,11 +225,11 @@ def test_a_process_that_is_left_alone_tells_why() -> None:
         (moving(Stage.WARMING, failed=True, why="did not stop"), "app-2  warming 3 s"),
     ],
 )
-def test_a_process_under_way_tells_where_it_is_and_since_when(member: Member, line: str) -> None:
+def test_process_under_way_has_stage_and_time(member: Member, line: str) -> None:
     assert line_of(member) == line
 
 
-def test_names_stand_in_a_column() -> None:
+def test_names_are_a_column() -> None:
     assert line_of(NEW, width=9).startswith("app-1      drained")
 
 
@@ -264,30 +241,30 @@ def bar(done: int, total: int, **changes: Any) -> str:
     return bar_line(a_view(*new, *waiting(*(f"app-{n}" for n in range(done, total))), **changes), ASCII)
 
 
-def test_the_bar_tells_how_far_it_is_and_how_long_it_may_take() -> None:
+def test_bar_has_progress_and_time_left() -> None:
     assert bar(2, 8) == "######.................. 2/8  12 s, about 36 s left"
     assert bar(4, 8) == "############............ 4/8  12 s, about 12 s left"
 
 
-def test_before_the_first_is_back_nobody_knows_how_long_it_takes() -> None:
+def test_bar_without_replaced_process_has_no_time_left() -> None:
     assert bar(0, 8) == "........................ 0/8  12 s"
 
 
-def test_the_bar_is_full_at_the_end_and_where_there_is_nothing_to_do() -> None:
+def test_bar_is_full_at_end_or_without_work() -> None:
     assert bar(8, 8) == "######################## 8/8  12 s, about 0 s left"
     assert bar(0, 0) == "######################## 0/0  12 s"
 
 
-def test_the_bar_tells_a_wish() -> None:
+def test_bar_has_pause_and_abort() -> None:
     assert bar(0, 8, paused=True).endswith("0/8  12 s, paused")
     assert bar(0, 8, paused=True, aborting=True).endswith("0/8  12 s, aborting")
 
 
-def test_the_bar_has_blocks_where_they_can_be_shown() -> None:
+def test_bar_has_blocks_in_unicode() -> None:
     assert bar_line(a_view(*waiting("app-1", "app-2")), UNICODE).startswith("░" * 24 + " 0/2")
 
 
-def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redrawn_lines_fit_the_rows_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 4)))
     terminal = Terminal()
     screen = screen_for(Output(terminal, PLAIN))
@@ -303,47 +280,47 @@ def test_what_is_drawn_again_never_takes_more_than_the_terminal_has_rows(monkeyp
 # --- the first line, the last line, the plan
 
 
-def test_the_first_line_says_what_will_be_done() -> None:
-    assert first_line(a_view(*waiting("app-1", "app-2"))) == "app: replacing 2 processes, 1 at a time (rollout 7)"
+def test_first_line_of_new_rollout() -> None:
+    assert first_lines(a_view(*waiting("app-1", "app-2")))[0] == "app: replacing 2 processes, 1 at a time (rollout 7)"
 
 
-def test_the_first_line_of_a_rollout_that_goes_on_says_how_far_it_was() -> None:
+def test_first_line_of_resumed_rollout() -> None:
     assert (
-        first_line(a_view(NEW, *waiting("app-2")), resumed=True)
-        == "app: going on, 1 of 2 replaced, 1 at a time (rollout 7)"
+        first_lines(a_view(NEW, *waiting("app-2")), resumed=True)[0]
+        == "app: resuming, 1 of 2 replaced, 1 at a time (rollout 7)"
     )
 
 
-def test_the_last_line_of_a_rollout_that_is_done() -> None:
+def test_last_line_of_done_rollout() -> None:
     view = a_view(NEW, Member("app-2", (), selected=False, why="is stopped"), status=Status.DONE)
-    assert last_line(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
+    assert last_text(view) == "app: 1 of 1 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
-def test_the_last_line_of_a_rollout_that_was_aborted() -> None:
+def test_last_line_of_aborted_rollout() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED)
-    assert last_line(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
+    assert last_text(view) == "app: ABORTED: 1 of 2 replaced in 12.0 s, never fewer than 3 of 2 available"
 
 
-def test_the_last_lines_of_a_rollout_that_an_operator_aborted_say_how_to_go_on() -> None:
+def test_operators_abort_has_resume_command() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, aborting=True)
-    assert last_line(view).splitlines()[1:] == ["To go on with the others: supervisorctl rolling_resume app"]
-    assert last_line(a_view(NEW, status=Status.ABORTED, aborting=True)).count("\n") == 0, "there are no others"
+    assert last_text(view).splitlines()[1:] == ["To continue with the others: supervisorctl rolling_resume app"]
+    assert last_text(a_view(NEW, status=Status.ABORTED, aborting=True)).count("\n") == 0, "there are no others"
 
 
-def test_the_last_lines_of_a_rollout_that_something_else_ended_say_what() -> None:
+def test_other_abort_has_its_reason() -> None:
     view = a_view(NEW, *waiting("app-2"), status=Status.ABORTED, why="the group is gone")
-    assert last_line(view).splitlines()[1:] == ["the group is gone"]
+    assert last_text(view).splitlines()[1:] == ["the group is gone"]
 
 
-def test_the_last_lines_of_a_rollout_that_failed_say_what_is_closed_and_what_to_do() -> None:
+def test_failed_rollout_has_gate_log_and_next_command() -> None:
     kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
     serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
-    assert last_line(view, [standing("app-2", "closed"), standing("app-3")]).splitlines() == [
+    assert last_text(view, [standing("app-2", "closed"), standing("app-3")]).splitlines() == [
         "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
-        "Closed, so that no user meets it: app-2 (port 8002)",
+        "Closed, so it receives no traffic: app-2 (port 8002)",
         "See why: supervisorctl tail app:app-2 stderr",
-        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+        "Fix the problem, then resume: supervisorctl rolling_resume app",
     ]
 
 
@@ -355,22 +332,22 @@ def standing(name: str, gate: str = "open", statename: str = "RUNNING", warm: bo
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        ([standing("app-1", "closed"), standing("app-2")], "Closed, so that no user meets it"),
-        ([standing("app-1", "closed"), standing("app-2", statename="FATAL")], "Closed, and no other serves"),
-        ([standing("app-1", statename="FATAL")], "Not warm, and open all the same"),
-        ([standing("app-1", "open"), standing("app-2")], "Not warm, and open all the same"),
+        ([standing("app-1", "closed"), standing("app-2")], "Closed, so it receives no traffic"),
+        ([standing("app-1", "closed"), standing("app-2", statename="FATAL")], "Closed, and no other process serves"),
+        ([standing("app-1", statename="FATAL")], "Not warm, but accepting traffic"),
+        ([standing("app-1", "open"), standing("app-2")], "Not warm, but accepting traffic"),
         ([standing("app-1", warm=True), standing("app-2")], "Not warm when the rollout ended"),
         ([standing("app-1", "unknown"), standing("app-2")], "Not warm when the rollout ended"),
         ([], "Not warm when the rollout ended"),
     ],
 )
-def test_what_the_rollout_left_failed_is_told_with_its_gate_as_it_is_now(found: list[View], text: str) -> None:
+def test_failed_process_has_its_present_gate(found: list[View], text: str) -> None:
     kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is FATAL")
-    lines = last_line(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
+    lines = last_text(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
     assert lines[1] == f"{text}: app-1 (port 8001)"
-    is_settled = lines[2] == "See why: supervisorctl tail app:app-1 stderr"
-    assert is_settled == text.startswith("Closed")
-    assert is_settled or lines[2] == "See how it stands: supervisorctl rolling_status app"
+    is_known = lines[2] == "See why: supervisorctl tail app:app-1 stderr"
+    assert is_known == text.startswith("Closed")
+    assert is_known or lines[2] == "See the state now: supervisorctl rolling_status app"
 
 
 @pytest.mark.parametrize(
@@ -384,28 +361,28 @@ def test_what_the_rollout_left_failed_is_told_with_its_gate_as_it_is_now(found: 
     ],
     ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
 )
-def test_the_log_of_a_process_is_named_where_it_can_tell_something(member: Member, is_told: bool) -> None:
-    lines = last_line(a_view(member, *waiting("app-2"), status=Status.FAILED)).splitlines()
+def test_log_is_named_only_if_it_has_the_cause(member: Member, is_told: bool) -> None:
+    lines = last_text(a_view(member, *waiting("app-2"), status=Status.FAILED)).splitlines()
     assert ("See why: supervisorctl tail app:app-1 stderr" in lines) is is_told
-    assert lines[-1] == "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+    assert lines[-1] == "Fix the problem, then resume: supervisorctl rolling_resume app"
 
 
-def test_where_all_are_new_there_is_nothing_to_go_on_with() -> None:
+def test_complete_rollout_has_nothing_to_resume() -> None:
     died = Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
-    assert last_line(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
-        "All are new, none is left to replace. To see how they stand: supervisorctl rolling_status app"
+    assert last_text(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
+        "Every process was replaced. To see their state: supervisorctl rolling_status app"
     )
 
 
-def test_what_an_earlier_rollout_left_closed_is_still_to_be_replaced() -> None:
+def test_process_left_by_earlier_rollout_has_restart_command() -> None:
     kept = Member("app-3", (8003,), selected=False, stage=Stage.FAILED, why="is not warm")
-    assert last_line(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
+    assert last_text(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
         "To replace what an earlier rollout left closed: supervisorctl rolling_restart app:app-3"
     )
 
 
-def test_more_at_a_time_than_there_are_is_told_as_all_of_them() -> None:
-    assert first_line({**a_view(*waiting("app-1", "app-2")), "limit": 100}).startswith(
+def test_limit_above_group_size_is_group_size() -> None:
+    assert first_lines({**a_view(*waiting("app-1", "app-2")), "limit": 100})[0].startswith(
         "app: replacing 2 processes, 2 at a time"
     )
     assert plan_lines({**a_view(*waiting("app-1"), status=Status.PLANNED), "limit": 3})[0].startswith(
@@ -413,50 +390,52 @@ def test_more_at_a_time_than_there_are_is_told_as_all_of_them() -> None:
     )
 
 
-def test_a_rollout_that_failed_on_nobody_says_why() -> None:
+def test_failure_without_failed_process_has_its_reason() -> None:
     view = a_view(*waiting("app-1"), status=Status.FAILED, why="waited 60 s and could not go on")
-    assert last_line(view).splitlines()[1:] == [
+    assert last_text(view).splitlines()[1:] == [
         "waited 60 s and could not go on",
-        "Mend it, then go on where it stopped: supervisorctl rolling_resume app",
+        "Fix the problem, then resume: supervisorctl rolling_resume app",
     ]
 
 
 NGINX = Policy(
     "app", PortRule(), min_ready_seconds=11.0, min_ready_why="max_fails=1, fail_timeout=10s, which are the defaults"
 )
-SETTLES = (
-    "Each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port that has refused for so "
-    "long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at each server of the "
-    "upstream: saves 11 s for each process, {seconds} s for the whole rollout"
+MIN_READY = (
+    "Each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port "
+    "that has refused for so long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at "
+    "each server of the upstream: saves 11 s for each process, {seconds} s for the whole rollout"
 )
 
 
-def test_a_rollout_that_settles_by_nginx_says_why_and_how_to_save_it_in_its_first_lines_and_plan() -> None:
+def test_min_ready_seconds_from_nginx_has_reason_and_fix() -> None:
     rollout = a_view(*waiting(*(f"app-{n}" for n in range(8))), policy=NGINX)
-    assert first_lines(rollout)[1:] == [SETTLES.format(seconds=88)]
-    assert first_lines({**rollout, "limit": 4})[1:] == [SETTLES.format(seconds=33)], (
+    assert first_lines(rollout)[1:] == [MIN_READY.format(seconds=88)]
+    assert first_lines({**rollout, "limit": 4})[1:] == [MIN_READY.format(seconds=33)], (
         "the canary alone, then 4 at a time"
     )
-    assert first_lines({**rollout, "replaced": 6}, resumed=True)[1:] == [SETTLES.format(seconds=22)]
-    assert plan_lines({**rollout, "status": "planned"})[-2:] == [SETTLES.format(seconds=88), "Nothing was touched."]
+    assert first_lines({**rollout, "replaced": 6}, resumed=True)[1:] == [MIN_READY.format(seconds=22)]
+    assert plan_lines({**rollout, "status": "planned"})[-2:] == [MIN_READY.format(seconds=88), "Nothing was changed."]
 
 
-def test_where_the_configuration_is_not_known_the_time_to_settle_is_told_with_what_to_do() -> None:
+def test_min_ready_seconds_without_configuration_has_fix() -> None:
     (line,) = first_lines(a_view(*waiting("app-1", "app-2"), policy=Policy("app", PortRule())))[1:]
     assert "waits 10 s after it opens" in line
     assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
-    assert line.endswith("or set min_ready_seconds: 0 where a port that has refused is tried again at once: saves up to 10 s for "
-                         "each process, 20 s for the whole rollout")  # fmt: skip
+    assert line.endswith(
+        "or set min_ready_seconds: 0 where a port that has refused is tried again at once: saves up to 10 s for each "
+        "process, 20 s for the whole rollout"
+    )
 
 
 @pytest.mark.parametrize(
     "policy", [Policy("app", PortRule(), min_ready_seconds=0.0), replace(NGINX, min_ready_auto=False)]
 )
-def test_a_rollout_that_settles_for_nothing_or_as_it_was_told_says_no_more(policy: Policy) -> None:
+def test_given_min_ready_seconds_are_not_explained(policy: Policy) -> None:
     assert len(first_lines(a_view(*waiting("app-1", "app-2"), policy=policy))) == 1
 
 
-def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
+def test_plan_has_order_ports_and_processes_left_alone() -> None:
     members = (
         Member("app-10", (8010, 9010)),
         Member("app-2", (8002,)),
@@ -468,8 +447,8 @@ def test_a_plan_tells_the_order_the_ports_and_who_is_left_alone() -> None:
         "app-10  port 8010, 9010",
         "app-2   port 8002",
         "app-3   is stopped and is left so",
-        "app-4   is not asked for",
-        "Nothing was touched.",
+        "app-4   not selected",
+        "Nothing was changed.",
     ]
 
 
@@ -485,7 +464,7 @@ def plain(*views: View) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_each_process_is_one_line_when_it_is_done_and_never_again() -> None:
+def test_done_process_is_printed_once() -> None:
     one, two = NEW, replace(NEW, name="app-2", since=BEGAN + 9)
     lines = plain(
         a_view(*waiting("app-1", "app-2")), a_view(one, *waiting("app-2")), a_view(one, two), a_view(one, two)
@@ -493,23 +472,23 @@ def test_each_process_is_one_line_when_it_is_done_and_never_again() -> None:
     assert [line.split()[0] for line in lines] == ["app-1", "app-2"]
 
 
-def test_those_that_are_done_at_one_look_come_in_the_order_in_which_they_were() -> None:
+def test_processes_done_together_are_in_order_of_time() -> None:
     late, early = replace(NEW, name="app-1", since=BEGAN + 9), replace(NEW, name="app-2", since=BEGAN + 5)
     assert [line.split()[0] for line in plain(a_view(late, early))] == ["app-2", "app-1"]
 
 
 @pytest.mark.parametrize("stage", UNDER_WAY)
-def test_one_that_is_under_way_is_not_told_even_when_it_has_failed_already(stage: Stage) -> None:
+def test_failed_process_under_way_is_not_printed_yet(stage: Stage) -> None:
     assert plain(a_view(moving(stage, failed=True, why="died after it was replaced"))) == []
 
 
-def test_one_that_an_earlier_failure_keeps_closed_is_told_when_it_has_been_replaced() -> None:
+def test_process_closed_earlier_is_printed_when_replaced() -> None:
     shut = Member("app-1", (8001,), stage=Stage.FAILED, why="is not warm")
     assert plain(a_view(shut)) == []
     assert plain(a_view(shut), a_view(moving(Stage.WARMING, "app-1")), a_view(NEW)) == [line_of(NEW, signs=ASCII)]
 
 
-def test_those_that_failed_and_those_left_alone_are_told_too() -> None:
+def test_failed_and_unselected_processes_are_printed() -> None:
     failed = Member("app-1", (), stage=Stage.FAILED, failed=True, since=BEGAN + 5, why="is not warm")
     alone = Member("app-20", (), selected=False, why="is stopped and is left so")
     assert plain(a_view(failed, alone, *waiting("app-3"))) == [
@@ -528,7 +507,7 @@ def stream_of(encoding: str) -> io.TextIOWrapper:
 @pytest.mark.parametrize(
     ("encoding", "ascii_only"), [("utf-8", False), ("UTF8", False), ("latin-1", True), ("ascii", True)]
 )
-def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_only: bool) -> None:
+def test_screen_has_characters_of_the_encoding(encoding: str, ascii_only: bool) -> None:
     stream = stream_of(encoding)
     screen_for(Output(stream, PLAIN)).close(a_view(NEW))
     stream.flush()
@@ -537,14 +516,14 @@ def test_an_output_gets_the_characters_that_it_can_show(encoding: str, ascii_onl
     assert text.isascii() is not encoding.lower().startswith("utf")
 
 
-def test_an_output_that_does_not_tell_its_encoding_gets_ascii() -> None:
+def test_unknown_encoding_gets_ascii() -> None:
     stream = io.StringIO()  # its encoding is None
     screen_for(Output(stream, PLAIN)).show(a_view(NEW))
     assert stream.getvalue().isascii()
 
 
 @pytest.mark.parametrize(("term", "kind"), [("xterm", TerminalScreen), ("dumb", PlainScreen), ("", PlainScreen)])
-def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kind: type) -> None:
+def test_only_capable_terminal_is_redrawn(terminal: Terminal, term: str, kind: type) -> None:
     assert type(screen_for(Output(terminal, {"TERM": term}))) is kind
     assert type(screen_for(Output(io.StringIO(), {"TERM": term}))) is PlainScreen
 
@@ -552,7 +531,7 @@ def test_only_a_terminal_that_can_is_drawn_on(terminal: Terminal, term: str, kin
 # --- the terminal
 
 
-def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Terminal) -> None:
+def test_processes_under_way_are_redrawn_above_the_bar(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
     screen.show(a_view(moving(Stage.DRAINING, "app-1", lingering_connections=2), *waiting("app-2")))
     assert terminal.shown()[:1] == ["app-1  draining 3 s, 2 connections left"]
@@ -564,7 +543,7 @@ def test_what_moves_is_drawn_again_in_its_place_with_the_bar_below(terminal: Ter
     ]
 
 
-def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Terminal) -> None:
+def test_done_processes_stay_and_the_bar_goes(terminal: Terminal) -> None:
     screen = screen_for(Output(terminal, PLAIN))
     quick = replace(NEW, timing=Timing(drained=1.0), requests=0)
     screen.show(a_view(moving(Stage.READY, "app-1"), *waiting("app-2")))
@@ -578,7 +557,7 @@ def test_what_is_done_stays_above_and_in_the_end_nothing_else_does(terminal: Ter
     assert terminal.shown() == ["app-1  drained 1.0 s · open", "app-2  drained 1.0 s · open"]
 
 
-def test_a_terminal_that_nothing_was_drawn_on_is_not_cleared(terminal: Terminal) -> None:
+def test_untouched_terminal_is_not_cleared(terminal: Terminal) -> None:
     screen_for(Output(terminal, PLAIN)).close(a_view(*waiting("app-1")))
     assert terminal.getvalue() == ""
 
@@ -594,9 +573,7 @@ members = st.builds(
 
 @given(st.lists(st.lists(members, max_size=4, unique_by=lambda m: m.name), min_size=1, max_size=4), st.integers(2, 90))
 @settings(deadline=None, max_examples=50)
-def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
-    looks: list[list[Member]], columns: int
-) -> None:
+def test_redrawn_lines_fit_the_columns_of_the_terminal(looks: list[list[Member]], columns: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
         terminal = Terminal()
@@ -611,17 +588,17 @@ def test_what_is_drawn_again_never_takes_more_than_a_line_of_the_terminal(
         assert terminal.shown() == []
 
 
-def test_the_bar_names_the_command_that_a_rollout_waits_for() -> None:
+def test_bar_names_the_running_hook() -> None:
     before = a_view(*waiting("app-1"), policy=HOOKED)
-    assert bar_line(before, ASCII).endswith("0/1  12 s, before_rollout runs")
+    assert bar_line(before, ASCII).endswith("0/1  12 s, running before_rollout")
     after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
-    assert bar_line(after, ASCII).endswith(", after_rollout runs")
-    assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("runs")
+    assert bar_line(after, ASCII).endswith(", running after_rollout")
+    assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("before_rollout")
 
 
-def test_bar_has_what_a_rollout_waits_for() -> None:
+def test_bar_has_what_the_rollout_waits_for() -> None:
     assert bar(1, 8, waits="the guard to finish app-2 (warming)").endswith(
-        " s left, waits for the guard to finish app-2 (warming)"
+        " s left, waiting for the guard to finish app-2 (warming)"
     )
     assert a_view(NEW, status=Status.DONE, waits="x", waits_long=True)["waits"] == ""
 
@@ -631,12 +608,12 @@ def test_long_wait_is_one_plain_line() -> None:
     waits: dict[str, Any] = {"waits": "the guard to finish app-2 (warming)"}
     assert screen.news(a_view(*waiting("app-1"), **waits)) == []
     long = a_view(*waiting("app-1"), **waits, waits_long=True)
-    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == ["waiting for the guard to finish app-2 (warming)"]
     assert screen.news(long) == []
     assert screen.news(a_view(*waiting("app-1"))) == []
-    assert screen.news(long) == ["waits for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == ["waiting for the guard to finish app-2 (warming)"]
 
 
-def test_open_instead_of_available_where_settle_is_not_known():
+def test_unknown_min_ready_seconds_count_open_processes():
     view = a_view(Member("app-1", (8001,), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
-    assert last_line(view).endswith("never fewer than 3 of 1 open")
+    assert last_text(view).endswith("never fewer than 3 of 1 open")

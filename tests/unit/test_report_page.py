@@ -172,9 +172,9 @@ def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
     assert text_of(browser, "h1").startswith("app: FAILED: 2 of 8 replaced in 6.4 s")
     assert text_of(browser, ".trouble") == (
         f"What failed app-8002 (port 8002): {NOT_WARM} What now Not warm when the rollout ended: "
-        "app-8002 (port 8002) See how it stands: supervisorctl rolling_status app "
+        "app-8002 (port 8002) See the state now: supervisorctl rolling_status app "
         "See why: supervisorctl tail app:app-8002 stderr "
-        "Mend it, then go on where it stopped: supervisorctl rolling_resume app"
+        "Fix the problem, then resume: supervisorctl rolling_resume app"
     )
     assert lanes_with(browser, ".bad .name") == ["✕ app-8002"]
     assert f"FAILED: {NOT_WARM}" in text_of(browser, ".bad .words")

@@ -28,7 +28,7 @@ class Terminal(io.StringIO):
 
 def told(stream: io.StringIO, environment: dict[str, str], lines: list[str]) -> str:
     """What is written."""
-    Output(stream, environment).tell(lines)
+    Output(stream, environment).print(lines)
     return stream.getvalue()
 
 

@@ -9,15 +9,9 @@ from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller as Supervisorctl
 
 from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
-from supervisor_rolling.ctl.usage import (
-    COMMANDS,
-    UsageError,
-    called_as,
-    completions,
-    help_text,
-    parse,
-    where_told,
-)
+from supervisor_rolling.ctl.remedies import called_as, where_options
+from supervisor_rolling.ctl.supervisorctl_shell import completions
+from supervisor_rolling.ctl.usage import COMMANDS, UsageError, help_text, parse
 
 PROCESSES = [
     {"group": "app", "name": "app-1"},
@@ -58,7 +52,7 @@ def test_groups_processes_and_options_are_completed(line: str, found: list[str])
 
 
 @pytest.mark.parametrize("line", ["rolling_re", "restart ap", "help rolling_", " "])
-def test_what_is_not_ours_is_left_to_supervisorctl(line: str) -> None:
+def test_other_commands_are_left_to_supervisorctl(line: str) -> None:
     assert completions(line, "", lambda: PROCESSES) is None
 
 
@@ -83,7 +77,7 @@ def test_options_are_completed_without_asking_supervisord() -> None:
         ("rolling_check", "rolling_check"),
     ],
 )  # fmt: skip
-def test_commands_in_a_text_are_written_as_the_program_has_them(text: str, found: str) -> None:
+def test_commands_in_a_text_become_verbs_of_the_program(text: str, found: str) -> None:
     assert called_as(text, "supervisor_rolling") == found
     assert called_as(found, "supervisor_rolling") == found
 
@@ -97,10 +91,28 @@ def test_commands_in_a_text_are_written_as_the_program_has_them(text: str, found
         ("what supervisorctl prints", "what supervisorctl prints"),
     ],
 )
-def test_commands_in_a_text_find_the_same_supervisord(text: str, found: str) -> None:
-    where = where_told([("-u", "ann"), ("-s", "http://h:1/?a b"), ("-p", "secret")])
+def test_commands_in_a_text_keep_the_programs_options(text: str, found: str) -> None:
+    where = where_options([("-u", "ann"), ("-s", "http://h:1/?a b"), ("-p", "secret")])
     assert called_as(text, "supervisor_rolling", where) == found
     assert called_as(found, "supervisor_rolling", where) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "To continue: supervisorctl rolling_resume app",
+            "To continue: supervisorctl -c /etc/s.conf rolling_resume app",
+        ),
+        ("Try: supervisorctl help rolling_check", "Try: supervisorctl help rolling_check"),
+        ("See: supervisorctl tail app stderr", "See: supervisorctl -c /etc/s.conf tail app stderr"),
+        ("rolling_abort ends it", "rolling_abort ends it"),
+    ],
+)
+def test_supervisorctl_commands_keep_its_options(text: str, found: str) -> None:
+    where = where_options([("-c", "/etc/s.conf")])
+    assert called_as(text, "", where) == found
+    assert called_as(found, "", where) == found
 
 
 # --- in supervisorctl's own shell
@@ -142,35 +154,35 @@ def all_completions(found: Supervisorctl, line: str) -> list[str]:
     raise AssertionError("it does not end")
 
 
-def test_a_shell_completes_our_commands_with_one_question() -> None:
+def test_completion_asks_supervisord_once() -> None:
     server = Server(PROCESSES)
     assert all_completions(shell(server), "rolling_restart app:app") == ["app:app-1 ", "app:app-2 "]
     assert server.asked == 1
 
 
-def test_a_shell_completes_its_own_commands_and_the_names_of_ours_as_ever() -> None:
+def test_shell_still_completes_its_own_commands() -> None:
     found = shell(Server(PROCESSES))
     assert all_completions(found, "restart app:") == ["app:app-1 ", "app:* ", "app:app-2 "]
     assert all_completions(found, "rolling_re") == ["rolling_report ", "rolling_restart ", "rolling_resume "]
     assert all_completions(found, "help rolling_a") == ["rolling_abort "]
 
 
-def test_where_supervisord_does_not_answer_nothing_is_completed() -> None:
+def test_nothing_is_completed_without_supervisord() -> None:
     assert all_completions(shell(Server(None)), "rolling_status a") == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_said_once_by_a_shell(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_printed_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     shell(Server([])).onecmd(f"help {command}")
     assert capsys.readouterr().out == help_text(command) + "\n"
 
 
-def test_of_a_command_that_nobody_has_that_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_help_on_an_unknown_command_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     shell(Server([])).onecmd("help rolling_nonsense")
     assert capsys.readouterr().out == "*** No help on rolling_nonsense\n"
 
 
-def test_the_list_of_commands_has_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_commands_has_ours(capsys: pytest.CaptureFixture[str]) -> None:
     shell(Server([])).onecmd("help")
     listed = capsys.readouterr().out
     assert "rolling commands (type help <topic>)" in listed
@@ -198,7 +210,7 @@ def test_help_fits_eighty_columns_and_has_every_option(command: str) -> None:
         ("rolling_status app web", "unrecognized arguments: web"),
     ],
 )
-def test_what_is_wrong_is_said(line: str, why: str) -> None:
+def test_wrong_usage_is_explained(line: str, why: str) -> None:
     command, *words = line.split()
     with pytest.raises(UsageError, match=why):
         parse(command, words)

@@ -1,22 +1,34 @@
-"""What ``rolling_history`` prints: a line for each rollout, the newest last."""
+"""``rolling_history``: a line for each rollout of the past, the newest last."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.core.records import LOST
-from supervisor_rolling.ctl.report_words import lasting
+from supervisor_rolling.ctl.exit_status import DONE
+from supervisor_rolling.ctl.quantities import lasting
+from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
+from supervisor_rolling.ctl.usage import group_of, name_of
 
-COLUMNS = ("ROLLOUT", "GROUP", "BEGAN", "STATUS", "REPLACED", "TOOK", "BY", "WHY")
+DEFAULT_NUMBER = 20
+COLUMNS = ("ROLLOUT", "GROUP", "STARTED", "STATUS", "REPLACED", "TOOK", "BY", "WHY")
+UNIX = "unix socket"  # supervisord's name for a client on this host
 
-UNIX = "unix socket"  # what supervisord tells of a client on this host
+
+def history(session: Session, options: argparse.Namespace) -> int:
+    """Print the rollouts of a group, or of all groups."""
+    name = name_of(options.group) if options.group else ""
+    rollouts = session.ask("getHistory", name, options.number or DEFAULT_NUMBER)
+    session.print({"rollouts": rollouts}, history_lines(group_of(name), rollouts))
+    return DONE
 
 
 def history_lines(group: str, rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The structs of ``rolling.getHistory``, for people; the time is that of this host's zone."""
+    """The structs of ``rolling.getHistory`` as a table, with times of this host's time zone."""
     if not rollouts:
         return [f"No rollout{f' of {group}' if group else ''} is known."]
     return table([COLUMNS, *map(_row, rollouts)])
@@ -37,14 +49,13 @@ def _row(rollout: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _took(rollout: Mapping[str, Any]) -> str:
-    """What the rollout took; after a plus what it lay still, until it was resumed."""
+    """How long the rollout ran and, if it was resumed, how long it had ended before."""
     took = f"{rollout['seconds']:.1f} s"
-    rested = rollout.get("rested", 0.0)  # an older supervisord does not tell
-    return f"{took} + {lasting(rested)} still" if rested else took
+    return f"{took}, resumed after {lasting(rollout['rested'])}" if rollout["rested"] else took
 
 
 def by_text(rollout: Mapping[str, Any]) -> str:
-    """Who asked: as they said, and what their connection tells besides."""
+    """The operator, as the client gave the name; and what the connection showed, if that is not the same."""
     said, user, client = rollout["by"], rollout["user"], rollout["client"]
     parts = [said or user or "-"]
     if said and user and user != said.partition("@")[0]:

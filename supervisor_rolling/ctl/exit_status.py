@@ -1,0 +1,103 @@
+"""The exit statuses of the commands, and for each error what the operator reads about it."""
+
+from __future__ import annotations
+
+import difflib
+import http.client
+import xmlrpc.client
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+from supervisor.xmlrpc import Faults
+
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.text import readable
+from supervisor_rolling.ctl.usage import UsageError
+
+DONE, FAILED, USAGE, NO_PLUGIN, NO_PERMISSION, NO_GROUP, NOT_CONFIGURED, NO_LISTENER, REFUSED = range(9)
+"""After those of LSB init scripts."""
+INTERRUPTED = 130  # what a shell reports for a program that SIGINT ended
+
+CONNECTION_ERRORS = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)
+"""What a call to supervisord raises when it does not answer, or answers something that is no XML-RPC."""
+
+_FAULT_STATUS = {
+    Faults.UNKNOWN_METHOD: NO_PLUGIN,
+    Faults.BAD_NAME: NO_GROUP,
+    Faults.INCORRECT_PARAMETERS: USAGE,
+    Fault.NO_PERMISSION: NO_PERMISSION,
+    Fault.NOT_CONFIGURED: NOT_CONFIGURED,
+    Fault.LISTENER_DOWN: NO_LISTENER,
+    Fault.ALREADY_ROLLING: REFUSED,
+}
+
+NO_PLUGIN_TEXT = (
+    "supervisord has not loaded the plugin. Fix: add [rpcinterface:rolling] to supervisord.conf (echo_rolling_conf "
+    "sections prints it), then supervisorctl reload. If the section is there, supervisorctl maintail shows the error"
+)
+SHUTDOWN_TEXT = "supervisord is shutting down or restarting. This ends every rollout and opens all ports"
+
+
+class CommandError(Exception):
+    """A command failed: the text for the operator, and the exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def explain(
+    error: Exception, command: str, url: str, processes: Callable[[], Iterable[Mapping[str, Any]]]
+) -> tuple[str, int]:
+    """What the operator reads about an error of a command, and the exit status. ``url``: that of supervisord;
+    ``processes``: gives those of supervisord, as from ``getAllProcessInfo``."""
+    if isinstance(error, CommandError):
+        return str(error), error.status
+    if isinstance(error, UsageError):
+        return f"{error}. Try: supervisorctl help {command}", USAGE
+    if isinstance(error, xmlrpc.client.Fault):
+        return _fault_text(error, command, processes), _FAULT_STATUS.get(error.faultCode, FAILED)
+    if isinstance(error, xmlrpc.client.ProtocolError):
+        text = f"supervisord at {url} answered HTTP {error.errcode}: {error.errmsg}"
+        return (
+            (f"{text}. Fix: give the user and the password", NO_PERMISSION) if error.errcode == 401 else (text, FAILED)
+        )
+    if isinstance(error, CONNECTION_ERRORS):
+        return connection_text(url, error), connection_status(error)
+    return f"this is a bug in supervisor_rolling: {type(error).__name__}: {error}", FAILED
+
+
+def connection_text(url: str, error: Exception) -> str:
+    """What the operator reads when supervisord cannot be reached."""
+    if isinstance(error, PermissionError):
+        return f"no permission to connect to supervisord at {url}. Fix: use sudo"
+    reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+    return f"supervisord does not answer at {url}: {reason}. Fix: start it; rollouts ended with it"
+
+
+def connection_status(error: Exception) -> int:
+    """The exit status when supervisord cannot be reached."""
+    return NO_PERMISSION if isinstance(error, PermissionError) else NO_LISTENER
+
+
+def _fault_text(fault: xmlrpc.client.Fault, command: str, processes: Callable[[], Iterable[Mapping[str, Any]]]) -> str:
+    text = readable(fault.faultString.partition(": ")[2] or fault.faultString, "utf-8")
+    if fault.faultCode == Faults.BAD_NAME:
+        return f"no such group or process: {text}{_similar_names(text, processes())}"
+    known = {
+        Faults.UNKNOWN_METHOD: NO_PLUGIN_TEXT,
+        Faults.SHUTDOWN_STATE: SHUTDOWN_TEXT,
+        Faults.INCORRECT_PARAMETERS: f"{command}: {text}. Try: supervisorctl help {command}",
+    }
+    return known.get(fault.faultCode, text)
+
+
+def _similar_names(name: str, processes: Iterable[Mapping[str, Any]]) -> str:
+    """A hint for a name that supervisord does not know."""
+    known = {(process["group"], f"{process['group']}:{process['name']}") for process in processes}
+    groups = sorted({group for group, _ in known})
+    close = difflib.get_close_matches(name, sorted({*groups, *(process for _, process in known)}), n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (the groups are: {', '.join(groups)})" if groups else ""

@@ -1,0 +1,72 @@
+"""Help and completion of our commands in supervisorctl, which has no other way for a plugin to offer them.
+
+``help X`` asks every plugin, and each one that does not know X prints "No help on X"; completion is a list of
+supervisor's own commands. So both methods of the controller are wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS
+from supervisor_rolling.ctl.usage import COMMANDS, JSON, Command, help_text
+
+
+def extend_shell(controller: Any) -> None:
+    """Have a ``supervisor.supervisorctl.Controller`` know the help and the words of our commands."""
+    usual_help, usual_complete = getattr(controller, "do_help", None), getattr(controller, "complete", None)
+    found: list[str] | None = None
+
+    def do_help(arg: str) -> None:
+        if arg.strip() in COMMANDS:
+            controller.output(help_text(arg.strip()))
+        elif usual_help:
+            usual_help(arg)
+
+    def complete(text: str, state: int, line: str | None = None) -> str | None:
+        nonlocal found
+        line = _line_buffer() if line is None else line
+        if state == 0:  # readline asks for one match after another
+            found = completions(line, text, lambda: _processes(controller))
+        if found is None:
+            return usual_complete(text, state, line) if usual_complete else None
+        return found[state] if state < len(found) else None
+
+    controller.do_help, controller.complete = do_help, complete
+
+
+def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
+    """What the last word of a command line may become; None if the command is not one of ours. ``text``: as much of
+    the word as there is. ``processes`` gives supervisord's, structs with group and name."""
+    words = line.split()
+    if not words or words[0] not in COMMANDS or (len(words) == 1 and not line.endswith(" ")):
+        return None
+    command = COMMANDS[words[0]]
+    with_value = {flag for one in command.options if one.metavar for flag in (one.flag, one.short)}
+    if line[: len(line) - len(text)].split()[-1] in with_value:
+        return []
+    if text.startswith("-"):
+        found = [option.flag for option in (*command.options, JSON)]
+    else:
+        found = _names(command, text, processes())
+    return [f"{one} " for one in found if one.startswith(text)]
+
+
+def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) -> list[str]:
+    if command.names == "process" and ":" in text:
+        return sorted(f"{process['group']}:{process['name']}" for process in processes)
+    return sorted({process["group"] for process in processes})
+
+
+def _processes(controller: Any) -> Sequence[Mapping[str, str]]:
+    try:
+        return list(controller.get_supervisor().getAllProcessInfo())
+    except CONNECTION_ERRORS:
+        return []
+
+
+def _line_buffer() -> str:
+    import readline  # only a shell needs it, and not every Python has it
+
+    return readline.get_line_buffer()
