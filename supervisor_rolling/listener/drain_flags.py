@@ -1,6 +1,6 @@
-"""Tells processes that they drain: the ``DrainFlags`` of ``contracts.py``, by the files of ``draining.py``.
+"""The ``DrainFlags`` of ``contracts.py``: tells processes that they drain, by the files of ``draining.py``.
 
-An application may look or not, so what goes wrong here stops no rollout: it is logged once.
+An application need not look at them, so an error here stops no rollout: it is logged once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from supervisor_rolling.listener.system import shared_directory
 log = logging.getLogger("supervisor_rolling")
 
 LEASE = 10.0
-"""Seconds for which a flag stays up unless renewed: more than a listener is away while supervisord starts another."""
+"""Seconds for which a flag stays up unless renewed: longer than supervisord needs to start another listener."""
 
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileFlags:
-    """Files in one directory, for one thread. ``url``: that of the supervisord whose processes they are of; ``clock``:
+    """Files in one directory, for one thread. ``url``: that of the supervisord whose processes they are for; ``clock``:
     the wall clock."""
 
     def __init__(self, environment: Mapping[str, str], url: str, clock: Callable[[], float] = time.time) -> None:
@@ -32,7 +32,7 @@ class FileFlags:
         self._url = url
         self._clock = clock
         self._until: dict[tuple[str, str], float] = {}
-        self._has_complained = False
+        self._has_warned = False
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
         """See ``DrainFlags.hold``."""
@@ -42,7 +42,7 @@ class FileFlags:
             for process in draining:
                 self._raise(process)
         except OSError as error:
-            self._complain("processes", error)
+            self._warn("", f"{error}. {shared_directory.ANOTHER}")
 
     def _raise(self, process: tuple[str, str]) -> None:
         now = self._clock()
@@ -51,8 +51,8 @@ class FileFlags:
             return
         shared_directory.prepare(self._directory)
         if not shared_directory.is_open_to_all(self._directory):
-            chmod = f"chmod o+x {shlex.quote(self._directory)}"
-            self._complain("processes of other users", f"they cannot look into {self._directory}; {chmod}")
+            fix = f"Fix: chmod o+x {shlex.quote(self._directory)}"
+            self._warn(" of other users", f"they may not look into {self._directory}. {fix}")
         flag = os.open(self._path(process), _OPEN, 0o644)
         try:
             os.utime(flag, (now, now + LEASE))
@@ -68,13 +68,11 @@ class FileFlags:
     def _path(self, process: tuple[str, str]) -> str:
         return os.path.join(self._directory, file_name(self._url, *process))
 
-    def _complain(self, who: str, why: object) -> None:
-        if not self._has_complained:
+    def _warn(self, which: str, why: str) -> None:
+        if not self._has_warned:
             log.warning(
-                "%s cannot be told that they drain, so the middlewares supervisor_rolling.wsgi and .asgi close no "
-                "connection: %s. %s",
-                who,
+                "processes%s get no drain flag, so supervisor_rolling.wsgi and .asgi close no connections: %s",
+                which,
                 why,
-                shared_directory.ANOTHER,
             )
-        self._has_complained = True
+        self._has_warned = True

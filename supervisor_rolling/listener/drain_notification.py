@@ -1,8 +1,8 @@
-"""Tells processes over HTTP that they drain: one request each, through the closed gate (``drain: {request: …}``).
+"""The ``DrainNotifications`` of ``contracts.py``: tells processes over HTTP that they drain (``drain: {request: …}``).
 
-Each is sent in a thread of its own and never again: what breaks may have been heard, and a later attempt could reach
-the process that comes next, which is not to drain. A failure is logged; the drain then lasts as long as it would have
-without.
+Each gets one request, through its closed gate, in a thread of its own. It is never repeated: a request that failed may
+have arrived, and the next one could reach the new process, which is not to drain. A failure is logged; the drain then
+lasts as long as without.
 """
 
 from __future__ import annotations
@@ -27,92 +27,83 @@ from supervisor_rolling.listener.system.threads import at_usual_priority
 log = logging.getLogger("supervisor_rolling")
 
 TIMEOUT = 5.0
-"""Seconds for an answer: it has nothing to do but to take note."""
+"""Seconds for an answer: the process only has to take note."""
 
 
 class HttpNotifications:
-    """The ``DrainNotifications`` of ``contracts.py``. ``on_change`` is called when one is over; it and ``sockets`` are
-    called from the thread of a notice."""
+    """``on_change`` is called when a notification is over; it and ``sockets`` are called from that one's thread."""
 
     def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
         self._sockets = sockets
         self._on_change = on_change
-        self._given: dict[str, _Notice] = {}
+        self._given: dict[str, _Notification] = {}
 
     def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
-        """See ``contracts.DrainNotifications``."""
-        given = {
-            name: one
-            for name, one in self._given.items()
-            if name in selected and selected[name].incarnation == one.job.incarnation
-        }
-        new = {
-            name: _Notice(name, job, self._sockets, self._on_change)
-            for name, job in selected.items()
-            if name not in given
-        }
-        self._given = {**given, **new}
-        return {name: one.state() for name, one in self._given.items()}
+        """See ``DrainNotifications.give``."""
+        before, self._given = self._given, {}
+        for name, job in selected.items():
+            known = before.get(name)
+            is_same = known is not None and known.job.incarnation == job.incarnation
+            self._given[name] = known if known and is_same else _Notification(name, job, self._sockets, self._on_change)
+        return {name: one.current() for name, one in self._given.items()}
 
     def peers(self) -> frozenset[str]:
-        """See ``contracts.DrainNotifications``."""
-        return frozenset(one.notice.peer for one in self._given.values())
+        """See ``DrainNotifications.peers``."""
+        return frozenset(one.status.peer for one in self._given.values())
 
 
-class _Notice(threading.Thread):
-    """One request. ``notice`` is replaced as a whole, so that others read it without a lock."""
+class _Notification(threading.Thread):
+    """One request. ``status`` is replaced as a whole, so that other threads read it without a lock."""
 
     def __init__(self, name: str, job: NotificationJob, sockets: Sockets, on_change: Callable[[], None]) -> None:
-        super().__init__(name=f"notice to {job.pid}", daemon=True)
+        super().__init__(name=f"drain notification to {job.pid}", daemon=True)
         self.job = job
-        self.notice = NotificationStatus(job.pid)
-        self._to = name
+        self.status = NotificationStatus(job.pid)
+        self._process = name
         self._sockets = sockets
         self._on_change = on_change
         self._deadline = time.monotonic() + TIMEOUT
         self.start()
 
-    def state(self) -> NotificationStatus:
-        """An answer that trickles is not waited for beyond the deadline."""
-        return self.notice if time.monotonic() < self._deadline else replace(self.notice, is_over=True)
+    def current(self) -> NotificationStatus:
+        """The status; over at the deadline, also where an answer trickles in."""
+        return self.status if time.monotonic() < self._deadline else replace(self.status, is_over=True)
 
     def run(self) -> None:
-        """The whole of it; whatever happens is logged."""
+        """Send the request and log what came of it."""
         at_usual_priority()
         try:
-            log.info("%s: told by %s that it drains: answered %d", self._to, self.job.request, self._tell())
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+            log.info("%s: answered %d to the drain notification %s", self._process, self._send(), self.job.request)
+        except Exception as error:  # noqa: BLE001 - the last frame of the thread
             reason = printable(error) or type(error).__name__
-            log.warning("%s: drains without the %s of drain.request: %s", self._to, self.job.request, reason)
-        self.notice = replace(self.notice, is_over=True)
+            log.warning(
+                "%s: drains without the notification %s (drain.request): %s", self._process, self.job.request, reason
+            )
+        self.status = replace(self.status, is_over=True)
         self._on_change()
 
-    def _tell(self) -> int:
-        """The status of the answer. Raises OSError, HTTPException or SocketsError."""
+    def _send(self) -> int:
+        """The status code of the answer. Raises OSError, HTTPException or SocketsError."""
         job, port = self.job, self.job.ports[0]
         listeners = self._sockets.listeners([port])[port]
         address = reached_at(listeners, job.bypass) if listeners else ""
         if not address:
-            raise SocketsError(f"port {port} cannot be asked (it listens on: {', '.join(listeners) or 'nothing'})")
+            raise SocketsError(f"port {port} cannot be reached (it listens on: {', '.join(listeners) or 'nothing'})")
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as own:
             self._bind(own, address)
             own.settimeout(TIMEOUT)
             own.connect((address, port))
-            return _status(own, address, job)
+            connection = http.client.HTTPConnection(address, port, TIMEOUT)
+            connection.sock = own
+            method, _, path = job.request.partition(" ")
+            connection.request(method, path, headers={"Connection": "close", **job.headers})
+            return connection.getresponse().status
 
     def _bind(self, own: socket.socket, address: str) -> None:
-        """To an address that passes the gate; before it connects it is known who that will be, or the connection would
-        be taken for a leak."""
+        """Bind to an address that passes the gate. The peer is known before it connects, or the connection would be
+        taken for a leak."""
         if self.job.bypass == "mark":
             own.setsockopt(socket.SOL_SOCKET, SO_MARK, BYPASS_MARK)
         own.bind((BYPASS_ADDRESS if self.job.bypass == "address" else address, 0))
         host, port = own.getsockname()[:2]
-        self.notice = replace(self.notice, peer=peer_of(host, port))
-
-
-def _status(own: socket.socket, address: str, job: NotificationJob) -> int:
-    connection = http.client.HTTPConnection(address, job.ports[0], TIMEOUT)
-    connection.sock = own
-    method, _, path = job.request.partition(" ")
-    connection.request(method, path, headers={"Connection": "close", **job.headers})
-    return connection.getresponse().status
+        self.status = replace(self.status, peer=peer_of(host, port))

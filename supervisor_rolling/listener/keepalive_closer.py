@@ -18,27 +18,14 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
 from supervisor_rolling.listener.system.rule_names import mark_of
-
-
-class Socket(Protocol):
-    """The process's end of a connection."""
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def peer_address(self) -> str: ...
-    @property
-    def peer_port(self) -> int: ...
-
+from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
 
 _REWRITE = """\
 ip saddr . tcp sport . ip daddr . tcp dport @old4 @ih,0,64 0x485454502f312e31 @ih,64,8 0x20 @ih,72,8 != 0x31 \
@@ -70,11 +57,10 @@ _PROBE_TIMEOUT = 2.0
 
 
 class StatusLineRewriter:
-    """``owner`` tells this supervisord from others on the host; ``connections`` gives the connections of ports."""
+    """``owner`` tells this supervisord from others on the host."""
 
-    def __init__(self, owner: str, connections: Callable[[Collection[int]], Iterable[Socket]]) -> None:
+    def __init__(self, owner: str) -> None:
         self._table = table_of(owner)
-        self._connections = connections
         self._library: Nftables | None = None
         self._is_removed = False
         self.waiting: frozenset[str] = frozenset()
@@ -106,7 +92,7 @@ class StatusLineRewriter:
     def check(self) -> None:
         """See ``KeepaliveCloser.check``."""
         try:
-            _probe(StatusLineRewriter(f"probe of {self._table}", self._connections))
+            _probe(StatusLineRewriter(f"probe of {self._table}"))
         except (GateError, OSError) as error:
             raise GatePermissionError(
                 f"drain.keepalive: nginx cannot work on this host: {error}. It needs Linux 5.16, libnftables 1.0.1 and "
@@ -150,7 +136,7 @@ class StatusLineRewriter:
     def _add_connections(self, ports: Collection[int]) -> list[str]:
         """The commands that add the connections of these ports to their sets."""
         found: dict[str, list[str]] = {"old4": [], "old6": []}
-        for one in self._connections(ports):
+        for one in tcp_sockets(ANSWERABLE, ports):
             element = f"{one.address} . {one.port} . {one.peer_address} . {one.peer_port}"
             found["old6" if ":" in one.address else "old4"].append(element)
             self.waiting |= {peer_of(one.peer_address, one.peer_port)}

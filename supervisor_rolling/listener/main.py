@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import logging
 import os
 import select
@@ -126,7 +125,6 @@ def _reconciler(
     from supervisor_rolling.listener.prometheus import PrometheusMetrics
     from supervisor_rolling.listener.request_sniffer import PacketSniffer
     from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
-    from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
     from supervisor_rolling.listener.warmup import HttpWarmups
 
     sockets = KernelSockets()
@@ -154,7 +152,7 @@ def _reconciler(
         deaths=deaths,
         clock=time.monotonic,
         notifications=HttpNotifications(sockets, ring),
-        keepalive_closer=StatusLineRewriter(owner, functools.partial(tcp_sockets, ANSWERABLE)),
+        keepalive_closer=StatusLineRewriter(owner),
         flags=FileFlags(os.environ, url),
         request_sniffer=PacketSniffer(time.monotonic),
         balancers=NginxConfigurations(time.monotonic, ring),

@@ -1,9 +1,9 @@
-"""Sees HTTP requests arrive at ports, without touching them: the ``RequestSniffer`` of ``contracts.py``.
+"""The ``RequestSniffer`` of ``contracts.py``: sees HTTP requests arrive at ports, by a packet socket.
 
-A packet socket sees what comes in before the process does. A filter in the kernel lets by only the TCP segments to
-these ports whose payload begins with the name of a method, so that uploads and streams of any rate cost nothing here. A
-socket for IPv4 and one for IPv6: bound to one protocol, they see what comes in alone, and a packet over loopback once.
-What the kernel's buffer cannot hold is lost, and so is a request in TLS: this is evidence, not a count.
+A filter in the kernel passes only TCP segments to these ports whose payload begins with the name of a method, so that
+uploads and streams of any rate cost nothing. There is a socket for IPv4 and one for IPv6: bound to one protocol, they
+see incoming packets only, and one over loopback once. Packets that the kernel's buffer cannot hold are lost, and
+requests in TLS are not recognised: this is evidence, not a count.
 
 Needs CAP_NET_RAW. Without it nothing is seen, which is logged once.
 """
@@ -26,14 +26,14 @@ log = logging.getLogger("supervisor_rolling")
 _METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"PATC", b"DELE", b"OPTI")
 _REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r?\n")
 _SNAP = 2048
-"""Bytes of a packet that are looked at: a request line that is longer is not recognised."""
+"""Bytes of a packet that are read: a longer request line is not recognised."""
 
-_MAX_PACKETS = 2000  # at a look; the rest is for the next one
+_MAX_PACKETS = 2000  # for each call of ``take``
 _MAX_PORTS = 1000  # a filter has at most 4096 instructions
 
 LINGER = 10.0
 """Seconds without a port after which the sockets are closed. The kernel takes 20 to 30 ms to close one, and the last
-port of a drain goes when its process is down and waits to be started."""
+port of a drain is dropped while its process is down and waits to be started."""
 
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 _SO_ATTACH_FILTER = 26
@@ -41,8 +41,8 @@ _FILTER = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true, jump
 _PORTS_AND_NUMBERS = struct.Struct("!HHxxxxI")  # of struct tcphdr: source, destination, acknowledgement
 
 # Instructions of include/uapi/linux/bpf_common.h. A is the accumulator, X the index.
-_LOAD_BYTE, _LOAD_HALF = 0x30, 0x28  # A = what stands at the operand
-_LOAD_BYTE_X, _LOAD_HALF_X, _LOAD_WORD_X = 0x50, 0x48, 0x40  # A = what stands at X + operand
+_LOAD_BYTE, _LOAD_HALF = 0x30, 0x28  # A = the bytes at the operand
+_LOAD_BYTE_X, _LOAD_HALF_X, _LOAD_WORD_X = 0x50, 0x48, 0x40  # A = the bytes at X + operand
 _X_IS, _X_IS_IP_HEADER, _X_IS_A = 0x01, 0xB1, 0x07
 _AND, _SHIFT_RIGHT, _ADD_X = 0x54, 0x74, 0x0C
 _JUMP, _JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT = 0x05, 0x15, 0x45
@@ -74,13 +74,14 @@ class PacketSniffer:
         self._ports: frozenset[int] = frozenset()
         self._sockets: list[socket.socket] = []
         self._unused_since = 0.0
-        self._has_complained = False
+        self._has_warned = False
 
     def watch(self, ports: Collection[int]) -> None:
-        """See ``RequestSniffer.guard_state``."""
+        """See ``RequestSniffer.watch``."""
         selected = frozenset(ports)
         if selected == self._ports:
-            self._close_in_time()
+            if not selected and self._clock() - self._unused_since >= LINGER:
+                self._close()
             return
         self._ports, self._unused_since = selected, self._clock()
         if not selected and not self._sockets:
@@ -89,43 +90,32 @@ class PacketSniffer:
             self._open()
         except OSError as error:
             self._close()
-            self._complain(error)
+            if not self._has_warned:
+                log.warning(
+                    "cannot see requests on keep-alive connections, so drain.keepalive: refuse refuses nothing: %s. "
+                    "Fix: give the listener CAP_NET_RAW (and the kernel CONFIG_PACKET)",
+                    error,
+                )
+            self._has_warned = True
 
     def take(self) -> Sequence[Arrival]:
         """See ``RequestSniffer.take``."""
         return [arrival for one in self._sockets for arrival in _received(one)]
 
-    def _close_in_time(self) -> None:
-        if self._sockets and not self._ports and self._clock() - self._unused_since >= LINGER:
-            self._close()
-
     def _open(self) -> None:
-        """With sockets that are there already, or new ones, see what comes to the ports, if any. Raises OSError."""
+        """See the requests to the ports, if any, with the sockets that are open or new ones. Raises OSError."""
         protocols = ((_ETH_P_IP, _IS_TCP_4), (_ETH_P_IPV6, _IS_TCP_6))
-        if not self._sockets:
-            self._sockets = [_packet_socket(protocol) for protocol, _ in protocols]
+        if not self._sockets:  # of all interfaces; they give packets from the IP header on
+            kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            self._sockets = [socket.socket(socket.AF_PACKET, kind, socket.htons(number)) for number, _ in protocols]
         for one, (_, is_tcp) in zip(self._sockets, protocols):
             _attach(one, _filter(is_tcp, sorted(self._ports)[:_MAX_PORTS]))
-        self.take()  # what came before the filter
+        self.take()  # drop what came before the filter
 
     def _close(self) -> None:
         for one in self._sockets:
             one.close()
         self._sockets = []
-
-    def _complain(self, error: OSError) -> None:
-        if not self._has_complained:
-            log.warning(
-                "requests over a keepalive pool cannot be seen, so a rollout goes on where drain.keepalive would refuse: "
-                "%s. A packet socket needs CAP_NET_RAW, and CONFIG_PACKET in the kernel",
-                error,
-            )
-        self._has_complained = True
-
-
-def _packet_socket(protocol: int) -> socket.socket:
-    """Of all interfaces; it gives packets from their IP header on."""
-    return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(protocol))
 
 
 def _filter(is_tcp: list[Instruction], ports: Sequence[int]) -> list[Instruction]:
@@ -139,8 +129,8 @@ def _filter(is_tcp: list[Instruction], ports: Sequence[int]) -> list[Instruction
 
 
 def _any_of(values: Sequence[int]) -> list[Instruction]:
-    """Goes on where A is one of these, else drops: always where there is none. A conditional jump reaches 255
-    instructions, the other any."""
+    """Continue where A is one of these values, else drop the packet. A conditional jump reaches 255 instructions, an
+    unconditional one any."""
     rest = range(2 * (len(values) - 1) + 1, 0, -2)
     pairs = (((_JUMP_IF_EQUAL, 0, 1, value), (_JUMP, 0, 0, n)) for value, n in zip(values, rest))
     return [*(one for pair in pairs for one in pair), _DROP]
@@ -162,7 +152,7 @@ def _received(one: socket.socket) -> list[Arrival]:
 
 
 def arrival_in(packet: bytes, is_ipv6: bool) -> Arrival | None:
-    """The request that begins in an IP packet with a TCP segment in it, if one does."""
+    """The request that begins in an IP packet with a TCP segment, if one does."""
     begin = 40 if is_ipv6 else 4 * (packet[0] & 0xF) if packet else 0
     source = packet[8:24] if is_ipv6 else packet[12:16]
     if len(packet) < max(begin, 20) + 20:

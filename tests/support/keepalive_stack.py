@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import subprocess
 import threading
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
 from tests.support.waiting import wait_until
 
 NGINX_PORT = 8080
@@ -53,7 +51,7 @@ def is_listening(port: int) -> bool:
 
 
 def status_lines(owner: str = "lab") -> StatusLineRewriter:
-    return StatusLineRewriter(owner, functools.partial(tcp_sockets, ANSWERABLE))
+    return StatusLineRewriter(owner)
 
 
 @contextlib.contextmanager

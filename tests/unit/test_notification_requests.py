@@ -109,7 +109,7 @@ def test_what_breaks_is_logged_and_not_tried_again(keep: ExitStack, caplog: pyte
     job = a_job(server.port)
     poll(lambda: given(own, job), lambda notice: notice.is_over)
     assert len(server.observed) == 1
-    assert f"{NAME}: drains without the POST /drain of drain.request: " in caplog.text
+    assert f"{NAME}: drains without the notification POST /drain (drain.request): " in caplog.text
 
 
 def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,7 +117,7 @@ def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixtu
         port = gone.getsockname()[1]
     own = HttpNotifications(KernelSockets())
     poll(lambda: given(own, a_job(port)), lambda notice: notice.is_over)
-    assert f"port {port} cannot be asked (it listens on: nothing)" in caplog.text
+    assert f"port {port} cannot be reached (it listens on: nothing)" in caplog.text
 
 
 def test_one_that_hangs_is_not_waited_for(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
