@@ -1,9 +1,9 @@
 """What a rollout could not have taken less than, and where the time over that went.
 
-The bound of one process is its drain, its stop, and the longer of startsecs and boot with warm-up: as long as the users
-that it serves, the application and supervisord's settings take, whoever rollouts. The bound of a rollout is that of the
-first process, which goes alone, and of all others, by how many go at once. What is over it is told stage by stage, and
-the parts add up to the whole: what happens to one of several that go at once counts by how many those are.
+The bound of one process is its drain, its stop, and the longer of startsecs and boot with warm-up: as long as its
+requests, the application and supervisord's settings take, with any way to restart. The bound of a rollout is that of
+the first process, which is alone, and of all others, divided by how many restart at a time. The delay beyond it is
+given by stage, and the parts add up to the whole: a delay of one of several at a time counts as its share.
 
 The record (``rolling.getRecord``) says when the listener saw what. When a process died, started and took requests comes
 from the process itself (``watching.ProcessTime``).
@@ -113,7 +113,7 @@ def packed(least: Sequence[float], places: int) -> float:
 
 
 def between(courses: Sequence[Course], seconds: float, places: int) -> dict[str, float]:
-    """The time in which a place had nobody in it, by how many places there are."""
+    """How long each place was empty, by the number of places."""
     first, *rest = courses
     free = [first.opened] * places
     waited = 0.0

@@ -21,7 +21,7 @@ from tests.support.stack import Setup, Stack
 class Way:
     """``warm`` runs before the load begins, ``run`` under load. ``run`` may return the record of its rollout.
 
-    ``side``: whose way it is, ours or a peer's; none: no restart at all; extra: not compared, and measured only where
+    ``side``: ours, or a peer's; none: no restart at all; extra: not compared, and measured only where
     it is named. ``deploys``: whether every process is of the new release afterwards. ``posts``: the share of POSTs in
     the load. ``is_own_master``: the processes are not supervisord's, but those of the one that it runs.
     """

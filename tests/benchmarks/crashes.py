@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from tests.benchmarks import ours
 from tests.support.load import Answer, Load, Plan, summarise
 from tests.support.netns import enter_private_network
-from tests.support.stack import GROUP, LabError, Setup, Stack
+from tests.support.stack import GROUP, Setup, Stack, StackError
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def _returned(answers: Sequence[Answer], at: float, old: set[str]) -> Return:
     meanwhile = [a for a in answers if at <= a.scheduled < at + QUIET and a.method == "GET"]
     new = [answer for answer in meanwhile if answer.pid and answer.pid not in old]
     if not new:
-        raise LabError(f"no user was answered by the new process within {QUIET:g} s")
+        raise StackError(f"no user was answered by the new process within {QUIET:g} s")
     return Return(
         min(a.scheduled + a.latency for a in new) - at,
         sum(a.cold for a in new),

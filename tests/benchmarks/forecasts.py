@@ -18,7 +18,7 @@ from tests.support import plugin
 from tests.support.load import Load, Plan
 from tests.support.look import wait_open
 from tests.support.netns import enter_private_network
-from tests.support.stack import LabError, Stack
+from tests.support.stack import Stack, StackError
 
 RATE = 100.0
 
@@ -27,7 +27,9 @@ def main() -> None:
     """Print a line for each rollout, and the median and the largest of how far off they were."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=9, help="how many (default: %(default)s)")
-    parser.add_argument("--settle", type=float, default=0.0, help="seconds that each process settles (default: 0)")
+    parser.add_argument(
+        "--min-ready-seconds", type=float, default=0.0, help="min_ready_seconds of the group (default: 0)"
+    )
     options = parser.parse_args()
     enter_private_network()
     history = {"file": "%(here)s/rollouts.jsonl"}
@@ -46,7 +48,7 @@ def _rolled(stack: Stack, at_a_time: int) -> float | None:
     """How far off the forecast of one rollout was, as a share of it; None where there was none."""
     done = stack.ctl("rolling_restart", "app", "--json", "--max-unavailable", str(at_a_time), timeout=600)
     if done.returncode:
-        raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
+        raise StackError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
     rollout = json.loads(done.stdout)
     took, expected = rollout["seconds"], rollout["forecast"]
     off = abs(took - expected) / expected if expected else None

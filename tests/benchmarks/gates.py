@@ -1,4 +1,4 @@
-"""What a turn of the gate costs, on both backends, beside nobody's rules and beside ten thousand of others.
+"""What a change of the gate costs, on both backends, alone and beside ten thousand foreign rules.
 
     python -m tests.benchmarks.gates [--times 20] [--foreign 10000]
 
@@ -31,10 +31,10 @@ def main() -> None:
     options = _options()
     enter_private_network()
     print(f"{'gate':9} {'foreign rules':20} {'unchanged':>10} {'renewed':>10} {'one more':>10} {'40 at once':>11}")
-    for whose in ("", *BACKENDS):
-        _fill(whose, options.foreign)
+    for neighbour in ("", *BACKENDS):
+        _fill(neighbour, options.foreign)
         for backend in BACKENDS:
-            foreign = f"{options.foreign} of {whose}" if whose else "0"
+            foreign = f"{options.foreign} of {neighbour}" if neighbour else "0"
             found = [statistics.median(times) * 1000 for times in measured(backend, options.times)]
             print(f"{backend:9} {foreign:20} " + "{:10.2f} {:10.2f} {:10.2f} {:11.2f}".format(*found), flush=True)
         _empty()
@@ -97,13 +97,13 @@ def _timed(
     return found
 
 
-def _fill(whose: str, count: int) -> None:
+def _fill(backend: str, count: int) -> None:
     addresses = [f"10.{number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(count)]
-    if whose == "nftables":
+    if backend == "nftables":
         rules = "".join(f"add rule inet foreign input ip saddr {address} drop\n" for address in addresses)
         chain = "add chain inet foreign input { type filter hook input priority 0; }\n"
         _run("nft", "-f", "-", text=f"add table inet foreign\n{chain}{rules}")
-    if whose == "iptables":
+    if backend == "iptables":
         rules = "".join(f"-A INPUT -p tcp --dport {1 + number % 65535} -j ACCEPT\n" for number in range(count))
         for command in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             _run(command, text=f"*filter\n{rules}COMMIT\n")

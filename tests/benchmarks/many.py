@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import binder, plugin
-from tests.support.stack import ROOT, LabError, UnixTransport
+from tests.support.stack import ROOT, StackError, UnixTransport
 
 FIRST_PORT = 20000
 START_WITHIN = 180.0
@@ -91,7 +91,7 @@ class Rig:
             except (OSError, xmlrpc.client.Error):
                 pass
             time.sleep(0.5)
-        raise LabError(f"not all warm within {START_WITHIN:g} s; see {self.directory}")
+        raise StackError(f"not all warm within {START_WITHIN:g} s; see {self.directory}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tests.support import proc
 from tests.support.load import Answer, Load, Plan, Report, summarise
 from tests.support.netns import enter_private_network
 from tests.support.site.life import UP, read
-from tests.support.stack import LabError, Stack
+from tests.support.stack import Stack, StackError
 
 NOISY = 0.05
 """Seconds. A generator that sends later than this was kept from the processor, and so were the servers."""
@@ -113,10 +113,10 @@ def _require_order(way: Way, answers: Sequence[Answer], times: Times) -> None:
     """What is measured is worth nothing where it was no steady state before, or is no new release after."""
     lead = summarise(before(answers, times.began))
     if lead.failures or lead.cold:
-        raise LabError(f"{way.name}: before it began {lead.cold} GETs were cold, and these failed: {lead.failures}")
+        raise StackError(f"{way.name}: before it began {lead.cold} GETs were cold, and these failed: {lead.failures}")
     old = sum(answer.release == OLD and answer.scheduled >= times.back for answer in answers)
     if way.deploys and old:
-        raise LabError(f"{way.name}: {old} answers of the old release after it was done")
+        raise StackError(f"{way.name}: {old} answers of the old release after it was done")
 
 
 def before(answers: Iterable[Answer], began: float) -> list[Answer]:
@@ -133,7 +133,7 @@ def _daemons(way: Way, stack: Stack) -> dict[str, int]:
 
 
 def _membership(way: Way, stack: Stack) -> functools.partial[bool]:
-    """The load balancer is nobody's, and supervisord is no part of a peer."""
+    """The load balancer counts for no way, and supervisord is no part of a peer."""
     others = {one.pid for one in proc.descendants(stack.nginx_pid)}
     others |= {stack.supervisord_pid} if way.is_own_master else set()
     return functools.partial(_is_no_other, frozenset(others))

@@ -15,7 +15,7 @@ from tests.support import footprint, haproxy, plugin
 from tests.support.load import quantile
 from tests.support.look import wait_open
 from tests.support.site import PATHS
-from tests.support.stack import GROUP, LabError, Setup, Stack
+from tests.support.stack import GROUP, Setup, Stack, StackError
 
 POLICY = "rolling.yaml"
 HISTORY = {"file": "%(here)s/rollouts.jsonl"}
@@ -51,9 +51,9 @@ def rollout(stack: Stack, at_a_time: int) -> Mapping[str, Any]:
         started = _start_of_rollout(stack, rolling.done)
         done = rolling.result()
     if done.returncode:
-        raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
+        raise StackError(f"rolling_restart ended with {done.returncode}: {done.stdout}")
     if started is None:
-        raise LabError("no rollout was seen to run")
+        raise StackError("no rollout was seen to run")
     return {**json.loads(str(stack.rpc().rolling.getRecord(GROUP))), "started": started}
 
 

@@ -26,7 +26,7 @@ GOOD, SLOW, COLD, FAILED = "#1a7f37", "#8250df", "#bf8700", "#cf222e"
 WAITED = 1.0  # seconds: who waits so long for a page has noticed
 
 LEGEND = (
-    (GOOD, "nobody noticed"),
+    (GOOD, "no request failed"),
     (SLOW, "one GET in a hundred waited a second"),
     (COLD, "GETs met a cold process"),
     (FAILED, "requests failed"),

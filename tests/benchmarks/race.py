@@ -27,7 +27,7 @@ from tests.benchmarks import timed_listener
 from tests.benchmarks.many import Many, Rig, running
 from tests.support.load import quantile
 from tests.support.netns import enter_private_network
-from tests.support.stack import LabError, ask
+from tests.support.stack import StackError, ask
 
 PACE = 0.15  # seconds at least between two kills: one that was killed is warm again by then
 KNOCK_EVERY = 0.003  # seconds: oftener, and the knocking itself takes the processor from those that race
@@ -117,7 +117,7 @@ def crash(rig: Rig, pid: int, port: int, mourner: Mourner) -> Crash:
                 break
         except OSError:
             if time.monotonic() > deadline:
-                raise LabError(f"port {port} is not back within {BACK_WITHIN:g} s") from None
+                raise StackError(f"port {port} is not back within {BACK_WITHIN:g} s") from None
         time.sleep(KNOCK_EVERY)
     bound = rig.stamps.successor(port, killed, BACK_WITHIN).listening
     closed = next((at for at in gates(rig).get(port, []) if at > killed), 0)

@@ -142,7 +142,7 @@ def _machines(results: Iterable[Result]) -> list[str]:
     for result in results:
         line = ", ".join(f"{name} {value}" for name, value in result.machine.items())
         found.setdefault(line, []).append(f"{result.size} {result.way}")
-    lines = [line if len(found) == 1 else f"{line}: {', '.join(whose)}" for line, whose in found.items()]
+    lines = [line if len(found) == 1 else f"{line}: {', '.join(names)}" for line, names in found.items()]
     return ["\n".join(textwrap.wrap(line, WIDTH)) for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""A rollout of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs the one who rollouts.
+"""A rollout of ten, a hundred and a thousand processes, a tenth of them at a time: what it costs.
 
 ``python -m tests.benchmarks.sizes`` (as root) rollouts a group of ``--sizes`` light processes under one supervisord,
 each in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how
@@ -23,7 +23,7 @@ from tests.benchmarks.states import asking_for_the_state
 from tests.support import footprint, proc
 from tests.support.load import quantile
 from tests.support.netns import enter_private_network
-from tests.support.stack import LabError
+from tests.support.stack import StackError
 
 AT_A_TIME = "10%"
 STATE_EVERY = 0.1  # seconds between two calls of getState: each costs supervisord a few passes over its processes
@@ -102,7 +102,7 @@ def _timed(size: int, startsecs: int, names: Mapping[str, str]) -> Many:
 def _rollout(rig: Rig) -> None:
     done = _ctl(rig, "rolling_restart", "app", "--max-unavailable", AT_A_TIME)
     if done.returncode:
-        raise LabError(f"rolling_restart ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise StackError(f"rolling_restart ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def _ctl(rig: Rig, *arguments: str) -> subprocess.CompletedProcess[str]:

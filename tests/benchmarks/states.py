@@ -25,7 +25,7 @@ def asking_for_the_state(proxy: Any, every: float) -> Iterator[list[float]]:
                 proxy.supervisor.getState()
                 latencies.append(time.monotonic() - due)
                 due += every
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; the block has
+        except Exception as error:  # noqa: BLE001 - a thread has no caller to raise to; the block has
             failures.append(error)
 
     asking = threading.Thread(target=ask)

@@ -2,8 +2,8 @@
 
 ``lives`` and ``least`` are arithmetic; ``GuardState`` looks at a stack for as long as a ``with`` block lasts. A process
 serves from when it says that it takes requests until it says that it takes no more, or dies
-(``tests.support.site.life``); one that is up and cold serves, too, and so does one whose port somebody has closed:
-whoever closes says that himself. Points in time are seconds on CLOCK_MONOTONIC."""
+(``tests.support.site.life``); one that is up and cold serves, too, and so does one with a closed port:
+the way that closes it reports that itself. Points in time are seconds on CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class GuardState:
     # --- inside
 
     def _look(self) -> None:
-        """Hear deaths at once, whoever else is waiting for them."""
+        """Notice a death at once, even if another process waits for it."""
         poll = select.poll()
         pids: dict[int, int] = {}
         known: set[int] = set()

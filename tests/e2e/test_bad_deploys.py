@@ -1,7 +1,7 @@
-"""Bad deploys, for real: each costs one process and no request, is found in time, and is resumed after the mend.
+"""Bad deploys on a real stack: each costs one process and no request, is found in time, and is resumed after the fix.
 
-Eight processes (four of the demo application, which takes long to boot), two at a time, nginx before them, and users
-who notice everything. The faults are those of tests/support/site/deploy.py.
+Eight processes (four of the demo application, which takes long to boot), two at a time, behind nginx,
+under load. The faults are those of tests/support/site/deploy.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.waiting import poll
 LIGHT = "tests.support.light_app"
 DEMO = "tests.support.site"
 
-OLD, BAD, MENDED = "old", "bad", "mended"
+OLD, BAD, FIXED = "old", "bad", "fixed"
 FIRST = "app-8000"
 PATIENT = 60.0  # warmup.timeout of a good deploy
 WARM_WITHIN = 4.0  # seconds: a light process boots in a tenth of one, but not where others want the processors too
@@ -45,14 +45,12 @@ FATAL = "went down while it was warmed up: FATAL: Exited too quickly"
 
 @dataclass(frozen=True)
 class Fault:
-    """One bad deploy. ``words``: what the line of the process says. ``warm_within``: warmup.timeout while it is rolled
-    out, and so the deadline of all faults but those that supervisord finds; those have ``startsecs`` above their life.
-    """
+    """One bad deploy."""
 
     fault: str
-    words: str = ""
-    warm_within: float = WARM_WITHIN
-    startsecs: int = 0
+    words: str = ""  # in the line of the process
+    warm_within: float = WARM_WITHIN  # warmup.timeout of the bad deploy
+    startsecs: int = 0  # above the life of a process that supervisord is to find dead
     program: str = "startretries = 1"  # 1 s instead of 6 until supervisord gives up a crash loop
     application: str = LIGHT
     processes: int = 8
@@ -108,7 +106,7 @@ def change_policy(stack: Stack, **changes: Any) -> None:
 
 
 def deploy_badly(stack: Stack, fault: Fault) -> None:
-    """From now on, with its short deadline: a machine that is busy must not fail the good deploys by it."""
+    """Deploy the fault, with its short deadline, which good deploys do not have: they may be slow on a busy machine."""
     change_policy(stack, warmup=warmup(fault.warm_within))
     stack.release(BAD)
     stack.fault(fault.fault)
@@ -117,7 +115,7 @@ def deploy_badly(stack: Stack, fault: Fault) -> None:
 def fix(stack: Stack) -> None:
     """A good deploy, with the deadline of one."""
     change_policy(stack, warmup=warmup(PATIENT))
-    stack.release(MENDED)
+    stack.release(FIXED)
     stack.fault()
 
 
@@ -127,32 +125,31 @@ def users(stack: Stack) -> Load:
     return Load(Plan(stack.url, rate), stack.directory / "load.jsonl")
 
 
-def rolled(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
-    """Run a command that rollouts: its exit status, its output, and the rollout when it had first failed, or at the
-    end."""
+def run_rollout(stack: Stack, *command: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit status and output of the command, and the rollout at its first failure, or at the end."""
     with popen_ctl(stack, *command) as watcher:
 
         def is_decided(view: dict[str, Any]) -> bool:
             return watcher.poll() is not None or any(process["failed"] for process in view.get("processes", ()))
 
-        view = poll(lambda: the_rollout(stack), is_decided, within=60.0)
+        view = poll(lambda: the_rollout(stack), is_decided, within=120.0)
         output = watcher.communicate(timeout=60)[0]
     return watcher.returncode, output, view
 
 
 def the_rollout(stack: Stack) -> dict[str, Any]:
-    """The only rollout; nothing before there is one."""
+    """The only rollout; empty before there is one."""
     rollouts: Any = stack.rpc().rolling.getAllRollouts()
     return rollouts[0] if rollouts else {}
 
 
 def found_after(view: dict[str, Any]) -> float:
     """Seconds, by the rollout's own clock, from the beginning of the fault until the rollout has failed on the first
-    process: from the order to stop where the old one did not, else from the moment at which the new one was there."""
+    process: from the stop of the old process if that failed, else from the start of the new one."""
     (first,) = [process for process in view["processes"] if process["failed"]]
     if first["killed"] or first["stage"] == "restarting":
         return float(first["stopped"] or first["seconds"])
-    assert (first["stage"], view["status"]) == ("failed", "failed"), "it ends in the look in which it fails"
+    assert (first["stage"], view["status"]) == ("failed", "failed"), "the rollout ends as soon as the process fails"
     return float(view["seconds"] - first["drained"] - first["stopped"])
 
 
@@ -188,7 +185,7 @@ def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault)
     before = pids(stack)
     with users(stack) as load:
         deploy_badly(stack, fault)
-        status, output, view = rolled(stack, "rolling_restart", "app")
+        status, output, view = run_rollout(stack, "rolling_restart", "app")
         assert (status, releases(stack)) == (1, ["closed"] + [OLD] * (fault.processes - 1)), output
         assert pids(stack)[1:] == before[1:]
         assert f"FAILED: {fault.words}" in line_of(output, FIRST)
@@ -200,11 +197,11 @@ def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault)
         assert found_after(view) < fault.warm_within + 1.0
         assert fault.words != FATAL or fatal_until_found(stack) < 1.0
         fix(stack)
-        status, output, _ = rolled(stack, "rolling_resume", "app")
-        assert (status, releases(stack)) == (0, [MENDED] * fault.processes), output
+        status, output, _ = run_rollout(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [FIXED] * fault.processes), output
         assert not set(before) & set(pids(stack))
     assert_no_failures(load.report())
-    assert {answer.release for answer in load.answers()} == {OLD, MENDED}
+    assert {answer.release for answer in load.answers()} == {OLD, FIXED}
 
 
 def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
@@ -214,7 +211,7 @@ def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
     for pid in pids(stack):
         os.kill(pid, signal.SIGKILL)
     stack.wait_until(lambda: {one.state for one in stack.processes()} == {"FATAL"}, 60.0, "both are FATAL")
-    status, output, _ = rolled(stack, "rolling_restart", "app")
+    status, output, _ = run_rollout(stack, "rolling_restart", "app")
     assert (status, releases(stack)) == (1, ["closed", "closed"]), output
     assert f"Not warm, and open all the same: {FIRST} (port 8000)" in output.splitlines()
     assert "Closed" not in output
@@ -224,14 +221,14 @@ def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
 
 
 def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
-    """All eight are deaf, as after a deploy that nobody could notice. So the mend of the code does not help those that
-    run; what does is to accept that they are killed."""
+    """All eight ignore SIGTERM, as after a bad deploy that no check found. A fix of the code does not help those that
+    run already; the operator has to accept that they are killed."""
     stack = started(start, Fault("deaf", program="stopwaitsecs = 1"), running="deaf")
     stack.fault()
     before = pids(stack)
     with users(stack) as load:
         stack.release(BAD)
-        status, output, view = rolled(stack, "rolling_restart", "app")
+        status, output, view = run_rollout(stack, "rolling_restart", "app")
         assert (status, releases(stack)) == (1, [BAD] + [OLD] * 7), output
         after = pids(stack)
         assert after[1:] == before[1:]
@@ -249,9 +246,9 @@ def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
         assert advice == f"Fix the problem, then resume: {stack.called} rolling_resume app"
         change_policy(stack, restart={"on_kill": "continue"})
-        stack.release(MENDED)
-        status, output, _ = rolled(stack, "rolling_resume", "app")
-        assert (status, releases(stack)) == (0, [BAD] + [MENDED] * 7), output
+        stack.release(FIXED)
+        status, output, _ = run_rollout(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [BAD] + [FIXED] * 7), output
         assert output.count(" s (killed) · ") == 7
         assert pids(stack)[0] == after[0], "it was new already"
     assert_no_failures(load.report())
@@ -262,24 +259,23 @@ def test_bad_deploy_on_resume_leaves_new_processes_alone(start: Start) -> None:
     stack = started(start, fault, min_ready_seconds=0.3)
     before = pids(stack)
     with users(stack) as load:
-        stack.release(MENDED)
+        stack.release(FIXED)
         assert stack.ctl("rolling_restart", "app", "--max-unavailable", "1", "--no-wait").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
         assert stack.ctl("rolling_pause", "app").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
-        assert (
-            stack.ctl("rolling_abort", "app").returncode == 0
-        )  # a rollout keeps to its policy, a resumed one reads it
+        # A rollout keeps its policy; a resumed one reads it again.
+        assert stack.ctl("rolling_abort", "app").returncode == 0
         assert wait_ended(stack)["status"] == "aborted"
         deploy_badly(stack, fault)
-        status, output, _ = rolled(stack, "rolling_resume", "app")
-        assert (status, releases(stack)) == (1, [MENDED] * 3 + ["closed"] + [OLD] * 4), output
+        status, output, _ = run_rollout(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (1, [FIXED] * 3 + ["closed"] + [OLD] * 4), output
         new = pids(stack)
         assert new[4:] == before[4:]
         fix(stack)
-        status, output, _ = rolled(stack, "rolling_resume", "app")
-        assert (status, releases(stack)) == (0, [MENDED] * 8), output
+        status, output, _ = run_rollout(stack, "rolling_resume", "app")
+        assert (status, releases(stack)) == (0, [FIXED] * 8), output
         assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"
         assert not set(before) & set(pids(stack))
     assert_no_failures(load.report())
-    assert {answer.release for answer in load.answers()} == {OLD, MENDED}
+    assert {answer.release for answer in load.answers()} == {OLD, FIXED}

@@ -30,7 +30,7 @@ RETRYING = {
 
 
 def behind(light: Callable[..., Stack], balancer: str, upstream: str, peer: str = "", **policy: object) -> Stack:
-    """A group behind a load balancer of tests.support.balancers, whose settle is read."""
+    """A group behind a load balancer of tests.support.balancers, with the min_ready_seconds that it needs."""
     setup = {"balancer": balancer, "upstream": upstream, "peer": peer}
     return light(setup=setup, **{"min_ready_seconds": "auto", **policy})
 
@@ -115,6 +115,8 @@ def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack]
     stack = behind(light, "apache2", "", peer)
     with users(stack, rate=40.0) as load:
         done = stack.ctl("rolling_restart", "app")
-    assert re.search("never fewer than [1-3] of 4 available", done.stdout), done.stdout  # the guard may settle still
+    assert re.search("never fewer than [1-3] of 4 available", done.stdout), (
+        done.stdout
+    )  # the guard's process may not be counted yet
     assert min(process["ready"] for process in rolling(stack)["processes"]) >= min_ready_seconds
     assert_no_failures(load.report())

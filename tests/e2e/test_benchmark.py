@@ -52,7 +52,7 @@ RESULT = Result(
 )
 
 
-# --- who serves
+# --- which process serves
 
 
 def test_process_serves_from_its_report_until_its_end():
@@ -182,9 +182,9 @@ def test_bound_and_delays_add_up_to_the_duration():
 
 
 def test_unobserved_restart_has_no_bound():
-    told, known = record([{**QUICK, "at": 0.0}], 1, 1.6)
+    found, known = record([{**QUICK, "at": 0.0}], 1, 1.6)
     with pytest.raises(ValueError, match="app-0 was not seen to be restarted"):
-        bound.explained(told, known[1:], STARTSECS, BEGAN)
+        bound.explained(found, known[1:], STARTSECS, BEGAN)
 
 
 # --- the goals
@@ -210,8 +210,8 @@ def test_peer_is_better_only_at_equal_safety():
 )
 def test_each_goal_that_is_missed_is_told(change: dict[str, Any], words: str):
     assert goals.missed([RESULT]) == []
-    (told,) = goals.missed([replace(RESULT, **change)])
-    assert words in told
+    (found,) = goals.missed([replace(RESULT, **change)])
+    assert words in found
 
 
 # --- the file, the table, the picture
@@ -293,6 +293,6 @@ def test_a_short_run_measures_ours_and_a_peer(tmp_path: Path):
         assert result.seconds > 0
         assert result.megabytes > 50
         assert sum(result.cpu.values()) > 0
-    told = json.loads((tmp_path / "rollouts.json").read_text(encoding="utf-8"))["results"][1]["rollout"]
-    assert sum(told["parts"].values()) + sum(told["over"].values()) == pytest.approx(told["seconds"], abs=0.01)
+    found = json.loads((tmp_path / "rollouts.json").read_text(encoding="utf-8"))["results"][1]["rollout"]
+    assert sum(found["parts"].values()) + sum(found["over"].values()) == pytest.approx(found["seconds"], abs=0.01)
     ElementTree.parse(tmp_path / "rollouts.svg")

@@ -31,7 +31,7 @@ Report = dict[str, Any]
 
 @pytest.fixture
 def unguarded(start: Callable[..., Stack]) -> Callable[..., Stack]:
-    """A group of three that nobody guards, so that nothing has been closed yet."""
+    """A group of three without a guard, so that nothing has been closed yet."""
 
     def unguarded(setup: dict[str, Any] | None = None, **given: Any) -> Stack:
         sound = {"application": "tests.support.light_app", "program": "stopwaitsecs=30", **(setup or {})}
@@ -58,7 +58,7 @@ def group(light: Callable[..., Stack]) -> Callable[..., Stack]:
 
 
 def checked(stack: Stack, name: str = "app") -> Report:
-    """The report of the command that people use, whose exit status says the same."""
+    """The report of the command, which has the same exit status."""
     done = stack.ctl("rolling_check", name, "--json")
     report: Report = json.loads(done.stdout)
     assert done.returncode == (0 if report["ok"] else 1), done.stdout
@@ -170,7 +170,7 @@ def test_unreadable_nginx_means_ten_seconds_of_min_ready(group: Callable[..., St
     assert finding["text"].endswith("min_ready_seconds: auto is 10")
     assert finding["severity"] == "warning"
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30.0, "it settles")
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30.0, "it is ready")
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 
@@ -396,4 +396,4 @@ def test_taken_metrics_port_is_a_warning(group: Callable[..., Stack]) -> None:
 
 
 def checked_unknown(stack: Stack) -> int:
-    return stack.ctl("rolling_check", "nobody").returncode
+    return stack.ctl("rolling_check", "missing").returncode

@@ -55,7 +55,7 @@ def seconds_until_open(stack: Stack) -> float:
 
 
 def end_with_force(stack: Stack) -> None:
-    """End a stack whose supervisord is dead: its processes are orphans."""
+    """End a stack with a dead supervisord: its processes are orphans."""
     assert len(stack.stop()) >= len(stack.setup.ports)
 
 
@@ -88,14 +88,14 @@ def test_kernel_opens_all_gates_after_both_die(group: Callable[..., Stack]):
         os.kill(stack.supervisord_pid, signal.SIGSTOP)  # so that it starts no other listener meanwhile
         os.kill(listener, signal.SIGKILL)
         os.kill(stack.supervisord_pid, signal.SIGKILL)
-        assert refuses(8000), "nobody is left to open it"
+        assert refuses(8000), "no process is left to open it"
         seconds_until_open(stack)
     end_with_force(stack)
     forget_rules()
 
 
 def forget_rules() -> None:
-    """Take away what nobody is left to take away: rules whose lease is over, which close nothing."""
+    """Remove the expired rules: no listener is left to remove them."""
     for command in ("iptables-legacy", "ip6tables-legacy"):
         for option in ("-F", "-X"):
             subprocess.run([command, "-w", option], check=True, timeout=10)

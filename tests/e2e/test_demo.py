@@ -29,7 +29,7 @@ GOOD = demo.Outcome(
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """For a demo whose files and processes can be told from others; afterwards none of either may be left."""
+    """A demo with files and processes of its own; none of either may be left."""
     with tempfile.TemporaryDirectory(prefix="d-") as directory:  # a short name: there will be a unix socket in it
         yield {**os.environ, "TMPDIR": directory}
         assert os.listdir(directory) == []

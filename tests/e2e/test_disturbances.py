@@ -58,7 +58,7 @@ def disturbed(stack: Stack, act: Callable[[], object], stage: str = "warming") -
 
 
 def assert_whole(stack: Stack, stopped: tuple[str, ...] = ()) -> None:
-    """Every process runs, warm and open, but those that somebody stopped, whose ports are closed; no other rule."""
+    """Every process runs, warm and open; only the ports of manually stopped ones are closed."""
     names = {f"app-{port}" for port in stack.setup.ports} - set(stopped)
     stack.wait_until(lambda: all(standing(stack)[name]["warm"] for name in names), 30.0, "all are warm")
     stack.wait_until(lambda: len(closed_ports()) == len(stopped), 5.0, "no other port is closed")
@@ -72,9 +72,9 @@ def assert_whole(stack: Stack, stopped: tuple[str, ...] = ()) -> None:
 def test_reload_ends_the_rollout_and_says_so(light: Callable[..., Stack]):
     stack = light(processes=2, setup=SLOW)
     status, said = disturbed(stack, lambda: stack.ctl("reload"))
-    told = "supervisord is shutting down or restarting: a rollout ends with it", "supervisord was restarted meanwhile"
+    ends = "supervisord is shutting down or restarting: a rollout ends with it", "supervisord was restarted meanwhile"
     assert status == 1
-    assert any(words in said for words in told), said
+    assert any(words in said for words in ends), said
     stack.wait_serving()
     wait_open(stack)
     assert rules() == []
@@ -263,14 +263,14 @@ def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable
     stack.fault("500")
     with locked():
         os.kill(pids(stack)[0], signal.SIGKILL)
-        told = "its port is not closed yet: another program holds the xtables lock /run/xtables.lock (pid "
-        stack.wait_until(lambda: told in standing(stack)["app-8000"]["why"], 2.0, "the status tells of the lock")
+        held = "its port is not closed yet: another program holds the xtables lock /run/xtables.lock (pid "
+        stack.wait_until(lambda: held in standing(stack)["app-8000"]["why"], 2.0, "the status names the lock")
         assert stays(lambda: seconds_to_read(stack) < 1.0, seconds=3.0), "supervisord answers meanwhile"
         assert not refuses(8000)
         released = time.monotonic()
     stack.wait_until(lambda: refuses(8000), 2.0, "the port is closed")
     assert time.monotonic() - released < 1.0
-    stack.wait_until(lambda: "lock" not in standing(stack)["app-8000"]["why"], 5.0, "the status no longer tells of it")
+    stack.wait_until(lambda: "lock" not in standing(stack)["app-8000"]["why"], 5.0, "the status no longer names it")
 
 
 @pytest.mark.parametrize("command", ["iptables-legacy -w -F", "nft flush ruleset"])

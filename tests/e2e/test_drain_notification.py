@@ -1,4 +1,4 @@
-"""An application that is told that it drains, behind the keepalive pool of nginx: ``drain: {signal: …}``.
+"""An application that is notification that it drains, behind the keepalive pool of nginx: ``drain: {signal: …}``.
 
 It answers ``Connection: close`` from then on, so that the pool runs dry by itself and no drain reaches its deadline.
 """
@@ -33,9 +33,11 @@ WAYS = [{"signal": "USR1"}, {"request": "/drain"}]
 ROLLOUTS = 3
 
 
-@pytest.mark.parametrize("told", WAYS, ids=lambda told: "-".join(told))
-def test_notified_application_ends_keepalive_and_fails_no_post(light: Callable[..., Stack], told: dict[str, str]):
-    stack = light(setup=POOL, drain={"timeout": LONG, **told})
+@pytest.mark.parametrize("notification", WAYS, ids=lambda notification: "-".join(notification))
+def test_notified_application_ends_keepalive_and_fails_no_post(
+    light: Callable[..., Stack], notification: dict[str, str]
+):
+    stack = light(setup=POOL, drain={"timeout": LONG, **notification})
     with users(stack, rate=100.0, posts=0.5) as load:
         for _ in range(ROLLOUTS):
             before = pids(stack)

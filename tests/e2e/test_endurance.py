@@ -129,7 +129,7 @@ def test_wait_for_a_busy_process_has_a_deadline():
 
 def test_memory_is_in_kilobytes_and_grows_with_use():
     before = footprint.take(os.getpid(), {})
-    with mmap.mmap(-1, 8_000_000, flags=mmap.MAP_PRIVATE) as taken:  # never what somebody has left
+    with mmap.mmap(-1, 8_000_000, flags=mmap.MAP_PRIVATE) as taken:  # never memory that was freed before
         taken.write(b"x" * 8_000_000)
         now = footprint.take(os.getpid(), {})
     assert 0 < now.uss <= now.pss <= now.rss

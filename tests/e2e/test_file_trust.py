@@ -24,7 +24,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory that every user may look into; what lies in it is root's."""
+    """A directory that every user may read; its files are root's."""
     found = tmp_path / "opt"
     found.mkdir()
     found.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A fleet is rolled by Ansible: six hosts, each with its own supervisord, nginx and group, behind one HAProxy.
+"""Ansible restarts a fleet: six hosts, each with its own supervisord, nginx and group, behind one HAProxy.
 
 The hosts are network namespaces, Ansible is the real one, with the playbooks and the role of ``conf/ansible``. The
 tests share the fleet, which takes some seconds to start, and leave it as they found it: every host up, nothing closed.
@@ -32,7 +32,7 @@ FIRST_THREE = ("--limit", "web1,web2,web3")
 """For what more hosts would not show any better."""
 
 LATER_TWO = ("--limit", "web2,web3")
-"""For what the canary, whose supervisord has no plugin at first, would not show any better."""
+"""Without the canary: its supervisord has no plugin at first."""
 
 DONE = 0
 FAILED = 2  # exit statuses of ansible-playbook
@@ -70,7 +70,7 @@ def at_a_time(*hosts: int) -> tuple[str, ...]:
 
 
 def deploying(fleet: Fleet, file: str, text: str) -> tuple[str, ...]:
-    """Arguments with which a run deploys: this text in that file of each host, when its turn comes."""
+    """Arguments with which a run deploys: this text in that file of each host."""
     return deploying_by(fleet, writing(file, text))
 
 
@@ -191,7 +191,7 @@ def test_good_deploy_updates_canary_first_without_failure(fleet: Fleet) -> None:
     with nobody_notices(fleet):
         played = fleet.play("rollout.yml", *at_a_time(1, 2, 3), *deploying(fleet, "release", "new"))
     assert played.status == DONE, played.output
-    assert "warning: supervisor.startsecs: " in played.output  # which stops nobody
+    assert "warning: supervisor.startsecs: " in played.output  # which stops no host
     assert [row[:3] for row in played.table] == [[name, "done", "3 of 3"] for name in NAMES], played.output
     assert {row[4] for row in played.table} == {"2 of 3"}
     assert released(fleet) == {name: {"new"} for name in NAMES}
@@ -272,7 +272,7 @@ def test_host_lost_during_rollout_ends_only_the_run(fleet: Fleet) -> None:
     assert released(fleet)["web2"] == {"new"}
     assert fleet.pids()["web3"] == before["web3"]
     cut.unlink()
-    assert fleet.play("rollout.yml", *LATER_TWO).status == DONE, "run again, it rollouts both"
+    assert fleet.play("rollout.yml", *LATER_TWO).status == DONE, "a second run restarts both"
 
 
 def test_second_run_names_the_rollout_in_progress(fleet: Fleet) -> None:
@@ -348,6 +348,6 @@ def test_dry_run_lists_processes_and_touches_nothing(fleet: Fleet) -> None:
 
 
 def test_example_inventory_uses_only_known_variables() -> None:
-    told = yaml.safe_load((PLAYBOOKS / "inventory.yml").read_text(encoding="utf-8"))["app"]["vars"]
+    used = yaml.safe_load((PLAYBOOKS / "inventory.yml").read_text(encoding="utf-8"))["app"]["vars"]
     known = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
-    assert set(told) <= set(known)
+    assert set(used) <= set(known)

@@ -24,7 +24,7 @@ POLICY = "rolling.yaml"
 
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Stack]]:
-    """A guarded group in which everybody is warm and open."""
+    """A guarded group in which every process is warm and open."""
     stacks: list[Stack] = []
 
     def start(processes: int = 4, **changes: Any) -> Stack:
@@ -96,7 +96,7 @@ def test_failed_warmup_keeps_port_closed_and_retries(start: Callable[..., Stack]
     assert "answered 500" in shown
     assert "1 attempt, next in" in shown
     stack.fault()
-    kill(stack, 1)  # it comes back mended, and is not kept waiting for its next try
+    kill(stack, 1)  # the new process is good, and is warmed at once
     stack.wait_until(lambda: standing(stack)["app-8001"]["warm"], 4.0, "it is warm")
     wait_open(stack)
 

@@ -285,7 +285,7 @@ def test_the_end_of_the_listener_sets_everything_ready(group: Callable[..., Stac
 
 def test_opened_server_is_up_without_a_check(group: Callable[..., Stack]):
     stack = group("default-server check inter 50 fall 1 rise 100", processes=3)
-    stack.wait_until(lambda: _statuses(stack) == {"UP"}, 5.0, "HAProxy has everybody up")
+    stack.wait_until(lambda: _statuses(stack) == {"UP"}, 5.0, "HAProxy has every server up")
     with users(stack, posts=0.5) as load:
         assert stack.ctl("rolling_restart", "app").returncode == 0
         assert _statuses(stack) == {"UP"}
@@ -311,7 +311,7 @@ def test_group_without_servers_in_haproxy_is_found(group: Callable[..., Stack]):
 
 
 def test_bypassed_backend_is_found_and_nothing_stopped(group: Callable[..., Stack]):
-    """The servers of ``part`` are those of ``app``, by which everybody comes."""
+    """The servers of ``part`` are those of ``app``, which gets all requests."""
     servers = "\n    ".join(f"server app-{port} 127.0.0.1:{port}" for port in range(8000, 8003))
     stack = group(
         f"{servers}\n\nbackend part\n    balance leastconn",

@@ -1,4 +1,4 @@
-"""The history of a real supervisord: who asked, what is kept when it is killed, forecasts, and the page of a
+"""The history of a real supervisord: clients, what is kept when it is killed, forecasts, and the page of a
 rollout."""
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def test_report_takes_number_group_or_nothing(light: Callable[..., Stack]) -> No
 def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, min_ready_seconds=20)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
-    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30, "one settles")
+    stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30, "one is ready")
     record = json.loads(stack.ctl("rolling_report", "--json").stdout)
     assert (record["status"], record["processes"][0]["stages"][-1][0]) == ("running", "ready")
     assert stack.ctl("rolling_abort", "app").returncode == 0
@@ -215,9 +215,9 @@ def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
         (["rolling_report", "7"], 1, "no rollout 7 is known"),
         (["rolling_report", "0"], 5, "no such group or process: 0"),
         (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
-        (["rolling_report", "nobody"], 5, "no such group or process: nobody"),
+        (["rolling_report", "missing"], 5, "no such group or process: missing"),
         (["rolling_report", "app"], 1, "no rollout of app is known"),
-        (["rolling_history", "nobody"], 5, "no such group"),
+        (["rolling_history", "missing"], 5, "no such group"),
         (["rolling_history", "--number", "0"], 2, "'0' is not a number from 1 to 500"),
         (["rolling_history"], 0, "No rollout is known."),
         (["rolling_status", "app"], 0, "No rollout of app since supervisord started.\n"),

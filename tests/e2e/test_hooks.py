@@ -1,4 +1,4 @@
-"""The operator's commands: when they are run, what they are told, and what becomes of a rollout when they fail."""
+"""The operator's commands: when they run, what they get, and what happens to a rollout when they fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_world(processes: int = 3, hooks: HooksPolicy = ALL) -> World:
 
 
 def begun(world: World) -> list[tuple[str, str]]:
-    """What was begun, each with the result that it was told."""
+    """The hooks that have begun, each with the result that it got."""
     return [(name, variables["ROLLING_RESULT"]) for name, variables in world.hooks_begun]
 
 
@@ -79,9 +79,9 @@ def test_failure_hook_gets_process_and_reason() -> None:
     world.ask()
     world.run(world.reconciler())
     assert [name for name, _ in world.hooks_begun] == ["before_rollout", "on_failure", "after_rollout"]
-    told = world.hooks_begun[1][1]
-    assert (told["ROLLING_GROUP"], told["ROLLING_PROCESS"], told["ROLLING_PORT"]) == ("app", "app-1", "8001")
-    assert "app:app-1 is not warm" in told["ROLLING_WHY"]
+    given = world.hooks_begun[1][1]
+    assert (given["ROLLING_GROUP"], given["ROLLING_PROCESS"], given["ROLLING_PORT"]) == ("app", "app-1", "8001")
+    assert "app:app-1 is not warm" in given["ROLLING_WHY"]
 
 
 def test_failed_last_hook_is_reported_without_changing_result() -> None:
@@ -251,8 +251,8 @@ def test_large_output_does_not_block_and_is_cut(tmp_path: Path) -> None:
 
 def test_what_it_prints_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        ran(a_script(tmp_path, "echo told; echo off >&2"))
-    assert ["hook: told" in caplog.messages, "hook: off" in caplog.messages] == [True, True]
+        ran(a_script(tmp_path, "echo shown; echo off >&2"))
+    assert ["hook: shown" in caplog.messages, "hook: off" in caplog.messages] == [True, True]
 
 
 def test_jobs_run_in_parallel_commands_in_order(tmp_path: Path) -> None:
@@ -299,10 +299,10 @@ def test_listener_exit_ends_warmup_command(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hooked(light: Callable[..., Stack], tmp_path: Path) -> Callable[..., Stack]:
-    """A stack whose commands write down what they are told; ``before``: the text of the first one."""
+    """A stack with commands that record their arguments; ``before``: the text of the first one."""
 
     def hooked(before: str = "exit 0", warm: str = "exit 0", processes: int = 3, **policy: Any) -> Stack:
-        note = 'echo "$1 $ROLLING_GROUP $ROLLING_PROCESS $ROLLING_PORT $ROLLING_RESULT" >> ' + str(tmp_path / "told")
+        note = 'echo "$1 $ROLLING_GROUP $ROLLING_PROCESS $ROLLING_PORT $ROLLING_RESULT" >> ' + str(tmp_path / "calls")
         scripts = {
             "before_rollout": a_script(tmp_path, f"{note}; {before}", "before"),
             "after_warmup": a_script(tmp_path, f"{note}; {warm}", "warm"),
@@ -311,14 +311,14 @@ def hooked(light: Callable[..., Stack], tmp_path: Path) -> Callable[..., Stack]:
         }
         hooks = {key: {"command": [path, key], "timeout": 20} for key, path in scripts.items()}
         stack = light(processes, hooks=hooks, **policy)
-        (tmp_path / "told").write_text("", encoding="ascii")
+        (tmp_path / "calls").write_text("", encoding="ascii")
         return stack
 
     return hooked
 
 
-def told(directory: Path) -> list[str]:
-    return (directory / "told").read_text(encoding="ascii").splitlines()
+def calls(directory: Path) -> list[str]:
+    return (directory / "calls").read_text(encoding="ascii").splitlines()
 
 
 def test_rollout_runs_all_hooks_without_failure(hooked: Callable[..., Stack], tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_rollout_runs_all_hooks_without_failure(hooked: Callable[..., Stack], tm
     assert done.returncode == 0, done.stdout
     assert_no_failures(load.report())
     warm = [f"after_warmup app app-{port} {port} warm" for port in (8000, 8001, 8002)]
-    assert told(tmp_path) == ["before_rollout app   ", *warm, "after_rollout app   done"]
+    assert calls(tmp_path) == ["before_rollout app   ", *warm, "after_rollout app   done"]
 
 
 def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack], tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_where_the_first_fails_no_process_is_touched(hooked: Callable[..., Stack
     done = stack.ctl("rolling_restart", "app")
     assert (done.returncode, "before_rollout: exited with 1: no disk" in done.stdout) == (1, True), done.stdout
     assert pids(stack) == before
-    assert told(tmp_path) == ["before_rollout app   ", "on_failure app   failed", "after_rollout app   failed"]
+    assert calls(tmp_path) == ["before_rollout app   ", "on_failure app   failed", "after_rollout app   failed"]
 
 
 def test_failed_warmup_command_keeps_port_closed(hooked: Callable[..., Stack], tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_failed_warmup_command_keeps_port_closed(hooked: Callable[..., Stack], t
         done = stack.ctl("rolling_restart", "app")
     assert (done.returncode, "FAILED: is not warm: after_warmup exited with 1" in done.stdout) == (1, True), done.stdout
     assert_no_failures(load.report())
-    assert "on_failure app app-8001 8001 failed" in told(tmp_path)
+    assert "on_failure app app-8001 8001 failed" in calls(tmp_path)
     (tmp_path / "bad").unlink()  # the guard tries again
     stack.wait_until(lambda: standing(stack)["app-8001"]["gate"] == "open", 30.0, "it is open again")
 
@@ -355,16 +355,16 @@ def test_failed_warmup_command_keeps_port_closed(hooked: Callable[..., Stack], t
 def test_guard_runs_after_warmup_hook_too(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked()
     os.kill(pids(stack)[1], signal.SIGKILL)
-    stack.wait_until(lambda: told(tmp_path) == ["after_warmup app app-8001 8001 warm"], 20.0, "it is told")
+    stack.wait_until(lambda: calls(tmp_path) == ["after_warmup app app-8001 8001 warm"], 20.0, "the hook has run")
 
 
 def test_hook_runs_again_after_listener_is_killed(hooked: Callable[..., Stack], tmp_path: Path) -> None:
     stack = hooked(before="sleep 3")
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
-    stack.wait_until(lambda: len(told(tmp_path)) == 1, 10.0, "it runs")
+    stack.wait_until(lambda: len(calls(tmp_path)) == 1, 10.0, "it runs")
     assert rolling(stack)["hook"] == "before_rollout"
     os.kill(listener_pid(stack), signal.SIGKILL)
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the rollout is done")
-    assert [line.split()[0] for line in told(tmp_path)][:2] == ["before_rollout", "before_rollout"]
+    assert [line.split()[0] for line in calls(tmp_path)][:2] == ["before_rollout", "before_rollout"]
     rollout = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["rollout"]
     assert (rollout["replaced"], rollout["hook"]) == (3, "")

@@ -38,7 +38,7 @@ from tests.unit.test_fault_barrier import KNOWN, WATCH
 from tests.unit.test_rpcinterface import a_rollout
 
 RECORD = "record"
-ACCENT = "wéb"  # a group whose name is longer in bytes than in characters
+ACCENT = "wéb"  # more bytes than characters
 
 SABOTAGE = (
     "[rpcinterface:sabotage]\nsupervisor.rpcinterface_factory = tests.support.sabotage:make_sabotage_rpcinterface\n"
@@ -59,7 +59,7 @@ def accent(port: int) -> str:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two light processes and one with an accent, guarded; somebody hears every event; all is logged that can be."""
+    """Two light processes and one with an accent, guarded; a recorder of every event; the log has all levels."""
     directory = tmp_path_factory.mktemp("h")
     policy = yaml.safe_load(plugin.policy(warm_all=False, max_unavailable=1))
     policy["groups"][ACCENT] = {**policy["groups"]["app"], "ports": r".*-(\d+)"}
@@ -80,7 +80,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def nothing_dies(stack: Stack) -> Iterator[None]:
-    """supervisord and the listener are the same afterwards, and rollout."""
+    """supervisord and the listener are the same processes afterwards, and a rollout works."""
     before = stack.supervisord_pid, listener_pid(stack)
     yield
     assert (stack.supervisord_pid, listener_pid(stack)) == before
@@ -100,7 +100,7 @@ def fault_of(call: Callable[..., object], *arguments: Any) -> int:
     return caught.value.faultCode
 
 
-# --- who commands the listener
+# --- control of the listener
 
 
 def test_only_the_listener_may_record(stack: Stack) -> None:
@@ -127,10 +127,10 @@ def test_key_is_in_no_log_and_no_event(stack: Stack) -> None:
     fault_of(rolling.listenerGuard, "wrong", "app", "")
     assert stack.ctl("rolling_restart", "app").returncode == 0
     found = {path.name: path.read_bytes() for path in stack.directory.iterdir() if path.is_file()}
-    told = found[RECORD]
-    assert b"eventname:ROLLING_FINISHED" in told
-    assert b"eventname:PROCESS_STATE_RUNNING" in told
-    assert b"ROLLING_ASKED" not in told
+    recorded = found[RECORD]
+    assert b"eventname:ROLLING_FINISHED" in recorded
+    assert b"eventname:PROCESS_STATE_RUNNING" in recorded
+    assert b"ROLLING_ASKED" not in recorded
     assert [name for name, text in found.items() if key.encode() in text] == []
     assert "listenerObserve" in found["supervisord.log"].decode(), "supervisord does not log its calls"
 
@@ -206,7 +206,7 @@ STATE = "processname:app-8000 groupname:app from_state:RUNNING expected:0 pid:1"
     "text",
     [
         "\n\n\x00hello é\n" * 100,
-        "x" * 50_000,  # more than a pipe holds (64 KB) at once ends supervisord 4.3 itself, whoever the listener is
+        "x" * 50_000,  # more than a pipe holds (64 KB) at once ends supervisord 4.3 itself, with any listener
         frame("PROCESS_STATE_EXITED", STATE) * 3,
         frame("PROCESS_STATE_EXITED", "processname:\x1b[2J groupname:app from_state: pid:9" + "9" * 5000),
         frame("TICK_5", "when:1", length=3) + frame("TICK_5", "when:1", length=10**8),
@@ -277,7 +277,7 @@ OURS = plugin.sections(Path("none")).split("[eventlistener")[0]
 
 @pytest.fixture(scope="module")
 def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A supervisord whose listener is the test."""
+    """A supervisord with the test as its listener."""
     setup = Setup(
         processes=1,
         application="tests.support.light_app",
@@ -310,8 +310,8 @@ class Listener:
             return None
 
     def drill(self) -> None:
-        look = self.call("rolling.listenerObserve", self.key, KNOWN)
-        news = json.loads(look) if look else {"rollouts": {}}
+        answer = self.call("rolling.listenerObserve", self.key, KNOWN)
+        news = json.loads(answer) if answer else {"rollouts": {}}
         version = news["rollouts"].get("app", [0])[0]
         version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_rollout(1)), 0) or version
         paused = dump_changes(replace(a_rollout(1), paused=True), a_rollout(1))
@@ -326,16 +326,16 @@ class Listener:
         self.call("rolling.listenerAct", self.key, "app", [action])
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)
-        self.call("rolling.getRollout", "nobody")
-        self.call("rolling.callPacked", "getRollout", ["nobody"])
+        self.call("rolling.getRollout", "missing")
+        self.call("rolling.callPacked", "getRollout", ["missing"])
         self.answered("rolling.callPacked", ("restart", ["app", False, {"force": True}]), (Fault.REFUSED, "no", ""))
         self.answered("rolling.check", ("app",), (0, "", REPORT))
 
     def answered(self, method: str, arguments: tuple[Any, ...], answer: tuple[int, str, str]) -> None:
         """A request with a deferred answer, which the listener gives."""
         with contextlib.closing(Asked(self.stack, method, arguments)) as asked:
-            look = self.call("rolling.listenerObserve", self.key, KNOWN)
-            requests = json.loads(look)["requests"] if look else []
+            observed = self.call("rolling.listenerObserve", self.key, KNOWN)
+            requests = json.loads(observed)["requests"] if observed else []
             for request in requests:
                 self.call("rolling.listenerAnswer", self.key, request["id"], *answer)
             if requests:
@@ -343,7 +343,7 @@ class Listener:
 
 
 class Asked:
-    """A request on a connection of its own, whose answer is not waited for."""
+    """A request on a connection of its own, without waiting for the answer."""
 
     def __init__(self, stack: Stack, method: str, arguments: tuple[Any, ...]) -> None:
         self._stack = stack

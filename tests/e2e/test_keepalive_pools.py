@@ -84,7 +84,7 @@ def test_unused_pool_is_idle_after_quiet_time(pooled: Callable[..., Stack]) -> N
     member = next(one for one in rolling(stack)["processes"] if one["name"] == "app-8000")
     assert QUIET <= member["drained"] < QUIET + 1.0
     assert member["lingering_connections"] > 0
-    assert "connections left; 127.0.0.1:" in listener_log(stack), "what the restart ends is told"
+    assert "connections left; 127.0.0.1:" in listener_log(stack), "the log lists what the restart ends"
 
 
 def test_download_with_a_long_pause_is_complete(pooled: Callable[..., Stack]) -> None:

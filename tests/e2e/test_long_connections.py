@@ -1,7 +1,7 @@
-"""Connections that outlast the drain, for real: what becomes of them, and what the operator is told.
+"""Connections that outlast the drain, on a real stack: what happens to them, and what the operator sees.
 
-One process of two is rolled while an upload, a stream, a WebSocket or an idle keepalive is open to it. The clients move
-a little every MOVE_EVERY seconds and note when they were ended.
+One process of two is restarted while an upload, a stream, a WebSocket or an idle keepalive is open to it. The clients
+send or receive a little every MOVE_EVERY seconds, and note when their connection ended.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 
 
 @dataclass
-class Rolled:
+class Restarted:
     """A rollout of app-8000 that has ended. ``began`` is before it, ``ended`` has when which client was ended."""
 
     began: float
@@ -91,17 +91,17 @@ def light(start: Callable[..., Stack], nginx: str = "", upstream: str = "", **dr
     return stack
 
 
-def begun(stack: Stack) -> tuple[Rolled, subprocess.Popen[str]]:
+def begun(stack: Stack) -> tuple[Restarted, subprocess.Popen[str]]:
     """A rollout of the first process, and the supervisorctl that shows it."""
-    return Rolled(time.monotonic()), popen_ctl(stack, "rolling_restart", "app:app-8000")
+    return Restarted(time.monotonic()), popen_ctl(stack, "rolling_restart", "app:app-8000")
 
 
-def rolled(stack: Stack, *clients: Lasting) -> Rolled:
-    """The first process rolled, while the clients move."""
+def restarted(stack: Stack, *clients: Lasting) -> Restarted:
+    """Restart the first process while the clients move."""
     return outlived(stack, *begun(stack), *clients)
 
 
-def outlived(stack: Stack, result: Rolled, ctl: subprocess.Popen[str], *clients: Lasting) -> Rolled:
+def outlived(stack: Stack, result: Restarted, ctl: subprocess.Popen[str], *clients: Lasting) -> Restarted:
     """The rollout at its end, which comes within its deadlines or the test fails."""
     while ctl.poll() is None:
         assert time.monotonic() - result.began < 60, f"the rollout does not end\n{stack.logs()}"
@@ -113,7 +113,7 @@ def outlived(stack: Stack, result: Rolled, ctl: subprocess.Popen[str], *clients:
     return result
 
 
-def note_ends(result: Rolled, clients: tuple[Lasting, ...]) -> None:
+def note_ends(result: Restarted, clients: tuple[Lasting, ...]) -> None:
     for client in clients:
         if client.peer not in result.ended:
             try:
@@ -122,7 +122,7 @@ def note_ends(result: Rolled, clients: tuple[Lasting, ...]) -> None:
                 result.ended[client.peer] = time.monotonic()
 
 
-def told(out: str) -> dict[str, str]:
+def lingering_in(out: str) -> dict[str, str]:
     """What the operator's output says of each connection that was left, by peer."""
     return dict(re.findall(r"^ {10}(\S+:\d+) (.*)$", out, re.MULTILINE))
 
@@ -136,7 +136,7 @@ def test_drain_timeout_restarts_and_lists_connections(start: Callable[..., Stack
     before = pids(stack)
     with kind(PORT) as client:
         opened = time.monotonic()
-        done = rolled(stack, client)
+        done = restarted(stack, client)
         peer, age = client.peer, done.ended[client.peer] - opened
     assert (done.status, done.rollout["status"]) == (0, "done"), done.out
     assert TIMEOUT <= done.process["drained"] <= TIMEOUT + 1
@@ -144,7 +144,7 @@ def test_drain_timeout_restarts_and_lists_connections(start: Callable[..., Stack
     assert pids(stack)[0] not in before
     assert pids(stack)[1] == before[1]
     assert re.search(r"^app-8000  drained [12]\.\d s \(1 connection left\) · .* · open$", done.out, re.MULTILINE)
-    assert re.fullmatch(rf"open at least \S+ s, {LAST_BYTE[kind]} (just now|\S+ s ago)", told(done.out)[peer])
+    assert re.fullmatch(rf"open at least \S+ s, {LAST_BYTE[kind]} (just now|\S+ s ago)", lingering_in(done.out)[peer])
     (left,) = done.process["oldest_lingering"]
     assert (done.process["lingering_connections"], left["peer"], left["state"]) == (1, peer, "")
     assert TIMEOUT <= left["age"] <= age + 0.2
@@ -157,7 +157,7 @@ def test_on_timeout_fail_keeps_process_and_connection(start: Callable[..., Stack
     stack = light(start, timeout=TIMEOUT, on_timeout="fail")
     before = pids(stack)
     with kind(PORT) as client:
-        done = rolled(stack, client)
+        done = restarted(stack, client)
         assert done.ended == {}
         assert client.works()
         assert not refuses(PORT)
@@ -179,10 +179,10 @@ def test_on_timeout_fail_keeps_process_and_connection(start: Callable[..., Stack
 def test_three_connections_of_different_kinds_are_three(start: Callable[..., Stack]):
     stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with Upload(PORT) as upload, Stream(PORT) as stream, WebSocket(PORT) as websocket:
-        done = rolled(stack, upload, stream, websocket)
+        done = restarted(stack, upload, stream, websocket)
     assert (done.status, done.process["lingering_connections"]) == (0, 3), done.out
     assert "(3 connections left)" in done.out
-    assert set(told(done.out)) == {upload.peer, stream.peer, websocket.peer}
+    assert set(lingering_in(done.out)) == {upload.peer, stream.peer, websocket.peer}
     assert set(done.ended) == {upload.peer, stream.peer, websocket.peer}
 
 
@@ -220,7 +220,7 @@ def test_reconnecting_websockets_count_once_per_cut(start: Callable[..., Stack])
 def test_resume_works_once_the_connection_has_ended(start: Callable[..., Stack]):
     stack = light(start, timeout=TIMEOUT, on_timeout="fail")
     with WebSocket(PORT) as websocket:
-        assert rolled(stack, websocket).status == 1
+        assert restarted(stack, websocket).status == 1
     resumed = stack.ctl("rolling_resume", "app")
     assert resumed.returncode == 0, resumed.stdout
     process = rolling(stack)["processes"][0]
@@ -239,7 +239,7 @@ NGINX = """
 def test_upload_within_drain_is_answered_before_restart(start: Callable[..., Stack], port: int):
     stack = light(start, NGINX, timeout=LONG)
     with Upload(port, length=80) as upload:
-        done = rolled(stack, upload)
+        done = restarted(stack, upload)
         assert upload.is_answered()
     assert_drained_until(done, done.ended[upload.peer])
 
@@ -250,12 +250,12 @@ def test_stream_within_drain_is_complete_before_restart(start: Callable[..., Sta
     with Stream(8080 if way == "through nginx" else PORT, seconds=4.0) as stream:
         if way == "half-closed":
             stream.end_sending()
-        done = rolled(stack, stream)
+        done = restarted(stack, stream)
         assert stream.is_whole(), stream.received
     assert_drained_until(done, done.ended[stream.peer])
 
 
-def assert_drained_until(done: Rolled, end: float) -> None:
+def assert_drained_until(done: Restarted, end: float) -> None:
     """The drain, which began a little after the rollout was asked for, was over when the connection was."""
     assert (done.status, done.process["lingering_connections"]) == (0, 0), done.out
     assert "left)" not in done.out
@@ -265,13 +265,13 @@ def assert_drained_until(done: Rolled, end: float) -> None:
 def test_drain_min_is_kept_without_connections(start: Callable[..., Stack]):
     stack = light(start, timeout=LONG, min_seconds=TIMEOUT)
     with Stream(PORT, seconds=0.4) as stream:
-        done = rolled(stack, stream)
+        done = restarted(stack, stream)
         assert stream.is_whole()
     assert done.status == 0
     assert TIMEOUT <= done.process["drained"] <= TIMEOUT + 0.5
 
 
-# --- who it is
+# --- which connections are reported
 
 
 def test_vanished_client_is_reported_at_drain_timeout(
@@ -279,9 +279,9 @@ def test_vanished_client_is_reported_at_drain_timeout(
 ):
     stack = light(start, timeout=TIMEOUT, on_timeout="continue")
     with Stream(PORT) as stream, unreachable(stream.peer):
-        done = rolled(stack)
+        done = restarted(stack)
     assert (done.status, done.process["lingering_connections"]) == (0, 1), done.out
-    assert told(done.out)[stream.peer].endswith(", the client takes nothing")
+    assert lingering_in(done.out)[stream.peer].endswith(", the client takes nothing")
 
 
 @pytest.mark.parametrize("kind", [Upload, WebSocket], ids=["upload", "websocket"])
@@ -315,20 +315,20 @@ def test_idle_pool_is_reported_as_idle(start: Callable[..., Stack]):
     stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="continue")
     with ThreadPoolExecutor(8) as pool:
         assert {reply.status for reply in pool.map(lambda _: stack.ask(8080, "/"), range(40))} == {200}
-    done = rolled(stack)
+    done = restarted(stack)
     assert done.status == 0, done.out
     assert 1 <= done.process["lingering_connections"] <= 8
     for one in done.process["oldest_lingering"]:
         assert (one["last"], one["state"]) == ("sent", "")
         assert one["idle"] >= TIMEOUT
-    assert len(told(done.out)) == len(done.process["oldest_lingering"])
+    assert len(lingering_in(done.out)) == len(done.process["oldest_lingering"])
 
 
 def test_pooled_requests_are_no_new_connections(start: Callable[..., Stack]):
     stack = light(start, POOL, "keepalive 8;", timeout=TIMEOUT, on_timeout="fail", keepalive="ignore")
     before = pids(stack)
     with users(stack, posts=0.0) as load:
-        done = rolled(stack)
+        done = restarted(stack)
     assert (done.status, pids(stack)) == (1, before), done.out
     assert "of drain (127.0.0.1:" in done.process["why"]
     assert "new connections" not in done.out

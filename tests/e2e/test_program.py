@@ -24,7 +24,7 @@ NOWHERE = ("-s", "http://127.0.0.1:1")
 
 
 class Terminal(io.StringIO):
-    """A stream that somebody looks at."""
+    """A stream that is a terminal."""
 
     encoding = "utf-8"
 
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """The exit status of the program, and what it says."""
     program.Options.stdout, program.Options.stderr = sys.stdout, sys.stderr  # supervisor has those of its import
     status = program.main(words)
@@ -41,7 +41,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 
 
 def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    status, text = told(capsys)
+    status, text = printed(capsys)
     assert status == 2
     assert all(f"  {verb(one)} " in text for one in COMMANDS)
     assert max(map(len, text.splitlines())) <= 80
@@ -49,19 +49,19 @@ def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("words", [("-h",), ("--help",), ("help",)])
 def test_whoever_asks_for_help_gets_it(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    status, text = told(capsys, *words)
+    status, text = printed(capsys, *words)
     assert (status, "[-c FILE | -s URL] COMMAND" in text) == (0, True)
 
 
 @pytest.mark.parametrize("words", [("help", "restart"), (*NOWHERE, "restart", "--help")])
 def test_verb_help_is_the_command_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    status, text = told(capsys, *words)
+    status, text = printed(capsys, *words)
     assert (status, text.splitlines()[0]) == (0, "supervisor_rolling restart <group>")
     assert "--max-unavailable N|N%" in text
 
 
 def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, "--version") == (0, __version__ + "\n")
+    assert printed(capsys, "--version") == (0, __version__ + "\n")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_what_is_wrong_is_said(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int, why: str
 ) -> None:
-    found, text = told(capsys, *words)
+    found, text = printed(capsys, *words)
     assert (found, why in text) == (status, True), text
 
 
@@ -104,7 +104,7 @@ def test_findings_are_wrapped_and_coloured_on_a_terminal(
 
 @pytest.mark.parametrize("words", [("rollouts", "--json"), ("-s", "bla", "status", "--json")])
 def test_findings_are_json_on_request(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    status, text = told(capsys, *words)
+    status, text = printed(capsys, *words)
     answer = json.loads(text)
     assert (status, set(answer), answer["exit_status"]) == (2, {"error", "exit_status"}, 2)
 
@@ -112,8 +112,8 @@ def test_findings_are_json_on_request(capsys: pytest.CaptureFixture[str], words:
 def test_supervisord_only_configuration_works_with_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conf = tmp_path / "supervisord.conf"
     conf.write_text("[supervisord]\n", encoding="utf-8")
-    assert told(capsys, "-c", str(conf), *NOWHERE, "status")[0] == 7
-    assert told(capsys, "-c", str(conf), "status")[0] == 2
+    assert printed(capsys, "-c", str(conf), *NOWHERE, "status")[0] == 7
+    assert printed(capsys, "-c", str(conf), "status")[0] == 2
 
 
 def run(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
@@ -129,12 +129,12 @@ def run(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_rollouts_where_supervisorctl_has_no_plugin(start: Callable[..., Stack]) -> None:
+def test_it_works_where_supervisorctl_has_no_plugin(start: Callable[..., Stack]) -> None:
     stack = start(processes=2)
     text = stack.supervisord_conf.read_text(encoding="utf-8")
     broken = text.replace("supervisor_rolling.controllerplugin:make", "nowhere:make")
     stack.supervisord_conf.write_text(broken, encoding="utf-8")
-    refused = run(stack, "-c", str(stack.supervisord_conf), "restart", "app:nobody")
+    refused = run(stack, "-c", str(stack.supervisord_conf), "restart", "app:missing")
     assert (refused.returncode, "no such group or process" in refused.stdout) == (5, True), refused.stdout
     done = run(stack, "-c", str(stack.supervisord_conf), "restart", "app", "--json")
     assert (done.returncode, json.loads(done.stdout)["replaced"]) == (0, 2), done.stdout
@@ -147,8 +147,8 @@ def test_url_alone_is_enough_for_a_rollout(start: Callable[..., Stack]) -> None:
     assert begun.returncode == 0, begun.stdout
     assert f"To watch it: supervisor_rolling -s {url} status app" in begun.stdout
     assert run(stack, "-s", url, "abort", "app").returncode == 0
-    told = f"the last one aborted: supervisor_rolling -s {url} resume goes on with it"
-    stack.wait_until(lambda: told in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the rollout has ended")
+    hint = f"the last one aborted: supervisor_rolling -s {url} resume goes on with it"
+    stack.wait_until(lambda: hint in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the rollout has ended")
 
 
 # --- what to paste

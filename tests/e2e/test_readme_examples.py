@@ -35,7 +35,7 @@ def one_with(language: str, word: str) -> str:
 
 @pytest.fixture
 def stack(light: Callable[..., Stack]) -> Stack:
-    """One that listens where the examples look for it."""
+    """A supervisord at the address that the examples use."""
     return light(processes=4, setup={"program": f"stopwaitsecs=30\n{INET}[program:idle]\ncommand=sleep 600"})
 
 
@@ -67,8 +67,8 @@ def test_the_client_in_javascript(stack: Stack) -> None:
 
 
 def test_example_listener_runs_its_command_after_rollout(light: Callable[..., Stack], tmp_path: Path) -> None:
-    told, notify, program = tmp_path / "told", tmp_path / "notify", tmp_path / "notifier.py"
-    notify.write_text(f'#!/bin/sh\necho "$@" >> {told}; echo this is no answer\n', encoding="utf-8")
+    sent, notify, program = tmp_path / "sent", tmp_path / "notify", tmp_path / "notifier.py"
+    notify.write_text(f'#!/bin/sh\necho "$@" >> {sent}; echo this is no answer\n', encoding="utf-8")
     notify.chmod(0o755)
     code = one_with("python", "RESULT 2")
     assert len(code.splitlines()) <= 11
@@ -79,8 +79,10 @@ def test_example_listener_runs_its_command_after_rollout(light: Callable[..., St
     assert stack.ctl("rolling_restart", "app").returncode == 0
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     assert stack.ctl("rolling_abort", "app").returncode == 0
-    stack.wait_until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, 30.0, "both are told")
-    first, second = told.read_text(encoding="utf-8").splitlines()
+    stack.wait_until(
+        lambda: sent.exists() and len(sent.read_text().splitlines()) == 2, 30.0, "both notifications are sent"
+    )
+    first, second = sent.read_text(encoding="utf-8").splitlines()
     assert (first.split(), second.split()[:2]) == (["app", "done"], ["app", "aborted"])
 
 

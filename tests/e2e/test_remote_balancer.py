@@ -1,7 +1,7 @@
 """nginx and its users on another host, IPv4 and IPv6: rollouts and crashes under load, and nothing leaks past the gate.
 
 The other host is a network namespace at the end of a cable; supervisord, the listener and the processes are here. What
-reached a process is told by its own journal. ``localhost`` is the same with nginx here, which goes by both families.
+reached a process is in its own journal. ``localhost`` is the same with nginx here, which goes by both families.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WARMUP = {
     "headers": {WARMS: "1"},
     "requests": [{"method": "POST", "path": "/slow"}, "/"],
 }
-"""With half a second in which to look at the gate from outside."""
+"""With half a second to try the gate from outside."""
 
 ON_ITS_WAY = 0.5
 """Seconds that a request may take which was let in before its gate was closed, until its process writes it down."""
@@ -105,7 +105,7 @@ def localhost(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def begin(light: Callable[..., Stack], other: Host, localhost: None) -> Callable[..., Place]:
-    """Starts a stack whose users come in that way."""
+    """Starts a stack with clients on that way."""
 
     def begin(way: str, **given: Any) -> Place:
         binds, goes, _ = WAYS[way]

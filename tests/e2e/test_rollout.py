@@ -1,4 +1,4 @@
-"""The real thing: supervisord, nginx, netfilter, the demo application, and users who notice.
+"""Rollouts on a real stack: supervisord, nginx, netfilter, the demo application, under load.
 
 Every test has a stack of its own in the network namespace of the test run; most have a load of new connections, a
 twentieth of which are POSTs of 1.5 s.
@@ -34,7 +34,7 @@ from tests.support.look import (
     wait_open,
     wait_stage,
 )
-from tests.support.stack import LabError, Setup, Stack
+from tests.support.stack import Setup, Stack, StackError
 from tests.support.waiting import eventually, poll, stays
 
 NEW = "new"
@@ -284,7 +284,7 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
     rpc: Any = stack.rpc()
     stack.wait_until(lambda: rpc.rolling.getProcesses("app")[0]["guarded"], 10.0, "the group is guarded again")
     policy.write_text(good.replace("max_unavailable", "max_unavialable"), encoding="utf-8")
-    stack.wait_until(lambda: "did you mean max_unavailable?" in told_of_policy(stack), 10.0, "the status tells of it")
+    stack.wait_until(lambda: "did you mean max_unavailable?" in status_of_policy(stack), 10.0, "the status names it")
     assert stack.ctl("rolling_status", "app").stdout.startswith(
         "rolling.yaml is invalid: no rollout of app can start, and the crash guard there uses the last valid version"
     )
@@ -293,10 +293,10 @@ def test_bad_input_in_the_policy(start: Callable[..., Stack]):
     assert (code, "rolling.yaml" in out) == (6, True), out
     policy.write_text(good, encoding="utf-8")
     assert stack.ctl("rolling_restart", "app").returncode == 0
-    assert told_of_policy(stack) == ""
+    assert status_of_policy(stack) == ""
 
 
-def told_of_policy(stack: Stack) -> str:
+def status_of_policy(stack: Stack) -> str:
     """What the status says is wrong with rolling.yaml."""
     found: str = json.loads(stack.ctl("rolling_status", "--json").stdout)["listener"]["problem"]
     return found
@@ -356,7 +356,7 @@ def test_supervisord_without_rpcinterface_refuses_the_listener(tmp_path_factory:
     directory = tmp_path_factory.mktemp("s")
     sections = plugin.sections(directory / "rolling.yaml").replace("[rpcinterface:rolling]", "[another:rolling]")
     with (
-        pytest.raises(LabError, match="Unknown event type ROLLING_ASKED"),
+        pytest.raises(StackError, match="Unknown event type ROLLING_ASKED"),
         Stack(directory, Setup(processes=2, supervisor=sections)),
     ):
         pass

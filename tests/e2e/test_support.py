@@ -1,4 +1,4 @@
-"""The lab does not lie: what the benchmark and the other tests believe of it is checked here."""
+"""Tests of the stack and the load generator, on which the benchmark and the other tests rely."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHER = Setup(processes=2, first_port=8100, nginx_port=8180)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two processes that nobody has warmed; the tests below take each a port."""
+    """Two processes that are not warm; the tests below take each a port."""
     running = Stack(tmp_path_factory.mktemp("stack"), TWO)
     running.release("first")
     with running:

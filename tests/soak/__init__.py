@@ -1,1 +1,1 @@
-"""Faults tried many times, for as long as one likes: what the tests try a few times each."""
+"""Programs that repeat for hours what the tests do a few times."""

@@ -2,15 +2,15 @@
 ten.
 
 ``make endurance`` (``ARGS="--rollouts 100"`` for fewer) starts two processes of the light application under load and
-rollouts them over XML-RPC, again and again. Between the rollouts that go well, others fail and are resumed, are
-aborted, paused, planned, left by their client, and processes crash. The listener is not killed: another one would be
+restarts them over XML-RPC, again and again. Between the rollouts that succeed, others fail and are resumed, are
+aborted, paused, dry runs, left by their client, and processes crash. The listener is not killed: the next one would be
 another process.
 
-A row says what both held at that moment, when nothing was under way: memory (see ``footprint``), open files, threads,
-and what Python counts in them. ``--trace`` has every byte counted that
-Python allocates, which takes half as long again, and says at the end which lines hold more than at the beginning.
+A row has what both held while no rollout was running: memory (see ``footprint``), open files, threads, and what Python
+counts. ``--trace`` counts every byte that Python allocates, takes half as long again, and lists at the end the lines of
+code that hold more than at the beginning.
 
-Exit status: 0 both are as they were, and no user noticed more than the crashes; 1 otherwise.
+Exit status: 0 both hold what they held, and no request failed except in crashes; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.footprint import Footprint, Slack
 from tests.support.load import Answer, Load, Plan
 from tests.support.look import listener_pid, rolling, standing, wait_ended
 from tests.support.netns import NoNamespaceError, enter_private_network
-from tests.support.stack import GROUP, LabError, Setup, Stack
+from tests.support.stack import GROUP, Setup, Stack, StackError
 
 FIRST = 10
 """Rollouts before the first row: each kind has been once, and what is made once (caches, connections) has been made."""
@@ -85,7 +85,7 @@ class Rollouts:
         self.crashes: list[float] = []
 
     def next(self) -> None:
-        """One more, until all is over. Raises LabError where it is not in time."""
+        """One more, until all is over. Raises StackError where it is not in time."""
         kind = KINDS[self.done % len(KINDS)]
         kind(self)
         self.done += 1
@@ -95,7 +95,7 @@ class Rollouts:
         self._restart()
 
     def failed(self) -> None:
-        """A bad deploy, and after the mend the rest of the rollout."""
+        """A bad deploy, and after the fix the rest of the rollout."""
         self._stack.fault("500")
         with _answered_by(Fault.ROLLOUT_FAILED):
             self._restart()
@@ -125,11 +125,11 @@ class Rollouts:
         self._restart()
 
     def crashed(self) -> None:
-        """A process dies and is warmed by the guard, and then the group is rolled."""
+        """A process crashes, the guard warms it up, and then the group is restarted."""
         victim = self._stack.processes()[self.done // len(KINDS) % 2]
         self.crashes.append(time.monotonic())
         os.kill(victim.pid, signal.SIGKILL)
-        self._wait_over("the guard has warmed what has crashed")
+        self._wait_over("the guard has warmed the crashed process")
         self._restart()
 
     def _restart(self, wait: bool = True, **options: Any) -> None:
@@ -176,21 +176,19 @@ def _answered_by(code: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Row:
-    """After ``rollouts`` rollouts. ``requests`` since the row before: ``lost`` are those that a process took along when
-    it crashed; nothing explains the ``failed``. ``held``: of supervisord and of the listener."""
+    """After so many rollouts; the requests are those since the row before."""
 
     rollouts: int
     seconds: float
     requests: int
-    lost: int
-    failed: int
+    lost: int  # in a process that crashed
+    failed: int  # without such a reason
     cold: int
-    held: Mapping[str, Footprint]
+    held: Mapping[str, Footprint]  # by supervisord and by the listener
 
 
 def endure(stack: Stack, marks: Sequence[int]) -> Iterator[Row]:
-    """Rollout, and give a row when so many rollouts are done. Raises LabError where the listener does not live so
-    long."""
+    """Do rollouts, and yield a row after each number of ``marks``. Raises StackError if the listener ends."""
     rollouts, listener, began = Rollouts(stack), listener_pid(stack), time.monotonic()
     for mark in marks:
         with Load(Plan(stack.url, rate=RATE, seconds=86400.0), stack.directory / "load.jsonl") as load:
@@ -199,7 +197,7 @@ def endure(stack: Stack, marks: Sequence[int]) -> Iterator[Row]:
         gc.collect()  # connections to supervisord that our own exceptions still hold
         held = {"supervisord": _of_supervisord(stack, mark), "listener": _of_listener(stack, listener, mark)}
         if listener_pid(stack) != listener:
-            raise LabError(f"the listener is no longer the process that it was:\n{stack.logs()}")
+            raise StackError(f"the listener has ended, and another one runs:\n{stack.logs()}")
         yield _row(mark, time.monotonic() - began, load.answers(), rollouts.crashes, held)
 
 
@@ -235,7 +233,7 @@ def snapshot(directory: Path, name: str, mark: int) -> Path:
 
 
 def complaints(rows: Sequence[Row], trace: bool) -> list[str]:
-    """What is not as it was, or what users noticed; a sentence each."""
+    """What has grown, and what failed: a sentence each."""
     first, last = rows[0], rows[-1]
     slack = replace(SLACK, anonymous=TRACING_TAKES) if trace else SLACK
     grown = [
@@ -305,7 +303,7 @@ def run(rollouts: int, every: int, trace: bool, directory: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rollout again and again, and see whether anything grows. Needs root.")
+    parser = argparse.ArgumentParser(description="Do a thousand rollouts, and report what has grown. Needs root.")
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--every", type=int, default=100, help="rollouts between two rows (default: %(default)s)")
     parser.add_argument("--trace", action="store_true", help="count every byte that Python allocates, and say where")

@@ -1,9 +1,8 @@
-"""Rollouts in each of which somebody is killed at a random moment: ``python -m tests.soak.kills --rollouts 100`` (as
-root).
+"""Rollouts with a kill at a random moment of each: ``python -m tests.soak.kills --rollouts 100`` (as root).
 
 Four processes of the light application under load; in every rollout the listener, or the client, gets a SIGKILL. A
-rollout has survived when every process was replaced exactly once, all are warm and open in the end, and no rule is
-left. Exit status 0 when all have, and no user noticed."""
+rollout has survived if every process was replaced exactly once, all are warm and open in the end, and no rule is
+left. Exit status 0 if all have, and no request failed."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from tests.support.look import (
     wait_open,
 )
 from tests.support.netns import enter_private_network
-from tests.support.stack import LabError, Setup, Stack
+from tests.support.stack import Setup, Stack, StackError
 
 LATEST = 1.6
 """Seconds after the command by which its rollout of four light processes is over, most of the time."""
@@ -43,12 +42,12 @@ CLIENT_PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One rollout. ``stages``: where the processes stood when it came; ``problem``: empty where it survived."""
+    """One rollout with a kill."""
 
     victim: str
-    after: float
-    stages: str
-    problem: str = ""
+    after: float  # seconds from the command to the kill
+    stages: str  # of the processes at the kill
+    problem: str = ""  # empty if it survived
 
     @property
     def survived(self) -> bool:
@@ -56,7 +55,7 @@ class Outcome:
 
 
 def rollout_and_kill(stack: Stack, chance: random.Random, victim: str = "listener") -> Outcome:
-    """Rollout the group once, and kill the victim at a random moment of it."""
+    """Do a rollout of the group, and kill the victim at a random moment of it."""
     before, starts = pids(stack), starts_of(stack)
     number = last_rollout(stack)
     client = popen_ctl(stack, "rolling_restart", "app", "--json")
@@ -71,7 +70,7 @@ def rollout_and_kill(stack: Stack, chance: random.Random, victim: str = "listene
     try:
         rollout = wait_ended(stack)
         wait_open(stack, 30.0)
-    except LabError as error:
+    except StackError as error:
         return Outcome(victim, outcome.after, stages, str(error))
     if victim == "listener" and client.returncode != 0:
         return Outcome(victim, outcome.after, stages, f"exit status {client.returncode}: {said}")
@@ -91,7 +90,7 @@ def replaced_problem(stack: Stack, before: list[int], starts: Counter[str]) -> s
 
 
 def untouched_problem(stack: Stack, before: list[int]) -> str:
-    return open_problem(stack) if pids(stack) == before else "a process was replaced though nobody had asked"
+    return open_problem(stack) if pids(stack) == before else "a process was replaced without a request"
 
 
 def open_problem(stack: Stack) -> str:
@@ -113,7 +112,7 @@ def last_rollout(stack: Stack) -> int:
 
 
 def stages_of(stack: Stack, before: int) -> str:
-    """Where those stand that have left OPEN, of a rollout that came after ``before``."""
+    """The stages of the processes that are not open, in the rollout after number ``before``."""
     if last_rollout(stack) == before:
         return "not begun"
     rollout = rolling(stack)

@@ -20,7 +20,7 @@ from tests.support.load import Load, Plan, Report, quantile
 from tests.support.look import wait_open
 from tests.support.netns import enter_private_network
 from tests.support.pooled_clients import SERVERS
-from tests.support.stack import LabError, Setup, Stack
+from tests.support.stack import Setup, Stack, StackError
 
 PROCESSES = 4
 RATE = 60.0  # requests a second
@@ -65,7 +65,7 @@ def setup_of(server: str, bare: bool = False) -> dict[str, Any]:
 
 
 def restarted(stack: Stack, server: str, restarts: int, say: Callable[[str], None] = lambda _: None) -> Result:
-    """So many restarts under load, whole rollouts of the group. Raises LabError where a rollout fails."""
+    """So many restarts under load, whole rollouts of the group. Raises StackError where a rollout fails."""
     drains: list[float] = []
     plan = Plan(stack.url, rate=RATE, posts=POSTS, seconds=restarts * 30.0)
     with Load(plan, stack.directory / "load") as load:
@@ -80,7 +80,7 @@ def restarted(stack: Stack, server: str, restarts: int, say: Callable[[str], Non
 def _rolled(stack: Stack, names: list[str]) -> list[float]:
     done = stack.ctl("rolling_restart", *names, "--json", timeout=ROLLOUT_WITHIN)
     if done.returncode:
-        raise LabError(f"rolling_restart: exit status {done.returncode}: {done.stdout}\n{stack.logs()}")
+        raise StackError(f"rolling_restart: exit status {done.returncode}: {done.stdout}\n{stack.logs()}")
     rollout = json.loads(done.stdout.splitlines()[-1])
     return [process["drained"] for process in rollout["processes"] if process["replaced"]]
 

@@ -1,6 +1,6 @@
-"""Compiles ``binder.c``, the fastest server to come back, and reads what its processes tell of their start.
+"""Compiles ``binder.c``, the fastest server to start, and reads what its processes report of their start.
 
-``binder.compile(directory)`` gives the program; ``with Stamps() as stamps`` opens the UDP port that it tells
+``binder.compile(directory)`` gives the program; ``with Stamps() as stamps`` opens the UDP port that they report to
 (``--stamp stamps.port``). Both have to be in the network namespace in which the processes run. Times are nanoseconds on
 CLOCK_MONOTONIC, the clock of ``time.monotonic_ns()``, which all processes share.
 """
@@ -20,13 +20,13 @@ OPTIONS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 COMPILE_WITHIN = 60.0
 
 ROOM = 4 << 20
-"""Bytes for stamps that nobody has read yet: those of a thousand processes that start at once must not be dropped."""
+"""Bytes for unread stamps: those of a thousand processes that start at once must not be dropped."""
 
 LONGEST_STAMP = 200
 
 
 class BinderError(Exception):
-    """It cannot be compiled, or has not told what was waited for."""
+    """It cannot be compiled, or its report did not come in time."""
 
 
 class Stamp(NamedTuple):
@@ -53,7 +53,7 @@ def compile(directory: Path) -> Path:
 
 
 class Stamps:
-    """What the processes told, in the order in which it came. For one thread."""
+    """The reports of the processes, in the order in which they came. For one thread."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -21,7 +21,7 @@ ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
 )
-"""Without a screen, as root, in a container with little shared memory; and it asks nobody for anything by itself."""
+"""Without a screen, as root, in a container with little shared memory; and without requests of its own."""
 
 
 class NoChromiumError(Exception):
@@ -82,7 +82,7 @@ class Browser:
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def accessible(self) -> list[dict[str, Any]]:
-        """What a screen reader is told: ``role``, ``name`` and whether it is ``focusable``, of all that is not
+        """What a screen reader gets: ``role``, ``name`` and whether it is ``focusable``, of all that is not
         ignored."""
         self.run_until("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))")  # drawn
         nodes = self.tell("Accessibility.getFullAXTree")["nodes"]

@@ -1,8 +1,8 @@
-"""What ``make demo`` shows: a deploy by rolling restart under load, on the screen, and what the users had of it.
+"""What ``make demo`` shows: a deploy by a rolling restart under load, and a report of all requests.
 
 The set-up is the post's: supervisord, eight processes of the demo application, nginx with ``fair`` before them, all in
 a network namespace of the demo's own. What runs in the middle is the real ``supervisorctl rolling_restart app``, on the
-terminal of whoever watches. Nothing is left behind at the end, nor after Ctrl-C, but the empty lock file that every
+user's terminal. Nothing is left behind at the end, nor after Ctrl-C, but the empty lock file that every
 user of iptables shares (/run/xtables.lock).
 
 Exit status: 0 the rollout was done, nothing failed, nothing was cold; 1 otherwise; 3 no namespace can be made; 130
@@ -29,7 +29,7 @@ from tests.support import plugin
 from tests.support.load import Load, Plan, Report
 from tests.support.netns import NoNamespaceError, enter_private_network
 from tests.support.site.views import SLOW_SECONDS
-from tests.support.stack import GROUP, ROOT, LabError, Setup, Stack
+from tests.support.stack import GROUP, ROOT, Setup, Stack, StackError
 
 AS_PROMISED, NOT_AS_PROMISED, NO_NAMESPACE, INTERRUPTED = 0, 1, 3, 130
 """Exit statuses. 130 is what a shell says of a program that SIGINT ended."""
@@ -54,26 +54,22 @@ class Show:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``periods``: reports of the requests sent before, during and after the rollout. ``rollout``: supervisord's own
-    view.
+    """What the demo's rollout came to."""
 
-    ``new``: answers of the new release in each period. ``kept``: processes that are still the old ones.
-    """
-
-    periods: Mapping[str, Report]
-    new: Mapping[str, int]
-    rollout: Mapping[str, Any]
-    kept: Sequence[str]
+    periods: Mapping[str, Report]  # of the requests before, during and after the rollout
+    new: Mapping[str, int]  # answers of the new release in each period
+    rollout: Mapping[str, Any]  # supervisord's own view
+    kept: Sequence[str]  # processes that were not replaced
 
 
 # --- the show
 
 
 def play(show: Show, directory: Path) -> int:
-    """From nothing to the table; gives the exit status."""
+    """Run the whole demo; returns the exit status."""
     say(f"Starting supervisord, {show.processes} processes of a Django application, and nginx.")
     with _stack(show, directory) as stack, undisturbed_end():
-        say("Warming: every page of every process is asked for once.")
+        say("Warming up: one request for every page of every process.")
         stack.warm()
         outcome = _deploy(show, stack)
         faults = shortfalls(outcome) if outcome else ["the rollout was not done"]
@@ -82,7 +78,7 @@ def play(show: Show, directory: Path) -> int:
         print("\n" + "\n".join(table(outcome)))
         _say_noise(outcome)
     if faults or not outcome:
-        print("\n".join(["\nNOT as it should be:", *faults, "\nThe ends of the logs:", logs]))
+        print("\n".join(["\nThe demo FAILED:", *faults, "\nThe ends of the logs:", logs]))
         return NOT_AS_PROMISED
     print("\n" + praise(outcome))
     return AS_PROMISED
@@ -99,7 +95,7 @@ def _stack(show: Show, directory: Path) -> Stack:
 
 
 def _deploy(show: Show, stack: Stack) -> Outcome | None:
-    """Rollout a new release out under load. None if supervisorctl says that it failed, as it has told the user why."""
+    """Deploy a new release under load. None if supervisorctl has reported that it failed."""
     plan = Plan(stack.url)
     before = stack.processes()
     say(
@@ -110,14 +106,14 @@ def _deploy(show: Show, stack: Stack) -> Outcome | None:
         with undivided():
             load = under_way.enter_context(Load(plan, stack.directory / "load.jsonl"))
         time.sleep(show.seconds)
-        say("A new release is deployed. The processes still run the old one, until now:")
+        say("A new release is deployed. The processes still run the old one. Now the rollout:")
         stack.release(NEW)
         began = time.monotonic()
         if _rollout(stack) != 0:
             return None
         done = time.monotonic()
         after = {process.pid for process in stack.processes()}
-        say(f"\n{show.seconds:.0f} s more of load, for what comes late.")
+        say(f"\n{show.seconds:.0f} s more of load, for late failures.")
         time.sleep(show.seconds)
         rollout: Any = stack.rpc().rolling.getRollout(GROUP)
     kept = [process.name for process in before if process.pid in after]
@@ -161,7 +157,7 @@ def say(what: str) -> None:
 
 
 def table(outcome: Outcome) -> list[str]:
-    """The lines: a column for each period."""
+    """The lines of the table, with a column for each period."""
     names, reports, rollout = list(outcome.periods), list(outcome.periods.values()), outcome.rollout
     available = f"{rollout['least_available']} of {len(rollout['processes'])}"
     rows = [
@@ -213,7 +209,7 @@ def _ms(seconds: float) -> str:
 def _say_noise(outcome: Outcome) -> None:
     late = max(report.late for report in outcome.periods.values())
     if late > NOISY:
-        print(f"The load itself was up to {_ms(late)} late: something else keeps this machine busy.")
+        print(f"The load itself was up to {_ms(late)} late: this machine is busy with other work.")
 
 
 # --- the end
@@ -230,10 +226,7 @@ def undisturbed_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undivided() -> Iterator[None]:
-    """Put around the start of a process: nobody would know the child of a Popen that is interrupted.
-
-    An ending that comes meanwhile is made up for after the block.
-    """
+    """Put around the start of a process: defers a signal until the block has ended, so that no child is lost."""
     came: list[int] = []
     usual = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in ENDINGS}
     try:
@@ -270,8 +263,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: everything that the demo started is stopped.", file=sys.stderr)
         return INTERRUPTED
-    except (LabError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        print(f"\nThe demo itself does not work: {error}", file=sys.stderr)
+    except (StackError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"\nThe demo itself failed: {error}", file=sys.stderr)
         return NOT_AS_PROMISED
 
 

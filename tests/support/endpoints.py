@@ -1,4 +1,4 @@
-"""What the tests of a gate knock at: ports that listen, connections to them, a clock that stands still."""
+"""What the tests of a gate connect to: ports that listen, connections to them, a clock that stands still."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEGACY = ("iptables-legacy", "ip6tables-legacy")  # in the same order
 
 
 class Clock:
-    """A clock that a test sets. What stands still between two readings is easy to tell apart."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -26,7 +26,7 @@ def run(*command: str) -> str:
 
 
 def flush() -> None:
-    """No rule of anybody is left."""
+    """Remove all firewall rules."""
     for command in LEGACY:
         for table in ("filter", "nat"):
             for action in ("-F", "-X"):

@@ -1,10 +1,9 @@
-"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible to rollout
-it.
+"""A fleet: hosts, each with a supervisord, an nginx and a group of its own, behind one HAProxy, and Ansible.
 
-A host is a network namespace (``tests.support.hosts``), a front that all their users come to is on this side of the
-cables. ``with Fleet(directory, 6) as fleet:`` starts them. The first of them, the canary, has supervisord in an
-environment of its own and not the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` is how it gets it. Ansible
-and its playbooks are the real ones; only the connection is the lab's (``connections/netns.py``)."""
+A host is a network namespace (``tests.support.hosts``); the HAProxy for all their clients is on this side of the
+cables. ``with Fleet(directory, 6) as fleet:`` starts them. The first host, the canary, has its own environment with
+supervisord and without the plugin: ``fleet.play("install.yml", "--limit", CANARY)`` installs it. Ansible and its
+playbooks are the real ones; only the connection plugin is ours (``connections/netns.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process holds: memory, open files, threads, as the kernel has it and, where it tells, as Python has it."""
+"""What a process holds: memory, open files and threads, by the kernel's count and, on request, Python's."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ it."""
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory in kB: resident, with its share of what is shared, what it alone has now, and what it alone can have, as
-    no file stands behind it. The last is its own doing: what it alone has grows, too, when others end who used the same
-    libraries. ``files``: how many are open of each kind. ``python``: see ``inspected.memory``."""
+    """What a process holds at a moment; memory is in kB."""
 
-    rss: int
-    pss: int
-    uss: int
-    anonymous: int
-    files: Mapping[str, int]
+    rss: int  # resident
+    pss: int  # with its share of shared pages
+    uss: int  # its own pages; grows, too, when another process that used the same libraries ends
+    anonymous: int  # its own pages without a file behind them
+    files: Mapping[str, int]  # how many are open, by kind
     threads: int
-    python: Mapping[str, int] = field(default_factory=dict)
+    python: Mapping[str, int] = field(default_factory=dict)  # see ``preflight.memory``
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Another host: a network namespace beside the one that this process is in, joined with it by a cable (veth).
 
-``with Host() as balancer:`` makes it and takes it away; ``with balancer.there():`` puts the calling thread there, and
+``with Host() as balancer:`` makes and removes it; ``with balancer.there():`` puts the calling thread there, and
 whatever is started or connected in that block: files, pids and supervisord's socket stay those of this machine. Both
 ends have an IPv4 and an IPv6 address; ``home`` are those of this side.
 """
@@ -31,7 +31,7 @@ class Addresses(NamedTuple):
 
 
 class Host:
-    """See the module. Raises NoNamespaceError where the kernel or the rights are missing."""
+    """See the module. Raises NoNamespaceError if the kernel or the rights do not allow it."""
 
     def __init__(self) -> None:
         number = next(_numbers)

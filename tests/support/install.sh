@@ -59,7 +59,7 @@ may_be_root() {
 
 install() {
     as_root apt-get update -qq || say 'apt-get update failed; trying with the lists of packages that are there.'
-    # dpkg tells its hundred lines to nobody, errors come on stderr. needrestart (Ubuntu) is to restart no service.
+    # dpkg's hundred lines are not shown; errors come on stderr. needrestart (Ubuntu) must restart no service.
     as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get install -qq --yes --no-install-recommends "$@" </dev/null >/dev/null
 }

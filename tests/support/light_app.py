@@ -11,8 +11,8 @@ For connections that last: any POST waits for its whole body, however slow, and 
 ``GET /stream?seconds=3&every=0.2`` answers in chunks for so long (``&size=65536``: of so many bytes each);
 ``GET /websocket`` becomes one, which echoes.
 
-When it is told that it drains, by SIGUSR1 or ``GET /drain``, it answers ``Connection: close`` from then on, and ends a
-connection on which nobody asks anything for LINGER seconds. With ``LAB_ENDS`` it exits by itself so many seconds later.
+After a drain notification, by SIGUSR1 or ``GET /drain``, it answers ``Connection: close`` from then on, and ends a
+connection without a request for LINGER seconds. With ``LAB_ENDS`` it exits by itself so many seconds later.
 
 ``--address`` takes several; ``::`` takes IPv4 too. The file that ``LAB_JOURNAL`` names gets a line for every request as
 it comes (``Entry``): what reached a process, whatever it or nginx made of it.

@@ -182,7 +182,7 @@ def unreachable(peer: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_rule(*rule: str) -> Iterator[None]:
-    """A rule of somebody else before all others of INPUT, while the block lasts."""
+    """A foreign rule before all others of INPUT, while the block lasts."""
     subprocess.run(["iptables-legacy", "-w", "-I", "INPUT", *rule], check=True)
     try:
         yield

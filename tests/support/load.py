@@ -50,12 +50,12 @@ LEAD = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """``posts``: the share of the requests that is a POST. ``seconds``: the load ends by itself then."""
+    """What to send."""
 
     url: str
-    rate: float = 100.0
-    posts: float = 0.05
-    seconds: float = 600.0
+    rate: float = 100.0  # requests a second
+    posts: float = 0.05  # the share of POSTs
+    seconds: float = 600.0  # then the load ends by itself
 
     def method(self, index: int) -> str:
         every = round(1 / self.posts) if self.posts else 0
@@ -64,17 +64,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one request. ``status`` is 0 and ``error`` says why where there was no whole answer.
-
-    ``late``: seconds after ``scheduled`` at which the generator really sent it (its own fault, part of ``latency``).
-    """
+    """The result of one request."""
 
     scheduled: float
     method: str
-    status: int
-    error: str
-    latency: float
-    late: float
+    status: int  # 0 without a whole answer
+    error: str  # why there was none
+    latency: float  # since ``scheduled``
+    late: float  # the part of it before the generator sent the request
     pid: str = ""
     cold: bool = False
     release: str = ""
@@ -86,27 +83,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Report:
-    """A window of a load. ``p50``, ``p99``, ``max`` are of the GETs, failed ones among them, in seconds.
-
-    ``failures`` counts by method and reason ("POST 502"). ``late``: the worst lateness of the generator itself.
-    """
+    """A window of a load."""
 
     requests: int
     gets_failed: int
     posts_failed: int
-    cold: int
-    p50: float
+    cold: int  # answers of a process that was not warm
+    p50: float  # this and the next two: seconds, of all GETs, failed ones too
     p99: float
     max: float
-    late: float
-    failures: dict[str, int] = field(default_factory=dict)
+    late: float  # the worst of the generator itself
+    failures: dict[str, int] = field(default_factory=dict)  # by method and reason: "POST 502"
 
 
 # --- the report
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """What a load wrote, by scheduled time."""
+    """The results that a load wrote, by scheduled time."""
     with path.open(encoding="utf-8") as lines:
         return sorted((Answer(**json.loads(line)) for line in lines), key=lambda answer: answer.scheduled)
 
@@ -242,7 +236,7 @@ def _allow_files() -> None:
 
 
 async def _run(plan: Plan, out: IO[str]) -> None:
-    """Says ``{"began": …}`` when it begins, and at the end what was sent and at what cost, a line of JSON each."""
+    """Print ``{"began": …}`` at the start, and at the end how much was sent at what cost: two lines of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""What a test sees of a stack with the plugin: rules, refused ports, the rollout, the listener."""
+"""What a test can observe of a stack with the plugin: rules, refused ports, the rollout, the listener."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RULES = ("iptables-legacy-save", "ip6tables-legacy-save")
 
 
 def rules() -> list[str]:
-    """Every rule and chain of iptables that is ours or the nat table's users', and what our tables of nftables hold."""
+    """Every rule and chain of iptables, and the contents of our tables of nftables."""
     lines = [line for command in RULES for line in _said(command).splitlines()]
     return [line for line in lines if line.startswith(("-A", ":SUPERVISOR"))] + _nft_rules()
 
@@ -55,7 +55,7 @@ def all_open(stack: Stack) -> bool:
 
 
 def pids(stack: Stack) -> list[int]:
-    """Of the group's processes, by port."""
+    """The pids of the group's processes, by port."""
     return [process.pid for process in stack.processes()]
 
 
@@ -71,13 +71,13 @@ def standing(stack: Stack) -> dict[str, dict[str, Any]]:
 
 
 def is_warm_and_open(stack: Stack) -> bool:
-    """Whether every process of the group is, as the listener has it."""
+    """Whether every process of the group is warm and open, by the listener's record."""
     return all(process["warm"] and process["gate"] == "open" for process in standing(stack).values())
 
 
 def wait_open(stack: Stack, timeout: float = 60.0) -> None:
     """Until every process of the group is warm and open."""
-    stack.wait_until(lambda: is_warm_and_open(stack), timeout, "everybody is warm and open")
+    stack.wait_until(lambda: is_warm_and_open(stack), timeout, "every process is warm and open")
 
 
 def wait_running(stack: Stack, timeout: float = 30.0) -> None:
@@ -107,7 +107,7 @@ def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) 
 
 @contextlib.contextmanager
 def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
-    """A rollout whose first process has closed its gate and waits for a connection, which ends with the block."""
+    """A rollout in which the first process is closed and drains until the block ends."""
     with socket.create_connection(("127.0.0.1", port)):
         assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
         wait_stage(stack, "draining")
@@ -116,13 +116,13 @@ def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
 
 
 def listener_pid(stack: Stack) -> int:
-    """0 while there is none."""
+    """The listener's pid; 0 while there is none."""
     info: Any = stack.rpc().supervisor.getProcessInfo("rolling")
     return int(info["pid"])
 
 
 def listener_log(stack: Stack) -> str:
-    """All that the listeners of this stack have said."""
+    """The log of all listeners of this stack."""
     logs: list[Path] = sorted(stack.directory.glob("rolling-stderr*.log"))
     return "".join(log.read_text(encoding="utf-8") for log in logs)
 
@@ -143,7 +143,7 @@ def assert_no_failures(report: Report) -> None:
 
 
 def popen_ctl(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
-    """A supervisorctl that runs beside the test."""
+    """A supervisorctl that runs in the background."""
     return subprocess.Popen(
         stack.ctl_command(*arguments),
         env=stack.environment,

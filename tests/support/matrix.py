@@ -1,4 +1,4 @@
-"""The test suite on each Python that is supported and that this machine has, against each supervisor: ``make matrix``.
+"""The test suite on each supported Python of this machine, against each supervisor: ``make matrix``.
 
 Each pair of a Python and a supervisor has its own virtual environment in ``.venv-matrix``, with the requirements of
 pyproject.toml, and its line of output: how many tests passed and failed in how many seconds. The output of a pair's
@@ -235,7 +235,7 @@ def run(pairs: Iterable[tuple[str, str]], named: bool, prefix: Sequence[str], ar
 
 
 def _verdict(series: str, supervisor: str, named: bool, prefix: Sequence[str], arguments: Sequence[str]) -> bool | None:
-    """Whether the pair passed; None for a Python that is not here and that nobody asked for by name."""
+    """Whether the pair passed; None for a Python that is missing and was not named."""
     python = find(series, os.environ)
     if python is None:
         print(ROW.format(series, supervisor, "", "", "", f"this machine has no Python {series}"), flush=True)

@@ -26,16 +26,16 @@ def sections(policy_file: Path, prefix: str = "", module: str = "supervisor_roll
     conf.read(ROOT / "conf" / "supervisord.conf")
     found = {name: dict(conf[name]) for name in SECTIONS}
     listener = found["eventlistener:rolling"]
-    assert listener["command"] == INSTALLED, "conf/supervisord.conf starts the listener otherwise than the lab knows"
+    assert listener["command"] == INSTALLED, "conf/supervisord.conf has another command of the listener"
     listener["command"] = f"{prefix}{shlex.quote(sys.executable)} -m {module} --config {policy_file}"
     listener["directory"] = str(ROOT)
     return "\n".join(_section(name, values) for name, values in found.items())
 
 
 def policy(warm_all: bool = True, **changes: Any) -> str:
-    """conf/rolling.yaml with the demo application's pages to warm and quick deadlines. ``changes`` are the group's
-    keys; without another, nothing settles: the lab's nginx has max_fails=0, and is not the one of this host. No history
-    is kept, because it would be this host's."""
+    """conf/rolling.yaml, but with short deadlines, and the demo application's pages to warm up. ``changes`` are keys of
+    the group. min_ready_seconds is 0, because the stack's nginx has max_fails=0. No history is kept: its file would be
+    this host's."""
     example = yaml.safe_load((ROOT / "conf" / "rolling.yaml").read_text(encoding="utf-8"))
     group = example["groups"][GROUP]
     group["warmup"] = {"timeout": 20, "ready": "/health", "requests": list(PATHS) if warm_all else ["/health"]}

@@ -1,8 +1,8 @@
 """One small application behind four servers: ``python -m tests.support.pooled_clients --server waitress --port 8000``.
 
 Every path answers at once but ``POST /slow``, which takes SLOW_SECONDS. Wrapped into the middleware that belongs to
-the server, but with ``--bare``. The servers keep idle connections for longer than nginx does: one that ends them first
-loses a request now and then, whoever restarts it.
+the server, but with ``--bare``. The servers keep idle connections for longer than nginx does: a server that ends
+them first loses a request now and then, with any way to restart it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A web server whose worker outlives its master: ``python -m tests.support.prefork --port 8000 --address 127.0.0.1``.
+"""A server with a worker that outlives its master: ``python -m tests.support.prefork --port 8000 --address 127.0.0.1``.
 
 The master tries its port until it has it, as nginx and gunicorn do, and forks a worker, which answers as the light
 application does. It ends its worker on SIGTERM; after a SIGKILL the worker goes on. With ``LAB_SHARES`` in the

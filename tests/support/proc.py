@@ -26,7 +26,7 @@ class Identity:
 
 
 def identity(pid: int) -> Identity | None:
-    """None for one that is gone, or a zombie: it holds nothing any more, its parent has only not looked yet."""
+    """None for one that is gone, or a zombie: it no longer holds anything, and waits for its parent."""
     found = _stat(pid)
     return None if found is None or found[0] == "Z" else Identity(pid, found[2])
 
@@ -47,7 +47,7 @@ def descendants(pid: int) -> set[Identity]:
 
 
 def carrying(variable: str) -> set[Identity]:
-    """All processes whose environment holds ``variable`` ("NAME=value"), orphans too, but not this one."""
+    """All processes with ``variable`` ("NAME=value") in their environment, orphans too, but not this one."""
     selected = variable.encode()
     holders = {pid for pid in _pids() if pid != os.getpid() and selected in _environment(pid)}
     return {found for pid in holders if (found := identity(pid)) is not None}

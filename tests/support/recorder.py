@@ -1,4 +1,4 @@
-"""An event listener that writes down what it is told: ``python -m tests.support.recorder FILE``."""
+"""An event listener that writes down its events: ``python -m tests.support.recorder FILE``."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def a_failed_rollout(number: int = 8, bad: int = 2) -> Record:
 
 
 def an_aborted_rollout(number: int = 8, done: int = 3) -> Record:
-    """A rollout that somebody ended: the rest was not touched."""
+    """An aborted rollout: the rest was not touched."""
     record = a_rollout(number)
     for process in record["processes"][done:]:
         process.update(untouched(process))
@@ -144,7 +144,7 @@ def a_running_rollout(number: int = 8, done: int = 3) -> Record:
 
 
 def untouched(process: Record) -> Record:
-    """What changes of a process whose turn did not come."""
+    """What differs in a process that was not restarted."""
     never = dict.fromkeys(("drained", "stopped", "started", "warmed", "ready"), 0.0)
     pids = {"pid": process["old_pid"]}
     return {**never, **pids, "replaced": False, "requests": 0, "latencies_ms": [], "stages": []}

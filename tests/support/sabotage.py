@@ -5,7 +5,7 @@
     [rpcinterface:sabotage]
     supervisor.rpcinterface_factory = tests.support.sabotage:make_sabotage_rpcinterface
 
-A target is ``module:name`` or ``module:Class.name``. Whoever imported the function by name gets the raising one, too.
+A target is ``module:name`` or ``module:Class.name``. Modules that imported the function by name get it, too.
 """
 
 from __future__ import annotations

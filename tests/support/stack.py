@@ -47,43 +47,36 @@ LONGEST_SOCKET_PATH = 100
 """The kernel allows 107 bytes; supervisord binds to a name with its pid behind first."""
 
 
-class LabError(Exception):
-    """The lab itself does not work: what happened, and where to look."""
+class StackError(Exception):
+    """The stack itself does not work: what happened, and where to look."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What may differ between two stacks. The texts are lines of configuration, put where the name says.
-
-    ``supervisord``: the module with its ``main``. ``venv``: another environment (tests.support.venvs), whose programs
-    are run with nothing of this tree on their path. ``application``: its module, ``tests.support.light_app`` is
-    another; ``address``: what it binds. ``peer``: the parameters of each server in the upstream; ``balance``: its first
-    line; ``upstream``: its last. ``server``: for nginx's server block. ``host``: what nginx calls the host of the
-    processes; ``elsewhere``: puts a thread where nginx and its users are (``tests.support.hosts``). ``program``: more
-    lines in [program:app]; ``supervisor``: more sections; ``loglevel``: supervisord's. ``balancer``: nginx, haproxy
-    (tests.support.haproxy) or one of tests.support.balancers, which ``nginx_port`` is the port of. ``files``: name and
-    text of files that have to be in the directory before anything starts; they and supervisord's configuration call the
-    directory ``%(here)s``."""
+    """What may differ between two stacks."""
 
     processes: int = 8
-    application: str = "tests.support.site"
-    supervisord: str = "supervisor.supervisord"
-    venv: str = ""
+    application: str = "tests.support.site"  # its module; tests.support.light_app is another
+    supervisord: str = "supervisor.supervisord"  # the module with its ``main``
+    venv: str = ""  # another environment (tests.support.venvs): its programs have nothing of this tree on their path
     first_port: int = 8000
-    address: str = "127.0.0.1"
-    nginx_port: int = 8080
+    address: str = "127.0.0.1"  # that the application binds
+    nginx_port: int = 8080  # of the balancer
     startsecs: int = 1
-    program: str = ""
-    supervisor: str = ""
-    loglevel: str = "info"
-    balance: str = "fair;"
-    peer: str = "max_fails=0"
-    upstream: str = ""
-    server: str = ""
-    host: str = "127.0.0.1"
+    program: str = ""  # more lines of [program:app]
+    supervisor: str = ""  # more sections of supervisord.conf
+    loglevel: str = "info"  # supervisord's
+    balance: str = "fair;"  # the first line of the upstream
+    peer: str = "max_fails=0"  # the parameters of each server in it
+    upstream: str = ""  # its last line
+    server: str = ""  # lines of nginx's server block
+    host: str = "127.0.0.1"  # of the processes, for nginx
     elsewhere: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    balancer: str = "nginx"
+    """Puts a thread on the host of nginx and its clients (tests.support.hosts)."""
+    balancer: str = "nginx"  # or haproxy (tests.support.haproxy), or one of tests.support.balancers
     files: Mapping[str, str] = field(default_factory=dict)
+    """Name and text of files that the directory has before the start. In them and in supervisord's configuration the
+    directory is ``%(here)s``."""
 
     @property
     def ports(self) -> range:
@@ -211,7 +204,7 @@ class Stack:
     ) -> None:
         forced = self.stop()
         if forced and error is None:
-            raise LabError(f"these did not end with supervisord and nginx, and had to be killed: {'; '.join(forced)}")
+            raise StackError(f"these did not end with supervisord and nginx, and had to be killed: {'; '.join(forced)}")
 
     # --- what an operator has
 
@@ -223,7 +216,7 @@ class Stack:
         )
 
     def ctl_command(self, *arguments: str) -> list[str]:
-        """What ``ctl`` runs, for those who want to see it run."""
+        """The command of ``ctl``."""
         return [*self._program("supervisor.supervisorctl"), "-c", str(self.supervisord_conf), *arguments]
 
     @property
@@ -268,7 +261,7 @@ class Stack:
 
     def warm(self, ports: Iterable[int] | None = None, address: str = "") -> None:
         """Ask for every page of every process (or those of ``ports``), directly, when the guard has it open. Raises
-        LabError unless all are 200."""
+        StackError unless all are 200."""
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
             list(pool.map(lambda port: self._warm_one(port, address or self.setup.direct), ports or self.setup.ports))
 
@@ -283,18 +276,18 @@ class Stack:
             self.wait_until(serves, deadline - time.monotonic(), "nginx serves")
 
     def wait_until(self, true: Callable[[], bool], timeout: float, what: str) -> None:
-        """Raises LabError with the ends of the logs at the deadline, or when supervisord or nginx has ended before."""
+        """Raises StackError with the ends of the logs at the deadline, or as soon as supervisord or nginx has ended."""
 
         def is_true() -> bool:
             if true():
                 return True
             for name, child in self._children.items():
                 if child.poll() is not None:
-                    raise LabError(f"waited until {what}: {name} has ended.\n{self.logs()}")
+                    raise StackError(f"waited until {what}: {name} has ended.\n{self.logs()}")
             return False
 
         if not eventually(is_true, timeout, every=0.02):
-            raise LabError(f"waited until {what}: not within {timeout:.0f} s.\n{self.logs()}")
+            raise StackError(f"waited until {what}: not within {timeout:.0f} s.\n{self.logs()}")
 
     def logs(self, lines: int = 15) -> str:
         """The end of every log of the stack."""
@@ -310,7 +303,7 @@ class Stack:
     def stop(self) -> list[str]:
         """End everything; gives the commands of those that had to be killed one by one (orphans, and the deaf).
 
-        Raises LabError if something outlives that. Stopping what is stopped does nothing.
+        Raises StackError if something outlives that. Stopping what is stopped does nothing.
         """
         known = self.everything()
         for name in (self.setup.balancer, "supervisord"):
@@ -320,16 +313,18 @@ class Stack:
         forced = [proc.command(process) for process in left]
         outlived = proc.end(left) | self.everything()
         if outlived:
-            raise LabError(f"still there: {', '.join(f'{each.pid} {proc.command(each)}' for each in outlived)}")
+            raise StackError(f"still there: {', '.join(f'{each.pid} {proc.command(each)}' for each in outlived)}")
         return forced
 
     # --- inside
 
     def _check(self) -> None:
         if len(str(self.socket)) > LONGEST_SOCKET_PATH:
-            raise LabError(f"{self.socket}: too long for a unix socket; use a directory with a shorter name")
+            raise StackError(f"{self.socket}: too long for a unix socket; use a directory with a shorter name")
         if self._is_fair and not FAIR_MODULE.exists():
-            raise LabError(f"{FAIR_MODULE} is missing: install libnginx-mod-http-upstream-fair, or set another balance")
+            raise StackError(
+                f"{FAIR_MODULE} is missing: install libnginx-mod-http-upstream-fair, or set another balance"
+            )
 
     def _write_configurations(self) -> None:
         setup = self.setup
@@ -405,7 +400,7 @@ class Stack:
         for path in PATHS:
             status = _patient_status(address, port, path, deadline)
             if status != 200:
-                raise LabError(f"warming up: {address}:{port}{path} answered {status}")
+                raise StackError(f"warming up: {address}:{port}{path} answered {status}")
 
 
 @contextlib.contextmanager

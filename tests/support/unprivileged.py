@@ -10,7 +10,7 @@ NOBODY = 65534
 
 
 def let_in(path: Path) -> None:
-    """Everybody can look at a path of pytest's, whose directories are its own user's."""
+    """Let every user read a path of pytest's: its directories are closed to others."""
     for directory in list(path.parents)[:-2]:  # all below /tmp
         directory.chmod(0o711)
 

@@ -1,4 +1,4 @@
-"""An environment as a host has it that supervisord runs from and where nobody has installed the plugin yet.
+"""An environment with supervisord and without the plugin, as on a host before the installation.
 
 It has what this one has (links), but for the plugin: so pip finds all that the plugin requires, and needs no index.
 ``wheel`` makes what is installed there.

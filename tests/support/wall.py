@@ -22,7 +22,7 @@ def set_clock() -> float:
     try:
         with open(os.environ[JUMP_FILE], encoding="utf-8") as jump:
             return _real() + float(jump.read() or 0)
-    except (OSError, ValueError):  # nobody has set it, or is just doing so
+    except (OSError, ValueError):  # not set yet, or being written
         return _real()
 
 

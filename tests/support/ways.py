@@ -1,7 +1,7 @@
 """The ways of restarting that there were before: what an operator or a script does with a running stack.
 
 Each takes the stack and returns when it is done. They check as little as such scripts do, except that a restart that
-supervisorctl reports as failed raises LabError: the numbers of a way that did not restart would be void.
+supervisorctl reports as failed raises StackError: the numbers of a way that did not restart would be void.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from tests.support import haproxy
-from tests.support.stack import GROUP, LabError, Process, Stack, answers
+from tests.support.stack import GROUP, Process, Stack, StackError, answers
 
 WARM_ADDRESS = "127.0.0.2"
 """Where the post's script reaches a process that is closed on 127.0.0.1; the application binds 0.0.0.0 for it."""
@@ -48,7 +48,7 @@ def serial_restart(stack: Stack) -> None:
     """``supervisorctl serialrestart app:*``, of the plugin of that name; in whatever order it takes."""
     done = stack.ctl("serialrestart", f"{GROUP}:*", timeout=SERIAL_WITHIN)
     if done.returncode != 0 or "ERROR" in done.stdout or done.stdout.count(": started") != stack.setup.processes:
-        raise LabError(f"supervisorctl serialrestart: {done.stdout}{done.stderr}")
+        raise StackError(f"supervisorctl serialrestart: {done.stdout}{done.stderr}")
 
 
 def by_haproxy(stack: Stack) -> None:
@@ -99,7 +99,7 @@ def closed(port: int) -> Iterator[None]:
 def _restart(stack: Stack, name: str) -> None:
     done = stack.ctl("restart", name)
     if done.returncode != 0 or "ERROR" in done.stdout:
-        raise LabError(f"supervisorctl restart {name}: {done.stdout}{done.stderr}")
+        raise StackError(f"supervisorctl restart {name}: {done.stdout}{done.stderr}")
 
 
 def _iptables(*arguments: str) -> None:
@@ -108,4 +108,4 @@ def _iptables(*arguments: str) -> None:
         [program, "-w", "5", "-t", "nat", *arguments], capture_output=True, text=True, timeout=10, check=False
     )
     if done.returncode != 0:
-        raise LabError(f"{program} -t nat {' '.join(arguments)}: {done.stderr}")
+        raise StackError(f"{program} -t nat {' '.join(arguments)}: {done.stderr}")

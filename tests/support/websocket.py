@@ -10,7 +10,7 @@ _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT = 0x81  # the last frame of a message, a text
 _MASKED = 0x80
 LONGEST = 125
-"""Bytes of a payload whose length fits into the first two bytes of its frame."""
+"""The most bytes of a payload with its length in the first two bytes of the frame."""
 
 HEAD = 2
 """Bytes with which a frame begins."""

@@ -1,6 +1,6 @@
 """The demo application as a peer's worker imports it: booted, and warm before the worker takes a request.
 
-Every page is asked for inside of the process. That is the best that can be had where nobody can ask one process alone.
+The process warms every page itself: the best that can be had if no client can reach one process alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """circus: ``circusctl reload --sequential``, and a socket that circusd holds and every process inherits.
 
 "If sequential is true, the arbiter will restart each process in a sequential way (with a `warmup_delay` pause between
-each step)": nobody asks whether a process is ready, so the pause is as long as this application boots and warms up.
+each step)": it does not check whether a process is ready, so the pause is the time that this application takes to boot
+and warm up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.peers.told import told
-from tests.support.stack import GROUP, LabError, Stack
+from tests.support.stack import GROUP, Stack, StackError
 
 PAUSE = 2
 """Seconds, a whole number. Boot and warm-up take 1.3 s where nothing else wants the processor."""
@@ -60,7 +61,7 @@ def _order(stack: Stack, *words: str) -> None:
         [str(_program("circusctl")), *where, *words], capture_output=True, text=True, timeout=RELOAD_WITHIN, check=False
     )
     if done.returncode or done.stdout.strip() != "ok":
-        raise LabError(f"circusctl {' '.join(words)}: {done.stdout}{done.stderr}")
+        raise StackError(f"circusctl {' '.join(words)}: {done.stdout}{done.stderr}")
 
 
 def _program(name: str) -> Path:

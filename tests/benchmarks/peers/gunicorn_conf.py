@@ -1,4 +1,4 @@
-"""gunicorn's configuration, and when a worker stops to take requests: it does when SIGTERM comes, and tells nobody.
+"""gunicorn's configuration, and when a worker stops accepting requests: at SIGTERM, without a message.
 
 The application is not preloaded, or HUP would not bring its new code. ``timeout``: that many workers boot beside each
 other after HUP that with the default of 30 s they would be killed for being slow.

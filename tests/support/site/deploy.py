@@ -64,7 +64,7 @@ def read_deploy() -> Deploy:
 
 
 def boot(deploy: Deploy) -> None:
-    """Suffer the faults that strike before the first request."""
+    """Do what the faults do before the first request."""
     if deploy.fault == "die":
         sys.exit("this release cannot even be imported")
     if deploy.fault == "exit":

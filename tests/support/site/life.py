@@ -1,6 +1,6 @@
-"""When a process of a group serves, as it says itself: where all share one socket, nobody can see it from outside.
+"""When a process of a group serves, as it says itself: if all share one socket, it cannot be seen from outside.
 
-A process that has booted and takes requests tells ``UP``; one that was told to go, and takes no new ones, ``LEAVING``.
+A process that has booted and takes requests writes ``UP``; one that takes no new ones, ``LEAVING``.
 Each is a line in the file that ``LAB_LIFE_FILE`` names, if there is one. Points in time are seconds on CLOCK_MONOTONIC.
 """
 

@@ -1,7 +1,7 @@
 """The Django side: settings, urls, views, and the headers that every answer carries.
 
 ``/health`` is cheap and renders nothing: a process that answers it has booted, but is not warm. Pages are rendered one
-at a time; ``POST /slow``, which only waits, holds nobody up.
+at a time; ``POST /slow``, which only waits, delays no other request.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -64,7 +64,7 @@ def make_application(deploy: Deploy) -> Callable[..., Iterable[bytes]]:
 
 
 def tell(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """The middleware that says who answered."""
+    """The middleware that adds which process answered."""
 
     def answer(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
