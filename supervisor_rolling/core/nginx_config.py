@@ -18,7 +18,7 @@ Directive = Mapping[str, Any]  # directive, args, file, line, and block where it
 POOLED_BY_DEFAULT = (1, 29, 7)
 """The first version that keeps 32 connections to an upstream where nothing is said."""
 
-NO_POOL = "take the keepalive line away (nginx 1.29.7 or later: keepalive 0;)"
+NO_POOL = "remove the keepalive line (nginx 1.29.7 or later: keepalive 0;)"
 """How an upstream keeps no connections. Before POOLED_BY_DEFAULT ``keepalive 0;`` is an error of nginx."""
 
 MAX_FAILS, FAIL_TIMEOUT = 1, 10.0
@@ -48,7 +48,7 @@ class Server:
     is_down: bool = False
 
     @property
-    def shunned_for(self) -> float:
+    def unavailable_for(self) -> float:
         """Seconds for which nginx passes over one that has refused, at most: its clock for this has whole seconds, and
         ``fail_timeout`` has to be over by it (measured: 2s are 2.1 to 3.0)."""
         return self.fail_timeout + 1.0 if self.max_fails else 0.0

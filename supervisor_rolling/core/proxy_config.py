@@ -24,8 +24,8 @@ class Proxy:
 
     where: str  # file and line
     retries: bool  # a refused connection is tried on another server
-    shuns: float = 0.0  # seconds for which a server that has refused gets no request, once it is open again
-    keepalive_closer: bool = False  # connections are kept for the next request
+    unavailable_for: float = 0.0  # seconds for which a server that has refused gets no request, once it is open again
+    keeps_connections: bool = False  # connections are kept for the next request
     is_here: bool = True  # the address may be this host's; else it has the same port on another one, as far as it shows
 
 
@@ -46,9 +46,14 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
     found = list(program.read(files, ports)) if program and program.read else []
     if not found:
         return None
-    worst = min(found, key=lambda one: (one.retries, not one.keepalive_closer, -one.shuns))
-    keepalive_closer, is_here = any(one.keepalive_closer for one in found), any(one.is_here for one in found)
-    return replace(worst, shuns=max(one.shuns for one in found), keepalive_closer=keepalive_closer, is_here=is_here)
+    worst = min(found, key=lambda one: (one.retries, not one.keeps_connections, -one.unavailable_for))
+    keeps_connections, is_here = any(one.keeps_connections for one in found), any(one.is_here for one in found)
+    return replace(
+        worst,
+        unavailable_for=max(one.unavailable_for for one in found),
+        keeps_connections=keeps_connections,
+        is_here=is_here,
+    )
 
 
 # --- HAProxy
@@ -74,9 +79,9 @@ class _Section:
     def proxies(self, ports: Collection[int]) -> Iterator[Proxy]:
         for where, words in self.servers:
             if _ports_in(words[1]) & set(ports):
-                shuns = _haproxy_shuns([*self.server, *words[2:]])
-                retries, keepalive_closer = self.redispatch and self.retries > 0, self.is_http and not self.closing
-                yield Proxy(where, retries, shuns, keepalive_closer, _is_here(words[1], ports))
+                unavailable_for = _haproxy_checks([*self.server, *words[2:]])
+                retries, keeps_connections = self.redispatch and self.retries > 0, self.is_http and not self.closing
+                yield Proxy(where, retries, unavailable_for, keeps_connections, _is_here(words[1], ports))
 
     def hear(self, words: Sequence[str], where: str) -> None:
         """Take one line of it."""
@@ -119,7 +124,7 @@ def _haproxy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         yield from section.proxies(ports)
 
 
-def _haproxy_shuns(words: Sequence[str]) -> float:
+def _haproxy_checks(words: Sequence[str]) -> float:
     """A server that its checks took for dead has to pass ``rise`` of them."""
     said = dict(zip(words, words[1:]))
     if "check" not in words:
@@ -157,8 +162,8 @@ def _caddy_proxy(where: str, said: Mapping[str, str]) -> Proxy:
     retries = _whole(said.get("lb_retries", ""), 0) > 0 or _seconds(said.get("lb_try_duration", "0")) > 0
     is_checked = "health_uri" in said or "health_port" in said
     checked = _seconds(said.get("health_interval", "30s")) if is_checked else 0.0
-    shuns = max(_seconds(said.get("fail_duration", "0")), checked)
-    return Proxy(where, retries, shuns, keepalive_closer=said.get("keepalive") != "off")
+    unavailable_for = max(_seconds(said.get("fail_duration", "0")), checked)
+    return Proxy(where, retries, unavailable_for, keeps_connections=said.get("keepalive") != "off")
 
 
 # --- Apache
@@ -173,9 +178,9 @@ def _apache(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         if words[0].lower() == "balancermember" and len(words) > 1 and _ports_in(words[1]) & set(ports):
             said = dict(word.lower().partition("=")[::2] for word in words[2:])
             retry = said.get("retry", "")
-            shuns = float(_whole(retry, int(APACHE_RETRY)))
-            keepalive_closer = said.get("disablereuse") != "on"
-            yield Proxy(where, True, shuns, keepalive_closer, _is_here(words[1], ports))
+            unavailable_for = float(_whole(retry, int(APACHE_RETRY)))
+            keeps_connections = said.get("disablereuse") != "on"
+            yield Proxy(where, True, unavailable_for, keeps_connections, _is_here(words[1], ports))
 
 
 # --- Varnish
@@ -194,11 +199,13 @@ def _varnish(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     retries = any(_RETRY.search(body) for body in errors)
     probes = {key: value for _, text in texts for key, value in _PROBE.findall(text)}
     is_probed = any(".probe" in text for _, text in texts)
-    shuns = _seconds(probes.get("interval", "5s")) * _whole(probes.get("threshold", ""), 3) if is_probed else 0.0
+    unavailable_for = (
+        _seconds(probes.get("interval", "5s")) * _whole(probes.get("threshold", ""), 3) if is_probed else 0.0
+    )
     for path, text in texts:
         for found in _PORT.finditer(text):
             if int(found[1]) in ports:
-                yield Proxy(f"{path}:{text.count(chr(10), 0, found.start()) + 1}", retries, shuns)
+                yield Proxy(f"{path}:{text.count(chr(10), 0, found.start()) + 1}", retries, unavailable_for)
 
 
 def _braced(text: str) -> str:

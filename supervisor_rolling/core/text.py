@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
 _ESCAPE = r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _NOT_ASCII = re.compile(r"[^\n -~]")
@@ -47,6 +48,13 @@ def printable_lines(text: str) -> str:
 def shown(text: str, encoding: str) -> str:
     """What a terminal of this encoding shows of a text and does not obey."""
     return printable_lines(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """``a, b, c and 2 more``."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _without_controls(line: str) -> str:

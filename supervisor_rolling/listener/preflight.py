@@ -79,7 +79,7 @@ class Preflight:
         found = (min_ready_for(group), min_ready_why(group)) if group else (None, "")
         if not others.balancers:
             return found
-        by_others = others.shuns
+        by_others = others.unavailable_for
         return (None, "") if by_others is None else max((found[0] or 0.0, found[1]), by_others)
 
     def expect(self, requests: Collection[int]) -> None:

@@ -142,7 +142,7 @@ def test_nginx_defaults_refuse_a_fast_rollout(
     before = pids(stack)
     refused = stack.ctl("rolling_restart", "app")
     assert refused.returncode == 1
-    assert "nginx passes over a process for up to 11 s" in refused.stdout
+    assert "nginx sends nothing to a process for up to 11 s" in refused.stdout
     assert "rolling_check app" in refused.stdout
     assert pids(stack) == before
     with users(stack) as load:
@@ -166,7 +166,7 @@ def test_unreadable_nginx_means_ten_seconds_of_min_ready(group: Callable[..., St
     stack = group(balancer={"nginx": "/no/such/nginx.conf"})
     finding = found(checked(stack))["nginx.unreadable"]
     assert finding["where"] == "balancer.nginx: /no/such/nginx.conf"
-    assert finding["text"].startswith("it cannot be read: No such file or directory, so nothing is known of what nginx")
+    assert finding["text"].startswith("cannot be read: No such file or directory, so it is not known what nginx")
     assert finding["text"].endswith("min_ready_seconds: auto is 10")
     assert finding["severity"] == "warning"
     assert stack.ctl("rolling_restart", "app:app-8000", "--no-wait").returncode == 0
@@ -182,10 +182,10 @@ def test_nginx_file_without_the_group_is_a_finding(group: Callable[..., Stack]) 
     whys = []
     for path in (str(useless), "/dev/zero", str(stack.directory / "empty")):
         rewrite(stack, partial(name_balancer, path))
-        whys.append(found(checked(stack))["nginx.unreadable"]["text"].partition(", so nothing")[0])
+        whys.append(found(checked(stack))["nginx.unreadable"]["text"].partition(", so it is")[0])
     assert whys == [
-        "it is no configuration of nginx",
-        "it is no regular file",
+        "is not a configuration of nginx",
+        "is not a regular file",
         "no upstream in it has a port of the group",
     ]
 
@@ -196,14 +196,14 @@ def test_an_address_where_nobody_listens_is_found(group: Callable[..., Stack]) -
     stack.nginx_conf.write_text(text.replace("127.0.0.1:8001", "127.0.0.2:8001"), encoding="utf-8")
     finding = found(checked(stack))["nginx.address"]
     assert "nothing listens at 127.0.0.2:8001" in finding["text"]
-    assert "port 8001 is listened on at 127.0.0.1" in finding["text"]
+    assert "port 8001 listens at 127.0.0.1" in finding["text"]
 
 
 def test_an_nginx_that_goes_past_haproxy_refuses(group: Callable[..., Stack]) -> None:
     stack = group(2, gate={"backend": "haproxy", "socket": "/no/such.sock", "backend_name": "app"})
     finding = found(checked(stack))["nginx.beside_haproxy"]
     assert finding["severity"] == "error"
-    assert "upstream app sends requests to 127.0.0.1:8000 itself" in finding["text"]
+    assert "upstream app sends requests directly to 127.0.0.1:8000" in finding["text"]
 
 
 # --- the gate
@@ -325,7 +325,7 @@ def test_wrong_process_and_listener_settings_are_found(odd: Stack) -> None:
     those = {name: without_listener(report) for name, report in reports.items()}
     assert f"unix socket {odd.directory}/app.sock" in those["unix"]["ports.unix"]["text"]
     assert "shared-0 and shared-1 all listen on port 9100" in those["shared"]["ports.shared"]["text"]
-    assert those["deaf"].keys() == {"ports.nobody", "refused"}
+    assert those["deaf"].keys() == {"ports.not_listening", "refused"}
     assert those["dead"]["process.down"]["text"].startswith("is FATAL")
     assert those["shell"].keys() == {"supervisor.stopasgroup", "refused"}
     assert those["shell"]["supervisor.stopasgroup"]["severity"] == "error"

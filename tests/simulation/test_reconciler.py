@@ -612,7 +612,7 @@ def test_what_would_lose_requests_refuses_a_rollout_and_a_plan_unless_it_is_forc
         assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
         head, finding, ways = request["text"].splitlines()
         assert head == "a rollout of app is refused because of 1 error:"
-        assert "has this server alone" in finding
+        assert "has one server only" in finding
         assert ". Fix: " in finding
         assert ways.startswith("All that is wrong: rolling_check app. ")
         assert request["text"].endswith("To accept it: rolling_restart app --force")
@@ -763,7 +763,7 @@ def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     report = checked(world)
     (finding,) = report["findings"]
     assert (finding["code"], finding["severity"]) == ("balancer.unread", "warning")
-    assert finding["fix"] == "groups.app.balancer: {nginx: /srv/n.conf}"
+    assert finding["fix"] == "set groups.app.balancer: {nginx: /srv/n.conf}"
     assert report["skipped"] == []
 
 

@@ -105,8 +105,8 @@ def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(
     assert (finding.code, finding.is_error) == ("nginx.min_ready_seconds", False)
     assert min_ready_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
     assert finding.text == (
-        "each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port that has refused for "
-        f"so long ({min_ready_why(group)})"
+        "each process waits 11 s after it opens (min_ready_seconds: auto), because nginx sends nothing to a "
+        f"port for so long after it refused a connection ({min_ready_why(group)})"
     )
     assert finding.fix == (
         "set max_fails=0 at each server of the upstream: saves 11 s for each process, 22 s for the whole rollout"
@@ -144,7 +144,10 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
     path = conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")
     (finding,) = findings(behind(read_nginx(str(path)), PORTS, is_named=False), a_policy(), 1, PORTS)
     assert finding.where == f"{path}:10"
-    assert "for up to 11 s after it has refused (max_fails=1, fail_timeout=10s, which are the defaults)" in finding.text
+    assert (
+        "for up to 11 s after it refused a connection (max_fails=1, fail_timeout=10s, which are the defaults)"
+        in finding.text
+    )
 
 
 # --- what else

@@ -402,9 +402,9 @@ NGINX = Policy(
     "app", PortRule(), min_ready_seconds=11.0, min_ready_why="max_fails=1, fail_timeout=10s, which are the defaults"
 )
 MIN_READY = (
-    "Each process waits 11 s after it opens (min_ready_seconds: auto), because nginx passes over a port "
-    "that has refused for so long (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set max_fails=0 at "
-    "each server of the upstream: saves 11 s for each process, {seconds} s for the whole rollout"
+    "Each process waits 11 s after it opens (min_ready_seconds: auto), because nginx sends nothing to a "
+    "port for so long after it refused a connection (max_fails=1, fail_timeout=10s, which are the defaults). Fix: set "
+    "max_fails=0 at each server of the upstream: saves 11 s for each process, {seconds} s for the whole rollout"
 )
 
 
@@ -423,8 +423,8 @@ def test_min_ready_seconds_without_configuration_has_fix() -> None:
     assert "waits 10 s after it opens" in line
     assert "because the load balancer's configuration cannot be read. Fix: name it in rolling.yaml with" in line
     assert line.endswith(
-        "or set min_ready_seconds: 0 where a port that has refused is tried again at once: saves up to 10 s for each "
-        "process, 20 s for the whole rollout"
+        "or set min_ready_seconds: 0 if the load balancer sends requests at once to a port that is open again: saves "
+        "up to 10 s for each process, 20 s for the whole rollout"
     )
 
 

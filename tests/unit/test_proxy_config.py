@@ -37,13 +37,13 @@ def of(name: str, text: str) -> Proxy | None:
         ("", "retry-on conn-failure", False),
     ],
 )
-def test_haproxy_retries_with_redispatch_alone(defaults: str, backend: str, retries: bool):
+def test_haproxy_retries_with_redispatch_only(defaults: str, backend: str, retries: bool):
     found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
-    assert found == Proxy("/c:6", retries, keepalive_closer=True)
+    assert found == Proxy("/c:6", retries, keeps_connections=True)
 
 
 @pytest.mark.parametrize(
-    ("defaults", "backend", "keepalive_closer"),
+    ("defaults", "backend", "keeps_connections"),
     [
         ("", "", True),
         ("", "http-reuse never", True),
@@ -58,10 +58,10 @@ def test_haproxy_retries_with_redispatch_alone(defaults: str, backend: str, retr
         ("mode tcp", "mode http", True),
     ],
 )
-def test_haproxy_keeps_connections_unless_told_to_close(defaults: str, backend: str, keepalive_closer: bool):
+def test_haproxy_keeps_connections_without_a_close_option(defaults: str, backend: str, keeps_connections: bool):
     found = of("haproxy", DEFAULTS.format(defaults, backend, ""))
     assert found
-    assert found.keepalive_closer is keepalive_closer
+    assert found.keeps_connections is keeps_connections
 
 
 def test_haproxy_without_a_mode_is_tcp_and_pools_nothing():
@@ -78,10 +78,10 @@ def test_haproxy_without_a_mode_is_tcp_and_pools_nothing():
         ("inter 10s rise 5", 0.0),
     ],
 )
-def test_haproxy_shuns_for_rise_checks(server: str, seconds: float):
+def test_haproxy_is_unavailable_for_rise_checks(server: str, seconds: float):
     found = of("haproxy", DEFAULTS.format("option redispatch", "", server))
     assert found
-    assert found.shuns == pytest.approx(seconds)
+    assert found.unavailable_for == pytest.approx(seconds)
 
 
 def test_haproxy_sections_have_their_own_defaults():
@@ -98,15 +98,15 @@ def test_haproxy_sections_have_their_own_defaults():
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("", Proxy("/c:2", False, keepalive_closer=True)),
+        ("", Proxy("/c:2", False, keeps_connections=True)),
         ("transport http {\n keepalive off\n }", Proxy("/c:2", False)),
-        ("lb_retries 3", Proxy("/c:2", True, keepalive_closer=True)),
-        ("lb_try_duration 0s", Proxy("/c:2", False, keepalive_closer=True)),
+        ("lb_retries 3", Proxy("/c:2", True, keeps_connections=True)),
+        ("lb_try_duration 0s", Proxy("/c:2", False, keeps_connections=True)),
         ("lb_try_duration 500ms\n fail_duration 1m30s", Proxy("/c:2", True, 90.0, True)),
         ("lb_retries 3\n health_uri /\n health_interval 5s", Proxy("/c:2", True, 5.0, True)),
     ],
 )
-def test_caddy_retries_where_told_to(lines: str, expected: Proxy):
+def test_caddy_retries_with_lb_retries_or_try_duration(lines: str, expected: Proxy):
     assert of("caddy", CADDY.format(lines)) == expected
 
 
@@ -123,7 +123,7 @@ def test_caddy_retries_where_told_to(lines: str, expected: Proxy):
         ("10.0.0.7:8000 127.0.0.1:8001", True),
     ],
 )
-def test_address_of_another_host_is_told_apart(address: str, is_here: bool):
+def test_address_of_another_host_is_not_here(address: str, is_here: bool):
     found = of("caddy", f"a.example {{\n reverse_proxy {address}\n}}\n")
     assert found
     assert found.is_here == is_here
@@ -133,7 +133,7 @@ def test_number_in_other_digits_is_no_number():
     assert of("httpd", APACHE.format("retry=²")) == Proxy("/c:2", True, 60.0, True)
 
 
-def test_caddy_addresses_may_be_a_range_or_stand_in_the_block():
+def test_caddy_addresses_in_a_range_or_the_block():
     assert of("caddy", "a.example {\n reverse_proxy /api/* :7990-8005\n}\n")
     assert of("caddy", "a.example {\n reverse_proxy {\n to localhost:8001\n lb_retries 2\n }\n}\n")
     assert of("caddy", "a.example {\n reverse_proxy localhost:9000\n respond :8000\n}\n") is None
@@ -147,7 +147,7 @@ def test_caddy_addresses_may_be_a_range_or_stand_in_the_block():
         ("retry=0 disablereuse=On", Proxy("/c:2", True)),
     ],
 )
-def test_apache_retries_and_shuns_for_retry(words: str, expected: Proxy):
+def test_apache_retries_and_is_unavailable_for_retry(words: str, expected: Proxy):
     assert of("httpd", APACHE.format(words)) == expected == of("apache2", APACHE.format(words))
 
 
@@ -164,7 +164,7 @@ def test_apache_retries_and_shuns_for_retry(words: str, expected: Proxy):
         (".probe = { .interval = 2s; .threshold = 4; }", "", Proxy("/c:2", False, 8.0)),
     ],
 )
-def test_varnish_retries_in_vcl_backend_error_alone(probe: str, subs: str, expected: Proxy):
+def test_varnish_retries_in_vcl_backend_error_only(probe: str, subs: str, expected: Proxy):
     assert of("varnishd", VARNISH.format(probe, subs)) == expected
 
 
@@ -203,34 +203,38 @@ VOUCHED = BalancerPolicy(retries=True)
         (Client("haproxy", 7, "127.0.0.1"), {"balancer.retries": True}),
         (Client("envoy", 7, "127.0.0.1"), {"balancer.retries": True}),
         (Client("apache2", 7, "127.0.0.1"), {}),
-        (Client("apache2", 7, "", files=(("/c", APACHE.format("disablereuse=On")),)), {"balancer.shuns": False}),
+        (Client("apache2", 7, "", files=(("/c", APACHE.format("disablereuse=On")),)), {"balancer.unavailable": False}),
         (NGINX, {}),
         (CURL, {"balancer.unknown": False}),
         (FAR, {"balancer.unknown": False}),
     ],
 )
-def test_known_balancers_that_do_not_retry_refuse_a_rollout(client: Client, expected: dict[str, bool]):
+def test_balancer_that_does_not_retry_is_an_error(client: Client, expected: dict[str, bool]):
     assert codes(client) == expected
 
 
-def test_operator_who_knows_that_it_retries_is_believed():
+def test_balancer_retries_true_is_believed():
     assert codes(haproxy(), FAR, CURL, balancer=VOUCHED) == {}
     assert codes(FAR, balancer=VOUCHED) == {}
 
 
-def test_unknown_clients_are_not_told_beside_a_known_balancer():
+def test_unknown_clients_beside_known_balancer_are_no_finding():
     assert codes(CURL, FAR, nginx_is_known=True) == codes(CURL, FAR, NGINX) == codes(CURL, haproxy(SAFE)) == {}
 
 
-def test_nginx_that_is_not_connected_hides_no_unknown_client():
+def test_unconnected_nginx_hides_no_unknown_client():
     assert codes(CURL, replace(NGINX, address="")) == {"balancer.unknown": False}
 
 
 @pytest.mark.parametrize(
     ("files", "fix"),
     [
-        ((("/srv/n.conf", ""),), "groups.app.balancer: {nginx: /srv/n.conf}"),
-        ((), "groups.app.balancer: {nginx: FILE}; FILE: what this nginx was started with, or what its nginx -T prints"),
+        ((("/srv/n.conf", ""),), "set groups.app.balancer: {nginx: /srv/n.conf}"),
+        (
+            (),
+            "set groups.app.balancer: {nginx: FILE}; FILE: what this nginx was started with, or what its nginx -T "
+            "prints",
+        ),
     ],
 )
 def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str], ...], fix: str):
@@ -242,11 +246,11 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
         "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
         "was read, has no server with a port of the group. "
     )
-    assert "min_ready_seconds: auto is 10 without it" in one.text
+    assert "min_ready_seconds: auto is 10 therefore" in one.text
     assert list(unread(found, replace(policy, balancer=VOUCHED), "")) == []
 
 
-def test_fix_of_haproxys_pool_is_the_gate_or_an_option_and_a_reload():
+def test_fix_of_haproxy_pool_is_gate_or_option():
     (found,) = findings(front([haproxy(POOLED)], PORTS), POLICY, nginx_is_known=False)
     assert found.fix.startswith(
         "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml, or `option http-server-close` in the "
@@ -258,17 +262,17 @@ def test_nothing_connected_finds_nothing():
     assert codes() == {}
 
 
-def test_a_pool_refuses_unless_the_policy_deals_with_it():
+def test_kept_connections_are_an_error_unless_policy_closes_them():
     pooled = Client("caddy", 7, "127.0.0.1", files=(("/c", CADDY.format("lb_retries 3")),))
     assert codes(pooled) == {"balancer.keepalive": True}
     assert codes(pooled, drain=DrainPolicy(keepalive="application")) == {}
     assert codes(haproxy(SAFE), drain=DrainPolicy(keepalive="nginx")) == {"balancer.keepalive": True}
 
 
-def test_the_unknown_peer_is_named_with_the_key():
+def test_unknown_peer_is_named_with_the_key():
     (found,) = findings(front([FAR], PORTS), POLICY, nginx_is_known=False)
-    assert found.text.startswith("another host (10.0.0.9) connects to the group: ")
-    assert "min_ready_seconds: auto is 10 without it" in found.text
+    assert found.text.startswith("another host (10.0.0.9) connects to the group. It is not known whether")
+    assert "min_ready_seconds: auto is 10 therefore" in found.text
     assert "balancer: {retries: true}" in found.fix
 
 
@@ -281,5 +285,5 @@ def test_the_unknown_peer_is_named_with_the_key():
         ([CURL], None),
     ],
 )
-def test_shuns_is_known_where_all_are_read(clients: list[Client], seconds: float | None):
-    assert front(clients, PORTS).shuns == (seconds and (seconds, "HAProxy, /c:6"))
+def test_unavailability_is_known_where_all_are_read(clients: list[Client], seconds: float | None):
+    assert front(clients, PORTS).unavailable_for == (seconds and (seconds, "HAProxy, /c:6"))

@@ -208,7 +208,7 @@ def test_a_plan_is_answered_and_not_kept(rolling: Any):
 
 REPORT = Report(
     "app",
-    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has this server alone", "add one", severity=Severity.ERROR),),
+    (Finding("nginx.lone", "/etc/nginx/ü.conf:3", "has one server only", "add one", severity=Severity.ERROR),),
     ("8 processes",),
     ("HAProxy",),
 )

@@ -108,13 +108,13 @@ def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
     (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert by_rollout == by_guard
-    assert (by_rollout.code, by_rollout.text) == ("process.cold", "could not be warmed, and is kept closed: 500")
+    assert (by_rollout.code, by_rollout.text) == ("process.cold", "is not warm, and kept closed: 500")
 
 
 def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
     guarded = GuardedProcess("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
     (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
-    assert (finding.code, finding.text) == ("process.cold", "could not be warmed, and is open all the same: 500")
+    assert (finding.code, finding.text) == ("process.cold", "is not warm, and accepting traffic: 500")
 
 
 def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout() -> None:
@@ -123,8 +123,8 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout
         finding = told(process, left)[-1]
         assert (finding.code, finding.is_error, finding.fix) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
-            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, and no "
-            "new one would be warm"
+            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, so "
+            "that a new process would never be warm"
         )
     assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].is_error
 
@@ -134,7 +134,7 @@ def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
     (finding,) = told(Process("app-1", "FATAL"), left)
     assert (finding.code, finding.text) == (
         "process.down",
-        "is FATAL: it serves nobody, and a rollout replaces it first",
+        "is FATAL: it serves no traffic, and a rollout replaces it first",
     )
 
 
@@ -163,7 +163,10 @@ def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
     finding = told(process, listening)[-1]
     assert (finding.code, finding.is_error) == ("ports.foreign", True)
-    assert finding.text == "port 8001 is held by process 41 (node): it answers there, and no new one would be warm"
+    assert (
+        finding.text
+        == "port 8001 is held by process 41 (node): it answers there, so that a new process would never be warm"
+    )
     assert finding.fix == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
 
 
@@ -190,8 +193,8 @@ def test_one_that_a_rollout_could_not_start_is_replaced_by_the_next_and_told_so(
     (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
     assert (finding.code, finding.fix) == ("process.down", "supervisorctl start app:app-1")
     assert finding.text == (
-        "is STOPPED since a rollout failed on it (supervisord refuses the order to start it: NO_FILE): the next rollout "
-        "replaces it first"
+        "is STOPPED since a rollout failed on it (supervisord refuses the order to start it: NO_FILE): the next "
+        "rollout replaces it first"
     )
     (stopped,) = told(Process("app-1", "STOPPED"), Listening(), selected=False)
     assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it so"

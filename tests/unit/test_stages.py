@@ -343,8 +343,8 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == (
         "answers on the old connections to port 8001 in TLS or HTTP/2, where nginx cannot be told to close them "
-        "(drain.keepalive: nginx), so it was not stopped and goes on serving. Fix: in nginx's upstream, take the "
-        "keepalive line away (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
+        "(drain.keepalive: nginx), so it was not stopped and goes on serving. Fix: in nginx's upstream, remove the "
+        "keepalive line (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
     )
 
 

@@ -1065,7 +1065,5 @@ def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: Ex
     server = Server(keep, "::1")
     warmup_status = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
     assert (warmup_status.state, server.asked) == ("late", [])
-    assert warmup_status.why.startswith(
-        f"port {server.port} listens on ::1 only, and gate.bypass: address needs IPv4"
-    )
+    assert warmup_status.why.startswith(f"port {server.port} listens on ::1 only, and gate.bypass: address needs IPv4")
     assert "gate: {bypass: mark}" in warmup_status.why

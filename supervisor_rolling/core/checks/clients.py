@@ -1,8 +1,8 @@
-"""Findings about what connects to a group's ports: a load balancer that fails a request when its port is closed."""
+"""Findings about what connects to a group's ports: a load balancer that fails a request when a port is closed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,25 +11,18 @@ from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.preflight_report import Finding, error_if
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS, Program, Proxy, read
-from supervisor_rolling.core.text import printable
+from supervisor_rolling.core.text import listed, printable
 
 MAX_NAMED = 5
-
-_SAY_SO = "Where it does already, say balancer: {retries: true} in the policy of the group"
 
 
 @dataclass(frozen=True)
 class Balancer:
-    """A load balancer of this host that sends to a group. ``proxy``: what its configuration says; None: nothing."""
+    """A load balancer of this host that sends to a group."""
 
     client: Client
     program: Program
-    proxy: Proxy | None
-
-    @property
-    def retries(self) -> bool:
-        """Whether it is known to try another server."""
-        return self.proxy.retries if self.proxy else self.program.retries
+    proxy: Proxy | None  # what its configuration says; None: nothing
 
     @property
     def is_certain(self) -> bool:
@@ -37,19 +30,19 @@ class Balancer:
         return bool(self.client.address) or self.proxy is None or self.proxy.is_here
 
     @property
-    def sends(self) -> str:
-        """What it has to do with the group."""
-        return "sends requests to the group" if self.is_certain else "has a server with a port of the group elsewhere"
+    def where(self) -> str:
+        return self.proxy.where if self.proxy else f"{self.client.name} (pid {self.client.pid})"
 
     @property
-    def where(self) -> str:
-        """For a finding."""
-        return self.proxy.where if self.proxy else f"{self.client.name} (pid {self.client.pid})"
+    def sends(self) -> str:
+        """The beginning of a finding."""
+        what = "sends requests to the group" if self.is_certain else "has a server with a port of the group elsewhere"
+        return f"{self.program.title} {what}"
 
 
 @dataclass(frozen=True)
 class Front:
-    """Everything that connects to these ports of a group."""
+    """What connects to these ports of a group."""
 
     clients: Sequence[Client]
     ports: frozenset[int]
@@ -67,14 +60,14 @@ class Front:
         return [one for one in self.clients if one.name in NGINX and one.address]
 
     @property
-    def shuns(self) -> tuple[float, str] | None:
-        """Seconds for which the balancers pass over a server that has refused, and what says so; None where that is
-        not known of all."""
+    def unavailable_for(self) -> tuple[float, str] | None:
+        """Seconds for which the balancers send nothing to a server that refused a connection, and what says so; None
+        where that is not known of all."""
         if not self.balancers or any(one.proxy is None for one in self.balancers):
             return None
-        told = [(one.proxy.shuns, f"{one.program.title}, {one.proxy.where}") for one in self.balancers if one.proxy]
-        seconds, why = max(told)
-        return seconds, why if seconds else ""
+        found = [(one.proxy.unavailable_for, one) for one in self.balancers if one.proxy]
+        seconds, slowest = max(found, key=lambda one: one[0])
+        return seconds, f"{slowest.program.title}, {slowest.where}" if seconds else ""
 
 
 def front(clients: Sequence[Client], ports: Collection[int]) -> Front:
@@ -84,118 +77,94 @@ def front(clients: Sequence[Client], ports: Collection[int]) -> Front:
 
 def findings(found: Front, policy: Policy, nginx_is_known: bool) -> Iterator[Finding]:
     """What is wrong with it. ``nginx_is_known``: a configuration of nginx was read that has servers of the group."""
-    for one in found.balancers:
-        yield from _of_balancer(one, policy)
-    if found.balancers or found.nginxes or nginx_is_known or policy.balancer.retries:
-        return
-    yield from _unknown([one for one in found.clients if one.name not in PROGRAMS], policy)
+    for balancer in found.balancers:
+        yield from _of_balancer(balancer, policy)
+    if not (found.balancers or found.nginxes or nginx_is_known or policy.balancer.retries):
+        yield from _unknown([one for one in found.clients if one.name not in PROGRAMS], policy)
 
 
 def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
-    """Each nginx that is connected, where the configuration that was read, if any (``source``), has no server of the
-    group: it was started with another one."""
+    """Each nginx that is connected and was started with another configuration than ``source``, the one that was read,
+    which has no server of the group."""
     what = f": {source}, which was read, has no server with a port of the group" if source else ""
-    min_ready_seconds = (
-        f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
-    )
     for one in found.nginxes if not policy.balancer.retries else ():
         file = printable(one.files[0][0]) if one.files else ""
         elsewhere = "" if file else "; FILE: what this nginx was started with, or what its nginx -T prints"
         yield Finding(
             "balancer.unread",
             f"groups.{policy.group}.balancer",
-            f"nginx (pid {one.pid}) sends requests to the group, and its configuration was not read{what}. Whether it "
-            "tries another server when a connection is refused, for how long it then sends nothing to that process and "
-            f"whether it keeps connections is not known{min_ready_seconds}. Requests may fail while a port is closed",
-            f"groups.{policy.group}.balancer: {{nginx: {file or 'FILE'}}}{elsewhere}",
+            f"nginx (pid {one.pid}) sends requests to the group, and its configuration was not read{what}. It is not "
+            "known whether it tries another server when a connection is refused, for how long it then sends nothing to "
+            f"that process, and whether it keeps connections open{_default(policy)}. Requests may fail while a port is "
+            "closed",
+            f"set groups.{policy.group}.balancer: {{nginx: {file or 'FILE'}}}{elsewhere}",
         )
+
+
+def _default(policy: Policy) -> str:
+    return f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} therefore" if policy.min_ready_auto else ""
 
 
 def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
-    if not one.retries and not policy.balancer.retries:
-        yield _without_retry(one)
+    program, proxy, severity = one.program, one.proxy, error_if(one.is_certain)
+    if not (proxy.retries if proxy else program.retries) and not policy.balancer.retries:
+        why = "its configuration does not tell it to" if proxy else "nothing shows that it does"
+        yield Finding(
+            "balancer.retries",
+            one.where,
+            f"{one.sends}, and does not try another server when a connection is refused: {why}. Requests fail for as "
+            "long as a port is closed. A rollout cannot see this: a refused connection looks the same whether the "
+            "request then goes to another server or fails",
+            f"{program.fix}. If it tries another server already, set balancer: {{retries: true}} in the policy of the "
+            "group",
+            severity,
+        )
     if policy.drain.keepalive == "nginx":
-        yield _not_nginx(one)
-    elif one.proxy and one.proxy.keepalive_closer and not is_pool_dealt_with(policy):
-        yield _pooled(one)
-    shuns = one.proxy.shuns if one.proxy else 0.0
-    if shuns > policy.min_ready_seconds:
-        yield _shunned(one, shuns, policy)
-
-
-def _without_retry(one: Balancer) -> Finding:
-    title = one.program.title
-    why = "its configuration does not tell it to" if one.proxy else "nothing shows that it does"
-    return Finding(
-        "balancer.retries",
-        one.where,
-        f"{title} {one.sends}, and does not try another server when a connection is refused: {why}. "
-        "Requests fail for as long as a port is closed. The rollout cannot see this: a refused connection looks the "
-        "same whether the request then goes to another server or fails",
-        f"{one.program.fix}. {_SAY_SO}",
-        severity=error_if(one.is_certain),
-    )
-
-
-def _not_nginx(one: Balancer) -> Finding:
-    fix = f"{one.program.pool_fix}, and take drain.keepalive away" if one.program.pool_fix else "take it away"
-    return Finding(
-        "balancer.keepalive",
-        one.where,
-        f"{one.program.title} {one.sends}, and drain.keepalive is nginx: only nginx is known to close "
-        "its connections for that, so a drain lasts until its timeout and then cuts off requests",
-        fix,
-        severity=error_if(one.is_certain),
-    )
-
-
-def _pooled(one: Balancer) -> Finding:
-    return Finding(
-        "balancer.keepalive",
-        one.where,
-        f"{one.program.title} {one.sends}, keeps connections for the next request, and a gate closes a port to new "
-        "ones only: requests on old connections would be cut off",
-        f"{one.program.pool_fix}; or in the policy drain: {{keepalive: application}} where the application closes "
-        "them while it drains",
-        severity=error_if(one.is_certain),
-    )
-
-
-def _shunned(one: Balancer, shuns: float, policy: Policy) -> Finding:
-    fix = "retry=0 at each BalancerMember" if one.program.title == "Apache" else "lower it"
-    return Finding(
-        "balancer.shuns",
-        one.where,
-        f"{one.program.title} sends no requests to a process for up to {shuns:g} s after it has refused, and the "
-        f"rollout goes on after min_ready_seconds: {policy.min_ready_seconds:g}: it closes the next ones meanwhile",
-        f"{fix}, or say min_ready_seconds: auto",
-    )
+        yield Finding(
+            "balancer.keepalive",
+            one.where,
+            f"{one.sends}, and drain.keepalive is nginx: only nginx closes its connections then, so that a drain lasts "
+            "until its timeout and requests are cut off",
+            f"{program.pool_fix}, and remove drain.keepalive" if program.pool_fix else "remove drain.keepalive",
+            severity,
+        )
+    elif proxy and proxy.keeps_connections and not is_pool_dealt_with(policy):
+        yield Finding(
+            "balancer.keepalive",
+            one.where,
+            f"{one.sends}, keeps connections open for the next request, and a gate closes a port to new connections "
+            "only: requests on the kept ones are cut off",
+            f"{program.pool_fix}; or in the policy of the group drain: {{keepalive: application}} if the application "
+            "closes them while it drains",
+            severity,
+        )
+    if proxy and proxy.unavailable_for > policy.min_ready_seconds:
+        lower = "retry=0 at each BalancerMember" if program.title == "Apache" else "lower that time"
+        yield Finding(
+            "balancer.unavailable",
+            one.where,
+            f"{program.title} sends nothing to a process for up to {proxy.unavailable_for:g} s after it refused a "
+            f"connection, and the rollout continues after min_ready_seconds: {policy.min_ready_seconds:g}: it closes "
+            "the next ports before the last ones get requests again",
+            f"{lower}, or set min_ready_seconds: auto",
+        )
 
 
 def _unknown(clients: Sequence[Client], policy: Policy) -> Iterator[Finding]:
-    names = _listed(sorted({_called(one) for one in clients}))
+    names = sorted({_named(one) for one in clients})
     if names:
-        unread = (
-            f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} without it" if policy.min_ready_auto else ""
-        )
         yield Finding(
             "balancer.unknown",
             f"groups.{policy.group}.balancer",
-            f"{names} connects to the group: whether it tries another server when a connection is refused is not "
-            f"known, nor for how long it then sends nothing to that process{unread}. If it does not, requests fail "
-            "while a port is closed",
-            "say balancer: {retries: true} in the policy of the group where it does, or name nginx's configuration: "
+            f"{listed(names, MAX_NAMED)} connects to the group. It is not known whether it tries another server when a "
+            f"connection is refused, and for how long it then sends nothing to that process{_default(policy)}. If it "
+            "does not, requests fail while a port is closed",
+            "set balancer: {retries: true} in the policy of the group if it does, or name nginx's configuration: "
             "balancer: {nginx: FILE}",
         )
 
 
-def _called(one: Client) -> str:
+def _named(one: Client) -> str:
     if not one.is_local:
         return f"another host ({one.address})"
     return printable(one.name) or "a program that cannot be seen"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(names[:MAX_NAMED])}{more}"

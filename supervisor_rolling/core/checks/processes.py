@@ -1,4 +1,4 @@
-"""Findings in what the processes of a group do: where they listen, and which of them are there at all."""
+"""Findings about the processes of a group: which are down, where they listen, and whether a stop reaches them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.stages import DOWN, NOT_UP
 
-ENDING = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
-"""The signals that supervisor knows for a stop; each ends who neither catches nor ignores it."""
+STOP_SIGNALS = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
+"""Those that supervisor takes as a stopsignal. Each ends a process that neither catches nor ignores it."""
 
-OWN = "INT"
-"""The signal that a shell catches for itself, trap or not."""
+SHELLS_CATCH = "INT"
+"""The signal that a shell catches for itself, with or without a trap."""
 
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "busybox"})
 
@@ -27,28 +27,23 @@ SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "fish", "
 class Wrapper:
     """A process between supervisord and the one that listens: a script without ``exec``, npm, a launcher in Python.
 
-    ``name``: what the kernel calls it; ``program``: the file that it runs, the interpreter of a script. ``caught`` and
-    ``ignored``: signals by their names without SIG. What it does with a signal that it catches cannot be seen: it is
-    taken to pass it on, as a master does to its workers. ``inner``: the processes between it and the one that listens.
-    """
+    What it does with a signal that it catches cannot be seen: it is taken to pass it on, as a master does to its
+    workers. Signals are named without SIG."""
 
-    name: str
+    name: str  # in the kernel
     caught: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
-    program: str = ""
-    inner: tuple[Wrapper, ...] = ()
-
-    @property
-    def is_shell(self) -> bool:
-        return self.name in SHELLS or self.program in SHELLS
+    program: str = ""  # the file that it runs: the interpreter of a script
+    inner: tuple[Wrapper, ...] = ()  # the processes between it and the one that listens
 
     def passes_on(self, signal: str) -> bool:
-        """Whether it has a handler for the signal of its own."""
-        return signal in self.caught and not (self.is_shell and signal == OWN)
+        """Whether it has a handler of its own for the signal."""
+        is_shell = self.name in SHELLS or self.program in SHELLS
+        return signal in self.caught and not (is_shell and signal == SHELLS_CATCH)
 
     def dies_of(self, signal: str) -> bool:
         """Whether the signal is known to end it at once, and not the application."""
-        return signal in ENDING and signal not in self.caught | self.ignored
+        return signal in STOP_SIGNALS and signal not in self.caught | self.ignored
 
     def __str__(self) -> str:
         same = self.program.startswith(self.name) or not self.program
@@ -57,19 +52,18 @@ class Wrapper:
 
 @dataclass(frozen=True)
 class Listening:
-    """What the kernel has of the sockets that processes listen on. ``addresses``: those of each port, whoever has it;
-    ``holders``: who has such a port, where that is no process of the group. The others are by name of the process:
-    ``ports`` and ``unix`` sockets of it and its descendants, and the ``wrappers`` between supervisord and the one that
-    listens. ``addresses`` is None where they could not be looked at, and the others are empty where they could not."""
+    """The sockets that processes listen on, as the kernel has them; empty where they cannot be seen."""
 
-    addresses: Mapping[int, tuple[str, ...]] | None = field(default_factory=dict)
+    addresses: Mapping[int, tuple[str, ...]] | None = field(default_factory=dict)  # by port; None: cannot be seen
+    # By the name of the process: ports and unix sockets of it and its descendants, and what is between supervisord and
+    # the one that listens.
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     wrappers: Mapping[str, Wrapper] = field(default_factory=dict)
-    holders: Mapping[int, Holder] = field(default_factory=dict)
+    holders: Mapping[int, Holder] = field(default_factory=dict)  # of ports that no process of the group has
 
     def listeners(self, port: int) -> tuple[str, ...]:
-        """The addresses that accept on a port, as far as they could be looked at."""
+        """The addresses that accept on a port."""
         return (self.addresses or {}).get(port, ())
 
     def holder(self, port: int, own: str) -> Holder | None:
@@ -80,12 +74,13 @@ class Listening:
 
 def findings(rollout: Rollout, observed: Observation, listening: Listening, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the processes that a rollout would replace."""
-    yield from _down(rollout, observed, listening)
+    for member in rollout.members:
+        yield from _down(rollout.group, member, observed, listening)
     for member in rollout.members:
         yield from _foreign(rollout, member, listening)
     running = [member for member in rollout.members if is_up(member, observed.processes)]
     for member in running:
-        yield from _of_process(rollout.group, member, listening)
+        yield from _not_listening(rollout.group, member, listening)
     yield from _shared(rollout.group, running, listening)
     alone = {one.name: one.stopsignal for one in settings.processes if not one.stopasgroup}
     for name in sorted(listening.wrappers.keys() & alone.keys(), key=natural):
@@ -95,6 +90,32 @@ def findings(rollout: Rollout, observed: Observation, listening: Listening, sett
 def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
     """Whether it runs and serves, as far as supervisord knows."""
     return member.selected and member.stage is Stage.OPEN and processes[member.name].state == "RUNNING"
+
+
+def _down(group: str, member: Member, observed: Observation, listening: Listening) -> Iterator[Finding]:
+    process, guarded = observed.processes[member.name], observed.guarded.get(member.name)
+    where, state = f"{group}:{member.name}", observed.processes[member.name].state
+    if state in NOT_UP:
+        text = f"is {state}: it serves no traffic, and a rollout leaves it so"
+        if member.selected and member.stage is Stage.FAILED:
+            text = f"is {state} since a rollout failed on it ({member.why}): the next rollout replaces it first"
+        yield Finding("process.down", where, text, f"supervisorctl start {where}")
+    elif state in DOWN:
+        why = f" ({process.spawn_error})" if process.spawn_error else ""
+        yield Finding(
+            "process.down",
+            where,
+            f"is {state}{why}: it serves no traffic, and a rollout replaces it first{_held(where, member, listening)}",
+            f"see why it died: supervisorctl tail {where} stderr",
+        )
+    elif member.stage is Stage.FAILED or (guarded and guarded.stage is Stage.FAILED):
+        port = "accepting traffic" if guarded and not guarded.closed else "kept closed"
+        yield Finding(
+            "process.cold",
+            where,
+            f"is not warm, and {port}: {member.why or (guarded.problem if guarded else '')}",
+            "deploy a version that becomes warm and start a rollout: it replaces this process first",
+        )
 
 
 def _held(where: str, member: Member, listening: Listening) -> str:
@@ -108,7 +129,8 @@ def _held(where: str, member: Member, listening: Listening) -> str:
 
 
 def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator[Finding]:
-    """Other processes that listen on its port: what an earlier one has left, a child as a rule, or a foreign one."""
+    """Other processes that listen on its port: a child that an earlier process has left, as a rule, or a foreign
+    one."""
     where = f"{rollout.group}:{member.name}"
     for port in member.ports:
         holder = listening.holders.get(port)
@@ -118,52 +140,14 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
         yield Finding(
             "ports.orphan" if is_orphan else "ports.foreign",
             where,
-            f"{holder_text(port, holder, where)}: it answers there, and no new one would be warm",
+            f"{holder_text(port, holder, where)}: it answers there, so that a new process would never be warm",
             ending_text(port, holder, where) + ("" if is_orphan else proxy_text(holder, where)),
-            severity=error_if(member.selected),
+            error_if(member.selected),
         )
 
 
-def _down(rollout: Rollout, observed: Observation, listening: Listening) -> Iterator[Finding]:
-    for member in rollout.members:
-        process, where = observed.processes[member.name], f"{rollout.group}:{member.name}"
-        guarded = observed.guarded.get(member.name)
-        if process.state in DOWN and process.state not in NOT_UP:
-            said = f" ({process.spawn_error})" if process.spawn_error else ""
-            held = _held(where, member, listening)
-            yield Finding(
-                "process.down",
-                where,
-                f"is {process.state}{said}: it serves nobody, and a rollout replaces it first{held}",
-                f"see why it died: supervisorctl tail {where} stderr",
-            )
-        elif process.state in NOT_UP:
-            yield Finding(
-                "process.down",
-                where,
-                _stopped_text(process, member),
-                f"supervisorctl start {where}",
-            )
-        elif member.stage is Stage.FAILED or (guarded is not None and guarded.stage is Stage.FAILED):
-            why = member.why or (guarded.problem if guarded is not None else "")
-            is_open = guarded is not None and not guarded.closed
-            yield Finding(
-                "process.cold",
-                where,
-                f"could not be warmed, and is {'open all the same' if is_open else 'kept closed'}: {why}",
-                "deploy what mends it, and rollout: it goes first",
-            )
-
-
-def _stopped_text(process: Process, member: Member) -> str:
-    """Of one that is not up: a rollout replaces it only where a rollout has left it so."""
-    if member.selected and member.stage is Stage.FAILED:
-        return f"is {process.state} since a rollout failed on it ({member.why}): the next rollout replaces it first"
-    return f"is {process.state}: it serves no traffic, and a rollout leaves it so"
-
-
-def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
-    where, ports = f"{group}:{member.name}", ", ".join(map(str, member.ports))
+def _not_listening(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
+    where = f"{group}:{member.name}"
     if listening.addresses is None or any(listening.listeners(port) for port in member.ports):
         return
     unix = listening.unix.get(member.name, ())
@@ -171,17 +155,18 @@ def _of_process(group: str, member: Member, listening: Listening) -> Iterator[Fi
         yield Finding(
             "ports.unix",
             where,
-            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a rollout would stop it "
-            "with its users",
+            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a rollout would stop "
+            "the process in the middle of requests",
             "let it listen on a port of its own, on 127.0.0.1, and name that in the load balancer",
-            severity=Severity.ERROR,
+            Severity.ERROR,
         )
     else:
+        ports = ", ".join(map(str, member.ports))
         yield Finding(
-            "ports.nobody",
+            "ports.not_listening",
             where,
-            f"nothing listens on port {ports}, which groups.{group}.ports says it has",
-            "wait until it has started, or mend the ports in rolling.yaml",
+            f"nothing listens on port {ports}, which is the port of this process by groups.{group}.ports",
+            f"wait until the process has started, or correct groups.{group}.ports in rolling.yaml",
         )
 
 
@@ -200,28 +185,28 @@ def _shared(group: str, running: list[Member], listening: Listening) -> Iterator
                 f"{' and '.join(sorted(names, key=natural)[:3])} all listen on port {port}: a gate that closes it for "
                 "one closes it for all",
                 "give each process a port of its own",
-                severity=Severity.ERROR,
+                Severity.ERROR,
             )
 
 
-def _of_wrapper(where: str, wrapper: Wrapper, told: str) -> Iterator[Finding]:
-    """``told``: the signal that stops it, as far as supervisord tells."""
-    signal = told or "TERM"  # supervisord's own default
-    if wrapper.passes_on(signal) and all(one.passes_on(signal) for one in wrapper.inner):
+def _of_wrapper(where: str, wrapper: Wrapper, stopsignal: str) -> Iterator[Finding]:
+    """``stopsignal``: empty where an older supervisord does not tell it."""
+    signal = stopsignal or "TERM"  # supervisord's own default
+    chain = (wrapper, *wrapper.inner)
+    if all(one.passes_on(signal) for one in chain):
         return
-    is_known = bool(told) and wrapper.dies_of(signal)
-    what = f"SIG{signal} ends it" if is_known else f"whether SIG{signal} reaches the application cannot be seen"
-    then = "and the application keeps running" if is_known else ": if it does not, the application keeps running"
+    is_known = bool(stopsignal) and wrapper.dies_of(signal)
+    then = "the application keeps running and holds the port, so that the next process cannot listen"
+    what = (
+        f"SIG{signal} ends it, and {then}"
+        if is_known
+        else f"whether SIG{signal} reaches the application cannot be seen: if it does not, {then}"
+    )
     yield Finding(
         "supervisor.stopasgroup",
         where,
-        f"has the application as a child ({_chain(wrapper)}), and stopasgroup is off. {what}{', ' if is_known else ''}"
-        f"{then} and holds the port, so that the next process cannot listen",
+        f"has the application as a child ({' > '.join(map(str, chain))}), and stopasgroup is off. {what}",
         "start the application with exec (the last command of a script, instead of npm or a launcher), or set "
         "stopasgroup=true and killasgroup=true",
-        severity=error_if(is_known),
+        error_if(is_known),
     )
-
-
-def _chain(wrapper: Wrapper) -> str:
-    return " > ".join(map(str, (wrapper, *wrapper.inner)))

@@ -1,4 +1,4 @@
-"""Findings in supervisord.conf: what supervisord itself was told of a group and of the listener."""
+"""Findings in supervisord.conf: the settings of a group and of the listener."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from supervisor_rolling.core.policy import DrainPolicy, Policy
 from supervisor_rolling.core.preflight_report import Finding, ListenerSettings, ProcessSettings, Settings, Severity
 
 EVENTS_EACH = 3
-"""Events that a process tells when it starts, and so as many may wait for each: STARTING, RUNNING, and one more."""
+"""Events of a process that may wait for the listener when all start: STARTING, RUNNING, and one more."""
 
 
 def findings(settings: Settings, policy: Policy) -> Iterator[Finding]:
-    """What is wrong with the settings of a group, and of the listener that rollouts it."""
+    """What is wrong with them."""
     yield from _of_processes(settings.processes, policy)
     for listener in settings.listeners:
         yield from _of_listener(listener, settings.total)
@@ -21,41 +21,39 @@ def findings(settings: Settings, policy: Policy) -> Iterator[Finding]:
 def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Iterator[Finding]:
     timeout, drain = policy.restart.timeout, policy.drain.timeout
     group = policy.group
-    late = _names(processes, lambda one: one.startsecs > timeout)
-    if late:
+    if late := _names(processes, lambda one: one.startsecs > timeout):
         longest = max(one.startsecs for one in processes)
         yield Finding(
             "supervisor.startsecs",
             f"{group}:{late}",
-            f"startsecs is {longest:g} and restart.timeout {timeout:g}: none is RUNNING in time, and every rollout fails",
+            f"startsecs is {longest:g}, but restart.timeout {timeout:g}: no process is RUNNING in time, and every "
+            "rollout fails",
             f"lower startsecs, or raise groups.{group}.restart.timeout above it",
-            severity=Severity.ERROR,
+            Severity.ERROR,
         )
-    at_once = _names(processes, lambda one: one.startsecs == 0)
-    if at_once:
+    if at_once := _names(processes, lambda one: one.startsecs == 0):
         yield Finding(
             "supervisor.startsecs",
             f"{group}:{at_once}",
-            "startsecs is 0: code that dies as it starts counts as RUNNING, and is started again without end",
-            "say startsecs = 1, or as long as a bad deploy takes to die; the warm-up begins earlier all the same",
+            "startsecs is 0: a process that dies as it starts counts as RUNNING, and is started again without end",
+            "set startsecs=1, or to the seconds after which a bad deploy dies; the warm-up does not wait for it",
         )
-    hasty = _names(processes, lambda one: one.stopwaitsecs < drain)
-    if hasty and drain != DrainPolicy.timeout:  # the default does not say that any request takes so long
+    killed = _names(processes, lambda one: one.stopwaitsecs < drain)
+    if killed and drain != DrainPolicy.timeout:  # the default does not say that any request takes so long
         least = min(one.stopwaitsecs for one in processes)
         yield Finding(
             "supervisor.stopwaitsecs",
-            f"{group}:{hasty}",
-            f"stopwaitsecs is {least:g} and drain.timeout {drain:g}: a manual stop kills the process after {least:g} "
+            f"{group}:{killed}",
+            f"stopwaitsecs is {least:g}, but drain.timeout {drain:g}: a manual stop kills the process after {least:g} "
             "s, even in the middle of a request that a rollout would wait for",
             f"set stopwaitsecs={drain:g}, or lower drain.timeout to the longest request there is",
         )
-    left = _names(processes, lambda one: one.autorestart == "false")
-    if left:
+    if never := _names(processes, lambda one: one.autorestart == "false"):
         yield Finding(
             "supervisor.autorestart",
-            f"{group}:{left}",
-            "autorestart is false: what crashes stays down, and each crash leaves one less to serve",
-            "say autorestart = true, or leave the line out (unexpected)",
+            f"{group}:{never}",
+            "autorestart is false: a process that crashes stays down, and the group has one less",
+            "set autorestart=true, or remove the line (unexpected)",
         )
 
 
@@ -65,32 +63,32 @@ def _of_listener(listener: ListenerSettings, total: int) -> Iterator[Finding]:
         yield Finding(
             "listener.buffer_size",
             where,
-            f"buffer_size is {listener.buffer_size}, and {total} processes tell {EVENTS_EACH * total} events when they "
-            "start: supervisord drops the oldest, and what they would have told is noticed up to 5 s late",
-            "say buffer_size = 4096",
+            f"buffer_size is {listener.buffer_size}, but {total} processes cause {EVENTS_EACH * total} events when "
+            "they start: supervisord drops the oldest, and the listener notices these up to 5 s late",
+            "set buffer_size=4096",
         )
     if listener.startsecs > 0:
         yield Finding(
             "listener.startsecs",
             where,
-            f"startsecs is {listener.startsecs:g}: the listener hears nothing for so long after it was started",
-            "say startsecs = 0",
+            f"startsecs is {listener.startsecs:g}: the listener gets no events for so long after its start",
+            "set startsecs=0",
         )
     if listener.lacks:
         yield Finding(
             "listener.events",
             where,
-            f"events lacks {', '.join(listener.lacks)}: what they tell is noticed up to 5 s late, and a process that "
-            "came back may serve cold meanwhile",
-            "say events = ROLLING_ASKED,PROCESS_STATE,PROCESS_GROUP,TICK_5,SUPERVISOR_STATE_CHANGE",
+            f"events lacks {', '.join(listener.lacks)}: the listener notices these up to 5 s late, and a process that "
+            "was restarted may serve before it is warm",
+            "set events=ROLLING_ASKED,PROCESS_STATE,PROCESS_GROUP,TICK_5,SUPERVISOR_STATE_CHANGE",
         )
     if listener.processes > 1:
         yield Finding(
             "listener.numprocs",
             where,
-            f"numprocs is {listener.processes}: each event goes to one of them, and they undo what the others do",
-            "say numprocs = 1",
-            severity=Severity.ERROR,
+            f"numprocs is {listener.processes}: each event goes to one of them, and each undoes what the others do",
+            "set numprocs=1",
+            Severity.ERROR,
         )
 
 
