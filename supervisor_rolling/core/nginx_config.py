@@ -1,8 +1,8 @@
 """What an nginx configuration says of its upstreams, from the tree that crossplane makes of it.
 
-Only what matters to a process that is closed for a while: which servers there are, for how long one that has refused
-is passed over, whether connections are kept, and whether the next server is tried. A directive of an inner block holds
-instead of the same one outside, as nginx has it (http://nginx.org/en/docs/http/ngx_http_upstream_module.html and
+Only what matters to a process whose port is closed for a while: which servers there are, for how long one that refused a
+connection gets no requests, whether connections are kept, and whether the next server is tried. A directive of an inner
+block replaces the same one outside, as in nginx (http://nginx.org/en/docs/http/ngx_http_upstream_module.html and
 …/ngx_http_proxy_module.html).
 """
 
@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 Directive = Mapping[str, Any]  # directive, args, file, line, and block where it has one: crossplane's
+Settings = Mapping[str, list[Directive]]  # those that hold in a block, by name
 
 POOLED_BY_DEFAULT = (1, 29, 7)
-"""The first version that keeps 32 connections to an upstream where nothing is said."""
+"""The first version that keeps 32 connections to an upstream without a keepalive line."""
 
 NO_POOL = "remove the keepalive line (nginx 1.29.7 or later: keepalive 0;)"
 """How an upstream keeps no connections. Before POOLED_BY_DEFAULT ``keepalive 0;`` is an error of nginx."""
@@ -24,12 +25,9 @@ NO_POOL = "remove the keepalive line (nginx 1.29.7 or later: keepalive 0;)"
 MAX_FAILS, FAIL_TIMEOUT = 1, 10.0
 """nginx's own defaults."""
 
-DEFAULT_PORT = 80
+_PASSES = {f"{protocol}_pass": protocol for protocol in ("proxy", "uwsgi", "fastcgi", "scgi", "grpc")}
+"""The directives that pass requests on; each module has others that begin with the same word."""
 
-_PROTOCOLS = ("proxy", "uwsgi", "fastcgi", "scgi", "grpc")
-"""The modules that pass requests on, each with directives of the same names."""
-
-_PASSES = {f"{protocol}_pass": protocol for protocol in _PROTOCOLS}
 _SCHEME = re.compile(r"(?:https?|grpcs?)://", re.IGNORECASE)
 _TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TIME = re.compile(r"(\d+)(s|m|h|d|w|)")
@@ -37,62 +35,58 @@ _TIME = re.compile(r"(\d+)(s|m|h|d|w|)")
 
 @dataclass(frozen=True)
 class Server:
-    """A server of an upstream. ``host`` is as it is written, ``where`` the file and line; ``port`` is 0 for a unix
-    socket."""
+    """A server of an upstream."""
 
-    host: str
-    port: int
-    where: str
+    host: str  # as it is written
+    port: int  # 0: a unix socket
+    where: str  # file and line
     max_fails: int = MAX_FAILS
     fail_timeout: float = FAIL_TIMEOUT
     is_down: bool = False
 
     @property
     def unavailable_for(self) -> float:
-        """Seconds for which nginx passes over one that has refused, at most: its clock for this has whole seconds, and
-        ``fail_timeout`` has to be over by it (measured: 2s are 2.1 to 3.0)."""
+        """Seconds for which nginx sends nothing to it after it refused a connection, at most: nginx counts whole
+        seconds, and ``fail_timeout`` has to be over (measured: 2s are 2.1 to 3.0)."""
         return self.fail_timeout + 1.0 if self.max_fails else 0.0
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """A named upstream, or the one that a location names by its address. ``keepalive``: the connections that it is
-    told to keep; None where it is told nothing."""
+    """A named upstream, or the one that a location names by its address."""
 
     name: str
     where: str
     servers: tuple[Server, ...]
-    keepalive: int | None = None
+    keepalive: int | None = None  # connections that it keeps; None: the line is missing
     is_named: bool = True
     kind: str = "http"  # or stream
 
 
 @dataclass(frozen=True)
 class Passing:
-    """A place that passes requests to an upstream. ``next_upstream``: what the next server is tried for; ``tries``: how
-    many are, 0 for all; ``keeps``: it leaves connections open, so that a pool can have them."""
+    """A place that passes requests to an upstream."""
 
     upstream: str
     where: str
-    next_upstream: tuple[str, ...] = ("error", "timeout")
-    tries: int = 0
-    keeps: bool = False
+    next_upstream: tuple[str, ...] = ("error", "timeout")  # on what the next server is tried
+    tries: int = 0  # how many servers are; 0: all
+    keeps: bool = False  # it leaves connections open, so that a pool can keep them
     directive: str = "proxy"
     kind: str = "http"  # or stream
 
 
 @dataclass(frozen=True)
 class Nginx:
-    """One configuration. ``version``: such as (1, 22, 1); empty where nobody knows. ``source``: for messages. ``own``:
-    the hosts in it that are this one. ``problem``: why it could not be read; ``is_absent``: because there is none."""
+    """One configuration."""
 
     upstreams: tuple[Upstream, ...] = ()
     passings: tuple[Passing, ...] = ()
-    version: tuple[int, ...] = ()
-    source: str = ""
-    own: frozenset[str] = frozenset()
-    problem: str = ""
-    is_absent: bool = False
+    version: tuple[int, ...] = ()  # such as (1, 22, 1); empty: not known
+    source: str = ""  # for messages
+    own: frozenset[str] = frozenset()  # its names for this host
+    problem: str = ""  # why it could not be read
+    is_absent: bool = False  # because there is none
 
     def is_used(self, upstream: Upstream) -> bool:
         """Whether a place passes requests to it, as far as that is written down: a variable may name any."""
@@ -113,25 +107,20 @@ def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: s
     """The upstreams of a configuration, and the places that pass requests to them."""
     upstreams: dict[tuple[str, str], Upstream] = {}
     passings = []
-    for kind in ("http", "stream"):
-        for block in (one.get("block") or () for one in tree if one["directive"] == kind):
-            for one in block:
-                if one["directive"] == "upstream":
-                    upstreams[kind, _first(one).lower()] = _upstream(one, kind)
-            for passing in _passings(block, {}, kind, version):
-                known = passing.upstream.partition("$")[0]  # such as app$request_uri
-                is_known = (kind, known) in upstreams or _is_address(known)
-                passing = replace(passing, upstream=known) if is_known else passing
-                passings.append(passing)
-                if is_known and (kind, known) not in upstreams:
-                    server = Server(*_address(known), passing.where)
-                    upstreams[kind, known] = Upstream(known, passing.where, (server,), is_named=False, kind=kind)
+    for part in [one for one in tree if one["directive"] in ("http", "stream")]:
+        kind, block = part["directive"], part.get("block") or ()
+        for one in [one for one in block if one["directive"] == "upstream"]:
+            upstreams[kind, _first(one).lower()] = _upstream(one, kind)
+        for passing in _passings(block, {}, kind, version):
+            known = passing.upstream.partition("$")[0]  # such as app$request_uri
+            if (kind, known) not in upstreams and _is_address(known):
+                server = Server(*_address(known), passing.where)
+                upstreams[kind, known] = Upstream(known, passing.where, (server,), is_named=False, kind=kind)
+            passings.append(replace(passing, upstream=known) if (kind, known) in upstreams else passing)
     return Nginx(tuple(upstreams.values()), tuple(passings), version, source)
 
 
-def _passings(
-    block: Sequence[Directive], outer: Mapping[str, list[Directive]], kind: str, version: tuple[int, ...]
-) -> Iterator[Passing]:
+def _passings(block: Sequence[Directive], outer: Settings, kind: str, version: tuple[int, ...]) -> Iterator[Passing]:
     """Each place in a block that passes requests on."""
     own: dict[str, list[Directive]] = {}
     for one in block:
@@ -145,27 +134,32 @@ def _passings(
             yield from _passings(one.get("block") or (), settings, kind, version)
 
 
-def _passing(
-    one: Directive, settings: Mapping[str, list[Directive]], protocol: str, kind: str, version: tuple[int, ...]
-) -> Passing:
+def _passing(one: Directive, settings: Settings, protocol: str, kind: str, version: tuple[int, ...]) -> Passing:
     target = _SCHEME.sub("", _first(one))
-    name = target if target.startswith("unix:") else target.partition("/")[0].lower()
     words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
-    tries = _number(_last(settings, f"{protocol}_next_upstream_tries"), 0)
-    if kind == "stream":
-        words = () if words == ("off",) else ("error",)  # it is on or off
-    keeps = kind == "http" and _keeps(settings, protocol, version)
-    return Passing(name, _where(one), () if words == ("off",) else words, tries, keeps, protocol, kind)
+    if words == ("off",):
+        words = ()
+    elif kind == "stream":  # it is on or off
+        words = ("error",)
+    return Passing(
+        upstream=target if target.startswith("unix:") else target.partition("/")[0].lower(),
+        where=_where(one),
+        next_upstream=words,
+        tries=_number(_last(settings, f"{protocol}_next_upstream_tries"), 0),
+        keeps=kind == "http" and _keeps(settings, protocol, version),
+        directive=protocol,
+        kind=kind,
+    )
 
 
-def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tuple[int, ...]) -> bool:
+def _keeps(settings: Settings, protocol: str, version: tuple[int, ...]) -> bool:
     """Whether requests are passed on in a way that leaves the connection open: over HTTP by default with the later
-    versions alone, which say HTTP/1.1 and no ``Connection: close``."""
+    versions only, which say HTTP/1.1 and no ``Connection: close``."""
     if protocol == "proxy":
         headers = [one.get("args", ()) for one in settings.get("proxy_set_header", ())]
-        said = [args[1].lower() for args in headers if len(args) > 1 and args[0].lower() == "connection"]
+        values = [args[1].lower() for args in headers if len(args) > 1 and args[0].lower() == "connection"]
         is_later = version >= POOLED_BY_DEFAULT
-        keeps = said[-1] != "close" and "$" not in said[-1] if said else is_later  # a map often says close
+        keeps = values[-1] != "close" and "$" not in values[-1] if values else is_later  # a map often says close
         return keeps and (_last(settings, "proxy_http_version") or ["1.1" if is_later else "1.0"]) != ["1.0"]
     if protocol == "fastcgi":
         return _last(settings, "fastcgi_keep_conn") == ["on"]
@@ -173,22 +167,20 @@ def _keeps(settings: Mapping[str, list[Directive]], protocol: str, version: tupl
 
 
 def _upstream(found: Directive, kind: str) -> Upstream:
-    block = found.get("block") or ()
-    servers = tuple(_server(one, one["args"]) for one in block if one["directive"] == "server" and one.get("args"))
-    kept = [one["args"] for one in block if one["directive"] == "keepalive" and one.get("args")]
+    block = [one for one in found.get("block") or () if one.get("args")]
+    servers = tuple(_server(one) for one in block if one["directive"] == "server")
+    kept = [one["args"] for one in block if one["directive"] == "keepalive"]
     return Upstream(_first(found).lower(), _where(found), servers, _number(kept[-1], 0) if kept else None, kind=kind)
 
 
-def _server(one: Directive, args: Sequence[str]) -> Server:
-    host, port = _address(args[0])
-    said = dict(arg.partition("=")[::2] for arg in args[1:])
+def _server(one: Directive) -> Server:
+    words = dict(arg.partition("=")[::2] for arg in one["args"][1:])
     return Server(
-        host=host,
-        port=port,
+        *_address(one["args"][0]),
         where=_where(one),
-        max_fails=_number([said["max_fails"]], MAX_FAILS) if "max_fails" in said else MAX_FAILS,
-        fail_timeout=_seconds(said["fail_timeout"]) if "fail_timeout" in said else FAIL_TIMEOUT,
-        is_down="down" in said,
+        max_fails=_number([words.get("max_fails", "")], MAX_FAILS),
+        fail_timeout=_seconds(words.get("fail_timeout", "")),
+        is_down="down" in words,
     )
 
 
@@ -196,9 +188,7 @@ def _address(text: str) -> tuple[str, int]:
     if text.startswith("unix:"):
         return text, 0
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit():
-        return text.strip("[]"), DEFAULT_PORT
-    return host.strip("[]"), int(port)
+    return (host.strip("[]"), int(port)) if colon and port.isdigit() else (text.strip("[]"), 80)
 
 
 def _is_address(name: str) -> bool:
@@ -214,7 +204,7 @@ def _seconds(text: str) -> float:
     return sum(int(number) * _TIMES[unit] for number, unit in found)
 
 
-def _last(settings: Mapping[str, list[Directive]], name: str) -> list[str]:
+def _last(settings: Settings, name: str) -> list[str]:
     return list(settings[name][-1].get("args", ())) if name in settings else []
 
 
