@@ -111,7 +111,7 @@ def test_operator_vouches_for_unreadable_balancer(light: Callable[..., Stack]):
 @pytest.mark.parametrize(
     ("peer", "min_ready_seconds"), [("retry=2 disablereuse=On", 2), ("retry=0 disablereuse=On", 0)]
 )
-def test_rollout_settles_for_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, min_ready_seconds: int):
+def test_rollout_waits_as_long_as_apache_shuns(light: Callable[..., Stack], peer: str, min_ready_seconds: int):
     stack = behind(light, "apache2", "", peer)
     with users(stack, rate=40.0) as load:
         done = stack.ctl("rolling_restart", "app")

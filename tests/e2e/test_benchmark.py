@@ -208,7 +208,7 @@ def test_peer_is_better_only_at_equal_safety():
         ({"rollout": {**RESULT.rollout, "packed_ratio": 1.06}}, "1.060 of the bound"),
     ],
 )
-def test_each_goal_that_is_missed_is_told(change: dict[str, Any], words: str):
+def test_each_missed_goal_is_reported(change: dict[str, Any], words: str):
     assert goals.missed([RESULT]) == []
     (found,) = goals.missed([replace(RESULT, **change)])
     assert words in found

@@ -113,7 +113,7 @@ def test_the_example_for_haproxy_has_no_finding(group: Callable[..., Stack]) -> 
     assert "the gate (haproxy)" in report["checked"]
 
 
-def test_what_haproxy_was_told_wrongly_is_found(group: Callable[..., Stack]) -> None:
+def test_wrong_haproxy_settings_are_found(group: Callable[..., Stack]) -> None:
     upstream = "cookie SRV insert\n    stick-table type ip size 1k\n    stick on src"
     stack = group(setup={"balancer": "haproxy", "upstream": upstream}, gate=haproxy.gate("%(here)s"), balancer={})
     report = checked(stack)
@@ -190,7 +190,7 @@ def test_nginx_file_without_the_group_is_a_finding(group: Callable[..., Stack]) 
     ]
 
 
-def test_an_address_where_nobody_listens_is_found(group: Callable[..., Stack]) -> None:
+def test_address_without_listener_is_found(group: Callable[..., Stack]) -> None:
     stack = group(2)
     text = stack.nginx_conf.read_text(encoding="utf-8")
     stack.nginx_conf.write_text(text.replace("127.0.0.1:8001", "127.0.0.2:8001"), encoding="utf-8")
@@ -234,7 +234,7 @@ def test_held_xtables_lock_is_reported_with_its_holder(group: Callable[..., Stac
     assert "another program holds the xtables lock /run/xtables.lock" in finding["text"]
 
 
-def test_a_listener_without_rights_says_what_it_lacks(unguarded: Callable[..., Stack]) -> None:
+def test_listener_without_rights_names_the_missing_one(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(prefix="setpriv --bounding-set=-all --inh-caps=-all ")
     assert "run it as root, or give it CAP_NET_ADMIN" in found(checked(stack))["gate"]["text"]
 
@@ -350,13 +350,13 @@ def test_wrong_port_in_the_policy_is_an_error(odd: Stack) -> None:
     assert "hasty listens on 9400 and not on 9401" in json.dumps(checked(odd, "hasty"))
 
 
-def test_what_supervisord_is_told_refuses_a_rollout_too(odd: Stack) -> None:
+def test_wrong_supervisord_settings_refuse_the_rollout(odd: Stack) -> None:
     for words in (["--dry-run"], []):
         done = odd.ctl("rolling_restart", "app", *words)
         assert (done.returncode, "numprocs is 2" in done.stdout) == (1, True), done.stdout
 
 
-def test_a_process_whose_port_another_holds_says_so(group: Callable[..., Stack]) -> None:
+def test_process_on_a_taken_port_says_so(group: Callable[..., Stack]) -> None:
     stack = group(2)
     with socket.socket() as other:
         stack.ctl("stop", "app:app-8001")

@@ -51,7 +51,7 @@ def test_no_line_of_code_allocates_per_rollout(rows: Sequence[Row], directory: P
     assert growing_lines(directory, name, FIRST, ROLLOUTS, -1_000_000) != []  # there is something to see
 
 
-def test_what_is_counted_is_there(rows: Sequence[Row]):
+def test_every_kind_of_resource_is_counted(rows: Sequence[Row]):
     supervisord, listener = rows[-1].held["supervisord"], rows[-1].held["listener"]
     assert supervisord.threads == listener.threads == 1
     assert listener.files["pidfd"] == 2  # one for each process
@@ -76,7 +76,7 @@ def test_unchanged_or_smaller_footprint_is_no_finding():
     assert complaints([row(), row(less)], trace=False) == []
 
 
-def test_what_users_suffered_is_said_of_every_row():
+def test_failed_requests_are_reported_for_each_row():
     assert complaints([row(failed=1), row(), row(cold=2)], trace=False) == [
         "1 of 200 requests failed, 0 met a cold process before rollout 10",
         "0 of 200 requests failed, 2 met a cold process before rollout 10",
@@ -97,7 +97,7 @@ def test_what_users_suffered_is_said_of_every_row():
     ],
     ids=["a file", "a socket less", "a thread", "memory", *SLACK.python],
 )
-def test_what_has_grown_is_said_with_how_much(more: Footprint, said: str):
+def test_growth_is_reported_with_its_size(more: Footprint, said: str):
     (complaint,) = complaints([row(), row(more)], trace=False)
     assert said in complaint
     assert complaint.startswith("supervisord: after 10 rollouts ")

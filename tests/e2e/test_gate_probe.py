@@ -57,7 +57,7 @@ def test_a_gate_that_works_passes_and_leaves_nothing(
     assert rules() == []
 
 
-def test_what_is_held_stays_held(make_keeper: Callable[..., Gatekeeper]) -> None:
+def test_probe_keeps_closed_ports_closed(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables")
     keeper.hold({8000: "app"})
     since = dict(keeper.closed_since)
@@ -137,7 +137,7 @@ def test_nothing_is_tracked_in_a_new_network_namespace() -> None:
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)])
-def test_a_port_that_another_has_is_told(host: str, family: socket.AddressFamily) -> None:
+def test_port_of_another_program_is_found(host: str, family: socket.AddressFamily) -> None:
     program = "one = socket.create_server((sys.argv[1], 9181), family=int(sys.argv[2])); print(1, flush=True)"
     command = [
         sys.executable,
@@ -168,7 +168,7 @@ def test_metrics_address_of_another_host_is_found() -> None:
     assert why == "192.0.2.1:9181 cannot be listened on: Cannot assign requested address"
 
 
-def test_a_library_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert RealGateProbes().metrics("127.0.0.1:9181") == (
         "prometheus_client is missing",

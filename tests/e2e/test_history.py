@@ -223,7 +223,9 @@ def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
         (["rolling_status", "app"], 0, "No rollout of app since supervisord started.\n"),
     ],
 )
-def test_what_there_is_not_is_said(light: Callable[..., Stack], words: list[str], status: int, why: str) -> None:
+def test_missing_rollout_or_group_is_named(
+    light: Callable[..., Stack], words: list[str], status: int, why: str
+) -> None:
     stack = light(processes=2)
     done = stack.ctl(*words)
     said = done.stderr if words[0] == "rolling_report" else done.stdout  # that one's output is to be a page
@@ -237,7 +239,7 @@ def test_unwritable_history_is_logged_and_rollout_continues(light: Callable[...,
     assert "cannot be written to /proc/rollouts.jsonl" in stack.ctl("tail", "-9000", "rolling", "stderr").stdout
 
 
-def test_over_xml_rpc_the_same_is_told(light: Callable[..., Stack]) -> None:
+def test_xml_rpc_returns_the_same_history(light: Callable[..., Stack]) -> None:
     stack = light(processes=2, setup={"program": "stopwaitsecs = 30\n[program:idle]\ncommand = sleep 600\n"})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     rpc: Any = stack.rpc()

@@ -59,7 +59,7 @@ def test_hooks_run_before_and_after_the_rollout() -> None:
     assert (world.lost, world.cold) == (0, 0)
 
 
-def test_where_the_one_before_fails_nothing_is_touched() -> None:
+def test_failed_before_hook_touches_nothing() -> None:
     world = a_world()
     world.hooks_fail["before_rollout"] = "exited with 1: the database is not migrated"
     before = {name: process.pid for name, process in world.processes.items()}
@@ -192,7 +192,7 @@ def ran(*command: str, timeout: float = 10.0, within: float = 10.0, **variables:
     return run(Hook(command, timeout), variables, threading.Event(), within)
 
 
-def test_what_succeeds_says_nothing(tmp_path: Path) -> None:
+def test_success_has_no_reason(tmp_path: Path) -> None:
     assert ran(a_script(tmp_path, "echo fine")) == ""
 
 
@@ -207,11 +207,11 @@ def test_what_succeeds_says_nothing(tmp_path: Path) -> None:
         ("kill -9 $$", "was ended by signal 9"),
     ],
 )
-def test_what_fails_says_how_and_its_last_line(tmp_path: Path, text: str, why: str) -> None:
+def test_failure_has_exit_status_and_last_line(tmp_path: Path, text: str, why: str) -> None:
     assert ran(a_script(tmp_path, text)) == why
 
 
-def test_a_program_that_there_is_not_is_told() -> None:
+def test_missing_program_is_reported() -> None:
     assert ran("/no/such/program") == "/no/such/program cannot be run: No such file or directory"
 
 
@@ -249,7 +249,7 @@ def test_large_output_does_not_block_and_is_cut(tmp_path: Path) -> None:
     assert ran(a_script(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end; exit 1")).endswith("1: end")
 
 
-def test_what_it_prints_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_output_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         ran(a_script(tmp_path, "echo shown; echo off >&2"))
     assert ["hook: shown" in caplog.messages, "hook: off" in caplog.messages] == [True, True]

@@ -85,7 +85,7 @@ class Resting:
             self._end()
 
 
-def test_loop_looks_at_the_gate_between_two_turns() -> None:
+def test_gate_is_checked_between_two_reconciles() -> None:
     never, _ = os.pipe()
     nothing: Any = SimpleNamespace(fileno=lambda: never, overdue=list)
     with listener._alarm_clock() as alarm:

@@ -40,7 +40,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return status, found.out + found.err
 
 
-def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_argument_prints_usage(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = printed(capsys)
     assert status == 2
     assert all(f"  {verb(one)} " in text for one in COMMANDS)
@@ -48,7 +48,7 @@ def test_without_a_word_it_says_what_there_is(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("words", [("-h",), ("--help",), ("help",)])
-def test_whoever_asks_for_help_gets_it(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_help_is_printed_on_request(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, text = printed(capsys, *words)
     assert (status, "[-c FILE | -s URL] COMMAND" in text) == (0, True)
 
@@ -79,7 +79,7 @@ def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_wrong_arguments_are_named(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: int, why: str
 ) -> None:
     found, text = printed(capsys, *words)
@@ -87,9 +87,7 @@ def test_what_is_wrong_is_said(
 
 
 @pytest.mark.parametrize("words", [("rollouts",), ("help", "rollouts"), ("-s", "bla"), ("-x",), (*NOWHERE, "restart")])
-def test_findings_are_wrapped_and_coloured_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
-) -> None:
+def test_error_is_wrapped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     screen = Terminal()
     for name, value in (("TERM", "xterm"), ("NO_COLOR", ""), ("COLUMNS", "40")):
         monkeypatch.setenv(name, value)
@@ -103,7 +101,7 @@ def test_findings_are_wrapped_and_coloured_on_a_terminal(
 
 
 @pytest.mark.parametrize("words", [("rollouts", "--json"), ("-s", "bla", "status", "--json")])
-def test_findings_are_json_on_request(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_error_is_json_on_request(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, text = printed(capsys, *words)
     answer = json.loads(text)
     assert (status, set(answer), answer["exit_status"]) == (2, {"error", "exit_status"}, 2)

@@ -302,7 +302,7 @@ def status_of_policy(stack: Stack) -> str:
     return found
 
 
-def test_one_process_needs_force(start: Callable[..., Stack]):
+def test_last_serving_process_needs_force(start: Callable[..., Stack]):
     stack = start(processes=2)
     stack.ctl("stop", "app:app-8001")
     code, out = untouched(stack, "rolling_restart", "app")
@@ -321,20 +321,20 @@ def test_second_rollout_names_client_of_the_first(start: Callable[..., Stack]):
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the first rollout is done")
 
 
-def test_a_listener_that_does_not_run_is_told(start: Callable[..., Stack]):
+def test_stopped_listener_is_reported(start: Callable[..., Stack]):
     stack = start(processes=2)
     stack.ctl("stop", "rolling")
     code, out = untouched(stack, "rolling_restart", "app")
     assert (code, "the listener is not running" in out) == (7, True), out
 
 
-def test_a_listener_without_rights_for_netfilter_is_told(start: Callable[..., Stack]):
+def test_listener_without_netfilter_rights_is_reported(start: Callable[..., Stack]):
     stack = start(processes=2, prefix="setpriv --bounding-set=-net_admin,-net_raw --inh-caps=-net_admin,-net_raw ")
     code, out = untouched(stack, "rolling_restart", "app")
     assert (code, "CAP_NET_ADMIN" in out) == (4, True), out
 
 
-def test_a_supervisord_without_the_plugin_is_told(tmp_path_factory: pytest.TempPathFactory):
+def test_supervisord_without_the_plugin_is_reported(tmp_path_factory: pytest.TempPathFactory):
     directory = tmp_path_factory.mktemp("s")
     controller = plugin.sections(directory / "rolling.yaml").partition("[ctlplugin:")[2].partition("[eventlistener:")[0]
     controller = f"[ctlplugin:{controller}"
@@ -362,7 +362,7 @@ def test_supervisord_without_rpcinterface_refuses_the_listener(tmp_path_factory:
         pass
 
 
-def test_a_supervisord_that_is_gone_is_told(start: Callable[..., Stack]):
+def test_stopped_supervisord_is_reported(start: Callable[..., Stack]):
     stack = start(processes=2)
     stack.stop()
     done = stack.ctl("rolling_restart", "app")

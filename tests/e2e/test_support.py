@@ -155,7 +155,7 @@ def test_release_that_ignores_sigterm_keeps_serving(serve: Serve) -> None:
     assert wait_answers(process) == 200
 
 
-def test_a_fault_that_there_is_not_is_told(serve: Serve) -> None:
+def test_unknown_fault_is_an_error(serve: Serve) -> None:
     assert b"no fault '50'; there are: die, " in serve("50").communicate(timeout=15)[1]
 
 
@@ -282,7 +282,7 @@ def test_failed_gets_and_posts_are_counted_apart(tmp_path: Path) -> None:
     assert report.failures == {"GET 500": 20, "GET half an answer": 20, "GET no answer": 20, "POST 502": 20}
 
 
-def test_a_port_that_nobody_serves_fails_every_request(tmp_path: Path) -> None:
+def test_unserved_port_fails_every_request(tmp_path: Path) -> None:
     with Load(Plan("http://127.0.0.1:1", rate=50, posts=0, seconds=0.2), tmp_path / "load") as load:
         load.wait()
     assert load.report().failures == {"GET ConnectionRefusedError": 10}

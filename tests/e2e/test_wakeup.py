@@ -208,7 +208,7 @@ def test_event_of_an_exit_never_raises(loop: Loop) -> None:
     ours.writing = os.dup(ours.reading)  # for the end of the test
 
 
-def test_many_signals_at_once_are_one_wake_up(loop: Loop) -> None:
+def test_many_signals_cause_one_wakeup(loop: Loop) -> None:
     installed(loop)
     for _ in range(200):
         os.kill(os.getpid(), signal.SIGCHLD)
@@ -276,7 +276,7 @@ def test_error_leaves_supervisord_without_wakeup(loop: Loop) -> None:
     os.close(ours.writing)
 
 
-def test_to_close_it_twice_does_nothing(loop: Loop) -> None:
+def test_second_close_does_nothing(loop: Loop) -> None:
     ours = installed(loop).wakeup
     ours.handle_error()
     ours.handle_error()
@@ -351,7 +351,7 @@ def test_reused_number_stays_in_the_map(loop: Loop) -> None:
     loop.socket_map.clear()
 
 
-def test_it_is_never_waited_for_to_be_written(loop: Loop) -> None:
+def test_wakeup_is_never_writable(loop: Loop) -> None:
     ours = installed(loop).wakeup
     assert (ours.readable(), ours.writable()) == (True, False)
     ours.handle_write_event()
