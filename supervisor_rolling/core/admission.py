@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, described
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.machine import in_service
@@ -26,7 +27,7 @@ def begin(
     policy: Policy,
     gate: GatePolicy,
     observed: Observation,
-    ports: Mapping[str, tuple[int, ...]],
+    endpoints: Endpoints,
     failed: Mapping[str, str],
 ) -> Rollout:
     """A rollout of all processes of the group that are not stopped.
@@ -36,9 +37,9 @@ def begin(
     """
     processes = observed.processes
     _require_running(policy.group, processes)
-    _require_ports(policy, processes, ports)
+    _require_endpoints(policy, processes, endpoints)
     names = sorted(processes, key=natural)
-    members = tuple(_member(processes[name], ports.get(name, ()), failed.get(name), observed.at) for name in names)
+    members = tuple(_member(processes[name], endpoints.get(name, ()), failed.get(name), observed.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.selected for member in members))
     rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=observed.at)
     return levelled(replace(rollout, least_available=len(members)), in_service(rollout, observed), observed.at)
@@ -84,6 +85,27 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
     )
 
 
+def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
+    """Raise ConfigError where the gate cannot close an endpoint of a process that is to be replaced. ``closes``: the
+    kinds of endpoints that it can close; None where there is no gate, which is refused elsewhere."""
+    if closes is None:
+        return
+    beyond = {
+        f"{rollout.group}:{member.name}": described([endpoint])
+        for member in rollout.members
+        if member.selected
+        for endpoint in member.endpoints
+        if endpoint.kind not in closes
+    }
+    if beyond:
+        named = ", ".join(f"{endpoint} of {name}" for name, endpoint in list(beyond.items())[:NAMED])
+        more = f" and {len(beyond) - NAMED} more" if len(beyond) > NAMED else ""
+        raise ConfigError(
+            f"the gate ({rollout.gate.backend}) cannot close {named}{more}: requests would fail while these processes "
+            "restart. Fix: set gate.backend in rolling.yaml to one that can close them"
+        )
+
+
 def check_max_failures(rollout: Rollout) -> None:
     """Raise ConfigError where more failures are allowed than there is room for: what failed stays closed."""
     failures = rollout.policy.max_failures
@@ -111,13 +133,13 @@ def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> No
     )
 
 
-def _member(process: Process, ports: tuple[int, ...], failed: str | None, at: float) -> Member:
+def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: str | None, at: float) -> Member:
     if failed is not None:
-        kept = Member(process.name, ports, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
-        return noted(Member(process.name, ports), kept, at)
+        kept = Member(process.name, endpoints, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
+        return noted(Member(process.name, endpoints), kept, at)
     if process.state in ("STOPPED", "UNKNOWN"):
-        return Member(process.name, ports, selected=False, why=f"is {process.state} and is left so")
-    return Member(process.name, ports)
+        return Member(process.name, endpoints, selected=False, why=f"is {process.state} and is left so")
+    return Member(process.name, endpoints)
 
 
 def _require_running(group: str, processes: Mapping[str, Process]) -> None:
@@ -128,15 +150,17 @@ def _require_running(group: str, processes: Mapping[str, Process]) -> None:
         )
 
 
-def _require_ports(policy: Policy, processes: Mapping[str, Process], ports: Mapping[str, tuple[int, ...]]) -> None:
-    without = [name for name, p in processes.items() if not ports.get(name) and p.state not in NOT_UP]
+def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoints: Endpoints) -> None:
+    without = [name for name, p in processes.items() if not endpoints.get(name) and p.state not in NOT_UP]
     problems = [_without_text(policy, sorted(without, key=natural), processes)] if without else []
-    holders: dict[int, str] = {}
+    owners: dict[Endpoint, str] = {}
     for name in sorted(processes, key=natural):
-        for port in ports.get(name, ()):
-            if port in holders:
-                problems.append(f"groups.{policy.group}.ports gives port {port} to {holders[port]} and to {name}")
-            holders[port] = name
+        for endpoint in endpoints.get(name, ()):
+            if endpoint in owners:
+                problems.append(
+                    f"groups.{policy.group}.ports gives {described([endpoint])} to {owners[endpoint]} and to {name}"
+                )
+            owners[endpoint] = name
     if problems:
         raise ConfigError("; ".join(problems) + ". Mend the ports in rolling.yaml")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from supervisor_rolling.core.endpoint import Endpoint
+
 
 class RollingError(Exception):
     """Base of all errors of this package."""
@@ -32,7 +34,7 @@ class GatePermissionError(GateError):
 class PartlyHeldError(GateError):
     """Some ports could not be closed; the others are. ``closed``: these, as ``Gate.hold`` returns them."""
 
-    def __init__(self, text: str, closed: Mapping[int, float]) -> None:
+    def __init__(self, text: str, closed: Mapping[Endpoint, float]) -> None:
         super().__init__(text)
         self.closed = closed
 

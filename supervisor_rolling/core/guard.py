@@ -43,6 +43,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.hook_steps import warmup_job
 from supervisor_rolling.core.jobs import WarmupJob
@@ -60,8 +61,6 @@ from supervisor_rolling.core.stages import (
     cold_text,
     state_text,
 )
-
-Ports = Mapping[str, tuple[int, ...]]
 
 FIRST_RETRY = 5.0
 """Seconds from a warm-up that failed to the next: what it failed of may pass, as a database that starts."""
@@ -87,8 +86,10 @@ GONE = frozenset({"STOPPED", "FATAL", "UNKNOWN"})  # down, and supervisord will 
 # --- the questions that the reconciler asks
 
 
-def advance(guard_state: GuardState, observed: Observation, ports: Ports, rollout: Rollout | None) -> GuardState:
-    """The watch after one look. ``ports`` of every process of the group: one that has none cannot be guarded.
+def advance(
+    guard_state: GuardState, observed: Observation, endpoints: Endpoints, rollout: Rollout | None
+) -> GuardState:
+    """The watch after one look. ``endpoints`` of every process of the group: one that has none cannot be guarded.
     ``rollout`` is the group's rollout, running or ended."""
     held = _held_by(rollout, observed.processes)
     known = {guarded.name: _extend_deadlines(guarded, observed) for guarded in guard_state.guarded}
@@ -96,26 +97,26 @@ def advance(guard_state: GuardState, observed: Observation, ports: Ports, rollou
     for name, process in observed.processes.items():
         if process.warm and process.state in ALIVE and name not in known:
             continue  # as nearly all are, at nearly every look
-        if name in ports and ports[name] and name not in held:
-            guarded = _step(known.get(name), process, ports[name], guard_state, observed)
+        if name in endpoints and endpoints[name] and name not in held:
+            guarded = _step(known.get(name), process, endpoints[name], guard_state, observed)
             guarded = _handed_over(guarded, process, rollout, observed) if guarded and name not in known else guarded
             if guarded:
                 found[name] = guarded
     found = _one_at_a_time(found, known)
     return (
-        replace(guard_state, guarded=_shut(found, guard_state, observed, ports, held))
+        replace(guard_state, guarded=_shut(found, guard_state, observed, endpoints, held))
         if found or guard_state.guarded
         else guard_state
     )
 
 
-def begin(empty: GuardState, processes: Mapping[str, Process], ports: Ports, at: float) -> GuardState:
+def begin(empty: GuardState, processes: Mapping[str, Process], endpoints: Endpoints, at: float) -> GuardState:
     """The watch of a group that nobody guarded before: what has run for long is warm, the rest will be found cold."""
     old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= WARMED_BY_USERS]
     guarded = tuple(
-        GuardedProcess(p.name, ports[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned)
+        GuardedProcess(p.name, endpoints[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned)
         for p in old
-        if ports.get(p.name)
+        if endpoints.get(p.name)
     )
     return replace(empty, guarded=guarded)
 
@@ -145,13 +146,13 @@ def died(process: Process) -> Process:
     return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, told_to_stop=False)
 
 
-def closed(guard_state: GuardState) -> dict[int, str]:
-    """The ports that the guard has closed, each with a comment for whoever lists the rules."""
+def closed(guard_state: GuardState) -> dict[Endpoint, str]:
+    """The endpoints that the guard has closed, each with a comment for whoever lists the rules."""
     return {
-        port: f"supervisor_rolling {guard_state.group}:{guarded.name} (guard)"
+        endpoint: f"supervisor_rolling {guard_state.group}:{guarded.name} (guard)"
         for guarded in guard_state.guarded
         if guarded.closed
-        for port in guarded.ports
+        for endpoint in guarded.endpoints
     }
 
 
@@ -170,16 +171,16 @@ def jobs(guard_state: GuardState) -> dict[str, WarmupJob]:
 def _step(
     guarded: GuardedProcess | None,
     process: Process,
-    ports: tuple[int, ...],
+    endpoints: tuple[Endpoint, ...],
     guard_state: GuardState,
     observed: Observation,
 ) -> GuardedProcess | None:
     """The ward that a process is now; None when it is warm and open."""
     if process.state not in ALIVE or not process.pid:
-        return _down(guarded, process, ports, observed)
+        return _down(guarded, process, endpoints, observed)
     if guarded is None or guarded.stage is Stage.DOWN or guarded.incarnation != process.incarnation:
-        return None if process.warm else _new(guarded, process, ports, observed)
-    guarded = replace(guarded, ports=ports)
+        return None if process.warm else _new(guarded, process, endpoints, observed)
+    guarded = replace(guarded, endpoints=endpoints)
     if process.warm:
         settles = guarded.stage is Stage.READY and observed.at - guarded.since < guard_state.policy.min_ready_seconds
         return guarded if settles else None
@@ -210,7 +211,7 @@ def _one_at_a_time(found: dict[str, GuardedProcess], known: Mapping[str, Guarded
     new.sort(key=lambda guarded: known[guarded.name].retry_at)
     wait = new if len(new) < len(retried) else new[1:]
     return (
-        {**found, **{guarded.name: replace(known[guarded.name], ports=guarded.ports) for guarded in wait}}
+        {**found, **{guarded.name: replace(known[guarded.name], endpoints=guarded.endpoints) for guarded in wait}}
         if wait
         else found
     )
@@ -224,20 +225,20 @@ def _is_to_be_noted(guarded: GuardedProcess, observed: Observation) -> bool:
 
 
 def _down(
-    guarded: GuardedProcess | None, process: Process, ports: tuple[int, ...], observed: Observation
+    guarded: GuardedProcess | None, process: Process, endpoints: tuple[Endpoint, ...], observed: Observation
 ) -> GuardedProcess:
     if guarded is not None and guarded.stage is Stage.DOWN:
-        return replace(guarded, ports=ports)
+        return replace(guarded, endpoints=endpoints)
     was_closed = guarded is not None and guarded.closed
-    return GuardedProcess(process.name, ports, Stage.DOWN, observed.at, was_closed)
+    return GuardedProcess(process.name, endpoints, Stage.DOWN, observed.at, was_closed)
 
 
 def _new(
-    guarded: GuardedProcess | None, process: Process, ports: tuple[int, ...], observed: Observation
+    guarded: GuardedProcess | None, process: Process, endpoints: tuple[Endpoint, ...], observed: Observation
 ) -> GuardedProcess:
     was_closed = guarded is not None and guarded.closed
     return GuardedProcess(
-        process.name, ports, Stage.WARMING, observed.at, was_closed, process.pid, spawned=process.spawned
+        process.name, endpoints, Stage.WARMING, observed.at, was_closed, process.pid, spawned=process.spawned
     )
 
 
@@ -315,15 +316,15 @@ def _shut(
     guarded: Mapping[str, GuardedProcess],
     guard_state: GuardState,
     observed: Observation,
-    ports: Ports,
+    endpoints: Endpoints,
     held: Mapping[str, bool],
 ) -> tuple[GuardedProcess, ...]:
     """The wards, each with its gate as it shall be, in natural order."""
     if not guarded:
         return ()
-    there = [name for name, process in observed.processes.items() if ports.get(name) and not _is_gone(process)]
+    there = [name for name, process in observed.processes.items() if endpoints.get(name) and not _is_gone(process)]
     limit = limit_for(guard_state.policy.guard.max_closed, len(there))
-    serves = _is_one_warm_and_open(guarded, observed, ports, held)
+    serves = _is_one_warm_and_open(guarded, observed, endpoints, held)
     by_rollout = sum(held.values())
     count = 0
     decided: list[GuardedProcess] = []
@@ -341,12 +342,12 @@ def _shut(
 
 
 def _is_one_warm_and_open(
-    guarded: Mapping[str, GuardedProcess], observed: Observation, ports: Ports, held: Mapping[str, bool]
+    guarded: Mapping[str, GuardedProcess], observed: Observation, endpoints: Endpoints, held: Mapping[str, bool]
 ) -> bool:
     return any(
         process.state == "RUNNING" and name not in held and (name not in guarded or guarded[name].stage is Stage.OPEN)
         for name, process in observed.processes.items()
-        if ports.get(name)
+        if endpoints.get(name)
     )
 
 
@@ -368,7 +369,7 @@ def _why(guarded: GuardedProcess, process: Process, because: str, observed: Obse
     else:
         cold = _cold_text(guarded, observed)
         text = f"{cold}; open all the same, {because}" if because else cold
-    is_open = not because and not observed.closed.keys() >= set(guarded.ports)
+    is_open = not because and not observed.closed.keys() >= set(guarded.endpoints)
     return f"{text}; its port is not closed yet: {observed.gate_problem}" if observed.gate_problem and is_open else text
 
 

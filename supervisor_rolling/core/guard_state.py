@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.policy import GatePolicy, Policy
 from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.core.rollout import Stage
@@ -20,7 +21,7 @@ class GuardedProcess:
     """
 
     name: str
-    ports: tuple[int, ...]
+    endpoints: tuple[Endpoint, ...]
     stage: Stage
     since: float
     closed: bool = False

@@ -67,14 +67,14 @@ def warmup_job(of: Rollout | GuardState, one: Member | GuardedProcess) -> Warmup
     variables = {
         "ROLLING_GROUP": of.group,
         "ROLLING_PROCESS": one.name,
-        "ROLLING_PORT": str(one.ports[0]) if one.ports else "",
+        "ROLLING_PORT": one.endpoints[0].address if one.endpoints else "",
         "ROLLING_RESULT": "warm",
         "ROLLING_ROLLOUT": "",
         "ROLLING_WHY": "",
     }
     return WarmupJob(
         one.pid,
-        one.ports,
+        one.endpoints,
         of.policy.warmup,
         of.gate.bypass,
         hook=of.policy.hooks.after_warmup,
@@ -91,7 +91,7 @@ def _variables(rollout: Rollout) -> dict[str, str]:
         "ROLLING_GROUP": rollout.group,
         "ROLLING_ROLLOUT": str(rollout.id),
         "ROLLING_PROCESS": first.name if first else "",
-        "ROLLING_PORT": str(first.ports[0]) if first and first.ports else "",
+        "ROLLING_PORT": first.endpoints[0].address if first and first.endpoints else "",
         "ROLLING_RESULT": rollout.verdict,
         "ROLLING_WHY": rollout.why[:LONGEST],
     }

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.policy import Hook, WarmupPolicy
 from supervisor_rolling.core.process import Incarnation
 
 
 @dataclass(frozen=True)
 class WarmupJob:
-    """One process to warm up, by the first of its ports."""
+    """One process to warm up, by the first of its endpoints."""
 
     pid: int
-    ports: tuple[int, ...]
+    endpoints: tuple[Endpoint, ...]
     policy: WarmupPolicy
     bypass: str  # how it passes the closed gate: mark, address, or none: nothing refuses it
     hook: Hook = Hook()  # the last step
@@ -70,10 +71,10 @@ class HookResult:
 
 @dataclass(frozen=True)
 class NotificationJob:
-    """One process to be told that it drains, at the first of its ports. ``request``: method and path."""
+    """One process to be told that it drains, at the first of its endpoints. ``request``: method and path."""
 
     pid: int
-    ports: tuple[int, ...]
+    endpoints: tuple[Endpoint, ...]
     request: str
     headers: Mapping[str, str]
     bypass: str

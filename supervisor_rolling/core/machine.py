@@ -47,6 +47,7 @@ from functools import partial
 
 from supervisor_rolling.core import hook_steps
 from supervisor_rolling.core.actions import Action
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.jobs import NotificationJob, WarmupJob
 from supervisor_rolling.core.natural_order import natural
@@ -117,18 +118,18 @@ def _released_one(member: Member, observed: Observation) -> Member:
     return replace(to(member, Stage.OPEN, observed), why=why)
 
 
-def closed(rollout: Rollout) -> dict[int, str]:
-    """The ports that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too:
+def closed(rollout: Rollout) -> dict[Endpoint, str]:
+    """The endpoints that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too:
     what failed stays closed, unless the guard takes it over."""
     return {
-        port: f"supervisor_rolling {rollout.group}:{member.name}"
+        endpoint: f"supervisor_rolling {rollout.group}:{member.name}"
         for member in rollout.members
         if member.stage in CLOSED_STAGES
-        for port in member.ports
+        for endpoint in member.endpoints
     }
 
 
-def actions(rollout: Rollout, observed: Observation, closed_since: Mapping[int, float]) -> tuple[Action, ...]:
+def actions(rollout: Rollout, observed: Observation, closed_since: Mapping[Endpoint, float]) -> tuple[Action, ...]:
     """What supervisord must be told now; ``closed_since`` is what the gate said after the rollout was recorded."""
     told = (
         notice(member, rollout, observed, closed_since) for member in rollout.members if member.stage is Stage.DRAINING
@@ -147,21 +148,21 @@ def jobs(rollout: Rollout) -> dict[str, WarmupJob]:
 
 
 def notifications(
-    rollout: Rollout, processes: Mapping[str, Process], closed_since: Mapping[int, float]
+    rollout: Rollout, processes: Mapping[str, Process], closed_since: Mapping[Endpoint, float]
 ) -> dict[str, NotificationJob]:
     """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
     request, headers = rollout.policy.drain.request, rollout.policy.warmup.headers
     return {
         member.name: NotificationJob(
-            member.old_pid, member.ports, request, headers, rollout.gate.bypass, member.old_spawned
+            member.old_pid, member.endpoints, request, headers, rollout.gate.bypass, member.old_spawned
         )
         for member in rollout.members
-        if request and member.stage is Stage.DRAINING and member.ports
+        if request and member.stage is Stage.DRAINING and member.endpoints
         if can_be_told(member, processes.get(member.name), closed_since)
     }
 
 
-def leaving(rollout: Rollout, closed: Mapping[int, float]) -> list[Member]:
+def leaving(rollout: Rollout, closed: Mapping[Endpoint, float]) -> list[Member]:
     """Those whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
     not come again. ``closed`` is what the gate said after the rollout was recorded."""
     is_running = rollout.status is Status.RUNNING
@@ -211,7 +212,7 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
     if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
         # Another incarnation was started by another client, and is not known to be warm.
         warmed = before.pid if before.new == process.incarnation else 0
-        return replace(before, pid=warmed, ports=member.ports, failed=False, why="")
+        return replace(before, pid=warmed, endpoints=member.endpoints, failed=False, why="")
     was_asked_for = before.selected or before.attempted or bool(before.why)
     return replace(member, selected=member.selected and was_asked_for, steps=(*before.steps, *member.steps))
 

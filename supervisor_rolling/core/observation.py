@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.jobs import HookResult, WarmupStatus
 from supervisor_rolling.core.process import Process
@@ -15,10 +16,10 @@ from supervisor_rolling.core.process import Process
 class Observation:
     """What one look found.
 
-    ``at`` was read before the connections were, so that a port closed since ``t <= at`` had its connections looked at
+    ``at`` was read before the connections were, so that an endpoint closed since ``t <= at`` had its connections looked at
     behind a closed gate. ``gap``: seconds before it in which nobody looked.
 
-    ``closed`` maps a port to the moment since when it has been closed without a gap; ``unclosed`` has since when a
+    ``closed`` maps an endpoint to the moment since when it has been closed without a gap; ``unclosed`` has since when a
     process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number of
     connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks`` the
     peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
@@ -33,7 +34,7 @@ class Observation:
     at: float
     processes: Mapping[str, Process]
     gap: float = 0.0
-    closed: Mapping[int, float] = field(default_factory=dict)
+    closed: Mapping[Endpoint, float] = field(default_factory=dict)
     gate_problem: str = ""
     unclosed: Mapping[str, float] = field(default_factory=dict)
     connections: Mapping[str, int] = field(default_factory=dict)

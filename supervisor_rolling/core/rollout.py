@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import Endpoint, tcp_ports
 from supervisor_rolling.core.policy import GatePolicy, Policy
 from supervisor_rolling.core.process import Incarnation
 
@@ -87,7 +88,7 @@ class Member:
     first requests of its warm-up, in ms."""
 
     name: str
-    ports: tuple[int, ...]
+    endpoints: tuple[Endpoint, ...]
     selected: bool = True
     stage: Stage = Stage.OPEN
     since: float = 0.0
@@ -112,6 +113,11 @@ class Member:
     latencies: tuple[float, ...] = ()
     statuses: tuple[int, ...] = ()  # of the same requests as the latencies
     spawned: float = 0.0
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The numbers of its TCP ports."""
+        return tcp_ports(self.endpoints)
 
     @property
     def old(self) -> Incarnation:

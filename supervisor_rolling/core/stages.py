@@ -13,6 +13,7 @@ from typing import Callable
 
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
+from supervisor_rolling.core.endpoint import Endpoint, described
 from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.lingering import aged, count_text, left_texts
 from supervisor_rolling.core.nginx_config import NO_POOL
@@ -165,14 +166,14 @@ def _is_pool(reuse: KeepaliveReuse, waited: float, is_over: bool) -> bool:
     return reuse.most >= (2 if is_over else REUSE_TIMES) and (is_over or waited >= REUSE_PATIENCE)
 
 
-def drained_for(member: Member, at: float, closed: Mapping[int, float]) -> float:
+def drained_for(member: Member, at: float, closed: Mapping[Endpoint, float]) -> float:
     """For how many seconds a process drains at the moment ``at``; below 0 while its gate is not known closed. A gate
     that was open meanwhile lets the wait begin anew."""
     closed_at = closed_since(member, closed)
     return at - max(member.since, closed_at) if closed_at <= at else -math.inf
 
 
-def is_overdue(member: Member, at: float, closed: Mapping[int, float], policy: DrainPolicy) -> bool:
+def is_overdue(member: Member, at: float, closed: Mapping[Endpoint, float], policy: DrainPolicy) -> bool:
     """Whether a drain has lasted as long as it may. One that an earlier failure kept closed drains since then: what is
     left is mostly the warm-up that it never answered."""
     waited = drained_for(member, at, closed)
@@ -436,9 +437,9 @@ def _left_alone(member: Member, observed: Observation, why: str) -> Member:
     return member if is_alone else replace(to(member, Stage.OPEN, observed), selected=False, why=_then(member, why))
 
 
-def closed_since(member: Member, closed: Mapping[int, float]) -> float:
-    """Since when all ports of a process have been closed without a gap; infinity where one is open."""
-    return max((closed.get(port, math.inf) for port in member.ports), default=-math.inf)
+def closed_since(member: Member, closed: Mapping[Endpoint, float]) -> float:
+    """Since when all endpoints of a process have been closed without a gap; infinity where one is open."""
+    return max((closed.get(endpoint, math.inf) for endpoint in member.endpoints), default=-math.inf)
 
 
 def still_runs(member: Member, process: Process) -> bool:
@@ -500,34 +501,34 @@ def _signalled_text(signal: str) -> str:
 
 
 def _leak_text(member: Member, backend: str, peer: str) -> str:
-    ports = ", ".join(map(str, member.ports))
+    where = described(member.endpoints)
     if backend == "haproxy":
         return (
-            f"still gets requests that HAProxy's backend does not know of (from {peer} to port {ports}), so it was not "
+            f"still gets requests that HAProxy's backend does not know of (from {peer} to {where}), so it was not "
             "stopped: another backend of HAProxy, or another load balancer, sends to it. Name the right one in "
             "gate.backend_name, and let it be the only one"
         )
     return (
-        f"still gets new connections through its closed gate (from {peer} to port {ports}), so it was not stopped: "
+        f"still gets new connections through its closed gate (from {peer} to {where}), so it was not stopped: "
         "look for a firewall rule that accepts them before ours (iptables-legacy -S INPUT), or that marks or redirects "
         "them (iptables-legacy-save, nft list ruleset)"
     )
 
 
 def _sealed_text(member: Member) -> str:
-    ports = ", ".join(map(str, member.ports))
+    where = described(member.endpoints)
     return (
-        f"answers on the old connections to port {ports} in TLS or HTTP/2, where nginx cannot be told to close them "
+        f"answers on the old connections to {where} in TLS or HTTP/2, where nginx cannot be told to close them "
         "(drain.keepalive: nginx), so it was not stopped and goes on serving. Fix: in nginx's upstream, "
         f"{NO_POOL}; or proxy_pass to it in plain HTTP"
     )
 
 
 def _reuse_text(member: Member, reuse: KeepaliveReuse) -> str:
-    ports = ", ".join(map(str, member.ports))
+    where = described(member.endpoints)
     return (
         f"still receives requests on keep-alive connections opened before its port was closed ({reuse.requests} in "
-        f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {_peer_text(reuse)} to port {ports}), so it "
+        f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {_peer_text(reuse)} to {where}), so it "
         f"was not stopped: a restart would cut off these requests. Fix, one of: {_pool_fix(reuse.program)}; the "
         "middleware supervisor_rolling.wsgi or .asgi in the application, which closes them while it drains; or accept "
         "it: drain: {keepalive: ignore}"
@@ -535,10 +536,10 @@ def _reuse_text(member: Member, reuse: KeepaliveReuse) -> str:
 
 
 def _kept_text(member: Member, reuse: KeepaliveReuse) -> str:
-    ports = ", ".join(map(str, member.ports))
+    where = described(member.endpoints)
     return (
         f"receives requests on connections that were told to close by an HTTP/1.0 answer (from {_peer_text(reuse)} to "
-        f"port {ports}): drain.keepalive is nginx, and this is not nginx, so it was not stopped and its port is open "
+        f"{where}): drain.keepalive is nginx, and this is not nginx, so it was not stopped and its port is open "
         f"again. Fix, one of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi or .asgi in the "
         "application, with drain: {keepalive: application}"
     )
@@ -559,19 +560,19 @@ def _pool_fix(name: str) -> str:
 
 
 def _outlasted_text(member: Member, rollout: Rollout) -> str:
-    ports = ", ".join(map(str, member.ports))
+    where = described(member.endpoints)
     left, told = (
         member.lingering_connections,
         "; ".join(left_texts(member.lingering_connections, member.oldest_lingering)),
     )
     return (
-        f"still had {count_text(left)} to port {ports} after {rollout.policy.drain.timeout:g} s of drain"
+        f"still had {count_text(left)} to {where} after {rollout.policy.drain.timeout:g} s of drain"
         f"{f' ({told})' if told else ''}, so it was not stopped and goes on serving (drain.on_timeout: fail): "
         "wait until they end, end them, or raise drain.timeout"
     )
 
 
-def action(member: Member, observed: Observation, closed: Mapping[int, float]) -> Action | None:
+def action(member: Member, observed: Observation, closed: Mapping[Endpoint, float]) -> Action | None:
     """What supervisord must be told now to bring a RESTARTING member on, if anything.
 
     ``closed`` is what the gate said after the rollout was recorded. A process that runs is stopped only if its
@@ -595,7 +596,7 @@ def action(member: Member, observed: Observation, closed: Mapping[int, float]) -
     return None
 
 
-def notice(member: Member, rollout: Rollout, observed: Observation, closed: Mapping[int, float]) -> Action | None:
+def notice(member: Member, rollout: Rollout, observed: Observation, closed: Mapping[Endpoint, float]) -> Action | None:
     """The signal that a DRAINING member must be sent now, if any: once, behind a gate that is known to be closed.
 
     Nobody is there to be told where the process is down or has died. One that is STARTING may not have its handler yet,
@@ -607,7 +608,7 @@ def notice(member: Member, rollout: Rollout, observed: Observation, closed: Mapp
     return Action(Verb.SIGNAL, member.name, member.old, selected) if can_be_told(member, process, closed) else None
 
 
-def can_be_told(member: Member, process: Process | None, closed: Mapping[int, float]) -> bool:
+def can_be_told(member: Member, process: Process | None, closed: Mapping[Endpoint, float]) -> bool:
     """Whether a DRAINING member is there to be told that it drains, behind a closed gate."""
     is_there = process is not None and process.state == "RUNNING" and process.incarnation == member.old
     return is_there and not member.was_closed and closed_since(member, closed) < math.inf

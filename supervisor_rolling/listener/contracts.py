@@ -13,6 +13,7 @@ from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Arrival, Connections
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.forecast import Cycles
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.jobs import (
@@ -34,26 +35,27 @@ from supervisor_rolling.core.snapshot import Snapshot
 
 
 class Gate(Protocol):
-    """Closes ports to new connections; connections that exist are never touched. ``name``: the backend's."""
+    """Closes endpoints to new connections; connections that exist are never touched."""
 
-    name: str
+    name: str  # of the backend
+    closes: frozenset[str]  # the kinds of endpoints that it can close
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
-        """Make exactly these ports closed, for one lease from now; all others of this gate open.
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
+        """Make exactly these endpoints closed, for one lease from now; all others of this gate open.
 
-        ``closed`` maps a port to a comment for whoever lists the rules. ``drained`` are those of them on which no
-        request is waited for: a load balancer sends nothing there, not even the users of its cookie. Returns the ports
+        ``closed`` maps an endpoint to a comment for whoever lists the rules. ``drained`` are those of them on which no
+        request is waited for: a load balancer sends nothing there, not even the users of its cookie. Returns those
         that were read back as closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed
         without a gap, as far as this object knows: a lease that ran out before it was renewed begins anew. Call it
         every turn; it costs a read when nothing changes. An empty mapping leaves no rule and no chain behind.
 
         Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
-        PartlyHeldError where some ports could not be closed, with those that are.
+        PartlyHeldError where some could not be closed, with those that are.
         """
         ...
 
-    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
-        """What others have done by which these ports, each with its process, could not be closed, although the gate
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
+        """What others have done by which these endpoints, each with its process, could not be closed, although the gate
         works. Changes nothing. Raises GateError where it cannot be seen."""
         ...
 
@@ -67,27 +69,27 @@ class Counting(Protocol):
     """What a gate has besides that stands in the load balancer, and so sees requests where the kernel sees
     connections: a pool of idle ones stays open when nothing is in flight any more."""
 
-    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
-        """How much is left on each of these ports that would be lost with the process; 0: it may be stopped.
+    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
+        """How much is left on each of these endpoints that would be lost with the process; 0: it may be stopped.
 
-        ``found`` is what the kernel had just before. A new connection on a closed port is no leak with such a gate: the
+        ``found`` is what the kernel had just before. A new connection to a closed endpoint is no leak with such a gate: the
         balancer's checks make some, and what it had queued. Who comes past the balancer is counted among what is left.
 
         Raises GateError where it cannot tell.
         """
         ...
 
-    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
-        """Of these ports, those with connections that are not the balancer's own: another balancer, or another part of
+    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
+        """Of these endpoints, those with connections that are not the balancer's own: another balancer, or another part of
         this one, sends requests to them. Raises GateError where it cannot tell."""
         ...
 
 
 class Sockets(Protocol):
-    """What the kernel knows of the connections of a port."""
+    """What the kernel knows of endpoints and their connections."""
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
-        """The connections of each port, in this network namespace, both address families; and of each the so many
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
+        """The connections of each endpoint, in this network namespace, both address families; and of each the so many
         ``oldest``, as far as their age is known. The kernel walks its table of all connections for it."""
         ...
 
@@ -197,20 +199,23 @@ class Balancers(Protocol):
         ...
 
 
-Endpoints = Mapping[tuple[str, int], str]
+ConnectResults = Mapping[tuple[str, int], str]
 """Addresses and ports, each with why a connection did not come about; empty where it did."""
 
 NO_ANSWER = "no answer within a second"
 """Of a door that is neither open nor shut: its process is too busy to accept, say."""
 
-Look = Callable[[], tuple[Endpoints, Endpoints]]
+Look = Callable[[], tuple[ConnectResults, ConnectResults]]
 
 
 class GateProbes(Protocol):
     """Tries for real what a look can only believe. Each look at doors ends within a second."""
 
     def try_gate(
-        self, closed: Callable[[int, Look], tuple[Endpoints, Endpoints]], addresses: Collection[str], bypass: str
+        self,
+        closed: Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]],
+        addresses: Collection[str],
+        bypass: str,
     ) -> Sequence[str]:
         """What a gate does not do that it should, on a port that nobody uses, at these addresses and at loopback.
         ``closed(port, look)`` gives what ``look`` does while the port is closed.
@@ -223,7 +228,7 @@ class GateProbes(Protocol):
         """The address at which a warm-up would ask a process that listens on these; empty where none can be asked."""
         ...
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Endpoints:
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
         """Connect to each, past a closed gate by ``bypass``, and hang up."""
         ...
 

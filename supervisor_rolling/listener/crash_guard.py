@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core import guard
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.guard import Ports
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.policy import Config, Policy, PortRule
@@ -42,14 +42,14 @@ class CrashGuard:
         self,
         sockets: Sockets,
         latest_config: Callable[[], Config | None],
-        ready: Callable[[Policy, Ports], Policy],
+        ready: Callable[[Policy, Endpoints], Policy],
     ) -> None:
         self._settled = ready
         self._sockets = sockets
         self._latest_config = latest_config
-        self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[int, ...]]]] = {}
-        self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[int, ...]]]] = {}
-        self._claims: dict[str, Counter[int]] = {}
+        self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[Endpoint, ...]]]] = {}
+        self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[Endpoint, ...]]]] = {}
+        self._claims: dict[str, Counter[Endpoint]] = {}
         self._complaints: dict[tuple[str, str], str] = {}
 
     def guarded(self) -> dict[str, Policy]:
@@ -75,7 +75,7 @@ class CrashGuard:
             processes, policy = snapshot.processes[group], there[group]
             guard_state = snapshot.guard_states.get(group) or self._begun(policy, config, processes, at)
             if policy.min_ready_auto:
-                policy = self._settled(policy, self.ports(replace(guard_state, policy=policy), processes))
+                policy = self._settled(policy, self.endpoints(replace(guard_state, policy=policy), processes))
             return guard.by_policy(guard_state, policy, config.gate, at)
 
         return {**{group: snapshot.guard_states[group] for group in self._unread(snapshot)}, **each(there, watch_of)}
@@ -85,42 +85,42 @@ class CrashGuard:
         config = self._latest_config()
         return [g for g in snapshot.guard_states if config is None or (g in config.invalid and g not in config.groups)]
 
-    def ports(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Ports:
-        """The ports of each process; none for one whose ports nobody knows, which cannot be guarded."""
+    def endpoints(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
+        """The endpoints of each process; none for one whose endpoints are not known, which cannot be guarded."""
         policy = guard_state.policy
         found = self._told_by_kernel(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
-        self._claims[policy.group] = Counter(port for ports in found.values() for port in ports)
+        self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)
         shared = self._shared(policy.group)
         without = [name for name in processes if not found[name] and not policy.ports.auto]
-        sharing = [name for name, ports in found.items() if not shared.isdisjoint(ports)]
+        sharing = [name for name, endpoints in found.items() if not shared.isdisjoint(endpoints)]
         self._complain(policy.group, "finds no port for", without)
         self._complain(policy.group, "gives a port of another process to", sharing)
-        return {name: () if name in sharing else ports for name, ports in found.items()} if sharing else found
+        return {name: () if name in sharing else endpoints for name, endpoints in found.items()} if sharing else found
 
-    def _shared(self, group: str) -> frozenset[int]:
-        """The ports that more than one process has: to close one of them would close all."""
+    def _shared(self, group: str) -> frozenset[Endpoint]:
+        """The endpoints that more than one process has: to close one of them would close all."""
         own = self._claims[group]
         others = (claims for name, claims in self._claims.items() if name != group)
-        twice = {port for port, times in own.items() if times > 1}
+        twice = {endpoint for endpoint, times in own.items() if times > 1}
         return frozenset(twice.union(*(own.keys() & claims.keys() for claims in others)))
 
     def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> GuardState:
         empty = GuardState(policy.group, policy, config.gate)
         log.info("%s is guarded from now on: no process of it serves before it is warm", policy.group)
-        return guard.begin(empty, processes, self.ports(empty, processes), at)
+        return guard.begin(empty, processes, self.endpoints(empty, processes), at)
 
-    def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Ports:
+    def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Endpoints:
         rule, known = self._by_rule.get(policy.group, (None, {}))
         if rule != policy.ports or known.keys() != processes.keys():
-            known = {name: ports_for(policy.ports, name) for name in processes}
+            known = {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in processes}
             self._by_rule[policy.group] = (policy.ports, known)
         return known
 
-    def _told_by_kernel(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Ports:
+    def _told_by_kernel(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
         before = self._by_kernel.get(
-            guard_state.group, {guarded.name: (NONE, guarded.ports) for guarded in guard_state.guarded}
+            guard_state.group, {guarded.name: (NONE, guarded.endpoints) for guarded in guard_state.guarded}
         )
         known = {name: before.get(name, (NONE, ())) for name in processes}
         asked = {
@@ -134,21 +134,21 @@ class CrashGuard:
             known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
         self._by_kernel[guard_state.group] = known
         self._complain(guard_state.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
-        return {name: ports for name, (_, ports) in known.items()}
+        return {name: endpoints for name, (_, endpoints) in known.items()}
 
-    def _ports_of(self, pids: Mapping[str, int]) -> tuple[Ports, dict[str, str]]:
+    def _ports_of(self, pids: Mapping[str, int]) -> tuple[Endpoints, dict[str, str]]:
         """Those of each process, and the reason where they cannot be seen. All at once, which reads /proc once; where
         one cannot be seen, one by one."""
         if not pids:
             return {}, {}
         try:
             found = self._sockets.ports_of(list(pids.values()))
-            return {name: found[pid] for name, pid in pids.items()}, {}
+            return {name: tuple(map(tcp, found[pid])) for name, pid in pids.items()}, {}
         except SocketsError as error:
             if len(pids) == 1:
                 return dict.fromkeys(pids, ()), dict.fromkeys(pids, str(error))
         each = [self._ports_of({name: pid}) for name, pid in pids.items()]
-        return {k: v for ports, _ in each for k, v in ports.items()}, {k: v for _, why in each for k, v in why.items()}
+        return {k: v for found, _ in each for k, v in found.items()}, {k: v for _, why in each for k, v in why.items()}
 
     def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:
         """Say which processes cannot be guarded, once. ``problem`` is one of few: what is said is remembered by it."""

@@ -84,7 +84,7 @@ class _Notification(threading.Thread):
 
     def _send(self) -> int:
         """The status code of the answer. Raises OSError, HTTPException or SocketsError."""
-        job, port = self.job, self.job.ports[0]
+        job, port = self.job, self.job.endpoints[0].port
         listeners = self._sockets.listeners([port])[port]
         address = reached_at(listeners, job.bypass) if listeners else ""
         if not address:

@@ -19,9 +19,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from supervisor_rolling.core.checks.conntrack import Conntrack
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
+from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, Look
 from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
 from supervisor_rolling.listener.system.nginx_program import nginx_program
@@ -47,13 +48,16 @@ class RealGateProbes:
     """The ``GateProbes`` of ``contracts.py``, in this network namespace."""
 
     def try_gate(
-        self, closed: Callable[[int, Look], tuple[Endpoints, Endpoints]], addresses: Collection[str], bypass: str
+        self,
+        closed: Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]],
+        addresses: Collection[str],
+        bypass: str,
     ) -> list[str]:
         """See ``GateProbes.try_gate``."""
         with _spare(addresses) as (port, there):
             doors = [(address, port) for address in there]
             before = self.connect(doors)
-            refused, passed = closed(port, lambda: (self.connect(doors), self.connect(doors, bypass)))
+            refused, passed = closed(tcp(port), lambda: (self.connect(doors), self.connect(doors, bypass)))
             after = self.connect(doors)
         if any(before.values()):
             return []  # somebody else keeps them out: nothing can be shown here
@@ -71,7 +75,7 @@ class RealGateProbes:
         """See ``GateProbes.door``."""
         return reached_at(addresses, bypass)
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> Endpoints:
+    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
         """See ``GateProbes.connect``."""
         deadline, waiting = time.monotonic() + WITHIN, list(doors)
         found: dict[tuple[str, int], str] = dict.fromkeys(doors, NO_ANSWER)

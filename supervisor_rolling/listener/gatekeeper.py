@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import Endpoint, described
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
@@ -38,10 +39,10 @@ class Gatekeeper:
         self._next: tuple[GatePolicy, Gate] | None = None
         self._leaving: dict[Place, Gate] = {}
         self._wrong = ""  # with the policy that is to be in force, and is not
-        self._held: Mapping[int, str] = {}
-        self._drained: Collection[int] = ()
+        self._held: Mapping[Endpoint, str] = {}
+        self._drained: Collection[Endpoint] = ()
         self.knows = False
-        self.closed_since: Mapping[int, float] = {}
+        self.closed_since: Mapping[Endpoint, float] = {}
         self.problem = ""
         self.is_busy = False
 
@@ -64,6 +65,11 @@ class Gatekeeper:
         """How a warm-up passes the gate in force; empty where there is none yet."""
         return self._policy.bypass if self._policy else ""
 
+    @property
+    def closes(self) -> frozenset[str] | None:
+        """The kinds of endpoints that the gate in force can close; None where there is none yet."""
+        return self._gate.closes if self._gate else None
+
     def prove(self, policy: GatePolicy) -> None:
         """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot;
         then the one before it holds on."""
@@ -73,7 +79,7 @@ class Gatekeeper:
         if problem:
             raise GateError(problem)
 
-    def hold_by(self, policy: GatePolicy, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
+    def hold_by(self, policy: GatePolicy, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         """``hold`` with the gate of a rollout's own policy: a new listener goes on with it, whatever the YAML says now.
         Where that does not work the one before it holds all the same, and ``problem`` says so."""
         try:
@@ -88,42 +94,42 @@ class Gatekeeper:
         if is_in_force or self._wrong:
             self._hold(closed, drained)
 
-    def hold(self, closed: Mapping[int, str]) -> None:
+    def hold(self, closed: Mapping[Endpoint, str]) -> None:
         """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
         self._wrong = ""
         self._hold(closed)
 
-    def _hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> None:
+    def _hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         self._held, self._drained = closed, drained
         self.knows = True
         if self._gate is None:
             self._note({}, self._wrong)
             return
         found, problem = self._held_by(self._gate, closed, drained)
-        opened = [str(port) for port, since in found.items() if since > self.closed_since.get(port, since)]
+        opened = [one for one, since in found.items() if since > self.closed_since.get(one, since)]
         if opened:
             log.warning(
-                "found open and closed again: port %s (somebody removed the rule, its lease was over, or HAProxy was "
+                "found open and closed again: %s (somebody removed the rule, its lease was over, or HAProxy was "
                 "reloaded)",
-                ", ".join(opened),
+                described(opened),
             )
         self._note(found, problem or self._let_go() or self._wrong)
 
-    def tried(self, port: int, look: Callable[[], T]) -> T:
+    def tried(self, endpoint: Endpoint, look: Callable[[], T]) -> T:
         """What a look finds while a port is closed besides what is held. Raises GateError where it does not close."""
         held, drained = self._held, self._drained
-        self._hold({**held, port: TRIAL}, drained)
+        self._hold({**held, endpoint: TRIAL}, drained)
         try:
-            if port not in self.closed_since:
-                raise GateError(self.problem or f"port {port} is not found closed")
+            if endpoint not in self.closed_since:
+                raise GateError(self.problem or f"{described([endpoint])} is not found closed")
             return look()
         finally:
             self._hold(held, drained)
 
-    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """What others have done that the gate in force could not close these ports for; see ``Gate.inspect``."""
         try:
-            return self._gate.inspect(ports) if self._gate else ()
+            return self._gate.inspect(endpoints) if self._gate else ()
         except GateError as error:
             return [gate_finding(error)]
 
@@ -132,7 +138,7 @@ class Gatekeeper:
         if self._held or self.is_busy:
             self._hold(self._held, self._drained)
 
-    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int] | None:
+    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int] | None:
         """How much is left on each of these ports, where the gate knows better than the kernel, which found these
         connections; None where it does not. One that cannot tell now leaves all that the kernel found."""
         if not isinstance(self._gate, Counting):
@@ -141,9 +147,9 @@ class Gatekeeper:
             return self._gate.left(found)
         except GateError as error:
             self._note(self.closed_since, str(error))
-            return {port: len(those.peers) for port, those in found.items()}
+            return {endpoint: len(those.peers) for endpoint, those in found.items()}
 
-    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         """The ports that somebody sends to whom the gate does not know of; see ``Counting.strangers``."""
         try:
             return self._gate.strangers(found) if isinstance(self._gate, Counting) else frozenset()
@@ -159,7 +165,9 @@ class Gatekeeper:
             self._next = (policy, self._make_gate(policy))
         return self._next[1]
 
-    def _replace(self, policy: GatePolicy, gate: Gate, closed: Mapping[int, str], drained: Collection[int]) -> str:
+    def _replace(
+        self, policy: GatePolicy, gate: Gate, closed: Mapping[Endpoint, str], drained: Collection[Endpoint]
+    ) -> str:
         """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
         anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
         found, problem = self._held_by(gate, closed, drained) if closed else ({}, "")
@@ -186,8 +194,8 @@ class Gatekeeper:
         return "; ".join(filter(None, problems.values()))
 
     def _held_by(
-        self, gate: Gate, closed: Mapping[int, str], drained: Collection[int] = ()
-    ) -> tuple[Mapping[int, float], str]:
+        self, gate: Gate, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()
+    ) -> tuple[Mapping[Endpoint, float], str]:
         """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
         self.is_busy = False
         try:
@@ -198,7 +206,7 @@ class Gatekeeper:
         except GateError as error:
             return {}, str(error)
 
-    def _note(self, closed_since: Mapping[int, float], problem: str) -> None:
+    def _note(self, closed_since: Mapping[Endpoint, float], problem: str) -> None:
         if problem and problem != self.problem:
             log.error("the gate does not hold: %s", problem)
         elif self.problem and not problem:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connection, Connections
+from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Holder, PortUse
@@ -34,14 +35,15 @@ class KernelSockets:
     """The sockets of this network namespace. Keeps nothing between calls; each has a deadline of seconds, and raises
     SocketsError where the kernel does not answer or /proc hides a process."""
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
         """See ``Sockets.connections``."""
+        ports = tcp_ports(endpoints)
         connected: dict[int, list[TcpSocket]] = {port: [] for port in ports}
         if ports:
             for one in tcp_sockets(ANSWERABLE, ports, with_traffic=oldest > 0):
                 connected[one.port].append(one)
         return {
-            port: Connections(
+            tcp(port): Connections(
                 peers=frozenset(map(_peer, connected[port])),
                 oldest=tuple(map(_connection, heapq.nlargest(oldest, connected[port], key=_age_ms))),
                 silent=min(map(_silent, connected[port]), default=math.inf) if oldest else 0.0,

@@ -10,6 +10,7 @@ from supervisor_rolling.core.checks import clients, conntrack, nginx, processes,
 from supervisor_rolling.core.checks.clients import Front, front
 from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
+from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
 from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.observation import Observation
@@ -26,15 +27,13 @@ log = logging.getLogger("supervisor_rolling")
 PATIENCE = 4.0
 """Seconds for a configuration to be read: whoever asked is told after ten that nobody answers."""
 
-Ports = Mapping[str, tuple[int, ...]]
-
 
 @dataclass(frozen=True)
 class _Settle:
     """How long to settle by what was read, for processes with these ports, None where that does not say; and why."""
 
     read: tuple[object, ...]  # nginx's configuration, and what connects to the ports
-    ports: Ports
+    endpoints: Endpoints
     seconds: float | None
     why: str
 
@@ -60,22 +59,22 @@ class Preflight:
         self._asked: dict[int, tuple[float, Policy | None, tuple[int, ...]]] = {}
         self._settles: dict[str, _Settle] = {}
 
-    def ready(self, policy: Policy, ports: Ports) -> Policy:
+    def ready(self, policy: Policy, endpoints: Endpoints) -> Policy:
         """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
         if not policy.min_ready_auto:
             return policy
         read = (self._balancers.last(policy.balancer), self._connected.last(policy.group))
         known = self._settles.get(policy.group)
-        if known is None or not _are_same(known.read, read) or known.ports != ports:
-            known = _Settle(read, dict(ports), *self._settle_for(policy, ports))
+        if known is None or not _are_same(known.read, read) or known.endpoints != endpoints:
+            known = _Settle(read, dict(endpoints), *self._settle_for(policy, endpoints))
             self._settles[policy.group] = known
         if known.seconds is None:
             return policy
         return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
 
-    def _settle_for(self, policy: Policy, ports: Ports) -> tuple[float | None, str]:
+    def _settle_for(self, policy: Policy, endpoints: Endpoints) -> tuple[float | None, str]:
         """None where it is not known of all that send to the group."""
-        group, others = self._behind(policy, ports), self._front(policy, ports)
+        group, others = self._behind(policy, endpoints), self._front(policy, endpoints)
         found = (min_ready_for(group), min_ready_why(group)) if group else (None, "")
         if not others.balancers:
             return found
@@ -125,7 +124,8 @@ class Preflight:
         try:
             rollout = make(request, config)
             found += [
-                _objection(error, request.group) for error in objections(rollout, observed.processes, self._sockets)
+                _objection(error, request.group)
+                for error in objections(rollout, observed.processes, self._sockets, self._gatekeeper.closes)
             ]
         except (ConfigError, RefusedError, SocketsError) as error:
             refusal = [] if request.group in config.invalid else [_objection(error, request.group)]
@@ -135,7 +135,7 @@ class Preflight:
                 check_pools()
         except GateError as error:
             found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", severity=Severity.ERROR))
-        return replace(rollout, policy=self.ready(rollout.policy, _ports_of(rollout))), found
+        return replace(rollout, policy=self.ready(rollout.policy, _endpoints_of(rollout))), found
 
     def _of_metrics(self, address: str) -> Iterable[Finding]:
         try:
@@ -180,12 +180,12 @@ class Preflight:
     def _of_nginx(
         self, rollout: Rollout, listening: Listening, looked: list[str], skipped: list[str]
     ) -> Iterable[Finding]:
-        ports = _ports_of(rollout)
-        group = self._behind(rollout.policy, ports)
+        endpoints = _endpoints_of(rollout)
+        group = self._behind(rollout.policy, endpoints)
         if group is None:
             reason = f"it takes longer than {PATIENCE:g} s to read; ask again"
             skipped.append(f"nginx's configuration{_named(rollout.policy)}: {reason}")
-        elif not group.servers and (unread := self._unread(rollout.policy, ports, group.nginx)):
+        elif not group.servers and (unread := self._unread(rollout.policy, endpoints, group.nginx)):
             yield from unread
         elif group.nginx.is_absent:
             skipped.append(f"nginx's configuration: {group.nginx.problem}")
@@ -202,7 +202,7 @@ class Preflight:
         else:
             sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
             looked.append(f"nginx ({group.nginx.source}, settle {rollout.policy.min_ready_seconds:g} s{sure})")
-            by_port = {port: name for name, those in ports.items() for port in those}
+            by_port = {port: name for name, those in endpoints.items() for port in tcp_ports(those)}
             yield from nginx.findings(group, rollout.policy, rollout.limit, by_port, listening.addresses or {})
 
     def _of_clients(self, rollout: Rollout, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
@@ -211,25 +211,32 @@ class Preflight:
         if self._connected.last(rollout.group) is None:
             skipped.append("what connects to the processes: it is not known yet; ask again")
             return
-        ports = _ports_of(rollout)
-        group, others = self._behind(rollout.policy, ports), self._front(rollout.policy, ports)
+        endpoints = _endpoints_of(rollout)
+        group, others = self._behind(rollout.policy, endpoints), self._front(rollout.policy, endpoints)
         looked += [f"{one.program.title} ({one.where})" for one in others.balancers]
         yield from clients.findings(others, rollout.policy, bool(group and group.servers))
 
-    def _unread(self, policy: Policy, ports: Ports, read: Nginx) -> Sequence[Finding]:
+    def _unread(self, policy: Policy, endpoints: Endpoints, read: Nginx) -> Sequence[Finding]:
         """Where the configuration that was read is not that of the nginx which sends to the group."""
         if policy.balancer.nginx or (read.problem and not read.is_absent):
             return ()
-        return list(clients.unread(self._front(policy, ports), policy, read.source))
+        return list(clients.unread(self._front(policy, endpoints), policy, read.source))
 
-    def _front(self, policy: Policy, ports: Ports) -> Front:
-        return front(self._connected.last(policy.group) or (), [port for those in ports.values() for port in those])
+    def _front(self, policy: Policy, endpoints: Endpoints) -> Front:
+        return front(
+            self._connected.last(policy.group) or (),
+            [port for those in endpoints.values() for port in tcp_ports(those)],
+        )
 
-    def _behind(self, policy: Policy, ports: Ports) -> Behind | None:
+    def _behind(self, policy: Policy, endpoints: Endpoints) -> Behind | None:
         configuration = self._balancers.last(policy.balancer)
         if configuration is None:
             return None
-        return behind(configuration, [port for those in ports.values() for port in those], bool(policy.balancer.nginx))
+        return behind(
+            configuration,
+            [port for those in endpoints.values() for port in tcp_ports(those)],
+            bool(policy.balancer.nginx),
+        )
 
     def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where
@@ -276,7 +283,7 @@ class Preflight:
         Where a rule of nat would turn connection tracking on for the trial alone, and that does what it does to
         connections that exist, there is none."""
         looked.append(f"the gate ({self._gatekeeper.describe()})")
-        yield from self._gatekeeper.inspect({p: m.name for m in rollout.members if m.selected for p in m.ports})
+        yield from self._gatekeeper.inspect({one: m.name for m in rollout.members if m.selected for one in m.endpoints})
         tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
         if tracked is not None:
             looked.append(str(tracked))
@@ -285,7 +292,7 @@ class Preflight:
             return
         # A rollout or the guard has those that are closed in hand, and would take us for somebody who gets through.
         closed = self._gatekeeper.closed_since.keys()
-        up = [m for m in rollout.members if m.ports and is_up(m, observed.processes) and not closed & set(m.ports)]
+        up = [m for m in rollout.members if m.ports and is_up(m, observed.processes) and not closed & set(m.endpoints)]
         bypass = rollout.gate.bypass
         heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
         doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
@@ -372,8 +379,8 @@ def _are_same(old: Sequence[object], new: Sequence[object]) -> bool:
     return all(one is other for one, other in zip(old, new))
 
 
-def _ports_of(rollout: Rollout) -> Ports:
-    return {member.name: member.ports for member in rollout.members}
+def _endpoints_of(rollout: Rollout) -> Endpoints:
+    return {member.name: member.endpoints for member in rollout.members}
 
 
 def _invalid(config: Config, group: str) -> Iterable[Finding]:

@@ -22,6 +22,7 @@ from typing import TypeVar
 from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.connections import Arrival, Connections, KeepaliveReuse
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp_ports
 from supervisor_rolling.core.errors import (
     ConfigError,
     ConflictError,
@@ -38,7 +39,6 @@ from supervisor_rolling.core.errors import (
 from supervisor_rolling.core.flapping import Flaps
 from supervisor_rolling.core.forecast import forecast
 from supervisor_rolling.core.gate_leaks import Leaks
-from supervisor_rolling.core.guard import Ports
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.jobs import (
     HookJob,
@@ -125,7 +125,7 @@ class Group:
     rollout: Rollout | None
     guard_state: GuardState | None
     observed: Observation
-    ports: Ports
+    endpoints: Endpoints
 
     def with_event(self, change: Change) -> Group:
         """The group after an event."""
@@ -151,12 +151,12 @@ class Group:
         """The group with its watch advanced."""
         if self.guard_state is None:
             return self
-        guard_state = guard.advance(self.guard_state, self.observed, self.ports, self.rollout)
+        guard_state = guard.advance(self.guard_state, self.observed, self.endpoints, self.rollout)
         observed = replace(self.observed, guarded={guarded.name: guarded for guarded in guard_state.guarded})
         return replace(self, guard_state=guard_state, observed=observed)
 
-    def closed(self) -> dict[int, str]:
-        """The ports to be closed. What an ended rollout left failed is the guard's, where there is one."""
+    def closed(self) -> dict[Endpoint, str]:
+        """The endpoints to be closed. What an ended rollout left failed is the guard's, where there is one."""
         rollout, guard_state = self.rollout, self.guard_state
         holds = rollout and (
             rollout.status is Status.RUNNING or (guard_state is None and not rollout.policy.guard.enabled)
@@ -164,10 +164,10 @@ class Group:
         by_rollout = machine.closed(rollout) if rollout and holds else {}
         return {**by_rollout, **(guard.closed(guard_state) if guard_state else {})}
 
-    def draining(self) -> list[int]:
-        """The ports on which a process of the rollout still answers requests that came before it was closed."""
+    def draining(self) -> list[Endpoint]:
+        """The endpoints on which a process of the rollout still answers requests that came before it was closed."""
         members = self.rollout.members if self.rollout and self.rollout.status is Status.RUNNING else ()
-        return [port for m in members if m.stage is Stage.DRAINING and not m.was_closed for port in m.ports]
+        return [one for m in members if m.stage is Stage.DRAINING and not m.was_closed for one in m.endpoints]
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Reconciler:
             self.sockets, self.gatekeeper, self.balancers, self.gate_probes, self.clients, self.clock
         )
         self._errors = GroupErrors()
-        self._closed: Mapping[str, Mapping[int, str]] = {}
+        self._closed: Mapping[str, Mapping[Endpoint, str]] = {}
         self._held_ports = HeldPorts(self.sockets, self.clock)
         self._watches = CrashGuard(self.sockets, self.latest_config, self._inspector.ready)
         self._groups: dict[str, Group] = {}
@@ -211,7 +211,7 @@ class Reconciler:
         self._told: dict[str, Incarnation] = {}
         self._complaint = ""
         self._answered: Mapping[int, str] = {}
-        self._emptied_since: Mapping[int, float] = {}
+        self._emptied_since: Mapping[Endpoint, float] = {}
         self._unclosed: dict[str, float] = {}
         self._pools_problem = ""
         self._programs: dict[str, str] = {}
@@ -407,9 +407,9 @@ class Reconciler:
         before = self._groups.get(name)
         if before and (before.rollout.id if before.rollout else 0) == (rollout.id if rollout else 0):
             return before
-        ports = {m.name: m.ports for m in rollout.members} if rollout else {}
-        ports.update({guarded.name: guarded.ports for guarded in guard_state.guarded} if guard_state else {})
-        return Group(rollout, guard_state, Observation(self.clock(), snapshot.processes.get(name, {})), ports)
+        endpoints = {m.name: m.endpoints for m in rollout.members} if rollout else {}
+        endpoints.update({guarded.name: guarded.endpoints for guarded in guard_state.guarded} if guard_state else {})
+        return Group(rollout, guard_state, Observation(self.clock(), snapshot.processes.get(name, {})), endpoints)
 
     # --- look
 
@@ -468,7 +468,7 @@ class Reconciler:
             config = self.load_config()
             self.gatekeeper.prove(config.gate)
             rollout = make(request, config)
-            for objection in objections(rollout, observed.processes, self.sockets):
+            for objection in objections(rollout, observed.processes, self.sockets, self.gatekeeper.closes):
                 raise objection
             if rollout.policy.drain.keepalive == "nginx":
                 self.keepalive_closer.check()
@@ -498,7 +498,7 @@ class Reconciler:
         """The rollout with the time to settle that its load balancer asks for. Raises RefusedError where it would lose
         requests, unless it is forced; one that goes on was looked at when it began, and a plan only reads."""
         rollout = replace(
-            rollout, policy=self._inspector.ready(rollout.policy, {m.name: m.ports for m in rollout.members})
+            rollout, policy=self._inspector.ready(rollout.policy, {m.name: m.endpoints for m in rollout.members})
         )
         if request.kind == "resume":
             return rollout
@@ -551,7 +551,7 @@ class Reconciler:
         found = self._connections(draining, rollout, at) if rollout and draining else {}
         self._forget_told(group, draining)
         ours = self.notifications.peers()  # asked after the look, so that none is missing that it found
-        peers = {m.name: frozenset(peer for port in m.ports for peer in found[port].peers) - ours for m in draining}
+        peers = {m.name: frozenset(peer for one in m.endpoints for peer in found[one].peers) - ours for m in draining}
         unclosed = self._unclosed_of(group, draining, at)
         left = self.gatekeeper.left(found) if found else None
         leaks = self._leaks_of(group, draining, peers, at)
@@ -565,7 +565,9 @@ class Reconciler:
             gate_problem=self.gatekeeper.problem,
             unclosed=unclosed,
             connections={m.name: len(peers[m.name]) if left is None else _sum(m, left) for m in draining},
-            oldest={m.name: oldest(one for port in m.ports for one in found[port].oldest) for m in draining},
+            oldest={
+                m.name: oldest(one for endpoint in m.endpoints for one in found[endpoint].oldest) for m in draining
+            },
             leaks=leaks,
             reuses=self._reuses_of(rollout, draining, peers, at) if rollout else {},
             warmups=_of_group(group, warmups),
@@ -574,11 +576,11 @@ class Reconciler:
             hook=self._hooked.get(_hook_key(rollout)) if rollout else None,
             told=frozenset(_of_group(group, self._told)),
             telling=frozenset(name for name, notice in _of_group(group, notifications).items() if not notice.is_over),
-            silent={m.name: min(found[port].silent for port in m.ports) for m in draining if self._is_emptied(m)},
+            silent={m.name: min(found[one].silent for one in m.endpoints) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
         )
-        ports = self._watches.ports(guard_state, processes) if guard_state else {}
-        return Group(rollout, guard_state, observed, ports).without_dead(self._dead())
+        endpoints = self._watches.endpoints(guard_state, processes) if guard_state else {}
+        return Group(rollout, guard_state, observed, endpoints).without_dead(self._dead())
 
     def _refusals_of(self, group: str, processes: Mapping[str, Process]) -> dict[str, str]:
         """What supervisord refuses, of the incarnations that are there now."""
@@ -611,7 +613,7 @@ class Reconciler:
         self,
         leaks: Mapping[str, str],
         draining: list[Member],
-        found: Mapping[int, Connections],
+        found: Mapping[Endpoint, Connections],
         rollout: Rollout,
         at: float,
     ) -> dict[str, str]:
@@ -621,7 +623,7 @@ class Reconciler:
         closed, policy = self.gatekeeper.closed_since, rollout.policy.drain
         late = [m for m in draining if m.name in leaks and is_overdue(m, at, closed, policy)]
         strangers = self.gatekeeper.strangers(found) if late else frozenset()
-        return {m.name: leaks[m.name] for m in late if strangers.intersection(m.ports)}
+        return {m.name: leaks[m.name] for m in late if strangers.intersection(m.endpoints)}
 
     def _reuses_of(
         self, rollout: Rollout, draining: list[Member], peers: Mapping[str, frozenset[str]], at: float
@@ -672,14 +674,14 @@ class Reconciler:
         answered = {self._answered[port] for port in member.ports}
         return "sealed" in answered and "http" not in answered
 
-    def _connections(self, draining: list[Member], rollout: Rollout, at: float) -> Mapping[int, Connections]:
-        """Of all ports that drain; how old they are is asked where the time of one is over, and when bytes last moved
+    def _connections(self, draining: list[Member], rollout: Rollout, at: float) -> Mapping[Endpoint, Connections]:
+        """Of all endpoints that drain; how old they are is asked where the time of one is over, and when bytes last moved
         where pools are emptied."""
-        ports = [port for member in draining for port in member.ports]
+        endpoints = [one for member in draining for one in member.endpoints]
         closed, policy = self.gatekeeper.closed_since, rollout.policy.drain
         is_overdue_one = any(is_overdue(member, at, closed, policy) for member in draining)
         is_asked = is_overdue_one or policy.keepalive == "nginx"
-        return self.sockets.connections(ports, oldest=MAX_SHOWN if is_asked else 0) if ports else {}
+        return self.sockets.connections(endpoints, oldest=MAX_SHOWN if is_asked else 0) if endpoints else {}
 
     # --- what runs beside the turn
 
@@ -726,8 +728,8 @@ class Reconciler:
             name: self._errors.attempt(name, group.closed, self._closed.get(name, {})) for name, group in groups.items()
         }
         found = [(group, self._closed[name]) for name, group in groups.items()]
-        closed = {port: text for _, ports in found for port, text in ports.items()}
-        closing = [group for group, ports in found if ports]
+        closed = {one: text for _, held in found for one, text in held.items()}
+        closing = [group for group, held in found if held]
         rollouts = [
             g.rollout for g in closing if g.rollout and (g.rollout.status is Status.RUNNING or g.guard_state is None)
         ]
@@ -737,7 +739,7 @@ class Reconciler:
             else [g.guard_state.gate for g in closing if g.guard_state]
         )
         if gates:
-            draining = [port for group in closing for port in group.draining()]
+            draining = [one for group in closing for one in group.draining()]
             self.gatekeeper.hold_by(gates[0], closed, frozenset(closed).difference(draining))
         else:
             self.gatekeeper.hold({})
@@ -746,15 +748,15 @@ class Reconciler:
         """Make nginx let go of what drains behind its gate, until it is replaced. What goes wrong there only makes a
         drain last: it ends at its deadline."""
         leaving = [(rollout, member) for rollout, member in self._leaving() if _is_for_pools(rollout, "nginx")]
-        ports = [port for _, member in leaving for port in member.ports]
+        endpoints = [one for _, member in leaving for one in member.endpoints]
         lease = max((rollout.gate.lease for rollout, _ in leaving), default=0.0)
-        since = {port: self.gatekeeper.closed_since[port] for port in ports}
-        reopened = {port for port in ports if since[port] > self._emptied_since.get(port, since[port])}
+        since = {one: self.gatekeeper.closed_since[one] for one in endpoints}
+        reopened = {one for one in endpoints if since[one] > self._emptied_since.get(one, since[one])}
         self._emptied_since = since
         try:
             if reopened:  # nginx may have connected meanwhile: what it has now is to be taken up
-                self.keepalive_closer.hold([port for port in ports if port not in reopened], lease)
-            self._answered = self.keepalive_closer.hold(ports, lease)
+                self.keepalive_closer.hold(tcp_ports(one for one in endpoints if one not in reopened), lease)
+            self._answered = self.keepalive_closer.hold(tcp_ports(endpoints), lease)
             problem = ""
         except GateError as error:
             self._answered, problem = {}, str(error)
@@ -858,7 +860,7 @@ def _kept_down(
     members = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)] if rollout else []
     guarded = [guarded for guarded in guard_state.guarded if guarded.stage is Stage.DOWN] if guard_state else []
     ports = {
-        **{guarded.name: guarded.ports for guarded in guarded},
+        **{guarded.name: tcp_ports(guarded.endpoints) for guarded in guarded},
         **{member.name: member.ports for member in members},
     }
     found = {name: (processes[name], those) for name, those in ports.items() if name in processes}
@@ -869,8 +871,8 @@ def _key(group: str, name: str) -> str:
     return f"{group}:{name}"
 
 
-def _sum(member: Member, left: Mapping[int, int]) -> int:
-    return sum(left[port] for port in member.ports)
+def _sum(member: Member, left: Mapping[Endpoint, int]) -> int:
+    return sum(left[endpoint] for endpoint in member.endpoints)
 
 
 def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:

@@ -10,6 +10,7 @@ from supervisor_rolling.core import machine
 from supervisor_rolling.core.admission import (
     NAMED,
     begin,
+    check_gate,
     check_max_failures,
     check_not_last_serving,
     check_stop_timeout,
@@ -17,6 +18,7 @@ from supervisor_rolling.core.admission import (
     limited,
     narrowed,
 )
+from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, RefusedError, RollingError, SocketsError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.observation import Observation
@@ -56,7 +58,7 @@ def rollout_for(
     RefusedError where there is none to make; touches nothing."""
     policy = policy_of(config, request.group)
     processes = observed.processes
-    ports = _ports(policy, processes, previous, sockets)
+    ports = _endpoints(policy, processes, previous, sockets)
     rollout = begin(number, policy, config.gate, observed, ports, kept_closed(previous, guard_state))
     if request.kind == "resume":
         rollout = _resumed(rollout, previous, processes)
@@ -69,15 +71,19 @@ def rollout_for(
     return rollout
 
 
-def objections(rollout: Rollout, processes: Mapping[str, Process], sockets: Sockets) -> Iterator[RollingError]:
-    """All by which a rollout is refused before anything is touched, ConfigErrors and RefusedErrors."""
+def objections(
+    rollout: Rollout, processes: Mapping[str, Process], sockets: Sockets, closes: frozenset[str] | None
+) -> Iterator[RollingError]:
+    """All by which a rollout is refused before anything is touched, ConfigErrors and RefusedErrors. ``closes``: the
+    kinds of endpoints that the gate can close; None where there is no gate."""
     requirements: list[Callable[[], None]] = [
+        lambda: check_gate(rollout, closes),
         lambda: check_max_failures(rollout),
         lambda: check_stop_timeout(rollout, processes),
         lambda: check_not_last_serving(rollout, processes),
         lambda: _require_listening(rollout, processes, sockets),
     ]
-    for require in requirements[: 3 if rollout.force else 4]:
+    for require in requirements[: 4 if rollout.force else 5]:
         try:
             require()
         except RollingError as error:
@@ -129,11 +135,14 @@ def _require_listening(rollout: Rollout, processes: Mapping[str, Process], socke
         raise ConfigError(f"{named}: mend groups.{rollout.group}.ports in rolling.yaml")
 
 
-def _ports(
+def _endpoints(
     policy: Policy, processes: Mapping[str, Process], previous: Rollout | None, sockets: Sockets
-) -> dict[str, tuple[int, ...]]:
+) -> Endpoints:
     if not policy.ports.auto:
-        return {name: ports_for(policy.ports, name) for name in processes}
+        return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in processes}
     listening = sockets.ports_of([process.pid for process in processes.values() if process.pid])
-    known = {member.name: member.ports for member in previous.members} if previous else {}
-    return {name: listening.get(process.pid, ()) or known.get(name, ()) for name, process in processes.items()}
+    known = {member.name: member.endpoints for member in previous.members} if previous else {}
+    return {
+        name: tuple(map(tcp, listening.get(process.pid, ()))) or known.get(name, ())
+        for name, process in processes.items()
+    }

@@ -143,7 +143,7 @@ class _Warmup(threading.Thread):
         self.status = WarmupStatus(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
         self._group = own.partition(":")[0]
-        self._port = job.ports[0]
+        self._port = job.endpoints[0].port
         self._address = ""
         self._sockets = sockets
         self._slots = slots

@@ -105,7 +105,7 @@ POLICY: Shape = {
 _CONNECTION: Shape = {"peer": TEXT, "age": NUMBER, "idle": NUMBER, "last": TEXT, "state": TEXT}
 MEMBER: Shape = {
     "name": TEXT,
-    "ports": ListOf(WHOLE),
+    "endpoints": ListOf(RowOf(TEXT, TEXT)),
     "selected": TRUTH,
     "stage": STAGES,
     "since": NUMBER,
@@ -133,7 +133,7 @@ MEMBER: Shape = {
 }
 WARD: Shape = {
     "name": TEXT,
-    "ports": ListOf(WHOLE),
+    "endpoints": ListOf(RowOf(TEXT, TEXT)),
     "stage": STAGES,
     "since": NUMBER,
     "closed": TRUTH,

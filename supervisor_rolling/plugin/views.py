@@ -78,10 +78,11 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
     """One process of a rollout. ``seconds``: since when it is in its stage; 0 while it has not left OPEN. ``statuses``:
     of the first requests of its warm-up; none where all were 200. ``oldest_lingering``: the fields of
     ``connections.Connection`` for each of the oldest few that were left at the drain's deadline."""
-    names = ("name", "ports", "stage", "selected", "attempted", "replaced", "failed", "pid", "old_pid", "why")
+    names = ("name", "stage", "selected", "attempted", "replaced", "failed", "pid", "old_pid", "why")
     counts = ("lingering_connections", "requests", "first_ms", "last_ms")
     return {
         **{key: member[key] for key in names + counts},
+        "ports": _ports(member),
         "killed": member.get("killed", False),
         "deaths": member.get("deaths", 0),
         "statuses": [] if set(member.get("statuses", ())) <= {200} else member["statuses"],
@@ -89,6 +90,10 @@ def member_view(member: Mapping[str, Any], now: float) -> dict[str, Any]:
         **{key: round(seconds, 3) for key, seconds in member["timing"].items()},
         "oldest_lingering": [_connection_view(connection) for connection in member.get("oldest_lingering", ())],
     }
+
+
+def _ports(member: Mapping[str, Any]) -> list[int]:
+    return [int(address) for kind, address in member["endpoints"] if kind == "tcp"]
 
 
 def _connection_view(connection: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +136,8 @@ def _ward_standing(guarded: Mapping[str, Any], now: float) -> dict[str, Any]:
     retry_in = max(0.0, round(guarded["retry_at"] - now, 3)) if guarded["stage"] == "failed" else 0.0
     seconds = round(now - guarded["since"], 3)
     return {
-        **{key: guarded[key] for key in ("stage", "ports", "closed", "tries", "why")},
+        **{key: guarded[key] for key in ("stage", "closed", "tries", "why")},
+        "ports": _ports(guarded),
         "seconds": seconds,
         "retry_in": retry_in,
     }

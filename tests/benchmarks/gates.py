@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import Gate
 from supervisor_rolling.listener.gates import make_gate
@@ -21,9 +22,9 @@ from supervisor_rolling.listener.gates.iptables import IptablesGate
 from tests.support.netns import enter_private_network
 
 BACKENDS = ("iptables", "nftables")
-ONE = {8000: "app:app-8000 is draining (rollout 1)"}
-TWO = {**ONE, 8001: "app:app-8001 is draining (rollout 1)"}
-FORTY = {port: f"app:app-{port} is draining (rollout 1)" for port in range(8000, 8040)}
+ONE = {tcp(8000): "app:app-8000 is draining (rollout 1)"}
+TWO = {**ONE, tcp(8001): "app:app-8001 is draining (rollout 1)"}
+FORTY = {tcp(port): f"app:app-{port} is draining (rollout 1)" for port in range(8000, 8040)}
 
 
 def main() -> None:
@@ -84,7 +85,10 @@ def _use_up(backend: str, gate: Gate, wall: Wall) -> None:
 
 
 def _timed(
-    act: Callable[[], Mapping[int, float]], closed: Mapping[int, str], times: int, before: Callable[[], object]
+    act: Callable[[], Mapping[Endpoint, float]],
+    closed: Mapping[Endpoint, str],
+    times: int,
+    before: Callable[[], object],
 ) -> list[float]:
     """``before`` is called before each time, and not counted."""
     found = []

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.listener import main as listener
 from supervisor_rolling.listener.gates.iptables import IptablesGate
 
@@ -20,12 +21,14 @@ FILE = "TIMED_GATE"
 def main() -> int:
     with open(os.environ[FILE], "a", buffering=1, encoding="ascii") as out:
         hold = IptablesGate.hold
-        before: set[int] = set()
+        before: set[Endpoint] = set()
 
-        def timed(gate: IptablesGate, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+        def timed(
+            gate: IptablesGate, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()
+        ) -> Mapping[Endpoint, float]:
             since = hold(gate, closed, drained)
             at = time.monotonic_ns()
-            out.write("".join(f"{at} {port}\n" for port in since.keys() - before))
+            out.write("".join(f"{at} {endpoint.port}\n" for endpoint in since.keys() - before))
             before.clear()
             before.update(since)
             return since

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.listener.contracts import NO_ANSWER, Endpoints, Look
+from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, Look
 from supervisor_rolling.listener.gate_probe import RealGateProbes
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.gates import make_gate
@@ -59,15 +60,15 @@ def test_a_gate_that_works_passes_and_leaves_nothing(
 
 def test_probe_keeps_closed_ports_closed(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables")
-    keeper.hold({8000: "app"})
+    keeper.hold({tcp(8000): "app"})
     since = dict(keeper.closed_since)
-    assert keeper.tried(8001, closed_ports) == {"8000", "8001"}
+    assert keeper.tried(tcp(8001), closed_ports) == {"8000", "8001"}
     assert (closed_ports(), dict(keeper.closed_since)) == ({"8000"}, since)
 
 
 def test_earlier_accept_rule_for_loopback_is_found(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables")
-    keeper.hold({8000: "app"})
+    keeper.hold({tcp(8000): "app"})
     foreign = ["INPUT", "-i", "lo", "-j", "ACCEPT"]
     subprocess.run(["iptables-legacy", "-I", *foreign], check=True)
     try:
@@ -91,8 +92,8 @@ def test_gate_that_stays_closed_is_found() -> None:
     keeper.prove(GatePolicy("iptables"))
     keeper.hold({})
 
-    def stuck(port: int, look: Look) -> tuple[Endpoints, Endpoints]:
-        keeper.hold({port: "stays"})
+    def stuck(endpoint: Endpoint, look: Look) -> tuple[ConnectResults, ConnectResults]:
+        keeper.hold({endpoint: "stays"})
         return look()
 
     found = RealGateProbes().try_gate(stuck, {"127.0.0.1"}, "mark")

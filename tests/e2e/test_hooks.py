@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.jobs import HookJob, WarmupJob
 from supervisor_rolling.core.policy import Hook, HooksPolicy, WarmupPolicy
 from supervisor_rolling.core.rollout import Stage, Status
@@ -285,7 +286,7 @@ def test_listener_exit_ends_warmup_command(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         hook = Hook((a_script(tmp_path, f"trap '' TERM; echo $$ > {pid}; sleep 60 & wait; sleep 60"),))
-        job = WarmupJob(os.getpid(), (port,), WarmupPolicy(timeout=60.0), "none", hook)
+        job = WarmupJob(os.getpid(), (tcp(port),), WarmupPolicy(timeout=60.0), "none", hook)
         warmups = HttpWarmups(KernelSockets())
         warmups.tend({"app:app-1": job})
         wait_until(lambda: pid.exists() and pid.read_text(), "the command runs")

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.metrics_snapshot import Figures, figures
 from supervisor_rolling.core.observation import Observation
@@ -40,7 +41,7 @@ SEEN = Observation(1000.0, {name: Process(name, "RUNNING", pid=100 + n) for n, n
 
 
 def a_rollout(status: Status = Status.RUNNING, *members: Member, ended: float = 0.0) -> Rollout:
-    found = members or (Member("app-1", (8001,)), Member("app-2", (8002,)))
+    found = members or (Member("app-1", (tcp(8001),)), Member("app-2", (tcp(8002),)))
     rollout = Rollout(1, "app", Policy("app", PortRule()), found, 1, GatePolicy(), status=status, started_at=1000.0)
     return replace(rollout, ended_at=ended)
 
@@ -53,8 +54,10 @@ def a_watch(*guarded: GuardedProcess) -> GuardState:
 
 
 def test_processes_have_the_rollout_or_guard_stage() -> None:
-    rollout = a_rollout(Status.RUNNING, Member("app-1", (8001,), stage=Stage.DRAINING), Member("app-2", (8002,)))
-    guard_state = a_watch(GuardedProcess("app-2", (8002,), Stage.WARMING, 1.0))
+    rollout = a_rollout(
+        Status.RUNNING, Member("app-1", (tcp(8001),), stage=Stage.DRAINING), Member("app-2", (tcp(8002),))
+    )
+    guard_state = a_watch(GuardedProcess("app-2", (tcp(8002),), Stage.WARMING, 1.0))
     found = figures((rollout, guard_state), (rollout, guard_state), SEEN, 2)
     assert {stage: number for stage, number in found.stages.items() if number} == {"draining": 1, "warming": 1}
     assert (found.closed, found.left) == (2, 2)
@@ -70,21 +73,21 @@ def test_rollout_end_is_counted_at_once() -> None:
 
 def test_each_stage_is_counted_when_it_is_left() -> None:
     way = (Step(Stage.DRAINING, 1000.0), Step(Stage.RESTARTING, 1001.5), Step(Stage.WARMING, 1002.0))
-    steps = [a_rollout(Status.RUNNING, Member("app-1", (8001,), steps=way[:n])) for n in range(4)]
+    steps = [a_rollout(Status.RUNNING, Member("app-1", (tcp(8001),), steps=way[:n])) for n in range(4)]
     found = [figures((old, None), (new, None), SEEN, 0).stays for old, new in zip(steps, steps[1:])]
     assert found == [(), (("draining", 1.5),), (("restarting", 0.5),)]
     assert figures((steps[0], None), (steps[3], None), SEEN, 0).stays == (("draining", 1.5), ("restarting", 0.5))
 
 
 def test_guard_warmups_are_counted_once() -> None:
-    warming = a_watch(GuardedProcess("app-1", (8001,), Stage.WARMING, 1.0, pid=100))
+    warming = a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.WARMING, 1.0, pid=100))
     assert figures((None, warming), (None, a_watch()), SEEN, 0).warmed == 1
     assert figures(
-        (None, warming), (None, a_watch(GuardedProcess("app-1", (8001,), Stage.READY, 1.0, pid=100))), SEEN, 0
+        (None, warming), (None, a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.READY, 1.0, pid=100))), SEEN, 0
     ).warmed
-    for after in (warming, a_watch(GuardedProcess("app-1", (8001,), Stage.DOWN, 1.0)), None):
+    for after in (warming, a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.DOWN, 1.0)), None):
         assert figures((None, warming), (None, after), SEEN, 0).warmed == 0
-    another = a_watch(GuardedProcess("app-1", (8001,), Stage.WARMING, 1.0, pid=99))
+    another = a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.WARMING, 1.0, pid=99))
     assert figures((None, another), (None, a_watch()), SEEN, 0).warmed == 0
 
 

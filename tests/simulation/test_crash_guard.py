@@ -10,6 +10,7 @@ import pytest
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard import WARMED_BY_USERS
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
@@ -35,8 +36,8 @@ class Kernel:
         self.is_blind = False
         self.hidden: set[int] = set()
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
-        return {port: Connections() for port in ports}
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
+        return dict.fromkeys(endpoints, Connections())
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         return dict.fromkeys(ports, ())
@@ -135,7 +136,7 @@ def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting)
 
 
 def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
-    guarded = GuardedProcess("app-8001", (8001,), Stage.FAILED, NOW, closed=True, tries=3)
+    guarded = GuardedProcess("app-8001", (tcp(8001),), Stage.FAILED, NOW, closed=True, tries=3)
     policy = a_policy(min_ready_seconds=99.0)
     setting.config = a_config(policy, lease=9.0)
     world = a_world(a_watch("app", guarded, min_ready_seconds=1.0), app=processes(a_process()))
@@ -149,7 +150,7 @@ def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_say
     without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
     with caplog.at_level(logging.INFO):
         found = setting.guard_states.of(a_world(app=processes(old, young, without)), NOW)
-    assert found["app"].guarded == (GuardedProcess("app-8001", (8001,), Stage.OPEN, NOW, pid=100),)
+    assert found["app"].guarded == (GuardedProcess("app-8001", (tcp(8001),), Stage.OPEN, NOW, pid=100),)
     assert "app is guarded from now on: no process of it serves before it is warm" in caplog.messages
 
 
@@ -167,12 +168,15 @@ def test_a_group_that_was_guarded_before_does_not_begin_anew(
 
 def test_ports_come_from_the_rule_and_follow_it_and_the_processes(setting: Setting) -> None:
     one, two = a_process(), a_process("app-8002")
-    assert setting.guard_states.ports(a_watch(), processes(one)) == {"app-8001": (8001,)}
-    assert setting.guard_states.ports(a_watch(), processes(one, two)) == {"app-8001": (8001,), "app-8002": (8002,)}
+    assert setting.guard_states.endpoints(a_watch(), processes(one)) == {"app-8001": (tcp(8001),)}
+    assert setting.guard_states.endpoints(a_watch(), processes(one, two)) == {
+        "app-8001": (tcp(8001),),
+        "app-8002": (tcp(8002),),
+    }
     by_name = PortRule(by_name={"app-8001": (1, 2), "app-8002": (3,)})
-    assert setting.guard_states.ports(a_watch(ports=by_name), processes(one, two)) == {
-        "app-8001": (1, 2),
-        "app-8002": (3,),
+    assert setting.guard_states.endpoints(a_watch(ports=by_name), processes(one, two)) == {
+        "app-8001": (tcp(1), tcp(2)),
+        "app-8002": (tcp(3),),
     }
     assert setting.kernel.asked == []
 
@@ -180,14 +184,14 @@ def test_ports_come_from_the_rule_and_follow_it_and_the_processes(setting: Setti
 def test_two_groups_have_each_their_own_ports(setting: Setting) -> None:
     other = a_watch("web", ports=PortRule(by_name={"app-8001": (9,)}))
     for _ in range(2):
-        assert setting.guard_states.ports(a_watch(), processes(a_process())) == {"app-8001": (8001,)}
-        assert setting.guard_states.ports(other, processes(a_process())) == {"app-8001": (9,)}
+        assert setting.guard_states.endpoints(a_watch(), processes(a_process())) == {"app-8001": (tcp(8001),)}
+        assert setting.guard_states.endpoints(other, processes(a_process())) == {"app-8001": (tcp(9),)}
 
 
 def test_who_has_no_port_is_named_once_and_has_none(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     table = processes(a_process(), a_process("b10"), a_process("b9"))
     for _ in range(3):
-        assert setting.guard_states.ports(a_watch(), table) == {"app-8001": (8001,), "b10": (), "b9": ()}
+        assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),), "b10": (), "b9": ()}
     assert caplog.messages == ["groups.app.ports finds no port for b9, b10: they are not guarded"]
 
 
@@ -196,18 +200,18 @@ def test_a_complaint_is_made_again_when_it_is_another_or_was_mended_meanwhile(
 ) -> None:
     good, bad, worse = a_process(), a_process("b"), a_process("c")
     for table in ((good, bad), (good, bad, worse), (good,), (good, bad, worse)):
-        setting.guard_states.ports(a_watch(), processes(*table))
+        setting.guard_states.endpoints(a_watch(), processes(*table))
     assert [text.partition(" port for ")[2].partition(":")[0] for text in caplog.messages] == ["b", "b, c", "b, c"]
 
 
-def heard(setting: Setting, *found: Process, group: str = "app") -> dict[str, tuple[int, ...]]:
-    return dict(setting.guard_states.ports(a_watch(group, ports=AUTO), processes(*found)))
+def heard(setting: Setting, *found: Process, group: str = "app") -> Endpoints:
+    return dict(setting.guard_states.endpoints(a_watch(group, ports=AUTO), processes(*found)))
 
 
 def test_with_auto_the_kernel_says_what_each_process_listens_on_and_is_asked_once(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001, 9001)}
     for _ in range(3):
-        assert heard(setting, a_process("web")) == {"web": (8001, 9001)}
+        assert heard(setting, a_process("web")) == {"web": (tcp(8001), tcp(9001))}
     assert setting.kernel.asked == [100]
 
 
@@ -215,7 +219,7 @@ def test_with_auto_the_kernel_is_asked_once_for_all(setting: Setting) -> None:
     """A new listener knows of none yet, and each question reads all of /proc."""
     setting.kernel.listens = {pid: (pid + 8000,) for pid in range(1, 100)}
     found = heard(setting, *(a_process(f"web-{pid}", pid=pid) for pid in range(1, 100)))
-    assert found == {f"web-{pid}": (pid + 8000,) for pid in range(1, 100)}
+    assert found == {f"web-{pid}": (tcp(pid + 8000),) for pid in range(1, 100)}
     assert setting.kernel.times == 1
 
 
@@ -224,7 +228,7 @@ def test_with_auto_one_that_cannot_be_looked_into_hides_no_other(
 ) -> None:
     setting.kernel.listens, setting.kernel.hidden = {1: (8001,), 3: (8003,)}, {2}
     found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
-    assert found == {"a": (8001,), "b": (), "c": (8003,)}
+    assert found == {"a": (tcp(8001),), "b": (), "c": (tcp(8003),)}
     (text,) = caplog.messages
     assert text.startswith("groups.app.ports is auto, and unknown are those of b: ")
     assert "process 2" in text
@@ -235,15 +239,15 @@ def test_with_auto_one_that_does_not_run_has_the_ports_of_the_one_before_it(sett
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     setting.kernel.listens = {}
-    assert heard(setting, a_process("web", state, 0)) == {"web": (8001,)}
-    assert heard(setting, a_process("web", state, 101)) == {"web": (8001,)}
+    assert heard(setting, a_process("web", state, 0)) == {"web": (tcp(8001),)}
+    assert heard(setting, a_process("web", state, 101)) == {"web": (tcp(8001),)}
     assert setting.kernel.asked == [100]
 
 
 def test_with_auto_one_that_has_not_bound_its_port_yet_has_that_of_the_one_before_it(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
-    assert heard(setting, a_process("web", pid=101)) == {"web": (8001,)}
+    assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8001),)}
 
 
 def test_with_auto_one_that_listens_elsewhere_than_the_one_before_it_is_found_there_as_soon_as_it_listens(
@@ -253,7 +257,7 @@ def test_with_auto_one_that_listens_elsewhere_than_the_one_before_it_is_found_th
     heard(setting, a_process("web"))
     heard(setting, a_process("web", pid=101))
     setting.kernel.listens = {101: (8002,)}
-    assert heard(setting, a_process("web", pid=101)) == {"web": (8002,)}
+    assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8002),)}
 
 
 def test_with_auto_one_that_listens_on_nothing_is_asked_again_until_it_does(
@@ -262,7 +266,7 @@ def test_with_auto_one_that_listens_on_nothing_is_asked_again_until_it_does(
     for _ in range(2):
         assert heard(setting, a_process("web")) == {"web": ()}
     setting.kernel.listens = {100: (8001,)}
-    assert heard(setting, a_process("web")) == {"web": (8001,)}
+    assert heard(setting, a_process("web")) == {"web": (tcp(8001),)}
     assert (setting.kernel.asked, caplog.messages) == ([100] * 3, [])
 
 
@@ -285,16 +289,16 @@ def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog
     rule = PortRule(by_name={"a": (8001,), "b": (8001, 8002), "c": (8003,)})
     table = processes(a_process("a"), a_process("b"), a_process("c"))
     for _ in range(2):
-        assert setting.guard_states.ports(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (8003,)}
+        assert setting.guard_states.endpoints(a_watch(ports=rule), table) == {"a": (), "b": (), "c": (tcp(8003),)}
     assert caplog.messages == ["groups.app.ports gives a port of another process to a, b: they are not guarded"]
 
 
 def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) -> None:
     table = processes(a_process("app-8001"), a_process("app-8002"))
-    setting.guard_states.ports(a_watch(), table)
+    setting.guard_states.endpoints(a_watch(), table)
     other = PortRule(by_name={"api": (8002,)})
-    assert setting.guard_states.ports(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
-    assert setting.guard_states.ports(a_watch(), table) == {"app-8001": (8001,), "app-8002": ()}
+    assert setting.guard_states.endpoints(a_watch("api", ports=other), processes(a_process("api"))) == {"api": ()}
+    assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),), "app-8002": ()}
 
 
 def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(setting: Setting) -> None:
@@ -303,7 +307,7 @@ def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(
     old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
     setting.guard_states.of(a_world(**old), NOW)
     guard_state = setting.guard_states.of(a_world(**new), NOW)["api"]
-    assert setting.guard_states.ports(guard_state, new["api"]) == {"api": (8001,)}
+    assert setting.guard_states.endpoints(guard_state, new["api"]) == {"api": (tcp(8001),)}
 
 
 # --- years of deploys

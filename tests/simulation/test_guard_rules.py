@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling.core import guard
+from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.guard import FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY, WARMED_BY_USERS
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
@@ -52,8 +53,8 @@ def a_group(size: int, *others: Process) -> dict[str, Process]:
     return {process.name: process for process in (*processes, *others)}
 
 
-def ports_of(processes: Mapping[str, Process]) -> dict[str, tuple[int, ...]]:
-    return {name: (8000 + int(name.split("-")[1]),) for name in processes}
+def endpoints_of(processes: Mapping[str, Process]) -> Endpoints:
+    return {name: (tcp(8000 + int(name.split("-")[1])),) for name in processes}
 
 
 def advanced(
@@ -63,7 +64,7 @@ def advanced(
     rollout: Rollout | None = None,
     **observed: Any,
 ):
-    return guard.advance(guard_state, Observation(NOW + at, processes, **observed), ports_of(processes), rollout)
+    return guard.advance(guard_state, Observation(NOW + at, processes, **observed), endpoints_of(processes), rollout)
 
 
 def standing(guard_state: GuardState) -> dict[str, tuple[str, bool]]:
@@ -86,7 +87,7 @@ def test_the_port_of_one_that_is_down_is_closed_for_the_next(state: str):
     pid = 100 if state == "STOPPING" else 0
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", state, pid, warm=bool(pid))))
     assert standing(guard_state) == {"app-2": ("down", True)}
-    assert guard.closed(guard_state) == {8002: "supervisor_rolling app:app-2 (guard)"}
+    assert guard.closed(guard_state) == {tcp(8002): "supervisor_rolling app:app-2 (guard)"}
     assert guard.jobs(guard_state) == {}
 
 
@@ -94,7 +95,9 @@ def test_the_port_of_one_that_is_down_is_closed_for_the_next(state: str):
 def test_a_new_pid_is_closed_and_warmed(state: str):
     guard_state = advanced(a_watch(), a_group(3, cold("app-2", state=state)))
     assert standing(guard_state) == {"app-2": ("warming", True)}
-    assert {name: (job.pid, job.ports) for name, job in guard.jobs(guard_state).items()} == {"app-2": (200, (8002,))}
+    assert {name: (job.pid, job.endpoints) for name, job in guard.jobs(guard_state).items()} == {
+        "app-2": (200, (tcp(8002),))
+    }
 
 
 def test_warm_and_running_it_is_open_and_its_pid_is_for_the_ledger():
@@ -112,7 +115,7 @@ def test_warm_and_running_it_is_open_and_its_pid_is_for_the_ledger():
 
 
 def test_it_settles_as_long_as_the_balancer_may_shun_it():
-    ready = GuardedProcess("app-2", (8002,), Stage.READY, NOW, pid=200)
+    ready = GuardedProcess("app-2", (tcp(8002),), Stage.READY, NOW, pid=200)
     processes = a_group(3, replace(warm("app-2"), pid=200))
     assert standing(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 9.9)) == {"app-2": ("ready", False)}
     assert advanced(a_watch(ready, min_ready_seconds=10.0), processes, 10.0).guarded == ()
@@ -145,7 +148,15 @@ def failed_open(*pids: int, retry_in: float = 0.0) -> list[GuardedProcess]:
     """Of app-1 on: open, and their warm-ups failed before. The first is to be tried again first."""
     return [
         GuardedProcess(
-            f"app-{n}", (8000 + n,), Stage.FAILED, NOW, False, pid, 1, NOW + retry_in + n / 10, problem="is not warm: x"
+            f"app-{n}",
+            (tcp(8000 + n),),
+            Stage.FAILED,
+            NOW,
+            False,
+            pid,
+            1,
+            NOW + retry_in + n / 10,
+            problem="is not warm: x",
         )
         for n, pid in enumerate(pids, 1)
     ]
@@ -204,7 +215,9 @@ def test_warm_up_of_the_guard_has_a_deadline():
 
 def test_another_policy_begins_warm_ups_anew():
     processes = a_group(4, cold("app-2"), cold("app-3", pid=300))
-    failed = GuardedProcess("app-3", (8003,), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404")
+    failed = GuardedProcess(
+        "app-3", (tcp(8003),), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404"
+    )
     guard_state = advanced(a_watch(failed), processes)
     same = guard.by_policy(guard_state, replace(guard_state.policy, min_ready_seconds=3.0), guard_state.gate, NOW + 9.0)
     assert same.guarded == guard_state.guarded
@@ -218,7 +231,9 @@ def test_another_policy_begins_warm_ups_anew():
 
 
 def test_when_it_crashes_and_comes_back_it_is_tried_at_once():
-    failed = GuardedProcess("app-2", (8002,), Stage.FAILED, NOW, True, 200, 3, NOW + 60.0, problem="is not warm: 500")
+    failed = GuardedProcess(
+        "app-2", (tcp(8002),), Stage.FAILED, NOW, True, 200, 3, NOW + 60.0, problem="is not warm: 500"
+    )
     guard_state = advanced(a_watch(failed), a_group(3, cold("app-2", pid=300)), 1.0)
     assert [(w.stage, w.closed, w.pid, w.tries, w.since) for w in guard_state.guarded] == [
         (Stage.WARMING, True, 300, 0, NOW + 1.0)
@@ -274,7 +289,9 @@ def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
 
 def test_a_process_whose_ports_nobody_knows_is_not_guarded():
     processes = a_group(2, cold("app-2"))
-    assert guard.advance(a_watch(), Observation(NOW, processes), {"app-1": (8001,), "app-2": ()}, None).guarded == ()
+    assert (
+        guard.advance(a_watch(), Observation(NOW, processes), {"app-1": (tcp(8001),), "app-2": ()}, None).guarded == ()
+    )
 
 
 def test_a_gate_that_does_not_close_is_told():
@@ -312,13 +329,13 @@ def test_when_the_first_of_a_cold_group_is_warm_the_others_are_closed():
 
 
 def test_one_that_settles_is_not_counted_on():
-    ready = GuardedProcess("app-1", (8001,), Stage.READY, NOW, pid=200)
+    ready = GuardedProcess("app-1", (tcp(8001),), Stage.READY, NOW, pid=200)
     processes = a_group(0, replace(warm("app-1"), pid=200), cold("app-2"))
     assert guard.closed(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 1.0)) == {}, "nginx may shun it"
 
 
 def test_what_the_ledger_did_not_get_is_written_again():
-    ready = GuardedProcess("app-2", (8002,), Stage.READY, NOW, pid=200)
+    ready = GuardedProcess("app-2", (tcp(8002),), Stage.READY, NOW, pid=200)
     after = advanced(a_watch(ready, min_ready_seconds=5.0), a_group(3, cold("app-2")), 1.0)
     assert [(guarded.stage, guarded.since) for guarded in after.guarded] == [(Stage.READY, NOW + 1.0)]
 
@@ -336,11 +353,11 @@ def test_who_is_warm_next_makes_room_for_one_more():
 
 
 def test_the_closed_of_a_rollout_count_and_open_none():
-    members = tuple(Member(f"app-{n}", (8000 + n,), stage=Stage.RESTARTING) for n in (1, 2, 3))
+    members = tuple(Member(f"app-{n}", (tcp(8000 + n),), stage=Stage.RESTARTING) for n in (1, 2, 3))
     rollout = a_rollout(*members)
     guard_state = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), rollout=rollout)
     assert standing(guard_state) == {"app-7": ("warming", True), "app-8": ("warming", False)}
-    more = a_rollout(*members, Member("app-4", (8004,), stage=Stage.DRAINING))
+    more = a_rollout(*members, Member("app-4", (tcp(8004),), stage=Stage.DRAINING))
     after = advanced(guard_state, a_group(8, cold("app-7"), cold("app-8")), rollout=more)
     assert standing(after) == standing(guard_state)
 
@@ -376,12 +393,12 @@ def test_max_closed_may_be_a_number():
 
 @pytest.mark.parametrize("stage", sorted(set(CLOSED_STAGES)))
 def test_what_a_rollout_has_in_hand_is_left_to_it(stage: Stage):
-    rollout = a_rollout(Member("app-2", (8002,), stage=stage, pid=200))
+    rollout = a_rollout(Member("app-2", (tcp(8002),), stage=stage, pid=200))
     assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
 
 
 def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
-    rollout = a_rollout(Member("app-2", (8002,), stage=Stage.READY, pid=200))
+    rollout = a_rollout(Member("app-2", (tcp(8002),), stage=Stage.READY, pid=200))
     assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
     assert standing(advanced(a_watch(), a_group(3, crashed("app-2")), rollout=rollout)) == {"app-2": ("down", True)}
     assert standing(advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)) == {
@@ -391,7 +408,7 @@ def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
 
 def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
     rollout = a_rollout(
-        Member("app-2", (8002,), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED
+        Member("app-2", (tcp(8002),), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED
     )
     guard_state = advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout)
     (guarded,) = guard_state.guarded
@@ -413,7 +430,7 @@ def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm(
     old = replace(cold("app-1"), up_for=WARMED_BY_USERS)
     young = replace(cold("app-2"), up_for=WARMED_BY_USERS - 1)
     processes = {process.name: process for process in (old, young)}
-    begun = guard.begin(a_watch(), processes, ports_of(processes), NOW)
+    begun = guard.begin(a_watch(), processes, endpoints_of(processes), NOW)
     guard_state = advanced(begun, processes)
     assert standing(guard_state) == {"app-1": ("open", False), "app-2": ("warming", True)}
     assert guard_state.guarded[0].pid == 200, "for the ledger"
@@ -423,8 +440,8 @@ def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm(
 
 def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_once():
     processes = {"app-1": replace(cold("app-1"), up_for=3600.0)}
-    rollout = a_rollout(Member("app-1", (8001,), stage=Stage.DRAINING))
-    guard_state = advanced(guard.begin(a_watch(), processes, ports_of(processes), NOW), processes, rollout=rollout)
+    rollout = a_rollout(Member("app-1", (tcp(8001),), stage=Stage.DRAINING))
+    guard_state = advanced(guard.begin(a_watch(), processes, endpoints_of(processes), NOW), processes, rollout=rollout)
     assert [(guarded.stage, guarded.pid) for guarded in guard_state.guarded] == [(Stage.OPEN, 200)]
 
 
@@ -476,7 +493,7 @@ def rollouts(draw: st.DrawFn, size: int) -> Rollout | None:
         return None
     stages = st.sampled_from([Stage.OPEN, Stage.OPEN, *CLOSED_STAGES, Stage.READY])
     pids = st.integers(0, 4)
-    members = [Member(f"app-{n}", (8000 + n,), stage=draw(stages), pid=draw(pids)) for n in range(1, size + 1)]
+    members = [Member(f"app-{n}", (tcp(8000 + n),), stage=draw(stages), pid=draw(pids)) for n in range(1, size + 1)]
     return a_rollout(*members, status=draw(st.sampled_from(Status)))
 
 

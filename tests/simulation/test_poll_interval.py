@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy
@@ -35,13 +36,13 @@ def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
     """``age``: seconds for which each has been in its stage; ``least``: that it must drain."""
     policy = fast_policy()
     policy = replace(policy, min_ready_seconds=10.0, drain=replace(policy.drain, timeout=30.0, min_seconds=least))
-    members = [Member(f"app-{n}", (8000 + n,), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
+    members = [Member(f"app-{n}", (tcp(8000 + n),), stage=stage, since=NOW - age) for n, stage in enumerate(stages)]
     return Rollout(1, GROUP, policy, tuple(members), 1, GatePolicy())
 
 
 def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) -> float:
     """``closed_for``: seconds since which all gates are closed."""
-    closed = {port: NOW - closed_for for member in rollout.members for port in member.ports}
+    closed = {one: NOW - closed_for for member in rollout.members for one in member.endpoints}
     return pause(rollout, None, Observation(NOW, {process.name: process for process in processes}, closed=closed))
 
 
@@ -96,7 +97,7 @@ def test_one_that_will_be_running_is_looked_at_just_then():
     assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
     assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == DRAIN_LOOK_AT_MOST  # of no interest to that one
     guard_state = GuardState(
-        GROUP, fast_policy(), GatePolicy(), (GuardedProcess("app-0", (8000,), Stage.WARMING, NOW),)
+        GROUP, fast_policy(), GatePolicy(), (GuardedProcess("app-0", (tcp(8000),), Stage.WARMING, NOW),)
     )
     assert pause(None, guard_state, Observation(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
     assert pause(None, guard_state, Observation(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
@@ -104,7 +105,7 @@ def test_one_that_will_be_running_is_looked_at_just_then():
 
 
 def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
-    overdue = GuardedProcess("app-1", (8001,), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
+    overdue = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
     soon = replace(overdue, name="app-2", retry_at=NOW + 2.0)
     guard_state = GuardState(GROUP, fast_policy(), GatePolicy(), (overdue,))
     assert pause(None, guard_state, Observation(NOW, {})) == IDLE_LOOK_EVERY

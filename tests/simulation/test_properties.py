@@ -194,7 +194,7 @@ def assert_guarded(world: World) -> None:
     """No port is closed but for a process that is not warm, and who is not warm is closed, if that is not too much."""
     guard_state = world.watch()
     closed = {port for port in world.closed_until if world.is_closed(port)}
-    assert closed == {port for guarded in guard_state.guarded if guarded.closed for port in guarded.ports}
+    assert closed == {one.port for guarded in guard_state.guarded if guarded.closed for one in guarded.endpoints}
     guarded = {guarded.name for guarded in guard_state.guarded}
     assert all(
         world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in guarded

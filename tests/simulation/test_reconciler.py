@@ -14,6 +14,7 @@ import pytest
 
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError, Fault, GateBusyError, SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
 from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
@@ -149,9 +150,9 @@ class Costly(World):
         super().__init__(*arguments)
         self.looks: list[tuple[float, bool]] = []
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
         self.looks.append((self.now, oldest > 0))
-        return super().connections(ports, oldest)
+        return super().connections(endpoints, oldest)
 
 
 def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_overdue():
@@ -344,12 +345,12 @@ class FlushedBeforeALook(World):
 
     looks = 0
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
-        self.looks += 8001 in ports and 8001 in self.closed_until
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
+        self.looks += tcp(8001) in endpoints and 8001 in self.closed_until
         if self.looks == 3:
             self.looks, self.closed_until = 4, {}
             self.processes["app-1"].connections.append(self.now + 0.3)
-        return super().connections(ports, oldest)
+        return super().connections(endpoints, oldest)
 
 
 def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_for():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.metrics_snapshot import figures
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
@@ -18,7 +19,7 @@ from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import words
 from tests.simulation.world import World
 
-MEMBER = Member("app-1", (8001,))
+MEMBER = Member("app-1", (tcp(8001),))
 ROLLOUT = Rollout(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
 WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, Stage.OPEN]
 

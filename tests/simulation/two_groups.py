@@ -9,6 +9,7 @@ from typing import Any
 
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.connections import Arrival, Connections
+from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus, WarmupJob, WarmupStatus
 from supervisor_rolling.core.policy import Config, Policy, PortRule
@@ -120,9 +121,9 @@ class TwoGroups:
     def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
         return self._world_of("action", group).action(group, actions)
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
-        found: dict[int, Connections] = {}
-        for group, own in self._by_group(ports).items():
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
+        found: dict[Endpoint, Connections] = {}
+        for group, own in self._by_group(endpoints).items():
             if own:
                 found.update(self._world_of("connections", group).connections(own, oldest))
         return found
@@ -142,16 +143,19 @@ class TwoGroups:
     def peers(self) -> frozenset[str]:
         return self.app.peers() | self.web.peers()
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> dict[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> dict[Endpoint, float]:
         groups = self._by_group(closed)
-        found = [self.worlds[group].hold({port: closed[port] for port in own}) for group, own in groups.items()]
-        return {port: since for one in found for port, since in one.items()}
+        found = [self.worlds[group].hold({one: closed[one] for one in own}) for group, own in groups.items()]
+        return {endpoint: since for one in found for endpoint, since in one.items()}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)  # what is the same for both
 
-    def _by_group(self, ports: Collection[int]) -> dict[str, list[int]]:
-        return {"app": [port for port in ports if port < 9000], "web": [port for port in ports if port > 9000]}
+    def _by_group(self, endpoints: Collection[Endpoint]) -> dict[str, list[Endpoint]]:
+        return {
+            "app": [one for one in endpoints if one.port < 9000],
+            "web": [one for one in endpoints if one.port > 9000],
+        }
 
 
 class _NoArrivals:

@@ -20,6 +20,7 @@ from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Arrival, Connection, Connections
+from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp, tcp_ports
 from supervisor_rolling.core.errors import ConflictError, GateError, GatePermissionError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.jobs import (
@@ -298,6 +299,7 @@ class World:
     """supervisord, netfilter, sockets, warm-ups and users."""
 
     name = "world"
+    closes = frozenset({TCP})
 
     def __init__(
         self,
@@ -409,11 +411,11 @@ class World:
         self._looked_at = self.now
         return Snapshot(rollouts, requests, {self.group: table}, idle, guard_states)
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> dict[int, Connections]:
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
         """This kernel knows no age and so tells any; the newest, of which it is easiest to say too much."""
-        found = {port: self.peers_of(port) for port in ports}
+        found = {port: self.peers_of(port) for port in tcp_ports(endpoints)}
         return {
-            port: Connections(
+            tcp(port): Connections(
                 frozenset(peers),
                 tuple(map(Connection, peers[::-1][:oldest])),
                 self._silent(port) if oldest else 0.0,
@@ -577,19 +579,19 @@ class World:
         if self.gate_problem:
             raise GateError(self.gate_problem)
 
-    def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> list[Finding]:
         return []
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         if self.gate_problem:
             raise GateError(self.gate_problem)
-        for port in closed:
+        for port in tcp_ports(closed):
             if self.closed_until.get(port, 0.0) <= self.now:
                 self._closed_since.pop(port, None)
-        self.closed_until = dict.fromkeys(closed, self.now + self.gate_policy.lease)
-        self._closed_since = {port: self._closed_since.get(port, self.now) for port in closed}
+        self.closed_until = dict.fromkeys(tcp_ports(closed), self.now + self.gate_policy.lease)
+        self._closed_since = {port: self._closed_since.get(port, self.now) for port in tcp_ports(closed)}
         self._operation("hold")
-        return dict(self._closed_since)
+        return {tcp(port): since for port, since in self._closed_since.items()}
 
     def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
         selected = {name.partition(":")[2]: job for name, job in selected.items()}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.iptables import IptablesGate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
@@ -117,16 +118,16 @@ def ways() -> list[Way]:
     lines = status_lines("pools")
 
     def wait(port: int) -> float:
-        gate.hold({port: "restarts"})
+        gate.hold({tcp(port): "restarts"})
         time.sleep(1.0)
         return 1.0
 
     def drain(port: int) -> float:
-        gate.hold({port: "restarts"})
+        gate.hold({tcp(port): "restarts"})
         closed_at = time.monotonic()
         while time.monotonic() < closed_at + DEADLINE:
             lines.hold([port], LEASE)
-            found = KernelSockets().connections([port], oldest=1)[port]
+            found = KernelSockets().connections([tcp(port)], oldest=1)[tcp(port)]
             waited = time.monotonic() - closed_at
             if not found.peers or min(waited, found.silent) >= QUIET:
                 return waited

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import (
     BalancerPolicy,
@@ -34,6 +35,7 @@ names = st.text(max_size=8)
 seconds = st.floats(0, 1e9, allow_nan=False)
 pids = st.integers(0, 1 << 22)
 ports = st.lists(st.integers(1, 65535), max_size=3).map(tuple)
+endpoints = st.lists(st.integers(1, 65535).map(tcp), max_size=3).map(tuple)
 headers = st.dictionaries(names, names, max_size=2)
 
 requests = st.builds(
@@ -63,7 +65,7 @@ connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
     Member,
     name=names,
-    ports=ports,
+    endpoints=endpoints,
     selected=st.booleans(),
     stage=st.sampled_from(Stage),
     since=seconds,
@@ -122,7 +124,7 @@ rollouts = st.builds(
 guarded = st.builds(
     GuardedProcess,
     name=names,
-    ports=ports,
+    endpoints=endpoints,
     stage=st.sampled_from(Stage),
     since=seconds,
     closed=st.booleans(),
@@ -148,7 +150,7 @@ SMALLEST: dict[str, Any] = {
     "id": 3,
     "group": "app",
     "policy": {"group": "app", "ports": {"pattern": "x"}},
-    "members": [{"name": "app-1", "ports": [8001]}],
+    "members": [{"name": "app-1", "endpoints": [["tcp", "8001"]]}],
     "limit": 2,
     "gate": {},
 }
@@ -158,7 +160,7 @@ SMALLEST_WATCH: dict[str, Any] = {
     "group": "app",
     "policy": {"group": "app", "ports": {"pattern": "x"}},
     "gate": {},
-    "guarded": [{"name": "app-1", "ports": [8001], "stage": "down", "since": 1000.0}],
+    "guarded": [{"name": "app-1", "endpoints": [["tcp", "8001"]], "stage": "down", "since": 1000.0}],
 }
 
 
@@ -202,7 +204,7 @@ def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(guard_state: Guard
 
 def test_a_watch_of_an_older_version_has_the_defaults_for_what_it_lacks() -> None:
     guard_state = load_watch(SMALLEST_WATCH)
-    guarded = GuardedProcess("app-1", (8001,), Stage.DOWN, 1000.0)
+    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.DOWN, 1000.0)
     assert guard_state == GuardState("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (guarded,))
     assert guard_state.guarded[0].stage is Stage.DOWN
     assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "guarded"}).guarded == ()
@@ -232,7 +234,7 @@ def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[st
 
 
 def test_stages_and_statuses_are_read_as_what_they_are() -> None:
-    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "ports": [], "stage": "ready"}]}
+    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "endpoints": [], "stage": "ready"}]}
     rollout = load_rollout(data)
     assert rollout.status is Status.ABORTED
     assert rollout.members[0].stage is Stage.READY
@@ -240,7 +242,7 @@ def test_stages_and_statuses_are_read_as_what_they_are() -> None:
 
 def test_what_an_older_version_did_not_write_has_its_default() -> None:
     rollout = load_rollout(SMALLEST)
-    member = Member("app-1", (8001,))
+    member = Member("app-1", (tcp(8001),))
     assert rollout == Rollout(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.codec import dump
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
@@ -159,14 +160,17 @@ def ctl(clock: Clock) -> Controller:
 
 def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
     done = status is Status.DONE
-    members = tuple(Member(name, (8001,), replaced=done, attempted=done) for name in ("app-1", "app-2"))
+    members = tuple(Member(name, (tcp(8001),), replaced=done, attempted=done) for name in ("app-1", "app-2"))
     rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, least_available=1)
     rollout = replace(rollout, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
     return {**rollout_view(json.loads(dump(rollout)), 1001.0), "listener": listener}
 
 
 def kept_closed() -> View:
-    members = (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is not warm"), Member("app-2", (8002,)))
+    members = (
+        Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, why="is not warm"),
+        Member("app-2", (tcp(8002),)),
+    )
     return a_view(Status.FAILED, members=members, why="app:app-1 is not warm")
 
 
@@ -709,7 +713,7 @@ def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) 
     ],
 )
 def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
-    member = Member("app-1", (8001,), stage=Stage(stage), attempted=True, lingering_connections=3)
+    member = Member("app-1", (tcp(8001),), stage=Stage(stage), attempted=True, lingering_connections=3)
     ctl.server.rollouts = [a_view(members=(member,))]
     row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
     ctl.server.answers["getProcesses"] = lambda *_: [

@@ -20,6 +20,7 @@ from supervisor.xmlrpc import Faults, RPCError, traverse
 
 from supervisor_rolling.codec import dump, dump_changes
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
@@ -33,11 +34,11 @@ from tests.unit.test_hostile_rpc import Root, a_pool, called, looking
 from tests.unit.test_rpcinterface import LISTENER_PID, a_rollout, make_supervisord
 
 KNOWN = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": ["app"]}
-WARM = GuardedProcess("web_2", (8002,), Stage.OPEN, 1.0, pid=101, spawned=1.0)
+WARM = GuardedProcess("web_2", (tcp(8002),), Stage.OPEN, 1.0, pid=101, spawned=1.0)
 WATCH = dump(GuardState("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
 
 
-CUT_OFF = Member("web_1", (8001,), lingering_connections=1, oldest_lingering=(Connection("10.0.0.1:5000", 3.0),))
+CUT_OFF = Member("web_1", (tcp(8001),), lingering_connections=1, oldest_lingering=(Connection("10.0.0.1:5000", 3.0),))
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.forecast import Cycles, cycles, forecast
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.rollout import Member, Rollout
 
 
 def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, min_ready_seconds: float = 0.0) -> Rollout:
-    members = tuple(Member(f"app-{n}", (8000 + n,)) for n in range(1, processes + 1))
+    members = tuple(Member(f"app-{n}", (tcp(8000 + n),)) for n in range(1, processes + 1))
     return Rollout(
         7,
         "app",

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import GateError, GatePermissionError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.haproxy import MAINT_GRACE, STICKY_GRACE, HaproxyGate
 from supervisor_rolling.listener.gates.haproxy_api import RuntimeApi
+from tests.support.port_gate import PortGate
 from tests.support.unprivileged import error_as_nobody, let_in
 from tests.support.waiting import wait_until
 
@@ -140,12 +142,12 @@ def haproxy(tmp_path: Path) -> Iterator[FakeHaproxy]:
 
 
 @pytest.fixture
-def make(haproxy: FakeHaproxy, tmp_path: Path) -> Callable[..., HaproxyGate]:
+def make(haproxy: FakeHaproxy, tmp_path: Path) -> Callable[..., PortGate]:
     """A new gate of the same owner: what a new listener has."""
 
-    def make(backend: str = "app", owner: str = "host unix:///s.sock") -> HaproxyGate:
+    def make(backend: str = "app", owner: str = "host unix:///s.sock") -> PortGate:
         policy = GatePolicy("haproxy", socket=str(haproxy.path), backend_name=backend, bypass="none")
-        return HaproxyGate(policy, owner, Clock(), tmp_path / "record")
+        return PortGate(HaproxyGate(policy, owner, Clock(), tmp_path / "record"))
 
     return make
 
@@ -206,7 +208,7 @@ def real(tmp_path: Path) -> Iterator[RealHaproxy]:
 
 
 def test_exactly_what_is_asked_is_drained_and_then_ready_again(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     gate = make()
     assert list(gate.hold({8000: "app"})) == [8000]
@@ -219,7 +221,7 @@ def test_exactly_what_is_asked_is_drained_and_then_ready_again(
     assert records(tmp_path) == [], "nothing is left behind"
 
 
-def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
     assert gate.hold({8000: "other comment"}) == since
@@ -227,7 +229,7 @@ def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Call
 
 
 def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     gate = make()
     first = gate.hold({8000: "app", 8001: "app"})
@@ -241,7 +243,7 @@ def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
 
 
 def test_the_next_listener_sets_ready_what_the_dead_one_left(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     make().hold({8000: "app", 8001: "app"})
     make().hold({8001: "app"})
@@ -251,7 +253,7 @@ def test_the_next_listener_sets_ready_what_the_dead_one_left(
     assert records(tmp_path) == []
 
 
-def test_another_owner_s_drain_is_not_ours(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_another_owner_s_drain_is_not_ours(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     make(owner="one").hold({8000: "app"})
     make(owner="two").hold({})
     assert haproxy.states() == {"a": 8, "b": 0}
@@ -259,7 +261,7 @@ def test_another_owner_s_drain_is_not_ours(haproxy: FakeHaproxy, make: Callable[
 
 @pytest.mark.parametrize("state", [1, 8, 9, 2, 32])
 def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], state: int
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], state: int
 ) -> None:
     haproxy.servers["a"]["admin"] = state
     gate = make()
@@ -272,7 +274,7 @@ def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
 
 @pytest.mark.parametrize("state", [1, 9])
 def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], state: int
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], state: int
 ) -> None:
     gate = make()
     gate.hold({8000: "app"})
@@ -286,7 +288,7 @@ def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
 
 @pytest.mark.parametrize("beside", [2, 16, 32])
 def test_what_comes_and_goes_beside_our_drain_does_not_make_it_somebody_else_s(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], beside: int
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], beside: int
 ) -> None:
     gate = make()
     gate.hold({8000: "app"})
@@ -302,7 +304,7 @@ def test_one_that_tracks_a_server_is_set_ready_although_that_was_taken_out_meanw
     real: RealHaproxy, tmp_path: Path, state: str, beside: int
 ) -> None:
     policy = GatePolicy("haproxy", socket=str(real.path), backend_name="app", bypass="none")
-    gate = HaproxyGate(policy, "host unix:///s.sock", Clock(), tmp_path / "record")
+    gate = PortGate(HaproxyGate(policy, "host unix:///s.sock", Clock(), tmp_path / "record"))
     gate.hold({8000: "app"})
     real.ask(f"set server checks/checked state {state}")
     gate.hold({8000: "app"})
@@ -314,7 +316,7 @@ def test_one_that_tracks_a_server_is_set_ready_although_that_was_taken_out_meanw
 
 
 def test_it_is_written_down_before_it_is_drained(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     (tmp_path / "record").write_text("a file in the directory's place")
     with pytest.raises(GateError, match="record"):
@@ -323,7 +325,7 @@ def test_it_is_written_down_before_it_is_drained(
 
 
 def test_a_directory_that_others_can_write_to_is_refused(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     (tmp_path / "record").mkdir()
     (tmp_path / "record").chmod(0o777)
@@ -332,7 +334,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
 
 
 def test_a_record_that_cannot_be_read_is_told(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make().hold({8000: "app"})
     (path,) = (tmp_path / "record").glob("*.json")
@@ -343,7 +345,7 @@ def test_a_record_that_cannot_be_read_is_told(
 
 
 def test_a_server_that_checks_found_dead_opens_through_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     gate = make()
     gate.hold({8000: "app", 8001: "app"})
@@ -356,7 +358,7 @@ def test_a_server_that_checks_found_dead_opens_through_maintenance(
 
 
 def test_a_port_that_drains_is_in_drain_and_then_in_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app", 8001: "app"}, [8001])
@@ -371,18 +373,18 @@ def test_a_port_that_drains_is_in_drain_and_then_in_maintenance(
 
 
 def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], monkeypatch: pytest.MonkeyPatch
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app"})[8000]
-    monkeypatch.setattr(gate, "_clock", lambda: since + 1.0)
+    monkeypatch.setattr(gate.gate, "_clock", lambda: since + 1.0)
     haproxy.servers["a"].update(scur=1)
     assert gate.left({8000: peers(1)}) == {8000: 1}
     assert haproxy.states() == {"a": 8, "b": 0}
     haproxy.servers["a"].update(scur=0)
     assert gate.left({8000: peers(0)}) == {8000: 1}, "a user of the cookie may have come meanwhile"
     assert haproxy.states() == {"a": 1, "b": 0}
-    monkeypatch.setattr(gate, "_clock", lambda: since + 1.1 + MAINT_GRACE)
+    monkeypatch.setattr(gate.gate, "_clock", lambda: since + 1.1 + MAINT_GRACE)
     haproxy.servers["a"].update(scur=3)
     assert gate.left({8000: peers(3)}) == {8000: 3}
     haproxy.servers["a"].update(scur=0)
@@ -390,24 +392,24 @@ def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
 
 
 def test_users_that_keep_coming_to_a_drained_server_are_moved(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], monkeypatch: pytest.MonkeyPatch
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app", 8001: "app"})[8000]
     for server in haproxy.servers.values():
         server.update(scur=2, stot=100)
     for after, total in ((MAINT_GRACE + 0.01, 100), (STICKY_GRACE - 0.1, 180)):
-        monkeypatch.setattr(gate, "_clock", lambda at=since + after: at)
+        monkeypatch.setattr(gate.gate, "_clock", lambda at=since + after: at)
         haproxy.servers["a"].update(stot=total)
         gate.left({8000: peers(2), 8001: peers(2)})
         assert haproxy.states() == {"a": 8, "b": 8}
-    monkeypatch.setattr(gate, "_clock", lambda: since + STICKY_GRACE + 0.01)
+    monkeypatch.setattr(gate.gate, "_clock", lambda: since + STICKY_GRACE + 0.01)
     assert gate.left({8000: peers(2), 8001: peers(2)}) == {8000: 2, 8001: 2}
     assert haproxy.states() == {"a": 1, "b": 8}, "b only has what was in flight"
 
 
 def test_the_next_listener_opens_what_the_dead_one_had_in_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], tmp_path: Path
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     make().hold({8000: "app", 8001: "app"}, [8000, 8001])
     haproxy.servers["b"]["admin"] = 8  # killed between the record and the command
@@ -416,9 +418,7 @@ def test_the_next_listener_opens_what_the_dead_one_had_in_maintenance(
     assert records(tmp_path) == []
 
 
-def test_what_a_reload_has_forgotten_is_put_back_as_it_was(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
-) -> None:
+def test_what_a_reload_has_forgotten_is_put_back_as_it_was(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({8000: "app", 8001: "app"}, [8001])
     haproxy.reload()
@@ -427,7 +427,7 @@ def test_what_a_reload_has_forgotten_is_put_back_as_it_was(
 
 
 def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     haproxy.servers["a"]["admin"] = 8
     gate = make()
@@ -436,9 +436,7 @@ def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
     assert (haproxy.states(), haproxy.actions) == ({"a": 8, "b": 0}, [])
 
 
-def test_what_this_gate_has_in_maintenance_is_no_finding(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
-) -> None:
+def test_what_this_gate_has_in_maintenance_is_no_finding(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({8000: "app"}, [8000])
     haproxy.servers["b"]["admin"] = 8
@@ -446,16 +444,14 @@ def test_what_this_gate_has_in_maintenance_is_no_finding(
     assert [(one.code, "b" in one.text.split()) for one in found] == [("haproxy.down", True)]
 
 
-def test_of_a_port_that_several_hosts_have_ours_is_taken(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
-) -> None:
+def test_of_a_port_that_several_hosts_have_ours_is_taken(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.add("elsewhere", 8000, "192.0.2.7")
     haproxy.add("bridged", 8002, "192.0.2.8")
     assert list(make().hold({8000: "app", 8002: "app"})) == [8000, 8002]
     assert haproxy.states() == {"a": 8, "b": 0, "elsewhere": 0, "bridged": 8}
 
 
-def test_many_are_drained_in_few_calls(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_many_are_drained_in_few_calls(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     for number in range(1000):
         haproxy.add(f"many-{number}", 9000 + number)
     assert len(make().hold({9000 + number: "app" for number in range(1000)})) == 1000
@@ -482,7 +478,7 @@ def peers(number: int) -> Connections:
     ids=["nothing", "a pool", "in flight", "queued", "before a reload", "past HAProxy", "closed since the look"],
 )
 def test_what_is_left_is_what_is_in_flight_and_no_pool(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate], scur: int, qcur: int, idle: int, connected: int, left: int
+    haproxy: FakeHaproxy, make: Callable[..., PortGate], scur: int, qcur: int, idle: int, connected: int, left: int
 ) -> None:
     gate = make()
     gate.hold({8000: "app"}, [8000])
@@ -491,7 +487,7 @@ def test_what_is_left_is_what_is_in_flight_and_no_pool(
 
 
 def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     gate = make()
     gate.hold({})
@@ -502,7 +498,7 @@ def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(
 # --- what goes wrong, in sentences
 
 
-def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     make().check()
     assert haproxy.actions == []
     haproxy.level = "operator"
@@ -510,25 +506,25 @@ def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: 
         make().check()
 
 
-def test_a_socket_whose_level_was_lowered_is_told(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_a_socket_whose_level_was_lowered_is_told(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.level = "user"
     with pytest.raises(GatePermissionError, match="has the level lower, so no server can be drained"):
         make().hold({8000: "app"})
 
 
-def test_control_characters_in_an_answer_are_escaped(haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]) -> None:
+def test_control_characters_in_an_answer_are_escaped(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.level = "op\x1b[2J"
     with pytest.raises(GatePermissionError, match=r"has the level op\\x1b\[2J, so"):
         make().check()
 
 
-def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[..., HaproxyGate]) -> None:
+def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[..., PortGate]) -> None:
     with pytest.raises(GateError, match=r"has no backend 'web', only: app, other. Fix: correct gate.backend_name"):
         make("web").check()
 
 
 def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
@@ -536,20 +532,20 @@ def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
     with pytest.raises(PartlyHeldError, match=selected) as caught:
         gate.hold({8000: "app", 8007: "app"})
     assert haproxy.states() == {"a": 8, "b": 0}
-    assert caught.value.closed == since
+    assert caught.value.closed == {tcp(port): at for port, at in since.items()}
 
 
 def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
-    haproxy: FakeHaproxy, make: Callable[..., HaproxyGate]
+    haproxy: FakeHaproxy, make: Callable[..., PortGate]
 ) -> None:
     haproxy.deaf.add("a")
     with pytest.raises(PartlyHeldError, match="did not change the state of a: it will not") as caught:
         make().hold({8000: "app", 8001: "app"})
     assert haproxy.states() == {"a": 0, "b": 8}
-    assert list(caught.value.closed) == [8001]
+    assert list(caught.value.closed) == [tcp(8001)]
 
 
-def test_a_socket_that_is_not_there_is_told(make: Callable[..., HaproxyGate], haproxy: FakeHaproxy) -> None:
+def test_a_socket_that_is_not_there_is_told(make: Callable[..., PortGate], haproxy: FakeHaproxy) -> None:
     haproxy.path.unlink()
     with pytest.raises(
         GateError, match=r"There is no HAProxy socket .*admin.sock. Fix: correct gate.socket, or write `stats socket"
@@ -557,7 +553,7 @@ def test_a_socket_that_is_not_there_is_told(make: Callable[..., HaproxyGate], ha
         make().check()
 
 
-def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., HaproxyGate], tmp_path: Path) -> None:
+def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., PortGate], tmp_path: Path) -> None:
     (tmp_path / "admin.sock").unlink()
     with socket.socket(socket.AF_UNIX) as unserved:
         unserved.bind(str(tmp_path / "admin.sock"))

@@ -20,6 +20,7 @@ from pathlib import Path
 import iptc
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermissionError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates import make_gate
@@ -38,6 +39,7 @@ from tests.support.endpoints import (
     open_addresses,
     run,
 )
+from tests.support.port_gate import PortGate
 from tests.support.waiting import eventually, stays
 
 OWNER = "unix:///run/supervisor.sock"
@@ -68,9 +70,9 @@ def all_rules() -> list[list[str]]:
 
 def gate(
     lease: float = 30.0, method: str = "reject", bypass: str = "mark", owner: str = OWNER, **options: object
-) -> IptablesGate:
+) -> PortGate:
     policy = GatePolicy(lease=lease, method=method, bypass=bypass)
-    return IptablesGate(policy, owner, options.pop("clock", time.monotonic), **options)  # type: ignore[arg-type]  # any
+    return PortGate(IptablesGate(policy, owner, options.pop("clock", time.monotonic), **options))  # type: ignore[arg-type]  # any
 
 
 # --- closed and open
@@ -158,7 +160,8 @@ def test_nothing_but_the_table_that_is_needed_is_opened() -> None:
         "from tests.support.netns import enter_private_network as enter; enter()\n"
         "from supervisor_rolling.listener.gates import make_gate\n"
         "from supervisor_rolling.core.policy import GatePolicy\n"
-        "import time; gate = make_gate(GatePolicy('iptables'), 'x', time.monotonic)\n"
+        "from tests.support.port_gate import PortGate\n"
+        "import time; gate = PortGate(make_gate(GatePolicy('iptables'), 'x', time.monotonic))\n"
         "gate.check(); gate.hold({8000: 'x'}); gate.hold({})\n"
         "print(open('/proc/net/ip_tables_names').read(), open('/proc/net/ip6_tables_names').read())"
     )
@@ -435,7 +438,7 @@ def test_a_lock_that_stays_taken_is_an_error_that_names_the_holder_and_changes_n
             GateBusyError, match=rf"xtables lock /run/xtables.lock \(pid {holder} python.*Fix: "
         ) as caught:
             subject.hold({8000: "x", 8001: "y"})
-        assert caught.value.closed == held, "what is closed is known to be closed"
+        assert caught.value.closed == {tcp(8000): held[8000]}, "what is closed is known to be closed"
         assert subject.hold({8000: "x"}) == held  # nothing to change, no lock needed
     assert rules() == before
 
@@ -553,12 +556,13 @@ import os, sys, time
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.core.policy import GatePolicy
+from tests.support.port_gate import PortGate
 import supervisor_rolling.listener.gates.iptables
 if "nobody" in sys.argv:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for method in ("reject", "redirect"):
     for call in ("check", "hold"):
-        gate = make_gate(GatePolicy("iptables", method), "x", time.monotonic)
+        gate = PortGate(make_gate(GatePolicy("iptables", method), "x", time.monotonic))
         try:
             gate.check() if call == "check" else gate.hold({8000: "x"})
         except GatePermissionError as error:
@@ -605,9 +609,10 @@ def test_where_no_interface_has_an_ipv6_address_only_ipv4_is_held_until_one_has(
         "import subprocess, time\n"
         "from supervisor_rolling.listener.gates import make_gate\n"
         "from supervisor_rolling.core.policy import GatePolicy\n"
+        "from tests.support.port_gate import PortGate\n"
         "off = '/proc/sys/net/ipv6/conf/all/disable_ipv6'\n"
         "open(off, 'w').write('1')\n"
-        "now = 1.0; gate = make_gate(GatePolicy('iptables'), 'x', lambda: now)\n"
+        "now = 1.0; gate = PortGate(make_gate(GatePolicy('iptables'), 'x', lambda: now))\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"
         "now = 2.0; open(off, 'w').write('0')\n"
         "print(gate.hold({8000: 'x'}), open('/proc/net/ip6_tables_names').read().split())\n"

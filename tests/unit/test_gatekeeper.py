@@ -7,28 +7,30 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import TCP, Endpoint, described, tcp
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 
-CLOSED = {8000: "app", 8001: "app"}
+CLOSED = {tcp(8000): "app", tcp(8001): "app"}
 
 
 class Gate:
     """Says of each port since when it is closed."""
 
     name = "gate"
+    closes = frozenset({TCP})
 
     def __init__(self) -> None:
-        self.since = {8000: 1.0, 8001: 1.0}
-        self.held: list[int] = []
+        self.since = {tcp(8000): 1.0, tcp(8001): 1.0}
+        self.held: list[Endpoint] = []
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         self.held = list(closed)
         return {port: self.since[port] for port in closed}
 
-    def inspect(self, ports: Mapping[int, str]) -> list[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> list[Finding]:
         return []
 
     def check(self) -> None:
@@ -40,18 +42,18 @@ class CountingGate(Gate):
 
     problem = ""
 
-    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
         if self.problem:
             raise GateError(self.problem)
         return dict.fromkeys(found, 7)
 
-    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         if self.problem:
             raise GateError(self.problem)
         return frozenset(found)
 
 
-POOL = {8000: Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
+POOL = {tcp(8000): Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 
 
 def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
@@ -62,8 +64,8 @@ def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_ker
     assert keeper.left(POOL) is None
     assert keeper.strangers(POOL) == frozenset()
     keeper.prove(GatePolicy("haproxy"))
-    assert keeper.left(POOL) == {8000: 7}
-    assert keeper.strangers(POOL) == {8000}
+    assert keeper.left(POOL) == {tcp(8000): 7}
+    assert keeper.strangers(POOL) == {tcp(8000)}
 
 
 def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
@@ -72,7 +74,7 @@ def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left(
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     gate.problem = "HAProxy does not run"
-    assert keeper.left(POOL) == {8000: 2}
+    assert keeper.left(POOL) == {tcp(8000): 2}
     assert (keeper.problem, keeper.closed_since) == ("HAProxy does not run", gate.since)
 
 
@@ -92,7 +94,7 @@ def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.
     keeper.hold(CLOSED)
     keeper.renew()
     assert caplog.messages == [], "it is the first time, and nothing has changed"
-    gate.since[8001] = 7.0
+    gate.since[tcp(8001)] = 7.0
     for _ in range(3):
         keeper.renew()
     assert caplog.messages == [
@@ -106,8 +108,8 @@ def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureF
     keeper = Gatekeeper(lambda policy: gate)
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
-    keeper.hold({8000: "app"})
-    gate.since[8001] = 9.0
+    keeper.hold({tcp(8000): "app"})
+    gate.since[tcp(8001)] = 9.0
     keeper.hold(CLOSED)
     assert caplog.messages == []
 
@@ -118,7 +120,7 @@ def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pyt
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     second = Gate()
-    second.since = {8000: 9.0, 8001: 9.0}
+    second.since = {tcp(8000): 9.0, tcp(8001): 9.0}
     gates = iter([second])
     keeper.prove(GatePolicy(lease=60))
     assert caplog.messages == []
@@ -128,14 +130,14 @@ class OtherGate(Gate):
     """Of another backend."""
 
 
-@pytest.mark.parametrize(("other", "left"), [(Gate, [8000, 8001]), (OtherGate, [])])
-def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[int]) -> None:
+@pytest.mark.parametrize(("other", "left"), [(Gate, [tcp(8000), tcp(8001)]), (OtherGate, [])])
+def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[Endpoint]) -> None:
     old = Gate()
     gates = {"iptables": old, "auto": other()}
     keeper = Gatekeeper(lambda policy: gates[policy.backend])
     keeper.hold_by(GatePolicy("iptables"), CLOSED)
     keeper.hold_by(GatePolicy("auto"), CLOSED)
-    assert (old.held, gates["auto"].held) == (left, [8000, 8001])
+    assert (old.held, gates["auto"].held) == (left, [tcp(8000), tcp(8001)])
 
 
 # --- another policy
@@ -147,14 +149,14 @@ class FailingGate(OtherGate):
     def __init__(self) -> None:
         super().__init__()
         self.problem = "no such socket"
-        self.lacks: list[int] = []
+        self.lacks: list[Endpoint] = []
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         if self.problem:
             raise GateError(self.problem)
         found = super().hold({port: text for port, text in closed.items() if port not in self.lacks})
         if len(found) < len(closed):
-            raise PartlyHeldError(f"no server has {self.lacks}", found)
+            raise PartlyHeldError(f"no server has {described(self.lacks)}", found)
         return found
 
     def check(self) -> None:
@@ -184,23 +186,23 @@ def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate,
     with pytest.raises(GateError, match="no such socket"):
         keeper.prove(GatePolicy("haproxy"))
     for _ in range(2):
-        keeper.hold_by(GatePolicy("haproxy"), {8000: "app"})
-        assert (good.held, keeper.closed_since, keeper.problem) == ([8000], {8000: 1.0}, "no such socket")
+        keeper.hold_by(GatePolicy("haproxy"), {tcp(8000): "app"})
+        assert (good.held, keeper.closed_since, keeper.problem) == ([tcp(8000)], {tcp(8000): 1.0}, "no such socket")
         keeper.renew()
         assert keeper.problem == "no such socket"
     bad.problem = ""
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
-    assert (good.held, bad.held, keeper.problem) == ([], [8000, 8001], "")
+    assert (good.held, bad.held, keeper.problem) == ([], [tcp(8000), tcp(8001)], "")
 
 
 def test_a_policy_that_closes_only_some_of_the_ports_is_not_in_force(
     keeper: Gatekeeper, good: Gate, bad: FailingGate
 ) -> None:
-    bad.problem, bad.lacks = "", [8001]
+    bad.problem, bad.lacks = "", [tcp(8001)]
     with pytest.raises(GateError, match="no server has"):
         keeper.prove(GatePolicy("haproxy"))
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
-    assert good.held == [8000, 8001]
+    assert good.held == [tcp(8000), tcp(8001)]
     assert bad.held == [], "what it closed is opened: the first holds it"
 
 
@@ -209,8 +211,8 @@ def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_aske
         raise GateError("install libnftables")
 
     keeper._make_gate = refuse
-    keeper.hold_by(GatePolicy("nftables"), {8001: "app"})
-    assert (dict(keeper.closed_since), keeper.problem) == ({8001: 1.0}, "install libnftables")
+    keeper.hold_by(GatePolicy("nftables"), {tcp(8001): "app"})
+    assert (dict(keeper.closed_since), keeper.problem) == ({tcp(8001): 1.0}, "install libnftables")
 
 
 def test_a_policy_that_was_put_back_leaves_no_complaint(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,7 +238,7 @@ def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: Fai
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     bad.problem = "HAProxy did not answer"
     keeper.hold_by(GatePolicy("iptables"), CLOSED)
-    assert (good.held, keeper.problem) == ([8000, 8001], "HAProxy did not answer")
+    assert (good.held, keeper.problem) == ([tcp(8000), tcp(8001)], "HAProxy did not answer")
     bad.problem = ""
     keeper.renew()
     assert (bad.held, keeper.problem) == ([], "")
@@ -244,9 +246,9 @@ def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: Fai
 
 def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad: FailingGate) -> None:
     keeper = Gatekeeper(lambda policy: bad)
-    bad.problem, bad.lacks = "", [8001]
+    bad.problem, bad.lacks = "", [tcp(8001)]
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
-    assert (dict(keeper.closed_since), keeper.problem) == ({8000: 1.0}, "no server has [8001]")
+    assert (dict(keeper.closed_since), keeper.problem) == ({tcp(8000): 1.0}, "no server has port 8001")
 
 
 class BusyGate(Gate):
@@ -254,7 +256,7 @@ class BusyGate(Gate):
 
     is_locked = True
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         if self.is_locked and list(closed) != self.held:
             raise GateBusyError("the lock is held", {port: self.since[port] for port in self.held})
         return super().hold(closed)
@@ -262,15 +264,15 @@ class BusyGate(Gate):
 
 def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() -> None:
     gate = BusyGate()
-    gate.held = [8000]
+    gate.held = [tcp(8000)]
     keeper = Gatekeeper(lambda policy: gate)
     keeper.hold_by(GatePolicy(), CLOSED)
-    assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {8000: 1.0}, "the lock is held")
+    assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {tcp(8000): 1.0}, "the lock is held")
     keeper.renew()
     assert keeper.is_busy
     gate.is_locked = False
     keeper.renew()
-    assert (keeper.is_busy, list(keeper.closed_since), keeper.problem) == (False, [8000, 8001], "")
+    assert (keeper.is_busy, list(keeper.closed_since), keeper.problem) == (False, [tcp(8000), tcp(8001)], "")
 
 
 def test_port_that_a_lock_keeps_closed_is_opened_by_renew() -> None:

@@ -39,6 +39,7 @@ from tests.support.endpoints import (
     open_addresses,
     run,
 )
+from tests.support.port_gate import PortGate
 from tests.support.waiting import eventually, stays
 
 OWNER = "unix:///run/supervisor.sock"
@@ -85,11 +86,13 @@ def all_rules() -> list[list[str]]:
     ]
 
 
-def gate(kind: Kind, lease: float = 30.0, bypass: str = "mark", owner: str = OWNER, **options: Any) -> Gate:
+def gate(kind: Kind, lease: float = 30.0, bypass: str = "mark", owner: str = OWNER, **options: Any) -> PortGate:
     policy = GatePolicy(kind.backend, kind.method, lease, bypass)
     clock = options.pop("clock", time.monotonic)
     return (
-        IptablesGate(policy, owner, clock, **options) if kind.backend == "iptables" else nft_gate(policy, owner, clock)
+        PortGate(IptablesGate(policy, owner, clock, **options))
+        if kind.backend == "iptables"
+        else nft_gate(policy, owner, clock)
     )
 
 
@@ -97,8 +100,8 @@ def nft_gate(
     policy: GatePolicy = GatePolicy("nftables"),  # noqa: B008  # frozen
     owner: str = OWNER,
     clock: Callable[[], float] = time.monotonic,
-) -> NftablesGate:
-    return NftablesGate(policy, owner, clock)
+) -> PortGate:
+    return PortGate(NftablesGate(policy, owner, clock))
 
 
 # --- closed and open
@@ -359,6 +362,7 @@ import os, sys, time
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.core.policy import GatePolicy
+from tests.support.port_gate import PortGate
 import json  # whoever is nobody may not be let in to where the interpreter is
 import supervisor_rolling.listener.gates.iptables
 import supervisor_rolling.listener.gates.nftables
@@ -367,7 +371,7 @@ if "nobody" in sys.argv:
 for backend in ("nftables", "auto"):
     for call in ("check", "hold"):
         try:
-            gate = make_gate(GatePolicy(backend), "x", time.monotonic)
+            gate = PortGate(make_gate(GatePolicy(backend), "x", time.monotonic))
             gate.check() if call == "check" else gate.hold({8000: "x"})
         except GatePermissionError as error:
             print(error)
@@ -643,9 +647,10 @@ import time
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.core.policy import GatePolicy
+from tests.support.port_gate import PortGate
 try:
-    gate = make_gate(GatePolicy(), "x", time.monotonic)
-    print(type(gate).__name__, list(gate.hold({8000: "x"})), gate.hold({}))
+    gate = PortGate(make_gate(GatePolicy(), "x", time.monotonic))
+    print(type(gate.gate).__name__, list(gate.hold({8000: "x"})), gate.hold({}))
 except GateError as error:
     print(type(error).__name__, error)
 """

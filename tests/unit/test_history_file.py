@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.forecast import Cycles
 from supervisor_rolling.core.policy import GatePolicy, HistoryPolicy, Policy, PortRule
 from supervisor_rolling.core.records import LOST, head, head_of, record
@@ -24,7 +25,13 @@ BEGAN = 1790000000.125
 NOW = 1100.0
 WAY = (Step(Stage.DRAINING, 1000.0), Step(Stage.WARMING, 1001.0), Step(Stage.OPEN, 1002.0))
 MEMBER = Member(
-    "app-1", (8001,), replaced=True, steps=WAY, latencies=(700.0, 3.0), statuses=(200, 301), timing=Timing(drained=0.5)
+    "app-1",
+    (tcp(8001),),
+    replaced=True,
+    steps=WAY,
+    latencies=(700.0, 3.0),
+    statuses=(200, 301),
+    timing=Timing(drained=0.5),
 )
 
 

@@ -25,6 +25,7 @@ from supervisor.tests.base import DummyOptions, DummyPGroupConfig, DummySupervis
 from supervisor.xmlrpc import Faults, RPCError, traverse, xmlrpc_marshal
 
 from supervisor_rolling.codec import dump
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
@@ -78,14 +79,14 @@ def looking(supervisord: DummySupervisor) -> Any:
 def rolled(supervisord: DummySupervisor, name: str = "app") -> Any:
     """The same, with a rollout under way, and the guard of the group has a process in hand."""
     rolling = looking(supervisord)
-    members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
+    members = (Member("web_1", (tcp(8001),), stage=Stage.DRAINING, since=1000.0), Member("web_2", (tcp(8002),)))
     rollout = dump(a_rollout(7, members=members, by="ann@host")).replace('"app"', json.dumps(name))
     rolling.listenerRecord(rolling.mailbox.key, name, 0, rollout, 0)
     guard_state = GuardState(
         name,
         Policy(name, PortRule(auto=True)),
         GatePolicy(),
-        (GuardedProcess("web_2", (8002,), Stage.WARMING, 1000.0),),
+        (GuardedProcess("web_2", (tcp(8002),), Stage.WARMING, 1000.0),),
     )
     rolling.listenerGuard(rolling.mailbox.key, name, dump(guard_state))
     return rolling
@@ -387,7 +388,7 @@ def test_no_name_and_no_reason_breaks_an_answer_or_a_terminal(supervisord: Dummy
     supervisord.process_groups[group] = supervisord.process_groups["app"]
     supervisord.process_groups[group].processes[process] = supervisord.process_groups["app"].processes["web_1"]
     rolling = looking(supervisord)
-    member = Member(process, (8001,), stage=Stage.FAILED, since=1000.0, why=UGLY)
+    member = Member(process, (tcp(8001),), stage=Stage.FAILED, since=1000.0, why=UGLY)
     rollout = replace(a_rollout(members=(member,), why=UGLY, by=UGLY, status=Status.FAILED), group=group)
     rolling.listenerRecord(rolling.mailbox.key, group, 0, dump(rollout), 0)
     answers = [

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener import keepalive_closer
 from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter, table_of
@@ -391,4 +392,4 @@ def test_a_pool_runs_dry_by_itself(tmp_path: Path, lines: StatusLineRewriter) ->
 
 
 def established(port: int) -> int:
-    return len(KernelSockets().connections([port])[port].peers)
+    return len(KernelSockets().connections([tcp(port)])[tcp(port)].peers)

@@ -17,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.connections import Connection, Connections
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import sock_diag
@@ -48,16 +49,16 @@ def name_of(sock: socket.socket) -> str:
 def test_a_connection_that_waits_in_the_accept_queue_counts(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
-    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == {name_of(client)}
 
 
 def test_an_accepted_connection_counts_until_the_server_closes_it(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
     accepted, _ = server.accept()
-    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == {name_of(client)}
     accepted.close()
-    assert eventually(lambda: not sockets.connections([port_of(server)])[port_of(server)].peers)
+    assert eventually(lambda: not sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers)
 
 
 def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds_it(
@@ -69,7 +70,7 @@ def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds
     accepted = keep.enter_context(server.accept()[0])
     client.close()
     assert select.select([accepted], [], [], 2)[0]  # the end of file is here: CLOSE_WAIT
-    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name}
+    assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == {name}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -77,7 +78,7 @@ def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSoc
     server = listen(keep, "::", dual=True)
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)  # stays in SYN_RECV until a byte comes
     client = connect(keep, server, address)
-    assert sockets.connections([port_of(server)])[port_of(server)].peers == {name_of(client)}
+    assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == {name_of(client)}
     states = {one.state for one in sock_diag.tcp_sockets((sock_diag.SYN_RECV,), [port_of(server)])}
     assert states == {sock_diag.SYN_RECV}
 
@@ -85,8 +86,8 @@ def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSoc
 def test_the_clients_end_of_a_loopback_connection_does_not_count(keep: ExitStack, sockets: KernelSockets) -> None:
     client = connect(keep, listen(keep))
     other = listen(keep)
-    assert sockets.connections([port_of(other)])[port_of(other)].peers == frozenset()
-    assert port_of(client) not in sockets.connections([port_of(other)])
+    assert sockets.connections([tcp(port_of(other))])[tcp(port_of(other))].peers == frozenset()
+    assert tcp(port_of(client)) not in sockets.connections([tcp(port_of(other))])
 
 
 def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
@@ -94,7 +95,7 @@ def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
 ) -> None:
     server = listen(keep, "::", dual=True)
     six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
-    observed = sockets.connections([port_of(server)])[port_of(server)]
+    observed = sockets.connections([tcp(port_of(server))])[tcp(port_of(server))]
     assert observed.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
 
 
@@ -102,8 +103,10 @@ def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitSta
     servers = [listen(keep) for _ in range(60)]
     clients = {port_of(server): name_of(connect(keep, server)) for server in servers}
     asked = sorted(clients)[:50]
-    observed = sockets.connections(asked)
-    assert {port: set(one.peers) for port, one in observed.items()} == {port: {clients[port]} for port in asked}
+    observed = sockets.connections(list(map(tcp, asked)))
+    assert {endpoint.port: set(one.peers) for endpoint, one in observed.items()} == {
+        port: {clients[port]} for port in asked
+    }
 
 
 def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> None:
@@ -117,8 +120,8 @@ def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> Non
 def test_ports_beyond_one_filter_are_all_looked_at(keep: ExitStack, sockets: KernelSockets, step: int) -> None:
     servers = [keep.enter_context(socket.create_server(("127.0.0.1", port))) for port in (20000, 25000, 29998)]
     clients = [connect(keep, server) for server in servers]
-    found = sockets.connections(range(20000, 30000, step))
-    assert [found[port_of(server)].peers for server in servers] == [{name_of(client)} for client in clients]
+    found = sockets.connections(list(map(tcp, range(20000, 30000, step))))
+    assert [found[tcp(port_of(server))].peers for server in servers] == [{name_of(client)} for client in clients]
     assert sum(len(one.peers) for one in found.values()) == len(clients)
 
 
@@ -126,11 +129,11 @@ def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitSt
     server = listen(keep)
     server.listen(700)
     names = {name_of(connect(keep, server)) for _ in range(600)}  # about 45 KiB, more than one netlink message holds
-    assert sockets.connections([port_of(server)])[port_of(server)].peers == names
+    assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == names
 
 
 def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> None:
-    assert sockets.connections([1]) == {1: Connections()}
+    assert sockets.connections([tcp(1)]) == {tcp(1): Connections()}
     assert sockets.connections([]) == {}
 
 
@@ -139,7 +142,7 @@ def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> N
 
 def told(sockets: KernelSockets, server: socket.socket, oldest: int = 9) -> dict[str, Connection]:
     """The oldest connections, by peer."""
-    return {one.peer: one for one in sockets.connections([port_of(server)], oldest)[port_of(server)].oldest}
+    return {one.peer: one for one in sockets.connections([tcp(port_of(server))], oldest)[tcp(port_of(server))].oldest}
 
 
 def accepted_from(keep: ExitStack, server: socket.socket) -> tuple[socket.socket, socket.socket, float]:
@@ -206,7 +209,7 @@ def test_where_bytes_move_both_ways_the_kernel_knows_no_age_but_of_the_older_one
 def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     port = port_of(server)
-    assert sockets.connections([port], oldest=1)[port].silent == math.inf
+    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == math.inf
     answered = [connect(keep, server) for _ in range(2)]
     for client in answered:
         process = keep.enter_context(server.accept()[0])
@@ -214,12 +217,14 @@ def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack,
         assert process.recv(9)
         process.sendall(b"answer")
         assert eventually(lambda client=client: told(sockets, server)[name_of(client)].idle >= 0.1)  # type: ignore[misc]
-    assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
-    found = sockets.connections([port], oldest=9)[port]
+    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
+    found = sockets.connections([tcp(port)], oldest=9)[tcp(port)]
     assert found.silent == min(one.idle for one in found.oldest)
-    assert sockets.connections([port])[port].silent == 0.0  # nobody asked
+    assert sockets.connections([tcp(port)])[tcp(port)].silent == 0.0  # nobody asked
     answered[0].sendall(b"ask")
-    assert stays(lambda: sockets.connections([port], oldest=1)[port].silent == 0.0, 0.3), "one waits for its answer"
+    assert stays(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == 0.0, 0.3), (
+        "one waits for its answer"
+    )
 
 
 def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: KernelSockets) -> None:
@@ -234,17 +239,17 @@ def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: Kern
     with contextlib.suppress(BlockingIOError):
         while True:
             sent += process.send(bytes(65536))
-    assert eventually(lambda: sockets.connections([port], oldest=1)[port].oldest[0].idle >= 0.3)
-    assert sockets.connections([port], oldest=1)[port].silent == 0.0
+    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].oldest[0].idle >= 0.3)
+    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == 0.0
     while sent:
         sent -= len(client.recv(1 << 20))
-    assert eventually(lambda: sockets.connections([port], oldest=1)[port].silent >= 0.3)
+    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
 
 
 def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
-    assert stays(lambda: sockets.connections([port_of(server)], oldest=1)[port_of(server)].silent == 0.0, 0.1)
+    assert stays(lambda: sockets.connections([tcp(port_of(server))], oldest=1)[tcp(port_of(server))].silent == 0.0, 0.1)
 
 
 def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(
@@ -341,13 +346,13 @@ def test_of_many_only_the_oldest_are_told_the_oldest_first(keep: ExitStack, sock
     ages = [one.age for one in told(sockets, server).values()]
     assert ages == sorted(ages, reverse=True)
     assert set(told(sockets, server, oldest=2)) == set(map(name_of, old))
-    assert len(sockets.connections([port_of(server)], oldest=2)[port_of(server)].peers) == len(old + new)
+    assert len(sockets.connections([tcp(port_of(server))], oldest=2)[tcp(port_of(server))].peers) == len(old + new)
 
 
 def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
-    observed = sockets.connections([port_of(server)])[port_of(server)]
+    observed = sockets.connections([tcp(port_of(server))])[tcp(port_of(server))]
     assert (len(observed.peers), observed.oldest) == (1, ())
 
 
@@ -466,7 +471,7 @@ def test_one_walk_over_the_kernels_table_finds_both_families(
         return real(family, *rest)
 
     monkeypatch.setattr(sock_diag, "_dump", counted)
-    found = sockets.connections([port_of(server)], oldest=2)[port_of(server)]
+    found = sockets.connections([tcp(port_of(server))], oldest=2)[tcp(port_of(server))]
     assert walks == [socket.AF_UNSPEC]
     assert found.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
     assert len(found.oldest) == 2

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.lingering import MAX_SHOWN, aged, count_text, left_texts, oldest, span, text
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
@@ -93,7 +94,7 @@ def test_what_is_known_of_all_makes_none_younger(found: list[Connection], second
 
 
 def test_the_log_tells_who_was_left_when_a_process_is_restarted() -> None:
-    draining = Member("app-1", (8001,), stage=Stage.DRAINING)
+    draining = Member("app-1", (tcp(8001),), stage=Stage.DRAINING)
     after = replace(draining, stage=Stage.RESTARTING, timing=Timing(drained=30.0))
     rollout = Rollout(7, "app", Policy("app", PortRule()), (draining,), 1, GatePolicy())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener import drain_notification
@@ -55,7 +56,7 @@ class Server:
 
 def a_job(port: int, **changes: Any) -> NotificationJob:
     values = {"pid": 1, "request": "POST /drain", "headers": {"Host": "example.org"}, "bypass": "mark", **changes}
-    return NotificationJob(ports=(port,), **values)
+    return NotificationJob(endpoints=(tcp(port),), **values)
 
 
 def given(own: HttpNotifications, job: NotificationJob) -> NotificationStatus:
@@ -75,7 +76,7 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
     server, own = listening(keep, address), HttpNotifications(KernelSockets())
     gate = make_gate(GatePolicy(lease=30.0, bypass=bypass), "unix:///drain_notification.sock", time.monotonic)
     keep.callback(gate.hold, {})
-    gate.hold({server.port: "a test"})
+    gate.hold({tcp(server.port): "a test"})
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address, server.port), DEADLINE)
     server.may_answer.clear()
@@ -83,7 +84,7 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
     poll(lambda: given(own, job) and server.observed, bool)
     assert not given(own, job).is_over
     assert own.peers() == {server.observed[0][0]}
-    assert KernelSockets().connections([server.port])[server.port].peers == own.peers()
+    assert KernelSockets().connections([tcp(server.port)])[tcp(server.port)].peers == own.peers()
     server.may_answer.set()
     poll(lambda: given(own, job), lambda notice: notice.is_over)
     for _ in range(5):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.codec import dump
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.policy import GatePolicy, Hook, HooksPolicy, Policy, PortRule
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.ctl.output import Output
@@ -43,7 +44,9 @@ View = dict[str, Any]
 
 UNDER_WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY]
 TOOK = Timing(drained=1.24, stopped=1.11, started=1.02, warmed=0.73, ready=10.0)
-NEW = Member("app-1", (8001,), replaced=True, attempted=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4)
+NEW = Member(
+    "app-1", (tcp(8001),), replaced=True, attempted=True, since=BEGAN + 5, timing=TOOK, requests=11, first_ms=730.4
+)
 NEW = replace(NEW, last_ms=3.2)
 
 
@@ -86,11 +89,11 @@ def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, 
 
 
 def waiting(*names: str) -> tuple[Member, ...]:
-    return tuple(Member(name, (8000 + int(name.rpartition("-")[2]),)) for name in names)
+    return tuple(Member(name, (tcp(8000 + int(name.rpartition("-")[2])),)) for name in names)
 
 
 def moving(stage: Stage, name: str = "app-2", **changes: Any) -> Member:
-    return Member(name, (8002,), stage=stage, attempted=True, **{"since": NOW - 3.0, **changes})
+    return Member(name, (tcp(8002),), stage=stage, attempted=True, **{"since": NOW - 3.0, **changes})
 
 
 def last_text(view: View, processes_after: Sequence[View] = ()) -> str:
@@ -202,7 +205,7 @@ def test_connection_lines_stay_on_a_terminal(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.OPEN])
 def test_failed_process_has_its_reason(stage: Stage) -> None:
-    member = Member("app-1", (8001,), stage=stage, failed=True, why="is not warm: GET / answered 500")
+    member = Member("app-1", (tcp(8001),), stage=stage, failed=True, why="is not warm: GET / answered 500")
     assert line_of(member) == "app-1  FAILED: is not warm: GET / answered 500"
 
 
@@ -269,7 +272,7 @@ def test_redrawn_lines_fit_the_rows_of_the_terminal(monkeypatch: pytest.MonkeyPa
     terminal = Terminal()
     screen = screen_for(Output(terminal, PLAIN))
     rollout = a_view(
-        *(Member(f"app-{n}", (8000 + n,), stage=Stage.WARMING, attempted=True, since=BEGAN) for n in range(9))
+        *(Member(f"app-{n}", (tcp(8000 + n),), stage=Stage.WARMING, attempted=True, since=BEGAN) for n in range(9))
     )
     for _ in range(3):
         screen.show(rollout)
@@ -313,8 +316,8 @@ def test_other_abort_has_its_reason() -> None:
 
 
 def test_failed_rollout_has_gate_log_and_next_command() -> None:
-    kept = Member("app-2", (8002,), stage=Stage.FAILED, failed=True, why="is not warm")
-    serving = Member("app-3", (8003,), failed=True, why="still had 3 connections")
+    kept = Member("app-2", (tcp(8002),), stage=Stage.FAILED, failed=True, why="is not warm")
+    serving = Member("app-3", (tcp(8003),), failed=True, why="still had 3 connections")
     view = a_view(NEW, kept, serving, status=Status.FAILED, why="app:app-2 is not warm; app:app-3 still had")
     assert last_text(view, [standing("app-2", "closed"), standing("app-3")]).splitlines() == [
         "app: FAILED: 1 of 3 replaced in 12.0 s, never fewer than 3 of 3 available",
@@ -342,7 +345,7 @@ def standing(name: str, gate: str = "open", statename: str = "RUNNING", warm: bo
     ],
 )
 def test_failed_process_has_its_present_gate(found: list[View], text: str) -> None:
-    kept = Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="is FATAL")
+    kept = Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, why="is FATAL")
     lines = last_text(a_view(kept, *waiting("app-2"), status=Status.FAILED), found).splitlines()
     assert lines[1] == f"{text}: app-1 (port 8001)"
     is_known = lines[2] == "See why: supervisorctl tail app:app-1 stderr"
@@ -353,11 +356,11 @@ def test_failed_process_has_its_present_gate(found: list[View], text: str) -> No
 @pytest.mark.parametrize(
     ("member", "is_told"),
     [
-        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, why="did not come up: FATAL"), True),
-        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died after it was replaced"), True),
-        (Member("app-1", (8001,), failed=True, replaced=True, pid=7, killed=True, why="did not stop"), False),
-        (Member("app-1", (8001,), stage=Stage.FAILED, failed=True, killed=True, why="not warm"), True),
-        (Member("app-1", (8001,), failed=True, why="still had 3 connections; it goes on serving"), False),
+        (Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, why="did not come up: FATAL"), True),
+        (Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, why="died after it was replaced"), True),
+        (Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, killed=True, why="did not stop"), False),
+        (Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, killed=True, why="not warm"), True),
+        (Member("app-1", (tcp(8001),), failed=True, why="still had 3 connections; it goes on serving"), False),
     ],
     ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
 )
@@ -368,14 +371,14 @@ def test_log_is_named_only_if_it_has_the_cause(member: Member, is_told: bool) ->
 
 
 def test_complete_rollout_has_nothing_to_resume() -> None:
-    died = Member("app-1", (8001,), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
+    died = Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
     assert last_text(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
         "Every process was replaced. To see their state: supervisorctl rolling_status app"
     )
 
 
 def test_process_left_by_earlier_rollout_has_restart_command() -> None:
-    kept = Member("app-3", (8003,), selected=False, stage=Stage.FAILED, why="is not warm")
+    kept = Member("app-3", (tcp(8003),), selected=False, stage=Stage.FAILED, why="is not warm")
     assert last_text(a_view(NEW, kept, status=Status.DONE)).splitlines()[-1] == (
         "To replace what an earlier rollout left closed: supervisorctl rolling_restart app:app-3"
     )
@@ -437,10 +440,10 @@ def test_given_min_ready_seconds_are_not_explained(policy: Policy) -> None:
 
 def test_plan_has_order_ports_and_processes_left_alone() -> None:
     members = (
-        Member("app-10", (8010, 9010)),
-        Member("app-2", (8002,)),
+        Member("app-10", (tcp(8010), tcp(9010))),
+        Member("app-2", (tcp(8002),)),
         Member("app-3", (), selected=False, why="is stopped and is left so"),
-        Member("app-4", (8004,), selected=False),
+        Member("app-4", (tcp(8004),), selected=False),
     )
     assert plan_lines(a_view(*members, status=Status.PLANNED)) == [
         "app: would replace 2 processes, 1 at a time, in this order:",
@@ -483,7 +486,7 @@ def test_failed_process_under_way_is_not_printed_yet(stage: Stage) -> None:
 
 
 def test_process_closed_earlier_is_printed_when_replaced() -> None:
-    shut = Member("app-1", (8001,), stage=Stage.FAILED, why="is not warm")
+    shut = Member("app-1", (tcp(8001),), stage=Stage.FAILED, why="is not warm")
     assert plain(a_view(shut)) == []
     assert plain(a_view(shut), a_view(moving(Stage.WARMING, "app-1")), a_view(NEW)) == [line_of(NEW, signs=ASCII)]
 
@@ -615,5 +618,5 @@ def test_long_wait_is_one_plain_line() -> None:
 
 
 def test_unknown_min_ready_seconds_count_open_processes():
-    view = a_view(Member("app-1", (8001,), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
+    view = a_view(Member("app-1", (tcp(8001),), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
     assert last_text(view).endswith("never fewer than 3 of 1 open")

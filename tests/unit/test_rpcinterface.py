@@ -21,6 +21,7 @@ from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, tra
 
 from supervisor_rolling.codec import dump, dump_changes, load
 from supervisor_rolling.core import stages
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule
@@ -104,7 +105,7 @@ def rolling(supervisord: DummySupervisor) -> Any:
 
 
 def a_rollout(number: int = 1, **changes: Any) -> Rollout:
-    members = (Member("web_1", (8001,)), Member("web_2", (8002,)), Member("web_10", (8010,)))
+    members = (Member("web_1", (tcp(8001),)), Member("web_2", (tcp(8002),)), Member("web_10", (tcp(8010),)))
     values = {"members": members, "limit": 1, "gate": GatePolicy(), "started_at": 1000.0, **changes}
     return Rollout(number, "app", Policy("app", PortRule(pattern=r"web_(\d+)")), **values)
 
@@ -311,7 +312,7 @@ def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling
 
 def test_a_second_rollout_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
     version = begin(rolling, by="ann@host")
-    members = (Member("web_1", (1,), replaced=True), Member("web_2", (2,)))
+    members = (Member("web_1", (tcp(1),), replaced=True), Member("web_2", (tcp(2),)))
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(by="ann@host", members=members)), 0)
     fault = fault_of(rolling.restart, "app", False, {})
     assert fault.code == Fault.ALREADY_ROLLING
@@ -579,7 +580,7 @@ def test_resume_of_a_failed_rollout_is_a_request_to_the_listener(rolling: Any):
 
 def test_other_listeners_are_told_of_the_rollout_and_its_processes(rolling: Any, notified: list[Any]):
     version = begin(rolling)
-    members = (Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0), Member("web_2", (8002,)))
+    members = (Member("web_1", (tcp(8001),), stage=Stage.DRAINING, since=1000.0), Member("web_2", (tcp(8002),)))
     version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
     names = [events.getEventNameByType(event.__class__) for event in notified]
@@ -596,8 +597,8 @@ def test_every_event_can_be_subscribed_to_by_its_name():
 def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     members = (
-        Member("web_1", (8001,), stage=Stage.OPEN, pid=100, spawned=1.0),
-        Member("web_2", (8002,), stage=Stage.WARMING, pid=101),
+        Member("web_1", (tcp(8001),), stage=Stage.OPEN, pid=100, spawned=1.0),
+        Member("web_2", (tcp(8002),), stage=Stage.WARMING, pid=101),
     )
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
     assert {p["name"]: p["warm"] for p in rolling.getProcesses("app")} == {
@@ -707,7 +708,7 @@ def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord:
 
 def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
     version = begin(rolling)
-    member = Member("web_1", (8001,), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
+    member = Member("web_1", (tcp(8001),), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=(member,), why="é")), 0)
     for answer in (
         rolling.getRollout("app"),
@@ -959,7 +960,7 @@ def test_what_is_no_order_is_refused(rolling: Any, change: dict[str, Any]):
 
 
 def a_guarded(stage: Stage = Stage.WARMING, name: str = "web_1", pid: int = 100, **changes: Any) -> GuardedProcess:
-    return GuardedProcess(name, (8001,), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
+    return GuardedProcess(name, (tcp(8001),), stage, **{"since": 1000.0, "pid": pid, "spawned": 1.0, **changes})
 
 
 def guard(rolling: Any, *guarded: GuardedProcess, group: str = "app") -> int:
@@ -1099,8 +1100,8 @@ def test_the_closed_stages_of_a_rollout_are_the_same_to_supervisord_and_to_the_m
 
 
 def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
-    draining = Member("web_1", (8001,), stage=Stage.DRAINING, since=1000.0)
-    left = Member("web_2", (8002,))
+    draining = Member("web_1", (tcp(8001),), stage=Stage.DRAINING, since=1000.0)
+    left = Member("web_2", (tcp(8002),))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(draining, left))), 0)
     guard(rolling, a_guarded(), a_guarded(name="web_2", closed=True, why="a new process, not warm yet"))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == ("draining", "closed")
@@ -1110,7 +1111,7 @@ def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
 
 @pytest.mark.parametrize("is_guarded", [True, False])
 def test_the_listener_sees_what_an_ended_rollout_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
-    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    failed = Member("web_1", (tcp(8001),), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
@@ -1121,7 +1122,7 @@ def test_the_listener_sees_what_an_ended_rollout_without_a_guard_keeps_closed(ro
 def test_what_a_rollout_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
     rolling: Any, is_guarded: bool, gate: str
 ):
-    failed = Member("web_1", (8001,), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
+    failed = Member("web_1", (tcp(8001),), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
@@ -1132,7 +1133,7 @@ def test_what_a_rollout_that_is_over_left_failed_is_what_the_guard_has_made_of_i
 
 
 def test_a_rollout_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
-    member = Member("web_1", (8001,), pid=100, spawned=1.0, replaced=True)
+    member = Member("web_1", (tcp(8001),), pid=100, spawned=1.0, replaced=True)
     version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
     guard(rolling, a_guarded(Stage.READY, pid=500))
@@ -1201,7 +1202,11 @@ def test_a_rollout_ends_with_its_group_and_says_so(rolling: Any, supervisord: Du
 
 def rolled_to(stage: Stage) -> Rollout:
     return a_rollout(
-        members=(Member("web_1", (8001,), stage=stage), Member("web_2", (8002,)), Member("web_10", (8010,)))
+        members=(
+            Member("web_1", (tcp(8001),), stage=stage),
+            Member("web_2", (tcp(8002),)),
+            Member("web_10", (tcp(8010),)),
+        )
     )
 
 

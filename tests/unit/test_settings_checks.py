@@ -9,6 +9,7 @@ import pytest
 from supervisor_rolling.core.checks import conntrack, processes, settings
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Listening, Wrapper
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import DrainPolicy, GatePolicy, Policy, PortRule
@@ -85,7 +86,7 @@ LISTENS = Listening({8001: ("127.0.0.1",)})
 def told(
     process: Process, listening: Listening = LISTENS, guarded: GuardedProcess | None = None, **member: object
 ) -> list[Finding]:
-    rollout = Rollout(1, "app", POLICY, (replace(Member("app-1", (8001,)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
+    rollout = Rollout(1, "app", POLICY, (replace(Member("app-1", (tcp(8001),)), **member),), 1, GatePolicy())  # type: ignore[arg-type]
     observed = Observation(0.0, {"app-1": process}, guarded={"app-1": guarded} if guarded else {})
     return list(processes.findings(rollout, observed, listening, Settings()))
 
@@ -104,7 +105,7 @@ def test_one_that_is_down_is_told(state: str) -> None:
 
 
 def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
-    guarded = GuardedProcess("app-1", (8001,), Stage.FAILED, 0.0, closed=True, problem="500")
+    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, closed=True, problem="500")
     (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert by_rollout == by_guard
@@ -112,7 +113,7 @@ def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
 
 
 def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
-    guarded = GuardedProcess("app-1", (8001,), Stage.FAILED, 0.0, problem="500")
+    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, problem="500")
     (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert (finding.code, finding.text) == ("process.cold", "is not warm, and accepting traffic: 500")
 
@@ -208,7 +209,7 @@ def test_what_could_not_be_looked_at_is_no_finding() -> None:
 
 
 def found_of(wrapper: Wrapper, signal: str, stopasgroup: bool = False) -> list[Finding]:
-    rollout = Rollout(1, "app", POLICY, (Member("app-1", (8001,)),), 1, GatePolicy())
+    rollout = Rollout(1, "app", POLICY, (Member("app-1", (tcp(8001),)),), 1, GatePolicy())
     observed = Observation(0.0, {"app-1": Process("app-1", "RUNNING", 1)})
     given = Settings((replace(SOUND, stopasgroup=stopasgroup, stopsignal=signal),))
     return list(processes.findings(rollout, observed, Listening({8001: ("::",)}, wrappers={"app-1": wrapper}), given))

@@ -17,6 +17,7 @@ from supervisor.xmlrpc import xmlrpc_marshal
 
 from supervisor_rolling.codec import dump, dump_changes, load_rollout, load_watch
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, WarmupPolicy, WarmupRequest
 from supervisor_rolling.core.rollout import Level, Member, Rollout, Stage, Status
@@ -34,11 +35,11 @@ ROLLOUT = Rollout(
     1,
     "app",
     POLICY,
-    (Member("web_1", (8001,), pid=7, oldest_lingering=(Connection("10.0.0.1:5"),)), Member("web_2", (8002,))),
+    (Member("web_1", (tcp(8001),), pid=7, oldest_lingering=(Connection("10.0.0.1:5"),)), Member("web_2", (tcp(8002),))),
     1,
     GatePolicy(),
 )
-WATCH = GuardState("app", POLICY, GatePolicy(), (GuardedProcess("web_1", (8001,), Stage.WARMING, 1000.0),))
+WATCH = GuardState("app", POLICY, GatePolicy(), (GuardedProcess("web_1", (tcp(8001),), Stage.WARMING, 1000.0),))
 
 SCALARS: dict[Any, shapes.Shape] = {
     str: shapes.TEXT,
@@ -130,7 +131,7 @@ def changed(record: Rollout | GuardState, path: list[Any], value: Any) -> str:
         (["group"], "web", "group: it is of another group"),
         (["members"], {}, "members: '{}'"),
         (["members"], [[]], "members[0]: '[]'"),
-        (["members", 1, "ports"], [8002, "8003"], "members[1].ports[1]: '8003'"),
+        (["members", 1, "endpoints"], [["tcp", 8003]], "members[1].endpoints[0][1]: '8003'"),
         (["members", 0, "pid"], -1, "members[0].pid: '-1'"),
         (["members", 0, "stage"], "nowhere", "members[0].stage: 'nowhere'"),
         (["members", 0, "timing", "drained"], "1", "members[0].timing.drained: '1'"),
@@ -160,7 +161,7 @@ def test_a_member_that_is_wrong_is_found_behind_many_that_have_not_changed() -> 
         shapes.read_rollout(changed(ROLLOUT, ["members", 1, "pid"], "7"), "app", old)
     with pytest.raises(ValueError, match=r"policy.min_ready_seconds"):
         shapes.read_rollout(changed(ROLLOUT, ["policy", "min_ready_seconds"], "7"), "app", old)
-    longer = dataclasses.replace(ROLLOUT, members=(*ROLLOUT.members, Member("web_3", (8003,))))
+    longer = dataclasses.replace(ROLLOUT, members=(*ROLLOUT.members, Member("web_3", (tcp(8003),))))
     with pytest.raises(ValueError, match=r"members\[2\].name"):
         shapes.read_rollout(changed(longer, ["members", 2, "name"], 3), "app", old)
 

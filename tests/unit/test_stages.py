@@ -12,6 +12,7 @@ from supervisor_rolling.core import guard, machine
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import NotificationJob, WarmupStatus
@@ -47,7 +48,7 @@ NAME, PORT = "app-1", 8001
 OLD, NEW = 100, 200
 BEGAN = 1000.0  # when the stage began that a test looks at
 DRAIN = DrainPolicy(timeout=30.0)
-CLOSED = {PORT: BEGAN}
+CLOSED = {tcp(PORT): BEGAN}
 CLOSED_STAGES = (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.FAILED)
 
 
@@ -55,7 +56,7 @@ def a_member(stage: Stage = Stage.OPEN, **changes: Any) -> Member:
     attempted = stage is not Stage.OPEN
     identity = {"old_pid": OLD, "old_spawned": 1.0, "spawned": 1.0}
     values = {"stage": stage, "since": BEGAN, "attempted": attempted, **identity, **changes}
-    return Member(NAME, (PORT,), **values)
+    return Member(NAME, (tcp(PORT),), **values)
 
 
 def a_process(state: str = "RUNNING", pid: int = OLD, **changes: Any) -> Process:
@@ -203,7 +204,7 @@ def test_a_drain_is_over_when_the_gate_was_closed_before_the_look_and_nobody_is_
     ("why", "facts"),
     [
         ("a connection is left", {"connections": {NAME: 2}}),
-        ("the gate closed after the look", {"closed": {PORT: BEGAN + 1.1}}),
+        ("the gate closed after the look", {"closed": {tcp(PORT): BEGAN + 1.1}}),
         ("the gate is open", {"closed": {}}),
         ("nobody looked at the connections", {"connections": {}}),
     ],
@@ -213,9 +214,9 @@ def test_a_drain_goes_on_while(why: str, facts: dict[str, Any]) -> None:
 
 
 def test_all_ports_of_a_process_have_to_be_closed() -> None:
-    member = replace(a_member(Stage.DRAINING), ports=(PORT, 9001))
+    member = replace(a_member(Stage.DRAINING), endpoints=(tcp(PORT), tcp(9001)))
     assert stepped(member, a_process(), closed=CLOSED).stage is Stage.DRAINING
-    assert stepped(member, a_process(), closed={**CLOSED, 9001: BEGAN}).stage is Stage.RESTARTING
+    assert stepped(member, a_process(), closed={**CLOSED, tcp(9001): BEGAN}).stage is Stage.RESTARTING
 
 
 def test_the_connections_that_are_left_are_told() -> None:
@@ -278,7 +279,7 @@ def test_whoever_is_left_at_the_deadline_has_been_there_since_the_gate_closed() 
     facts: dict[str, Any] = {"connections": {NAME: 2}, "oldest": {NAME: (UPLOAD, SOCKET)}}
     after = stepped(a_member(Stage.DRAINING), a_process(), 32.0, **facts)
     assert (after.stage, after.oldest_lingering) == (Stage.RESTARTING, (UPLOAD, replace(SOCKET, age=32.0)))
-    late = stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed={PORT: BEGAN + 20.0}, **facts)
+    late = stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed={tcp(PORT): BEGAN + 20.0}, **facts)
     assert late.oldest_lingering == (UPLOAD, replace(SOCKET, age=30.0))  # by the gate that closed last
 
 
@@ -356,17 +357,17 @@ def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_ti
         DrainPolicy(timeout=30.0, on_timeout="fail"),
     )
     facts = {"drain": drain, "connections": busy}
-    early = {PORT: BEGAN - 28.9}
+    early = {tcp(PORT): BEGAN - 28.9}
     assert stepped(cold, a_process(), 1.0, closed=early, **facts).stage is Stage.DRAINING
     assert stepped(cold, a_process(), 1.2, closed=early, **facts).stage is Stage.RESTARTING
-    long_ago = {PORT: BEGAN - 99.0}
+    long_ago = {tcp(PORT): BEGAN - 99.0}
     assert stepped(cold, a_process(), LEAST_DRAIN / 2, closed=long_ago, **facts).stage is Stage.DRAINING
     after = stepped(cold, a_process(), LEAST_DRAIN * 1.1, closed=long_ago, **facts)
     assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 1)
 
 
 def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
-    late, busy = {PORT: BEGAN + 20.0}, {NAME: 3}
+    late, busy = {tcp(PORT): BEGAN + 20.0}, {NAME: 3}
     assert stepped(a_member(Stage.DRAINING), a_process(), 40.0, closed=late, connections=busy).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed=late, connections=busy).stage is Stage.RESTARTING
 
@@ -502,8 +503,8 @@ def test_while_it_stops_nothing_changes(state: str) -> None:
     assert stepped(a_member(Stage.RESTARTING), ours(state)) == a_member(Stage.RESTARTING)
 
 
-@pytest.mark.parametrize("closed", [{}, {PORT: BEGAN + 0.5}], ids=["open", "open for a moment"])
-def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[int, float]) -> None:
+@pytest.mark.parametrize("closed", [{}, {tcp(PORT): BEGAN + 0.5}], ids=["open", "open for a moment"])
+def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[Endpoint, float]) -> None:
     after = stepped(a_member(Stage.RESTARTING), a_process(), closed=closed)
     assert (after.stage, after.since) == (Stage.DRAINING, BEGAN + 1.0)
     assert stepped(a_member(Stage.RESTARTING), ours("STOPPING"), closed=closed).stage is Stage.RESTARTING
@@ -939,31 +940,31 @@ def test_one_that_failed_stays_as_it_is() -> None:
 # --- orders
 
 
-def ordered(process: Process | None, closed: dict[int, float], stopped_at: float = 0.0, at: float = 1.0) -> str:
+def ordered(process: Process | None, closed: dict[Endpoint, float], stopped_at: float = 0.0, at: float = 1.0) -> str:
     given = action(a_member(Stage.RESTARTING, stopped_at=stopped_at), observed(process, BEGAN + at), closed)
     assert given is None or given.name == NAME
     return given.verb.value if given else ""
 
 
 def test_one_that_runs_is_stopped_behind_a_gate_that_was_closed_before_it_was_found_drained() -> None:
-    assert ordered(a_process(), {PORT: BEGAN}) == "stop"
-    assert ordered(a_process("STARTING"), {PORT: BEGAN - 5.0}) == "stop"
+    assert ordered(a_process(), {tcp(PORT): BEGAN}) == "stop"
+    assert ordered(a_process("STARTING"), {tcp(PORT): BEGAN - 5.0}) == "stop"
 
 
-@pytest.mark.parametrize("closed", [{}, {PORT: BEGAN + 0.01}], ids=["open", "closed anew"])
-def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(closed: dict[int, float]) -> None:
+@pytest.mark.parametrize("closed", [{}, {tcp(PORT): BEGAN + 0.01}], ids=["open", "closed anew"])
+def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(closed: dict[Endpoint, float]) -> None:
     assert ordered(a_process(), closed, at=1000.0) == ""
 
 
 def test_a_second_port_that_is_open_keeps_it_from_being_stopped() -> None:
-    member = replace(a_member(Stage.RESTARTING), ports=(PORT, 9001))
-    assert action(member, observed(a_process()), {PORT: BEGAN}) is None
+    member = replace(a_member(Stage.RESTARTING), endpoints=(tcp(PORT), tcp(9001)))
+    assert action(member, observed(a_process()), {tcp(PORT): BEGAN}) is None
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL"])
 def test_one_that_is_down_is_started_behind_a_closed_gate(state: str) -> None:
-    assert ordered(a_process(state), {PORT: BEGAN + 1.0}) == "start"
-    assert ordered(a_process(state), {PORT: BEGAN + 1.1}) == ""
+    assert ordered(a_process(state), {tcp(PORT): BEGAN + 1.0}) == "start"
+    assert ordered(a_process(state), {tcp(PORT): BEGAN + 1.1}) == ""
     assert ordered(a_process(state), {}) == ""
 
 
@@ -996,7 +997,7 @@ def test_only_who_restarts_gets_orders(stage: Stage) -> None:
 
 
 def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_never() -> None:
-    assert closed_since(replace(a_member(), ports=()), {}) == -math.inf
+    assert closed_since(replace(a_member(), endpoints=()), {}) == -math.inf
     assert closed_since(a_member(), {}) == math.inf
 
 
@@ -1004,7 +1005,7 @@ def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_neve
 
 
 def members(*stages: Stage, **changes: Any) -> tuple[Member, ...]:
-    return tuple(Member(f"app-{n}", (8000 + n,), stage=stage, **changes) for n, stage in enumerate(stages, 1))
+    return tuple(Member(f"app-{n}", (tcp(8000 + n),), stage=stage, **changes) for n, stage in enumerate(stages, 1))
 
 
 def look(*states: str, at: float = BEGAN, **changes: Any) -> Observation:
@@ -1067,7 +1068,7 @@ def test_one_that_this_rollout_restarts_takes_room_beside_one_that_is_down(state
     first, *others = members(Stage.RESTARTING, *[Stage.OPEN] * 3, old_pid=101, since=BEGAN)
     down = replace(others[2], selected=False)
     rollout = a_rollout(replace(first, attempted=True), others[0], others[1], down, limit=2, canary=0)
-    after = machine.advance(rollout, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={8001: 0.0}))
+    after = machine.advance(rollout, look(state, "RUNNING", "RUNNING", "BACKOFF", closed={tcp(8001): 0.0}))
     assert left(after) == ["app-1"]
 
 
@@ -1150,7 +1151,7 @@ def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage, pr
 def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked_for_long() -> None:
     """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
     rollout = a_rollout(a_member(Stage.RESTARTING))
-    reopened = {PORT: BEGAN + 499.0}
+    reopened = {tcp(PORT): BEGAN + 499.0}
     away = observed(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
     after = machine.advance(rollout, away)
     assert (after.members[0].stage, after.members[0].since) == (Stage.DRAINING, BEGAN + 500.0)
@@ -1239,21 +1240,21 @@ def test_a_paused_rollout_is_never_stuck() -> None:
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])
 def test_what_is_closed_is_told_by_the_stages_also_of_rollouts_that_have_ended(status: Status) -> None:
     rollout = a_rollout(*members(*Stage), status=status)
-    expected = {m.ports[0]: f"supervisor_rolling app:{m.name}" for m in rollout.members if m.stage in CLOSED_STAGES}
+    expected = {m.endpoints[0]: f"supervisor_rolling app:{m.name}" for m in rollout.members if m.stage in CLOSED_STAGES}
     assert machine.closed(rollout) == expected
     assert len(expected) == 4
 
 
 def test_all_ports_of_a_process_are_closed() -> None:
-    member = replace(a_member(Stage.FAILED), ports=(1, 2, 3))
-    assert list(machine.closed(a_rollout(member))) == [1, 2, 3]
+    member = replace(a_member(Stage.FAILED), endpoints=(tcp(1), tcp(2), tcp(3)))
+    assert list(machine.closed(a_rollout(member))) == [tcp(1), tcp(2), tcp(3)]
 
 
 def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
     one, two = members(Stage.WARMING, Stage.WARMING, pid=NEW)
     rollout = a_rollout(one, replace(two, pid=0), a_member(Stage.READY, pid=NEW))
     (job,) = machine.jobs(rollout).values()
-    assert (list(machine.jobs(rollout)), job.pid, job.ports, job.bypass) == (["app-1"], NEW, (8001,), "mark")
+    assert (list(machine.jobs(rollout)), job.pid, job.endpoints, job.bypass) == (["app-1"], NEW, (tcp(8001),), "mark")
 
 
 def test_available_is_who_is_open_and_running() -> None:
@@ -1313,21 +1314,21 @@ def test_names_are_sorted_as_people_do(names: list[str]) -> None:
 
 def test_a_process_that_somebody_names_and_an_earlier_rollout_left_closed_is_drained_and_replaced() -> None:
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
-    ports = {"app-1": (8001,), "app-2": (8002,)}
+    endpoints = {"app-1": (tcp(8001),), "app-2": (tcp(8002),)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
     rollout = narrowed(
-        begin(2, policy, GatePolicy(), Observation(BEGAN, processes), ports, {"app-1": "is cold"}), ("app-1",)
+        begin(2, policy, GatePolicy(), Observation(BEGAN, processes), endpoints, {"app-1": "is cold"}), ("app-1",)
     )
     assert [(m.selected, m.stage) for m in rollout.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
     after = machine.advance(rollout, Observation(BEGAN + 1.0, processes, closed=CLOSED))
-    assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {8001})
+    assert (after.members[0].stage, machine.closed(after).keys()) == (Stage.DRAINING, {tcp(8001)})
 
 
 # --- who is in the hands of the guard
 
 
 def a_guarded(stage: Stage, closed: bool = False, tries: int = 0, number: int = 3, **changes: Any) -> GuardedProcess:
-    return GuardedProcess(f"app-{number}", (8000 + number,), stage, BEGAN, closed=closed, tries=tries, **changes)
+    return GuardedProcess(f"app-{number}", (tcp(8000 + number),), stage, BEGAN, closed=closed, tries=tries, **changes)
 
 
 def observed_with(*states: str, guarded: GuardedProcess, **facts: Any) -> Observation:
@@ -1464,8 +1465,8 @@ def test_one_that_the_rollout_does_not_stop_may_take_as_long_as_it_likes(change:
 
 
 def begun(observed: Observation, failed: dict[str, str]) -> Rollout:
-    ports = {name: (8000 + n,) for n, name in enumerate(sorted(observed.processes), 1)}
-    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, ports, failed)
+    endpoints = {name: (tcp(8000 + n),) for n, name in enumerate(sorted(observed.processes), 1)}
+    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, endpoints, failed)
 
 
 def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() -> None:
@@ -1560,7 +1561,7 @@ SIGNAL = Action(Verb.SIGNAL, NAME, Incarnation(OLD, 1.0), "USR1")
 
 
 def orders_while_draining(
-    process: Process | None, closed: dict[int, float] = CLOSED, **changes: Any
+    process: Process | None, closed: dict[Endpoint, float] = CLOSED, **changes: Any
 ) -> tuple[Action, ...]:
     of_member = {key: changes.pop(key) for key in list(changes) if key in Member.__dataclass_fields__}
     rollout = a_rollout(a_member(Stage.DRAINING, **of_member), drain=changes.pop("drain", MAX_SHOWN))
@@ -1569,7 +1570,7 @@ def orders_while_draining(
 
 def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> None:
     assert orders_while_draining(a_process(), {}) == ()
-    assert orders_while_draining(a_process(), {PORT: BEGAN + 1.5}) == (SIGNAL,)  # closed since this look
+    assert orders_while_draining(a_process(), {tcp(PORT): BEGAN + 1.5}) == (SIGNAL,)  # closed since this look
 
 
 def test_it_is_sent_once_and_only_where_the_policy_has_one() -> None:
@@ -1599,7 +1600,7 @@ def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
 def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
     policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
     rollout = a_rollout(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
-    job = NotificationJob(OLD, (PORT,), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
+    job = NotificationJob(OLD, (tcp(PORT),), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
     assert machine.notifications(rollout, {NAME: a_process()}, CLOSED) == {NAME: job}
     for process, closed in [(a_process(), {}), (a_process("STARTING"), CLOSED), (a_process(pid=NEW), CLOSED)]:
         assert machine.notifications(rollout, {NAME: process}, closed) == {}

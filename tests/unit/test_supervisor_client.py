@@ -22,6 +22,7 @@ from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.codec import dump, load_rollout, load_watch
 from supervisor_rolling.core.actions import Action, Outcome, Verb
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
@@ -164,7 +165,7 @@ def inet(keep: ExitStack) -> Supervisord:
 
 def a_rollout(group: str = "app", number: int = 1) -> Rollout:
     policy = Policy(group, PortRule(pattern=r"app-(\d+)"))
-    return Rollout(number, group, policy, (Member("app-1", (8001,)),), 1, GatePolicy(), why="drained → café")
+    return Rollout(number, group, policy, (Member("app-1", (tcp(8001),)),), 1, GatePolicy(), why="drained → café")
 
 
 def a_watch(group: str = "app", *guarded: GuardedProcess) -> GuardState:
@@ -287,7 +288,7 @@ def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Super
     one, two = a_watch("app"), a_watch("web")
     inet.looks(guard_states={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, guarded_groups=["app", "web"])
     assert client.look([]).guard_states == {"app": one, "web": two}
-    newer = a_watch("web", GuardedProcess("web-1", (8001,), Stage.WARMING, 1000.0, pid=100))
+    newer = a_watch("web", GuardedProcess("web-1", (tcp(8001),), Stage.WARMING, 1000.0, pid=100))
     inet.looks(guard_states={"web": [8, on_wire(newer)]}, guarded_groups=["app", "web"])
     assert client.look([]).guard_states == {"app": one, "web": newer}
     inet.looks(guarded_groups=["web"])
@@ -557,7 +558,7 @@ def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(
 def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
     client, guard_state = (
         inet.client(),
-        a_watch("app", GuardedProcess("app-1", (8001,), Stage.FAILED, 1000.0, why="drained → café")),
+        a_watch("app", GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 1000.0, why="drained → café")),
     )
     inet.methods["rolling.listenerGuard"] = lambda *_: 6
     client.guard(guard_state)

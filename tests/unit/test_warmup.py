@@ -22,6 +22,7 @@ import pytest
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
 from supervisor_rolling.core.policy import GatePolicy, WarmupPolicy, WarmupRequest
@@ -156,7 +157,7 @@ class Told:
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
-    def connections(self, ports: Collection[int], oldest: int = 0) -> Mapping[int, Connections]:
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
         raise AssertionError("a warm-up walks the table of all connections")
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
@@ -186,7 +187,7 @@ class Warmer:
         self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
-        job = WarmupJob(pid, (port,), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
+        job = WarmupJob(pid, (tcp(port),), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
         return self.warmups.tend({NAME: job})[NAME]
 
     def until_over(self, port: int, **details: Any) -> WarmupStatus:
@@ -827,7 +828,7 @@ def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> Non
     slow, quick = Server(keep), Server(keep)
     slow.hangs.clear()
     policy = WarmupPolicy(DEADLINE, requests=gets("/"))
-    selected = {f"app:{server.port}": WarmupJob(PID, (server.port,), policy, "mark") for server in (slow, quick)}
+    selected = {f"app:{server.port}": WarmupJob(PID, (tcp(server.port),), policy, "mark") for server in (slow, quick)}
     look = lambda: [warmup_status.state for warmup_status in warmer.warmups.tend(selected).values()]  # noqa: E731
     poll(look, lambda states: states == ["warming", "warm"])
     slow.hangs.set()
@@ -843,8 +844,8 @@ def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: Exit
     server = Server(keep)
     server.hangs.clear()
     policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
-    first = {f"app:{n:03}": WarmupJob(PID + n, (server.port,), policy, "mark") for n in range(SLOTS)}
-    late = {"app:late": WarmupJob(PID, (server.port,), replace(policy, timeout=0.3), "mark")}
+    first = {f"app:{n:03}": WarmupJob(PID + n, (tcp(server.port),), policy, "mark") for n in range(SLOTS)}
+    late = {"app:late": WarmupJob(PID, (tcp(server.port),), replace(policy, timeout=0.3), "mark")}
     poll(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
     waits = poll(
         lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmup_status: warmup_status.queued > 0.5
@@ -887,9 +888,9 @@ def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, w
     hanging, server = Server(keep), Server(keep)
     hanging.hangs.clear()
     policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
-    first = {f"app:{n:03}": WarmupJob(PID + n, (hanging.port,), policy, "mark") for n in range(SLOTS)}
+    first = {f"app:{n:03}": WarmupJob(PID + n, (tcp(hanging.port),), policy, "mark") for n in range(SLOTS)}
     poll(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
-    selected = {"app:late": WarmupJob(PID, (server.port,), policy, "mark")}
+    selected = {"app:late": WarmupJob(PID, (tcp(server.port),), policy, "mark")}
     found = poll(
         lambda: warmer.warmups.tend(selected)["app:late"], lambda warmup_status: warmup_status.state != "warming"
     )
@@ -989,7 +990,7 @@ def test_it_passes_a_closed_gate_that_nobody_else_passes(
 ) -> None:
     gate = make_gate(GatePolicy(lease=LEASE, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
-    assert list(gate.hold({server.port: "a test"})) == [server.port]
+    assert list(gate.hold({tcp(server.port): "a test"})) == [tcp(server.port)]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), DEADLINE)
     warmup_status = warmer.until_over(
@@ -1003,7 +1004,7 @@ def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) 
     server = Server(keep, "::1")
     gate = make_gate(GatePolicy(lease=LEASE), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
-    gate.hold({server.port: "a test"})
+    gate.hold({tcp(server.port): "a test"})
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("::1", server.port), DEADLINE)
     assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
@@ -1018,7 +1019,7 @@ def test_it_passes_the_gate_of_one_that_listens_on_no_loopback_address(
     server = Server(keep, address)
     gate = make_gate(GatePolicy(lease=LEASE, bypass=bypass), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
-    gate.hold({server.port: "a test"})
+    gate.hold({tcp(server.port): "a test"})
     with other.there(), pytest.raises(ConnectionRefusedError):
         socket.create_connection((address, server.port), DEADLINE)
     assert warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"

@@ -30,6 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from supervisor_rolling.core.connections import Connections
+from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port, tcp
 from supervisor_rolling.core.errors import PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
@@ -51,6 +52,7 @@ class HaproxyGate:
     """The haproxy backend. ``clock`` gives CLOCK_MONOTONIC seconds; ``directory`` is where the state file is kept."""
 
     name = "haproxy"
+    closes = frozenset({TCP})
 
     def __init__(
         self, policy: GatePolicy, owner: str, clock: Callable[[], float], directory: Path | None = None
@@ -63,26 +65,29 @@ class HaproxyGate:
         self._maint_since: dict[int, float] = {}  # of ports that get not even the users of a cookie
         self._requests_at_drain: dict[int, int] = {}  # how many a port had ever had when its drain began
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
-        servers = self._look(closed)
+        ports = by_port(closed)
+        servers = self._look(ports)
         ours = self._ours(servers)
-        asked = {s.name: MAINT if port in drained else DRAIN for port, those in self._servers.items() for s in those}
+        asked = {
+            s.name: MAINT if tcp(port) in drained else DRAIN for port, those in self._servers.items() for s in those
+        }
         close = {
             s.name: asked[s.name]
             for s in servers
             if s.name in asked and (not s.is_closed or (s.name in ours and s.is_drained and asked[s.name] == MAINT))
         }
         self._change(ours, close, [s for s in servers if s.name in ours.keys() - asked.keys()])
-        without = [str(port) for port in closed if not self._servers[port]]
+        without = [str(port) for port in ports if not self._servers[port]]
         if without:
             there = ", ".join(f"{server.name} ({server.address}:{server.port})" for server in servers) or "none"
             raise PartlyHeldError(
                 f"HAProxy's backend {self._api.backend} has no server of this host with port {', '.join(without)}, "
                 f"only: {there}. Fix: {_FIX_SERVER}",
-                dict(self._since),
+                by_endpoint(self._since),
             )
-        return dict(self._since)
+        return by_endpoint(self._since)
 
     def check(self) -> None:
         """Raise where the socket, its level, the backend or the state file's directory do not suffice; see
@@ -91,30 +96,31 @@ class HaproxyGate:
         self._api.servers()
         self._file.prepare()
 
-    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """What in HAProxy's configuration and states harms a rollout; see ``Gate.inspect``."""
-        servers = self._api.servers()
+        ports, servers = by_port(endpoints), self._api.servers()
         cookie, has_stick_table = self._api.cookie(), self._api.has_stick_table()
         foreign = [s for s in servers if s.port in ports and s.is_closed and s.name not in self._ours(servers)]
         keeps = [*([f"cookie {cookie}"] if cookie else []), *(["a stick-table"] if has_stick_table else [])]
         return list(_findings(self._api.backend, ports, servers, foreign, keeps))
 
-    def left(self, found: Mapping[int, Connections]) -> Mapping[int, int]:
+    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
         """What is still to be answered on each port; see ``Counting.left``. Puts a port into maintenance where that is
         nothing, or where sticky users keep coming: only what a later call finds behind that counts."""
-        traffic, now = self._traffic(found), self._clock()
-        left = {port: max(one.in_flight, len(found[port].peers) - one.idle) for port, one in traffic.items()}
+        connections = by_port(found)
+        traffic, now = self._traffic(connections), self._clock()
+        left = {port: max(one.in_flight, len(connections[port].peers) - one.idle) for port, one in traffic.items()}
         over = [port for port in left if self._is_drain_over(port, left[port], traffic[port].ever, now)]
         if over:
             ours, servers = self._file.states, [server for port in over for server in self._servers[port]]
             self._change(ours, {s.name: MAINT for s in servers if s.is_drained and s.name in ours})
         fresh = [port for port in left if now - self._maint_since.get(port, now) < MAINT_GRACE]
-        return {port: max(number, int(port in fresh)) for port, number in left.items()}
+        return {tcp(port): max(number, int(port in fresh)) for port, number in left.items()}
 
-    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
+    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         """The ports with more connections than HAProxy has to their servers; see ``Counting.strangers``."""
-        traffic = self._traffic(found)
-        return frozenset(p for p, one in traffic.items() if len(found[p].peers) > one.in_flight + one.idle)
+        traffic = by_endpoint(self._traffic(by_port(found)))
+        return frozenset(e for e, one in traffic.items() if len(found[e].peers) > one.in_flight + one.idle)
 
     def _traffic(self, ports: Collection[int]) -> dict[int, Traffic]:
         """What the servers of each port have to do, together."""
@@ -167,7 +173,7 @@ class HaproxyGate:
         if undone:
             reason = "; ".join(filter(None, answers)) or "it gives no reason"
             raise PartlyHeldError(
-                f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}", dict(self._since)
+                f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}", by_endpoint(self._since)
             )
 
 

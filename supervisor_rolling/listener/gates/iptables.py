@@ -30,6 +30,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port, tcp_ports
 from supervisor_rolling.core.errors import GateBusyError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
@@ -48,6 +49,7 @@ class IptablesGate:
     1970. It waits for the lock for ``lock_timeout`` seconds, and for as long after that only tries it once a call."""
 
     name = "iptables"
+    closes = frozenset({TCP})
 
     def __init__(
         self,
@@ -68,17 +70,18 @@ class IptablesGate:
         self._chains = [OwnChain(V4, policy, chain_of(owner))]  # one for each family
         self._since: dict[int, float] = {}
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
+        ports = by_port(closed)
         self._join_ipv6()
         listings = self._look()
-        if not all(self._is_as_asked(chain, found, closed) for chain, found in zip(self._chains, listings)):
+        if not all(self._is_as_asked(chain, found, ports) for chain, found in zip(self._chains, listings)):
             try:
                 with self._lock():
-                    self._rewrite(closed)
+                    self._rewrite(ports)
             except GateBusyError as error:
-                raise GateBusyError(str(error), dict(self._since)) from None
-        return dict(self._since)
+                raise GateBusyError(str(error), by_endpoint(self._since)) from None
+        return by_endpoint(self._since)
 
     def check(self) -> None:
         """Raise where rights or kernel support are missing; see ``Gate.check``. Holds the lock for milliseconds."""
@@ -88,7 +91,7 @@ class IptablesGate:
             for chain in self._chains:
                 chain.probe()
 
-    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """The rules above ours that accept what ours would refuse; see ``Gate.inspect``."""
         self._join_ipv6()
         return [
@@ -100,7 +103,7 @@ class IptablesGate:
                 Severity.ERROR,
             )
             for chain in self._chains
-            for entry, number, port in chain.accepting(sorted(ports))
+            for entry, number, port in chain.accepting(sorted(tcp_ports(endpoints)))
         ]
 
     @contextlib.contextmanager

@@ -46,6 +46,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
@@ -82,6 +83,7 @@ class NftablesGate:
     the rights are missing."""
 
     name = "nftables"
+    closes = frozenset({TCP})
 
     def __init__(self, policy: GatePolicy, owner: str, clock: Callable[[], float]) -> None:
         self._lease = math.ceil(policy.lease)  # listings give whole seconds
@@ -93,15 +95,16 @@ class NftablesGate:
         self._until = 0.0
         self._since: dict[int, float] = {}
 
-    def hold(self, closed: Mapping[int, str], drained: Collection[int] = ()) -> Mapping[int, float]:
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
+        ports = by_port(closed)
         found = self._table.look()
         self._note(found)
-        if not self._is_as_asked(found, closed):
-            self._write(found, closed)
-        return dict(self._since)
+        if not self._is_as_asked(found, ports):
+            self._write(found, ports)
+        return by_endpoint(self._since)
 
-    def inspect(self, ports: Mapping[int, str]) -> Sequence[Finding]:
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """Nothing: no rule of another program can open what this gate closes; see ``Gate.inspect``."""
         return ()
 

@@ -1,0 +1,60 @@
+"""How traffic reaches a process: what a gate closes, what a drain waits for, what a warm-up asks.
+
+Nothing in core asks of which kind an endpoint is. That is for the adapters: a gate says which kinds it closes, and what
+connects to an endpoint, or counts its connections, knows how that is done for its kind. A process with nothing to close
+has no endpoints, so it is drained as soon as it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+TCP = "tcp"
+_NOUNS = {TCP: "port"}
+
+
+class Endpoint(NamedTuple):
+    """One endpoint of a process; as text ``tcp:8001``."""
+
+    kind: str  # tcp
+    address: str  # the number of a TCP port
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.address}"
+
+    @property
+    def port(self) -> int:
+        """The number of a TCP port; raises ValueError for any other kind."""
+        return int(self.address)
+
+
+Endpoints = Mapping[str, tuple[Endpoint, ...]]
+"""The endpoints of each process of a group, by its name."""
+
+
+def tcp(port: int) -> Endpoint:
+    """A TCP port, at whatever address of this host."""
+    return Endpoint(TCP, str(port))
+
+
+def tcp_ports(endpoints: Iterable[Endpoint]) -> tuple[int, ...]:
+    """The numbers of those endpoints that are TCP ports."""
+    return tuple(endpoint.port for endpoint in endpoints if endpoint.kind == TCP)
+
+
+def by_port(found: Mapping[Endpoint, T]) -> dict[int, T]:
+    """What is known of each TCP endpoint, by the number of its port."""
+    return {endpoint.port: value for endpoint, value in found.items()}
+
+
+def by_endpoint(found: Mapping[int, T]) -> dict[Endpoint, T]:
+    """What is known of each TCP port, by its endpoint."""
+    return {tcp(port): value for port, value in found.items()}
+
+
+def described(endpoints: Iterable[Endpoint]) -> str:
+    """Endpoints in a message: ``port 8001, port 9001``."""
+    return ", ".join(f"{_NOUNS[endpoint.kind]} {endpoint.address}" for endpoint in endpoints)
