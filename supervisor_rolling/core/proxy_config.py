@@ -24,19 +24,19 @@ class Proxy:
 
     where: str  # file and line
     retries: bool  # a refused connection is tried on another server
-    unavailable_for: float = 0.0  # seconds for which a server that has refused gets no request, once it is open again
-    keeps_connections: bool = False  # connections are kept for the next request
+    unavailable_for: float = 0.0  # seconds for which a server that refused a connection then gets no requests
+    keeps_connections: bool = False  # for the next request
     is_here: bool = True  # the address may be this host's; else it has the same port on another one, as far as it shows
 
 
 @dataclass(frozen=True)
 class Program:
-    """A load balancer. ``retries``: it tries another server unless told otherwise."""
+    """A load balancer."""
 
     title: str
     fix: str  # what makes it try another server
     read: Callable[[Files, Collection[int]], Iterator[Proxy]] | None = None
-    retries: bool = False
+    retries: bool = False  # it tries another server unless its configuration says otherwise
     pool_fix: str = ""  # what makes it keep no connections, or the gate that copes with them
 
 
@@ -47,12 +47,11 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
     if not found:
         return None
     worst = min(found, key=lambda one: (one.retries, not one.keeps_connections, -one.unavailable_for))
-    keeps_connections, is_here = any(one.keeps_connections for one in found), any(one.is_here for one in found)
     return replace(
         worst,
         unavailable_for=max(one.unavailable_for for one in found),
-        keeps_connections=keeps_connections,
-        is_here=is_here,
+        keeps_connections=any(one.keeps_connections for one in found),
+        is_here=any(one.is_here for one in found),
     )
 
 
@@ -61,29 +60,26 @@ def read(name: str, files: Files, ports: Collection[int]) -> Proxy | None:
 
 _HAPROXY_SECTIONS = ("global", "defaults", "backend", "listen", "frontend", "peers", "resolvers", "userlist", "cache")
 _CLOSING = ("http-server-close", "httpclose", "forceclose")
-_ONE_SECOND = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)?")
 
 
 @dataclass
 class _Section:
-    """A section of haproxy.cfg, with what it has from its defaults. ``servers``: the words of each, and its place."""
+    """A section of haproxy.cfg, with what it inherits from its defaults."""
 
     redispatch: bool = False
     retries: int = 3
     is_http: bool = False  # HAProxy's default is tcp
     closing: str = ""  # the option by which it closes a connection to a server after the answer
     server: tuple[str, ...] = ()  # of default-server
-    servers: list[tuple[str, Sequence[str]]] = field(default_factory=list)
+    servers: list[tuple[str, Sequence[str]]] = field(default_factory=list)  # the place of each, and its words
 
     def proxies(self, ports: Collection[int]) -> Iterator[Proxy]:
         for where, words in self.servers:
-            if _ports_in(words[1]) & set(ports):
-                unavailable_for = _haproxy_checks([*self.server, *words[2:]])
-                retries, keeps_connections = self.redispatch and self.retries > 0, self.is_http and not self.closing
-                yield Proxy(where, retries, unavailable_for, keeps_connections, _is_here(words[1], ports))
+            if here := _matches(words[1], ports):
+                retries, keeps = self.redispatch and self.retries > 0, self.is_http and not self.closing
+                yield Proxy(where, retries, _checks_for([*self.server, *words[2:]]), keeps, any(here))
 
-    def hear(self, words: Sequence[str], where: str) -> None:
+    def take(self, words: Sequence[str], where: str) -> None:
         """Take one line of it."""
         is_no = words[0] == "no"
         if words[is_no:][:1] == ["option"]:
@@ -110,27 +106,26 @@ class _Section:
 def _haproxy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     found, named, last, now = [], {"": _Section()}, "", _Section()
     for where, words in _lines(files):
-        if words[0] in _HAPROXY_SECTIONS:
-            base = named.get(words[words.index("from") + 1], _Section()) if "from" in words[:-1] else named[last]
-            base = _Section() if words[0] == "defaults" and "from" not in words else base
-            now = replace(base, servers=[])
-            found.append(now)
-            if words[0] == "defaults":
-                last = words[1] if len(words) > 1 and words[1] != "from" else ""
-                named[last] = now
-        else:
-            now.hear(words, where)
+        if words[0] not in _HAPROXY_SECTIONS:
+            now.take(words, where)
+            continue
+        base = named.get(words[words.index("from") + 1], _Section()) if "from" in words[:-1] else named[last]
+        now = replace(_Section() if words[0] == "defaults" and "from" not in words else base, servers=[])
+        found.append(now)
+        if words[0] == "defaults":
+            last = words[1] if len(words) > 1 and words[1] != "from" else ""
+            named[last] = now
     for section in found:
         yield from section.proxies(ports)
 
 
-def _haproxy_checks(words: Sequence[str]) -> float:
-    """A server that its checks took for dead has to pass ``rise`` of them."""
-    said = dict(zip(words, words[1:]))
+def _checks_for(words: Sequence[str]) -> float:
+    """Seconds of the ``rise`` checks that a server has to pass once it counted as dead."""
     if "check" not in words:
         return 0.0
-    every = max(_seconds(said.get(key, "0"), 1e-3) for key in ("inter", "fastinter", "downinter"))
-    return (every or 2.0) * _whole(said.get("rise", ""), 2)
+    values = dict(zip(words, words[1:]))
+    every = max(_seconds(values.get(key, "0"), 1e-3) for key in ("inter", "fastinter", "downinter"))
+    return (every or 2.0) * _whole(values.get("rise", ""), 2)
 
 
 # --- Caddy
@@ -140,47 +135,40 @@ def _caddy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     lines = list(_lines(files))
     for number, (where, words) in enumerate(lines):
         if "reverse_proxy" in words[:2]:
-            body = [words for _, words in _block(lines[number:])]
+            body = list(_block([words for _, words in lines[number:]]))
             to = [*words, *(word for line in body if line[0] == "to" for word in line)]
-            if _ports_in(" ".join(to)) & set(ports):
-                found = _caddy_proxy(where, {line[0]: " ".join(line[1:]) for line in body})
-                yield replace(found, is_here=_is_here(" ".join(to), ports))
+            if here := _matches(" ".join(to), ports):
+                yield _caddy_proxy(where, {line[0]: " ".join(line[1:]) for line in body}, any(here))
 
 
-def _block(lines: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[str, Sequence[str]]]:
+def _block(lines: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     """The lines within the braces that the first one opens, if it does."""
     depth = 0
-    for number, (where, words) in enumerate(lines):
+    for number, words in enumerate(lines):
         if number and words != ["}"]:
-            yield where, words
+            yield words
         depth += (words[-1] == "{") - (words[0] == "}")
         if depth <= 0:
             return
 
 
-def _caddy_proxy(where: str, said: Mapping[str, str]) -> Proxy:
-    retries = _whole(said.get("lb_retries", ""), 0) > 0 or _seconds(said.get("lb_try_duration", "0")) > 0
-    is_checked = "health_uri" in said or "health_port" in said
-    checked = _seconds(said.get("health_interval", "30s")) if is_checked else 0.0
-    unavailable_for = max(_seconds(said.get("fail_duration", "0")), checked)
-    return Proxy(where, retries, unavailable_for, keeps_connections=said.get("keepalive") != "off")
+def _caddy_proxy(where: str, values: Mapping[str, str], is_here: bool) -> Proxy:
+    retries = _whole(values.get("lb_retries", ""), 0) > 0 or _seconds(values.get("lb_try_duration", "0")) > 0
+    is_checked = "health_uri" in values or "health_port" in values
+    checked = _seconds(values.get("health_interval", "30s")) if is_checked else 0.0
+    unavailable_for = max(_seconds(values.get("fail_duration", "0")), checked)
+    return Proxy(where, retries, unavailable_for, values.get("keepalive") != "off", is_here)
 
 
 # --- Apache
 
 
-APACHE_RETRY = 60.0
-"""Apache's default of ``retry``, in seconds."""
-
-
 def _apache(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     for where, words in _lines(files):
-        if words[0].lower() == "balancermember" and len(words) > 1 and _ports_in(words[1]) & set(ports):
-            said = dict(word.lower().partition("=")[::2] for word in words[2:])
-            retry = said.get("retry", "")
-            unavailable_for = float(_whole(retry, int(APACHE_RETRY)))
-            keeps_connections = said.get("disablereuse") != "on"
-            yield Proxy(where, True, unavailable_for, keeps_connections, _is_here(words[1], ports))
+        if words[0].lower() == "balancermember" and len(words) > 1 and (here := _matches(words[1], ports)):
+            values = dict(word.lower().partition("=")[::2] for word in words[2:])
+            retry = _whole(values.get("retry", ""), 60)  # Apache's default
+            yield Proxy(where, True, float(retry), values.get("disablereuse") != "on", any(here))
 
 
 # --- Varnish
@@ -197,11 +185,9 @@ def _varnish(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
     texts = [(path, _COMMENT.sub(lambda gone: "\n" * gone[0].count("\n"), text)) for path, text in files]
     errors = [_braced(text[start.end() :]) for _, text in texts for start in _BACKEND_ERROR.finditer(text)]
     retries = any(_RETRY.search(body) for body in errors)
-    probes = {key: value for _, text in texts for key, value in _PROBE.findall(text)}
-    is_probed = any(".probe" in text for _, text in texts)
-    unavailable_for = (
-        _seconds(probes.get("interval", "5s")) * _whole(probes.get("threshold", ""), 3) if is_probed else 0.0
-    )
+    probe = {key: value for _, text in texts for key, value in _PROBE.findall(text)}
+    seconds = _seconds(probe.get("interval", "5s")) * _whole(probe.get("threshold", ""), 3)
+    unavailable_for = seconds if any(".probe" in text for _, text in texts) else 0.0
     for path, text in texts:
         for found in _PORT.finditer(text):
             if int(found[1]) in ports:
@@ -222,6 +208,8 @@ def _braced(text: str) -> str:
 
 
 _ADDRESSES = re.compile(r"(\[[^\]]*\]|[^\s/@,\[\]:]*):(\d{1,5})(?:-(\d{1,5}))?(?![\d.:])")
+_ONE_SECOND = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)?")
 
 
 def _lines(files: Files) -> Iterator[tuple[str, list[str]]]:
@@ -233,22 +221,17 @@ def _lines(files: Files) -> Iterator[tuple[str, list[str]]]:
                 yield f"{path}:{number}", words
 
 
-def _ports_in(text: str) -> set[int]:
-    """The ports in addresses such as 10.0.0.1:8000, and those of ranges such as :8000-8003."""
-    return {port for _, those in _addresses_in(text) for port in those}
-
-
-def _addresses_in(text: str) -> Iterator[tuple[str, range]]:
-    for host, first, last in _ADDRESSES.findall(text):
-        yield host, range(int(first), min(int(last or first), 65535) + 1)
-
-
-def _is_here(text: str, ports: Collection[int]) -> bool:
-    """Whether one of the addresses with these ports may be this host's: a name may be, a number only of loopback."""
-    return any(_may_be_own(host) for host, those in _addresses_in(text) if not set(ports).isdisjoint(those))
+def _matches(text: str, ports: Collection[int]) -> list[bool]:
+    """For each address with one of these ports, such as 10.0.0.1:8000, or :8000-8003: whether it may be this host's."""
+    return [
+        _may_be_own(host)
+        for host, first, last in _ADDRESSES.findall(text)
+        if any(int(first) <= port <= int(last or first) for port in ports)
+    ]
 
 
 def _may_be_own(host: str) -> bool:
+    """A name may be, a number only of loopback."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -263,6 +246,9 @@ def _seconds(text: str, unit: float = 1.0) -> float:
 
 def _whole(text: str, default: int) -> int:
     return int(text) if text.isdecimal() else default
+
+
+# --- the programs
 
 
 _APACHE = Program(
