@@ -127,7 +127,7 @@ def test_probe_reaches_more_processes_than_its_limit() -> None:
 
 
 def test_nothing_is_tracked_in_a_new_network_namespace() -> None:
-    program = "from supervisor_rolling.listener.gate_probe import RealTrials; print(RealTrials().conntrack())"
+    program = "from supervisor_rolling.listener.gate_probe import RealGateProbes; print(RealGateProbes().conntrack())"
     command = ["unshare", "-n", sys.executable, "-c", program]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == (
         "connection tracking off\n"
