@@ -24,8 +24,7 @@ _OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileFlags:
-    """Files in one directory, for one thread. ``url``: that of the supervisord whose processes they are for; ``clock``:
-    the wall clock."""
+    """Files in one directory, for one thread. ``url``: of the processes' supervisord; ``clock``: the wall clock."""
 
     def __init__(self, environment: Mapping[str, str], url: str, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory_of(environment)

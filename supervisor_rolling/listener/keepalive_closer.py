@@ -1,6 +1,6 @@
 """The ``KeepaliveCloser`` of ``contracts.py``: makes nginx close its kept upstream connections, with nftables.
 
-nginx closes an upstream connection after an answer whose status line says HTTP/1.0, and its clients see no difference.
+nginx closes an upstream connection after an answer with HTTP/1.0 in its status line, and its clients see no difference.
 So the version in the status line of a port's answers is rewritten on their way out: two bytes, at the same length.
 
 * Each connection is rewritten once at most: the rule deletes it from its set. Only the connections of the moment in
@@ -79,7 +79,7 @@ class StatusLineRewriter:
         gone = [port for port in left if port not in ports]
         changes = [
             *([] if sets else [_TABLE % self._table]),
-            # Adding first: to delete a port whose lease has just ended would fail. Adding alone renews nothing.
+            # Added first: to delete a port that has just expired would fail. Adding alone renews nothing.
             *self._drains("add", [*gone, *old], lease),
             *self._drains("delete", [*gone, *old], lease),
             *(self._add_connections(new) if new else []),

@@ -1,6 +1,6 @@
 """The ``Sockets`` of ``contracts.py``: the connections of a port, and the ports that a process listens on.
 
-Only the server's end counts, the socket whose local port was asked for: over loopback the kernel has both ends.
+Only the server's end counts, the socket with the port as its local port: over loopback the kernel has both ends.
 ESTABLISHED (with the accept queue), SYN_RECV and CLOSE_WAIT are connections that a process may still have to answer. A
 client that closed first and only waits (FIN_WAIT, TIME_WAIT) loses nothing when the process ends.
 """

@@ -1,7 +1,7 @@
 """The ``RequestSniffer`` of ``contracts.py``: sees HTTP requests arrive at ports, by a packet socket.
 
-A filter in the kernel passes only TCP segments to these ports whose payload begins with the name of a method, so that
-uploads and streams of any rate cost nothing. There is a socket for IPv4 and one for IPv6: bound to one protocol, they
+A filter in the kernel passes only TCP segments to these ports that begin with the name of a method, so that uploads and
+streams of any rate cost nothing. There is a socket for IPv4 and one for IPv6: bound to one protocol, they
 see incoming packets only, and one over loopback once. Packets that the kernel's buffer cannot hold are lost, and
 requests in TLS are not recognised: this is evidence, not a count.
 

@@ -53,24 +53,22 @@ def _auto(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
     """iptables where it works, since it is the most tried; else nftables. An error that may pass (another program holds
     the lock) decides nothing: the next call tries again. ``method: redirect`` is for iptables alone."""
     try:
-        return _checked(_iptables(policy, owner, clock))
+        gate = _iptables(policy, owner, clock)
+        gate.check()
+        return gate
     except GatePermissionError as error:
         if policy.method == "redirect":
             raise
         without_iptables = error
     try:
-        gate = _checked(_nftables(policy, owner, clock))
+        gate = _nftables(policy, owner, clock)
+        gate.check()
     except GatePermissionError as error:
         raise GatePermissionError(
             f"No backend can close ports on this host. iptables: {without_iptables}. nftables: {error}. One of them is "
             "enough"
         ) from error
     log.info("gate.backend auto: nftables, because iptables cannot be used: %s", without_iptables)
-    return gate
-
-
-def _checked(gate: Gate) -> Gate:
-    gate.check()
     return gate
 
 

@@ -1,6 +1,6 @@
 """The ``Gate`` that closes ports in HAProxy, by its runtime API, and ``Counting``: no firewall and no root is needed.
 
-A port is that of a server in HAProxy's backend, or of several; of several, those count whose address is this host's.
+A port belongs to a server in HAProxy's backend, or to several; of several, those with an address of this host count.
 It is closed by the state of its servers and opened by ``state ready``:
 
 * ``drain`` while its process drains: HAProxy sends it no request, but those of users that a cookie or a stick table
@@ -99,10 +99,8 @@ class HaproxyGate:
     def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """What in HAProxy's configuration and states harms a rollout; see ``Gate.inspect``."""
         ports, servers = by_port(endpoints), self._api.servers()
-        cookie, has_stick_table = self._api.cookie(), self._api.has_stick_table()
         foreign = [s for s in servers if s.port in ports and s.is_closed and s.name not in self._ours(servers)]
-        keeps = [*([f"cookie {cookie}"] if cookie else []), *(["a stick-table"] if has_stick_table else [])]
-        return list(_findings(self._api.backend, ports, servers, foreign, keeps))
+        return list(_findings(self._api.backend, ports, servers, foreign, self._api.persistence()))
 
     def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
         """What is still to be answered on each port; see ``Counting.left``. Puts a port into maintenance where that is
@@ -179,7 +177,7 @@ class HaproxyGate:
 
 def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
     """The servers of this host's process on a port: the only one of that port, whatever its address (that of a bridge,
-    say), or of several those whose address is this host's."""
+    say), or of several those with an address of this host."""
     found = [server for server in servers if server.port == port]
     return found if len(found) < 2 else [server for server in found if is_own(server.address)]
 
@@ -187,7 +185,7 @@ def _of_port(servers: Sequence[Server], port: int) -> list[Server]:
 def _findings(
     backend: str, ports: Mapping[int, str], servers: Sequence[Server], foreign: Sequence[Server], keeps: Sequence[str]
 ) -> Iterator[Finding]:
-    """``foreign``: servers that were closed by another; ``keeps``: what leads a user back to the same server."""
+    """``foreign``: servers that this gate has not closed; ``keeps``: what leads a user back to the same server."""
     where = f"HAProxy's backend {backend}"
     without = [f"{name} (port {port})" for port, name in sorted(ports.items()) if not _of_port(servers, port)]
     if without:

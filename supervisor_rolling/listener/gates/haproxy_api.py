@@ -87,13 +87,11 @@ class RuntimeApi:
             for row in self._statistics("4")
         }
 
-    def cookie(self) -> str:
-        """The name of the cookie that leads a user back to the same server; empty where there is none."""
-        return next((row.get("cookie", "") for row in self._statistics("2")), "")
-
-    def has_stick_table(self) -> bool:
-        """Whether the backend has a table that leads users back to the same server."""
-        return f"# table: {self.backend}," in self._ask("show table")
+    def persistence(self) -> list[str]:
+        """What leads users back to the server that they had: a cookie, with its name, and a stick-table."""
+        cookies = [f"cookie {row['cookie']}" for row in self._statistics("2") if row.get("cookie")]
+        has_table = f"# table: {self.backend}," in self._ask("show table")
+        return [*cookies, "a stick-table"] if has_table else cookies
 
     def close(self, states: Mapping[str, str]) -> str:
         """Give each server its state, drain or maint. Returns HAProxy's objections."""
@@ -144,21 +142,22 @@ class RuntimeApi:
             raise self._translated(error) from None
 
     def _translated(self, error: OSError) -> GateError:
+        path = self.path
         if isinstance(error, PermissionError):
             return GatePermissionError(
-                f"The listener's user may not open HAProxy's socket {self.path}. Fix: `stats socket {self.path} mode "
-                "660 group GROUP level admin`, with a group of that user, in the global section of haproxy.cfg"
+                f"The listener's user may not open HAProxy's socket {path}. Fix: `stats socket {path} mode 660 group "
+                "GROUP level admin`, with a group of that user, in the global section of haproxy.cfg"
             )
         if isinstance(error, FileNotFoundError):
-            return GateError(
-                f"There is no HAProxy socket {self.path}. Fix: correct gate.socket, or write `stats socket {self.path} "
-                "level admin` in the global section of haproxy.cfg"
+            fix = (
+                f"correct gate.socket, or write `stats socket {path} level admin` in the global section of haproxy.cfg"
             )
+            return GateError(f"There is no HAProxy socket {path}. Fix: {fix}")
         if isinstance(error, ConnectionRefusedError):
-            return GateError(f"HAProxy is not running: nothing listens on its socket {self.path}. Fix: start HAProxy")
+            return GateError(f"HAProxy is not running: nothing listens on its socket {path}. Fix: start HAProxy")
         if isinstance(error, socket.timeout) or error.errno == errno.EAGAIN:
-            return GateError(f"HAProxy did not answer on {self.path} within {self._timeout:g} s")
-        return GateError(f"HAProxy's socket {self.path}: {error}")
+            return GateError(f"HAProxy did not answer on {path} within {self._timeout:g} s")
+        return GateError(f"HAProxy's socket {path}: {error}")
 
 
 def _until_closed(connection: socket.socket, deadline: float) -> Iterator[bytes]:
@@ -171,7 +170,7 @@ def _until_closed(connection: socket.socket, deadline: float) -> Iterator[bytes]
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> Iterator[dict[str, str]]:
-    """The rows of a table whose header begins with ``# ``."""
+    """The rows of a table below a header that begins with ``# ``."""
     if lines:
         names = lines[0].lstrip("# ").split(delimiter)
         yield from (dict(zip(names, row)) for row in csv.reader(lines[1:], delimiter=delimiter))

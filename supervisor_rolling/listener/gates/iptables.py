@@ -76,11 +76,8 @@ class IptablesGate:
         self._join_ipv6()
         listings = self._look()
         if not all(self._is_as_asked(chain, found, ports) for chain, found in zip(self._chains, listings)):
-            try:
-                with self._lock():
-                    self._rewrite(ports)
-            except GateBusyError as error:
-                raise GateBusyError(str(error), by_endpoint(self._since)) from None
+            with self._lock():
+                self._rewrite(ports)
         return by_endpoint(self._since)
 
     def check(self) -> None:
@@ -113,10 +110,10 @@ class IptablesGate:
         try:
             with xtables_lock(self._lock_path, self._lock_timeout if is_patient else 0.0):
                 yield
-        except GateBusyError:
+        except GateBusyError as error:
             if is_patient:
                 self._waits_again_at = time.monotonic() + self._lock_timeout
-            raise
+            raise GateBusyError(str(error), by_endpoint(self._since)) from None
 
     def _join_ipv6(self) -> None:
         """Add IPv6 once it is in use. It stays: there may be rules in it to remove."""

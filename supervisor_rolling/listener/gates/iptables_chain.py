@@ -28,7 +28,15 @@ from iptc.errors import XTablesError
 from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermissionError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener.gates import iptables_rules
+from supervisor_rolling.listener.gates.iptables_rules import (
+    MAX_COMMENT,
+    REDIRECT_PORT,
+    Family,
+    Pattern,
+    closing_rule,
+    jump_rule,
+    takes_all,
+)
 from supervisor_rolling.listener.system.rule_names import clean_comment
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"
@@ -52,7 +60,7 @@ class OwnChain:
     Call ``look`` first: ``put`` changes the copy that it read. Raises GateError and GatePermissionError.
     """
 
-    def __init__(self, family: iptables_rules.Family, policy: GatePolicy, chain: str) -> None:
+    def __init__(self, family: Family, policy: GatePolicy, chain: str) -> None:
         redirect = policy.method == "redirect"
         self._family = family
         self._policy = policy
@@ -93,17 +101,16 @@ class OwnChain:
     def accepting(self, ports: Collection[int]) -> list[tuple[str, int, int]]:
         """The rules that accept new connections to a port before they reach our chain: each with its chain, its number
         there and the first such port. Where there is no jump yet, there is none: it will be put above all."""
+        found = []
         with translated(self.where):
             table = self._fresh()
-            return [found for entry in self._entries for found in self._accepting(table, entry, ports)]
-
-    def _accepting(self, table: Any, entry: str, ports: Collection[int]) -> Iterator[tuple[str, int, int]]:
-        jump = next((position for position, right in self._jumps(table, entry) if right), 0)
-        for position, rule in itertools.islice(enumerate(_walk(table, entry)), jump):
-            if table.get_target(rule) == b"ACCEPT":
-                raw = _raw(rule)
-                taken = next((port for port in ports if iptables_rules.takes_all(self._family, raw, port)), None)
-                yield from [(entry, position + 1, taken)] if taken is not None else []
+            for entry in self._entries:
+                jump = next((position for position, right in self._jumps(table, entry) if right), 0)
+                for position, rule in itertools.islice(enumerate(_walk(table, entry)), jump):
+                    accepts = table.get_target(rule) == b"ACCEPT"
+                    taken = [port for port in ports if accepts and takes_all(self._family, _raw(rule), port)]
+                    found += [(entry, position + 1, port) for port in taken[:1]]
+        return found
 
     def put(self, closed: Mapping[int, str], until: int) -> None:
         """Write exactly the rules of these ports, which end at ``until``, in whole seconds since 1970: one commit, or
@@ -131,7 +138,7 @@ class OwnChain:
         with translated(self.where):
             try:
                 table = self._fresh()
-                self._fill(table, PROBE, [self._rule(iptables_rules.REDIRECT_PORT, 0, "a test")])
+                self._fill(table, PROBE, [self._rule(REDIRECT_PORT, 0, "a test")])
                 table.commit()
             finally:
                 table = self._fresh()
@@ -153,15 +160,15 @@ class OwnChain:
         return table
 
     @functools.cached_property
-    def _patterns(self) -> tuple[iptables_rules.Pattern, iptables_rules.Pattern]:
+    def _patterns(self) -> tuple[Pattern, Pattern]:
         """The rule of a closed port, and the jump; built when the table has been opened. The C library ends the process
         where it gets no raw socket (no file descriptors left, say): try one first, for an exception instead."""
         socket.socket(self._family.number, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
-        return iptables_rules.closing(self._family, self._policy), iptables_rules.jump(self._family, self._chain)
+        return closing_rule(self._family, self._policy), jump_rule(self._family, self._chain)
 
     def _rule(self, port: int, until: int, comment: str) -> bytes:
         closing, _ = self._patterns
-        return closing.filled(port, until, clean_comment(comment, iptables_rules.MAX_COMMENT))
+        return closing.filled(port, until, clean_comment(comment, MAX_COMMENT))
 
     def _fill(self, table: Any, chain: str, rules: Collection[bytes]) -> None:
         if not table.is_chain(chain):
@@ -226,15 +233,12 @@ _LOCK_STEP = 0.002  # seconds between two attempts; a writer holds the lock for 
 @contextlib.contextmanager
 def xtables_lock(path: str, timeout: float) -> Iterator[None]:
     """Hold the lock that ``iptables -w`` takes. Raises GateBusyError when it is not free within ``timeout`` seconds."""
-    where = f"the lock {path}"
-    with translated(where):
-        handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with translated(where):
+    with contextlib.ExitStack() as held:
+        with translated(f"the lock {path}"):
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, handle)
             _acquire(handle, path, timeout)
         yield
-    finally:
-        os.close(handle)
 
 
 def _acquire(handle: int, path: str, timeout: float) -> None:

@@ -100,7 +100,7 @@ class Pattern:
         layout.pack_into(raw, self._places[module] + _MODULE.size + offset, *values)
 
 
-def closing(family: Family, policy: GatePolicy) -> Pattern:
+def closing_rule(family: Family, policy: GatePolicy) -> Pattern:
     """The rule of a closed port, without port, datestop and comment."""
     rule = _syn_rule(family)
     if policy.bypass == "mark":
@@ -115,7 +115,7 @@ def closing(family: Family, policy: GatePolicy) -> Pattern:
     return Pattern(bytes(rule.rule), type(rule.entry))
 
 
-def jump(family: Family, chain: str) -> Pattern:
+def jump_rule(family: Family, chain: str) -> Pattern:
     """``-p tcp --syn -j CHAIN``."""
     rule = _syn_rule(family)
     return Pattern(_with_target(rule, chain, bytes(4)), type(rule.entry), is_jump=True)

@@ -15,12 +15,11 @@
 With ``bypass: address`` the rule ``ip saddr 127.0.0.2 return`` above that one replaces the mark. One table serves both
 address families, without conntrack. A bare ``tcp flags syn`` would miss a SYN that asks for ECN.
 
-What other rules can do. A packet walks the chains of all tables that are hooked to input, by priority; those of
-iptables stand at 0. ``accept`` ends one chain and not the walk, so no rule of another program opens a closed port;
-reject and drop end the walk. Ours stands before the usual chains (-10): before another's drop, which would let a load
-balancer wait where it could try the next server, and before a ``synproxy``, which would answer a SYN for the
-application. Rules before ours can set the mark of a packet (opens), clear that of a warm-up (closes), send the packet
-to another port (the port that arrives here counts), or take it away (``queue``, XDP, another synproxy).
+A packet walks the chains of all tables that are hooked to input, by priority; those of iptables stand at 0. ``accept``
+ends one chain and not the walk, so no rule of another program opens a closed port. Ours stands before the usual chains
+(-10): before a drop, which would let a load balancer wait where it could try the next server, and before a
+``synproxy``, which would answer for the application. Rules before ours can set the mark of a packet (opens), clear that
+of a warm-up (closes), change its port (the one that arrives here counts), or take it away (``queue``, XDP).
 
 Beyond the contract of ``Gate``:
 

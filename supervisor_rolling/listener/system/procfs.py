@@ -143,7 +143,7 @@ def _holder(pids: Sequence[int]) -> Holder:
 
 
 def family_of(pid: int, children: Mapping[int, list[int]] | None = None) -> Iterator[int]:
-    """A process and its descendants. One whose parent died is init's child, and no longer in this family."""
+    """A process and its descendants, without those that init adopted because their parent died."""
     children = children_of_all() if children is None else children
     waiting = [pid]
     while waiting:

@@ -1,4 +1,4 @@
-"""What others read of a gate when they list the rules: whose it is, and why a port is closed."""
+"""What operators read in the firewall's rules: which supervisord they belong to, and why a port is closed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 
 
 def mark_of(owner: str) -> str:
-    """What tells one supervisord's rules from another's: a new listener finds what its predecessor left."""
+    """A mark in the names of one supervisord's rules: a new listener finds what the last one left."""
     return hashlib.sha256(owner.encode()).hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=4096)
 def clean_comment(text: str, most: int) -> str:
-    """What the kernel keeps of a comment and every tool can list: printable ASCII, no quotes, ``most`` bytes."""
+    """The comment as every tool can list it: printable ASCII without quotes, ``most`` bytes."""
     return "".join(c if c.isascii() and c.isprintable() and c not in "\"'\\" else "?" for c in text)[:most]

@@ -210,7 +210,7 @@ def _attribute(body: bytes, selected: int) -> bytes | None:
 
 
 def _traffic(info: bytes, not_taken: int) -> Traffic | None:
-    """None from a kernel whose tcp_info is shorter (before 4.6)."""
+    """None from a kernel with a shorter tcp_info (before 4.6)."""
     if len(info) < _INFO.size:
         return None
     retransmits, sent, received, heard, times_received, times_sent = _INFO.unpack_from(info)
@@ -262,7 +262,7 @@ def _walks(ports: Collection[int]) -> list[list[_Range]]:
 
 
 def _any_port(ranges: Sequence[_Range], at_least: int, at_most: int) -> bytes:
-    """A program for the kernel's filter: accept a socket whose port, local or remote, is in one of these ranges.
+    """A program for the kernel's filter: accept a socket with a port, local or remote, in one of these ranges.
 
     For each range: at least its first? at most its last? Then jump to the end, which accepts; else go on to the next.
     A jump to four bytes beyond the end rejects. (A test for equality would be shorter, but older kernels lack it.)
