@@ -19,7 +19,7 @@ from supervisor_rolling.core.policy import GatePolicy, HistoryPolicy, Policy, Po
 from supervisor_rolling.core.records import LOST, head, head_of, record
 from supervisor_rolling.core.rollout import Level, Member, Rollout, Stage, Status, Step, Timing
 from supervisor_rolling.listener import history_file as module
-from supervisor_rolling.listener.history_file import FILES, WAITING, FileHistory
+from supervisor_rolling.listener.history_file import FILES, MAX_PENDING, FileHistory
 
 BEGAN = 1790000000.125
 NOW = 1100.0
@@ -122,7 +122,7 @@ def test_a_rollout_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path)
 def test_an_idle_group_whose_rollout_stands_far_back_is_not_written_again(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOKED_AT", 3)
+    monkeypatch.setattr(module, "MAX_LOADED", 3)
     history = a_history(file)
     history.keep([a_rollout(1, Status.FAILED, "idle")])
     for number in range(2, 9):
@@ -219,10 +219,10 @@ def test_a_disk_that_is_full_for_ever_does_not_make_the_listener_grow(file: Path
     file.mkdir()
     clock = Clock()
     history = a_history(file, clock)
-    for number in range(1, 3 * WAITING):
+    for number in range(1, 3 * MAX_PENDING):
         history.keep([a_rollout(number, Status.DONE)])
-    assert len(history._waiting) == WAITING
-    assert len(history.heads("", 9999)) == WAITING
+    assert len(history._pending) == MAX_PENDING
+    assert len(history.heads("", 9999)) == MAX_PENDING
 
 
 def test_half_a_line_costs_no_other(file: Path) -> None:
@@ -302,7 +302,7 @@ def test_every_supervisord_of_a_host_has_a_file_of_its_own(
 
 
 def test_a_large_file_is_put_aside_and_still_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST", 2000)
+    monkeypatch.setattr(module, "ROTATE_AT", 2000)
     history = a_history(file)
     for number in range(1, 12):
         history.keep([a_rollout(number, Status.DONE)])
@@ -314,7 +314,7 @@ def test_a_large_file_is_put_aside_and_still_read(file: Path, monkeypatch: pytes
 
 
 def test_the_oldest_go_in_the_end(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST", 1)
+    monkeypatch.setattr(module, "ROTATE_AT", 1)
     history = a_history(file)
     for number in range(1, 31):
         history.keep([a_rollout(number, Status.DONE)])
@@ -325,7 +325,7 @@ def test_the_oldest_go_in_the_end(file: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_rollout_whose_beginning_was_put_aside_is_still_one_rollout(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LARGEST", 1)
+    monkeypatch.setattr(module, "ROTATE_AT", 1)
     history = a_history(file)
     history.keep([a_rollout(1)])
     history.keep([a_rollout(1, Status.DONE)])
