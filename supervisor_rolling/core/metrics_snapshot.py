@@ -1,51 +1,54 @@
-"""What was seen and done since it was counted last, in figures: for whoever counts."""
+"""The metrics of a group: how it stands, and what happened since they were taken last."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.timeline import active, stays
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one group. ``stages``: how many processes stand in each; ``closed``: ports; ``left``: processes
-    that the rollout that runs has still to replace. What has happened since: ``ended``, the status of a rollout that
-    came to its end, after so many ``seconds``; ``stays``, how long processes have been in the stages that they left;
-    ``warmed``, processes that the guard has warmed."""
+class GroupMetrics:
+    """Of one group."""
 
-    stages: Mapping[str, int] = field(default_factory=dict)
-    closed: int = 0
-    left: int = 0
-    ended: str = ""
-    seconds: float = 0.0
-    stays: tuple[tuple[str, float], ...] = ()
-    warmed: int = 0
+    stages: Mapping[str, int] = field(default_factory=dict)  # how many processes are in each
+    closed_ports: int = 0
+    remaining: int = 0  # processes that the running rollout has yet to replace
+    # Since the last time:
+    ended: str = ""  # the status of a rollout that ended
+    seconds: float = 0.0  # its duration
+    stage_seconds: tuple[tuple[str, float], ...] = ()  # each stage that a process left, and how long it was in it
+    guard_warmups: int = 0  # processes that the guard has warmed
 
 
-def figures(
+def group_metrics(
     old: tuple[Rollout | None, GuardState | None],
     new: tuple[Rollout | None, GuardState | None],
     observed: Observation,
-    closed: int,
-) -> Figures:
-    """Of a group whose rollout and watch were ``old`` when it was counted last, and are ``new``."""
+    closed_ports: int,
+) -> GroupMetrics:
+    """Of a group whose rollout and guard were ``old`` the last time, and are ``new``."""
     was, rollout = old[0], new[0]
-    is_over = was is not None and rollout is not None and was.status is Status.RUNNING is not rollout.status
-    is_running = rollout is not None and rollout.status is Status.RUNNING
-    return Figures(
-        stages=_stages(rollout if is_running else None, new[1], observed),
-        closed=closed,
-        left=sum(m.selected and not m.replaced for m in rollout.members) if rollout and is_running else 0,
-        ended=rollout.status.value if rollout and is_over else "",
-        seconds=active(rollout, rollout.ended_at) if rollout and is_over else 0.0,
-        stays=tuple(_stays(was, rollout)) if was and rollout and was.id == rollout.id else (),
-        warmed=_warmed(old[1], new[1], observed),
+    found = GroupMetrics(
+        stages=_stages(rollout if rollout and rollout.status is Status.RUNNING else None, new[1], observed),
+        closed_ports=closed_ports,
+        guard_warmups=_guard_warmups(old[1], new[1], observed),
+    )
+    if rollout is None:
+        return found
+    is_running = rollout.status is Status.RUNNING
+    has_ended = was is not None and was.status is Status.RUNNING and not is_running
+    return replace(
+        found,
+        remaining=sum(member.selected and not member.replaced for member in rollout.members) if is_running else 0,
+        ended=rollout.status.value if has_ended else "",
+        seconds=active(rollout, rollout.ended_at) if has_ended else 0.0,
+        stage_seconds=tuple(_stage_seconds(was, rollout)) if was and was.id == rollout.id else (),
     )
 
 
@@ -56,29 +59,24 @@ def _stages(rollout: Rollout | None, guard_state: GuardState | None, observed: O
     return {stage.value: found[stage] for stage in Stage}
 
 
-def _stays(old: Rollout, new: Rollout) -> Iterator[tuple[str, float]]:
+def _stage_seconds(old: Rollout, new: Rollout) -> Iterator[tuple[str, float]]:
     for before, after in zip(old.members, new.members):
-        yield from _stays_of(before, after)
+        for stage, entered_at, left_at in stays(after.steps[max(0, len(before.steps) - 1) :]):
+            if stage not in (Stage.OPEN, Stage.FAILED):
+                yield stage.value, left_at - entered_at
 
 
-def _stays_of(before: Member, after: Member) -> Iterator[tuple[str, float]]:
-    entered = after.steps[max(0, len(before.steps) - 1) :]
-    for stage, at, left_at in stays(entered):
-        if stage not in (Stage.OPEN, Stage.FAILED):
-            yield stage.value, left_at - at
-
-
-def _warmed(old: GuardState | None, new: GuardState | None, observed: Observation) -> int:
-    """Those that were being warmed, and are warm as the same incarnation."""
+def _guard_warmups(old: GuardState | None, new: GuardState | None, observed: Observation) -> int:
+    """Processes that were being warmed, and are warm as the same incarnation."""
     if old is None or new is None:
         return 0
     now = {guarded.name: guarded for guarded in new.guarded}
-    warming = [guarded for guarded in old.guarded if guarded.stage is Stage.WARMING and guarded.pid]
-    return sum(_is_warm(guarded, now.get(guarded.name), observed) for guarded in warming)
-
-
-def _is_warm(guarded: GuardedProcess, after: GuardedProcess | None, observed: Observation) -> bool:
-    if after is not None:
-        return after.incarnation == guarded.incarnation and after.stage in (Stage.READY, Stage.OPEN)
-    process = observed.processes.get(guarded.name)
-    return process is not None and process.incarnation == guarded.incarnation
+    count = 0
+    for guarded in [one for one in old.guarded if one.stage is Stage.WARMING and one.pid]:
+        after, process = now.get(guarded.name), observed.processes.get(guarded.name)
+        if after is not None:
+            is_warm = after.incarnation == guarded.incarnation and after.stage in (Stage.READY, Stage.OPEN)
+        else:
+            is_warm = process is not None and process.incarnation == guarded.incarnation
+        count += is_warm
+    return count

@@ -24,7 +24,7 @@ from supervisor_rolling.core.jobs import (
     WarmupJob,
     WarmupStatus,
 )
-from supervisor_rolling.core.metrics_snapshot import Figures
+from supervisor_rolling.core.metrics_snapshot import GroupMetrics
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, Policy
 from supervisor_rolling.core.port_use import Client, Holder, PortUse
@@ -299,14 +299,14 @@ class Hooks(Protocol):
 
 
 class Metrics(Protocol):
-    """Figures for whoever watches from afar. Never raises: what does not work is logged, and tried again."""
+    """Metrics for a monitoring system. Never raises: what does not work is logged, and tried again."""
 
     def is_on(self) -> bool:
-        """Whether anybody wants them. Call it every turn: it begins and ends as rolling.yaml says."""
+        """Whether rolling.yaml asks for them. Call it in every reconcile: it starts and stops the server."""
         ...
 
-    def tell(self, groups: Mapping[str, Figures], warmups: Mapping[str, WarmupStatus]) -> None:
-        """Take what a turn has seen of each group, and how far its warm-ups are."""
+    def update(self, groups: Mapping[str, GroupMetrics], warmups: Mapping[str, WarmupStatus]) -> None:
+        """Take the metrics of each group, and how far its warm-ups are."""
         ...
 
 

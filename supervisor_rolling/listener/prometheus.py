@@ -1,6 +1,6 @@
-"""Figures for Prometheus: the ``Metrics`` of ``contracts.py``, by prometheus_client, which is an extra.
+"""Metrics for Prometheus: the ``Metrics`` of ``contracts.py``, by prometheus_client, which is an extra.
 
-Counters begin at 0 with each listener, as Prometheus expects of a program that was started again.
+Counters begin at 0 with each listener, as Prometheus expects of a program that was restarted.
 """
 
 from __future__ import annotations
@@ -17,80 +17,79 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from supervisor_rolling.core.jobs import WarmupStatus
-from supervisor_rolling.core.metrics_snapshot import Figures
+from supervisor_rolling.core.metrics_snapshot import GroupMetrics
 from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
 
-AGAIN_AFTER = 5.0
+RETRY_AFTER = 5.0
 """Seconds until an address that could not be listened on is tried again."""
 
 POLL = 0.05
-"""Seconds between two looks of the server at whether it is to end: who ends it waits for that."""
+"""Seconds between two checks of the server whether it is to end: the reconciler waits for that."""
 
 WITHIN = 5.0
 """Seconds for a client to send its request and to take the answer."""
 
-MOST = 8
-"""Connections at once: each takes a thread and a file descriptor."""
+MAX_CONNECTIONS = 8
+"""At once: each takes a thread and a file descriptor."""
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-REST = 0.5
+PAUSE = 0.5
 """Seconds until a connection is accepted again, where there is no file descriptor for it."""
 
 PREFIX = "supervisor_rolling"
 
-STAYS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-"""Seconds: from a drain with nothing to wait for to the longest warm-up that anybody has patience for."""
-
-LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-ROLLOUTS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+# Seconds. A stage takes from nothing (a drain without connections) to the longest warm-up.
+STAGE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROLLOUT_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 
 class PrometheusMetrics:
-    """``listen`` gives the address that rolling.yaml names now, such as 127.0.0.1:9180; empty: nothing is counted."""
+    """``listen`` returns the address that rolling.yaml names now, such as 127.0.0.1:9180; empty: no metrics."""
 
     def __init__(self, listen: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
         self._listen = listen
         self._clock = clock
         self._address = ""
-        self._server: Any = None
+        self._server: _Server | None = None
         self._series: _Series | None = None
-        self._again_at = 0.0
-        self._complaint = ""
-        self._known: set[str] = set()
-        self._told: set[tuple[str, Incarnation]] = set()
+        self._retry_at = 0.0
+        self._warning = ""  # the last one
+        self._groups: set[str] = set()
+        self._counted: set[tuple[str, Incarnation]] = set()  # warm-ups that have ended
 
     def is_on(self) -> bool:
         """See ``contracts.Metrics``."""
-        selected = self._listen()
-        if selected != self._address:
+        address = self._listen()
+        if address != self._address:
             self._stop()
-            self._address, self._again_at = selected, 0.0
-        if selected and self._server is None and self._clock() >= self._again_at:
-            self._start(selected)
+            self._address, self._retry_at = address, 0.0
+        if address and self._server is None and self._clock() >= self._retry_at:
+            self._start(address)
         return self._server is not None
 
-    def tell(self, groups: Mapping[str, Figures], warmups: Mapping[str, WarmupStatus]) -> None:
+    def update(self, groups: Mapping[str, GroupMetrics], warmups: Mapping[str, WarmupStatus]) -> None:
         """See ``contracts.Metrics``."""
         if self._series is None:
             return
-        for group in self._known - set(groups):
+        for group in self._groups - set(groups):
             self._series.forget(group)
-        self._known = set(groups)
+        self._groups = set(groups)
         for group, found in groups.items():
-            self._series.take(group, found)
+            self._series.update(group, found)
         ended = {(key, one.incarnation): one for key, one in warmups.items() if one.state != "warming"}
-        for new in ended.keys() - self._told:
-            self._series.take_warmth(new[0].partition(":")[0], ended[new])
-        self._told = set(ended)
+        for new in ended.keys() - self._counted:
+            self._series.add_warmup(new[0].partition(":")[0], ended[new])
+        self._counted = set(ended)
 
     def _start(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         try:
-            import prometheus_client  # when it is wanted, not before: it is an extra
+            import prometheus_client  # here: it is an extra
 
             if self._series is None:
                 self._series = _Series(prometheus_client)
@@ -98,11 +97,12 @@ class PrometheusMetrics:
             self._server.set_app(prometheus_client.make_wsgi_app(self._series.registry))
             threading.Thread(target=self._server.serve, name="metrics", daemon=True).start()
             log.info("metrics are at http://%s/metrics", address)
-            self._complaint = ""
+            self._warning = ""
         except ImportError:
-            self._complain(f"metrics: prometheus_client is missing: pip install {PREFIX}[metrics]")
+            self._warn(f"no metrics: prometheus_client is not installed. Fix: pip install {PREFIX}[metrics]")
         except OSError as error:
-            self._complain(f"metrics: {address} cannot be listened on: {error.strerror or error}; name another")
+            why = error.strerror or error
+            self._warn(f"no metrics: cannot listen on {address}: {why}. Fix: set another address in metrics.listen")
 
     def _stop(self) -> None:
         if self._server is not None:
@@ -110,11 +110,16 @@ class PrometheusMetrics:
             self._server.server_close()
         self._server = None
 
-    def _complain(self, text: str) -> None:
-        self._again_at = self._clock() + AGAIN_AFTER
-        if text != self._complaint:
+    def _warn(self, text: str) -> None:
+        self._retry_at = self._clock() + RETRY_AFTER
+        if text != self._warning:
             log.warning("%s", text)
-        self._complaint = text
+        self._warning = text
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """No line for each scrape."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -125,12 +130,12 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._deadlines: dict[Any, float] = {}
+        self._deadlines: dict[Any, float] = {}  # by connection
         self._is_over = threading.Event()
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        """As WSGIServer's, with the address for its name: to ask for that, by DNS perhaps, would hold up the turn."""
+        """As WSGIServer's, without a look-up of the server's name, for which the reconciler would wait."""
         socketserver.TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), int(port)
@@ -149,18 +154,18 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             self._end(request)
 
     def get_request(self) -> Any:
-        """Accept a connection. One that cannot be accepted for want of descriptors stays where it is, and the loop
-        would try again at once."""
+        """Accept a connection. One for which there is no descriptor stays in the queue, and the loop would try again at
+        once."""
         try:
             return super().get_request()
         except OSError as error:
             if error.errno in OUT_OF_DESCRIPTORS:
-                self._is_over.wait(REST)
+                self._is_over.wait(PAUSE)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread."""
-        for oldest in list(self._deadlines)[: max(0, len(self._deadlines) - MOST + 1)]:
+        for oldest in list(self._deadlines)[: max(0, len(self._deadlines) - MAX_CONNECTIONS + 1)]:
             self._end(oldest)
         self._deadlines[request] = time.monotonic() + WITHIN
         super().process_request(request, client_address)
@@ -177,7 +182,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is nothing for the log."""
+        """A client that hangs up is no error."""
         log.debug("metrics: the connection of %s ended", client_address, exc_info=True)
 
     def _end(self, request: Any) -> None:
@@ -187,53 +192,55 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             request.shutdown(socket.SHUT_RDWR)
 
 
-class _Handler(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nobody wants a line for each scrape."""
-
-
 class _Series:
-    """What is counted; the README has the list."""
+    """All metrics; the README lists them."""
 
     def __init__(self, library: Any) -> None:
         self.registry = library.CollectorRegistry()
 
         def make(kind: str, name: str, text: str, *labels: str, **more: Any) -> Any:
-            return getattr(library, kind)(f"{PREFIX}_{name}", text, labels, registry=self.registry, **more)
+            names = ("group", *labels)
+            return getattr(library, kind)(f"{PREFIX}_{name}", text, names, registry=self.registry, **more)
 
-        self._rollouts = make("Counter", "rollouts", "Rollouts that have ended.", "group", "result")
-        self._rollout = make(
-            "Histogram", "rollout_seconds", "How long rollouts took.", "group", "result", buckets=ROLLOUTS
+        self._rollouts = make("Counter", "rollouts", "Rollouts that ended, by result.", "result")
+        self._rollout_seconds = make(
+            "Histogram", "rollout_seconds", "Duration of rollouts.", "result", buckets=ROLLOUT_BUCKETS
         )
-        self._left = make("Gauge", "left", "Processes that the rollout has still to replace.", "group")
-        self._stays = make("Histogram", "stage_seconds", "How long in a stage.", "group", "stage", buckets=STAYS)
-        self._processes = make("Gauge", "processes", "Processes by stage.", "group", "stage")
-        self._closed = make("Gauge", "closed_ports", "Ports whose gate is closed.", "group")
-        self._requests = make("Histogram", "warmup_request_seconds", "Warm-ups.", "group", buckets=LATENCIES)
-        self._warmed = make("Counter", "guard_warmed", "Crashed, booted, restarted by hand and warmed.", "group")
-        self._cold = make("Counter", "warmup_failures", "Warm-ups that failed or were late.", "group")
+        self._remaining = make("Gauge", "remaining_processes", "Processes that the running rollout has yet to replace.")
+        self._stage_seconds = make(
+            "Histogram", "stage_seconds", "Time that a process spends in a stage.", "stage", buckets=STAGE_BUCKETS
+        )
+        self._processes = make("Gauge", "processes", "Processes by stage.", "stage")
+        self._closed = make("Gauge", "closed_ports", "Ports that are closed to new connections.")
+        self._request_seconds = make(
+            "Histogram", "warmup_request_seconds", "Duration of warm-up requests.", buckets=REQUEST_BUCKETS
+        )
+        self._guard_warmups = make(
+            "Counter", "guard_warmups", "Processes warmed after a crash, a boot or a manual restart."
+        )
+        self._failures = make("Counter", "warmup_failures", "Warm-ups that failed or timed out.")
 
-    def take(self, group: str, found: Figures) -> None:
+    def update(self, group: str, found: GroupMetrics) -> None:
         for stage, number in found.stages.items():
             self._processes.labels(group, stage).set(number)
-        self._closed.labels(group).set(found.closed)
-        self._left.labels(group).set(found.left)
-        self._warmed.labels(group).inc(found.warmed)
-        for stage, seconds in found.stays:
-            self._stays.labels(group, stage).observe(seconds)
+        self._closed.labels(group).set(found.closed_ports)
+        self._remaining.labels(group).set(found.remaining)
+        self._guard_warmups.labels(group).inc(found.guard_warmups)
+        for stage, seconds in found.stage_seconds:
+            self._stage_seconds.labels(group, stage).observe(seconds)
         for result in ("done", "failed", "aborted"):
             self._rollouts.labels(group, result).inc(found.ended == result)
         if found.ended:
-            self._rollout.labels(group, found.ended).observe(found.seconds)
+            self._rollout_seconds.labels(group, found.ended).observe(found.seconds)
 
-    def take_warmth(self, group: str, warmup_status: WarmupStatus) -> None:
-        for milliseconds in warmup_status.latencies:
-            self._requests.labels(group).observe(milliseconds / 1000)
-        self._cold.labels(group).inc(warmup_status.state != "warm")
+    def add_warmup(self, group: str, status: WarmupStatus) -> None:
+        for milliseconds in status.latencies:
+            self._request_seconds.labels(group).observe(milliseconds / 1000)
+        self._failures.labels(group).inc(status.state != "warm")
 
     def forget(self, group: str) -> None:
-        """A group that is no longer guarded nor rolled stands nowhere; what was counted stays."""
+        """A group that is neither guarded nor in a rollout has no gauges; its counters stay."""
         for stage in Stage:
             self._processes.remove(group, stage.value)
-        for gauge in (self._closed, self._left):
+        for gauge in (self._closed, self._remaining):
             gauge.remove(group)

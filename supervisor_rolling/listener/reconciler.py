@@ -51,7 +51,7 @@ from supervisor_rolling.core.jobs import (
 from supervisor_rolling.core.keepalive_reuse import Reuses
 from supervisor_rolling.core.lingering import MAX_SHOWN, oldest
 from supervisor_rolling.core.log_messages import changes, guard_changes, summary
-from supervisor_rolling.core.metrics_snapshot import Figures, figures
+from supervisor_rolling.core.metrics_snapshot import GroupMetrics, group_metrics
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import Config
 from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
@@ -825,8 +825,8 @@ class Reconciler:
 
     def _count(self, groups: Mapping[str, Group], warmups: Mapping[str, WarmupStatus]) -> None:
         if self.metrics.is_on():
-            found = self._errors.each(groups, lambda name: _figures(self._counted.get(name), groups[name]))
-            self.metrics.tell(found, warmups)
+            found = self._errors.each(groups, lambda name: _metrics(self._counted.get(name), groups[name]))
+            self.metrics.update(found, warmups)
             counted = {name: groups[name] for name in found}
             self._counted = {**self._counted, **counted}  # a group that was skipped is counted by the next turn
             self._counted = {name: group for name, group in self._counted.items() if name in groups}
@@ -880,10 +880,10 @@ def _of_group(group: str, found: Mapping[str, T]) -> dict[str, T]:
     return {key[len(start) :]: value for key, value in found.items() if key.startswith(start)}
 
 
-def _figures(old: Group | None, new: Group) -> Figures:
+def _metrics(old: Group | None, new: Group) -> GroupMetrics:
     """``old``: the group as it was counted last; None: it was not."""
     before = (old.rollout, old.guard_state) if old else (new.rollout, new.guard_state)
-    return figures(before, (new.rollout, new.guard_state), new.observed, len(new.closed()))
+    return group_metrics(before, (new.rollout, new.guard_state), new.observed, len(new.closed()))
 
 
 def _hook_key(rollout: Rollout) -> str:

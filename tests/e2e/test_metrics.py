@@ -1,4 +1,4 @@
-"""Figures for Prometheus: counted in the simulated world, served by a real listener, drawn by conf/grafana.json."""
+"""Metrics for Prometheus: counted in the simulated world, served by a real listener, drawn by conf/grafana.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
-from supervisor_rolling.core.metrics_snapshot import Figures, figures
+from supervisor_rolling.core.metrics_snapshot import GroupMetrics, group_metrics
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.process import Process
@@ -58,37 +58,40 @@ def test_processes_have_the_rollout_or_guard_stage() -> None:
         Status.RUNNING, Member("app-1", (tcp(8001),), stage=Stage.DRAINING), Member("app-2", (tcp(8002),))
     )
     guard_state = a_watch(GuardedProcess("app-2", (tcp(8002),), Stage.WARMING, 1.0))
-    found = figures((rollout, guard_state), (rollout, guard_state), SEEN, 2)
+    found = group_metrics((rollout, guard_state), (rollout, guard_state), SEEN, 2)
     assert {stage: number for stage, number in found.stages.items() if number} == {"draining": 1, "warming": 1}
-    assert (found.closed, found.left) == (2, 2)
-    assert figures((None, None), (None, None), SEEN, 0).stages["open"] == 2
+    assert (found.closed_ports, found.remaining) == (2, 2)
+    assert group_metrics((None, None), (None, None), SEEN, 0).stages["open"] == 2
 
 
 def test_rollout_end_is_counted_at_once() -> None:
     before, after = a_rollout(), a_rollout(Status.FAILED, ended=1012.5)
-    assert figures((before, None), (after, None), SEEN, 0).ended == "failed"
-    assert figures((before, None), (after, None), SEEN, 0).seconds == 12.5
-    assert figures((after, None), (after, None), SEEN, 0).ended == ""
+    assert group_metrics((before, None), (after, None), SEEN, 0).ended == "failed"
+    assert group_metrics((before, None), (after, None), SEEN, 0).seconds == 12.5
+    assert group_metrics((after, None), (after, None), SEEN, 0).ended == ""
 
 
 def test_each_stage_is_counted_when_it_is_left() -> None:
     way = (Step(Stage.DRAINING, 1000.0), Step(Stage.RESTARTING, 1001.5), Step(Stage.WARMING, 1002.0))
     steps = [a_rollout(Status.RUNNING, Member("app-1", (tcp(8001),), steps=way[:n])) for n in range(4)]
-    found = [figures((old, None), (new, None), SEEN, 0).stays for old, new in zip(steps, steps[1:])]
+    found = [group_metrics((old, None), (new, None), SEEN, 0).stage_seconds for old, new in zip(steps, steps[1:])]
     assert found == [(), (("draining", 1.5),), (("restarting", 0.5),)]
-    assert figures((steps[0], None), (steps[3], None), SEEN, 0).stays == (("draining", 1.5), ("restarting", 0.5))
+    assert group_metrics((steps[0], None), (steps[3], None), SEEN, 0).stage_seconds == (
+        ("draining", 1.5),
+        ("restarting", 0.5),
+    )
 
 
 def test_guard_warmups_are_counted_once() -> None:
     warming = a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.WARMING, 1.0, pid=100))
-    assert figures((None, warming), (None, a_watch()), SEEN, 0).warmed == 1
-    assert figures(
+    assert group_metrics((None, warming), (None, a_watch()), SEEN, 0).guard_warmups == 1
+    assert group_metrics(
         (None, warming), (None, a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.READY, 1.0, pid=100))), SEEN, 0
-    ).warmed
+    ).guard_warmups
     for after in (warming, a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.DOWN, 1.0)), None):
-        assert figures((None, warming), (None, after), SEEN, 0).warmed == 0
+        assert group_metrics((None, warming), (None, after), SEEN, 0).guard_warmups == 0
     another = a_watch(GuardedProcess("app-1", (tcp(8001),), Stage.WARMING, 1.0, pid=99))
-    assert figures((None, another), (None, a_watch()), SEEN, 0).warmed == 0
+    assert group_metrics((None, another), (None, a_watch()), SEEN, 0).guard_warmups == 0
 
 
 # --- how it is served
@@ -111,14 +114,14 @@ def scraped(address: str = LISTEN) -> dict[tuple[str, ...], float]:
 def test_no_metrics_section_means_no_server() -> None:
     found = PrometheusMetrics(lambda: "")
     assert not found.is_on()
-    found.tell({"app": Figures()}, {})
+    found.update({"app": GroupMetrics()}, {})
 
 
 def test_metrics_server_follows_the_policy() -> None:
     selected = [LISTEN]
     found = PrometheusMetrics(lambda: selected[0])
     assert found.is_on()
-    found.tell({"app": Figures(stages={"open": 3}, ended="done", seconds=9.0)}, {})
+    found.update({"app": GroupMetrics(stages={"open": 3}, ended="done", seconds=9.0)}, {})
     assert scraped()["supervisor_rolling_rollouts_total", "app", "done"] == 1.0
     selected[0] = "127.0.0.1:9181"
     assert found.is_on()
@@ -180,8 +183,8 @@ def test_missing_prometheus_client_is_logged_with_fix(
 def test_removed_group_keeps_only_its_counters() -> None:
     found = PrometheusMetrics(lambda: LISTEN)
     assert found.is_on()
-    found.tell({"app": Figures(stages={stage.value: 0 for stage in Stage}, ended="done", seconds=1.0)}, {})
-    found.tell({}, {})
+    found.update({"app": GroupMetrics(stages={stage.value: 0 for stage in Stage}, ended="done", seconds=1.0)}, {})
+    found.update({}, {})
     names = {key[:2] for key in scraped()}
     assert ("supervisor_rolling_processes", "app") not in names
     assert ("supervisor_rolling_rollouts_total", "app") in names
@@ -215,14 +218,14 @@ def test_idle_connections_delay_no_scrape() -> None:
     with ExitStack() as stack:
         idle = [stack.enter_context(connected()) for _ in range(60)]
         assert scraped() == {}
-        assert threads() - before <= 2 * module.MOST
+        assert threads() - before <= 2 * module.MAX_CONNECTIONS
         assert idle[0].recv(1) == b"", "the oldest is closed first"
 
 
 @pytest.mark.usefixtures("served")
 def test_connection_below_the_limit_stays_open() -> None:
     with ExitStack() as stack:
-        idle = [stack.enter_context(connected()) for _ in range(module.MOST - 1)]
+        idle = [stack.enter_context(connected()) for _ in range(module.MAX_CONNECTIONS - 1)]
         assert scraped() == {}
         for one in idle:
             one.setblocking(False)
@@ -316,9 +319,9 @@ def test_a_rollout_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     stack = light(processes=3, metrics={"listen": LISTEN})
     assert stack.ctl("rolling_restart", "app").returncode == 0
     name = "supervisor_rolling_"
-    before = scraped()[f"{name}guard_warmed_total", "app"]
+    before = scraped()[f"{name}guard_warmups_total", "app"]
     os.kill(pids(stack)[2], signal.SIGKILL)
-    stack.wait_until(lambda: scraped()[f"{name}guard_warmed_total", "app"] > before, 20.0, "the guard has warmed it")
+    stack.wait_until(lambda: scraped()[f"{name}guard_warmups_total", "app"] > before, 20.0, "the guard has warmed it")
     stack.wait_until(lambda: scraped()[f"{name}processes", "app", "open"] == 3, 10.0, "all are open")
     found = scraped()
     assert found[f"{name}rollouts_total", "app", "done"] == 1
@@ -326,7 +329,7 @@ def test_a_rollout_and_a_crash_are_counted(light: Callable[..., Stack]) -> None:
     for stage in ("draining", "restarting", "warming"):
         assert found[f"{name}stage_seconds_count", "app", stage] == 3
     assert found[f"{name}processes", "app", "open"] == 3
-    assert (found[f"{name}closed_ports", "app"], found[f"{name}left", "app"]) == (0, 0)
+    assert (found[f"{name}closed_ports", "app"], found[f"{name}remaining_processes", "app"]) == (0, 0)
     assert found[f"{name}warmup_request_seconds_count", "app"] >= 4
     assert found[f"{name}warmup_failures_total", "app"] == 0
 
@@ -337,8 +340,8 @@ def test_dashboard_uses_only_existing_metrics() -> None:
     found = PrometheusMetrics(lambda: LISTEN)
     assert found.is_on()
     stages = {stage.value: 1 for stage in Stage}
-    found.tell({"app": Figures(stages, 1, 1, "done", 1.0, (("draining", 1.0),), 1)}, {})
-    found._series.take_warmth("app", module.WarmupStatus(1, "warm", latencies=(1.0,)))  # type: ignore[union-attr]  # it is on
+    found.update({"app": GroupMetrics(stages, 1, 1, "done", 1.0, (("draining", 1.0),), 1)}, {})
+    found._series.add_warmup("app", module.WarmupStatus(1, "warm", latencies=(1.0,)))  # type: ignore[union-attr]  # it is on
     counted = {key[0] for key in scraped()}
     found._stop()
     assert asked <= counted

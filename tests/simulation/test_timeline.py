@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.endpoint import tcp
-from supervisor_rolling.core.metrics_snapshot import figures
+from supervisor_rolling.core.metrics_snapshot import group_metrics
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.records import record
@@ -81,12 +81,12 @@ def test_every_process_has_the_stages_that_it_went_through_with_their_moments() 
         assert moments == sorted(moments)
 
 
-def test_times_figures_bars_and_words_say_the_same_of_the_same_stage() -> None:
+def test_times_metrics_bars_and_words_say_the_same_of_the_same_stage() -> None:
     world = World(3, min_ready_seconds=1.0)
     for process in world.processes.values():
         process.startsecs, process.stop_takes = 2.0, 0.4  # warm after 0.3 s, and STARTING for long after that
     rollout = a_rollout(world)
-    counted = figures((begun(rollout), None), (rollout, None), Observation(world.now, {}), 0).stays
+    counted = group_metrics((begun(rollout), None), (rollout, None), Observation(world.now, {}), 0).stage_seconds
     told = read(record(rollout, world.now))["processes"]
     for number, (member, process) in enumerate(zip(rollout.members, told)):
         took = {stage.value: end - at for stage, at, end in stays(member.steps)}
