@@ -61,7 +61,7 @@ PROCESS: View = {
     "latencies_ms": [],
     "statuses": [],
     "stages": [],
-    "stopped": 0.0,
+    **dict.fromkeys(("drained", "stopped", "started", "warmed", "ready"), 0.0),
 }
 
 

@@ -46,7 +46,7 @@ def is_done(process: View) -> bool:
 
 def process_line(process: View, width: int, signs: Signs) -> str:
     """A process: the stages it has been through, with durations, and its present state."""
-    parts = [*_past(process, signs), _present(process)]
+    parts = [*past_stages(process, _requests(process, signs)), _present(process)]
     return f"{process['name']:<{width}}  {signs.dot.join(part for part in parts if part)}"
 
 
@@ -64,7 +64,8 @@ def name_width(rollout: View) -> int:
     return max((len(process["name"]) for process in rollout["processes"]), default=0)
 
 
-def _past(process: View, signs: Signs) -> list[str]:
+def past_stages(process: View, requests: str = "") -> list[str]:
+    """The stages that a process has been through, with durations. ``requests``: what to add to its warm-up."""
     parts = []
     if process["drained"]:
         left = f" ({count_text(process['lingering_connections'])} left)" if process["lingering_connections"] else ""
@@ -74,21 +75,18 @@ def _past(process: View, signs: Signs) -> list[str]:
     if process["started"] >= NOTABLE:
         parts.append(f"started {process['started']:.1f} s")
     if process["warmed"]:
-        parts.append(_warmed(process, signs))
+        parts.append(f"{'warmed' if process['requests'] else 'ready'} {process['warmed']:.1f} s{requests}")
     if process["ready"] >= NOTABLE:
         parts.append(f"ready {process['ready']:.0f} s")
     return parts
 
 
-def _warmed(process: View, signs: Signs) -> str:
+def _requests(process: View, signs: Signs) -> str:
     if not process["requests"]:
-        return f"ready {process['warmed']:.1f} s"
+        return ""
     latencies = f"{process['first_ms']:.0f} {signs.arrow} {process['last_ms']:.0f} ms"
     statuses = statuses_text(process["statuses"])
-    return (
-        f"warmed {process['warmed']:.1f} s ({counted(process['requests'], 'request')} {latencies}"
-        f"{statuses and f', statuses {statuses}'})"
-    )
+    return f" ({counted(process['requests'], 'request')} {latencies}{statuses and f', statuses {statuses}'})"
 
 
 def _present(process: View) -> str:

@@ -137,7 +137,11 @@ def a_running_rollout(number: int = 8, done: int = 3) -> Record:
     """A rollout that is under way: one process is warming, the others wait."""
     record = an_aborted_rollout(number, done)
     begin, now = record["seconds"], record["seconds"] + 2.0
-    moving = {"stages": [["draining", begin], ["restarting", begin + 0.5], ["warming", begin + 1.5]], "drained": 0.5}
+    moving = {
+        "stages": [["draining", begin], ["restarting", begin + 0.5], ["warming", begin + 1.5]],
+        "drained": 0.5,
+        "started": 1.0,
+    }
     record["processes"][done].update(moving, selected=True, requests=1, latencies_ms=[730.0])
     changes = availability(record["processes"], number)
     return {**record, "status": "running", "why": "", "seconds": now, "forecast": 14.0, "availability": changes}

@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selenium.webdriver.common.keys import Keys
 
-from supervisor_rolling.ctl.report_page import Html, cut_off, page, tag
+from supervisor_rolling.ctl.quantities import lasting
+from supervisor_rolling.ctl.report_html import Html, tag
+from supervisor_rolling.ctl.report_page import cut_off, page
 from supervisor_rolling.ctl.report_record import PROCESS, ROLLOUT, read
-from supervisor_rolling.ctl.report_words import forecast_text, lasting, requests_text, words
+from supervisor_rolling.ctl.report_words import forecast_text, requests_text, words
 from tests.support import chromium
 from tests.support.chromium import Browser
 from tests.support.report_records import (
@@ -156,14 +158,14 @@ def test_the_document_is_well_formed_and_refers_to_nothing_that_is_not_there(rec
 def test_the_heading_tells_the_story_in_a_sentence(browser: Browser) -> None:
     browser.show(page(a_rollout(8, seconds=14.3, forecast=13.9)))
     assert text_of(browser, "h1") == "app: 8 of 8 replaced in 14.3 s, never fewer than 7 of 8 available"
-    assert "forecast 13.9 s: 0.4 s longer (3%)" in text_of(browser, ".facts")
+    assert "forecast 13.9 s: 0.4 s more (3%)" in text_of(browser, ".facts")
 
 
 def test_who_and_when_are_told_in_words_and_for_machines(browser: Browser) -> None:
     browser.show(page(a_rollout()))
     told = text_of(browser, "header .meta")
-    assert told.startswith("Began Tuesday 24 November 2026, 19:25:07 UTC Ended 19:25:2")
-    assert "By root@web1, as it says itself Connection unix socket, user root At a time 1" in told
+    assert told.startswith("Started Tuesday 24 November 2026, 19:25:07 UTC Ended 19:25:2")
+    assert "By root@web1 (as the client says) Connection unix socket, user root At a time 1" in told
     assert browser.run("return document.querySelector('time').dateTime") == "2026-11-24T19:25:07Z"
 
 
@@ -171,7 +173,7 @@ def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     assert text_of(browser, "h1").startswith("app: FAILED: 2 of 8 replaced in 6.4 s")
     assert text_of(browser, ".trouble") == (
-        f"What failed app-8002 (port 8002): {NOT_WARM} What now Not warm when the rollout ended: "
+        f"What failed app-8002 (port 8002): {NOT_WARM} What to do Not warm when the rollout ended: "
         "app-8002 (port 8002) See the state now: supervisorctl rolling_status app "
         "See why: supervisorctl tail app:app-8002 stderr "
         "Fix the problem, then resume: supervisorctl rolling_resume app"
@@ -196,7 +198,7 @@ def test_an_aborted_rollout_tells_why_it_ended_and_how_to_go_on(browser: Browser
     browser.show(page(an_aborted_rollout()))
     assert text_of(browser, ".badge") == "■ aborted"
     assert text_of(browser, ".trouble") == (
-        "Why it ended aborted by root@web1 What now To go on with the others: supervisorctl rolling_resume app"
+        "Why it ended aborted by root@web1 What to do To continue with the others: supervisorctl rolling_resume app"
     )
 
 
@@ -204,23 +206,23 @@ def test_a_rollout_under_way_tells_how_far_it_is_and_that_others_are_still_to_co
     browser.show(page(a_running_rollout()))
     assert text_of(browser, "h1").startswith("app: 3 of 8 replaced so far, after 8.6 s")
     assert text_of(browser, ".facts").startswith("So far 8.6 s forecast 14.0 s, about 5.4 s left")
-    assert text_of(browser, "#p3 .words") == "drained 0.5 s · restarted 1.0 s · warming for 0.5 s"
-    assert text_of(browser, "#p4 .words") == "still to come"
+    assert text_of(browser, "#p3 .words") == "drained 0.5 s · started 1.0 s · warming for 0.5 s"
+    assert text_of(browser, "#p4 .words") == "not yet replaced"
     assert text_of(browser, ".trouble") == ""
 
 
 def test_of_a_rollout_whose_end_nobody_saw_that_is_said(browser: Browser) -> None:
     browser.show(page({**an_aborted_rollout(), "status": "lost", "why": ""}))
-    assert text_of(browser, "h1").startswith("app: LOST: 3 of 8 replaced in the 6.6 s that are known")
-    assert text_of(browser, ".trouble").endswith("To see how it stands: supervisorctl rolling_status app")
+    assert text_of(browser, "h1").startswith("app: LOST: 3 of 8 replaced in the first 6.6 s; the rest is not known")
+    assert text_of(browser, ".trouble").endswith("See the state now: supervisorctl rolling_status app")
 
 
 def test_of_a_rollout_of_which_only_the_beginning_is_known_no_more_is_said(browser: Browser) -> None:
     browser.show(page(a_lost_rollout()))
-    assert text_of(browser, "h1") == "app: LOST: it began to replace 8 processes, and nobody saw how far it came"
-    assert browser.run("return document.title") == "app: rollout 12, its end was not seen"
+    assert text_of(browser, "h1") == "app: LOST: started for 8 processes; the rest is not known"
+    assert browser.run("return document.title") == "app: rollout 12, end not known"
     whole = text_of(browser, "main")
-    assert "Only the beginning was recorded: what became of the processes nobody saw." in whole
+    assert "Only the start was recorded: what happened to the processes is not known." in whole
     assert "0 of 8" not in whole
     assert "0.0 s" not in whole
     assert "8 of 8" not in whole
@@ -265,14 +267,14 @@ def test_a_warm_up_with_other_answers_than_200_says_so() -> None:
     ],
 )
 def test_a_warm_up_is_told_in_numbers(requests: int, latencies: list[float], text: str) -> None:
-    assert requests_text({"requests": requests, "latencies_ms": latencies}) == text
+    assert requests_text({"requests": requests, "latencies_ms": latencies, "statuses": []}) == text
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"forecast": 0}, "there was no forecast"),
-        ({"forecast": 14.3}, "forecast 14.3 s, and so it was"),
+        ({"forecast": 0}, "no forecast"),
+        ({"forecast": 14.3}, "forecast 14.3 s"),
         ({"forecast": 20.0}, "forecast 20.0 s: 5.7 s less (28%)"),
         ({"forecast": 20.0, "status": "failed"}, "forecast 20.0 s"),
         ({"forecast": 10.0, "status": "running"}, "forecast 10.0 s"),
@@ -310,18 +312,19 @@ def test_drain_that_begins_again_cuts_its_connections_once(last: str, number: in
 def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:
     record = a_failed_rollout()
     left, killed = record["processes"][:2]
-    killed.update(killed=True, stopped=0.8)
+    killed.update(killed=True, stopped=0.8, started=0.7)
     left.update(
         replaced=False,
         failed=True,
         why="still had 3 connections",
         lingering_connections=3,
         stages=[["draining", 0.5], ["open", 3.0]],
+        **dict.fromkeys(("drained", "started", "warmed"), 0.0),
     )
     told = {process["name"]: words(process, "failed") for process in read(record)["processes"]}
-    assert "restarted 0.9 s (stopped in 0.8 s, killed) · warmed 0.6 s" in told["app-8001"]
-    assert "restarted 1.0 s · warming 0.7 s · FAILED: is not warm" in told["app-8002"]
-    assert told["app-8000"] == "draining 2.5 s (3 connections left) · FAILED: still had 3 connections"
+    assert "stopped 0.8 s (killed) · started 0.7 s · warmed 0.6 s" in told["app-8001"]
+    assert "started 1.0 s · FAILED: is not warm" in told["app-8002"]
+    assert told["app-8000"] == "FAILED: still had 3 connections"
 
 
 # --- the picture
@@ -405,7 +408,7 @@ def test_of_a_large_group_the_scale_of_the_line_begins_below_the_least(browser: 
     browser.show(page(a_rollout(1000, 20)))
     assert text_of(browser, ".scale").split() == ["1000", "959"]
     label = browser.run("return document.querySelector('.steps svg').getAttribute('aria-label')")
-    assert label == "Available processes: 1000 at the most, 980 at the least. The scale begins at 959."
+    assert label == "Available processes: at most 1000, at least 980. The scale starts at 959."
 
 
 def test_each_request_of_the_warm_up_has_a_bar_on_one_logarithmic_scale() -> None:
@@ -637,11 +640,11 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
-        "app-8000 drained 0.3 s · restarted 1.1 s · warmed 0.6 s · ready 0.1 s · open not available 2.2 s "
+        "app-8000 drained 0.3 s · started 1.1 s · warmed 0.6 s · open not available 2.2 s "
         "11 requests, 811 → 12 ms"
     )
     assert lanes[2].startswith(
-        f"app-8002 drained 0.4 s · restarted 1.0 s · warming 0.7 s · FAILED: {NOT_WARM} not available 2.4 s"
+        f"app-8002 drained 0.4 s · started 1.0 s · FAILED: {NOT_WARM} not available 2.4 s"
     )
 
 
@@ -700,7 +703,7 @@ def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) 
             .map(one => getComputedStyle(one, '::before').content.slice(1, -1) + one.innerText)"""
     )
     assert said == [
-        *("port 8002", f"outcome FAILED: {NOT_WARM}", "left at 4.0", "draining 0.4", "restarting 1.0", "warming 0.7"),
+        *("port 8002", f"outcome FAILED: {NOT_WARM}", "closed at 4.0", "draining 0.4", "restarting 1.0", "warming 0.7"),
         *("not available 2.4", "requests 1", "first 12", "last 12", "pid 28002 →\xa029002"),
     ]
 
@@ -845,7 +848,7 @@ def test_a_process_that_never_left_is_open_all_the_time(browser: Browser) -> Non
     browser.show(page(an_aborted_rollout()))
     assert browser.run("return document.querySelectorAll('#p7 .track i').length") == 0
     browser.run("document.querySelector('#p7 summary').click()")
-    assert text_of(browser, "#p7 .more").startswith("It never left.")
+    assert text_of(browser, "#p7 .more").startswith("It was never closed.")
 
 
 def test_a_stage_of_a_newer_version_is_drawn_and_named(browser: Browser) -> None:
