@@ -89,11 +89,11 @@ class Clients:
         for thread in self._threads:
             thread.join(WITHIN)
 
-    def _run(self, turn: int) -> None:
+    def _run(self, number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", NGINX_PORT, timeout=WITHIN)
         while not self._is_over.is_set():
-            method = ("GET", "POST")[turn % 2]
-            turn += 1
+            method = ("GET", "POST")[number % 2]
+            number += 1
             outcome = _asked(connection, method)
             with self._lock:
                 self.counts[f"{method} {outcome}"] += 1

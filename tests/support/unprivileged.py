@@ -1,4 +1,4 @@
-"""What becomes of a call that the user nobody makes, in a child of this process."""
+"""Runs a call as the user nobody, in a child of this process."""
 
 from __future__ import annotations
 

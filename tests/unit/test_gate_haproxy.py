@@ -1,5 +1,5 @@
-"""The gate that speaks to HAProxy, against an admin socket that answers as HAProxy 2.6 was seen to; and against the
-real one, where it is HAProxy that changes a server's state."""
+"""HaproxyGate against an admin socket that answers as HAProxy 2.6 does, and against the real HAProxy where that changes
+a server's state itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ADMIN_STATES = {"ready": 0, "drain": 8, "maint": 1}
 class FakeHaproxy:
     """A backend ``app``: for each server its address, port, srv_admin_state and srv_op_state, and what it has to do.
 
-    ``level`` is that of the socket; ``deaf`` servers change nothing when they are told; ``hangs`` answers nothing."""
+    ``level`` is that of the socket; ``deaf`` servers do not obey commands; ``hangs`` answers nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class FakeHaproxy:
         self.servers[name].update(given)
 
     def reload(self) -> None:
-        """It forgets what it was told."""
+        """Forget all states."""
         for server in self.servers.values():
             server.update(admin=0, scur=0, qcur=0, idle=0)
 
@@ -207,7 +207,7 @@ def real(tmp_path: Path) -> Iterator[RealHaproxy]:
 # --- hold
 
 
-def test_exactly_what_is_asked_is_drained_and_then_ready_again(
+def test_exactly_the_asked_servers_are_drained_then_ready(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     gate = make()
@@ -221,16 +221,14 @@ def test_exactly_what_is_asked_is_drained_and_then_ready_again(
     assert records(tmp_path) == [], "nothing is left behind"
 
 
-def test_what_is_held_already_is_not_told_again(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_unchanged_hold_sends_no_command(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
     assert gate.hold({8000: "other comment"}) == since
     assert haproxy.actions == ["a drain"]
 
 
-def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_reload_restarts_since(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     first = gate.hold({8000: "app", 8001: "app"})
     haproxy.servers["a"]["admin"] = 0
@@ -242,7 +240,7 @@ def test_since_is_after_the_drain_and_begins_anew_after_a_reload(
     assert haproxy.states() == {"a": 8, "b": 8}
 
 
-def test_the_next_listener_sets_ready_what_the_dead_one_left(
+def test_next_listener_sets_ready_what_is_left(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     make().hold({8000: "app", 8001: "app"})
@@ -253,14 +251,14 @@ def test_the_next_listener_sets_ready_what_the_dead_one_left(
     assert records(tmp_path) == []
 
 
-def test_another_owner_s_drain_is_not_ours(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_drain_of_another_owner_is_kept(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     make(owner="one").hold({8000: "app"})
     make(owner="two").hold({})
     assert haproxy.states() == {"a": 8, "b": 0}
 
 
 @pytest.mark.parametrize("state", [1, 8, 9, 2, 32])
-def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
+def test_server_closed_by_an_operator_is_never_opened(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], state: int
 ) -> None:
     haproxy.servers["a"]["admin"] = state
@@ -273,7 +271,7 @@ def test_what_an_operator_has_taken_out_is_closed_and_never_set_ready(
 
 
 @pytest.mark.parametrize("state", [1, 9])
-def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
+def test_maintenance_by_an_operator_after_us_is_kept(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], state: int
 ) -> None:
     gate = make()
@@ -287,7 +285,7 @@ def test_what_an_operator_puts_into_maintenance_after_us_is_theirs(
 
 
 @pytest.mark.parametrize("beside", [2, 16, 32])
-def test_what_comes_and_goes_beside_our_drain_does_not_make_it_somebody_else_s(
+def test_tracked_state_beside_our_drain_keeps_it_ours(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], beside: int
 ) -> None:
     gate = make()
@@ -300,9 +298,7 @@ def test_what_comes_and_goes_beside_our_drain_does_not_make_it_somebody_else_s(
 
 
 @pytest.mark.parametrize(("state", "beside"), [("maint", 2), ("drain", 16)])
-def test_one_that_tracks_a_server_is_set_ready_although_that_was_taken_out_meanwhile(
-    real: RealHaproxy, tmp_path: Path, state: str, beside: int
-) -> None:
+def test_tracking_server_is_set_ready_afterwards(real: RealHaproxy, tmp_path: Path, state: str, beside: int) -> None:
     policy = GatePolicy("haproxy", socket=str(real.path), backend_name="app", bypass="none")
     gate = PortGate(HaproxyGate(policy, "host unix:///s.sock", Clock(), tmp_path / "record"))
     gate.hold({8000: "app"})
@@ -315,7 +311,7 @@ def test_one_that_tracks_a_server_is_set_ready_although_that_was_taken_out_meanw
     assert real.states() == {"a": 0, "b": 0}
 
 
-def test_it_is_written_down_before_it_is_drained(
+def test_state_file_is_written_before_the_drain(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     (tmp_path / "record").write_text("a file in the directory's place")
@@ -324,7 +320,7 @@ def test_it_is_written_down_before_it_is_drained(
     assert haproxy.actions == []
 
 
-def test_a_directory_that_others_can_write_to_is_refused(
+def test_directory_writable_by_others_is_refused(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     (tmp_path / "record").mkdir()
@@ -333,7 +329,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
         make().check()
 
 
-def test_a_record_that_cannot_be_read_is_told(
+def test_unreadable_state_file_is_logged(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make().hold({8000: "app"})
@@ -344,9 +340,7 @@ def test_a_record_that_cannot_be_read_is_told(
     assert "cannot read what the previous listener has closed" in caplog.text
 
 
-def test_a_server_that_checks_found_dead_opens_through_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_server_down_by_checks_opens_through_maintenance(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({8000: "app", 8001: "app"})
     haproxy.servers["a"]["up"] = 0
@@ -357,7 +351,7 @@ def test_a_server_that_checks_found_dead_opens_through_maintenance(
 # --- maintenance
 
 
-def test_a_port_that_drains_is_in_drain_and_then_in_maintenance(
+def test_draining_port_goes_from_drain_to_maintenance(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     gate = make()
@@ -372,7 +366,7 @@ def test_a_port_that_drains_is_in_drain_and_then_in_maintenance(
     assert haproxy.states() == {"a": 0, "b": 0}
 
 
-def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
+def test_port_counts_as_empty_only_in_maintenance(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = make()
@@ -391,7 +385,7 @@ def test_a_drained_port_is_put_into_maintenance_before_it_counts_as_empty(
     assert gate.left({8000: peers(0)}) == {8000: 0}
 
 
-def test_users_that_keep_coming_to_a_drained_server_are_moved(
+def test_sticky_users_of_a_drained_server_are_moved(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = make()
@@ -408,7 +402,7 @@ def test_users_that_keep_coming_to_a_drained_server_are_moved(
     assert haproxy.states() == {"a": 1, "b": 8}, "b only has what was in flight"
 
 
-def test_the_next_listener_opens_what_the_dead_one_had_in_maintenance(
+def test_next_listener_opens_servers_left_in_maintenance(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], tmp_path: Path
 ) -> None:
     make().hold({8000: "app", 8001: "app"}, [8000, 8001])
@@ -418,7 +412,7 @@ def test_the_next_listener_opens_what_the_dead_one_had_in_maintenance(
     assert records(tmp_path) == []
 
 
-def test_what_a_reload_has_forgotten_is_put_back_as_it_was(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_states_lost_by_a_reload_are_restored(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({8000: "app", 8001: "app"}, [8001])
     haproxy.reload()
@@ -426,9 +420,7 @@ def test_what_a_reload_has_forgotten_is_put_back_as_it_was(haproxy: FakeHaproxy,
     assert haproxy.states() == {"a": 8, "b": 1}
 
 
-def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_server_drained_by_an_operator_stays_in_drain(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.servers["a"]["admin"] = 8
     gate = make()
     gate.hold({8000: "app"}, [8000])
@@ -436,7 +428,7 @@ def test_a_server_that_an_operator_has_drained_is_not_put_into_maintenance(
     assert (haproxy.states(), haproxy.actions) == ({"a": 8, "b": 0}, [])
 
 
-def test_what_this_gate_has_in_maintenance_is_no_finding(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_own_maintenance_is_no_finding(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({8000: "app"}, [8000])
     haproxy.servers["b"]["admin"] = 8
@@ -444,14 +436,14 @@ def test_what_this_gate_has_in_maintenance_is_no_finding(haproxy: FakeHaproxy, m
     assert [(one.code, "b" in one.text.split()) for one in found] == [("haproxy.down", True)]
 
 
-def test_of_a_port_that_several_hosts_have_ours_is_taken(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_server_with_an_own_address_is_chosen(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.add("elsewhere", 8000, "192.0.2.7")
     haproxy.add("bridged", 8002, "192.0.2.8")
     assert list(make().hold({8000: "app", 8002: "app"})) == [8000, 8002]
     assert haproxy.states() == {"a": 8, "b": 0, "elsewhere": 0, "bridged": 8}
 
 
-def test_many_are_drained_in_few_calls(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_thousand_servers_are_drained_in_few_calls(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     for number in range(1000):
         haproxy.add(f"many-{number}", 9000 + number)
     assert len(make().hold({9000 + number: "app" for number in range(1000)})) == 1000
@@ -475,9 +467,9 @@ def peers(number: int) -> Connections:
         (0, 0, 4, 5, 1),
         (2, 0, 5, 3, 2),
     ],
-    ids=["nothing", "a pool", "in flight", "queued", "before a reload", "past HAProxy", "closed since the look"],
+    ids=["nothing", "a pool", "in flight", "queued", "before a reload", "past HAProxy", "closed meanwhile"],
 )
-def test_what_is_left_is_what_is_in_flight_and_no_pool(
+def test_left_counts_requests_and_no_idle_pool(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], scur: int, qcur: int, idle: int, connected: int, left: int
 ) -> None:
     gate = make()
@@ -486,9 +478,7 @@ def test_what_is_left_is_what_is_in_flight_and_no_pool(
     assert gate.left({8000: peers(connected)}) == {8000: left}
 
 
-def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_left_of_open_port_is_kernels_count(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({})
     haproxy.servers["a"].update(idle=4)
@@ -498,7 +488,7 @@ def test_of_a_port_that_is_not_closed_all_that_the_kernel_has_is_left(
 # --- what goes wrong, in sentences
 
 
-def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_check_requires_level_admin_and_changes_nothing(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     make().check()
     assert haproxy.actions == []
     haproxy.level = "operator"
@@ -506,7 +496,7 @@ def test_check_changes_nothing_and_proves_the_level(haproxy: FakeHaproxy, make: 
         make().check()
 
 
-def test_a_socket_whose_level_was_lowered_is_told(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_lowered_socket_level_is_a_permission_error(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.level = "user"
     with pytest.raises(GatePermissionError, match="has the level lower, so no server can be drained"):
         make().hold({8000: "app"})
@@ -518,14 +508,12 @@ def test_control_characters_in_an_answer_are_escaped(haproxy: FakeHaproxy, make:
         make().check()
 
 
-def test_a_backend_that_is_not_there_is_told_with_those_that_are(make: Callable[..., PortGate]) -> None:
+def test_missing_backend_error_names_the_existing_ones(make: Callable[..., PortGate]) -> None:
     with pytest.raises(GateError, match=r"has no backend 'web', only: app, other. Fix: correct gate.backend_name"):
         make("web").check()
 
 
-def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_port_without_server_fails_after_the_rest(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     since = gate.hold({8000: "app"})
     selected = r"no server of this host with port 8007, only: a \(127.0.0.1:8000\), b.* Fix: "
@@ -535,9 +523,7 @@ def test_a_port_that_no_server_has_is_told_after_the_others_are_held(
     assert caught.value.closed == {tcp(port): at for port, at in since.items()}
 
 
-def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
-    haproxy: FakeHaproxy, make: Callable[..., PortGate]
-) -> None:
+def test_server_that_does_not_obey_is_named(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.deaf.add("a")
     with pytest.raises(PartlyHeldError, match="did not change the state of a: it will not") as caught:
         make().hold({8000: "app", 8001: "app"})
@@ -545,7 +531,7 @@ def test_a_server_that_does_not_obey_is_told_with_what_haproxy_says(
     assert list(caught.value.closed) == [tcp(8001)]
 
 
-def test_a_socket_that_is_not_there_is_told(make: Callable[..., PortGate], haproxy: FakeHaproxy) -> None:
+def test_missing_socket_is_an_error(make: Callable[..., PortGate], haproxy: FakeHaproxy) -> None:
     haproxy.path.unlink()
     with pytest.raises(
         GateError, match=r"There is no HAProxy socket .*admin.sock. Fix: correct gate.socket, or write `stats socket"
@@ -553,7 +539,7 @@ def test_a_socket_that_is_not_there_is_told(make: Callable[..., PortGate], hapro
         make().check()
 
 
-def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., PortGate], tmp_path: Path) -> None:
+def test_stopped_haproxy_is_an_error(make: Callable[..., PortGate], tmp_path: Path) -> None:
     (tmp_path / "admin.sock").unlink()
     with socket.socket(socket.AF_UNIX) as unserved:
         unserved.bind(str(tmp_path / "admin.sock"))
@@ -561,7 +547,7 @@ def test_a_haproxy_that_does_not_run_is_told(make: Callable[..., PortGate], tmp_
         make().check()
 
 
-def test_a_socket_of_another_user_is_told(haproxy: FakeHaproxy) -> None:
+def test_socket_of_another_user_is_a_permission_error(haproxy: FakeHaproxy) -> None:
     haproxy.path.chmod(0o600)
     let_in(haproxy.path)
     said = error_as_nobody(RuntimeApi(str(haproxy.path), "app").servers)
@@ -569,7 +555,7 @@ def test_a_socket_of_another_user_is_told(haproxy: FakeHaproxy) -> None:
     assert "The listener's user may not open HAProxy's socket" in said
 
 
-def test_a_haproxy_that_stands_still_is_left_after_the_deadline(haproxy: FakeHaproxy) -> None:
+def test_hanging_haproxy_is_an_error_at_the_deadline(haproxy: FakeHaproxy) -> None:
     haproxy.hangs = True
     begun = time.monotonic()
     with pytest.raises(GateError, match=r"did not answer on .* within 0.2 s"):

@@ -1,4 +1,4 @@
-"""Where a gate writes down what it has closed, and that whoever comes next finds it there."""
+"""The file in which a gate records what it has closed, for the next listener."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def directory_for(user: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("user", [0, USER])
-def test_it_lies_where_the_operator_says(directory: Path, user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_directory_is_used(directory: Path, user: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert directory_for(user, monkeypatch) == str(directory)
 
 
 @pytest.mark.usefixtures("unnamed")
-def test_where_he_says_nothing_it_lies_in_run_for_root_and_with_the_temporary_files_for_others(
+def test_default_directory_is_run_or_a_temporary_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert directory_for(0, monkeypatch) == DIRECTORY
     assert directory_for(USER, monkeypatch) == f"{tempfile.gettempdir()}/supervisor_rolling-{USER}"
 
 
-def test_a_container_that_is_made_anew_finds_it_by_the_url(directory: Path) -> None:
+def test_new_container_finds_the_file_by_the_url(directory: Path) -> None:
     StateFile(PLACE).write({"a": "drain"})
     written = list(directory.iterdir())
     policy = GatePolicy("haproxy", socket=PLACE[1], backend_name=PLACE[2], bypass="none")
@@ -60,7 +60,7 @@ def test_a_container_that_is_made_anew_finds_it_by_the_url(directory: Path) -> N
 
 
 @pytest.mark.usefixtures("unnamed")
-def test_where_there_is_nowhere_to_write_it_is_said_how_to_name_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_directory_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
@@ -70,7 +70,7 @@ def test_where_there_is_nowhere_to_write_it_is_said_how_to_name_a_place(monkeypa
         StateFile(PLACE)
 
 
-def test_a_directory_that_is_root_s_alone_is_said_before_anything_is_closed(directory: Path) -> None:
+def test_unwritable_directory_is_an_error_before_closing(directory: Path) -> None:
     directory.mkdir()
     let_in(directory)
     said = error_as_nobody(StateFile(PLACE).prepare)
@@ -80,7 +80,7 @@ def test_a_directory_that_is_root_s_alone_is_said_before_anything_is_closed(dire
     assert DIRECTORY_VARIABLE in said
 
 
-def test_a_directory_of_the_operator_s_is_left_to_him_alone(directory: Path) -> None:
+def test_mode_of_an_existing_directory_is_kept(directory: Path) -> None:
     directory.mkdir(mode=0o700)
     StateFile(PLACE).write({"a": "drain"})
     assert StateFile(PLACE).states == {"a": "drain"}

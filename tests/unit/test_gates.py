@@ -79,7 +79,7 @@ def nft(*arguments: str) -> str:
 
 
 def all_rules() -> list[list[str]]:
-    """What netfilter has, by whoever; without the times in it, which run."""
+    """All rules of netfilter, without the times in them, which run."""
     legacy = [run(command, "-w", "-t", table, "-S") for command in LEGACY for table in ("filter", "nat")]
     return [
         re.sub(r"--datestop \S+ |expires \S+ ", "", text).splitlines() for text in [*legacy, nft("list", "ruleset")]
@@ -108,9 +108,7 @@ def nft_gate(
 
 
 @pytest.mark.parametrize("bypass", ["mark", "address"])
-def test_a_closed_port_refuses_new_connections_of_both_families_and_no_other_port_does(
-    keep: ExitStack, kind: Kind, bypass: str
-) -> None:
+def test_closed_port_alone_refuses_connections_of_both_families(keep: ExitStack, kind: Kind, bypass: str) -> None:
     closed, other = listen_on_both(keep), listen_on_both(keep)
     held = gate(kind, bypass=bypass).hold({closed: "web, app-1"})
     assert list(held) == [closed]
@@ -118,7 +116,7 @@ def test_a_closed_port_refuses_new_connections_of_both_families_and_no_other_por
     assert open_addresses(other) == LOOPBACKS
 
 
-def test_a_port_opens_again_while_another_stays_closed(keep: ExitStack, kind: Kind) -> None:
+def test_port_opens_while_another_stays_closed(keep: ExitStack, kind: Kind) -> None:
     one, two = listen_on_both(keep), listen_on_both(keep)
     subject = gate(kind)
     subject.hold({one: "one", two: "two"})
@@ -130,9 +128,7 @@ def test_a_port_opens_again_while_another_stays_closed(keep: ExitStack, kind: Ki
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
-def test_a_connection_that_exists_lives_on_in_both_directions_in_the_midst_of_an_upload(
-    keep: ExitStack, kind: Kind, address: str
-) -> None:
+def test_existing_connection_continues_both_ways_during_an_upload(keep: ExitStack, kind: Kind, address: str) -> None:
     server, port = listen(keep, address)
     client = keep.enter_context(connect(address, port))
     accepted = keep.enter_context(server.accept()[0])
@@ -151,9 +147,7 @@ def test_a_connection_that_exists_lives_on_in_both_directions_in_the_midst_of_an
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
-def test_a_marked_socket_passes_to_a_server_that_is_bound_to_one_loopback_address_only(
-    keep: ExitStack, kind: Kind, address: str
-) -> None:
+def test_marked_socket_passes_to_one_loopback_address(keep: ExitStack, kind: Kind, address: str) -> None:
     _, port = listen(keep, address)
     gate(kind).hold({port: "warming"})
     assert not is_open(address, port)
@@ -161,7 +155,7 @@ def test_a_marked_socket_passes_to_a_server_that_is_bound_to_one_loopback_addres
     assert is_open(address, port, mark=BYPASS_MARK)
 
 
-def test_with_bypass_address_its_source_address_passes_and_a_mark_does_not(keep: ExitStack, kind: Kind) -> None:
+def test_bypass_address_passes_its_source_and_no_mark(keep: ExitStack, kind: Kind) -> None:
     port = listen_on_both(keep)
     gate(kind, bypass="address").hold({port: "warming"})
     assert is_open("127.0.0.1", port, source=BYPASS_ADDRESS)
@@ -169,14 +163,14 @@ def test_with_bypass_address_its_source_address_passes_and_a_mark_does_not(keep:
     assert not is_open("::1", port, mark=BYPASS_MARK)
 
 
-def test_with_bypass_mark_the_bypass_address_is_refused(keep: ExitStack, kind: Kind) -> None:
+def test_bypass_mark_refuses_the_bypass_address(keep: ExitStack, kind: Kind) -> None:
     port = listen_on_both(keep)
     gate(kind).hold({port: "warming"})
     assert not is_open("127.0.0.1", port, source=BYPASS_ADDRESS)
     assert not is_open(BYPASS_ADDRESS, port)
 
 
-def test_the_lease_ends_by_itself_and_not_before_its_time(keep: ExitStack, kind: Kind) -> None:
+def test_lease_ends_by_itself_at_its_time(keep: ExitStack, kind: Kind) -> None:
     port = listen_on_both(keep)
     began = time.time()
     gate(kind, lease=1.0).hold({port: "x"})
@@ -185,7 +179,7 @@ def test_the_lease_ends_by_itself_and_not_before_its_time(keep: ExitStack, kind:
     assert 0.99 <= time.time() - began < 3.5
 
 
-def test_since_is_the_moment_after_the_commit_and_stays_while_the_port_is_closed(kind: Kind) -> None:
+def test_since_stays_while_the_port_is_closed(kind: Kind) -> None:
     clock, wall = Clock(100.0), Clock(1893456000.0)
     subject = gate(kind, clock=clock, wall=wall)
     assert subject.hold({8000: "x"}) == {8000: 100.0}
@@ -208,7 +202,7 @@ def test_since_is_read_after_the_commit(keep: ExitStack, kind: Kind) -> None:
     assert observed[int(held[port])] == []
 
 
-def test_a_new_gate_takes_over_what_a_dead_one_left_without_opening_it(keep: ExitStack, kind: Kind) -> None:
+def test_new_gate_takes_over_without_opening_a_port(keep: ExitStack, kind: Kind) -> None:
     port, other = listen_on_both(keep), listen_on_both(keep)
     gate(kind).hold({port: "x", other: "y"})
     held = gate(kind, clock=Clock(500.0)).hold({port: "x"})
@@ -218,7 +212,7 @@ def test_a_new_gate_takes_over_what_a_dead_one_left_without_opening_it(keep: Exi
 
 
 @pytest.mark.parametrize("bypass", ["mark", "address"])
-def test_check_passes_here_and_leaves_nothing(kind: Kind, bypass: str) -> None:
+def test_check_passes_and_leaves_nothing(kind: Kind, bypass: str) -> None:
     before = all_rules()
     gate(kind, bypass=bypass).check()
     assert all_rules() == before
@@ -250,7 +244,7 @@ FLUSHES = {
 @pytest.mark.parametrize(
     ("backend", "command"), [(backend, command) for backend, commands in FLUSHES.items() for command in commands]
 )
-def test_what_somebody_flushed_comes_back_and_since_begins_anew(keep: ExitStack, backend: str, command: str) -> None:
+def test_flushed_rules_are_restored_and_since_begins_anew(keep: ExitStack, backend: str, command: str) -> None:
     port, clock = listen_on_both(keep), Clock(100.0)
     subject = gate(Kind(backend), clock=clock)
     subject.hold({port: "x"})
@@ -269,7 +263,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("backend", MISSING)
-def test_a_single_port_that_somebody_opened_lets_only_its_own_since_begin_anew(backend: str) -> None:
+def test_one_opened_port_restarts_only_its_own_since(backend: str) -> None:
     clock = Clock(100.0)
     subject = gate(Kind(backend), clock=clock)
     subject.hold({8000: "x", 8001: "y"})
@@ -285,7 +279,7 @@ PASSES = {
 
 
 @pytest.mark.parametrize("backend", PASSES)
-def test_a_rule_that_lets_all_pass_before_ours_is_removed_and_counts_as_a_gap(keep: ExitStack, backend: str) -> None:
+def test_accepting_rule_above_ours_counts_as_gap(keep: ExitStack, backend: str) -> None:
     port, clock = listen_on_both(keep), Clock(100.0)
     subject = gate(Kind(backend), clock=clock)
     subject.hold({port: "x"})
@@ -309,7 +303,7 @@ FOREIGN = [
 ]
 
 
-def test_after_hold_of_nothing_all_is_as_before_with_foreign_rules_in_their_order(kind: Kind) -> None:
+def test_hold_of_nothing_restores_the_foreign_rules(kind: Kind) -> None:
     for command in FOREIGN:
         run(*command.split())
     before = all_rules()
@@ -334,7 +328,7 @@ def test_after_hold_of_nothing_all_is_as_before_with_foreign_rules_in_their_orde
     ],
     ids=["iptables", "nftables"],
 )
-def test_no_accept_of_others_opens_a_port_that_nftables_closed(keep: ExitStack, foreign: list[str]) -> None:
+def test_foreign_accept_opens_no_port_closed_by_nftables(keep: ExitStack, foreign: list[str]) -> None:
     port = listen_on_both(keep)
     nft_gate().hold({port: "x"})
     for command in foreign:
@@ -342,7 +336,7 @@ def test_no_accept_of_others_opens_a_port_that_nftables_closed(keep: ExitStack, 
     assert open_addresses(port) == []
 
 
-def test_two_gates_of_different_owners_do_not_touch_each_other(keep: ExitStack, kind: Kind) -> None:
+def test_gates_of_two_owners_are_independent(keep: ExitStack, kind: Kind) -> None:
     one, two = listen_on_both(keep), listen_on_both(keep)
     before = all_rules()
     first, second = gate(kind, owner="one"), gate(kind, owner="two")
@@ -363,7 +357,7 @@ from supervisor_rolling.core.errors import GatePermissionError
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.core.policy import GatePolicy
 from tests.support.port_gate import PortGate
-import json  # whoever is nobody may not be let in to where the interpreter is
+import json  # before: the user nobody may not be able to read where the interpreter is
 import supervisor_rolling.listener.gates.iptables
 import supervisor_rolling.listener.gates.nftables
 if "nobody" in sys.argv:
@@ -380,7 +374,7 @@ print("alive")
 
 
 @pytest.mark.parametrize("nobody", [False, True])
-def test_without_rights_every_call_raises_and_the_process_lives_on(nobody: bool) -> None:
+def test_without_rights_every_call_raises_a_permission_error(nobody: bool) -> None:
     command = [sys.executable, "-W", "ignore", "-c", _UNPRIVILEGED, *(["nobody"] if nobody else [])]
     prefix = [] if nobody else ["setpriv", "--bounding-set=-net_admin"]
     done = subprocess.run([*prefix, *command], check=False, capture_output=True, text=True)
@@ -394,7 +388,7 @@ def test_without_rights_every_call_raises_and_the_process_lives_on(nobody: bool)
 # --- nftables
 
 
-def test_the_table_is_that_of_the_design_and_carries_the_comment() -> None:
+def test_table_is_as_documented_with_the_comment() -> None:
     nft_gate().hold({8000: "web, app-1", 8001: "€" * 300})
     long = "?" * 127
     assert re.sub(r"expires \S+ ", "", nft("list", "ruleset")) == (
@@ -419,7 +413,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return words
 
 
-def test_a_hold_that_finds_all_as_it_was_costs_a_look_and_a_change_is_one_transaction(
+def test_change_is_one_transaction_and_unchanged_only_lists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     subject = nft_gate()
@@ -432,7 +426,7 @@ def test_a_hold_that_finds_all_as_it_was_costs_a_look_and_a_change_is_one_transa
 
 
 @pytest.mark.parametrize(("left", "is_renewed"), [(20.9, False), (19.9, True), (31.5, True)])
-def test_a_lease_is_renewed_when_a_third_of_it_is_used_up_or_it_is_too_long(left: float, is_renewed: bool) -> None:
+def test_lease_is_renewed_after_a_third(left: float, is_renewed: bool) -> None:
     subject = nft_gate()
     subject.hold({8000: "x"})
     where = f"element {' '.join(TABLE)} closed"
@@ -441,7 +435,7 @@ def test_a_lease_is_renewed_when_a_third_of_it_is_used_up_or_it_is_too_long(left
     assert ("timeout 30s" in nft("list", "ruleset")) == is_renewed
 
 
-def test_a_port_that_somebody_closed_for_ever_is_given_a_lease_or_opened() -> None:
+def test_port_without_a_lease_is_corrected() -> None:
     subject = nft_gate()
     subject.hold({8000: "x"})
     where = f"element {' '.join(TABLE)} closed"
@@ -451,7 +445,7 @@ def test_a_port_that_somebody_closed_for_ever_is_given_a_lease_or_opened() -> No
     assert ("8001" in listed, "8000 timeout 30s" in listed) == (False, True)
 
 
-def test_a_lease_that_ends_while_it_is_renewed_lets_since_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_ends_during_renewal_restarts_since(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(100.0)
     subject = nft_gate(clock=clock)
     subject.hold({8000: "x"})
@@ -465,7 +459,7 @@ def test_a_lease_that_ends_while_it_is_renewed_lets_since_begin_anew(monkeypatch
     assert list(subject.hold({8000: "x", 8001: "y"}).values()) == [131.0, 131.0]
 
 
-def test_rules_that_were_flushed_and_restored_count_as_a_gap_although_they_look_the_same() -> None:
+def test_flushed_and_restored_rules_count_as_a_gap() -> None:
     clock = Clock(100.0)
     subject = nft_gate(clock=clock)
     subject.hold({8000: "x"})
@@ -491,7 +485,7 @@ def test_rules_that_were_flushed_and_restored_count_as_a_gap_although_they_look_
         "add chain {table} input {{ policy drop ; }}",
     ],
 )
-def test_a_table_of_ours_that_somebody_changed_is_made_right(keep: ExitStack, change: str) -> None:
+def test_changed_table_is_corrected(keep: ExitStack, change: str) -> None:
     port = listen_on_both(keep)
     subject = nft_gate()
     subject.hold({port: "x"})
@@ -504,17 +498,17 @@ def test_a_table_of_ours_that_somebody_changed_is_made_right(keep: ExitStack, ch
 
 
 @contextlib.contextmanager
-def knocking(port: int) -> Iterator[Callable[[], int]]:
-    """Somebody who tries to connect all the time; how often he has, and fails the test if he ever came in."""
+def connecting_to(port: int) -> Iterator[Callable[[], int]]:
+    """Connect to a port all the time. Gives the number of attempts so far; the test fails where one succeeded."""
     over, attempted, came_in = threading.Event(), [0], []
 
-    def knock() -> None:
+    def connect_always() -> None:
         while not over.is_set():
             attempted[0] += 1
             if is_open("127.0.0.1", port):
                 came_in.append(attempted[0])
 
-    thread = threading.Thread(target=knock)
+    thread = threading.Thread(target=connect_always)
     thread.start()
     try:
         yield lambda: attempted[0]
@@ -524,21 +518,21 @@ def knocking(port: int) -> Iterator[Callable[[], int]]:
     assert came_in == []
 
 
-def test_neither_a_renewal_nor_a_new_gate_lets_anybody_in(keep: ExitStack) -> None:
+def test_renewals_and_new_gates_let_no_client_in(keep: ExitStack) -> None:
     port = listen_on_both(keep)
     nft_gate().hold({port: "x"})
-    with knocking(port) as attempted:
+    with connecting_to(port) as attempted:
         end = time.monotonic() + 20.0
-        turns = 0
-        while (attempted() < 2000 or turns < 200) and time.monotonic() < end:
+        rounds = 0
+        while (attempted() < 2000 or rounds < 200) and time.monotonic() < end:
             subject = nft_gate()
             for number in range(5):
-                subject.hold({port: "x", 1 + (turns + number) % 2: "y"})
-            turns += 1
-    assert (attempted() >= 2000, turns >= 200) == (True, True), (attempted(), turns)
+                subject.hold({port: "x", 1 + (rounds + number) % 2: "y"})
+            rounds += 1
+    assert (attempted() >= 2000, rounds >= 200) == (True, True), (attempted(), rounds)
 
 
-def test_a_change_that_fails_leaves_nothing_behind_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_change_leaves_nothing_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = nft_gate()
     with pytest.raises(GateError, match=r"Cannot change table inet .*It will be tried again"):
         subject.hold({8000: "x", 99999: "no such port"})
@@ -549,7 +543,7 @@ def test_a_change_that_fails_leaves_nothing_behind_for_the_next(monkeypatch: pyt
     assert list(subject.hold({8000: "x"})) == [8000]
 
 
-def test_a_change_that_reports_success_and_is_lost_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_change_that_reports_success_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = nft_gate()
     real = Nftables.run
     with monkeypatch.context() as patched:
@@ -558,7 +552,7 @@ def test_a_change_that_reports_success_and_is_lost_is_not_believed(monkeypatch: 
     assert list(subject.hold({8000: "x"})) == [8000]
 
 
-def test_a_part_that_the_kernel_lacks_is_told_with_what_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kernel_part_names_the_module_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = nft_gate()
     subject._table._rules = ["tcp dport @closed jump nowhere"]  # as if that were the module for reject
     for call in (subject.check, lambda: subject.hold({8000: "x"})):
@@ -567,7 +561,7 @@ def test_a_part_that_the_kernel_lacks_is_told_with_what_to_load(monkeypatch: pyt
     assert nft("list", "ruleset") == ""
 
 
-def test_beside_another_who_writes_all_the_time_no_change_fails_and_none_of_his_is_lost(keep: ExitStack) -> None:
+def test_beside_a_constant_writer_no_change_is_lost(keep: ExitStack) -> None:
     port, subject, holds, writes = listen_on_both(keep), nft_gate(), 0, 150
     nft("add table inet theirs; add chain inet theirs mine")
     writer = threading.Thread(
@@ -585,7 +579,7 @@ def test_beside_another_who_writes_all_the_time_no_change_fails_and_none_of_his_
     assert found == [str(number) for number in range(1, writes + 1)]
 
 
-def test_a_gate_that_is_dropped_gives_back_its_file_descriptors() -> None:
+def test_dropped_gate_closes_its_file_descriptors() -> None:
     def open_files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -602,9 +596,7 @@ def test_a_gate_that_is_dropped_gives_back_its_file_descriptors() -> None:
 @pytest.mark.parametrize(
     ("backend", "kind_of_gate"), [("auto", IptablesGate), ("iptables", IptablesGate), ("nftables", NftablesGate)]
 )
-def test_make_gate_gives_the_backend_that_the_policy_names_and_iptables_for_auto(
-    backend: str, kind_of_gate: type[Gate]
-) -> None:
+def test_make_gate_follows_the_policy_and_prefers_iptables(backend: str, kind_of_gate: type[Gate]) -> None:
     assert isinstance(make_gate(GatePolicy(backend), OWNER, time.monotonic), kind_of_gate)
     with pytest.raises(GateError, match=r"no backend 'pf'.*auto, iptables, nftables"):
         make_gate(GatePolicy(backend="pf"), OWNER, time.monotonic)
@@ -617,7 +609,7 @@ def forget_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "iptc", None)
 
 
-def test_auto_is_nftables_where_python_iptables_is_missing_but_not_for_redirect(
+def test_auto_without_python_iptables_is_nftables_unless_redirect(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "supervisor_rolling")
@@ -628,14 +620,14 @@ def test_auto_is_nftables_where_python_iptables_is_missing_but_not_for_redirect(
         make_gate(GatePolicy(method="redirect"), OWNER, time.monotonic)
 
 
-def test_where_both_libraries_are_missing_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_both_libraries_error_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_iptables(monkeypatch)
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.99")
     with pytest.raises(GatePermissionError, match=r"pip install python-iptables.*install libnftables .*libnftables1"):
         make_gate(GatePolicy(), OWNER, time.monotonic)
 
 
-def test_a_lock_that_another_holds_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_lock_does_not_decide_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IptablesGate, "check", fail_with(GateError("pid 7 holds the lock")))
     with pytest.raises(GateError, match="holds the lock") as caught:
         make_gate(GatePolicy(), OWNER, time.monotonic)

@@ -1,4 +1,4 @@
-"""``gates/keepalive_closer.py`` with the kernel's nftables and a real nginx: who is hit, and that no client sees it."""
+"""The keepalive closer with the kernel's nftables and a real nginx: what is rewritten, and that no client sees it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.stack import ROOT
 from tests.support.waiting import stays, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-MENDED = OK.replace(b"1.1", b"1.0", 1)
+REWRITTEN = OK.replace(b"1.1", b"1.0", 1)
 
 
 @pytest.fixture
@@ -71,19 +71,19 @@ def tables() -> list[str]:
     return [one["table"]["name"] for one in json.loads(listed)["nftables"] if "table" in one]
 
 
-# --- who is hit
+# --- which answers are rewritten
 
 
-def test_a_connection_is_hit_once_and_by_its_first_answer(lines: StatusLineRewriter, listener: socket.socket) -> None:
+def test_only_the_first_answer_is_rewritten(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener) as pair:
         assert carried(pair, OK) == OK
         assert lines.hold([port_of(listener)], 5.0) == {port_of(listener): ""}
-        assert [carried(pair, OK) for _ in range(3)] == [MENDED, OK, OK]
+        assert [carried(pair, OK) for _ in range(3)] == [REWRITTEN, OK, OK]
         assert lines.hold([port_of(listener)], 5.0) == {port_of(listener): "http"}
         assert carried(pair, OK) == OK
 
 
-def test_what_comes_later_is_not_touched(lines: StatusLineRewriter, listener: socket.socket) -> None:
+def test_later_connection_is_not_touched(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener):
         lines.hold([port_of(listener)], 5.0)
         with connected(listener) as later:
@@ -92,27 +92,25 @@ def test_what_comes_later_is_not_touched(lines: StatusLineRewriter, listener: so
 
 
 @pytest.mark.parametrize("data", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 200 OK", b"HTTP/2", b"ok", b"HTTP/1.12"])
-def test_what_is_no_final_answer_in_http_1_1_passes_and_the_answer_behind_it_is_hit(
+def test_other_data_passes_and_the_answer_is_rewritten(
     lines: StatusLineRewriter, listener: socket.socket, data: bytes
 ) -> None:
     with connected(listener) as pair:
         lines.hold([port_of(listener)], 5.0)
-        assert [carried(pair, data), carried(pair, OK)] == [data, MENDED]
+        assert [carried(pair, data), carried(pair, OK)] == [data, REWRITTEN]
 
 
-def test_another_port_and_one_that_is_let_go_are_not_touched(
-    lines: StatusLineRewriter, listener: socket.socket
-) -> None:
+def test_other_and_released_ports_are_not_touched(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, connected(listener) as pair, connected(other) as kept:
         lines.hold([port_of(listener)], 5.0)
         assert carried(kept, OK) == OK
         lines.hold([port_of(listener), port_of(other)], 5.0)
         lines.hold([port_of(other)], 5.0)
-        assert [carried(pair, OK), carried(kept, OK)] == [OK, MENDED]
+        assert [carried(pair, OK), carried(kept, OK)] == [OK, REWRITTEN]
 
 
 @pytest.mark.parametrize("data", [b"\x17\x03\x03\x00\x20" + bytes(32), b"\x00\x00\x2a\x01\x04" + bytes(46)])
-def test_tls_and_http_2_are_told(lines: StatusLineRewriter, listener: socket.socket, data: bytes) -> None:
+def test_tls_and_http2_are_reported_as_sealed(lines: StatusLineRewriter, listener: socket.socket, data: bytes) -> None:
     with connected(listener) as pair:
         lines.hold([port_of(listener)], 5.0)
         assert carried(pair, data) == data
@@ -122,24 +120,22 @@ def test_tls_and_http_2_are_told(lines: StatusLineRewriter, listener: socket.soc
 # --- the lease
 
 
-def test_a_lease_that_is_renewed_lasts_and_one_that_is_not_ends(
-    lines: StatusLineRewriter, listener: socket.socket
-) -> None:
+def test_renewed_lease_lasts_and_another_ends(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener) as pair, connected(listener) as other, connected(listener) as hit:
         lines.hold([port_of(listener)], 2.0)
-        assert carried(hit, OK) == MENDED
+        assert carried(hit, OK) == REWRITTEN
         assert stays(lambda: port_of(listener) in lines.hold([port_of(listener)], 2.0), seconds=2.5)
-        assert [carried(pair, OK), carried(hit, OK)] == [MENDED, OK]
-        time.sleep(2.1)  # nobody renews it
+        assert [carried(pair, OK), carried(hit, OK)] == [REWRITTEN, OK]
+        time.sleep(2.1)  # not renewed
         assert carried(other, OK) == OK
 
 
-def test_a_new_listener_goes_on_and_hits_nobody_twice(lines: StatusLineRewriter, listener: socket.socket) -> None:
+def test_new_listener_rewrites_no_connection_twice(lines: StatusLineRewriter, listener: socket.socket) -> None:
     with connected(listener) as pair, connected(listener) as other:
         lines.hold([port_of(listener)], 5.0)
-        assert carried(pair, OK) == MENDED
+        assert carried(pair, OK) == REWRITTEN
         assert status_lines().hold([port_of(listener)], 5.0) == {port_of(listener): "http"}
-        assert [carried(pair, OK), carried(other, OK)] == [OK, MENDED]
+        assert [carried(pair, OK), carried(other, OK)] == [OK, REWRITTEN]
 
 
 HOLDER = """
@@ -151,14 +147,14 @@ time.sleep(60)
 """
 
 
-def test_after_a_sigkill_the_rule_matches_nothing_and_the_next_listener_removes_it(listener: socket.socket) -> None:
+def test_killed_listeners_table_expires_and_is_removed(listener: socket.socket) -> None:
     with connected(listener) as pair, connected(listener) as other:
         command = [sys.executable, "-c", HOLDER, str(port_of(listener))]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             holder.send_signal(signal.SIGKILL)
-        assert carried(pair, OK) == MENDED
+        assert carried(pair, OK) == REWRITTEN
         time.sleep(2.1)
         assert carried(other, OK) == OK
     assert tables() == [table_of("lab")]
@@ -177,21 +173,17 @@ def nft(commands: str) -> None:
         "add table inet {table} {{ flags dormant; }}",
     ],
 )
-def test_a_table_that_is_not_as_we_make_it_is_made_anew(
-    lines: StatusLineRewriter, listener: socket.socket, changes: str
-) -> None:
+def test_changed_table_is_made_again(lines: StatusLineRewriter, listener: socket.socket, changes: str) -> None:
     port = port_of(listener)
     with connected(listener) as pair:
         lines.hold([port], 5.0)
         nft(changes.format(table=table_of("lab")))
         for _ in range(2):
             lines.hold([port], 5.0)
-        assert carried(pair, OK) == MENDED
+        assert carried(pair, OK) == REWRITTEN
 
 
-def test_ports_that_somebody_added_without_a_timeout_do_not_stay(
-    lines: StatusLineRewriter, listener: socket.socket
-) -> None:
+def test_ports_added_without_a_timeout_are_removed(lines: StatusLineRewriter, listener: socket.socket) -> None:
     port, drains = port_of(listener), f"element inet {table_of('lab')} drains"
     lines.hold([port], 2.0)
     nft(f"delete {drains} {{ {port} }}; add {drains} {{ {port}, 4711 }}")
@@ -201,24 +193,22 @@ def test_ports_that_somebody_added_without_a_timeout_do_not_stay(
     assert [(one["elem"]["val"], one["elem"]["timeout"]) for one in left] == [(port, 2)]
 
 
-# --- the trial
+# --- check
 
 
-def test_the_trial_leaves_nothing(lines: StatusLineRewriter) -> None:
+def test_check_leaves_nothing(lines: StatusLineRewriter) -> None:
     lines.check()
     assert tables() == []
 
 
-def test_the_trial_finds_a_kernel_that_does_not_mend(
-    lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_finds_a_kernel_that_rewrites_nothing(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive_closer, "_TABLE", keepalive_closer._TABLE.replace("@ih,48,16 set 0x2e30", ""))
     with pytest.raises(GatePermissionError, match=r"nginx cannot work on this host: .*HTTP/1\.1.*5\.16.*Fix: "):
         lines.check()
     assert tables() == []
 
 
-def test_the_trial_says_what_the_kernel_says(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_error_has_the_kernels_reason(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive_closer, "_TABLE", keepalive_closer._TABLE.replace("@ih", "@no"))
     with pytest.raises(
         GatePermissionError, match=r"cannot work on this host: nftables: unknown raw payload base.* needs Linux 5"
@@ -226,7 +216,7 @@ def test_the_trial_says_what_the_kernel_says(lines: StatusLineRewriter, monkeypa
         lines.check()
 
 
-def test_without_the_library_nothing_is_held_and_the_trial_says_what_to_install(
+def test_check_without_the_library_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.99")
@@ -282,7 +272,7 @@ PIECE_PAUSE = 0.01
 
 
 class Server(threading.Thread):
-    """Answers what ``ANSWERS`` has, keeps every connection, and counts those and who was kept."""
+    """Answers with ``ANSWERS``, keeps every connection, and counts the accepted ones."""
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(daemon=True)
@@ -345,9 +335,7 @@ def unchunked(reader: BinaryIO) -> bytes:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_what_clients_of_nginx_get_is_the_same_byte_for_byte(
-    tmp_path: Path, lines: StatusLineRewriter, address: str
-) -> None:
+def test_clients_of_nginx_get_the_same_bytes(tmp_path: Path, lines: StatusLineRewriter, address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family, backlog=64) as listener:
         server = Server(listener)
@@ -358,21 +346,21 @@ def test_what_clients_of_nginx_get_is_the_same_byte_for_byte(
             asked("GET", "/small")
             plain = {request: asked(*request) for request in REQUESTS}
             kept = server.accepted
-            mended = {}
+            rewritten = {}
             for request in REQUESTS:
                 asked("GET", "/small")  # there is a pooled connection
                 lines.hold([port], 5.0)
-                mended[request] = asked(*request)
+                rewritten[request] = asked(*request)
                 assert lines.hold([port], 5.0) == {port: "http"}, f"{request} met no rule"
                 lines.hold((), 0.0)
         listener.close()
-    assert [request for request in REQUESTS if plain[request] != mended[request]] == []
+    assert [request for request in REQUESTS if plain[request] != rewritten[request]] == []
     assert len(plain["GET", "/big"]) > len(BIG)
     assert kept <= 3  # nginx kept its connection all the time, and then lost one by each answer
     assert server.accepted >= kept + len(REQUESTS) - 3
 
 
-def test_a_pool_runs_dry_by_itself(tmp_path: Path, lines: StatusLineRewriter) -> None:
+def test_pool_is_closed_by_its_own_requests(tmp_path: Path, lines: StatusLineRewriter) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         server = Server(listener)
         server.start()

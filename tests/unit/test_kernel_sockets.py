@@ -46,13 +46,13 @@ def name_of(sock: socket.socket) -> str:
 # --- peers
 
 
-def test_a_connection_that_waits_in_the_accept_queue_counts(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_connection_in_the_accept_queue_counts(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
     assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == {name_of(client)}
 
 
-def test_an_accepted_connection_counts_until_the_server_closes_it(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_accepted_connection_counts_until_the_server_closes_it(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
     accepted, _ = server.accept()
@@ -61,9 +61,7 @@ def test_an_accepted_connection_counts_until_the_server_closes_it(keep: ExitStac
     assert eventually(lambda: not sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers)
 
 
-def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds_it(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_connection_closed_by_its_client_still_counts(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client = connect(keep, server)
     name = name_of(client)
@@ -74,7 +72,7 @@ def test_a_connection_that_the_client_closed_counts_while_the_server_still_holds
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSockets, address: str) -> None:
+def test_unfinished_handshake_counts(keep: ExitStack, sockets: KernelSockets, address: str) -> None:
     server = listen(keep, "::", dual=True)
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)  # stays in SYN_RECV until a byte comes
     client = connect(keep, server, address)
@@ -83,23 +81,21 @@ def test_a_handshake_that_is_not_over_counts(keep: ExitStack, sockets: KernelSoc
     assert states == {sock_diag.SYN_RECV}
 
 
-def test_the_clients_end_of_a_loopback_connection_does_not_count(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_clients_end_of_a_loopback_connection_is_ignored(keep: ExitStack, sockets: KernelSockets) -> None:
     client = connect(keep, listen(keep))
     other = listen(keep)
     assert sockets.connections([tcp(port_of(other))])[tcp(port_of(other))].peers == frozenset()
     assert tcp(port_of(client)) not in sockets.connections([tcp(port_of(other))])
 
 
-def test_peers_over_ipv6_stand_in_brackets_and_mapped_ones_are_written_as_ipv4(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_ipv6_peers_have_brackets_and_mapped_are_ipv4(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep, "::", dual=True)
     six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
     observed = sockets.connections([tcp(port_of(server))])[tcp(port_of(server))]
     assert observed.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
 
 
-def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_each_of_many_ports_has_its_own_connections(keep: ExitStack, sockets: KernelSockets) -> None:
     servers = [listen(keep) for _ in range(60)]
     clients = {port_of(server): name_of(connect(keep, server)) for server in servers}
     asked = sorted(clients)[:50]
@@ -109,7 +105,7 @@ def test_each_of_many_ports_gets_its_own_connections_and_no_others(keep: ExitSta
     }
 
 
-def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> None:
+def test_neighbouring_ports_do_not_count(keep: ExitStack) -> None:
     server = listen(keep)
     port = port_of(server)
     assert [one.port for one in sock_diag.tcp_sockets((sock_diag.LISTEN,), [port])] == [port]
@@ -117,7 +113,7 @@ def test_the_ports_beside_the_one_asked_for_do_not_count(keep: ExitStack) -> Non
 
 
 @pytest.mark.parametrize("step", [1, 2], ids=["ports in a row", "every second port"])
-def test_ports_beyond_one_filter_are_all_looked_at(keep: ExitStack, sockets: KernelSockets, step: int) -> None:
+def test_ports_beyond_one_filter_are_all_listed(keep: ExitStack, sockets: KernelSockets, step: int) -> None:
     servers = [keep.enter_context(socket.create_server(("127.0.0.1", port))) for port in (20000, 25000, 29998)]
     clients = [connect(keep, server) for server in servers]
     found = sockets.connections(list(map(tcp, range(20000, 30000, step))))
@@ -125,14 +121,14 @@ def test_ports_beyond_one_filter_are_all_looked_at(keep: ExitStack, sockets: Ker
     assert sum(len(one.peers) for one in found.values()) == len(clients)
 
 
-def test_many_connections_come_in_several_parts_and_none_is_missing(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_answer_in_several_parts_is_complete(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     server.listen(700)
     names = {name_of(connect(keep, server)) for _ in range(600)}  # about 45 KiB, more than one netlink message holds
     assert sockets.connections([tcp(port_of(server))])[tcp(port_of(server))].peers == names
 
 
-def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> None:
+def test_unused_port_has_no_connections(sockets: KernelSockets) -> None:
     assert sockets.connections([tcp(1)]) == {tcp(1): Connections()}
     assert sockets.connections([]) == {}
 
@@ -140,7 +136,7 @@ def test_a_port_where_nothing_is_has_no_connections(sockets: KernelSockets) -> N
 # --- the oldest connections, and what they do
 
 
-def told(sockets: KernelSockets, server: socket.socket, oldest: int = 9) -> dict[str, Connection]:
+def oldest_of(sockets: KernelSockets, server: socket.socket, oldest: int = 9) -> dict[str, Connection]:
     """The oldest connections, by peer."""
     return {one.peer: one for one in sockets.connections([tcp(port_of(server))], oldest)[tcp(port_of(server))].oldest}
 
@@ -157,56 +153,52 @@ def within(truth: float, known: float, slack: float = 0.1) -> bool:
     return truth - slack <= known <= truth + 0.01
 
 
-def test_an_upload_is_as_old_as_it_is_and_a_byte_came_in_just_now(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_upload_has_its_age_and_received_last(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, _, began = accepted_from(keep, server)
-    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].age >= 0.3)
     client.send(b"x")
-    one = told(sockets, server)[name_of(client)]
+    one = oldest_of(sockets, server)[name_of(client)]
     assert within(time.monotonic() - began, one.age)
     assert (one.last, one.state) == ("received", "")
     assert one.idle < 0.1
 
 
-def test_a_stream_is_as_old_as_its_request_and_a_byte_went_out_just_now(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_stream_has_its_age_and_sent_last(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, accepted, began = accepted_from(keep, server)
     client.send(b"GET / HTTP/1.1\r\n\r\n")
-    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
-    assert told(sockets, server)[name_of(client)].last == "received"  # not answered yet
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].age >= 0.3)
+    assert oldest_of(sockets, server)[name_of(client)].last == "received"  # not answered yet
     accepted.send(b"chunk")
-    one = told(sockets, server)[name_of(client)]
+    one = oldest_of(sockets, server)[name_of(client)]
     assert within(time.monotonic() - began, one.age)
     assert (one.last, one.state) == ("sent", "")
     assert one.idle < 0.1
 
 
-def test_a_keepalive_is_idle_since_its_last_answer(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_keepalive_is_idle_since_its_last_answer(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, accepted, began = accepted_from(keep, server)
     client.send(b"GET / HTTP/1.1\r\n\r\n")
     accepted.send(b"HTTP/1.1 204 No Content\r\n\r\n")
-    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
-    one = told(sockets, server)[name_of(client)]
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].idle >= 0.2)
+    one = oldest_of(sockets, server)[name_of(client)]
     assert one.last == "sent"
     assert within(time.monotonic() - began, one.age)
     assert one.idle <= one.age
 
 
-def test_where_bytes_move_both_ways_the_kernel_knows_no_age_but_of_the_older_one(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_age_is_unknown_where_bytes_move_both_ways(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, accepted, _ = accepted_from(keep, server)
-    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.3)
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].age >= 0.3)
     client.send(b"ping")
     accepted.send(b"pong")
-    assert told(sockets, server)[name_of(client)].age < 0.1
+    assert oldest_of(sockets, server)[name_of(client)].age < 0.1
 
 
-def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_port_is_silent_since_the_last_byte(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     port = port_of(server)
     assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == math.inf
@@ -216,11 +208,11 @@ def test_a_port_is_silent_since_the_last_byte_on_any_connection(keep: ExitStack,
         client.sendall(b"ask")
         assert process.recv(9)
         process.sendall(b"answer")
-        assert eventually(lambda client=client: told(sockets, server)[name_of(client)].idle >= 0.1)  # type: ignore[misc]
+        assert eventually(lambda client=client: oldest_of(sockets, server)[name_of(client)].idle >= 0.1)  # type: ignore[misc]
     assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
     found = sockets.connections([tcp(port)], oldest=9)[tcp(port)]
     assert found.silent == min(one.idle for one in found.oldest)
-    assert sockets.connections([tcp(port)])[tcp(port)].silent == 0.0  # nobody asked
+    assert sockets.connections([tcp(port)])[tcp(port)].silent == 0.0  # not asked for
     answered[0].sendall(b"ask")
     assert stays(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == 0.0, 0.3), (
         "one waits for its answer"
@@ -246,46 +238,38 @@ def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: Kern
     assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
 
 
-def test_a_port_is_not_silent_while_one_waits_to_be_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_port_with_an_accept_queue_is_not_silent(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
     assert stays(lambda: sockets.connections([tcp(port_of(server))], oldest=1)[tcp(port_of(server))].silent == 0.0, 0.1)
 
 
-def test_a_connection_on_which_no_byte_has_moved_is_idle_for_all_its_age(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_connection_without_bytes_is_idle_since_its_start(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, _, _ = accepted_from(keep, server)
-    assert eventually(lambda: told(sockets, server)[name_of(client)].age >= 0.1)
-    one = told(sockets, server)[name_of(client)]
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].age >= 0.1)
+    one = oldest_of(sockets, server)[name_of(client)]
     assert (one.last, one.idle, one.state) == ("", one.age, "")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_what_waits_in_the_accept_queue_is_told_as_not_accepted(
-    keep: ExitStack, sockets: KernelSockets, address: str
-) -> None:
+def test_connection_in_the_accept_queue_is_not_accepted(keep: ExitStack, sockets: KernelSockets, address: str) -> None:
     server = listen(keep, "::", dual=True)
     client = connect(keep, server, address)
     client.send(b"GET /")
-    (one,) = told(sockets, server).values()
+    (one,) = oldest_of(sockets, server).values()
     assert (one.peer, one.last, one.state) == (name_of(client), "received", "not accepted")
 
 
-def test_a_handshake_that_is_not_over_is_told_as_not_accepted_and_nothing_more(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_unfinished_handshake_is_not_accepted(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
     client = connect(keep, server)
-    assert list(told(sockets, server).values()) == [Connection(name_of(client), state="not accepted")]
+    assert list(oldest_of(sockets, server).values()) == [Connection(name_of(client), state="not accepted")]
 
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["waits for an answer", "is gone"])
-def test_a_client_that_has_ended_its_side_is_told_as_half_closed(
-    keep: ExitStack, sockets: KernelSockets, is_gone: bool
-) -> None:
+def test_client_that_closed_its_side_is_half_closed(keep: ExitStack, sockets: KernelSockets, is_gone: bool) -> None:
     server = listen(keep)
     client, accepted, _ = accepted_from(keep, server)
     name = name_of(client)
@@ -293,19 +277,19 @@ def test_a_client_that_has_ended_its_side_is_told_as_half_closed(
     client.close() if is_gone else client.shutdown(socket.SHUT_WR)
     assert accepted.recv(9) == b"PUT"
     assert accepted.recv(9) == b""
-    one = told(sockets, server)[name]
+    one = oldest_of(sockets, server)[name]
     assert (one.last, one.state) == ("received", "half-closed")
 
 
-def test_a_client_that_reads_nothing_is_told_as_stuck_after_a_second(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_client_that_reads_nothing_is_stuck(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, accepted, _ = accepted_from(keep, server)
     fill(accepted)
-    assert told(sockets, server)[name_of(client)].state == ""
-    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
-    assert told(sockets, server)[name_of(client)].idle >= 0.9
+    assert oldest_of(sockets, server)[name_of(client)].state == ""
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].state == "stuck")
+    assert oldest_of(sockets, server)[name_of(client)].idle >= 0.9
     read_all(client)
-    assert told(sockets, server)[name_of(client)].state == ""
+    assert oldest_of(sockets, server)[name_of(client)].state == ""
 
 
 def fill(sock: socket.socket) -> None:
@@ -322,34 +306,32 @@ def read_all(sock: socket.socket) -> None:
         sock.recv(1 << 20)
 
 
-def test_a_client_that_is_gone_without_a_word_is_told_as_stuck_and_what_is_sent_again_counts_for_nothing(
-    keep: ExitStack, sockets: KernelSockets
-) -> None:
+def test_vanished_client_is_stuck_and_retransmits_are_ignored(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     client, accepted, _ = accepted_from(keep, server)
     client.send(b"GET /")
     accepted.send(b"chunk")
-    assert eventually(lambda: told(sockets, server)[name_of(client)].idle >= 0.2)
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].idle >= 0.2)
     keep.enter_context(unreachable(name_of(client)))
     accepted.send(b"chunk")
-    assert eventually(lambda: told(sockets, server)[name_of(client)].state == "stuck")
-    one = told(sockets, server)[name_of(client)]
+    assert eventually(lambda: oldest_of(sockets, server)[name_of(client)].state == "stuck")
+    one = oldest_of(sockets, server)[name_of(client)]
     assert one.idle >= 0.3  # since the last that arrived, although one that does not was sent meanwhile
     assert one.last == "sent"
 
 
-def test_of_many_only_the_oldest_are_told_the_oldest_first(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_only_the_oldest_are_listed_oldest_first(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     old = [accepted_from(keep, server)[0] for _ in range(2)]
-    assert eventually(lambda: min(one.age for one in told(sockets, server).values()) >= 0.1)
+    assert eventually(lambda: min(one.age for one in oldest_of(sockets, server).values()) >= 0.1)
     new = [accepted_from(keep, server)[0] for _ in range(20)]
-    ages = [one.age for one in told(sockets, server).values()]
+    ages = [one.age for one in oldest_of(sockets, server).values()]
     assert ages == sorted(ages, reverse=True)
-    assert set(told(sockets, server, oldest=2)) == set(map(name_of, old))
+    assert set(oldest_of(sockets, server, oldest=2)) == set(map(name_of, old))
     assert len(sockets.connections([tcp(port_of(server))], oldest=2)[tcp(port_of(server))].peers) == len(old + new)
 
 
-def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_ages_are_listed_only_on_request(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
     observed = sockets.connections([tcp(port_of(server))])[tcp(port_of(server))]
@@ -362,12 +344,12 @@ def test_how_old_they_are_is_told_only_to_who_asks(keep: ExitStack, sockets: Ker
 @pytest.mark.parametrize(
     ("address", "dual"), [("127.0.0.1", False), ("0.0.0.0", False), ("::1", False), ("::", False), ("::", True)]
 )
-def test_the_address_that_accepts_is_told(keep: ExitStack, sockets: KernelSockets, address: str, dual: bool) -> None:
+def test_listening_address_is_listed(keep: ExitStack, sockets: KernelSockets, address: str, dual: bool) -> None:
     server = listen(keep, address, dual)
     assert sockets.listeners([port_of(server)])[port_of(server)] == (address,)
 
 
-def test_two_listeners_of_one_port_are_both_told(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_both_listeners_of_a_port_are_listed(keep: ExitStack, sockets: KernelSockets) -> None:
     four = listen(keep)
     keep.enter_context(socket.create_server(("::1", port_of(four)), family=socket.AF_INET6))
     assert sockets.listeners([port_of(four)])[port_of(four)] == ("127.0.0.1", "::1")
@@ -413,13 +395,13 @@ def answering(monkeypatch: pytest.MonkeyPatch, *links: FakeLink) -> None:
     monkeypatch.setattr("socket.socket", lambda *_: waiting.pop(0))
 
 
-def test_an_interrupted_dump_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_dump_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = message(3, struct.pack("=i", 0), flags=0x10)
     answering(monkeypatch, FakeLink(interrupted), FakeLink(DONE))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
 
 
-def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = message(3, struct.pack("=i", 0), flags=0x10)
     answering(monkeypatch, *(FakeLink(interrupted) for _ in range(20)))
     with pytest.raises(SocketsError, match="changed during 5 readings"):
@@ -430,13 +412,13 @@ def test_a_dump_that_is_always_interrupted_is_an_error(monkeypatch: pytest.Monke
     "answer",
     [TimeoutError("timed out"), message(2, struct.pack("=i", -errno.EINVAL)), message(3, struct.pack("=i", -12))],
 )
-def test_silence_and_errors_of_the_kernel_are_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | OSError) -> None:
+def test_timeout_and_kernel_errors_are_sockets_errors(monkeypatch: pytest.MonkeyPatch, answer: bytes | OSError) -> None:
     answering(monkeypatch, FakeLink(answer), FakeLink(answer))
     with pytest.raises(SocketsError, match="NETLINK_SOCK_DIAG"):
         list(sock_diag.tcp_sockets((sock_diag.LISTEN,)))
 
 
-def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_without_sock_diag_names_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = message(2, struct.pack("=i", -errno.ENOENT))
     answering(monkeypatch, FakeLink(unknown), FakeLink(unknown))
     with pytest.raises(SocketsError, match="modprobe tcp_diag"):
@@ -446,21 +428,19 @@ def test_a_kernel_without_sock_diag_is_told_with_what_to_do(monkeypatch: pytest.
 REFUSED = message(2, struct.pack("=i", -errno.EINVAL))  # the question for both families at once
 
 
-def test_a_kernel_that_knows_one_family_at_a_time_is_asked_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_families_are_listed_apart_where_both_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     four, six = UPLOAD[:72], b"\x0a" + UPLOAD[1:72]
     answering(monkeypatch, FakeLink(REFUSED), *(FakeLink(message(20, body), DONE) for body in (four, six)))
     found = sock_diag.tcp_sockets((sock_diag.ESTABLISHED,))
     assert [one.address for one in found] == ["127.0.0.1", "7f00:1::"]
 
 
-def test_a_kernel_without_ipv6_has_no_ipv6_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_without_ipv6_has_no_ipv6_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, *map(FakeLink, (REFUSED, DONE, message(2, struct.pack("=i", -errno.ENOENT)))))
     assert list(sock_diag.tcp_sockets((sock_diag.LISTEN,))) == []
 
 
-def test_one_walk_over_the_kernels_table_finds_both_families(
-    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_walk_finds_both_families(keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch) -> None:
     server = listen(keep, "::", dual=True)
     six, four = connect(keep, server, "::1"), connect(keep, server, "127.0.0.1")
     walks: list[int] = []
@@ -491,7 +471,7 @@ UPLOAD = bytes.fromhex(
     """
 )
 """What Linux 6.18 says of an upload of 4 bytes, half a second apart, to which nothing was answered: a struct
-inet_diag_msg, four attributes that nobody asks for, and struct tcp_info."""
+inet_diag_msg, four attributes that were not asked for, and struct tcp_info."""
 
 INFO_AT = 108 + 4  # in UPLOAD, behind the header of its attribute
 
@@ -503,7 +483,7 @@ def told_of(body: bytes, monkeypatch: pytest.MonkeyPatch) -> sock_diag.TcpSocket
     return one
 
 
-def test_a_recorded_upload_is_read_as_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_upload_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     one = told_of(UPLOAD, monkeypatch)
     assert (one.address, one.port, one.peer_address, one.peer_port) == ("127.0.0.1", 8000, "127.0.0.1", 41234)
     assert one.inode > 0
@@ -512,7 +492,7 @@ def test_a_recorded_upload_is_read_as_what_it_was(monkeypatch: pytest.MonkeyPatc
     assert (one.traffic.age, one.traffic.idle) == (2252, 252)
 
 
-def test_from_a_kernel_that_tells_less_a_socket_is_taken_without_its_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_tcp_info_gives_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     info = struct.pack("=HH", 4 + 104, 2) + UPLOAD[INFO_AT : INFO_AT + 104]  # struct tcp_info of Linux 3.10
     assert told_of(UPLOAD[:108] + info, monkeypatch).traffic is None
     assert told_of(UPLOAD[:108], monkeypatch).traffic is None
@@ -520,16 +500,14 @@ def test_from_a_kernel_that_tells_less_a_socket_is_taken_without_its_traffic(mon
 
 @given(st.binary(max_size=400))
 @example(bytes(8))  # an attribute of length 0
-def test_whatever_stands_behind_the_answer_is_no_error_and_is_read_to_its_end(rest: bytes) -> None:
+def test_any_attributes_behind_the_answer_are_skipped(rest: bytes) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         one = told_of(UPLOAD[:72] + rest, monkeypatch)
     assert one.peer_port == 41234
 
 
 @given(st.integers(0, 2), st.tuples(*[st.integers(0, 5000)] * 3), st.tuples(*[st.integers(0, 2)] * 2))
-def test_a_connection_is_never_told_to_be_idle_for_longer_than_it_is_old(
-    retransmits: int, clocks: tuple[int, ...], segments: tuple[int, ...]
-) -> None:
+def test_idle_time_never_exceeds_the_age(retransmits: int, clocks: tuple[int, ...], segments: tuple[int, ...]) -> None:
     info = struct.pack("=xxB41xI4xII92xII", retransmits, *clocks, *segments)
     attribute = struct.pack("=HH", 4 + len(info), 2) + info
     with pytest.MonkeyPatch.context() as monkeypatch:

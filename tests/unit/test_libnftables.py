@@ -26,19 +26,19 @@ def tables(nft: Nftables) -> list[str]:
     return [one["table"]["name"] for one in nft.run("list tables")]
 
 
-def test_what_is_added_is_listed(nft: Nftables) -> None:
+def test_added_table_is_listed(nft: Nftables) -> None:
     assert nft.run(f"add table inet {TABLE}") == []
     assert TABLE in tables(nft)
 
 
-def test_a_transaction_is_done_as_a_whole_or_not_at_all(nft: Nftables) -> None:
+def test_failed_transaction_changes_nothing(nft: Nftables) -> None:
     with pytest.raises(GateError, match=r"nftables: .*No such file or directory"):
         nft.run(f"add table inet {TABLE}", "delete table inet nowhere")
     assert TABLE not in tables(nft)
     nft.run(f"add table inet {TABLE}")  # and the next goes as if nothing had been
 
 
-def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_answer_is_an_unreadable_error(nft: Nftables, monkeypatch: pytest.MonkeyPatch) -> None:
     class BreaksOff:
         def __init__(self, library: Any) -> None:
             self._library = library
@@ -55,7 +55,7 @@ def test_an_answer_that_breaks_off_is_told(nft: Nftables, monkeypatch: pytest.Mo
             nft.run("list tables")
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.99")
     with pytest.raises(GatePermissionError, match=r"libnftables\.so\.99: .*Fix: install libnftables .*libnftables1"):
         Nftables()
@@ -69,6 +69,6 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         ("", GateError, "no reason given"),
     ],
 )
-def test_what_is_no_better_at_the_next_try_is_told_apart(text: str, kind: type[GateError], words: str) -> None:
+def test_permanent_errors_are_permission_errors(text: str, kind: type[GateError], words: str) -> None:
     error = libnftables._translated(text)
     assert (type(error), words in str(error)) == (kind, True)

@@ -70,9 +70,7 @@ def listening(keep: ExitStack, address: str = "127.0.0.1") -> Server:
 
 
 @pytest.mark.parametrize(("address", "bypass"), [("127.0.0.1", "mark"), ("::1", "mark"), ("127.0.0.1", "address")])
-def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
-    keep: ExitStack, address: str, bypass: str
-) -> None:
+def test_one_request_passes_the_closed_gate(keep: ExitStack, address: str, bypass: str) -> None:
     server, own = listening(keep, address), HttpNotifications(KernelSockets())
     gate = make_gate(GatePolicy(lease=30.0, bypass=bypass), "unix:///drain_notification.sock", time.monotonic)
     keep.callback(gate.hold, {})
@@ -95,7 +93,7 @@ def test_it_is_asked_once_through_the_closed_gate_and_who_asks_is_known(
     assert b"Host: example.org" in headers
 
 
-def test_it_is_asked_again_when_it_drains_again_or_is_another(keep: ExitStack) -> None:
+def test_new_drain_or_process_gets_a_new_request(keep: ExitStack) -> None:
     server, own = listening(keep), HttpNotifications(KernelSockets())
     poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     own.give({})
@@ -104,7 +102,7 @@ def test_it_is_asked_again_when_it_drains_again_or_is_another(keep: ExitStack) -
     assert len(server.observed) == 3
 
 
-def test_what_breaks_is_logged_and_not_tried_again(keep: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_request_is_logged_and_not_repeated(keep: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
     server, own = listening(keep), HttpNotifications(KernelSockets())
     server.answer = b""
     job = a_job(server.port)
@@ -113,7 +111,7 @@ def test_what_breaks_is_logged_and_not_tried_again(keep: ExitStack, caplog: pyte
     assert f"{NAME}: drains without the notification POST /drain (drain.request): " in caplog.text
 
 
-def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_listener_it_is_over_at_once(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     own = HttpNotifications(KernelSockets())
@@ -121,7 +119,7 @@ def test_where_nothing_listens_it_is_over_at_once(caplog: pytest.LogCaptureFixtu
     assert f"port {port} cannot be reached (it listens on: nothing)" in caplog.text
 
 
-def test_one_that_hangs_is_not_waited_for(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_process_is_not_awaited(keep: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain_notification, "TIMEOUT", 0.3)
     server, rung = listening(keep), threading.Event()
     server.may_answer.clear()

@@ -33,13 +33,13 @@ def assert_own_alone(host: Host) -> None:
     assert [address for address in [*own, host.away.v4, host.away.v6, *NOT_OWN] if is_own(address)] == own
 
 
-def test_an_address_is_own_where_this_host_has_it() -> None:
+def test_address_of_this_host_is_own() -> None:
     with Host() as host:
         assert_own_alone(host)
 
 
 @pytest.mark.usefixtures("_bind_to_any")
-def test_an_address_that_can_only_be_bound_is_not_own() -> None:
+def test_merely_bindable_address_is_not_own() -> None:
     with Host() as host:
         for family, address in ((socket.AF_INET, host.away.v4), (socket.AF_INET6, host.away.v6)):
             with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""Whose ports they are: real processes that listen, and such as took a port from another."""
+"""Which process holds a port: real processes that listen, and some that took a port from another."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read_ports(process: subprocess.Popen[bytes], count: int = 1) -> tuple[int, .
     return tuple(sorted(int(process.stdout.readline()) for _ in range(count)))
 
 
-def test_the_ports_of_a_process_are_those_it_listens_on(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_ports_of_a_process_are_its_listening_ones(keep: ExitStack, sockets: KernelSockets) -> None:
     server = keep.enter_context(socket.create_server(("127.0.0.1", 0)))  # and sockets that do not listen
     keep.enter_context(socket.create_connection(server.getsockname(), timeout=2))
     first, second = keep.enter_context(program()), keep.enter_context(program())
@@ -73,7 +73,7 @@ def test_the_ports_of_a_process_are_those_it_listens_on(keep: ExitStack, sockets
     assert sockets.ports_of([first.pid, second.pid]) == ports
 
 
-def test_the_ports_of_descendants_belong_to_a_process_too(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_ports_of_descendants_belong_to_the_process(keep: ExitStack, sockets: KernelSockets) -> None:
     process = keep.enter_context(program("fork"))
     ports = read_ports(process, 2)
     found = sockets.ports_of([process.pid, os.getpid()])
@@ -82,7 +82,7 @@ def test_the_ports_of_descendants_belong_to_a_process_too(keep: ExitStack, socke
     assert set(ports) <= set(found[os.getpid()])
 
 
-def test_a_process_that_is_gone_listens_on_nothing(sockets: KernelSockets) -> None:
+def test_ended_process_has_no_ports(sockets: KernelSockets) -> None:
     with subprocess.Popen(["true"]) as process:
         pass
     assert sockets.ports_of([process.pid]) == {process.pid: ()}
@@ -134,16 +134,14 @@ def test_zombie_child_hides_nothing_from_a_user(sockets: KernelSockets) -> None:
     assert error_as_nobody(ports_beside_a_zombie) == ""
 
 
-def test_what_a_shell_catches_and_ignores_is_seen(sockets: KernelSockets) -> None:
+def test_caught_and_ignored_signals_are_read(sockets: KernelSockets) -> None:
     with started("sh", "-c", f"trap 'echo no' USR1; trap '' USR2; {SHELL}") as (pid, port):
         found = sockets.wrappers_of({pid: [port], os.getpid(): []})[pid]
     assert (found.name, "USR1" in found.caught, found.ignored & {"USR1", "USR2"}) == ("sh", True, {"USR2"})
     assert not {"TERM", "HUP"} & (found.caught | found.ignored)
 
 
-def test_a_script_without_exec_is_a_wrapper_and_its_interpreter_is_named(
-    sockets: KernelSockets, tmp_path: Path
-) -> None:
+def test_script_without_exec_is_a_wrapper(sockets: KernelSockets, tmp_path: Path) -> None:
     script = tmp_path / "start-app"
     script.write_text(f"#!/bin/sh\n{SHELL}\n", encoding="ascii")
     script.chmod(0o755)
@@ -153,13 +151,13 @@ def test_a_script_without_exec_is_a_wrapper_and_its_interpreter_is_named(
     assert found.dies_of("TERM")
 
 
-def test_a_launcher_in_python_is_a_wrapper_that_dies_of_term(sockets: KernelSockets) -> None:
+def test_python_launcher_is_a_wrapper_killed_by_term(sockets: KernelSockets) -> None:
     with started(*python(LAUNCHER)) as (pid, port):
         found = sockets.wrappers_of({pid: [port]})[pid]
     assert (found.program, found.dies_of("TERM"), found.inner) == (PYTHON, True, ())
 
 
-def test_the_processes_between_are_told_in_their_order(sockets: KernelSockets) -> None:
+def test_processes_between_are_listed_in_order(sockets: KernelSockets) -> None:
     with started(*python(f"import subprocess; subprocess.run(['sh', '-c', {SHELL!r}])")) as (pid, port):
         found = sockets.wrappers_of({pid: [port]})[pid]
     assert (found.program, [one.name for one in found.inner]) == (PYTHON, ["sh"])
@@ -168,14 +166,14 @@ def test_the_processes_between_are_told_in_their_order(sockets: KernelSockets) -
 @pytest.mark.parametrize(
     "readies", ["signal.signal(signal.SIGTERM, exit)", "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})"]
 )
-def test_a_master_that_handles_or_awaits_its_stop_signal_passes_it_on(sockets: KernelSockets, readies: str) -> None:
+def test_master_that_handles_term_passes_it_on(sockets: KernelSockets, readies: str) -> None:
     """As a master of workers with SO_REUSEPORT does, or an init of containers."""
     master = f"import os, signal, time\nif os.fork():\n {readies}\n time.sleep(60)\n{_LISTENS_ON}"
     with started(*python(master)) as (pid, port):
         assert eventually(lambda: sockets.wrappers_of({pid: [port]})[pid].passes_on("TERM"))
 
 
-def test_a_process_that_listens_itself_or_whose_children_do_not_is_no_wrapper(sockets: KernelSockets) -> None:
+def test_process_without_a_listening_child_is_no_wrapper(sockets: KernelSockets) -> None:
     with program("fork") as process:
         ports = read_ports(process, 2)
         assert sockets.wrappers_of({process.pid: ports}) == {}
@@ -184,7 +182,7 @@ def test_a_process_that_listens_itself_or_whose_children_do_not_is_no_wrapper(so
         assert sockets.wrappers_of({}) == {}
 
 
-def test_one_that_is_gone_catches_nothing() -> None:
+def test_ended_process_catches_no_signals() -> None:
     with subprocess.Popen(["true"]) as process:
         pass
     assert signals_of(process.pid) == (frozenset(), frozenset())
@@ -277,7 +275,7 @@ def test_process_at_another_address_is_not_beside(keep: ExitStack, sockets: Kern
     assert use == PortUse(("127.0.0.1", "127.0.0.2"), ("127.0.0.2",), ())
 
 
-def test_processes_of_several_names_are_told_apart(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_processes_with_several_names_are_listed_apart(keep: ExitStack, sockets: KernelSockets) -> None:
     server = keep.enter_context(held(0))
     pids = {}
     for name in (APP_1, APP_2):
@@ -292,7 +290,7 @@ def test_processes_of_several_names_are_told_apart(keep: ExitStack, sockets: Ker
     }
 
 
-def test_children_of_a_process_that_died_are_named_with_its_name(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_orphans_are_named_like_their_dead_parent(keep: ExitStack, sockets: KernelSockets) -> None:
     """Killed as supervisord kills what does not stop: the children have its socket, and live on."""
     forks = "import os, socket, sys, time; s = socket.create_server(('127.0.0.1', 0)); "
     forks += "[os.fork() or time.sleep(60) for _ in 'ab']; print(s.getsockname()[1], flush=True); time.sleep(60)"
@@ -308,7 +306,7 @@ def test_children_of_a_process_that_died_are_named_with_its_name(keep: ExitStack
     assert sockets.holders_of([port]) == {port: Holder(children, os.path.basename(sys.executable), "app:app-1")}
 
 
-def test_whoever_else_listens_is_named_without_one(keep: ExitStack, sockets: KernelSockets) -> None:
+def test_foreign_listener_has_no_supervisord_name(keep: ExitStack, sockets: KernelSockets) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         (holder,) = sockets.holders_of([port]).values()
@@ -343,7 +341,7 @@ def test_nothing_listens_on_a_free_port(sockets: KernelSockets) -> None:
     assert sockets.listening(port, os.getpid()) == PortUse()
 
 
-def test_holders_are_unknown_where_proc_does_not_show_own_sockets(
+def test_hidden_own_sockets_make_holders_unknown(
     keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hidden(pid: int) -> frozenset[int]:
@@ -354,9 +352,7 @@ def test_holders_are_unknown_where_proc_does_not_show_own_sockets(
     assert sockets.listening(port, os.getpid()) == PortUse(("127.0.0.1",), None, ())
 
 
-def test_holder_that_proc_does_not_show_is_not_named(
-    keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_holder_is_not_named(keep: ExitStack, sockets: KernelSockets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another user's process, for a listener without CAP_SYS_PTRACE."""
     holder, real = keep.enter_context(program()), procfs.own_inodes
 
@@ -371,7 +367,7 @@ def test_holder_that_proc_does_not_show_is_not_named(
         assert sockets.listening(port, pid) == PortUse(("127.0.0.1",), (), ())
 
 
-def test_where_proc_hides_processes_they_are_nobodys_children(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_processes_are_no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     def hidden(pid: int) -> int:
         raise PermissionError(1, "Operation not permitted", f"/proc/{pid}/stat")
 

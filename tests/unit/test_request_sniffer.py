@@ -1,4 +1,4 @@
-"""Requests that are seen on the wire, for real, over loopback in both families."""
+"""PacketSniffer with real requests over loopback in both families."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def packet_sockets() -> int:
 
 @families
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"HEAD", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"])
-def test_a_request_is_seen_once_with_its_port_and_its_peer(request_sniffer: PacketSniffer, address: str, method: bytes):
+def test_request_is_seen_once_with_port_and_peer(request_sniffer: PacketSniffer, address: str, method: bytes):
     request_sniffer.watch([PORT + 1, PORT])
     with paired(address) as pair:
         pair.send(REQUEST % method)
@@ -81,7 +81,7 @@ def test_a_request_is_seen_once_with_its_port_and_its_peer(request_sniffer: Pack
 
 
 @families
-def test_a_request_after_an_answer_is_told_from_one_before_it(request_sniffer: PacketSniffer, address: str):
+def test_requests_before_and_after_an_answer_differ(request_sniffer: PacketSniffer, address: str):
     request_sniffer.watch([PORT])
     with paired(address) as pair:
         pair.send(REQUEST % b"GET")
@@ -96,7 +96,7 @@ def test_a_request_after_an_answer_is_told_from_one_before_it(request_sniffer: P
 @pytest.mark.parametrize(
     "data", [b"x" * 65536, b"GET rich soon", b"\x81\x85GET / HTTP/1.1\r\n", b"\x16\x03\x01GET / HTTP/1.1\r\n"]
 )
-def test_what_is_no_request_is_not_taken_for_one(request_sniffer: PacketSniffer, address: str, data: bytes):
+def test_other_data_is_no_request(request_sniffer: PacketSniffer, address: str, data: bytes):
     request_sniffer.watch([PORT])
     with paired(address) as pair:
         pair.send(data)
@@ -105,7 +105,7 @@ def test_what_is_no_request_is_not_taken_for_one(request_sniffer: PacketSniffer,
         assert len(request_sniffer.take()) == 1
 
 
-def test_other_ports_and_what_the_process_itself_asks_are_not_seen(request_sniffer: PacketSniffer):
+def test_other_ports_and_own_requests_are_not_seen(request_sniffer: PacketSniffer):
     request_sniffer.watch([PORT])
     with paired("127.0.0.1", PORT + 1) as other, paired("127.0.0.1") as own:
         other.send(REQUEST % b"GET")
@@ -121,7 +121,7 @@ def test_other_ports_and_what_the_process_itself_asks_are_not_seen(request_sniff
         assert request_sniffer.take() == []
 
 
-def test_what_came_before_a_port_was_watched_is_not_seen(request_sniffer: PacketSniffer):
+def test_requests_before_the_watch_are_not_seen(request_sniffer: PacketSniffer):
     request_sniffer.watch([PORT])
     with paired("127.0.0.1") as pair:
         pair.send(REQUEST % b"GET")
@@ -131,7 +131,7 @@ def test_what_came_before_a_port_was_watched_is_not_seen(request_sniffer: Packet
         assert request_sniffer.take() == []
 
 
-def test_the_sockets_outlive_a_drain_for_a_while(request_sniffer: PacketSniffer, now: list[float]):
+def test_sockets_stay_open_after_a_drain(request_sniffer: PacketSniffer, now: list[float]):
     """Closed in a rollout, they would keep the process waiting that has just been drained."""
     before = packet_sockets()
     request_sniffer.watch([])
@@ -148,14 +148,14 @@ def test_the_sockets_outlive_a_drain_for_a_while(request_sniffer: PacketSniffer,
     assert packet_sockets() == before + 2
 
 
-def test_the_last_of_a_thousand_ports_is_seen(request_sniffer: PacketSniffer):
+def test_last_of_a_thousand_ports_is_seen(request_sniffer: PacketSniffer):
     request_sniffer.watch(range(PORT - 999, PORT + 1))
     with paired("127.0.0.1") as pair:
         pair.send(REQUEST % b"GET")
         assert len(request_sniffer.take()) == 1
 
 
-def test_without_the_right_nothing_is_seen_and_that_is_logged_once():
+def test_without_rights_nothing_is_seen_and_logged_once():
     code = """
 import logging, os, time
 logging.basicConfig(format="%(message)s")
@@ -166,7 +166,7 @@ for ports in ([1], [2], [], [1]):
     arrivals.watch(ports)
     assert arrivals.take() == []
 """
-    code = "import supervisor_rolling.listener.request_sniffer" + code  # read as root, whoever may read the tree
+    code = "import supervisor_rolling.listener.request_sniffer" + code  # another user may not read the tree
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
@@ -176,5 +176,5 @@ for ports in ([1], [2], [], [1]):
 
 @pytest.mark.parametrize("packet", [b"", b"\x45", bytes(39), bytes(100), b"\x4f" + bytes(50), b"\xff" * 60])
 @pytest.mark.parametrize("is_ipv6", [False, True])
-def test_a_packet_that_is_cut_short_is_no_request(packet: bytes, is_ipv6: bool):
+def test_truncated_packet_is_no_request(packet: bytes, is_ipv6: bool):
     assert arrival_in(packet, is_ipv6) is None
