@@ -29,7 +29,7 @@ from tests.support.load import Load, Plan
 from tests.support.stack import GROUP, ROOT, Setup, Stack, answers
 
 PLAYBOOKS = ROOT / "conf" / "ansible"
-CONNECTIONS = ROOT / "tests" / "lab" / "connections"
+CONNECTIONS = ROOT / "tests" / "support" / "connections"
 PLAY_WITHIN = 180.0  # seconds; a run takes ten to thirty
 SERVE_WITHIN = 20.0
 AT_A_TIME = 3  # hosts that start
