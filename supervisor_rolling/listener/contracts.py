@@ -35,66 +35,64 @@ from supervisor_rolling.core.snapshot import Snapshot
 
 
 class Gate(Protocol):
-    """Closes endpoints to new connections; connections that exist are never touched."""
+    """Closes endpoints to new connections; existing connections are never touched."""
 
     name: str  # of the backend
     closes: frozenset[str]  # the kinds of endpoints that it can close
 
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
-        """Make exactly these endpoints closed, for one lease from now; all others of this gate open.
+        """Make exactly these endpoints closed for one lease from now, and all others of this gate open.
 
-        ``closed`` maps an endpoint to a comment for whoever lists the rules. ``drained`` are those of them on which no
-        request is waited for: a load balancer sends nothing there, not even the users of its cookie. Returns those
-        that were read back as closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed
-        without a gap, as far as this object knows: a lease that ran out before it was renewed begins anew. Call it
-        every turn; it costs a read when nothing changes. An empty mapping leaves no rule and no chain behind.
+        ``closed`` maps an endpoint to the comment of its rule. ``drained`` are those on which no request is awaited: a
+        load balancer sends nothing there, not even the users of its cookie. Returns those that were read back as
+        closed, each with the moment (CLOCK_MONOTONIC seconds) since when it has been closed without a gap, as far as
+        this object knows: a lease that ended before it was renewed begins anew. Call it in every reconcile; without a
+        change it costs one read. An empty mapping leaves no rule and no chain behind.
 
-        Raises GatePermissionError where it can never work as things are, GateError where it did not work this time;
+        Raises GatePermissionError where it can never work as things are, GateError where it failed this time,
         PartlyHeldError where some could not be closed, with those that are.
         """
         ...
 
     def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
-        """What others have done by which these endpoints, each with its process, could not be closed, although the gate
-        works. Changes nothing. Raises GateError where it cannot be seen."""
+        """What others have configured that keeps these endpoints, each with its process, from being closed. Changes
+        nothing. Raises GateError where it cannot be seen."""
         ...
 
     def check(self) -> None:
-        """Raise what ``hold`` would raise for want of rights or kernel support; change nothing that lasts."""
+        """Raise what ``hold`` would raise for missing rights or kernel support. Changes nothing."""
         ...
 
 
 @runtime_checkable
 class Counting(Protocol):
-    """What a gate has besides that stands in the load balancer, and so sees requests where the kernel sees
-    connections: a pool of idle ones stays open when nothing is in flight any more."""
+    """A gate in the load balancer also sees requests where the kernel sees connections: an idle pool is no request."""
 
     def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
-        """How much is left on each of these endpoints that would be lost with the process; 0: it may be stopped.
+        """How many requests or connections of each endpoint would be lost with its process; 0: it may be stopped.
 
-        ``found`` is what the kernel had just before. A new connection to a closed endpoint is no leak with such a gate: the
-        balancer's checks make some, and what it had queued. Who comes past the balancer is counted among what is left.
-
-        Raises GateError where it cannot tell.
+        ``found`` is what the kernel had just before. A new connection to a closed endpoint is no leak with such a gate:
+        the balancer's checks make some. Connections past the balancer count as left. Raises GateError where it cannot
+        be seen.
         """
         ...
 
     def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
-        """Of these endpoints, those with connections that are not the balancer's own: another balancer, or another part of
-        this one, sends requests to them. Raises GateError where it cannot tell."""
+        """Those of these endpoints that have connections of others than the balancer's backend, such as another
+        balancer's. Raises GateError where it cannot be seen."""
         ...
 
 
 class Sockets(Protocol):
-    """What the kernel knows of endpoints and their connections."""
+    """Endpoints and their connections, as the kernel has them. Raises SocketsError where it does not show them."""
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
-        """The connections of each endpoint, in this network namespace, both address families; and of each the so many
-        ``oldest``, as far as their age is known. The kernel walks its table of all connections for it."""
+        """The connections of each endpoint in this network namespace, both address families, and details of the
+        ``oldest`` so many. The kernel walks its table of all connections for it."""
         ...
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
-        """The local addresses that accept on each port, both address families. Cheap: for a look every few ms."""
+        """The local addresses that accept on each port, both address families. Cheap enough for every few ms."""
         ...
 
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
@@ -102,24 +100,24 @@ class Sockets(Protocol):
         ...
 
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
-        """The unix stream sockets that each of these processes or a descendant of it listens on, by their paths."""
+        """The paths of the unix stream sockets that each of these processes or a descendant of it listens on."""
         ...
 
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
-        """Of these processes, each with its ports, those that do not listen on them while a descendant does."""
+        """Those of these processes, each with its ports, that do not listen on them while a descendant does."""
         ...
 
     def listening(self, port: int, pid: int) -> PortUse:
-        """What listens on a port: the process or a descendant of it, and what else does in its place or beside it.
+        """What listens on a port: the process or a descendant of it, and any other process beside or instead of it.
 
-        It asks the kernel for sockets that listen, and reads the open files of every process of the host only where
-        such a socket is not held by the process and its descendants: do not ask more often than every 0.5 s then.
+        It reads the open files of every process of the host where a listening socket is not held by the process or its
+        descendants: do not call it more often than every 0.5 s then.
         """
         ...
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
-        """The processes that listen on each of these ports, or have an outgoing connection from it, as far as that can
-        be seen. It reads the open files of every process of the host: not for every turn."""
+        """The processes that listen on each of these ports, or have an outgoing connection from it, as far as /proc
+        shows them. It reads the open files of every process of the host: not for every reconcile."""
         ...
 
 
@@ -141,48 +139,47 @@ class Clients(Protocol):
 
 
 class KeepaliveCloser(Protocol):
-    """Makes nginx close the connections of its keepalive pool that a port has, each after its next answer."""
+    """Makes nginx close its kept connections to a port, each after its next answer."""
 
     @property
     def waiting(self) -> frozenset[str]:
-        """The peers of the connections that have not had that answer yet, as the last ``hold`` found them."""
+        """The peers of the connections without such an answer yet, as the last ``hold`` found them."""
         ...
 
     def hold(self, ports: Collection[int], lease: float) -> Mapping[int, str]:
-        """Do so for exactly these ports, for so many seconds from now; for all others no longer. A port that is new
-        here has its connections of this moment taken up, and no later one: its gate has to be closed before.
+        """Do so for exactly these ports, for ``lease`` seconds from now. Of a port that is new here the connections of
+        this moment are closed, and no later ones: close its gate before.
 
-        Returns, for each port, what it has answered on them so far: ``http``, where one will be closed; ``sealed``,
-        where TLS or HTTP/2 was seen; empty, where neither was. Call it every turn. Without ports it never raises;
-        else GatePermissionError where it can never work as things are, GateError where it did not work this time.
+        Returns what each port has answered on them so far: ``http``, so that they will be closed; ``sealed``, TLS or
+        HTTP/2; or empty. Call it in every reconcile. Without ports it never raises; else GatePermissionError where it
+        can never work as things are, GateError where it failed this time.
         """
         ...
 
     def check(self) -> None:
-        """Try it out on a connection of its own. Raises GatePermissionError where it does not work."""
+        """Try it on a connection of its own. Raises GatePermissionError where it does not work."""
         ...
 
 
 class RequestSniffer(Protocol):
-    """Sees requests come to ports, on whatever connection. It may see none where it has no rights, or where they are
-    encrypted: what it tells is true, what it does not tell may be."""
+    """Sees requests arrive at ports, on any connection. It misses them without rights and where they are encrypted:
+    a request that it reports did arrive, one that it does not report may have."""
 
     def watch(self, ports: Collection[int]) -> None:
-        """Watch exactly these ports from now on, both address families. Never raises: what does not work is logged
-        once."""
+        """Watch exactly these ports from now on, both address families. Never raises: an error is logged once."""
         ...
 
     def take(self) -> Sequence[Arrival]:
-        """The requests that came since the last call, in their order on each connection. Never blocks."""
+        """The requests that arrived since the last call, in their order on each connection. Never blocks."""
         ...
 
 
 class DrainFlags(Protocol):
-    """Tells processes that they drain, for those that look."""
+    """Flags that tell processes that they drain, if they look at them."""
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
-        """Flag exactly these processes, each a group and a name, until a lease of seconds ends unless renewed. Call it
-        every turn; it costs next to nothing when nothing changes. Never raises: what does not work is logged once."""
+        """Flag exactly these processes, each a group and a name, for a lease of some seconds. Call it in every
+        reconcile; without a change it costs next to nothing. Never raises: an error is logged once."""
         ...
 
 
