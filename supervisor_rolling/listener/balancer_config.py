@@ -1,21 +1,19 @@
 """Reads the load balancer's configuration: the ``Balancers`` of ``contracts.py``.
 
 nginx's is read with crossplane, NGINX's own parser, from what ``nginx -T`` prints, or from a file: a configuration with
-all that it includes, or the output of ``nginx -T`` on another host. A megabyte takes crossplane ten seconds, so it is
-done in a process of its own, which a thread waits for: the turn goes on meanwhile, and what takes too long is killed.
+all that it includes, or the output of ``nginx -T`` on another host. A megabyte takes crossplane ten seconds, so that
+runs in a process of its own, which a thread waits for, and which is killed when it takes too long.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -26,39 +24,34 @@ from supervisor_rolling.core.nginx_config import Nginx, nginx_of
 from supervisor_rolling.core.policy import BalancerPolicy
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.system import file_trust
+from supervisor_rolling.listener.system.lookups import Lookups
 from supervisor_rolling.listener.system.nginx_program import nginx_program
 from supervisor_rolling.listener.system.own_addresses import is_own
-from supervisor_rolling.listener.system.threads import at_usual_priority
-
-log = logging.getLogger("supervisor_rolling")
 
 NGINX_WITHIN = 5.0
-"""Seconds for nginx to say something of itself. It looks up every name in its configuration first."""
+"""Seconds for a run of nginx. It looks up every name in its configuration first."""
 
 READ_WITHIN = 60.0
-"""Seconds for a configuration to be read, before that is given up."""
+"""Seconds for a configuration to be read."""
 
 _READ = (
     "import sys; sys.path[:] = filter(None, sys.path); from supervisor_rolling.listener import balancer_config; "
     "balancer_config.main(sys.argv[1])"
 )
-"""What the process runs, without the directory in which it happens to be among those that it imports from."""
+"""What the process runs, without its working directory among those that it imports from."""
 
-_MODESTY = 10
-"""Its niceness: this is nothing to hurry with."""
+_NICENESS = 10
 
-_NAME_IT = "name a file in balancer: {nginx: FILE}: nginx.conf, or what nginx -T prints where it runs"
+_SET_FILE = "set balancer: {nginx: FILE} to nginx.conf, or to a file with what nginx -T prints where it runs"
 
-_DUMP_IT = "what nginx -T prints has all that is included: name a file with that"
-
-DEEPEST = 20
+MAX_INCLUDES = 20
 """How deep files include each other; one that includes itself is cut off there."""
 
 _FILE = re.compile(r"^# configuration file (/.+):$", re.MULTILINE)
 """With which ``nginx -T`` begins each file."""
 
 _HEAD = 4096
-"""Characters in which a dump has its first file, even where nginx's warnings stand above it."""
+"""Characters in which a dump has its first file, even after warnings of nginx."""
 
 _VERSION = re.compile(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)")
 _TOLERANT = {"check_ctx": False, "check_args": False}
@@ -77,79 +70,55 @@ class NginxConfigurations:
     """``on_change`` is called, from a thread, when one has been read; ``clock``: CLOCK_MONOTONIC."""
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[], None] = lambda: None) -> None:
-        self._clock = clock
-        self._on_change = on_change
-        self._readings: dict[str, _Reading] = {}
-        self._found: dict[str, Nginx] = {}
+        self._lookups: Lookups[Nginx] = Lookups(
+            "nginx's configuration", lambda why: Nginx(problem=why), 2 * READ_WITHIN, clock, on_change
+        )
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
-        """See ``Balancers.read``."""
-        reading = self._readings.get(policy.nginx)
-        if reading is not None and reading.found is not None:
-            self._found[policy.nginx] = reading.found
-        if reading is None or (reading.found is not None and reading.began < since):
-            reading = self._readings[policy.nginx] = _Reading(policy.nginx, self._clock(), self._on_change)
-        return reading.found
+        """See ``contracts.Balancers``."""
+        return self._lookups.fresh(policy.nginx, since, lambda: _read_elsewhere(policy.nginx))
 
-    def last(self, policy: BalancerPolicy) -> Nginx | None:
-        """See ``Balancers.last``."""
-        return self.read(policy, 0.0) or self._found.get(policy.nginx)
+    def last_read(self, policy: BalancerPolicy) -> Nginx | None:
+        """See ``contracts.Balancers``."""
+        return self.read(policy, 0.0) or self._lookups.last(policy.nginx)
 
 
-class _Reading(threading.Thread):
-    """One reading. ``found`` is None until it is over."""
-
-    def __init__(self, path: str, began: float, on_change: Callable[[], None]) -> None:
-        super().__init__(name="reads nginx's configuration", daemon=True)
-        self.began = began
-        self.found: Nginx | None = None
-        self._path = path
-        self._on_change = on_change
-        self.start()
-
-    def run(self) -> None:
-        """Whatever happens, ``found`` says it."""
-        at_usual_priority()
-        try:
-            self.found = _read_elsewhere(self._path)
-        except UnreadableError as error:
-            self.found = Nginx(source=self._path, problem=str(error))
-        except Exception as error:  # a thread has nobody to raise to, and whoever asked waits for what it finds
-            log.exception("a defect of supervisor_rolling, or of crossplane")
-            self.found = Nginx(source=self._path, problem=f"{type(error).__name__}: {error}")
-        self._on_change()
+def _read_elsewhere(path: str) -> Nginx:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _READ, path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=READ_WITHIN,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Nginx(
+            source=path,
+            problem=f"cannot be read within {READ_WITHIN:g} s. Fix: name a file with the upstream and its server only",
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        why = printable(lines[-1]) if lines else f"its reader exited with status {done.returncode}"
+        return Nginx(source=path, problem=why)
+    return load(Nginx, json.loads(done.stdout))
 
 
 def main(path: str) -> None:
     """What the process does: print the configuration in JSON, or its problem in a line on standard error."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _MODESTY)
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     try:
         print(dump(read_nginx(path)))
     except NoNginxError as error:
         print(dump(Nginx(problem=str(error), is_absent=True)))
     except UnreadableError as error:
-        sys.exit(str(error) or "it is no configuration of nginx")
-
-
-def _read_elsewhere(path: str) -> Nginx:
-    command = [sys.executable, "-c", _READ, path]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=READ_WITHIN, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise UnreadableError(
-            f"it could not be read within {READ_WITHIN:g} s; name a file with the upstream and its server alone"
-        ) from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise UnreadableError(printable(said[-1]) if said else f"its reader ended with {done.returncode}")
-    return load(Nginx, json.loads(done.stdout))
+        sys.exit(str(error) or "is not a configuration of nginx")
 
 
 def read_nginx(path: str) -> Nginx:
-    """nginx's configuration in a file, or, where there is no path, what ``nginx -T`` says. Raises UnreadableError."""
+    """nginx's configuration in a file, or, without a path, what ``nginx -T`` prints. Raises UnreadableError."""
     program = nginx_program()
     if path:
         _require_trust(path)
@@ -159,7 +128,7 @@ def read_nginx(path: str) -> Nginx:
             return _with_own(nginx_of(tree, (), path), lambda host: not _is_loopback(host))
         return _with_own(nginx_of(_parsed(path, combine=True), _version(program), path))
     if program is None:
-        raise NoNginxError(f"there is no nginx on this host; {_NAME_IT}")
+        raise NoNginxError(f"nginx is not installed on this host. Fix: {_SET_FILE}")
     tree, main = _tree_of_dump(_run(program, "-T").stdout)
     return _with_own(nginx_of(tree, _version(program), main))
 
@@ -182,7 +151,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _version(program: str | None) -> tuple[int, ...]:
-    """Empty where nobody knows."""
+    """Empty where it is not known."""
     with contextlib.suppress(UnreadableError):
         found = _VERSION.search(_run(program, "-v").stderr) if program else None
         return tuple(map(int, found.groups())) if found else ()
@@ -206,19 +175,19 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     except OSError as error:
         raise UnreadableError(f"{' '.join(command)}: {error}") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        worst = next((line for line in said if "[emerg]" in line), said[-1] if said else f"status {done.returncode}")
-        raise UnreadableError(f"{' '.join(command)} fails: {printable(worst)}. Fix: correct that, or {_NAME_IT}")
+        lines = done.stderr.strip().splitlines()
+        why = next((line for line in lines if "[emerg]" in line), lines[-1] if lines else f"status {done.returncode}")
+        raise UnreadableError(f"{' '.join(command)} fails: {printable(why)}. Fix: correct that, or {_SET_FILE}")
     return done
 
 
 def _text(path: str) -> str:
     try:
         if Path(path).exists() and not Path(path).is_file():
-            raise UnreadableError("it is no regular file")
+            raise UnreadableError("is not a regular file")
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UnreadableError(f"it cannot be read: {error.strerror}") from None
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
 
 
 def _tree_of_dump(text: str, label: str = "") -> tuple[list[Any], str]:
@@ -241,7 +210,7 @@ def _parsed_text(directory: str, text: str, name: str) -> list[Any]:
 
 
 def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
-    import crossplane  # type: ignore[import-untyped]  # when it is needed, not before: it takes as long as all else
+    import crossplane  # type: ignore[import-untyped]  # here: it takes as long as all else
 
     try:
         payload = crossplane.parse(path, **how, **_TOLERANT)
@@ -250,12 +219,13 @@ def _parsed(path: str, name: str = "", **how: bool) -> list[Any]:
     if payload["errors"]:
         wrong = payload["errors"][0]
         text = str(wrong["error"]).replace(path, name or path)
-        raise UnreadableError(f"{text}; {_DUMP_IT}" if "[Errno" in text else text)
+        fix = ". Fix: name a file with what nginx -T prints, which has all that is included" if "[Errno" in text else ""
+        raise UnreadableError(text + fix)
     return list(payload["config"][0]["parsed"])
 
 
 def _renamed(tree: list[Any], name: str) -> list[Any]:
-    """Say of each directive which file it is in."""
+    """The tree, with ``name`` as the file of each directive."""
     return [
         {**one, "file": name, **({"block": _renamed(one["block"], name)} if "block" in one else {})} for one in tree
     ]
@@ -267,7 +237,7 @@ def _with_includes(tree: list[Any], files: Mapping[str, list[Any]], prefix: str,
         if one["directive"] == "include" and one.get("args"):
             pattern = str(PurePosixPath(prefix, one["args"][0]))
             for name in files:
-                if PurePosixPath(name).match(pattern) and depth < DEEPEST:
+                if PurePosixPath(name).match(pattern) and depth < MAX_INCLUDES:
                     yield from _with_includes(files[name], files, prefix, depth + 1)
         elif "block" in one:
             yield {**one, "block": list(_with_includes(one["block"], files, prefix, depth))}

@@ -124,12 +124,13 @@ class Sockets(Protocol):
 class Clients(Protocol):
     """Finds out which programs connect to the ports of a group, in a thread of its own. Never blocks, never raises."""
 
-    def look(self, group: str, ports: Collection[int], since: float) -> Sequence[Client] | None:
-        """What a look found that began at ``since`` or later; None while there is none: then one is begun."""
+    def find(self, group: str, ports: Collection[int], since: float) -> Sequence[Client] | None:
+        """What a lookup found that began at ``since`` or later; None while there is none: then one is begun. It takes
+        half a second, and at most ten."""
         ...
 
-    def last(self, group: str) -> Sequence[Client] | None:
-        """What the last look that is over found; None where there was none."""
+    def last_found(self, group: str) -> Sequence[Client] | None:
+        """What the last lookup that is over found; None where there was none."""
         ...
 
     def program_of(self, peer: str, port: int) -> str:
@@ -187,11 +188,11 @@ class Balancers(Protocol):
     """Reads what the load balancer's configuration says."""
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
-        """The configuration, read at ``since`` (CLOCK_MONOTONIC) or later where that is done; None while it is being
-        read. One that cannot be read has a ``problem``. Never blocks."""
+        """The configuration, read at ``since`` (CLOCK_MONOTONIC) or later; None while it is being read. One that cannot
+        be read has a ``problem``. Never blocks."""
         ...
 
-    def last(self, policy: BalancerPolicy) -> Nginx | None:
+    def last_read(self, policy: BalancerPolicy) -> Nginx | None:
         """The configuration as it was last read; None where it never was, and is being read now."""
         ...
 

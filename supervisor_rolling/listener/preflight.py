@@ -63,7 +63,7 @@ class Preflight:
         """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
         if not policy.min_ready_auto:
             return policy
-        read = (self._balancers.last(policy.balancer), self._connected.last(policy.group))
+        read = (self._balancers.last_read(policy.balancer), self._connected.last_found(policy.group))
         known = self._settles.get(policy.group)
         if known is None or not _are_same(known.read, read) or known.endpoints != endpoints:
             known = _Settle(read, dict(endpoints), *self._settle_for(policy, endpoints))
@@ -96,7 +96,7 @@ class Preflight:
         if policy is None or self._clock() - since >= PATIENCE:
             return True
         is_read = self._balancers.read(policy.balancer, since) is not None
-        are_seen = not ports or self._connected.look(policy.group, ports, since) is not None
+        are_seen = not ports or self._connected.find(policy.group, ports, since) is not None
         return is_read and are_seen
 
     def waited(self, request: Request) -> float:
@@ -208,7 +208,7 @@ class Preflight:
     def _of_clients(self, rollout: Rollout, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
         if rollout.gate.backend == "haproxy":
             return
-        if self._connected.last(rollout.group) is None:
+        if self._connected.last_found(rollout.group) is None:
             skipped.append("what connects to the processes: it is not known yet; ask again")
             return
         endpoints = _endpoints_of(rollout)
@@ -224,12 +224,12 @@ class Preflight:
 
     def _front(self, policy: Policy, endpoints: Endpoints) -> Front:
         return front(
-            self._connected.last(policy.group) or (),
+            self._connected.last_found(policy.group) or (),
             [port for those in endpoints.values() for port in tcp_ports(those)],
         )
 
     def _behind(self, policy: Policy, endpoints: Endpoints) -> Behind | None:
-        configuration = self._balancers.last(policy.balancer)
+        configuration = self._balancers.last_read(policy.balancer)
         if configuration is None:
             return None
         return behind(

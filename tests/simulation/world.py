@@ -258,10 +258,10 @@ class Clients:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def look(self, group: str, ports: Collection[int], since: float) -> list[Client] | None:
+    def find(self, group: str, ports: Collection[int], since: float) -> list[Client] | None:
         return self._world.clients
 
-    def last(self, group: str) -> list[Client] | None:
+    def last_found(self, group: str) -> list[Client] | None:
         return self._world.clients
 
     def program_of(self, peer: str, port: int) -> str:
@@ -433,7 +433,7 @@ class World:
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         return {pid: tuple(p.port for p in self.processes.values() if p.pid == pid) for pid in pids}
 
-    def last(self, policy: BalancerPolicy) -> Nginx | None:
+    def last_read(self, policy: BalancerPolicy) -> Nginx | None:
         return self.nginx
 
     def try_gate(self, closed: object, addresses: Collection[str], bypass: str) -> list[str]:

@@ -177,15 +177,37 @@ def _of_master_and_worker(directory: Path, title: str, *arguments: str) -> list[
     return found
 
 
-def test_a_look_is_begun_once_and_told_when_it_is_over(port: int):
+def test_lookup_is_begun_once_and_calls_back(port: int):
     rung: list[int] = []
     connected = ConnectedClients(lambda: 5.0, lambda: rung.append(1))
-    assert connected.look("app", [port], 4.0) is None
-    connected._looks["app"].join(10.0)
-    assert (connected.look("app", [port], 4.0), connected.last("app"), rung) == ([], [], [1])
-    assert connected.look("app", [port], 6.0) is None
-    assert connected.last("app") == [], "until the next look is over"
-    connected._looks["app"].join(10.0)
+    assert connected.find("app", [port], 4.0) is None
+    connected._lookups._lookups["app"].join(10.0)
+    assert (connected.find("app", [port], 4.0), connected.last_found("app"), rung) == ([], [], [1])
+    assert connected.find("app", [port], 6.0) is None
+    assert connected.last_found("app") == [], "until the next lookup is over"
+    connected._lookups._lookups["app"].join(10.0)
+
+
+def test_lookup_that_hangs_fails_and_is_not_repeated(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    now, hangs, began = [0.0], threading.Event(), []
+
+    def hang(_: object) -> list[Client]:
+        began.append(now[0])
+        assert hangs.wait(10.0)
+        return [Client("late")]
+
+    monkeypatch.setattr(client_discovery, "clients_of", hang)
+    connected = ConnectedClients(lambda: now[0])
+    assert connected.find("app", [1], 0.0) is None
+    now[0] = client_discovery.WITHIN
+    assert connected.find("app", [1], 0.0) == ()
+    assert connected.find("app", [1], now[0]) == (), "no second thread hangs"
+    assert caplog.messages == ["what connects to the group is not known: took more than 10 s"]
+    hangs.set()
+    connected._lookups._lookups["app"].join(10.0)
+    connected.find("app", [1], 20.0)
+    connected._lookups._lookups["app"].join(10.0)
+    assert began == [0.0, client_discovery.WITHIN]
 
 
 @pytest.mark.parametrize("what", ["clients", "balancers"])
@@ -203,12 +225,12 @@ def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypa
     try:
         if what == "clients":
             connected = ConnectedClients(lambda: 0.0)
-            connected.look("app", [1], 0.0)
-            connected._looks["app"].join(10.0)
+            connected.find("app", [1], 0.0)
+            connected._lookups._lookups["app"].join(10.0)
         else:
             configurations = balancer_config.NginxConfigurations(lambda: 0.0)
             configurations.read(BalancerPolicy(), 0.0)
-            configurations._readings[""].join(10.0)
+            configurations._lookups._lookups[""].join(10.0)
     finally:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual)
     assert observed == [0]

@@ -350,7 +350,7 @@ def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_host_without_nginx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(nginx_program, "SBIN", "/nowhere")
-    with pytest.raises(UnreadableError, match="there is no nginx on this host; name a file in balancer"):
+    with pytest.raises(UnreadableError, match="nginx is not installed on this host"):
         read_nginx("")
 
 
@@ -376,11 +376,11 @@ def test_what_was_read_holds_while_it_is_read_again(conf: Conf) -> None:
     path, now = conf(), [100.0]
     configurations = NginxConfigurations(lambda: now[0])
     policy = BalancerPolicy(str(path))
-    while configurations.last(policy) is None:
+    while configurations.last_read(policy) is None:
         pass
     now[0] = 101.0
     assert configurations.read(policy, 100.5) is None
-    found = configurations.last(policy)
+    found = configurations.last_read(policy)
     assert found is not None
     assert found == read_nginx(str(path))
 
@@ -389,9 +389,9 @@ def test_a_reader_that_takes_too_long_is_killed(conf: Conf, monkeypatch: pytest.
     monkeypatch.setattr(balancer_config, "READ_WITHIN", 0.01)
     configurations = NginxConfigurations(lambda: 0.0)
     policy = BalancerPolicy(str(conf()))
-    while (found := configurations.last(policy)) is None:
+    while (found := configurations.last_read(policy)) is None:
         pass
-    assert found.problem.startswith("it could not be read within 0.01 s; name a file")
+    assert found.problem.startswith("cannot be read within 0.01 s. Fix: name a file")
 
 
 def test_one_that_cannot_be_read_has_the_reason() -> None:
@@ -399,4 +399,4 @@ def test_one_that_cannot_be_read_has_the_reason() -> None:
     found = None
     while found is None:
         found = configurations.read(BalancerPolicy("/no/such/file"), 0.0)
-    assert found.problem == "it cannot be read: No such file or directory"
+    assert found.problem == "cannot be read: No such file or directory"
