@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def test_crashed_processes_get_no_request_until_warm(start: Callable[..., Stack]
     stack, chance = start(), random.Random(7)
     with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
         for _ in range(8):
-            time.sleep(chance.uniform(1.5, 2.5))
+            load.wait_more(chance.randint(75, 125))
             kill(stack, chance.randrange(4))
         wait_open(stack)
     report = load.report()

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import threading
-import time
 import xmlrpc.client
 from collections.abc import Callable
 from typing import Any
@@ -215,11 +214,11 @@ def test_help_knows_the_commands_and_apologises_for_nothing(start: Callable[...,
 def test_ctrl_c_leaves_the_rollout_running(start: Callable[..., Stack]):
     stack = start(processes=2, min_ready_seconds=3)
     watcher = popen_ctl(stack, "rolling_restart", "app")
-    stack.wait_until(lambda: bool(stack.rpc().rolling.getAllRollouts()), 10.0, "the rollout has begun")
-    time.sleep(0.5)
+    assert watcher.stdout is not None
+    first = next(line for line in watcher.stdout if line.startswith("app-8000"))
     watcher.send_signal(signal.SIGINT)
-    out, _ = watcher.communicate(timeout=10)
-    assert watcher.returncode == 130
+    out = first + watcher.stdout.read()
+    assert watcher.wait(timeout=10) == 130
     assert "The rollout continues" in out
     assert "rolling_abort app" in out
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the rollout is done")

@@ -245,14 +245,12 @@ def test_stalling_server_shows_in_every_latency(tmp_path: Path) -> None:
     class Handler(Stalling):
         stall_from = float("inf")
 
-    with served(Handler) as url, Load(Plan(url, rate=50, posts=0), tmp_path / "load") as load:
-        stall = time.monotonic() + 0.5
+    with served(Handler) as url, Load(Plan(url, rate=50, posts=0, seconds=2.0), tmp_path / "load") as load:
+        stall = load.began + 0.5
         Handler.stall_from = stall
-        time.sleep(2.0)
-        ended = time.monotonic()
-        load.stop()
+        load.wait()
     sent = load.answers()
-    assert len(sent) == pytest.approx(50 * (ended - load.began), abs=6)
+    assert len(sent) == 100
     during = [answer for answer in sent if stall + 0.05 <= answer.scheduled < stall + 0.95]
     assert len(during) == pytest.approx(45, abs=1)
     assert max(answer.late for answer in during) < 0.3, "sent while the server answered nothing"
@@ -262,7 +260,7 @@ def test_stalling_server_shows_in_every_latency(tmp_path: Path) -> None:
 
 def test_late_generator_counts_as_latency(tmp_path: Path) -> None:
     with served(Stalling) as url, Load(Plan(url, rate=50, posts=0, seconds=1.0), tmp_path / "load") as load:
-        time.sleep(0.3)
+        load.wait_more(15)
         os.kill(load.pid, signal.SIGSTOP)
         held = time.monotonic()
         time.sleep(0.4)

@@ -125,14 +125,13 @@ def ways() -> list[Way]:
     def drain(port: int) -> float:
         gate.hold({tcp(port): "restarts"})
         closed_at = time.monotonic()
-        while time.monotonic() < closed_at + DEADLINE:
+
+        def is_drained() -> bool:
             lines.hold([port], LEASE)
             found = KernelSockets().connections([tcp(port)], oldest=1)[tcp(port)]
-            waited = time.monotonic() - closed_at
-            if not found.peers or min(waited, found.silent) >= QUIET:
-                return waited
-            time.sleep(0.02)
-        raise TimeoutError(f"port {port} does not drain: {found}")
+            return not found.peers or min(time.monotonic() - closed_at, found.silent) >= QUIET
+
+        return wait_until(is_drained, f"port {port} is drained", DEADLINE)
 
     def end() -> None:
         gate.hold({})
@@ -149,14 +148,14 @@ def restarted(servers: Servers, way: Way, number: int) -> tuple[Clients, list[fl
     """So many restarts in one way, under load; and how long each drain took."""
     drains = []
     with Clients(CLIENTS, PAUSE) as clients:
-        time.sleep(0.5)  # the pools fill
+        clients.wait_more(50)  # the pools fill
         for turn in range(number):
             port = PORTS[turn % len(PORTS)]
             drains.append(way.leave(port))
             servers.stop(port)
             servers.start(port)
             way.end()
-            time.sleep(0.2)  # the pool of the new one fills
+            clients.wait_more(20)  # the pool of the new one fills
     return clients, drains
 
 

@@ -100,6 +100,11 @@ class Clients:
             self._is_over.wait(self._pause)
         connection.close()
 
+    def wait_more(self, number: int) -> None:
+        """Until so many more requests have had their answer, or failed. Raises TimeoutError."""
+        enough = sum(self.counts.values()) + number
+        wait_until(lambda: sum(self.counts.values()) >= enough, f"{number} more requests are answered", WITHIN)
+
     def failed(self, method: str) -> int:
         return sum(number for key, number in self.counts.items() if key.startswith(method) and not key.endswith("200"))
 
