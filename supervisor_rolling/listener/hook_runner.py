@@ -1,8 +1,6 @@
-"""Runs the operator's commands: the ``Hooks`` of ``contracts.py``, and what a warm-up runs as its last step.
+"""Runs the operator's commands at the beginning and the end of a rollout: the ``Hooks`` of ``contracts.py``.
 
-A command is a list of arguments and gets no shell, nothing on its standard input, a session of its own and the usual
-priority. What it prints goes to the log, its last line into the message where it fails. When its time is over, or
-nobody wants it any more, its process group is ended: by SIGTERM, and after a moment by SIGKILL.
+How one command runs, and what becomes of what it prints, is in ``system/command.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ log = logging.getLogger("supervisor_rolling")
 
 
 class CommandHooks:
-    """``on_change`` is called, from a thread, when what was wanted has run."""
+    """``on_change`` is called, from a thread, when the commands of a job have run."""
 
     def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
         self._on_change = on_change
@@ -28,7 +26,7 @@ class CommandHooks:
 
     def tend(self, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
         """See ``contracts.Hooks``."""
-        for key in [key for key in self._running if key not in selected]:
+        for key in self._running.keys() - selected.keys():
             self._running.pop(key).dropped.set()
         for key, job in selected.items():
             if key not in self._running:
@@ -45,7 +43,7 @@ class CommandHooks:
 
 
 class _Commands(threading.Thread):
-    """The commands of one job, one after another; each runs, whatever became of the one before."""
+    """The commands of one job, one after another; each runs, even if the one before it failed."""
 
     def __init__(self, job: HookJob, on_change: Callable[[], None]) -> None:
         super().__init__(name="hooks", daemon=True)
@@ -56,7 +54,7 @@ class _Commands(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Whatever happens, ``result`` says it."""
+        """``result`` is set whatever happens: the rollout waits for it."""
         at_usual_priority()
         whys = []
         for name, hook in self._job.hooks:
@@ -64,10 +62,11 @@ class _Commands(threading.Thread):
                 break
             try:
                 why = run(hook, self._job.variables, self.dropped)
-            except Exception as error:  # a thread has nobody to raise to, and the rollout waits for what it finds
-                log.exception("a defect of supervisor_rolling")
+            except Exception as error:  # a thread has no caller to raise to
+                log.exception("a defect of supervisor_rolling: hook %s", name)
                 why = f"{type(error).__name__}: {error}"
-            log.info("%s of %s: %s", name, self._job.variables.get("ROLLING_GROUP", ""), why or "done")
+            group = self._job.variables.get("ROLLING_GROUP", "")
+            log.info("%s: hook %s %s", group, name, f"failed: {why}" if why else "done")
             whys += [f"{name}: {why}"] if why else []
         self.result = HookResult("over", "; ".join(whys))
         self._on_change()

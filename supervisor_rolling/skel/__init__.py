@@ -1,6 +1,6 @@
-"""The program ``echo_rolling_conf``: what to paste, as supervisor's ``echo_supervisord_conf`` has it for supervisor.
+"""The program ``echo_rolling_conf``: prints example configuration, as supervisor's ``echo_supervisord_conf`` does.
 
-The files beside this one are those of ``conf/``.
+The files are beside this one; ``conf/`` in the repository links to them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 
 BEGIN = "; --- rolling restarts: these three sections"
-"""The line of supervisord.conf that ours begin with."""
+"""The line of supervisord.conf at which our sections begin."""
 
 LISTENER = "supervisor_rolling_listener"
 
 HEADS = {
-    "sections": "; For supervisord.conf: `echo_rolling_conf sections` prints it alone.",
-    "yaml": "# For /etc/supervisor/rolling.yaml: `echo_rolling_conf yaml` prints it alone.",
+    "sections": "; For supervisord.conf: `echo_rolling_conf sections` prints only this.",
+    "yaml": "# For /etc/supervisor/rolling.yaml: `echo_rolling_conf yaml` prints only this.",
 }
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="echo_rolling_conf",
         description="Print the sections for supervisord.conf and a commented rolling.yaml, ready to paste.",
     )
-    parser.add_argument("part", nargs="?", choices=list(HEADS), help="this one alone (default: both)")
+    parser.add_argument("part", nargs="?", choices=list(HEADS), help="print only this part (default: both)")
     part = parser.parse_args(arguments).part
     texts = {"sections": _sections(_listener()), "yaml": _read("rolling.yaml")}
     if part:
@@ -45,7 +45,7 @@ def _sections(listener: str) -> str:
 
 
 def _listener() -> str:
-    """The listener of this installation: supervisord has another PATH than whoever pastes."""
+    """The listener of this installation, by its path: supervisord may have another PATH than this shell."""
     beside = Path(sys.executable).parent / LISTENER
     return str(beside) if beside.is_file() else LISTENER
 

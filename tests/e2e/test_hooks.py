@@ -205,7 +205,7 @@ def test_success_has_no_reason(tmp_path: Path) -> None:
         ("exit 1", "exited with 1"),
         ("printf 'a\\033[2Jb\\rc\\n'; exit 1", "exited with 1: a\\x1b[2Jb\\rc"),
         ("printf 'half \\033]0;t\\007'; exit 1", "exited with 1: half \\x1b]0;t\\x07"),
-        ("kill -9 $$", "was ended by signal 9"),
+        ("kill -9 $$", "was killed by signal 9"),
     ],
 )
 def test_failure_has_exit_status_and_last_line(tmp_path: Path, text: str, why: str) -> None:

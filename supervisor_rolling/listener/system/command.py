@@ -23,23 +23,17 @@ from supervisor_rolling.listener.system import file_trust
 
 log = logging.getLogger("supervisor_rolling")
 
-LOOK_EVERY = 0.05  # seconds between two looks at whether a command is still wanted
-GRACE = 2.0
-"""Seconds between SIGTERM and SIGKILL."""
-
-ENDED_WITHIN = GRACE + 1.0
-"""Seconds for commands that nobody wants any more to be ended."""
-
-LINE = 300
-"""Characters of a line that are worth telling."""
-
+POLL = 0.05  # seconds between two checks whether a command is still needed
+GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+ENDED_WITHIN = GRACE + 1.0  # seconds until a command that was dropped has ended
+MAX_LINE = 300  # characters of a line that are logged
 CHUNK = 65536
 
 
 def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, within: float = float("inf")) -> str:
-    """Run a command to its end, at the priority of this thread. Why it has failed, or nothing. ``dropped`` ends it; so
-    does the end of its time, which is at most ``within`` seconds away. Root runs only what no other user could have
-    changed: see ``trust``."""
+    """Run a command to its end, at the priority of this thread. Returns why it failed; empty: it did not. It is ended
+    when ``dropped`` is set, and after its timeout or ``within`` seconds. Root runs only what no other user could have
+    changed: see ``file_trust``."""
     problems = file_trust.of_command(hook.command)
     if problems:
         return f"{hook.command[0]} was not run. {'; '.join(map(str, problems))}"
@@ -56,7 +50,7 @@ def run(hook: Hook, variables: Mapping[str, str], dropped: threading.Event, with
     except (OSError, ValueError) as error:
         return f"{hook.command[0]} cannot be run: {getattr(error, 'strerror', None) or error}"
     assert child.stdout is not None
-    with child.stdout:  # and not with the child, whose end may never come: it may wait for a disk
+    with child.stdout:  # and not `with child`, which waits for its end: it may hang in the kernel
         return _watched(child, min(hook.timeout, within), dropped)
 
 
@@ -66,21 +60,25 @@ def _watched(child: subprocess.Popen[bytes], seconds: float, dropped: threading.
     while child.poll() is None:
         if dropped.is_set() or time.monotonic() >= deadline:
             _end(child, printed)
-            return "was ended" if dropped.is_set() else f"did not end within {seconds:g} s, and was killed"
-        printed.take(LOOK_EVERY)
+            return (
+                "was stopped: it is no longer needed"
+                if dropped.is_set()
+                else f"did not end within {seconds:g} s, and was killed"
+            )
+        printed.take(POLL)
     printed.take(0.0)
     if child.returncode == 0:
         return ""
-    how = f"exited with {child.returncode}" if child.returncode > 0 else f"was ended by signal {-child.returncode}"
+    how = f"exited with {child.returncode}" if child.returncode > 0 else f"was killed by signal {-child.returncode}"
     return f"{how}{f': {printed.last}' if printed.last else ''}"
 
 
 def _end(child: subprocess.Popen[bytes], printed: _Printed) -> None:
-    """All of its process group: what it has started may hold on to what it prints."""
+    """End all of its process group: what it has started may hold its standard output."""
     _signal(child, signal.SIGTERM)
     until = time.monotonic() + GRACE
     while child.poll() is None and time.monotonic() < until:
-        printed.take(LOOK_EVERY)
+        printed.take(POLL)
     _signal(child, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE)
@@ -92,12 +90,12 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 class _Printed:
-    """What a command prints, line by line into the log; ``last``: its last line."""
+    """Logs what a command prints, line by line."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdout is not None
-        self.last = ""
-        self._begun = ""
+        self.last = ""  # the last line
+        self._begun = ""  # a line without its end
         self._handle = child.stdout.fileno()
         self._is_open = True
         os.set_blocking(self._handle, False)
@@ -105,7 +103,7 @@ class _Printed:
         self._poll.register(self._handle, select.POLLIN)
 
     def take(self, seconds: float) -> None:
-        """Take what there is; wait so long for it at most."""
+        """Read what there is; wait so long for it at most."""
         if not self._is_open:
             time.sleep(seconds)
             return
@@ -115,9 +113,9 @@ class _Printed:
             data = os.read(self._handle, CHUNK)
             self._is_open = bool(data)
             *lines, rest = (self._begun + data.decode("utf-8", "replace")).split("\n")
-            self._begun = rest[-LINE:]
+            self._begun = rest[-MAX_LINE:]
             for line in filter(str.strip, [*lines, *([rest] if not data else [])]):
-                self.last = printable(line.strip()[:LINE])
+                self.last = printable(line.strip()[:MAX_LINE])
                 log.info("hook: %s", self.last)
         if self._begun.strip():
             self.last = printable(self._begun.strip())
