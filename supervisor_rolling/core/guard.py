@@ -4,13 +4,27 @@ The ledger in supervisord knows which incarnation of each process is warm (its p
 again). A process whose incarnation is not in it has crashed, booted, been restarted by hand or by another listener; it
 makes no difference which. It becomes a *ward*::
 
-               down                   new pid             warm and RUNNING          settled
-    (warm) ──────────▶ DOWN ──────────────────▶ WARMING ──────────────────▶ READY ────────▶ (warm)
-                        ▲                       ▲     │
-                        │ down             later│     │ the warm-up failed
-                        └────────── any    at once, when the pid is new
-                                                │     ▼
-                                                FAILED
+    (warm) ─▶ DOWN ─▶ WARMING ─▶ READY ─▶ (warm)
+
+    (warm)     ─▶ DOWN        it exits
+               ─▶ WARMING     it runs and is not warm
+               ─▶ FAILED      a rollout that has ended failed to warm it
+    DOWN       ─▶ WARMING     it has a new pid
+               ─▶ (warm)      a rollout takes it over, or it is warm
+    WARMING    ─▶ READY       it is warm, and RUNNING
+               ─▶ OPEN        the same, where its port was never closed
+               ─▶ FAILED      its warm-up fails or times out
+               ─▶ DOWN        it exits
+               ─▶ (warm)      a rollout takes it over, or has warmed it
+    READY      ─▶ (warm)      it was ready for min_ready_seconds
+               ─▶ DOWN        it exits
+               ─▶ WARMING     it has a new pid
+    OPEN       ─▶ (warm)      supervisord has noted that it is warm
+               ─▶ DOWN        it exits
+               ─▶ WARMING     it has a new pid
+    FAILED     ─▶ WARMING     the next try is due, or it has a new pid
+               ─▶ DOWN        it exits
+               ─▶ (warm)      a rollout takes it over
 
 DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. READY is open, and its pid stands in the
 ledger; one that was never closed has nothing to settle. What a rollout has in hand is not the guard's: it gets it back
@@ -61,6 +75,7 @@ from supervisor_rolling.core.stages import (
     cold_text,
     state_text,
 )
+from supervisor_rolling.core.transitions import check_guarded
 
 FIRST_RETRY = 5.0
 """Seconds from a warm-up that failed to the next: what it failed of may pass, as a database that starts."""
@@ -103,6 +118,7 @@ def advance(
             if guarded:
                 found[name] = guarded
     found = _one_at_a_time(found, known)
+    check_guarded(known, found)
     return (
         replace(guard_state, guarded=_shut(found, guard_state, observed, endpoints, held))
         if found or guard_state.guarded

@@ -2,12 +2,28 @@
 
 One machine per process, whoever restarted it::
 
-          admitted         drained, deadline          new pid          warm and RUNNING         settled
-    OPEN ──────────▶ DRAINING ──────────▶ RESTARTING ─────────▶ WARMING ────────────▶ READY ─────────▶ OPEN
-      ▲                 │                     │                    │  never warm,
-      └─────────────────┘                     └───────▶ FAILED ◀───┘  FATAL, deadline
-        abort, leak, pool, no gate,                stays closed
-        on_timeout: fail, stopped by hand
+    OPEN ─▶ DRAINING ─▶ RESTARTING ─▶ WARMING ─▶ READY ─▶ OPEN
+
+    OPEN       ─▶ DRAINING    it is selected, there is room, and it runs
+               ─▶ RESTARTING  it is selected, and is down: there is nothing to drain
+               ─▶ WARMING     it was replaced, and another client restarts it
+               ─▶ OPEN        it was replaced, and exits: the rollout has failed on it
+    DRAINING   ─▶ RESTARTING  no connection is left, the drain times out, or it exits
+               ─▶ OPEN        abort, stopped manually, or not to be stopped (leak, keep-alive pool, no gate, on_timeout)
+               ─▶ FAILED      the same, where an earlier failure kept it closed
+    RESTARTING ─▶ WARMING     the new process has a pid
+               ─▶ DRAINING    it still runs and its port was open meanwhile; or another client stopped it first
+               ─▶ FAILED      it does not stop, or does not start
+               ─▶ OPEN        it was stopped manually, or is gone from supervisord's configuration
+    WARMING    ─▶ READY       it is warm, and RUNNING
+               ─▶ WARMING     another client restarts it
+               ─▶ FAILED      it does not become warm, or exits for good
+               ─▶ OPEN        it was stopped manually, or is gone from supervisord's configuration
+    READY      ─▶ OPEN        it was ready for min_ready_seconds; it exits; or it was stopped manually
+               ─▶ WARMING     another client restarts it
+    FAILED     ─▶ DRAINING    the next rollout replaces it, and it runs
+               ─▶ RESTARTING  the next rollout replaces it, and it is down
+               ─▶ OPEN        it is gone from supervisord's configuration; or another client restarts it (guard: false)
 
 A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: there is nothing to drain. One that an
 earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; READY and
@@ -66,9 +82,9 @@ from supervisor_rolling.core.stages import (
     notice,
     step,
     still_runs,
-    to,
 )
 from supervisor_rolling.core.timeline import begun_at, levelled, noted
+from supervisor_rolling.core.transitions import to
 from supervisor_rolling.core.wait_reasons import MAX_NAMED, for_the_guard, for_warm_ups, waiting_for
 
 # --- the four questions that the reconciler asks

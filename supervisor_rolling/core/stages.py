@@ -23,6 +23,7 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.proxy_config import PROGRAMS
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.text import printable
+from supervisor_rolling.core.transitions import to
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
 STARTABLE = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -394,11 +395,6 @@ _STEPS: Mapping[Stage, Callable[[Member, Process, Rollout, Observation], Member]
     Stage.READY: _settling,
     Stage.FAILED: _stay,
 }
-
-
-def to(member: Member, stage: Stage, observed: Observation) -> Member:
-    """The member at the beginning of a stage."""
-    return replace(member, stage=stage, since=observed.at)
 
 
 def _drained(member: Member, observed: Observation) -> Member:

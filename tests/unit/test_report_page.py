@@ -640,12 +640,9 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
-        "app-8000 drained 0.3 s · started 1.1 s · warmed 0.6 s · open not available 2.2 s "
-        "11 requests, 811 → 12 ms"
+        "app-8000 drained 0.3 s · started 1.1 s · warmed 0.6 s · open not available 2.2 s 11 requests, 811 → 12 ms"
     )
-    assert lanes[2].startswith(
-        f"app-8002 drained 0.4 s · started 1.0 s · FAILED: {NOT_WARM} not available 2.4 s"
-    )
+    assert lanes[2].startswith(f"app-8002 drained 0.4 s · started 1.0 s · FAILED: {NOT_WARM} not available 2.4 s")
 
 
 def test_headings_tell_the_parts_of_the_page(browser: Browser) -> None:

@@ -42,6 +42,7 @@ from supervisor_rolling.core.stages import (
     closed_since,
     step,
 )
+from supervisor_rolling.core.transitions import MEMBER
 from supervisor_rolling.core.wait_reasons import LONG
 
 NAME, PORT = "app-1", 8001
@@ -175,7 +176,7 @@ def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand(
 # --- gone
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", list(MEMBER))
 def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_port_opened(stage: Stage) -> None:
     after = stepped(a_member(stage), None)
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
