@@ -55,11 +55,11 @@ policies = st.builds(
     st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple), st.tuples(names)),
     seconds,
     st.builds(GuardPolicy, st.booleans(), shares),
-    st.booleans(),
-    names,
-    st.booleans(),
     st.builds(BalancerPolicy, names, st.booleans()),
     st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
+    st.booleans(),
+    st.booleans(),
+    names,
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
