@@ -34,7 +34,7 @@ def test_kernel_without_xtables_rolls_out_through_nftables(light: Callable[..., 
     assert (rollout["status"], rollout["replaced"]) == ("done", 4), rollout["why"]
     assert not set(before) & set(pids(stack))
     assert_no_failures(load.report())
-    assert "gate.backend auto: nftables, because iptables cannot be used here" in listener_log(stack)
+    assert "gate.backend auto: nftables, because iptables cannot be used: " in listener_log(stack)
 
 
 def test_kernel_without_both_backends_refuses_the_rollout(light: Callable[..., Stack]):
