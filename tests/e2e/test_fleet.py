@@ -150,12 +150,12 @@ def test_a_second_run_of_the_role_changes_nothing(fleet: Fleet) -> None:
 
 def test_role_restarts_nothing_unless_asked(fleet: Fleet) -> None:
     before, included = fleet.pids(), fleet.directory / "included.conf"
-    fleet.inventory(**{CANARY: {"rolling_restart_supervisord": "", "rolling_included": str(included)}})
+    fleet.inventory(**{CANARY: {"rolling_restart_supervisord": "", "rolling_include_file": str(included)}})
     dry = fleet.play("install.yml", "--limit", CANARY, "--check")
     assert (changed(dry), included.exists()) == (2, False), dry.output
     played = fleet.play("install.yml", "--limit", CANARY)
     assert (changed(played), included.exists()) == (2, True), played.output
-    assert "Not in use before supervisord is restarted" in played.output
+    assert "The plugin is installed but not loaded" in played.output
     assert fleet.pids() == before
 
 
@@ -163,7 +163,7 @@ def test_a_policy_that_is_none_is_not_written(fleet: Fleet) -> None:
     policy = fleet.members[0].stack.directory / "rolling.yaml"
     good = policy.read_text(encoding="utf-8")
     fleet.inventory(**{CANARY: {"rolling_policy": {"groups": {"app": {"port": 8000}}}}})
-    played = fleet.play("install.yml", "--limit", CANARY, "--start-at-task", "Write rolling.yaml, where it is one")
+    played = fleet.play("install.yml", "--limit", CANARY, "--start-at-task", "Write rolling.yaml, if it is valid")
     assert played.status == FAILED
     assert "port: unknown" in played.output
     assert policy.read_text(encoding="utf-8") == good
@@ -174,7 +174,7 @@ def test_sections_of_the_role_are_those_of_conf(parts: list[str]) -> None:
     example = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     example.read(ROOT / "conf" / "supervisord.conf")
     template = jinja2.Template((ROLE / "templates" / "sections.ini.j2").read_text(encoding="utf-8"))
-    text = template.render(rolling_parts=parts, rolling_venv="/opt/x", rolling_yaml="/etc/supervisor/rolling.yaml")
+    text = template.render(rolling_sections=parts, rolling_venv="/opt/x", rolling_yaml="/etc/supervisor/rolling.yaml")
     sections = configparser.RawConfigParser()
     sections.read_string(text.replace("/opt/x/bin/", ""))
     selected = {name: ("client" if name.startswith("ctlplugin") else "server") for name in SECTIONS}
@@ -266,7 +266,7 @@ def test_host_lost_during_rollout_ends_only_the_run(fleet: Fleet) -> None:
         played = run.result()
     assert played.status == FAILED, played.output
     assert [row[1] for row in played.table] == ["unreachable", "not reached"], played.output
-    assert played.table[0][5].endswith("A rollout that had begun there goes on: rolling_status says how far it is")
+    assert played.table[0][5].endswith("A rollout that had started there continues: see rolling_status on that host")
     rollout = look.wait_ended(member.stack)
     assert (rollout["id"], rollout["status"], rollout["replaced"]) == (last + 1, "done", 3)
     assert released(fleet)["web2"] == {"new"}
@@ -343,7 +343,7 @@ def test_dry_run_lists_processes_and_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     played = fleet.play("rollout.yml", "--check", "--limit", CANARY)
     assert played.status == DONE, played.output
-    assert [row[:3] for row in played.table] == [[CANARY, "would", "3 of 3"]], played.output
+    assert [row[:3] for row in played.table] == [[CANARY, "planned", "3 of 3"]], played.output
     assert fleet.pids() == before
 
 
