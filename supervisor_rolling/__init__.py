@@ -1,29 +1,21 @@
 """Rolling restarts for Supervisor: no failed request, no cold process.
 
-Three programs live in this package, and the folders are named after where code runs. In reading order:
+The folders are named after where their code runs; ``core/`` runs everywhere and does no I/O. In reading order:
 
-``model``              the words: policy, rollout, member, stage, ward; what a look sees
-``core.machine``       what a rollout does next; the diagram and the rules
-``core.stages``        one process on its way: a function for each stage
-``core.guard``         what of a group is not warm, and which of it is closed: crashes, boots, restarts by hand
-``core.hook_steps``         the operator's commands at the beginning and the end of a rollout
-``core.admission``         from a request to a rollout, or the reason why not
-``core.checks``        what is wrong with a set-up; ``core.nginx_config`` is what an nginx configuration says
-``listener.reconciler`` the turn: look, decide, record, hold, order; ``guard_states`` has the guarded groups for it, and
-                       ``inspection`` the checks
-``listener``        its adapters: ``gates`` (netfilter), ``drain`` (connections), ``warmup`` (HTTP), ``deaths``
-                       (pidfds), ``processes`` (supervisord over XML-RPC), ``protocol`` (its events), ``config`` and
-                       ``policies`` (rolling.yaml), ``balancers`` (nginx's configuration), ``trial`` (a gate, for real),
-                       ``hooks`` (commands), ``history`` (of ``core.records``, with ``core.forecast``), ``metrics`` (of
-                       ``core.metrics_snapshot``), ``trust`` (which files root obeys)
-``listener``           main: the program that rollouts
-``rpcinterface``       the XML-RPC namespace; ``plugin`` has its mailbox, table, views, events (ours), hearing
-                       (supervisord's), lives and wake-up; ``shapes`` of what it keeps; and ``contained``, the net
-                       below it all
-``wsgi``, ``asgi``     middlewares for applications, which look at the flag of ``draining``
-``controllerplugin``   the supervisorctl commands; ``ctl`` has what they take and print, and ``report``,
-                       the page; ``command`` has them without supervisorctl
-``skel``               what to paste: the files of conf/
+``core/``              ``policy``, ``process``, ``rollout``, ``observation``: the values. ``machine``: what a rollout does
+                       next, with its rules; ``transitions``, ``stages``: the stages of one process. ``guard``: the crash
+                       guard. ``admission``: from a request to a rollout, or to the reason why it is refused.
+                       ``checks/``: the preflight checks. ``timeline``, ``forecast``, ``records``: durations, history
+``codec``              the values of ``core/`` as JSON
+``listener/``          the program that runs rollouts, an event listener of supervisord: ``main``, ``reconciler``
+                       (observe, decide, record, apply), ``request_handler``; and adapters: ``gates/`` (what closes a
+                       port), ``warmup``, ``supervisor_client``, ``config/`` (rolling.yaml), ``preflight``, …
+``plugin/``            inside supervisord: ``rpc`` (the XML-RPC namespace ``rolling``), ``mailbox`` (what supervisord
+                       remembers), ``events``, ``wakeup``, ``fault_barrier``
+``ctl/``               inside supervisorctl: ``commands``, a file for each command; the program ``supervisor_rolling``
+``rpcinterface``, ``controllerplugin``    the names that supervisord.conf gives for ``plugin/`` and ``ctl/``
+``wsgi``, ``asgi``     middlewares for applications, which read the flag of ``draining``
+``skel/``              the examples that ``echo_rolling_conf`` prints
 """
 
 __version__ = "0.1.0"

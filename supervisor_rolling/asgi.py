@@ -1,8 +1,8 @@
-"""An ASGI middleware that lets a load balancer's keepalive pool run dry while its process drains.
+"""An ASGI middleware that empties a load balancer's keep-alive pool while its process drains.
 
-``application = CloseWhileDraining(application)``, the outermost of all: each answer that begins while the process
-drains says ``connection: close``, which uvicorn takes as its order to close. Otherwise nothing is changed, nor is
-anything but HTTP/1: WebSockets, the lifespan, HTTP/2, in which that header is an error.
+``application = CloseWhileDraining(application)``, the outermost middleware: each response that starts while the process
+drains has ``connection: close``, on which uvicorn closes the connection. It changes nothing else, and only HTTP/1:
+WebSockets, the lifespan and HTTP/2, where that header is an error, pass unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class CloseWhileDraining:
-    """The application, with ``connection: close`` in its answers while its process drains."""
+    """The application, with ``connection: close`` in its responses while its process drains."""
 
     def __init__(self, application: Application, flag: Flag | None = None) -> None:
         self._application = application

@@ -1,4 +1,4 @@
-"""The name that supervisord.conf gives for the commands of supervisorctl: see ``ctl.commands``."""
+"""The module that [ctlplugin:rolling] names. The commands are in ``ctl.commands``."""
 
 from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
 

@@ -1,11 +1,11 @@
-"""Whether the process that asks is about to be replaced: a file that the listener writes and the process looks at.
+"""Whether this process is draining: a flag file that the listener writes and the process reads.
 
-Both sides compute its name from what supervisord puts into the environment of every program, which the workers of a
-forking server inherit. The file is empty. Its time of modification is the moment (wall clock) until which it holds, so
-that a listener that is killed leaves nothing that lasts. To look costs one ``stat``.
+Both compute its name from what supervisord puts into the environment of every program, which the workers of a forking
+server inherit. The file is empty; its modification time is the moment (wall clock) until which it is valid, so that the
+files of a killed listener expire. A read costs one ``stat``.
 
-For an application that is no WSGI or ASGI callable: ask ``Flag().is_up()`` and answer ``Connection: close``. This
-module imports the standard library alone.
+An application that is neither WSGI nor ASGI calls ``Flag().is_up()`` and answers with ``Connection: close``. Only the
+standard library is imported here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 from collections.abc import Mapping
 
 DIRECTORY_VARIABLE = "SUPERVISOR_ROLLING_DRAINING"
-"""The environment variable, of the listener and of the programs alike, that names another directory."""
+"""The environment variable, for the listener and the programs, that names another directory."""
 
 DIRECTORY = "/run/supervisor_rolling"
-"""Root's, and emptied when the host boots."""
+"""Owned by root, and emptied when the host boots."""
 
 
 def directory_of(environment: Mapping[str, str]) -> str:
@@ -28,12 +28,12 @@ def directory_of(environment: Mapping[str, str]) -> str:
 
 
 def file_name(url: str, group: str, process: str) -> str:
-    """Of a process of the supervisord at ``url``: any name fits, and two supervisords of a host do not meet."""
+    """The flag file of a process. ``url``: that of its supervisord, so that two on one host have different files."""
     return hashlib.sha256("\0".join((url, group, process)).encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
 class Flag:
-    """That of this process, or of the server whose worker it is. Never up where supervisord has not started it."""
+    """The flag of this process, or of the server that forked it. Never up if supervisord did not start it."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         names = ("SUPERVISOR_SERVER_URL", "SUPERVISOR_GROUP_NAME", "SUPERVISOR_PROCESS_NAME")

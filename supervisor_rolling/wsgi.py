@@ -1,10 +1,10 @@
-"""A WSGI middleware that lets a load balancer's keepalive pool run dry while its process drains.
+"""A WSGI middleware that empties a load balancer's keep-alive pool while its process drains.
 
-``application = CloseWhileDraining(application)``, the outermost of all: each answer that begins while the process
-drains says ``Connection: close``, so that the balancer uses that connection no more. Otherwise nothing is changed.
+``application = CloseWhileDraining(application)``, the outermost middleware: each response that starts while the process
+drains has ``Connection: close``, so that the load balancer does not use that connection again. It changes nothing else.
 
-The connection is the server's and not the application's (PEP 3333). So a server that has a word for it is told with
-that word: gunicorn, which drops the header, and waitress, which raises on it. Of any other the header is taken.
+The connection belongs to the server, not to the application (PEP 3333). gunicorn drops the header and waitress raises
+an error, so their own methods are called instead; other servers get the header.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from supervisor_rolling.draining import Flag
 
-_WORDS = ("force_close", "set_close_on_finish")  # gunicorn's, waitress's
+_METHODS = ("force_close", "set_close_on_finish")  # gunicorn's, waitress's
 _STRICT = ("waitress", "WSGIServer")
-"""What SERVER_SOFTWARE begins with where the header is an error; wsgiref's closes every connection anyway."""
+"""The start of SERVER_SOFTWARE where the header is an error; the server of wsgiref closes every connection anyway."""
 
 
 class CloseWhileDraining:
-    """The application, with ``Connection: close`` in its answers while its process drains."""
+    """The application, with ``Connection: close`` in its responses while its process drains."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]], flag: Flag | None = None) -> None:
         self._application = application
@@ -30,11 +30,11 @@ class CloseWhileDraining:
         """As PEP 3333 has it."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            if status.startswith("101") or not self._flag.is_up():  # a WebSocket is no answer that ends
+            if status.startswith("101") or not self._flag.is_up():  # 101: a WebSocket does not end
                 return start_response(status, headers, *exc_info)
-            told = headers if _is_strict(environ) else _closing(headers)
-            write = start_response(status, told, *exc_info)
-            _tell(getattr(write, "__self__", None))
+            given = headers if _is_strict(environ) else _closing(headers)
+            write = start_response(status, given, *exc_info)
+            _close(getattr(write, "__self__", None))
             return write
 
         return self._application(environ, start)
@@ -48,9 +48,9 @@ def _closing(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [*(one for one in headers if one[0].lower() != "connection"), ("Connection", "close")]
 
 
-def _tell(answer: object) -> None:
-    """Tell the server's own object for this answer, whose method ``write`` is: its head has not been sent yet."""
-    for word in _WORDS:
-        close = getattr(answer, word, None)
+def _close(response: object) -> None:
+    """Have the server close after this response. ``response``: the server's object, its head is not sent yet."""
+    for name in _METHODS:
+        close = getattr(response, name, None)
         if close:
             close()

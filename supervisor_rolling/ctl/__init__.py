@@ -1,1 +1,1 @@
-"""What the operator sees, behind ``controllerplugin``: structs to lines."""
+"""What runs in supervisorctl: the commands, and what they print."""

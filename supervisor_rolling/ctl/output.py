@@ -1,7 +1,7 @@
-"""What the commands write to: supervisorctl's standard output, which may go away in the middle of a deploy.
+"""Standard output of the commands, which may fail in the middle of a deploy: a full disk, a closed pipe.
 
-A log disk that is full, or a pipe whose reader has ended, is no reason to leave a rollout unwatched: the exit status is
-still what a deploy goes by. What cannot be written is dropped, and standard error says so once.
+The command continues all the same, because a deploy depends on its exit status. What cannot be written is dropped, and
+standard error says so once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,14 @@ from supervisor_rolling.ctl.terminal import fitted, is_capable, is_coloured, pai
 
 
 class Output:
-    """Writes to a stream for as long as that can be written to (None: never). ``is_lost``: something could not be.
-
-    ``is_terminal``: somebody looks at it while it is written, and it knows how to go up a line.
-    """
+    """Writes to a stream for as long as that works (None: never)."""
 
     def __init__(self, stream: TextIO | None, environment: Mapping[str, str] = os.environ) -> None:
         self._stream = stream
-        self.is_lost = stream is None
+        self.is_lost = stream is None  # something could not be written
         self.encoding: str = getattr(stream, "encoding", None) or "ascii"
         is_terminal = stream is not None and hasattr(stream, "isatty") and stream.isatty()
-        self.is_terminal = is_terminal and is_capable(environment)
+        self.is_terminal = is_terminal and is_capable(environment)  # it can go up a line
         self._is_coloured = is_terminal and is_coloured(environment)
 
     def fitted(self, lines: Sequence[str]) -> list[str]:
@@ -39,7 +36,7 @@ class Output:
         return "".join((painted(line) if self._is_coloured else line) + "\n" for line in lines)
 
     def print(self, lines: Sequence[str]) -> None:
-        """Write lines as they look best."""
+        """Write lines as they look best on this output."""
         self.write(self.painted(self.fitted(lines)))
 
     def write(self, text: str) -> None:
@@ -52,7 +49,7 @@ class Output:
         except OSError as error:
             _silence(self._stream)
             self._stream, self.is_lost = None, True
-            _complain(f"rolling: cannot write any more: {error.strerror}\n")
+            _complain(f"rolling: cannot write the output: {error.strerror}\n")
 
 
 def _complain(text: str) -> None:
@@ -64,7 +61,7 @@ def _complain(text: str) -> None:
 
 
 def _silence(stream: TextIO | None) -> None:
-    """Let what is still in its buffer go nowhere: Python writes that out when it ends, and would complain."""
+    """Discard what is still in its buffer: Python would write that at its exit, and print an error."""
     if stream is None:
         return
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:

@@ -24,7 +24,7 @@ _TAIL = re.compile(r"(?<![\w./-])(supervisorctl tail (\S+)) stderr(?![\w-])")
 
 
 def called_as(text: str, program: str, where: str = "") -> str:
-    """A text whose commands are called as the operator called ours. ``program``: the program that has our commands as
+    """A text with its commands called as the operator called ours. ``program``: the program that has our commands as
     verbs, empty for supervisorctl. ``where``: as from ``where_options``. A single word is a name and stays."""
     if " " not in text:
         return text
@@ -41,8 +41,8 @@ def where_options(given: Sequence[tuple[str, str]]) -> str:
 
 
 def with_logs(text: str, info_of: Callable[[str], Mapping[str, Any]]) -> str:
-    """A text whose ``supervisorctl tail NAME stderr`` name a log that exists. ``info_of``: supervisord's struct of a
-    process, as from ``getProcessInfo``, or nothing."""
+    """A text in which each ``supervisorctl tail NAME stderr`` names a log that exists. ``info_of`` gives supervisord's
+    struct of a process, as ``getProcessInfo`` does, or nothing."""
     return _TAIL.sub(lambda found: _log_text(found, info_of(found[2])), text)
 
 

@@ -32,7 +32,7 @@ MAX_BARS = 20000
 """Latencies that are drawn and listed, in all lanes together: more would make the page slow to open."""
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BARS = 84, 20, 42
-"""Of the small picture of a warm-up, in pixels; and how many bars can be told apart there."""
+"""Of the small picture of a warm-up, in pixels; and how many bars can be distinguished there."""
 
 LANE_LETTERS = 85
 """The letters that fit in a lane, in the narrowest window in which words stand beside bars."""

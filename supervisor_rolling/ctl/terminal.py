@@ -1,7 +1,4 @@
-"""How lines look on a terminal: none is longer than it is wide, and what matters has a colour.
-
-Elsewhere (a pipe, a file) lines are left as they are, so that each can be found by grep.
-"""
+"""Lines on a terminal: broken where it ends, with colours. In a pipe or a file they stay whole, for grep."""
 
 from __future__ import annotations
 
@@ -19,24 +16,24 @@ _COLOURS: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r"(?<=  )(?:aborted|closed|down|draining|restarting|warming|ready)(?=  |$)"), YELLOW),
     (re.compile(r"(?<=  )done(?=  )"), GREEN),
 )
-"""What is painted in which colour."""
+"""Each pattern and its colour."""
 
 HANGING = "  "
 
 
 def is_capable(environment: Mapping[str, str]) -> bool:
-    """Whether a terminal knows more than to print one line after another."""
+    """Whether a terminal can do more than print one line after another."""
     return environment.get("TERM", "") not in ("", "dumb")
 
 
 def is_coloured(environment: Mapping[str, str]) -> bool:
-    """Whether a terminal is to have colours: https://no-color.org."""
+    """Whether to use colours, see https://no-color.org."""
     return is_capable(environment) and not environment.get("NO_COLOR")
 
 
 def fitted(lines: Iterable[str], columns: int) -> list[str]:
-    """The lines broken between words where they are longer than ``columns``; what goes on is indented. A word that is
-    longer than that, such as a path to be copied, stays whole."""
+    """The lines, broken between words at so many columns, with the rest indented. A longer word, such as a path to
+    copy, stays whole."""
     return [part for line in lines for part in _broken(line, columns)]
 
 
@@ -51,7 +48,7 @@ def _broken(line: str, columns: int) -> list[str]:
 
 
 def painted(line: str) -> str:
-    """The line with what matters in colour."""
+    """The line with colours."""
     for pattern, colour in _COLOURS:
         line = pattern.sub(f"\x1b[{colour}m\\g<0>\x1b[0m", line)
     return line

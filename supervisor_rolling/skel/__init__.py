@@ -23,7 +23,7 @@ HEADS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program ``echo_rolling_conf``. Returns its exit status."""
+    """Print the parts; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="echo_rolling_conf",
         description="Print the sections for supervisord.conf and a commented rolling.yaml, ready to paste.",

@@ -46,7 +46,7 @@ def test_all_is_written_where_it_can_be():
 )
 def test_what_cannot_be_written_is_dropped_and_said_once(command: str, reason: str):
     done = written(command)
-    assert (done.returncode, done.stderr) == (5, f"rolling: cannot write any more: {reason}\n")
+    assert (done.returncode, done.stderr) == (5, f"rolling: cannot write the output: {reason}\n")
 
 
 @pytest.mark.parametrize("errors", ["2> /dev/full", "2>&-", "2>&1 | true"])
