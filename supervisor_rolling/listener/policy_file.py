@@ -22,7 +22,7 @@ WITHOUT_VALID = "no process{there} is guarded until it is fixed, unless its grou
 
 
 class Policies:
-    """One file. ``load`` reads it and raises ConfigError; ``mark`` returns another value when it is to be read again."""
+    """One file. ``load`` reads it and raises ConfigError; ``mark`` returns another value when it has changed."""
 
     def __init__(self, path: str, load: Callable[[str], Config], mark: Callable[[str], object]) -> None:
         self._path = path

@@ -60,7 +60,7 @@ def program(*command: str) -> Iterator[subprocess.Popen[str]]:
             child.kill()
 
 
-def test_the_other_end_of_a_connection_is_named_by_its_process(port: int):
+def test_client_is_named_by_its_process(port: int):
     with program(sys.executable, "-c", CONNECT.format(port)) as child:
         (found,) = clients_of([port], glances=3)
     with_name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
@@ -68,7 +68,7 @@ def test_the_other_end_of_a_connection_is_named_by_its_process(port: int):
     assert found.name.startswith("python") or found.name == with_name
 
 
-def test_own_connections_and_other_ports_are_no_clients(port: int):
+def test_own_connections_are_no_clients(port: int):
     other = socket.create_server(("127.0.0.1", 0))
     with other, socket.create_connection(("127.0.0.1", port)):
         with_other = program(sys.executable, "-c", CONNECT.format(other.getsockname()[1]))
@@ -76,7 +76,7 @@ def test_own_connections_and_other_ports_are_no_clients(port: int):
             assert clients_of([port], glances=3) == []
 
 
-def test_a_balancer_of_short_connections_is_seen(tmp_path: Path):
+def test_balancer_with_short_connections_is_seen(tmp_path: Path):
     """Each lives for 5 ms, as a request does; the program's file is called as a balancer's is."""
     haproxy = tmp_path / "haproxy"
     shutil.copy(os.path.realpath(sys.executable), haproxy)
@@ -102,7 +102,7 @@ def _closing(server: socket.socket) -> Iterator[None]:
             child.kill()
 
 
-def test_a_peer_on_another_host_has_an_address_and_no_name():
+def test_remote_client_has_an_address_only():
     with Host() as host, socket.create_server((host.home.v4, 0)) as server:
         here = server.getsockname()[1]
         with host.there():
@@ -150,13 +150,13 @@ def test_option_d_of_haproxy_is_no_directory(tmp_path: Path):
         ("-p {}", False),
     ],
 )
-def test_configuration_of_nginx_is_that_of_its_master(tmp_path: Path, arguments: str, expected: bool):
+def test_nginx_configuration_is_that_of_its_master(tmp_path: Path, arguments: str, expected: bool):
     (tmp_path / "n.conf").write_text("events {}\n", encoding="utf-8")
     found = _of_master_and_worker(tmp_path, f"nginx: master process nginx {arguments.replace('{}', str(tmp_path))}")
     assert found == [((f"{tmp_path}/n.conf", "events {}\n"),) if expected else ()] * 2
 
 
-def test_configuration_of_another_parent_is_none_of_nginx(tmp_path: Path):
+def test_configuration_of_another_parent_is_ignored(tmp_path: Path):
     (tmp_path / "n.conf").write_text("events {}\n", encoding="utf-8")
     _, of_worker = _of_master_and_worker(tmp_path, "supervisord", "-c", f"{tmp_path}/n.conf")
     assert of_worker == ()
@@ -211,7 +211,7 @@ def test_lookup_that_hangs_fails_and_is_not_repeated(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("what", ["clients", "balancers"])
-def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypatch: pytest.MonkeyPatch):
+def test_lookups_run_at_usual_priority(what: str, monkeypatch: pytest.MonkeyPatch):
     """A thread inherits that of the loop."""
     observed: list[int] = []
 
@@ -236,7 +236,7 @@ def test_what_is_read_beside_the_loop_has_the_usual_priority(what: str, monkeypa
     assert observed == [0]
 
 
-def test_the_program_of_one_peer(port: int):
+def test_program_of_one_peer(port: int):
     connected = ConnectedClients(lambda: 0.0)
     with socket.create_connection(("127.0.0.1", port)) as one:
         peer = f"127.0.0.1:{one.getsockname()[1]}"

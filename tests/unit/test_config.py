@@ -78,7 +78,7 @@ def within(seconds: float) -> Iterator[None]:
 # --- what is right
 
 
-def test_the_example_is_right_and_has_the_defaults_of_the_model() -> None:
+def test_example_is_valid_and_shows_the_defaults() -> None:
     config = parse(EXAMPLE.read_text(encoding="utf-8"), str(EXAMPLE))  # a checkout may be anybody's
     got = config.groups["app"]
     assert config.gate == GatePolicy()
@@ -91,7 +91,7 @@ def test_the_example_is_right_and_has_the_defaults_of_the_model() -> None:
     )
 
 
-def test_the_example_shows_every_key_of_the_model() -> None:
+def test_example_shows_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
     group = tree["groups"]["app"]
@@ -111,7 +111,7 @@ def test_the_example_shows_every_key_of_the_model() -> None:
     assert f"{Policy.min_ready_seconds:g} where it cannot be read" in text
 
 
-def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
+def test_missing_keys_have_their_defaults() -> None:
     expected = Policy(group="app", ports=PortRule(auto=True))
     assert parse(MINIMAL, "f") == Config(GatePolicy(), {"app": expected})
     assert policy("drain: {}\nrestart: {}\nwarmup: {}\nguard: {}") == expected
@@ -181,36 +181,36 @@ def test_every_key_is_read() -> None:
     )
 
 
-def test_durations_are_floats_however_they_are_written() -> None:
+def test_durations_are_always_floats() -> None:
     assert [type(policy(f"min_ready_seconds: {text}").min_ready_seconds) for text in ("3", "3.0", "+3", "3.e+0")] == [
         float
     ] * 4
 
 
-def test_the_guard_allows_a_number_or_a_share_of_closed_processes() -> None:
+def test_guard_takes_a_number_or_a_percentage() -> None:
     assert policy("guard: {max_closed: 2}").guard == GuardPolicy(max_closed=Share(number=2))
     assert policy("guard: {max_closed: 12.5%}").guard == GuardPolicy(max_closed=Share(percent=12.5))
 
 
 @pytest.mark.parametrize("word", ["false", "False", "FALSE", "no", "off", "Off", "!!bool 'no'"])
-def test_the_guard_is_off_where_it_is_false(word: str) -> None:
+def test_guard_false_turns_it_off(word: str) -> None:
     assert policy(f"guard: {word}").guard == GuardPolicy(enabled=False)
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "yes", "on", "{}"])
-def test_the_guard_is_on_as_the_model_has_it_where_it_is_true_or_empty(word: str) -> None:
+def test_guard_true_or_empty_has_the_defaults(word: str) -> None:
     assert policy(f"guard: {word}").guard == GuardPolicy()
     assert GuardPolicy().enabled
 
 
-def test_the_guard_of_a_group_is_its_own_before_the_one_it_merges() -> None:
+def test_own_guard_wins_over_a_merged_one() -> None:
     groups = parse(
         "groups:\n  a: &a {ports: auto, guard: false}\n  b: {<<: *a, guard: on}\n  c: {<<: *a}\n", "f"
     ).groups
     assert [groups[name].guard.enabled for name in "abc"] == [False, True, False]
 
 
-def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
+def test_group_takes_keys_by_alias_and_merge() -> None:
     text = """
     groups:
       a: &a {ports: 'a-(.*)', min_ready_seconds: 1, drain: &d {timeout: 5}}
@@ -224,12 +224,12 @@ def test_a_group_can_take_what_another_has_by_alias_and_merge() -> None:
     assert (groups["c"].canary, groups["c"].min_ready_seconds, groups["c"].drain) == (3, 1.0, DrainPolicy(5.0, 1.0))
 
 
-def test_to_settle_is_left_to_the_load_balancer_where_nothing_else_is_said() -> None:
+def test_min_ready_seconds_is_auto_by_default() -> None:
     found = [policy(text) for text in ("min_ready_seconds: auto", "guard: {}", "min_ready_seconds: 0")]
     assert [(one.min_ready_seconds, one.min_ready_auto) for one in found] == [(10.0, True), (10.0, True), (0.0, False)]
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rolling.yaml"
     path.write_text(MINIMAL, encoding="utf-8-sig")
     assert load(str(path)) == parse(MINIMAL, "f")
@@ -238,7 +238,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 # --- every problem at once, with its line
 
 
-def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+def test_all_problems_come_in_the_file_order() -> None:
     text = """\
         gate: {method: rejct, lease: 3}
         groups:
@@ -261,7 +261,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
-def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None:
+def test_problems_of_combinations_come_with_problems_of_values() -> None:
     found = problems(app("drain: {timeout: 1, min_seconds: 2, on_timeout: no}"))
     assert {text.split(": ")[1] for text in found} == {"groups.app.drain.on_timeout", "groups.app.drain.min_seconds"}
     assert len(problems(ports("{a: 1, b: 1, c: 0, d: []}"))) == 3
@@ -438,7 +438,7 @@ def test_what_is_wrong_together_is_said_beside_what_is_wrong_by_itself() -> None
         ("warmup: {requests: [{headers: [a]}]}", "warmup.requests[0].headers: is a list. Fix: write a mapping"),
     ],
 )
-def test_a_wrong_key_is_the_one_problem_with_its_line_and_path(keys: str, problem: str) -> None:
+def test_invalid_key_is_one_problem_with_its_path(keys: str, problem: str) -> None:
     (found,) = problems(app(keys))
     if problem.startswith("*"):
         assert found.startswith("rolling.yaml:4: groups.app")
@@ -476,13 +476,13 @@ def test_a_wrong_key_is_the_one_problem_with_its_line_and_path(keys: str, proble
         ("{a: 1, 'a': 2}", ".a: the key stands in line 1 already"),
     ],
 )
-def test_wrong_ports_are_the_one_problem(value: str, problem: str) -> None:
+def test_invalid_ports_are_one_problem(value: str, problem: str) -> None:
     (found,) = problems(ports(value))
     assert found.startswith(f"rolling.yaml:1: groups.app.ports{problem}")
 
 
 @pytest.mark.parametrize("name", ["''", "'a:b'", "'*'", "'a b'", "'a\tb'", '"a\\u2003"', '"\\0"', '"\\udfff"', "a/b"])
-def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
+def test_name_impossible_in_supervisord_is_a_problem(name: str) -> None:
     (found,) = problems(f"groups:\n  {name}: {{ports: auto}}\n")
     assert found.startswith("rolling.yaml:2: groups.")
     assert found.endswith(": is not a name in supervisord. Fix: write one without : * / and white space")
@@ -524,12 +524,12 @@ def test_a_name_that_supervisord_has_not_is_a_problem(name: str) -> None:
         ("{backend: haproxy, backend_name: app, socket: [/a]}", "socket: is a list. Fix: write the full path"),
     ],
 )
-def test_a_wrong_gate_is_the_one_problem(gate: str, problem: str) -> None:
+def test_invalid_gate_is_one_problem(gate: str, problem: str) -> None:
     (found,) = problems(f"{MINIMAL}gate:\n  {gate}\n")
     assert found.startswith(f"rolling.yaml:5: gate.{problem}")
 
 
-def test_nginx_pools_are_not_for_haproxy() -> None:
+def test_keepalive_nginx_with_haproxy_is_a_problem() -> None:
     gate = "gate: {backend: haproxy, socket: /a, backend_name: app}\n"
     text = f"{gate}groups:\n  app:\n    ports: auto\n    drain:\n      keepalive: nginx\n"
     (found,) = problems(text)
@@ -538,7 +538,7 @@ def test_nginx_pools_are_not_for_haproxy() -> None:
     )
 
 
-def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
+def test_haproxy_needs_socket_and_backend_name() -> None:
     gate = "gate:\n  backend: haproxy\n"
     assert sorted(line.partition(". ")[0] for line in problems(MINIMAL + gate)) == [
         "rolling.yaml:5: gate.backend: haproxy needs gate.backend_name",
@@ -571,7 +571,7 @@ def test_haproxy_asks_for_its_socket_and_its_backend() -> None:
         (MINIMAL + "  web: {<<: 3, ports: auto}\n", "4: groups.web: << takes a mapping or a list of mappings"),
     ],
 )
-def test_a_wrong_frame_is_the_one_problem(text: str, problem: str) -> None:
+def test_invalid_top_level_is_one_problem(text: str, problem: str) -> None:
     (found,) = problems(text)
     assert found.startswith(f"rolling.yaml:{problem}")
 
@@ -592,18 +592,18 @@ def test_a_wrong_frame_is_the_one_problem(text: str, problem: str) -> None:
         ("a: 1\n" * 30_000, "1: the file: is larger than 128 KiB"),
     ],
 )
-def test_what_is_not_yaml_is_one_problem_with_line_and_column(text: str, problem: str) -> None:
+def test_yaml_syntax_error_has_line_and_column(text: str, problem: str) -> None:
     (found,) = problems(text)
     assert found.startswith(f"rolling.yaml:{problem}")
 
 
-def test_the_commonest_syntax_errors_come_with_their_remedy() -> None:
+def test_common_syntax_errors_have_a_fix() -> None:
     assert problems('a: "\\d"')[0].endswith(r". Fix: put a regex in single quotes: 'app-(\d+)'")
     assert problems("a:\n\t- b")[0].endswith(". Fix: indent with spaces, not tabs")
     assert problems("a: %10")[0].endswith(". Fix: put the value in quotes")
 
 
-def test_a_problem_behind_an_alias_is_told_where_the_value_stands() -> None:
+def test_problem_behind_an_alias_points_to_the_value() -> None:
     text = "groups:\n  a: {ports: auto,\n    min_ready_seconds: &s never}\n  b: {ports: auto, min_ready_seconds: *s}\n"
     assert [found.split(" '")[0] for found in problems(text)] == [
         "rolling.yaml:3: groups.a.min_ready_seconds:",
@@ -628,26 +628,26 @@ OTHER = "  web:\n    ports: auto\n"
     ],
     ids=["unknown key", "no mapping", "twice", "two keys together", "in a list", "merge"],
 )
-def test_a_mistake_in_one_group_costs_no_other_group(mistake: str) -> None:
+def test_problem_in_one_group_leaves_others_valid(mistake: str) -> None:
     config = parse(f"groups:\n{mistake}{OTHER}", "rolling.yaml")
     assert list(config.groups) == ["web"]
     assert list(config.invalid) == ["app"]
     assert ": groups.app" in config.invalid["app"]
 
 
-def test_groups_whose_names_hold_dots_keep_their_own_mistakes() -> None:
+def test_group_names_with_dots_keep_problems_apart() -> None:
     config = parse("groups:\n  app: {ports: auto, x: 1}\n  app.x: {ports: auto}\n", "f")
     assert (list(config.groups), list(config.invalid)) == (["app.x"], ["app"])
 
 
-def test_a_key_that_contradicts_the_gate_is_the_mistake_of_its_group() -> None:
+def test_key_contradicting_the_gate_invalidates_its_group() -> None:
     gate = "gate: {backend: haproxy, socket: /s, backend_name: b}\n"
     config = parse(f"{gate}groups:\n  app:\n    ports: auto\n    drain: {{keepalive: nginx}}\n{OTHER}", "f")
     assert (list(config.groups), list(config.invalid)) == (["web"], ["app"])
 
 
 @pytest.mark.parametrize("top", ["gate: {lease: 3}\n", "metrics: {listen: x}\n", "gaet: {}\n"])
-def test_a_mistake_in_a_top_level_key_is_everybodys_and_all_is_told(top: str) -> None:
+def test_problem_in_a_top_level_key_raises_all(top: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(f"groups:\n  app: {{}}\n{OTHER}{top}", "f")
     assert len(str(caught.value).splitlines()) == 2
@@ -656,7 +656,7 @@ def test_a_mistake_in_a_top_level_key_is_everybodys_and_all_is_told(top: str) ->
 # --- files
 
 
-def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> None:
+def test_unreadable_file_raises_with_fix(tmp_path: Path) -> None:
     not_for_reading = "/proc/sys/net/ipv4/route/flush"  # not even for root
     for path, said in {
         str(tmp_path / "none.yaml"): "does not exist. Fix: create it, or name another file with --config",
@@ -670,12 +670,12 @@ def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> N
         assert str(caught.value) in (f"{path}: {said}", f"{path}:{said}")
 
 
-def test_a_name_that_no_file_can_have_is_told() -> None:
+def test_file_name_with_nul_raises() -> None:
     with pytest.raises(ConfigError, match="the name has a NUL"):
         load("/nowhere/\0")
 
 
-def test_a_file_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
+def test_byte_that_is_not_utf8_has_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rolling.yaml"
     path.write_bytes(MINIMAL.encode() + "# für".encode("latin-1"))
     with pytest.raises(ConfigError) as caught:
@@ -715,13 +715,13 @@ def layers(merge: str) -> str:
     ],
     ids=["itself", "deeper", "merge", "merge of merge", "bomb", "square", "chain", "deep chain", "long names", "regex"],
 )  # fmt: skip
-def test_what_refers_to_itself_or_unfolds_without_end_is_a_problem_soon(text: str) -> None:
+def test_self_reference_and_alias_bombs_end_soon(text: str) -> None:
     with within(8):
         found = problems(text)
     assert all(PROBLEM.fullmatch(line) for line in found)
 
 
-def test_a_merge_bomb_is_cut_short() -> None:
+def test_merge_bomb_is_cut_off() -> None:
     with within(8):
         assert any("more than 20000 values once aliases are expanded" in line for line in problems(layers("<<")))
 
@@ -769,19 +769,19 @@ def check_that_it_is_a_config_or_a_list_of_problems(text: str) -> None:
 
 @settings(max_examples=300, deadline=2000)
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=30).map("".join))
-def test_any_text_is_a_config_or_a_list_of_problems(text: str) -> None:
+def test_any_text_gives_config_or_problems(text: str) -> None:
     check_that_it_is_a_config_or_a_list_of_problems(text)
 
 
 @settings(max_examples=200, deadline=2000)
 @given(TREES)
-def test_any_structure_is_a_config_or_a_list_of_problems(tree: object) -> None:
+def test_any_structure_gives_config_or_problems(tree: object) -> None:
     check_that_it_is_a_config_or_a_list_of_problems(yaml.safe_dump(tree, allow_unicode=True))
 
 
 @settings(max_examples=200, deadline=2000)
 @given(st.data())
-def test_the_example_with_one_value_changed_is_a_config_or_a_list_of_problems(data: st.DataObject) -> None:
+def test_example_with_one_change_gives_config_or_problems(data: st.DataObject) -> None:
     tree = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     place: Any = tree
     key = data.draw(st.sampled_from(sorted(tree)))
@@ -795,7 +795,7 @@ def test_the_example_with_one_value_changed_is_a_config_or_a_list_of_problems(da
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of re, on "[[" and the like
 @settings(max_examples=200, deadline=2000)
 @given(st.text(max_size=12) | st.from_regex(r"[(\[{?*+|)\\a-z:<>!=0-9]{0,12}", fullmatch=True))
-def test_any_ports_are_a_regex_that_works_or_a_problem(pattern: str) -> None:
+def test_any_ports_give_a_regex_or_a_problem(pattern: str) -> None:
     text = yaml.safe_dump({"groups": {"app": {"ports": pattern}}})
     check_that_it_is_a_config_or_a_list_of_problems(text)
     with contextlib.suppress(ConfigError):

@@ -74,32 +74,32 @@ def within(seconds: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o400, 0o755, 0o604])
-def test_what_is_roots_and_nobody_else_may_write_is_read(file: Path, mode: int) -> None:
+def test_file_only_root_may_write_is_read(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert problems(file) == []
 
 
-def test_a_group_that_may_read_does_no_harm(file: Path) -> None:
+def test_group_readable_file_is_read(file: Path) -> None:
     os.chown(file, 0, NOBODY)
     file.chmod(0o640)
     assert problems(file) == []
 
 
-def test_a_link_of_root_to_a_file_of_root_is_followed(file: Path) -> None:
+def test_root_link_to_root_file_is_followed(file: Path) -> None:
     link = file.parent.parent / "link.yaml"
     link.symlink_to(file)
     (file.parent / "relative.yaml").symlink_to("../link.yaml")
     assert problems(link) == problems(file.parent / "relative.yaml") == []
 
 
-def test_a_relative_path_is_looked_at_from_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_begins_at_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert problems("rolling.yaml") == problems("./rolling.yaml") == problems("../etc/rolling.yaml") == []
     file.parent.chmod(0o777)
     assert problems("rolling.yaml") == problems(file)
 
 
-def test_an_absolute_path_is_read_though_the_working_directory_is_gone(
+def test_absolute_path_works_without_working_directory(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "release-41"
@@ -110,7 +110,7 @@ def test_an_absolute_path_is_read_though_the_working_directory_is_gone(
     assert mark(str(file)) != "missing"
 
 
-def test_who_is_not_root_is_not_so_strict(file: Path) -> None:
+def test_listener_without_root_reads_any_file(file: Path) -> None:
     os.chown(file, NOBODY, NOBODY)
     file.chmod(0o666)
     file.parent.chmod(0o777)
@@ -123,7 +123,7 @@ def test_who_is_not_root_is_not_so_strict(file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777, 0o620, 0o602])
-def test_a_file_that_others_may_write_is_refused_with_the_remedy(file: Path, mode: int) -> None:
+def test_file_writable_by_others_is_refused_with_fix(file: Path, mode: int) -> None:
     file.chmod(mode)
     assert problems(file) == [
         f"{file}: other users may write it (mode {mode:04o}): another user could change what root does. "
@@ -133,7 +133,7 @@ def test_a_file_that_others_may_write_is_refused_with_the_remedy(file: Path, mod
     assert problems(file) == []
 
 
-def test_a_file_that_is_not_roots_is_refused_with_the_remedy(file: Path) -> None:
+def test_file_of_another_user_is_refused_with_fix(file: Path) -> None:
     os.chown(file, NOBODY, 0)
     assert problems(file) == [
         f"{file}: belongs to the user {NOBODY}: another user could change what root does. Fix: chown root {file}"
@@ -144,7 +144,7 @@ def test_a_file_that_is_not_roots_is_refused_with_the_remedy(file: Path) -> None
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o2775])
 @pytest.mark.parametrize("above", [0, 1])
-def test_a_folder_on_the_way_that_others_may_write_is_refused(file: Path, above: int, mode: int) -> None:
+def test_parent_directory_writable_by_others_is_refused(file: Path, above: int, mode: int) -> None:
     folder = file.parents[above]
     folder.chmod(mode)
     (problem,) = problems(file)
@@ -153,13 +153,13 @@ def test_a_folder_on_the_way_that_others_may_write_is_refused(file: Path, above:
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_a_folder_on_the_way_that_is_not_roots_is_refused(file: Path, above: int) -> None:
+def test_parent_directory_of_another_user_is_refused(file: Path, above: int) -> None:
     os.chown(file.parents[above], NOBODY, 0)
     (problem,) = problems(file)
     assert problem.endswith(f". Fix: chown root {file.parents[above]}")
 
 
-def test_in_a_sticky_folder_what_is_roots_is_obeyed_and_what_is_not_is_not(file: Path) -> None:
+def test_sticky_directory_counts_only_the_files_owner(file: Path) -> None:
     file.parent.chmod(0o1777)
     assert problems(file) == []
     os.chown(file, NOBODY, 0)
@@ -169,7 +169,7 @@ def test_in_a_sticky_folder_what_is_roots_is_obeyed_and_what_is_not_is_not(file:
     assert len(problems(file)) == 1, "its owner may remove what is root's in a sticky folder, too"
 
 
-def test_a_folder_behind_a_link_counts_as_much_as_the_one_before_it(file: Path) -> None:
+def test_directories_before_and_behind_a_link_are_checked(file: Path) -> None:
     link = file.parent.parent / "link"
     link.symlink_to(file.parent)
     file.parent.chmod(0o777)
@@ -180,7 +180,7 @@ def test_a_folder_behind_a_link_counts_as_much_as_the_one_before_it(file: Path) 
     assert problem.endswith(f". Fix: chown -h root {link}")
 
 
-def test_a_link_in_the_middle_of_a_chain_that_others_can_turn_is_refused(file: Path) -> None:
+def test_replaceable_link_in_a_chain_is_refused(file: Path) -> None:
     open_folder = file.parent.parent / "open"
     open_folder.mkdir()
     (open_folder / "middle").symlink_to(file)
@@ -191,14 +191,14 @@ def test_a_link_in_the_middle_of_a_chain_that_others_can_turn_is_refused(file: P
     assert problem.startswith(f"{open_folder}: ")
 
 
-def test_all_that_is_wrong_on_the_way_is_told_at_once(file: Path) -> None:
+def test_all_problems_of_a_path_come_at_once(file: Path) -> None:
     file.chmod(0o666)
     file.parent.chmod(0o777)
     os.chown(file.parent.parent, NOBODY, 0)
     assert [text.partition(": ")[0] for text in problems(file)] == list(map(str, (file, file.parents[1], file.parent)))
 
 
-def test_a_name_with_blanks_is_quoted_in_the_remedy(folder: Path) -> None:
+def test_name_with_blanks_is_quoted_in_the_fix(folder: Path) -> None:
     file = folder / "it's mine.yaml"
     file.write_text(TEXT, encoding="utf-8")
     file.chmod(0o666)
@@ -206,9 +206,7 @@ def test_a_name_with_blanks_is_quoted_in_the_remedy(folder: Path) -> None:
     assert problems(file) == []
 
 
-def test_what_was_opened_is_looked_at_and_not_what_has_its_name_afterwards(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opened_file_is_checked_not_its_replacement(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really, other = os.open, file.with_name("other")
     other.write_text(TEXT, encoding="utf-8")
     os.chown(other, NOBODY, 0)
@@ -224,7 +222,7 @@ def test_what_was_opened_is_looked_at_and_not_what_has_its_name_afterwards(
 # --- what is no file
 
 
-def test_a_fifo_is_refused_and_not_waited_for(folder: Path) -> None:
+def test_fifo_is_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     with within(10):
         said = f"{folder / 'fifo'}: is not a regular file. Fix: name another file with --config"
@@ -233,7 +231,7 @@ def test_a_fifo_is_refused_and_not_waited_for(folder: Path) -> None:
             assert problems(folder / "fifo") == [said]
 
 
-def test_links_that_lead_in_a_circle_are_an_error_and_no_loop(folder: Path) -> None:
+def test_circular_links_are_an_error(folder: Path) -> None:
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
     with within(10):
@@ -253,7 +251,7 @@ def test_no_file_descriptor_is_left_open(file: Path, folder: Path) -> None:
 # --- the guard goes on by the last file that was good
 
 
-def test_the_guard_keeps_the_last_good_file_and_reads_it_again_when_the_modes_are_mended(file: Path) -> None:
+def test_guard_keeps_valid_file_until_modes_are_fixed(file: Path) -> None:
     policies = Policies(str(file), load, mark)
     good = policies.latest()
     assert good is not None
@@ -276,7 +274,7 @@ def test_the_guard_keeps_the_last_good_file_and_reads_it_again_when_the_modes_ar
     st.binary(max_size=300) | st.tuples(st.integers(0, 200), st.binary(max_size=5)).map(lambda change: _spoilt(*change))
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_a_config_or_a_list_of_problems(file: Path, data: bytes) -> None:
+def test_any_bytes_give_config_or_problems(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     assert all(text.startswith(f"{file}:") for text in problems(file))
 

@@ -64,7 +64,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
-def test_a_rollout_is_a_line_when_it_begins_and_one_when_it_ends(file: Path) -> None:
+def test_rollout_is_written_at_begin_and_end(file: Path) -> None:
     history = a_history(file)
     for _ in range(3):
         history.keep([a_rollout()])
@@ -76,13 +76,13 @@ def test_a_rollout_is_a_line_when_it_begins_and_one_when_it_ends(file: Path) -> 
     assert (ended["seconds"], ended["processes"][0]["stages"][1]) == (10.0, ["warming", 1.0])
 
 
-def test_another_listener_writes_nothing_twice(file: Path) -> None:
+def test_second_listener_writes_nothing_twice(file: Path) -> None:
     a_history(file).keep([a_rollout(1, Status.FAILED), a_rollout(2, group="web")])
     a_history(file).keep([a_rollout(1, Status.FAILED), a_rollout(2, group="web")])
     assert [(line["id"], line["status"]) for line in lines(file)] == [(1, "failed"), (2, "running")]
 
 
-def test_a_rollout_that_is_resumed_ends_again(file: Path) -> None:
+def test_resumed_rollout_ends_again(file: Path) -> None:
     history = a_history(file)
     for status, ended in ((Status.FAILED, 1010.0), (Status.RUNNING, 0.0), (Status.FAILED, 1012.0)):
         history.keep([a_rollout(1, status, ended_at=ended)])
@@ -90,7 +90,7 @@ def test_a_rollout_that_is_resumed_ends_again(file: Path) -> None:
     assert [(one["status"], one["seconds"]) for one in history.heads("", 9)] == [("failed", 12.0)]
 
 
-def test_a_rollout_that_ran_when_supervisord_was_killed_is_not_lost(file: Path) -> None:
+def test_rollout_running_when_supervisord_died_is_kept(file: Path) -> None:
     history = a_history(file)
     history.keep([a_rollout(1, Status.DONE), a_rollout(2)])
     history.close([a_rollout(1, Status.DONE), a_rollout(2)], NOW, are_lost=True)
@@ -101,7 +101,7 @@ def test_a_rollout_that_ran_when_supervisord_was_killed_is_not_lost(file: Path) 
     assert [line["id"] for line in lines(file)] == [1, 2, 2, 3]
 
 
-def test_a_rollout_that_ran_when_both_were_killed_is_told_lost_by_the_next_listener(file: Path) -> None:
+def test_next_listener_marks_unfinished_rollout_lost(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     later = a_history(file)
     later.heads("", 9)
@@ -110,7 +110,7 @@ def test_a_rollout_that_ran_when_both_were_killed_is_told_lost_by_the_next_liste
     assert [line["status"] for line in lines(file)] == ["running", LOST]
 
 
-def test_a_rollout_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path) -> None:
+def test_lost_rollout_hides_no_newer_one(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     with file.open("a") as stream:  # by a listener that knew nothing of it
         stream.write(json.dumps(head(a_rollout(3), NOW)) + "\n")
@@ -119,9 +119,7 @@ def test_a_rollout_that_is_told_lost_takes_the_place_of_no_newer_one(file: Path)
     assert [(line["id"], line["status"]) for line in lines(file)] == [(2, "running"), (3, "running"), (2, LOST)]
 
 
-def test_an_idle_group_whose_rollout_stands_far_back_is_not_written_again(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_rollout_of_idle_group_is_written_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LOADED", 3)
     history = a_history(file)
     history.keep([a_rollout(1, Status.FAILED, "idle")])
@@ -131,7 +129,7 @@ def test_an_idle_group_whose_rollout_stands_far_back_is_not_written_again(
     assert [line["id"] for line in lines(file)] == list(range(1, 9))
 
 
-def test_a_rollout_that_runs_in_supervisord_is_not_lost_because_a_listener_was_killed(file: Path) -> None:
+def test_running_rollout_survives_a_killed_listener(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     later = a_history(file)
     later.keep([a_rollout(2)])
@@ -145,7 +143,7 @@ def stopped_listener(file: Path) -> None:
     history.close([a_rollout(1, Status.DONE), a_rollout(2)], NOW - 10.0, are_lost=False)
 
 
-def test_stopped_listener_writes_how_far_the_rollout_is(file: Path) -> None:
+def test_stopped_listener_writes_the_progress(file: Path) -> None:
     stopped_listener(file)
     assert [(line["status"], line["replaced"]) for line in lines(file)] == [("running", 0), ("running", 1)]
     later = a_history(file)
@@ -154,7 +152,7 @@ def test_stopped_listener_writes_how_far_the_rollout_is(file: Path) -> None:
     assert [line["status"] for line in lines(file)] == ["running", "running", "done"]
 
 
-def test_rollout_that_ended_with_supervisord_is_lost_as_far_as_it_was(file: Path) -> None:
+def test_lost_rollout_keeps_its_progress(file: Path) -> None:
     stopped_listener(file)
     later = a_history(file)
     later.keep([])
@@ -163,13 +161,13 @@ def test_rollout_that_ended_with_supervisord_is_lost_as_far_as_it_was(file: Path
     assert lines(file)[-1]["processes"] == json.loads(json.dumps(record(a_rollout(2), NOW)))["processes"]
 
 
-def test_the_numbers_of_rollouts_go_on_where_an_earlier_supervisord_left_off(file: Path) -> None:
+def test_ids_continue_after_an_earlier_supervisord(file: Path) -> None:
     a_history(file).keep([a_rollout(41, Status.DONE)])
     assert a_history(file).last_id() == 41
     assert a_history(file.with_name("none")).last_id() == 0
 
 
-def test_rollouts_are_found_by_group_and_number_the_newest_last(file: Path) -> None:
+def test_rollouts_are_found_by_group_and_id(file: Path) -> None:
     history = a_history(file)
     for one in (a_rollout(1, Status.DONE), a_rollout(2, Status.FAILED, "web"), a_rollout(3, Status.ABORTED)):
         history.keep([one])
@@ -183,7 +181,7 @@ def test_rollouts_are_found_by_group_and_number_the_newest_last(file: Path) -> N
     assert history.find("nobody", "") is None
 
 
-def test_how_long_the_last_rollouts_took_is_known_to_the_next_listener(file: Path) -> None:
+def test_next_listener_knows_durations_of_rollouts(file: Path) -> None:
     history = a_history(file)
     for number in range(1, 9):
         history.keep([a_rollout(number, Status.DONE)])
@@ -194,9 +192,7 @@ def test_how_long_the_last_rollouts_took_is_known_to_the_next_listener(file: Pat
 # --- when it cannot be written
 
 
-def test_what_cannot_be_written_is_remembered_said_once_and_written_later(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unwritable_lines_are_kept_and_written_later(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.parent.chmod(0o777)
     clock = Clock()
     history = a_history(file, clock)
@@ -215,7 +211,7 @@ def test_what_cannot_be_written_is_remembered_said_once_and_written_later(
     assert [line["id"] for line in lines(file)] == [1, 2, 3]
 
 
-def test_a_disk_that_is_full_for_ever_does_not_make_the_listener_grow(file: Path) -> None:
+def test_full_disk_keeps_a_bounded_number_pending(file: Path) -> None:
     file.mkdir()
     clock = Clock()
     history = a_history(file, clock)
@@ -225,7 +221,7 @@ def test_a_disk_that_is_full_for_ever_does_not_make_the_listener_grow(file: Path
     assert len(history.heads("", 9999)) == MAX_PENDING
 
 
-def test_half_a_line_costs_no_other(file: Path) -> None:
+def test_half_a_line_spoils_no_other(file: Path) -> None:
     a_history(file).keep([a_rollout(1, Status.DONE)])
     with file.open("a") as stream:
         stream.write('{"id": 2, "group": "ap')
@@ -235,7 +231,7 @@ def test_half_a_line_costs_no_other(file: Path) -> None:
     assert [one["id"] for one in a_history(file).heads("", 9)] == [1, 3]
 
 
-def test_of_a_file_that_is_too_large_the_newest_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_file_the_newest_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = a_history(file)
     for number in range(1, 12):
         history.keep([a_rollout(number, Status.DONE)])
@@ -245,7 +241,7 @@ def test_of_a_file_that_is_too_large_the_newest_are_read(file: Path, monkeypatch
     assert kept == list(range(12 - len(kept), 12))
 
 
-def test_a_link_that_others_could_have_laid_is_not_followed(file: Path, tmp_path: Path) -> None:
+def test_symbolic_link_is_not_followed(file: Path, tmp_path: Path) -> None:
     aim = tmp_path / "passwd"
     aim.write_text("root", encoding="ascii")
     file.symlink_to(aim)
@@ -253,7 +249,7 @@ def test_a_link_that_others_could_have_laid_is_not_followed(file: Path, tmp_path
     assert aim.read_text(encoding="ascii") == "root"
 
 
-def test_the_file_is_not_for_everybody(file: Path) -> None:
+def test_file_is_not_readable_by_others(file: Path) -> None:
     before = os.umask(0)
     try:
         a_history(file).keep([a_rollout(1, Status.DONE)])
@@ -262,7 +258,7 @@ def test_the_file_is_not_for_everybody(file: Path) -> None:
     assert file.stat().st_mode & 0o137 == 0
 
 
-def test_false_keeps_nothing_but_what_a_forecast_needs(file: Path) -> None:
+def test_history_false_keeps_only_forecast_data(file: Path) -> None:
     history = a_history(file, enabled=False)
     history.keep([a_rollout(1, Status.DONE)])
     assert not file.exists()
@@ -270,7 +266,7 @@ def test_false_keeps_nothing_but_what_a_forecast_needs(file: Path) -> None:
     assert history.cycles("app") == [Cycles(1, {"app-1": 2.0})]
 
 
-def test_another_file_in_the_policy_is_read_and_written_from_then_on(file: Path) -> None:
+def test_changed_file_is_read_and_written(file: Path) -> None:
     other = file.with_name("other.jsonl")
     a_history(other).keep([a_rollout(7, Status.DONE)])
     paths = [str(file)]
@@ -290,7 +286,7 @@ def test_another_file_in_the_policy_is_read_and_written_from_then_on(file: Path)
         ("unix:///../../etc/x", "etc-x"),
     ],
 )
-def test_every_supervisord_of_a_host_has_a_file_of_its_own(
+def test_each_supervisord_has_its_own_file(
     url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DIRECTORY", str(tmp_path / "made"))
@@ -301,7 +297,7 @@ def test_every_supervisord_of_a_host_has_a_file_of_its_own(
 # --- rotation
 
 
-def test_a_large_file_is_put_aside_and_still_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_file_is_still_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROTATE_AT", 2000)
     history = a_history(file)
     for number in range(1, 12):
@@ -313,7 +309,7 @@ def test_a_large_file_is_put_aside_and_still_read(file: Path, monkeypatch: pytes
     assert found["processes"]
 
 
-def test_the_oldest_go_in_the_end(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_rotated_file_is_dropped(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROTATE_AT", 1)
     history = a_history(file)
     for number in range(1, 31):
@@ -322,9 +318,7 @@ def test_the_oldest_go_in_the_end(file: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [one["id"] for one in a_history(file).heads("", 99)] == list(range(31 - FILES, 31))
 
 
-def test_a_rollout_whose_beginning_was_put_aside_is_still_one_rollout(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollout_across_rotation_is_one_rollout(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROTATE_AT", 1)
     history = a_history(file)
     history.keep([a_rollout(1)])
@@ -347,9 +341,7 @@ WRONG = st.dictionaries(KEYS, ANYTHING, max_size=9).map(
 
 @given(st.lists(WRONG | st.text(max_size=30), max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_whatever_stands_in_the_file_every_head_is_whole(
-    tmp_path_factory: pytest.TempPathFactory, found: list[str]
-) -> None:
+def test_any_file_content_gives_whole_heads(tmp_path_factory: pytest.TempPathFactory, found: list[str]) -> None:
     file = tmp_path_factory.mktemp("h") / "rollouts.jsonl"
     file.write_text("\n".join(found) + "\n", encoding="utf-8", errors="replace")
     history = a_history(file)

@@ -67,7 +67,7 @@ def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[st
     return [f"{'!' if one.is_error else ''}{one.code.removeprefix('nginx.')}" for one in found]
 
 
-def test_what_is_right_has_no_finding(conf: Conf) -> None:
+def test_valid_configuration_has_no_finding(conf: Conf) -> None:
     nginx = read_nginx(str(conf()))
     assert codes(nginx) == []
     assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
@@ -89,7 +89,7 @@ def test_what_is_right_has_no_finding(conf: Conf) -> None:
         ("max_fails=1 fail_timeout=5s weight=2 max_conns=100", 6),
     ],
 )
-def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, seconds: float) -> None:
+def test_unavailable_seconds_follow_server_parameters(conf: Conf, server: str, seconds: float) -> None:
     nginx = read_nginx(str(conf(f"server 127.0.0.1:8000 {server}; server 127.0.0.1:8001 max_fails=0;")))
     assert min_ready_for(behind(nginx, PORTS, is_named=False)) == seconds
     assert codes(nginx, a_policy(min_ready_seconds=seconds)) == []
@@ -98,7 +98,7 @@ def test_how_long_a_process_that_refused_is_shunned(conf: Conf, server: str, sec
         assert codes(nginx, a_policy(min_ready_seconds=seconds - 2)) == ["!max_fails"]
 
 
-def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(conf: Conf) -> None:
+def test_min_ready_auto_warns_with_its_cost(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
     group = behind(nginx, PORTS, is_named=False)
     (finding,) = findings(group, replace(a_policy(min_ready_seconds=11.0), min_ready_auto=True), 1, PORTS)
@@ -113,18 +113,18 @@ def test_what_settle_auto_waits_for_is_a_warning_with_the_seconds_that_it_costs(
     )
 
 
-def test_where_nothing_is_shunned_there_is_no_reason_to_settle(conf: Conf) -> None:
+def test_max_fails_zero_needs_no_min_ready(conf: Conf) -> None:
     group = behind(read_nginx(str(conf())), PORTS, is_named=False)
     assert min_ready_why(group) == ""
     assert list(findings(group, replace(a_policy(), min_ready_auto=True), 1, PORTS)) == []
 
 
-def test_the_rest_of_a_second_is_advice(conf: Conf) -> None:
+def test_last_part_of_a_second_is_a_warning(conf: Conf) -> None:
     servers = "server 127.0.0.1:8000 fail_timeout=0; server 127.0.0.1:8001 fail_timeout=0;"
     assert codes(read_nginx(str(conf(servers)))) == ["max_fails"]
 
 
-def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
+def test_large_group_is_never_wholly_unavailable(conf: Conf) -> None:
     """Five seconds of fail_timeout: with min_ready_seconds: 3 a process is shunned for two turns more."""
 
     def found(processes: int) -> list[str]:
@@ -135,12 +135,12 @@ def test_of_a_large_group_nginx_never_shuns_all(conf: Conf) -> None:
     assert (found(3), found(4)) == (["nginx.max_fails"], [])
 
 
-def test_the_longest_is_taken_and_who_is_down_does_not_count(conf: Conf) -> None:
+def test_longest_time_counts_without_down_servers(conf: Conf) -> None:
     servers = "server 127.0.0.1:8000 fail_timeout=7s; server 127.0.0.1:8001 down;"
     assert min_ready_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
 
 
-def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
+def test_finding_names_defaults_and_line(conf: Conf) -> None:
     path = conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")
     (finding,) = findings(behind(read_nginx(str(path)), PORTS, is_named=False), a_policy(), 1, PORTS)
     assert finding.where == f"{path}:10"
@@ -190,14 +190,14 @@ def test_defaults_are_told_as_such_with_the_line(conf: Conf) -> None:
         ({"location": "if ($arg_x) { proxy_pass http://127.0.0.1:8001; }"}, ["lone"]),
     ],
 )
-def test_what_is_wrong_is_found(conf: Conf, places: dict[str, str], expected: list[str]) -> None:
+def test_each_problem_has_its_finding(conf: Conf, places: dict[str, str], expected: list[str]) -> None:
     assert codes(read_nginx(str(conf(**places)))) == expected
 
 
 @pytest.mark.parametrize(
     "drain", [{"keepalive": word} for word in ("application", "nginx", "ignore")] + [{"signal": "USR1"}]
 )
-def test_a_pool_that_somebody_deals_with_is_none_of_ours(conf: Conf, drain: dict[str, str]) -> None:
+def test_pool_closed_by_policy_is_no_finding(conf: Conf, drain: dict[str, str]) -> None:
     nginx = read_nginx(str(conf(f"{SERVERS} keepalive 32;", location=POOLED)))
     assert codes(nginx, a_policy(drain=drain)) == []
 
@@ -220,7 +220,7 @@ def test_later_versions_keep_a_pool_by_default(
     assert codes(read_nginx(str(path))) == expected
 
 
-def test_more_may_be_closed_than_nginx_tries(conf: Conf) -> None:
+def test_fewer_tries_than_closed_ports_is_an_error(conf: Conf) -> None:
     nginx = read_nginx(str(conf(location="proxy_next_upstream_tries 3;")))
     assert (codes(nginx, limit=2), codes(nginx, limit=3)) == ([], ["!tries"])
 
@@ -235,7 +235,7 @@ stream {{
 
 
 @pytest.mark.parametrize(("more", "expected"), [("", []), ("proxy_next_upstream off;", ["!next_upstream"])])
-def test_a_balancer_of_connections_is_read_too(tmp_path: Path, more: str, expected: list[str]) -> None:
+def test_stream_block_is_read(tmp_path: Path, more: str, expected: list[str]) -> None:
     """The module for it may be missing here, so nginx itself is not asked."""
     path = tmp_path / "stream.conf"
     path.write_text(STREAM.format(more), encoding="utf-8")
@@ -245,20 +245,20 @@ def test_a_balancer_of_connections_is_read_too(tmp_path: Path, more: str, expect
 # --- whose servers they are
 
 
-def test_a_server_of_another_host_is_not_ours(conf: Conf) -> None:
+def test_server_on_another_host_is_ignored(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000 max_fails=0; server 192.0.2.7:8001 fail_timeout=60s;")))
     assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
     assert codes(nginx) == ["absent"]
 
 
-def test_in_a_file_that_somebody_named_the_ports_decide_where_no_host_is_ours(conf: Conf) -> None:
+def test_named_file_without_own_host_matches_by_port(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 192.0.2.7:8000 fail_timeout=60s; server 192.0.2.7:8001;")))
     assert min_ready_for(behind(nginx, PORTS, is_named=True)) == 61
     assert codes(nginx, a_policy(min_ready_seconds=0.0)) == ["max_fails"], "what only the ports tell refuses nothing"
     assert min_ready_for(behind(nginx, PORTS, is_named=False)) is None
 
 
-def test_an_upstream_that_nobody_uses_is_none_of_ours_but_a_variable_may_name_it(conf: Conf) -> None:
+def test_unused_upstream_is_ignored_without_a_variable(conf: Conf) -> None:
     left_over = "upstream old { server 127.0.0.1:8000; server 127.0.0.1:8001; }"
     assert codes(read_nginx(str(conf(http=left_over)))) == []
     variable = "location /x { proxy_pass http://$arg_to; }"
@@ -268,7 +268,7 @@ def test_an_upstream_that_nobody_uses_is_none_of_ours_but_a_variable_may_name_it
 # --- how it is read
 
 
-def test_the_output_of_nginx_T_is_read_like_the_files_themselves(conf: Conf, tmp_path: Path) -> None:
+def test_output_of_nginx_T_equals_the_files(conf: Conf, tmp_path: Path) -> None:
     parts = tmp_path / "conf.d"
     parts.mkdir()
     (parts / "pool.conf").write_text("keepalive 32;\n")
@@ -289,25 +289,25 @@ def test_the_output_of_nginx_T_is_read_like_the_files_themselves(conf: Conf, tmp
     assert said == dump_json(replace(whole, source="", version=(), own=frozenset()))
 
 
-def test_a_name_that_is_partly_a_variable_hides_no_upstream(conf: Conf) -> None:
+def test_name_with_a_variable_hides_no_upstream(conf: Conf) -> None:
     blue = "upstream app-blue { server 127.0.0.1:8000; server 127.0.0.1:8001; }"
     assert codes(read_nginx(str(conf(http=blue, location="", target="http://app-$arg_to")))) == ["!max_fails"]
 
 
-def test_http_1_0_keeps_no_pool_in_later_versions_either(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_1_0_keeps_no_pool(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(balancer_config, "_version", lambda program: (1, 29, 7))
     assert codes(read_nginx(str(conf(location="proxy_http_version 1.0;")))) == []
     assert codes(read_nginx(str(conf(location="proxy_http_version 1.1;")))) == ["!keepalive"]
 
 
-def test_what_includes_itself_comes_to_an_end(tmp_path: Path) -> None:
+def test_self_include_ends(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     files = {"/a/nginx.conf": "http { include b.conf; }", "/a/b.conf": "include b.conf;"}
     dump.write_text("".join(f"# configuration file {name}:\n{text}\n" for name, text in files.items()))
     assert read_nginx(str(dump)).upstreams == ()
 
 
-def test_without_a_file_nginx_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Conf) -> None:
+def test_without_a_file_nginx_T_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: Conf) -> None:
     script = tmp_path / "nginx"
     script.write_text(f'#!/bin/sh\n[ "$1" = -v ] && exec /usr/sbin/nginx -v\nexec /usr/sbin/nginx -c {conf()} "$@"\n')
     script.chmod(0o755)
@@ -326,7 +326,7 @@ def test_without_a_file_nginx_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
         ("# configuration file /a/nginx.conf:\nhttp {", 'unexpected end of file, expecting "}" in /a/nginx.conf:1'),
     ],
 )
-def test_what_cannot_be_read_is_told(tmp_path: Path, text: str, why: str) -> None:
+def test_unreadable_configuration_raises_with_reason(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "nginx.conf"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UnreadableError) as error:
@@ -334,7 +334,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, text: str, why: str) -> Non
     assert why in str(error.value)
 
 
-def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failing_nginx_T_raises_with_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = tmp_path / "nginx"
     script.write_text(
         "#!/bin/sh\nexec >&2\necho 'nginx: [warn] x'\n"
@@ -347,14 +347,14 @@ def test_an_nginx_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
         read_nginx("")
 
 
-def test_a_host_without_nginx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_nginx_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(nginx_program, "SBIN", "/nowhere")
     with pytest.raises(UnreadableError, match="nginx is not installed on this host"):
         read_nginx("")
 
 
-def test_one_that_was_read_before_it_was_asked_for_is_read_again(conf: Conf) -> None:
+def test_older_reading_is_repeated(conf: Conf) -> None:
     path, now, rung = conf(), [100.0], []
     configurations = NginxConfigurations(lambda: now[0], lambda: rung.append(now[0]))
 
@@ -372,7 +372,7 @@ def test_one_that_was_read_before_it_was_asked_for_is_read_again(conf: Conf) -> 
     assert len(rung) == 2
 
 
-def test_what_was_read_holds_while_it_is_read_again(conf: Conf) -> None:
+def test_last_reading_holds_during_the_next(conf: Conf) -> None:
     path, now = conf(), [100.0]
     configurations = NginxConfigurations(lambda: now[0])
     policy = BalancerPolicy(str(path))
@@ -385,7 +385,7 @@ def test_what_was_read_holds_while_it_is_read_again(conf: Conf) -> None:
     assert found == read_nginx(str(path))
 
 
-def test_a_reader_that_takes_too_long_is_killed(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_reader_is_killed(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(balancer_config, "READ_WITHIN", 0.01)
     configurations = NginxConfigurations(lambda: 0.0)
     policy = BalancerPolicy(str(conf()))
@@ -394,7 +394,7 @@ def test_a_reader_that_takes_too_long_is_killed(conf: Conf, monkeypatch: pytest.
     assert found.problem.startswith("cannot be read within 0.01 s. Fix: name a file")
 
 
-def test_one_that_cannot_be_read_has_the_reason() -> None:
+def test_missing_file_has_a_problem() -> None:
     configurations = NginxConfigurations(lambda: 0.0)
     found = None
     while found is None:

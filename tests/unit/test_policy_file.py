@@ -57,13 +57,13 @@ def rewrite(file: Path, text: str) -> None:
     os.utime(file, ns=(before + 1_000_000, before + 1_000_000))
 
 
-def test_a_file_that_has_not_changed_is_read_once(file: Path, load: Loader) -> None:
+def test_unchanged_file_is_read_once(file: Path, load: Loader) -> None:
     policies = Policies(str(file), load, mark)
     assert [backend(policies) for _ in range(5)] == ["one"] * 5
     assert load.times == 1
 
 
-def test_a_file_that_has_changed_is_read_again(file: Path, load: Loader) -> None:
+def test_changed_file_is_read_again(file: Path, load: Loader) -> None:
     policies = Policies(str(file), load, mark)
     assert backend(policies) == "one"
     rewrite(file, "two")
@@ -71,7 +71,7 @@ def test_a_file_that_has_changed_is_read_again(file: Path, load: Loader) -> None
     assert load.times == 2
 
 
-def test_a_file_of_another_length_and_the_same_time_is_another(file: Path, load: Loader) -> None:
+def test_changed_length_is_a_changed_file(file: Path, load: Loader) -> None:
     policies = Policies(str(file), load, mark)
     backend(policies)
     then = os.stat(file).st_mtime_ns
@@ -80,7 +80,7 @@ def test_a_file_of_another_length_and_the_same_time_is_another(file: Path, load:
     assert backend(policies) == "three"
 
 
-def test_a_file_that_was_put_in_its_place_with_the_same_length_and_time_is_another(file: Path, load: Loader) -> None:
+def test_replaced_file_is_a_changed_file(file: Path, load: Loader) -> None:
     policies = Policies(str(file), load, mark)
     backend(policies)
     then, other = os.stat(file).st_mtime_ns, file.with_name("other")
@@ -90,9 +90,7 @@ def test_a_file_that_was_put_in_its_place_with_the_same_length_and_time_is_anoth
     assert backend(policies) == "two"
 
 
-def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
-    file: Path, load: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_file_keeps_valid_one_and_logs_once(file: Path, load: Loader, caplog: pytest.LogCaptureFixture) -> None:
     policies = Policies(str(file), load, mark)
     backend(policies)
     rewrite(file, "bad")
@@ -105,7 +103,7 @@ def test_a_wrong_file_leaves_the_last_good_one_and_is_complained_about_once(
     assert backend(policies) == "two"
 
 
-def test_what_is_wrong_with_the_file_is_known_in_one_line_until_it_is_mended(file: Path) -> None:
+def test_problem_is_one_line_until_fixed(file: Path) -> None:
     def load(path: str) -> Config:
         wrong = file.read_text(encoding="ascii")
         if wrong != "good":
@@ -125,9 +123,7 @@ def test_what_is_wrong_with_the_file_is_known_in_one_line_until_it_is_mended(fil
         assert policies.problem == problem
 
 
-def test_an_invalid_group_keeps_its_last_valid_policy_and_the_others_get_the_new_one(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_group_keeps_its_last_valid_policy(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     policies = Policies(str(file), lambda path: config.parse(file.read_text(encoding="ascii"), "f"), mark)
     rewrite(file, "groups: {app: {ports: auto, canary: 1}, web: {ports: auto, canary: 1}}")
     policies.latest()
@@ -145,9 +141,7 @@ def test_an_invalid_group_keeps_its_last_valid_policy_and_the_others_get_the_new
     assert "groups.new.ports: is missing" in caplog.messages[-1]
 
 
-def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_back(
-    file: Path, load: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_file_keeps_the_last_valid_one(file: Path, load: Loader, caplog: pytest.LogCaptureFixture) -> None:
     policies = Policies(str(file), load, mark)
     backend(policies)
     file.unlink()
@@ -158,7 +152,7 @@ def test_a_file_that_is_gone_leaves_the_last_good_one_and_is_read_when_it_is_bac
     assert backend(policies) == "two"
 
 
-def test_where_there_has_never_been_a_good_file_there_are_no_policies(file: Path, load: Loader) -> None:
+def test_without_a_valid_file_there_are_no_policies(file: Path, load: Loader) -> None:
     file.unlink()
     policies = Policies(str(file), load, mark)
     assert [policies.latest(), policies.latest()] == [None, None]
@@ -171,7 +165,7 @@ def test_where_there_has_never_been_a_good_file_there_are_no_policies(file: Path
     assert backend(policies) == "one"
 
 
-def test_a_file_that_is_changed_while_it_is_read_is_read_again(file: Path) -> None:
+def test_file_changed_while_read_is_read_again(file: Path) -> None:
     times: list[str] = []
 
     def load(path: str) -> Config:
@@ -184,7 +178,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_again(file: Path) -> No
     assert [backend(policies), backend(policies), backend(policies)] == ["one", "two", "two"]
 
 
-def test_who_asks_for_a_fresh_one_is_told_what_is_wrong_with_it(file: Path, load: Loader) -> None:
+def test_fresh_raises_on_an_invalid_file(file: Path, load: Loader) -> None:
     policies = Policies(str(file), load, mark)
     assert policies.fresh().gate.backend == "one"
     rewrite(file, "bad")

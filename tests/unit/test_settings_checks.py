@@ -28,18 +28,16 @@ def codes(*those: ProcessSettings, listener: ListenerSettings = LISTENER, total:
     return [(f"{'!' if one.is_error else ''}{one.code}", one.where) for one in found]
 
 
-def test_what_is_right_has_no_finding() -> None:
+def test_valid_settings_have_no_finding() -> None:
     assert codes() == []
 
 
-def test_supervisors_defaults_and_ours_are_no_finding() -> None:
+def test_defaults_have_no_finding() -> None:
     assert codes(ProcessSettings("app-1")) == []
 
 
 @pytest.mark.parametrize(("stopwaitsecs", "expected"), [(19.0, ["supervisor.stopwaitsecs"]), (20.0, [])])
-def test_a_drain_that_is_told_to_wait_longer_than_a_manual_stop_is_a_warning(
-    stopwaitsecs: float, expected: list[str]
-) -> None:
+def test_drain_longer_than_stopwaitsecs_is_a_warning(stopwaitsecs: float, expected: list[str]) -> None:
     given = Settings((replace(SOUND, stopwaitsecs=stopwaitsecs),), (LISTENER,), 8)
     found = list(settings.findings(given, replace(POLICY, drain=DrainPolicy(timeout=20.0))))
     assert [one.code for one in found] == expected
@@ -54,7 +52,7 @@ def test_a_drain_that_is_told_to_wait_longer_than_a_manual_stop_is_a_warning(
         ({"autorestart": "false"}, "supervisor.autorestart"),
     ],
 )
-def test_a_wrong_setting_is_told_once_for_a_section(change: dict[str, object], code: str) -> None:
+def test_problem_of_a_section_is_one_finding(change: dict[str, object], code: str) -> None:
     wrong = replace(SOUND, **change)  # type: ignore[arg-type]
     assert codes(wrong, replace(wrong, name="app-2")) == [(code, "app:*")]
     assert codes(SOUND, replace(wrong, name="app-2")) == [(code, "app:app-2")]
@@ -69,11 +67,11 @@ def test_a_wrong_setting_is_told_once_for_a_section(change: dict[str, object], c
         ({"processes": 2}, "!listener.numprocs"),
     ],
 )
-def test_a_wrong_setting_of_a_listener_names_its_section(change: dict[str, object], code: str) -> None:
+def test_problem_of_a_listener_names_its_section(change: dict[str, object], code: str) -> None:
     assert codes(listener=replace(LISTENER, **change)) == [(code, "[eventlistener:rolling]")]  # type: ignore[arg-type]
 
 
-def test_a_buffer_is_large_enough_for_the_events_of_all() -> None:
+def test_buffer_for_all_events_is_no_finding() -> None:
     assert codes(listener=replace(LISTENER, buffer_size=24), total=8) == []
 
 
@@ -95,16 +93,16 @@ def found(process: Process, listening: Listening = LISTENS, **member: object) ->
     return [one.code for one in told(process, listening, **member)]  # type: ignore[arg-type]
 
 
-def test_a_process_that_runs_and_listens_has_no_finding() -> None:
+def test_running_and_listening_process_has_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1)) == []
 
 
 @pytest.mark.parametrize("state", ["FATAL", "EXITED", "BACKOFF", "STOPPED", "UNKNOWN"])
-def test_one_that_is_down_is_told(state: str) -> None:
+def test_down_process_is_a_finding(state: str) -> None:
     assert found(Process("app-1", state), Listening()) == ["process.down"]
 
 
-def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
+def test_cold_process_is_a_finding_with_reason() -> None:
     guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, closed=True, problem="500")
     (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
@@ -112,13 +110,13 @@ def test_one_that_is_kept_closed_is_told_with_the_reason() -> None:
     assert (by_rollout.code, by_rollout.text) == ("process.cold", "is not warm, and kept closed: 500")
 
 
-def test_one_that_is_not_warm_and_open_all_the_same_is_not_said_to_be_closed() -> None:
+def test_open_cold_process_is_accepting_traffic() -> None:
     guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, problem="500")
     (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert (finding.code, finding.text) == ("process.cold", "is not warm, and accepting traffic: 500")
 
 
-def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout() -> None:
+def test_orphan_on_the_port_is_an_error() -> None:
     left = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41, 42), "python3", "app:app-1")})
     for process in (Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")):
         finding = told(process, left)[-1]
@@ -130,7 +128,7 @@ def test_what_a_dead_process_has_left_on_its_port_is_named_and_refuses_a_rollout
     assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].is_error
 
 
-def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
+def test_connections_of_an_earlier_process_are_no_orphan() -> None:
     left = Listening({8001: ()}, holders={8001: Holder((41,), "python3", "app:app-1", peer="10.0.0.5:443")})
     (finding,) = told(Process("app-1", "FATAL"), left)
     assert (finding.code, finding.text) == (
@@ -147,7 +145,7 @@ def test_connections_that_an_earlier_process_accepted_are_no_orphan() -> None:
         (None, "Its port 8001 is held by a process that cannot be seen: ss -ltnp sport = :8001"),
     ],
 )
-def test_of_one_that_is_down_it_is_told_who_else_has_its_port(holder: Holder | None, text: str) -> None:
+def test_down_process_names_the_holder_of_its_port(holder: Holder | None, text: str) -> None:
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: holder} if holder else {})
     finding = told(Process("app-1", "FATAL"), listening)[0]
     assert finding.code == "process.down"
@@ -160,7 +158,7 @@ def test_proxy_of_a_container_is_no_finding() -> None:
 
 
 @pytest.mark.parametrize("process", [Process("app-1", "RUNNING", 7), Process("app-1", "FATAL")])
-def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None:
+def test_foreign_process_on_the_port_is_an_error(process: Process) -> None:
     listening = Listening({8001: ("127.0.0.1",)}, holders={8001: Holder((41,), "node")})
     finding = told(process, listening)[-1]
     assert (finding.code, finding.is_error) == ("ports.foreign", True)
@@ -171,7 +169,7 @@ def test_foreign_process_on_the_port_refuses_a_rollout(process: Process) -> None
     assert finding.fix == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
 
 
-def test_outgoing_connection_on_the_port_of_one_that_is_down_is_named() -> None:
+def test_outgoing_connection_on_the_port_is_named() -> None:
     listening = Listening({}, holders={8001: Holder((41,), "curl", peer="10.0.0.5:443")})
     (finding,) = told(Process("app-1", "FATAL"), listening)
     assert finding.text.endswith(
@@ -179,17 +177,17 @@ def test_outgoing_connection_on_the_port_of_one_that_is_down_is_named() -> None:
     )
 
 
-def test_one_that_boots_is_no_finding() -> None:
+def test_booting_process_has_no_finding() -> None:
     assert found(Process("app-1", "STARTING", 1), Listening()) == []
 
 
-def test_a_unix_socket_beside_the_port_is_no_finding() -> None:
+def test_unix_socket_beside_the_port_is_no_finding() -> None:
     beside = Listening({8001: ("::",)}, {"app-1": (8001,)}, {"app-1": ("/run/stats.sock",)})
     assert found(Process("app-1", "RUNNING", 1), beside) == []
     assert found(Process("app-1", "RUNNING", 1), replace(beside, addresses={}, ports={})) == ["ports.unix"]
 
 
-def test_one_that_a_rollout_could_not_start_is_replaced_by_the_next_and_told_so() -> None:
+def test_process_stopped_by_failed_rollout_goes_first() -> None:
     failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
     (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
     assert (finding.code, finding.fix) == ("process.down", "supervisorctl start app:app-1")
@@ -201,7 +199,7 @@ def test_one_that_a_rollout_could_not_start_is_replaced_by_the_next_and_told_so(
     assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it so"
 
 
-def test_what_could_not_be_looked_at_is_no_finding() -> None:
+def test_unknown_listeners_are_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1), Listening(addresses=None)) == []
 
 
@@ -229,42 +227,42 @@ def trapping(signal: str) -> Wrapper:
 
 
 @pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
-def test_a_wrapper_whose_group_is_stopped_is_no_finding(wrapper: Wrapper) -> None:
+def test_wrapper_with_stopasgroup_is_no_finding(wrapper: Wrapper) -> None:
     assert found_of(wrapper, "TERM", stopasgroup=True) == []
 
 
 @pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
 @pytest.mark.parametrize("wrapper", [PLAIN, SCRIPT, LAUNCHER])
-def test_a_wrapper_that_dies_of_its_stop_signal_refuses(wrapper: Wrapper, signal: str) -> None:
+def test_wrapper_dying_of_stopsignal_is_an_error(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", True)
     assert f"SIG{signal} ends it, and the application keeps running" in finding.text
 
 
-def test_a_wrapper_is_named_with_its_interpreter() -> None:
+def test_wrapper_is_named_with_its_interpreter() -> None:
     assert [str(one) for one in (PLAIN, SCRIPT, LAUNCHER, replace(SCRIPT, name="dash"))] == [
         "sh, run by dash", "start.sh, run by dash", "launch, run by python3.11", "dash"
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("signal", ["TERM", "USR1", "QUIT"])
-def test_a_shell_with_a_trap_for_its_stop_signal_is_no_finding(signal: str) -> None:
+def test_shell_with_a_trap_is_no_finding(signal: str) -> None:
     assert found_of(trapping(signal), signal) == []
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT"])
-def test_a_master_that_catches_its_stop_signal_is_no_finding(signal: str) -> None:
+def test_master_catching_stopsignal_is_no_finding(signal: str) -> None:
     assert found_of(MASTER, signal) == []
 
 
-def test_a_shell_below_a_wrapper_that_passes_the_signal_on_is_a_warning() -> None:
+def test_shell_below_a_passing_wrapper_is_a_warning() -> None:
     (finding,) = found_of(replace(NPM, inner=(PLAIN,)), "TERM")
     assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", False)
     assert "(npm start, run by node > sh, run by dash)" in finding.text
     assert found_of(replace(NPM, inner=(trapping("TERM"),)), "TERM") == []
 
 
-def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() -> None:
+def test_trap_for_another_signal_is_an_error() -> None:
     assert [one.is_error for one in found_of(trapping("TERM"), "USR1")] == [True]
 
 
@@ -278,13 +276,13 @@ def test_a_trap_for_another_signal_than_the_one_that_stops_it_does_not_help() ->
         (PLAIN, ""),  # an older supervisord
     ],
 )
-def test_where_it_is_not_known_what_becomes_of_the_application_it_is_a_warning(wrapper: Wrapper, signal: str) -> None:
+def test_unknown_effect_of_stopsignal_is_a_warning(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", False)
     assert f"whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
 
 
-def test_where_an_older_supervisord_does_not_tell_the_signal_a_trap_for_its_default_will_do() -> None:
+def test_trap_for_default_signal_suffices_if_unknown() -> None:
     assert found_of(trapping("TERM"), "") == []
 
 
@@ -300,7 +298,5 @@ def test_where_an_older_supervisord_does_not_tell_the_signal_a_trap_for_its_defa
         (Conntrack(0, 1000), "redirect", ["conntrack.idle"]),
     ],
 )
-def test_a_table_that_is_nearly_full_and_one_that_nothing_needs_are_told(
-    tracked: Conntrack, method: str, expected: list[str]
-) -> None:
+def test_full_or_needless_conntrack_is_a_finding(tracked: Conntrack, method: str, expected: list[str]) -> None:
     assert [one.code for one in conntrack.findings(tracked, GatePolicy(method=method))] == expected

@@ -218,7 +218,7 @@ def warmer(keep: ExitStack) -> Warmer:
 # --- what is asked
 
 
-def test_first_ready_then_the_list_in_its_order_and_as_often_as_it_says(server: Server, warmer: Warmer) -> None:
+def test_ready_then_requests_in_order_and_count(server: Server, warmer: Warmer) -> None:
     selected = (WarmupRequest(path="/b", count=3), *gets("/a?q=1"), WarmupRequest("HEAD", "/b"))
     warmup_status = warmer.until_over(server.port, ready="/health", requests=selected)
     assert server.lines == ["GET /health", "GET /b", "GET /b", "GET /b", "GET /a?q=1", "HEAD /b"]
@@ -245,7 +245,7 @@ def test_ready_is_any_2xx(server: Server, warmer: Warmer, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_ready_is_asked_again_until_it_is(server: Server, warmer: Warmer, status: int) -> None:
+def test_ready_is_requested_until_it_answers_2xx(server: Server, warmer: Warmer, status: int) -> None:
     server.answer = lambda asked: 200 if len(server.asked) > 5 else status
     assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
     assert server.lines == ["GET /health"] * 6 + ["GET /"]
@@ -264,33 +264,31 @@ IN_GROUP = "in groups.app of rolling.yaml"
         (404, "correct the path"),
     ],
 )
-def test_ready_that_is_refused_three_times_fails_with_the_fix(
-    server: Server, warmer: Warmer, status: int, fix: str
-) -> None:
+def test_ready_refused_three_times_fails_with_fix(server: Server, warmer: Warmer, status: int, fix: str) -> None:
     server.answer = lambda asked: status
     warmup_status = warmer.until_over(server.port, ready="/health")
     assert (warmup_status.state, server.lines) == ("failed", ["GET /health"] * 3)
     assert warmup_status.why == f"GET /health (ready) answers {status}. Fix: {fix}, or set another path in warmup.ready"
 
 
-def test_ready_that_is_not_known_at_first_is_asked_again(server: Server, warmer: Warmer) -> None:
+def test_ready_404_at_first_is_requested_again(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: {1: 404, 2: 503, 3: 404, 4: 404}.get(len(server.asked), 200)
     assert warmer.until_over(server.port, ready="/health").state == "warm"
 
 
-def test_what_never_is_ready_fails_at_the_deadline_with_what_it_answered(server: Server, warmer: Warmer) -> None:
+def test_ready_503_until_deadline_is_late(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     warmup_status = warmer.until_over(server.port, ready="/health", timeout=0.3)
     assert (warmup_status.state, warmup_status.why) == ("late", "GET /health (ready) answers 503")
 
 
-def test_while_it_is_not_ready_it_says_what_it_waits_for(server: Server, warmer: Warmer) -> None:
+def test_why_names_the_answer_of_ready(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     warmup_status = poll(lambda: warmer.tend(server.port, ready="/health"), lambda warmup_status: warmup_status.why)
     assert (warmup_status.state, warmup_status.why) == ("warming", "GET /health (ready) answers 503")
 
 
-def test_an_unexpected_answer_ends_it_at_once_with_words(server: Server, warmer: Warmer) -> None:
+def test_unexpected_answer_fails_at_once(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 500 if asked.path == "/b" else 200
     warmup_status = warmer.until_over(server.port, requests=gets("/a", "/b", "/c"))
     assert (warmup_status.state, warmup_status.requests) == ("failed", 1)
@@ -317,7 +315,7 @@ def test_a_post_has_its_body_and_its_headers(server: Server, warmer: Warmer) -> 
     assert found["connection"] == "close"
 
 
-def test_the_headers_of_all_go_with_ready_too(server: Server, warmer: Warmer) -> None:
+def test_headers_of_warmup_go_with_ready(server: Server, warmer: Warmer) -> None:
     warmer.until_over(server.port, headers={"Host": "example.org"}, ready="/health")
     assert server.asked[0].headers["Host"] == "example.org"
 
@@ -328,7 +326,7 @@ def test_the_headers_of_all_go_with_ready_too(server: Server, warmer: Warmer) ->
 @pytest.mark.parametrize(
     "location", ["/there", "there", "http://{own}/there", "//{own}/there", "http://EXAMPLE.org/there"]
 )
-def test_a_redirect_that_stays_at_the_process_is_followed(server: Server, warmer: Warmer, location: str) -> None:
+def test_redirect_to_the_process_is_followed(server: Server, warmer: Warmer, location: str) -> None:
     server.answer = lambda asked: 200 if asked.path == "/there" else 301
     server.location = location.format(own=f"127.0.0.1:{server.port}")
     policy: dict[str, Any] = {"headers": {"Host": "example.org"}, "ready": "/health", "requests": gets("/")}
@@ -338,7 +336,7 @@ def test_a_redirect_that_stays_at_the_process_is_followed(server: Server, warmer
     assert {asked.headers["Host"] for asked in server.asked} == {"example.org"}
 
 
-def test_a_redirect_to_https_fails_and_names_the_header(server: Server, warmer: Warmer) -> None:
+def test_redirect_to_https_fails_with_header_fix(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 301
     server.location = "https://example.org/"
     warmup_status = warmer.until_over(server.port, requests=gets("/"))
@@ -386,7 +384,7 @@ def test_header_fix_of_a_redirect_is_valid_yaml() -> None:
         assert config.parse(f"groups: {{app: {{ports: auto, {form[1]}}}}}", "f").groups["app"].warmup.headers == headers
 
 
-def test_ready_that_redirects_to_https_fails_after_three_answers(server: Server, warmer: Warmer) -> None:
+def test_ready_redirecting_to_https_fails_after_three(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 301
     server.location = "https://example.org/\r\n\x1b[31m"
     warmup_status = warmer.until_over(server.port, ready="/health")
@@ -422,7 +420,7 @@ def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch
 # --- what does not listen, breaks or hangs
 
 
-def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
+def test_port_without_listener_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
     port = free_port()
     waiting = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
@@ -431,7 +429,7 @@ def test_a_port_that_nothing_listens_on_yet_is_waited_for(keep: ExitStack, warme
     assert server.lines == ["GET /"]
 
 
-def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitStack) -> None:
+def test_refused_connection_is_retried_until_port_listens(keep: ExitStack) -> None:
     port = free_port()
     warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
     refused = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
@@ -440,19 +438,19 @@ def test_a_refused_connection_is_tried_again_until_the_port_listens(keep: ExitSt
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
 
 
-def test_without_ready_and_without_a_list_it_is_warm_when_it_listens(server: Server, warmer: Warmer) -> None:
+def test_without_requests_warm_as_soon_as_listening(server: Server, warmer: Warmer) -> None:
     warmup_status = warmer.until_over(server.port)
     assert (warmup_status.state, warmup_status.requests, server.lines) == ("warm", 0, [])
 
 
-def test_what_never_listens_fails_at_the_deadline(warmer: Warmer) -> None:
+def test_never_listening_is_late(warmer: Warmer) -> None:
     port = free_port()
     warmup_status = warmer.until_over(port, timeout=0.2)
     assert (warmup_status.state, warmup_status.why) == ("late", f"nothing listens on port {port}")
 
 
 @pytest.mark.parametrize(("ports", "words"), [((9000,), "9000"), ((9000, 9001), "9000, 9001")])
-def test_what_listens_elsewhere_says_where_and_what_to_do(ports: tuple[int, ...], words: str) -> None:
+def test_listening_elsewhere_names_the_port_and_fix(ports: tuple[int, ...], words: str) -> None:
     asked: list[int] = []
 
     def ports_of(pid: int) -> tuple[int, ...]:
@@ -499,7 +497,7 @@ def test_foreign_process_during_warmup_repeats_the_requests(server: Server, monk
     )
 
 
-def test_foreign_process_at_end_of_warmup_fails_at_timeout(server: Server) -> None:
+def test_foreign_process_at_end_of_warmup_is_late(server: Server) -> None:
     looks = iter([()])
     warmer = Warmer(others=lambda port, pid: next(looks, (Holder((4711,), "python3"),)))
     warmup_status = warmer.until_over(server.port, requests=gets("/"), timeout=0.3)
@@ -517,7 +515,7 @@ def test_named_proxy_warms_its_process(server: Server) -> None:
     assert other.until_over(server.port, requests=gets("/"), proxies=("socat",)).state == "warm"
 
 
-def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> None:
+def test_unknown_port_owner_gives_a_shorter_message() -> None:
     def hidden(pid: int) -> tuple[int, ...]:
         raise SocketsError("Cannot see which ports process 7 listens on")
 
@@ -526,7 +524,7 @@ def test_where_the_kernel_does_not_tell_whose_ports_they_are_it_says_less() -> N
     assert (warmup_status.state, warmup_status.why) == ("late", f"nothing listens on port {port}")
 
 
-def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -> None:
+def test_kernel_error_is_retried_and_shown() -> None:
     def silent(port: int) -> tuple[str, ...]:
         raise SocketsError("the kernel did not answer")
 
@@ -534,13 +532,13 @@ def test_a_kernel_that_does_not_answer_is_asked_again_and_its_words_are_told() -
     assert (warmup_status.state, warmup_status.why) == ("late", "the kernel did not answer")
 
 
-def test_a_connection_that_breaks_is_tried_again(server: Server, warmer: Warmer) -> None:
+def test_broken_connection_is_retried(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 200 if len(server.asked) > 2 else 0
     warmup_status = warmer.until_over(server.port, requests=gets("/"))
     assert (warmup_status.state, warmup_status.requests, server.lines) == ("warm", 1, ["GET /"] * 3)
 
 
-def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) -> None:
+def test_hanging_request_is_late(server: Server, warmer: Warmer) -> None:
     server.hangs.clear()
     began = time.monotonic()
     warmup_status = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
@@ -548,7 +546,7 @@ def test_one_that_hangs_fails_at_the_deadline(server: Server, warmer: Warmer) ->
     assert time.monotonic() - began < DEADLINE / 2
 
 
-def test_one_that_listened_late_and_then_hangs_is_not_said_to_listen_nowhere(server: Server) -> None:
+def test_hang_after_late_listen_names_the_hang(server: Server) -> None:
     looks = itertools.count()
     server.hangs.clear()
     warmer = Warmer(lambda port: ("127.0.0.1",) if next(looks) else ())
@@ -556,7 +554,7 @@ def test_one_that_listened_late_and_then_hangs_is_not_said_to_listen_nowhere(ser
     assert (warmup_status.state, warmup_status.why) == ("late", "GET /health did not answer")
 
 
-def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server: Server, warmer: Warmer) -> None:
+def test_hang_after_late_ready_names_the_hang(server: Server, warmer: Warmer) -> None:
     def answer(asked: Asked) -> int:
         if len(server.asked) < 3:
             return 503
@@ -572,9 +570,7 @@ def test_one_that_was_ready_late_and_then_hangs_is_not_said_to_be_unready(server
     ("hangs_for", "words"),
     [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not answer")],
 )
-def test_one_that_answered_badly_and_then_hangs_for_long_is_said_to_hang(
-    server: Server, warmer: Warmer, hangs_for: float, words: str
-) -> None:
+def test_long_hang_replaces_the_last_answer(server: Server, warmer: Warmer, hangs_for: float, words: str) -> None:
     def answer(asked: Asked) -> int:
         server.hangs.clear()
         return 503
@@ -587,7 +583,7 @@ def test_one_that_answered_badly_and_then_hangs_for_long_is_said_to_hang(
     ("trickles_for", "words"),
     [(NEWS_AFTER - 0.2, "GET /health (ready) answers 503"), (NEWS_AFTER + 0.4, "GET /health did not end its answer")],
 )
-def test_an_answer_that_the_deadline_cuts_off_is_told_of_only_where_it_took_long(
+def test_answer_cut_by_deadline_is_named_if_long(
     server: Server, warmer: Warmer, trickles_for: float, words: str
 ) -> None:
     def answer(asked: Asked) -> int:
@@ -599,7 +595,7 @@ def test_an_answer_that_the_deadline_cuts_off_is_told_of_only_where_it_took_long
     assert (warmup_status.state, warmup_status.why) == ("late", words)
 
 
-def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer) -> None:
+def test_all_requests_share_one_deadline(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: time.sleep(0.15) or 200  # type: ignore[func-returns-value]
     warmup_status = warmer.until_over(server.port, requests=(WarmupRequest(count=1000),), timeout=0.6)
     assert warmup_status.state == "late"
@@ -607,7 +603,7 @@ def test_all_requests_have_one_deadline_together(server: Server, warmer: Warmer)
     assert len(server.asked) <= 5
 
 
-def test_one_that_hangs_after_others_has_only_what_they_left(server: Server, warmer: Warmer) -> None:
+def test_hang_after_requests_has_the_remaining_time(server: Server, warmer: Warmer) -> None:
     def answer(asked: Asked) -> int:
         time.sleep(0.9)
         server.hangs.clear()
@@ -676,7 +672,7 @@ def test_another_protocol_is_named_by_its_first_bytes(keep: ExitStack, warmer: W
     ("hello", "answer", "words"),
     [(b"\x16\x03", TLS_ALERT, "speaks TLS"), (H2_PREFACE[:14], SETTINGS, "speaks HTTP/2 only")],
 )
-def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
+def test_silent_hangup_is_probed_for_tls_and_http2(
     keep: ExitStack, warmer: Warmer, hello: bytes, answer: bytes, words: str
 ) -> None:
     server = Raw(keep, lambda asked: answer if asked.startswith(hello) else b"")
@@ -686,7 +682,7 @@ def test_one_that_hangs_up_without_a_byte_is_tried_in_tls_and_http_2(
     )
 
 
-def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path: Path) -> None:
+def test_real_tls_server_is_named(keep: ExitStack, warmer: Warmer, tmp_path: Path) -> None:
     key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", key]
     subprocess.run([*make, "-out", certificate], check=True, capture_output=True)
@@ -700,7 +696,7 @@ def test_a_real_server_of_tls_is_named(keep: ExitStack, warmer: Warmer, tmp_path
     )
 
 
-def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStack, warmer: Warmer) -> None:
+def test_http_400_about_tls_names_tls(keep: ExitStack, warmer: Warmer) -> None:
     text = b"The plain HTTP request was sent to HTTPS port"
     server = Raw(keep, lambda _: b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
     why = warmer.until_over(server.port, requests=gets("/")).why
@@ -709,7 +705,7 @@ def test_one_that_refuses_plain_http_in_words_is_said_to_want_tls(keep: ExitStac
     ), why
 
 
-def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warmer) -> None:
+def test_trickling_headers_end_at_deadline(keep: ExitStack, warmer: Warmer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         over = threading.Event()
 
@@ -730,7 +726,7 @@ def test_headers_that_trickle_end_at_the_deadline(keep: ExitStack, warmer: Warme
     assert time.monotonic() - began < DEADLINE / 2
 
 
-def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
+def test_unexpected_exception_fails_with_its_text() -> None:
     def broken(port: int) -> tuple[str, ...]:
         raise RuntimeError("out of luck")
 
@@ -741,14 +737,14 @@ def test_an_error_that_nobody_thought_of_is_told_and_not_lost() -> None:
 # --- which are wanted
 
 
-def test_whoever_waits_is_told_when_it_has_ended(server: Server, warmer: Warmer) -> None:
+def test_on_change_is_called_at_the_end(server: Server, warmer: Warmer) -> None:
     assert not warmer.changed.is_set()
     warmer.tend(server.port, requests=gets("/"))
     assert warmer.changed.wait(DEADLINE)
     assert warmer.tend(server.port, requests=gets("/")).state == "warm"
 
 
-def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warmer) -> None:
+def test_tend_returns_at_once_and_begins_once(server: Server, warmer: Warmer) -> None:
     server.hangs.clear()
     assert [warmer.tend(server.port, requests=gets("/")).state for _ in range(20)] == ["warming"] * 20
     server.hangs.set()
@@ -757,7 +753,7 @@ def test_to_tend_never_waits_and_begins_a_job_once(server: Server, warmer: Warme
     assert server.lines == ["GET /"]
 
 
-def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server) -> None:
+def test_late_warmup_begins_anew_if_still_wanted(server: Server) -> None:
     """Its listener was away meanwhile, and counts that time for nobody."""
     may_look = threading.Event()
     may_look.set()
@@ -777,7 +773,7 @@ def test_one_that_is_wanted_still_after_it_was_late_begins_anew(server: Server) 
     assert warmer.until_over(server.port, **policy).state == "warm"
 
 
-def test_to_be_late_is_told_once_before_it_begins_anew(server: Server, warmer: Warmer) -> None:
+def test_late_is_reported_once_before_restart(server: Server, warmer: Warmer) -> None:
     policy: dict[str, Any] = {"ready": "/health", "timeout": 0.1}
     server.answer = lambda asked: 503
     warmer.tend(server.port, **policy)
@@ -803,7 +799,7 @@ def test_another_pid_is_warmed_from_the_beginning(server: Server, warmer: Warmer
     assert server.lines == ["GET /", "GET /"]
 
 
-def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
+def test_changed_policy_begins_anew(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 200 if asked.path == "/right" else 503
     poll(lambda: warmer.tend(server.port, ready="/wrong"), lambda warmup_status: warmup_status.why)
     assert warmer.until_over(server.port, ready="/right").state == "warm"
@@ -813,7 +809,7 @@ def test_another_policy_begins_it_anew(server: Server, warmer: Warmer) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"bypass": "none"}, {"port": 1}])
-def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
+def test_changed_bypass_or_port_begins_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
     server.hangs.clear()
     selected: dict[str, Any] = {"port": server.port, "requests": gets("/")}
     poll(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
@@ -824,7 +820,7 @@ def test_another_bypass_or_port_begins_it_anew(server: Server, warmer: Warmer, c
     server.hangs.set()
 
 
-def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> None:
+def test_two_processes_warm_at_once(keep: ExitStack, warmer: Warmer) -> None:
     slow, quick = Server(keep), Server(keep)
     slow.hangs.clear()
     policy = WarmupPolicy(DEADLINE, requests=gets("/"))
@@ -840,7 +836,7 @@ def test_two_are_warmed_at_the_same_time(keep: ExitStack, warmer: Warmer) -> Non
 SLOTS = 2 * (os.cpu_count() or 1) + 2
 
 
-def test_more_than_the_slots_wait_for_their_turn_which_does_not_count(keep: ExitStack, warmer: Warmer) -> None:
+def test_time_in_the_queue_does_not_count(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep)
     server.hangs.clear()
     policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
@@ -884,7 +880,7 @@ def test_queued_time_is_never_missing(server: Server, warmer: Warmer, monkeypatc
     assert min(observed) >= 0.3
 
 
-def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, warmer: Warmer) -> None:
+def test_dropped_warmup_frees_its_slot(keep: ExitStack, warmer: Warmer) -> None:
     hanging, server = Server(keep), Server(keep)
     hanging.hangs.clear()
     policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
@@ -897,7 +893,7 @@ def test_what_is_no_longer_wanted_leaves_its_slot_to_the_next(keep: ExitStack, w
     assert found.state == "warm"
 
 
-def test_slots_go_by_rank_then_first_come_first_served() -> None:
+def test_slots_go_by_rank_then_arrival() -> None:
     slots, never = Slots(1), threading.Event()
     action: list[str] = []
 
@@ -938,7 +934,7 @@ def test_free_slot_wakes_one_of_many_threads() -> None:
     assert time.process_time() - before < 0.5, "1.5 s where each free slot wakes all"
 
 
-def test_a_long_boot_is_looked_at_seldom() -> None:
+def test_long_boot_is_polled_seldom() -> None:
     looks: list[float] = []
 
     def listens(port: int) -> tuple[str, ...]:
@@ -952,7 +948,7 @@ def test_a_long_boot_is_looked_at_seldom() -> None:
     assert all(pause < 0.25 + 0.1 for pause in pauses)
 
 
-def test_ready_is_asked_seldom_where_it_takes_long(server: Server, warmer: Warmer) -> None:
+def test_long_wait_for_ready_is_polled_seldom(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     warmer.until_over(server.port, ready="/health", timeout=2.0)
     assert 10 < len(server.asked) < 60
@@ -961,7 +957,7 @@ def test_ready_is_asked_seldom_where_it_takes_long(server: Server, warmer: Warme
 # --- where it goes
 
 
-def test_a_server_of_ipv6_alone_is_reached(keep: ExitStack, warmer: Warmer) -> None:
+def test_ipv6_only_server_is_reached(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::1")
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
     assert server.asked[0].peer == "::1"
@@ -970,24 +966,20 @@ def test_a_server_of_ipv6_alone_is_reached(keep: ExitStack, warmer: Warmer) -> N
 @pytest.mark.parametrize(
     ("address", "host"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.3", "127.0.0.3"), ("::", "[::1]"), ("::1", "[::1]")]
 )
-def test_whatever_address_it_listens_on_is_asked_by_a_name_that_it_has(
-    keep: ExitStack, warmer: Warmer, address: str, host: str
-) -> None:
+def test_any_listening_address_is_reached(keep: ExitStack, warmer: Warmer, address: str, host: str) -> None:
     server = Server(keep, address)
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
     assert server.asked[0].headers["Host"] == f"{host}:{server.port}"
 
 
-def test_of_two_families_it_takes_ipv4(server: Server) -> None:
+def test_ipv4_is_preferred(server: Server) -> None:
     warmer = Warmer(lambda port: ("::1", "127.0.0.1"))
     assert warmer.until_over(server.port, requests=gets("/")).state == "warm"
 
 
 @pytest.mark.parametrize("bypass", ["mark", "address"])
 @pytest.mark.parametrize("method", ["reject", "redirect"])
-def test_it_passes_a_closed_gate_that_nobody_else_passes(
-    keep: ExitStack, server: Server, warmer: Warmer, bypass: str, method: str
-) -> None:
+def test_warmup_passes_a_closed_gate(keep: ExitStack, server: Server, warmer: Warmer, bypass: str, method: str) -> None:
     gate = make_gate(GatePolicy(lease=LEASE, method=method, bypass=bypass), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
     assert list(gate.hold({tcp(server.port): "a test"})) == [tcp(server.port)]
@@ -1000,7 +992,7 @@ def test_it_passes_a_closed_gate_that_nobody_else_passes(
     assert server.asked[0].peer == ("127.0.0.2" if bypass == "address" else "127.0.0.1")
 
 
-def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) -> None:
+def test_mark_passes_a_closed_ipv6_gate(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::1")
     gate = make_gate(GatePolicy(lease=LEASE), "unix:///warmup.sock", time.monotonic)
     keep.callback(gate.hold, {})
@@ -1011,9 +1003,7 @@ def test_the_mark_passes_a_closed_gate_of_ipv6(keep: ExitStack, warmer: Warmer) 
 
 
 @pytest.mark.parametrize(("bypass", "family"), [("mark", "v4"), ("mark", "v6"), ("address", "v4")])
-def test_it_passes_the_gate_of_one_that_listens_on_no_loopback_address(
-    keep: ExitStack, warmer: Warmer, bypass: str, family: str
-) -> None:
+def test_passes_gate_of_a_non_loopback_address(keep: ExitStack, warmer: Warmer, bypass: str, family: str) -> None:
     other = keep.enter_context(Host())
     address = getattr(other.home, family)
     server = Server(keep, address)
@@ -1034,9 +1024,7 @@ def without_v6_loopback() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_v6_loopback")
-def test_one_that_listens_on_all_addresses_is_asked_by_ipv4_where_there_is_no_other(
-    keep: ExitStack, warmer: Warmer
-) -> None:
+def test_wildcard_without_ipv6_is_reached_by_ipv4(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::")
     assert warmer.until_over(server.port, timeout=WITHIN_LEASE, requests=gets("/")).state == "warm"
     assert server.asked[0].peer == "::ffff:127.0.0.1"
@@ -1053,16 +1041,14 @@ def v6_alone() -> Iterator[None]:
 
 @pytest.mark.usefixtures("v6_alone")
 @pytest.mark.parametrize("bypass", ["mark", "none"])
-def test_one_that_listens_on_all_addresses_of_ipv6_alone_is_asked_by_ipv6(
-    keep: ExitStack, warmer: Warmer, bypass: str
-) -> None:
+def test_ipv6_only_wildcard_is_reached_by_ipv6(keep: ExitStack, warmer: Warmer, bypass: str) -> None:
     server = Server(keep, "::")
     warmup_status = warmer.until_over(server.port, bypass=bypass, timeout=WITHIN_LEASE, requests=gets("/"))
     assert warmup_status.state == "warm", warmup_status.why
     assert server.asked[0].peer == "::1"
 
 
-def test_what_the_address_cannot_pass_to_is_said_with_the_mark_that_can(keep: ExitStack, warmer: Warmer) -> None:
+def test_bypass_address_with_ipv6_only_names_mark(keep: ExitStack, warmer: Warmer) -> None:
     server = Server(keep, "::1")
     warmup_status = warmer.until_over(server.port, bypass="address", timeout=0.3, requests=gets("/"))
     assert (warmup_status.state, server.asked) == ("late", [])
