@@ -79,7 +79,7 @@ def _use_up(backend: str, gate: Gate, wall: Wall) -> None:
     if backend == "iptables":
         wall.ahead += 1300.0
     else:
-        table = gate._table._name  # type: ignore[attr-defined]  # it is an NftablesGate
+        table = gate._table  # type: ignore[attr-defined]  # it is an NftablesGate
         where = f"element inet {table} closed {{ 8000 "
         _run("nft", f"delete {where}}}; add {where} timeout 3600s expires 2000s }}")
 

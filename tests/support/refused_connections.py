@@ -13,11 +13,11 @@ import iptc
 
 from supervisor_rolling.listener import main as listener
 from supervisor_rolling.listener.gates.iptables_chain import OwnChain, translated
-from supervisor_rolling.listener.gates.nftables import Found, OwnTable
+from supervisor_rolling.listener.gates.nftables import Found, NftablesGate
 
 REFUSE_FILE = "LAB_REFUSE_FILE"
 
-_put, _put_elements = OwnChain.put, OwnTable.put
+_put, _closing = OwnChain.put, NftablesGate._closing
 
 
 def put(self: OwnChain, closed: Mapping[int, str], until: int) -> None:
@@ -28,18 +28,14 @@ def put(self: OwnChain, closed: Mapping[int, str], until: int) -> None:
     _put(self, closed, until)
 
 
-def put_elements(self: OwnTable, closed: Mapping[int, str], found: Found, with_rules: bool) -> None:
-    """``OwnTable.put``, with a part in the rule that the kernel lacks where it is to refuse it."""
-    good = self._rules
-    if os.path.exists(os.environ[REFUSE_FILE]):
-        self._rules, with_rules = ["jump nowhere"], True
-    try:
-        _put_elements(self, closed, found, with_rules)
-    finally:
-        self._rules = good
+def closing(self: NftablesGate, found: Found, closed: Mapping[int, str]) -> list[str]:
+    """``NftablesGate._closing``, with a rule that the kernel refuses where it is to do so."""
+    is_refused = os.path.exists(os.environ[REFUSE_FILE])
+    table = f"inet {self._table}"
+    return [*_closing(self, found, closed), *([f"add rule {table} input jump nowhere"] if is_refused else [])]
 
 
 if __name__ == "__main__":
-    OwnTable.put = put_elements  # type: ignore[method-assign]  # the purpose of this module
+    NftablesGate._closing = closing  # type: ignore[method-assign]  # the purpose of this module
     OwnChain.put = put  # type: ignore[method-assign]  # the purpose of this module
     sys.exit(listener.main())

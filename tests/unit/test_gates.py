@@ -422,7 +422,7 @@ def test_change_is_one_transaction_and_unchanged_only_lists(
     subject.hold({8000: "another comment"})
     assert words == ["list"]
     subject.hold({8000: "x", 8001: "y"})
-    assert words == ["list", "list", "add add add add delete add", "list"]
+    assert words == ["list", "list", "table add delete add", "list"]
 
 
 @pytest.mark.parametrize(("left", "is_renewed"), [(20.9, False), (19.9, True), (31.5, True)])
@@ -554,7 +554,7 @@ def test_lost_change_that_reports_success_is_noticed(monkeypatch: pytest.MonkeyP
 
 def test_missing_kernel_part_names_the_module_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = nft_gate()
-    subject._table._rules = ["tcp dport @closed jump nowhere"]  # as if that were the module for reject
+    subject.gate._rules = ["tcp dport @closed jump nowhere"]  # as if that were the module for reject
     for call in (subject.check, lambda: subject.hold({8000: "x"})):
         with pytest.raises(GatePermissionError, match=r"No such file.*modprobe.*nft_reject_inet"):
             call()

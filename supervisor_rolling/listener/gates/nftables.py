@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,10 @@ from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables
 from supervisor_rolling.listener.system.rule_names import clean_comment, mark_of
 
 _CHAIN = {"name": "input", "type": "filter", "hook": "input", "prio": -10, "policy": "accept"}
-_MAX_COMMENT = 127  # bytes: of the 128 that nft allows one is for the NUL
-_PROBE_PORT = 9  # "discard": no process listens there
-
+_TABLE = """table inet %s {
+    set closed { type inet_service; flags timeout; }
+    chain input { type filter hook input priority -10; policy accept; }
+}"""
 _IS_SYN = "tcp flags & (fin|syn|rst|ack) == syn"
 _RULES = {
     "mark": [f"{_IS_SYN} tcp dport @closed meta mark != {BYPASS_MARK:#x} reject with tcp reset"],
@@ -63,6 +64,8 @@ _RULES = {
 }
 """The rules of the chain, by ``gate.bypass``."""
 
+_MAX_COMMENT = 127  # bytes: of the 128 that nft allows one is for the NUL
+_PROBE_PORT = 9  # "discard": no process listens there
 _NO_PART = "the kernel lacks a part of the rule. Fix: modprobe -a nf_tables nft_reject_inet"
 
 
@@ -85,19 +88,19 @@ class NftablesGate:
     closes = frozenset({TCP})
 
     def __init__(self, policy: GatePolicy, owner: str, clock: Callable[[], float]) -> None:
+        self._nft = Nftables()
+        self._table = table_of(owner)
+        self._rules = _RULES[policy.bypass]
         self._lease = math.ceil(policy.lease)  # listings give whole seconds
-        self._table = OwnTable(Nftables(), table_of(owner), _RULES[policy.bypass], self._lease)
-        self._number_of_rules = len(_RULES[policy.bypass])
         self._clock = clock
-        self._rules: tuple[str, ...] = ()
         self._written: frozenset[int] = frozenset()
+        self._written_rules: tuple[str, ...] = ()  # as read back
         self._until = 0.0
         self._since: dict[int, float] = {}
 
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""
-        ports = by_port(closed)
-        found = self._table.look()
+        ports, found = by_port(closed), self._look()
         self._note(found)
         if not self._is_as_asked(found, ports):
             self._write(found, ports)
@@ -108,19 +111,29 @@ class NftablesGate:
         return ()
 
     def check(self) -> None:
-        """Raise where rights or kernel support are missing; see ``Gate.check``."""
-        self._table.look()
-        self._table.probe()
+        """Raise where rights or kernel support are missing; see ``Gate.check``. Makes and removes another table in one
+        transaction, of which no packet sees anything: the kernel checks all of it before it applies any."""
+        self._look()
+        name = f"{self._table}-check"
+        elements = self._elements("add", name, {_PROBE_PORT: "a test"})
+        self._change(_TABLE % name, elements, *self._rules_of(name), *removal(name))
+
+    def _look(self) -> Found:
+        try:
+            return _found(self._nft.run(f"list table inet {self._table}"))
+        except AbsentError:
+            return Found()
+        except UnreadableError:  # then it is not as we made it
+            return Found(exists=True)
 
     def _note(self, found: Found) -> None:
         """Note since when each port is closed, and forget those that are open. The clock is read after the listing, and
         so after the transaction that closed a port that is found closed for the first time."""
-        is_ours = (
-            bool(self._rules) and found.rules[: len(self._rules)] == self._rules
-        )  # what stands below takes nothing
-        closed = self._written & found.left.keys() if found.entered and is_ours else frozenset()
+        ours = self._written_rules
+        is_refusing = found.entered and bool(ours) and found.rules[: len(ours)] == ours  # rules below take nothing
         now = self._clock()
-        self._since = {port: self._since.get(port, now) for port in sorted(closed)}
+        closed = sorted(self._written & found.left.keys()) if is_refusing else []
+        self._since = {port: self._since.get(port, now) for port in closed}
 
     def _is_as_asked(self, found: Found, closed: Mapping[int, str]) -> bool:
         if not closed:
@@ -129,72 +142,39 @@ class NftablesGate:
         return found.left.keys() == closed.keys() and self._is_tidy(found) and are_fresh
 
     def _is_tidy(self, found: Found) -> bool:
-        return found.whole and bool(self._rules) and found.rules == self._rules
+        return found.whole and bool(found.rules) and found.rules == self._written_rules
 
     def _write(self, found: Found, closed: Mapping[int, str]) -> None:
         """Change the table, and note what is read back."""
         before = self._clock()
-        with_rules = not self._is_tidy(found)
-        if closed:
-            self._table.put(closed, found, with_rules)
-        else:
-            self._table.remove()
+        is_tidy = self._is_tidy(found)
+        self._change(*(self._closing(found, closed) if closed else removal(self._table)))
         if self._clock() >= self._until or not found.whole:  # it may have been open for a moment
             self._since.clear()
         self._written, self._until = frozenset(closed), before + self._lease
-        found = self._table.look()
-        if with_rules:
-            self._rules = found.rules if len(found.rules) == self._number_of_rules else ()
+        found = self._look()
+        if not is_tidy:
+            self._written_rules = found.rules if len(found.rules) == len(self._rules) else ()
         self._note(found)
 
+    def _closing(self, found: Found, closed: Mapping[int, str]) -> list[str]:
+        """The commands that close exactly these ports for one lease, where the table is as found."""
+        gone = dict.fromkeys({*closed, *(found.left if found.whole else ())}, "")
+        return [
+            *(removal(self._table) if found.exists and not found.whole else []),
+            _TABLE % self._table,
+            self._elements("add", self._table, gone),  # to delete one that has just expired would fail
+            self._elements("delete", self._table, gone),
+            self._elements("add", self._table, closed),
+            *([] if self._is_tidy(found) else [f"flush chain inet {self._table} input", *self._rules_of(self._table)]),
+        ]
 
-class OwnTable:
-    """Our table: reads it, and changes it in one transaction a call. Raises GateError and GatePermissionError."""
+    def _rules_of(self, table: str) -> list[str]:
+        return [f"add rule inet {table} input {rule}" for rule in self._rules]
 
-    def __init__(self, nft: Nftables, name: str, rules: Sequence[str], lease: int) -> None:
-        self._nft = nft
-        self._name = name
-        self._rules = rules
-        self._lease = lease
-
-    def look(self) -> Found:
-        """Read the table."""
-        try:
-            return _found(self._nft.run(f"list table inet {self._name}"))
-        except AbsentError:
-            return Found()
-        except UnreadableError:  # then it is not as we made it
-            return Found(exists=True)
-
-    def put(self, closed: Mapping[int, str], found: Found, with_rules: bool) -> None:
-        """Close exactly these ports for one lease; ``found`` is the table as it is; ``with_rules``: write the rules,
-        too."""
-        anew = [] if found.whole or not found.exists else removal(self._name)
-        gone = {*closed, *(found.left if found.whole else ())}
-        rules = [f"flush chain inet {self._name} input", *_rules(self._name, self._rules)] if with_rules else []
-        self._change(
-            *anew,
-            *_frame(self._name),
-            self._elements("add", dict.fromkeys(gone, "")),  # deleting one that has just expired would fail
-            self._elements("delete", dict.fromkeys(gone, "")),
-            self._elements("add", closed),
-            *rules,
-        )
-
-    def remove(self) -> None:
-        """Remove the table, if it is still there."""
-        self._change(*removal(self._name))
-
-    def probe(self) -> None:
-        """Prove that the kernel takes our table: make another one and remove it in one transaction, of which no packet
-        sees anything. The kernel checks the whole transaction before it applies any of it."""
-        name = f"{self._name}-check"
-        element = f"add element inet {name} closed {{ {_element(_PROBE_PORT, 'a test', self._lease)} }}"
-        self._change(*_frame(name), element, *_rules(name, self._rules), *removal(name))
-
-    def _elements(self, verb: str, ports: Mapping[int, str]) -> str:
-        elements = (_element(port, comment, self._lease) for port, comment in sorted(ports.items()))
-        return f"{verb} element inet {self._name} closed {{ {', '.join(elements)} }}"
+    def _elements(self, verb: str, table: str, ports: Mapping[int, str]) -> str:
+        elements = ", ".join(_element(port, comment, self._lease) for port, comment in sorted(ports.items()))
+        return f"{verb} element inet {table} closed {{ {elements} }}"
 
     def _change(self, *commands: str) -> None:
         try:
@@ -205,7 +185,7 @@ class OwnTable:
             raise
         except GateError as error:
             raise GateError(
-                f"Cannot change table inet {self._name}, so ports may be open: {error}. It will be tried again. If it "
+                f"Cannot change table inet {self._table}, so ports may be open: {error}. It will be tried again. If it "
                 "stays, see nft list ruleset and the kernel log"
             ) from error
 
@@ -215,52 +195,27 @@ def table_of(owner: str) -> str:
     return f"supervisor-rolling-{mark_of(owner)}"
 
 
-# --- listings
-
-
 def _found(objects: Sequence[Mapping[str, Any]]) -> Found:
-    tables, chains, sets, rules = (list(_of_kind(kind, objects)) for kind in ("table", "chain", "set", "rule"))
+    tables, chains, sets, rules = ([one[kind] for one in objects if kind in one] for kind in _KINDS)
     ours = [one for one in sets if _is_our_set(one)]
     is_dormant = any(table.get("flags") for table in tables)
     entered = not is_dormant and any(_CHAIN.items() <= chain.items() for chain in chains)
-    is_alone = len(chains) == len(sets) == len(ours) == 1 and len(objects) == 3 + len(rules)
     return Found(
         exists=True,
         entered=entered,
-        whole=entered and is_alone,
-        rules=tuple(_text(tables, rule) for rule in rules if rule["chain"] == _CHAIN["name"]),
+        whole=entered and len(chains) == len(sets) == len(ours) == 1 and len(objects) == 3 + len(rules),
+        # With both handles: a table that was removed and restored counts its rules from 1 again.
+        rules=tuple(json.dumps([tables, one], sort_keys=True) for one in rules if one["chain"] == _CHAIN["name"]),
         left={port: left for one in ours for port, left in leases(one)},
     )
 
 
-def _of_kind(kind: str, objects: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    return (one[kind] for one in objects if kind in one)
+_KINDS = ("table", "chain", "set", "rule")
 
 
 def _is_our_set(found: Mapping[str, Any]) -> bool:
     has_timeouts = found.get("flags") in ("timeout", ["timeout"])  # one version writes a word, another a list of it
     return (found["name"], found["type"], has_timeouts) == ("closed", "inet_service", True)
-
-
-def _text(tables: Sequence[Any], rule: Any) -> str:
-    """With both handles: a table counts its rules from 1 again when it was removed and restored."""
-    return json.dumps([tables, rule], sort_keys=True)
-
-
-# --- commands
-
-
-def _frame(table: str) -> list[str]:
-    """Add table, set and chain where they do not exist."""
-    return [
-        f"add table inet {table}",
-        f"add set inet {table} closed {{ type inet_service; flags timeout; }}",
-        f"add chain inet {table} input {{ type filter hook input priority -10; policy accept; }}",
-    ]
-
-
-def _rules(table: str, rules: Sequence[str]) -> list[str]:
-    return [f"add rule inet {table} input {rule}" for rule in rules]
 
 
 def _element(port: int, comment: str, lease: int) -> str:
