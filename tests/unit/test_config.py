@@ -24,6 +24,9 @@ from supervisor_rolling.core.policy import (
     DrainPolicy,
     GatePolicy,
     GuardPolicy,
+    HistoryPolicy,
+    HooksPolicy,
+    MetricsPolicy,
     Policy,
     PortRule,
     RestartPolicy,
@@ -33,8 +36,10 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener.config import load, parse
+from supervisor_rolling.listener.config.policy import keys_of
 
 EXAMPLE = Path(skel.__file__).with_name("rolling.yaml")
+README = Path(__file__).resolve().parents[2] / "README.rst"
 MINIMAL = "groups:\n  app:\n    ports: auto\n"
 PROBLEM = re.compile(r"rolling\.yaml:[1-9][0-9]*: \S.*")
 
@@ -91,24 +96,42 @@ def test_example_is_valid_and_shows_the_defaults() -> None:
     )
 
 
-def test_example_shows_every_key() -> None:
-    text = EXAMPLE.read_text(encoding="utf-8")
-    tree = yaml.safe_load(text)
+def sections() -> dict[str, tuple[Any, Any]]:
+    """The dataclass of each section by its path, with what the example has there."""
+    tree = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     group = tree["groups"]["app"]
+    of_group = {
+        "drain": DrainPolicy,
+        "restart": RestartPolicy,
+        "warmup": WarmupPolicy,
+        "guard": GuardPolicy,
+        "balancer": BalancerPolicy,
+        "hooks": HooksPolicy,
+    }
+    return {
+        "": (Config, tree),
+        "gate.": (GatePolicy, tree["gate"]),
+        "history.": (HistoryPolicy, tree["history"]),
+        "metrics.": (MetricsPolicy, tree["metrics"]),
+        "….": (Policy, group),
+        "….warmup.requests.": (WarmupRequest, group["warmup"]["requests"][1]),
+        **{f"….{name}.": (kind, group[name]) for name, kind in of_group.items()},
+    }
 
-    def names(kind: Any) -> set[str]:
-        return {field.name for field in fields(kind)}
 
-    assert set(tree) == names(Config) - {"invalid"}
-    assert set(tree["gate"]) == names(GatePolicy)
-    assert set(group) == names(Policy) - {"group", "min_ready_auto", "min_ready_why", "min_ready_read"}
-    assert set(group["balancer"]) == names(BalancerPolicy)
-    assert set(group["drain"]) == names(DrainPolicy)
-    assert set(group["restart"]) == names(RestartPolicy)
-    assert set(group["guard"]) == names(GuardPolicy) - {"enabled"}
-    assert set(group["warmup"]) == names(WarmupPolicy)
-    assert set(group["warmup"]["requests"][1]) == names(WarmupRequest)
-    assert f"{Policy.min_ready_seconds:g} where it cannot be read" in text
+def test_example_shows_every_key() -> None:
+    for path, (kind, shown) in sections().items():
+        assert set(shown) == set(keys_of(kind)), path
+    assert f"{Policy.min_ready_seconds:g} where it cannot be read" in EXAMPLE.read_text(encoding="utf-8")
+
+
+def test_reference_has_a_line_for_every_key() -> None:
+    reference = README.read_text(encoding="utf-8").replace("groups.G.ports", "….ports")
+    lines = {f"{path}{key}" for path, (kind, _) in sections().items() for key in keys_of(kind) if path}
+    together = {line for line in lines if line.startswith(("….hooks.", "….warmup.requests."))}
+    inner = {section.removesuffix(".") for section in sections()}
+    assert [line for line in sorted(lines - together - inner) if f"``{line}``" not in reference] == []
+    assert [line for line in sorted(together) if line.rpartition(".")[2] not in reference] == []
 
 
 def test_missing_keys_have_their_defaults() -> None:

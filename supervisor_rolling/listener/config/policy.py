@@ -129,12 +129,12 @@ def _reader(hint: Any) -> Reader[Any]:
     if typing.get_origin(hint) is tuple:
         return each(_reader(typing.get_args(hint)[0]))
     make, check = _MAKES.get(hint, (hint, None))
-    keys = _keys(hint)
+    keys = keys_of(hint)
     return _or_switch(hint, section(make, keys, _REQUIRED.get(hint, {}), check))
 
 
 @functools.cache
-def _keys(kind: Any) -> dict[str, Reader[Any]]:
+def keys_of(kind: Any) -> dict[str, Reader[Any]]:
     """The keys of a section and their readers."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {
@@ -153,7 +153,7 @@ def _or_switch(kind: Any, read_section: Reader[Any]) -> Reader[Any]:
     """Of a section that can be turned off as a whole: ``guard: false``."""
     if "enabled" not in kind.__dataclass_fields__:
         return read_section
-    fix = f"write a mapping with the key {' or '.join(_keys(kind))}, or false to turn it off"
+    fix = f"write a mapping with the key {' or '.join(keys_of(kind))}, or false to turn it off"
     return lambda entry: read_section(entry) if entry.is_mapping else kind(enabled=entry.truth(fix))
 
 
@@ -265,7 +265,7 @@ def _is_listen_address(text: str) -> bool:
 
 def _request(entry: Entry) -> WarmupRequest:
     if entry.is_mapping:
-        return section(WarmupRequest, _keys(WarmupRequest))(entry)
+        return section(WarmupRequest, keys_of(WarmupRequest))(entry)
     if not entry.is_scalar("str"):
         raise entry.wrong_type("write a path, such as /, or a mapping, such as {method: POST, path: /login}")
     return WarmupRequest(path=_PATH(entry))
@@ -274,7 +274,7 @@ def _request(entry: Entry) -> WarmupRequest:
 def _drain_request(entry: Entry) -> str:
     """A method and a path."""
     if entry.is_mapping:
-        keys = {name: _keys(WarmupRequest)[name] for name in ("method", "path")}
+        keys = {name: keys_of(WarmupRequest)[name] for name in ("method", "path")}
         request = section(WarmupRequest, keys)(entry)
         return f"{request.method} {request.path}"
     if not entry.is_scalar("str"):
@@ -285,7 +285,7 @@ def _drain_request(entry: Entry) -> str:
 def _hook(entry: Entry) -> Hook:
     if not entry.is_mapping:
         return Hook(_command(entry))
-    keys = {**_keys(Hook), "command": _command}
+    keys = {**keys_of(Hook), "command": _command}
     return section(Hook, keys, {"command": _HOOK_FIX})(entry)
 
 
@@ -343,7 +343,7 @@ def _policy(entry: Entry) -> Policy:
             return Policy(entry.name, **values)
         return Policy(entry.name, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
 
-    return section(make, _keys(Policy), {"ports": _PORTS_FIX})(entry)
+    return section(make, keys_of(Policy), {"ports": _PORTS_FIX})(entry)
 
 
 # --- values taken together
