@@ -98,11 +98,8 @@ class RuntimeApi:
         return self._command([self._set(name, state) for name, state in states.items()])
 
     def ready(self, servers: Sequence[Server]) -> str:
-        """Let these servers have new requests again. Returns HAProxy's objections.
-
-        A drained one that HAProxy's checks found dead, since its process was restarted, goes through maintenance: it
-        comes out of that alive, and would be out for ``rise`` checks more without.
-        """
+        """Let these servers have new requests again. Returns HAProxy's objections. One that its checks found dead, since
+        its process was restarted, goes through maintenance: it would be out for ``rise`` checks more without."""
         dead = [server for server in servers if not server.is_up and server.is_drained]
         return self._command(
             [*(self._set(one.name, MAINT) for one in dead), *(self._set(one.name, "ready") for one in servers)]

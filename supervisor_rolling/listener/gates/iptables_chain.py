@@ -28,15 +28,8 @@ from iptc.errors import XTablesError
 from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermissionError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener.gates.iptables_rules import (
-    MAX_COMMENT,
-    REDIRECT_PORT,
-    Family,
-    Pattern,
-    closing_rule,
-    jump_rule,
-    takes_all,
-)
+from supervisor_rolling.listener.gates import iptables_rules
+from supervisor_rolling.listener.gates.iptables_rules import Family, Pattern
 from supervisor_rolling.listener.system.rule_names import clean_comment
 
 PROBE = "SUPERVISOR-ROLLING-CHECK"
@@ -78,12 +71,12 @@ class OwnChain:
             jumps = [self._jumps(table, entry) for entry in self._entries]
             closing, _ = self._patterns
             rules = tuple(closing.clean(_raw(entry)) for entry in _walk(table, self._chain))
-            is_left = rules or any(jumps) or not self._references(table)  # an empty chain of another's jump stays
+            is_removable = rules or any(jumps) or not self._references(table)  # else a foreign rule jumps to it
             return Found(
                 is_entered=all(any(right for _, right in found) for found in jumps),
                 is_tidy=all([right for _, right in found] == [True] for found in jumps),
                 rules=rules,
-                is_absent=not (table.is_chain(self._chain) and is_left),
+                is_absent=not (table.is_chain(self._chain) and is_removable),
             )
 
     def closed(self, found: Found, wall: float) -> frozenset[int]:
@@ -107,9 +100,9 @@ class OwnChain:
             for entry in self._entries:
                 jump = next((position for position, right in self._jumps(table, entry) if right), 0)
                 for position, rule in itertools.islice(enumerate(_walk(table, entry)), jump):
-                    accepts = table.get_target(rule) == b"ACCEPT"
-                    taken = [port for port in ports if accepts and takes_all(self._family, _raw(rule), port)]
-                    found += [(entry, position + 1, port) for port in taken[:1]]
+                    if table.get_target(rule) == b"ACCEPT":
+                        taken = [p for p in ports if iptables_rules.takes_all(self._family, _raw(rule), p)]
+                        found += [(entry, position + 1, port) for port in taken[:1]]
         return found
 
     def put(self, closed: Mapping[int, str], until: int) -> None:
@@ -138,7 +131,7 @@ class OwnChain:
         with translated(self.where):
             try:
                 table = self._fresh()
-                self._fill(table, PROBE, [self._rule(REDIRECT_PORT, 0, "a test")])
+                self._fill(table, PROBE, [self._rule(iptables_rules.REDIRECT_PORT, 0, "a test")])
                 table.commit()
             finally:
                 table = self._fresh()
@@ -164,11 +157,12 @@ class OwnChain:
         """The rule of a closed port, and the jump; built when the table has been opened. The C library ends the process
         where it gets no raw socket (no file descriptors left, say): try one first, for an exception instead."""
         socket.socket(self._family.number, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
-        return closing_rule(self._family, self._policy), jump_rule(self._family, self._chain)
+        jump = iptables_rules.jump_rule(self._family, self._chain)
+        return iptables_rules.closing_rule(self._family, self._policy), jump
 
     def _rule(self, port: int, until: int, comment: str) -> bytes:
         closing, _ = self._patterns
-        return closing.filled(port, until, clean_comment(comment, MAX_COMMENT))
+        return closing.filled(port, until, clean_comment(comment, iptables_rules.MAX_COMMENT))
 
     def _fill(self, table: Any, chain: str, rules: Collection[bytes]) -> None:
         if not table.is_chain(chain):
