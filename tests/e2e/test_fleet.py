@@ -142,7 +142,7 @@ def test_role_installs_the_plugin_and_supervisord_loads_it(bare: Fleet, installe
     assert (policy.stat().st_uid, policy.stat().st_mode & 0o777) == (0, 0o644)
 
 
-def test_a_second_run_of_the_role_changes_nothing(fleet: Fleet) -> None:
+def test_second_run_of_the_role_changes_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     assert changed(fleet.play("install.yml", "--limit", CANARY)) == 0
     assert fleet.pids() == before
@@ -159,7 +159,7 @@ def test_role_restarts_nothing_unless_asked(fleet: Fleet) -> None:
     assert fleet.pids() == before
 
 
-def test_a_policy_that_is_none_is_not_written(fleet: Fleet) -> None:
+def test_invalid_policy_is_not_written(fleet: Fleet) -> None:
     policy = fleet.members[0].stack.directory / "rolling.yaml"
     good = policy.read_text(encoding="utf-8")
     fleet.inventory(**{CANARY: {"rolling_policy": {"groups": {"app": {"port": 8000}}}}})

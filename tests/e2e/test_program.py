@@ -60,7 +60,7 @@ def test_verb_help_is_the_command_help(capsys: pytest.CaptureFixture[str], words
     assert "--max-unavailable N|N%" in text
 
 
-def test_its_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "--version") == (0, __version__ + "\n")
 
 
@@ -157,7 +157,7 @@ def echoed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_sections_are_those_of_conf(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_sections_are_those_of_conf(capsys: pytest.CaptureFixture[str]) -> None:
     found = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     found.read_string(echoed(capsys, "sections"))
     whole = configparser.RawConfigParser(inline_comment_prefixes=(";",))
@@ -176,7 +176,7 @@ def test_printed_policy_is_that_of_conf(tmp_path: Path, capsys: pytest.CaptureFi
     assert config.load(str(policy)) == config.load(str(ROOT / "conf" / "rolling.yaml"))
 
 
-def test_without_a_word_both_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_parts_are_printed_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = echoed(capsys)
     assert echoed(capsys, "sections") in text
     assert text.endswith(echoed(capsys, "yaml"))
@@ -188,7 +188,7 @@ def test_no_comment_is_wider_than_a_terminal(capsys: pytest.CaptureFixture[str])
     assert [line for line in commented if len(line) > 80] == []
 
 
-def test_another_part_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         skel.main(["nginx"])
     assert (end.value.code, "choose from" in capsys.readouterr().err) == (2, True)

@@ -39,7 +39,7 @@ def stack(light: Callable[..., Stack]) -> Stack:
     return light(processes=4, setup={"program": f"stopwaitsecs=30\n{INET}[program:idle]\ncommand=sleep 600"})
 
 
-def test_the_client_in_python(stack: Stack) -> None:
+def test_python_client_works(stack: Stack) -> None:
     assert stack.setup.ports
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
     test = parser.get_doctest(one_with("python", ">>> import xmlrpc"), {}, "README", "README.rst", 0)
@@ -58,7 +58,7 @@ def asked_from_node(stack: Stack) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_client_in_javascript(stack: Stack) -> None:
+def test_javascript_client_works(stack: Stack) -> None:
     done = asked_from_node(stack)
     assert (done.returncode, done.stdout) == (0, "app: done, 4 of 4\n"), done.stderr
     stack.ctl("stop", "rolling")
@@ -86,7 +86,7 @@ def test_example_listener_runs_its_command_after_rollout(light: Callable[..., St
     assert (first.split(), second.split()[:2]) == (["app", "done"], ["app", "aborted"])
 
 
-def test_every_policy_can_be_read() -> None:
+def test_every_policy_is_valid() -> None:
     policies = [block for block in examples("yaml") if "groups:" in block]
     assert len(policies) >= 2
     for text in policies:
@@ -94,7 +94,7 @@ def test_every_policy_can_be_read() -> None:
         assert parse(text, "README.rst").groups["app"]
 
 
-def test_every_section_is_one_of_conf() -> None:
+def test_every_section_is_that_of_conf() -> None:
     whole = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     whole.read(ROOT / "conf" / "supervisord.conf")
     for text in examples("ini"):

@@ -106,7 +106,7 @@ class Server:
 
 
 class Terminal(io.StringIO):
-    """A stream that somebody looks at."""
+    """A stream that is a terminal."""
 
     encoding = "utf-8"
 
@@ -185,7 +185,7 @@ def fault(code: int, text: str = "SOME_FAULT: words for an operator") -> xmlrpc.
 # --- what is asked
 
 
-def test_a_restart_asks_for_the_group_and_says_who_asks(ctl: Controller) -> None:
+def test_restart_request_has_group_and_user(ctl: Controller) -> None:
     ctl.run("rolling_restart app")
     name, group, wait, options = ctl.server.calls[0]
     assert (name, group, wait) == ("restart packed", "app", False)
@@ -197,26 +197,26 @@ def test_a_restart_asks_for_the_group_and_says_who_asks(ctl: Controller) -> None
     ("names", "processes"),
     [("app", []), ("app:*", []), ("app:app-1", ["app-1"]), ("app:app-1 app:app-2", ["app-1", "app-2"]), ("app:", [])],
 )
-def test_processes_are_named_as_supervisorctl_names_them(ctl: Controller, names: str, processes: list[str]) -> None:
+def test_processes_are_named_as_in_supervisorctl(ctl: Controller, names: str, processes: list[str]) -> None:
     ctl.run(f"rolling_restart {names}")
     assert ctl.server.calls[0][1] == "app"
     assert ctl.server.calls[0][3]["processes"] == processes
 
 
-def test_options_may_stand_before_and_after_the_group(ctl: Controller) -> None:
+def test_options_may_precede_and_follow_the_group(ctl: Controller) -> None:
     ctl.run("rolling_restart --max-unavailable 25% app --force")
     options = ctl.server.calls[0][3]
     assert (options["max_unavailable"], options["force"]) == ("25%", True)
 
 
 @pytest.mark.parametrize("verb", ["abort", "pause", "resume"])
-def test_wishes_are_of_a_group(ctl: Controller, verb: str) -> None:
+def test_pause_resume_and_abort_send_the_group(ctl: Controller, verb: str) -> None:
     ctl.run(f"rolling_{verb} app:*")
     assert ctl.server.calls[0][:2] == (f"{verb} packed", "app")
     assert ctl.exitstatus == 0
 
 
-def test_wishes_are_confirmed(ctl: Controller) -> None:
+def test_pause_and_abort_are_confirmed(ctl: Controller) -> None:
     ctl.run("rolling_abort app")
     ctl.run("rolling_pause app")
     assert ctl.printed.splitlines() == [
@@ -230,7 +230,7 @@ def test_wishes_are_confirmed(ctl: Controller) -> None:
 # --- watching
 
 
-def test_what_is_left_failed_is_told_as_supervisord_has_it_when_the_rollout_is_over(ctl: Controller) -> None:
+def test_failed_process_is_printed_with_its_gate_afterwards(ctl: Controller) -> None:
     ctl.server.rollouts = [a_view(), kept_closed()]
     told = {"gate": "open", "statename": "FATAL", "warm": False}
     ctl.server.answers["getProcesses"] = lambda *_: [{**told, "name": name} for name in ("app-1", "app-2")]
@@ -254,7 +254,7 @@ NO_FILE = "the output of app:app-1, which supervisord writes to no file (in a co
         ("/dev/shm/log", "/proc/self/fd/2", "supervisorctl tail app:app-1 stdout"),
     ],
 )
-def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: str, told: str) -> None:
+def test_named_log_is_one_that_exists(ctl: Controller, stdout: str, stderr: str, told: str) -> None:
     ctl.server.rollouts = [kept_closed()]
     ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": stdout, "stderr_logfile": stderr}
     ctl.run("rolling_restart app")
@@ -262,7 +262,7 @@ def test_log_is_told_that_supervisord_has(ctl: Controller, stdout: str, stderr: 
     assert ("getProcessInfo", "app:app-1") in ctl.server.calls
 
 
-def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
+def test_log_of_unknown_process_is_stderr(ctl: Controller) -> None:
     def bad_name(*_: Any) -> Any:
         raise fault(Faults.BAD_NAME)
 
@@ -272,7 +272,7 @@ def test_log_of_unknown_process_is_told_as_usual(ctl: Controller) -> None:
     assert "See why: supervisorctl tail app:app-1 stderr" in ctl.printed.splitlines()
 
 
-def test_log_in_a_finding_is_one_that_supervisord_has(ctl: Controller) -> None:
+def test_log_in_a_finding_is_one_that_exists(ctl: Controller) -> None:
     fix = "see why it died: supervisorctl tail app:app-1 stderr"
     ctl.server.answers["check"] = lambda *_: a_report({**a_finding("process.down", "warning"), "fix": fix})
     ctl.server.answers["getProcessInfo"] = lambda *_: {"stdout_logfile": "/var/log/out", "stderr_logfile": ""}
@@ -285,7 +285,7 @@ def test_status_of_all_groups_comes_packed(ctl: Controller) -> None:
     assert ctl.server.calls[0] == ("getAllRollouts packed",)
 
 
-def test_how_a_rollout_ended_is_told_even_if_supervisord_says_no_more(ctl: Controller) -> None:
+def test_end_is_printed_although_supervisord_is_gone(ctl: Controller) -> None:
     def gone(*_: Any) -> None:
         raise ConnectionRefusedError
 
@@ -296,7 +296,7 @@ def test_how_a_rollout_ended_is_told_even_if_supervisord_says_no_more(ctl: Contr
     assert ctl.exitstatus == 1
 
 
-def test_a_rollout_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
+def test_rollout_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     ctl.server.rollouts = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None
     assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRollout packed"] * 3]
@@ -307,7 +307,7 @@ def test_a_rollout_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     assert ctl.exitstatus == 0
 
 
-def test_a_rollout_that_has_ended_already_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
+def test_ended_rollout_is_not_waited_for(ctl: Controller, clock: Clock) -> None:
     ctl.server.answers["resume"] = lambda *_: a_view(Status.DONE)
     ctl.run("rolling_resume app")
     assert clock.slept == []
@@ -318,7 +318,7 @@ def test_a_rollout_that_has_ended_already_is_not_waited_for(ctl: Controller, clo
 @pytest.mark.parametrize(
     ("end", "words"), [(kept_closed(), "app: FAILED: 0 of 2"), (a_view(Status.ABORTED), "app: ABORTED: 0 of 2")]
 )
-def test_a_rollout_that_ends_badly_exits_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
+def test_failed_and_aborted_rollouts_exit_with_1(ctl: Controller, command: str, end: View, words: str) -> None:
     ctl.server.rollouts = [end]
     ctl.run(f"{command} app")
     assert ctl.exitstatus == 1
@@ -326,14 +326,14 @@ def test_a_rollout_that_ends_badly_exits_with_1(ctl: Controller, command: str, e
 
 
 @pytest.mark.parametrize("command", ["rolling_restart", "rolling_resume"])
-def test_no_wait_comes_back_at_once_and_says_how_to_watch(ctl: Controller, clock: Clock, command: str) -> None:
+def test_no_wait_returns_and_names_the_watch_command(ctl: Controller, clock: Clock, command: str) -> None:
     ctl.run(f"{command} app --no-wait")
     assert clock.slept == []
     assert ctl.printed.splitlines()[-1] == "To watch it: supervisorctl rolling_status app"
     assert ctl.exitstatus == 0
 
 
-def test_a_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
+def test_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
     ctl.server.answers["restart"] = lambda *_: a_view(Status.PLANNED)
     ctl.run("rolling_restart app --dry-run")
     assert ctl.server.calls[0][3]["dry_run"] is True
@@ -341,14 +341,14 @@ def test_a_dry_run_prints_the_plan(ctl: Controller, clock: Clock) -> None:
     assert (clock.slept, ctl.exitstatus) == ([], 0)
 
 
-def test_another_rollout_of_the_group_is_not_taken_for_ours(ctl: Controller) -> None:
+def test_other_rollout_of_the_group_ends_the_watching(ctl: Controller) -> None:
     ctl.server.rollouts = [{**a_view(), "id": 8}]
     ctl.run("rolling_restart app")
     assert "ERROR: rollout 7 of app has ended, and rollout 8 has started. To see how it ended: " in ctl.printed
     assert ctl.exitstatus == 1
 
 
-def test_a_listener_that_stays_away_is_waited_for_and_then_told(ctl: Controller, clock: Clock) -> None:
+def test_missing_listener_ends_the_watching_after_patience(ctl: Controller, clock: Clock) -> None:
     ctl.server.rollouts = [a_view(listener=False)]
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
@@ -356,7 +356,7 @@ def test_a_listener_that_stays_away_is_waited_for_and_then_told(ctl: Controller,
     assert clock.now - 1000.0 == pytest.approx(LISTENER_PATIENCE + POLL_EVERY, abs=0.15)
 
 
-def test_a_listener_that_comes_back_is_forgiven_every_time(ctl: Controller, clock: Clock) -> None:
+def test_listener_that_returns_keeps_the_watching(ctl: Controller, clock: Clock) -> None:
     away = [a_view(listener=False)] * int(LISTENER_PATIENCE / POLL_EVERY - 5)
     ctl.server.rollouts = [*away, a_view(), *away, a_view(Status.DONE)]
     ctl.run("rolling_restart app")
@@ -374,7 +374,7 @@ def interrupting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["rolling_restart app", "rolling_resume app"])
-def test_ctrl_c_leaves_the_rollout_alone_and_says_how_to_end_it(
+def test_ctrl_c_leaves_the_rollout_and_names_abort(
     ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     interrupting(clock, monkeypatch)
@@ -387,13 +387,13 @@ def test_ctrl_c_leaves_the_rollout_alone_and_says_how_to_end_it(
     )
 
 
-def test_ctrl_c_is_told_in_json_too(ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_as_json(ctl: Controller, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupting(clock, monkeypatch)
     ctl.run("rolling_restart app --json")
     assert json.loads(ctl.printed) == {"error": "No longer watching. The rollout continues.", "exit_status": 130}
 
 
-def test_ctrl_c_while_the_listener_is_asked_is_no_traceback(ctl: Controller) -> None:
+def test_ctrl_c_during_a_request_prints_no_traceback(ctl: Controller) -> None:
     ctl.server.raises(KeyboardInterrupt())
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 130
@@ -429,13 +429,13 @@ def test_every_fault_has_its_exit_status(ctl: Controller, command: str, code: in
     assert ctl.printed.startswith("ERROR: ")
 
 
-def test_the_words_of_a_fault_are_shown_without_its_name(ctl: Controller) -> None:
+def test_fault_is_printed_without_its_name(ctl: Controller) -> None:
     ctl.server.raises(fault(Fault.REFUSED, "REFUSED: app:app-1 is the only process: requests would fail"))
     ctl.run("rolling_restart app")
     assert ctl.printed == "ERROR: app:app-1 is the only process: requests would fail\n"
 
 
-def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
+def test_shutdown_fault_has_its_own_text(ctl: Controller) -> None:
     ctl.server.raises(fault(Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE"))
     ctl.run("rolling_restart app")
     assert (
@@ -444,7 +444,7 @@ def test_a_fault_without_words_is_shown_as_it_is(ctl: Controller) -> None:
     )
 
 
-def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -> None:
+def test_missing_plugin_has_a_fix(ctl: Controller) -> None:
     ctl.server.raises(fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD"))
     ctl.run("rolling_status")
     assert "add [rpcinterface:rolling] to supervisord.conf" in ctl.printed
@@ -454,7 +454,7 @@ def test_a_supervisord_without_the_plugin_is_told_what_to_add(ctl: Controller) -
     ("name", "hint"),
     [("ap", "did you mean app?"), ("app:app1", "did you mean app:app-1?"), ("xyzzy", "the groups are: app, web")],
 )
-def test_a_name_that_is_not_known_is_told_with_what_is_meant(ctl: Controller, name: str, hint: str) -> None:
+def test_unknown_name_has_suggestions(ctl: Controller, name: str, hint: str) -> None:
     ctl.server.raises(fault(Faults.BAD_NAME, f"BAD_NAME: {name}"))
     ctl.run(f"rolling_restart {name}")
     assert ctl.printed == f"ERROR: no such group or process: {name} ({hint})\n"
@@ -485,7 +485,7 @@ def test_a_name_that_is_not_known_is_told_with_what_is_meant(ctl: Controller, na
         (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1, f"supervisord at {URL} answered HTTP 500: Oh no"),
     ],
 )
-def test_a_supervisord_that_does_not_answer_is_told(
+def test_unreachable_supervisord_has_text_and_status(
     ctl: Controller, command: str, error: Exception, status: int, words: str
 ) -> None:
     ctl.server.raises(error)
@@ -494,7 +494,7 @@ def test_a_supervisord_that_does_not_answer_is_told(
     assert words in ctl.printed
 
 
-def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) -> None:
+def test_supervisord_gone_while_watching_exits_with_7(ctl: Controller) -> None:
     def gone(*_: Any) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
 
@@ -504,7 +504,7 @@ def test_a_supervisord_that_goes_away_while_we_watch_is_told(ctl: Controller) ->
     assert "Fix: start it; rollouts ended with it" in ctl.printed
 
 
-def test_a_supervisord_that_knows_nothing_of_the_rollout_any_more_was_restarted_meanwhile(ctl: Controller) -> None:
+def test_forgotten_rollout_means_supervisord_restarted(ctl: Controller) -> None:
     def forgotten(*_: Any) -> None:
         raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no rollout of app is known")
 
@@ -531,7 +531,7 @@ def test_a_supervisord_that_knows_nothing_of_the_rollout_any_more_was_restarted_
         ("rolling_status app --force", "unrecognized arguments: --force"),
     ],
 )
-def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controller, line: str, words: str) -> None:
+def test_wrong_usage_sends_nothing_and_names_the_help(ctl: Controller, line: str, words: str) -> None:
     assert ctl.run(line) is None
     assert (ctl.exitstatus, ctl.server.calls) == (2, [])
     assert words in ctl.printed
@@ -541,7 +541,7 @@ def test_a_wrong_command_line_asks_nothing_and_points_to_the_help(ctl: Controlle
 # --- JSON
 
 
-def test_json_is_one_object_and_nothing_else(ctl: Controller) -> None:
+def test_json_is_one_object(ctl: Controller) -> None:
     ctl.server.rollouts = [a_view(), a_view(Status.DONE)]
     ctl.run("rolling_restart app --json")
     assert json.loads(ctl.printed) == a_view(Status.DONE)
@@ -555,7 +555,7 @@ def test_every_answer_can_be_json(ctl: Controller, line: str) -> None:
     assert json.loads(ctl.printed)["id"] == 7
 
 
-def test_a_failed_rollout_is_json_and_exits_with_1(ctl: Controller) -> None:
+def test_failed_rollout_is_json_and_exits_with_1(ctl: Controller) -> None:
     ctl.server.rollouts = [kept_closed()]
     ctl.run("rolling_restart --json app")
     assert json.loads(ctl.printed)["status"] == "failed"
@@ -580,7 +580,7 @@ def test_every_error_is_json_with_its_exit_status(ctl: Controller, command: str,
     assert (set(answer), answer["exit_status"], ctl.exitstatus) == ({"error", "exit_status"}, status, status)
 
 
-def test_a_wrong_command_line_is_json_too(ctl: Controller) -> None:
+def test_wrong_usage_is_json_too(ctl: Controller) -> None:
     ctl.run("rolling_restart --json app --dry")
     assert json.loads(ctl.printed)["exit_status"] == 2
 
@@ -588,7 +588,7 @@ def test_a_wrong_command_line_is_json_too(ctl: Controller) -> None:
 # --- status
 
 
-def test_the_status_of_all_groups(ctl: Controller) -> None:
+def test_status_of_all_groups(ctl: Controller) -> None:
     ctl.server.rollouts = [a_view(Status.DONE), {**a_view(paused=True), "group": "web"}, {**a_view(aborting=True)}]
     ctl.run("rolling_status")
     rows = [line.split()[:4] for line in ctl.printed.splitlines()]
@@ -600,7 +600,7 @@ def test_the_status_of_all_groups(ctl: Controller) -> None:
     ]
 
 
-def test_without_any_rollout_the_status_says_so(ctl: Controller) -> None:
+def test_status_without_rollout(ctl: Controller) -> None:
     ctl.server.rollouts = []
     ctl.run("rolling_status")
     ctl.run("rolling_status app")
@@ -611,7 +611,7 @@ def test_without_any_rollout_the_status_says_so(ctl: Controller) -> None:
 @pytest.mark.parametrize(
     ("kept", "is_said"), [(lambda *_: [{"id": 7}], True), (lambda *_: [], False), (lambda *_: no_listener(), False)]
 )
-def test_earlier_rollouts_are_told_of_where_there_are_some(ctl: Controller, kept: Answer, is_said: bool) -> None:
+def test_status_names_history_if_there_is_one(ctl: Controller, kept: Answer, is_said: bool) -> None:
     ctl.server.rollouts = []
     ctl.server.answers["getHistory"] = kept
     ctl.run("rolling_status app")
@@ -620,14 +620,14 @@ def test_earlier_rollouts_are_told_of_where_there_are_some(ctl: Controller, kept
     assert ("Earlier ones: supervisorctl rolling_history app" in ctl.printed) is is_said
 
 
-def test_of_earlier_rollouts_nobody_is_asked_where_they_are_not_told_of(ctl: Controller) -> None:
+def test_history_is_asked_only_for_the_hint(ctl: Controller) -> None:
     ctl.run("rolling_status app")
     ctl.server.rollouts = []
     ctl.run("rolling_status app --json")
     assert "getHistory" not in {call[0] for call in ctl.server.calls}
 
 
-def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controller) -> None:
+def test_processes_are_in_natural_order(ctl: Controller) -> None:
     row = {
         "statename": "RUNNING",
         "pid": 100,
@@ -653,7 +653,7 @@ def test_the_status_of_a_group_has_its_processes_in_natural_order(ctl: Controlle
     assert lines[6] == ["web_10", "RUNNING", "100", "open", "-", "warm", "open"]
 
 
-def test_a_rollout_that_takes_long_to_show_is_looked_at_less_often(ctl: Controller, clock: Clock) -> None:
+def test_slow_answers_are_polled_less_often(ctl: Controller, clock: Clock) -> None:
     def slow(*_: Any) -> Any:
         clock.now += took.pop(0)
         return a_view() if took else a_view(Status.DONE)
@@ -664,7 +664,7 @@ def test_a_rollout_that_takes_long_to_show_is_looked_at_less_often(ctl: Controll
     assert clock.slept == [POLL_EVERY, POLL_EVERY, pytest.approx(POLL_SHARE * 0.1), POLL_SELDOM]
 
 
-def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl: Controller) -> None:
+def test_supervisord_gone_while_watching_warns_of_orphans(ctl: Controller) -> None:
     def gone(*_: Any) -> View:
         raise ConnectionRefusedError(111, "Connection refused")
 
@@ -678,7 +678,7 @@ def test_a_watcher_whose_supervisord_goes_away_is_told_of_gates_and_orphans(ctl:
     assert ctl.printed.count("still running") == 1, "a status watches no rollout"
 
 
-def test_the_status_of_a_group_that_is_not_guarded_says_so(ctl: Controller) -> None:
+def test_status_says_that_group_is_not_guarded(ctl: Controller) -> None:
     row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
     row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": ""}
     for process, is_told in (({**row, "guarded": True}, False), ({**row, "guarded": False}, True)):
@@ -688,7 +688,7 @@ def test_the_status_of_a_group_that_is_not_guarded_says_so(ctl: Controller) -> N
         assert ("web is not guarded against crashes: rolling.yaml has guard: false for it" in ctl.printed) is is_told
 
 
-def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) -> None:
+def test_status_names_why_group_is_not_guarded(ctl: Controller) -> None:
     row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
     row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "guarded": False}
     ctl.server.answers["getProcesses"] = lambda *_: [row]
@@ -712,7 +712,7 @@ def test_status_of_a_group_without_guard_names_the_known_cause(ctl: Controller) 
         ("ready", "open, not yet counted as available"),
     ],
 )
-def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, stage: str, why: str) -> None:
+def test_status_explains_each_stage(ctl: Controller, stage: str, why: str) -> None:
     member = Member("app-1", (tcp(8001),), stage=Stage(stage), attempted=True, lingering_connections=3)
     ctl.server.rollouts = [a_view(members=(member,))]
     row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
@@ -723,7 +723,7 @@ def test_the_status_says_what_a_process_under_way_waits_for(ctl: Controller, sta
     assert ctl.printed.splitlines()[-1].endswith(f"closed  {why}")
 
 
-def test_the_status_as_json(ctl: Controller) -> None:
+def test_status_as_json(ctl: Controller) -> None:
     ctl.run("rolling_status --json")
     assert json.loads(ctl.printed) == {"rollouts": ctl.server.rollouts, "listener": LISTENER}
     ctl.stdout.truncate(ctl.stdout.seek(0))
@@ -732,7 +732,7 @@ def test_the_status_as_json(ctl: Controller) -> None:
     assert json.loads(ctl.printed) == {"rollout": None, "processes": [], "listener": LISTENER}
 
 
-def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl: Controller) -> None:
+def test_invalid_policy_is_the_first_line_of_status(ctl: Controller) -> None:
     told = {**LISTENER, "problem": "/etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?)"}
     ctl.server.answers["getListener"] = lambda *_: told
     for line, group in (("rolling_status", "GROUP"), ("rolling_status app", "app")):
@@ -749,7 +749,7 @@ def test_the_status_says_what_is_wrong_with_the_policy_first_and_in_one_line(ctl
 
 @pytest.mark.parametrize("line", ["rolling_status", "rolling_status app"])
 @pytest.mark.parametrize("has_rolled", [True, False])
-def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: str, has_rolled: bool) -> None:
+def test_missing_listener_is_the_first_line_of_status(ctl: Controller, line: str, has_rolled: bool) -> None:
     ctl.server.rollouts = [a_view(Status.DONE, listener=False)] if has_rolled else []
     ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
     ctl.run(line)
@@ -760,7 +760,7 @@ def test_status_says_first_that_listener_is_not_running(ctl: Controller, line: s
     assert ctl.printed.count("The listener is not running") == 1
 
 
-def test_wish_warns_that_listener_is_not_running(ctl: Controller) -> None:
+def test_pause_warns_that_listener_is_not_running(ctl: Controller) -> None:
     ctl.server.answers["pause"] = lambda *_: a_view(paused=True, listener=False)
     ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
     ctl.run("rolling_pause app")
@@ -780,39 +780,37 @@ def test_every_command_has_a_method_and_help(ctl: Controller) -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
-def test_who_asks_for_help_with_an_option_gets_it_and_nothing_is_done(
-    ctl: Controller, command: str, option: str
-) -> None:
+def test_help_option_prints_help_and_sends_nothing(ctl: Controller, command: str, option: str) -> None:
     ctl.run(f"{command} app {option}")
     assert ctl.printed.startswith(command)
     assert (ctl.server.calls, ctl.exitstatus) == ([], 0)
 
 
-def test_the_help_of_restart_names_every_option(ctl: Controller) -> None:
+def test_help_of_restart_names_every_option(ctl: Controller) -> None:
     ctl.run("rolling_restart --help")
     for option in ("--max-unavailable", "--dry-run", "--no-wait", "--force", "--json"):
         assert option in ctl.printed
 
 
-def test_who_asks_has_a_name_even_without_an_entry_in_passwd(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
+def test_user_without_passwd_entry_is_its_number(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
         raise OSError("no username set in the environment")
 
     monkeypatch.delenv("SUDO_USER")
-    monkeypatch.setattr(restart_command, "getpass", SimpleNamespace(getuser=nobody))
+    monkeypatch.setattr(restart_command, "getpass", SimpleNamespace(getuser=unknown))
     ctl.run("rolling_restart app")
     user, _, host = ctl.server.calls[0][3]["by"].partition("@")
     assert user.isdigit()
     assert host
 
 
-def test_supervisorctl_itself_loads_the_plugin_and_exits_with_its_status(tmp_path: Path) -> None:
+def test_supervisorctl_loads_the_plugin_and_exits_with_its_status(tmp_path: Path) -> None:
     from supervisor.options import ClientOptions
     from supervisor.supervisorctl import Controller as RealController
 
     conf = tmp_path / "supervisord.conf"
     factory = "supervisor_rolling.controllerplugin:make_rolling_controllerplugin"
-    url = f"unix://{tmp_path}/nobody.sock"
+    url = f"unix://{tmp_path}/none.sock"
     conf.write_text(f"[supervisorctl]\nserverurl = {url}\n[ctlplugin:rolling]\nsupervisor.ctl_factory = {factory}\n")
     options = ClientOptions()
     options.realize(["-c", str(conf), "rolling_status"], doc="")
@@ -846,7 +844,7 @@ def check_that_it_is_a_sentence(controller: Controller) -> None:
 @pytest.mark.parametrize("command", [command.split()[0] for command in COMMANDS])
 @given(words=st.lists(WORDS, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_whatever_is_typed_is_answered_with_a_sentence_and_a_status(command: str, words: list[str]) -> None:
+def test_any_words_give_a_sentence_and_a_status(command: str, words: list[str]) -> None:
     controller = Controller()
     controller.server.rollouts = [a_view(status=Status.DONE)]
     controller.server.answers["restart"] = controller.server.answers["resume"] = lambda *_: a_view(status=Status.DONE)
@@ -859,7 +857,7 @@ def test_whatever_is_typed_is_answered_with_a_sentence_and_a_status(command: str
 @pytest.mark.parametrize("command", COMMANDS)
 @given(code=st.integers(-1, 400), text=st.text(max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_whatever_fault_comes_back_is_a_sentence_and_a_status(command: str, code: int, text: str) -> None:
+def test_any_fault_gives_a_sentence_and_a_status(command: str, code: int, text: str) -> None:
     controller = Controller()
     controller.server.raises(xmlrpc.client.Fault(code, text))
     assert not controller.run(command)
@@ -870,7 +868,7 @@ def test_whatever_fault_comes_back_is_a_sentence_and_a_status(command: str, code
 @pytest.mark.parametrize("command", COMMANDS)
 @given(answer=ANSWERS)
 @settings(max_examples=50, deadline=None)
-def test_an_answer_that_is_none_of_ours_is_told_as_a_defect_and_not_as_a_traceback(command: str, answer: Any) -> None:
+def test_malformed_answer_is_reported_as_a_bug(command: str, answer: Any) -> None:
     controller = Controller()
     for method in ("restart", "resume", "abort", "pause", "getAllRollouts", "getProcesses"):
         controller.server.answers[method] = lambda *_: answer
@@ -878,7 +876,7 @@ def test_an_answer_that_is_none_of_ours_is_told_as_a_defect_and_not_as_a_traceba
     check_that_it_is_a_sentence(controller)
 
 
-def test_a_group_is_called_by_its_own_name_although_answers_are_ascii() -> None:
+def test_unicode_group_keeps_its_name() -> None:
     controller = Controller()
     view = {**a_view(status=Status.DONE), "group": "w\\xe9b"}
     controller.server.answers["restart"] = lambda *_: view
@@ -947,7 +945,7 @@ def a_process(name: str) -> View:
 
 @pytest.mark.parametrize("line", ["rolling_status", "rolling_status wéb", "rolling_check wéb", "rolling_history wéb"])
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", True), ("ascii", False)])
-def test_names_and_texts_are_shown_as_they_are_where_the_terminal_can(line: str, encoding: str, shown: bool) -> None:
+def test_unicode_is_printed_if_the_terminal_can(line: str, encoding: str, shown: bool) -> None:
     controller = Controller()
     unicode_answers(controller.server)
     controller.stdout = Screen(encoding)
@@ -957,7 +955,7 @@ def test_names_and_texts_are_shown_as_they_are_where_the_terminal_can(line: str,
 
 
 @pytest.mark.parametrize("name", ["wéb", r"w\xe9b"])
-def test_what_a_fault_names_is_shown_as_it_is(name: str) -> None:
+def test_unicode_in_a_fault_is_printed(name: str) -> None:
     controller = Controller()
     controller.stdout = Screen("utf-8")
     controller.server.raises(xmlrpc.client.Fault(Faults.BAD_NAME, f"BAD_NAME: {plain(name)}"))
@@ -965,7 +963,7 @@ def test_what_a_fault_names_is_shown_as_it_is(name: str) -> None:
     assert f"no such group or process: {name}" in controller.printed
 
 
-def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
+def test_json_has_unicode_on_any_terminal() -> None:
     controller = Controller()
     unicode_answers(controller.server)
     controller.run("rolling_status wéb --json")
@@ -985,14 +983,14 @@ def test_json_has_the_texts_as_they_are_whatever_the_terminal_is() -> None:
         ("rolling_abort app:*", ("abort packed", "app")),
     ],
 )
-def test_a_name_with_a_process_is_for_supervisord_to_resolve(line: str, call: tuple[Any, ...]) -> None:
+def test_name_with_process_is_sent_as_it_is(line: str, call: tuple[Any, ...]) -> None:
     controller = Controller()
     controller.server.answers["getRecord"] = lambda *_: json.dumps({**a_rollout(), "id": 12})
     controller.run(line)
     assert (controller.exitstatus, controller.server.calls[0]) == (0, call), controller.printed
 
 
-def test_a_process_of_a_larger_group_is_refused_with_the_command_named(ctl: Controller) -> None:
+def test_process_of_larger_group_is_refused_with_command(ctl: Controller) -> None:
     text = "INCORRECT_PARAMETERS: a whole group is needed, and app:app-1 is one of 2 processes of app"
     ctl.server.raises(xmlrpc.client.Fault(Faults.INCORRECT_PARAMETERS, text))
     ctl.run("rolling_status app:app-1")
@@ -1021,7 +1019,7 @@ def a_finding(code: str, severity: str) -> dict[str, Any]:
     return {"code": code, "where": "nginx.conf:3", "text": "is wrong", "fix": "remove it", "severity": severity}
 
 
-def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -> None:
+def test_check_without_finding_lists_what_was_checked(ctl: Controller) -> None:
     ctl.server.answers["check"] = lambda *_: a_report(skipped=["nginx's configuration: there is none"])
     ctl.run("rolling_check app")
     assert (ctl.exitstatus, ctl.printed) == (
@@ -1031,7 +1029,7 @@ def test_a_check_without_a_finding_says_what_it_has_looked_at(ctl: Controller) -
     assert ctl.server.calls == [("check", "app")]
 
 
-def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> None:
+def test_findings_are_lines_with_errors_first(ctl: Controller) -> None:
     ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", "warning"), a_finding("c.d", "error"))
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 1
@@ -1042,7 +1040,7 @@ def test_findings_are_a_line_each_those_that_refuse_first(ctl: Controller) -> No
     ]
 
 
-def test_warnings_alone_are_printed_and_exit_0(ctl: Controller) -> None:
+def test_warnings_alone_exit_with_0(ctl: Controller) -> None:
     ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", "warning"), a_finding("a.c", "warning"))
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 0
@@ -1051,13 +1049,13 @@ def test_warnings_alone_are_printed_and_exit_0(ctl: Controller) -> None:
 
 
 @pytest.mark.parametrize(("severity", "status"), [("warning", 0), ("error", 1)])
-def test_a_check_as_json_is_the_report(ctl: Controller, severity: str, status: int) -> None:
+def test_check_as_json_is_the_report(ctl: Controller, severity: str, status: int) -> None:
     ctl.server.answers["check"] = lambda *_: a_report(a_finding("a.b", severity))
     ctl.run("rolling_check app --json")
     assert (ctl.exitstatus, json.loads(ctl.printed)) == (status, a_report(a_finding("a.b", severity)))
 
 
-def test_several_problems_are_told_as_such(ctl: Controller) -> None:
+def test_several_problems_are_counted(ctl: Controller) -> None:
     text = "NOT_CONFIGURED: rolling.yaml:3: a: is wrong\nrolling.yaml:4: b: is wrong"
     ctl.server.raises(xmlrpc.client.Fault(Fault.NOT_CONFIGURED, text))
     ctl.run("rolling_restart app")
@@ -1068,7 +1066,7 @@ def test_several_problems_are_told_as_such(ctl: Controller) -> None:
     ]
 
 
-def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
+def test_lines_below_a_heading_are_not_counted(ctl: Controller) -> None:
     text = "REFUSED: a rollout of app is refused because of 1 error:\nnginx.conf:3: is wrong. Fix: remove it\nTo accept"
     ctl.server.raises(xmlrpc.client.Fault(Fault.REFUSED, text))
     ctl.run("rolling_restart app")
@@ -1084,7 +1082,7 @@ def test_lines_under_a_heading_are_not_counted(ctl: Controller) -> None:
 
 @pytest.fixture
 def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    """One whose supervisord has a record of rollout 12."""
+    """A controller with a supervisord that has a record of rollout 12."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
@@ -1104,15 +1102,13 @@ def kept(ctl: Controller, monkeypatch: pytest.MonkeyPatch) -> Controller:
         ("0", ("0", 0)),
     ],
 )
-def test_a_number_is_a_rollout_and_a_name_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
+def test_report_argument_is_a_number_or_a_group(kept: Controller, words: str, asked: tuple[str, int]) -> None:
     kept.run(f"rolling_report {words} --json")
     assert kept.server.calls == [("getRecord", *asked)]
 
 
 @pytest.mark.parametrize("flag", ["-o", "--output"])
-def test_a_page_is_written_to_a_file_as_a_shell_without_redirection_needs_it(
-    kept: Controller, tmp_path: Path, flag: str
-) -> None:
+def test_page_is_written_to_a_file(kept: Controller, tmp_path: Path, flag: str) -> None:
     file = tmp_path / "rollout.html"
     kept.stdout = Terminal()
     kept.run(f"rolling_report 12 {flag} {file}")
@@ -1122,30 +1118,26 @@ def test_a_page_is_written_to_a_file_as_a_shell_without_redirection_needs_it(
     assert "ü → \\ud800" in written
 
 
-def test_what_is_written_to_a_file_may_be_json(kept: Controller, tmp_path: Path) -> None:
+def test_json_is_written_to_a_file(kept: Controller, tmp_path: Path) -> None:
     file = tmp_path / "rollout.json"
     kept.run(f"rolling_report --json -o {file}")
     assert json.loads(kept.printed) == {"file": str(file)}
     assert json.loads(file.read_text(encoding="utf-8"))["id"] == 12
 
 
-def test_a_file_in_the_home_directory_may_be_named_as_a_shell_names_it(
-    kept: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tilde_in_the_file_name_is_the_home(kept: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     kept.run("rolling_report -o ~/rollout.html")
     assert (tmp_path / "rollout.html").exists()
 
 
-def test_on_a_terminal_a_page_is_not_printed_and_the_advice_works_in_a_shell(kept: Controller) -> None:
+def test_page_is_not_printed_on_a_terminal(kept: Controller) -> None:
     kept.stdout = Terminal()
     kept.run("rolling_report")
     assert (kept.exitstatus, kept.server.calls) == (2, [])
     assert "write it to a file with -o rollout.html" in " ".join(kept.printed.split())
 
 
-def test_a_file_that_cannot_be_written_is_said_where_nobody_takes_it_for_a_page(
-    kept: Controller, tmp_path: Path
-) -> None:
+def test_unwritable_file_is_reported_on_standard_error(kept: Controller, tmp_path: Path) -> None:
     kept.run(f"rolling_report -o {tmp_path}")
     assert (kept.exitstatus, kept.printed) == (1, f"ERROR: cannot write {tmp_path}: Is a directory\n")

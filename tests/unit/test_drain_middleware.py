@@ -50,7 +50,7 @@ def child(directory: Path, name: str = "app-1", group: str = "app") -> dict[str,
 # --- the flag
 
 
-def test_a_process_sees_its_own_flag_while_it_is_held_and_no_longer(directory: Path):
+def test_flag_is_up_only_while_it_is_held(directory: Path):
     flags, own, other = listener(directory), Flag(child(directory)), Flag(child(directory, "app-2"))
     assert not own.is_up()
     flags.hold([("app", "app-1")])
@@ -62,18 +62,18 @@ def test_a_process_sees_its_own_flag_while_it_is_held_and_no_longer(directory: P
     assert list(directory.iterdir()) == []
 
 
-def test_another_supervisord_of_the_host_is_not_concerned(directory: Path):
+def test_other_supervisord_has_its_own_flags(directory: Path):
     listener(directory, "unix:///run/other.sock").hold([("app", "app-1")])
     assert not Flag(child(directory)).is_up()
 
 
-def test_what_a_killed_listener_leaves_ends_with_its_lease(directory: Path):
+def test_flag_of_killed_listener_expires(directory: Path):
     listener(directory, clock=lambda: time.time() - LEASE - 1).hold([("app", "app-1")])
     assert len(list(directory.iterdir())) == 1
     assert not Flag(child(directory)).is_up()
 
 
-def test_a_flag_that_is_held_for_longer_than_a_lease_stays_up(directory: Path):
+def test_held_flag_outlasts_a_lease(directory: Path):
     begin = time.time() - 3 * LEASE
     now = [begin]
     flags = listener(directory, clock=lambda: now[0])
@@ -85,7 +85,7 @@ def test_a_flag_that_is_held_for_longer_than_a_lease_stays_up(directory: Path):
     assert Flag(child(directory)).is_up()
 
 
-def test_an_unprivileged_process_sees_it_whatever_the_umask_of_the_listener_is(directory: Path):
+def test_unprivileged_process_reads_flag_with_any_umask(directory: Path):
     before = os.umask(0o077)
     try:
         listener(directory).hold([("app", "app-1")])
@@ -99,9 +99,7 @@ def test_an_unprivileged_process_sees_it_whatever_the_umask_of_the_listener_is(d
     assert done.stdout == "True\n"
 
 
-def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_once(
-    directory: Path, caplog: pytest.LogCaptureFixture
-):
+def test_untrusted_directory_is_refused_and_logged_once(directory: Path, caplog: pytest.LogCaptureFixture):
     directory.mkdir()
     directory.chmod(0o777)
     flags = listener(directory)
@@ -113,7 +111,7 @@ def test_nothing_is_written_where_somebody_else_may_write_and_that_is_logged_onc
     assert DIRECTORY_VARIABLE in message
 
 
-def test_into_the_directory_that_is_made_processes_of_others_can_look(directory: Path):
+def test_new_directory_is_readable_for_other_users(directory: Path):
     before = os.umask(0o077)
     try:
         shared_directory.prepare(str(directory))
@@ -122,9 +120,7 @@ def test_into_the_directory_that_is_made_processes_of_others_can_look(directory:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
 
-def test_a_directory_that_was_there_stays_as_it_is_and_that_others_cannot_look_into_it_is_logged_once(
-    directory: Path, caplog: pytest.LogCaptureFixture
-):
+def test_unreadable_existing_directory_is_kept_and_logged(directory: Path, caplog: pytest.LogCaptureFixture):
     directory.mkdir()
     directory.chmod(0o700)
     flags = listener(directory)
@@ -137,7 +133,7 @@ def test_a_directory_that_was_there_stays_as_it_is_and_that_others_cannot_look_i
     assert f"chmod o+x {directory}" in message
 
 
-def test_a_link_is_not_followed(directory: Path, tmp_path: Path):
+def test_link_is_not_followed(directory: Path, tmp_path: Path):
     flags = listener(directory)
     flags.hold([("app", "app-1")])
     (path,) = directory.iterdir()
@@ -148,12 +144,12 @@ def test_a_link_is_not_followed(directory: Path, tmp_path: Path):
     assert not victim.exists()
 
 
-def test_a_process_that_supervisord_has_not_started_never_drains(directory: Path):
+def test_process_without_supervisord_never_drains(directory: Path):
     listener(directory).hold([("", "")])
     assert not Flag({DIRECTORY_VARIABLE: str(directory)}).is_up()
 
 
-def test_without_the_variable_both_sides_look_in_the_same_place_of_roots():
+def test_default_directory_is_the_same_for_both():
     assert directory_of({}) == directory_of({DIRECTORY_VARIABLE: ""}) == DIRECTORY == "/run/supervisor_rolling"
 
 
@@ -187,7 +183,7 @@ def asked(answer: Answer, flag: Flag, **environ: str) -> list[bytes]:
     return list(wsgi.CloseWhileDraining(application, flag)(dict(environ), answer.start))
 
 
-def test_wsgi_says_close_while_it_drains_and_changes_nothing_otherwise():
+def test_wsgi_adds_close_only_while_draining():
     draining, serving = Answer(), Answer()
     assert asked(draining, Raised()) == asked(serving, Raised(False)) == [b"fine"]
     assert draining.headers == [("Content-Length", "4"), ("Connection", "close")]
@@ -205,7 +201,7 @@ def test_wsgi_leaves_a_websocket_alone():
 
 
 @pytest.mark.parametrize("word", ["force_close", "set_close_on_finish"])
-def test_wsgi_tells_a_server_that_has_a_word_for_it(word: str):
+def test_wsgi_calls_close_method_of_the_server(word: str):
     draining, serving = Answer(word), Answer(word)
     asked(draining, Raised())
     asked(serving, Raised(False))
@@ -213,7 +209,7 @@ def test_wsgi_tells_a_server_that_has_a_word_for_it(word: str):
 
 
 @pytest.mark.parametrize("environ", [{"waitress.client_disconnected": ""}, {"SERVER_SOFTWARE": "WSGIServer/0.2"}])
-def test_wsgi_gives_no_header_to_a_server_that_raises_on_it(environ: dict[str, str]):
+def test_wsgi_adds_no_header_where_it_raises(environ: dict[str, str]):
     answer = Answer()
     asked(answer, Raised(), **environ)
     assert ("Connection", "close") not in answer.headers
@@ -236,7 +232,7 @@ def sent(flag: Flag, **scope: str) -> list[Any]:
     return messages
 
 
-def test_asgi_says_close_while_it_drains_and_changes_nothing_otherwise():
+def test_asgi_adds_close_only_while_draining():
     draining, serving = sent(Raised(), http_version="1.1"), sent(Raised(False), http_version="1.1")
     assert draining[0] == {"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]}
     assert serving[0]["headers"] == [(b"Connection", b"keep-alive")]
@@ -244,5 +240,5 @@ def test_asgi_says_close_while_it_drains_and_changes_nothing_otherwise():
 
 
 @pytest.mark.parametrize("scope", [{"http_version": "2"}, {"type": "websocket", "http_version": "1.1"}])
-def test_asgi_leaves_alone_what_is_not_http_1(scope: dict[str, str]):
+def test_asgi_changes_only_http_1(scope: dict[str, str]):
     assert sent(Raised(), **scope)[0]["headers"] == [(b"Connection", b"keep-alive")]

@@ -37,28 +37,28 @@ def written(command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_all_is_written_where_it_can_be():
+def test_every_line_is_written():
     assert written("program").stdout.count("line") == 20000
 
 
 @pytest.mark.parametrize(
     ("command", "reason"), [("program | head -n 1", "Broken pipe"), ("program > /dev/full", "No space left on device")]
 )
-def test_what_cannot_be_written_is_dropped_and_said_once(command: str, reason: str):
+def test_write_error_is_reported_once_and_the_rest_dropped(command: str, reason: str):
     done = written(command)
     assert (done.returncode, done.stderr) == (5, f"rolling: cannot write the output: {reason}\n")
 
 
 @pytest.mark.parametrize("errors", ["2> /dev/full", "2>&-", "2>&1 | true"])
-def test_where_nobody_can_be_told_either_it_goes_on(errors: str):
+def test_full_standard_error_does_not_end_the_command(errors: str):
     assert written(f"program > /dev/full {errors}").returncode == 5
 
 
-def test_where_the_output_is_closed_it_goes_on():
+def test_closed_output_does_not_end_the_command():
     assert written("program >&-").returncode == 5
 
 
-def test_to_a_stream_that_is_no_file_it_writes_as_well():
+def test_write_error_of_a_stream_without_file_is_handled():
     class Gone(io.StringIO):
         def write(self, _: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
@@ -79,7 +79,7 @@ def test_to_a_stream_that_is_no_file_it_writes_as_well():
         ("rolling_pause app", Status.DONE, 1),
     ],
 )
-def test_the_exit_status_of_a_rollout_is_true_although_the_disk_is_full(command: str, last: Status, status: int):
+def test_full_disk_keeps_the_exit_status_of_a_rollout(command: str, last: Status, status: int):
     controller = Controller()
     controller.server.rollouts = [json.loads(json.dumps(a_view(word))) for word in (Status.RUNNING, last)]
     with FULL.open("w", encoding="utf-8") as full:

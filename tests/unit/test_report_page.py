@@ -113,13 +113,13 @@ def lanes_with(browser: Browser, selector: str) -> list[str]:
 # --- nothing is loaded, nothing runs
 
 
-def test_nothing_is_asked_of_anybody_and_the_console_is_empty(browser: Browser) -> None:
+def test_page_loads_nothing_and_logs_nothing(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     assert browser.asked_for() == []
     assert browser.complaints() == []
 
 
-def test_the_page_itself_forbids_to_load_and_to_run_anything(browser: Browser) -> None:
+def test_page_forbids_loading_and_scripts(browser: Browser) -> None:
     browser.show(page(a_rollout()))
     forbidden = browser.run_until(
         """
@@ -139,14 +139,14 @@ def test_the_page_itself_forbids_to_load_and_to_run_anything(browser: Browser) -
     assert forbidden == ["img-src", "script-src-elem", "style-src-elem"]
 
 
-def test_the_page_follows_from_the_record_alone() -> None:
+def test_page_depends_on_the_record_only() -> None:
     assert page(a_rollout(40)) == page(json.loads(json.dumps(a_rollout(40))))
 
 
 @pytest.mark.parametrize(
     "record", [a_rollout(), a_failed_rollout(), a_rollout(61, 3), {}], ids=["8", "failed", "61", "empty"]
 )
-def test_the_document_is_well_formed_and_refers_to_nothing_that_is_not_there(record: dict[str, Any]) -> None:
+def test_document_is_well_formed_with_valid_references(record: dict[str, Any]) -> None:
     found = parsed(page(record))
     assert not {"script", "img", "link", "iframe", "form"} & set(found.tags)
     assert found.tags.count("h1") == found.tags.count("main") == 1
@@ -155,13 +155,13 @@ def test_the_document_is_well_formed_and_refers_to_nothing_that_is_not_there(rec
 # --- the story
 
 
-def test_the_heading_tells_the_story_in_a_sentence(browser: Browser) -> None:
+def test_heading_is_the_result(browser: Browser) -> None:
     browser.show(page(a_rollout(8, seconds=14.3, forecast=13.9)))
     assert text_of(browser, "h1") == "app: 8 of 8 replaced in 14.3 s, never fewer than 7 of 8 available"
     assert "forecast 13.9 s: 0.4 s more (3%)" in text_of(browser, ".facts")
 
 
-def test_who_and_when_are_told_in_words_and_for_machines(browser: Browser) -> None:
+def test_header_has_user_and_machine_readable_time(browser: Browser) -> None:
     browser.show(page(a_rollout()))
     told = text_of(browser, "header .meta")
     assert told.startswith("Started Tuesday 24 November 2026, 19:25:07 UTC Ended 19:25:2")
@@ -169,7 +169,7 @@ def test_who_and_when_are_told_in_words_and_for_machines(browser: Browser) -> No
     assert browser.run("return document.querySelector('time').dateTime") == "2026-11-24T19:25:07Z"
 
 
-def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
+def test_failure_is_at_the_top_with_commands(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     assert text_of(browser, "h1").startswith("app: FAILED: 2 of 8 replaced in 6.4 s")
     assert text_of(browser, ".trouble") == (
@@ -183,7 +183,7 @@ def test_a_failure_is_told_at_the_top_with_what_to_do(browser: Browser) -> None:
     assert "not replaced" in text_of(browser, "#p7 .words")
 
 
-def test_from_what_failed_a_link_leads_to_its_lane_and_it_is_in_sight(browser: Browser) -> None:
+def test_link_of_a_failure_shows_its_lane(browser: Browser) -> None:
     browser.show(page(a_failed_rollout(60, 50)), height=600)
     browser.run("document.querySelector('.trouble a').click()")
     browser.run_until("setTimeout(arguments[0], 1000)")  # it scrolls, where that is not unwanted
@@ -194,7 +194,7 @@ def test_from_what_failed_a_link_leads_to_its_lane_and_it_is_in_sight(browser: B
     assert bottom <= 600
 
 
-def test_an_aborted_rollout_tells_why_it_ended_and_how_to_go_on(browser: Browser) -> None:
+def test_aborted_rollout_has_reason_and_command(browser: Browser) -> None:
     browser.show(page(an_aborted_rollout()))
     assert text_of(browser, ".badge") == "■ aborted"
     assert text_of(browser, ".trouble") == (
@@ -202,7 +202,7 @@ def test_an_aborted_rollout_tells_why_it_ended_and_how_to_go_on(browser: Browser
     )
 
 
-def test_a_rollout_under_way_tells_how_far_it_is_and_that_others_are_still_to_come(browser: Browser) -> None:
+def test_running_rollout_has_progress(browser: Browser) -> None:
     browser.show(page(a_running_rollout()))
     assert text_of(browser, "h1").startswith("app: 3 of 8 replaced so far, after 8.6 s")
     assert text_of(browser, ".facts").startswith("So far 8.6 s forecast 14.0 s, about 5.4 s left")
@@ -211,13 +211,13 @@ def test_a_rollout_under_way_tells_how_far_it_is_and_that_others_are_still_to_co
     assert text_of(browser, ".trouble") == ""
 
 
-def test_of_a_rollout_whose_end_nobody_saw_that_is_said(browser: Browser) -> None:
+def test_lost_rollout_says_that_its_end_is_unknown(browser: Browser) -> None:
     browser.show(page({**an_aborted_rollout(), "status": "lost", "why": ""}))
     assert text_of(browser, "h1").startswith("app: LOST: 3 of 8 replaced in the first 6.6 s; the rest is not known")
     assert text_of(browser, ".trouble").endswith("See the state now: supervisorctl rolling_status app")
 
 
-def test_of_a_rollout_of_which_only_the_beginning_is_known_no_more_is_said(browser: Browser) -> None:
+def test_rollout_with_known_start_only_has_no_numbers(browser: Browser) -> None:
     browser.show(page(a_lost_rollout()))
     assert text_of(browser, "h1") == "app: LOST: started for 8 processes; the rest is not known"
     assert browser.run("return document.title") == "app: rollout 12, end not known"
@@ -230,7 +230,7 @@ def test_of_a_rollout_of_which_only_the_beginning_is_known_no_more_is_said(brows
     assert set(outcomes) == {"not known to be replaced"}
 
 
-def test_of_many_failures_twenty_are_told_and_the_rest_is_folded_away(browser: Browser) -> None:
+def test_more_than_twenty_failures_are_folded(browser: Browser) -> None:
     record = a_rollout(30, status="failed")
     for process in record["processes"]:
         process.update(failed=True, why=NOT_WARM)
@@ -246,11 +246,11 @@ def test_of_many_failures_twenty_are_told_and_the_rest_is_folded_away(browser: B
     ("seconds", "text"),
     [(0, "0.0 s"), (14.3, "14.3 s"), (119.94, "119.9 s"), (125, "2 min 5 s"), (180, "3 min"), (7380, "2 h 3 min")],
 )
-def test_a_duration_is_told_in_the_units_that_people_use(seconds: float, text: str) -> None:
+def test_durations_have_readable_units(seconds: float, text: str) -> None:
     assert lasting(seconds) == text
 
 
-def test_a_warm_up_with_other_answers_than_200_says_so() -> None:
+def test_warm_up_has_other_statuses_than_200() -> None:
     process = {"requests": 3, "latencies_ms": [894.0, 5.0, 4.0], "statuses": [302, 200, 302]}
     assert requests_text(process) == "3 requests, 894 → 4 ms, statuses 200 x 1, 302 x 2"
 
@@ -266,7 +266,7 @@ def test_a_warm_up_with_other_answers_than_200_says_so() -> None:
         (0, [], ""),
     ],
 )
-def test_a_warm_up_is_told_in_numbers(requests: int, latencies: list[float], text: str) -> None:
+def test_warm_up_in_numbers(requests: int, latencies: list[float], text: str) -> None:
     assert requests_text({"requests": requests, "latencies_ms": latencies, "statuses": []}) == text
 
 
@@ -280,11 +280,11 @@ def test_a_warm_up_is_told_in_numbers(requests: int, latencies: list[float], tex
         ({"forecast": 10.0, "status": "running"}, "forecast 10.0 s"),
     ],
 )
-def test_the_forecast_is_told_with_how_far_off_it_was(changes: dict[str, Any], text: str) -> None:
+def test_forecast_has_its_error(changes: dict[str, Any], text: str) -> None:
     assert forecast_text(read(a_rollout(seconds=14.3, **changes))) == text
 
 
-def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> None:
+def test_only_connections_ended_by_a_restart_are_cut_off(browser: Browser) -> None:
     record = a_rollout(2)
     ended, kept = record["processes"]
     ended.update(lingering_connections=3)
@@ -302,14 +302,14 @@ def test_only_what_a_restart_has_ended_counts_as_cut_off(browser: Browser) -> No
 @pytest.mark.parametrize(
     ("last", "number"), [("draining", 0), ("open", 0), ("restarting", 5)], ids=["drains again", "aborted", "restarted"]
 )
-def test_drain_that_begins_again_cuts_its_connections_once(last: str, number: int) -> None:
+def test_repeated_drain_cuts_its_connections_once(last: str, number: int) -> None:
     record = a_rollout(1)
     stages = [["draining", 1.0], ["restarting", 3.0], ["draining", 4.0], [last, 6.0]]
     record["processes"][0].update(lingering_connections=5, stages=stages)
     assert cut_off(read(record)["processes"][0]) == number
 
 
-def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> None:
+def test_lanes_have_stages_and_failures() -> None:
     record = a_failed_rollout()
     left, killed = record["processes"][:2]
     killed.update(killed=True, stopped=0.8, started=0.7)
@@ -330,7 +330,7 @@ def test_a_stage_that_a_process_did_not_come_through_goes_by_its_own_name() -> N
 # --- the picture
 
 
-def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Browser) -> None:
+def test_bars_match_their_stages(browser: Browser) -> None:
     record = a_rollout(8, slow=10)
     browser.show(page(record))
     boxes = browser.run(
@@ -350,7 +350,7 @@ def test_bars_are_as_long_as_their_stages_and_begin_where_they_began(browser: Br
             assert width == pytest.approx(max(3, (end - begin) / record["seconds"] * track), abs=0.5)
 
 
-def test_the_legend_has_what_is_drawn_each_by_a_name_of_its_own(browser: Browser) -> None:
+def test_legend_has_each_kind_of_bar(browser: Browser) -> None:
     names = "return [...document.querySelectorAll('.legend b')].map(one => one.innerText)"
     done = ["draining", "restarting", "warming", "ready", "open, old", "open, new"]
     browser.show(page(a_rollout()))
@@ -361,7 +361,7 @@ def test_the_legend_has_what_is_drawn_each_by_a_name_of_its_own(browser: Browser
     assert browser.run(names) == [*done[:3], "failed", "open, old"]
 
 
-def test_what_took_next_to_no_time_is_still_seen(browser: Browser) -> None:
+def test_very_short_stage_is_visible(browser: Browser) -> None:
     browser.show(page(a_rollout(40, slow=60)))
     widths = browser.run(
         "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
@@ -369,7 +369,7 @@ def test_what_took_next_to_no_time_is_still_seen(browser: Browser) -> None:
     assert min(widths) >= 3
 
 
-def test_lanes_axis_and_line_share_one_axis_of_time(browser: Browser) -> None:
+def test_lanes_axis_and_line_share_the_time_axis(browser: Browser) -> None:
     for width in (1400, 800, 360):
         browser.show(page(a_rollout()), width=width)
         boxes = browser.run(
@@ -382,7 +382,7 @@ def test_lanes_axis_and_line_share_one_axis_of_time(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 400, 800, 961, 1249, 1400])
-def test_no_tick_of_the_axis_runs_into_another(browser: Browser, width: int) -> None:
+def test_ticks_do_not_overlap(browser: Browser, width: int) -> None:
     for record in (a_rollout(1000, 20), a_rollout(40, slow=60), a_rollout(8, seconds=7000.0), a_rollout(1)):
         browser.show(page(record), width=width)
         boxes = browser.run(
@@ -392,33 +392,33 @@ def test_no_tick_of_the_axis_runs_into_another(browser: Browser, width: int) -> 
         assert [one for one, other in zip(boxes, boxes[1:]) if one[1] + 3 > other[0]] == []
 
 
-def test_the_axis_stays_in_sight_while_lanes_are_scrolled(browser: Browser) -> None:
+def test_axis_stays_visible_while_scrolling(browser: Browser) -> None:
     browser.show(page(a_rollout(40)), height=600)
     browser.run("document.querySelector('#p30').scrollIntoView()")
     browser.run_until("setTimeout(arguments[0], 1000)")
     assert browser.run("return document.querySelector('.axis').getBoundingClientRect().top") == 0
 
 
-def test_the_line_steps_where_the_number_that_was_available_changed() -> None:
+def test_line_steps_at_each_change() -> None:
     text = page(a_rollout(2, seconds=10.0, availability=[[0.0, 2], [1.0, 1], [4.0, 2], [4.0, 1], [5.0, 2]]))
     assert 'd="M0 0H100V50H400V50H500V0H1000" class="line"' in text
 
 
-def test_of_a_large_group_the_scale_of_the_line_begins_below_the_least(browser: Browser) -> None:
+def test_scale_of_large_group_starts_below_minimum(browser: Browser) -> None:
     browser.show(page(a_rollout(1000, 20)))
     assert text_of(browser, ".scale").split() == ["1000", "959"]
     label = browser.run("return document.querySelector('.steps svg').getAttribute('aria-label')")
     assert label == "Available processes: at most 1000, at least 980. The scale starts at 959."
 
 
-def test_each_request_of_the_warm_up_has_a_bar_on_one_logarithmic_scale() -> None:
+def test_each_warm_up_request_has_a_bar() -> None:
     record = a_rollout(1)
     record["processes"][0].update(requests=4, latencies_ms=[1000.0, 100.0, 10.0, 1.0])
     heights = [20 - int(y) for y in re.findall(r"M[\d.]+ 20V(\d+)", page(record))]
     assert heights == [20, 13, 7, 1]
 
 
-def test_of_a_long_warm_up_each_bar_is_the_slowest_of_several() -> None:
+def test_long_warm_up_shows_the_slowest_requests() -> None:
     record = a_rollout(1)
     record["processes"][0].update(requests=1000, latencies_ms=[10.0] * 99 + [1000.0])
     bars = re.findall(r"M[\d.]+ 20V(\d+)", page(record))
@@ -426,7 +426,7 @@ def test_of_a_long_warm_up_each_bar_is_the_slowest_of_several() -> None:
     assert bars[-1] == "0"
 
 
-def test_a_lane_that_is_opened_has_each_stage_on_its_own_scale(browser: Browser) -> None:
+def test_opened_lane_has_its_own_scale(browser: Browser) -> None:
     record = a_rollout(40, slow=60)
     browser.show(page(record))
     browser.run("document.querySelector('#p5 summary').click()")
@@ -493,7 +493,7 @@ return found;
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("record", [a_rollout(), a_failed_rollout()], ids=["done", "failed"])
-def test_text_has_contrast_enough_in_both_themes(browser: Browser, record: dict[str, Any], theme: str) -> None:
+def test_text_has_enough_contrast(browser: Browser, record: dict[str, Any], theme: str) -> None:
     browser.show(page(record), prefers_color_scheme=theme)
     browser.run("document.querySelectorAll('details').forEach(one => one.open = true)")
     texts = browser.run(CONTRASTS + TEXTS)
@@ -502,7 +502,7 @@ def test_text_has_contrast_enough_in_both_themes(browser: Browser, record: dict[
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_bars_and_lines_have_contrast_enough_in_both_themes(browser: Browser, theme: str) -> None:
+def test_bars_and_lines_have_enough_contrast(browser: Browser, theme: str) -> None:
     browser.show(page(a_failed_rollout()), prefers_color_scheme=theme)
     marks = browser.run(CONTRASTS + MARKS)
     assert {"draining", "restarting", "warming", "ready", "failed", "old", "new", "line"} <= {one[1] for one in marks}
@@ -510,7 +510,7 @@ def test_bars_and_lines_have_contrast_enough_in_both_themes(browser: Browser, th
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_the_theme_is_that_of_the_reader(browser: Browser, theme: str) -> None:
+def test_theme_follows_the_reader(browser: Browser, theme: str) -> None:
     browser.show(page(a_rollout()), prefers_color_scheme=theme)
     light = browser.run(CONTRASTS + "return shine(behind(document.querySelector('.picture')))")
     assert light > 0.9 if theme == "light" else light < 0.05
@@ -525,7 +525,7 @@ SIMULATED = {
 
 
 def as_seen(colour: str, kind: str) -> tuple[float, float, float]:
-    """A colour as somebody of that kind sees it: in CIE L*a*b*, in which distance is difference."""
+    """A colour as a person with that kind of colour blindness sees it, in CIE L*a*b*, in which distance is difference."""
     channels = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     r, g, b = (min(1.0, max(0.0, sum(m * c for m, c in zip(row, linear)))) for row in SIMULATED[kind])
@@ -540,7 +540,7 @@ def as_seen(colour: str, kind: str) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("kind", SIMULATED)
 @pytest.mark.parametrize("theme", THEMES)
-def test_the_colour_blind_can_tell_the_stages_apart(browser: Browser, theme: str, kind: str) -> None:
+def test_colour_blind_readers_can_distinguish_stages(browser: Browser, theme: str, kind: str) -> None:
     browser.show(page(a_rollout()), prefers_color_scheme=theme)
     names = ("draining", "restarting", "warming", "ready", "failed", "new")
     style = "return getComputedStyle(document.documentElement).getPropertyValue('--' + arguments[0]).trim()"
@@ -552,7 +552,7 @@ def test_the_colour_blind_can_tell_the_stages_apart(browser: Browser, theme: str
     assert {pair: distance for pair, distance in distances.items() if distance < 15} == {}
 
 
-def test_without_colour_patterns_tell_the_stages_apart(browser: Browser) -> None:
+def test_patterns_distinguish_stages_without_colour(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     looks = browser.run(
         """return [...document.querySelectorAll('.legend i')].map(one => {
@@ -569,7 +569,7 @@ def test_without_colour_patterns_tell_the_stages_apart(browser: Browser) -> None
 
 
 @pytest.mark.parametrize("number", [8, 61])
-def test_tab_reaches_every_lane_and_shows_its_words(browser: Browser, number: int) -> None:
+def test_tab_reaches_every_lane(browser: Browser, number: int) -> None:
     browser.show(page(a_rollout(number)))
     browser.run("document.querySelector('.skip').focus()")
     for lane in range(number):
@@ -583,7 +583,7 @@ def test_tab_reaches_every_lane_and_shows_its_words(browser: Browser, number: in
         assert bottom - top > 12
 
 
-def test_the_focus_is_seen_and_not_hidden_below_the_axis(browser: Browser) -> None:
+def test_focus_is_visible_below_the_axis(browser: Browser) -> None:
     browser.show(page(a_rollout(40)), height=500, prefers_reduced_motion="reduce")
     browser.run("document.querySelector('#p39 summary').focus()")
     for _ in range(30):
@@ -597,7 +597,7 @@ def test_the_focus_is_seen_and_not_hidden_below_the_axis(browser: Browser) -> No
         assert outline == "3px"
 
 
-def test_enter_opens_a_lane_and_closes_it(browser: Browser) -> None:
+def test_enter_opens_and_closes_a_lane(browser: Browser) -> None:
     browser.show(page(a_rollout()))
     browser.run("document.querySelector('#p3 summary').focus()")
     browser.press(Keys.ENTER)
@@ -606,7 +606,7 @@ def test_enter_opens_a_lane_and_closes_it(browser: Browser) -> None:
     assert text_of(browser, "#p3 .more") == ""
 
 
-def test_a_link_skips_the_lanes(browser: Browser) -> None:
+def test_link_skips_the_lanes(browser: Browser) -> None:
     browser.show(page(a_rollout(1000, 20)), prefers_reduced_motion="reduce")
     browser.run("document.querySelector('.skip').focus()")
     assert text_of(browser, ".skip") == "Skip 1000 lanes, to the table"
@@ -615,7 +615,7 @@ def test_a_link_skips_the_lanes(browser: Browser) -> None:
     assert browser.run("return document.activeElement.className") == "wide"
 
 
-def test_what_is_wider_than_the_window_is_scrolled_by_keyboard(browser: Browser) -> None:
+def test_wide_table_scrolls_by_keyboard(browser: Browser) -> None:
     record = a_rollout()
     record["processes"][0].update(latencies_ms=[10.0**14], requests=10**14, deaths=10**14)
     browser.show(page(record), width=1190, prefers_reduced_motion="reduce")
@@ -628,7 +628,7 @@ def test_what_is_wider_than_the_window_is_scrolled_by_keyboard(browser: Browser)
 # --- screen readers
 
 
-def test_whatever_can_be_focused_or_is_a_picture_has_a_name(browser: Browser) -> None:
+def test_focusable_elements_and_pictures_have_names(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     nodes = browser.accessible()
     named = {"link", "image", "table", "heading", "columnheader", "rowheader"}
@@ -636,7 +636,7 @@ def test_whatever_can_be_focused_or_is_a_picture_has_a_name(browser: Browser) ->
     assert [node for node in nodes if (node["focusable"] or node["role"] in named) and not node["name"]] == []
 
 
-def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
+def test_screen_reader_reads_name_words_and_numbers(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     lanes = [node["name"] for node in browser.accessible() if node["name"].startswith("app-") and "·" in node["name"]]
     assert lanes[0] == (
@@ -645,13 +645,13 @@ def test_a_lane_is_read_as_name_words_and_numbers(browser: Browser) -> None:
     assert lanes[2].startswith(f"app-8002 drained 0.4 s · started 1.0 s · FAILED: {NOT_WARM} not available 2.4 s")
 
 
-def test_headings_tell_the_parts_of_the_page(browser: Browser) -> None:
+def test_headings_structure_the_page(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()))
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3')].map(one => one.tagName + one.innerText)")
     assert [one[:2] for one in levels] == ["H1", "H2", "H3", "H2", "H2"]
 
 
-def test_the_table_has_all_that_the_picture_shows(browser: Browser) -> None:
+def test_table_has_all_of_the_picture(browser: Browser) -> None:
     browser.show(page(a_rollout(2)))
     rows = browser.run(
         "return [...document.querySelectorAll('.wide tr')].map(row => [...row.cells].map(cell => cell.textContent))"
@@ -683,7 +683,7 @@ def a_wide_rollout() -> dict[str, Any]:
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", [320, 400, 800, 1184, 1185, 1200, 1400])
 @pytest.mark.parametrize("record", [a_wide_rollout(), a_rollout(1000, 20)], ids=["wide", "1000"])
-def test_no_window_cuts_the_table_off(browser: Browser, record: dict[str, Any], width: int, theme: str) -> None:
+def test_table_fits_every_window(browser: Browser, record: dict[str, Any], width: int, theme: str) -> None:
     browser.show(page(record), width=width, prefers_color_scheme=theme)
     browser.run("document.querySelector('.tables').scrollIntoView()")
     assert browser.run("const one = document.querySelector('.wide'); return one.scrollWidth - one.clientWidth") <= 0
@@ -693,7 +693,7 @@ def test_no_window_cuts_the_table_off(browser: Browser, record: dict[str, Any], 
     assert browser.run(out) == []
 
 
-def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) -> None:
+def test_narrow_table_names_each_cell(browser: Browser) -> None:
     browser.show(page(a_failed_rollout()), width=800)
     said = browser.run(
         """return [...document.querySelectorAll('.wide tbody tr:nth-child(3) td')].filter(one => one.clientWidth)
@@ -711,13 +711,13 @@ def test_where_columns_have_no_room_each_cell_says_what_it_is(browser: Browser) 
     [a_failed_rollout(), a_rollout(1000, 20), a_rollout(40, slow=60), a_rollout(1)],
     ids=["failed", "1000", "long", "1"],
 )
-def test_no_window_has_to_be_scrolled_sideways(browser: Browser, record: dict[str, Any], width: int) -> None:
+def test_page_fits_every_window(browser: Browser, record: dict[str, Any], width: int) -> None:
     browser.show(page(record), width=width)
     browser.run("[...document.querySelectorAll('.lanes details')].slice(0, 5).forEach(one => one.open = true)")
     assert browser.run("return document.documentElement.scrollWidth") <= width
 
 
-def test_a_thousand_processes_are_quick_to_open_and_seen_at_once(browser: Browser) -> None:
+def test_thousand_processes_open_quickly(browser: Browser) -> None:
     text = page(a_rollout(1000, 20))
     assert len(text.encode()) < MAX_BYTES
     began = time.monotonic()
@@ -728,14 +728,14 @@ def test_a_thousand_processes_are_quick_to_open_and_seen_at_once(browser: Browse
     assert 10 <= len(lanes_with(browser, "nav a")) <= 20
 
 
-def test_a_thousand_long_warm_ups_fit_too() -> None:
+def test_thousand_long_warm_ups_stay_small() -> None:
     record = a_rollout(1000, 20)
     for process in record["processes"]:
         process.update(requests=5000, latencies_ms=[894.5, *([12.3] * 99)])
     assert len(page(record).encode()) < MAX_BYTES * 1.15
 
 
-def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
+def test_one_failure_is_visible_among_a_thousand(browser: Browser) -> None:
     browser.show(page(a_failed_rollout(1000, 500)))
     thick = browser.run(
         """const path = document.querySelector('.overview path.failed'), picture = path.ownerSVGElement;
@@ -744,7 +744,7 @@ def test_one_that_failed_is_seen_among_a_thousand(browser: Browser) -> None:
     assert thick > 2
 
 
-def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser: Browser) -> None:
+def test_long_words_are_whole_below_the_lane(browser: Browser) -> None:
     record = a_failed_rollout()
     record["processes"][2]["why"] = f"{NOT_WARM}; " * 8
     for width in (360, 800, 1249, 1300, 1400):
@@ -756,13 +756,13 @@ def test_words_that_have_no_room_in_a_lane_stand_below_it_and_are_whole(browser:
         assert cut == [], width
 
 
-def test_one_process_has_its_bars_over_the_whole_width(browser: Browser) -> None:
+def test_single_process_uses_the_whole_width(browser: Browser) -> None:
     browser.show(page(a_rollout(1, least_available=0)))
     assert text_of(browser, "h1").endswith("never fewer than 0 of 1 available")
     assert len(lanes_with(browser, ".lanes > li")) == 1
 
 
-def test_an_axis_of_a_second_and_of_days_has_a_handful_of_ticks(browser: Browser) -> None:
+def test_axis_has_few_ticks_for_any_duration(browser: Browser) -> None:
     for seconds in (0.05, 1.0, 59.0, 119.0, 700.0, 7000.0, 80000.0, 4e6):
         browser.show(page(a_rollout(1, seconds=seconds)))
         assert 3 <= len(lanes_with(browser, ".ticks span")) <= 12, seconds
@@ -771,13 +771,13 @@ def test_an_axis_of_a_second_and_of_days_has_a_handful_of_ticks(browser: Browser
 # --- whatever stands in the record
 
 
-def test_what_is_put_into_a_tag_is_escaped_unless_a_tag_made_it() -> None:
+def test_text_in_a_tag_is_escaped() -> None:
     assert tag("p", "<&", tag("b", "'"), title='">', class_="") == '<p title="&quot;&gt;">&lt;&amp;<b>&#x27;</b></p>'
     assert tag("p", Html("<br>")) == "<p><br></p>"
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_names_and_reasons_of_others_are_text_and_nothing_else(browser: Browser, text: str) -> None:
+def test_hostile_names_and_reasons_stay_text(browser: Browser, text: str) -> None:
     record = a_failed_rollout(8)
     record.update(group=text, by=text, user=text, client=text, why=text)
     for process in record["processes"]:
@@ -796,7 +796,7 @@ def test_names_and_reasons_of_others_are_text_and_nothing_else(browser: Browser,
     assert "\x1b" not in page(record)
 
 
-def test_what_is_to_be_typed_is_quoted_for_a_shell(browser: Browser) -> None:
+def test_commands_are_quoted_for_a_shell(browser: Browser) -> None:
     record = a_failed_rollout()
     record["processes"][2]["name"] = "a;reboot"
     browser.show(page({**record, "group": "a b"}))
@@ -804,7 +804,7 @@ def test_what_is_to_be_typed_is_quoted_for_a_shell(browser: Browser) -> None:
     assert "supervisorctl rolling_resume 'a b'" in text_of(browser, ".trouble")
 
 
-def test_page_of_resumed_rollout_tells_the_rest_and_real_times() -> None:
+def test_resumed_rollout_has_interruption_and_real_times() -> None:
     record = a_failed_rollout()
     rests = [[2.0, 302.0, "app-8001 is not warm"], ["no", "rest"]]
     told = page({**record, "seconds": 10.0, "rested": 300.0, "rests": rests})
@@ -814,21 +814,21 @@ def test_page_of_resumed_rollout_tells_the_rest_and_real_times() -> None:
 
 
 @pytest.mark.parametrize("key", ROLLOUT)
-def test_without_any_key_of_the_rollout_the_page_is_made(key: str) -> None:
+def test_page_without_any_one_rollout_key(key: str) -> None:
     record = a_failed_rollout()
     del record[key]
     parsed(page(record))
 
 
 @pytest.mark.parametrize("key", PROCESS)
-def test_without_any_key_of_a_process_the_page_is_made(key: str) -> None:
+def test_page_without_any_one_process_key(key: str) -> None:
     record = a_failed_rollout()
     for process in record["processes"]:
         del process[key]
     assert parsed(page(record)).tags.count("summary") == 9
 
 
-def test_what_an_older_record_does_not_tell_is_counted_where_it_can_be(browser: Browser) -> None:
+def test_missing_totals_are_counted(browser: Browser) -> None:
     record = a_rollout()
     for key in ("seconds", "total", "replaced", "least_available"):
         del record[key]
@@ -836,19 +836,19 @@ def test_what_an_older_record_does_not_tell_is_counted_where_it_can_be(browser: 
     assert text_of(browser, "h1") == "app: 8 of 8 replaced in 19.1 s, never fewer than 7 of 8 available"
 
 
-def test_an_empty_record_is_a_page_that_says_so(browser: Browser) -> None:
+def test_empty_record_is_a_page_that_says_so(browser: Browser) -> None:
     browser.show(page({}))
     assert "The record names no process." in text_of(browser, ".picture, main")
 
 
-def test_a_process_that_never_left_is_open_all_the_time(browser: Browser) -> None:
+def test_process_never_closed_has_no_bars(browser: Browser) -> None:
     browser.show(page(an_aborted_rollout()))
     assert browser.run("return document.querySelectorAll('#p7 .track i').length") == 0
     browser.run("document.querySelector('#p7 summary').click()")
     assert text_of(browser, "#p7 .more").startswith("It was never closed.")
 
 
-def test_a_stage_of_a_newer_version_is_drawn_and_named(browser: Browser) -> None:
+def test_unknown_stage_is_drawn_and_named(browser: Browser) -> None:
     record = a_rollout()
     record["processes"][0]["stages"][0][0] = "soaking"
     browser.show(page(record))
@@ -871,7 +871,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_whatever_stands_in_a_record_the_page_is_made_and_well_formed(data: st.DataObject) -> None:
+def test_any_record_is_a_well_formed_page(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from([a_rollout(2), a_failed_rollout(3, 1), a_running_rollout(3, 1)]))
     for _ in range(data.draw(st.integers(1, 3))):
         place: Any = record
@@ -886,7 +886,7 @@ def test_whatever_stands_in_a_record_the_page_is_made_and_well_formed(data: st.D
 # --- the medium
 
 
-def test_on_paper_it_is_light_and_complete_and_nothing_sticks(browser: Browser) -> None:
+def test_print_is_light_and_complete(browser: Browser) -> None:
     browser.show(page(a_rollout()), width=1000, media="print", prefers_color_scheme="dark")
     assert browser.run("return getComputedStyle(document.querySelector('.axis')).position") == "static"
     assert browser.run(CONTRASTS + "return shine(behind(document.querySelector('.picture')))") > 0.9
@@ -894,7 +894,7 @@ def test_on_paper_it_is_light_and_complete_and_nothing_sticks(browser: Browser) 
     assert len(browser.tell("Page.printToPDF")["data"]) > 10000
 
 
-def test_who_wants_no_motion_has_none(browser: Browser) -> None:
+def test_reduced_motion_is_respected(browser: Browser) -> None:
     smooth = "return getComputedStyle(document.documentElement).scrollBehavior"
     browser.show(page(a_rollout()), prefers_reduced_motion="reduce")
     assert browser.run(smooth) == "auto"
@@ -902,7 +902,7 @@ def test_who_wants_no_motion_has_none(browser: Browser) -> None:
     assert browser.run(smooth) == "smooth"
 
 
-def test_who_wants_more_contrast_has_it(browser: Browser) -> None:
+def test_more_contrast_is_respected(browser: Browser) -> None:
     browser.show(page(a_rollout()), prefers_contrast="more")
     texts = browser.run(CONTRASTS + TEXTS)
     assert [one for one in texts if one[0] < 6] == []
@@ -911,9 +911,7 @@ def test_who_wants_more_contrast_has_it(browser: Browser) -> None:
 # --- the browser
 
 
-def test_without_chromium_the_tests_fail_and_say_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_chromium_names_the_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     started = chromium.chromium(tmp_path)
     with pytest.raises(chromium.NoChromiumError, match="apt-get install chromium chromium-driver"):

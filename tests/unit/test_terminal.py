@@ -20,7 +20,7 @@ FAILED = "app-1  drained 0.0 s · started 1.0 s · FAILED: is not warm: GET /hea
 
 
 class Terminal(io.StringIO):
-    """A stream that somebody looks at."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -37,42 +37,42 @@ def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 24)))
 
 
-def test_a_long_line_is_broken_between_words_and_goes_on_indented() -> None:
+def test_long_line_is_broken_between_words() -> None:
     assert fitted([FAILED], 80) == [
         "app-1  drained 0.0 s · started 1.0 s · FAILED: is not warm: GET /health answered",
         "  500, expected 2xx",
     ]
 
 
-def test_what_goes_on_below_an_indented_line_is_indented_more() -> None:
+def test_rest_of_an_indented_line_is_indented_more() -> None:
     assert fitted(["    one two three"], 11) == ["    one two", "      three"]
 
 
-def test_a_path_that_is_to_be_copied_stays_whole() -> None:
+def test_long_path_stays_whole() -> None:
     path = "/very/long" * 10
     assert fitted([f"see {path} there"], 40) == ["see", f"  {path}", "  there"]
 
 
 @given(st.lists(st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=200)), st.integers(20, 120))
-def test_no_word_is_lost(lines: list[str], columns: int) -> None:
+def test_breaking_loses_no_word(lines: list[str], columns: int) -> None:
     assert " ".join(fitted(lines, columns)).split() == " ".join(lines).split()
 
 
-def test_in_a_pipe_every_line_is_whole_and_plain() -> None:
+def test_lines_in_a_pipe_are_whole_and_plain() -> None:
     assert told(io.StringIO(), XTERM, [FAILED]) == FAILED + "\n"
 
 
-def test_on_a_terminal_no_line_is_longer_than_that_is_wide() -> None:
+def test_lines_fit_the_width_of_the_terminal() -> None:
     text = told(Terminal(), {**XTERM, "NO_COLOR": "1"}, [FAILED])
     assert [len(line) <= 80 for line in text.splitlines()] == [True, True]
 
 
 @pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}, {**XTERM, "NO_COLOR": "1"}])
-def test_where_colours_are_not_wanted_there_are_none(environment: dict[str, str]) -> None:
+def test_no_color_and_dumb_terminals_get_no_colours(environment: dict[str, str]) -> None:
     assert "\x1b" not in told(Terminal(), environment, [FAILED])
 
 
-def test_an_empty_no_color_says_nothing() -> None:
+def test_empty_no_color_keeps_colours() -> None:
     assert "\x1b" in told(Terminal(), {**XTERM, "NO_COLOR": ""}, [FAILED])
 
 
@@ -92,7 +92,7 @@ def test_an_empty_no_color_says_nothing() -> None:
         ("app-1  ready, and closed", []),
     ],
 )
-def test_what_matters_is_coloured(line: str, coloured: list[tuple[str, str]]) -> None:
+def test_failures_and_warnings_are_coloured(line: str, coloured: list[tuple[str, str]]) -> None:
     found = painted(line)
     assert [(start, text) for start, text in re.findall(r"(\x1b\[\d+m)(.*?)\x1b\[0m", found)] == coloured
     assert re.sub(r"\x1b\[\d+m", "", found) == line
