@@ -139,7 +139,7 @@ class StatusLineRewriter:
         for one in tcp_sockets(ANSWERABLE, ports):
             element = f"{one.address} . {one.port} . {one.peer_address} . {one.peer_port}"
             found["old6" if ":" in one.address else "old4"].append(element)
-            self.waiting |= {peer_of(one.peer_address, one.peer_port)}
+            self.waiting |= {one.peer}
         return [
             f"add element inet {self._table} {name} {{ {', '.join(ends)} }}" for name, ends in found.items() if ends
         ]

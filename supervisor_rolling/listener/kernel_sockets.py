@@ -16,7 +16,6 @@ from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
 from supervisor_rolling.listener.system import procfs
@@ -26,7 +25,6 @@ from supervisor_rolling.listener.system.sock_diag import (
     CONNECTED,
     LISTEN,
     TcpSocket,
-    Traffic,
     tcp_sockets,
 )
 
@@ -44,11 +42,11 @@ class KernelSockets:
                 connected[one.port].append(one)
         return {
             tcp(port): Connections(
-                peers=frozenset(map(_peer, connected[port])),
-                oldest=tuple(map(_connection, heapq.nlargest(oldest, connected[port], key=_age_ms))),
-                silent=min(map(_silent, connected[port]), default=math.inf) if oldest else 0.0,
+                peers=frozenset(one.peer for one in those),
+                oldest=tuple(map(_connection, heapq.nlargest(oldest, those, key=lambda one: one.traffic.age))),
+                silent=min(map(_silent, those), default=math.inf) if oldest else 0.0,
             )
-            for port in ports
+            for port, those in connected.items()
         }
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
@@ -80,18 +78,18 @@ class KernelSockets:
 
     def listening(self, port: int, pid: int) -> PortUse:
         """See ``Sockets.listening``."""
-        found = list(tcp_sockets((LISTEN,), [port]))
-        addresses = _addresses(found)
-        family = [pid]
+        found = tcp_sockets((LISTEN,), [port])
+        addresses, family = _addresses(found), [pid]
         try:
-            left = _without(found, procfs.own_inodes(pid)) if found else []
-            if left:
+            held = procfs.own_inodes(pid) if found else frozenset()
+            if any(one.inode not in held for one in found):
                 family = list(procfs.family_of(pid))
-                left = _without(found, frozenset().union(*map(procfs.own_inodes, family)))
+                held = frozenset().union(*map(procfs.own_inodes, family))
         except SocketsError:  # it is hidden which sockets are its own
             return PortUse(addresses, None)
-        own = _addresses(one for one in found if one not in left)
-        rivals = {one.inode for one in left if not own or any(overlap(one.address, address) for address in own)}
+        own = _addresses(one for one in found if one.inode in held)
+        others = [one for one in found if one.inode not in held]
+        rivals = {one.inode for one in others if not own or any(overlap(one.address, address) for address in own)}
         return PortUse(addresses, own, procfs.others(rivals, family) if rivals else ())
 
     def holders_of(self, ports: Collection[int]) -> Mapping[int, Holder]:
@@ -106,7 +104,7 @@ def _clients(ports: Collection[int]) -> dict[int, Holder]:
     first, last = local_ports()
     ports = [port for port in ports if first <= port <= last]
     found = {one.inode: one for one in tcp_sockets(CONNECTED, ports) if one.inode} if ports else {}
-    peers = {one.port: _peer(one) for one in found.values()}
+    peers = {one.port: one.peer for one in found.values()}
     held = procfs.holders({inode: one.port for inode, one in found.items()}) if found else {}
     return {port: replace(holder, peer=peers[port]) for port, holder in held.items()}
 
@@ -118,10 +116,6 @@ def local_ports() -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _without(found: Iterable[TcpSocket], inodes: Collection[int]) -> list[TcpSocket]:
-    return [one for one in found if one.inode not in inodes]
-
-
 def _addresses(found: Iterable[TcpSocket]) -> tuple[str, ...]:
     return tuple(sorted({one.address for one in found}))
 
@@ -131,30 +125,15 @@ def _wrapper(chain: Sequence[int]) -> Wrapper:
     return replace(first, inner=tuple(inner))
 
 
-def _peer(one: TcpSocket) -> str:
-    return peer_of(one.peer_address, one.peer_port)
-
-
-def _age_ms(one: TcpSocket) -> int:
-    return one.traffic.age if one.traffic else 0
-
-
 def _silent(one: TcpSocket) -> float:
     """Seconds since the last byte; 0.0 where an answer may be under way: the last byte was received, bytes wait for the
     reader, or no process has accepted the connection yet."""
-    if one.traffic is None or not one.inode or one.traffic.last == "received" or one.traffic.is_sending:
-        return 0.0
-    return one.traffic.idle / 1000
+    is_busy = not one.inode or one.traffic.last == "received" or one.traffic.is_sending
+    return 0.0 if is_busy else one.traffic.idle / 1000
 
 
 def _connection(one: TcpSocket) -> Connection:
-    traffic = one.traffic or Traffic()
-    return Connection(_peer(one), traffic.age / 1000, traffic.idle / 1000, traffic.last, _state(one))
-
-
-def _state(one: TcpSocket) -> str:
-    if not one.inode:
-        return "not accepted"
-    if one.traffic and one.traffic.is_stuck:
-        return "stuck"
-    return "half-closed" if one.state == CLOSE_WAIT else ""
+    state = "half-closed" if one.state == CLOSE_WAIT else ""
+    state = "stuck" if one.traffic.is_stuck else state
+    state = state if one.inode else "not accepted"
+    return Connection(one.peer, one.traffic.age / 1000, one.traffic.idle / 1000, one.traffic.last, state)

@@ -21,6 +21,7 @@ from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import sock_diag
+from supervisor_rolling.listener.system.sock_diag import Traffic
 from tests.support.lingering import unreachable
 from tests.support.waiting import eventually, stays
 
@@ -487,15 +488,14 @@ def test_recorded_upload_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     one = told_of(UPLOAD, monkeypatch)
     assert (one.address, one.port, one.peer_address, one.peer_port) == ("127.0.0.1", 8000, "127.0.0.1", 41234)
     assert one.inode > 0
-    assert one.traffic is not None
     assert (one.traffic.last, one.traffic.is_stuck) == ("received", False)
     assert (one.traffic.age, one.traffic.idle) == (2252, 252)
 
 
 def test_short_tcp_info_gives_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     info = struct.pack("=HH", 4 + 104, 2) + UPLOAD[INFO_AT : INFO_AT + 104]  # struct tcp_info of Linux 3.10
-    assert told_of(UPLOAD[:108] + info, monkeypatch).traffic is None
-    assert told_of(UPLOAD[:108], monkeypatch).traffic is None
+    assert told_of(UPLOAD[:108] + info, monkeypatch).traffic == Traffic()
+    assert told_of(UPLOAD[:108], monkeypatch).traffic == Traffic()
 
 
 @given(st.binary(max_size=400))
@@ -512,6 +512,5 @@ def test_idle_time_never_exceeds_the_age(retransmits: int, clocks: tuple[int, ..
     attribute = struct.pack("=HH", 4 + len(info), 2) + info
     with pytest.MonkeyPatch.context() as monkeypatch:
         traffic = told_of(UPLOAD[:108] + attribute, monkeypatch).traffic
-    assert traffic is not None
     assert 0 <= traffic.idle <= traffic.age
     assert bool(traffic.last) == any(segments)

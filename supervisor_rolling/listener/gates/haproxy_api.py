@@ -98,7 +98,7 @@ class RuntimeApi:
         return self._command([self._set(name, state) for name, state in states.items()])
 
     def ready(self, servers: Sequence[Server]) -> str:
-        """Let these servers have new requests again. Returns HAProxy's objections. One that its checks found dead, since
+        """Let these servers have new requests again. Returns HAProxy's objections. One that its checks found dead, as
         its process was restarted, goes through maintenance: it would be out for ``rise`` checks more without."""
         dead = [server for server in servers if not server.is_up and server.is_drained]
         return self._command(

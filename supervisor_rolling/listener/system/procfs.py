@@ -17,7 +17,6 @@ from supervisor_rolling.core.text import printable
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 _ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
-_NAMES = (b"SUPERVISOR_GROUP_NAME=", b"SUPERVISOR_PROCESS_NAME=")
 
 
 def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
@@ -58,11 +57,7 @@ def listening_unix() -> dict[int, str]:
 
 def name_of(pid: int) -> str:
     """The name of a process (comm), made printable, since a process can choose it. Empty where the process is gone."""
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            return printable(comm.read().strip())
-    except _GONE:
-        return ""
+    return printable(_read(pid, "comm").strip())
 
 
 def program_of(pid: int) -> str:
@@ -76,10 +71,8 @@ def program_of(pid: int) -> str:
 def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
     """The signals that a process handles or waits for (blocked), and those that it ignores, by their names without SIG;
     none where the process is gone."""
-    masks = {"SigCgt": "0", "SigIgn": "0", "SigBlk": "0"}
-    with contextlib.suppress(*_GONE), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
-        masks.update((line[:6], line[7:]) for line in status if line.startswith(tuple(masks)))
-    caught, ignored, blocked = (int(mask, 16) for mask in masks.values())
+    fields = dict(line.partition(":")[::2] for line in _read(pid, "status").splitlines())
+    caught, ignored, blocked = (int(fields.get(name, "0"), 16) for name in ("SigCgt", "SigIgn", "SigBlk"))
     return _signals_in(caught | blocked), _signals_in(ignored)
 
 
@@ -129,12 +122,8 @@ def _holding(inodes: Collection[int], family: Collection[int]) -> dict[int, list
 def started_as(pid: int) -> str:
     """The name, ``group:process``, under which supervisord started a process or its ancestor; empty where it did not,
     or where that is hidden."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as environ:
-            known = dict(one.split(b"=", 1) for one in environ.read().split(b"\0") if one.startswith(_NAMES))
-    except (*_GONE, PermissionError):
-        return ""
-    names = [known.get(name.rstrip(b"="), b"").decode(errors="replace") for name in _NAMES]
+    variables = dict(one.partition("=")[::2] for one in _read(pid, "environ").split("\0"))
+    names = [variables.get(name, "") for name in ("SUPERVISOR_GROUP_NAME", "SUPERVISOR_PROCESS_NAME")]
     return printable(":".join(names)) if all(names) else ""
 
 
@@ -186,6 +175,15 @@ def _stat(pid: int) -> list[bytes]:
     """The fields of proc(5)'s stat behind the name, which may hold any character: state, parent, ..."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         return stat.read().rpartition(b")")[2].split()
+
+
+def _read(pid: int, name: str) -> str:
+    """A file of a process in /proc; empty where the process is gone or hidden."""
+    try:
+        with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except (*_GONE, PermissionError):
+        return ""
 
 
 def _link(path: str) -> str:

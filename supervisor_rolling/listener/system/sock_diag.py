@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.peers import peer_of
 
 ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
 """Numbers of include/net/tcp_states.h."""
@@ -77,7 +78,12 @@ class TcpSocket(NamedTuple):
     peer_address: str
     peer_port: int
     inode: int  # 0 for a connection that no process has accepted yet
-    traffic: Traffic | None = None  # None where it was not asked for, or the handshake is not over
+    traffic: Traffic = Traffic()  # as far as it was asked for, and the kernel knows it: not in a handshake
+
+    @property
+    def peer(self) -> str:
+        """The other end: ``10.0.0.1:4711``, ``[::1]:4711``."""
+        return peer_of(self.peer_address, self.peer_port)
 
 
 def tcp_sockets(
@@ -186,7 +192,7 @@ def _raise_error(body: bytes) -> None:
 
 def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
     family, state, port, peer_port, source, destination, not_taken, inode = _ANSWER.unpack_from(body)
-    info = _attribute(body, _INFO_ATTRIBUTE) if with_traffic else None
+    info = _attribute(body, _INFO_ATTRIBUTE) if with_traffic else b""
     return TcpSocket(
         state=state,
         address=_address(family, source),
@@ -194,25 +200,24 @@ def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
         peer_address=_address(family, destination),
         peer_port=int.from_bytes(peer_port, "big"),
         inode=inode,
-        traffic=_traffic(info, not_taken) if info else None,
+        traffic=_traffic(info, not_taken),
     )
 
 
-def _attribute(body: bytes, selected: int) -> bytes | None:
-    """The content of one of the attributes behind a struct inet_diag_msg."""
+def _attribute(body: bytes, selected: int) -> bytes:
+    """The content of one of the attributes behind a struct inet_diag_msg; empty where there is none."""
     at = _ANSWER.size
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
         if kind == selected:
             return body[at + _ATTRIBUTE.size : at + length]
         at += max(_ATTRIBUTE.size, -(-length // 4) * 4)  # NLA_ALIGN
-    return None
+    return b""
 
 
-def _traffic(info: bytes, not_taken: int) -> Traffic | None:
-    """None from a kernel with a shorter tcp_info (before 4.6)."""
-    if len(info) < _INFO.size:
-        return None
+def _traffic(info: bytes, not_taken: int) -> Traffic:
+    if len(info) < _INFO.size:  # a kernel before 4.6 has a shorter struct tcp_info
+        return Traffic()
     retransmits, sent, received, heard, times_received, times_sent = _INFO.unpack_from(info)
     age = max(sent, received, heard)
     is_stuck = not_taken > 0 and (retransmits > 0 or sent >= _STUCK_MS)
