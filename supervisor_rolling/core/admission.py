@@ -13,9 +13,9 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
 from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
-from supervisor_rolling.core.stages import ALIVE, NOT_UP
 from supervisor_rolling.core.timeline import levelled, noted
 
 NAMED = 3

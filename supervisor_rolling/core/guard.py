@@ -65,17 +65,11 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy
 from supervisor_rolling.core.process import Change, Process
+from supervisor_rolling.core.process_states import ALIVE, CLOSED_STAGES, MANUAL_STOP_GRACE, state_text
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.share import limit_for
-from supervisor_rolling.core.stages import (
-    ALIVE,
-    CLOSED_STAGES,
-    MANUAL_STOP_GRACE,
-    WARMUP_REPORT_GRACE,
-    cold_text,
-    state_text,
-)
 from supervisor_rolling.core.transitions import check_guarded
+from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE, not_warm_text
 
 FIRST_RETRY = 5.0
 """Seconds from a warm-up that failed to the next: what it failed of may pass, as a database that starts."""
@@ -265,7 +259,7 @@ def _warming(
     if warmup_status is None or warmup_status.incarnation != guarded.incarnation:
         return guarded
     if warmup_status.state in ("failed", "late"):
-        return _failed(guarded, cold_text(warmup_status, guard_state.policy.warmup), observed)
+        return _failed(guarded, not_warm_text(warmup_status, guard_state.policy.warmup), observed)
     if warmup_status.state == "warm" and process.state == "RUNNING":
         guarded = replace(
             guarded,
@@ -281,7 +275,7 @@ def _warming(
         >= guard_state.policy.warmup.timeout + WARMUP_REPORT_GRACE
     ):
         late = replace(warmup_status, state="late", why=warmup_status.why or state_text(process))
-        return _failed(guarded, cold_text(late, guard_state.policy.warmup), observed)
+        return _failed(guarded, not_warm_text(late, guard_state.policy.warmup), observed)
     return guarded
 
 

@@ -63,26 +63,25 @@ from functools import partial
 
 from supervisor_rolling.core import hook_steps
 from supervisor_rolling.core.actions import Action
+from supervisor_rolling.core.drain import can_be_notified, drain_signal
 from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.jobs import NotificationJob, WarmupJob
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Process
-from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status, Timing
-from supervisor_rolling.core.stages import (
+from supervisor_rolling.core.process_states import (
     ALIVE,
     CLOSED_STAGES,
     MANUAL_STOP_GRACE,
     NOT_UP,
     UNDER_WAY,
-    action,
-    can_be_told,
     closed_since,
-    notice,
-    step,
     still_runs,
 )
+from supervisor_rolling.core.restart import restart_action
+from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status, Timing
+from supervisor_rolling.core.stages import step
 from supervisor_rolling.core.timeline import begun_at, levelled, noted
 from supervisor_rolling.core.transitions import to
 from supervisor_rolling.core.wait_reasons import MAX_NAMED, for_the_guard, for_warm_ups, waiting_for
@@ -148,9 +147,13 @@ def closed(rollout: Rollout) -> dict[Endpoint, str]:
 def actions(rollout: Rollout, observed: Observation, closed_since: Mapping[Endpoint, float]) -> tuple[Action, ...]:
     """What supervisord must be told now; ``closed_since`` is what the gate said after the rollout was recorded."""
     told = (
-        notice(member, rollout, observed, closed_since) for member in rollout.members if member.stage is Stage.DRAINING
+        drain_signal(member, rollout, observed, closed_since)
+        for member in rollout.members
+        if member.stage is Stage.DRAINING
     )
-    found = (action(member, observed, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING)
+    found = (
+        restart_action(member, observed, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING
+    )
     return tuple(one for one in (*told, *found) if one)
 
 
@@ -174,7 +177,7 @@ def notifications(
         )
         for member in rollout.members
         if request and member.stage is Stage.DRAINING and member.endpoints
-        if can_be_told(member, processes.get(member.name), closed_since)
+        if can_be_notified(member, processes.get(member.name), closed_since)
     }
 
 
@@ -360,7 +363,7 @@ def _is_nobody_left(rollout: Rollout, observed: Observation) -> bool:
 def _accounted_for(member: Member, observed: Observation) -> Member:
     if not member.selected or member.attempted or not _is_left_stopped(member, observed):
         return member
-    return replace(member, selected=False, why="was stopped by hand and is left so")
+    return replace(member, selected=False, why="was stopped manually, and is left stopped")
 
 
 def _wait_of(rollout: Rollout, observed: Observation) -> tuple[str, float]:

@@ -14,40 +14,30 @@ from supervisor_rolling.core.process import Process
 
 @dataclass(frozen=True)
 class Observation:
-    """What one look found.
+    """What one look at a group found. Mappings are by the name of a process, and lack those of which there is nothing
+    to say."""
 
-    ``at`` was read before the connections were, so that an endpoint closed since ``t <= at`` had its connections looked at
-    behind a closed gate. ``gap``: seconds before it in which nobody looked.
-
-    ``closed`` maps an endpoint to the moment since when it has been closed without a gap; ``unclosed`` has since when a
-    process that drains has been seen with a gate that is not known to be closed. ``connections`` holds the number of
-    connections left for a process that drains, ``oldest`` the oldest few of them where its time is over, ``leaks`` the
-    peer that got through a closed gate, ``reuses`` what was asked over old connections. ``refusals`` are the orders
-    that supervisord refused for good, by process. ``told`` are the draining processes that have been sent the signal of
-    their drain, ``telling`` those that are being asked its request. ``dead`` says since when those have been known to
-    be dead to which supervisord has not come round: whether they crashed or were stopped, only it can tell. ``hook``:
-    how far the commands of the rollout got. ``guarded`` are the processes in the hands of the guard. ``held``: who has
-    the port of one that does not come up, in words. Of those whose pools are made to run dry (``drain.keepalive:
-    nginx``), ``silent`` has for how many seconds no byte has moved on any connection that is left, and ``sealed`` are
-    those that answer in something else than plain HTTP/1.1."""
-
-    at: float
+    at: float  # read before the connections were: an endpoint closed since then had them read behind a closed gate
     processes: Mapping[str, Process]
-    gap: float = 0.0
-    closed: Mapping[Endpoint, float] = field(default_factory=dict)
+    gap: float = 0.0  # seconds before ``at`` in which no listener looked
+    closed: Mapping[Endpoint, float] = field(default_factory=dict)  # since when each has been closed without a gap
     gate_problem: str = ""
-    unclosed: Mapping[str, float] = field(default_factory=dict)
-    connections: Mapping[str, int] = field(default_factory=dict)
-    oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
-    leaks: Mapping[str, str] = field(default_factory=dict)
-    reuses: Mapping[str, KeepaliveReuse] = field(default_factory=dict)
+    unclosed: Mapping[str, float] = field(default_factory=dict)  # since when a draining one's gate is not known closed
+    connections: Mapping[str, int] = field(default_factory=dict)  # left, of draining ones
+    oldest: Mapping[str, tuple[Connection, ...]] = field(
+        default_factory=dict
+    )  # a few of these, once a drain is overdue
+    leaks: Mapping[str, str] = field(default_factory=dict)  # the peer that came through a closed gate
+    reuses: Mapping[str, KeepaliveReuse] = field(default_factory=dict)  # requests on connections older than the gate
     warmups: Mapping[str, WarmupStatus] = field(default_factory=dict)
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    dead: Mapping[str, float] = field(default_factory=dict)
-    told: frozenset[str] = frozenset()
-    telling: frozenset[str] = frozenset()
+    refusals: Mapping[str, str] = field(default_factory=dict)  # commands that supervisord has refused for good
+    dead: Mapping[str, float] = field(default_factory=dict)  # since when, before supervisord says whether it crashed
+    signalled: frozenset[str] = frozenset()  # draining ones that drain.signal was sent to
+    being_notified: frozenset[str] = frozenset()  # draining ones that drain.request is sent to just now
     guarded: Mapping[str, GuardedProcess] = field(default_factory=dict)
-    held: Mapping[str, str] = field(default_factory=dict)
-    hook: HookResult | None = None
+    held: Mapping[str, str] = field(default_factory=dict)  # what else holds the port of one that does not start
+    hook: HookResult | None = None  # how far the rollout's hook has got
+    # With drain.keepalive: nginx, for how many seconds no byte has moved on any connection that is left; and those that
+    # answer in something else than plain HTTP/1.1.
     silent: Mapping[str, float] = field(default_factory=dict)
     sealed: frozenset[str] = frozenset()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from supervisor_rolling.core.drain import drained_for
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import DrainPolicy
 from supervisor_rolling.core.rollout import Rollout, Stage, Status
-from supervisor_rolling.core.stages import drained_for
 
 DRAIN_LOOK_EVERY = 0.02
 """Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it

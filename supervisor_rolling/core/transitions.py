@@ -100,6 +100,26 @@ def to(member: Member, stage: Stage, observed: Observation) -> Member:
     return replace(member, stage=stage, since=observed.at)
 
 
+def failed(member: Member, observed: Observation, why: str) -> Member:
+    """The member that the rollout has failed on, kept closed."""
+    return replace(to(member, Stage.FAILED, observed), failed=True, why=then(member, why))
+
+
+def returned(member: Member, observed: Observation) -> Member:
+    """The member where it was before it left: one that was kept closed is not opened as it is."""
+    return to(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
+
+
+def failed_and_returned(member: Member, observed: Observation, why: str) -> Member:
+    """The member that the rollout has failed on before it was stopped."""
+    return replace(returned(member, observed), failed=True, why=why)
+
+
+def then(member: Member, why: str) -> str:
+    """What is to be said of a member, after what the rollout has failed on already."""
+    return f"{member.why}; then {why}" if member.failed else why
+
+
 def check_guarded(before: Mapping[str, GuardedProcess], after: Mapping[str, GuardedProcess]) -> None:
     """Raise TransitionError where a process of a group has made a move that the guard's table does not have."""
     for name in before.keys() | after.keys():

@@ -22,6 +22,7 @@ from typing import TypeVar
 from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.connections import Arrival, Connections, KeepaliveReuse
+from supervisor_rolling.core.drain import POOL_REFUSED, is_overdue
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp_ports
 from supervisor_rolling.core.errors import (
     ConfigError,
@@ -57,10 +58,10 @@ from supervisor_rolling.core.policy import Config
 from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, gate_pause, pause
 from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Change, Incarnation, Process
+from supervisor_rolling.core.process_states import ALIVE, closed_since, is_kept_down
 from supervisor_rolling.core.records import is_running, record
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.snapshot import Request, Snapshot
-from supervisor_rolling.core.stages import ALIVE, POOL_REFUSED, closed_since, is_kept_down, is_overdue
 from supervisor_rolling.listener.contracts import (
     Balancers,
     Clients,
@@ -574,8 +575,10 @@ class Reconciler:
             refusals=self._refusals_of(group, processes),
             held=self._held_ports.of(group, _kept_down(rollout, guard_state, processes)),
             hook=self._hooked.get(_hook_key(rollout)) if rollout else None,
-            told=frozenset(_of_group(group, self._told)),
-            telling=frozenset(name for name, notice in _of_group(group, notifications).items() if not notice.is_over),
+            signalled=frozenset(_of_group(group, self._told)),
+            being_notified=frozenset(
+                name for name, notice in _of_group(group, notifications).items() if not notice.is_over
+            ),
             silent={m.name: min(found[one].silent for one in m.endpoints) for m in draining if self._is_emptied(m)},
             sealed=frozenset(m.name for m in draining if self._is_emptied(m) and self._is_sealed(m)),
         )

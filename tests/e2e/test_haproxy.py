@@ -323,7 +323,7 @@ def test_bypassed_backend_is_found_and_nothing_stopped(group: Callable[..., Stac
     with users(stack, posts=0.5) as load:
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 1
-    assert "still gets requests that HAProxy's backend does not know of (from 127.0.0.1:" in done.stdout
+    assert "still receives requests that HAProxy's backend does not count (from 127.0.0.1:" in done.stdout
     assert "Name the right one in gate.backend_name" in done.stdout
     assert pids(stack) == before
     assert_no_failures(load.report())

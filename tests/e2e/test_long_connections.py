@@ -169,7 +169,7 @@ def test_on_timeout_fail_keeps_process_and_connection(start: Callable[..., Stack
     why = done.process["why"]
     assert f"still had 1 connection to port {PORT} after {TIMEOUT:g} s of drain ({client.peer} open at least " in why
     assert re.search(rf"open at least \S+ s, {LAST_BYTE[kind]} ", why)
-    assert "so it was not stopped and goes on serving (drain.on_timeout: fail)" in why
+    assert "so it was not stopped and keeps serving traffic (drain.on_timeout: fail)" in why
     assert f"app-8000  FAILED: {why}" in done.out
     assert "raise drain.timeout" in done.out
     assert done.out.endswith("rolling_resume app\n")
@@ -344,4 +344,4 @@ def test_new_connection_differs_from_existing_ones(start: Callable[..., Stack]):
         with first_rule("-p", "tcp", "--dport", str(PORT), "-j", "ACCEPT"), Keepalive(PORT) as new:
             done = outlived(stack, result, ctl, old, new)
     assert (done.status, pids(stack), done.ended) == (1, before, {})
-    assert f"still gets new connections through its closed gate (from {new.peer} to port {PORT})" in done.out
+    assert f"still receives new connections through its closed gate (from {new.peer} to port {PORT})" in done.out

@@ -20,7 +20,8 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule, Share, WarmupPolicy
 from supervisor_rolling.core.process import Change, Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
-from supervisor_rolling.core.stages import CLOSED_STAGES, WARMUP_REPORT_GRACE
+from supervisor_rolling.core.process_states import CLOSED_STAGES
+from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import Killed, World, fast_policy
 

@@ -29,7 +29,7 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.port_use import Client, Holder
 from supervisor_rolling.core.rollout import Stage, Status
-from supervisor_rolling.core.stages import WARMUP_REPORT_GRACE
+from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.preflight import PATIENCE
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
@@ -890,7 +890,7 @@ def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
     world.cold = 0
     world.run(reconciler)
     assert world.rollout().status is Status.FAILED
-    assert "s after it came back: " in world.rollout().why
+    assert "s after its port was opened: " in world.rollout().why
     assert stages(world)["app-1"] == "open"
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 
@@ -901,7 +901,7 @@ def test_holder_of_a_port_is_named_and_asked_for_seldom():
     world.holders[8001] = Holder((41,), "python3", "app:app-1")
     rolled(world, 60.0)
     assert world.rollout().why == (
-        "app:app-1 went down while it was warmed up: it is FATAL; "
+        "app:app-1 exited during its warm-up: it is FATAL; "
         "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
     )
     assert world.holders_asked == [[8001]] * 2, "while it is in BACKOFF, and when it is FATAL"
@@ -1127,7 +1127,7 @@ def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend
     world.refuses_to_start = "NO_FILE: can't find command"
     rolled(world)
     assert world.rollout().status is Status.FAILED
-    assert "refuses the order to start it: NO_FILE" in world.rollout().why
+    assert "refused to start it: NO_FILE" in world.rollout().why
     world.refuses_to_start = ""
     rolled(world, kind="resume")
     assert world.rollout().status is Status.DONE

@@ -356,11 +356,11 @@ def test_failed_process_has_its_present_gate(found: list[View], text: str) -> No
 @pytest.mark.parametrize(
     ("member", "is_told"),
     [
-        (Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, why="did not come up: FATAL"), True),
+        (Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, why="did not start: FATAL"), True),
         (Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, why="died after it was replaced"), True),
         (Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, killed=True, why="did not stop"), False),
         (Member("app-1", (tcp(8001),), stage=Stage.FAILED, failed=True, killed=True, why="not warm"), True),
-        (Member("app-1", (tcp(8001),), failed=True, why="still had 3 connections; it goes on serving"), False),
+        (Member("app-1", (tcp(8001),), failed=True, why="still had 3 connections; it keeps serving traffic"), False),
     ],
     ids=["never came up", "died", "was killed", "was killed and is not warm", "serves on"],
 )
@@ -371,7 +371,9 @@ def test_log_is_named_only_if_it_has_the_cause(member: Member, is_told: bool) ->
 
 
 def test_complete_rollout_has_nothing_to_resume() -> None:
-    died = Member("app-1", (tcp(8001),), failed=True, replaced=True, pid=7, why="died 0.5 s after it came back")
+    died = Member(
+        "app-1", (tcp(8001),), failed=True, replaced=True, pid=7, why="exited 0.5 s after its port was opened"
+    )
     assert last_text(a_view(NEW, died, status=Status.FAILED)).splitlines()[-1] == (
         "Every process was replaced. To see their state: supervisorctl rolling_status app"
     )

@@ -20,7 +20,7 @@ from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig,
 from supervisor.xmlrpc import Faults, RPCError, SystemNamespaceRPCInterface, traverse, xmlrpc_marshal
 
 from supervisor_rolling.codec import dump, dump_changes, load
-from supervisor_rolling.core import stages
+from supervisor_rolling.core import process_states
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
@@ -1096,7 +1096,7 @@ def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, superviso
 
 
 def test_the_closed_stages_of_a_rollout_are_the_same_to_supervisord_and_to_the_machine():
-    assert set(views.CLOSED_STAGES) == {stage.value for stage in stages.CLOSED_STAGES}
+    assert set(views.CLOSED_STAGES) == {stage.value for stage in process_states.CLOSED_STAGES}
 
 
 def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):

@@ -188,11 +188,11 @@ def test_unix_socket_beside_the_port_is_no_finding() -> None:
 
 
 def test_process_stopped_by_failed_rollout_goes_first() -> None:
-    failed = {"stage": Stage.FAILED, "why": "supervisord refuses the order to start it: NO_FILE"}
+    failed = {"stage": Stage.FAILED, "why": "supervisord refused to start it: NO_FILE"}
     (finding,) = told(Process("app-1", "STOPPED"), Listening(), **failed)  # type: ignore[arg-type]
     assert (finding.code, finding.fix) == ("process.down", "supervisorctl start app:app-1")
     assert finding.text == (
-        "is STOPPED since a rollout failed on it (supervisord refuses the order to start it: NO_FILE): the next "
+        "is STOPPED since a rollout failed on it (supervisord refused to start it: NO_FILE): the next "
         "rollout replaces it first"
     )
     (stopped,) = told(Process("app-1", "STOPPED"), Listening(), selected=False)

@@ -12,6 +12,7 @@ from supervisor_rolling.core import guard, machine
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
+from supervisor_rolling.core.drain import GATE_PATIENCE, LEAST_DRAIN, REUSE_PATIENCE, REUSE_TIMES
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
@@ -29,21 +30,13 @@ from supervisor_rolling.core.policy import (
     WarmupPolicy,
 )
 from supervisor_rolling.core.process import Incarnation, Process
+from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE, closed_since
+from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status
-from supervisor_rolling.core.stages import (
-    GATE_PATIENCE,
-    LEAST_DRAIN,
-    MANUAL_STOP_GRACE,
-    REUSE_PATIENCE,
-    REUSE_TIMES,
-    SOON,
-    WARMUP_REPORT_GRACE,
-    action,
-    closed_since,
-    step,
-)
+from supervisor_rolling.core.stages import SOON, step
 from supervisor_rolling.core.transitions import MEMBER
 from supervisor_rolling.core.wait_reasons import LONG
+from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 
 NAME, PORT = "app-1", 8001
 OLD, NEW = 100, 200
@@ -114,7 +107,10 @@ def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
     now = "it was started again" if pid else f"it is {state}"
-    assert after.why == f"died 1.0 s after it came back: {now}; a larger startsecs keeps one closed that dies so soon"
+    assert after.why == (
+        f"exited 1.0 s after its port was opened: {now}. Fix: raise startsecs, so that a process that crashes this "
+        "early never receives traffic"
+    )
 
 
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
@@ -129,7 +125,7 @@ def test_a_replaced_process_that_somebody_restarts_is_warmed_once_more(stage: St
 
 def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=SOON)
-    assert after.why == "died 60.0 s after it came back: it is EXITED"
+    assert after.why == "exited 60.0 s after its port was opened: it is EXITED"
 
 
 def test_the_first_reason_of_a_failure_is_kept() -> None:
@@ -145,7 +141,7 @@ def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> N
     member = a_member(stage, pid=NEW, replaced=stage is Stage.OPEN)
     dead = a_process("EXITED", down_for=0.0)
     assert stepped(member, dead, dead={NAME: BEGAN}) == member
-    assert action(member, observed(dead, dead={NAME: BEGAN}), CLOSED) is None
+    assert restart_action(member, observed(dead, dead={NAME: BEGAN}), CLOSED) is None
 
 
 def test_how_long_it_is_dead_counts_and_not_how_long_its_stage_has_lasted() -> None:
@@ -170,7 +166,7 @@ def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage
 def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
     dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
     member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
-    assert (member.failed, member.why) == (True, "died 60.0 s after it came back: it is EXITED")
+    assert (member.failed, member.why) == (True, "exited 60.0 s after its port was opened: it is EXITED")
 
 
 # --- gone
@@ -180,7 +176,7 @@ def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand(
 def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_port_opened(stage: Stage) -> None:
     after = stepped(a_member(stage), None)
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
-    assert after.why == "is gone from supervisord's configuration"
+    assert after.why == "is no longer in supervisord's configuration"
 
 
 def test_a_process_that_was_not_wanted_and_is_gone_keeps_nothing_closed() -> None:
@@ -255,8 +251,8 @@ def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None
     after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, connections={NAME: 3})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == (
-        "still had 3 connections to port 8001 after 5 s of drain, so it was not stopped and goes on serving "
-        "(drain.on_timeout: fail): wait until they end, end them, or raise drain.timeout"
+        "still had 3 connections to port 8001 after 5 s of drain, so it was not stopped and keeps serving traffic "
+        "(drain.on_timeout: fail). Fix: wait until they end, close them at the client, or raise drain.timeout"
     )
 
 
@@ -344,9 +340,9 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == (
-        "answers on the old connections to port 8001 in TLS or HTTP/2, where nginx cannot be told to close them "
-        "(drain.keepalive: nginx), so it was not stopped and goes on serving. Fix: in nginx's upstream, remove the "
-        "keepalive line (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
+        "answers on old connections to port 8001 in TLS or HTTP/2, where nginx cannot be told to close them "
+        "(drain.keepalive: nginx), so it was not stopped and keeps serving traffic. Fix: in nginx's upstream, remove "
+        "the keepalive line (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
     )
 
 
@@ -381,7 +377,7 @@ def test_a_gate_that_does_not_close_in_time_fails_and_the_process_serves_on(prob
     assert stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE - 0.1, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why == f"its gate could not be closed within 10 s: {words}"
+    assert after.why == f"its gate could not be closed within 10 s, so it was not stopped: {words}"
 
 
 def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_end_it() -> None:
@@ -394,17 +390,17 @@ def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_end_it() -> Non
 def test_a_leak_past_haproxy_names_its_backend() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), gate=GatePolicy("haproxy"), leaks={NAME: "10.0.0.9:4711"})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why.startswith("still gets requests that HAProxy's backend does not know of (from 10.0.0.9:4711 to")
+    assert after.why.startswith("still receives requests that HAProxy's backend does not count (from 10.0.0.9:4711 to")
 
 
 def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_rollout_has_failed_on_it() -> None:
     drain = DrainPolicy(signal="USR1")
     died = a_process("EXITED", 0)
-    after = stepped(a_member(Stage.DRAINING), died, told=frozenset({NAME}), drain=drain)
+    after = stepped(a_member(Stage.DRAINING), died, signalled=frozenset({NAME}), drain=drain)
     assert (after.stage, after.failed) == (Stage.RESTARTING, True)
-    assert after.why.startswith("died in its drain, when it had been told by USR1 (drain.signal)")
+    assert after.why.startswith("exited after SIGUSR1 (drain.signal): requests in flight were lost")
     for process, told in ((died, frozenset()), (replace(died, told_to_stop=True), frozenset({NAME}))):
-        assert not stepped(a_member(Stage.DRAINING), process, drain=drain, told=told).failed
+        assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=told).failed
 
 
 def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -> None:
@@ -448,7 +444,7 @@ def test_a_pool_is_waited_for_like_any_connection_where_that_is_accepted() -> No
 def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
-    assert after.why == "was stopped by hand and is left so"
+    assert after.why == "was stopped manually, and is left stopped"
 
 
 @pytest.mark.parametrize(
@@ -513,7 +509,7 @@ def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[
 
 def test_an_order_that_supervisord_refuses_for_good_fails() -> None:
     after = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), refusals={NAME: "start it: NO_FILE: /srv/app"})
-    assert (after.stage, after.why) == (Stage.FAILED, "supervisord refuses the order to start it: NO_FILE: /srv/app")
+    assert (after.stage, after.why) == (Stage.FAILED, "supervisord refused to start it: NO_FILE: /srv/app")
 
 
 def test_one_that_was_dead_before_is_given_its_chance() -> None:
@@ -529,7 +525,7 @@ def test_one_that_was_dead_before_is_given_its_chance() -> None:
 )
 def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, words: str) -> None:
     after = stepped(a_member(Stage.RESTARTING), process)
-    assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, f"did not come up: {words}")
+    assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, f"did not start: {words}")
 
 
 def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> None:
@@ -538,15 +534,14 @@ def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> 
     assert stepped(member, process, 20.4, restart=restart).stage is Stage.RESTARTING
     after = stepped(member, process, 20.5, restart=restart)
     assert (after.stage, after.failed) == (Stage.FAILED, True)
-    assert after.why == "was not restarted within 20 s (restart.timeout): it is BACKOFF"
+    assert after.why == "did not start within 20 s (restart.timeout): it is BACKOFF"
 
 
 # --- one that does not stop
 
 UNSTOPPED = (
-    "did not stop within 10 s (stopwaitsecs), so supervisord kills it and the rollout brings it back. Mend how it stops, "
-    "or raise stopwaitsecs; to go on with those that still run, accept it: restart: {on_kill: continue} "
-    "in its policy"
+    "did not stop within 10 s (stopwaitsecs), so supervisord kills it. Its new process is started all the same. Fix: "
+    "make it stop sooner, or raise stopwaitsecs; to accept such kills: restart: {on_kill: continue} in its policy"
 )
 KILLED = RestartPolicy(on_kill="continue")
 
@@ -572,7 +567,7 @@ def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() 
     member = stepped(member, down(), 10.1)
     assert (member.stage, member.killed, member.timing.stopped) == (Stage.RESTARTING, True, pytest.approx(10.1))
     found = {NAME: down()}
-    assert action(member, Observation(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Action(
+    assert restart_action(member, Observation(BEGAN + 10.1, found, closed=CLOSED), CLOSED) == Action(
         Verb.START, NAME, Incarnation(0, 1.0)
     )
     member = stepped(member, a_process("RUNNING", NEW), 10.2)
@@ -616,7 +611,7 @@ def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, pol
     assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
 
 
-LATE = "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs and the rollout brings it "
+LATE = "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs. Its new process is"
 
 
 def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_nothing_is_left_stopped() -> None:
@@ -641,7 +636,8 @@ def test_no_rollout_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsec
     assert after.stage is Stage.FAILED
     assert after.why.startswith(LATE)
     assert after.why.endswith(
-        "; then is still STOPPING after 8 s: look at its pid 100, and start it when that is gone"
+        "; then is still STOPPING after 8 s. Fix: find out what its pid 100 waits for (ps, dmesg), and start it "
+        "when that is gone"
     ), "nobody has killed it yet"
 
 
@@ -666,7 +662,7 @@ def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
     process = a_process("BACKOFF", spawned=2.0)
     assert stepped(member, process, 30.0, restart=restart).stage is Stage.RESTARTING
     after = stepped(member, process, 30.2, restart=restart)
-    assert (after.stage, after.why) == (Stage.FAILED, "was not restarted within 20 s (restart.timeout): it is BACKOFF")
+    assert (after.stage, after.why) == (Stage.FAILED, "did not start within 20 s (restart.timeout): it is BACKOFF")
 
 
 def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end() -> None:
@@ -675,8 +671,8 @@ def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end(
     after = stepped(member, stopping(70.0), 70.0)
     assert after.stage is Stage.FAILED
     assert after.why == (
-        f"{UNSTOPPED}; then is still STOPPING after 70 s, and SIGKILL should have ended it: "
-        "look at its pid 100, and start it when that is gone"
+        f"{UNSTOPPED}; then is still STOPPING after 70 s, and SIGKILL should have ended it. "
+        "Fix: find out what its pid 100 waits for (ps, dmesg), and start it when that is gone"
     )
 
 
@@ -690,7 +686,7 @@ def test_one_that_did_not_stop_and_is_then_stopped_by_hand_still_says_so() -> No
     member = warming(failed=True, why=UNSTOPPED)
     after = stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, True)
-    assert after.why == f"{UNSTOPPED}; then was stopped by hand and is left so"
+    assert after.why == f"{UNSTOPPED}; then was stopped manually, and is left stopped"
     assert stepped(after, a_process("STOPPED", down_for=MANUAL_STOP_GRACE)) == after
 
 
@@ -698,7 +694,7 @@ def test_one_that_did_not_stop_and_whose_new_process_dies_says_both_once() -> No
     member = ready(failed=True, killed=True, why=UNSTOPPED)
     after = stepped(member, a_process("EXITED"))
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why.startswith(f"{UNSTOPPED}; then died 1.0 s after it came back: it is EX")
+    assert after.why.startswith(f"{UNSTOPPED}; then exited 1.0 s after its port was opened: it is EX")
     assert stepped(after, a_process("EXITED")) == after
 
 
@@ -733,7 +729,9 @@ def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
     assert stepped(warming(), process, 19.9, restart=restart, **warmup_status("warm")).stage is Stage.WARMING
     after = stepped(warming(), process, 20.0, restart=restart, **warmup_status("warm"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
-    assert after.why == "is warm but not RUNNING after 20 s: startsecs is above restart.timeout, raise that"
+    assert after.why == (
+        "is warm, but not RUNNING after 20 s (restart.timeout). Fix: raise restart.timeout above its startsecs"
+    )
 
 
 def test_what_the_warm_up_found_is_told_at_once() -> None:
@@ -764,7 +762,7 @@ def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
 )
 def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, words: str) -> None:
     after = stepped(warming(), process, **warmup_status("warming"))
-    assert (after.stage, after.why) == (Stage.FAILED, f"went down while it was warmed up: {words}")
+    assert (after.stage, after.why) == (Stage.FAILED, f"exited during its warm-up: {words}")
 
 
 def test_who_holds_the_port_of_one_that_does_not_come_up_is_told() -> None:
@@ -833,7 +831,7 @@ def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says
     after = stepped(
         warming(deaths=1), a_process(pid=NEW), 15.0 + WARMUP_REPORT_GRACE, warmup=warmup, **warmup_status("warming")
     )
-    assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it died once meanwhile"
+    assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it exited once during its warm-up"
 
 
 def test_one_that_is_restarted_by_hand_while_it_is_warmed_has_not_died() -> None:
@@ -848,7 +846,7 @@ def test_one_that_died_again_and_again_until_the_deadline_says_so(deaths: int, t
         member = stepped(member, a_process("STARTING", NEW + n), at=n)
     assert member.deaths == deaths
     after = stepped(member, a_process("EXITED"), 15.0, warmup=warmup)
-    assert after.why == f"is not warm after 15 s (warmup.timeout): it is EXITED; it died {times} meanwhile"
+    assert after.why == f"is not warm after 15 s (warmup.timeout): it is EXITED; it exited {times} during its warm-up"
 
 
 # --- ready
@@ -917,7 +915,7 @@ def test_one_that_is_being_stopped_is_waited_for_beyond_the_time_of_its_warm_up(
     assert stepped(warming(), stopping, 10.5, warmup=warmup) == warming()
     assert stepped(warming(), a_process("STOPPED", down_for=0.5), 11.0, warmup=warmup) == warming()
     after = stepped(warming(), a_process("STOPPED", down_for=MANUAL_STOP_GRACE), 14.0, warmup=warmup)
-    assert (after.selected, after.why) == (False, "was stopped by hand and is left so")
+    assert (after.selected, after.why) == (False, "was stopped manually, and is left stopped")
 
 
 def test_one_whose_stop_never_ends_is_given_up() -> None:
@@ -942,7 +940,7 @@ def test_one_that_failed_stays_as_it_is() -> None:
 
 
 def ordered(process: Process | None, closed: dict[Endpoint, float], stopped_at: float = 0.0, at: float = 1.0) -> str:
-    given = action(a_member(Stage.RESTARTING, stopped_at=stopped_at), observed(process, BEGAN + at), closed)
+    given = restart_action(a_member(Stage.RESTARTING, stopped_at=stopped_at), observed(process, BEGAN + at), closed)
     assert given is None or given.name == NAME
     return given.verb.value if given else ""
 
@@ -959,7 +957,7 @@ def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(close
 
 def test_a_second_port_that_is_open_keeps_it_from_being_stopped() -> None:
     member = replace(a_member(Stage.RESTARTING), endpoints=(tcp(PORT), tcp(9001)))
-    assert action(member, observed(a_process()), {tcp(PORT): BEGAN}) is None
+    assert restart_action(member, observed(a_process()), {tcp(PORT): BEGAN}) is None
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL"])
@@ -1053,9 +1051,9 @@ def test_one_that_has_died_leaves_only_when_supervisord_says_why() -> None:
 
 
 def test_a_rollout_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:
-    (failed,) = members(Stage.FAILED, failed=True, why="supervisord refuses the order to start it")
+    (failed,) = members(Stage.FAILED, failed=True, why="supervisord refused to start it")
     after = machine.advance(a_rollout(failed), look("STOPPED"))
-    assert (after.status, "refuses the order" in after.why) == (Status.FAILED, True)
+    assert (after.status, "refused to start it" in after.why) == (Status.FAILED, True)
 
 
 def test_those_that_an_operator_stopped_take_no_room() -> None:
@@ -1131,7 +1129,7 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
     rollout = a_rollout(replace(first, attempted=True, replaced=True, pid=101), second)
     after = machine.advance(rollout, Observation(BEGAN, table))
     assert (after.status, after.members[1].selected) == (Status.DONE, False)
-    assert after.members[1].why == "was stopped by hand and is left so"
+    assert after.members[1].why == "was stopped manually, and is left stopped"
 
 
 @pytest.mark.parametrize(
@@ -1273,7 +1271,7 @@ def test_the_least_that_was_available_is_remembered() -> None:
 def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of_others() -> None:
     done = a_member(replaced=True, attempted=True, failed=True, pid=NEW, why="died after it was replaced")
     closed = replace(done, name="app-2", stage=Stage.FAILED)
-    waiting = replace(a_member(), name="app-3", failed=True, attempted=True, why="still gets new connections")
+    waiting = replace(a_member(), name="app-3", failed=True, attempted=True, why="still receives new connections")
     previous = a_rollout(
         done, closed, waiting, status=Status.FAILED, aborting=True, started_at=BEGAN, ended_at=BEGAN + 5.0
     )
@@ -1575,8 +1573,8 @@ def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> N
 
 
 def test_it_is_sent_once_and_only_where_the_policy_has_one() -> None:
-    assert orders_while_draining(a_process(), told=frozenset({NAME})) == ()
-    assert orders_while_draining(a_process(), told=frozenset({"app-2"})) == (SIGNAL,)
+    assert orders_while_draining(a_process(), signalled=frozenset({NAME})) == ()
+    assert orders_while_draining(a_process(), signalled=frozenset({"app-2"})) == (SIGNAL,)
     assert orders_while_draining(a_process(), drain=DRAIN) == ()
 
 

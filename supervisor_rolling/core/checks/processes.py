@@ -11,8 +11,8 @@ from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
 from supervisor_rolling.core.preflight_report import Finding, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.process_states import DOWN, NOT_UP
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.stages import DOWN, NOT_UP
 
 STOP_SIGNALS = frozenset({"TERM", "HUP", "INT", "QUIT", "KILL", "USR1", "USR2"})
 """Those that supervisor takes as a stopsignal. Each ends a process that neither catches nor ignores it."""
