@@ -64,10 +64,10 @@ faults: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.soak.kills --victim client $(ARGS)
 
 pools: .venv/has-demo,test,pools
-	$(AS_ROOT) $(PYTHON) -m tests.soak.pools_nginx $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.pools $(ARGS)
 
 middleware: .venv/has-demo,test
-	$(AS_ROOT) $(PYTHON) -m tests.soak.pools $(ARGS)
+	$(AS_ROOT) $(PYTHON) -m tests.soak.middleware $(ARGS)
 
 endurance: .venv/has-demo,test
 	$(AS_ROOT) $(PYTHON) -m tests.soak.endurance $(ARGS)

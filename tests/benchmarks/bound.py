@@ -154,7 +154,7 @@ def _course(process: Mapping[str, Any], by_pid: Mapping[int, ProcessTime], began
 
 
 def lines(rollout: Mapping[str, Any]) -> list[str]:
-    """What a person is told of an ``Explained``, as the results have it: the bound, and what is over it."""
+    """The summary of an ``Explained``, as the results have it: the bound, and what is over it."""
     head = f"took {rollout['seconds']:.2f} s, {rollout['ratio']:.3f} of the bound of {rollout['bound']:.2f} s"
     over = rollout["seconds"] - rollout["bound"]
     packed = f"{rollout['packed_ratio']:.3f} of the {rollout['packed']:.2f} s of processes that are not divided"

@@ -13,7 +13,7 @@ from typing import Any
 from tests.benchmarks import bound, ours, versions
 from tests.benchmarks.catalogue import Way
 from tests.benchmarks.results import Latencies, Result
-from tests.benchmarks.watching import GuardState, ProcessTime, busy, least, processor_time
+from tests.benchmarks.watching import ProcessTime, Watcher, busy, least, processor_time
 from tests.support import proc
 from tests.support.load import Answer, Load, Plan, Report, summarise
 from tests.support.netns import enter_private_network
@@ -76,26 +76,26 @@ def measure(way: Way, size: int, how: Measure) -> Result:
 
 def _under_load(way: Way, size: int, how: Measure, stack: Stack) -> Result:
     plan = Plan(stack.url, rate=how.rate, posts=way.posts, seconds=3600.0)
-    with GuardState(stack, _daemons(way, stack), _membership(way, stack)) as guard_state:
+    with Watcher(stack, _daemons(way, stack), _membership(way, stack)) as watcher:
         with Load(plan, stack.directory / "load.jsonl") as load:
-            record, times = _run(way, size, how, stack, guard_state)
+            record, times = _run(way, size, how, stack, watcher)
             time.sleep(how.tail)
         time.sleep(LAST_DEATHS)
     answers = [answer for answer in load.answers() if answer.scheduled < times.back + how.tail]
     _require_order(way, answers, times)
-    told = _explained(record, guard_state.lives(), way) if record else {}
-    return _result(way, size, how, answers, times, guard_state, told)
+    explained = _explained(record, watcher.lives(), way) if record else {}
+    return _result(way, size, how, answers, times, watcher, explained)
 
 
-def _run(way: Way, size: int, how: Measure, stack: Stack, guard_state: GuardState) -> tuple[Record, Times]:
+def _run(way: Way, size: int, how: Measure, stack: Stack, watcher: Watcher) -> tuple[Record, Times]:
     spent = processor_time()
     time.sleep(how.lead)
     quiet, spent = busy(spent, processor_time()), processor_time()
-    daemons, script, began = guard_state.daemons_cost(), guard_state.script_cost(), time.monotonic()
+    daemons, script, began = watcher.daemons_cost(), watcher.script_cost(), time.monotonic()
     record = way.run(stack) or {}
-    returned, script = time.monotonic(), guard_state.script_cost() - script
+    returned, script = time.monotonic(), watcher.script_cost() - script
     back = max(returned, _wait_up(stack, size, began)) if way.deploys else returned
-    cpu = {name: cost - daemons[name] for name, cost in guard_state.daemons_cost().items()}
+    cpu = {name: cost - daemons[name] for name, cost in watcher.daemons_cost().items()}
     return record, Times(began, returned, back, {**cpu, "commands": script}, (quiet, busy(spent, processor_time())))
 
 
@@ -155,12 +155,12 @@ def _result(
     how: Measure,
     answers: Sequence[Answer],
     times: Times,
-    guard_state: GuardState,
+    watcher: Watcher,
     rollout: Record,
 ) -> Result:
     earlier = before(answers, times.began)
     lead, report = summarise(earlier), summarise(set(answers).difference(earlier))
-    fewest = least(guard_state.lives(), times.began, times.back)
+    fewest = least(watcher.lives(), times.began, times.back)
     return Result(
         size=size,
         way=way.name,
@@ -175,7 +175,7 @@ def _result(
         before=_latencies(lead),
         during=_latencies(report),
         least=min(fewest, rollout.get("least_available", fewest)),
-        megabytes=guard_state.heaviest(times.began, times.back),
+        megabytes=watcher.heaviest(times.began, times.back),
         cpu=times.cpu,
         late=max(lead.late, report.late),
         busy=times.busy,

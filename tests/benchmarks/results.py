@@ -73,22 +73,20 @@ class Result:
         return self.during.p99 / self.before.p99 if self.before.p99 else 0.0
 
 
-def from_json(told: Mapping[str, Any]) -> Result:
-    given = {**told, "before": Latencies(**told["before"]), "during": Latencies(**told["during"])}
-    return Result(**{**given, "busy": tuple(told["busy"])})
+def from_json(loaded: Mapping[str, Any]) -> Result:
+    given = {**loaded, "before": Latencies(**loaded["before"]), "during": Latencies(**loaded["during"])}
+    return Result(**{**given, "busy": tuple(loaded["busy"])})
 
 
 def load(path: Path) -> list[Result]:
     """None, where there is no file yet."""
-    return (
-        [from_json(told) for told in json.loads(path.read_text(encoding="utf-8"))["results"]] if path.exists() else []
-    )
+    return [from_json(one) for one in json.loads(path.read_text(encoding="utf-8"))["results"]] if path.exists() else []
 
 
 def save(path: Path, results: Iterable[Result]) -> None:
-    told = {"results": [_plain(vars(result)) for result in results]}
+    loaded = {"results": [_plain(vars(result)) for result in results]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(loaded, indent=1) + "\n", encoding="utf-8")
 
 
 def merged(before: Iterable[Result], new: Result, action: Sequence[str]) -> list[Result]:

@@ -2,9 +2,9 @@
 
 ``python -m tests.benchmarks.sizes`` (as root) rollouts a group of ``--sizes`` light processes under one supervisord,
 each in turn, and prints for each: the listener's and supervisord's time on the processor for each process replaced, how
-long the listener's turns took and kept the processor, how long ``supervisor.getState`` waited all the while
+long the listener's reconciles took and kept the processor, how long ``supervisor.getState`` waited all the while
 (supervisord's time has the answers to it, ten a second), what the listener held in memory at most, and how long
-``rolling_status`` took. ``--profile`` prints what the turns spent their time on, instead."""
+``rolling_status`` took. ``--profile`` prints what the reconciles spent their time on, instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks import timed_turns
+from tests.benchmarks import timed_reconciler
 from tests.benchmarks.many import Many, Rig, running
 from tests.benchmarks.states import asking_for_the_state
 from tests.support import footprint, proc
@@ -42,7 +42,7 @@ class Cost:
     rollout: float
     listener: float
     supervisord: float
-    turns: Sequence[float]
+    reconciles: Sequence[float]
     busy: Sequence[float]
     states: Sequence[float]
     status: float
@@ -57,20 +57,20 @@ def measure(size: int, startsecs: int) -> Cost:
         listener = rig.rpc().supervisor.getProcessInfo("rolling")["pid"]
         pids = listener, rig.supervisord
         before = [proc.cpu_seconds(pid) for pid in pids]
-        known = len(_turns(rig))
+        known = len(_reconciles(rig))
         with asking_for_the_state(rig.rpc(), STATE_EVERY) as states:
             began = time.monotonic()
             _rollout(rig)
             took = time.monotonic() - began
         listens, supervises = (proc.cpu_seconds(pid) - then for pid, then in zip(pids, before))
-        turns = _turns(rig)[known:]
+        reconciles = _reconciles(rig)[known:]
         return Cost(
             size,
             took,
             listens / size,
             supervises / size,
-            sorted(seconds for seconds, _ in turns),
-            sorted(busy for _, busy in turns),
+            sorted(seconds for seconds, _ in reconciles),
+            sorted(busy for _, busy in reconciles),
             sorted(states),
             _status(rig),
             footprint.kilobytes(listener, "VmHWM") / 1024,
@@ -78,9 +78,9 @@ def measure(size: int, startsecs: int) -> Cost:
 
 
 def profile(size: int, startsecs: int) -> None:
-    """Print what the turns of one rollout spent their time on."""
+    """Print what the reconciles of one rollout spent their time on."""
     enter_private_network()
-    with running(_timed(size, startsecs, {timed_turns.PROFILE: "profile"})) as rig:
+    with running(_timed(size, startsecs, {timed_reconciler.PROFILE: "profile"})) as rig:
         time.sleep(QUIET + size / 50)
         _rollout(rig)
         rig.rpc().supervisor.stopProcess("rolling", True)
@@ -90,10 +90,10 @@ def profile(size: int, startsecs: int) -> None:
 
 
 def _timed(size: int, startsecs: int, names: Mapping[str, str]) -> Many:
-    files = {timed_turns.FILE: "turns", **names}
+    files = {timed_reconciler.FILE: "reconciles", **names}
     return Many(
         size,
-        timed_turns.__name__,
+        timed_reconciler.__name__,
         lambda directory: {variable: str(directory / name) for variable, name in files.items()},
         startsecs,
     )
@@ -120,14 +120,14 @@ def _status(rig: Rig) -> float:
     return sorted(took)[STATUS_TIMES // 2]
 
 
-def _turns(rig: Rig) -> list[tuple[float, float]]:
-    lines = (rig.directory / "turns").read_text(encoding="ascii").splitlines()
+def _reconciles(rig: Rig) -> list[tuple[float, float]]:
+    lines = (rig.directory / "reconciles").read_text(encoding="ascii").splitlines()
     found = [line.split() for line in lines]
     return [(float(seconds), float(busy)) for seconds, busy in found]
 
 
 COLUMNS = (
-    "processes  rollout s  listener ms  supervisord ms  turns  p99 ms  max ms  busy p99 ms  max ms  "
+    "processes  rollout s  listener ms  supervisord ms  reconciles  p99 ms  max ms  busy p99 ms  max ms  "
     "getState p50  p99 ms  max ms  status s  peak MB"
 )
 
@@ -139,9 +139,9 @@ def row(cost: Cost) -> str:
         f"{cost.rollout:.1f}",
         f"{1000 * cost.listener:.1f}",
         f"{1000 * cost.supervisord:.1f}",
-        f"{len(cost.turns)}",
-        f"{1000 * quantile(cost.turns, 0.99):.1f}",
-        f"{1000 * cost.turns[-1]:.1f}",
+        f"{len(cost.reconciles)}",
+        f"{1000 * quantile(cost.reconciles, 0.99):.1f}",
+        f"{1000 * cost.reconciles[-1]:.1f}",
         f"{1000 * quantile(cost.busy, 0.99):.1f}",
         f"{1000 * cost.busy[-1]:.1f}",
         f"{1000 * quantile(cost.states, 0.5):.1f}",
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a rollout of many costs. Needs root.")
     parser.add_argument("--sizes", default="10,100,1000", help="processes (default: %(default)s)")
     parser.add_argument("--startsecs", type=int, default=1, help="of each process (default: %(default)s)")
-    parser.add_argument("--profile", action="store_true", help="print what the turns spend their time on")
+    parser.add_argument("--profile", action="store_true", help="print what the reconciles spend their time on")
     arguments = parser.parse_args()
     if not arguments.profile:
         print(COLUMNS)

@@ -1,6 +1,6 @@
 """What is seen of a group while it is restarted: how many serve, what memory it takes, what the tool costs.
 
-``lives`` and ``least`` are arithmetic; ``GuardState`` looks at a stack for as long as a ``with`` block lasts. A process
+``lives`` and ``least`` are arithmetic; ``Watcher`` looks at a stack for as long as a ``with`` block lasts. A process
 serves from when it says that it takes requests until it says that it takes no more, or dies
 (``tests.support.site.life``); one that is up and cold serves, too, and so does one with a closed port:
 the way that closes it reports that itself. Points in time are seconds on CLOCK_MONOTONIC."""
@@ -44,12 +44,12 @@ class ProcessTime:
 
 def lives(notes: Iterable[life.Note], deaths: Mapping[int, float]) -> list[ProcessTime]:
     """By when they came up. ``deaths``: by pid."""
-    told = list(notes)
-    leaving = {note.pid: note.at for note in reversed(told) if note.word == life.LEAVING}
-    gone = {note.pid: deaths.get(note.pid, math.inf) for note in told}
+    known = list(notes)
+    leaving = {note.pid: note.at for note in reversed(known) if note.word == life.LEAVING}
+    gone = {note.pid: deaths.get(note.pid, math.inf) for note in known}
     return [
         ProcessTime(n.pid, n.started, n.at, min(leaving.get(n.pid, math.inf), gone[n.pid]), gone[n.pid])
-        for n in told
+        for n in known
         if n.word == life.UP
     ]
 
@@ -72,7 +72,7 @@ def heaviest(weights: Sequence[tuple[float, float]], start: float, end: float) -
     return max((weight for at, weight in weights if first <= at <= end), default=0.0)
 
 
-class GuardState:
+class Watcher:
     """See the module. ``daemons``: the pids of what the tool is, without what is started for each restart."""
 
     def __init__(self, stack: Stack, daemons: Mapping[str, int], is_member: Callable[[int], bool]) -> None:
@@ -86,7 +86,7 @@ class GuardState:
         self._weighing = threading.Thread(target=self._weigh, name="memory")
         self.weights: list[tuple[float, float]] = []  # when, MB
 
-    def __enter__(self) -> GuardState:
+    def __enter__(self) -> Watcher:
         self._looking.start()
         self._weighing.start()
         return self

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor_rolling.core.errors import Fault
-from tests.support import footprint, plugin, preflight
+from tests.support import footprint, memory_report, plugin
 from tests.support.footprint import Footprint, Slack
 from tests.support.load import Answer, Load, Plan
 from tests.support.look import listener_pid, rolling, standing, wait_ended
@@ -216,7 +216,7 @@ def _of_supervisord(stack: Stack, mark: int) -> Footprint:
 
 
 def _of_listener(stack: Stack, pid: int, mark: int) -> Footprint:
-    answer = stack.directory / "listener.inspected"
+    answer = stack.directory / "listener.memory"
     answer.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR2)
     stack.wait_until(answer.exists, ANSWER_WITHIN, "the listener says what it has in memory")
@@ -264,13 +264,13 @@ def running(directory: Path, trace: bool) -> Iterator[Stack]:
     """Two light processes, warm, and the window in supervisord and in the listener."""
     policy_file = directory / "rolling.yaml"
     policy_file.write_text(plugin.policy(), encoding="utf-8")
-    sections = plugin.sections(policy_file, module=preflight.__name__) + preflight.SECTION
+    sections = plugin.sections(policy_file, module=memory_report.__name__) + memory_report.SECTION
     stack = Stack(
         directory, Setup(processes=2, application="tests.support.light_app", startsecs=0, supervisor=sections)
     )
-    stack.environment[preflight.ANSWER] = str(directory / "listener.inspected")
+    stack.environment[memory_report.ANSWER] = str(directory / "listener.memory")
     if trace:
-        stack.environment[preflight.TRACE] = "1"
+        stack.environment[memory_report.TRACE] = "1"
     with stack:
         stack.warm()
         yield stack

@@ -26,7 +26,7 @@ class Footprint:
     anonymous: int  # its own pages without a file behind them
     files: Mapping[str, int]  # how many are open, by kind
     threads: int
-    python: Mapping[str, int] = field(default_factory=dict)  # see ``preflight.memory``
+    python: Mapping[str, int] = field(default_factory=dict)  # see ``memory_report.memory``
 
 
 @dataclass(frozen=True)

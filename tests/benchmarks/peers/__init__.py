@@ -3,7 +3,7 @@
 Each is a module with the same three names:
 
 * ``main()`` becomes the peer: ``python -m tests.benchmarks.peers.gunicorn --port 8000`` is what the lab's supervisord
-  is told to run as its one process, and that is all that supervisord has to do with it.
+  runs as its one process, and that is all that supervisord has to do with it.
 * ``prepare(stack)`` is called when it serves, before anything is measured.
 * ``reload(stack)`` tells it to bring the new release, as an operator would, and may return before it has.
 

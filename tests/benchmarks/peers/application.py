@@ -23,7 +23,7 @@ def warm(application: Application) -> None:
         environ: dict[str, Any] = {"PATH_INFO": path}
         setup_testing_defaults(environ)
         statuses: list[str] = []
-        for _ in application(environ, lambda status, *_rest, told=statuses: told.append(status)):
+        for _ in application(environ, lambda status, *_rest, statuses=statuses: statuses.append(status)):
             pass
         if statuses != ["200 OK"]:
             raise RuntimeError(f"warming up: {path} answered {statuses}")

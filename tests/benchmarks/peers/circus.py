@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.peers.told import told
+from tests.benchmarks.peers.startup import startup
 from tests.support.stack import GROUP, Stack, StackError
 
 PAUSE = 2
@@ -38,7 +38,7 @@ port = {port}
 
 def main() -> None:
     """Become circusd."""
-    given = told()
+    given = startup()
     ini = given.directory / "circus.ini"
     ini.write_text(INI.format(group=GROUP, python=sys.executable, **vars(given)), encoding="utf-8")
     program = str(_program("circusd"))

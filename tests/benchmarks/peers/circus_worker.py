@@ -1,6 +1,6 @@
 """A process of circus: the demo application in tornado's WSGI container, as elsewhere in the lab, on a socket that it
 inherits. circus leaves it to the process to end gracefully: on SIGTERM this one accepts no more, and ends when what it
-has in hand is answered.
+is working on is answered.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tests.benchmarks.peers import circus, gunicorn, uwsgi
-from tests.benchmarks.peers.told import WORKERS
+from tests.benchmarks.peers.startup import WORKERS
 from tests.support.stack import Setup, Stack
 
 

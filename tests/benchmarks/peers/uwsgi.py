@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.benchmarks.peers.told import APPLICATION, told
+from tests.benchmarks.peers.startup import APPLICATION, startup
 from tests.support.stack import ROOT, Stack
 
 FIFO = "uwsgi.fifo"
@@ -22,7 +22,7 @@ BACKLOG = 1024
 
 def main() -> None:
     """Become uWSGI's master."""
-    given = told()
+    given = startup()
     program = str(Path(sys.executable).with_name("uwsgi"))
     options = {
         "http-socket": f"{given.address}:{given.port}",

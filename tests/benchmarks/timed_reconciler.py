@@ -1,7 +1,7 @@
-"""The listener, which also writes down how long each of its turns took, and where they spent it if that is asked for.
+"""The listener, which also writes down how long each reconcile took and, on request, a profile.
 
-Appends to the file in ``TIMED_TURNS`` a line for each turn: its seconds, and those of the processor. With
-``TIMED_PROFILE`` the turns are profiled, which makes them slower; that file has the statistics when the listener ends.
+Appends to the file in ``TIMED_RECONCILES`` a line for each reconcile: its seconds, and those of the processor. With
+``TIMED_PROFILE`` reconciles are profiled, which makes them slower; that file has the statistics when the listener ends.
 Everything else is the product's own.
 """
 
@@ -15,7 +15,7 @@ import time
 from supervisor_rolling.listener import main as listener
 from supervisor_rolling.listener.reconciler import Reconciler
 
-FILE = "TIMED_TURNS"
+FILE = "TIMED_RECONCILES"
 PROFILE = "TIMED_PROFILE"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.soak.pools import PROCESSES, WARMUP, restarted, setup_of
+from tests.soak.middleware import PROCESSES, WARMUP, restarted, setup_of
 from tests.support.look import listener_log, pids, refuses, rolling, rules, users, wait_open
 from tests.support.pooled_clients import SERVERS
 from tests.support.stack import Stack

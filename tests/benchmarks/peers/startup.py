@@ -1,4 +1,4 @@
-"""What a peer is told when it starts: port and address as any process of the lab, the rest by the environment."""
+"""What a peer gets when it starts: port and address on the command line, the rest in the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ APPLICATION = "tests.benchmarks.peers.application:application"
 
 
 @dataclass(frozen=True)
-class Told:
+class Startup:
     """``directory``: that of the stack. ``threads``: of each worker."""
 
     address: str
@@ -25,10 +25,10 @@ class Told:
     threads: int = THREADS
 
 
-def told() -> Told:
+def startup() -> Startup:
     """By the command line and the environment of this process."""
     parser = argparse.ArgumentParser(description="Start a peer of the benchmark.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--address", default="127.0.0.1")
     arguments = parser.parse_args()
-    return Told(arguments.address, arguments.port, int(os.environ[WORKERS]), Path(os.environ[MARK]))
+    return Startup(arguments.address, arguments.port, int(os.environ[WORKERS]), Path(os.environ[MARK]))

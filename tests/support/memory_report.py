@@ -19,12 +19,12 @@ from typing import Any
 TRACE = "LAB_TRACE"
 """The environment variable that has allocations traced, whatever it holds."""
 
-ANSWER = "LAB_INSPECTED"
+ANSWER = "LAB_MEMORY"
 """The environment variable that names the file into which the listener answers."""
 
 SECTION = """\
 [rpcinterface:lab]
-supervisor.rpcinterface_factory = tests.support.preflight:make_rpcinterface
+supervisor.rpcinterface_factory = tests.support.memory_report:make_rpcinterface
 """
 
 
@@ -58,7 +58,7 @@ def trace_if_asked() -> None:
         tracemalloc.start()
 
 
-class InspectionRPCInterface:
+class MemoryRPCInterface:
     """The namespace ``lab``."""
 
     def memory(self, snapshot: str) -> dict[str, int]:
@@ -70,10 +70,10 @@ class InspectionRPCInterface:
         return memory(snapshot)
 
 
-def make_rpcinterface(_supervisord: Any) -> InspectionRPCInterface:
+def make_rpcinterface(_supervisord: Any) -> MemoryRPCInterface:
     """What ``supervisor.rpcinterface_factory`` names."""
     trace_if_asked()
-    return InspectionRPCInterface()
+    return MemoryRPCInterface()
 
 
 def answer(*_: object) -> None:
