@@ -19,7 +19,7 @@ from supervisor_rolling.ctl.report_command import report
 from supervisor_rolling.ctl.restart_command import abort, pause, restart, resume
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.status_command import status
-from supervisor_rolling.ctl.supervisorctl_shell import extend_shell
+from supervisor_rolling.ctl.supervisorctl_shell import all_processes, extend_shell
 from supervisor_rolling.ctl.usage import PREFIX, help_text, parse
 
 Run = Callable[[Session, argparse.Namespace], int]
@@ -98,7 +98,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             exit_status = INTERRUPTED
             session.fail(f"interrupted{'' if command in READ_ONLY else MAYBE_DONE}", exit_status)
         except Exception as error:  # noqa: BLE001 - the end of the command
-            text, exit_status = explain(error, command, session.url, session.processes)
+            text, exit_status = explain(error, command, session.url, lambda: all_processes(self.ctl))
             session.fail(text, exit_status)
         if session.output.is_lost and not session.has_watched:
             exit_status = exit_status or FAILED

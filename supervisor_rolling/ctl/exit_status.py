@@ -73,7 +73,7 @@ def connection_text(url: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"no permission to connect to supervisord at {url}. Fix: use sudo"
     reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return f"supervisord does not answer at {url}: {reason}. Fix: start it; rollouts ended with it"
+    return f"supervisord does not answer at {url}: {reason}. Fix: start supervisord; its rollouts ended when it stopped"
 
 
 def connection_status(error: Exception) -> int:

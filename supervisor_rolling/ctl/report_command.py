@@ -7,6 +7,7 @@ import json
 import os
 
 from supervisor_rolling.ctl.exit_status import DONE, FAILED, CommandError
+from supervisor_rolling.ctl.remedies import with_logs
 from supervisor_rolling.ctl.report_page import page
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.usage import UsageError, name_of
@@ -21,8 +22,12 @@ def report(session: Session, options: argparse.Namespace) -> int:
     if session.prints_page and session.output.is_terminal and not session.as_json:
         raise UsageError("the report is HTML: write it to a file with -o rollout.html")
     record = session.ask_json("getRecord", *_rollout_named(options.group or ""))
-    encoding = session.output.encoding if session.prints_page else "utf-8"
-    text = json.dumps(record) + "\n" if session.as_json else session.page_text(page(record), encoding)
+    if session.as_json:
+        text = json.dumps(record) + "\n"
+    else:
+        encoding = session.output.encoding if session.prints_page else "utf-8"
+        html = with_logs(page(record), session.process_info)
+        text = html.encode(encoding, "xmlcharrefreplace").decode(encoding)
     if session.prints_page:
         session.output.write(text)
     else:

@@ -42,13 +42,6 @@ class Session:
         """The same for an answer that is a text of JSON, which has its own escapes."""
         return json.loads(getattr(self._controller.get_server_proxy("rolling"), method)(*arguments))
 
-    def processes(self) -> Sequence[Mapping[str, Any]]:
-        """``getAllProcessInfo``; empty if supervisord does not answer."""
-        try:
-            return list(self._controller.get_supervisor().getAllProcessInfo())
-        except CONNECTION_ERRORS:
-            return []
-
     def process_info(self, name: str) -> Mapping[str, Any]:
         """``getProcessInfo``; empty if supervisord does not answer or does not know the process."""
         try:
@@ -85,10 +78,6 @@ class Session:
         if self.prints_page and not self.output.is_terminal:
             self.output = Output(sys.stderr)
         self.print({"error": text, "exit_status": status}, [f"ERROR: {head}", *(f"  {one}" for one in more)])
-
-    def page_text(self, html: str, encoding: str) -> str:
-        """A page as it is written in this encoding."""
-        return with_logs(html, self.process_info).encode(encoding, "xmlcharrefreplace").decode(encoding)
 
     def _called(self, text: str) -> str:
         return called_as(with_logs(text, self.process_info), self._program, self._where)

@@ -28,7 +28,7 @@ def extend_shell(controller: Any) -> None:
         nonlocal found
         line = _line_buffer() if line is None else line
         if state == 0:  # readline asks for one match after another
-            found = completions(line, text, lambda: _processes(controller))
+            found = completions(line, text, lambda: all_processes(controller))
         if found is None:
             return usual_complete(text, state, line) if usual_complete else None
         return found[state] if state < len(found) else None
@@ -59,7 +59,8 @@ def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) 
     return sorted({process["group"] for process in processes})
 
 
-def _processes(controller: Any) -> Sequence[Mapping[str, str]]:
+def all_processes(controller: Any) -> Sequence[Mapping[str, str]]:
+    """supervisord's ``getAllProcessInfo``; empty if it does not answer."""
     try:
         return list(controller.get_supervisor().getAllProcessInfo())
     except CONNECTION_ERRORS:

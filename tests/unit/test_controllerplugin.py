@@ -501,7 +501,7 @@ def test_supervisord_gone_while_watching_exits_with_7(ctl: Controller) -> None:
     ctl.server.answers["getRollout"] = gone
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
-    assert "Fix: start it; rollouts ended with it" in ctl.printed
+    assert "Fix: start supervisord; its rollouts ended when it stopped" in ctl.printed
 
 
 def test_forgotten_rollout_means_supervisord_restarted(ctl: Controller) -> None:

@@ -525,7 +525,7 @@ SIMULATED = {
 
 
 def as_seen(colour: str, kind: str) -> tuple[float, float, float]:
-    """A colour as a person with that kind of colour blindness sees it, in CIE L*a*b*, in which distance is difference."""
+    """A colour as a reader with that kind of colour blindness sees it, in CIE L*a*b*, where distance is difference."""
     channels = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     r, g, b = (min(1.0, max(0.0, sum(m * c for m, c in zip(row, linear)))) for row in SIMULATED[kind])
