@@ -1,13 +1,13 @@
-"""What the reconciler needs of the snapshot, as Protocols, and the promises that an adapter makes.
+"""What the listener needs of the world, as Protocols, and what each adapter promises.
 
-All calls have a deadline of their own and none blocks for longer than a few seconds. Errors are those of
-``errors.py``; an adapter translates what its library raises.
+Every call has a deadline of its own. Those that are slow say so, and are made in the background. Errors are those of
+``core/errors.py``: an adapter translates what its library raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.checks.conntrack import Conntrack
@@ -32,6 +32,21 @@ from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Snapshot
+
+T = TypeVar("T")
+
+
+class Background(Protocol):
+    """Runs slow calls outside the loop's thread."""
+
+    def run(self, key: Hashable, call: Callable[[], T]) -> T | None:
+        """What ``call`` returned, which must not be None; None while it runs. Starts it, if there is none by this key.
+        Raises once what the call raised, and then begins anew. Never blocks; wakes the loop when a call has ended."""
+        ...
+
+    def keep(self, keys: Collection[Hashable]) -> None:
+        """Forget the calls by other keys, and what they return."""
+        ...
 
 
 class Gate(Protocol):
@@ -198,32 +213,28 @@ class Balancers(Protocol):
 
 
 ConnectResults = Mapping[tuple[str, int], str]
-"""Addresses and ports, each with why a connection did not come about; empty where it did."""
+"""Addresses and ports, each with why no connection was made; empty where it was."""
 
 NO_ANSWER = "no answer within a second"
-"""Of a door that is neither open nor shut: its process is too busy to accept, say."""
+"""Of an address and port that neither accepts nor refuses: its process is too busy to accept, say."""
 
 Look = Callable[[], tuple[ConnectResults, ConnectResults]]
+Closed = Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]]
+"""Gives what ``Look`` finds while a port is closed."""
 
 
 class GateProbes(Protocol):
-    """Tries for real what a look can only believe. Each look at doors ends within a second."""
+    """Tries for real what other checks only read. Slow: every method may take a second, or a few. From any thread."""
 
-    def try_gate(
-        self,
-        closed: Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]],
-        addresses: Collection[str],
-        bypass: str,
-    ) -> Sequence[str]:
-        """What a gate does not do that it should, on a port that nobody uses, at these addresses and at loopback.
-        ``closed(port, look)`` gives what ``look`` does while the port is closed.
+    def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> Sequence[str]:
+        """What a gate does not do that it should, on a spare port at these addresses and at loopback.
 
-        Raises what ``closed`` raises, and OSError where there is no port to try it on.
+        Raises what ``closed`` raises, and OSError if there is no spare port.
         """
         ...
 
     def door(self, addresses: tuple[str, ...], bypass: str) -> str:
-        """The address at which a warm-up would ask a process that listens on these; empty where none can be asked."""
+        """The address at which a warm-up would ask a process that listens on these; empty if none can be asked."""
         ...
 
     def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
@@ -231,8 +242,7 @@ class GateProbes(Protocol):
         ...
 
     def metrics(self, address: str) -> tuple[str, str]:
-        """Why there can be no figures at an address and port, and what to do about it; empty where there can be, or
-        are."""
+        """Why there can be no metrics at an address and port, and the fix; empty where there can be, or are."""
         ...
 
     def distrust(self, policy: Policy) -> Sequence[Finding]:
@@ -245,54 +255,77 @@ class GateProbes(Protocol):
         ...
 
 
+class SparePorts(Protocol):
+    """Ports that a probe in another thread wants closed for a moment, and the loop closes."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a probe waits for the loop."""
+        ...
+
+    def wanted(self) -> Collection[Endpoint]:
+        """The ports to be closed now."""
+        ...
+
+    def settle(self, closed: Collection[Endpoint], problem: str) -> None:
+        """What came of holding the ports that were ``wanted`` last: those that are closed, and what went wrong."""
+        ...
+
+    def closed(self, port: Endpoint, look: Look) -> tuple[ConnectResults, ConnectResults]:
+        """What ``look`` finds while a port is closed. From another thread. Raises GateError if it does not close, and
+        TimeoutError if the loop has no time for it."""
+        ...
+
+
 class DeathWatch(Protocol):
-    """Tells at once when a process has died."""
+    """Finds out at once that a process has died."""
 
     def watch(self, processes: Collection[Incarnation]) -> None:
         """Watch exactly these processes from now on. One that is dead already has died."""
         ...
 
     def take(self) -> Collection[Incarnation]:
-        """Those of the watched that have died; each is told until it is no longer watched. Never blocks."""
+        """Those of the watched that have died, each until it is no longer watched. Never blocks."""
         ...
 
 
 class Warmups(Protocol):
     """Warms processes, each in a thread of its own."""
 
-    def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
-        """Warm exactly these processes: begin what is new (so is another incarnation, and another policy), drop what is
-        no longer wanted, and say how far each got. One that was said to be late and is still wanted begins anew. Never
-        blocks."""
+    def tend(self, group: str, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
+        """Of this group, warm exactly these processes (by ``group:process``): begin what is new (so is another
+        incarnation, and another policy), drop what is no longer there, and return how far each is. One that was late
+        in the last call and is still there begins anew. Never blocks."""
         ...
 
     def end(self) -> None:
-        """Drop them all, and wait a moment for the commands that run."""
+        """Drop all, and wait a moment for the commands that run."""
         ...
 
 
 class DrainNotifications(Protocol):
-    """Tells processes that they drain, each in a thread of its own."""
+    """Notifies processes that they drain, each in a thread of its own."""
 
-    def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
-        """Tell each of these processes once for as long as it is wanted, and say how far that got. Never blocks."""
+    def give(self, group: str, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
+        """Of this group, notify each of these processes (by ``group:process``) once for as long as it is there, and
+        return how far that is. Never blocks."""
         ...
 
     def peers(self) -> frozenset[str]:
-        """Whom the processes that are told now see as their peers for it, known before they can see them."""
+        """What the processes that are being notified see as their peers for it, known before they can see them."""
         ...
 
 
 class Hooks(Protocol):
     """Runs the operator's commands, each job in a thread of its own."""
 
-    def tend(self, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
-        """Run exactly these jobs: begin what is new by its key, end what is no longer wanted, and say how far each got.
-        Never blocks."""
+    def tend(self, group: str, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+        """Of this group, run exactly these jobs: begin what is new by its key, end what is no longer there, and return
+        how far each is. Never blocks."""
         ...
 
     def end(self) -> None:
-        """End whatever runs, and wait a moment for that."""
+        """End everything that runs, and wait a moment for that."""
         ...
 
 
@@ -309,21 +342,21 @@ class Metrics(Protocol):
 
 
 class History(Protocol):
-    """The rollouts that were. Never raises: what does not work is logged, and tried again. Records and their heads have
-    the shapes of ``core/records.py``."""
+    """Earlier rollouts. Never raises: an error is logged, and tried again. Records and their heads have the shapes of
+    ``core/records.py``."""
 
     def keep(self, rollouts: Collection[Rollout]) -> None:
-        """Keep what is new of the rollouts that supervisord knows; one that ran and that it does not know has ended
-        with an earlier supervisord. Call it every turn; it costs next to nothing when nothing changes."""
+        """Keep what is new of the rollouts that supervisord knows. One that ran and that it does not know has ended with
+        an earlier supervisord. Called in every reconcile: it costs next to nothing when nothing changes."""
         ...
 
     def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:
-        """Keep how far those of these rollouts are that run: the listener ends. ``at``: when supervisord was looked at
-        last. ``are_lost``: supervisord is gone, and they with it. Otherwise the next listener finds that out."""
+        """Keep how far those of these rollouts are that run: the listener exits. ``at``: of the last observation.
+        ``are_lost``: supervisord is gone, and they with it. Otherwise the next listener finds that out."""
         ...
 
     def last_id(self) -> int:
-        """The largest number of a rollout that is kept; 0: there is none."""
+        """The largest number of a rollout that is kept; 0 if there is none."""
         ...
 
     def cycles(self, group: str) -> Sequence[Cycles]:
@@ -331,39 +364,38 @@ class History(Protocol):
         ...
 
     def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
-        """The heads of the last so many rollouts, the newest last; of every group, where none is named."""
+        """The heads of the last ``number`` rollouts, the newest last; of every group, if none is named."""
         ...
 
     def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
-        """A whole record: of the rollout of this number, or the last one where it is empty; None where there is
-        none."""
+        """A whole record: of the rollout of this number, or the last one if it is empty; None if there is none."""
         ...
 
 
 class Supervisor(Protocol):
-    """supervisord and the mailbox in it. Every method raises SupervisorError where there is no answer."""
+    """supervisord and the mailbox in it. Every method raises SupervisorError if there is no answer."""
 
-    def look(self, guarded: Collection[str]) -> Snapshot:
+    def observe(self, guarded: Collection[str]) -> Snapshot:
         """Everything that supervisord knows, at once; with the processes of the groups that are guarded."""
         ...
 
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
-        """Write a rollout on top of the version that was looked at; ``request`` is the one that it answers, if any.
+        """Write a rollout on top of the version that was observed; ``request`` is the one that it answers, if any.
 
-        Raises ConflictError when somebody else wrote since: look again.
+        Raises ConflictError if another client wrote since: observe again.
         """
         ...
 
     def guard(self, guard_state: GuardState) -> None:
-        """Write what the guard of a group has in hand, whatever was written before."""
+        """Write the state of a group's guard, whatever was written before."""
         ...
 
     def unguard(self, group: str) -> None:
-        """Forget what the guard of a group had in hand: the group is no longer guarded."""
+        """Forget the state of a group's guard: it is no longer guarded."""
         ...
 
     def refuse(self, request: int, code: int, text: str) -> None:
-        """Tell whoever asked that it is not done, and why; ``code`` is a number of ``errors.Fault``."""
+        """Refuse a request; ``code`` is a number of ``errors.Fault``."""
         ...
 
     def plan(self, request: int, rollout: Rollout) -> None:
@@ -374,10 +406,10 @@ class Supervisor(Protocol):
         """Answer a check."""
         ...
 
-    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
-        """Answer a question about the rollouts that were: ``rollouts``, an array of heads, or ``record``, JSON text."""
+    def answer(self, request: int, answer: Mapping[str, Any]) -> None:
+        """Answer a question about earlier rollouts: ``rollouts``, an array of heads, or ``record``, JSON text."""
         ...
 
     def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:
-        """Give a few orders at once, and say what became of each; waits for the end of none."""
+        """Give a few actions at once, and return what became of each; waits for the end of none."""
         ...

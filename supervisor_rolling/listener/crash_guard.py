@@ -1,13 +1,13 @@
-"""Which groups are guarded, by which policy, and on which ports: what ``core.guard`` needs of the snapshot.
+"""Which groups are guarded, by which policy, and on which ports: what ``core.guard`` needs.
 
-Keeps nothing that cannot be lost: policies are read again, ports are found again.
+Remembers nothing that cannot be lost: policies are read again, ports are found again.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core import guard
@@ -26,69 +26,64 @@ log = logging.getLogger("supervisor_rolling")
 NONE = Incarnation()
 """In place of the incarnation that known ports are of, where that is not known."""
 
-Each = Callable[[Iterable[str], Callable[[str], GuardState]], Mapping[str, GuardState]]
-
-
-def in_order(groups: Iterable[str], part: Callable[[str], GuardState]) -> Mapping[str, GuardState]:
-    """The simplest ``Each``: an error in one group ends it for all."""
-    return {group: part(group) for group in groups}
-
 
 class CrashGuard:
-    """The guarded groups. ``latest_config`` gives the policies as they are now, None where there are none; ``ready``
-    a policy with the time to settle, for processes with these ports."""
+    """For the loop's thread. ``with_min_ready`` gives a policy the ``min_ready_seconds`` that these ports ask for."""
 
     def __init__(
         self,
         sockets: Sockets,
-        latest_config: Callable[[], Config | None],
-        ready: Callable[[Policy, Endpoints], Policy],
+        latest_config: Callable[[], Config | None],  # None: there has been no valid one
+        with_min_ready: Callable[[Policy, Endpoints], Policy],
     ) -> None:
-        self._settled = ready
         self._sockets = sockets
         self._latest_config = latest_config
+        self._with_min_ready = with_min_ready
+        self._config: Config | None = None
+        self._policies: Mapping[str, Policy] = {}
         self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[Endpoint, ...]]]] = {}
         self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[Endpoint, ...]]]] = {}
         self._claims: dict[str, Counter[Endpoint]] = {}
         self._complaints: dict[tuple[str, str], str] = {}
 
-    def guarded(self) -> dict[str, Policy]:
-        """The policies of the groups that shall be guarded."""
-        config = self._latest_config()
-        return {group: policy for group, policy in config.groups.items() if policy.guard.enabled} if config else {}
+    def begin(self) -> Collection[str]:
+        """Begin a reconcile, with the policies as they are now. Returns the groups that are to be guarded."""
+        self._config = self._latest_config()
+        groups = self._config.groups if self._config else {}
+        self._policies = {group: policy for group, policy in groups.items() if policy.guard.enabled}
+        return self._policies.keys()
 
     def ended(self, snapshot: Snapshot) -> list[str]:
-        """The groups that have a watch and shall not be guarded any more; not those whose policy cannot be read."""
-        guarded = {*self.guarded(), *self._unread(snapshot)}
-        return [group for group in snapshot.guard_states if group not in guarded]
+        """The groups that are guarded and are not to be any more; not those whose policy cannot be read."""
+        return [g for g in snapshot.guard_states if g not in self._policies and not self._is_unread(g)]
 
-    def of(self, snapshot: Snapshot, at: float, each: Each = in_order) -> dict[str, GuardState]:
-        """The watch of each guarded group, by today's policy; a new one for a group that was not guarded before.
-        ``each`` calls a function for each group."""
-        config = self._latest_config()
-        guarded = self.guarded()
-        there = {group: policy for group, policy in guarded.items() if snapshot.processes.get(group)}
+    def groups(self, snapshot: Snapshot) -> list[str]:
+        """The groups that are guarded."""
+        there = [group for group in self._policies if snapshot.processes.get(group)]
         self._claims = {group: claims for group, claims in self._claims.items() if group in there}
+        return [*there, *filter(self._is_unread, snapshot.guard_states)]
 
-        def watch_of(group: str) -> GuardState:
-            assert config is not None
-            processes, policy = snapshot.processes[group], there[group]
-            guard_state = snapshot.guard_states.get(group) or self._begun(policy, config, processes, at)
-            if policy.min_ready_auto:
-                policy = self._settled(policy, self.endpoints(replace(guard_state, policy=policy), processes))
-            return guard.by_policy(guard_state, policy, config.gate, at)
+    def state(self, group: str, snapshot: Snapshot, at: float) -> GuardState | None:
+        """The guard's state of a group, by today's policy; None if it is not guarded."""
+        known, policy, processes = snapshot.guard_states.get(group), self._policies.get(group), snapshot.processes
+        if known and self._is_unread(group):
+            return known
+        if self._config is None or policy is None or not processes.get(group):
+            return None
+        guard_state = known or self._begun(policy, self._config, processes[group], at)
+        if policy.min_ready_auto:
+            policy = self._with_min_ready(policy, self.endpoints(replace(guard_state, policy=policy), processes[group]))
+        return guard.by_policy(guard_state, policy, self._config.gate, at)
 
-        return {**{group: snapshot.guard_states[group] for group in self._unread(snapshot)}, **each(there, watch_of)}
-
-    def _unread(self, snapshot: Snapshot) -> list[str]:
-        """The groups whose watch goes on by the policy in it, because this listener has never read a valid one."""
-        config = self._latest_config()
-        return [g for g in snapshot.guard_states if config is None or (g in config.invalid and g not in config.groups)]
+    def _is_unread(self, group: str) -> bool:
+        """Whether a guarded group keeps the policy in its state, because this listener has never read a valid one."""
+        config = self._config
+        return config is None or (group in config.invalid and group not in config.groups)
 
     def endpoints(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
         """The endpoints of each process; none for one whose endpoints are not known, which cannot be guarded."""
         policy = guard_state.policy
-        found = self._told_by_kernel(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
+        found = self._listening(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)
         shared = self._shared(policy.group)
         without = [name for name in processes if not found[name] and not policy.ports.auto]
@@ -106,7 +101,7 @@ class CrashGuard:
 
     def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> GuardState:
         empty = GuardState(policy.group, policy, config.gate)
-        log.info("%s is guarded from now on: no process of it serves before it is warm", policy.group)
+        log.info("%s: the crash guard is on: no new process gets traffic before it is warm", policy.group)
         return guard.begin(empty, processes, self.endpoints(empty, processes), at)
 
     def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Endpoints:
@@ -116,7 +111,7 @@ class CrashGuard:
             self._by_rule[policy.group] = (policy.ports, known)
         return known
 
-    def _told_by_kernel(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
+    def _listening(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
         """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
         on."""
         before = self._by_kernel.get(
@@ -151,7 +146,7 @@ class CrashGuard:
         return {k: v for found, _ in each for k, v in found.items()}, {k: v for _, why in each for k, v in why.items()}
 
     def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:
-        """Say which processes cannot be guarded, once. ``problem`` is one of few: what is said is remembered by it."""
+        """Log once which processes cannot be guarded. What was logged is remembered by ``problem``."""
         text = ", ".join(sorted(names, key=natural))
         if text and text != self._complaints.get((group, problem)):
             log.warning("groups.%s.ports %s %s: they are not guarded%s", group, problem, text, why and f". {why}")

@@ -36,20 +36,21 @@ class HttpNotifications:
     def __init__(self, sockets: Sockets, on_change: Callable[[], None] = lambda: None) -> None:
         self._sockets = sockets
         self._on_change = on_change
-        self._given: dict[str, _Notification] = {}
+        self._given: dict[str, dict[str, _Notification]] = {}  # by group
 
-    def give(self, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
+    def give(self, group: str, selected: Mapping[str, NotificationJob]) -> Mapping[str, NotificationStatus]:
         """See ``DrainNotifications.give``."""
-        before, self._given = self._given, {}
+        before, given = self._given.get(group, {}), dict[str, _Notification]()
         for name, job in selected.items():
             known = before.get(name)
             is_same = known is not None and known.job.incarnation == job.incarnation
-            self._given[name] = known if known and is_same else _Notification(name, job, self._sockets, self._on_change)
-        return {name: one.current() for name, one in self._given.items()}
+            given[name] = known if known and is_same else _Notification(name, job, self._sockets, self._on_change)
+        self._given[group] = given
+        return {name: one.current() for name, one in given.items()}
 
     def peers(self) -> frozenset[str]:
         """See ``DrainNotifications.peers``."""
-        return frozenset(one.status.peer for one in self._given.values())
+        return frozenset(one.status.peer for given in self._given.values() for one in given.values())
 
 
 class _Notification(threading.Thread):

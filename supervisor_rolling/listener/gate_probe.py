@@ -12,23 +12,28 @@ import importlib.util
 import os
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from supervisor_rolling.core.checks.conntrack import Conntrack
-from supervisor_rolling.core.endpoint import Endpoint, tcp
+from supervisor_rolling.core.endpoint import Endpoint, described, tcp
+from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, Look
+from supervisor_rolling.listener.contracts import NO_ANSWER, Closed, ConnectResults
 from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
 from supervisor_rolling.listener.system.nginx_program import nginx_program
 from supervisor_rolling.listener.system.own_addresses import is_own
 from supervisor_rolling.listener.system.procfs import own_inodes
 from supervisor_rolling.listener.system.sock_diag import LISTEN, tcp_sockets
+
+T = TypeVar("T")
 
 LOOPBACKS = ("127.0.0.1", "::1")
 WITHIN = 1.0
@@ -44,15 +49,77 @@ ATTEMPTS = 5
 """To find a port that is free on all addresses."""
 
 
+PROBED_WITHIN = 5.0
+"""Seconds for the loop to close a spare port, and again to open it: it does so at once, unless it waits for supervisord
+or for the firewall's lock."""
+
+
+class _SparePort:
+    def __init__(self, port: Endpoint) -> None:
+        self.port = port
+        self.problem = ""  # why it is not closed
+        self.is_closed = threading.Event()
+        self.is_open = threading.Event()
+
+
+class ProbedPorts:
+    """The ``SparePorts`` of ``contracts.py``. ``wake`` makes the loop hold the gate soon; from any thread."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._probed: list[_SparePort] = []
+        self._ended: list[_SparePort] = []
+        self._settling: tuple[list[_SparePort], list[_SparePort]] = ([], [])  # as the last ``wanted`` found both
+
+    @property
+    def is_pending(self) -> bool:
+        """See ``SparePorts.is_pending``."""
+        return bool(self._probed or self._ended)
+
+    def wanted(self) -> list[Endpoint]:
+        """See ``SparePorts.wanted``."""
+        with self._lock:
+            self._settling = (list(self._probed), list(self._ended))
+        return [one.port for one in self._settling[0]]
+
+    def settle(self, closed: Collection[Endpoint], problem: str) -> None:
+        """See ``SparePorts.settle``."""
+        probed, ended = self._settling
+        self._settling = ([], [])
+        for one in probed:
+            if not one.is_closed.is_set():
+                one.problem = "" if one.port in closed else problem or f"{described([one.port])} is not found closed"
+                one.is_closed.set()
+        with self._lock:
+            self._ended = [one for one in self._ended if one not in ended]
+        for one in ended:
+            one.is_open.set()
+
+    def closed(self, port: Endpoint, look: Callable[[], T]) -> T:
+        """See ``SparePorts.closed``."""
+        spare = _SparePort(port)
+        with self._lock:
+            self._probed.append(spare)
+        self._wake()
+        try:
+            if not spare.is_closed.wait(PROBED_WITHIN):
+                raise TimeoutError("the listener was busy")
+            if spare.problem:
+                raise GateError(spare.problem)
+            return look()
+        finally:
+            with self._lock:
+                self._probed.remove(spare)
+                self._ended.append(spare)
+            self._wake()
+            spare.is_open.wait(PROBED_WITHIN)
+
+
 class RealGateProbes:
     """The ``GateProbes`` of ``contracts.py``, in this network namespace."""
 
-    def try_gate(
-        self,
-        closed: Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]],
-        addresses: Collection[str],
-        bypass: str,
-    ) -> list[str]:
+    def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
         """See ``GateProbes.try_gate``."""
         with _spare(addresses) as (port, there):
             doors = [(address, port) for address in there]

@@ -1,39 +1,46 @@
-"""One gate at a time, and what is known of it: the reconciler's memory of what it holds closed."""
+"""One gate at a time, and what is known of it: the listener's memory of what it holds closed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import Endpoint, described
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.contracts import Counting, Gate
+from supervisor_rolling.listener.contracts import Counting, Gate, SparePorts
 
 log = logging.getLogger("supervisor_rolling")
 
-T = TypeVar("T")
 Place = tuple[object, ...]
 
-TRIAL = "a trial, gone in a moment"
+PROBE = "a probe, gone in a moment"
+
+
+@dataclass(frozen=True)
+class GateFacts:
+    """What the loop knows of the gate in force, for a check in the background."""
+
+    name: str  # of the backend
+    is_firewall: bool  # it closes any port, and not only those that a load balancer knows
+    is_known: bool  # what is closed is known: before the first ``hold``, an earlier listener may have closed others
+    closed: frozenset[Endpoint]
+    findings: tuple[Finding, ...]  # what others have done so that it could not close a port
 
 
 class Gatekeeper:
-    """Holds ports closed with the gate of the policy in force.
+    """Holds ports closed with the gate of the policy in force. For the loop's thread.
 
-    ``closed_since``, ``problem`` and ``is_busy`` are of the last ``hold``; busy: another program holds a lock, and it
-    is worth a try soon. ``knows``: there has been one; before, it is not known what a listener that died has left
-    closed.
-
-    Another gate comes into force when it holds all that is to be closed, and only then is the first let go of: a
+    Another gate comes into force when it holds all that is to be closed, and only then does the first one let go: a
     policy with a typing error opens nothing.
     """
 
-    def __init__(self, make_gate: Callable[[GatePolicy], Gate]) -> None:
+    def __init__(self, make_gate: Callable[[GatePolicy], Gate], spare_ports: SparePorts) -> None:
         self._make_gate = make_gate
+        self._spare_ports = spare_ports
         self._policy: GatePolicy | None = None
         self._gate: Gate | None = None
         self._next: tuple[GatePolicy, Gate] | None = None
@@ -41,34 +48,25 @@ class Gatekeeper:
         self._wrong = ""  # with the policy that is to be in force, and is not
         self._held: Mapping[Endpoint, str] = {}
         self._drained: Collection[Endpoint] = ()
-        self.knows = False
-        self.closed_since: Mapping[Endpoint, float] = {}
-        self.problem = ""
-        self.is_busy = False
+        self.knows = False  # what is closed: there has been a ``hold``
+        self.closed_since: Mapping[Endpoint, float] = {}  # as the last ``hold`` found it
+        self.problem = ""  # of the last ``hold``
+        self.is_busy = False  # another program holds the lock: worth a try soon
 
     @property
-    def is_firewall(self) -> bool:
-        """Whether it closes any port, and not only those that a load balancer knows."""
-        return self._gate is not None and not isinstance(self._gate, Counting)
+    def closes(self) -> frozenset[str] | None:
+        """The kinds of endpoints that the gate in force can close; None where there is none yet."""
+        return self._gate.closes if self._gate else None
 
     @property
     def is_holding(self) -> bool:
         """Whether any port is to be closed."""
         return bool(self._held)
 
-    def describe(self) -> str:
-        """The backend in force, by its name."""
-        return self._gate.name if self._gate else "none"
-
     @property
     def bypass(self) -> str:
         """How a warm-up passes the gate in force; empty where there is none yet."""
         return self._policy.bypass if self._policy else ""
-
-    @property
-    def closes(self) -> frozenset[str] | None:
-        """The kinds of endpoints that the gate in force can close; None where there is none yet."""
-        return self._gate.closes if self._gate else None
 
     def prove(self, policy: GatePolicy) -> None:
         """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot;
@@ -105,37 +103,39 @@ class Gatekeeper:
         if self._gate is None:
             self._note({}, self._wrong)
             return
-        found, problem = self._held_by(self._gate, closed, drained)
+        spare = self._spare_ports.wanted()
+        found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE)}, drained)
+        if not self.is_busy:
+            self._spare_ports.settle(found, problem)
+        if spare:
+            found = {port: since for port, since in found.items() if port in closed}
         opened = [one for one, since in found.items() if since > self.closed_since.get(one, since)]
         if opened:
             log.warning(
-                "found open and closed again: %s (somebody removed the rule, its lease was over, or HAProxy was "
-                "reloaded)",
+                "%s: the firewall rule was missing and has been restored (another program removed it, its lease "
+                "expired, or HAProxy was reloaded)",
                 described(opened),
             )
         self._note(found, problem or self._let_go() or self._wrong)
 
-    def tried(self, endpoint: Endpoint, look: Callable[[], T]) -> T:
-        """What a look finds while a port is closed besides what is held. Raises GateError where it does not close."""
-        held, drained = self._held, self._drained
-        self._hold({**held, endpoint: TRIAL}, drained)
+    def facts(self, endpoints: Mapping[Endpoint, str]) -> GateFacts:
+        """What is known of the gate in force, and what others have done so that it could not close these endpoints."""
         try:
-            if endpoint not in self.closed_since:
-                raise GateError(self.problem or f"{described([endpoint])} is not found closed")
-            return look()
-        finally:
-            self._hold(held, drained)
-
-    def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
-        """What others have done that the gate in force could not close these ports for; see ``Gate.inspect``."""
-        try:
-            return self._gate.inspect(endpoints) if self._gate else ()
+            findings = tuple(self._gate.inspect(endpoints)) if self._gate else ()
         except GateError as error:
-            return [gate_finding(error)]
+            findings = (gate_finding(error),)
+        return GateFacts(
+            self._gate.name if self._gate else "none",
+            self._gate is not None and not isinstance(self._gate, Counting),
+            self.knows,
+            frozenset(self.closed_since),
+            findings,
+        )
 
     def renew(self) -> None:
-        """Hold what was held, so that ``closed_since`` is true of now; open what a lock kept from being opened."""
-        if self._held or self.is_busy:
+        """Hold what was held, so that ``closed_since`` is true of now; open what a lock kept from being opened; close and
+        open spare ports."""
+        if self._held or self.is_busy or self._spare_ports.is_pending:
             self._hold(self._held, self._drained)
 
     def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int] | None:

@@ -22,21 +22,23 @@ class CommandHooks:
 
     def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
         self._on_change = on_change
-        self._running: dict[str, _Commands] = {}
+        self._running: dict[str, dict[str, _Commands]] = {}  # by group
 
-    def tend(self, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
+    def tend(self, group: str, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
         """See ``contracts.Hooks``."""
-        for key in self._running.keys() - selected.keys():
-            self._running.pop(key).dropped.set()
+        running = self._running.setdefault(group, {})
+        for key in running.keys() - selected.keys():
+            running.pop(key).dropped.set()
         for key, job in selected.items():
-            if key not in self._running:
-                self._running[key] = _Commands(job, self._on_change)
-        return {key: commands.result for key, commands in self._running.items()}
+            if key not in running:
+                running[key] = _Commands(job, self._on_change)
+        return {key: commands.result for key, commands in running.items()}
 
     def end(self) -> None:
         """See ``contracts.Hooks``."""
-        ending = list(self._running.values())
-        self.tend({})
+        ending = [commands for running in self._running.values() for commands in running.values()]
+        for group in self._running:
+            self.tend(group, {})
         until = time.monotonic() + ENDED_WITHIN
         for commands in ending:
             commands.join(max(0.0, until - time.monotonic()))

@@ -2,17 +2,19 @@
 
 A rollout reads the file when it starts, and its client gets the problems. The guard has no client, so it uses what was
 valid last: of the whole file, or of one group. A typing error must not open a gate, and one group's error must not
-affect another group. ``problem`` is for ``rolling_status``.
+affect another group. ``problem`` is for ``rolling_status``. A changed file is read in the background: a large one takes
+longer than a reconcile may.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.policy import Config
+from supervisor_rolling.listener.contracts import Background
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -24,28 +26,36 @@ WITHOUT_VALID = "no process{there} is guarded until it is fixed, unless its grou
 class Policies:
     """One file. ``load`` reads it and raises ConfigError; ``mark`` returns another value when it has changed."""
 
-    def __init__(self, path: str, load: Callable[[str], Config], mark: Callable[[str], object]) -> None:
+    def __init__(
+        self, path: str, load: Callable[[str], Config], mark: Callable[[str], Hashable], background: Background
+    ) -> None:
         self._path = path
         self._load = load
         self._mark = mark
-        self._read: object = None  # the mark of the file when it was read for the guard
+        self._background = background
+        self._read: Hashable = None  # the mark of the file when it was read for the guard
         self._config: Config | None = None
         self.problem = ""  # what was wrong with it then, and the consequence, in one line; empty: nothing
 
     def fresh(self) -> Config:
-        """The file as it is. Raises ConfigError."""
+        """The file as it is. Raises ConfigError. From any thread."""
         return self._load(self._path)
 
     def latest(self) -> Config | None:
         """The last valid one, read again when the file has changed; None where there has been none."""
         mark = self._mark(self._path)
-        if mark != self._read:
-            self._read = mark
-            try:
-                self._take(self.fresh())
-            except ConfigError as error:
-                guard = BY_LAST_VALID if self._config else WITHOUT_VALID
-                self._warn(f"no rollout can start, and {guard.format(there='')}", str(error))
+        if mark == self._read:
+            return self._config
+        self._background.keep([mark])
+        try:
+            config = self.fresh() if self._read is None else self._background.run(mark, self.fresh)
+            if config is None:
+                return self._config
+            self._take(config)
+        except ConfigError as error:
+            guard = BY_LAST_VALID if self._config else WITHOUT_VALID
+            self._warn(f"no rollout can start, and {guard.format(there='')}", str(error))
+        self._read = mark
         return self._config
 
     def _take(self, config: Config) -> None:

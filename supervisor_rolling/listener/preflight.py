@@ -1,242 +1,184 @@
-"""A check of one group: what is read and tried for it, and the report of it."""
+"""The slow part of a request: what it needs from rolling.yaml, the kernel and a try of the gate, in the background.
+
+It stops no process, and closes no port but a spare one.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from supervisor_rolling.core.admission import NAMED
 from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings
-from supervisor_rolling.core.checks.clients import Front, front
-from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
 from supervisor_rolling.core.checks.processes import Listening, is_up
-from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
+from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
-from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import Config, Policy
+from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.core.preflight_report import Finding, Report, Settings, Severity, error_if
-from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.rollout import Rollout, Stage
 from supervisor_rolling.core.snapshot import Request
-from supervisor_rolling.listener.contracts import NO_ANSWER, Balancers, Clients, GateProbes, Sockets
-from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
-from supervisor_rolling.listener.request_handler import objections
+from supervisor_rolling.listener.contracts import NO_ANSWER, Background, Closed, GateProbes, Sockets
+from supervisor_rolling.listener.gatekeeper import GateFacts, gate_finding
+from supervisor_rolling.listener.load_balancers import Found
 
 log = logging.getLogger("supervisor_rolling")
 
-PATIENCE = 4.0
-"""Seconds for a configuration to be read: whoever asked is told after ten that nobody answers."""
+
+@dataclass(frozen=True)
+class Draft:
+    """What a request needs of rolling.yaml and of the kernel."""
+
+    config: Config
+    endpoints: Endpoints  # of each process of the group
+    problem: RollingError | None = None  # why there can be no rollout
+    findings: tuple[Finding, ...] = ()  # for a check
 
 
 @dataclass(frozen=True)
-class _Settle:
-    """How long to settle by what was read, for processes with these ports, None where that does not say; and why."""
+class Subject:
+    """What is inspected, with everything that the loop knows of it."""
 
-    read: tuple[object, ...]  # nginx's configuration, and what connects to the ports
-    endpoints: Endpoints
-    seconds: float | None
-    why: str
+    kind: str  # of the request
+    rollout: Rollout
+    observed: Observation
+    settings: Settings
+    gate: GateFacts
+    balancers: Found
+    findings: tuple[Finding, ...] = ()  # known already
 
 
 class Preflight:
-    """Looks at set-ups, and touches no process but for a connection that says nothing. For the turn's thread."""
+    """Drafts and inspections, each in the background. ``closed``: see ``SparePorts.closed``."""
 
     def __init__(
         self,
-        sockets: Sockets,
-        gatekeeper: Gatekeeper,
-        balancers: Balancers,
-        gate_probes: GateProbes,
-        connected: Clients,
-        clock: Callable[[], float],
-    ) -> None:
-        self._connected = connected
-        self._trials = gate_probes
-        self._sockets = sockets
-        self._gatekeeper = gatekeeper
-        self._balancers = balancers
-        self._clock = clock
-        self._asked: dict[int, tuple[float, Policy | None, tuple[int, ...]]] = {}
-        self._settles: dict[str, _Settle] = {}
-
-    def ready(self, policy: Policy, endpoints: Endpoints) -> Policy:
-        """The policy with the time to settle that the load balancer's configuration asks for, as it was last read."""
-        if not policy.min_ready_auto:
-            return policy
-        read = (self._balancers.last_read(policy.balancer), self._connected.last_found(policy.group))
-        known = self._settles.get(policy.group)
-        if known is None or not _are_same(known.read, read) or known.endpoints != endpoints:
-            known = _Settle(read, dict(endpoints), *self._settle_for(policy, endpoints))
-            self._settles[policy.group] = known
-        if known.seconds is None:
-            return policy
-        return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
-
-    def _settle_for(self, policy: Policy, endpoints: Endpoints) -> tuple[float | None, str]:
-        """None where it is not known of all that send to the group."""
-        group, others = self._behind(policy, endpoints), self._front(policy, endpoints)
-        found = (min_ready_for(group), min_ready_why(group)) if group else (None, "")
-        if not others.balancers:
-            return found
-        by_others = others.unavailable_for
-        return (None, "") if by_others is None else max((found[0] or 0.0, found[1]), by_others)
-
-    def expect(self, requests: Collection[int]) -> None:
-        """Only these requests wait for an inspection."""
-        self._asked = {request: asked for request, asked in self._asked.items() if request in requests}
-
-    def is_ready(
-        self, request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Rollout]
-    ) -> bool:
-        """Whether what takes time has been read since this was asked, or has been waited for long enough: then what was
-        read before has to do. Until then nothing else of the request is looked at, turn by turn."""
-        if request.id not in self._asked:
-            self._asked[request.id] = (self._clock(), *_looked_at(request, load_config, make))
-        since, policy, ports = self._asked[request.id]
-        if policy is None or self._clock() - since >= PATIENCE:
-            return True
-        is_read = self._balancers.read(policy.balancer, since) is not None
-        are_seen = not ports or self._connected.find(policy.group, ports, since) is not None
-        return is_read and are_seen
-
-    def waited(self, request: Request) -> float:
-        """Seconds since a request that waits for an inspection was seen first."""
-        return self._clock() - self._asked[request.id][0]
-
-    def draft(
-        self,
-        request: Request,
-        observed: Observation,
+        background: Background,
         load_config: Callable[[], Config],
-        check_pools: Callable[[], None],
-        make: Callable[[Request, Config], Rollout],
-    ) -> tuple[Rollout | None, list[Finding]]:
-        """The rollout that is to be looked at, and what would refuse it at once; no rollout where none can be made."""
+        sockets: Sockets,
+        probes: GateProbes,
+        check_keepalive: Callable[[], None],
+        closed: Closed,
+    ) -> None:
+        self._background = background
+        self._load_config = load_config
+        self._sockets = sockets
+        self._probes = probes
+        self._check_keepalive = check_keepalive
+        self._closed = closed
+        self._subjects: dict[int, Subject] = {}
+
+    def keep(self, requests: Collection[int]) -> None:
+        """Forget the results for all other requests."""
+        self._subjects = {request: one for request, one in self._subjects.items() if request in requests}
+        self._background.keep([(request, step) for request in requests for step in ("draft", "inspection")])
+
+    def draft(self, request: Request, there: Mapping[str, Process], previous: Rollout | None) -> Draft | None:
+        """The draft for a request; None while it is being made. ``there``: the processes of its group. Raises
+        ConfigError where rolling.yaml cannot be read."""
+        return self._background.run((request.id, "draft"), lambda: self._draft(request, there, previous))
+
+    def inspect(self, request: int, make: Callable[[], Subject]) -> Report | None:
+        """The report on a subject; None while it is being made. Unless the request is a check, it raises ConfigError,
+        SocketsError or GateError for what refuses the rollout even with ``force``, or because nothing else needs to be
+        known then."""
+        if request not in self._subjects:
+            self._subjects[request] = make()
+        subject = self._subjects[request]
+        return self._background.run((request, "inspection"), lambda: self._inspect(subject))
+
+    # --- in the background
+
+    def _draft(self, request: Request, there: Mapping[str, Process], previous: Rollout | None) -> Draft:
+        config = self._load_config()
+        findings: tuple[Finding, ...] = ()
+        if request.kind == "check":
+            findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
-            config = load_config()
+            endpoints = self._endpoints(policy_of(config, request.group), there, previous)
+        except RollingError as error:
+            return Draft(config, {}, error, findings)
+        return Draft(config, endpoints, None, findings)
+
+    def _endpoints(self, policy: Policy, there: Mapping[str, Process], previous: Rollout | None) -> Endpoints:
+        if not policy.ports.auto:
+            return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
+        listening = self._sockets.ports_of([process.pid for process in there.values() if process.pid])
+        known = {member.name: member.endpoints for member in previous.members} if previous else {}
+        return {
+            name: tuple(map(tcp, listening.get(process.pid, ()))) or known.get(name, ())
+            for name, process in there.items()
+        }
+
+    def _inspect(self, subject: Subject) -> Report:
+        rollout, found = subject.rollout, list(subject.findings)
+        try:
+            if not rollout.force:
+                self._check_ports(rollout, subject.observed.processes)
         except ConfigError as error:
-            return None, [Finding("config", "config", line, "", severity=Severity.ERROR) for line in _lines(error)]
-        found = [*_invalid(config, request.group), *self._of_metrics(config.metrics.listen)]
-        try:
-            self._gatekeeper.prove(config.gate)
-        except GateError as error:
-            found.append(gate_finding(error))
-        try:
-            rollout = make(request, config)
-            found += [
-                _objection(error, request.group)
-                for error in objections(rollout, observed.processes, self._sockets, self._gatekeeper.closes)
-            ]
-        except (ConfigError, RefusedError, SocketsError) as error:
-            refusal = [] if request.group in config.invalid else [_objection(error, request.group)]
-            return None, [*found, *refusal]
+            if subject.kind != "check":
+                raise
+            found.append(finding_of(error, rollout.group))
         try:
             if rollout.policy.drain.keepalive == "nginx":
-                check_pools()
+                self._check_keepalive()
         except GateError as error:
+            if subject.kind != "check":
+                raise
             found.append(Finding("gate.status_line", "drain.keepalive", str(error), "", severity=Severity.ERROR))
-        return replace(rollout, policy=self.ready(rollout.policy, _endpoints_of(rollout))), found
+        return Report(rollout.group) if subject.kind == "resume" else self._report(subject, found)
 
-    def _of_metrics(self, address: str) -> Iterable[Finding]:
+    def _check_ports(self, rollout: Rollout, there: Mapping[str, Process]) -> None:
+        """Raise ConfigError if a process listens on other ports than the policy says: the wrong port would be closed.
+        A process that listens on none may have its port through another one, such as a container's proxy."""
+        running = [
+            m for m in rollout.members if m.selected and m.stage is Stage.OPEN and there[m.name].state == "RUNNING"
+        ]
         try:
-            why, fix = self._trials.metrics(address) if address else ("", "")
-        except SocketsError:  # who listens there cannot be seen, as ``report`` says
+            found = self._sockets.ports_of([there[member.name].pid for member in running])
+        except SocketsError as error:
+            log.info("cannot check that %s listens where rolling.yaml says: %s", rollout.group, error)
+            return
+        wrong = [
+            f"{m.name} listens on {', '.join(map(str, ports))} and not on {m.ports[0]}"
+            for m, ports in ((m, found[there[m.name].pid]) for m in running)
+            if ports and not set(ports) & set(m.ports)
+        ]
+        if wrong:
+            more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            raise ConfigError(
+                f"{'; '.join(wrong[:NAMED])}{more}. Fix: correct groups.{rollout.group}.ports in rolling.yaml"
+            )
+
+    def _of_metrics(self, address: str) -> Iterator[Finding]:
+        try:
+            why, fix = self._probes.metrics(address) if address else ("", "")
+        except SocketsError:  # what listens there cannot be seen, as the report says
             return
         if why:
-            yield Finding("metrics", "metrics.listen", f"{why}, so nobody gets the figures", fix)
+            yield Finding("metrics", "metrics.listen", f"{why}, so no metrics are served", fix)
 
-    @property
-    def can_try(self) -> bool:
-        """Whether a gate may be tried: besides what is closed, so that has to be known before."""
-        return self._gatekeeper.knows
-
-    def report(
-        self,
-        rollout: Rollout,
-        observed: Observation,
-        given: Settings,
-        found: Sequence[Finding] = (),
-        may_try: bool = True,
-    ) -> Report:
-        """Everything, where ``is_ready``. ``found``: what is known to be wrong already; ``may_try``: close a spare
-        port, and connect to the processes."""
-        findings, looked = list(found), []
+    def _report(self, subject: Subject, found: list[Finding]) -> Report:
+        rollout, observed, given = subject.rollout, subject.observed, subject.settings
+        checked: list[str] = []
         skipped: list[str] = []
         listening = self._listening(rollout, observed, skipped)
-        findings += processes.findings(rollout, observed, listening, given)
-        looked.append(f"{len(rollout.members)} processes and their ports")
+        found += processes.findings(rollout, observed, listening, given)
+        checked.append(f"{len(rollout.members)} processes and their ports")
         skipped += _starting(rollout, observed)
         if given.processes:
-            findings += settings.findings(given, rollout.policy)
-            looked.append("supervisord's settings")
+            found += settings.findings(given, rollout.policy)
+            checked.append("supervisord's settings")
         if not any(finding.code == "gate" for finding in found):
-            findings += self._of_gate(rollout, observed, listening, looked, skipped, may_try)
-        findings += self._of_nginx(rollout, listening, looked, skipped)
-        findings += self._of_clients(rollout, looked, skipped)
-        looked.append("which users can change the files that the listener executes")
-        findings += self._trials.distrust(rollout.policy)
-        return Report(rollout.group, tuple(findings), tuple(looked), tuple(skipped))
-
-    def _of_nginx(
-        self, rollout: Rollout, listening: Listening, looked: list[str], skipped: list[str]
-    ) -> Iterable[Finding]:
-        endpoints = _endpoints_of(rollout)
-        group = self._behind(rollout.policy, endpoints)
-        if group is None:
-            reason = f"it takes longer than {PATIENCE:g} s to read; ask again"
-            skipped.append(f"nginx's configuration{_named(rollout.policy)}: {reason}")
-        elif not group.servers and (unread := self._unread(rollout.policy, endpoints, group.nginx)):
-            yield from unread
-        elif group.nginx.is_absent:
-            skipped.append(f"nginx's configuration: {group.nginx.problem}")
-        elif group.nginx.problem or (rollout.policy.balancer.nginx and not group.servers):
-            yield nginx.unreadable(group.nginx, rollout.policy)
-        elif not group.servers:
-            skipped.append(
-                f"nginx's configuration ({group.nginx.source}): no upstream in it has a port of the group. Where the "
-                f"load balancer is elsewhere, name it: groups.{rollout.group}.balancer: {{nginx: FILE}}"
-            )
-        elif rollout.gate.backend == "haproxy":
-            looked.append(f"nginx ({group.nginx.source})")
-            yield from nginx.beside_haproxy(group)
-        else:
-            sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
-            looked.append(f"nginx ({group.nginx.source}, settle {rollout.policy.min_ready_seconds:g} s{sure})")
-            by_port = {port: name for name, those in endpoints.items() for port in tcp_ports(those)}
-            yield from nginx.findings(group, rollout.policy, rollout.limit, by_port, listening.addresses or {})
-
-    def _of_clients(self, rollout: Rollout, looked: list[str], skipped: list[str]) -> Iterable[Finding]:
-        if rollout.gate.backend == "haproxy":
-            return
-        if self._connected.last_found(rollout.group) is None:
-            skipped.append("what connects to the processes: it is not known yet; ask again")
-            return
-        endpoints = _endpoints_of(rollout)
-        group, others = self._behind(rollout.policy, endpoints), self._front(rollout.policy, endpoints)
-        looked += [f"{one.program.title} ({one.where})" for one in others.balancers]
-        yield from clients.findings(others, rollout.policy, bool(group and group.servers))
-
-    def _unread(self, policy: Policy, endpoints: Endpoints, read: Nginx) -> Sequence[Finding]:
-        """Where the configuration that was read is not that of the nginx which sends to the group."""
-        if policy.balancer.nginx or (read.problem and not read.is_absent):
-            return ()
-        return list(clients.unread(self._front(policy, endpoints), policy, read.source))
-
-    def _front(self, policy: Policy, endpoints: Endpoints) -> Front:
-        return front(
-            self._connected.last_found(policy.group) or (),
-            [port for those in endpoints.values() for port in tcp_ports(those)],
-        )
-
-    def _behind(self, policy: Policy, endpoints: Endpoints) -> Behind | None:
-        configuration = self._balancers.last_read(policy.balancer)
-        if configuration is None:
-            return None
-        return behind(
-            configuration,
-            [port for those in endpoints.values() for port in tcp_ports(those)],
-            bool(policy.balancer.nginx),
-        )
+            found += self._of_gate(subject, listening, checked, skipped)
+        found += _of_nginx(subject, listening, checked, skipped)
+        found += _of_clients(subject, checked, skipped)
+        checked.append("which users can change the files that the listener executes")
+        found += self._probes.distrust(rollout.policy)
+        return Report(rollout.group, tuple(found), tuple(checked), tuple(skipped))
 
     def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where
@@ -270,59 +212,122 @@ class Preflight:
         )
 
     def _of_gate(
-        self,
-        rollout: Rollout,
-        observed: Observation,
-        listening: Listening,
-        looked: list[str],
-        skipped: list[str],
-        may_try: bool,
-    ) -> Iterable[Finding]:
-        """What others have done, and the gate closed and opened for real on a spare port, and past it to each process.
+        self, subject: Subject, listening: Listening, checked: list[str], skipped: list[str]
+    ) -> Iterator[Finding]:
+        """What others have done to the firewall; the gate closed and opened for real on a spare port; and whether a
+        warm-up would reach each process. A plan only reads.
 
-        Where a rule of nat would turn connection tracking on for the trial alone, and that does what it does to
-        connections that exist, there is none."""
-        looked.append(f"the gate ({self._gatekeeper.describe()})")
-        yield from self._gatekeeper.inspect({one: m.name for m in rollout.members if m.selected for one in m.endpoints})
-        tracked = self._trials.conntrack() if self._gatekeeper.is_firewall else None
+        Where a rule of nat would turn connection tracking on for the probe alone, with what that does to connections
+        that exist, there is no probe."""
+        rollout, gate = subject.rollout, subject.gate
+        checked.append(f"the gate ({gate.name})")
+        yield from gate.findings
+        tracked = self._probes.conntrack() if gate.is_firewall else None
         if tracked is not None:
-            looked.append(str(tracked))
+            checked.append(str(tracked))
             yield from conntrack.findings(tracked, rollout.gate)
-        if not may_try:
+        if subject.kind == "plan":
             return
-        # A rollout or the guard has those that are closed in hand, and would take us for somebody who gets through.
-        closed = self._gatekeeper.closed_since.keys()
-        up = [m for m in rollout.members if m.ports and is_up(m, observed.processes) and not closed & set(m.endpoints)]
+        # A closed port is a rollout's or the guard's, and would take this connection for a leak.
+        processes_ = subject.observed.processes
+        up = [m for m in rollout.members if m.ports and is_up(m, processes_) and not gate.closed & set(m.endpoints)]
         bypass = rollout.gate.bypass
         heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
-        doors = {m.name: (self._trials.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
+        doors = {m.name: (self._probes.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
         reached = {door: name for name, door in doors.items() if door[0]}
         if rollout.gate.method == "redirect" and tracked is not None and not tracked.count:
             skipped.append("whether the gate closes: to try it would turn connection tracking on")
-        elif self._gatekeeper.is_firewall and self.can_try:
-            yield from self._tried({address for address, _ in reached}, bypass)
-        for (address, port), why in self._trials.connect(list(reached), bypass).items():
+        elif gate.is_firewall and gate.is_known:
+            yield from self._probed({address for address, _ in reached}, bypass)
+        for (address, port), why in self._probes.connect(list(reached), bypass).items():
             if why:
                 yield _unreached(f"{rollout.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
         for name, (address, port) in doors.items():
             if not address:
                 yield _of_ipv6_alone(f"{rollout.group}:{name}", port, heard[name])
 
-    def _tried(self, addresses: Collection[str], bypass: str) -> Iterable[Finding]:
+    def _probed(self, addresses: Collection[str], bypass: str) -> Iterator[Finding]:
         """On a spare port at these addresses."""
         try:
-            for text in self._trials.try_gate(self._gatekeeper.tried, addresses, bypass):
+            for text in self._probes.try_gate(self._closed, addresses, bypass):
                 yield Finding(
                     "gate.trial",
                     "gate",
                     f"on a spare port of this host the gate {text}",
-                    "look for what other rules do with new connections: iptables-legacy-save, nft list ruleset",
+                    "look for other rules that apply to new connections: iptables-legacy-save, nft list ruleset",
                     severity=Severity.ERROR,
                 )
         except GateError as error:
             yield gate_finding(error)
         except OSError as error:
-            log.warning("the gate was not tried, for want of a port to try it on: %s", error)
+            log.warning("the gate was not probed: no spare port could be used: %s", error)
+
+
+def policy_of(config: Config, group: str) -> Policy:
+    """The policy of a group. Raises ConfigError where there is none, or where it is invalid."""
+    if group in config.invalid:
+        raise ConfigError(config.invalid[group])
+    if group not in config.groups:
+        there = ", ".join(sorted(config.groups))
+        raise ConfigError(f"rolling.yaml has no policy for the group {group} (it has {there}). Fix: add groups.{group}")
+    return config.groups[group]
+
+
+def config_findings(text: str) -> list[Finding]:
+    """A rolling.yaml that cannot be read, as findings: one for each line."""
+    return [Finding("config", "config", line, "", severity=Severity.ERROR) for line in text.splitlines() or ["invalid"]]
+
+
+def finding_of(error: RollingError, group: str) -> Finding:
+    """What would refuse a rollout at once, as a finding."""
+    code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
+    return Finding(code, group, str(error), "", severity=Severity.ERROR)
+
+
+def _of_nginx(subject: Subject, listening: Listening, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
+    rollout, group = subject.rollout, subject.balancers.behind
+    policy, file = rollout.policy, rollout.policy.balancer.nginx
+    if group is None:
+        skipped.append(f"nginx's configuration{f' ({file})' if file else ''}: still being read. Fix: check again")
+    elif not group.servers and (unread := _unread(subject)):
+        yield from unread
+    elif group.nginx.is_absent:
+        skipped.append(f"nginx's configuration: {group.nginx.problem}")
+    elif group.nginx.problem or (file and not group.servers):
+        yield nginx.unreadable(group.nginx, policy)
+    elif not group.servers:
+        skipped.append(
+            f"nginx's configuration ({group.nginx.source}): no upstream in it has a port of the group. If the "
+            f"load balancer is elsewhere, name it: groups.{rollout.group}.balancer: {{nginx: FILE}}"
+        )
+    elif rollout.gate.backend == "haproxy":
+        checked.append(f"nginx ({group.nginx.source})")
+        yield from nginx.beside_haproxy(group)
+    else:
+        sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
+        checked.append(f"nginx ({group.nginx.source}, min_ready_seconds {policy.min_ready_seconds:g}{sure})")
+        by_port = {port: m.name for m in rollout.members for port in m.ports}
+        yield from nginx.findings(group, policy, rollout.limit, by_port, listening.addresses or {})
+
+
+def _unread(subject: Subject) -> Sequence[Finding]:
+    """If the configuration that was read is not that of the nginx which sends to the group."""
+    group, policy = subject.balancers.behind, subject.rollout.policy
+    assert group is not None
+    if policy.balancer.nginx or (group.nginx.problem and not group.nginx.is_absent):
+        return ()
+    return list(clients.unread(subject.balancers.front, policy, group.nginx.source))
+
+
+def _of_clients(subject: Subject, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
+    if subject.rollout.gate.backend == "haproxy":
+        return
+    if not subject.balancers.is_front_known:
+        skipped.append("what connects to the processes: not known yet. Fix: check again")
+        return
+    group, others = subject.balancers.behind, subject.balancers.front
+    checked += [f"{one.program.title} ({one.where})" for one in others.balancers]
+    yield from clients.findings(others, subject.rollout.policy, bool(group and group.servers))
 
 
 def _starting(rollout: Rollout, observed: Observation) -> list[str]:
@@ -358,46 +363,8 @@ def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
     )
 
 
-def _looked_at(
-    request: Request, load_config: Callable[[], Config], make: Callable[[Request, Config], Rollout]
-) -> tuple[Policy | None, tuple[int, ...]]:
-    """The policy and the ports of which something is to be read. No policy where there is nothing to read: then the
-    request is answered with what is wrong; no ports where what connects to them makes no difference."""
-    try:
-        config = load_config()
-        policy = config.groups.get(request.group)
-        if policy is None or config.gate.backend == "haproxy":
-            return policy, ()
-        return policy, tuple(port for member in make(request, config).members for port in member.ports)
-    except ConfigError:
-        return None, ()
-    except RollingError:
-        return policy, ()
-
-
-def _are_same(old: Sequence[object], new: Sequence[object]) -> bool:
-    return all(one is other for one, other in zip(old, new))
-
-
-def _endpoints_of(rollout: Rollout) -> Endpoints:
-    return {member.name: member.endpoints for member in rollout.members}
-
-
 def _invalid(config: Config, group: str) -> Iterable[Finding]:
     """The mistakes in the groups of rolling.yaml, a finding for each: those of this group refuse its rollouts."""
     for name, text in config.invalid.items():
         for line in text.splitlines():
             yield Finding("config", "config", line, "", severity=error_if(name == group))
-
-
-def _lines(error: ConfigError) -> list[str]:
-    return str(error).splitlines() or [type(error).__name__]
-
-
-def _objection(error: RollingError, group: str) -> Finding:
-    code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
-    return Finding(code, group, str(error), "", severity=Severity.ERROR)
-
-
-def _named(policy: Policy) -> str:
-    return f" ({policy.balancer.nginx})" if policy.balancer.nginx else ""

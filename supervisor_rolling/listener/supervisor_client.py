@@ -82,7 +82,7 @@ class XmlRpcSupervisor:
         self._table = _Table()
         self._takes_changes = False
 
-    def look(self, guarded: Collection[str]) -> Snapshot:
+    def observe(self, guarded: Collection[str]) -> Snapshot:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
         known = {
             "rollouts": _versions(self._rollouts),
@@ -134,7 +134,7 @@ class XmlRpcSupervisor:
         """Answer a check."""
         self._own("listenerAnswer", request, 0, "", self._packed(dump(report)))
 
-    def tell(self, request: int, answer: Mapping[str, Any]) -> None:
+    def answer(self, request: int, answer: Mapping[str, Any]) -> None:
         """Answer a question about the rollouts that were."""
         self._own("listenerAnswer", request, 0, "", self._packed(json.dumps(answer)))
 

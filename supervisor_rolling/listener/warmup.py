@@ -86,35 +86,37 @@ class HttpWarmups:
         self._sockets = sockets
         self._on_change = on_change
         self._slots = Slots(2 * (os.cpu_count() or 1) + 2)
-        self._running: dict[str, _Warmup] = {}
-        self._reported_late: set[str] = set()
+        self._running: dict[str, dict[str, _Warmup]] = {}  # by group
+        self._late: dict[str, set[str]] = {}  # in the last call
 
-    def tend(self, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
+    def tend(self, group: str, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
         """See ``contracts.Warmups``."""
-        for name, warmup in list(self._running.items()):
+        running, was_late = self._running.setdefault(group, {}), self._late.get(group, set())
+        for name, warmup in list(running.items()):
             if name not in selected or _is_other(selected[name], warmup.job):
                 warmup.drop()
-                del self._running[name]
+                del running[name]
         for name, job in selected.items():
-            if name not in self._running:
-                self._begin(name, job, "")
-            elif name in self._reported_late:
-                self._begin(name, job, self._running[name].status.why)
-        found = {name: warmup.found() for name, warmup in self._running.items()}
-        self._reported_late = {name for name, status in found.items() if status.state == "late"}
+            if name not in running:
+                running[name] = self._begun(name, job, "")
+            elif name in was_late:
+                running[name] = self._begun(name, job, running[name].status.why)
+        found = {name: warmup.found() for name, warmup in running.items()}
+        self._late[group] = {name for name, status in found.items() if status.state == "late"}
         return found
 
     def end(self) -> None:
         """See ``contracts.Warmups``."""
-        commands = [warmup for warmup in self._running.values() if warmup.job.hook.command]
-        self.tend({})
+        commands = [one for running in self._running.values() for one in running.values() if one.job.hook.command]
+        for group in self._running:
+            self.tend(group, {})
         until = time.monotonic() + ENDED_WITHIN
         for warmup in commands:
             warmup.join(max(0.0, until - time.monotonic()))
 
-    def _begin(self, name: str, job: WarmupJob, why: str) -> None:
+    def _begun(self, name: str, job: WarmupJob, why: str) -> _Warmup:
         """``why``: what the previous one waited for, shown until this one knows more."""
-        self._running[name] = _Warmup(name, job, self._sockets, self._slots, self._on_change, why)
+        return _Warmup(name, job, self._sockets, self._slots, self._on_change, why)
 
 
 def _is_other(selected: WarmupJob, begun: WarmupJob) -> bool:

@@ -22,15 +22,15 @@ PROFILE = "TIMED_PROFILE"
 def main() -> int:
     profile = cProfile.Profile() if PROFILE in os.environ else None
     with open(os.environ[FILE], "a", buffering=1, encoding="ascii") as out:
-        turn = Reconciler.turn
+        reconcile = Reconciler.reconcile
 
         def timed(reconciler: Reconciler) -> float:
             began, used = time.monotonic(), time.thread_time()
-            pause = profile.runcall(turn, reconciler) if profile else turn(reconciler)
+            pause = profile.runcall(reconcile, reconciler) if profile else reconcile(reconciler)
             out.write(f"{time.monotonic() - began:.6f} {time.thread_time() - used:.6f}\n")
             return pause
 
-        setattr(Reconciler, Reconciler.turn.__name__, timed)
+        setattr(Reconciler, Reconciler.reconcile.__name__, timed)
         try:
             return listener.main()
         finally:

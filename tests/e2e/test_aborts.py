@@ -72,9 +72,9 @@ def assert_nothing_is_between(world: World, rollout: Rollout) -> None:
         assert process.state not in ("STOPPED", "STOPPING"), "what the rollout has stopped is started again"
         if member.stage is Stage.FAILED:
             assert member.failed
-            assert world.is_closed(process.port)
+            assert world.gate.is_closed(process.port)
         elif process.warm_pid == process.pid:
-            assert not world.is_closed(process.port)
+            assert not world.gate.is_closed(process.port)
 
 
 def moments(make: Callable[[], World]) -> list[float]:

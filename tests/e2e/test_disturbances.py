@@ -290,7 +290,7 @@ def test_flushes_open_a_failed_process_for_half_a_second_each(light: Callable[..
 
 def closed_again(stack: Stack) -> int:
     """How often the listener has found port 8000 open."""
-    return listener_log(stack).count("found open and closed again: port 8000")
+    return listener_log(stack).count("port 8000: the firewall rule was missing")
 
 
 def seconds_to_read(stack: Stack) -> float:

@@ -40,7 +40,7 @@ def a_world(processes: int = 3, hooks: HooksPolicy = ALL) -> World:
 
 def begun(world: World) -> list[tuple[str, str]]:
     """The hooks that have begun, each with the result that it got."""
-    return [(name, variables["ROLLING_RESULT"]) for name, variables in world.hooks_begun]
+    return [(name, variables["ROLLING_RESULT"]) for name, variables in world.hooks.begun]
 
 
 # --- in the simulated world
@@ -48,7 +48,7 @@ def begun(world: World) -> list[tuple[str, str]]:
 
 def test_hooks_run_before_and_after_the_rollout() -> None:
     world = a_world()
-    world.hooks_take["before_rollout"] = 3.0
+    world.hooks.takes["before_rollout"] = 3.0
     world.ask()
     reconciler = world.live(world.reconciler(), 2.0)
     assert begun(world) == [("before_rollout", "")]
@@ -62,7 +62,7 @@ def test_hooks_run_before_and_after_the_rollout() -> None:
 
 def test_failed_before_hook_touches_nothing() -> None:
     world = a_world()
-    world.hooks_fail["before_rollout"] = "exited with 1: the database is not migrated"
+    world.hooks.fails["before_rollout"] = "exited with 1: the database is not migrated"
     before = {name: process.pid for name, process in world.processes.items()}
     world.ask()
     world.run(world.reconciler())
@@ -79,15 +79,15 @@ def test_failure_hook_gets_process_and_reason() -> None:
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
     world.run(world.reconciler())
-    assert [name for name, _ in world.hooks_begun] == ["before_rollout", "on_failure", "after_rollout"]
-    given = world.hooks_begun[1][1]
+    assert [name for name, _ in world.hooks.begun] == ["before_rollout", "on_failure", "after_rollout"]
+    given = world.hooks.begun[1][1]
     assert (given["ROLLING_GROUP"], given["ROLLING_PROCESS"], given["ROLLING_PORT"]) == ("app", "app-1", "8001")
     assert "app:app-1 is not warm" in given["ROLLING_WHY"]
 
 
 def test_failed_last_hook_is_reported_without_changing_result() -> None:
     world = a_world()
-    world.hooks_fail["after_rollout"] = "exited with 3"
+    world.hooks.fails["after_rollout"] = "exited with 3"
     world.ask()
     world.run(world.reconciler())
     assert (world.rollout().status, world.rollout().why) == (Status.DONE, "after_rollout: exited with 3")
@@ -95,7 +95,7 @@ def test_failed_last_hook_is_reported_without_changing_result() -> None:
 
 def test_group_is_busy_until_last_hook_ends() -> None:
     world = a_world()
-    world.hooks_take["after_rollout"] = 30.0
+    world.hooks.takes["after_rollout"] = 30.0
     world.ask()
     reconciler = world.live(world.reconciler(), 60.0, lambda: bool(world.rollout_or_none() and world.rollout().verdict))
     ended = world.rollout().ended_at
@@ -108,7 +108,7 @@ def test_group_is_busy_until_last_hook_ends() -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_abort_waits_for_no_command(moment: str) -> None:
     world = a_world(2)
-    world.hooks_take["before_rollout" if moment == "before" else "after_rollout"] = 1000.0
+    world.hooks.takes["before_rollout" if moment == "before" else "after_rollout"] = 1000.0
     world.ask()
     reconciler = world.live(world.reconciler(), 1.0)
     if moment == "after":
@@ -140,7 +140,7 @@ def test_next_listener_runs_the_hook_again() -> None:
         world.run(world.reconciler())
         assert "KILLED" in world.log
         assert world.rollout().status is Status.DONE, kill_after
-        names = [name for name, _ in world.hooks_begun]
+        names = [name for name, _ in world.hooks.begun]
         assert names[0] == "before_rollout"
         assert names[-1] == "after_rollout"
         assert sorted(names, reverse=True) == names, "the one before is run no more when anything was touched"
@@ -163,7 +163,7 @@ def test_resumed_rollout_counts_its_hook_anew() -> None:
     world.processes["app-1"].deploy = {"warms": "failed"}
     world.ask()
     reconciler = world.run(world.reconciler())
-    world.hooks_take["before_rollout"] = 3.0
+    world.hooks.takes["before_rollout"] = 3.0
     world.pass_time(60.0)
     world.ask("resume")
     world.live(reconciler, 2.0)
@@ -263,18 +263,20 @@ def test_jobs_run_in_parallel_commands_in_order(tmp_path: Path) -> None:
     hooks = CommandHooks(rung.set)
     named = (("on_failure", Hook((script, "1", "4"))), ("after_rollout", Hook((script, "2", "0"))))
     jobs = {"app 1 failed": HookJob(named, {})}
-    assert hooks.tend(jobs)["app 1 failed"].state == "running"
+    assert hooks.tend("app", jobs)["app 1 failed"].state == "running"
     assert rung.wait(10)
-    result = hooks.tend(jobs)["app 1 failed"]
+    result = hooks.tend("app", jobs)["app 1 failed"]
     assert (result.state, result.why) == ("over", "on_failure: exited with 4")
     assert path.read_text(encoding="ascii") == "1\n2\n"
-    assert hooks.tend({}) == {}
+    assert hooks.tend("app", {}) == {}
 
 
 def test_listener_exit_ends_running_hooks(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hooks = CommandHooks()
-    hooks.tend({"a": HookJob((("before_rollout", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})})
+    hooks.tend(
+        "app", {"a": HookJob((("before_rollout", Hook((a_script(tmp_path, f"echo $$ > {pid}; sleep 60"),))),), {})}
+    )
     wait_until(lambda: pid.exists() and pid.read_text(), "the command runs")
     hooks.end()
     with pytest.raises(ProcessLookupError):
@@ -288,11 +290,11 @@ def test_listener_exit_ends_warmup_command(tmp_path: Path) -> None:
         hook = Hook((a_script(tmp_path, f"trap '' TERM; echo $$ > {pid}; sleep 60 & wait; sleep 60"),))
         job = WarmupJob(os.getpid(), (tcp(port),), WarmupPolicy(timeout=60.0), "none", hook)
         warmups = HttpWarmups(KernelSockets())
-        warmups.tend({"app:app-1": job})
+        warmups.tend("app", {"app:app-1": job})
         wait_until(lambda: pid.exists() and pid.read_text(), "the command runs")
         warmups.end()
     assert eventually(lambda: is_gone(int(pid.read_text(encoding="ascii"))))
-    assert warmups.tend({}) == {}
+    assert warmups.tend("app", {}) == {}
 
 
 # --- on a real group

@@ -70,6 +70,15 @@ class Setting:
         self.kernel = Kernel()
         self.guard_states = CrashGuard(self.kernel, lambda: self.config, lambda policy, ports: policy)
 
+    def states(self, snapshot: Snapshot) -> dict[str, GuardState | None]:
+        """The guard's state of each group, in one reconcile."""
+        self.guard_states.begin()
+        return {group: self.guard_states.state(group, snapshot, NOW) for group in self.guard_states.groups(snapshot)}
+
+    def ended(self, snapshot: Snapshot) -> list[str]:
+        self.guard_states.begin()
+        return self.guard_states.ended(snapshot)
+
 
 @pytest.fixture
 def setting() -> Setting:
@@ -106,14 +115,14 @@ def a_world(*guard_states: GuardState, **table: Mapping[str, Process]) -> Snapsh
 def test_the_groups_of_the_config_are_guarded_but_for_those_that_turn_it_off(setting: Setting) -> None:
     off = a_policy("web", guard=GuardPolicy(enabled=False))
     setting.config = a_config(a_policy("app"), off)
-    assert list(setting.guard_states.guarded()) == ["app"]
+    assert list(setting.guard_states.begin()) == ["app"]
 
 
 def test_without_a_config_nobody_is_guarded_and_no_guard_ends(setting: Setting) -> None:
     setting.config = None
     world = a_world(a_watch(), app=processes(a_process()))
-    assert (setting.guard_states.guarded(), setting.guard_states.ended(world)) == ({}, [])
-    assert setting.guard_states.of(world, NOW) == {"app": a_watch()}
+    assert (list(setting.guard_states.begin()), setting.ended(world)) == ([], [])
+    assert setting.states(world) == {"app": a_watch()}
 
 
 @pytest.mark.parametrize("config", [a_config(), a_config(a_policy(guard=GuardPolicy(enabled=False)))])
@@ -121,15 +130,15 @@ def test_a_group_that_is_no_longer_in_the_config_or_turns_the_guard_off_is_guard
     setting: Setting, config: Config
 ) -> None:
     world = a_world(a_watch(), app=processes(a_process()))
-    assert setting.guard_states.ended(world) == []
+    assert setting.ended(world) == []
     setting.config = config
-    assert setting.guard_states.ended(world) == ["app"]
-    assert setting.guard_states.of(world, NOW) == {}
+    assert setting.ended(world) == ["app"]
+    assert setting.states(world) == {}
 
 
 def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting) -> None:
-    assert setting.guard_states.of(a_world(), NOW) == {}
-    assert setting.guard_states.of(a_world(app={}), NOW) == {}
+    assert setting.states(a_world()) == {}
+    assert setting.states(a_world(app={})) == {}
 
 
 # --- by which policy
@@ -140,7 +149,7 @@ def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
     policy = a_policy(min_ready_seconds=99.0)
     setting.config = a_config(policy, lease=9.0)
     world = a_world(a_watch("app", guarded, min_ready_seconds=1.0), app=processes(a_process()))
-    assert setting.guard_states.of(world, NOW) == {"app": GuardState("app", policy, GatePolicy(lease=9.0), (guarded,))}
+    assert setting.states(world) == {"app": GuardState("app", policy, GatePolicy(lease=9.0), (guarded,))}
 
 
 def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_says_so(
@@ -149,9 +158,10 @@ def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_say
     old, young = a_process(up_for=WARMED_BY_USERS), a_process("app-8002", pid=101, up_for=WARMED_BY_USERS - 1.0)
     without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
     with caplog.at_level(logging.INFO):
-        found = setting.guard_states.of(a_world(app=processes(old, young, without)), NOW)
+        found = setting.states(a_world(app=processes(old, young, without)))
+    assert found["app"] is not None
     assert found["app"].guarded == (GuardedProcess("app-8001", (tcp(8001),), Stage.OPEN, NOW, pid=100),)
-    assert "app is guarded from now on: no process of it serves before it is warm" in caplog.messages
+    assert "app: the crash guard is on: no new process gets traffic before it is warm" in caplog.messages
 
 
 def test_a_group_that_was_guarded_before_does_not_begin_anew(
@@ -159,7 +169,9 @@ def test_a_group_that_was_guarded_before_does_not_begin_anew(
 ) -> None:
     world = a_world(a_watch(), app=processes(a_process(up_for=WARMED_BY_USERS)))
     with caplog.at_level(logging.INFO):
-        assert setting.guard_states.of(world, NOW)["app"].guarded == ()
+        found = setting.states(world)["app"]
+    assert found is not None
+    assert found.guarded == ()
     assert caplog.messages == []
 
 
@@ -305,8 +317,9 @@ def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(
     rule = PortRule(by_name={"api": (8001,)})
     setting.config = a_config(a_policy(), a_policy("api", rule))
     old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
-    setting.guard_states.of(a_world(**old), NOW)
-    guard_state = setting.guard_states.of(a_world(**new), NOW)["api"]
+    setting.states(a_world(**old))
+    guard_state = setting.states(a_world(**new))["api"]
+    assert guard_state is not None
     assert setting.guard_states.endpoints(guard_state, new["api"]) == {"api": (tcp(8001),)}
 
 

@@ -12,6 +12,7 @@ from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SocketsError
 from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener import reconciler as reconciler_module
+from supervisor_rolling.listener import rollout_requests
 from tests.simulation.two_groups import TwoGroups
 
 SKIPPED = "app: skipped, and its closed ports stay closed"
@@ -32,7 +33,7 @@ def break_for_app(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, is_br
 def drains(both: TwoGroups) -> bool:
     """Whether the first process of app is behind its closed gate."""
     rollout = both.app.rollout_or_none()
-    return rollout is not None and rollout.members[0].stage is Stage.DRAINING and both.app.is_closed(8001)
+    return rollout is not None and rollout.members[0].stage is Stage.DRAINING and both.app.gate.is_closed(8001)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -59,7 +60,7 @@ def test_a_defect_in_one_group_stops_that_group_alone(
     both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert both.status("web") == "done"
     assert both.web.lost == 0
-    assert both.app.is_closed(8001)
+    assert both.app.gate.is_closed(8001)
     assert len(told(caplog)) == 1
     assert "ZeroDivisionError" in told(caplog)[0]
     is_broken[0] = False
@@ -97,7 +98,7 @@ def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
         both.app.crash("app-3")
     both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert both.status("web") == "done"
-    assert both.app.is_closed(8001)
+    assert both.app.gate.is_closed(8001)
     assert told(caplog) == [f"{SKIPPED}: {error}"]
     both.breaks.clear()
     both.live(reconciler, 60.0, lambda: both.status("app") != "running")
@@ -123,7 +124,7 @@ def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch
     both.live(both.reconciler(), 10.0, lambda: drains(both))
     break_for_app(monkeypatch, machine, "advance", lambda: True)
     both.live(both.reconciler(), 20.0)
-    assert both.app.is_closed(8001)
+    assert both.app.gate.is_closed(8001)
 
 
 def test_a_crash_in_a_failing_group_closes_its_port() -> None:
@@ -134,10 +135,10 @@ def test_a_crash_in_a_failing_group_closes_its_port() -> None:
     both.breaks["connections", "app"] = SocketsError("the kernel does not tell")
     both.live(reconciler, 2.0)
     both.app.crash("app-3")
-    reconciler.notice_deaths()
-    assert both.app.is_closed(8003)
+    reconciler.on_deaths()
+    assert both.app.gate.is_closed(8003)
     both.live(reconciler, 2.0)
-    assert both.app.is_closed(8003)
+    assert both.app.gate.is_closed(8003)
 
 
 def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard_goes_on() -> None:
@@ -150,20 +151,19 @@ def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard
     assert [one["state"] for one in asked] == ["refused", "accepted"]
     assert asked[0]["text"] == both.invalid["app"]
     both.app.crash("app-3")
-    reconciler.notice_deaths()
-    assert both.app.is_closed(8003)
+    reconciler.on_deaths()
+    assert both.app.gate.is_closed(8003)
 
 
 def test_a_new_listener_guards_a_group_with_an_invalid_policy_by_the_last_valid_one() -> None:
     both = TwoGroups()
     both.live(both.reconciler(), 3.0)
     both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
-    reconciler = both.reconciler()
-    reconciler._watches._latest_config = lambda: both.config
+    reconciler = both.reconciler(latest_config=lambda: both.config)
     both.live(reconciler, 3.0)
     both.app.crash("app-3")
-    reconciler.notice_deaths()
-    assert both.app.is_closed(8003)
+    reconciler.on_deaths()
+    assert both.app.gate.is_closed(8003)
 
 
 def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
@@ -173,14 +173,14 @@ def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
     asked = [both.ask("app"), both.ask("web")]
     reconciler = both.reconciler()
 
-    def rollout_for(number: int, request: Any, config: Any, **more: Any) -> Any:
+    def rollout_for(request: Any, draft: Any, group: Any) -> Any:
         if request.group == "app":
             raise ZeroDivisionError("a defect")
-        return real(number, request, config, **more)
+        return real(request, draft, group)
 
-    real = reconciler_module.rollout_for
-    monkeypatch.setattr(reconciler_module, "rollout_for", rollout_for)
+    real = rollout_requests.rollout_for
+    monkeypatch.setattr(rollout_requests, "rollout_for", rollout_for)
     with caplog.at_level(logging.ERROR):
-        reconciler.turn()
+        reconciler.reconcile()
     assert [one["state"] for one in asked] == ["refused", "accepted"]
     assert asked[0]["code"] == Fault.DEFECT

@@ -19,8 +19,8 @@ from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule, Share, WarmupPolicy
 from supervisor_rolling.core.process import Change, Process
-from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.process_states import CLOSED_STAGES
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.reconciler import Reconciler
 from tests.simulation.world import Killed, World, fast_policy
@@ -567,7 +567,7 @@ def guarded(size: int = 8, **changes: Any) -> tuple[World, Reconciler]:
 
 def all_open_and_warm(world: World) -> bool:
     warmed = (world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values())
-    return all(warmed) and not world.closed_until and world.watch().guarded == ()
+    return all(warmed) and not world.gate.closed_until and world.guard_state().guarded == ()
 
 
 @pytest.fixture(params=[False, True], ids=["with events", "without any event"])
@@ -579,7 +579,7 @@ def test_one_that_crashed_serves_nobody_until_it_is_warm():
     world, reconciler = guarded()
     world.crash("app-3")
     reconciler = world.live(reconciler, 0.05)
-    assert set(world.closed_until) == {8003}
+    assert set(world.gate.closed_until) == {8003}
     world.live(reconciler, 2.0)
     assert all_open_and_warm(world)
     assert world.cold == 0
@@ -589,31 +589,31 @@ def test_one_that_crashed_serves_nobody_until_it_is_warm():
 def test_a_death_closes_the_port_before_any_look():
     world, reconciler = guarded()
     world.crash("app-3")
-    reconciler.notice_deaths()
-    assert set(world.closed_until) == {8003}
+    reconciler.on_deaths()
+    assert set(world.gate.closed_until) == {8003}
 
 
 def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
     world, reconciler = guarded()
     pid = world.processes["app-3"].pid
     stopping = Change("app", "app-3", "STOPPING", "RUNNING", pid)
-    assert reconciler.hear([stopping]) == 0.0
-    assert set(world.closed_until) == {8003}
-    assert 0.0 < reconciler.hear([Change("app", "app-4", "RUNNING", "STARTING", 1)]) < 1.0, "old, or one was lost"
-    assert reconciler.hear([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
+    assert reconciler.on_events([stopping]) == 0.0
+    assert set(world.gate.closed_until) == {8003}
+    assert 0.0 < reconciler.on_events([Change("app", "app-4", "RUNNING", "STARTING", 1)]) < 1.0, "old, or one was lost"
+    assert reconciler.on_events([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
 
 
 def test_flapping_process_asks_for_no_turn_at_once():
     world, reconciler = guarded()
     world.crash("app-3")
-    assert reconciler.notice_deaths() == 0.0
-    reconciler.hear([Change("app", "app-3", "EXITED", "RUNNING", 1)])
-    assert reconciler.hear([Change("app", "app-3", "STARTING", "EXITED")]) == 0.0, "its first exit"
-    reconciler.hear([Change("app", "app-3", "EXITED", "RUNNING", 2)])
-    assert reconciler.hear([Change("app", "app-3", "STARTING", "EXITED")]) > 0.0
+    assert reconciler.on_deaths() == 0.0
+    reconciler.on_events([Change("app", "app-3", "EXITED", "RUNNING", 1)])
+    assert reconciler.on_events([Change("app", "app-3", "STARTING", "EXITED")]) == 0.0, "its first exit"
+    reconciler.on_events([Change("app", "app-3", "EXITED", "RUNNING", 2)])
+    assert reconciler.on_events([Change("app", "app-3", "STARTING", "EXITED")]) > 0.0
     world.crash("app-4")
-    assert reconciler.notice_deaths() == 0.0, "another process"
-    assert set(world.closed_until) == {8003, 8004}
+    assert reconciler.on_deaths() == 0.0, "another process"
+    assert set(world.gate.closed_until) == {8003, 8004}
 
 
 def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
@@ -627,7 +627,7 @@ def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
         if len(alive) > 4:
             world.crash(chance.choice(alive))
         if is_deaf:
-            reconciler.turn()
+            reconciler.reconcile()
         reconciler = world.live(reconciler, chance.random())
     world.live(reconciler, 10.0)
     assert all_open_and_warm(world)
@@ -640,7 +640,7 @@ def test_when_all_die_at_once_all_serve_again_as_soon_as_they_can():
         world.crash(name)
     world.least_serving = 8
     reconciler = world.live(reconciler, 0.15)  # a boot takes 0.1
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
     assert sum(bool(process.connections) for process in world.processes.values()) == 8
     world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
@@ -651,7 +651,7 @@ def test_at_the_boot_of_the_group_the_first_that_is_warm_takes_over_from_the_col
     for number, process in enumerate(world.processes.values()):
         process.spawned, process.state, process.warm_takes = world.now, "STARTING", 0.2 + 0.3 * number
     reconciler = world.live(world.reconciler(), 0.45)
-    assert len(world.closed_until) == 4
+    assert len(world.gate.closed_until) == 4
     world.live(reconciler, 5.0)
     assert all_open_and_warm(world)
 
@@ -668,7 +668,7 @@ def test_what_is_stopped_is_closed_already_when_somebody_starts_it():
     world, reconciler = guarded()
     world.stop("app-2")
     reconciler = world.live(reconciler, 10.0)
-    assert set(world.closed_until) == {8002}
+    assert set(world.gate.closed_until) == {8002}
     world.processes["app-2"].boot_takes = 0.0
     world.start("app-2")
     world.pass_time(0.1)
@@ -682,7 +682,7 @@ def test_a_new_listener_closes_and_warms_nothing_that_was_warm():
     world.log.clear()
     world.live(world.reconciler(), 10.0)
     assert all_open_and_warm(world)
-    assert not world.was_warmed
+    assert not world.warmups.warmed
     assert "guard" not in world.log
 
 
@@ -706,7 +706,7 @@ def test_with_guard_false_nothing_is_closed_and_nothing_warmed():
     reconciler = world.live(world.reconciler(), 0.2)
     world.crash("app-2")
     world.live(reconciler, 3.0)
-    assert (list(world.mailbox.guard_states), world.closed_until, world.was_warmed) == ([], {}, set())
+    assert (list(world.mailbox.guard_states), world.gate.closed_until, world.warmups.warmed) == ([], {}, set())
 
 
 def test_turned_off_it_opens_what_it_had_closed():
@@ -714,20 +714,18 @@ def test_turned_off_it_opens_what_it_had_closed():
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
     reconciler = world.live(reconciler, 2.0)
-    assert set(world.closed_until) == {8002}
+    assert set(world.gate.closed_until) == {8002}
     world.policy = replace(world.policy, guard=GuardPolicy(enabled=False))
     world.live(reconciler, 20.0)
-    assert (list(world.mailbox.guard_states), world.closed_until) == ([], {})
+    assert (list(world.mailbox.guard_states), world.gate.closed_until) == ([], {})
 
 
 def test_without_a_policy_that_can_be_read_a_new_listener_guards_by_the_last_one():
     world, _ = guarded(4)
-    reconciler = world.reconciler()
-    reconciler.latest_config = lambda: None
-    reconciler.__post_init__()
+    reconciler = world.reconciler(latest_config=lambda: None)
     world.crash("app-2")
     reconciler = world.live(reconciler, 0.05)
-    assert set(world.closed_until) == {8002}
+    assert set(world.gate.closed_until) == {8002}
     world.live(reconciler, 3.0)
     assert all_open_and_warm(world)
 
@@ -737,7 +735,7 @@ def test_a_warm_up_that_fails_is_repeated_until_it_does_not():
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
     reconciler = world.live(reconciler, 4.0)
-    assert standing(world.watch()) == {"app-2": ("failed", True)}
+    assert standing(world.guard_state()) == {"app-2": ("failed", True)}
     world.processes["app-2"].warms = "warm"
     world.live(reconciler, FIRST_RETRY)
     assert all_open_and_warm(world)
@@ -765,7 +763,7 @@ def test_a_crash_in_a_rollout_counts_and_the_rollout_waits_for_it():
     world.crash("app-6")
     reconciler = world.live(reconciler, 2.0)
     stages = [member.stage for member in world.rollout().members]
-    assert standing(world.watch()) == {"app-6": ("warming", True)}
+    assert standing(world.guard_state()) == {"app-6": ("warming", True)}
     assert stages.count(Stage.OPEN) == 6, "who was on the way is back, and nobody leaves"
     world.least_serving = 6
     world.run(reconciler)
@@ -795,8 +793,8 @@ def test_what_a_rollout_left_failed_is_open_again_when_it_is_mended_by_hand():
     reconciler = world.run(reconciler)
     assert world.rollout().status is Status.FAILED
     reconciler = world.live(reconciler, 1.0)
-    assert standing(world.watch()) == {"app-1": ("failed", True)}
-    assert set(world.closed_until) == {8001}
+    assert standing(world.guard_state()) == {"app-1": ("failed", True)}
+    assert set(world.gate.closed_until) == {8001}
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.restart_by_hand("app-1")
     world.live(reconciler, 2.0)
@@ -825,4 +823,4 @@ def test_a_killed_reconciler_is_no_excuse():
     world, reconciler = guarded(3)
     world.kill_after = world.operations + 1
     with pytest.raises(Killed):
-        reconciler.turn()
+        reconciler.reconcile()

@@ -65,7 +65,7 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -
     assert world.rollout().status is Status.FAILED
     assert "in TLS or HTTP/2" in world.rollout().members[0].why
     assert (world.lost, [process.releases for process in world.processes.values()]) == (0, [[], []])
-    assert not any(world.is_closed(process.port) for process in world.processes.values())
+    assert not any(world.gate.is_closed(process.port) for process in world.processes.values())
 
 
 @pytest.mark.parametrize("kill_after", range(1, 40, 3))
@@ -80,7 +80,7 @@ def test_where_it_cannot_work_the_rollout_is_refused_with_the_reason() -> None:
     world = pooled()
     world.keepalive_closer.problem = "drain.keepalive: nginx cannot work here"
     answer = world.ask()
-    world.reconciler().turn()
+    world.reconciler().reconcile()
     assert (answer["code"], answer["text"]) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
     assert GROUP not in world.mailbox.rollouts
 
@@ -96,8 +96,8 @@ def test_where_it_fails_in_the_middle_a_drain_waits_for_its_deadline() -> None:
 
 def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
     world = pooled(timeout=30.0)
-    world.keepalive_closer.is_deaf, world.pool_asks_every = True, 0.1
-    world.clients = [Client("caddy", 1, "127.0.0.1")]
+    world.keepalive_closer.is_deaf, world.request_sniffer.asks_every = True, 0.1
+    world.clients.found = [Client("caddy", 1, "127.0.0.1")]
     world.ask(force=True)
     world.run(world.reconciler(), 60.0)
     rollout = world.rollout()
@@ -105,4 +105,4 @@ def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
     assert "connections that an HTTP/1.0 answer should have closed (from Caddy at 10.0.0.9:" in rollout.members[0].why
     assert "for Caddy: transport http { keepalive off } in reverse_proxy" in rollout.members[0].why
     assert max(drains(world)) < 2.0
-    assert not world.is_closed(rollout.members[0].ports[0])
+    assert not world.gate.is_closed(rollout.members[0].ports[0])

@@ -16,7 +16,9 @@ from supervisor_rolling.core.lingering import MAX_SHOWN
 from supervisor_rolling.core.policy import DrainPolicy, Share
 from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.listener.reconciler import Reconciler
-from tests.simulation.world import STEP, Killed, SimProcess, World, fast_policy
+from tests.simulation.clients import STEP
+from tests.simulation.supervisord import FakeSupervisor
+from tests.simulation.world import Killed, SimProcess, World, fast_policy
 
 PATIENCE = 400.0
 """Seconds of simulated time in which every rollout must have ended: some times the sum of all its deadlines."""
@@ -109,9 +111,9 @@ class Luck(World):
             self.crashed.add(name)
             self.crash(name)
 
-    def _operation(self, what: str) -> None:
+    def operation(self, what: str) -> None:
         try:
-            super()._operation(what)
+            super().operation(what)
         except Killed:
             self._next_kill()
             raise
@@ -124,7 +126,7 @@ class Luck(World):
         self.kill_after = self.operations + self._kills.pop(0) if self._kills else 0
 
     def _serves(self, process: SimProcess) -> bool:
-        return self._accepts(process) and not self.is_closed(process.port)
+        return self.accepts(process) and not self.gate.is_closed(process.port)
 
     def _count(self) -> None:
         serving = {name for name, process in self.processes.items() if self._serves(process)}
@@ -146,7 +148,7 @@ def rolled(plan: Plan) -> tuple[Luck, Rollout]:
         reconciler = world.run(reconciler, PATIENCE / 2)
     world.ended_in = world.now - began
     world.live_on()
-    reconciler.turn()
+    reconciler.reconcile()
     return world, world.rollout()
 
 
@@ -192,8 +194,8 @@ examples = settings(deadline=None, max_examples=25, suppress_health_check=[Healt
 
 def assert_guarded(world: World) -> None:
     """No port is closed but for a process that is not warm, and who is not warm is closed, if that is not too much."""
-    guard_state = world.watch()
-    closed = {port for port in world.closed_until if world.is_closed(port)}
+    guard_state = world.guard_state()
+    closed = {port for port in world.gate.closed_until if world.gate.is_closed(port)}
     assert closed == {one.port for guarded in guard_state.guarded if guarded.closed for one in guarded.endpoints}
     guarded = {guarded.name for guarded in guard_state.guarded}
     assert all(
@@ -232,7 +234,7 @@ def test_where_nothing_is_wrong_but_the_reconciler_everything_is_replaced_exactl
     assert [len(process.releases) for process in world.processes.values()] == [1] * plan.size
     assert all(member.replaced and member.stage is Stage.OPEN for member in rollout.members)
     assert world.lost == 0
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
 
 
 @examples
@@ -250,7 +252,7 @@ def test_whatever_happens_the_rollout_ends_and_harms_nobody(plan: Plan) -> None:
     assert_safe(world, rollout)
     if rollout.status is Status.DONE:
         assert all(member.replaced for member in rollout.members if member.selected)
-        assert world.closed_until == {}
+        assert world.gate.closed_until == {}
 
 
 @examples
@@ -281,7 +283,7 @@ def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: P
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status in (Status.ABORTED, Status.DONE)
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
     assert all(process.warm_pid == process.pid for process in world.processes.values())
     assert all(len(process.releases) <= 1 for process in world.processes.values())
 
@@ -296,20 +298,27 @@ def test_connections_that_never_end_do_not_hold_a_rollout_for_longer_than_their_
     assert all(member.lingering_connections > 0 for member in rollout.members)
 
 
+class ClerksSupervisor(FakeSupervisor):
+    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+        assert isinstance(self._world, Clerk)
+        self._world.note(rollout)
+        super().record(rollout, version, request)
+
+
 class Clerk(Luck):
     """Writes down what is said of connections that are left, with the truth; this kernel knows no age."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
+        self.supervisor = ClerksSupervisor(self)
         self.said: list[tuple[float, float]] = []  # age, true age
-        self.told: list[tuple[int, int]] = []  # how many of how many
+        self.counts: list[tuple[int, int]] = []  # how many of how many
 
-    def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
+    def note(self, rollout: Rollout) -> None:
         for member in rollout.members:
             if member.stage is Stage.RESTARTING and member.since == self.now:
                 self.said += [(one.age, self._true_age(one)) for one in member.oldest_lingering]
-                self.told.append((len(member.oldest_lingering), member.lingering_connections))
-        super().record(rollout, version, request)
+                self.counts.append((len(member.oldest_lingering), member.lingering_connections))
 
     def _true_age(self, connection: Connection) -> float:
         end = float(connection.peer.rpartition(":")[2]) / 1000
@@ -322,8 +331,8 @@ def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain
     world = Clerk(plan)
     world.run(world.begin(), PATIENCE)
     assert world.rollout().status is Status.DONE
-    assert len(world.told) >= plan.size
-    assert all(told == min(MAX_SHOWN, left) > 0 for told, left in world.told)
+    assert len(world.counts) >= plan.size
+    assert all(told == min(MAX_SHOWN, left) > 0 for told, left in world.counts)
     assert all(plan.drain <= age <= truth + 0.001 for age, truth in world.said)  # the name of a peer is rounded
 
 
@@ -341,40 +350,43 @@ def test_after_the_mend_a_rollout_that_failed_is_resumed_to_its_end(plan: Plan) 
     assert world.lost_by_stop == 0
     assert world.cold_from == set()
     assert [len(p.releases) for p in world.processes.values() if p.name in ("app-1",)] == [1]
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
 
 
-class Sabotaged(World):
-    """A gate that fails between the look that finds a process drained and the order to stop it."""
+class Sabotage(FakeSupervisor):
+    """A gate that fails between the observation that finds a process drained and the action that stops it."""
 
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
         super().record(rollout, version, request)
-        if rollout.members[0].stage is Stage.RESTARTING and not any(entry.startswith("stop") for entry in self.log):
-            self.gate_problem = "the table is locked"
+        is_stopped = any(entry.startswith("stop") for entry in self._world.log)
+        if rollout.members[0].stage is Stage.RESTARTING and not is_stopped:
+            self._world.gate.problem = "the table is locked"
 
 
 def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from_being_stopped() -> None:
-    world = Sabotaged(3)
+    world = World(3)
+    world.supervisor = Sabotage(world)
     world.ask()
     reconciler = world.reconciler()
-    while not world.gate_problem:
-        reconciler.turn()
+    while not world.gate.problem:
+        reconciler.reconcile()
         world.pass_time(STEP)
     assert world.rollout().members[0].stage is Stage.RESTARTING
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
-class Slow(World):
-    """A supervisord that takes longer for a few orders than the lease lasts."""
+class SlowSupervisor(FakeSupervisor):
+    """It takes longer for a few actions than the lease lasts."""
 
     def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
         outcomes = super().action(group, actions)
-        self.pass_time(self.gate_policy.lease + 1.0)
+        self._world.pass_time(self._world.gate_policy.lease + 1.0)
         return outcomes
 
 
 def test_orders_that_take_longer_than_the_lease_cost_the_next_processes_no_request() -> None:
-    world = Slow(12, fast_policy(max_unavailable=Share(number=8), canary=0))
+    world = World(12, fast_policy(max_unavailable=Share(number=8), canary=0))
+    world.supervisor = SlowSupervisor(world)
     world.ask()
     world.run(world.reconciler(), 4 * PATIENCE)
     assert (world.rollout().status, world.lost) == (Status.DONE, 0)

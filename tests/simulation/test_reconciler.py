@@ -29,12 +29,16 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.port_use import Client, Holder
 from supervisor_rolling.core.rollout import Stage, Status
+from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
+from supervisor_rolling.listener.actions import ACTIONS_AT_ONCE
 from supervisor_rolling.listener.contracts import NO_ANSWER
-from supervisor_rolling.listener.preflight import PATIENCE
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
-from supervisor_rolling.listener.reconciler import LOCK_PATIENCE, ORDERS_AT_ONCE, ORDERS_WITHIN, RETRY_EVERY, Reconciler
-from tests.simulation.world import GROUP, Killed, Snapshot, World, fast_policy
+from supervisor_rolling.listener.reconciler import ACTIONS_WITHIN, RETRY_EVERY, Reconciler
+from supervisor_rolling.listener.rollout_requests import LOCK_PATIENCE, PATIENCE
+from tests.simulation.kernel import FakeGate, FakeSockets
+from tests.simulation.supervisord import FakeSupervisor
+from tests.simulation.world import GROUP, Killed, World, fast_policy
 
 
 def rolled(world: World, seconds: float = 60.0, **details: Any) -> World:
@@ -143,25 +147,26 @@ def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_
     assert all(m.timing.drained == pytest.approx(2.0, abs=0.1) for m in world.rollout().members)
 
 
-class Costly(World):
-    """Keeps the books on who asked how old connections are, and when."""
+class CountingSockets(FakeSockets):
+    """Notes when connections were read, and whether with their age."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.looks: list[tuple[float, bool]] = []
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.reads: list[tuple[float, bool]] = []
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
-        self.looks.append((self.now, oldest > 0))
+        self.reads.append((self._world.now, oldest > 0))
         return super().connections(endpoints, oldest)
 
 
 def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_overdue():
-    world = Costly(2, fast_policy(drain=DrainPolicy(timeout=1.0)))
+    world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0)))
+    sockets = world.sockets = CountingSockets(world)
     world.connection_takes = 100.0
     rolled(world, processes=["app-1"])
     began = world.rollout().started_at
-    assert [at - began for at, is_asked in world.looks if is_asked] == [pytest.approx(1.0, abs=0.1)]
-    assert len(world.looks) > 20
+    assert [at - began for at, is_asked in sockets.reads if is_asked] == [pytest.approx(1.0, abs=0.1)]
+    assert len(sockets.reads) > 20
     assert len(world.rollout().members[0].oldest_lingering) == 3
 
 
@@ -172,7 +177,7 @@ def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
     assert world.rollout().status is Status.FAILED
     assert "on_timeout: fail" in world.rollout().why
     assert not any(process.releases for process in world.processes.values())
-    assert not world.is_closed(8001)
+    assert not world.gate.is_closed(8001)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, Any], wo
     assert (rollout.status, world.lost, world.cold) == (Status.FAILED, 0, 0)
     assert words in rollout.why
     assert sum(bool(process.releases) for process in world.processes.values()) == 1
-    assert world.is_closed(8001)
+    assert world.gate.is_closed(8001)
 
 
 def test_what_failed_stays_closed_after_the_end_of_the_rollout_for_as_long_as_the_listener_lives():
@@ -203,9 +208,9 @@ def test_what_failed_stays_closed_after_the_end_of_the_rollout_for_as_long_as_th
     world.ask()
     reconciler = world.run(world.reconciler())
     for _ in range(10):
-        pause = reconciler.turn()
+        pause = reconciler.reconcile()
         world.pass_time(pause)
-        assert world.is_closed(8001)
+        assert world.gate.is_closed(8001)
 
 
 def test_after_the_mend_resume_goes_on_where_it_stopped():
@@ -217,7 +222,7 @@ def test_after_the_mend_resume_goes_on_where_it_stopped():
     rolled(world, kind="resume")
     assert world.rollout().status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 2, 1]
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
 
 
 def test_a_new_rollout_keeps_closed_what_the_last_one_left_closed_until_it_is_warm():
@@ -249,7 +254,7 @@ def test_abort_brings_a_draining_process_back_without_restarting_it():
     assert world.rollout().status is Status.ABORTED
     assert set(stages(world).values()) == {"open"}
     assert not any(process.releases for process in world.processes.values())
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
 
 
 def test_abort_lets_a_process_that_restarts_come_back_warm():
@@ -262,7 +267,7 @@ def test_abort_lets_a_process_that_restarts_come_back_warm():
     world.run(reconciler)
     assert world.rollout().status is Status.ABORTED
     assert [len(process.releases) for process in world.processes.values()] == [1, 0, 0]
-    assert (world.cold, world.lost, world.closed_until) == (0, 0, {})
+    assert (world.cold, world.lost, world.gate.closed_until) == (0, 0, {})
 
 
 def test_pause_lets_nobody_leave_until_resume():
@@ -281,7 +286,7 @@ def test_pause_lets_nobody_leave_until_resume():
 
 def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
     world = World(3)
-    world.leaks = {8001}
+    world.gate.leaks = {8001}
     world.connection_takes = 0.3
     rolled(world)
     assert world.rollout().status is Status.FAILED
@@ -297,13 +302,13 @@ def test_a_process_is_told_to_close_its_connections_from_the_gate_until_it_is_re
     told: dict[str, set[str]] = {}
 
     def note() -> bool:
-        for name in world.flagged:
+        for name in world.drain_flags.flagged:
             told.setdefault(name, set()).add(stages(world)[name])
         return world.rollout().status is not Status.RUNNING
 
     world.live(reconciler, 60.0, note)
     assert told == {f"app-{n}": {"draining", "restarting"} for n in (1, 2, 3)}
-    assert world.flagged == set()
+    assert world.drain_flags.flagged == set()
 
 
 def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_connections():
@@ -312,52 +317,54 @@ def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_co
     world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, 0.5)
-    assert world.flagged == {"app-1"}
+    assert world.drain_flags.flagged == {"app-1"}
     world.mailbox.flag("app", aborting=True)
     world.run(reconciler)
-    assert world.flagged == set()
+    assert world.drain_flags.flagged == set()
 
 
 def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_open_again():
     world = World(3)
     world.connection_takes = 100.0
-    world.pool_asks_every = 0.2
+    world.request_sniffer.asks_every = 0.2
     world.ask()
-    world.run(world.reconciler()).turn()
+    world.run(world.reconciler()).reconcile()
     assert world.rollout().status is Status.FAILED
     assert "requests on keep-alive connections opened before its port was closed" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
-    assert not world.is_closed(8001)
-    assert (world.lost, world.request_sniffer.guarded_groups) == (0, [])
+    assert not world.gate.is_closed(8001)
+    assert (world.lost, world.request_sniffer.watched) == (0, [])
 
 
 def test_a_keepalive_pool_is_ignored_where_that_is_accepted():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=0.5, keepalive="ignore")))
     world.connection_takes = 100.0
-    world.pool_asks_every = 0.1
+    world.request_sniffer.asks_every = 0.1
     rolled(world)
     assert world.rollout().status is Status.DONE
     assert world.lost > 0
 
 
-class FlushedBeforeALook(World):
-    """Once, somebody flushes the rules and a user comes, both between a look at the gate and one at the connections."""
+class FlushedBeforeARead(FakeSockets):
+    """Once, another program flushes the rules and a user connects, both between the gate's read and this one."""
 
-    looks = 0
+    reads = 0
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
-        self.looks += tcp(8001) in endpoints and 8001 in self.closed_until
-        if self.looks == 3:
-            self.looks, self.closed_until = 4, {}
-            self.processes["app-1"].connections.append(self.now + 0.3)
+        world = self._world
+        self.reads += tcp(8001) in endpoints and 8001 in world.gate.closed_until
+        if self.reads == 3:
+            self.reads, world.gate.closed_until = 4, {}
+            world.processes["app-1"].connections.append(world.now + 0.3)
         return super().connections(endpoints, oldest)
 
 
 def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_for():
-    world = FlushedBeforeALook(3)
+    world = World(3)
+    sockets = world.sockets = FlushedBeforeARead(world)
     world.connection_takes = 0.3
     rolled(world)
-    assert world.looks > 4
+    assert sockets.reads > 4
     assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
 
 
@@ -365,33 +372,39 @@ def test_where_the_gate_does_not_close_nothing_is_stopped():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
-    reconciler.turn()
-    world.gate_problem = "the table is locked"
+    reconciler.reconcile()
+    world.gate.problem = "the table is locked"
     world.run(reconciler)
     assert world.rollout().status is Status.FAILED
     assert "the table is locked" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
-class Locked(World):
+class LockedGate(FakeGate):
     """Another program holds the lock of the firewall for so many seconds from the first time that it is asked for."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(3)
+    def __init__(self, world: World, seconds: float) -> None:
+        super().__init__(world)
         self._seconds = seconds
         self._asked_at = math.inf
 
     def check(self) -> None:
-        self._asked_at = min(self._asked_at, self.now)
-        if self.now < self._asked_at + self._seconds:
+        self._asked_at = min(self._asked_at, self._world.now)
+        if self._world.now < self._asked_at + self._seconds:
             raise GateBusyError("another program holds the lock", {})
 
 
+def locked(seconds: float) -> World:
+    world = World(3)
+    world.gate = LockedGate(world, seconds)
+    return world
+
+
 def test_lock_that_is_taken_at_the_begin_is_no_warning(caplog: pytest.LogCaptureFixture):
-    Locked(1.0).reconciler()
+    locked(1.0).reconciler()
     assert [record.levelname for record in caplog.records if "lock" in record.getMessage()] in ([], ["INFO"])
     world = World(3)
-    world.gate_problem = "no rights"
+    world.gate.problem = "no rights"
     world.reconciler()
     assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
 
@@ -400,21 +413,19 @@ def test_invalid_policy_at_the_begin_stops_rollouts_alone(caplog: pytest.LogCapt
     def invalid() -> Config:
         raise ConfigError("a typing error")
 
-    reconciler = World(3).reconciler()
-    reconciler.load_config = invalid
-    reconciler.begin()
+    World(3).reconciler(load_config=invalid)
     assert caplog.messages[-1] == "no rollout can start until this is fixed: a typing error"
 
 
 def test_request_waits_for_a_lock_that_is_soon_free():
-    world = Locked(1.0)
+    world = locked(1.0)
     request = world.ask()
     world.run(world.reconciler())
     assert (request["state"], world.rollout().status) == ("accepted", Status.DONE)
 
 
 def test_request_is_refused_when_a_lock_stays_taken():
-    world = Locked(60.0)
+    world = locked(60.0)
     request = world.ask()
     asked_at = world.now
     world.live(world.reconciler(), 10.0, lambda: request["state"] != "asked")
@@ -429,9 +440,9 @@ def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_rollou
     reconciler = world.reconciler()
     world.run(reconciler, 15.0)
     assert stages(world)["app-1"] == "draining"
-    world.gate_problem = "the lock is held"
+    world.gate.problem = "the lock is held"
     world.run(reconciler, 1.0)
-    world.gate_problem = ""
+    world.gate.problem = ""
     world.connection_takes = 0.05
     world.run(reconciler)
     assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
@@ -449,8 +460,8 @@ def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pyt
         raise KeyError("hit")
 
     monkeypatch.setattr(world.keepalive_closer, "hold", hold)
-    assert reconciler.turn() == RETRY_EVERY
-    assert world.closed_until[8001] > world.now
+    assert reconciler.reconcile() == RETRY_EVERY
+    assert world.gate.closed_until[8001] > world.now
 
 
 def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypatch: pytest.MonkeyPatch):
@@ -471,29 +482,29 @@ def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypat
     assert stages(world)["app-1"] == "draining"
     assert held[-1] == [8001]
     held.clear()
-    world.closed_until.clear()
-    reconciler.turn()
-    reconciler.turn()
+    world.gate.closed_until.clear()
+    reconciler.reconcile()
+    reconciler.reconcile()
     assert held == [[], [8001], [8001]]
 
 
 def test_a_warm_up_passes_the_gate_that_is_in_force_and_not_that_of_another_policy(monkeypatch: pytest.MonkeyPatch):
     world = World(3)
     bypasses: list[str] = []
-    real = world.tend
+    real = world.warmups.tend
 
-    def tend(selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
+    def tend(group: str, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
         bypasses.extend(job.bypass for job in selected.values())
-        return real(selected)
+        return real(group, selected)
 
-    monkeypatch.setattr(world, "tend", tend)
+    monkeypatch.setattr(world.warmups, "tend", tend)
     world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, 0.5)
     world.gate_policy = replace(world.gate_policy, bypass="address")
     world.crash("app-3")
     world.run(reconciler, 3.0)
-    assert {"app-1", "app-3"} <= world.was_warmed
+    assert {"app-1", "app-3"} <= world.warmups.warmed
     assert set(bypasses) == {"mark"}
 
 
@@ -505,19 +516,19 @@ def test_what_haproxy_drains_is_not_watched_for_pools():
     reconciler = world.reconciler()
     world.run(reconciler, 1.0)
     assert stages(world)["app-1"] == "draining"
-    assert (list(world.request_sniffer.guarded_groups), world.flagged) == ([], set())
+    assert (list(world.request_sniffer.watched), world.drain_flags.flagged) == ([], set())
 
 
 @pytest.mark.parametrize(
     ("problem", "told"),
-    [("", "this listener ends; all its gates are open"), ("x", "this listener ends, and gates may still be closed")],
+    [("", "exiting; all ports are open"), ("x", "exiting; some ports may still be closed, until their lease expires")],
 )
 def test_a_listener_that_ends_says_whether_its_gates_are_open(
     problem: str, told: str, caplog: pytest.LogCaptureFixture
 ):
     world = World(3)
     reconciler = world.reconciler()
-    world.gate_problem = problem
+    world.gate.problem = problem
     with caplog.at_level("INFO"):
         reconciler.release()
     assert caplog.messages[-1] == told
@@ -527,10 +538,10 @@ def test_a_listener_that_ends_wants_no_process_warmed_any_more():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
-    while not world._warming:
-        world.pass_time(reconciler.turn())
+    while not world.warmups.running:
+        world.pass_time(reconciler.reconcile())
     reconciler.release()
-    assert not world._warming
+    assert not world.warmups.running
 
 
 def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
@@ -556,7 +567,7 @@ def test_questions_about_the_rollouts_that_were_are_answered_one_a_turn():
     reconciler = world.reconciler()
     answered = []
     for _ in range(3):
-        world.pass_time(reconciler.turn())
+        world.pass_time(reconciler.reconcile())
         answered.append([one["state"] for one in (*asked, plan)])
     assert answered == [
         ["told", "asked", "asked", "planned"],
@@ -569,21 +580,21 @@ def test_of_many_orders_a_turn_gives_no_more_than_its_time_allows_and_the_next_g
     monkeypatch: pytest.MonkeyPatch,
 ):
     world = World(30, fast_policy(max_unavailable=Share(number=20), canary=0))
-    batches, action = [], world.action
+    batches, action = [], world.supervisor.action
 
     def slow(group: str, actions: Sequence[Action]) -> list[Outcome]:
         batches.append((turns, len(actions)))
-        world.now += ORDERS_WITHIN * 0.7
+        world.now += ACTIONS_WITHIN * 0.7
         return action(group, actions)
 
-    monkeypatch.setattr(world, "action", slow)
+    monkeypatch.setattr(world.supervisor, "action", slow)
     world.ask()
     reconciler = world.reconciler()
     turns = 0
     while sum(number for _, number in batches) < 20:
-        world.pass_time(reconciler.turn())
+        world.pass_time(reconciler.reconcile())
         turns += 1
-    assert {number for _, number in batches} == {ORDERS_AT_ONCE}
+    assert {number for _, number in batches} == {ACTIONS_AT_ONCE}
     assert max(collections.Counter(turn for turn, _ in batches).values()) == 2
     monkeypatch.undo()
     world.run(reconciler)
@@ -606,89 +617,89 @@ SLOW = Nginx(
 
 def test_what_would_lose_requests_refuses_a_rollout_and_a_plan_unless_it_is_forced():
     world = World(3)
-    world.nginx = LONE
+    world.balancers.nginx = LONE
     for kind in ("restart", "plan"):
         request = world.ask(kind)
-        world.reconciler().turn()
+        world.reconciler().reconcile()
         assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
         head, finding, ways = request["text"].splitlines()
         assert head == "a rollout of app is refused because of 1 error:"
         assert "has one server only" in finding
         assert ". Fix: " in finding
-        assert ways.startswith("All that is wrong: rolling_check app. ")
-        assert request["text"].endswith("To accept it: rolling_restart app --force")
+        assert ways.startswith("All of them: rolling_check app. ")
+        assert request["text"].endswith("To ignore them: rolling_restart app --force")
     world = World(3)
-    world.nginx = LONE
+    world.balancers.nginx = LONE
     assert rolled(world, force=True).rollout().status is Status.DONE
 
 
 def test_advice_refuses_nothing():
     world = World(3)
     servers = (Server("127.0.0.1", 8001, "f:2", max_fails=0), Server("192.0.2.7", 9, "f:3"))
-    world.nginx = replace(LONE, upstreams=(Upstream("app", "f:1", servers),))
+    world.balancers.nginx = replace(LONE, upstreams=(Upstream("app", "f:1", servers),))
     assert rolled(world).rollout().status is Status.DONE
 
 
 def test_a_gate_that_fails_its_trial_refuses_a_rollout():
     world = World(3)
     reconciler = world.reconciler()
-    reconciler.turn()  # what another listener has closed is known from here on
-    world.trial = ["lets new connections to ::1 through"]
+    reconciler.reconcile()  # what another listener has closed is known from here on
+    world.gate_probes.failures = ["lets new connections to ::1 through"]
     request = world.ask()
-    reconciler.turn()
+    reconciler.reconcile()
     assert (request["state"], "on a spare port of this host the gate lets new" in request["text"]) == ("refused", True)
 
 
 def test_a_request_waits_until_the_configuration_is_read():
     world = World(3)
-    world.nginx = None
+    world.balancers.nginx = None
     request = world.ask()
     reconciler = world.reconciler()
-    reconciler.turn()
+    reconciler.reconcile()
     assert request["state"] == "asked"
-    world.nginx = Nginx(problem="there is none")
-    reconciler.turn()
+    world.balancers.nginx = Nginx(problem="there is none")
+    reconciler.reconcile()
     assert request["state"] == "accepted"
 
 
 @pytest.mark.parametrize(("why", "state"), [("ECONNREFUSED", "refused"), (NO_ANSWER, "accepted"), ("", "accepted")])
 def test_a_process_that_no_warm_up_would_reach_refuses_a_rollout_but_not_one_that_is_busy(why: str, state: str):
     world = World(3)
-    world.unreached = why
+    world.gate_probes.unreached = why
     request = world.ask()
-    world.reconciler().turn()
+    world.reconciler().reconcile()
     assert request["state"] == state
 
 
 def test_a_plan_tries_nothing():
     world = World(3)
-    world.unreached, world.trial = "ECONNREFUSED", ["does nothing"]
+    world.gate_probes.unreached, world.gate_probes.failures = "ECONNREFUSED", ["does nothing"]
     request = world.ask("plan")
     reconciler = world.reconciler()
-    reconciler.turn()
+    reconciler.reconcile()
     assert request["state"] == "planned"
 
 
 def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(monkeypatch: pytest.MonkeyPatch):
     world = World(3)
-    world.nginx = None
+    world.balancers.nginx = None
     world.ask()
-    reconciler = world.reconciler()
     loads: list[int] = []
+    reconciler = world.reconciler()
 
     def load() -> Config:
         loads.append(1)
         return world.config
 
-    reconciler.load_config = load
+    world.load_config = load
     for _ in range(5):
-        reconciler.turn()
+        reconciler.reconcile()
     assert len(loads) == 1
 
 
 def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     world = World(3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0))
-    world.nginx = None
+    world.balancers.nginx = None
     request = world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, PATIENCE + 1.0)
@@ -696,20 +707,20 @@ def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     assert world.rollout().policy.min_ready_seconds == 10.0
     request = world.ask("check")
     world.run(reconciler, PATIENCE + 1.0)
-    assert request["plan"]["skipped"] == ["nginx's configuration: it takes longer than 4 s to read; ask again"]
+    assert request["plan"]["skipped"] == ["nginx's configuration: still being read. Fix: check again"]
 
 
 def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     world = World(3, fast_policy(min_ready_auto=True))
-    world.nginx = SLOW
+    world.balancers.nginx = SLOW
     world.ask()
     reconciler = world.reconciler()
-    reconciler.turn()
+    reconciler.reconcile()
     assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_why) == (
         4.0,
         "max_fails=1, fail_timeout=3s",
     )
-    world.nginx = LONE
+    world.balancers.nginx = LONE
     world.run(reconciler, 60.0)
     assert world.rollout().status is Status.DONE
     assert min(member.timing.ready for member in world.rollout().members) >= 4.0
@@ -722,36 +733,36 @@ def test_settle_is_known_only_where_every_balancer_was_read():
         world = World(
             3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0, balancer=BalancerPolicy(retries=True))
         )
-        world.clients = list(clients)
+        world.clients.found = list(clients)
         world.ask()
-        world.reconciler().turn()
+        world.reconciler().reconcile()
         assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_read) == expected
 
 
 def test_a_rollout_waits_until_what_is_connected_is_known():
     world = World(3)
-    world.clients = None
+    world.clients.found = None
     request = world.ask()
     reconciler = world.reconciler()
-    reconciler.turn()
+    reconciler.reconcile()
     assert world.rollout_or_none() is None
-    world.clients = [Client("caddy", 7, "127.0.0.1")]
-    reconciler.turn()
+    world.clients.found = [Client("caddy", 7, "127.0.0.1")]
+    reconciler.reconcile()
     assert "Caddy sends requests to the group, and does not try another server" in request["text"]
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():
     world = World(3, fast_policy(min_ready_auto=True))
-    world.nginx = SLOW
+    world.balancers.nginx = SLOW
     world.run(world.reconciler(), 0.1)
-    assert world.watch().policy.min_ready_seconds == 4.0
+    assert world.guard_state().policy.min_ready_seconds == 4.0
 
 
 def checked(world: World, reconciler: Reconciler | None = None) -> dict[str, Any]:
     request = world.ask("check")
     reconciler = reconciler or world.reconciler()
     for _ in range(3):
-        reconciler.turn()
+        reconciler.reconcile()
     assert request["state"] == "checked"
     report: dict[str, Any] = request["plan"]
     return report
@@ -759,8 +770,8 @@ def checked(world: World, reconciler: Reconciler | None = None) -> dict[str, Any
 
 def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     world = World(3)
-    world.nginx = Nginx(source="/etc/nginx/nginx.conf")
-    world.clients = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
+    world.balancers.nginx = Nginx(source="/etc/nginx/nginx.conf")
+    world.clients.found = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
     report = checked(world)
     (finding,) = report["findings"]
     assert (finding["code"], finding["severity"]) == ("balancer.unread", "warning")
@@ -779,7 +790,7 @@ def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     ]
     assert report["skipped"] == ["nginx's configuration: there is no nginx in this world"]
     assert not list(world.mailbox.rollouts)
-    assert not world.closed_until
+    assert not world.gate.closed_until
 
 
 def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_rollout_would_take_that_for_a_leak():
@@ -789,15 +800,15 @@ def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_rollout_would_
     reconciler = world.reconciler()
     world.run(reconciler, 1.0)
     assert {member.name: member.stage for member in world.rollout().members}["app-1"] is Stage.DRAINING
-    world.knocked.clear()
+    world.gate_probes.connected.clear()
     checked(world, reconciler)
-    assert world.knocked == [8002, 8003]
+    assert world.gate_probes.connected == [8002, 8003]
 
 
 def test_a_check_tells_all_that_is_against_a_rollout_at_once():
     world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
-    world.gate_problem = "no CAP_NET_ADMIN"
-    world.nginx = LONE
+    world.gate.problem = "no CAP_NET_ADMIN"
+    world.balancers.nginx = LONE
     found = [finding["code"] for finding in checked(world)["findings"]]
     assert found == ["gate", "config", "config", "refused", "nginx.lone"]
 
@@ -807,7 +818,7 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     world.policy = replace(world.policy, group="web")
     config = Config(world.gate_policy, {"web": world.policy})
     reconciler = world.reconciler()
-    reconciler.load_config = lambda: config
+    world.load_config = lambda: config
     (finding,) = checked(world, reconciler)["findings"]
     assert (finding["code"], finding["severity"]) == ("config", "error")
     assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
@@ -821,7 +832,7 @@ def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(met
         raise SocketsError("Cannot see which ports process 100 listens on")
 
     world = World(3)
-    setattr(world, method, hidden)
+    setattr(world.sockets, method, hidden)
     report = checked(world)
     assert report["findings"] == []
     assert f"{skipped}: Cannot see which ports process 100 listens on" in report["skipped"]
@@ -831,7 +842,7 @@ def test_a_check_tells_the_mistakes_of_every_group_at_once():
     world = World(3)
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
     reconciler = world.reconciler()
-    reconciler.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
+    world.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
     found = [(finding["text"], finding["severity"]) for finding in checked(world, reconciler)["findings"]]
     assert found == [
         ("f:1: groups.app.x: unknown", "error"),
@@ -846,7 +857,7 @@ def test_a_rollout_that_goes_on_is_not_looked_at_again():
     rolled(world)
     assert world.rollout().status is Status.FAILED
     world.processes["app-2"].boots = "up"
-    world.nginx = LONE
+    world.balancers.nginx = LONE
     world.ask("resume")
     world.run(world.reconciler())
     assert world.rollout().status is Status.DONE
@@ -860,7 +871,7 @@ def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped()
     world.run(reconciler, 0.3)
     assert stages(world)["app-1"] == "draining"
     world.pass_time(20.0)  # nobody takes a turn, the lease ends, users come back
-    assert not world.is_closed(8001)
+    assert not world.gate.is_closed(8001)
     world.run(reconciler)
     assert (world.rollout().status, world.lost) == (Status.DONE, 0)
 
@@ -884,7 +895,7 @@ def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
     world.ask()
     reconciler = world.reconciler()
     while world.rollout_or_none() is None or not world.rollout().members[0].replaced:
-        reconciler.turn()
+        reconciler.reconcile()
         world.pass_time(0.02)
     world.crash("app-1")
     world.cold = 0
@@ -898,13 +909,13 @@ def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
 def test_holder_of_a_port_is_named_and_asked_for_seldom():
     world = World(3)
     world.processes["app-1"].deploy = {"boots": "crash"}
-    world.holders[8001] = Holder((41,), "python3", "app:app-1")
+    world.sockets.holders[8001] = Holder((41,), "python3", "app:app-1")
     rolled(world, 60.0)
     assert world.rollout().why == (
         "app:app-1 exited during its warm-up: it is FATAL; "
         "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
     )
-    assert world.holders_asked == [[8001]] * 2, "while it is in BACKOFF, and when it is FATAL"
+    assert world.sockets.holders_asked == [[8001]] * 2, "while it is in BACKOFF, and when it is FATAL"
 
 
 def test_a_rollout_that_can_never_go_on_ends():
@@ -922,7 +933,7 @@ def test_a_rollout_that_can_never_go_on_ends():
 
 def refusal(world: World, **details: Any) -> tuple[int, str]:
     request = world.ask(**details)
-    world.reconciler().turn()
+    world.reconciler().reconcile()
     assert request["state"] == "refused"
     assert not any(entry.startswith(("stop", "start")) for entry in world.log)
     return request["code"], request["text"]
@@ -958,9 +969,9 @@ def test_a_group_without_a_policy_is_not_configured():
 
 def refusal_of_other_policy(world: World) -> tuple[int, str]:
     reconciler = world.reconciler()
-    reconciler.load_config = lambda: replace(world.config, groups={"other": world.policy})
+    world.load_config = lambda: replace(world.config, groups={"other": world.policy})
     request = world.ask()
-    reconciler.turn()
+    reconciler.reconcile()
     return request["code"], request["text"]
 
 
@@ -980,7 +991,7 @@ def test_a_process_without_a_port_is_told():
 
 def test_a_gate_that_cannot_work_refuses_the_rollout():
     world = World(3)
-    world.gate_problem = "no CAP_NET_ADMIN"
+    world.gate.problem = "no CAP_NET_ADMIN"
     assert refusal(world)[1] == "no CAP_NET_ADMIN"
 
 
@@ -988,11 +999,11 @@ def test_a_dry_run_touches_nothing_and_says_the_order():
     world = World(3)
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     request = world.ask("plan")
-    world.reconciler().turn()
+    world.reconciler().reconcile()
     assert request["state"] == "planned"
     plan = request["plan"]["rollout"]
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
-    assert set(world.closed_until) == {8003}  # the guard's: it does not run
+    assert set(world.gate.closed_until) == {8003}  # the guard's: it does not run
     assert not list(world.mailbox.rollouts)
 
 
@@ -1007,9 +1018,9 @@ class Dying(World):
         self._deaths = list(deaths)
         self._next_death()
 
-    def _operation(self, what: str) -> None:
+    def operation(self, what: str) -> None:
         try:
-            super()._operation(what)
+            super().operation(what)
         except Killed:
             self._next_death()
             raise
@@ -1037,8 +1048,8 @@ def end_of(world: World) -> dict[str, Any]:
         "members": [(m.stage, m.replaced, m.failed, m.why, m.lingering_connections) for m in world.rollout().members],
         "restarts": [len(process.releases) for process in processes],
         "warm": [world.mailbox.is_warm(GROUP, process.name, *process.incarnation) for process in processes],
-        "guarded": world.watch().guarded,
-        "closed": world.closed_until,
+        "guarded": world.guard_state().guarded,
+        "closed": world.gate.closed_until,
         "harm": (world.lost, world.cold),
     }
 
@@ -1113,13 +1124,13 @@ def test_when_all_die_at_once_the_group_is_not_closed():
     world.ask()
     reconciler = world.reconciler()
     while world.rollout_or_none() is None or not world.rollout().members[2].replaced:
-        reconciler.turn()
+        reconciler.reconcile()
         world.pass_time(0.02)
     for name in world.processes:
         world.crash(name)
     world.run(reconciler)
     assert world.rollout().status is Status.FAILED
-    assert len(world.closed_until) <= 1
+    assert len(world.gate.closed_until) <= 1
 
 
 def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend():
@@ -1138,7 +1149,7 @@ def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend
 def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_stopped():
     world = failed_at(World(3), "app-1")
     world.connection_takes = 0.5
-    world.closed_until = {}  # the listener was away, and the kernel opened the port
+    world.gate.closed_until = {}  # the listener was away, and the kernel opened the port
     world.pass_time(2.0)
     lost = world.lost
     rolled(world, kind="resume")
@@ -1153,7 +1164,7 @@ def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
         world.ask()
         reconciler = world.reconciler()
         while world.rollout_or_none() is None or until not in stages(world).values():
-            reconciler.turn()
+            reconciler.reconcile()
             world.pass_time(0.01)
         world.pass_time(away)
         world.run(world.reconciler())
@@ -1167,11 +1178,11 @@ def away_in_a_warm_up(boots: str) -> World:
     world.ask()
     reconciler = world.reconciler()
     while world.rollout_or_none() is None or stages(world)["app-1"] != "warming":
-        reconciler.turn()
+        reconciler.reconcile()
         world.pass_time(0.01)
-    reconciler.turn()
+    reconciler.reconcile()
     world.pass_time(40.0)
-    reconciler.turn()
+    reconciler.reconcile()
     assert (stages(world)["app-1"], world.rollout().members[0].failed) == ("warming", False)
     world.processes["app-1"].boots = boots
     world.run(reconciler, 20.0)
@@ -1197,13 +1208,13 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     world.ask()
     reconciler = world.reconciler()
     while world.rollout_or_none() is None or stages(world)["app-1"] != until:
-        reconciler.turn()
+        reconciler.reconcile()
         world.pass_time(0.01)
     world.stop("app-1")
     world.run(reconciler)
     assert world.processes["app-1"].state == "STOPPED"
     assert world.rollout().status is Status.DONE
-    assert set(world.closed_until) == {8001}  # by the guard, for when somebody starts it
+    assert set(world.gate.closed_until) == {8001}  # by the guard, for when somebody starts it
     assert "stopped by hand" in world.rollout().members[0].why
 
 
@@ -1213,7 +1224,7 @@ def left_failed() -> tuple[World, Reconciler]:
     world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
     world.ask()
     reconciler = world.run(world.reconciler())
-    assert (world.rollout().status, set(world.closed_until)) == (Status.FAILED, {8001})
+    assert (world.rollout().status, set(world.gate.closed_until)) == (Status.FAILED, {8001})
     return world, reconciler
 
 
@@ -1225,7 +1236,7 @@ def test_without_a_guard_what_failed_stays_closed_while_it_is_down_and_when_it_c
     assert world.processes["app-1"].state == "RUNNING"
     world.stop("app-1")
     world.live(reconciler, 10.0)
-    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+    assert (stages(world)["app-1"], set(world.gate.closed_until)) == ("failed", {8001})
 
 
 def test_restart_by_supervisord_itself_opens_no_failed_process():
@@ -1236,19 +1247,19 @@ def test_restart_by_supervisord_itself_opens_no_failed_process():
     world.ask()
     reconciler = world.live(world.reconciler(), 5.0, lambda: world.rollout().members[0].stage is Stage.DRAINING)
     world.crash("app-1")  # as one that exits when it is told to drain
-    world._spawn(world.processes["app-1"])  # before the rollout can order it
+    world.spawn(world.processes["app-1"])  # before the rollout can order it
     reconciler = world.run(reconciler)
     world.crash("app-1")
     reconciler = world.live(reconciler, 10.0)
     assert world.processes["app-1"].state == "RUNNING"
-    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+    assert (stages(world)["app-1"], set(world.gate.closed_until)) == ("failed", {8001})
     world.ask()
     world.live(reconciler, 0.2, lambda: world.rollout().id == 2)
     world.mailbox.flag("app", aborting=True)
     reconciler = world.run(reconciler)
     world.crash("app-1")
     world.live(reconciler, 10.0)
-    assert (stages(world)["app-1"], set(world.closed_until)) == ("failed", {8001})
+    assert (stages(world)["app-1"], set(world.gate.closed_until)) == ("failed", {8001})
 
 
 @pytest.mark.parametrize("is_new_listener", [False, True])
@@ -1259,7 +1270,7 @@ def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_n
     member = world.rollout().members[0]
     assert (member.stage, member.failed, world.rollout().status) == (Stage.OPEN, True, Status.FAILED)
     assert "answered 500; then it was restarted by hand, so its port is open" in member.why
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.ask()
     world.run(reconciler)
@@ -1279,16 +1290,17 @@ def test_time_without_listener_counts_for_no_deadline(is_asked: bool):
     assert (world.rollout().status, world.rollout().why) == (Status.DONE, "")
 
 
-class HeldUpBeforeTheOrder(World):
-    """A turn waits for the lock of xtables between the record of a stop and its order."""
+class SlowToAct(FakeSupervisor):
+    """A reconcile waits for the xtables lock between the record of a stop and its action."""
 
     def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
-        self.pass_time(1.5)
+        self._world.pass_time(1.5)
         return super().action(group, actions)
 
 
 def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
-    world = HeldUpBeforeTheOrder(3)
+    world = World(3)
+    world.supervisor = SlowToAct(world)
     for process in world.processes.values():
         process.stopwaitsecs, process.stop_takes = 1.0, 0.1
     rolled(world)
@@ -1296,44 +1308,52 @@ def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
     assert not any(member.killed for member in world.rollout().members)
 
 
-class FasterOperator(World):
-    """Somebody stops a process between the look that found it drained and the rollout's own order."""
-
-    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
-        if not self.processes["app-1"].releases and actions[0].name == "app-1":
-            self.stop("app-1")
-        return super().action(group, actions)
+class OperatorsProcess(World):
+    """app-1 must not be started by the rollout: the operator who stopped it may wait for that."""
 
     def start(self, name: str) -> Outcome:
-        assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
+        assert name != "app-1", "the operator would wait for ever"
         return super().start(name)
 
 
+class FasterOperator(FakeSupervisor):
+    """The operator stops app-1 between the observation that found it drained and the rollout's own action."""
+
+    def action(self, group: str, actions: Sequence[Action]) -> list[Outcome]:
+        if not self._world.processes["app-1"].releases and actions[0].name == "app-1":
+            self._world.stop("app-1")
+        return super().action(group, actions)
+
+
+def with_faster_operator() -> World:
+    world = OperatorsProcess(3)
+    world.supervisor = FasterOperator(world)
+    return world
+
+
 def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
-    world = FasterOperator(3)
+    world = with_faster_operator()
     rolled(world)
     assert world.processes["app-1"].state == "STOPPED"
     assert world.rollout().status is Status.DONE
     assert "stopped by hand" in world.rollout().members[0].why
 
 
-class StoppedAfterALook(World):
-    """Somebody stops app-1 while it drains, and it is dead before supervisord is asked again."""
+class StoppedAfterObservation(FakeSupervisor):
+    """The operator stops app-1 while it drains, and it is dead before supervisord is asked again."""
 
-    def look(self, guarded: Collection[str]) -> Snapshot:
-        found = super().look(guarded)
-        if self.rollout_or_none() and stages(self)["app-1"] == "draining" and self.processes["app-1"].pid:
-            self.stop("app-1")
-            self._goes_down(self.processes["app-1"], "STOPPED")
+    def observe(self, guarded: Collection[str]) -> Snapshot:
+        world = self._world
+        found = super().observe(guarded)
+        if world.rollout_or_none() and stages(world)["app-1"] == "draining" and world.processes["app-1"].pid:
+            world.stop("app-1")
+            world.goes_down(world.processes["app-1"], "STOPPED")
         return found
-
-    def start(self, name: str) -> Outcome:
-        assert name != "app-1", "whoever stopped it may wait for that, and would wait for ever"
-        return super().start(name)
 
 
 def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_has_said_so_yet():
-    world = StoppedAfterALook(3)
+    world = OperatorsProcess(3)
+    world.supervisor = StoppedAfterObservation(world)
     world.connection_takes = 0.5
     rolled(world)
     assert world.rollout().status is Status.DONE
@@ -1341,11 +1361,11 @@ def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_
 
 
 def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_that():
-    world = FasterOperator(3)
+    world = with_faster_operator()
     world.ask()
     reconciler = world.run(world.reconciler(), 0.5)
     assert world.processes["app-1"].state == "STOPPED"
-    world._spawn(world.processes["app-1"])
+    world.spawn(world.processes["app-1"])
     world.run(reconciler)
     assert (world.rollout().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1]
@@ -1423,10 +1443,10 @@ class Flushed(World):
         super().__init__(processes)
         self._moment = moment
 
-    def _operation(self, what: str) -> None:
-        super()._operation(what)
+    def operation(self, what: str) -> None:
+        super().operation(what)
         if self.operations == self._moment:
-            self.closed_until = {}
+            self.gate.closed_until = {}
 
 
 def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_rollout_for_ever():
@@ -1444,7 +1464,7 @@ def test_the_mend_may_be_in_the_gate_section():
     world = failed_at(World(3), "app-1")
     world.gate_policy = replace(world.gate_policy, method="redirect")
     rolled(world, kind="resume")
-    assert (world.rollout().status, world.closed_until) == (Status.DONE, {})
+    assert (world.rollout().status, world.gate.closed_until) == (Status.DONE, {})
 
 
 def test_more_failures_than_there_is_room_for_are_refused():
@@ -1467,11 +1487,11 @@ def test_a_process_that_may_take_longer_to_stop_than_the_rollout_waits_is_refuse
 def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     world = World(3)
     listens = {100: (9001,), 101: (8002,), 102: (8001, 9100)}  # the third has the port of the first, too
-    world.ports_of = lambda pids: {pid: listens[pid] for pid in pids}  # type: ignore[method-assign]
+    world.sockets.ports_of = lambda pids: {pid: listens[pid] for pid in pids}  # type: ignore[method-assign]
     code, text = refusal(world)
     assert code == Fault.NOT_CONFIGURED
     assert "app-1 listens on 9001 and not on 8001; app-3 listens on 8001, 9100 and not on 8003" in text
-    assert world.closed_until == {}
+    assert world.gate.closed_until == {}
 
 
 def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
@@ -1480,7 +1500,7 @@ def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
     def hidden(pids: Collection[int]) -> dict[int, tuple[int, ...]]:
         raise SocketsError("Cannot see which ports process 100 listens on")
 
-    world.ports_of = hidden  # type: ignore[method-assign]
+    world.sockets.ports_of = hidden  # type: ignore[method-assign]
     rolled(world)
     assert world.rollout().status is Status.DONE
 
@@ -1488,7 +1508,7 @@ def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
 def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
     """A container: what supervisord has started listens on nothing itself."""
     world = World(3)
-    world.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
+    world.sockets.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
     rolled(world)
     assert world.rollout().status is Status.DONE
 
@@ -1518,11 +1538,11 @@ def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost(
     assert world.rollout().status is Status.DONE
     assert world.lost == 0
     assert all(0.1 <= member.timing.drained < 0.5 for member in world.rollout().members)
-    assert [len(process.told) for process in world.processes.values()] == [1, 1, 1, 1]
-    assert world.told_while_open == 0
+    assert [len(process.notified) for process in world.processes.values()] == [1, 1, 1, 1]
+    assert world.notified_while_open == 0
     lost = rolled(pooled(signal=""))
     assert lost.lost > 0
-    assert all(not process.told for process in lost.processes.values())
+    assert all(not process.notified for process in lost.processes.values())
 
 
 def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tried_again():
@@ -1540,9 +1560,9 @@ def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
     rolled(world)
     assert world.rollout().status is Status.FAILED
     assert [member.replaced for member in world.rollout().members] == [True, False, False, False]
-    assert [len(process.told) for process in world.processes.values()] == [1, 0, 0, 0]
+    assert [len(process.notified) for process in world.processes.values()] == [1, 0, 0, 0]
     assert world.processes["app-1"].state == "RUNNING"
-    assert not world.is_closed(8001)
+    assert not world.gate.is_closed(8001)
 
 
 @both_ways
@@ -1551,13 +1571,13 @@ def test_another_drain_of_the_same_process_tells_it_anew(way: dict[str, str]):
     process = world.processes["app-1"]
     pid = process.pid
     world.ask()
-    reconciler = world.live(world.reconciler(), 10.0, lambda: bool(process.told))
+    reconciler = world.live(world.reconciler(), 10.0, lambda: bool(process.notified))
     world.mailbox.flag(GROUP, aborting=True)
     world.run(reconciler)
     assert (world.rollout().status, process.pid) == (Status.ABORTED, pid)
     world.ask("resume")
     world.run(reconciler)
-    assert process.told == [(pid, process.heeds)] * 2
+    assert process.notified == [(pid, process.heeds)] * 2
     assert world.rollout().status is Status.DONE
 
 
@@ -1569,15 +1589,15 @@ def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_
         world.kill_after = moment
         rolled(world)
         assert world.rollout().status is Status.DONE
-        assert (world.lost, world.told_while_open) == (0, 0), f"killed after operation {moment}"
+        assert (world.lost, world.notified_while_open) == (0, 0), f"killed after operation {moment}"
         for process in world.processes.values():
-            assert 1 <= len(process.told) <= 2, f"killed after operation {moment}"
-            assert len({pid for pid, _ in process.told}) == 1, f"killed after operation {moment}"
+            assert 1 <= len(process.notified) <= 2, f"killed after operation {moment}"
+            assert len({pid for pid, _ in process.notified}) == 1, f"killed after operation {moment}"
 
 
 def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no_leak():
     world = pooled(signal="", request="GET /drain")
-    world.connection_takes, world.notice_takes = 0.05, 0.7
+    world.connection_takes, world.notifications.takes = 0.05, 0.7
     rolled(world)
     assert world.rollout().status is Status.DONE
     assert all(member.timing.drained == pytest.approx(0.7, abs=0.1) for member in world.rollout().members)
@@ -1585,7 +1605,7 @@ def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no
 
 def test_one_that_never_answers_what_it_is_told_is_restarted_at_the_deadline_of_its_drain():
     world = pooled(signal="", request="GET /drain")
-    world.connection_takes, world.notice_takes = 0.05, 1000.0
+    world.connection_takes, world.notifications.takes = 0.05, 1000.0
     rolled(world)
     assert world.rollout().status is Status.DONE
     assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.rollout().members)

@@ -20,6 +20,7 @@ from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.listener.config import load, mark
 from supervisor_rolling.listener.config.files import read
 from supervisor_rolling.listener.policy_file import Policies
+from tests.support.background import AtOnce
 
 TEXT = "groups:\n  app:\n    ports: auto\n"
 NOBODY = 65534
@@ -252,7 +253,7 @@ def test_no_file_descriptor_is_left_open(file: Path, folder: Path) -> None:
 
 
 def test_guard_keeps_valid_file_until_modes_are_fixed(file: Path) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     good = policies.latest()
     assert good is not None
     for wrong in (file, file.parent, file.parent.parent):

@@ -6,21 +6,24 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from typing import TypeVar, cast
 
 import pytest
 
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, Look
-from supervisor_rolling.listener.gate_probe import RealGateProbes
+from supervisor_rolling.listener.gate_probe import ProbedPorts, RealGateProbes
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.gates import make_gate
 from tests.support.look import closed_ports, rules
 from tests.support.stack import ROOT
 
+T = TypeVar("T")
 LOOPBACKS = {"127.0.0.1", "::1"}
 
 
@@ -29,7 +32,7 @@ def make_keeper() -> Iterator[Callable[..., Gatekeeper]]:
     made: list[Gatekeeper] = []
 
     def make_keeper(**policy: str) -> Gatekeeper:
-        keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic))
+        keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
         keeper.prove(GatePolicy(**policy))  # type: ignore[arg-type]
         keeper.hold({})
         made.append(keeper)
@@ -38,6 +41,21 @@ def make_keeper() -> Iterator[Callable[..., Gatekeeper]]:
     yield make_keeper
     for keeper in made:
         keeper.hold({})
+
+
+def in_the_loop(keeper: Gatekeeper, call: Callable[[], T]) -> T:
+    """What a call in another thread returns, while this one is the listener's loop."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        keeper.renew()
+        thread.join(0.001)
+    return found[0]
+
+
+def probed(keeper: Gatekeeper, addresses: Collection[str], bypass: str) -> Sequence[str]:
+    return in_the_loop(keeper, lambda: RealGateProbes().try_gate(keeper._spare_ports.closed, addresses, bypass))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +72,7 @@ def test_a_gate_that_works_passes_and_leaves_nothing(
     make_keeper: Callable[..., Gatekeeper], policy: dict[str, str]
 ) -> None:
     keeper = make_keeper(**policy)
-    assert RealGateProbes().try_gate(keeper.tried, LOOPBACKS, policy.get("bypass", "mark")) == []
+    assert probed(keeper, LOOPBACKS, policy.get("bypass", "mark")) == []
     assert rules() == []
 
 
@@ -62,7 +80,8 @@ def test_probe_keeps_closed_ports_closed(make_keeper: Callable[..., Gatekeeper])
     keeper = make_keeper(backend="iptables")
     keeper.hold({tcp(8000): "app"})
     since = dict(keeper.closed_since)
-    assert keeper.tried(tcp(8001), closed_ports) == {"8000", "8001"}
+    look = cast("Look", closed_ports)
+    assert in_the_loop(keeper, lambda: keeper._spare_ports.closed(tcp(8001), look)) == {"8000", "8001"}
     assert (closed_ports(), dict(keeper.closed_since)) == ({"8000"}, since)
 
 
@@ -72,7 +91,7 @@ def test_earlier_accept_rule_for_loopback_is_found(make_keeper: Callable[..., Ga
     foreign = ["INPUT", "-i", "lo", "-j", "ACCEPT"]
     subprocess.run(["iptables-legacy", "-I", *foreign], check=True)
     try:
-        found = RealGateProbes().try_gate(keeper.tried, LOOPBACKS, "mark")
+        found = probed(keeper, LOOPBACKS, "mark")
     finally:
         subprocess.run(["iptables-legacy", "-D", *foreign], check=True)
     assert found == ["lets new connections to 127.0.0.1 through"]
@@ -80,7 +99,7 @@ def test_earlier_accept_rule_for_loopback_is_found(make_keeper: Callable[..., Ga
 
 def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables", bypass="address")
-    found = RealGateProbes().try_gate(keeper.tried, LOOPBACKS, "mark")
+    found = probed(keeper, LOOPBACKS, "mark")
     assert [text.partition(" through")[0] for text in found] == [
         "lets no warm-up to 127.0.0.1",
         "lets no warm-up to ::1",
@@ -88,7 +107,7 @@ def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeep
 
 
 def test_gate_that_stays_closed_is_found() -> None:
-    keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic))
+    keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
     keeper.prove(GatePolicy("iptables"))
     keeper.hold({})
 

@@ -11,6 +11,7 @@ from supervisor_rolling.core.endpoint import TCP, Endpoint, described, tcp
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.listener.gate_probe import ProbedPorts
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 
 CLOSED = {tcp(8000): "app", tcp(8001): "app"}
@@ -58,7 +59,7 @@ POOL = {tcp(8000): Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 
 def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
     gates = {"iptables": Gate(), "haproxy": CountingGate()}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
     assert keeper.left(POOL) is None, "there is no gate yet"
     keeper.prove(GatePolicy("iptables"))
     assert keeper.left(POOL) is None
@@ -70,7 +71,7 @@ def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_ker
 
 def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
     gate = CountingGate()
-    keeper = Gatekeeper(lambda policy: gate)
+    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     gate.problem = "HAProxy does not run"
@@ -80,7 +81,7 @@ def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left(
 
 def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
     gates = {name: Gate() for name in ("app", "web")}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend_name])
+    keeper = Gatekeeper(lambda policy: gates[policy.backend_name], ProbedPorts(lambda: None))
     for name in ("app", "web"):
         keeper.hold_by(GatePolicy("haproxy", socket="/s", backend_name=name), CLOSED)
     assert gates["app"].held == []
@@ -89,7 +90,7 @@ def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
 
 def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
-    keeper = Gatekeeper(lambda policy: gate)
+    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     keeper.renew()
@@ -98,14 +99,14 @@ def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.
     for _ in range(3):
         keeper.renew()
     assert caplog.messages == [
-        "found open and closed again: port 8001 "
-        "(somebody removed the rule, its lease was over, or HAProxy was reloaded)"
+        "port 8001: the firewall rule was missing and has been restored "
+        "(another program removed it, its lease expired, or HAProxy was reloaded)"
     ]
 
 
 def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
-    keeper = Gatekeeper(lambda policy: gate)
+    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     keeper.hold({tcp(8000): "app"})
@@ -116,7 +117,7 @@ def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureF
 
 def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     gates = iter([Gate(), Gate()])
-    keeper = Gatekeeper(lambda policy: next(gates))
+    keeper = Gatekeeper(lambda policy: next(gates), ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     second = Gate()
@@ -134,7 +135,7 @@ class OtherGate(Gate):
 def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[Endpoint]) -> None:
     old = Gate()
     gates = {"iptables": old, "auto": other()}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend])
+    keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy("iptables"), CLOSED)
     keeper.hold_by(GatePolicy("auto"), CLOSED)
     assert (old.held, gates["auto"].held) == (left, [tcp(8000), tcp(8001)])
@@ -177,7 +178,7 @@ def bad() -> FailingGate:
 @pytest.fixture
 def keeper(good: Gate, bad: FailingGate) -> Gatekeeper:
     """That holds with a good gate; the other policy has a bad one."""
-    found = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    found = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], ProbedPorts(lambda: None))
     found.hold_by(GatePolicy("iptables"), CLOSED)
     return found
 
@@ -233,7 +234,7 @@ def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCapt
 
 
 def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: FailingGate) -> None:
-    keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend])
+    keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], ProbedPorts(lambda: None))
     bad.problem = ""
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     bad.problem = "HAProxy did not answer"
@@ -245,7 +246,7 @@ def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: Fai
 
 
 def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad: FailingGate) -> None:
-    keeper = Gatekeeper(lambda policy: bad)
+    keeper = Gatekeeper(lambda policy: bad, ProbedPorts(lambda: None))
     bad.problem, bad.lacks = "", [tcp(8001)]
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     assert (dict(keeper.closed_since), keeper.problem) == ({tcp(8000): 1.0}, "no server has port 8001")
@@ -265,7 +266,7 @@ class BusyGate(Gate):
 def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() -> None:
     gate = BusyGate()
     gate.held = [tcp(8000)]
-    keeper = Gatekeeper(lambda policy: gate)
+    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy(), CLOSED)
     assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {tcp(8000): 1.0}, "the lock is held")
     keeper.renew()
@@ -278,7 +279,7 @@ def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() ->
 def test_port_that_a_lock_keeps_closed_is_opened_by_renew() -> None:
     gate = BusyGate()
     gate.held = list(CLOSED)
-    keeper = Gatekeeper(lambda policy: gate)
+    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy(), CLOSED)
     keeper.hold({})
     assert keeper.is_busy

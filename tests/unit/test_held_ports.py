@@ -9,6 +9,7 @@ from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.listener.held_ports import ASK_EVERY, HeldPorts
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from tests.support.background import AtOnce
 
 ORPHAN = Holder((41,), "python3", "app:app-1")
 HELD = "port 8001 is held by process 41 (python3), left by an earlier app:app-1. Fix: kill 41"
@@ -39,7 +40,7 @@ class Clock:
 
 def test_holder_is_named_and_asked_for_seldom() -> None:
     kernel, clock = Kernel(), Clock()
-    held = HeldPorts(kernel, clock)
+    held = HeldPorts(kernel, AtOnce(), clock)
     assert [held.of("app", DOWN) for _ in range(3)] == [{"app-1": HELD}] * 3
     assert kernel.asked == [[8001, 8002]]
     clock.now += ASK_EVERY
@@ -50,7 +51,7 @@ def test_holder_is_named_and_asked_for_seldom() -> None:
 
 def test_holder_is_asked_for_anew_when_the_state_changes() -> None:
     kernel = Kernel()
-    held = HeldPorts(kernel, Clock())
+    held = HeldPorts(kernel, AtOnce(), Clock())
     held.of("app", DOWN)
     assert held.of("app", {"app-1": (Process("app-1", "FATAL"), (8001,))}) == {"app-1": HELD}
     assert kernel.asked[1:] == [[8001]]
@@ -64,7 +65,7 @@ def test_answer_that_took_long_holds_longer() -> None:
         return Kernel.holders_of(kernel, ports)
 
     kernel.holders_of = slow  # type: ignore[method-assign]
-    held = HeldPorts(kernel, clock)
+    held = HeldPorts(kernel, AtOnce(), clock)
     for _ in range(3):
         assert held.of("app", DOWN) == {"app-1": HELD}
         clock.now += 99.0 / 2
@@ -76,17 +77,17 @@ def test_answer_that_took_long_holds_longer() -> None:
 
 def test_nothing_is_asked_where_none_is_down() -> None:
     kernel = Kernel()
-    assert HeldPorts(kernel, Clock()).of("app", {}) == {}
+    assert HeldPorts(kernel, AtOnce(), Clock()).of("app", {}) == {}
     assert kernel.asked == []
 
 
 def test_no_holder_is_named_where_it_cannot_be_seen() -> None:
     kernel = Kernel()
     kernel.is_blind = True
-    assert HeldPorts(kernel, Clock()).of("app", DOWN) == {}
+    assert HeldPorts(kernel, AtOnce(), Clock()).of("app", DOWN) == {}
 
 
 def test_connections_accepted_by_an_earlier_process_keep_nothing_down() -> None:
     kernel = Kernel()
     kernel.holders[8001] = Holder((41,), "python3", "app:app-1", peer="127.0.0.1:50000")
-    assert HeldPorts(kernel, Clock()).of("app", DOWN) == {}
+    assert HeldPorts(kernel, AtOnce(), Clock()).of("app", DOWN) == {}

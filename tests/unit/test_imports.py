@@ -38,19 +38,16 @@ CONTRACTS = f"{PACKAGE}.listener.contracts"
 BETWEEN = {
     f"{PACKAGE}.listener.{name}"
     for name in (
-        "reconciler",
-        "request_handler",
-        "crash_guard",
-        "gatekeeper",
-        "preflight",
-        "group_errors",
-        "held_ports",
+        *("actions", "apply", "assembly", "crash_guard", "drain_observer", "gatekeeper", "group_errors", "held_ports"),
+        *("keepalive_pools", "live_groups", "load_balancers", "observe", "preflight", "publisher", "reconciler"),
+        *("request_handler", "reuse_observer", "rollout_requests", "workers"),
     )
 }
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""
 
 DECIDERS = {f"{PACKAGE}.core.{name}" for name in ("machine", "stages", "guard", "admission")} | BETWEEN
 ADAPTERS = {
+    "background",
     "balancer_config",
     "client_discovery",
     "config",

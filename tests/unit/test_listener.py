@@ -1,4 +1,4 @@
-"""The listener's own loop: when the next turn may begin; and a listener that cannot start."""
+"""The listener's own loop: when the next reconcile may begin; and a listener that cannot start."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.listener import main as listener
-from supervisor_rolling.listener.main import LONG_TURN
+from supervisor_rolling.listener.main import LONG_RECONCILE
 from tests.support.stack import ROOT
 
 
-class Turning:
-    """Stands in for the reconciler: a turn of it takes so long on the processor, and asks for the next one at once."""
+class Busy:
+    """Stands in for the reconciler: a reconcile takes this many seconds of CPU, and asks for the next one at once."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def turn(self) -> float:
+    def reconcile(self) -> float:
         until = time.thread_time() + self._seconds
         while time.thread_time() < until:
             pass
         return 0.0
 
 
-@pytest.mark.parametrize(("takes", "rests"), [(2 * LONG_TURN, True), (0.0, False)])
+@pytest.mark.parametrize(("takes", "rests"), [(2 * LONG_RECONCILE, True), (0.0, False)])
 def test_long_reconcile_pauses_before_the_next(takes: float, rests: bool) -> None:
-    reconciler: Any = Turning(takes)
-    due, rested = listener._turned(reconciler)
+    reconciler: Any = Busy(takes)
+    due, rested = listener._reconciled(reconciler)
     assert due <= time.monotonic()
     assert (rested - due >= takes * 0.99) if rests else rested - due < 0.001
 
@@ -72,7 +72,7 @@ class Resting:
         self._looks = looks
         self._end = end
 
-    def turn(self) -> float:
+    def reconcile(self) -> float:
         self.log.append("turn")
         return 3600.0
 

@@ -60,7 +60,7 @@ def a_job(port: int, **changes: Any) -> NotificationJob:
 
 
 def given(own: HttpNotifications, job: NotificationJob) -> NotificationStatus:
-    return own.give({NAME: job})[NAME]
+    return own.give("app", {NAME: job})[NAME]
 
 
 def listening(keep: ExitStack, address: str = "127.0.0.1") -> Server:
@@ -96,7 +96,7 @@ def test_one_request_passes_the_closed_gate(keep: ExitStack, address: str, bypas
 def test_new_drain_or_process_gets_a_new_request(keep: ExitStack) -> None:
     server, own = listening(keep), HttpNotifications(KernelSockets())
     poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
-    own.give({})
+    own.give("app", {})
     poll(lambda: given(own, a_job(server.port)), lambda notice: notice.is_over)
     poll(lambda: given(own, a_job(server.port, pid=2)), lambda notice: notice.is_over)
     assert len(server.observed) == 3

@@ -13,6 +13,7 @@ from supervisor_rolling.core.policy import Config, GatePolicy
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.config import mark
 from supervisor_rolling.listener.policy_file import Policies
+from tests.support.background import AtOnce
 
 
 class Loader:
@@ -58,13 +59,13 @@ def rewrite(file: Path, text: str) -> None:
 
 
 def test_unchanged_file_is_read_once(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     assert [backend(policies) for _ in range(5)] == ["one"] * 5
     assert load.times == 1
 
 
 def test_changed_file_is_read_again(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     assert backend(policies) == "one"
     rewrite(file, "two")
     assert [backend(policies), backend(policies)] == ["two", "two"]
@@ -72,7 +73,7 @@ def test_changed_file_is_read_again(file: Path, load: Loader) -> None:
 
 
 def test_changed_length_is_a_changed_file(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     backend(policies)
     then = os.stat(file).st_mtime_ns
     file.write_text("three", encoding="ascii")
@@ -81,7 +82,7 @@ def test_changed_length_is_a_changed_file(file: Path, load: Loader) -> None:
 
 
 def test_replaced_file_is_a_changed_file(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     backend(policies)
     then, other = os.stat(file).st_mtime_ns, file.with_name("other")
     other.write_text("two", encoding="ascii")
@@ -91,7 +92,7 @@ def test_replaced_file_is_a_changed_file(file: Path, load: Loader) -> None:
 
 
 def test_invalid_file_keeps_valid_one_and_logs_once(file: Path, load: Loader, caplog: pytest.LogCaptureFixture) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     backend(policies)
     rewrite(file, "bad")
     with caplog.at_level(logging.WARNING):
@@ -110,7 +111,7 @@ def test_problem_is_one_line_until_fixed(file: Path) -> None:
             raise ConfigError(wrong)
         return Config(GatePolicy(), {})
 
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     cost = "no rollout can start, and the crash guard uses the last valid version: "
     for text, problem in (
         ("good", ""),
@@ -124,7 +125,7 @@ def test_problem_is_one_line_until_fixed(file: Path) -> None:
 
 
 def test_invalid_group_keeps_its_last_valid_policy(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    policies = Policies(str(file), lambda path: config.parse(file.read_text(encoding="ascii"), "f"), mark)
+    policies = Policies(str(file), lambda path: config.parse(file.read_text(encoding="ascii"), "f"), mark, AtOnce())
     rewrite(file, "groups: {app: {ports: auto, canary: 1}, web: {ports: auto, canary: 1}}")
     policies.latest()
     rewrite(file, "groups: {app: {ports: auto, canary: x}, web: {ports: auto, canary: 2}, new: {}}")
@@ -142,7 +143,7 @@ def test_invalid_group_keeps_its_last_valid_policy(file: Path, caplog: pytest.Lo
 
 
 def test_missing_file_keeps_the_last_valid_one(file: Path, load: Loader, caplog: pytest.LogCaptureFixture) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     backend(policies)
     file.unlink()
     with caplog.at_level(logging.WARNING):
@@ -154,7 +155,7 @@ def test_missing_file_keeps_the_last_valid_one(file: Path, load: Loader, caplog:
 
 def test_without_a_valid_file_there_are_no_policies(file: Path, load: Loader) -> None:
     file.unlink()
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     assert [policies.latest(), policies.latest()] == [None, None]
     assert load.times == 1
     rewrite(file, "bad")
@@ -174,12 +175,12 @@ def test_file_changed_while_read_is_read_again(file: Path) -> None:
             rewrite(file, "two")
         return Config(GatePolicy(backend=times[-1]), {})
 
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     assert [backend(policies), backend(policies), backend(policies)] == ["one", "two", "two"]
 
 
 def test_fresh_raises_on_an_invalid_file(file: Path, load: Loader) -> None:
-    policies = Policies(str(file), load, mark)
+    policies = Policies(str(file), load, mark, AtOnce())
     assert policies.fresh().gate.backend == "one"
     rewrite(file, "bad")
     with pytest.raises(ConfigError, match="a typing error"):

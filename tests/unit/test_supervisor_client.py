@@ -197,13 +197,13 @@ def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monke
     monkeypatch.setattr(socket.socket, "connect", refuse)
     client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": "unix:///run/supervisor.sock"}, lambda: "key")
     assert "at unix:///run/supervisor.sock: let it in by chown and chmod in [unix_http" in str(
-        error_of(lambda: client.look([]))
+        error_of(lambda: client.observe([]))
     )
 
 
 def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:
     supervisord.looks(idle=1.5)
-    world = supervisord.client().look({"web", "app"})
+    world = supervisord.client().observe({"web", "app"})
     assert supervisord.calls == [("rolling.listenerObserve", ({**KNOWN, "guarded": ["app", "web"]},))]
     assert (world.rollouts, world.guard_states, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
 
@@ -214,8 +214,8 @@ def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
         {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.told, DEADLINE, problem=lambda: problems.pop(0)
     )
     inet.looks()
-    client.look([])
-    client.look([])
+    client.observe([])
+    client.observe([])
     assert [known["problem"] for _, (known,) in inet.calls] == ["rolling.yaml:3: \\xe4", ""]
 
 
@@ -227,7 +227,7 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
         ["app-2", "FATAL", 0, 6.5, 2.0, 0.0, 4.0, "no such file", False, 10],
     ]
     inet.looks(requests=[{**full, "by": "ann@host"}, bare], processes={"app": [True, rows]})
-    world = inet.client().look([])
+    world = inet.client().observe([])
     assert world.requests == (
         Request(3, "plan", "app", ("app-1",), "2", True, "ann@host"),
         Request(4, "resume", "app"),
@@ -246,7 +246,7 @@ def test_a_row_of_an_older_supervisord_lacks_what_is_new_and_one_of_a_newer_has_
     old = ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True]
     new = [*a_row("app-2", warm=True, stopwaitsecs=15.0), "blue", 7]
     inet.looks(processes={"app": [True, [old, new]]})
-    assert inet.client().look([]).processes["app"] == {
+    assert inet.client().observe([]).processes["app"] == {
         "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=0.0),
         "app-2": Process("app-2", "RUNNING", 100, 5.5, warm=True, stopwaitsecs=15.0),
     }
@@ -256,11 +256,11 @@ def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_rollout("app", 1), a_rollout("web", 2)
     inet.looks(rollouts={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
-    assert client.look([]).rollouts == {"app": (5, one), "web": (7, two)}
+    assert client.observe([]).rollouts == {"app": (5, one), "web": (7, two)}
     newer = replace(two, paused=True)
     inet.looks(rollouts={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
-    assert client.look([]).rollouts == {"app": (5, one), "web": (8, newer)}
-    client.look([])
+    assert client.observe([]).rollouts == {"app": (5, one), "web": (8, newer)}
+    client.observe([])
     known = [arguments[0]["rollouts"] for _, arguments in inet.calls]
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}]
 
@@ -268,18 +268,18 @@ def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
 def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
-    client.look([])
+    client.observe([])
     inet.looks(rolled=[])
-    assert client.look([]).rollouts == {}
-    client.look([])
+    assert client.observe([]).rollouts == {}
+    client.observe([])
     assert last_known(inet)["rollouts"] == {}
 
 
 def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
     client = inet.client()
-    before = client.look([])
+    before = client.observe([])
     inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
-    client.look([])
+    client.observe([])
     assert before.rollouts == {}
 
 
@@ -287,13 +287,13 @@ def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Super
     client = inet.client()
     one, two = a_watch("app"), a_watch("web")
     inet.looks(guard_states={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, guarded_groups=["app", "web"])
-    assert client.look([]).guard_states == {"app": one, "web": two}
+    assert client.observe([]).guard_states == {"app": one, "web": two}
     newer = a_watch("web", GuardedProcess("web-1", (tcp(8001),), Stage.WARMING, 1000.0, pid=100))
     inet.looks(guard_states={"web": [8, on_wire(newer)]}, guarded_groups=["app", "web"])
-    assert client.look([]).guard_states == {"app": one, "web": newer}
+    assert client.observe([]).guard_states == {"app": one, "web": newer}
     inet.looks(guarded_groups=["web"])
-    assert client.look([]).guard_states == {"web": newer}
-    client.look([])
+    assert client.observe([]).guard_states == {"web": newer}
+    client.observe([])
     known = [arguments[0]["guard_states"] for _, arguments in inet.calls]
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
 
@@ -306,9 +306,9 @@ def test_a_rollout_and_a_watch_of_the_same_group_are_two_things(inet: Supervisor
         guard_states={"app": [6, on_wire(guard_state)]},
         guarded_groups=["app"],
     )
-    world = client.look([])
+    world = client.observe([])
     assert (world.rollouts, world.guard_states) == ({"app": (5, rollout)}, {"app": guard_state})
-    client.look([])
+    client.observe([])
     assert (last_known(inet)["rollouts"], last_known(inet)["guard_states"]) == ({"app": 5}, {"app": 6})
 
 
@@ -340,50 +340,50 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_rows_that_have_not_changed_are_kept_and_the_others_replaced(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(table=4, processes={"app": [True, [a_row("app-1"), a_row("app-2")]]})
-    client.look([])
+    client.observe([])
     inet.looks(table=5, processes={"app": [False, [a_row("app-2", pid=555, warm=True)]]})
-    table = client.look([]).processes["app"]
+    table = client.observe([]).processes["app"]
     assert table == {
         "app-1": Process("app-1", "RUNNING", 100, 5.5),
         "app-2": Process("app-2", "RUNNING", 555, 5.5, warm=True),
     }
-    client.look([])
+    client.observe([])
     assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 5]
 
 
 def test_a_process_that_is_new_in_a_group_is_added(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1")]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"app": [False, [a_row("app-2")]]})
-    assert set(client.look([]).processes["app"]) == {"app-1", "app-2"}
+    assert set(client.observe([]).processes["app"]) == {"app-1", "app-2"}
 
 
 def test_a_group_that_comes_as_a_whole_keeps_nothing_of_before(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0)]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"app": [True, [a_row("app-1")]]})
-    assert set(client.look([]).processes["app"]) == {"app-1"}
+    assert set(client.observe([]).processes["app"]) == {"app-1"}
     inet.looks(processes={"app": [False, []]})
-    assert set(client.look([]).processes["app"]) == {"app-1"}
+    assert set(client.observe([]).processes["app"]) == {"app-1"}
 
 
 def test_a_group_that_is_concerned_no_more_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1")]], "web": [True, [a_row("web-1")]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"web": [False, []]})
-    assert set(client.look([]).processes) == {"web"}
+    assert set(client.observe([]).processes) == {"web"}
 
 
 def test_a_world_that_was_given_keeps_its_table(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0, down_for=2.0)]]})
-    before = client.look([])
+    before = client.observe([])
     clock.now += 10.0
     inet.looks(processes={"app": [False, [a_row("app-1", pid=555)]]})
-    client.look([])
+    client.observe([])
     assert (before.processes["app"]["app-1"].pid, before.processes["app"]["app-2"].down_for) == (100, 2.0)
 
 
@@ -393,11 +393,11 @@ def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come
     client = inet.client()
     down, starting = a_row("app-1", "EXITED", 0, down_for=2.0), a_row("app-2", "STARTING", running_in=3.0, up_for=1.0)
     inet.looks(processes={"app": [True, [down, starting, a_row("app-3", up_for=60.0)]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"app": [False, []]})
     for later, down_for, running_in, up_for in ((2.0, 4.0, 1.0, 3.0), (4.0, 6.0, 0.0, 5.0)):
         clock.now = 1000.0 + later
-        table = client.look([]).processes["app"]
+        table = client.observe([]).processes["app"]
         assert (table["app-1"].down_for, table["app-2"].running_in, table["app-2"].up_for) == (
             down_for,
             running_in,
@@ -409,38 +409,38 @@ def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come
 def test_one_that_was_never_stopped_is_not_down_for_long(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1", "STARTING", down_for=0.0)]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"app": [False, []]})
     clock.now += 10.0
-    assert client.look([]).processes["app"]["app-1"].down_for == 0.0
+    assert client.observe([]).processes["app"]["app-1"].down_for == 0.0
 
 
 def test_a_row_that_comes_anew_ages_from_then_and_not_at_all_when_it_runs(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1", "EXITED", 0, down_for=2.0)]]})
-    client.look([])
+    client.observe([])
     clock.now += 10.0
     inet.looks(processes={"app": [False, [a_row("app-1", "FATAL", 0, down_for=1.0)]]})
-    assert client.look([]).processes["app"]["app-1"].down_for == 1.0
+    assert client.observe([]).processes["app"]["app-1"].down_for == 1.0
     inet.looks(processes={"app": [False, []]})
     clock.now += 1.0
-    assert client.look([]).processes["app"]["app-1"].down_for == 2.0
+    assert client.observe([]).processes["app"]["app-1"].down_for == 2.0
     inet.looks(processes={"app": [False, [a_row("app-1", up_for=1.0)]]})
-    client.look([])
+    client.observe([])
     inet.looks(processes={"app": [False, []]})
     clock.now += 1.0
-    assert client.look([]).processes["app"]["app-1"] == Process("app-1", "RUNNING", 100, 5.5, up_for=1.0)
+    assert client.observe([]).processes["app"]["app-1"] == Process("app-1", "RUNNING", 100, 5.5, up_for=1.0)
 
 
 def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(table=4, processes={"app": [True, [a_row("app-1")]]})
-    client.look([])
+    client.observe([])
     inet.status = 500
-    error_of(lambda: client.look([]))
+    error_of(lambda: client.observe([]))
     inet.status = 200
     inet.looks(table=6, processes={"app": [True, [a_row("app-1", pid=555)]]})
-    assert client.look([]).processes["app"]["app-1"].pid == 555
+    assert client.observe([]).processes["app"]["app-1"].pid == 555
     assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 4]
 
 
@@ -450,10 +450,10 @@ def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before
 def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet: Supervisord) -> None:
     client, inet.told = inet.client(), ""
     with pytest.raises(NoKeyError):
-        client.look([])
+        client.observe([])
     assert inet.calls == [(HELLO, ())]
     inet.told = inet.key
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
     assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerObserve"]
 
 
@@ -461,17 +461,17 @@ def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Super
     client, inet.key = inet.client(), "that of another supervisord"
     for _ in range(3):
         with pytest.raises(NoKeyError):
-            client.look([])
+            client.observe([])
     assert [method for method, _ in inet.calls] == [HELLO, HELLO]
     inet.told = inet.key
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> None:
     client = inet.client()
-    client.look([])
+    client.observe([])
     inet.told = "somebody's who writes where events come from"
-    client.look([])
+    client.observe([])
     assert HELLO not in [method for method, _ in inet.calls]
 
 
@@ -479,26 +479,26 @@ def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Super
     client, inet.told = inet.client(), "somebody's"
     for _ in range(2):
         with pytest.raises(NoKeyError):
-            client.look([])
+            client.observe([])
     inet.told = inet.key
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisord) -> None:
     client, inet.told = inet.client(), ""
     for _ in range(supervisor_client.HELLOS):
-        assert isinstance(error_of(lambda: client.look([])), NoKeyError)
-    error = error_of(lambda: client.look([]))
+        assert isinstance(error_of(lambda: client.observe([])), NoKeyError)
+    error = error_of(lambda: client.observe([]))
     assert not isinstance(error, NoKeyError)
     assert "ROLLING_ASKED" in str(error)
     inet.told = inet.key
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None:
     client, inet.key = inet.client(), "another"
     calls: list[Callable[[], object]] = [
-        lambda: client.look([]),
+        lambda: client.observe([]),
         lambda: client.record(a_rollout(), 0),
         lambda: client.guard(a_watch()),
         lambda: client.unguard("app"),
@@ -523,7 +523,7 @@ def test_a_record_carries_the_rollout_and_its_version_is_known_then(inet: Superv
     assert (group, version, request) == ("app", 5, 9)
     assert load_rollout(json.loads(text)) == rollout
     inet.looks(rolled=["app"])
-    assert client.look([]).rollouts == {"app": (6, rollout)}
+    assert client.observe([]).rollouts == {"app": (6, rollout)}
     assert last_known(inet)["rollouts"] == {"app": 6}
 
 
@@ -535,7 +535,7 @@ def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervis
     for takes in (True, False):
         client = inet.client()
         inet.looks(takes_changes=takes)
-        client.look([])
+        client.observe([])
         for rollout, version in (
             (a_rollout(), 5),
             (replace(a_rollout(), paused=True), 6),
@@ -551,7 +551,7 @@ def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(
     inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
     with pytest.raises(ConflictError, match="changed meanwhile"):
         client.record(a_rollout(), 5)
-    client.look([])
+    client.observe([])
     assert last_known(inet)["rollouts"] == {}
 
 
@@ -570,7 +570,7 @@ def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> 
         guard_state,
     )
     inet.looks(guarded_groups=["app"])
-    assert client.look([]).guard_states == {"app": guard_state}
+    assert client.observe([]).guard_states == {"app": guard_state}
     assert last_known(inet)["guard_states"] == {"app": 6}
 
 
@@ -578,7 +578,7 @@ def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) 
     client = inet.client()
     inet.fails("rolling.listenerGuard", Faults.SHUTDOWN_STATE)
     error_of(lambda: client.guard(a_watch()))
-    client.look([])
+    client.observe([])
     assert last_known(inet)["guard_states"] == {}
 
 
@@ -588,7 +588,7 @@ def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None
     client.guard(a_watch())
     client.unguard("app")
     assert inet.calls[-1] == ("rolling.listenerGuard", ("app", ""))
-    client.look([])
+    client.observe([])
     assert last_known(inet)["guard_states"] == {}
     client.unguard("never guarded")
 
@@ -670,29 +670,29 @@ def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Superviso
 def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
-    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().look([])))
+    assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().observe([])))
     inet.told = ""
-    assert "or an older one" in str(error_of(lambda: inet.client().look([])))
+    assert "or an older one" in str(error_of(lambda: inet.client().observe([])))
 
 
 def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.FAILED, "FAILED: out of luck")
-    error = error_of(lambda: inet.client().look([]))
+    error = error_of(lambda: inet.client().observe([]))
     assert str(error) == "FAILED: out of luck"
     assert not isinstance(error, ConflictError)
 
 
 def test_a_supervisord_that_shuts_down_is_said_to(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.SHUTDOWN_STATE, "SHUTDOWN_STATE")
-    assert str(error_of(lambda: inet.client().look([]))) == "supervisord is shutting down"
+    assert str(error_of(lambda: inet.client().observe([]))) == "supervisord is shutting down"
 
 
 def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerObserve", Faults.FAILED)
-    error_of(lambda: client.look([]))
+    error_of(lambda: client.observe([]))
     inet.looks()
-    client.look([])
+    client.observe([])
     assert inet.connections == 1
 
 
@@ -700,14 +700,14 @@ def test_a_fault_leaves_the_connection_as_it_is(inet: Supervisord) -> None:
 
 
 def test_user_and_password_are_sent(supervisord: Supervisord) -> None:
-    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).look([])
+    supervisord.client(SUPERVISOR_USERNAME="ann", SUPERVISOR_PASSWORD="p:w" * 40).observe([])
     kind, _, text = supervisord.headers[0]["Authorization"].partition(" ")
     assert (kind, base64.b64decode(text).decode()) == ("Basic", "ann:" + "p:w" * 40)
 
 
 def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: Supervisord) -> None:
     supervisord.status = 401
-    text = str(error_of(lambda: supervisord.client().look([])))
+    text = str(error_of(lambda: supervisord.client().observe([])))
     assert 'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener' in text
 
 
@@ -718,11 +718,11 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
     client = supervisord.client(timeout=0.2)
     supervisord.answers.clear()
     began = time.monotonic()
-    text = str(error_of(lambda: client.look([])))
+    text = str(error_of(lambda: client.observe([])))
     assert time.monotonic() - began < DEADLINE / 2
     assert text == f"supervisord does not answer at {supervisord.url}: timed out"
     supervisord.answers.set()
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 @pytest.mark.parametrize(
@@ -742,25 +742,27 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
 )
 def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisord: Supervisord, raw: bytes) -> None:
     client = supervisord.client()
-    client.look([])
+    client.observe([])
     supervisord.raw = raw
-    assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {supervisord.url}: ")
+    assert str(error_of(lambda: client.observe([]))).startswith(f"supervisord does not answer at {supervisord.url}: ")
     supervisord.raw = None
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
     client = supervisord.client()
     supervisord.status = 500
-    assert str(error_of(lambda: client.look([]))) == "supervisord answered HTTP 500 Internal Server Error: see its log"
+    assert (
+        str(error_of(lambda: client.observe([]))) == "supervisord answered HTTP 500 Internal Server Error: see its log"
+    )
     supervisord.status = 200
-    assert client.look([]).rollouts == {}
+    assert client.observe([]).rollouts == {}
 
 
 def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None:
     client = supervisord.client()
     for _ in range(5):
-        client.look([])
+        client.observe([])
     assert supervisord.connections == 1
 
 
@@ -768,4 +770,4 @@ def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None
 def test_where_nobody_answers_the_address_is_told(url: str) -> None:
     client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, lambda: "the key", 5.0)
     for _ in range(2):
-        assert str(error_of(lambda: client.look([]))).startswith(f"supervisord does not answer at {url}: ")
+        assert str(error_of(lambda: client.observe([]))).startswith(f"supervisord does not answer at {url}: ")

@@ -188,7 +188,7 @@ class Warmer:
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
         job = WarmupJob(pid, (tcp(port),), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
-        return self.warmups.tend({NAME: job})[NAME]
+        return self.warmups.tend("app", {NAME: job})[NAME]
 
     def until_over(self, port: int, **details: Any) -> WarmupStatus:
         return poll(lambda: self.tend(port, **details), lambda warmup_status: warmup_status.state != "warming")
@@ -211,7 +211,7 @@ def server(keep: ExitStack) -> Server:
 @pytest.fixture
 def warmer(keep: ExitStack) -> Warmer:
     found = Warmer()
-    keep.callback(found.warmups.tend, {})
+    keep.callback(found.warmups.tend, "app", {})
     return found
 
 
@@ -785,7 +785,7 @@ def test_late_is_reported_once_before_restart(server: Server, warmer: Warmer) ->
 def test_what_is_no_longer_wanted_stops(server: Server, warmer: Warmer) -> None:
     server.answer = lambda asked: 503
     poll(lambda: warmer.tend(server.port, ready="/health", timeout=FOR_EVER), lambda warmup_status: warmup_status.why)
-    assert warmer.warmups.tend({}) == {}
+    assert warmer.warmups.tend("app", {}) == {}
     assert warmer.changed.wait(DEADLINE)  # its thread has ended
     count = len(server.asked)
     assert stays(lambda: len(server.asked) == count, seconds=0.1)
@@ -813,9 +813,9 @@ def test_changed_bypass_or_port_begins_anew(server: Server, warmer: Warmer, chan
     server.hangs.clear()
     selected: dict[str, Any] = {"port": server.port, "requests": gets("/")}
     poll(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
-    first = warmer.warmups._running[NAME]
+    first = warmer.warmups._running["app"][NAME]
     warmer.tend(**{**selected, **changed})
-    assert warmer.warmups._running[NAME] is not first
+    assert warmer.warmups._running["app"][NAME] is not first
     assert first.dropped.is_set()
     server.hangs.set()
 
@@ -825,7 +825,7 @@ def test_two_processes_warm_at_once(keep: ExitStack, warmer: Warmer) -> None:
     slow.hangs.clear()
     policy = WarmupPolicy(DEADLINE, requests=gets("/"))
     selected = {f"app:{server.port}": WarmupJob(PID, (tcp(server.port),), policy, "mark") for server in (slow, quick)}
-    look = lambda: [warmup_status.state for warmup_status in warmer.warmups.tend(selected).values()]  # noqa: E731
+    look = lambda: [warmup_status.state for warmup_status in warmer.warmups.tend("app", selected).values()]  # noqa: E731
     poll(look, lambda states: states == ["warming", "warm"])
     slow.hangs.set()
     poll(look, lambda states: states == ["warm", "warm"])
@@ -842,16 +842,17 @@ def test_time_in_the_queue_does_not_count(keep: ExitStack, warmer: Warmer) -> No
     policy = WarmupPolicy(timeout=1.0, requests=gets("/"))
     first = {f"app:{n:03}": WarmupJob(PID + n, (tcp(server.port),), policy, "mark") for n in range(SLOTS)}
     late = {"app:late": WarmupJob(PID, (tcp(server.port),), replace(policy, timeout=0.3), "mark")}
-    poll(lambda: warmer.warmups.tend(first), lambda _: len(server.asked) == SLOTS)
+    poll(lambda: warmer.warmups.tend("app", first), lambda _: len(server.asked) == SLOTS)
     waits = poll(
-        lambda: warmer.warmups.tend({**first, **late})["app:late"], lambda warmup_status: warmup_status.queued > 0.5
+        lambda: warmer.warmups.tend("app", {**first, **late})["app:late"],
+        lambda warmup_status: warmup_status.queued > 0.5,
     )
     assert waits.state == "warming"
     assert waits.why == f"waits for other warm-ups: {SLOTS} run at once"
     assert len(server.asked) == SLOTS
     server.hangs.set()
     warm = poll(
-        lambda: warmer.warmups.tend({**first, **late})["app:late"],
+        lambda: warmer.warmups.tend("app", {**first, **late})["app:late"],
         lambda warmup_status: warmup_status.state != "warming",
     )
     assert (warm.state, warm.requests) == ("warm", 1)
@@ -885,10 +886,10 @@ def test_dropped_warmup_frees_its_slot(keep: ExitStack, warmer: Warmer) -> None:
     hanging.hangs.clear()
     policy = WarmupPolicy(timeout=FOR_EVER, requests=gets("/"))
     first = {f"app:{n:03}": WarmupJob(PID + n, (tcp(hanging.port),), policy, "mark") for n in range(SLOTS)}
-    poll(lambda: warmer.warmups.tend(first), lambda _: len(hanging.asked) == SLOTS)
+    poll(lambda: warmer.warmups.tend("app", first), lambda _: len(hanging.asked) == SLOTS)
     selected = {"app:late": WarmupJob(PID, (tcp(server.port),), policy, "mark")}
     found = poll(
-        lambda: warmer.warmups.tend(selected)["app:late"], lambda warmup_status: warmup_status.state != "warming"
+        lambda: warmer.warmups.tend("app", selected)["app:late"], lambda warmup_status: warmup_status.state != "warming"
     )
     assert found.state == "warm"
 

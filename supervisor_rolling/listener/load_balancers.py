@@ -1,0 +1,93 @@
+"""What is known of the load balancers that send to a group: from nginx's configuration, and from what connects to it.
+
+Both are read in threads of their own; here is only what they found last. For the loop's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from supervisor_rolling.core.checks.clients import Front, front
+from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
+from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
+from supervisor_rolling.core.policy import Policy
+from supervisor_rolling.listener.contracts import Balancers, Clients
+
+
+@dataclass(frozen=True)
+class Found:
+    """``behind``: nginx's part for these ports; None while its configuration is being read. ``front``: what connects to
+    them; ``is_front_known`` is false while that is not known."""
+
+    behind: Behind | None
+    front: Front
+    is_front_known: bool
+
+
+@dataclass(frozen=True)
+class _MinReady:
+    """The ``min_ready_seconds`` that was read, None where it could not be, and why."""
+
+    read: tuple[object, object]  # nginx's configuration, and what connects to the ports
+    endpoints: Endpoints
+    seconds: float | None
+    why: str
+
+
+class LoadBalancers:
+    """Remembers the ``min_ready_seconds`` of each group until what it was made from changes."""
+
+    def __init__(self, balancers: Balancers, clients: Clients) -> None:
+        self._balancers = balancers
+        self._clients = clients
+        self._known: dict[str, _MinReady] = {}
+
+    def are_read(self, policy: Policy, endpoints: Endpoints, backend: str, since: float) -> bool:
+        """Whether everything was read at ``since`` or later; begins to read it. With HAProxy's gate it makes no
+        difference what connects to the ports."""
+        every = _every(endpoints) if backend != "haproxy" else ()
+        is_read = self._balancers.read(policy.balancer, since) is not None
+        are_seen = not every or self._clients.find(policy.group, every, since) is not None
+        return is_read and are_seen
+
+    def found(self, policy: Policy, endpoints: Endpoints) -> Found:
+        """What was read last."""
+        configuration, clients = self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group)
+        return Found(
+            behind(configuration, _every(endpoints), bool(policy.balancer.nginx))
+            if configuration is not None
+            else None,
+            front(clients or (), _every(endpoints)),
+            clients is not None,
+        )
+
+    def with_min_ready(self, policy: Policy, endpoints: Endpoints) -> Policy:
+        """The policy, with ``min_ready_seconds: auto`` as the load balancer's configuration asks for."""
+        if not policy.min_ready_auto:
+            return policy
+        read = (self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group))
+        known = self._known.get(policy.group)
+        if (
+            known is None
+            or known.read[0] is not read[0]
+            or known.read[1] is not read[1]
+            or known.endpoints != endpoints
+        ):
+            known = _MinReady(read, dict(endpoints), *_min_ready(self.found(policy, endpoints)))
+            self._known[policy.group] = known
+        if known.seconds is None:
+            return policy
+        return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
+
+
+def _min_ready(found: Found) -> tuple[float | None, str]:
+    """None where it is not known of all that send to the group."""
+    own = (min_ready_for(found.behind), min_ready_why(found.behind)) if found.behind else (None, "")
+    if not found.front.balancers:
+        return own
+    by_others = found.front.unavailable_for
+    return (None, "") if by_others is None else max((own[0] or 0.0, own[1]), by_others)
+
+
+def _every(endpoints: Endpoints) -> tuple[int, ...]:
+    return tuple(port for those in endpoints.values() for port in tcp_ports(those))

@@ -1,0 +1,120 @@
+"""The kernel of the simulated world: sockets, the gate, deaths."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.connections import Connection, Connections
+from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp, tcp_ports
+from supervisor_rolling.core.errors import GateError
+from supervisor_rolling.core.port_use import Holder, PortUse
+from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.process import Incarnation
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class FakeSockets:
+    """The ``Sockets`` of the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.holders: dict[int, Holder] = {}
+        self.holders_asked: list[list[int]] = []
+
+    def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
+        """This kernel knows no age and so gives any; the newest, of which it is easiest to say too much."""
+        found = {port: self._world.peers_of(port) for port in tcp_ports(endpoints)}
+        return {
+            tcp(port): Connections(
+                frozenset(peers),
+                tuple(map(Connection, peers[::-1][:oldest])),
+                self._silent(port) if oldest else 0.0,
+            )
+            for port, peers in found.items()
+        }
+
+    def listeners(self, ports: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return dict.fromkeys(ports, ("127.0.0.1",))
+
+    def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        return {pid: tuple(p.port for p in self._world.processes.values() if p.pid == pid) for pid in pids}
+
+    def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
+        return dict.fromkeys(pids, ())
+
+    def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
+        return {}
+
+    def listening(self, port: int, pid: int) -> PortUse:
+        return PortUse()
+
+    def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
+        self.holders_asked.append(list(ports))
+        return {port: self.holders[port] for port in ports if port in self.holders}
+
+    def _silent(self, port: int) -> float:
+        is_busy = any(p.connections for p in self._world.processes.values() if p.port == port)
+        return 0.0 if is_busy else self._world.keepalive_closer.silent(port)
+
+
+class FakeGate:
+    """netfilter, and the ``Gate`` that one listener has to it. ``problem``: why it cannot close; ``leaks``: the ports
+    through which connections come all the same."""
+
+    name = "world"
+    closes = frozenset({TCP})
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.closed_until: dict[int, float] = {}
+        self.problem = ""
+        self.leaks: set[int] = set()
+        self._since: dict[int, float] = {}
+
+    def restart(self) -> None:
+        """The kernel keeps its rules, and a new listener does not know since when."""
+        self._since = {}
+
+    def is_closed(self, port: int) -> bool:
+        return self.closed_until.get(port, 0.0) > self._world.now and port not in self.leaks
+
+    def check(self) -> None:
+        if self.problem:
+            raise GateError(self.problem)
+
+    def inspect(self, endpoints: Mapping[Endpoint, str]) -> list[Finding]:
+        return []
+
+    def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
+        if self.problem:
+            raise GateError(self.problem)
+        now = self._world.now
+        for port in tcp_ports(closed):
+            if self.closed_until.get(port, 0.0) <= now:
+                self._since.pop(port, None)
+        self.closed_until = dict.fromkeys(tcp_ports(closed), now + self._world.gate_policy.lease)
+        self._since = {port: self._since.get(port, now) for port in tcp_ports(closed)}
+        self._world.operation("hold")
+        return {tcp(port): since for port, since in self._since.items()}
+
+
+class FakeDeathWatch:
+    """The kernel's side of a pidfd."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._watched: set[Incarnation] = set()
+
+    def restart(self) -> None:
+        self._watched = set()
+
+    def watch(self, processes: Collection[Incarnation]) -> None:
+        self._watched = set(processes)
+
+    def take(self) -> Collection[Incarnation]:
+        alive = {process.incarnation for process in self._world.processes.values()}
+        return set() if self._world.is_deaf else self._watched - alive
