@@ -67,21 +67,21 @@ def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, modul
 class Resting:
     """Stands in for a reconciler with nothing to do and one port closed. ``log``: what it was asked to do."""
 
-    def __init__(self, looks: int, end: Callable[[], None]) -> None:
+    def __init__(self, checks: int, end: Callable[[], None]) -> None:
         self.log: list[str] = []
-        self._looks = looks
+        self._checks = checks
         self._end = end
 
     def reconcile(self) -> float:
-        self.log.append("turn")
+        self.log.append("reconcile")
         return 3600.0
 
     def gate_pause(self) -> float:
         return 0.01
 
-    def look_at_gate(self) -> None:
-        self.log.append("look at the gate")
-        if self.log.count("look at the gate") == self._looks:
+    def check_gate(self) -> None:
+        self.log.append("check the gate")
+        if self.log.count("check the gate") == self._checks:
             self._end()
 
 
@@ -91,4 +91,4 @@ def test_gate_is_checked_between_two_reconciles() -> None:
     with listener._alarm_clock() as alarm:
         reconciler: Any = Resting(3, alarm.end)
         assert listener._loop(nothing, reconciler, alarm, nothing) is False
-    assert reconciler.log == ["turn", *["look at the gate"] * 3]
+    assert reconciler.log == ["reconcile", *["check the gate"] * 3]
