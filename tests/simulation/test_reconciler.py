@@ -1215,7 +1215,7 @@ def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: 
     assert world.processes["app-1"].state == "STOPPED"
     assert world.rollout().status is Status.DONE
     assert set(world.gate.closed_until) == {8001}  # by the guard, for when somebody starts it
-    assert "stopped by hand" in world.rollout().members[0].why
+    assert "stopped manually" in world.rollout().members[0].why
 
 
 def left_failed() -> tuple[World, Reconciler]:
@@ -1336,7 +1336,7 @@ def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
     rolled(world)
     assert world.processes["app-1"].state == "STOPPED"
     assert world.rollout().status is Status.DONE
-    assert "stopped by hand" in world.rollout().members[0].why
+    assert "stopped manually" in world.rollout().members[0].why
 
 
 class StoppedAfterObservation(FakeSupervisor):
@@ -1357,7 +1357,7 @@ def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_
     world.connection_takes = 0.5
     rolled(world)
     assert world.rollout().status is Status.DONE
-    assert "stopped by hand" in world.rollout().members[0].why
+    assert "stopped manually" in world.rollout().members[0].why
 
 
 def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_that():
