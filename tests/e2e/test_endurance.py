@@ -1,7 +1,7 @@
 """Rollouts of every kind, one after another, leave nothing in supervisord and nothing in the listener.
 
-``make endurance`` rollouts a thousand times; here fewer rollouts do, because every byte is counted that Python
-allocates."""
+``make endurance`` does a thousand rollouts. Here fewer are enough, because every byte that Python allocates is counted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,37 +22,39 @@ from tests.soak.endurance import FIRST, KINDS, LINE_SLACK, SLACK, Row, complaint
 from tests.support import footprint
 from tests.support.footprint import Footprint
 
-ROLLOUTS = 40
-
 HELD = Footprint(
     30000, 20000, 18000, 16000, {"file": 10, "socket": 2}, 1, {"objects": 900, "blocks": 5000, "traced": 70000}
 )
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("e")
+class Endured(NamedTuple):
+    """A run of so many rollouts, with its traces in the directory."""
+
+    rollouts: int
+    directory: Path
+    rows: Sequence[Row]
 
 
-@pytest.fixture(scope="module")
-def rows(directory: Path) -> Sequence[Row]:
+@pytest.fixture(scope="module", params=[25, pytest.param(100, marks=pytest.mark.soak)])
+def endured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Endured:
+    directory = tmp_path_factory.mktemp("e")
     with running(directory, trace=True) as stack:
-        return list(endure(stack, [FIRST, ROLLOUTS]))
+        return Endured(request.param, directory, list(endure(stack, [FIRST, request.param])))
 
 
-def test_forty_rollouts_leak_nothing(rows: Sequence[Row]):
-    assert complaints(rows, trace=True) == []
-    assert all(row.requests > 50 for row in rows)
+def test_rollouts_leak_nothing(endured: Endured):
+    assert complaints(endured.rows, trace=True) == []
+    assert all(row.requests > 50 for row in endured.rows)
 
 
 @pytest.mark.parametrize("name", ["supervisord", "listener"])
-def test_no_line_of_code_allocates_per_rollout(rows: Sequence[Row], directory: Path, name: str):
-    assert growing_lines(directory, name, FIRST, ROLLOUTS, LINE_SLACK) == []
-    assert growing_lines(directory, name, FIRST, ROLLOUTS, -1_000_000) != []  # there is something to see
+def test_no_line_of_code_allocates_per_rollout(endured: Endured, name: str):
+    assert growing_lines(endured.directory, name, FIRST, endured.rollouts, LINE_SLACK) == []
+    assert growing_lines(endured.directory, name, FIRST, endured.rollouts, -1_000_000) != []  # it sees something
 
 
-def test_every_kind_of_resource_is_counted(rows: Sequence[Row]):
-    supervisord, listener = rows[-1].held["supervisord"], rows[-1].held["listener"]
+def test_every_kind_of_resource_is_counted(endured: Endured):
+    supervisord, listener = endured.rows[-1].held["supervisord"], endured.rows[-1].held["listener"]
     assert supervisord.threads == listener.threads == 1
     assert listener.files["pidfd"] == 2  # one for each process
     assert supervisord.files["socket"] == 2  # one that listens, and that of the listener

@@ -63,8 +63,8 @@ SLACK = Slack(
 1000 rollouts as after 50, so that little more than a byte for each rollout is seen."""
 
 LINE_SLACK = 8000
-"""Bytes that one line of code may hold more at the end than at the beginning: less than half of 1 kB for each rollout,
-even of the test's thirty, and on every Python."""
+"""Bytes that one line of code may hold more at the end than at the beginning: about half of 1 kB for each rollout,
+even of the test's fifteen, and on every Python."""
 
 TRACING_TAKES = 16_384
 """kB for the snapshots of a trace, while they are made."""
