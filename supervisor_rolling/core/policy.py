@@ -1,7 +1,7 @@
 """What rolling.yaml says: of each group, and of the listener. Durations are in seconds.
 
 A field is a key of the file. Its name, default, type and what the type is annotated with are all that
-``listener/config/policy.py`` needs to read and check it; fields that are ``NOT_A_KEY`` are filled in by the program.
+``listener/config/parser.py`` needs to read and check it; fields that are ``NOT_A_KEY`` are filled in by the program.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class BalancerPolicy:
 class Hook:
     """A command of the operator's, without a shell; empty: none."""
 
-    command: tuple[Annotated[str, "argument"], ...] = ()
+    command: Annotated[tuple[str, ...], "command"] = ()
     timeout: Deadline = 60.0
 
 

@@ -36,7 +36,7 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener.config import load, parse
-from supervisor_rolling.listener.config.policy import keys_of
+from supervisor_rolling.listener.config.parser import keys_of
 
 EXAMPLE = Path(skel.__file__).with_name("rolling.yaml")
 README = Path(__file__).resolve().parents[2] / "README.rst"

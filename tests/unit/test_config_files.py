@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from supervisor_rolling import skel
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.listener.config import load, mark
-from supervisor_rolling.listener.config.files import read
+from supervisor_rolling.listener.config.trusted_file import read
 from supervisor_rolling.listener.policy_file import Policies
 from tests.support.background import AtOnce
 

@@ -25,14 +25,9 @@ from supervisor_rolling.core.errors import ConfigError
 
 T = TypeVar("T")
 
-MAX_CHARACTERS = 128 * 1024
-"""A thousand processes with their ports take 20 KB; this much takes the parser one to three seconds."""
-
-MAX_VALUES = 20_000
-"""What aliases and merge keys may unfold to: as much as a file of that size holds without them."""
-
-MAX_MERGE_DEPTH = 20
-"""Mappings that merge each other in a row: below what recursion allows, above what a person can follow."""
+MAX_CHARACTERS = 128 * 1024  # a thousand processes take 20 KB; this much takes the parser one to three seconds
+MAX_VALUES = 20_000  # what aliases and merge keys may unfold to: as much as such a file holds without them
+MAX_MERGE_DEPTH = 20  # mappings that merge each other in a row: more than a person can follow
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {
@@ -88,19 +83,12 @@ class Document:
         self.problems.append(Problem(line, path, text))
         return InvalidError(text)
 
-    def found(self) -> list[Problem]:
-        """The problems in the order of the file."""
-        return sorted(self.problems, key=lambda problem: problem.line)
-
     def spend(self, line: int) -> bool:
         """Whether one more value may be read. The first that may not is a problem."""
         self.values_left -= 1
         if self.values_left == -1:
             self.wrong(line, (), f"has more than {MAX_VALUES} values once aliases are expanded", "use fewer aliases")
         return self.values_left >= 0
-
-
-Pair = tuple[yaml.Node, yaml.Node]
 
 
 @dataclass(frozen=True)
@@ -200,9 +188,9 @@ class Entry:
             raise self.wrong(f"{self.shown} is neither true nor false", fix)
         return truth
 
-    def _pairs(self, mapping: yaml.Node, within: tuple[yaml.Node, ...]) -> dict[str, Pair]:
+    def _pairs(self, mapping: yaml.Node, within: tuple[yaml.Node, ...]) -> dict[str, tuple[yaml.Node, yaml.Node]]:
         """The keys of a mapping, its own before those that it merges; ``within`` are the mappings that merge it."""
-        pairs: dict[str, Pair] = {}
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merged: list[yaml.Node] = []
         for key, value in mapping.value:
             line = _line(key)
@@ -237,21 +225,22 @@ class Entry:
 # --- from text to the first entry
 
 
-def open_document(text: str, file: str) -> Entry:
+def open_document(data: str | bytes, file: str) -> Entry:
     """The whole file as an entry. Raises ConfigError where it is no YAML, too large, or empty."""
-    if len(text) > MAX_CHARACTERS:
-        raise too_large(file)
+    if len(data) > MAX_CHARACTERS:
+        raise ConfigError(f"{file}:1: the file: is larger than {MAX_CHARACTERS // 1024} KiB. Fix: check the path")
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise _not_yaml(file, line, f"the byte 0x{byte:02x} is not UTF-8", "save it as UTF-8") from None
     node = _compose(text, file)
     if node is None or node.tag == _TAG + "null":
         raise ConfigError(f"{file}:1: the file: is empty. Fix: start from what `echo_rolling_conf yaml` prints")
     return Entry(Document(file), node, key_line=_line(node))
 
 
-def too_large(file: str) -> ConfigError:
-    return ConfigError(f"{file}:1: the file: is larger than {MAX_CHARACTERS // 1024} KiB. Fix: check the path")
-
-
-def not_yaml(file: str, line: int, what: str, fix: str) -> ConfigError:
+def _not_yaml(file: str, line: int, what: str, fix: str) -> ConfigError:
     """The parser's message can have line breaks; this one never has."""
     return ConfigError(f"{file}:{line}: {' '.join(what.split())}. Fix: {fix}")
 
@@ -264,14 +253,14 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         character = repr(chr(error.character)) if isinstance(error.character, int) else repr(error.character)
-        raise not_yaml(file, line, f"the character {character} is not allowed in YAML", "remove it") from None
+        raise _not_yaml(file, line, f"the character {character} is not allowed in YAML", "remove it") from None
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, file) from None
-    except RecursionError:
-        raise not_yaml(file, _line_of(loader), "nested too deeply", _ANY_SYNTAX_FIX) from None
-    except (ValueError, OverflowError):  # "\UFFFFFFFF", or %YAML with a version of 5000 digits
-        what = "not valid YAML: a number in it is too large"
-        raise not_yaml(file, _line_of(loader), what, _ANY_SYNTAX_FIX) from None
+    except (RecursionError, ValueError, OverflowError) as error:  # "\UFFFFFFFF", or %YAML with a version of 5000 digits
+        is_deep = isinstance(error, RecursionError)
+        what = "nested too deeply" if is_deep else "not valid YAML: a number in it is too large"
+        line = loader.get_mark().line + 1 if loader else 1
+        raise _not_yaml(file, line, what, _ANY_SYNTAX_FIX) from None
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
@@ -279,11 +268,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     what = ", ".join(part for part in (error.problem, error.context) if part)
     fix = next((fix for sign, fix in _SYNTAX_FIXES.items() if sign in what), _ANY_SYNTAX_FIX)
-    return not_yaml(file, line, f"column {column}: not valid YAML: {what}", fix)
-
-
-def _line_of(loader: yaml.SafeLoader | None) -> int:
-    return loader.get_mark().line + 1 if loader else 1
+    return _not_yaml(file, line, f"column {column}: not valid YAML: {what}", fix)
 
 
 def _line(node: yaml.Node) -> int:
@@ -292,13 +277,13 @@ def _line(node: yaml.Node) -> int:
 
 def _written(path: Path) -> str:
     """A path for a message: ``groups.app.warmup.requests[0].path``."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{_plain(part)}" for part in path]
+    parts = [
+        f"[{part}]"
+        if isinstance(part, int)
+        else f".{_short(part) if part.isprintable() and part and ' ' not in part else _quoted(part)}"
+        for part in path
+    ]
     return "".join(parts).removeprefix(".")
-
-
-def _plain(name: str) -> str:
-    """A key as part of a path: as it is, unless that would break the message's line."""
-    return _short(name) if name.isprintable() and name and " " not in name else _quoted(name)
 
 
 def _quoted(text: str) -> str:

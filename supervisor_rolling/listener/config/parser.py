@@ -5,7 +5,7 @@
 ``rolling.yaml:7: groups.app.drian: unknown key (did you mean drain?)``. What is not even YAML is a single problem.
 
 The keys are the fields of ``core/policy.py``: the reader of each follows from its type and annotation. Only a new kind
-of value needs a reader here, in ``_BY_ANNOTATION`` or ``_BY_TYPE``.
+of value needs a reader here, in ``_READERS``.
 """
 
 from __future__ import annotations
@@ -36,28 +36,22 @@ from supervisor_rolling.core.policy import (
     WarmupRequest,
 )
 from supervisor_rolling.core.share import parse_share
-from supervisor_rolling.listener.config.files import read
-from supervisor_rolling.listener.config.yaml_reader import (
+from supervisor_rolling.listener.config.trusted_file import read
+from supervisor_rolling.listener.config.yaml_entries import (
     MAX_CHARACTERS,
     Entry,
-    Path,
     Reader,
     attempt,
     each,
-    not_yaml,
     one_or_each,
     open_document,
     section,
     suggestion,
     table,
-    too_large,
 )
 
-AUTO = -1.0
-"""Of ``min_ready_seconds``."""
-
-MAX_COMM = 15
-"""Bytes of a program's name that the kernel keeps (TASK_COMM_LEN)."""
+AUTO = -1.0  # of min_ready_seconds
+MAX_COMM = 15  # bytes of a program's name that the kernel keeps (TASK_COMM_LEN)
 
 _DRAIN_SIGNALS = ("USR1", "USR2", "HUP", "WINCH", "URG", "TTIN", "TTOU")
 """What an application is free to handle. Not those that end or stop a process (TERM, INT, QUIT, KILL, STOP, …): TERM is
@@ -78,39 +72,26 @@ _HAPROXY_FIXES = {
     "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
     "backend_name": "write gate.backend_name: the backend section of haproxy.cfg whose servers are the processes",
 }
-_REQUIRED = {Policy: {"ports": _PORTS_FIX}, Config: {"groups": _GROUPS_FIX}}
 
 
 def load(path: str) -> Config:
     """The configuration in a file. Raises ConfigError, with all problems, where no group can use it."""
-    data = read(path, MAX_CHARACTERS + 1)
-    if len(data) > MAX_CHARACTERS:
-        raise too_large(path)
-    try:
-        return parse(data.decode("utf-8"), path)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise not_yaml(path, line, f"the byte 0x{data[error.start]:02x} is not UTF-8", "save it as UTF-8") from None
+    return parse(read(path, MAX_CHARACTERS + 1), path)
 
 
-def parse(text: str, file: str) -> Config:
+def parse(data: str | bytes, file: str) -> Config:
     """The configuration in a text, which messages call ``file``. Raises ConfigError as ``load``."""
-    root = open_document(text, file)
+    root = open_document(data, file)
     config: Config | None = attempt(_reader(Config), root)
-    found = root.document.found()
-    owners = [_group_of(problem.path) for problem in found]
-    if config is None or not all(owners):
-        raise ConfigError("\n".join(problem.text for problem in found))
-    invalid: dict[str, str] = {}
-    for problem, owner in zip(found, owners):
-        invalid[owner] = f"{invalid[owner]}\n{problem.text}" if owner in invalid else problem.text
-    groups = {name: policy for name, policy in config.groups.items() if name not in invalid}
-    return dataclasses.replace(config, groups=groups, invalid=invalid)
-
-
-def _group_of(path: Path) -> str:
-    """The group to which a value belongs; empty where it belongs to none."""
-    return str(path[1]) if len(path) > 1 and path[0] == "groups" else ""
+    problems = sorted(root.document.problems, key=lambda problem: problem.line)
+    of_groups = [problem for problem in problems if len(problem.path) > 1 and problem.path[0] == "groups"]
+    if config is None or len(of_groups) < len(problems):
+        raise ConfigError("\n".join(problem.text for problem in problems))
+    by_group: dict[str, list[str]] = {}
+    for problem in of_groups:
+        by_group.setdefault(str(problem.path[1]), []).append(problem.text)
+    groups = {name: policy for name, policy in config.groups.items() if name not in by_group}
+    return dataclasses.replace(config, groups=groups, invalid={name: "\n".join(by_group[name]) for name in by_group})
 
 
 # --- from a type to its reader
@@ -129,8 +110,7 @@ def _reader(hint: Any) -> Reader[Any]:
     if typing.get_origin(hint) is tuple:
         return each(_reader(typing.get_args(hint)[0]))
     make, check = _MAKES.get(hint, (hint, None))
-    keys = keys_of(hint)
-    return _or_switch(hint, section(make, keys, _REQUIRED.get(hint, {}), check))
+    return _or_switch(hint, section(make, keys_of(hint), {"groups": _GROUPS_FIX} if hint is Config else {}, check))
 
 
 @functools.cache
@@ -285,14 +265,13 @@ def _drain_request(entry: Entry) -> str:
 def _hook(entry: Entry) -> Hook:
     if not entry.is_mapping:
         return Hook(_command(entry))
-    keys = {**keys_of(Hook), "command": _command}
-    return section(Hook, keys, {"command": _HOOK_FIX})(entry)
+    return section(Hook, keys_of(Hook), {"command": _HOOK_FIX})(entry)
 
 
 def _command(entry: Entry) -> tuple[str, ...]:
     if not entry.is_list:
         raise entry.wrong_type(_HOOK_FIX)
-    command = each(_READERS["argument"])(entry)
+    command = each(_ARGUMENT)(entry)
     if command and not command[0].startswith("/"):
         raise entry.wrong("does not begin with the full path of a program", _HOOK_FIX)
     return command
@@ -406,6 +385,7 @@ _HEADER_VALUE = _text(
     "put it in quotes, and write Latin-1 without line breaks and outer spaces",
     or_number=True,
 )
+_ARGUMENT = _text(lambda text: "\0" not in text, "an argument: it has a NUL", "remove it", or_number=True)
 _METHOD = _text(_matching(r"[A-Za-z]+"), "an HTTP method", "write letters only, such as GET")
 _PATH = _text(
     _matching(r"/[^\s\x00-\x1f\x7f]*"), "a path", "write one that begins with / and has no white space, such as /health"
@@ -432,7 +412,7 @@ _READERS: dict[Any, Reader[Any]] = {
     "signal": _signal,
     "drain request": _drain_request,
     "program": _text(_is_program, "the name of a program", "write it as ps -o comm shows it, such as docker-proxy"),
-    "argument": _text(lambda text: "\0" not in text, "an argument: it has a NUL", "remove it", or_number=True),
+    "command": _command,
     "address and port": _text(_is_listen_address, "an address and port", "write one such as 127.0.0.1:9180"),
     # by type
     str: _text(lambda text: True, "", "put it in quotes"),
