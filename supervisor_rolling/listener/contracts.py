@@ -80,19 +80,19 @@ class Gate(Protocol):
 
 
 @runtime_checkable
-class Counting(Protocol):
+class RequestCounter(Protocol):
     """A gate in the load balancer also sees requests where the kernel sees connections: an idle pool is no request."""
 
-    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
+    def in_flight(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
         """How many requests or connections of each endpoint would be lost with its process; 0: it may be stopped.
 
         ``found`` is what the kernel had just before. A new connection to a closed endpoint is no leak with such a gate:
-        the balancer's checks make some. Connections past the balancer count as left. Raises GateError where it cannot
-        be seen.
+        the balancer's checks make some. Connections past the balancer count, too. Raises GateError where it cannot be
+        seen.
         """
         ...
 
-    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
+    def bypassed(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         """Those of these endpoints that have connections of others than the balancer's backend, such as another
         balancer's. Raises GateError where it cannot be seen."""
         ...

@@ -65,7 +65,7 @@ class DrainObserver:
         ours = self._notifications.peers()  # asked after the kernel, so that none is missing that it found
         peers = {m.name: frozenset(peer for one in m.endpoints for peer in found[one].peers) - ours for m in members}
         unclosed = self._unclosed_since(rollout.group, members, at)
-        left = self._gatekeeper.left(found) if found else None
+        left = self._gatekeeper.in_flight(found) if found else None
         leaks = self._leaks_of(rollout.group, members, peers, at)
         if left is not None:
             leaks = self._past_the_balancer(leaks, members, found, rollout, at)
@@ -118,8 +118,8 @@ class DrainObserver:
         It is a leak only if, when the time of the drain is over, connections are left that are not the balancer's."""
         closed, policy = self._gatekeeper.closed_since, rollout.policy.drain
         late = [m for m in members if m.name in leaks and is_overdue(m, at, closed, policy)]
-        strangers = self._gatekeeper.strangers(found) if late else frozenset()
-        return {m.name: leaks[m.name] for m in late if strangers.intersection(m.endpoints)}
+        bypassed = self._gatekeeper.bypassed(found) if late else frozenset()
+        return {m.name: leaks[m.name] for m in late if bypassed.intersection(m.endpoints)}
 
     def _unclosed_since(self, group: str, members: Sequence[Member], at: float) -> dict[str, float]:
         """Since when each member whose gate is not known to be closed has been seen so."""

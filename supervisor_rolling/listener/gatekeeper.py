@@ -11,7 +11,7 @@ from supervisor_rolling.core.endpoint import Endpoint, described
 from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.contracts import Counting, Gate, SparePorts
+from supervisor_rolling.listener.contracts import Gate, RequestCounter, SparePorts
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -126,7 +126,7 @@ class Gatekeeper:
             findings = (gate_finding(error),)
         return GateFacts(
             self._gate.name if self._gate else "none",
-            self._gate is not None and not isinstance(self._gate, Counting),
+            self._gate is not None and not isinstance(self._gate, RequestCounter),
             self.knows,
             frozenset(self.closed_since),
             findings,
@@ -138,21 +138,21 @@ class Gatekeeper:
         if self._held or self.is_busy or self._spare_ports.is_pending:
             self._hold(self._held, self._drained)
 
-    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int] | None:
+    def in_flight(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int] | None:
         """How much is left on each of these ports, where the gate knows better than the kernel, which found these
         connections; None where it does not. One that cannot tell now leaves all that the kernel found."""
-        if not isinstance(self._gate, Counting):
+        if not isinstance(self._gate, RequestCounter):
             return None
         try:
-            return self._gate.left(found)
+            return self._gate.in_flight(found)
         except GateError as error:
             self._note(self.closed_since, str(error))
             return {endpoint: len(those.peers) for endpoint, those in found.items()}
 
-    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
-        """The ports that somebody sends to whom the gate does not know of; see ``Counting.strangers``."""
+    def bypassed(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
+        """The endpoints that get connections past the gate; see ``RequestCounter.bypassed``."""
         try:
-            return self._gate.strangers(found) if isinstance(self._gate, Counting) else frozenset()
+            return self._gate.bypassed(found) if isinstance(self._gate, RequestCounter) else frozenset()
         except GateError as error:
             self._note(self.closed_since, str(error))
             return frozenset()

@@ -24,12 +24,12 @@ class PortGate:
         found: Sequence[Finding] = self.gate.inspect({tcp(port): name for port, name in ports.items()})
         return found
 
-    def left(self, found: Mapping[int, Connections]) -> dict[int, int]:
-        left = self.gate.left({tcp(port): those for port, those in found.items()})
+    def in_flight(self, found: Mapping[int, Connections]) -> dict[int, int]:
+        left = self.gate.in_flight({tcp(port): those for port, those in found.items()})
         return {endpoint.port: number for endpoint, number in left.items()}
 
-    def strangers(self, found: Mapping[int, Connections]) -> frozenset[int]:
-        return frozenset(one.port for one in self.gate.strangers({tcp(port): c for port, c in found.items()}))
+    def bypassed(self, found: Mapping[int, Connections]) -> frozenset[int]:
+        return frozenset(one.port for one in self.gate.bypassed({tcp(port): c for port, c in found.items()}))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.gate, name)

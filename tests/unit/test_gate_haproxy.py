@@ -373,16 +373,16 @@ def test_port_counts_as_empty_only_in_maintenance(
     since = gate.hold({8000: "app"})[8000]
     monkeypatch.setattr(gate.gate, "_clock", lambda: since + 1.0)
     haproxy.servers["a"].update(scur=1)
-    assert gate.left({8000: peers(1)}) == {8000: 1}
+    assert gate.in_flight({8000: peers(1)}) == {8000: 1}
     assert haproxy.states() == {"a": 8, "b": 0}
     haproxy.servers["a"].update(scur=0)
-    assert gate.left({8000: peers(0)}) == {8000: 1}, "a user of the cookie may have come meanwhile"
+    assert gate.in_flight({8000: peers(0)}) == {8000: 1}, "a user of the cookie may have come meanwhile"
     assert haproxy.states() == {"a": 1, "b": 0}
     monkeypatch.setattr(gate.gate, "_clock", lambda: since + 1.1 + MAINT_GRACE)
     haproxy.servers["a"].update(scur=3)
-    assert gate.left({8000: peers(3)}) == {8000: 3}
+    assert gate.in_flight({8000: peers(3)}) == {8000: 3}
     haproxy.servers["a"].update(scur=0)
-    assert gate.left({8000: peers(0)}) == {8000: 0}
+    assert gate.in_flight({8000: peers(0)}) == {8000: 0}
 
 
 def test_sticky_users_of_a_drained_server_are_moved(
@@ -395,10 +395,10 @@ def test_sticky_users_of_a_drained_server_are_moved(
     for after, total in ((MAINT_GRACE + 0.01, 100), (STICKY_GRACE - 0.1, 180)):
         monkeypatch.setattr(gate.gate, "_clock", lambda at=since + after: at)
         haproxy.servers["a"].update(stot=total)
-        gate.left({8000: peers(2), 8001: peers(2)})
+        gate.in_flight({8000: peers(2), 8001: peers(2)})
         assert haproxy.states() == {"a": 8, "b": 8}
     monkeypatch.setattr(gate.gate, "_clock", lambda: since + STICKY_GRACE + 0.01)
-    assert gate.left({8000: peers(2), 8001: peers(2)}) == {8000: 2, 8001: 2}
+    assert gate.in_flight({8000: peers(2), 8001: peers(2)}) == {8000: 2, 8001: 2}
     assert haproxy.states() == {"a": 1, "b": 8}, "b only has what was in flight"
 
 
@@ -424,7 +424,7 @@ def test_server_drained_by_an_operator_stays_in_drain(haproxy: FakeHaproxy, make
     haproxy.servers["a"]["admin"] = 8
     gate = make()
     gate.hold({8000: "app"}, [8000])
-    assert gate.left({8000: peers(0)}) == {8000: 0}
+    assert gate.in_flight({8000: peers(0)}) == {8000: 0}
     assert (haproxy.states(), haproxy.actions) == ({"a": 8, "b": 0}, [])
 
 
@@ -449,7 +449,7 @@ def test_thousand_servers_are_drained_in_few_calls(haproxy: FakeHaproxy, make: C
     assert len(make().hold({9000 + number: "app" for number in range(1000)})) == 1000
 
 
-# --- left
+# --- in flight
 
 
 def peers(number: int) -> Connections:
@@ -469,20 +469,20 @@ def peers(number: int) -> Connections:
     ],
     ids=["nothing", "a pool", "in flight", "queued", "before a reload", "past HAProxy", "closed meanwhile"],
 )
-def test_left_counts_requests_and_no_idle_pool(
+def test_in_flight_counts_no_idle_pool(
     haproxy: FakeHaproxy, make: Callable[..., PortGate], scur: int, qcur: int, idle: int, connected: int, left: int
 ) -> None:
     gate = make()
     gate.hold({8000: "app"}, [8000])
     haproxy.servers["a"].update(scur=scur, qcur=qcur, idle=idle)
-    assert gate.left({8000: peers(connected)}) == {8000: left}
+    assert gate.in_flight({8000: peers(connected)}) == {8000: left}
 
 
-def test_left_of_open_port_is_kernels_count(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
+def test_in_flight_of_open_port_is_kernels_count(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     gate = make()
     gate.hold({})
     haproxy.servers["a"].update(idle=4)
-    assert gate.left({8000: peers(4)}) == {8000: 4}
+    assert gate.in_flight({8000: peers(4)}) == {8000: 4}
 
 
 # --- what goes wrong, in sentences

@@ -43,12 +43,12 @@ class CountingGate(Gate):
 
     problem = ""
 
-    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
+    def in_flight(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
         if self.problem:
             raise GateError(self.problem)
         return dict.fromkeys(found, 7)
 
-    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
+    def bypassed(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         if self.problem:
             raise GateError(self.problem)
         return frozenset(found)
@@ -60,13 +60,13 @@ POOL = {tcp(8000): Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
     gates = {"iptables": Gate(), "haproxy": CountingGate()}
     keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
-    assert keeper.left(POOL) is None, "there is no gate yet"
+    assert keeper.in_flight(POOL) is None, "there is no gate yet"
     keeper.prove(GatePolicy("iptables"))
-    assert keeper.left(POOL) is None
-    assert keeper.strangers(POOL) == frozenset()
+    assert keeper.in_flight(POOL) is None
+    assert keeper.bypassed(POOL) == frozenset()
     keeper.prove(GatePolicy("haproxy"))
-    assert keeper.left(POOL) == {tcp(8000): 7}
-    assert keeper.strangers(POOL) == {tcp(8000)}
+    assert keeper.in_flight(POOL) == {tcp(8000): 7}
+    assert keeper.bypassed(POOL) == {tcp(8000)}
 
 
 def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
@@ -75,7 +75,7 @@ def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left(
     keeper.prove(GatePolicy())
     keeper.hold(CLOSED)
     gate.problem = "HAProxy does not run"
-    assert keeper.left(POOL) == {tcp(8000): 2}
+    assert keeper.in_flight(POOL) == {tcp(8000): 2}
     assert (keeper.problem, keeper.closed_since) == ("HAProxy does not run", gate.since)
 
 

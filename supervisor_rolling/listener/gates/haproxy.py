@@ -1,4 +1,4 @@
-"""The ``Gate`` that closes ports in HAProxy, by its runtime API, and ``Counting``: no firewall and no root is needed.
+"""The ``Gate`` and ``RequestCounter`` that close ports in HAProxy, by its runtime API: without a firewall or root.
 
 A port belongs to a server in HAProxy's backend, or to several; of several, those with an address of this host count.
 It is closed by the state of its servers and opened by ``state ready``:
@@ -102,21 +102,21 @@ class HaproxyGate:
         foreign = [s for s in servers if s.port in ports and s.is_closed and s.name not in self._ours(servers)]
         return list(_findings(self._api.backend, ports, servers, foreign, self._api.persistence()))
 
-    def left(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
-        """What is still to be answered on each port; see ``Counting.left``. Puts a port into maintenance where that is
-        nothing, or where sticky users keep coming: only what a later call finds behind that counts."""
+    def in_flight(self, found: Mapping[Endpoint, Connections]) -> Mapping[Endpoint, int]:
+        """How much each port still has to answer; see ``RequestCounter.in_flight``. Puts a port into maintenance where
+        that is nothing, or where sticky users keep coming: only a later call that finds nothing then returns 0."""
         connections = by_port(found)
         traffic, now = self._traffic(connections), self._clock()
-        left = {port: max(one.in_flight, len(connections[port].peers) - one.idle) for port, one in traffic.items()}
-        over = [port for port in left if self._is_drain_over(port, left[port], traffic[port].ever, now)]
-        if over:
-            ours, servers = self._file.states, [server for port in over for server in self._servers[port]]
+        numbers = {port: max(one.in_flight, len(connections[port].peers) - one.idle) for port, one in traffic.items()}
+        drained = [port for port in numbers if self._is_drain_over(port, numbers[port], traffic[port].ever, now)]
+        if drained:
+            ours, servers = self._file.states, [server for port in drained for server in self._servers[port]]
             self._change(ours, {s.name: MAINT for s in servers if s.is_drained and s.name in ours})
-        fresh = [port for port in left if now - self._maint_since.get(port, now) < MAINT_GRACE]
-        return {tcp(port): max(number, int(port in fresh)) for port, number in left.items()}
+        uncertain = [port for port in numbers if now - self._maint_since.get(port, now) < MAINT_GRACE]
+        return {tcp(port): max(number, int(port in uncertain)) for port, number in numbers.items()}
 
-    def strangers(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
-        """The ports with more connections than HAProxy has to their servers; see ``Counting.strangers``."""
+    def bypassed(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
+        """The ports with more connections than HAProxy has to their servers; see ``RequestCounter.bypassed``."""
         traffic = by_endpoint(self._traffic(by_port(found)))
         return frozenset(e for e, one in traffic.items() if len(found[e].peers) > one.in_flight + one.idle)
 
@@ -126,13 +126,14 @@ class HaproxyGate:
         found = {port: [by_name[s.name] for s in self._servers.get(port, ()) if s.name in by_name] for port in ports}
         return {port: Traffic(*map(sum, zip(Traffic(), *those))) for port, those in found.items()}
 
-    def _is_drain_over(self, port: int, left: int, ever: int, now: float) -> bool:
+    def _is_drain_over(self, port: int, in_flight: int, ever: int, now: float) -> bool:
+        """Whether to put a port from drain into maintenance; ``ever``: its requests since HAProxy started."""
         if port not in self._since or port in self._maint_since:
             return False
         drained_for = now - self._since[port]
         if drained_for >= MAINT_GRACE:
             self._requests_at_drain.setdefault(port, ever)
-        return left == 0 or (drained_for >= STICKY_GRACE and ever > self._requests_at_drain[port])
+        return in_flight == 0 or (drained_for >= STICKY_GRACE and ever > self._requests_at_drain[port])
 
     def _ours(self, servers: Sequence[Server]) -> dict[str, str]:
         """The recorded states of the servers that this gate has closed and no operator has changed since. One that is
