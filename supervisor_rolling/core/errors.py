@@ -24,7 +24,7 @@ class RefusedError(RollingError):
 
 
 class GateError(RollingError):
-    """netfilter refused: the ports may be open."""
+    """The firewall or the load balancer refused: endpoints may be open."""
 
 
 class GatePermissionError(GateError):
@@ -32,7 +32,7 @@ class GatePermissionError(GateError):
 
 
 class PartlyHeldError(GateError):
-    """Some ports could not be closed; the others are. ``closed``: these, as ``Gate.hold`` returns them."""
+    """Some endpoints could not be closed. ``closed``: the others, as ``Gate.hold`` returns them."""
 
     def __init__(self, text: str, closed: Mapping[Endpoint, float]) -> None:
         super().__init__(text)
@@ -40,11 +40,11 @@ class PartlyHeldError(GateError):
 
 
 class GateBusyError(PartlyHeldError):
-    """Another program holds the lock of the firewall, so nothing was changed: try again in a moment."""
+    """Another program holds the lock of the firewall, so nothing was changed. Try again in a moment."""
 
 
 class SocketsError(RollingError):
-    """The kernel did not tell the connections of a port."""
+    """The kernel did not show the connections of a port, or /proc the sockets of a process."""
 
 
 class SupervisorError(RollingError):

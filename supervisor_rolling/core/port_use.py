@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Holder:
-    """Processes that listen on a port: their ``pids``, the ``name`` that the kernel has for the first of them, and what
-    supervisord had ``started`` it or its forebear as (``group:process``); empty where it has not, or nobody can see."""
+    """Processes that listen on a port, or have an outgoing connection from it."""
 
     pids: tuple[int, ...]
-    name: str
-    started: str = ""
+    name: str  # that the kernel has for the first of them
+    started: str = ""  # as which supervisord started it or its ancestor (group:process); empty: it did not, or hidden
     peer: str = ""  # they do not listen: the port is the local one of their connection to this address and port
 
 
