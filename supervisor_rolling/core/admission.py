@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core.availability import in_service
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints, described
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.guard_state import GuardState
-from supervisor_rolling.core.machine import in_service
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
-from supervisor_rolling.core.rollout import Member, Rollout, Stage
+from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.timeline import levelled, noted
 
@@ -71,6 +71,27 @@ def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
         raise RefusedError(f"{stopped} is stopped and is left so; to start it: supervisorctl start {stopped}")
     members = tuple(replace(member, selected=member.selected and member.name in names) for member in rollout.members)
     return replace(rollout, members=members)
+
+
+def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process]) -> Rollout:
+    """A fresh rollout that continues a failed or aborted one: what that one has replaced is not replaced again, and the
+    time in between does not count as the rollout's own."""
+    before = {member.name: member for member in previous.members}
+    return replace(
+        rollout,
+        id=previous.id,
+        members=tuple(_carried(member, before.get(member.name), processes) for member in rollout.members),
+        limit=previous.limit,
+        force=previous.force,
+        by=previous.by,
+        user=previous.user,
+        client=previous.client,
+        began=previous.began,
+        started_at=previous.started_at,
+        rests=(*previous.rests, Rest(previous.ended_at, rollout.started_at, previous.why)),
+        levels=(*previous.levels, *rollout.levels),
+        least_available=min(rollout.least_available, previous.least_available),
+    )
 
 
 def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -> None:
@@ -140,6 +161,18 @@ def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: str | Non
     if process.state in ("STOPPED", "UNKNOWN"):
         return Member(process.name, endpoints, selected=False, why=f"is {process.state} and is left so")
     return Member(process.name, endpoints)
+
+
+def _carried(member: Member, before: Member | None, processes: Mapping[str, Process]) -> Member:
+    if before is None:
+        return member
+    process = processes[member.name]
+    if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
+        # Another incarnation was started by another client, and is not known to be warm.
+        warmed = before.pid if before.new == process.incarnation else 0
+        return replace(before, pid=warmed, endpoints=member.endpoints, failed=False, why="")
+    was_asked_for = before.selected or before.attempted or bool(before.why)
+    return replace(member, selected=member.selected and was_asked_for, steps=(*before.steps, *member.steps))
 
 
 def _require_running(group: str, processes: Mapping[str, Process]) -> None:

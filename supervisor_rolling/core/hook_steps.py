@@ -57,7 +57,7 @@ def concluded(rollout: Rollout, result: HookResult | None) -> Rollout:
 
 
 def ended(rollout: Rollout, status: Status, at: float, why: str) -> Rollout:
-    """The rollout at its end: at once, or when its last commands have run."""
+    """The rollout at its end: at once, or when its hooks have run."""
     rollout = replace(rollout, verdict=status.value, ended_at=at, stuck_since=0.0, why=why)
     return concluded(rollout, None)
 

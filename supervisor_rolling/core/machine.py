@@ -1,6 +1,6 @@
-"""What a rollout does next: pure functions from what is known and what was seen to what shall be.
+"""What a rollout does next: pure functions from the rollout and an observation to the rollout as it shall be.
 
-One machine per process, whoever restarted it::
+Every process of the group is a member, with a stage (``stages.py``)::
 
     OPEN ─▶ DRAINING ─▶ RESTARTING ─▶ WARMING ─▶ READY ─▶ OPEN
 
@@ -25,31 +25,29 @@ One machine per process, whoever restarted it::
                ─▶ RESTARTING  the next rollout replaces it, and it is down
                ─▶ OPEN        it is gone from supervisord's configuration; or another client restarts it (guard: false)
 
-A process that is down (BACKOFF, FATAL, EXITED) goes to RESTARTING at once: there is nothing to drain. One that an
-earlier failure kept closed has drained since then. DRAINING, RESTARTING, WARMING and FAILED are *closed*; READY and
-OPEN are open.
+DRAINING, RESTARTING, WARMING and FAILED are *closed*; READY and OPEN are open. All but OPEN and FAILED are *under way*.
 
-The rollout decides only who leaves OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
+The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of 8 processes, one of them crashed:
 
-    available    7   a process is available when it is OPEN and RUNNING, and the guard has not still to warm it
+    available    7   a process is available when it is OPEN and RUNNING, and the crash guard has not still to warm it
     unavailable  1   8 - 7; those that an operator stopped count for neither
     room         1   limit - unavailable: one may leave OPEN; the crashed one may be replaced too, it takes no room
 
-* The first ``canary`` processes go alone; down before serving, then in natural order (web_2 before web_10).
+* The first ``canary`` processes go alone; those that are down first, then in natural order (web_2 before web_10).
 * The next leaves as soon as there is room: a sliding window, not waves.
-* More failures than ``max_failures`` (0): nobody leaves OPEN any more; who left is brought to an end; then the rollout
-  ends.
+* After more failures than ``max_failures`` (0) no further member leaves OPEN. Those under way are finished; then the
+  rollout ends.
 * The last process that serves is not closed unless the rollout is forced.
-* One that dies after the rollout had opened it: the rollout has failed on it. The guard (``guard.py``) closes and warms it,
-  as any that dies. When the rollout is over the guard has in hand, too, what the rollout left FAILED.
-* What an operator stops is left stopped, at whatever stage; what the rollout itself stopped is started again. What an
-  operator restarts after the rollout had replaced it is warmed once more, and replaced when it is warm.
-* One that does not stop is killed by supervisord after its stopwaitsecs. The rollout has failed on it, unless that was
-  accepted (``restart.on_kill``, ``drain.on_timeout``); it comes back new and is opened all the same.
-* Who drains is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
-  closed. It goes on serving: to tell is no more than to ask it to end the connections that it keeps.
-* Deadlines run only while somebody looks: a listener that was away fails nobody.
-* Every wait has a deadline. Nothing is remembered but what stands in the rollout: a new listener goes on from there.
+* A process that exits after the rollout has opened it fails the rollout. The crash guard (``guard.py``) closes and
+  warms it, as any other. When the rollout is over, the guard takes over what it has left FAILED, too.
+* What an operator stops stays stopped, at whatever stage; what the rollout itself stopped is started again. What an
+  operator restarts after it was replaced is warmed once more.
+* A process that does not stop is killed by supervisord after its stopwaitsecs. That fails the rollout, unless it was
+  accepted (``restart.on_kill``, ``drain.on_timeout``); the new process is opened all the same.
+* A draining process is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
+  closed. It keeps serving: it is only asked to end its keep-alive connections.
+* Every wait has a deadline. Deadlines do not run while no listener looks. Nothing is remembered outside the rollout: a
+  new listener goes on from there.
 
 Answers come from the present, never from remembered events; a lost event costs a delay. ``observed.at`` is the time.
 """
@@ -63,79 +61,59 @@ from functools import partial
 
 from supervisor_rolling.core import hook_steps
 from supervisor_rolling.core.actions import Action
+from supervisor_rolling.core.availability import (
+    available,
+    in_service,
+    is_available,
+    is_counted,
+    is_left_stopped,
+    is_serving,
+    state_of,
+)
 from supervisor_rolling.core.drain import can_be_notified, drain_signal
 from supervisor_rolling.core.endpoint import Endpoint
-from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.jobs import NotificationJob, WarmupJob
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Process
-from supervisor_rolling.core.process_states import (
-    ALIVE,
-    CLOSED_STAGES,
-    MANUAL_STOP_GRACE,
-    NOT_UP,
-    UNDER_WAY,
-    closed_since,
-    still_runs,
-)
+from supervisor_rolling.core.process_states import ALIVE, CLOSED_STAGES, NOT_UP, UNDER_WAY, closed_since, still_runs
 from supervisor_rolling.core.restart import restart_action
-from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status, Timing
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.core.stages import step
 from supervisor_rolling.core.timeline import begun_at, levelled, noted
 from supervisor_rolling.core.transitions import to
-from supervisor_rolling.core.wait_reasons import MAX_NAMED, for_the_guard, for_warm_ups, waiting_for
+from supervisor_rolling.core.wait_reasons import stuck_text, wait_reason, waiting_for
 
-# --- the four questions that the reconciler asks
+# --- the questions that the reconciler asks
 
 
 def advance(rollout: Rollout, observed: Observation) -> Rollout:
-    """The rollout after one look. One that has ended is left as it is, but for what another client starts again."""
+    """The rollout after one observation. One that has ended stays as it is; without a crash guard, a process that it
+    left failed is released when another client restarts it."""
+    at = observed.at
     if rollout.status is not Status.RUNNING:
-        return rollout if rollout.policy.guard.enabled else _released(rollout, observed)
+        return rollout if rollout.policy.guard.enabled else _without_restarted(rollout, observed)
     if rollout.verdict:
-        return waiting_for(
-            hook_steps.concluded(rollout, observed.hook), "its last commands", rollout.ended_at, observed.at
-        )
+        return waiting_for(hook_steps.concluded(rollout, observed.hook), "its hooks", rollout.ended_at, at)
     if not rollout.prepared:
         rollout = hook_steps.prepared(rollout, observed.hook)
         if not rollout.prepared:
-            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), observed.at)
+            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), at)
         if rollout.why:
-            return waiting_for(
-                hook_steps.ended(rollout, Status.FAILED, observed.at, rollout.why), "", observed.at, observed.at
-            )
+            return waiting_for(hook_steps.ended(rollout, Status.FAILED, at, rollout.why), "", at, at)
     before = rollout.members
     rollout = _extend_deadlines(rollout, observed)
     rollout = replace(rollout, members=tuple(step(member, rollout, observed) for member in rollout.members))
     rollout = _admit(rollout, observed)
-    rollout = replace(rollout, members=tuple(map(partial(noted, at=observed.at), before, rollout.members)))
-    rollout = levelled(rollout, in_service(rollout, observed), observed.at)
+    rollout = replace(rollout, members=tuple(map(partial(noted, at=at), before, rollout.members)))
+    rollout = levelled(rollout, in_service(rollout, observed), at)
     rollout = _finish(rollout, observed)
-    return waiting_for(rollout, *_wait_of(rollout, observed), observed.at)
-
-
-def _released(rollout: Rollout, observed: Observation) -> Rollout:
-    """An ended rollout without a guard: what it left failed, and another client has started again, is no longer its."""
-    members = tuple(_released_one(member, observed) for member in rollout.members)
-    if members == rollout.members:
-        return rollout
-    return replace(rollout, members=tuple(map(partial(noted, at=observed.at), rollout.members, members)))
-
-
-def _released_one(member: Member, observed: Observation) -> Member:
-    process = observed.processes.get(member.name)
-    if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
-        return member
-    if process.started_by_other <= max(member.old_spawned, member.spawned):
-        return member  # it is what failed, or what supervisord itself has started again after it
-    why = f"{member.why}; then it was restarted by hand, so its port is open (guard: false: it is not warmed up)"
-    return replace(to(member, Stage.OPEN, observed), why=why)
+    return waiting_for(rollout, *wait_reason(rollout, observed), at)
 
 
 def closed(rollout: Rollout) -> dict[Endpoint, str]:
-    """The endpoints that must be closed, each with a comment for whoever lists the rules. Holds for ended rollouts too:
-    what failed stays closed, unless the guard takes it over."""
+    """The endpoints that must be closed, each with a comment for a list of the rules. An ended rollout has some, too:
+    what failed stays closed, unless the crash guard takes it over."""
     return {
         endpoint: f"supervisor_rolling {rollout.group}:{member.name}"
         for member in rollout.members
@@ -144,21 +122,19 @@ def closed(rollout: Rollout) -> dict[Endpoint, str]:
     }
 
 
-def actions(rollout: Rollout, observed: Observation, closed_since: Mapping[Endpoint, float]) -> tuple[Action, ...]:
-    """What supervisord must be told now; ``closed_since`` is what the gate said after the rollout was recorded."""
-    told = (
-        drain_signal(member, rollout, observed, closed_since)
-        for member in rollout.members
-        if member.stage is Stage.DRAINING
-    )
+def actions(rollout: Rollout, observed: Observation, closed: Mapping[Endpoint, float]) -> tuple[Action, ...]:
+    """The commands for supervisord now; ``closed`` is what the gate said after the rollout was recorded."""
+    draining = [member for member in rollout.members if member.stage is Stage.DRAINING]
+    restarting = [member for member in rollout.members if member.stage is Stage.RESTARTING]
     found = (
-        restart_action(member, observed, closed_since) for member in rollout.members if member.stage is Stage.RESTARTING
+        *(drain_signal(member, rollout, observed, closed) for member in draining),
+        *(restart_action(member, observed, closed) for member in restarting),
     )
-    return tuple(one for one in (*told, *found) if one)
+    return tuple(action for action in found if action)
 
 
 def jobs(rollout: Rollout) -> dict[str, WarmupJob]:
-    """The processes that must be warmed now, by name."""
+    """The processes to warm now, by name."""
     return {
         member.name: hook_steps.warmup_job(rollout, member)
         for member in rollout.members
@@ -167,9 +143,9 @@ def jobs(rollout: Rollout) -> dict[str, WarmupJob]:
 
 
 def notifications(
-    rollout: Rollout, processes: Mapping[str, Process], closed_since: Mapping[Endpoint, float]
+    rollout: Rollout, processes: Mapping[str, Process], closed: Mapping[Endpoint, float]
 ) -> dict[str, NotificationJob]:
-    """The processes that must be told now by a request that they drain, by name; each once while it is among them."""
+    """The processes to send ``drain.request`` to now, by name; each once while it is among them."""
     request, headers = rollout.policy.drain.request, rollout.policy.warmup.headers
     return {
         member.name: NotificationJob(
@@ -177,70 +153,31 @@ def notifications(
         )
         for member in rollout.members
         if request and member.stage is Stage.DRAINING and member.endpoints
-        if can_be_notified(member, processes.get(member.name), closed_since)
+        if can_be_notified(member, processes.get(member.name), closed)
     }
 
 
 def leaving(rollout: Rollout, closed: Mapping[Endpoint, float]) -> list[Member]:
-    """Those whose gate is closed, so that an old one is drained or on its way out: what still asks them shall
-    not come again. ``closed`` is what the gate said after the rollout was recorded."""
+    """The members whose old process drains or stops, behind a gate that is known to be closed. ``closed`` is what the
+    gate said after the rollout was recorded."""
     is_running = rollout.status is Status.RUNNING
     leaving = [m for m in rollout.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
     return [member for member in leaving if closed_since(member, closed) < math.inf]
 
 
-def available(rollout: Rollout, observed: Observation) -> int:
-    """How many processes of the group serve, warm and settled."""
-    return sum(_is_available(member, observed) for member in rollout.members)
-
-
-def in_service(rollout: Rollout, observed: Observation) -> int:
-    """How many processes of the group take new connections, settled: those too that are open while they are warmed. A
-    rollout waits for these, but users have them."""
-    return sum(_is_available(member, observed) or _is_open_and_cold(member, observed) for member in rollout.members)
-
-
-def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process]) -> Rollout:
-    """A fresh rollout that goes on where a failed or aborted one stopped: what is new already is not replaced again.
-
-    The time that it lay still does not count as its own.
-    """
-    rests = (*previous.rests, Rest(previous.ended_at, rollout.started_at, previous.why))
-    before = {member.name: member for member in previous.members}
-    members = tuple(_carried(member, before.get(member.name), processes) for member in rollout.members)
-    least = min(rollout.least_available, previous.least_available)
-    rollout = replace(rollout, id=previous.id, force=previous.force, by=previous.by, limit=previous.limit)
-    rollout = replace(rollout, user=previous.user, client=previous.client, began=previous.began)
-    levels = (*previous.levels, *rollout.levels)
-    rollout = replace(rollout, started_at=previous.started_at, rests=rests)
-    return replace(rollout, members=members, least_available=least, levels=levels)
-
-
 def planned(rollout: Rollout, observed: Observation) -> Rollout:
-    """The answer to a dry run: the rollout with its members in the order in which they would go, those left alone
-    last."""
+    """The answer to a dry run: the rollout with its members in the order in which they would be replaced, those that
+    are left alone last."""
     queue = _candidates(rollout, observed)
     rest = tuple(member for member in rollout.members if member not in queue)
     return replace(rollout, members=(*queue, *rest), status=Status.PLANNED, ended_at=rollout.started_at)
 
 
-def _carried(member: Member, before: Member | None, processes: Mapping[str, Process]) -> Member:
-    if before is None:
-        return member
-    process = processes[member.name]
-    if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
-        # Another incarnation was started by another client, and is not known to be warm.
-        warmed = before.pid if before.new == process.incarnation else 0
-        return replace(before, pid=warmed, endpoints=member.endpoints, failed=False, why="")
-    was_asked_for = before.selected or before.attempted or bool(before.why)
-    return replace(member, selected=member.selected and was_asked_for, steps=(*before.steps, *member.steps))
-
-
-# --- the group
+# --- deadlines
 
 
 def _extend_deadlines(rollout: Rollout, observed: Observation) -> Rollout:
-    """Deadlines do not run while nobody could act: a listener that was away must not fail what did nothing wrong."""
+    """Deadlines do not run while no listener looks: the time of one that was away fails no process."""
     if not observed.gap:
         return rollout
     members = tuple(
@@ -251,8 +188,8 @@ def _extend_deadlines(rollout: Rollout, observed: Observation) -> Rollout:
 
 
 def _extend_deadline(member: Member, observed: Observation) -> Member:
-    """One that was found drained and runs still is drained again: with a later ``since`` a gate that was open meanwhile
-    would seem to have been closed all the time."""
+    """One that was found drained and still runs is drained again: with a later ``since``, a gate that was open
+    meanwhile would seem to have been closed all the time."""
     process = observed.processes.get(member.name)
     if member.stage is Stage.RESTARTING and process and still_runs(member, process):
         return to(member, Stage.DRAINING, observed)
@@ -260,83 +197,87 @@ def _extend_deadline(member: Member, observed: Observation) -> Member:
     return replace(member, since=member.since + observed.gap, stopped_at=stopped_at)
 
 
+# --- which members leave OPEN
+
+
 def _admit(rollout: Rollout, observed: Observation) -> Rollout:
-    """Let those leave OPEN that may now, the next one first."""
+    """Let members leave OPEN as long as there is room, the next one first."""
     replaced = sum(member.replaced for member in rollout.members)
-    places = (1 if replaced < rollout.policy.canary else rollout.limit) - _count(rollout, UNDER_WAY)
+    places = (1 if replaced < rollout.policy.canary else rollout.limit) - _under_way(rollout)
     if rollout.paused or places <= 0 or _is_stopping(rollout):
         return rollout
-    serving, counted = available(rollout, observed), sum(_counts(member, observed) for member in rollout.members)
+    serving, counted = available(rollout, observed), sum(is_counted(member, observed) for member in rollout.members)
     leaving: dict[str, Member] = {}
     for member in _candidates(rollout, observed):
         has_room = counted - serving < rollout.limit and (serving > 1 or rollout.force)
-        if len(leaving) >= places or (_serves(member, observed) and not has_room):
+        if len(leaving) >= places or (is_serving(member, observed) and not has_room):
             break
         leaving[member.name] = _leave(member, observed)
-        serving -= _is_available(member, observed)
-        counted += not _counts(member, observed)
+        serving -= is_available(member, observed)
+        counted += not is_counted(member, observed)
     if not leaving:
         return rollout
     return replace(rollout, members=tuple(leaving.get(member.name, member) for member in rollout.members))
 
 
-def _counts(member: Member, observed: Observation) -> bool:
-    """Whether it is one of the group at all: those that an operator stopped are not."""
-    return _state(member, observed) not in NOT_UP or member.stage is not Stage.OPEN
-
-
 def _leave(member: Member, observed: Observation) -> Member:
+    """The member on its way, without what is known of an earlier try."""
     process = observed.processes[member.name]
-    stage = Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING
-    was_closed = member.stage is Stage.FAILED
-    member = replace(
-        to(member, stage, observed),
+    return replace(
+        to(member, Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING, observed),
         attempted=True,
-        was_closed=was_closed,
+        was_closed=member.stage is Stage.FAILED,
         old_pid=process.pid,
         old_spawned=process.spawned,
+        pid=0,
+        spawned=0.0,
+        stopped_at=0.0,
+        killed=False,
+        deaths=0,
+        timing=Timing(),
+        lingering_connections=0,
+        oldest_lingering=(),
+        requests=0,
+        latencies=(),
+        statuses=(),
+        why="",
     )
-    member = replace(member, pid=0, spawned=0.0, stopped_at=0.0, killed=False, deaths=0, timing=Timing())
-    return replace(member, lingering_connections=0, oldest_lingering=(), requests=0, latencies=(), statuses=(), why="")
 
 
 def _candidates(rollout: Rollout, observed: Observation) -> list[Member]:
-    """Who has still to be replaced and can be, the next one first."""
-    waiting = [member for member in _waiting(rollout) if _can_go(member, observed)]
-    return sorted(waiting, key=lambda member: (_serves(member, observed), natural(member.name)))
+    """The members that are still to be replaced and can be, the next one first."""
+    waiting = [member for member in _waiting(rollout) if _can_leave(member, observed)]
+    return sorted(waiting, key=lambda member: (is_serving(member, observed), natural(member.name)))
 
 
 def _waiting(rollout: Rollout) -> list[Member]:
     return [member for member in rollout.members if member.selected and not member.attempted]
 
 
-def _being_stopped(rollout: Rollout, observed: Observation) -> list[Member]:
-    """Those that are replaced and that somebody stops, or restarts: a moment will tell."""
-    return [m for m in rollout.members if m.selected and m.replaced and _state(m, observed) in ("STOPPING", "STOPPED")]
-
-
-def _can_go(member: Member, observed: Observation) -> bool:
-    """A stopped process is left so, unless it is down because an earlier try failed on it. One that has died may have
-    been stopped."""
-    state = _state(member, observed)
+def _can_leave(member: Member, observed: Observation) -> bool:
+    """A stopped process is left so, unless it is down because an earlier rollout failed on it. One that has exited may
+    have been stopped: supervisord will say."""
+    state = state_of(member, observed)
     if member.name in observed.dead:
         return False
     return state not in NOT_UP or (state == "STOPPED" and member.stage is Stage.FAILED)
 
 
+# --- the end of a rollout
+
+
 def _finish(rollout: Rollout, observed: Observation) -> Rollout:
-    if _count(rollout, UNDER_WAY):
+    if _under_way(rollout):
         return replace(rollout, stuck_since=0.0)
-    stopping, waiting = _is_stopping(rollout), [*_waiting(rollout), *_being_stopped(rollout, observed)]
-    if stopping or not [member for member in waiting if not _is_left_stopped(member, observed)]:
+    waiting = [m for m in (*_waiting(rollout), *_being_stopped(rollout, observed)) if not is_left_stopped(m, observed)]
+    if _is_stopping(rollout) or not waiting:
         return _end(rollout, observed)
     if rollout.paused:
         return replace(rollout, stuck_since=0.0)
-    stuck_since = rollout.stuck_since or observed.at
-    if observed.at - stuck_since >= _patience(rollout, observed):
-        return hook_steps.ended(
-            _accounted(rollout, observed), Status.FAILED, observed.at, _stuck_text(rollout, observed)
-        )
+    stuck_since, patience = rollout.stuck_since or observed.at, _patience(rollout, observed)
+    if observed.at - stuck_since >= patience:
+        why = stuck_text(rollout, observed, patience)
+        return hook_steps.ended(_accounted(rollout, observed), Status.FAILED, observed.at, why)
     return replace(rollout, stuck_since=stuck_since)
 
 
@@ -345,109 +286,64 @@ def _end(rollout: Rollout, observed: Observation) -> Rollout:
     failed = [member for member in rollout.members if member.failed]
     why = "; ".join(f"{rollout.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
-    if _is_nobody_left(rollout, observed):  # "done" would tell a deploy that the new code serves
-        status, why = Status.ABORTED, "all that it was to replace were stopped by hand: the new code serves nobody"
+    if not failed and all(is_left_stopped(member, observed) for member in rollout.members if member.selected):
+        status = Status.ABORTED  # "done" would tell a deploy that the new code serves
+        why = "all processes to replace were stopped manually, so none of them runs the new code"
     status = Status.ABORTED if rollout.aborting else status
     return hook_steps.ended(rollout, status, observed.at, why)
 
 
 def _accounted(rollout: Rollout, observed: Observation) -> Rollout:
-    return replace(rollout, members=tuple(_accounted_for(member, observed) for member in rollout.members))
-
-
-def _is_nobody_left(rollout: Rollout, observed: Observation) -> bool:
-    selected = [member for member in rollout.members if member.selected]
-    return not any(m.failed for m in rollout.members) and all(_is_left_stopped(member, observed) for member in selected)
-
-
-def _accounted_for(member: Member, observed: Observation) -> Member:
-    if not member.selected or member.attempted or not _is_left_stopped(member, observed):
-        return member
-    return replace(member, selected=False, why="was stopped manually, and is left stopped")
-
-
-def _wait_of(rollout: Rollout, observed: Observation) -> tuple[str, float]:
-    """For what the rollout waits, and since when."""
-    if rollout.status is not Status.RUNNING or rollout.verdict or rollout.paused:
-        return "", 0.0
-    if _count(rollout, UNDER_WAY):
-        return for_warm_ups(rollout, observed)
-    if not rollout.stuck_since:
-        return "", 0.0
-    awaited = [member.name for member in rollout.members if _is_awaited(observed.guarded.get(member.name))]
-    down = [
-        f"{member.name} is {_standing(member, observed)}"
+    """The rollout, in which those that an operator stopped in time are not selected any more."""
+    why = "was stopped manually, and is left stopped"
+    members = (
+        replace(member, selected=False, why=why)
+        if member.selected and not member.attempted and is_left_stopped(member, observed)
+        else member
         for member in rollout.members
-        if not _is_available(member, observed)
-    ]
-    return for_the_guard(awaited, observed) if awaited else f"room: {'; '.join(down[:MAX_NAMED])}", rollout.stuck_since
+    )
+    return replace(rollout, members=tuple(members))
 
 
-def _stuck_text(rollout: Rollout, observed: Observation) -> str:
-    down = [
-        f"{member.name} is {_standing(member, observed)}"
-        for member in rollout.members
-        if not _is_available(member, observed)
+def _being_stopped(rollout: Rollout, observed: Observation) -> list[Member]:
+    """Replaced members that another client stops, or restarts: a moment will tell."""
+    return [
+        m for m in rollout.members if m.selected and m.replaced and state_of(m, observed) in ("STOPPING", "STOPPED")
     ]
-    reason = f"no room under the limit of {rollout.limit}" if down else "only one process serves (--force takes it too)"
-    return f"waited {_patience(rollout, observed):g} s and could not go on: {reason}. {'; '.join(down)}".rstrip()
 
 
 def _patience(rollout: Rollout, observed: Observation) -> float:
-    """Seconds to wait for room: as long as a process takes that the guard brings back."""
+    """Seconds to wait for room: as long as a process takes that the crash guard brings back."""
     is_coming = any(guarded.stage in (Stage.WARMING, Stage.READY) for guarded in observed.guarded.values())
     policy = rollout.policy
     return policy.restart.timeout + (policy.warmup.timeout + policy.min_ready_seconds if is_coming else 0.0)
 
 
 def _is_stopping(rollout: Rollout) -> bool:
+    """Whether no further member may leave OPEN, ever."""
     return rollout.aborting or sum(member.failed for member in rollout.members) > rollout.policy.max_failures
 
 
-def _standing(member: Member, observed: Observation) -> str:
-    state, guarded = _state(member, observed), observed.guarded.get(member.name)
-    if member.stage is not Stage.OPEN:
-        return str(member.stage.value)
-    return str(guarded.stage.value) if guarded and state == "RUNNING" else state
+def _under_way(rollout: Rollout) -> int:
+    return sum(member.stage in UNDER_WAY for member in rollout.members)
 
 
-def _is_available(member: Member, observed: Observation) -> bool:
-    is_open = member.stage is Stage.OPEN and not _is_awaited(observed.guarded.get(member.name))
-    return is_open and _state(member, observed) == "RUNNING"
+# --- after the end
 
 
-def _is_awaited(guarded: GuardedProcess | None) -> bool:
-    """Whether the guard is about to bring a process back into service. One that is open although its warm-up failed
-    serves as well as it can: to wait for it would be to wait for the repair that the rollout may bring."""
-    if guarded is None or guarded.stage is Stage.OPEN:
-        return False
-    return guarded.closed or guarded.stage in (Stage.DOWN, Stage.READY) or not guarded.tries
+def _without_restarted(rollout: Rollout, observed: Observation) -> Rollout:
+    """An ended rollout, where there is no crash guard: it lets go of failed processes that another client restarts."""
+    members = tuple(_released(member, observed) for member in rollout.members)
+    if members == rollout.members:
+        return rollout
+    return replace(rollout, members=tuple(map(partial(noted, at=observed.at), rollout.members, members)))
 
 
-def _is_open_and_cold(member: Member, observed: Observation) -> bool:
-    guarded = observed.guarded.get(member.name)
-    is_cold = guarded is not None and guarded.stage in (Stage.WARMING, Stage.FAILED) and not guarded.closed
-    return is_cold and member.stage is Stage.OPEN and _state(member, observed) == "RUNNING"
-
-
-def _serves(member: Member, observed: Observation) -> bool:
-    """Whether somebody would miss it. One that the guard keeps closed because its warm-up failed serves nobody; one
-    that it only warms soon will."""
-    guarded = observed.guarded.get(member.name)
-    is_shut = guarded is not None and guarded.closed and bool(guarded.tries)
-    return member.stage is Stage.OPEN and not is_shut and _state(member, observed) in ALIVE
-
-
-def _is_left_stopped(member: Member, observed: Observation) -> bool:
+def _released(member: Member, observed: Observation) -> Member:
     process = observed.processes.get(member.name)
-    stopped = process is None or (process.state == "STOPPED" and process.down_for >= MANUAL_STOP_GRACE)
-    return stopped and member.stage is Stage.OPEN
-
-
-def _state(member: Member, observed: Observation) -> str:
-    process = observed.processes.get(member.name)
-    return process.state if process else "STOPPED"
-
-
-def _count(rollout: Rollout, stages: frozenset[Stage]) -> int:
-    return sum(member.stage in stages for member in rollout.members)
+    if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
+        return member
+    if process.started_by_other <= max(member.old_spawned, member.spawned):
+        return member  # it is what failed, or what supervisord itself has started again after it
+    why = f"{member.why}; then it was restarted manually, so its port is open (guard: false: it is not warmed up)"
+    return replace(to(member, Stage.OPEN, observed), why=why)

@@ -1,46 +1,69 @@
-"""What a rollout waits for, in words without numbers that run: each change of them is recorded."""
+"""What a rollout waits for, in words without running numbers: each change of them is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from supervisor_rolling.core.availability import is_awaited, unavailable_text
 from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.process_states import UNDER_WAY
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
 
 MAX_NAMED = 3
+"""Processes that a reason names."""
 
 
 def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout:
     """The rollout with what it waits for since then; empty: for nothing."""
     text = text if rollout.status is Status.RUNNING else ""
     is_long = bool(text) and at - since >= LONG
-    return (
-        replace(rollout, waits=text, waits_long=is_long)
-        if (rollout.waits, rollout.waits_long) != (text, is_long)
-        else rollout
-    )
+    if (rollout.waits, rollout.waits_long) == (text, is_long):
+        return rollout
+    return replace(rollout, waits=text, waits_long=is_long)
 
 
-def for_warm_ups(rollout: Rollout, observed: Observation) -> tuple[str, float]:
+def wait_reason(rollout: Rollout, observed: Observation) -> tuple[str, float]:
+    """What a rollout waits for between its hooks, and since when."""
+    if rollout.status is not Status.RUNNING or rollout.verdict or rollout.paused:
+        return "", 0.0
+    if any(member.stage in UNDER_WAY for member in rollout.members):
+        return _for_a_warm_up(rollout, observed)
+    if not rollout.stuck_since:
+        return "", 0.0
+    awaited = [member.name for member in rollout.members if is_awaited(observed.guarded.get(member.name))]
+    room = f"room under max_unavailable: {unavailable_text(rollout, observed, MAX_NAMED)}"
+    return _for_the_guard(awaited, observed) if awaited else room, rollout.stuck_since
+
+
+def stuck_text(rollout: Rollout, observed: Observation, waited: float) -> str:
+    """Why a rollout that found no room for so many seconds has failed."""
+    down = unavailable_text(rollout, observed)
+    if down:
+        why = f"only {rollout.limit} may be unavailable (max_unavailable), and {down}"
+        return f"no process could be restarted for {waited:g} s, because {why}. Fix: repair what is not available"
+    why = "only one process serves. Fix: start another one, or accept an outage with --force"
+    return f"no process could be restarted for {waited:g} s, because {why}"
+
+
+def _for_a_warm_up(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     """The warm-up that lasts longest, where that is long, and since when."""
     under_way = [m for m in rollout.members if m.stage in (Stage.RESTARTING, Stage.WARMING)]
-    told = [(m.since, m.name, _hindrance(m, observed)) for m in under_way if observed.at - m.since >= LONG]
-    since, name, why = min([one for one in told if one[2]], default=(0.0, "", ""))
+    found = [(m.since, m.name, _hindrance(m, observed)) for m in under_way if observed.at - m.since >= LONG]
+    since, name, why = min([one for one in found if one[2]], default=(0.0, "", ""))
     return (f"{name} to be warm: {why}", since) if name else ("", 0.0)
 
 
 def _hindrance(member: Member, observed: Observation) -> str:
-    """What keeps a new process from being warm, as far as that is known: another one that has its port, above all."""
-    warmup_status = observed.warmups.get(member.name) if member.stage is Stage.WARMING else None
-    return observed.held.get(member.name) or (warmup_status.why if warmup_status else "")
+    """What keeps a new process from being warm, as far as it is known: above all, what else holds its port."""
+    status = observed.warmups.get(member.name) if member.stage is Stage.WARMING else None
+    return observed.held.get(member.name) or (status.why if status else "")
 
 
-def for_the_guard(names: Sequence[str], observed: Observation) -> str:
-    """Processes that the guard has still to bring back."""
+def _for_the_guard(names: Sequence[str], observed: Observation) -> str:
     named = [f"{name} ({observed.guarded[name].stage.value})" for name in names[:MAX_NAMED]]
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"the guard to finish {', '.join(named)}{more}"
+    return f"the crash guard to finish {', '.join(named)}{more}"

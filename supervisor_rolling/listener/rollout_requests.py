@@ -21,6 +21,7 @@ from supervisor_rolling.core.admission import (
     kept_closed,
     limited,
     narrowed,
+    resumed,
 )
 from supervisor_rolling.core.endpoint import Endpoints
 from supervisor_rolling.core.errors import (
@@ -290,4 +291,4 @@ def _finding_text(finding: Finding) -> str:
 def _resumed(rollout: Rollout, previous: Rollout | None, processes: Mapping[str, Process]) -> Rollout:
     if previous is None or previous.status is Status.RUNNING:
         raise RefusedError(f"no rollout of {rollout.group} has failed or was aborted: there is nothing to resume")
-    return machine.resumed(rollout, previous, processes)
+    return resumed(rollout, previous, processes)

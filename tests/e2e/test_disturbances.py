@@ -114,7 +114,7 @@ def test_manual_stop_is_kept_and_rollout_continues(light: Callable[..., Stack], 
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage), min_ready_seconds=1 if stage == "ready" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
     assert (status, "2 of 2 replaced" in said) == (0, True), said
-    assert any(line.startswith("app-8000") and "was stopped by hand" in line for line in said.splitlines())
+    assert any(line.startswith("app-8000") and "was stopped manually" in line for line in said.splitlines())
     assert_whole(stack, stopped=("app-8000",))
 
 
@@ -157,7 +157,7 @@ def test_manual_stop_of_the_group_ends_the_rollout(light: Callable[..., Stack], 
         stack.ctl("stop", "app:*")
 
     status, said = disturbed(stack, stop_all)
-    assert (status, "all that it was to replace were stopped by hand" in said) == (1, True), said
+    assert (status, "all processes to replace were stopped manually" in said) == (1, True), said
     assert {found["statename"] for found in standing(stack).values()} == {"STOPPED"}
     stack.ctl("start", "app:*")
     assert_whole(stack)

@@ -1269,7 +1269,7 @@ def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_n
     reconciler = world.live(world.reconciler() if is_new_listener else reconciler, 2.0)
     member = world.rollout().members[0]
     assert (member.stage, member.failed, world.rollout().status) == (Stage.OPEN, True, Status.FAILED)
-    assert "answered 500; then it was restarted by hand, so its port is open" in member.why
+    assert "answered 500; then it was restarted manually, so its port is open" in member.why
     assert world.gate.closed_until == {}
     world.processes["app-1"].deploy = {"warms": "warm"}
     world.ask()
@@ -1410,7 +1410,7 @@ def test_a_rollout_whose_processes_are_all_stopped_after_some_were_replaced_is_a
     for name in world.processes:
         world.stop(name)
     world.run(reconciler)
-    assert (world.rollout().status, "stopped by hand" in world.rollout().why) == (Status.ABORTED, True)
+    assert (world.rollout().status, "stopped manually" in world.rollout().why) == (Status.ABORTED, True)
 
 
 def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
@@ -1423,7 +1423,7 @@ def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
         world.stop(name)
     world.run(reconciler)
     assert (world.rollout().status, world.rollout().members[0].selected) == (Status.ABORTED, False)
-    assert "stopped by hand" in world.rollout().why
+    assert "stopped manually" in world.rollout().why
 
 
 @pytest.mark.parametrize("processes", [2, 3])

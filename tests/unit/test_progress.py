@@ -396,9 +396,9 @@ def test_limit_above_group_size_is_group_size() -> None:
 
 
 def test_failure_without_failed_process_has_its_reason() -> None:
-    view = a_view(*waiting("app-1"), status=Status.FAILED, why="waited 60 s and could not go on")
+    view = a_view(*waiting("app-1"), status=Status.FAILED, why="no process could be restarted for 60 s")
     assert last_text(view).splitlines()[1:] == [
-        "waited 60 s and could not go on",
+        "no process could be restarted for 60 s",
         "Fix the problem, then resume: supervisorctl rolling_resume app",
     ]
 
@@ -602,21 +602,21 @@ def test_bar_names_the_running_hook() -> None:
 
 
 def test_bar_has_what_the_rollout_waits_for() -> None:
-    assert bar(1, 8, waits="the guard to finish app-2 (warming)").endswith(
-        " s left, waiting for the guard to finish app-2 (warming)"
+    assert bar(1, 8, waits="the crash guard to finish app-2 (warming)").endswith(
+        " s left, waiting for the crash guard to finish app-2 (warming)"
     )
     assert a_view(NEW, status=Status.DONE, waits="x", waits_long=True)["waits"] == ""
 
 
 def test_long_wait_is_one_plain_line() -> None:
     screen = PlainScreen(Output(io.StringIO()), UNICODE)
-    waits: dict[str, Any] = {"waits": "the guard to finish app-2 (warming)"}
+    waits: dict[str, Any] = {"waits": "the crash guard to finish app-2 (warming)"}
     assert screen.news(a_view(*waiting("app-1"), **waits)) == []
     long = a_view(*waiting("app-1"), **waits, waits_long=True)
-    assert screen.news(long) == ["waiting for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == ["waiting for the crash guard to finish app-2 (warming)"]
     assert screen.news(long) == []
     assert screen.news(a_view(*waiting("app-1"))) == []
-    assert screen.news(long) == ["waiting for the guard to finish app-2 (warming)"]
+    assert screen.news(long) == ["waiting for the crash guard to finish app-2 (warming)"]
 
 
 def test_unknown_min_ready_seconds_count_open_processes():

@@ -10,7 +10,8 @@ import pytest
 
 from supervisor_rolling.core import guard, machine
 from supervisor_rolling.core.actions import Action, Verb
-from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed
+from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed, resumed
+from supervisor_rolling.core.availability import available
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
 from supervisor_rolling.core.drain import GATE_PATIENCE, LEAST_DRAIN, REUSE_PATIENCE, REUSE_TIMES
 from supervisor_rolling.core.endpoint import Endpoint, tcp
@@ -1211,18 +1212,24 @@ def test_a_rollout_that_finds_no_room_until_the_deadline_fails_and_names_who_is_
     kept = replace(all_open(3)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
     assert after.status is Status.FAILED
-    assert after.why == "waited 60 s and could not go on: no room under the limit of 1. app-3 is BACKOFF"
+    assert after.why == (
+        "no process could be restarted for 60 s, because only 1 may be unavailable (max_unavailable), and app-3 is "
+        "BACKOFF. Fix: repair what is not available"
+    )
 
 
 def test_the_text_names_also_who_is_kept_closed() -> None:
     kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
-    assert after.why.endswith("app-3 is failed")
+    assert "and app-3 is failed. Fix: " in after.why
 
 
 def test_where_only_one_serves_the_text_says_what_takes_it_too() -> None:
     after = stuck(a_rollout(*all_open(1), limit=2), "RUNNING")
-    assert after.why == "waited 60 s and could not go on: only one process serves (--force takes it too)."
+    assert after.why == (
+        "no process could be restarted for 60 s, because only one process serves. Fix: start another one, or accept an "
+        "outage with --force"
+    )
 
 
 def test_a_rollout_that_moves_again_is_not_stuck_any_more() -> None:
@@ -1258,7 +1265,7 @@ def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
 
 def test_available_is_who_is_open_and_running() -> None:
     rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.READY, Stage.DRAINING, Stage.OPEN))
-    assert machine.available(rollout, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
+    assert available(rollout, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
 
 
 def test_the_least_that_was_available_is_remembered() -> None:
@@ -1278,7 +1285,7 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
     fresh = a_rollout(a_member(), replace(a_member(Stage.FAILED), name="app-2"), replace(a_member(), name="app-3"))
     untried = tuple(replace(member, attempted=False) for member in fresh.members)
     fresh = replace(fresh, members=untried, started_at=BEGAN + 100.0)
-    after = machine.resumed(fresh, previous, look("RUNNING", "RUNNING", "RUNNING").processes)
+    after = resumed(fresh, previous, look("RUNNING", "RUNNING", "RUNNING").processes)
     assert [(m.attempted, m.replaced, m.failed, m.why) for m in after.members] == [
         (True, True, False, ""),
         (False, False, False, ""),
@@ -1354,14 +1361,14 @@ def guarded_name(guarded: GuardedProcess) -> str:
 @pytest.mark.parametrize("guarded", CRASHED, ids=guarded_name)
 def test_one_that_the_guard_has_still_to_warm_is_not_available(guarded: GuardedProcess) -> None:
     rollout, facts = a_rollout(*all_open(3), least_available=3), observed_with(*["RUNNING"] * 3, guarded=guarded)
-    assert machine.available(rollout, facts) == 2
+    assert available(rollout, facts) == 2
     is_open = guarded.stage is Stage.WARMING and not guarded.closed  # users have it, although the rollout waits for it
     assert machine.advance(replace(rollout, paused=True), facts).least_available == (3 if is_open else 2)
 
 
 @pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
 def test_one_that_serves_although_it_could_not_be_warmed_is_available(guarded: GuardedProcess) -> None:
-    assert machine.available(a_rollout(*all_open(3)), observed_with(*["RUNNING"] * 3, guarded=guarded)) == 3
+    assert available(a_rollout(*all_open(3)), observed_with(*["RUNNING"] * 3, guarded=guarded)) == 3
 
 
 @pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
@@ -1417,7 +1424,10 @@ def test_a_rollout_that_is_stuck_tells_what_the_guard_does(state: str, guarded: 
     kept = replace(all_open(3)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", state, guarded={guarded.name: guarded})
     waited = "130" if guarded.stage is Stage.WARMING else "60"
-    assert after.why == f"waited {waited} s and could not go on: no room under the limit of 1. {words}"
+    assert after.why == (
+        f"no process could be restarted for {waited} s, because only 1 may be unavailable (max_unavailable), and {words}"
+        ". Fix: repair what is not available"
+    )
 
 
 # --- what was kept closed when a rollout begins
@@ -1486,10 +1496,10 @@ def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, 
 def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
     facts = observed_with(*["RUNNING"] * 3, guarded=a_guarded(Stage.WARMING, number=2))
     rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
-    assert (rollout.waits, rollout.waits_long) == ("the guard to finish app-2 (warming)", False)
+    assert (rollout.waits, rollout.waits_long) == ("the crash guard to finish app-2 (warming)", False)
     later = machine.advance(rollout, replace(facts, at=BEGAN + LONG))
     assert (later.waits, later.waits_long) == (rollout.waits, True)
-    assert list(changes(rollout, later)) == ["app rollout 1 waits for the guard to finish app-2 (warming)"]
+    assert list(changes(rollout, later)) == ["app rollout 1 waits for the crash guard to finish app-2 (warming)"]
     assert list(changes(later, later)) == []
     gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
     assert (left(gone), gone.waits, gone.waits_long) == (["app-1"], "", False)
