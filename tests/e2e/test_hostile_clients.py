@@ -368,21 +368,24 @@ class Asked:
         self._connection.close()
 
 
-def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack) -> None:
+@pytest.mark.parametrize("number", [30, pytest.param(None, marks=pytest.mark.soak)], ids=["sample", "all"])
+def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack, number: int | None) -> None:
+    """tests/unit/test_fault_barrier.py has every function and every error; here a sample, always the same by its seed."""
     stack, chance = sabotaged, random.Random(5)
     rpc: Any = stack.rpc()
     listener, pid, hits = Listener(stack), rpc.supervisor.getPID(), 0
-    for target in targets():
+    sample = chance.sample(targets(), number or len(targets()))
+    for target in sample:
         rpc.sabotage.arm(target, chance.choice(ERRORS))
         listener.drill()
         hits += rpc.sabotage.disarm() > 0
         assert rpc.supervisor.getPID() == pid
         assert rpc.rolling.getAPIVersion() == "1.0"
         assert isinstance(rpc.rolling.getAllRollouts(), list)
-    assert hits > len(targets()) * 2 // 3, "the drill does not call most of what it arms"
+    assert hits > len(sample) * 2 // 3, "the drill does not call most of what it arms"
     assert listener.defects > hits / 2
     said = (stack.directory / "supervisord.log").read_text()
-    assert said.count("a defect of supervisor_rolling in") > 20
+    assert said.count("a defect of supervisor_rolling in") > hits / 4
     assert "sabotage" in said
 
 
