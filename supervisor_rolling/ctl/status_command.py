@@ -40,7 +40,7 @@ PROCESS_COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", 
 _UNDER_WAY = {
     "draining": "{left} left",
     "restarting": "is stopping, will be started again",
-    "warming": "new process, warming up",
+    "warming": "a new process, not warm yet",
     "ready": "open, not yet counted as available",
 }
 """What stands in the column WHY of a process that gives no reason itself."""

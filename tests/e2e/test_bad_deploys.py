@@ -213,7 +213,7 @@ def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
     stack.wait_until(lambda: {one.state for one in stack.processes()} == {"FATAL"}, 60.0, "both are FATAL")
     status, output, _ = run_rollout(stack, "rolling_restart", "app")
     assert (status, releases(stack)) == (1, ["closed", "closed"]), output
-    assert f"Not warm, and open all the same: {FIRST} (port 8000)" in output.splitlines()
+    assert f"Not warm, but accepting traffic: {FIRST} (port 8000)" in output.splitlines()
     assert "Closed" not in output
     why = line_of(stack.ctl("rolling_status", "app").stdout, FIRST)
     assert why.endswith("the next one serves before it is warm, because none of the group is warm and open")

@@ -708,7 +708,7 @@ def test_status_names_why_group_is_not_guarded(ctl: Controller) -> None:
     [
         ("draining", "3 connections left"),
         ("restarting", "is stopping, will be started again"),
-        ("warming", "new process, warming up"),
+        ("warming", "a new process, not warm yet"),
         ("ready", "open, not yet counted as available"),
     ],
 )

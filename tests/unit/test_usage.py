@@ -66,7 +66,7 @@ def test_options_are_completed_without_asking_supervisord() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling resume app"),
+        ("To continue: supervisorctl rolling_resume app", "To continue: supervisor_rolling resume app"),
         ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
         ("rolling_resume goes on with it", "supervisor_rolling resume goes on with it"),
         ("All that is wrong: rolling_check app. To accept it: rolling_restart app --force",
@@ -85,7 +85,7 @@ def test_commands_in_a_text_become_verbs_of_the_program(text: str, found: str) -
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("To go on: supervisorctl rolling_resume app", "To go on: supervisor_rolling -s 'http://h:1/?a b' resume app"),
+        ("To continue: supervisorctl rolling_resume app", "To continue: supervisor_rolling -s 'http://h:1/?a b' resume app"),
         ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
         ("See: supervisorctl tail app stderr", "See: supervisorctl -s 'http://h:1/?a b' tail app stderr"),
         ("what supervisorctl prints", "what supervisorctl prints"),
