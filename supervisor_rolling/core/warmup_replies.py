@@ -1,11 +1,13 @@
-"""What an answer to a request of a warm-up means: as expected, leading elsewhere, or wrong; and the fix."""
+"""What an answer to a request of a warm-up means: as expected, leading elsewhere, or wrong; and the fix.
+
+The headers of a request are all that it is sent with: those of the warm-up, too."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -16,20 +18,24 @@ from supervisor_rolling.core.text import printable
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
-"""Redirects that are followed for one request. More are a circle: each answer leads to the next."""
+"""Redirects that are followed for one request. More are a circle."""
 
 REFUSALS = frozenset({400, 401, 403, 404})
 
 _UNQUOTED = re.compile(r"[A-Za-z0-9/][\w./~=&%+-]*", re.ASCII)
-"""What YAML takes as a text between braces without quotes."""
+"""What is text in YAML without quotes, between braces."""
 
 
 class Reply(NamedTuple):
-    """An answer. ``location``: where a redirect leads; ``beginning``: of the body of a 400."""
+    """An answer."""
 
     status: int
-    location: str = ""
-    beginning: bytes = b""
+    location: str = ""  # where a redirect leads
+    beginning: bytes = b""  # of the body
+
+    @property
+    def is_redirect(self) -> bool:
+        return self.status in REDIRECTS
 
 
 def is_expected(request: WarmupRequest, status: int) -> bool:
@@ -38,16 +44,16 @@ def is_expected(request: WarmupRequest, status: int) -> bool:
 
 
 def is_lasting(reply: Reply) -> bool:
-    """Whether the answer is about what was asked, and not about a process that is not ready yet."""
-    return reply.status in REFUSALS or reply.status in REDIRECTS
+    """Whether the answer concerns the request, and not a process that is not ready yet."""
+    return reply.status in REFUSALS or reply.is_redirect
 
 
-def redirected(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], own: str) -> WarmupRequest | None:
+def redirected(request: WarmupRequest, reply: Reply, own: str) -> WarmupRequest | None:
     """The request that a redirect asks for. None where the answer is none, where the redirect itself is expected, and
-    where it leads away from the process. ``own``: its ``address:port``; ``headers``: those of all requests."""
-    if request.expect or reply.status not in REDIRECTS or not reply.location:
+    where it leads away from the process. ``own``: its ``address:port``."""
+    if request.expect or not reply.is_redirect or not reply.location:
         return None
-    host = _host(request, headers) or own
+    host = _host(request) or own
     try:
         target, port = _target(request, reply, host), _place(urlsplit(f"//{own}"))[1]
         here = {_place(urlsplit(f"//{host}")), _place(urlsplit(f"//{own}"))}
@@ -61,24 +67,22 @@ def redirected(request: WarmupRequest, reply: Reply, headers: Mapping[str, str],
     return replace(request, path=path) if keeps_method else replace(request, path=path, method="GET", body="")
 
 
-def unexpected_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+def unexpected_text(request: WarmupRequest, reply: Reply, group: str) -> str:
     """What is wrong with the answer to a request of the list, and the fix."""
     what = f"{request.method} {request.path}"
     if request.expect:
         return f"{what} answered {reply.status}, expected {' or '.join(map(str, request.expect))}"
     method = "" if request.method == "GET" else f"method: {request.method}, "
     accepted = f"{{{method}path: {_scalar(request.path)}, expect: [{reply.status}]}}"
-    fix = _fix(request, reply, headers, group, f"accept it: `{accepted}` in warmup.requests")
-    if reply.status in REDIRECTS:
-        return f"{what} answers {_leads(reply)}{fix}"
-    return f"{what} answered {reply.status}, expected 2xx{fix}"
+    fix = _fix(request, reply, group, f"accept it: `{accepted}` in warmup.requests")
+    answered = f"answers {_leads(reply)}" if reply.is_redirect else f"answered {reply.status}, expected 2xx"
+    return f"{what} {answered}{fix}"
 
 
-def unready_text(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+def unready_text(request: WarmupRequest, reply: Reply, group: str) -> str:
     """What a process that is not ready yet answers, and the fix where that will not change by itself."""
-    what = _leads(reply) if reply.status in REDIRECTS else str(reply.status)
-    fix = _fix(request, reply, headers, group, "set another path in warmup.ready")
-    return f"GET {request.path} (ready) answers {what}{fix}"
+    fix = _fix(request, reply, group, "set another path in warmup.ready")
+    return f"GET {request.path} (ready) answers {_leads(reply) if reply.is_redirect else reply.status}{fix}"
 
 
 def statuses_text(statuses: Sequence[int]) -> str:
@@ -91,18 +95,18 @@ def _leads(reply: Reply) -> str:
     return f"{reply.status} to {printable(reply.location, 200) or 'nowhere'}"
 
 
-def _fix(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str, otherwise: str) -> str:
-    advice = _advice(request, reply, headers, group)
+def _fix(request: WarmupRequest, reply: Reply, group: str, otherwise: str) -> str:
+    advice = _advice(request, reply, group)
     return f". Fix: {advice}, or {otherwise}" if advice else ""
 
 
-def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
-    if reply.status in REDIRECTS:
-        return _redirect_advice(request, reply, headers, group)
+def _advice(request: WarmupRequest, reply: Reply, group: str) -> str:
+    if reply.is_redirect:
+        return _redirect_advice(request, reply, group)
     if reply.status == 400:
         if any(word in reply.beginning for word in TLS_WORDS):
             return "serve plain HTTP on this port: the process wants TLS"
-        if _host(request, headers):
+        if _host(request):
             return f"set warmup.headers in groups.{group} of rolling.yaml to what the load balancer sends"
         return f"{_header_advice('Host', 'NAME', group)}, where NAME is a host name that it serves"
     if reply.status in (401, 403):
@@ -110,9 +114,9 @@ def _advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], gr
     return "correct the path" if reply.status == 404 else ""
 
 
-def _redirect_advice(request: WarmupRequest, reply: Reply, headers: Mapping[str, str], group: str) -> str:
+def _redirect_advice(request: WarmupRequest, reply: Reply, group: str) -> str:
     try:
-        target = _target(request, reply, _host(request, headers) or "localhost")
+        target = _target(request, reply, _host(request) or "localhost")
         name = target.hostname or ""
     except ValueError:
         return "correct the redirect"
@@ -132,10 +136,9 @@ def _scalar(text: str) -> str:
     return text if _UNQUOTED.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _host(request: WarmupRequest, headers: Mapping[str, str]) -> str:
+def _host(request: WarmupRequest) -> str:
     """The Host header that the operator has set; empty where it is the address."""
-    given = {name.lower(): value for name, value in (*headers.items(), *request.headers.items())}
-    return given.get("host", "")
+    return {name.lower(): value for name, value in request.headers.items()}.get("host", "")
 
 
 def _target(request: WarmupRequest, reply: Reply, host: str) -> SplitResult:

@@ -75,11 +75,9 @@ class NginxConfigurations:
         )
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
-        """See ``contracts.Balancers``."""
         return self._lookups.fresh(policy.nginx, since, lambda: _read_elsewhere(policy.nginx))
 
     def last_read(self, policy: BalancerPolicy) -> Nginx | None:
-        """See ``contracts.Balancers``."""
         return self.read(policy, 0.0) or self._lookups.last(policy.nginx)
 
 

@@ -56,15 +56,12 @@ class ConnectedClients:
         self._lookups: Lookups[Found] = Lookups("clients", _unknown, WITHIN, clock, on_change)
 
     def find(self, group: str, ports: Collection[int], since: float) -> Found | None:
-        """See ``contracts.Clients``."""
         return self._lookups.fresh(group, since, lambda: _found(ports))
 
     def last_found(self, group: str) -> Found | None:
-        """See ``contracts.Clients``."""
         return self._lookups.last(group)
 
     def program_of(self, peer: str, port: int) -> str:
-        """See ``contracts.Clients``."""
         with contextlib.suppress(SocketsError):
             sockets = tcp_sockets(_OPEN, [port], of_clients=True)
             inodes = {one.inode for one in sockets if peer_of(one.address, one.port) == peer}

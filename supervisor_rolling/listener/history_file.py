@@ -73,7 +73,6 @@ class FileHistory:
         self._has_warned = False
 
     def keep(self, rollouts: Collection[Rollout]) -> None:
-        """See ``contracts.History``."""
         self._load()
         self._end_lost(rollouts)
         errors = []
@@ -88,7 +87,6 @@ class FileHistory:
             raise errors[0]
 
     def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:
-        """See ``contracts.History``."""
         for rollout in rollouts:
             if rollout.status is Status.RUNNING:
                 self._load()
@@ -98,17 +96,14 @@ class FileHistory:
         self._flush()
 
     def last_id(self) -> int:
-        """See ``contracts.History``."""
         self._load()
         return self._last_id
 
     def cycles(self, group: str) -> Sequence[Cycles]:
-        """See ``contracts.History``."""
         self._load()
         return list(self._cycles.get(group, ()))
 
     def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
-        """See ``contracts.History``."""
         self._load()
         found: dict[Key, dict[str, Any]] = {}
         for one in self._newest_first(group):
@@ -118,7 +113,6 @@ class FileHistory:
         return list(found.values())[::-1]
 
     def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
-        """See ``contracts.History``."""
         self._load()
         return next((one for one in self._newest_first(group) if rollout in ("", str(one["id"]))), None)
 

@@ -25,7 +25,6 @@ class CommandHooks:
         self._running: dict[str, dict[str, _Commands]] = {}  # by group
 
     def tend(self, group: str, selected: Mapping[str, HookJob]) -> Mapping[str, HookResult]:
-        """See ``contracts.Hooks``."""
         running = self._running.setdefault(group, {})
         for key in running.keys() - selected.keys():
             running.pop(key).dropped.set()
@@ -35,7 +34,6 @@ class CommandHooks:
         return {key: commands.result for key, commands in running.items()}
 
     def end(self) -> None:
-        """See ``contracts.Hooks``."""
         ending = [commands for running in self._running.values() for commands in running.values()]
         for group in self._running:
             self.tend(group, {})

@@ -63,7 +63,6 @@ class PrometheusMetrics:
         self._counted: set[tuple[str, Incarnation]] = set()  # warm-ups that have ended
 
     def is_on(self) -> bool:
-        """See ``contracts.Metrics``."""
         address = self._listen()
         if address != self._address:
             self._stop()
@@ -73,7 +72,6 @@ class PrometheusMetrics:
         return self._server is not None
 
     def update(self, groups: Mapping[str, GroupMetrics], warmups: Mapping[str, WarmupStatus]) -> None:
-        """See ``contracts.Metrics``."""
         if self._series is None:
             return
         for group in self._groups - set(groups):

@@ -90,7 +90,6 @@ class HttpWarmups:
         self._late: dict[str, set[str]] = {}  # in the last call
 
     def tend(self, group: str, selected: Mapping[str, WarmupJob]) -> Mapping[str, WarmupStatus]:
-        """See ``contracts.Warmups``."""
         running, was_late = self._running.setdefault(group, {}), self._late.get(group, set())
         for name, warmup in list(running.items()):
             if name not in selected or _is_other(selected[name], warmup.job):
@@ -106,7 +105,6 @@ class HttpWarmups:
         return found
 
     def end(self) -> None:
-        """See ``contracts.Warmups``."""
         commands = [one for running in self._running.values() for one in running.values() if one.job.hook.command]
         for group in self._running:
             self.tend(group, {})
@@ -284,12 +282,13 @@ class _Warmup(threading.Thread):
     def _send_all(self, session: requests.Session) -> None:
         policy = self.job.policy
         if policy.ready:
-            self._until_ready(session, WarmupRequest(path=policy.ready))
+            self._until_ready(session, WarmupRequest(path=policy.ready, headers=policy.headers))
         for request in [one for one in policy.requests for _ in range(one.count)]:
             started = time.monotonic()
-            answered, reply = self._fetch(session, request)
+            whole = replace(request, headers={**policy.headers, **request.headers})
+            answered, reply = self._fetch(session, whole)
             if not is_expected(answered, reply.status):
-                raise _NotWarmError(unexpected_text(answered, reply, policy.headers, self._group))
+                raise _NotWarmError(unexpected_text(answered, reply, self._group))
             self._count(round((time.monotonic() - started) * 1000, 1), reply.status)
 
     def _count(self, milliseconds: float, status: int) -> None:
@@ -310,7 +309,7 @@ class _Warmup(threading.Thread):
             if is_expected(answered, reply.status):
                 self._set(why="")
                 return
-            why = unready_text(answered, reply, self.job.policy.headers, self._group)
+            why = unready_text(answered, reply, self._group)
             refusals = refusals + 1 if is_lasting(reply) else 0
             if refusals >= MAX_REFUSALS:
                 raise _NotWarmError(why)
@@ -320,7 +319,7 @@ class _Warmup(threading.Thread):
         """The answer, and the request that it answers: another one where redirects were followed."""
         reply = self._send(session, request)
         for _ in range(MAX_REDIRECTS):
-            following = redirected(request, reply, self.job.policy.headers, self._host)
+            following = redirected(request, reply, self._host)
             if following is None:
                 break
             request, reply = following, self._send(session, following)
@@ -355,7 +354,7 @@ class _Warmup(threading.Thread):
         return session.request(
             request.method,
             f"http://{self._host}{request.path}",
-            headers={"Connection": "close", **self.job.policy.headers, **request.headers},
+            headers={"Connection": "close", **request.headers},
             data=request.body.encode() or None,
             timeout=max(0.001, self._deadline - time.monotonic()),
             allow_redirects=False,

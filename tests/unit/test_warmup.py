@@ -357,7 +357,7 @@ def test_redirect_to_https_fails_with_header_fix(server: Server, warmer: Warmer)
     ],
 )
 def test_form_that_accepts_a_status_is_valid_yaml(request_: WarmupRequest, status: int) -> None:
-    text = unexpected_text(request_, Reply(status), {}, "app")
+    text = unexpected_text(request_, Reply(status), "app")
     form = re.search(r"accept it: `(\{.*\})` in warmup\.requests$", text)
     assert form, text
     policy = f"groups: {{app: {{ports: auto, warmup: {{requests: [{form[1]}]}}}}}}"
@@ -366,7 +366,7 @@ def test_form_that_accepts_a_status_is_valid_yaml(request_: WarmupRequest, statu
 
 
 def test_form_for_an_unknown_path_is_short() -> None:
-    text = unexpected_text(WarmupRequest(path="/nosuch"), Reply(404), {}, "app")
+    text = unexpected_text(WarmupRequest(path="/nosuch"), Reply(404), "app")
     assert text.endswith(
         "expected 2xx. Fix: correct the path, or accept it: `{path: /nosuch, expect: [404]}` in warmup.requests"
     )
@@ -378,7 +378,7 @@ def test_header_fix_of_a_redirect_is_valid_yaml() -> None:
         ("http://www.example.org/", {"Host": "www.example.org"}),
         ("http://[::1]/", {"Host": "::1"}),
     ):
-        text = unexpected_text(WarmupRequest(path="/"), Reply(301, location), {}, "app")
+        text = unexpected_text(WarmupRequest(path="/"), Reply(301, location), "app")
         form = re.search(r"set `(.*)` in groups\.app of rolling\.yaml, or", text)
         assert form, text
         assert config.parse(f"groups: {{app: {{ports: auto, {form[1]}}}}}", "f").groups["app"].warmup.headers == headers
