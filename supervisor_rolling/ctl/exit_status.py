@@ -60,9 +60,9 @@ def explain(
         return _fault_text(error, command, processes), _FAULT_STATUS.get(error.faultCode, FAILED)
     if isinstance(error, xmlrpc.client.ProtocolError):
         text = f"supervisord at {url} answered HTTP {error.errcode}: {error.errmsg}"
-        return (
-            (f"{text}. Fix: give the user and the password", NO_PERMISSION) if error.errcode == 401 else (text, FAILED)
-        )
+        if error.errcode == 401:
+            return f"{text}. Fix: set username and password in [supervisorctl], or -u and -p", NO_PERMISSION
+        return text, FAILED
     if isinstance(error, CONNECTION_ERRORS):
         return connection_text(url, error), connection_status(error)
     return f"this is a bug in supervisor_rolling: {type(error).__name__}: {error}", FAILED

@@ -54,7 +54,7 @@ def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[s
 
 
 def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) -> list[str]:
-    if command.names == "process" and ":" in text:
+    if command.words == "+" and ":" in text:
         return sorted(f"{process['group']}:{process['name']}" for process in processes)
     return sorted({process["group"] for process in processes})
 

@@ -41,8 +41,7 @@ class Command:
     about: str
     usages: Sequence[tuple[str, str]]  # what follows the name, and what that does
     options: Sequence[Option] = ()
-    words: int | str = 1  # argparse's nargs of the words that are not options
-    names: str = "group"  # what these words name, for completion: "group" or "process"
+    words: int | str = 1  # argparse's nargs of the words that are not options; "+": processes may be named
 
 
 def _share(text: str) -> str:
@@ -75,7 +74,6 @@ COMMANDS: Mapping[str, Command] = {
             Option("--force", "ignore failed checks, and allow restarting the\nlast serving process"),
         ],
         words="+",
-        names="process",
     ),
     "rolling_status": Command(
         "rollouts, and what is closed or not warm",

@@ -85,7 +85,7 @@ def test_commands_in_a_text_become_verbs_of_the_program(text: str, found: str) -
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("To continue: supervisorctl rolling_resume app", "To continue: supervisor_rolling -s 'http://h:1/?a b' resume app"),
+        ("Next: supervisorctl rolling_resume app", "Next: supervisor_rolling -s 'http://h:1/?a b' resume app"),
         ("Try: supervisorctl help rolling_check", "Try: supervisor_rolling help check"),
         ("See: supervisorctl tail app stderr", "See: supervisorctl -s 'http://h:1/?a b' tail app stderr"),
         ("what supervisorctl prints", "what supervisorctl prints"),
