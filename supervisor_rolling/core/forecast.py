@@ -10,10 +10,10 @@ import heapq
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from supervisor_rolling.core.natural_order import natural
-from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.public_view import MemberView, RolloutView
+from supervisor_rolling.core.rollout import Rollout, Stage
 
 ROLLOUTS = 10
 """The last rollouts of a group that are kept for it."""
@@ -34,23 +34,19 @@ class Cycles:
     away: Mapping[str, float]
 
 
-def cycles(record: Mapping[str, Any]) -> Cycles:
-    """Those of a record: of the processes that came back without a failure. None of one that has another shape: others
-    may have written it."""
-    try:
-        found = {str(process["name"]): _away(process) for process in record.get("processes", ())}
-        return Cycles(int(record.get("limit", 1)), {name: away for name, away in found.items() if 0.0 < away < LONGEST})
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError):
-        return Cycles(1, {})
+def cycles(record: RolloutView) -> Cycles:
+    """Those of a record, of the processes that were replaced without a failure."""
+    found = {process.name: _away(process) for process in record.processes}
+    return Cycles(record.limit, {name: away for name, away in found.items() if 0.0 < away < LONGEST})
 
 
-def _away(process: Mapping[str, Any]) -> float:
-    """Seconds between leaving and being open for good; 0.0 where it did not come back, or not at the first try."""
-    stages = process.get("stages", ())
-    if process.get("failed") or not process.get("replaced") or len(stages) < 2 or stages[-1][0] != "open":
+def _away(process: MemberView) -> float:
+    """Seconds between leaving and being open for good; 0.0 where it was not replaced, or not at the first attempt."""
+    stages = [stage for stage, _ in process.stages]
+    if process.failed or not process.replaced or len(stages) < 2 or stages[-1] is not Stage.OPEN:
         return 0.0
-    went_once = sum(stage == "open" for stage, _ in stages) == 1 and all(stage != "failed" for stage, _ in stages)
-    return float(max(0.0, stages[-1][1] - stages[0][1] - process.get("ready", 0.0))) if went_once else 0.0
+    went_once = stages.count(Stage.OPEN) == 1 and Stage.FAILED not in stages
+    return max(0.0, process.stages[-1].at - process.stages[0].at - process.ready) if went_once else 0.0
 
 
 def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:

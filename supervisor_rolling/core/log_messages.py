@@ -18,7 +18,7 @@ def changes(old: Rollout, new: Rollout) -> Iterator[str]:
         if before.stage is not after.stage or before.why != after.why:
             yield f"{new.group}:{after.name} {_stage_text(before, after)}"
     if new.waits_long and not old.waits_long:
-        yield f"{new.group} rollout {new.id} waits for {new.waits}"
+        yield f"{new.group} rollout {new.id} waits for {new.waits_for}"
     if old.status is not new.status:
         yield f"{new.group} rollout {new.id} {new.status.value}: {summary(new)}"
 

@@ -98,7 +98,7 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
     if not rollout.prepared:
         rollout = hook_steps.prepared(rollout, observed.hook)
         if not rollout.prepared:
-            return waiting_for(rollout, hook_steps.BEFORE, begun_at(rollout), at)
+            return waiting_for(rollout, f"its {hook_steps.BEFORE} hook", begun_at(rollout), at)
         if rollout.why:
             return waiting_for(hook_steps.ended(rollout, Status.FAILED, at, rollout.why), "", at, at)
     before = rollout.members

@@ -30,13 +30,14 @@ class Stage(str, enum.Enum):
 
 
 class Status(str, enum.Enum):
-    """Where a rollout stands. ``PLANNED`` is the end of a dry run."""
+    """Where a rollout stands."""
 
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     ABORTED = "aborted"
-    PLANNED = "planned"
+    PLANNED = "planned"  # the end of a dry run
+    LOST = "lost"  # it was running when supervisord ended; in the history only
 
 
 class Step(NamedTuple):
@@ -163,6 +164,6 @@ class Rollout:
     levels: tuple[Level, ...] = ()
     prepared: bool = False
     verdict: str = ""
-    waits: str = ""  # for what it waits, while nothing is under way or a warm-up lasts; empty: for nothing
+    waits_for: str = ""  # the reason why nothing moves; empty: it moves
     waits_long: bool = False  # for some seconds already, so that it is worth a line
     rests: tuple[Rest, ...] = ()  # its other times are real ones; what counts as its own is ``chronicle.active``

@@ -13,34 +13,40 @@ from supervisor_rolling.core.rollout import Rollout
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks: ``kind`` is restart, plan, resume, check, history or record; an empty ``max_unavailable``
-    leaves it to the policy. ``settings`` come with a check. ``by``, ``user``, ``client`` and ``began`` are those of a
-    ``Rollout``. A history is of the last ``number`` rollouts, of all groups where ``group`` is empty; a record of
-    ``rollout``: a number, or empty for the last one."""
+    """What a client asked over XML-RPC."""
 
     id: int
-    kind: str
+    kind: str  # restart, plan, resume, check, history or record
     group: str
-    processes: tuple[str, ...] = ()
-    max_unavailable: str = ""
+    processes: tuple[str, ...] = ()  # empty: all of the group
+    max_unavailable: str = ""  # empty: as the policy says
     force: bool = False
-    by: str = ""
-    settings: Settings = Settings()
-    user: str = ""
+    by: str = ""  # who asks, as the client says
+    settings: Settings = Settings()  # of a restart, a plan and a check
+    user: str = ""  # who asks, as the connection tells
     client: str = ""
-    began: float = 0.0
-    number: int = 0
-    rollout: str = ""
+    began: float = 0.0  # Unix time
+    number: int = 0  # of a history: the last so many rollouts, of all groups where ``group`` is empty
+    rollout: str = ""  # of a record: the number of the rollout; empty: the last one
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the listener has of supervisord's memory already, and what it wants besides."""
+
+    rollouts: Mapping[str, int] = field(default_factory=dict)  # the version of each group's rollout
+    guard_states: Mapping[str, int] = field(default_factory=dict)  # likewise
+    table: int = 0  # the number of the last process table that it got
+    guarded: tuple[str, ...] = ()  # groups whose processes it wants to see
+    problem: str = ""  # what is wrong with rolling.yaml, for those who ask
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What supervisord knows: each group's rollout with its version, what is asked, the processes of the groups that
-    are rolled, asked for or guarded, by group and name, how many seconds before this look the last one was (0.0: none),
-    and each group's watch."""
+    """All that supervisord knows at one moment."""
 
-    rollouts: Mapping[str, tuple[int, Rollout]]
-    requests: tuple[Request, ...]
-    processes: Mapping[str, Mapping[str, Process]]
-    idle: float = 0.0
+    rollouts: Mapping[str, tuple[int, Rollout]]  # by group, each with its version
+    requests: tuple[Request, ...]  # without an answer yet
+    processes: Mapping[str, Mapping[str, Process]]  # by group and name, of the groups concerned
+    idle: float = 0.0  # seconds since the listener asked last; 0.0: never
     guard_states: Mapping[str, GuardState] = field(default_factory=dict)

@@ -24,7 +24,9 @@ def ascii_only(text: str) -> str:
 def plain(text: object) -> str:
     """Printable ASCII and line breaks; the rest as Python writes it: ``\\x1b``, ``\\xe9``, ``\\u2192``. A backslash of
     a text that only looks like one of these becomes ``\\x5c``, so that ``readable`` can tell them apart."""
-    return _NOT_PLAIN.sub(_escape, str(text))
+    text = str(text)
+    is_plain = text.isascii() and text.isprintable() and "\\" not in text  # nearly always, and much quicker to see
+    return text if is_plain else _NOT_PLAIN.sub(_escape, text)
 
 
 def readable(text: str, encoding: str) -> str:

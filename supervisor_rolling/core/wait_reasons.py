@@ -21,9 +21,9 @@ def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout
     """The rollout with what it waits for since then; empty: for nothing."""
     text = text if rollout.status is Status.RUNNING else ""
     is_long = bool(text) and at - since >= LONG
-    if (rollout.waits, rollout.waits_long) == (text, is_long):
+    if (rollout.waits_for, rollout.waits_long) == (text, is_long):
         return rollout
-    return replace(rollout, waits=text, waits_long=is_long)
+    return replace(rollout, waits_for=text, waits_long=is_long)
 
 
 def wait_reason(rollout: Rollout, observed: Observation) -> tuple[str, float]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.core.records import LOST
+from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.quantities import lasting
 from supervisor_rolling.ctl.session import Session
@@ -35,7 +35,7 @@ def history_lines(group: str, rollouts: Sequence[Mapping[str, Any]]) -> list[str
 
 
 def _row(rollout: Mapping[str, Any]) -> tuple[str, ...]:
-    is_unknown = rollout["status"] == LOST and not rollout["seconds"]  # the listener was killed, too
+    is_unknown = rollout["status"] == Status.LOST.value and not rollout["seconds"]  # the listener was killed, too
     return (
         str(rollout["id"]),
         rollout["group"],

@@ -88,7 +88,6 @@ def _meta(rollout: View) -> list[tuple[str, object]]:
         ("At a time", rollout["limit"] or None),
         ("Forced", "yes, with --force" if rollout["force"] else None),
         *(("Interrupted", _rest_text(rest, rollout)) for rest in rollout["rests"]),
-        ("Paused for", lasting(rollout["paused_seconds"]) if rollout["paused_seconds"] > 0 else None),
     ]
 
 

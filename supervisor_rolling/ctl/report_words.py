@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from supervisor_rolling.core.records import LOST
+from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.core.warmup_replies import statuses_text
 from supervisor_rolling.ctl.quantities import counted, from_to, lasting, ms
 from supervisor_rolling.ctl.rollout_lines import UNICODE, past_stages
@@ -45,7 +45,7 @@ def outcome(process: View, status: str) -> str:
         return str(process["why"] or "open")
     if not process["selected"]:
         return "not selected"
-    return {"running": "not yet replaced", LOST: "not known to be replaced"}.get(status, "not replaced")
+    return {"running": "not yet replaced", Status.LOST.value: "not known to be replaced"}.get(status, "not replaced")
 
 
 def forecast_text(rollout: View) -> str:

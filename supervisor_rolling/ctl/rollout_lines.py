@@ -162,7 +162,7 @@ def bar_line(rollout: View, signs: Signs) -> str:
 
 def waits_text(rollout: View) -> str:
     """What a rollout waits for; empty if it does not wait."""
-    return f"waiting for {rollout['waits']}" if rollout["waits"] else ""
+    return f"waiting for {rollout['waits_for']}" if rollout["waits_for"] else ""
 
 
 def _remaining(rollout: View) -> str:
@@ -183,9 +183,7 @@ def _state(rollout: View) -> str:
         return ", aborting"
     if rollout["paused"]:
         return ", paused"
-    if rollout["hook"]:
-        return f", running {rollout['hook']}"
-    return f", {waits_text(rollout)}" if rollout["waits"] else ""
+    return f", {waits_text(rollout)}" if rollout["waits_for"] else ""
 
 
 # --- after a rollout

@@ -7,7 +7,7 @@ Every call has a deadline of its own. Those that are slow say so, and are made i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.checks.conntrack import Conntrack
@@ -30,6 +30,7 @@ from supervisor_rolling.core.policy import BalancerPolicy, Policy
 from supervisor_rolling.core.port_use import Client, Holder, PortUse
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.process import Incarnation
+from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Snapshot
 
@@ -342,8 +343,7 @@ class Metrics(Protocol):
 
 
 class History(Protocol):
-    """Earlier rollouts. Never raises: an error is logged, and tried again. Records and their heads have the shapes of
-    ``core/records.py``."""
+    """Earlier rollouts. Never raises: an error is logged, and tried again."""
 
     def keep(self, rollouts: Collection[Rollout]) -> None:
         """Keep what is new of the rollouts that supervisord knows. One that ran and that it does not know has ended with
@@ -363,12 +363,12 @@ class History(Protocol):
         """How long each process was away in the last rollouts of a group, the newest last."""
         ...
 
-    def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
-        """The heads of the last ``number`` rollouts, the newest last; of every group, if none is named."""
+    def summaries(self, group: str, number: int) -> Sequence[RolloutView]:
+        """The last ``number`` rollouts, without their processes, the newest last; of every group, if none is named."""
         ...
 
-    def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
-        """A whole record: of the rollout of this number, or the last one if it is empty; None if there is none."""
+    def find(self, group: str, rollout: str) -> RolloutView | None:
+        """The rollout of this number with its course, or the last one if it is empty; None if there is none."""
         ...
 
 
@@ -406,8 +406,8 @@ class Supervisor(Protocol):
         """Answer a check."""
         ...
 
-    def answer(self, request: int, answer: Mapping[str, Any]) -> None:
-        """Answer a question about earlier rollouts: ``rollouts``, an array of heads, or ``record``, JSON text."""
+    def answer(self, request: int, answer: RolloutView | Sequence[RolloutView]) -> None:
+        """Answer a request for a record or a history."""
         ...
 
     def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:

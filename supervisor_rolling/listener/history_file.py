@@ -1,8 +1,8 @@
 """The rollouts so far, in a file: the ``History`` of ``contracts.py``.
 
 A line is written when a rollout begins, so that it is known whatever is killed, one when it ends, and one when a
-listener ends while the rollout runs: JSON objects with the shape of ``core/records.py``. Of the lines with one id and
-one ``began`` the last counts. Where that says ``running`` and supervisord does not know the rollout, it ended with an
+listener ends while the rollout runs: a ``public_view.RolloutView`` as JSON. Of the lines with one id and one
+``began`` the last counts. Where that says ``running`` and supervisord does not know the rollout, it ended with an
 earlier supervisord (``shutdown``, ``reload``), and a line says so.
 
 A failure here stops no rollout: it is logged, and the lines are written when that works again.
@@ -17,12 +17,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.forecast import ROLLOUTS, Cycles, cycles
 from supervisor_rolling.core.policy import HistoryPolicy
-from supervisor_rolling.core.records import LOST, head, head_of, is_running, lost, record
+from supervisor_rolling.core.public_view import DIGITS, Detail, RolloutView, lost, rollout_view, summary_of
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.timeline import active
 from supervisor_rolling.listener.system import shared_directory
@@ -65,8 +66,8 @@ class FileHistory:
         self._clock = clock
         self._path: str | None = None  # None: not loaded; empty: none is kept
         self._last_id = 0
-        self._newest: dict[str, dict[str, Any]] = {}  # the head of the last rollout of each group
-        self._running: dict[Key, dict[str, Any]] = {}  # the heads of rollouts without an end
+        self._newest: dict[str, RolloutView] = {}  # the summary of the last rollout of each group
+        self._running: dict[Key, RolloutView] = {}  # the summaries of rollouts without an end
         self._cycles: dict[str, collections.deque[Cycles]] = {}
         self._pending: list[str] = []  # lines that are not written yet
         self._retry_at = 0.0
@@ -79,7 +80,8 @@ class FileHistory:
         for rollout in rollouts:
             try:
                 if _state_of(self._newest_of(rollout)) != _state(rollout):
-                    self._add((head if rollout.status is Status.RUNNING else record)(rollout, self._clock()))
+                    detail = Detail.SUMMARY if rollout.status is Status.RUNNING else Detail.COURSE
+                    self._add(rollout_view(rollout, self._clock(), detail))
             except Exception as error:  # noqa: BLE001 - of one rollout: the others are kept first
                 errors.append(error)
         self._flush()
@@ -90,7 +92,7 @@ class FileHistory:
         for rollout in rollouts:
             if rollout.status is Status.RUNNING:
                 self._load()
-                found = record(rollout, at)
+                found = rollout_view(rollout, at, Detail.COURSE)
                 self._add(lost(found) if are_lost else found)
         self._retry_at = 0.0
         self._flush()
@@ -103,23 +105,23 @@ class FileHistory:
         self._load()
         return list(self._cycles.get(group, ()))
 
-    def heads(self, group: str, number: int) -> Sequence[Mapping[str, Any]]:
+    def summaries(self, group: str, number: int) -> Sequence[RolloutView]:
         self._load()
-        found: dict[Key, dict[str, Any]] = {}
+        found: dict[Key, RolloutView] = {}
         for one in self._newest_first(group):
-            found.setdefault(_key(one), head_of(one))
+            found.setdefault(_key(one), summary_of(one))
             if len(found) >= number:
                 break
         return list(found.values())[::-1]
 
-    def find(self, group: str, rollout: str) -> Mapping[str, Any] | None:
+    def find(self, group: str, rollout: str) -> RolloutView | None:
         self._load()
-        return next((one for one in self._newest_first(group) if rollout in ("", str(one["id"]))), None)
+        return next((one for one in self._newest_first(group) if rollout in ("", str(one.id))), None)
 
     # --- writing
 
-    def _add(self, found: dict[str, Any]) -> None:
-        self._pending = [*self._pending, json.dumps(found)][-MAX_PENDING:]
+    def _add(self, found: RolloutView) -> None:
+        self._pending = [*self._pending, dump(found)][-MAX_PENDING:]
         self._remember(found)
 
     def _flush(self) -> None:
@@ -145,10 +147,10 @@ class FileHistory:
             self._has_warned = True
 
     def _end_lost(self, rollouts: Collection[Rollout]) -> None:
-        known = {(rollout.id, round(rollout.began, 3)) for rollout in rollouts}
+        known = {(rollout.id, round(rollout.began, DIGITS)) for rollout in rollouts}
         for key, one in list(self._running.items()):
             if key not in known:
-                self._add(lost(next((found for found in self._newest_first(one["group"]) if _key(found) == key), one)))
+                self._add(lost(next((found for found in self._newest_first(one.group) if _key(found) == key), one)))
 
     # --- reading
 
@@ -162,47 +164,53 @@ class FileHistory:
             for found in reversed(list(itertools.islice(self._newest_first(), MAX_LOADED))):
                 self._remember(found)
 
-    def _newest_of(self, rollout: Rollout) -> dict[str, Any]:
-        """The head of the last rollout of its group; empty where there is none. One that ended long ago may stand
-        further back than what was loaded."""
+    def _newest_of(self, rollout: Rollout) -> RolloutView | None:
+        """The summary of the last rollout of its group, if there is one. One that ended long ago may stand further back
+        than what was loaded."""
         if rollout.group not in self._newest and rollout.status is not Status.RUNNING:
-            self._newest[rollout.group] = head_of(next(self._newest_first(rollout.group), {}))
-        return self._newest.get(rollout.group, {})
+            found = next(self._newest_first(rollout.group), None)
+            if found is not None:
+                self._newest[rollout.group] = summary_of(found)
+        return self._newest.get(rollout.group)
 
-    def _remember(self, found: dict[str, Any]) -> None:
+    def _remember(self, found: RolloutView) -> None:
         """What a reconcile needs of it: the rest is read on request."""
-        key, group = _key(found), found["group"]
-        self._last_id = max(self._last_id, found["id"])
-        if found["status"] != LOST or _key(self._newest.get(group, found)) == key:  # lost: another may have begun since
-            self._newest[group] = head_of(found)
+        key, group = _key(found), found.group
+        self._last_id = max(self._last_id, found.id)
+        if (
+            found.status is not Status.LOST or _key(self._newest.get(group, found)) == key
+        ):  # another may have begun since
+            self._newest[group] = summary_of(found)
         self._running.pop(key, None)
-        if is_running(found):
-            self._running[key] = head_of(found)
-        if found["status"] == Status.DONE.value and cycles(found).away:
+        if found.status is Status.RUNNING:
+            self._running[key] = summary_of(found)
+        if found.status is Status.DONE and cycles(found).away:
             self._cycles.setdefault(group, collections.deque(maxlen=ROLLOUTS)).append(cycles(found))
 
-    def _newest_first(self, group: str = "") -> Iterator[dict[str, Any]]:
+    def _newest_first(self, group: str = "") -> Iterator[RolloutView]:
         """All records, or those of a group. What is no record is ignored: others may write there, too."""
         paths = [_rotated(self._path, number) for number in range(FILES)] if self._path else []
         kept: Iterator[bytes | str] = (line for path in paths for line in reversed(_lines(path)))
         for line in itertools.chain(reversed(self._pending), kept):
             found = _parsed(line)
-            if found is not None and group in ("", found["group"]):
+            if found is not None and group in ("", found.group):
                 yield found
 
 
-def _key(found: Mapping[str, Any]) -> Key:
-    return found["id"], found["began"]
+def _key(found: RolloutView) -> Key:
+    return found.id, found.began
 
 
 def _state(rollout: Rollout) -> tuple[Any, ...]:
     """A line is written when this changes: a rollout that is resumed may end again in another way, or later."""
-    seconds = 0.0 if rollout.status is Status.RUNNING else round(active(rollout, rollout.ended_at), 3)
-    return rollout.id, round(rollout.began, 3), rollout.status.value, seconds
+    seconds = 0.0 if rollout.status is Status.RUNNING else round(active(rollout, rollout.ended_at), DIGITS)
+    return rollout.id, round(rollout.began, DIGITS), rollout.status, seconds
 
 
-def _state_of(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*_key(found), found["status"], 0.0 if is_running(found) else found["seconds"]) if found else ()
+def _state_of(found: RolloutView | None) -> tuple[Any, ...]:
+    if found is None:
+        return ()
+    return (*_key(found), found.status, 0.0 if found.status is Status.RUNNING else found.seconds)
 
 
 # --- files
@@ -243,15 +251,8 @@ def _lines(path: str) -> list[bytes]:
         return []
 
 
-def _parsed(line: bytes | str) -> dict[str, Any] | None:
+def _parsed(line: bytes | str) -> RolloutView | None:
     try:
-        found = json.loads(line)
+        return load(RolloutView, json.loads(line))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
-        return None
-    whole = head_of(found)
-    known = ("id", "group", "began", "status")
-    return (
-        found if all(type(found.get(key)) is type(whole[key]) and found[key] == whole[key] for key in known) else None
-    )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SupervisorError
-from supervisor_rolling.core.records import is_running, record
+from supervisor_rolling.core.public_view import Detail, rollout_view
 from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.core.snapshot import Request, Snapshot
 from supervisor_rolling.listener.contracts import History, Supervisor
@@ -65,7 +64,7 @@ class RequestHandler:
 
     def _answer_history(self, request: Request, snapshot: Snapshot) -> None:
         if request.kind == "history":
-            self._supervisor.answer(request.id, {"rollouts": self._history.heads(request.group, request.number)})
+            self._supervisor.answer(request.id, self._history.summaries(request.group, request.number))
             return
         found = self._history.find(request.group, request.rollout)
         live = {rollout.id: rollout for _, rollout in snapshot.rollouts.values() if rollout.status is Status.RUNNING}
@@ -73,9 +72,9 @@ class RequestHandler:
             which = " ".join(filter(None, ("rollout", request.rollout, request.group and f"of {request.group}")))
             self._supervisor.refuse(request.id, Fault.NOT_ROLLING, f"no {which} is known: see rolling_history")
             return
-        if is_running(found) and found["id"] in live:
-            found = record(live[found["id"]], self._clock())
-        self._supervisor.answer(request.id, {"record": json.dumps(found)})
+        if found.status is Status.RUNNING and found.id in live:
+            found = rollout_view(live[found.id], self._clock(), Detail.COURSE)
+        self._supervisor.answer(request.id, found)
 
 
 def _at_a_time(requests: Sequence[Request]) -> list[Request]:

@@ -15,20 +15,22 @@ import time
 import urllib.parse
 import xmlrpc.client
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
-from supervisor_rolling.codec import dump, dump_changes, load, load_rollout, load_watch
+from supervisor_rolling.codec import dump, dump_changes, load, struct_of
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
 from supervisor_rolling.core.guard_state import GuardState
-from supervisor_rolling.core.preflight_report import Report, Settings
+from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Rollout
-from supervisor_rolling.core.snapshot import Request, Snapshot
+from supervisor_rolling.core.snapshot import Known, Request, Snapshot
 from supervisor_rolling.core.text import plain, readable
 from supervisor_rolling.packing import pack, unpack
 
@@ -80,23 +82,20 @@ class XmlRpcSupervisor:
         self._rollouts: dict[str, tuple[int, Rollout]] = {}
         self._watches: dict[str, tuple[int, GuardState]] = {}
         self._table = _Table()
-        self._takes_changes = False
 
     def observe(self, guarded: Collection[str]) -> Snapshot:
         """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
-        known = {
-            "rollouts": _versions(self._rollouts),
-            "guard_states": _versions(self._watches),
-            "table": self._table.number,
-            "guarded": sorted(guarded),
-            "packed": True,
-            "problem": plain(self._problem()),
-        }
-        news = json.loads(unpack(self._own("listenerObserve", known)))
-        self._takes_changes = news.get("takes_changes", False)
-        self._rollouts = _updated(self._rollouts, news["rollouts"], news["rolled"], load_rollout)
-        self._watches = _updated(self._watches, news["guard_states"], news["guarded_groups"], load_watch)
-        requests = tuple(_request(data) for data in news["requests"])
+        known = Known(
+            _versions(self._rollouts),
+            _versions(self._watches),
+            self._table.number,
+            tuple(sorted(guarded)),
+            plain(self._problem()),
+        )
+        news = json.loads(unpack(self._own("listenerObserve", struct_of(known))))
+        self._rollouts = _updated(self._rollouts, news["rollouts"], news["rollout_groups"], partial(load, Rollout))
+        self._watches = _updated(self._watches, news["guard_states"], news["guarded_groups"], partial(load, GuardState))
+        requests = load(tuple[Request, ...], news["requests"])
         processes = self._table.updated(news["table"], news["processes"], time.monotonic())
         guard_states = {group: guard_state for group, (_, guard_state) in self._watches.items()}
         return Snapshot(dict(self._rollouts), requests, processes, news["idle"], guard_states)
@@ -105,15 +104,14 @@ class XmlRpcSupervisor:
         """Write a rollout on top of the version that was looked at. Raises ConflictError when somebody else wrote
         since."""
         known = self._rollouts.get(rollout.group)
-        is_known = known is not None and known[0] == version and self._takes_changes
-        text = dump_changes(rollout, known[1]) if known and is_known else dump(rollout)
-        version = self._own("listenerRecord", rollout.group, version, self._packed(text), request)
+        text = dump_changes(rollout, known[1]) if known and known[0] == version else dump(rollout)
+        version = self._own("listenerRecord", rollout.group, version, pack(text), request)
         self._rollouts[rollout.group] = (version, rollout)
 
     def guard(self, guard_state: GuardState) -> None:
         """Write what the guard of a group has in hand."""
         self._watches[guard_state.group] = (
-            self._own("listenerGuard", guard_state.group, self._packed(dump(guard_state))),
+            self._own("listenerGuard", guard_state.group, pack(dump(guard_state))),
             guard_state,
         )
 
@@ -128,26 +126,20 @@ class XmlRpcSupervisor:
 
     def plan(self, request: int, rollout: Rollout) -> None:
         """Answer a dry run."""
-        self._own("listenerAnswer", request, 0, "", self._packed(dump(rollout)))
+        self._own("listenerAnswer", request, 0, "", pack(dump(rollout)))
 
     def report(self, request: int, report: Report) -> None:
         """Answer a check."""
-        self._own("listenerAnswer", request, 0, "", self._packed(dump(report)))
+        self._own("listenerAnswer", request, 0, "", pack(dump(report)))
 
-    def answer(self, request: int, answer: Mapping[str, Any]) -> None:
-        """Answer a question about the rollouts that were."""
-        self._own("listenerAnswer", request, 0, "", self._packed(json.dumps(answer)))
+    def answer(self, request: int, answer: RolloutView | Sequence[RolloutView]) -> None:
+        """Answer a request for a record or a history."""
+        self._own("listenerAnswer", request, 0, "", pack(dump(answer)))
 
     def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:
         """Give a few orders in one call: each call costs supervisord a pass over all its processes."""
-        given = [
-            {"verb": one.verb.value, "name": one.name, "signal": one.signal, **one.incarnation._asdict()}
-            for one in actions
-        ]
+        given = [struct_of(one) for one in actions]
         return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerAct", group, given)]
-
-    def _packed(self, text: str) -> str:
-        return pack(text) if self._takes_changes else text
 
     def _own(self, method: str, *arguments: Any) -> Any:
         """Call a method that is the listener's own. Raises NoKeyError where supervisord has not told the key yet."""
@@ -200,10 +192,6 @@ class XmlRpcSupervisor:
             raise SupervisorError(f"supervisord does not answer at {url}: {error or type(error).__name__}") from None
 
 
-_FIELDS = len(fields(Process))
-"""Of a row; a newer supervisord may send more."""
-
-
 class _Table:
     """The process table, put together from what each look brings. A process that is not RUNNING ages between looks."""
 
@@ -220,7 +208,7 @@ class _Table:
         groups = {group: ({} if whole else dict(self._groups[group])) for group, (whole, _) in news.items()}
         down = {group: ({} if whole else self._down[group]) for group, (whole, _) in news.items()}
         for group, (_, rows) in news.items():
-            for process in (Process(*row[:_FIELDS]) for row in rows):
+            for process in (Process(*row) for row in rows):
                 groups[group][process.name] = process
                 down[group].pop(process.name, None)
                 if process.state != "RUNNING":
@@ -323,21 +311,3 @@ def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:
             'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener'
         )
     return f"supervisord answered HTTP {error.errcode} {error.errmsg}: see its log"
-
-
-def _request(data: Mapping[str, Any]) -> Request:
-    return Request(
-        id=data["id"],
-        kind=data["kind"],
-        group=data["group"],
-        processes=tuple(data.get("processes", ())),
-        max_unavailable=data.get("max_unavailable", ""),
-        force=data.get("force", False),
-        by=data.get("by", ""),
-        user=data.get("user", ""),
-        client=data.get("client", ""),
-        began=data.get("began", 0.0),
-        number=data.get("number", 0),
-        rollout=data.get("rollout", ""),
-        settings=load(Settings, data.get("settings", {})),
-    )

@@ -1,10 +1,10 @@
-"""Who has called the method that runs now, as the connection tells it: a client may say anything of itself.
+"""The identity of the client whose method call is running, by its connection: a client may say anything of itself.
 
-supervisord hands a method its parameters alone. The request, which knows the connection, is a local variable of its
-handler, further up the stack; where another version of supervisor has it otherwise, nothing is known.
+supervisord passes a method its parameters alone. The request, which knows the connection, is a local variable of its
+handler, further up the stack; where another version of supervisor does it otherwise, nothing is known.
 
-A user of a unix socket is told by number: to look up a name may ask a directory on the network, and supervisord has one
-thread.
+A user of a unix socket is named by number: a look-up of the name may ask a directory on the network, and supervisord
+has one thread.
 """
 
 from __future__ import annotations
@@ -20,28 +20,25 @@ from supervisor_rolling.core.text import plain
 HANDLER, REQUEST = "continue_request", "request"
 """The function of supervisor.xmlrpc that calls the methods, and its variable."""
 
-DEEPEST = 50
-"""Frames: a method is a few calls below its handler."""
-
-LONGEST = 64
-"""Characters of a name."""
+MAX_FRAMES = 50  # a method is a few calls below its handler
+MAX_NAME = 64  # characters
 
 UNIX = "unix socket"
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-def asker() -> tuple[str, str]:
-    """The user, and the address or ``unix socket``; each empty where nobody can tell."""
+def client_identity() -> tuple[str, str]:
+    """The user, and the address or ``unix socket``; each empty where it is unknown."""
     try:
         request = _request(sys._getframe(1))
         return (_user(request), _client(request.channel)) if request is not None else ("", "")
-    except (AttributeError, OSError, IndexError, TypeError, struct.error):  # another supervisor
+    except (AttributeError, OSError, IndexError, TypeError, struct.error):  # another version of supervisor
         return "", ""
 
 
 def _request(frame: FrameType | None) -> Any:
-    for _ in range(DEEPEST):
+    for _ in range(MAX_FRAMES):
         if frame is None:
             return None
         if frame.f_code.co_name == HANDLER:
@@ -51,10 +48,10 @@ def _request(frame: FrameType | None) -> Any:
 
 
 def _user(request: Any) -> str:
-    """Whom supervisord has let in by a password, or whom the kernel knows at the other end."""
+    """The user that gave a password, or that the kernel knows at the other end."""
     info = getattr(request, "auth_info", None)
     if info:
-        return plain(info[0])[:LONGEST]
+        return plain(info[0])[:MAX_NAME]
     channel = request.channel
     if channel.socket.family != socket.AF_UNIX:
         return ""
@@ -63,4 +60,4 @@ def _user(request: Any) -> str:
 
 
 def _client(channel: Any) -> str:
-    return UNIX if channel.socket.family == socket.AF_UNIX else plain(channel.addr[0])[:LONGEST]
+    return UNIX if channel.socket.family == socket.AF_UNIX else plain(channel.addr[0])[:MAX_NAME]

@@ -1,6 +1,6 @@
-"""What supervisord's own events tell the mailbox: how long processes live, and that a group is gone.
+"""What supervisord's own events bring into the mailbox: when processes start and stop, and that a group was removed.
 
-Contract: an exception in a callback given to ``events.subscribe`` ends supervisord without a word, so none leaves here.
+An exception in a callback given to ``events.subscribe`` ends supervisord without a log line, so none leaves here.
 ``reload`` drops all callbacks and makes a new supervisord, which gets its own.
 """
 
@@ -17,30 +17,30 @@ from supervisor_rolling.plugin.fault_barrier import Defects
 from supervisor_rolling.plugin.mailbox import Mailbox
 
 
-def hear(supervisord: Any, mailbox: Mailbox) -> None:
-    """Note in the mailbox what this supervisord tells from now on."""
+def subscribe_mailbox(supervisord: Any, mailbox: Mailbox) -> None:
+    """Note in the mailbox the events of this supervisord from now on."""
     logger = supervisord.options.logger
     defects = Defects(logger)
-    subscribe(ProcessStateEvent, _quiet(mailbox.lives.hear, defects))
-    subscribe(ProcessGroupRemovedEvent, _quiet(lambda event: _removed(event.group, mailbox, logger), defects))
+    subscribe(ProcessStateEvent, _contained(mailbox.times.note, defects))
+    subscribe(ProcessGroupRemovedEvent, _contained(lambda event: _removed(event.group, mailbox, logger), defects))
 
 
 def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
     now = time.monotonic()
     before, after = mailbox.remove(group, now)
     if before is not None and after is not None:
-        logger.warn("rolling: rollout %d of %s is aborted: %s" % (after["id"], group, after["why"]))
+        logger.warn("rolling: rollout %d of %s is aborted: %s" % (after.id, group, after.why))
         for event in events_between(before, after, now):
             notify(event)
 
 
-def _quiet(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
+def _contained(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
     """The callback, whose exceptions go to supervisord's log."""
 
-    def heard(event: Any) -> None:
+    def callback(event: Any) -> None:
         try:
             call(event)
-        except Exception as error:  # noqa: BLE001 - supervisord would end without a word
-            defects.tell("what it hears", error)
+        except Exception as error:  # noqa: BLE001 - supervisord would end without a log line
+            defects.report("an event callback", error)
 
-    return heard
+    return callback

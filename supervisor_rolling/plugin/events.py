@@ -1,9 +1,9 @@
 """The events that a rollout emits, for any event listener of supervisord: ``events = ROLLING`` gets them all.
 
 They are registered when this module is imported, which supervisord does before it reads the listeners' ``events=``
-lines. Payload: ``group:NAME rollout:NUMBER`` on the first line, JSON in the body (shapes: ``views.py``).
+lines. Payload: ``group:NAME rollout:NUMBER`` on the first line, JSON in the body (``core/public_view.py``).
 
-A payload is made with its event and is ASCII. supervisord asks for it in its loop, where an exception would end it, and
+A payload is made with its event and is ASCII: supervisord asks for it in its loop, where an exception would end it, and
 counts its characters where listeners count bytes.
 """
 
@@ -15,12 +15,14 @@ from typing import Any
 
 from supervisor import events
 
+from supervisor_rolling.core.public_view import member_view, rollout_view
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
-from supervisor_rolling.plugin.views import member_view, rollout_view
+from supervisor_rolling.plugin.views import struct
 
 
 class RollingEvent(events.Event):
-    """Parent of all; never raised itself."""
+    """Parent of all; never emitted itself."""
 
     def __init__(self, group: str, rollout: int, body: Mapping[str, Any]) -> None:
         self.group = group
@@ -34,10 +36,10 @@ class RollingEvent(events.Event):
 
 
 class RollingAskedEvent:
-    """The doorbell: something was asked of our listener, or it has no key yet, which this event tells it.
+    """The doorbell: there is a request for our listener, or it has no key yet. The event carries the key.
 
-    No child of ROLLING, nor of supervisor's Event: who subscribes to all of those must not get the key. (supervisor's
-    own EventRejectedEvent is none either.)
+    It is a child neither of ROLLING nor of supervisor's Event (as supervisor's own EventRejectedEvent): a listener that
+    subscribes to all of those must not get the key.
     """
 
     def __init__(self, key: str) -> None:
@@ -49,11 +51,11 @@ class RollingAskedEvent:
 
 
 class RollingStartedEvent(RollingEvent):
-    """A rollout begins, or goes on after a failure. Body: the rollout."""
+    """A rollout started or was resumed. Body: the rollout."""
 
 
 class RollingProcessEvent(RollingEvent):
-    """A process came to another stage. Body: the process."""
+    """A process entered another stage. Body: the process."""
 
 
 class RollingFinishedEvent(RollingEvent):
@@ -75,24 +77,18 @@ EVENTS: dict[str, type] = {
 for _name, _event in EVENTS.items():
     events.register(_name, _event)
 
-_EVENT_OF_STATUS = {
-    "running": RollingStartedEvent,
-    "done": RollingFinishedEvent,
-    "failed": RollingFailedEvent,
-    "aborted": RollingFailedEvent,
-}
 
-
-def events_between(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: float) -> Iterator[RollingEvent]:
-    """What there is to tell when the wire form ``old`` of a rollout (None: there was none) becomes ``new``."""
-    group, number = new["group"], new["id"]
-    is_same = old is not None and old["id"] == number
-    was = {member["name"]: member["stage"] for member in old["members"]} if old is not None and is_same else {}
-    begins = not is_same or (old is not None and old["status"] != "running" and new["status"] == "running")
-    if begins:
-        yield RollingStartedEvent(group, number, rollout_view(new, now))
-    for member in new["members"]:
-        if member["stage"] != was.get(member["name"], "open"):
-            yield RollingProcessEvent(group, number, member_view(member, now))
-    if new["status"] != "running" and (begins or old is None or old["status"] == "running"):
-        yield _EVENT_OF_STATUS[new["status"]](group, number, rollout_view(new, now))
+def events_between(old: Rollout | None, new: Rollout, now: float) -> Iterator[RollingEvent]:
+    """The events of a rollout that was ``old`` (None: there was none) and is ``new``."""
+    was_running = old is not None and old.status is Status.RUNNING
+    is_other = old is None or old.id != new.id
+    before = {member.name: member.stage for member in old.members} if old and not is_other else {}
+    is_start = is_other or (not was_running and new.status is Status.RUNNING)
+    if is_start:
+        yield RollingStartedEvent(new.group, new.id, struct(rollout_view(new, now)))
+    for member in new.members:
+        if member.stage is not before.get(member.name, Stage.OPEN):
+            yield RollingProcessEvent(new.group, new.id, struct(member_view(member, now)))
+    if new.status is not Status.RUNNING and (is_start or was_running):
+        kind = RollingFinishedEvent if new.status is Status.DONE else RollingFailedEvent
+        yield kind(new.group, new.id, struct(rollout_view(new, now)))

@@ -1,7 +1,7 @@
-"""Keeps our own defects from supervisord: whatever goes wrong is logged there and answered as a fault.
+"""Keeps our own defects from supervisord: every exception is logged there and answered as a fault.
 
-supervisord answers an exception of a method with HTTP 500 and takes a TypeError for wrong parameters; one in a deferred
-answer, in an event or in its loop says still less, or ends supervisord and leaves its children alone.
+supervisord answers an exception of a method with HTTP 500 and takes a TypeError for wrong parameters. An exception in a
+deferred answer, an event or its loop tells even less, or ends supervisord and orphans its children.
 """
 
 from __future__ import annotations
@@ -16,35 +16,45 @@ from typing import Any, TypeVar
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.text import plain
 
 T = TypeVar("T")
 
-MAX_TOLD = 100
-"""So many different defects are logged, each told from the others by its kind and the line that raised it."""
+MAX_REPORTED = 100
+"""Different defects that are logged; a defect is known by its kind and the line that raised it."""
+
+
+class RollingFault(RPCError):
+    """A fault of this namespace, with its name in the text as supervisor's own have it."""
+
+    def __init__(self, code: int, text: str) -> None:
+        RPCError.__init__(self, code)
+        names = {value: name for name, value in vars(Fault).items() if isinstance(value, int)}
+        self.text = f"{names[code]}: {plain(text)}"
 
 
 class Defects:
-    """The defects of one supervisord, each of which is logged once."""
+    """The defects of one supervisord; each is logged once."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
-        self._told: set[tuple[object, ...]] = set()
+        self._reported: set[tuple[object, ...]] = set()
 
-    def tell(self, where: str, error: BaseException) -> None:
+    def report(self, where: str, error: BaseException) -> None:
         """Log it, with its traceback, if it is new. Never raises."""
         try:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
             defect = (where, type(error).__name__, *lines)
-            if defect not in self._told and len(self._told) < MAX_TOLD:
-                self._told.add(defect)
+            if defect not in self._reported and len(self._reported) < MAX_REPORTED:
+                self._reported.add(defect)
                 self._logger.critical("rolling: a defect of supervisor_rolling in %s:\n%s" % (where, text))
-        except Exception:  # noqa: BLE001 - there is nowhere left to tell it
+        except Exception:  # noqa: BLE001 - there is nowhere left to report it
             return
 
     def fault(self, method: str, error: BaseException) -> RPCError:
-        """Log it, and what a client is told of it. Uses nothing of ours that could be what is broken."""
-        self.tell("rolling.%s" % method, error)
+        """Log it, and return the fault for the client. Uses nothing of ours that could be what is broken."""
+        self.report("rolling.%s" % method, error)
         fault = RPCError(Fault.DEFECT)
         fault.text = (
             "DEFECT: %s failed by a defect of supervisor_rolling (%s), which supervisord's log shows: supervisorctl "
@@ -54,7 +64,7 @@ class Defects:
 
 
 def contained(kind: type[T]) -> type[T]:
-    """A namespace whose public methods raise RPCError alone. Of anything else ``_defects`` makes one."""
+    """A namespace whose public methods raise RPCError alone; ``_defects`` makes one of every other exception."""
     for name, method in list(vars(kind).items()):
         if isinstance(method, types.FunctionType) and not name.startswith("_"):
             setattr(kind, name, _contained(method))
@@ -68,7 +78,7 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
     def answer(self: Any, *arguments: Any, **named: Any) -> Any:
         try:
             signature.bind(self, *arguments, **named)
-        except TypeError:  # what is left of them is a defect
+        except TypeError:  # any other TypeError is a defect
             raise RPCError(Faults.INCORRECT_PARAMETERS) from None
         try:
             return method(self, *arguments, **named)

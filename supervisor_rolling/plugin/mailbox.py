@@ -1,10 +1,8 @@
-"""What supervisord remembers for us: what was asked, how far each rollout got, what the guard has in hand, and the
-ledger of warm processes.
+"""What supervisord remembers for us: requests, rollouts, what the crash guard does, and the ledger of warm processes.
 
-Plain dicts in supervisord's memory, so that they live exactly as long as the processes that they speak of. The
-mailbox decides nothing and understands little: it lets the listener write a rollout only on top of the version that it
-has read (compare-and-set), so that an operator's abort is never overwritten by a turn that had not seen it. A watch
-is written by the listener alone, so it is simply replaced.
+It lives in supervisord's memory, exactly as long as the processes that it is about. The mailbox decides nothing: the
+listener may write a rollout only on top of the version that it has read (compare-and-set), so that it never overwrites
+an operator's abort that it has not seen. Guard states are written by the listener alone and simply replaced.
 """
 
 from __future__ import annotations
@@ -12,200 +10,210 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.process import Incarnation
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.plugin.process_delta import Table
 from supervisor_rolling.plugin.process_times import ProcessTimes
 
-Wire = dict[str, Any]  # a Rollout or a Watch as wire.py writes it, parsed
+T = TypeVar("T")
 
-ACTIVE = "running"
-RESUMABLE = ("failed", "aborted")
-LOOKING = ("plan", "check", "history", "record")  # requests that change nothing
-NOTHING = (0, 0.0, 0.0)  # in the ledger
+RESUMABLE = (Status.FAILED, Status.ABORTED)
+READ_ONLY = ("plan", "check", "history", "record")  # requests that change nothing
 REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill supervisord's memory
 
 REMEMBERED = 60.0
-"""Seconds for which the rollout of a group that is gone can be asked for: whoever watched it is to read how it
-ended."""
+"""Seconds for which the ended rollout of a removed group can still be read: a client that watched it reads its end."""
 
 REMOVED_TEXT = "supervisord removed the group, or made it anew (supervisorctl update), and stopped all its processes"
 
 
-class Records:
-    """One record for each group, with a version that never comes again."""
+@dataclass(eq=False, repr=False)
+class Asked:
+    """A request and what became of it. The client's deferred answer holds it, too."""
+
+    request: Request
+    at: float
+    state: str = "asked"  # then accepted, refused, answered, abandoned or gone
+    rollout: int = 0  # the number of the rollout that it led to
+    code: int = 0  # the fault of a refusal
+    text: str = ""  # of the refusal
+    answer: Any = None  # of a plan: a Rollout, of a check: a Report, of a history: RolloutViews, of a record: JSON
+
+
+class Versions(Generic[T]):
+    """One value for each group, with a version that never comes again."""
 
     def __init__(self, numbers: Iterator[int]) -> None:
         self._numbers = numbers
-        self._found: dict[str, tuple[int, Wire]] = {}
+        self._found: dict[str, tuple[int, T]] = {}
 
-    def get(self, group: str) -> Wire | None:
-        """The record of a group, if there is one."""
+    def get(self, group: str) -> T | None:
+        """The value of a group, if there is one."""
         return self._found[group][1] if group in self._found else None
 
-    def __getitem__(self, group: str) -> Wire:
+    def __getitem__(self, group: str) -> T:
         return self._found[group][1]
 
     def __iter__(self) -> Iterator[str]:
-        """The groups that have a record, in order."""
+        """The groups that have a value, in order."""
         return iter(sorted(self._found))
 
     def version(self, group: str) -> int:
-        """0 where there is none."""
+        """0 where there is no value."""
         return self._found[group][0] if group in self._found else 0
 
-    def write(self, group: str, record: Wire) -> int:
-        """Returns the version that it now has."""
-        self._found[group] = (next(self._numbers), record)
+    def write(self, group: str, value: T) -> int:
+        """Returns the new version."""
+        self._found[group] = (next(self._numbers), value)
         return self.version(group)
 
     def forget(self, group: str) -> None:
-        """Nothing known of it means anything now."""
+        """Remove the value of a group, if there is one."""
         self._found.pop(group, None)
 
-    def news(self, known: Mapping[str, int]) -> dict[str, list[Any]]:
-        """``{group: [version, record]}`` of those whose version is another than the one known."""
-        return {g: [version, record] for g, (version, record) in self._found.items() if version != known.get(g, 0)}
+    def news(self, known: Mapping[str, int]) -> dict[str, tuple[int, T]]:
+        """``{group: (version, value)}`` of those whose version differs from the known one."""
+        return {group: one for group, one in self._found.items() if one[0] != known.get(group, 0)}
 
 
 class Mailbox:
-    """One per supervisord, shared by all its HTTP servers. ``key``: what the listener shows to be the listener."""
+    """One per supervisord, shared by all its HTTP servers."""
 
     def __init__(self) -> None:
-        self.key = secrets.token_hex(32)
         numbers = itertools.count(1)
-        self.rollouts = Records(numbers)
-        self.guard_states = Records(numbers)
+        self.key = secrets.token_hex(32)  # with it the listener proves to be the listener
+        self.rollouts: Versions[Rollout] = Versions(numbers)
+        self.guard_states: Versions[GuardState] = Versions(numbers)
         self.table = Table()
-        self.lives = ProcessTimes()
-        self.requests: dict[int, Wire] = {}  # those without an answer
-        self.ledger: dict[str, dict[str, tuple[int, float, float]]] = {}  # pid, spawned, since when
-        self.looked_at = 0.0  # when the listener last did; 0.0: never
-        self.problem = ""  # what it then found wrong with rolling.yaml
-        self._last_id = 0
+        self.times = ProcessTimes()
+        self.requests: dict[int, Asked] = {}  # those without an answer
+        self.ledger: dict[str, dict[str, tuple[Incarnation, float]]] = {}  # warm processes, and since when
+        self.observed_at = 0.0  # when the listener asked last; 0.0: never
+        self.problem = ""  # what the listener then said is wrong with rolling.yaml
+        self._ids = itertools.count(1)
 
     # --- requests
 
-    def ask(self, kind: str, group: str, at: float, details: Mapping[str, Any]) -> Wire:
-        """Leave a request for the listener. ``kind``: restart, plan, resume, check, history or record. Returns it; the
-        answer will stand in it."""
-        self._last_id += 1
-        request = {**details, "id": self._last_id, "kind": kind, "group": group, "asked_at": at, "state": "asked"}
-        self.requests[self._last_id] = request
-        return request
+    def ask(self, kind: str, group: str, at: float, **details: Any) -> Asked:
+        """Leave a request for the listener; ``details``: the other fields of a ``Request``."""
+        asked = Asked(Request(next(self._ids), kind, group, **details), at)
+        self.requests[asked.request.id] = asked
+        return asked
 
     def is_full(self, since: float) -> bool:
-        """Whether no more can be asked now. What is older than ``since`` is forgotten first: its client, if it still
-        waits, has the request itself, and is told that the listener does not answer."""
-        self.requests = {request["id"]: request for request in self.asked(since)}
+        """Whether no more can be asked now. Requests older than ``since`` are forgotten first: their clients, if they
+        still wait, have them, and will report that the listener does not answer."""
+        self.requests = {one.request.id: one for one in self.asked(since)}
         return len(self.requests) >= REQUESTS_KEPT
 
-    def answer(self, number: int, state: str, code: int = 0, text: str = "", plan: Wire | None = None) -> None:
-        """Note the answer to a request: accepted, refused, planned, checked or told (``plan`` then is what is told).
-        Whoever asked has the request, and nobody else needs it any more."""
-        request = self.requests.pop(number, None)
-        if request is not None:
-            request.update(state=state, code=code, text=text, plan=plan or {})
+    def answer(self, number: int, state: str, **changes: Any) -> None:
+        """Note the answer to a request in it, and forget it; ``changes``: other fields of ``Asked``."""
+        asked = self.requests.pop(number, None)
+        if asked is not None:
+            vars(asked).update(state=state, **changes)
 
-    def asked(self, since: float) -> list[Wire]:
+    def asked(self, since: float) -> list[Asked]:
         """The requests that wait for an answer and are not older than ``since``."""
-        return [r for r in self.requests.values() if r["asked_at"] >= since]
+        return [one for one in self.requests.values() if one.at >= since]
 
-    def holder(self, group: str, since: float) -> Wire | None:
-        """The rollout or the request that has the group now, if any."""
+    def holder(self, group: str, since: float) -> Rollout | Request | None:
+        """The running rollout of the group, or the request for one, if any."""
         rollout = self.rollouts.get(group)
-        if rollout is not None and rollout["status"] == ACTIVE:
+        if rollout is not None and rollout.status is Status.RUNNING:
             return rollout
-        waiting = [r for r in self.asked(since) if r["group"] == group and r["kind"] not in LOOKING]
-        return waiting[0] if waiting else None
+        waiting = (one.request for one in self.asked(since) if one.request.group == group)
+        return next((request for request in waiting if request.kind not in READ_ONLY), None)
 
-    # --- rollouts and watches
+    # --- rollouts and guard states
 
-    def record(self, group: str, version: int, rollout: Wire, at: float) -> bool:
-        """Write a rollout on top of ``version`` (0: there is none). False when somebody else wrote since."""
+    def record(self, group: str, version: int, rollout: Rollout, at: float) -> bool:
+        """Write a rollout on top of ``version`` (0: there is none). False where it was changed since."""
         if version != self.rollouts.version(group):
             return False
         self._note_warm(group, _moved(self.rollouts.get(group), rollout), at)
         self.rollouts.write(group, rollout)
         return True
 
-    def flag(self, group: str, **flags: bool) -> bool:
-        """Set an operator's wish on the rollout that runs. False when none runs, or when the rollout is being aborted,
-        which no other wish changes."""
+    def flag(self, group: str, **flags: Any) -> bool:
+        """Set ``paused`` or ``aborting`` of the running rollout. False where none runs; one that is being aborted can
+        be neither paused nor resumed."""
         rollout = self.rollouts.get(group)
-        if rollout is None or rollout["status"] != ACTIVE or (rollout["aborting"] and not flags.get("aborting")):
+        if rollout is None or rollout.status is not Status.RUNNING or (rollout.aborting and "aborting" not in flags):
             return False
-        self.rollouts.write(group, {**rollout, **flags})
+        self.rollouts.write(group, replace(rollout, **flags))
         return True
 
-    def guard(self, group: str, guard_state: Wire | None, at: float) -> None:
-        """Write a watch; None: the group is no longer guarded."""
+    def guard(self, group: str, guard_state: GuardState | None, at: float) -> None:
+        """Write a guard state; None: the group is no longer guarded."""
         if guard_state is None:
             self.guard_states.forget(group)
         else:
-            self._note_warm(group, guard_state["guarded"], at)
+            self._note_warm(group, guard_state.guarded, at)
             self.guard_states.write(group, guard_state)
 
-    def remove(self, group: str, at: float) -> tuple[Wire | None, Wire | None]:
-        """A group is gone from supervisord, perhaps to come again at once with other processes. The rollout that ran
-        ends with it: returned as it was, and as it is. One that had just ended can be asked for a while."""
+    def remove(self, group: str, at: float) -> tuple[Rollout | None, Rollout | None]:
+        """supervisord has removed the group, perhaps to add it again with other processes. Its running rollout ends:
+        returned as it was, and as it is. One that ended a moment ago can still be read for a while."""
         rollout = self.rollouts.get(group)
         self._forget(group)
-        self.lives.forget(group)
-        if rollout is None or rollout["status"] != ACTIVE:
-            if rollout is not None and at - rollout["ended_at"] <= REMEMBERED:
+        self.times.forget(group)
+        if rollout is None or rollout.status is not Status.RUNNING:
+            if rollout is not None and at - rollout.ended_at <= REMEMBERED:
                 self.rollouts.write(group, rollout)
             return rollout, None
-        members = [{**member, "stage": "open"} for member in rollout["members"]]
-        ended = {**rollout, "status": "aborted", "ended_at": at, "why": REMOVED_TEXT, "members": members}
+        members = tuple(replace(member, stage=Stage.OPEN) for member in rollout.members)
+        ended = replace(rollout, status=Status.ABORTED, ended_at=at, why=REMOVED_TEXT, members=members)
         self.rollouts.write(group, ended)
         return rollout, ended
 
     def tidy(self, present: Collection[str], at: float) -> None:
-        """Of groups that are not in supervisord nothing known or asked means anything now, but how a rollout has
-        ended."""
-        for group in self.groups() - set(present):
+        """Forget all of the groups that supervisord no longer has, but how a rollout ended a moment ago."""
+        requested = {one.request.group for one in self.requests.values() if one.request.group}
+        for group in {*self.rollouts, *self.guard_states, *self.ledger, *requested} - set(present):
             rollout = self.rollouts.get(group)
-            if rollout is None or rollout["status"] == ACTIVE or at - rollout["ended_at"] > REMEMBERED:
+            if rollout is None or rollout.status is Status.RUNNING or at - rollout.ended_at > REMEMBERED:
                 self._forget(group)
 
     def _forget(self, group: str) -> None:
         self.rollouts.forget(group)
         self.guard_states.forget(group)
         self.ledger.pop(group, None)
-        for request in [r for r in self.requests.values() if r["group"] == group]:
-            self.answer(request["id"], "gone")
-
-    def groups(self) -> set[str]:
-        """Every group of which something is known or asked."""
-        asked = (r["group"] for r in self.requests.values() if r["group"])
-        return {*self.rollouts, *self.guard_states, *self.ledger, *asked}
+        for number in [one.request.id for one in self.requests.values() if one.request.group == group]:
+            self.answer(number, "gone")
 
     # --- the ledger
 
-    def is_warm(self, group: str, name: str, pid: int, spawned: float) -> bool:
-        """Whether this incarnation is the one that was warmed."""
-        return bool(pid) and self.ledger.get(group, {}).get(name, NOTHING)[:2] == (pid, spawned)
+    def is_warm(self, group: str, name: str, incarnation: Incarnation) -> bool:
+        """Whether exactly this incarnation was warmed."""
+        return bool(incarnation.pid) and self._warmed(group, name)[0] == incarnation
 
     def warm_since(self, group: str, name: str) -> float:
-        """When the incarnation in the ledger came into it; 0.0 where there is none."""
-        return self.ledger.get(group, {}).get(name, NOTHING)[2]
+        """When the process in the ledger came into it; 0.0: there is none."""
+        return self._warmed(group, name)[1]
 
-    def _note_warm(self, group: str, those: Iterable[Wire], at: float) -> None:
-        """``those``: members of a rollout or wards. Those that are open with a pid have been warmed."""
+    def _warmed(self, group: str, name: str) -> tuple[Incarnation, float]:
+        return self.ledger.get(group, {}).get(name, (Incarnation(), 0.0))
+
+    def _note_warm(self, group: str, processes: Iterable[Member | GuardedProcess], at: float) -> None:
+        """An open process with a pid has been warmed."""
         ledger = self.ledger.setdefault(group, {})
-        for one in those:
-            found = one["name"], one["pid"], one.get("spawned", 0.0)
-            if one["pid"] and one["stage"] in ("ready", "open") and not self.is_warm(group, *found):
-                ledger[one["name"]] = (*found[1:], at)
+        for one in processes:
+            incarnation = Incarnation(one.pid, one.spawned)
+            if one.pid and one.stage in (Stage.READY, Stage.OPEN) and not self.is_warm(group, one.name, incarnation):
+                ledger[one.name] = (incarnation, at)
 
 
-def _moved(old: Wire | None, new: Wire) -> list[Wire]:
-    """The members that this record brings to another stage or incarnation. The others may have died since, and have
-    been warmed by the guard: their incarnations are history."""
-    known = set(map(_place, old["members"])) if old and old["id"] == new["id"] else set()
-    return [member for member in new["members"] if _place(member) not in known]
+def _moved(old: Rollout | None, new: Rollout) -> list[Member]:
+    """The members that this record brings to another stage or incarnation. The others may have died since, and the
+    guard may have warmed new ones."""
+    known = set(map(_place, old.members)) if old and old.id == new.id else set()
+    return [member for member in new.members if _place(member) not in known]
 
 
-def _place(member: Wire) -> tuple[Any, ...]:
-    return member["name"], member["pid"], member.get("spawned", 0.0), member["stage"]
+def _place(member: Member) -> tuple[str | int | float, ...]:
+    return member.name, member.pid, member.spawned, member.stage

@@ -1,5 +1,4 @@
-"""What supervisord.conf says of a group and of its listener, as far as a check wants to know: the wire form of
-``preflight_report.Settings``."""
+"""What supervisord.conf says of a group and of our listener, for a preflight check."""
 
 from __future__ import annotations
 
@@ -9,46 +8,47 @@ from typing import Any
 from supervisor.datatypes import RestartUnconditionally
 from supervisor.events import EventTypes, getEventNameByType
 
+from supervisor_rolling.core.preflight_report import ListenerSettings, ProcessSettings, Settings
 from supervisor_rolling.plugin.events import RollingAskedEvent
 
 NEEDED = (RollingAskedEvent, EventTypes.PROCESS_STATE, EventTypes.PROCESS_GROUP, EventTypes.TICK_5)
-"""What a listener has to hear; it may be named by a parent."""
+"""The events that our listener needs; ``events=`` may name a parent of each."""
 
 
-def settings_of(supervisord: Any, group: str) -> dict[str, Any]:
-    """Of one group, and of every event listener that hears the doorbell."""
+def settings_of(supervisord: Any, group: str) -> Settings:
+    """The settings of one group, and of every event listener that gets the doorbell."""
     groups = supervisord.process_groups
-    return {
-        "processes": [_process(process.config) for process in groups[group].processes.values()],
-        "listeners": [_listener(name, found) for name, found in groups.items() if hears_the_doorbell(found)],
-        "total": sum(len(found.processes) for found in groups.values()),
-    }
+    return Settings(
+        tuple(_process(process.config) for process in groups[group].processes.values()),
+        tuple(_listener(name, found) for name, found in groups.items() if gets_doorbell(found)),
+        sum(len(found.processes) for found in groups.values()),
+    )
 
 
-def hears_the_doorbell(group: Any) -> bool:
+def gets_doorbell(group: Any) -> bool:
     """Whether a group is a pool of event listeners that our own event reaches."""
-    return _hears(group, RollingAskedEvent)
+    return _gets(group, RollingAskedEvent)
 
 
-def _hears(group: Any, event: Any) -> bool:
+def _gets(group: Any, event: Any) -> bool:
     return any(issubclass(event, kind) for kind in getattr(group.config, "pool_events", ()))
 
 
-def _process(config: Any) -> dict[str, Any]:
-    return {
-        "name": config.name,
-        "startsecs": config.startsecs,
-        "stopwaitsecs": config.stopwaitsecs,
-        "autorestart": _autorestart(config.autorestart),
-        "stopasgroup": bool(config.stopasgroup),
-        "stopsignal": _signal(config.stopsignal),
-    }
+def _process(config: Any) -> ProcessSettings:
+    return ProcessSettings(
+        config.name,
+        config.startsecs,
+        config.stopwaitsecs,
+        _autorestart(config.autorestart),
+        bool(config.stopasgroup),
+        _signal(config.stopsignal),
+    )
 
 
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name[len("SIG") :]
-    except ValueError:  # supervisor takes some numbers that are no signal's
+    except ValueError:  # supervisor accepts some numbers that are not signals
         return str(number)
 
 
@@ -58,12 +58,12 @@ def _autorestart(value: Any) -> str:
     return "true" if value is RestartUnconditionally else "unexpected"
 
 
-def _listener(name: str, group: Any) -> dict[str, Any]:
+def _listener(name: str, group: Any) -> ListenerSettings:
     configs = [process.config for process in group.processes.values()]
-    return {
-        "name": name,
-        "processes": len(configs),
-        "buffer_size": group.config.buffer_size,
-        "startsecs": max((config.startsecs for config in configs), default=0),
-        "lacks": [getEventNameByType(event) for event in NEEDED if not _hears(group, event)],
-    }
+    return ListenerSettings(
+        name,
+        len(configs),
+        group.config.buffer_size,
+        max((config.startsecs for config in configs), default=0),
+        tuple(getEventNameByType(event) for event in NEEDED if not _gets(group, event)),
+    )

@@ -102,9 +102,9 @@ def test_shutdown_records_progress_of_the_rollout(light: Callable[..., Stack], w
     stack.stop()
     later = FileHistory("", lambda: HistoryPolicy(file=str(stack.directory / "rollouts.jsonl")))
     later.keep([])
-    (one,) = later.heads("app", 5)
-    assert (one["status"], one["replaced"], one["total"]) == ("lost", 1, 3)
-    assert one["seconds"] > 3.0
+    (one,) = later.summaries("app", 5)
+    assert (one.status.value, one.replaced, one.total) == ("lost", 1, 3)
+    assert one.seconds > 3.0
 
 
 def test_reload_records_progress_of_the_rollout(light: Callable[..., Stack]) -> None:

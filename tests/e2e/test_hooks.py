@@ -167,7 +167,7 @@ def test_resumed_rollout_counts_its_hook_anew() -> None:
     world.pass_time(60.0)
     world.ask("resume")
     world.live(reconciler, 2.0)
-    assert (world.rollout().waits, world.rollout().waits_long) == ("before_rollout", False)
+    assert (world.rollout().waits_for, world.rollout().waits_long) == ("its before_rollout hook", False)
 
 
 # --- real commands
@@ -365,9 +365,9 @@ def test_hook_runs_again_after_listener_is_killed(hooked: Callable[..., Stack], 
     stack = hooked(before="sleep 3")
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     stack.wait_until(lambda: len(calls(tmp_path)) == 1, 10.0, "it runs")
-    assert rolling(stack)["hook"] == "before_rollout"
+    assert rolling(stack)["waits_for"] == "its before_rollout hook"
     os.kill(listener_pid(stack), signal.SIGKILL)
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the rollout is done")
     assert [line.split()[0] for line in calls(tmp_path)][:2] == ["before_rollout", "before_rollout"]
     rollout = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)["rollout"]
-    assert (rollout["replaced"], rollout["hook"]) == (3, "")
+    assert (rollout["replaced"], rollout["waits_for"]) == (3, "")

@@ -322,7 +322,7 @@ class Listener:
             self.call(f"rolling.{method}")
         self.call("rolling.listenerGuard", self.key, "app", WATCH)
         self.call("rolling.listenerGuard", self.key, "app", "x")
-        action = {"verb": "stop", "name": "app-8300", "signal": "", "pid": 1, "spawned": 1.0}
+        action = {"verb": "stop", "name": "app-8300", "signal": "", "incarnation": [1, 1.0]}
         self.call("rolling.listenerAct", self.key, "app", [action])
         self.call("supervisor.stopProcess", "app:*", False)
         self.call("supervisor.startProcess", "app:*", False)

@@ -148,8 +148,8 @@ def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard
     reconciler = both.live(
         both.reconciler(), 30.0, lambda: "web" in both.app.mailbox.rollouts and both.status("web") == "done"
     )
-    assert [one["state"] for one in asked] == ["refused", "accepted"]
-    assert asked[0]["text"] == both.invalid["app"]
+    assert [one.state for one in asked] == ["refused", "accepted"]
+    assert asked[0].text == both.invalid["app"]
     both.app.crash("app-3")
     reconciler.on_deaths()
     assert both.app.gate.is_closed(8003)
@@ -182,5 +182,5 @@ def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
     monkeypatch.setattr(rollout_requests, "rollout_for", rollout_for)
     with caplog.at_level(logging.ERROR):
         reconciler.reconcile()
-    assert [one["state"] for one in asked] == ["refused", "accepted"]
-    assert asked[0]["code"] == Fault.DEFECT
+    assert [one.state for one in asked] == ["refused", "accepted"]
+    assert asked[0].code == Fault.DEFECT

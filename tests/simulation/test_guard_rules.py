@@ -566,7 +566,7 @@ def guarded(size: int = 8, **changes: Any) -> tuple[World, Reconciler]:
 
 
 def all_open_and_warm(world: World) -> bool:
-    warmed = (world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values())
+    warmed = (world.mailbox.is_warm("app", p.name, p.incarnation) for p in world.processes.values())
     return all(warmed) and not world.gate.closed_until and world.guard_state().guarded == ()
 
 

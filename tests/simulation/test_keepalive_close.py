@@ -81,7 +81,7 @@ def test_where_it_cannot_work_the_rollout_is_refused_with_the_reason() -> None:
     world.keepalive_closer.problem = "drain.keepalive: nginx cannot work here"
     answer = world.ask()
     world.reconciler().reconcile()
-    assert (answer["code"], answer["text"]) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
+    assert (answer.code, answer.text) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
     assert GROUP not in world.mailbox.rollouts
 
 

@@ -199,7 +199,7 @@ def assert_guarded(world: World) -> None:
     assert closed == {one.port for guarded in guard_state.guarded if guarded.closed for one in guarded.endpoints}
     guarded = {guarded.name for guarded in guard_state.guarded}
     assert all(
-        world.mailbox.is_warm("app", p.name, *p.incarnation) for p in world.processes.values() if p.name not in guarded
+        world.mailbox.is_warm("app", p.name, p.incarnation) for p in world.processes.values() if p.name not in guarded
     )
     cold = [guarded for guarded in guard_state.guarded if guarded.stage is not Stage.READY]
     assert {guarded.name for guarded in guard_state.guarded if guarded.closed} <= {guarded.name for guarded in cold}

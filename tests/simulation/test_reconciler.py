@@ -28,6 +28,7 @@ from supervisor_rolling.core.policy import (
     Share,
 )
 from supervisor_rolling.core.port_use import Client, Holder
+from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.rollout import Stage, Status
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
@@ -421,15 +422,15 @@ def test_request_waits_for_a_lock_that_is_soon_free():
     world = locked(1.0)
     request = world.ask()
     world.run(world.reconciler())
-    assert (request["state"], world.rollout().status) == ("accepted", Status.DONE)
+    assert (request.state, world.rollout().status) == ("accepted", Status.DONE)
 
 
 def test_request_is_refused_when_a_lock_stays_taken():
     world = locked(60.0)
     request = world.ask()
     asked_at = world.now
-    world.live(world.reconciler(), 10.0, lambda: request["state"] != "asked")
-    assert (request["state"], request["text"]) == ("refused", "another program holds the lock")
+    world.live(world.reconciler(), 10.0, lambda: request.state != "asked")
+    assert (request.state, request.text) == ("refused", "another program holds the lock")
     assert LOCK_PATIENCE <= world.now - asked_at < LOCK_PATIENCE + 1.0
 
 
@@ -568,11 +569,11 @@ def test_questions_about_the_rollouts_that_were_are_answered_one_a_turn():
     answered = []
     for _ in range(3):
         world.pass_time(reconciler.reconcile())
-        answered.append([one["state"] for one in (*asked, plan)])
+        answered.append([one.state for one in (*asked, plan)])
     assert answered == [
-        ["told", "asked", "asked", "planned"],
-        ["told", "told", "asked", "planned"],
-        ["told", "told", "told", "planned"],
+        ["answered", "asked", "asked", "answered"],
+        ["answered", "answered", "asked", "answered"],
+        ["answered", "answered", "answered", "answered"],
     ]
 
 
@@ -621,13 +622,13 @@ def test_what_would_lose_requests_refuses_a_rollout_and_a_plan_unless_it_is_forc
     for kind in ("restart", "plan"):
         request = world.ask(kind)
         world.reconciler().reconcile()
-        assert (request["state"], request["code"]) == ("refused", Fault.REFUSED)
-        head, finding, ways = request["text"].splitlines()
+        assert (request.state, request.code) == ("refused", Fault.REFUSED)
+        head, finding, ways = request.text.splitlines()
         assert head == "a rollout of app is refused because of 1 error:"
         assert "has one server only" in finding
         assert ". Fix: " in finding
         assert ways.startswith("All of them: rolling_check app. ")
-        assert request["text"].endswith("To ignore them: rolling_restart app --force")
+        assert request.text.endswith("To ignore them: rolling_restart app --force")
     world = World(3)
     world.balancers.nginx = LONE
     assert rolled(world, force=True).rollout().status is Status.DONE
@@ -647,7 +648,7 @@ def test_a_gate_that_fails_its_trial_refuses_a_rollout():
     world.gate_probes.failures = ["lets new connections to ::1 through"]
     request = world.ask()
     reconciler.reconcile()
-    assert (request["state"], "on a spare port of this host the gate lets new" in request["text"]) == ("refused", True)
+    assert (request.state, "on a spare port of this host the gate lets new" in request.text) == ("refused", True)
 
 
 def test_a_request_waits_until_the_configuration_is_read():
@@ -656,10 +657,10 @@ def test_a_request_waits_until_the_configuration_is_read():
     request = world.ask()
     reconciler = world.reconciler()
     reconciler.reconcile()
-    assert request["state"] == "asked"
+    assert request.state == "asked"
     world.balancers.nginx = Nginx(problem="there is none")
     reconciler.reconcile()
-    assert request["state"] == "accepted"
+    assert request.state == "accepted"
 
 
 @pytest.mark.parametrize(("why", "state"), [("ECONNREFUSED", "refused"), (NO_ANSWER, "accepted"), ("", "accepted")])
@@ -668,7 +669,7 @@ def test_a_process_that_no_warm_up_would_reach_refuses_a_rollout_but_not_one_tha
     world.gate_probes.unreached = why
     request = world.ask()
     world.reconciler().reconcile()
-    assert request["state"] == state
+    assert request.state == state
 
 
 def test_a_plan_tries_nothing():
@@ -677,7 +678,7 @@ def test_a_plan_tries_nothing():
     request = world.ask("plan")
     reconciler = world.reconciler()
     reconciler.reconcile()
-    assert request["state"] == "planned"
+    assert request.state == "answered"
 
 
 def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(monkeypatch: pytest.MonkeyPatch):
@@ -703,11 +704,11 @@ def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     request = world.ask()
     reconciler = world.reconciler()
     world.run(reconciler, PATIENCE + 1.0)
-    assert request["state"] == "accepted"
+    assert request.state == "accepted"
     assert world.rollout().policy.min_ready_seconds == 10.0
     request = world.ask("check")
     world.run(reconciler, PATIENCE + 1.0)
-    assert request["plan"]["skipped"] == ["nginx's configuration: still being read. Fix: check again"]
+    assert request.answer.skipped == ("nginx's configuration: still being read. Fix: check again",)
 
 
 def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
@@ -748,7 +749,7 @@ def test_a_rollout_waits_until_what_is_connected_is_known():
     assert world.rollout_or_none() is None
     world.clients.found = [Client("caddy", 7, "127.0.0.1")]
     reconciler.reconcile()
-    assert "Caddy sends requests to the group, and does not try another server" in request["text"]
+    assert "Caddy sends requests to the group, and does not try another server" in request.text
 
 
 def test_the_guard_settles_for_as_long_as_nginx_says():
@@ -758,13 +759,13 @@ def test_the_guard_settles_for_as_long_as_nginx_says():
     assert world.guard_state().policy.min_ready_seconds == 4.0
 
 
-def checked(world: World, reconciler: Reconciler | None = None) -> dict[str, Any]:
+def checked(world: World, reconciler: Reconciler | None = None) -> Report:
     request = world.ask("check")
     reconciler = reconciler or world.reconciler()
     for _ in range(3):
         reconciler.reconcile()
-    assert request["state"] == "checked"
-    report: dict[str, Any] = request["plan"]
+    assert request.state == "answered"
+    report: Report = request.answer
     return report
 
 
@@ -773,22 +774,22 @@ def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     world.balancers.nginx = Nginx(source="/etc/nginx/nginx.conf")
     world.clients.found = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
     report = checked(world)
-    (finding,) = report["findings"]
-    assert (finding["code"], finding["severity"]) == ("balancer.unread", "warning")
-    assert finding["fix"] == "set groups.app.balancer: {nginx: /srv/n.conf}"
-    assert report["skipped"] == []
+    (finding,) = report.findings
+    assert (finding.code, finding.severity) == ("balancer.unread", "warning")
+    assert finding.fix == "set groups.app.balancer: {nginx: /srv/n.conf}"
+    assert report.skipped == ()
 
 
 def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     world = World(3)
     report = checked(world)
-    assert report["findings"] == []
-    assert report["checked"] == [
+    assert report.findings == ()
+    assert report.checked == (
         "3 processes and their ports",
         "the gate (world)",
         "which users can change the files that the listener executes",
-    ]
-    assert report["skipped"] == ["nginx's configuration: there is no nginx in this world"]
+    )
+    assert report.skipped == ("nginx's configuration: there is no nginx in this world",)
     assert not list(world.mailbox.rollouts)
     assert not world.gate.closed_until
 
@@ -809,7 +810,7 @@ def test_a_check_tells_all_that_is_against_a_rollout_at_once():
     world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
     world.gate.problem = "no CAP_NET_ADMIN"
     world.balancers.nginx = LONE
-    found = [finding["code"] for finding in checked(world)["findings"]]
+    found = [finding.code for finding in checked(world).findings]
     assert found == ["gate", "config", "config", "refused", "nginx.lone"]
 
 
@@ -819,9 +820,9 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
     config = Config(world.gate_policy, {"web": world.policy})
     reconciler = world.reconciler()
     world.load_config = lambda: config
-    (finding,) = checked(world, reconciler)["findings"]
-    assert (finding["code"], finding["severity"]) == ("config", "error")
-    assert "rolling.yaml has no policy for the group app (it has web)" in finding["text"]
+    (finding,) = checked(world, reconciler).findings
+    assert (finding.code, finding.severity) == ("config", "error")
+    assert "rolling.yaml has no policy for the group app (it has web)" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -834,8 +835,8 @@ def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(met
     world = World(3)
     setattr(world.sockets, method, hidden)
     report = checked(world)
-    assert report["findings"] == []
-    assert f"{skipped}: Cannot see which ports process 100 listens on" in report["skipped"]
+    assert report.findings == ()
+    assert f"{skipped}: Cannot see which ports process 100 listens on" in report.skipped
 
 
 def test_a_check_tells_the_mistakes_of_every_group_at_once():
@@ -843,7 +844,7 @@ def test_a_check_tells_the_mistakes_of_every_group_at_once():
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
     reconciler = world.reconciler()
     world.load_config = lambda: Config(world.gate_policy, {}, invalid=invalid)
-    found = [(finding["text"], finding["severity"]) for finding in checked(world, reconciler)["findings"]]
+    found = [(finding.text, finding.severity) for finding in checked(world, reconciler).findings]
     assert found == [
         ("f:1: groups.app.x: unknown", "error"),
         ("f:2: groups.app.y: unknown", "error"),
@@ -934,9 +935,9 @@ def test_a_rollout_that_can_never_go_on_ends():
 def refusal(world: World, **details: Any) -> tuple[int, str]:
     request = world.ask(**details)
     world.reconciler().reconcile()
-    assert request["state"] == "refused"
+    assert request.state == "refused"
     assert not any(entry.startswith(("stop", "start")) for entry in world.log)
-    return request["code"], request["text"]
+    return request.code, request.text
 
 
 def test_the_only_process_is_not_taken_without_force():
@@ -972,7 +973,7 @@ def refusal_of_other_policy(world: World) -> tuple[int, str]:
     world.load_config = lambda: replace(world.config, groups={"other": world.policy})
     request = world.ask()
     reconciler.reconcile()
-    return request["code"], request["text"]
+    return request.code, request.text
 
 
 def test_two_processes_with_one_port_are_told_with_their_names():
@@ -1000,8 +1001,8 @@ def test_a_dry_run_touches_nothing_and_says_the_order():
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     request = world.ask("plan")
     world.reconciler().reconcile()
-    assert request["state"] == "planned"
-    plan = request["plan"]["rollout"]
+    assert request.state == "answered"
+    plan = request.answer
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
     assert set(world.gate.closed_until) == {8003}  # the guard's: it does not run
     assert not list(world.mailbox.rollouts)
@@ -1047,7 +1048,7 @@ def end_of(world: World) -> dict[str, Any]:
         "status": world.rollout().status,
         "members": [(m.stage, m.replaced, m.failed, m.why, m.lingering_connections) for m in world.rollout().members],
         "restarts": [len(process.releases) for process in processes],
-        "warm": [world.mailbox.is_warm(GROUP, process.name, *process.incarnation) for process in processes],
+        "warm": [world.mailbox.is_warm(GROUP, process.name, process.incarnation) for process in processes],
         "guarded": world.guard_state().guarded,
         "closed": world.gate.closed_until,
         "harm": (world.lost, world.cold),
@@ -1114,7 +1115,7 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
     rolled(world, kind="resume")
     assert (world.rollout().status, world.least_serving) == (Status.DONE, 3)
     warm = {
-        name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, *process.incarnation)
+        name for name, process in world.processes.items() if world.mailbox.is_warm("app", name, process.incarnation)
     }
     assert warm == set(world.processes)  # the guard has warmed the others
 
@@ -1382,7 +1383,7 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
     reconciler = world.run(reconciler)
     assert (world.rollout().status, world.cold) == (Status.DONE, 0)
     assert [len(process.releases) for process in world.processes.values()] == [2, 1, 1, 1, 1]
-    assert world.mailbox.is_warm(GROUP, "app-1", *world.processes["app-1"].incarnation)
+    assert world.mailbox.is_warm(GROUP, "app-1", world.processes["app-1"].incarnation)
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])

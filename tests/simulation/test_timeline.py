@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from supervisor_rolling.codec import struct_of
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.metrics_snapshot import group_metrics
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
-from supervisor_rolling.core.records import record
+from supervisor_rolling.core.public_view import Detail, rollout_view
 from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Step
 from supervisor_rolling.core.timeline import MAX_LEVELS, MAX_STEPS, active, levelled, noted, rested, stays
 from supervisor_rolling.ctl.report_record import read
@@ -87,7 +88,7 @@ def test_times_metrics_bars_and_words_say_the_same_of_the_same_stage() -> None:
         process.startsecs, process.stop_takes = 2.0, 0.8  # warm after 0.3 s, and STARTING for long after that
     rollout = a_rollout(world)
     counted = group_metrics((begun(rollout), None), (rollout, None), Observation(world.now, {}), 0).stage_seconds
-    told = read(record(rollout, world.now))["processes"]
+    told = read(struct_of(rollout_view(rollout, world.now, Detail.COURSE)))["processes"]
     for number, (member, process) in enumerate(zip(rollout.members, told)):
         took = {stage.value: end - at for stage, at, end in stays(member.steps)}
         assert list(took) == [stage.value for stage in WAY[:-1]]

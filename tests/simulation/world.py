@@ -29,13 +29,13 @@ from supervisor_rolling.core.policy import (
     WarmupPolicy,
 )
 from supervisor_rolling.core.process import Change, Incarnation
-from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.listener.assembly import Adapters, assemble
 from supervisor_rolling.listener.gate_probe import ProbedPorts
 from supervisor_rolling.listener.history_file import FileHistory
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
 from supervisor_rolling.listener.reconciler import Reconciler
-from supervisor_rolling.plugin.mailbox import Mailbox
+from supervisor_rolling.plugin.mailbox import Asked, Mailbox
 from tests.simulation.clients import (
     STEP,
     FakeBalancers,
@@ -240,10 +240,9 @@ class World:
 
     # --- the operator's side
 
-    def ask(self, kind: str = "restart", **details: Any) -> dict[str, Any]:
+    def ask(self, kind: str = "restart", **details: Any) -> Asked:
         self.pass_time(max(1.5, min(self.connection_takes, 2.0)))  # users are there before anybody asks
-        given = {"processes": [], "max_unavailable": "", "force": False, "by": "", **details}
-        return self.mailbox.ask(kind, self.group, self.now, given)
+        return self.mailbox.ask(kind, self.group, self.now, **details)
 
     def rollout(self) -> Rollout:
         return self.supervisor.rollout()
@@ -310,7 +309,7 @@ class World:
 
     def _has_ended(self) -> bool:
         rollout = self.mailbox.rollouts.get(self.group)
-        return rollout is not None and rollout["status"] != "running"
+        return rollout is not None and rollout.status is not Status.RUNNING
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds

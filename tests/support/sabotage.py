@@ -22,9 +22,10 @@ from supervisor_rolling.plugin import fault_barrier
 
 PACKAGE = "supervisor_rolling"
 MODULES = ("core.share", "core.text", *(f"plugin.{name}" for name in (
-    "rpc", "events", "event_subscriptions", "process_times", "mailbox", "shapes", "process_delta", "views", "wakeup",
+    "rpc", "arguments", "listener_api", "listener_health", "events", "event_subscriptions", "process_times", "mailbox",
+    "process_delta", "views", "wakeup",
 )))  # fmt: skip
-"""All that runs in supervisord, but ``fault_barrier``, which is the net below the others."""
+"""All that runs in supervisord, but ``fault_barrier``, the net below the others, and what tests call themselves."""
 
 ERRORS = (
     "ValueError",
@@ -49,8 +50,8 @@ CONSTANT = (
 
 NETS = (
     "plugin.rpc:make_rolling_rpcinterface",
-    "plugin.event_subscriptions:_quiet",
-    "plugin.event_subscriptions:hear",
+    "plugin.event_subscriptions:_contained",
+    "plugin.event_subscriptions:subscribe_mailbox",
     "plugin.wakeup:install",
     "plugin.wakeup:WakeUp.handle_error",
     "plugin.wakeup:WakeUp.close",

@@ -1,17 +1,19 @@
-"""Rollouts as JSON and back: between this version, an older and a newer one."""
+"""Values as JSON and back: what is written is read as it was, and what does not fit is refused with its place."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import xmlrpc.client
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_rolling.codec import dump, load_rollout, load_watch
+from supervisor_rolling.codec import dump, dump_changes, load, load_changes, struct_of
 from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
@@ -45,21 +47,23 @@ shares = st.builds(Share, pids, seconds)
 gates = st.builds(GatePolicy, names, names, seconds, names, names, names)
 policies = st.builds(
     Policy,
-    names,
-    st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
-    shares,
-    pids,
-    pids,
-    st.builds(DrainPolicy, seconds, seconds, names, names, names, names, seconds),
-    st.builds(RestartPolicy, seconds, names),
-    st.builds(WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple), st.tuples(names)),
-    seconds,
-    st.builds(GuardPolicy, st.booleans(), shares),
-    st.builds(BalancerPolicy, names, st.booleans()),
-    st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
-    st.booleans(),
-    st.booleans(),
-    names,
+    group=names,
+    ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
+    max_unavailable=shares,
+    canary=pids,
+    max_failures=pids,
+    drain=st.builds(DrainPolicy, seconds, seconds, names, names, names, names, seconds),
+    restart=st.builds(RestartPolicy, seconds, names),
+    warmup=st.builds(
+        WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple), st.tuples(names)
+    ),
+    min_ready_seconds=seconds,
+    guard=st.builds(GuardPolicy, st.booleans(), shares),
+    min_ready_auto=st.booleans(),
+    min_ready_why=names,
+    min_ready_read=st.booleans(),
+    balancer=st.builds(BalancerPolicy, names, st.booleans()),
+    hooks=st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(
@@ -107,7 +111,7 @@ rollouts = st.builds(
     started_at=seconds,
     ended_at=seconds,
     stuck_since=seconds,
-    waits=names,
+    waits_for=names,
     waits_long=st.booleans(),
     least_available=pids,
     why=names,
@@ -146,146 +150,180 @@ guard_states = st.builds(
     guarded=st.lists(guarded, max_size=3).map(tuple),
 )
 
-SMALLEST: dict[str, Any] = {
-    "id": 3,
-    "group": "app",
-    "policy": {"group": "app", "ports": {"pattern": "x"}},
-    "members": [{"name": "app-1", "endpoints": [["tcp", "8001"]]}],
-    "limit": 2,
-    "gate": {},
-}
+KINDS = st.one_of(rollouts.map(lambda one: (Rollout, one)), guard_states.map(lambda one: (GuardState, one)))
+
+POLICY = Policy(
+    "app",
+    PortRule(by_name={"web_1": (8001,)}),
+    warmup=WarmupPolicy(headers={"Host": "example.org"}, requests=(WarmupRequest(expect=(200,)),)),
+)
+ROLLOUT = Rollout(
+    1,
+    "app",
+    POLICY,
+    (Member("web_1", (tcp(8001),), pid=7, oldest_lingering=(Connection("10.0.0.1:5"),)), Member("web_2", (tcp(8002),))),
+    1,
+    GatePolicy(),
+)
 
 
-SMALLEST_WATCH: dict[str, Any] = {
-    "group": "app",
-    "policy": {"group": "app", "ports": {"pattern": "x"}},
-    "gate": {},
-    "guarded": [{"name": "app-1", "endpoints": [["tcp", "8001"]], "stage": "down", "since": 1000.0}],
-}
-
-
-def every_field_of(kind: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
-
-
-@given(rollouts)
+@given(KINDS)
 @settings(deadline=None, max_examples=60)
-def test_what_is_written_is_read_back_as_it_was(rollout: Rollout) -> None:
-    again = load_rollout(json.loads(dump(rollout)))
-    assert again == rollout
-    assert hash(again.members[:1]) == hash(rollout.members[:1])  # tuples again, not lists
+def test_value_is_read_as_it_was_written(found: tuple[Any, Any]) -> None:
+    kind, value = found
+    assert load(kind, json.loads(dump(value))) == value
+    assert load(kind, struct_of(value)) == value
 
 
-@given(rollouts)
+@given(KINDS)
 @settings(deadline=None, max_examples=20)
-def test_what_is_written_is_ascii_and_survives_the_way_to_supervisord(rollout: Rollout) -> None:
-    text = dump(rollout)
+def test_json_is_ascii_and_survives_xmlrpc(found: tuple[Any, Any]) -> None:
+    kind, value = found
+    text = dump(value)
     assert text.isascii()
     ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
-    assert load_rollout(json.loads(str(sent))) == rollout
-
-
-@given(guard_states)
-@settings(deadline=None, max_examples=60)
-def test_a_watch_is_read_back_as_it_was_written(guard_state: GuardState) -> None:
-    again = load_watch(json.loads(dump(guard_state)))
-    assert again == guard_state
-    assert hash(again.guarded) == hash(guard_state.guarded)  # tuples again, not lists
-
-
-@given(guard_states)
-@settings(deadline=None, max_examples=20)
-def test_a_watch_is_ascii_and_survives_the_way_to_supervisord(guard_state: GuardState) -> None:
-    text = dump(guard_state)
-    assert text.isascii()
-    ((sent,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((text,)))
-    assert load_watch(json.loads(str(sent))) == guard_state
-
-
-def test_a_watch_of_an_older_version_has_the_defaults_for_what_it_lacks() -> None:
-    guard_state = load_watch(SMALLEST_WATCH)
-    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.DOWN, 1000.0)
-    assert guard_state == GuardState("app", Policy("app", PortRule(pattern="x")), GatePolicy(), (guarded,))
-    assert guard_state.guarded[0].stage is Stage.DOWN
-    assert load_watch({key: value for key, value in SMALLEST_WATCH.items() if key != "guarded"}).guarded == ()
-
-
-def test_what_a_newer_version_wrote_into_a_watch_is_ignored_at_every_depth() -> None:
-    data = json.loads(json.dumps(SMALLEST_WATCH))
-    data["policy"]["guard"] = {}
-    for place in (data, data["policy"], data["policy"]["guard"], data["guarded"][0], data["gate"]):
-        place["mood"] = {"of": ["the", "future"]}
-    assert load_watch(data) == load_watch(SMALLEST_WATCH)
-
-
-@pytest.mark.parametrize("missing", ["group", "policy", "gate"])
-def test_what_a_watch_cannot_do_without_must_be_there(missing: str) -> None:
-    data = {key: value for key, value in SMALLEST_WATCH.items() if key != missing}
-    with pytest.raises(TypeError, match=missing):
-        load_watch(data)
+    assert load(kind, json.loads(str(sent))) == value
 
 
 @pytest.mark.parametrize(
-    "change", [{"guarded": 3}, {"guarded": [3]}, {"guarded": [{"stage": "flying"}]}, {"policy": "x"}]
+    ("kind", "number"), [(Rollout, 26), (Member, 26), (GuardState, 4), (GuardedProcess, 14), (Policy, 15), (Timing, 5)]
 )
-def test_what_is_no_watch_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        load_watch({**SMALLEST_WATCH, **change})
+def test_new_field_is_drawn_in_the_round_trip(kind: Any, number: int) -> None:
+    """Draw it above, then count it here."""
+    assert len(dataclasses.fields(kind)) == number
 
 
-def test_stages_and_statuses_are_read_as_what_they_are() -> None:
-    data = {**SMALLEST, "status": "aborted", "members": [{"name": "a", "endpoints": [], "stage": "ready"}]}
-    rollout = load_rollout(data)
-    assert rollout.status is Status.ABORTED
-    assert rollout.members[0].stage is Stage.READY
+# --- what does not fit
 
 
-def test_what_an_older_version_did_not_write_has_its_default() -> None:
-    rollout = load_rollout(SMALLEST)
-    member = Member("app-1", (tcp(8001),))
-    assert rollout == Rollout(3, "app", Policy("app", PortRule(pattern="x")), (member,), 2, GatePolicy())
+def changed(path: list[Any], value: Any) -> Any:
+    """The rollout as JSON data, with another value there."""
+    data = json.loads(dump(ROLLOUT))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return data
 
 
-def test_what_a_newer_version_wrote_and_this_one_does_not_know_is_ignored_at_every_depth() -> None:
-    data = json.loads(json.dumps(SMALLEST))
-    for place in (data, data["policy"], data["policy"]["ports"], data["members"][0], data["gate"]):
-        place["mood"] = {"of": ["the", "future"]}
-    assert load_rollout(data) == load_rollout(SMALLEST)
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (["id"], None, "id: 'None' is not a whole number"),
+        (["id"], 2**31, "id: '2147483648' is not a whole number"),
+        (["id"], True, "id: 'True' is not a whole number"),
+        (["id"], 1.0, "id: '1.0' is not a whole number"),
+        (["status"], "ended", "status: 'ended' is not one of running, done, failed, aborted, planned, lost"),
+        (["status"], [], "status: '[]' is not one of"),
+        (["started_at"], float("nan"), "started_at: 'nan' is not a number"),
+        (["ended_at"], float("inf"), "ended_at: 'inf' is not a number"),
+        (["forecast"], 10**400, "forecast: '1000000000"),
+        (["force"], 1, "force: '1' is not true or false"),
+        (["members"], {}, "members: '{}' is not a list"),
+        (["members"], [[]], "members[0]: '[]' is not an object"),
+        (["members", 1, "endpoints"], [["tcp", 8003]], "members[1].endpoints[0][1]: '8003' is not a text"),
+        (["members", 0, "pid"], -1, "members[0].pid: '-1' is not a whole number"),
+        (["members", 1, "pid"], "7", "members[1].pid: '7' is not a whole number"),
+        (["members", 0, "stage"], "nowhere", "members[0].stage: 'nowhere' is not one of open, down"),
+        (["members", 0, "timing", "drained"], "1", "members[0].timing.drained: '1' is not a number"),
+        (["members", 0, "steps"], [["open", 1.0, 2.0]], "members[0].steps[0]: "),
+        (["members", 0, "steps"], [["open", "x"]], "members[0].steps[0][1]: 'x' is not a number"),
+        (["members", 0, "oldest_lingering"], [{}], "members[0].oldest_lingering[0].peer: is missing"),
+        (["policy", "guard"], None, "policy.guard: 'None' is not an object"),
+        (["policy", "warmup", "headers"], {"Host": 5}, "policy.warmup.headers.Host: '5' is not a text"),
+        (["gate"], "iptables", "gate: 'iptables' is not an object"),
+    ],
+)
+def test_misfit_is_refused_with_its_place(path: list[Any], value: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(problem)):
+        load(Rollout, changed(path, value))
+
+
+def test_place_begins_with_the_given_path() -> None:
+    with pytest.raises(ValueError, match=r"^actions\[1\]: '3' is not an object"):
+        load(tuple[Member, ...], [json.loads(dump(ROLLOUT.members[0])), 3], "actions")
 
 
 @pytest.mark.parametrize("missing", ["id", "group", "policy", "members", "limit", "gate"])
-def test_what_has_no_default_must_be_there(missing: str) -> None:
-    data = {key: value for key, value in SMALLEST.items() if key != missing}
-    with pytest.raises(TypeError, match=missing):
-        load_rollout(data)
+def test_key_without_a_default_has_to_be_there(missing: str) -> None:
+    data = json.loads(dump(ROLLOUT))
+    del data[missing]
+    with pytest.raises(ValueError, match=f"^{missing}: is missing"):
+        load(Rollout, data)
 
 
-@pytest.mark.parametrize("change", [{"status": "flying"}, {"members": 3}, {"members": [3]}, {"policy": "x"}])
-def test_what_is_no_rollout_is_an_error_of_those_that_are_promised(change: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        load_rollout({**SMALLEST, **change})
+def test_missing_key_takes_the_default_and_unknown_is_ignored() -> None:
+    data = {"name": "web_1", "endpoints": [["tcp", "8001"]], "mood": {"of": "the future"}}
+    assert load(Member, data) == Member("web_1", (tcp(8001),))
 
 
-def test_every_field_of_the_values_is_drawn_above() -> None:
-    """A field that is added to the model has to be added to the round trip."""
-    drawn = {
-        Rollout: 26,
-        Member: 26,
-        Connection: 5,
-        GuardState: 4,
-        GuardedProcess: 14,
-        Policy: 15,
-        BalancerPolicy: 2,
-        HooksPolicy: 4,
-        Hook: 2,
-        GuardPolicy: 2,
-        Timing: 5,
-        GatePolicy: 6,
-        DrainPolicy: 7,
-        RestartPolicy: 2,
-        WarmupPolicy: 5,
-        WarmupRequest: 6,
-        PortRule: 3,
-        Share: 2,
-    }
-    assert {kind: len(every_field_of(kind)) for kind in drawn} == drawn
+# --- a new field needs nothing but the field
+
+
+@dataclasses.dataclass(frozen=True)
+class NewerDrainPolicy(DrainPolicy):
+    colours: tuple[str, ...] = ("red",)
+    shares: Mapping[str, Share] = dataclasses.field(default_factory=dict)
+
+
+def test_new_field_needs_nothing_in_the_codec() -> None:
+    policy = NewerDrainPolicy(colours=("blue", "green"), shares={"a": Share(percent=5.0)})
+    assert load(NewerDrainPolicy, json.loads(dump(policy))) == policy
+    assert load(NewerDrainPolicy, struct_of(policy)) == policy
+    assert load(NewerDrainPolicy, json.loads(dump(DrainPolicy()))) == NewerDrainPolicy()
+    with pytest.raises(ValueError, match=r"^colours\[0\]: '3' is not a text"):
+        load(NewerDrainPolicy, {"colours": [3]})
+
+
+# --- only what has changed
+
+OTHER = dataclasses.replace(
+    ROLLOUT,
+    paused=not ROLLOUT.paused,
+    members=(*ROLLOUT.members[:-1], dataclasses.replace(ROLLOUT.members[-1], pid=4711, why="x")),
+    levels=(*ROLLOUT.levels, Level(1007.0, 1)),
+)
+
+
+@given(rollouts, rollouts)
+@settings(deadline=None, max_examples=60)
+def test_changes_make_the_same_rollout_as_all_of_it(before: Rollout, after: Rollout) -> None:
+    after = dataclasses.replace(after, id=before.id, members=before.members[::-1])
+    assert load_changes(before, json.loads(dump_changes(after, before))) == after
+
+
+def test_changes_are_short_and_leave_the_old_rollout() -> None:
+    text = dump_changes(OTHER, ROLLOUT)
+    assert len(text) < len(dump(OTHER)) / 2
+    assert load_changes(ROLLOUT, json.loads(text)) == OTHER
+    assert ROLLOUT.members[-1].pid == 0
+
+
+def test_only_new_levels_are_written() -> None:
+    before = dataclasses.replace(ROLLOUT, levels=(Level(1000.0, 2), Level(1001.0, 1)))
+    after = dataclasses.replace(before, levels=(*before.levels, Level(1002.0, 2)))
+    assert json.loads(dump_changes(after, before))["levels"] == [2, [[1002.0, 2]]]
+
+
+def test_other_rollout_or_members_are_written_whole() -> None:
+    for other in (dataclasses.replace(ROLLOUT, id=99), dataclasses.replace(ROLLOUT, members=ROLLOUT.members[1:])):
+        assert dump_changes(other, ROLLOUT) == dump(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("values", {"paused": 3}, "paused: '3' is not true or false"),
+        ("values", {"policy": {}}, "policy.group: is missing"),
+        ("values", None, "values: 'None' is not an object"),
+        ("members", [[0, {"name": 3}]], "members[0][1].name: '3' is not a text"),
+        ("members", [[99, {"name": "x", "endpoints": []}]], "members: there is none at position 99"),
+        ("members", [[-1, {}]], "members[0][0]: '-1' is not a whole number"),
+        ("levels", [0, [[1.0, "x"]]], "levels[1][0][1]: 'x' is not a whole number"),
+        ("levels", None, "levels: 'None' is not a list of 2"),
+    ],
+)
+def test_change_that_does_not_fit_is_refused(key: str, value: Any, problem: str) -> None:
+    found = {**json.loads(dump_changes(OTHER, ROLLOUT)), key: value}
+    with pytest.raises(ValueError, match="^" + re.escape(problem)):
+        load_changes(ROLLOUT, found)

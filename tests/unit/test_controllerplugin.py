@@ -18,16 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.codec import dump
+from supervisor_rolling.codec import struct_of
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.public_view import rollout_view
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.ctl import restart_command, watch
 from supervisor_rolling.ctl.commands import VERBS, make_rolling_controllerplugin
 from supervisor_rolling.ctl.watch import LISTENER_PATIENCE, POLL_EVERY, POLL_SELDOM, POLL_SHARE
-from supervisor_rolling.plugin.views import packed, rollout_view
+from supervisor_rolling.plugin.views import packed
 from tests.support.report_records import a_rollout
 
 LISTENER = {"running": True, "fix": "", "problem": ""}
@@ -163,7 +164,7 @@ def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: An
     members = tuple(Member(name, (tcp(8001),), replaced=done, attempted=done) for name in ("app-1", "app-2"))
     rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, least_available=1)
     rollout = replace(rollout, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
-    return {**rollout_view(json.loads(dump(rollout)), 1001.0), "listener": listener}
+    return struct_of(rollout_view(rollout, 1001.0, listener=listener))
 
 
 def kept_closed() -> View:

@@ -25,15 +25,17 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.preflight_report import Finding, Report
-from supervisor_rolling.core.records import head_of
+from supervisor_rolling.core.public_view import rollout_view
 from supervisor_rolling.core.rollout import Member, Stage, Status
-from supervisor_rolling.plugin.fault_barrier import MAX_TOLD, Defects, contained
-from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
+from supervisor_rolling.packing import unpack
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN
+from supervisor_rolling.plugin.fault_barrier import MAX_REPORTED, Defects, contained
+from supervisor_rolling.plugin.rpc import API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.unit.test_hostile_rpc import Root, a_pool, called, looking
 from tests.unit.test_rpcinterface import LISTENER_PID, a_rollout, make_supervisord
 
-KNOWN = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": ["app"]}
+KNOWN = {"guarded": ["app"]}
 WARM = GuardedProcess("web_2", (tcp(8002),), Stage.OPEN, 1.0, pid=101, spawned=1.0)
 WATCH = dump(GuardState("app", Policy("app", PortRule(auto=True)), GatePolicy(), (WARM,)))
 
@@ -79,7 +81,7 @@ class Drill:
     def look(self) -> None:
         answer = self.call("listenerObserve", self.key, KNOWN)
         if isinstance(answer, str):
-            self.version = json.loads(answer)["rollouts"].get("app", [0])[0]
+            self.version = json.loads(unpack(answer))["rollouts"].get("app", [0])[0]
 
     def asked(
         self, method: str, *arguments: Any, answer: Callable[[], object], then: Callable[[], object] = bool
@@ -130,7 +132,7 @@ class Drill:
         self.look()
         for method in ("pause", "resume", "abort"):
             call(method, "app")
-        action = {"verb": "signal", "name": "web_1", "signal": "USR1", "pid": 100, "spawned": 1.0}
+        action = {"verb": "signal", "name": "web_1", "signal": "USR1", "incarnation": [100, 1.0]}
         call("listenerAct", key, "app", [action])
         for kind in HAPPENS:
             events.notify(kind(process, 0))
@@ -150,7 +152,8 @@ class Drill:
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
         self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
         self.asked("check", "app", answer=self.wait_too_long)
-        rollouts, record = json.dumps({"rollouts": [head_of({"group": "é"})]}), json.dumps({"record": "{}"})
+        view = rollout_view(a_rollout(1), 1000.0)
+        rollouts, record = dump([view]), dump(view)
         self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rollouts))
         self.asked("getRecord", "", 12, answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
         self.record(a_rollout(4))
@@ -170,13 +173,12 @@ HAPPENS = (
 ELSEWHERE = {
     "plugin.rpc:RollingNamespaceRPCInterface.__init__",  # in the factory
     "plugin.mailbox:Mailbox.__init__",
-    "plugin.mailbox:Records.__init__",
+    "plugin.mailbox:Versions.__init__",
     "plugin.process_times:ProcessTimes.__init__",
     "plugin.process_delta:Table.__init__",
-    "plugin.process_times:ProcessTimes.hear",  # known to supervisord's events as it was
-    "plugin.shapes:TableOf.__init__",  # at the import
-    "plugin.shapes:Added.__init__",
-    "plugin.shapes:RowOf.__init__",
+    "plugin.process_times:ProcessTimes.note",  # known to supervisord's events as it was
+    "plugin.listener_health:ListenerHealth.__init__",
+    "plugin.process_times:_restarts",
     "core.text:listed",  # this and the next two: in the listener
     "core.text:printable",
     "core.share:limit_for",
@@ -223,7 +225,10 @@ def raises_and_is_contained(sabotage: Sabotage, target: str, error: str) -> None
     assert called(rolling, "getAPIVersion") == API_VERSION
     assert isinstance(called(rolling, "getAllRollouts"), list)
     assert len(called(rolling, "getProcesses", "app")) == 3
-    assert json.loads(called(rolling, "listenerObserve", rolling.mailbox.key, KNOWN))["rolled"] in ([], ["app"])
+    assert json.loads(unpack(called(rolling, "listenerObserve", rolling.mailbox.key, KNOWN)))["rollout_groups"] in (
+        [],
+        ["app"],
+    )
 
 
 def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -> None:
@@ -242,7 +247,7 @@ def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -
     assert len(rolling.supervisord.process_groups["pool"].event_buffer) > 5
 
 
-@pytest.mark.parametrize("target", ["events:events_between", "views:rollout_view", "events:RollingEvent.__init__"])
+@pytest.mark.parametrize("target", ["events:events_between", "views:struct", "events:RollingEvent.__init__"])
 def test_what_cannot_be_told_to_others_is_not_written(sabotage: Sabotage, target: str) -> None:
     rolling = prepared()
     sabotage.arm(f"plugin.{target}", "KeyError")
@@ -283,11 +288,11 @@ def test_a_defect_is_logged_with_its_traceback_once_and_not_more_than_a_hundred_
     logger = DummyOptions().logger
     defects = Defects(logger)
     for number in range(200):  # the same in other words
-        defects.tell("a test", ValueError(f"number {number}"))
+        defects.report("a test", ValueError(f"number {number}"))
     assert logger.data == ["rolling: a defect of supervisor_rolling in a test:\nValueError: number 0\n"]
     for number in range(200):
-        defects.tell(f"place {number}", ValueError("x"))
-    assert len(logger.data) == MAX_TOLD
+        defects.report(f"place {number}", ValueError("x"))
+    assert len(logger.data) == MAX_REPORTED
 
 
 def test_a_log_that_cannot_be_written_stops_nothing() -> None:
@@ -295,14 +300,14 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
         def critical(self, _: str) -> None:
             raise OSError("No space left on device")
 
-    Defects(Full()).tell("a test", ValueError("x"))
+    Defects(Full()).report("a test", ValueError("x"))
     assert Defects(Full()).fault("restart", ValueError("x")).code == Fault.DEFECT
 
 
 # --- the factory
 
 
-FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:hear", "wakeup:install"]
+FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:subscribe_mailbox", "wakeup:install"]
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
+from supervisor_rolling.codec import load
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.forecast import Cycles, cycles, forecast
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Member, Rollout
+from tests.support.report_records import a_process
+from tests.support.report_records import a_rollout as a_record_of
 
 
 def a_rollout(processes: int = 4, limit: int = 1, canary: int = 1, min_ready_seconds: float = 0.0) -> Rollout:
@@ -60,13 +65,14 @@ def test_how_long_a_process_settles_is_that_of_this_rollout() -> None:
     assert forecast(a_rollout(2, min_ready_seconds=10.0), [took(1.0, 2.0)]) == 23.0
 
 
-def a_process(name: str = "app-1", **changes: Any) -> dict[str, Any]:
+def a_record(limit: int = 1, **changes: Any) -> RolloutView:
     way = [["draining", 1.0], ["restarting", 1.5], ["warming", 2.0], ["ready", 3.0], ["open", 13.0]]
-    return {"name": name, "replaced": True, "failed": False, "stages": way, "ready": 10.0, **changes}
+    process = {**a_process(1, 0.0, random.Random(1)), "name": "app-1", "stages": way, "ready": 10.0, **changes}
+    return load(RolloutView, a_record_of(limit=limit, processes=[process]))
 
 
-def test_a_cycle_is_the_time_away_without_the_settling() -> None:
-    assert cycles({"processes": [a_process()]}) == Cycles(1, {"app-1": 2.0})
+def test_cycle_is_the_time_away_without_the_ready_time() -> None:
+    assert cycles(a_record()) == Cycles(1, {"app-1": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -81,19 +87,10 @@ def test_a_cycle_is_the_time_away_without_the_settling() -> None:
     ],
 )
 def test_who_failed_or_went_twice_tells_nothing(changes: dict[str, Any]) -> None:
-    assert cycles({"processes": [a_process(**changes)], "limit": 2}) == Cycles(2, {})
+    assert cycles(a_record(limit=2, **changes)) == Cycles(2, {})
 
 
-@pytest.mark.parametrize("processes", [None, 3, [3], [{}], [{"name": 1, "stages": [1, 2], "replaced": True}]])
-def test_a_record_of_another_shape_tells_nothing(processes: Any) -> None:
-    assert cycles({"processes": processes, "limit": "x"}) == Cycles(1, {})
-
-
-def test_a_record_of_an_older_version_tells_nothing() -> None:
-    assert cycles({}) == Cycles(1, {})
-
-
-@pytest.mark.parametrize("away", [1e999, 1e300, -1e999, float("nan"), -3.0])
+@pytest.mark.parametrize("away", [1e14, -1e14, -3.0])
 def test_no_clock_shows_such_a_time_so_it_is_not_foretold(away: float) -> None:
     way = [["draining", 1.0], ["warming", 2.0], ["open", 1.0 + away]]
-    assert forecast(a_rollout(2), [cycles({"processes": [a_process(stages=way, ready=0.0)]})]) == 0.0
+    assert forecast(a_rollout(2), [cycles(a_record(stages=way, ready=0.0))]) == 0.0

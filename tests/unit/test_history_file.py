@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor_rolling.codec import dump, load, struct_of
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.forecast import Cycles
 from supervisor_rolling.core.policy import GatePolicy, HistoryPolicy, Policy, PortRule
-from supervisor_rolling.core.records import LOST, head, head_of, record
+from supervisor_rolling.core.public_view import Detail, RolloutView, rollout_view
 from supervisor_rolling.core.rollout import Level, Member, Rollout, Stage, Status, Step, Timing
 from supervisor_rolling.listener import history_file as module
 from supervisor_rolling.listener.history_file import FILES, MAX_PENDING, FileHistory
@@ -71,8 +72,8 @@ def test_rollout_is_written_at_begin_and_end(file: Path) -> None:
     for _ in range(3):
         history.keep([a_rollout(status=Status.DONE)])
     begun, ended = lines(file)
-    assert (begun["status"], begun["began"], "processes" in begun) == ("running", BEGAN + 1, False)
-    assert ended == json.loads(json.dumps(record(a_rollout(status=Status.DONE), NOW)))
+    assert (begun["status"], begun["began"], begun["processes"]) == ("running", BEGAN + 1, [])
+    assert ended == json.loads(dump(rollout_view(a_rollout(status=Status.DONE), NOW, Detail.COURSE)))
     assert (ended["seconds"], ended["processes"][0]["stages"][1]) == (10.0, ["warming", 1.0])
 
 
@@ -87,7 +88,7 @@ def test_resumed_rollout_ends_again(file: Path) -> None:
     for status, ended in ((Status.FAILED, 1010.0), (Status.RUNNING, 0.0), (Status.FAILED, 1012.0)):
         history.keep([a_rollout(1, status, ended_at=ended)])
     assert [line["status"] for line in lines(file)] == ["failed", "running", "failed"]
-    assert [(one["status"], one["seconds"]) for one in history.heads("", 9)] == [("failed", 12.0)]
+    assert [(one.status, one.seconds) for one in history.summaries("", 9)] == [("failed", 12.0)]
 
 
 def test_rollout_running_when_supervisord_died_is_kept(file: Path) -> None:
@@ -95,7 +96,7 @@ def test_rollout_running_when_supervisord_died_is_kept(file: Path) -> None:
     history.keep([a_rollout(1, Status.DONE), a_rollout(2)])
     history.close([a_rollout(1, Status.DONE), a_rollout(2)], NOW, are_lost=True)
     last = lines(file)[-1]
-    assert (last["id"], last["status"], last["replaced"], last["seconds"]) == (2, LOST, 1, 100.0)
+    assert (last["id"], last["status"], last["replaced"], last["seconds"]) == (2, Status.LOST, 1, 100.0)
     assert "supervisord ended" in last["why"]
     a_history(file).keep([a_rollout(3)])
     assert [line["id"] for line in lines(file)] == [1, 2, 2, 3]
@@ -104,19 +105,19 @@ def test_rollout_running_when_supervisord_died_is_kept(file: Path) -> None:
 def test_next_listener_marks_unfinished_rollout_lost(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     later = a_history(file)
-    later.heads("", 9)
+    later.summaries("", 9)
     later.keep([])
-    assert [(one["id"], one["status"]) for one in later.heads("", 9)] == [(2, LOST)]
-    assert [line["status"] for line in lines(file)] == ["running", LOST]
+    assert [(one.id, one.status) for one in later.summaries("", 9)] == [(2, Status.LOST)]
+    assert [line["status"] for line in lines(file)] == ["running", Status.LOST]
 
 
 def test_lost_rollout_hides_no_newer_one(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     with file.open("a") as stream:  # by a listener that knew nothing of it
-        stream.write(json.dumps(head(a_rollout(3), NOW)) + "\n")
+        stream.write(dump(rollout_view(a_rollout(3), NOW, Detail.SUMMARY)) + "\n")
     for _ in range(2):
         a_history(file).keep([a_rollout(3)])
-    assert [(line["id"], line["status"]) for line in lines(file)] == [(2, "running"), (3, "running"), (2, LOST)]
+    assert [(line["id"], line["status"]) for line in lines(file)] == [(2, "running"), (3, "running"), (2, Status.LOST)]
 
 
 def test_old_rollout_of_idle_group_is_written_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_running_rollout_survives_a_killed_listener(file: Path) -> None:
     a_history(file).keep([a_rollout(2)])
     later = a_history(file)
     later.keep([a_rollout(2)])
-    assert [one["status"] for one in later.heads("", 9)] == ["running"]
+    assert [one.status for one in later.summaries("", 9)] == ["running"]
 
 
 def stopped_listener(file: Path) -> None:
@@ -156,9 +157,9 @@ def test_lost_rollout_keeps_its_progress(file: Path) -> None:
     stopped_listener(file)
     later = a_history(file)
     later.keep([])
-    (one,) = later.heads("", 9)
-    assert (one["status"], one["replaced"], one["seconds"]) == (LOST, 1, 90.0)
-    assert lines(file)[-1]["processes"] == json.loads(json.dumps(record(a_rollout(2), NOW)))["processes"]
+    (one,) = later.summaries("", 9)
+    assert (one.status, one.replaced, one.seconds) == (Status.LOST, 1, 90.0)
+    assert lines(file)[-1]["processes"] == json.loads(dump(rollout_view(a_rollout(2), NOW, Detail.COURSE)))["processes"]
 
 
 def test_ids_continue_after_an_earlier_supervisord(file: Path) -> None:
@@ -171,12 +172,12 @@ def test_rollouts_are_found_by_group_and_id(file: Path) -> None:
     history = a_history(file)
     for one in (a_rollout(1, Status.DONE), a_rollout(2, Status.FAILED, "web"), a_rollout(3, Status.ABORTED)):
         history.keep([one])
-    assert [one["id"] for one in history.heads("", 2)] == [2, 3]
-    assert [one["id"] for one in history.heads("app", 9)] == [1, 3]
+    assert [one.id for one in history.summaries("", 2)] == [2, 3]
+    assert [one.id for one in history.summaries("app", 9)] == [1, 3]
     for group, rollout, expected in (("", "", 3), ("web", "", 2), ("", "1", 1)):
         found = history.find(group, rollout)
         assert found
-        assert (found["id"], len(found["processes"])) == (expected, 1)
+        assert (found.id, len(found.processes)) == (expected, 1)
     assert history.find("", "9") is None
     assert history.find("nobody", "") is None
 
@@ -200,7 +201,7 @@ def test_unwritable_lines_are_kept_and_written_later(file: Path, caplog: pytest.
         for number in range(1, 4):
             clock.now += 10
             history.keep([a_rollout(number, Status.DONE)])
-    assert [one["id"] for one in history.heads("", 9)] == [1, 2, 3]
+    assert [one.id for one in history.summaries("", 9)] == [1, 2, 3]
     assert [str(file) in message for message in caplog.messages] == [True]
     assert "history: {file: …}" in caplog.text
     file.parent.chmod(0o755)
@@ -218,7 +219,7 @@ def test_full_disk_keeps_a_bounded_number_pending(file: Path) -> None:
     for number in range(1, 3 * MAX_PENDING):
         history.keep([a_rollout(number, Status.DONE)])
     assert len(history._pending) == MAX_PENDING
-    assert len(history.heads("", 9999)) == MAX_PENDING
+    assert len(history.summaries("", 9999)) == MAX_PENDING
 
 
 def test_half_a_line_spoils_no_other(file: Path) -> None:
@@ -227,8 +228,8 @@ def test_half_a_line_spoils_no_other(file: Path) -> None:
         stream.write('{"id": 2, "group": "ap')
     later = a_history(file)
     later.keep([a_rollout(3, Status.DONE)])
-    assert [one["id"] for one in later.heads("", 9)] == [1, 3]
-    assert [one["id"] for one in a_history(file).heads("", 9)] == [1, 3]
+    assert [one.id for one in later.summaries("", 9)] == [1, 3]
+    assert [one.id for one in a_history(file).summaries("", 9)] == [1, 3]
 
 
 def test_of_a_large_file_the_newest_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +237,7 @@ def test_of_a_large_file_the_newest_are_read(file: Path, monkeypatch: pytest.Mon
     for number in range(1, 12):
         history.keep([a_rollout(number, Status.DONE)])
     monkeypatch.setattr(module, "MAX_READ", file.stat().st_size // 2)
-    kept = [one["id"] for one in a_history(file).heads("", 99)]
+    kept = [one.id for one in a_history(file).summaries("", 99)]
     assert 3 <= len(kept) <= 6
     assert kept == list(range(12 - len(kept), 12))
 
@@ -262,7 +263,7 @@ def test_history_false_keeps_only_forecast_data(file: Path) -> None:
     history = a_history(file, enabled=False)
     history.keep([a_rollout(1, Status.DONE)])
     assert not file.exists()
-    assert history.heads("", 9) == []
+    assert history.summaries("", 9) == []
     assert history.cycles("app") == [Cycles(1, {"app-1": 2.0})]
 
 
@@ -274,7 +275,7 @@ def test_changed_file_is_read_and_written(file: Path) -> None:
     history.keep([a_rollout(8, Status.DONE)])
     paths[0] = str(other)
     history.keep([a_rollout(9, Status.DONE)])
-    assert [one["id"] for one in history.heads("", 9)] == [7, 9]
+    assert [one.id for one in history.summaries("", 9)] == [7, 9]
 
 
 @pytest.mark.parametrize(
@@ -303,10 +304,10 @@ def test_rotated_file_is_still_read(file: Path, monkeypatch: pytest.MonkeyPatch)
     for number in range(1, 12):
         history.keep([a_rollout(number, Status.DONE)])
     assert file.with_name("rollouts.jsonl.1").exists()
-    assert [one["id"] for one in a_history(file).heads("", 99)] == list(range(1, 12))
+    assert [one.id for one in a_history(file).summaries("", 99)] == list(range(1, 12))
     found = a_history(file).find("", "1")
     assert found
-    assert found["processes"]
+    assert found.processes
 
 
 def test_oldest_rotated_file_is_dropped(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +316,7 @@ def test_oldest_rotated_file_is_dropped(file: Path, monkeypatch: pytest.MonkeyPa
     for number in range(1, 31):
         history.keep([a_rollout(number, Status.DONE)])
     assert len(list(file.parent.glob("rollouts.jsonl*"))) == FILES
-    assert [one["id"] for one in a_history(file).heads("", 99)] == list(range(31 - FILES, 31))
+    assert [one.id for one in a_history(file).summaries("", 99)] == list(range(31 - FILES, 31))
 
 
 def test_rollout_across_rotation_is_one_rollout(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +324,7 @@ def test_rollout_across_rotation_is_one_rollout(file: Path, monkeypatch: pytest.
     history = a_history(file)
     history.keep([a_rollout(1)])
     history.keep([a_rollout(1, Status.DONE)])
-    assert [one["status"] for one in a_history(file).heads("", 9)] == ["done"]
+    assert [one.status for one in a_history(file).summaries("", 9)] == ["done"]
 
 
 # --- what others may have written there
@@ -335,19 +336,17 @@ ANYTHING = st.recursive(
 )
 KEYS = st.sampled_from(["id", "group", "status", "began", "seconds", "why", "processes", "force", "limit"])
 WRONG = st.dictionaries(KEYS, ANYTHING, max_size=9).map(
-    lambda found: json.dumps({"id": 5, "group": "app", "began": 1.5, "status": "done", **found})
+    lambda found: json.dumps({**struct_of(rollout_view(a_rollout(5), NOW)), **found})
 )
 
 
 @given(st.lists(WRONG | st.text(max_size=30), max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_any_file_content_gives_whole_heads(tmp_path_factory: pytest.TempPathFactory, found: list[str]) -> None:
+def test_history_shows_only_valid_lines(tmp_path_factory: pytest.TempPathFactory, found: list[str]) -> None:
     file = tmp_path_factory.mktemp("h") / "rollouts.jsonl"
     file.write_text("\n".join(found) + "\n", encoding="utf-8", errors="replace")
     history = a_history(file)
     history.keep([a_rollout(1, Status.DONE)])
-    for one in history.heads("", 99):
-        assert {key: type(value) for key, value in one.items()} == {key: type(v) for key, v in head_of({}).items()}
-        assert json.loads(json.dumps(one, allow_nan=False)) == one
-        assert abs(one["seconds"]) < 1e15, "supervisord hands on no more"
-    assert 1 in [one["id"] for one in history.heads("app", 99)]
+    for one in history.summaries("", 99):
+        assert load(RolloutView, json.loads(dump(one))) == one
+    assert 1 in [one.id for one in history.summaries("app", 99)]

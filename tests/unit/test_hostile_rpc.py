@@ -12,7 +12,7 @@ import json
 import types
 import xmlrpc.client
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -30,15 +30,19 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.rollout import Member, Stage, Status
+from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc
-from supervisor_rolling.plugin.rpc import ANSWER_WITHIN, make_rolling_rpcinterface
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, OPTIONS
+from supervisor_rolling.plugin.listener_api import ListenerMethods
+from supervisor_rolling.plugin.rpc import make_rolling_rpcinterface
 from tests.unit.test_rpcinterface import Clock, a_rollout, looked, make_supervisord
 
 METHODS = sorted(
     name
-    for name, method in vars(rpc.RollingNamespaceRPCInterface).items()
+    for kind in (rpc.RollingNamespaceRPCInterface, ListenerMethods)
+    for name, method in vars(kind).items()
     if isinstance(method, types.FunctionType) and not name.startswith("_")
 )
 LISTENERS = [name for name in METHODS if name.startswith("listener") and name != "listenerHello"]
@@ -116,7 +120,7 @@ def called(rolling: Any, method: str, *arguments: Any) -> Any:
 def kept(rolling: Any) -> Any:
     """All that stands in the mailbox but the requests."""
     box = rolling.mailbox
-    return json.dumps([box.rollouts.news({}), box.guard_states.news({}), box.ledger, box.key])
+    return dump([box.rollouts.news({}), box.guard_states.news({}), box.ledger, box.key])
 
 
 # --- whatever the arguments are
@@ -147,8 +151,7 @@ VALUES = st.recursive(
         st.sampled_from(["10%", "1", "true", 0, 1, 2]),
     ),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(rpc.OPTIONS) | st.text(max_size=5), inner, max_size=4)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(OPTIONS) | st.text(max_size=5), inner, max_size=4)
     ),
     max_leaves=6,
 )
@@ -159,7 +162,7 @@ def is_sound(rolling: Any) -> None:
     assert called(rolling, "getAPIVersion") == rpc.API_VERSION
     assert [rollout["group"] for rollout in called(rolling, "getAllRollouts")] == ["app"]
     assert len(called(rolling, "getProcesses", "app")) == 3
-    assert looked(rolling)["rolled"] == ["app"]
+    assert looked(rolling)["rollout_groups"] == ["app"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -232,11 +235,10 @@ def test_a_process_that_is_named_often_is_asked_for_once(rolling: Any) -> None:
 
 # --- what comes over RPC leads to no path, address, port or shell
 
-KEYS_OF_A_REQUEST = {"id", "kind", "group", "processes", "max_unavailable", "force", "by", "asked_at", "state"}
-KEYS_OF_A_REQUEST |= {"user", "client", "began", "settings"}
+KEYS_OF_A_REQUEST = {field.name for field in fields(Request)}
 
 
-@given(VALUES, VALUES, st.dictionaries(st.sampled_from(rpc.OPTIONS), VALUES, max_size=5))
+@given(VALUES, VALUES, st.dictionaries(st.sampled_from(OPTIONS), VALUES, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_a_request_holds_known_names_bounded_numbers_and_truth_values_alone(
     name: Any, wait: Any, options: dict[str, Any]
@@ -270,7 +272,7 @@ def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
         "listenerObserve": [({"rollouts": {}, "guard_states": {}, "table": 0, "guarded": []},)],
         "listenerRecord": [("app", 0, rollout, 0), ("app", 0, rollout, 1)],
         "listenerGuard": [("app", guard_state), ("app", "")],
-        "listenerAct": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "pid": 100, "spawned": 1.0}])],
+        "listenerAct": [("app", [{"verb": "stop", "name": "web_1", "signal": "", "incarnation": [100, 1.0]}])],
         "listenerAnswer": [(1, 0, "", rollout), (1, Fault.REFUSED, "no", "")],
     }
 
@@ -286,14 +288,14 @@ KEYS = ["", "0" * 64, "é", "\0", 0, True, 1.5, [], {}, ["key"], xmlrpc.client.D
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: repr(key).partition(" ")[0])  # a DateTime tells its address
 def test_a_policy_cannot_come_in_over_rpc(rolling: Any, method: str, key: Any) -> None:
     rolling.restart("app", False, {})
-    before, looked_at = kept(rolling), rolling.mailbox.looked_at
+    before, looked_at = kept(rolling), rolling.mailbox.observed_at
     rolling.clock.now += 1.0
     for arguments in evil_calls()[method]:
         for wrong in (key, rolling.mailbox.key[:-1], rolling.mailbox.key + "0", rolling.mailbox.key.upper() + "F"):
             answer = called(rolling, method, wrong, *arguments)
             assert (answer.faultCode, method in answer.faultString) == (Fault.LISTENERS_OWN, True)
-    assert (kept(rolling), rolling.mailbox.looked_at) == (before, looked_at)
-    assert rolling.mailbox.requests[1]["state"] == "asked"
+    assert (kept(rolling), rolling.mailbox.observed_at) == (before, looked_at)
+    assert rolling.mailbox.requests[1].state == "asked"
 
 
 def test_with_the_key_the_same_calls_are_the_listeners(rolling: Any) -> None:

@@ -190,9 +190,9 @@ def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str
 
 
 @pytest.mark.parametrize("module", under("rpcinterface", "plugin"))
-def test_what_runs_in_supervisord_knows_itself_and_the_smallest_of_the_rest(module: str) -> None:
+def test_plugin_imports_values_codec_and_itself_alone(module: str) -> None:
     ours = {name for name in IMPORTS[module] if named(name, {PACKAGE})}
-    assert ours <= {*under("core.share", "core.text", "packing", "core.errors", "plugin")}
+    assert ours <= VALUES | set(under("codec", "packing", "core.process_states", "core.public_view", "plugin"))
     assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
 
 

@@ -42,7 +42,7 @@ def a_process(name: str = "web_1", laststart: float = 0.0, laststop: float = 0.0
 
 
 def tell(lives: ProcessTimes, kind: type[events.ProcessStateEvent], process: Any) -> None:
-    lives.hear(kind(process, ProcessStates.UNKNOWN))
+    lives.note(kind(process, ProcessStates.UNKNOWN))
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
@@ -70,16 +70,16 @@ def test_whatever_takes_a_process_down_counts(lives: ProcessTimes, clock: Clock,
 
 def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: ProcessTimes):
     process = a_process()
-    assert not lives.told_to_stop("app", "web_1"), "nobody has told"
+    assert not lives.stopped_by_order("app", "web_1"), "nobody has told"
     tell(lives, events.ProcessStateStoppedEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateRunningEvent, process)
-    assert lives.told_to_stop("app", "web_1")
+    assert lives.stopped_by_order("app", "web_1")
     for kind in (events.ProcessStateExitedEvent, events.ProcessStateBackoffEvent):
         tell(lives, events.ProcessStateStoppedEvent, process)
         tell(lives, kind, process)
-        assert not lives.told_to_stop("app", "web_1")
-    assert not lives.told_to_stop("app", "web_2")
+        assert not lives.stopped_by_order("app", "web_1")
+    assert not lives.stopped_by_order("app", "web_2")
 
 
 def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(
@@ -105,7 +105,7 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: ProcessTi
     tell(lives, events.ProcessStateBackoffEvent, process)
     with lives.ordered_by_rollout(process if is_ours else a_process()):
         tell(lives, events.ProcessStateStoppedEvent, process)
-    assert (lives.stopped_by_rollout("app", "web_1"), lives.told_to_stop("app", "web_1")) == (is_ours, True)
+    assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_order("app", "web_1")) == (is_ours, True)
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
@@ -116,7 +116,7 @@ def test_a_restart_by_supervisord_itself_is_no_order(
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
-    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    lives.note(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
@@ -138,7 +138,7 @@ def test_one_that_stays_exited_is_started_by_hand(lives: ProcessTimes, autoresta
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
-    lives.hear(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
+    lives.note(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
     assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
 
@@ -198,7 +198,7 @@ def test_what_is_known_goes_with_the_group(lives: ProcessTimes, wall: Clock):
     tell(lives, events.ProcessStateStoppedEvent, process)
     lives.forget("app")
     assert lives.attempt("app", "web_1", process) == wall.now - 1
-    assert not lives.told_to_stop("app", "web_1")
+    assert not lives.stopped_by_order("app", "web_1")
 
 
 def test_a_process_that_has_no_group_any_more_is_nobody(lives: ProcessTimes):
@@ -207,4 +207,4 @@ def test_a_process_that_has_no_group_any_more_is_nobody(lives: ProcessTimes):
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
     assert lives.attempt("app", "web_1", process) == 0.0
-    assert not lives.told_to_stop("app", "web_1")
+    assert not lives.stopped_by_order("app", "web_1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
@@ -15,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_rolling.codec import dump
+from supervisor_rolling.codec import struct_of
 from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.policy import GatePolicy, Hook, HooksPolicy, Policy, PortRule
+from supervisor_rolling.core.public_view import rollout_view
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.ctl.output import Output
 from supervisor_rolling.ctl.progress import PlainScreen, TerminalScreen, screen_for
@@ -32,7 +32,6 @@ from supervisor_rolling.ctl.rollout_lines import (
     plan_lines,
     process_line,
 )
-from supervisor_rolling.plugin.views import rollout_view
 
 BEGAN, NOW = 1000.0, 1012.0
 
@@ -84,8 +83,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
     rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, started_at=BEGAN)
-    wire = json.loads(dump(replace(rollout, ended_at=ended, least_available=3, **changes)))
-    return {**rollout_view(wire, now), "listener": True}
+    return struct_of(rollout_view(replace(rollout, ended_at=ended, least_available=3, **changes), now))
 
 
 def waiting(*names: str) -> tuple[Member, ...]:
@@ -593,24 +591,16 @@ def test_redrawn_lines_fit_the_columns_of_the_terminal(looks: list[list[Member]]
         assert terminal.shown() == []
 
 
-def test_bar_names_the_running_hook() -> None:
-    before = a_view(*waiting("app-1"), policy=HOOKED)
-    assert bar_line(before, ASCII).endswith("0/1  12 s, running before_rollout")
-    after = a_view(NEW, policy=HOOKED, prepared=True, verdict="done")
-    assert bar_line(after, ASCII).endswith(", running after_rollout")
-    assert not bar_line(a_view(NEW, policy=HOOKED, prepared=True), ASCII).endswith("before_rollout")
-
-
 def test_bar_has_what_the_rollout_waits_for() -> None:
-    assert bar(1, 8, waits="the crash guard to finish app-2 (warming)").endswith(
+    assert bar(1, 8, waits_for="the crash guard to finish app-2 (warming)").endswith(
         " s left, waiting for the crash guard to finish app-2 (warming)"
     )
-    assert a_view(NEW, status=Status.DONE, waits="x", waits_long=True)["waits"] == ""
+    assert a_view(NEW, status=Status.DONE, waits_for="x", waits_long=True)["waits_for"] == ""
 
 
 def test_long_wait_is_one_plain_line() -> None:
     screen = PlainScreen(Output(io.StringIO()), UNICODE)
-    waits: dict[str, Any] = {"waits": "the crash guard to finish app-2 (warming)"}
+    waits: dict[str, Any] = {"waits_for": "the crash guard to finish app-2 (warming)"}
     assert screen.news(a_view(*waiting("app-1"), **waits)) == []
     long = a_view(*waiting("app-1"), **waits, waits_long=True)
     assert screen.news(long) == ["waiting for the crash guard to finish app-2 (warming)"]

@@ -1496,13 +1496,13 @@ def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, 
 def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
     facts = observed_with(*["RUNNING"] * 3, guarded=a_guarded(Stage.WARMING, number=2))
     rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
-    assert (rollout.waits, rollout.waits_long) == ("the crash guard to finish app-2 (warming)", False)
+    assert (rollout.waits_for, rollout.waits_long) == ("the crash guard to finish app-2 (warming)", False)
     later = machine.advance(rollout, replace(facts, at=BEGAN + LONG))
-    assert (later.waits, later.waits_long) == (rollout.waits, True)
+    assert (later.waits_for, later.waits_long) == (rollout.waits_for, True)
     assert list(changes(rollout, later)) == ["app rollout 1 waits for the crash guard to finish app-2 (warming)"]
     assert list(changes(later, later)) == []
     gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
-    assert (left(gone), gone.waits, gone.waits_long) == (["app-1"], "", False)
+    assert (left(gone), gone.waits_for, gone.waits_long) == (["app-1"], "", False)
 
 
 @pytest.mark.parametrize("stage", [Stage.RESTARTING, Stage.WARMING])
@@ -1512,7 +1512,7 @@ def test_rollout_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage)
         look("BACKOFF", "RUNNING", "RUNNING"), at=BEGAN + LONG, held={NAME: "port 8001 is held by process 41"}
     )
     rollout = machine.advance(a_rollout(*members), facts)
-    assert (rollout.waits, rollout.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
+    assert (rollout.waits_for, rollout.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
 
 
 def test_rollout_whose_warm_up_lasts_says_what_it_waits_for() -> None:
@@ -1523,7 +1523,7 @@ def test_rollout_whose_warm_up_lasts_says_what_it_waits_for() -> None:
         facts, warmups={NAME: WarmupStatus(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)}
     )
     after = machine.advance(late, facts)
-    assert (after.waits, after.waits_long) == ("app-1 to be warm: GET /health (ready) answers 503", True)
+    assert (after.waits_for, after.waits_long) == ("app-1 to be warm: GET /health (ready) answers 503", True)
 
 
 def a_watch(*guarded: GuardedProcess) -> GuardState:

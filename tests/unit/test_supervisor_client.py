@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
-from supervisor_rolling.codec import dump, load_rollout, load_watch
+from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import ConflictError, Fault, NoKeyError, SupervisorError
@@ -32,11 +32,12 @@ from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.listener import supervisor_client
 from supervisor_rolling.listener.supervisor_client import XmlRpcSupervisor
+from supervisor_rolling.packing import unpack
 
 DEADLINE = 20.0
 NOTHING: dict[str, Any] = {
     "rollouts": {},
-    "rolled": [],
+    "rollout_groups": [],
     "guard_states": {},
     "guarded_groups": [],
     "requests": [],
@@ -45,7 +46,7 @@ NOTHING: dict[str, Any] = {
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], "packed": True, "problem": ""}
+KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], "problem": ""}
 """What a listener knows that has not looked yet."""
 
 
@@ -240,25 +241,13 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
     }
 
 
-def test_a_row_of_an_older_supervisord_lacks_what_is_new_and_one_of_a_newer_has_more_than_is_known(
-    inet: Supervisord,
-) -> None:
-    old = ["app-1", "RUNNING", 100, 5.5, 0.0, 0.0, 60.0, "", True]
-    new = [*a_row("app-2", warm=True, stopwaitsecs=15.0), "blue", 7]
-    inet.looks(processes={"app": [True, [old, new]]})
-    assert inet.client().observe([]).processes["app"] == {
-        "app-1": Process("app-1", "RUNNING", 100, 5.5, up_for=60.0, warm=True, stopwaitsecs=0.0),
-        "app-2": Process("app-2", "RUNNING", 100, 5.5, warm=True, stopwaitsecs=15.0),
-    }
-
-
 def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_rollout("app", 1), a_rollout("web", 2)
-    inet.looks(rollouts={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rolled=["app", "web"])
+    inet.looks(rollouts={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rollout_groups=["app", "web"])
     assert client.observe([]).rollouts == {"app": (5, one), "web": (7, two)}
     newer = replace(two, paused=True)
-    inet.looks(rollouts={"web": [8, on_wire(newer)]}, rolled=["app", "web"])
+    inet.looks(rollouts={"web": [8, on_wire(newer)]}, rollout_groups=["app", "web"])
     assert client.observe([]).rollouts == {"app": (5, one), "web": (8, newer)}
     client.observe([])
     known = [arguments[0]["rollouts"] for _, arguments in inet.calls]
@@ -267,9 +256,9 @@ def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
 
 def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
-    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
+    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rollout_groups=["app"])
     client.observe([])
-    inet.looks(rolled=[])
+    inet.looks(rollout_groups=[])
     assert client.observe([]).rollouts == {}
     client.observe([])
     assert last_known(inet)["rollouts"] == {}
@@ -278,7 +267,7 @@ def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
 def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
     client = inet.client()
     before = client.observe([])
-    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rolled=["app"])
+    inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rollout_groups=["app"])
     client.observe([])
     assert before.rollouts == {}
 
@@ -302,7 +291,7 @@ def test_a_rollout_and_a_watch_of_the_same_group_are_two_things(inet: Supervisor
     client, rollout, guard_state = inet.client(), a_rollout(), a_watch()
     inet.looks(
         rollouts={"app": [5, on_wire(rollout)]},
-        rolled=["app"],
+        rollout_groups=["app"],
         guard_states={"app": [6, on_wire(guard_state)]},
         guarded_groups=["app"],
     )
@@ -521,29 +510,18 @@ def test_a_record_carries_the_rollout_and_its_version_is_known_then(inet: Superv
     client.record(rollout, 5, request=9)
     ((_, (group, version, text, request)),) = inet.calls
     assert (group, version, request) == ("app", 5, 9)
-    assert load_rollout(json.loads(text)) == rollout
-    inet.looks(rolled=["app"])
+    assert load(Rollout, json.loads(text)) == rollout
+    inet.looks(rollout_groups=["app"])
     assert client.observe([]).rollouts == {"app": (6, rollout)}
     assert last_known(inet)["rollouts"] == {"app": 6}
 
 
-def test_on_top_of_what_is_known_only_what_has_changed_is_written_where_supervisord_takes_that(
-    inet: Supervisord,
-) -> None:
+def test_known_rollout_is_written_as_its_changes(inet: Supervisord) -> None:
     inet.methods["rolling.listenerRecord"] = lambda *_: 6
-    texts = []
-    for takes in (True, False):
-        client = inet.client()
-        inet.looks(takes_changes=takes)
-        client.observe([])
-        for rollout, version in (
-            (a_rollout(), 5),
-            (replace(a_rollout(), paused=True), 6),
-            (replace(a_rollout(), paused=True), 7),
-        ):
-            client.record(rollout, version)
-        texts += ["changes" in json.loads(inet.calls[-3 + number][1][2]) for number in range(3)]
-    assert texts == [False, True, False, False, False, False]
+    client, paused = inet.client(), replace(a_rollout(), paused=True)
+    for rollout, version in ((a_rollout(), 5), (paused, 6), (paused, 7)):
+        client.record(rollout, version)
+    assert ["values" in json.loads(unpack(text)) for _, (_, _, text, _) in inet.calls] == [False, True, False]
 
 
 def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
@@ -563,7 +541,7 @@ def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> 
     inet.methods["rolling.listenerGuard"] = lambda *_: 6
     client.guard(guard_state)
     ((method, (group, text)),) = inet.calls
-    assert (method, group, text.isascii(), load_watch(json.loads(text))) == (
+    assert (method, group, text.isascii(), load(GuardState, json.loads(text))) == (
         "rolling.listenerGuard",
         "app",
         True,
@@ -602,7 +580,7 @@ def test_a_plan_is_sent_as_a_rollout(inet: Supervisord) -> None:
     inet.client().plan(3, a_rollout())
     ((method, (request, code, text, plan)),) = inet.calls
     assert (method, request, code, text) == ("rolling.listenerAnswer", 3, 0, "")
-    assert load_rollout(json.loads(plan)) == a_rollout()
+    assert load(Rollout, json.loads(plan)) == a_rollout()
 
 
 # --- orders
@@ -617,7 +595,7 @@ DONE = {"code": 0, "text": ""}
 def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Supervisord) -> None:
     inet.methods["rolling.listenerAct"] = lambda *_: [DONE] * 3
     assert inet.client().action("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
-    running = {"name": "app-1", "pid": 7, "spawned": 1000.25}
+    running = {"name": "app-1", "incarnation": [7, 1000.25]}
     assert inet.calls == [
         (
             "rolling.listenerAct",
@@ -625,7 +603,7 @@ def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Su
                 "app",
                 [
                     {"verb": "stop", "signal": "", **running},
-                    {"verb": "start", "signal": "", **running, "pid": 0},
+                    {"verb": "start", "signal": "", **running, "incarnation": [0, 1000.25]},
                     {"verb": "signal", "signal": "USR1", **running},
                 ],
             ),

@@ -1,0 +1,331 @@
+"""The methods of the ``rolling`` namespace that are for our listener alone: each wants the key of the mailbox.
+
+What the listener writes could lead to a path, a port or an address, so a client must not be able to write it. Only the
+doorbell event carries the key. Everything is validated before it is kept, so that what is kept can always be shown.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from supervisor.events import notify
+from supervisor.options import make_namespec
+from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
+from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
+from supervisor.xmlrpc import Faults, RPCError
+
+from supervisor_rolling.codec import dump, load, load_changes
+from supervisor_rolling.core.actions import Action, Verb
+from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.preflight_report import Report
+from supervisor_rolling.core.process import Incarnation, Process
+from supervisor_rolling.core.public_view import RolloutView
+from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.snapshot import Known, Request
+from supervisor_rolling.core.text import ascii_only, plain, readable
+from supervisor_rolling.packing import pack, unpack
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, incorrect, text_of, whole_of
+from supervisor_rolling.plugin.events import RollingAskedEvent, events_between
+from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
+from supervisor_rolling.plugin.mailbox import Mailbox
+from supervisor_rolling.plugin.supervisor_settings import gets_doorbell
+from supervisor_rolling.plugin.views import holds_ports
+
+T = TypeVar("T")
+
+ROLLOUT_KINDS = ("restart", "resume")
+"""The kinds of requests that a rollout answers."""
+
+
+@contained
+class ListenerMethods:
+    """Base of the namespace. supervisord finds methods of a base, but does not list them."""
+
+    supervisord: Any
+    mailbox: Mailbox
+    clock: Callable[[], float]
+    _defects: Defects
+    _supervisor: SupervisorNamespaceRPCInterface
+
+    def _update(self, text: str) -> None:
+        self.update_text = text  # for unit tests, mainly
+        if self.supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+
+    def listenerHello(self) -> bool:
+        """Send the listener its key in a doorbell event (for the listener; other callers learn nothing)
+
+        @return boolean        Always True
+        """
+        self._update("listenerHello")
+        self._ring()
+        return True
+
+    def listenerObserve(self, key: Any, known: Any) -> str:
+        """Return what the listener does not have yet (for the listener)
+
+        @param string key      The listener's key
+        @param struct known    What it has: rollouts and guard_states (the version of each), table (the number of its
+                               last process table), guarded (groups to include), problem (with rolling.yaml)
+        @return string json    Rollouts, guard states and rows of the process table that differ, all requests, and idle:
+                               the seconds since the last call; packed where it is long
+        """
+        self._update_by_listener("listenerObserve", key)
+        has = _valid(lambda: load(Known, known, "known"))
+        now = self.clock()
+        idle = now - self.mailbox.observed_at if self.mailbox.observed_at else 0.0
+        self.mailbox.observed_at, self.mailbox.problem = now, readable(has.problem, "utf-8")
+        self.mailbox.tidy(self.supervisord.process_groups, now)
+        requests = [one.request for one in self.mailbox.asked(now - ANSWER_WITHIN)]
+        number, processes = self._table_news(has.table, self._concerned(requests, has.guarded))
+        news = {
+            "rollouts": self.mailbox.rollouts.news(has.rollouts),
+            "rollout_groups": list(self.mailbox.rollouts),
+            "guard_states": self.mailbox.guard_states.news(has.guard_states),
+            "guarded_groups": list(self.mailbox.guard_states),
+            "requests": requests,
+            "table": number,
+            "processes": processes,
+            "idle": idle,
+        }
+        return pack(dump(news))
+
+    def listenerRecord(self, key: Any, group: Any, version: Any, rollout: Any, request: Any) -> int:
+        """Write a rollout into the mailbox, unless it was changed meanwhile (for the listener)
+
+        @param string key      The listener's key
+        @param string group    The group
+        @param int version     The version that the listener has read; 0 for none
+        @param string rollout  The rollout as JSON, or its changes since that version; packed where it is long
+        @param int request     The request that it answers; 0 for none
+        @return int version    The new version
+        """
+        self._update_by_listener("listenerRecord", key)
+        group = text_of("group", group)
+        version, request = whole_of("version", version), whole_of("request", request)
+        conflict = RollingFault(Fault.CONFLICT, "the rollout of %s was changed meanwhile" % group)
+        if version != self.mailbox.rollouts.version(group):  # changes cannot be read without it
+            raise conflict
+        old = self.mailbox.rollouts.get(group)
+        new = _valid(lambda: _of_group(group, _rollout(_parsed(rollout), old)))
+        news = list(events_between(old, new, self.clock()))  # what cannot be sent is not written
+        asked = self.mailbox.requests.get(request)
+        is_wanted = not request or (asked is not None and asked.request.kind in ROLLOUT_KINDS)
+        is_known = group in self.supervisord.process_groups
+        if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
+            raise conflict
+        self.mailbox.answer(request, "accepted", rollout=new.id)
+        for event in news:
+            notify(event)
+        return self.mailbox.rollouts.version(group)
+
+    def listenerGuard(self, key: Any, group: Any, guard_state: Any) -> int:
+        """Write the state of a group's crash guard into the mailbox (for the listener)
+
+        @param string key      The listener's key
+        @param string group    The group
+        @param string guard_state  The state as JSON, packed where it is long; empty: the group is no longer guarded
+        @return int version    The new version
+        """
+        self._update_by_listener("listenerGuard", key)
+        group = text_of("group", group)
+        new = None
+        if guard_state != "":
+            new = _valid(lambda: _of_group(group, load(GuardState, _parsed(guard_state))))
+        if group in self.supervisord.process_groups:
+            self.mailbox.guard(group, new, self.clock())
+        return self.mailbox.guard_states.version(group)
+
+    def listenerAct(self, key: Any, group: Any, actions: Any) -> list[dict[str, Any]]:
+        """Stop, start or signal processes of a group, each only while it is the given incarnation (for the listener)
+
+        @param string key      The listener's key
+        @param string group    The group
+        @param array actions   Structs of verb (stop, start, signal), name, signal, and incarnation: an array of pid (0:
+                               it is down) and spawned
+        @return array outcomes A struct for each: code, 0 or a fault of supervisor's, NOT_RUNNING where it is another
+                               incarnation; and text
+        """
+        self._update_by_listener("listenerAct", key)
+        group = text_of("group", group)
+        return [self._outcome_of(group, one) for one in _valid(lambda: load(tuple[Action, ...], actions, "actions"))]
+
+    def listenerAnswer(self, key: Any, request: Any, code: Any, text: Any, answer: Any) -> bool:
+        """Refuse a request, or answer it without a rollout (for the listener)
+
+        @param string key      The listener's key
+        @param int request     The request
+        @param int code        The fault of a refusal; else 0
+        @param string text     Why it is refused
+        @param string answer   The rollout of a plan, the report of a check, the views of a history or the view of a
+                               record, as JSON, packed where it is long
+        @return boolean        Always True
+        """
+        self._update_by_listener("listenerAnswer", key)
+        request, text = whole_of("request", request), text_of("text", text)
+        faults = [value for value in vars(Fault).values() if isinstance(value, int)]
+        if whole_of("code", code) not in (0, *faults):
+            raise incorrect("code: %d is not a fault of this namespace" % code)
+        asked = self.mailbox.requests.get(request)
+        if asked is not None and code:
+            self.mailbox.answer(request, "refused", code=code, text=readable(text, "utf-8"))
+        elif asked is not None:
+            self.mailbox.answer(request, "answered", answer=_valid(lambda: _answer(asked.request, answer)))
+        return True
+
+    # --- what the methods above share
+
+    def _update_by_listener(self, text: str, key: Any) -> None:
+        self._update(text)
+        if not isinstance(key, str) or not hmac.compare_digest(_bytes(key), _bytes(self.mailbox.key)):
+            raise RollingFault(
+                Fault.LISTENERS_OWN, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
+            )
+
+    def _ring(self) -> None:
+        """Ring the doorbell, in front of everything that waits in the listener's queue: a thousand processes that start
+        together put three thousand events there, and without its key the listener cannot do anything. When the queue
+        overflows, supervisord drops its first event: the listener then says hello again after a second."""
+        pools = [group for group in self.supervisord.process_groups.values() if gets_doorbell(group)]
+        if pools and all(_is_rung(pool) for pool in pools):
+            return
+        event = RollingAskedEvent(self.mailbox.key)
+        notify(event)
+        for pool in pools:
+            _put_first(pool, event)
+
+    def _outcome_of(self, group: str, action: Action) -> dict[str, Any]:
+        """What became of an action. One that fails does not stop the others."""
+        try:
+            self._carry_out(group, action)
+        except RPCError as error:
+            return {"code": error.code, "text": plain(error.text)}
+        except Exception as error:  # noqa: BLE001 - as supervisor's own multicall, which answers it for this one alone
+            self._defects.report("rolling.listenerAct", error)
+            return {"code": Faults.FAILED, "text": plain("FAILED: %s: %s" % (type(error).__name__, error))}
+        return {"code": 0, "text": ""}
+
+    def _carry_out(self, group: str, action: Action) -> None:
+        """By supervisor's own methods, with their checks and faults. supervisord does nothing else in between, so the
+        process cannot become another after the comparison."""
+        namespec = make_namespec(group, action.name)
+        there = self.supervisord.process_groups.get(group)
+        process = there.processes.get(action.name) if there is not None else None
+        if process is None:
+            raise RPCError(Faults.BAD_NAME, namespec)
+        if self._incarnation(group, action.name, process) != action.incarnation:
+            raise RPCError(Faults.NOT_RUNNING, "%s is another incarnation by now" % namespec)
+        with self.mailbox.times.ordered_by_rollout(process):
+            if action.verb is Verb.SIGNAL:
+                self._supervisor.signalProcess(namespec, action.signal)
+            elif action.verb is Verb.STOP:
+                self._supervisor.stopProcess(namespec, False)
+            else:
+                self._supervisor.startProcess(namespec, False)
+
+    # --- the process table
+
+    def _concerned(self, requests: list[Request], guarded: tuple[str, ...]) -> set[str]:
+        """The groups whose processes the listener has to see."""
+        rollouts, groups = self.mailbox.rollouts, self.supervisord.process_groups
+        active = [group for group in rollouts if holds_ports(rollouts[group])]
+        asked = [request.group for request in requests]
+        return {group for group in (*active, *asked, *guarded, *self.mailbox.guard_states) if group in groups}
+
+    def _table_news(self, known: int, groups: set[str]) -> tuple[int, dict[str, tuple[bool, list[Any]]]]:
+        """The rows that have changed, as ``{group: (is it the whole group, rows)}``."""
+        tables = {group: self.supervisord.process_groups[group].processes for group in groups}
+        keys = {g: {n: self._row_key(g, n, process) for n, process in table.items()} for g, table in tables.items()}
+        number, news = self.mailbox.table.news(known, keys)
+        rows = {g: (whole, [self._row(g, n, tables[g][n]) for n in names]) for g, (whole, names) in news.items()}
+        return number, rows
+
+    def _row_key(self, group: str, name: str, process: Any) -> tuple[Any, ...]:
+        incarnation = self._incarnation(group, name, process)
+        is_warm = self.mailbox.is_warm(group, name, incarnation)
+        return (process.get_state(), *incarnation, process.laststop, process.spawnerr, is_warm)
+
+    def _row(self, group: str, name: str, process: Any) -> list[Any]:
+        """The values of a ``Process``: without the names of the fields, a thousand are half as long."""
+        times, state = self.mailbox.times, process.get_state()
+        incarnation, up_for = self._incarnation(group, name, process), times.up_for(group, name, process)
+        is_starting = state == ProcessStates.STARTING
+        row = Process(
+            name=process.config.name,
+            state=getProcessStateDescription(state),
+            pid=incarnation.pid,
+            spawned=incarnation.spawned,
+            down_for=times.down_for(group, name, process),
+            running_in=max(0.0, process.config.startsecs - up_for) if is_starting else 0.0,
+            up_for=up_for,
+            spawn_error=process.spawnerr or "",
+            warm=self.mailbox.is_warm(group, name, incarnation),
+            stopwaitsecs=process.config.stopwaitsecs,
+            told_to_stop=times.stopped_by_order(group, name),
+            stopped_by_rollout=times.stopped_by_rollout(group, name),
+            stop_took=times.stop_took(group, name),
+            started_by_other=times.started_by_other(group, name),
+        )
+        return list(vars(row).values())
+
+    def _incarnation(self, group: str, name: str, process: Any) -> Incarnation:
+        return Incarnation(process.pid, self.mailbox.times.attempt(group, name, process))
+
+
+def _valid(read: Callable[[], T]) -> T:
+    """What ``read`` returns, or a fault where what it reads is not valid."""
+    try:
+        return read()
+    except ValueError as error:
+        raise incorrect(str(error)[:200]) from None
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(unpack(text_of("JSON", text)))
+    except RecursionError:
+        raise ValueError("JSON: it is nested too deeply") from None
+
+
+def _rollout(data: Any, old: Rollout | None) -> Rollout:
+    if not isinstance(data, dict) or "values" not in data:
+        return load(Rollout, data)
+    if old is None:
+        raise ValueError("values: there is no rollout to change")
+    return load_changes(old, data)
+
+
+def _of_group(group: str, value: T) -> T:
+    if getattr(value, "group", "") != group:
+        raise ValueError("group: it is of another group")
+    return value
+
+
+def _answer(request: Request, text: Any) -> Any:
+    if request.kind == "record":
+        return ascii_only(unpack(text_of("answer", text)))  # JSON's own escapes stay as they are
+    data = _parsed(text)
+    if request.kind == "history":
+        return load(tuple[RolloutView, ...], data)
+    return _of_group(request.group, load(Report, data) if request.kind == "check" else load(Rollout, data))
+
+
+def _is_rung(pool: Any) -> bool:
+    """Whether the next event of this pool is a doorbell: it is enough for all requests until then."""
+    waiting: list[Any] = getattr(pool, "event_buffer", [])
+    return bool(waiting) and isinstance(waiting[0], RollingAskedEvent)
+
+
+def _put_first(pool: Any, event: RollingAskedEvent) -> None:
+    waiting: list[Any] = getattr(pool, "event_buffer", [])
+    if waiting and waiting[-1] is event:
+        waiting.pop()
+        waiting[:0] = [] if _is_rung(pool) else [event]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""The JSON Schemas of what others see; ``generate.py`` makes them from ``core/public_view.py``."""
