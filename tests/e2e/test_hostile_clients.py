@@ -30,6 +30,7 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, WarmupPolicy
 from supervisor_rolling.core.preflight_report import Finding, Report
+from supervisor_rolling.packing import unpack
 from tests.support import plugin
 from tests.support.look import listener_log, listener_pid, rules, wait_open
 from tests.support.sabotage import ERRORS, targets
@@ -311,7 +312,7 @@ class Listener:
 
     def drill(self) -> None:
         answer = self.call("rolling.listenerObserve", self.key, KNOWN)
-        news = json.loads(answer) if answer else {"rollouts": {}}
+        news = json.loads(unpack(answer)) if answer else {"rollouts": {}}
         version = news["rollouts"].get("app", [0])[0]
         version = self.call("rolling.listenerRecord", self.key, "app", version, dump(a_rollout(1)), 0) or version
         paused = dump_changes(replace(a_rollout(1), paused=True), a_rollout(1))
@@ -335,7 +336,7 @@ class Listener:
         """A request with a deferred answer, which the listener gives."""
         with contextlib.closing(Asked(self.stack, method, arguments)) as asked:
             observed = self.call("rolling.listenerObserve", self.key, KNOWN)
-            requests = json.loads(observed)["requests"] if observed else []
+            requests = json.loads(unpack(observed))["requests"] if observed else []
             for request in requests:
                 self.call("rolling.listenerAnswer", self.key, request["id"], *answer)
             if requests:
