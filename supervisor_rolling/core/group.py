@@ -10,7 +10,7 @@ from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp_ports
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Change, Incarnation, Process
-from supervisor_rolling.core.process_states import ALIVE, is_kept_down
+from supervisor_rolling.core.process_states import ALIVE, after_event, exited, is_kept_down
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 
 
@@ -26,7 +26,7 @@ class Group:
     def with_event(self, change: Change) -> Group:
         """The group after an event of supervisord."""
         process = self.observed.processes.get(change.name)
-        now = guard.apply_event(process, change) if process else None
+        now = after_event(process, change) if process else None
         if process is None or now is None or now is process:
             return self
         return replace(self, observed=replace(self.observed, processes={**self.observed.processes, change.name: now}))
@@ -37,7 +37,7 @@ class Group:
         lost = {name: p for name, p in self.observed.processes.items() if p.incarnation in dead and p.state in ALIVE}
         if not lost:
             return self
-        processes = {**self.observed.processes, **{name: guard.died(process) for name, process in lost.items()}}
+        processes = {**self.observed.processes, **{name: exited(process) for name, process in lost.items()}}
         since = {name: dead[process.incarnation] for name, process in lost.items()}
         return replace(self, observed=replace(self.observed, processes=processes, dead={**self.observed.dead, **since}))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.process import Change, Process
 from supervisor_rolling.core.rollout import Member, Stage
 
 ALIVE = frozenset({"STARTING", "RUNNING"})
@@ -42,6 +43,29 @@ def is_down_for_good(process: Process) -> bool:
 def is_kept_down(process: Process) -> bool:
     """Whether it fails to start, or will not be started again."""
     return process.state == "BACKOFF" or is_down_for_good(process)
+
+
+def after_event(process: Process, change: Change) -> Process:
+    """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
+    one that was lost, and the next observation tells. When a new one was started, it tells, too."""
+    follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
+    if not follows or change.state == process.state:
+        return process
+    lives = change.state in ("RUNNING", "STOPPING")
+    return replace(
+        process,
+        state=change.state,
+        pid=(change.pid or process.pid) if lives else 0,
+        spawned=0.0 if change.state == "STARTING" else process.spawned,
+        warm=process.warm and lives,
+        down_for=0.0,
+        up_for=0.0,
+    )
+
+
+def exited(process: Process) -> Process:
+    """The process when it is known to be dead, before supervisord knows why: a command was for the one before it."""
+    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, told_to_stop=False)
 
 
 def state_text(process: Process) -> str:

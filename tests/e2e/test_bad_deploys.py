@@ -216,7 +216,9 @@ def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
     assert f"Not warm, but accepting traffic: {FIRST} (port 8000)" in output.splitlines()
     assert "Closed" not in output
     why = line_of(stack.ctl("rolling_status", "app").stdout, FIRST)
-    assert why.endswith("the next one serves before it is warm, because none of the group is warm and open")
+    assert why.endswith(
+        "its next process takes traffic before it is warm, because no process of the group is warm and open"
+    )
     assert "kept closed" not in why
 
 

@@ -19,7 +19,7 @@ from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule, Share, WarmupPolicy
 from supervisor_rolling.core.process import Change, Process
-from supervisor_rolling.core.process_states import CLOSED_STAGES
+from supervisor_rolling.core.process_states import CLOSED_STAGES, after_event
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.reconciler import Reconciler
@@ -141,7 +141,7 @@ def test_a_warm_up_that_failed_is_tried_again_after_growing_pauses():
         at = guarded.retry_at - NOW
         guard_state = advanced(guard_state, a_group(3, cold("app-2")), at)
         assert standing(guard_state) == {"app-2": ("warming", True)}
-        assert guard_state.guarded[0].why == "tried again, it is not warm: GET / answered 500"
+        assert guard_state.guarded[0].why == "is warmed again; before, it is not warm: GET / answered 500"
     assert pauses == [FIRST_RETRY, 10.0, 20.0, 40.0, LONGEST_RETRY, LONGEST_RETRY]
 
 
@@ -252,14 +252,14 @@ def test_a_boot_loop_stays_closed_from_one_attempt_to_the_next():
 
 def test_what_a_process_is_down_for_is_told():
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", "FATAL", spawn_error="Exited too quickly")))
-    assert guard_state.guarded[0].why == "FATAL: Exited too quickly: the next one is to be kept closed until it is warm"
+    assert guard_state.guarded[0].why == "FATAL: Exited too quickly: its next process is kept closed until it is warm"
 
 
 def test_of_a_group_that_is_down_as_a_whole_it_is_told_that_the_next_one_serves_cold():
     guard_state = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
     assert guard.closed(guard_state) == {}
     assert {guarded.why for guarded in guard_state.guarded} == {
-        "it is FATAL: the next one serves before it is warm, because none of the group is warm and open"
+        "it is FATAL: its next process takes traffic before it is warm, because no process of the group is warm and open"
     }
 
 
@@ -267,7 +267,7 @@ def test_holder_of_the_port_is_named_while_the_process_is_down():
     held = {"app-2": "port 8002 is held by process 41 (python3). Fix: kill 41"}
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", "BACKOFF")), held=held)
     assert guard_state.guarded[0].why == (
-        "it is BACKOFF: the next one is to be kept closed until it is warm; "
+        "it is BACKOFF: its next process is kept closed until it is warm; "
         "port 8002 is held by process 41 (python3). Fix: kill 41"
     )
 
@@ -284,7 +284,7 @@ def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
     guard_state = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
     assert len(guard.closed(guard_state)) == 2
     assert guard_state.guarded[2].why == (
-        "it is BACKOFF: the next one serves before it is warm, because no more may be closed (guard.max_closed: 50%)"
+        "it is BACKOFF: its next process takes traffic before it is warm, because no more may be closed (guard.max_closed: 50%)"
     )
 
 
@@ -315,7 +315,7 @@ def test_the_one_too_many_serves_cold_while_it_is_warmed_and_says_why():
     assert standing(guard_state)["app-5"] == ("warming", False)
     assert "app-5" in guard.jobs(guard_state)
     assert guard_state.guarded[4].why.endswith(
-        "open all the same, because no more may be closed (guard.max_closed: 50%)"
+        "it takes traffic all the same, because no more may be closed (guard.max_closed: 50%)"
     )
 
 
@@ -323,7 +323,9 @@ def test_when_the_first_of_a_cold_group_is_warm_the_others_are_closed():
     processes = a_group(8, *(cold(f"app-{n}") for n in range(1, 9)))
     guard_state = advanced(a_watch(), processes)
     assert guard.closed(guard_state) == {}
-    assert guard_state.guarded[0].why.endswith("open all the same, because none of the group is warm and open")
+    assert guard_state.guarded[0].why.endswith(
+        "it takes traffic all the same, because no process of the group is warm and open"
+    )
     after = advanced(guard_state, processes, warmups={"app-3": WarmupStatus(200, "warm")})
     assert standing(after)["app-3"] == ("open", False), "it was never closed: there is nothing to settle"
     assert len(guard.closed(after)) == 4
@@ -451,11 +453,11 @@ def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_
 
 def test_an_event_is_taken_for_what_it_says():
     running = warm("app-1")
-    exited = guard.apply_event(running, Change("app", "app-1", "EXITED", "RUNNING", 100))
+    exited = after_event(running, Change("app", "app-1", "EXITED", "RUNNING", 100))
     assert (exited.state, exited.pid, exited.warm) == ("EXITED", 0, False)
-    starting = guard.apply_event(exited, Change("app", "app-1", "STARTING", "EXITED"))
+    starting = after_event(exited, Change("app", "app-1", "STARTING", "EXITED"))
     assert (starting.state, starting.pid) == ("STARTING", 0)
-    stopping = guard.apply_event(running, Change("app", "app-1", "STOPPING", "RUNNING", 100))
+    stopping = after_event(running, Change("app", "app-1", "STOPPING", "RUNNING", 100))
     assert (stopping.state, stopping.pid, stopping.warm) == ("STOPPING", 100, True)
 
 
@@ -468,7 +470,7 @@ def test_an_event_is_taken_for_what_it_says():
     ],
 )
 def test_an_old_event_changes_nothing(change: Change):
-    assert guard.apply_event(warm("app-1"), change) == warm("app-1")
+    assert after_event(warm("app-1"), change) == warm("app-1")
 
 
 # --- what must hold, whatever the group

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core import guard, machine
+from supervisor_rolling.core import machine
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.admission import begin, check_stop_timeout, kept_closed, narrowed, resumed
 from supervisor_rolling.core.availability import available
@@ -31,7 +31,7 @@ from supervisor_rolling.core.policy import (
     WarmupPolicy,
 )
 from supervisor_rolling.core.process import Incarnation, Process
-from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE, closed_since
+from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE, closed_since, exited
 from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage, Status
 from supervisor_rolling.core.stages import SOON, step
@@ -165,7 +165,7 @@ def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage
 
 
 def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
-    dead = guard.died(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
+    dead = exited(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
     member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
     assert (member.failed, member.why) == (True, "exited 60.0 s after its port was opened: it is EXITED")
 
