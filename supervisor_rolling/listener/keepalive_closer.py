@@ -7,8 +7,8 @@ So the version in the status line of a port's answers is rewritten on their way 
   which a port was added are in the sets. So a body segment that begins like a status line is safe, since the head
   before it was rewritten (unless that head had left before the port was added). 1xx answers pass: the final one
   follows.
-* The lease is that of the port in ``drains``; without it no packet is looked at. Connections have none of their own: to
-  renew one is to add it, and the rule may have deleted it meanwhile.
+* The lease is that of the port in ``draining``; without it no packet is looked at. Connections have none of their own:
+  to renew one is to add it, and the rule may have deleted it meanwhile.
 * A new object continues with what it finds in the kernel; the table is removed when no port is left.
 
 Needs Linux 5.16 or later, which can match the payload of TCP. For one thread.
@@ -28,29 +28,29 @@ from supervisor_rolling.listener.system.rule_names import mark_of
 from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
 
 _REWRITE = """\
-ip saddr . tcp sport . ip daddr . tcp dport @old4 @ih,0,64 0x485454502f312e31 @ih,64,8 0x20 @ih,72,8 != 0x31 \
-delete @old4 { ip saddr . tcp sport . ip daddr . tcp dport } add @hit { tcp sport } @ih,48,16 set 0x2e30"""
+ip saddr . tcp sport . ip daddr . tcp dport @connections4 @ih,0,64 0x485454502f312e31 @ih,64,8 0x20 @ih,72,8 != 0x31 \
+delete @connections4 { ip saddr . tcp sport . ip daddr . tcp dport } add @http { tcp sport } @ih,48,16 set 0x2e30"""
 """``HTTP/1.1``, a blank, no ``1``: then the connection leaves the set and ``.0`` replaces the minor version."""
 
 _TABLE = f"""
 table inet %s {{
-    set drains {{ type inet_service; flags timeout; }}
-    set old4 {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic; size 65535; }}
-    set old6 {{ type ipv6_addr . inet_service . ipv6_addr . inet_service; flags dynamic; size 65535; }}
-    set hit {{ type inet_service; flags dynamic; size 65535; }}     # ports that answered in HTTP/1.1
+    set draining {{ type inet_service; flags timeout; }}
+    set connections4 {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic; size 65535; }}
+    set connections6 {{ type ipv6_addr . inet_service . ipv6_addr . inet_service; flags dynamic; size 65535; }}
+    set http {{ type inet_service; flags dynamic; size 65535; }}     # ports that answered in HTTP/1.1
     set sealed {{ type inet_service; flags dynamic; size 65535; }}  # ports that answered in TLS or HTTP/2
     chain output {{
         type filter hook output priority 0;
-        tcp sport @drains jump answers
+        tcp sport @draining jump answers
     }}
     chain answers {{
         {_REWRITE}
-        {_REWRITE.replace("ip ", "ip6 ").replace("@old4", "@old6")}
+        {_REWRITE.replace("ip ", "ip6 ").replace("@connections4", "@connections6")}
         @ih,0,16 0x1703 add @sealed {{ tcp sport }}         # a TLS record with data
         @ih,0,8 0 @ih,24,8 1 add @sealed {{ tcp sport }}    # the head of an HTTP/2 answer
     }}
 }}"""
-_SETS = {"drains", "old4", "old6", "hit", "sealed"}
+_SETS = {"draining", "connections4", "connections6", "http", "sealed"}
 
 _PROBE_TIMEOUT = 2.0
 """Seconds for each step of the probe, which takes a millisecond."""
@@ -73,17 +73,17 @@ class StatusLineRewriter:
             return {}
         self._is_removed = False
         sets = self._look()
-        left = dict(leases(sets["drains"])) if sets else {}
+        left = dict(leases(sets["draining"])) if sets else {}
         new = [port for port in ports if port not in left]
         old = [port for port in ports if port in left and not lease * 2 / 3 <= left[port] < math.inf]  # inf: no lease
         gone = [port for port in left if port not in ports]
         changes = [
             *([] if sets else [_TABLE % self._table]),
             # Added first: to delete a port that has just expired would fail. Adding alone renews nothing.
-            *self._drains("add", [*gone, *old], lease),
-            *self._drains("delete", [*gone, *old], lease),
+            *self._ports("add", [*gone, *old], lease),
+            *self._ports("delete", [*gone, *old], lease),
             *(self._add_connections(new) if new else []),
-            *self._drains("add", [*old, *new], lease),
+            *self._ports("add", [*old, *new], lease),
         ]
         if changes:
             self._nft().run(*changes)
@@ -129,35 +129,34 @@ class StatusLineRewriter:
         if is_dormant or not sets.keys() >= _SETS:
             self._nft().run(*removal(self._table))
             return {}
-        ends = [one["concat"] for name in ("old4", "old6") for one in sets[name].get("elem", ())]
+        ends = [one["concat"] for name in ("connections4", "connections6") for one in sets[name].get("elem", ())]
         self.waiting = frozenset(peer_of(address, port) for _, _, address, port in ends)
         return sets
 
     def _add_connections(self, ports: Collection[int]) -> list[str]:
         """The commands that add the connections of these ports to their sets."""
-        found: dict[str, list[str]] = {"old4": [], "old6": []}
+        found: dict[str, list[str]] = {"connections4": [], "connections6": []}
         for one in tcp_sockets(ANSWERABLE, ports):
             element = f"{one.address} . {one.port} . {one.peer_address} . {one.peer_port}"
-            found["old6" if ":" in one.address else "old4"].append(element)
+            found["connections6" if ":" in one.address else "connections4"].append(element)
             self.waiting |= {one.peer}
         return [
             f"add element inet {self._table} {name} {{ {', '.join(ends)} }}" for name, ends in found.items() if ends
         ]
 
-    def _drains(self, verb: str, ports: Collection[int], lease: float) -> list[str]:
+    def _ports(self, verb: str, ports: Collection[int], lease: float) -> list[str]:
         elements = ", ".join(f"{port} timeout {math.ceil(lease)}s" for port in ports)
-        return [f"{verb} element inet {self._table} drains {{ {elements} }}"] if ports else []
+        return [f"{verb} element inet {self._table} draining {{ {elements} }}"] if ports else []
 
 
 def table_of(owner: str) -> str:
     """The name of the table of one supervisord: two on a host have different ones."""
-    return f"supervisor-rolling-answers-{mark_of(owner)}"
+    return f"supervisor-rolling-keepalive-{mark_of(owner)}"
 
 
 def _answered(port: int, sets: Mapping[str, Any]) -> str:
     """What a port has answered with: ``http``, ``sealed``, or nothing yet (empty)."""
-    kinds = {"http": "hit", "sealed": "sealed"}
-    return next((kind for kind, name in kinds.items() if sets and port in dict(leases(sets[name]))), "")
+    return next((kind for kind in ("http", "sealed") if sets and port in dict(leases(sets[kind]))), "")
 
 
 def _probe(closer: StatusLineRewriter) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.support.endpoints import nft_tables
 from tests.support.look import (
     assert_no_failures,
     listener_log,
@@ -50,13 +49,8 @@ def pooled(light: Callable[..., Stack]) -> Callable[..., Stack]:
     return pooled
 
 
-def tables() -> list[str]:
-    listed = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=True).stdout
-    return [one["table"]["name"] for one in json.loads(listed)["nftables"] if "table" in one]
-
-
-def is_answers_table(name: str) -> bool:
-    return name.startswith("supervisor-rolling-answers-")
+def is_keepalive_table(name: str) -> bool:
+    return name.startswith("supervisor-rolling-keepalive-")
 
 
 def test_used_pool_drains_without_failure(pooled: Callable[..., Stack]) -> None:
@@ -67,7 +61,7 @@ def test_used_pool_drains_without_failure(pooled: Callable[..., Stack]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert_no_failures(load.report())
     assert set(pids(stack)).isdisjoint(before)
-    assert not any(map(is_answers_table, tables()))
+    assert not any(map(is_keepalive_table, nft_tables()))
 
 
 def test_without_keepalive_closer_pool_lasts_until_deadline(pooled: Callable[..., Stack]) -> None:
@@ -118,12 +112,12 @@ def test_killed_listener_loses_no_pooled_request(pooled: Callable[..., Stack]) -
     with users(stack, rate=80.0, posts=0.5) as load:
         ctl = popen_ctl(stack, "rolling_restart", "app")
         wait_stage(stack, "draining")
-        wait_until(lambda: any(map(is_answers_table, tables())), "the rule is there")
+        wait_until(lambda: any(map(is_keepalive_table, nft_tables())), "the rule is there")
         os.kill(listener_pid(stack), signal.SIGKILL)
         out, _ = ctl.communicate(timeout=90)
     assert ctl.returncode == 0, out
     assert_no_failures(load.report())
     assert set(pids(stack)).isdisjoint(before)
     wait_open(stack)
-    assert not any(map(is_answers_table, tables()))
+    assert not any(map(is_keepalive_table, nft_tables()))
     assert "a defect" not in listener_log(stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ class Clock:
 
 def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def nft_tables() -> list[str]:
+    """The names of the tables of nftables."""
+    listed = json.loads(run("nft", "-j", "list", "tables"))["nftables"]
+    return [one["table"]["name"] for one in listed if "table" in one]
 
 
 def flush() -> None:

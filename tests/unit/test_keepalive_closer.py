@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter, tab
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.system import libnftables
 from supervisor_rolling.listener.system.libnftables import Nftables
+from tests.support.endpoints import nft_tables
 from tests.support.keepalive_stack import NGINX_PORT, nginx, status_lines
 from tests.support.stack import ROOT
 from tests.support.waiting import stays, wait_until
@@ -37,7 +37,7 @@ def lines() -> Iterator[StatusLineRewriter]:
     found = status_lines()
     yield found
     found.hold((), 0.0)
-    assert tables() == []
+    assert nft_tables() == []
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -64,11 +64,6 @@ def carried(pair: tuple[socket.socket, socket.socket], data: bytes) -> bytes:
 
 def port_of(listener: socket.socket) -> int:
     return int(listener.getsockname()[1])
-
-
-def tables() -> list[str]:
-    listed = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=True).stdout
-    return [one["table"]["name"] for one in json.loads(listed)["nftables"] if "table" in one]
 
 
 # --- which answers are rewritten
@@ -123,7 +118,7 @@ def test_tls_and_http2_are_reported_as_sealed(lines: StatusLineRewriter, listene
 def is_expired() -> bool:
     """Whether the kernel has dropped all ports from the set."""
     found = Nftables().run(f"list table inet {table_of('lab')}")
-    return not any(one["set"].get("elem") for one in found if one.get("set", {}).get("name") == "drains")
+    return not any(one["set"].get("elem") for one in found if one.get("set", {}).get("name") == "draining")
 
 
 def test_renewed_lease_lasts_and_another_ends(lines: StatusLineRewriter, listener: socket.socket) -> None:
@@ -146,6 +141,7 @@ def test_new_listener_rewrites_no_connection_twice(lines: StatusLineRewriter, li
 
 HOLDER = """
 import sys, time
+from tests.support.endpoints import nft_tables
 from tests.support.keepalive_stack import status_lines
 status_lines().hold([int(sys.argv[1])], 2.0)
 print("held", flush=True)
@@ -163,9 +159,9 @@ def test_killed_listeners_table_expires_and_is_removed(listener: socket.socket) 
         assert carried(pair, OK) == REWRITTEN
         wait_until(is_expired, "the lease is over")
         assert carried(other, OK) == OK
-    assert tables() == [table_of("lab")]
+    assert nft_tables() == [table_of("lab")]
     status_lines().hold((), 0.0)
-    assert tables() == []
+    assert nft_tables() == []
 
 
 def nft(commands: str) -> None:
@@ -175,7 +171,7 @@ def nft(commands: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        "delete table inet {table}; add table inet {table}; add set inet {table} drains {{ type inet_service; }}",
+        "delete table inet {table}; add table inet {table}; add set inet {table} draining {{ type inet_service; }}",
         "add table inet {table} {{ flags dormant; }}",
     ],
 )
@@ -190,12 +186,12 @@ def test_changed_table_is_made_again(lines: StatusLineRewriter, listener: socket
 
 
 def test_ports_added_without_a_timeout_are_removed(lines: StatusLineRewriter, listener: socket.socket) -> None:
-    port, drains = port_of(listener), f"element inet {table_of('lab')} drains"
+    port, drains = port_of(listener), f"element inet {table_of('lab')} draining"
     lines.hold([port], 2.0)
     nft(f"delete {drains} {{ {port} }}; add {drains} {{ {port}, 4711 }}")
     lines.hold([port], 2.0)
     found = Nftables().run(f"list table inet {table_of('lab')}")
-    (left,) = [one["set"]["elem"] for one in found if one.get("set", {}).get("name") == "drains"]
+    (left,) = [one["set"]["elem"] for one in found if one.get("set", {}).get("name") == "draining"]
     assert [(one["elem"]["val"], one["elem"]["timeout"]) for one in left] == [(port, 2)]
 
 
@@ -204,14 +200,14 @@ def test_ports_added_without_a_timeout_are_removed(lines: StatusLineRewriter, li
 
 def test_check_leaves_nothing(lines: StatusLineRewriter) -> None:
     lines.check()
-    assert tables() == []
+    assert nft_tables() == []
 
 
 def test_check_finds_a_kernel_that_rewrites_nothing(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepalive_closer, "_TABLE", keepalive_closer._TABLE.replace("@ih,48,16 set 0x2e30", ""))
     with pytest.raises(GatePermissionError, match=r"nginx cannot work on this host: .*HTTP/1\.1.*5\.16.*Fix: "):
         lines.check()
-    assert tables() == []
+    assert nft_tables() == []
 
 
 def test_check_error_has_the_kernels_reason(lines: StatusLineRewriter, monkeypatch: pytest.MonkeyPatch) -> None:
