@@ -11,7 +11,7 @@ It is closed by the state of its servers and opened by ``state ready``:
 
 Beyond the contract of ``Gate``:
 
-* HAProxy keeps a state for ever. So each is written to a state file before HAProxy is told: a new listener finds there
+* HAProxy keeps a state for ever. So each is written to a state file before HAProxy gets it: a new listener finds there
   what the last one closed, and opens what is not to be closed any more.
 * Only what this gate has closed is ever set ready. A server that an operator has drained or put into maintenance counts
   as closed and stays so; one that we drained and that is found in maintenance is the operator's from then on.
@@ -159,7 +159,7 @@ class HaproxyGate:
 
     def _change(self, ours: Mapping[str, str], close: Mapping[str, str], ready: Sequence[Server] = ()) -> None:
         """Write down, then close, then open: never is more open than asked. Raises PartlyHeldError where the servers
-        read back are not as they were told to be."""
+        read back do not have the states that were set."""
         self._file.write({**ours, **close})
         if not close and not ready:
             return
