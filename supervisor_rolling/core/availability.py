@@ -68,8 +68,8 @@ def unavailable_text(rollout: Rollout, observed: Observation, most: int | None =
 def _standing(member: Member, observed: Observation) -> str:
     state, guarded = state_of(member, observed), observed.guarded.get(member.name)
     if member.stage is not Stage.OPEN:
-        return member.stage.value
-    return guarded.stage.value if guarded and state == "RUNNING" else state
+        return str(member.stage.value)
+    return str(guarded.stage.value) if guarded and state == "RUNNING" else state
 
 
 def _is_open_and_cold(member: Member, observed: Observation) -> bool:

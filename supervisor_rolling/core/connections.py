@@ -44,3 +44,8 @@ class KeepaliveReuse:
     peer: str = ""  # of that connection
     seconds: float = 0.0  # within which they came
     program: str = ""  # of this host, that the peer is; empty: not known
+
+
+def peer_of(address: str, port: int) -> str:
+    """A peer as everything writes it, so that peers can be compared: ``10.0.0.1:4711``, ``[::1]:4711``."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,14 +1,14 @@
-"""Which processes exit over and over: a turn does not look at each exit of those at once."""
+"""Which processes exit over and over: the reconciler does not wake for each exit of those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 SOON = 1.0
-"""Seconds between two exits of a process within which it flaps, and after its last one from which it flaps no more."""
+"""Seconds between two exits within which a process flaps, and after the last exit until it does not any more."""
 
 
-class Flaps:
+class Flapping:
     """The processes that flap, by any key. For one thread."""
 
     def __init__(self) -> None:

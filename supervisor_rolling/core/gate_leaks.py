@@ -1,8 +1,8 @@
 """Connections that came through a closed gate.
 
-The first look behind a closed gate finds those that were there before. Whoever is not among them came later,
-although a SYN is refused: by another rule that accepts it first, say. A process that still gets connections must
-not be stopped.
+The first look behind a closed gate finds those that were there before. One that is not among them came later, although
+new connections are refused: another firewall rule accepts it first, say. A process that still gets connections must not
+be stopped.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-class Leaks:
-    """Remembers who was there; a new object forgets, and finds a leak one look later."""
+class GateLeaks:
+    """Remembers the connections found first; a new object finds a leak one look later."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[str, float], frozenset[str]] = {}
@@ -19,8 +19,8 @@ class Leaks:
     def find(self, peers: Mapping[str, frozenset[str]], closed_since: Mapping[str, float], at: float) -> dict[str, str]:
         """A newcomer for each process that has one.
 
-        ``peers`` are the connections of each process, looked at after ``at``; ``closed_since`` is the moment since
-        when all its ports are closed, for those of which it is known. A gate that closes anew begins anew.
+        ``peers``: the connections of each process, read after ``at``. ``closed_since``: the moment since when all its
+        endpoints are closed, for those of which it is known. A gate that closes anew begins anew.
         """
         keys = {name: (name, since) for name, since in closed_since.items() if name in peers and since <= at}
         self._before = {key: self._before.get(key, peers[name]) for name, key in keys.items()}

@@ -1,4 +1,4 @@
-"""What a turn did, in sentences: the listener's log, and what a test can ask for."""
+"""What one reconcile pass did, in sentences: the listener's log, and what a test can ask for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from supervisor_rolling.core.warmup_replies import statuses_text
 
 
 def changes(old: Rollout, new: Rollout) -> Iterator[str]:
-    """One sentence for each process that came to another stage, and one for the end of the rollout."""
+    """A sentence for each process that has come to another stage, and one for the end of the rollout."""
     for before, after in zip(old.members, new.members):
         if before.stage is not after.stage or before.why != after.why:
             yield f"{new.group}:{after.name} {_stage_text(before, after)}"
@@ -24,7 +24,7 @@ def changes(old: Rollout, new: Rollout) -> Iterator[str]:
 
 
 def guard_changes(old: GuardState, new: GuardState) -> Iterator[str]:
-    """One sentence for each process that came to another stage in the hands of the guard, or whose gate moved."""
+    """A sentence for each guarded process that has come to another stage, or whose port was closed or opened."""
     before = {guarded.name: guarded for guarded in old.guarded}
     for guarded in new.guarded:
         was = before.get(guarded.name)
@@ -33,44 +33,46 @@ def guard_changes(old: GuardState, new: GuardState) -> Iterator[str]:
             yield f"{new.group}:{guarded.name} {_guarded_text(guarded)}"
 
 
-def _guarded_text(guarded: GuardedProcess) -> str:
-    if guarded.stage in (Stage.READY, Stage.OPEN):
-        return f"open (guard: pid {guarded.pid}, warmed {guarded.requests} requests {guarded.first_ms:g} to {guarded.last_ms:g} ms)"
-    gate = "closed" if guarded.closed else "open"
-    return f"{guarded.stage.value}, {gate} (guard: {f'pid {guarded.pid}, ' if guarded.pid else ''}{guarded.why})"
-
-
 def standing_word(min_ready_known: bool) -> str:
-    """What a process is that has been open for ``min_ready_seconds``: where that is not known to be as long as the load
-    balancer passes it over, it may get no requests yet."""
+    """What a process is that has been open for ``min_ready_seconds``: where that may be shorter than the load balancer
+    waits, it may get no requests yet."""
     return "available" if min_ready_known else "open"
 
 
 def summary(rollout: Rollout) -> str:
-    """How a rollout ended or how far it is."""
+    """How a rollout has ended, or how far it is."""
     selected = [member for member in rollout.members if member.selected]
-    replaced = sum(member.replaced for member in selected)
-    text = f"{replaced} of {len(selected)} replaced"
+    text = f"{sum(member.replaced for member in selected)} of {len(selected)} replaced"
     if rollout.status is not Status.RUNNING:
         word = standing_word(is_min_ready_known(rollout.policy))
         text += f" in {active(rollout, rollout.ended_at):.1f} s, at least {rollout.least_available} {word}"
     return f"{text}. {rollout.why}" if rollout.why else text
 
 
+def _guarded_text(guarded: GuardedProcess) -> str:
+    if guarded.stage in (Stage.READY, Stage.OPEN):
+        return f"open (guard: pid {guarded.pid}, {_warmed_text(guarded)})"
+    gate = "closed" if guarded.closed else "open"
+    return f"{guarded.stage.value}, {gate} (guard: {f'pid {guarded.pid}, ' if guarded.pid else ''}{guarded.why})"
+
+
 def _stage_text(before: Member, after: Member) -> str:
     if after.why and (after.stage is Stage.FAILED or not after.selected or before.why != after.why):
         return f"{after.stage.value}: {after.why}"
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
-        return f"restarting (drained {after.timing.drained:.2f} s{_left(after)})"
+        return f"restarting (drained {after.timing.drained:.2f} s{_left_text(after)})"
     if after.stage is Stage.READY:
         statuses = statuses_text(after.statuses)
-        warmed = f"warmed {after.requests} requests {after.first_ms:g} to {after.last_ms:g} ms"
-        return f"open (pid {after.pid}, {warmed}{statuses and f', statuses {statuses}'})"
+        return f"open (pid {after.pid}, {_warmed_text(after)}{statuses and f', statuses {statuses}'})"
     if after.stage is Stage.OPEN and after.replaced:
         return f"done (open for {after.timing.ready:.1f} s)"
     return str(after.stage.value)
 
 
-def _left(member: Member) -> str:
+def _warmed_text(one: Member | GuardedProcess) -> str:
+    return f"warmed {one.requests} requests {one.first_ms:g} to {one.last_ms:g} ms"
+
+
+def _left_text(member: Member) -> str:
     left = member.lingering_connections
     return "; ".join([f", {count_text(left)} left", *left_texts(left, member.oldest_lingering)]) if left else ""

@@ -1,4 +1,4 @@
-"""How long a turn may wait for the next one: as long as nothing can have happened that has to be seen at once."""
+"""How long the reconciler may wait until it observes again: as long as nothing can happen that must be seen at once."""
 
 from __future__ import annotations
 
@@ -10,101 +10,94 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import DrainPolicy
 from supervisor_rolling.core.rollout import Rollout, Stage, Status
 
-DRAIN_LOOK_EVERY = 0.02
-"""Seconds between two looks at the connections of a port that drains, at least: what a short drain takes longer than it
-must. Each costs the listener and supervisord a few milliseconds of the processor."""
+# Seconds between two observations:
+
+DRAIN_POLL = 0.02
+"""Of a drain, at least: a short drain takes so much longer than it must. Each costs the listener and supervisord a few
+milliseconds of CPU time."""
 
 DRAIN_SHARE = 0.25
-"""Of the time that a drain has lasted, after which it is looked at again: what it then takes longer than it must, at
-most."""
+"""Of a drain, as a share of the time that it has lasted, which is by how much longer than it must it takes at most."""
 
-DRAIN_LOOK_AT_MOST = 0.1
-"""Seconds between two looks at a drain, however old: who comes through its closed gate is found by being there."""
+LONGEST_DRAIN_POLL = 0.1
+"""Of a drain, at most: a connection that comes through the closed gate is found only while it is open."""
 
-MOVE_LOOK_EVERY = 0.05
-"""Seconds between two looks while a process restarts; events wake the reconciler earlier."""
+RESTART_POLL = 0.05
+"""Of a process that restarts; events wake the reconciler earlier."""
 
-WARM_LOOK_EVERY = 0.1
-"""Seconds between two looks while a process warms up, behind a gate that somebody may flush. Its death, and the end of
-its warm-up, wake the reconciler."""
+WARMUP_POLL = 0.1
+"""Of a process that warms up, behind a gate that may be flushed. Its exit, and the end of its warm-up, wake the
+reconciler."""
 
-REST_LOOK_EVERY = 0.5
-"""Seconds between two looks while a rollout waits, settles or is paused."""
+WAIT_POLL = 0.5
+"""Of a rollout that waits, is paused, or has a process in READY."""
 
-BARELY = 0.002
-"""Seconds after the end of startsecs at which supervisord, woken by a look, calls a process RUNNING; likewise after the
-end of a settle."""
+IDLE_POLL = 5.0
+"""Of a group with nothing to do. supervisord's TICK_5 asks for as many; but events can be lost, and a client that asks
+for a rollout gives up after ten seconds."""
 
-IDLE_LOOK_EVERY = 5.0
-"""Seconds between two looks when there is nothing to do. supervisord's TICK_5 asks for as many; but events can be lost,
-and whoever asks for a rollout is told after ten seconds that nobody answers."""
+GATE_POLL = 0.5
+"""Of the gate: for so long a flush of the firewall lets users in. It costs a read, of 0.1 to 0.4 ms."""
 
-GATE_LOOK_EVERY = 0.5
-"""Seconds between two looks at what is closed: for so long a flush of the firewall lets users in. A look costs a read
-of the gate, 0.1 to 0.4 ms, and asks supervisord for nothing."""
+LOCK_POLL = 0.05
+"""Of the gate, while another program holds the lock of the firewall."""
 
-
-LOCK_TRY_EVERY = 0.05
-"""Seconds between two tries to change the firewall while another program holds its lock."""
+MARGIN = 0.002
+"""Seconds after the end of startsecs, or of min_ready_seconds, at which to observe: supervisord then calls the process
+RUNNING."""
 
 
-def gate_pause(is_holding: bool, is_busy: bool) -> float:
-    """Seconds until the next look at the gate; ``is_holding``: it has a port to be closed; ``is_busy``: another program
-    keeps it from a change."""
+def gate_interval(is_holding: bool, is_busy: bool) -> float:
+    """Seconds until the next look at the gate. ``is_holding``: something is to be closed; ``is_busy``: another program
+    keeps the gate from a change."""
     if is_busy:
-        return LOCK_TRY_EVERY
-    return GATE_LOOK_EVERY if is_holding else math.inf
+        return LOCK_POLL
+    return GATE_POLL if is_holding else math.inf
 
 
-def pause(rollout: Rollout | None, guard_state: GuardState | None, observed: Observation) -> float:
-    """Seconds for which a group can do without a look."""
-    found = _rollout_pause(rollout, observed) if rollout else IDLE_LOOK_EVERY
-    return min(found, _watch_pause(guard_state, observed)) if guard_state else found
+def poll_interval(rollout: Rollout | None, guard_state: GuardState | None, observed: Observation) -> float:
+    """Seconds until the next observation of a group."""
+    found = _of_rollout(rollout, observed) if rollout else IDLE_POLL
+    return min(found, _of_guard(guard_state, observed)) if guard_state else found
 
 
-def _rollout_pause(rollout: Rollout, observed: Observation) -> float:
+def _of_rollout(rollout: Rollout, observed: Observation) -> float:
     if rollout.status is not Status.RUNNING:
-        return IDLE_LOOK_EVERY
+        return IDLE_POLL
+    found = [WAIT_POLL]
+    for member in rollout.members:
+        if member.stage is Stage.DRAINING:
+            found.append(_of_drain(drained_for(member, observed.at, observed.closed), rollout.policy.drain))
+        if member.stage is Stage.READY:
+            left = rollout.policy.min_ready_seconds - (observed.at - member.since)
+            found += [left + MARGIN] if left > 0 else []
     stages = {member.stage for member in rollout.members}
-    draining = [member for member in rollout.members if member.stage is Stage.DRAINING]
-    found = [
-        REST_LOOK_EVERY,
-        *(_drain_pause(drained_for(m, observed.at, observed.closed), rollout.policy.drain) for m in draining),
-    ]
     if Stage.RESTARTING in stages:
-        found.append(MOVE_LOOK_EVERY)
+        found.append(RESTART_POLL)
     if Stage.WARMING in stages:
-        found += [WARM_LOOK_EVERY, *_starting_for(observed)]
-    ready = [
-        rollout.policy.min_ready_seconds - (observed.at - m.since) for m in rollout.members if m.stage is Stage.READY
-    ]
-    return min([*found, *(left + BARELY for left in ready if left > 0)])
+        found += [WARMUP_POLL, *_starting_for(observed)]
+    return min(found)
 
 
-def _drain_pause(age: float, policy: DrainPolicy) -> float:
-    """``age``: seconds for which it drains; below 0: its gate is not known closed. Its end by the clock is not
-    missed, but for a cold one's, which counts from an earlier close: that is found a look later."""
+def _of_drain(age: float, policy: DrainPolicy) -> float:
+    """``age``: seconds for which it drains; below 0: its gate is not known to be closed. The moment at which it ends by
+    the clock is not missed, but for a member that was closed before, which counts from an earlier moment."""
     ends = [end - age for end in (policy.min_seconds, policy.timeout) if end > age]
-    return max(DRAIN_LOOK_EVERY, min(DRAIN_LOOK_AT_MOST, DRAIN_SHARE * age, *ends))
+    return max(DRAIN_POLL, min(LONGEST_DRAIN_POLL, DRAIN_SHARE * age, *ends))
 
 
-def _watch_pause(guard_state: GuardState, observed: Observation) -> float:
-    """Those that are down come with an event, and the end of a warm-up rings. One whose time to be tried again is over
-    waits for another that is tried now."""
+def _of_guard(guard_state: GuardState, observed: Observation) -> float:
+    """A process that is down announces itself by an event, the end of a warm-up wakes the reconciler. A try that is
+    overdue waits for another one's warm-up."""
     stages = {guarded.stage for guarded in guard_state.guarded}
-    retries = [
-        guarded.retry_at - observed.at
-        for guarded in guard_state.guarded
-        if guarded.stage is Stage.FAILED and guarded.retry_at > observed.at
-    ]
-    rest = min([REST_LOOK_EVERY if Stage.READY in stages else IDLE_LOOK_EVERY, *retries])
+    retry_in = [g.retry_at - observed.at for g in guard_state.guarded if g.stage is Stage.FAILED]
+    rest = min([WAIT_POLL if Stage.READY in stages else IDLE_POLL, *(one for one in retry_in if one > 0)])
     if Stage.WARMING not in stages:
         return rest
     starting = _starting_for(observed)
-    return min([rest, REST_LOOK_EVERY, *([WARM_LOOK_EVERY, *starting] if starting else [])])
+    return min([rest, WAIT_POLL, *([WARMUP_POLL, *starting] if starting else [])])
 
 
 def _starting_for(observed: Observation) -> list[float]:
-    """Of each that supervisord will call RUNNING when its startsecs are over and something wakes it: how long until
-    then."""
-    return [process.running_in + BARELY for process in observed.processes.values() if process.state == "STARTING"]
+    """For each STARTING process, how long until supervisord, when something wakes it, will call it RUNNING."""
+    return [process.running_in + MARGIN for process in observed.processes.values() if process.state == "STARTING"]

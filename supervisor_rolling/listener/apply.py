@@ -10,7 +10,7 @@ from supervisor_rolling.core import machine
 from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.group import Group
 from supervisor_rolling.core.policy import GatePolicy
-from supervisor_rolling.core.poll_interval import gate_pause
+from supervisor_rolling.core.poll_interval import gate_interval
 from supervisor_rolling.core.rollout import Member, Rollout, Status
 from supervisor_rolling.listener.contracts import DrainFlags
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
@@ -56,9 +56,9 @@ class Applier:
         """Hold what was held: close again what is found open."""
         self._gatekeeper.renew()
 
-    def gate_pause(self) -> float:
+    def gate_interval(self) -> float:
         """Seconds until ``renew`` is due."""
-        return gate_pause(self._gatekeeper.is_holding, self._gatekeeper.is_busy)
+        return gate_interval(self._gatekeeper.is_holding, self._gatekeeper.is_busy)
 
     def release(self) -> None:
         """Open every gate: the listener exits."""

@@ -16,8 +16,8 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS
 from supervisor_rolling.listener.system.lookups import Lookups

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus
-from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.contracts import Sockets

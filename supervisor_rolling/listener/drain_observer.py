@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from supervisor_rolling.core.connections import Connection, Connections, KeepaliveReuse
 from supervisor_rolling.core.drain import is_overdue
 from supervisor_rolling.core.endpoint import Endpoint
-from supervisor_rolling.core.gate_leaks import Leaks
+from supervisor_rolling.core.gate_leaks import GateLeaks
 from supervisor_rolling.core.group import draining
 from supervisor_rolling.core.lingering import MAX_SHOWN, oldest
 from supervisor_rolling.core.process_states import closed_since
@@ -49,7 +49,7 @@ class DrainObserver:
         self._pools = pools
         self._reuses = reuses
         self._notifications = notifications
-        self._leaks: dict[str, Leaks] = {}
+        self._leaks: dict[str, GateLeaks] = {}
         self._unclosed: dict[str, dict[str, float]] = {}
 
     def begin(self, rollouts: Mapping[str, Rollout]) -> None:
@@ -100,7 +100,7 @@ class DrainObserver:
         """The clients that got through a closed gate. If a port was open for a moment since the gate was last read
         (another program flushed the rules), it is closed again, and that was no leak."""
         since = self._closed_since(members)
-        found = self._leaks.setdefault(group, Leaks()).find(peers, since, at)
+        found = self._leaks.setdefault(group, GateLeaks()).find(peers, since, at)
         if found:
             self._gatekeeper.renew()
         now = self._closed_since(members)

@@ -21,8 +21,8 @@ import socket
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import GateError, GatePermissionError
-from supervisor_rolling.core.peers import peer_of
 from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
 from supervisor_rolling.listener.system.rule_names import mark_of
 from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets

@@ -10,9 +10,9 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from supervisor_rolling.core.flapping import Flaps
+from supervisor_rolling.core.flapping import Flapping
 from supervisor_rolling.core.group import Group
-from supervisor_rolling.core.poll_interval import MOVE_LOOK_EVERY
+from supervisor_rolling.core.poll_interval import RESTART_POLL
 from supervisor_rolling.core.process import Change, Incarnation
 from supervisor_rolling.core.process_states import ALIVE
 from supervisor_rolling.core.snapshot import Snapshot
@@ -35,7 +35,7 @@ class LiveGroups:
         self._errors = errors
         self._clock = clock
         self._died: dict[Incarnation, float] = {}
-        self._flaps = Flaps()
+        self._flaps = Flapping()
         self.by_name: Mapping[str, Group] = {}
 
     def watch(self, snapshot: Snapshot) -> None:
@@ -68,9 +68,9 @@ class LiveGroups:
         except Exception:
             log.exception("a defect of supervisor_rolling; closed ports stay closed until their lease expires")
 
-    def gate_pause(self) -> float:
+    def gate_interval(self) -> float:
         """Seconds until ``check_gate`` is due."""
-        return self._applier.gate_pause()
+        return self._applier.gate_interval()
 
     def has_dead(self) -> bool:
         """Whether processes have died that supervisord still has as alive."""
@@ -92,12 +92,12 @@ class LiveGroups:
         self._flaps.exited(exited, self._clock())
         if self._close(groups):
             return 0.0
-        return MOVE_LOOK_EVERY if any(change.group in groups for change in changes) else NEVER
+        return RESTART_POLL if any(change.group in groups for change in changes) else NEVER
 
     def on_deaths(self) -> float:
         """Close what follows from the deaths. May be called while a reconcile waits for supervisord. Returns the
         seconds within which a reconcile is due."""
-        return 0.0 if self._close(self.by_name) else MOVE_LOOK_EVERY
+        return 0.0 if self._close(self.by_name) else RESTART_POLL
 
     def _dead(self) -> Mapping[Incarnation, float]:
         """Since when each process that has died is known to be dead."""

@@ -265,10 +265,10 @@ def _loop(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: PidfdD
         if time.monotonic() >= max(due, rested):
             due, rested = _reconciled(reconciler)
             checked = time.monotonic()
-        elif time.monotonic() >= checked + reconciler.gate_pause():
+        elif time.monotonic() >= checked + reconciler.gate_interval():
             reconciler.check_gate()
             checked = time.monotonic()
-        wait = min(max(due, rested), checked + reconciler.gate_pause()) - time.monotonic()
+        wait = min(max(due, rested), checked + reconciler.gate_interval()) - time.monotonic()
         readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], wait)
         if deaths.fileno() in readable:
             due = min(due, time.monotonic() + reconciler.on_deaths())

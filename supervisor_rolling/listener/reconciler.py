@@ -27,7 +27,7 @@ from supervisor_rolling.core.errors import (
 )
 from supervisor_rolling.core.group import Group
 from supervisor_rolling.core.log_messages import changes, guard_changes
-from supervisor_rolling.core.poll_interval import IDLE_LOOK_EVERY, MOVE_LOOK_EVERY, pause
+from supervisor_rolling.core.poll_interval import IDLE_POLL, RESTART_POLL, poll_interval
 from supervisor_rolling.core.process import Change
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.actions import Actions
@@ -89,9 +89,9 @@ class Reconciler:
         a reconcile is due."""
         return self._live.on_deaths()
 
-    def gate_pause(self) -> float:
+    def gate_interval(self) -> float:
         """Seconds from one check of the gate to the next, between reconciles."""
-        return self._live.gate_pause()
+        return self._live.gate_interval()
 
     def check_gate(self) -> None:
         """Close again what is to be closed and is found open, without asking supervisord for anything."""
@@ -179,11 +179,11 @@ class Reconciler:
     def _pause(self, groups: Mapping[str, Group]) -> float:
         """Seconds for which all groups can do without a reconcile."""
         pauses = self._errors.each(
-            groups, lambda name: pause(groups[name].rollout, groups[name].guard_state, groups[name].observed)
+            groups, lambda name: poll_interval(groups[name].rollout, groups[name].guard_state, groups[name].observed)
         )
-        found = [IDLE_LOOK_EVERY, *pauses.values()]
+        found = [IDLE_POLL, *pauses.values()]
         if self._live.has_dead() or self._requests.is_retrying:  # supervisord has not noticed those deaths yet
-            found.append(MOVE_LOOK_EVERY)
+            found.append(RESTART_POLL)
         if self._errors.failed:
             found.append(CONFLICT_PAUSE if self._errors.conflicts else RETRY_EVERY)
         hand_on = self._answered_at + ANSWER_SEEN_AFTER - self._clock()

@@ -18,8 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Sequence
 
-from supervisor_rolling.core.connections import Arrival
-from supervisor_rolling.core.peers import peer_of
+from supervisor_rolling.core.connections import Arrival, peer_of
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from supervisor_rolling.core.connections import Arrival, KeepaliveReuse
 from supervisor_rolling.core.drain import POOL_REFUSED
 from supervisor_rolling.core.group import draining
-from supervisor_rolling.core.keepalive_reuse import Reuses
+from supervisor_rolling.core.keepalive_reuse import KeepaliveReuses
 from supervisor_rolling.core.rollout import Member, Rollout
 from supervisor_rolling.listener.contracts import Background, Clients, RequestSniffer
 from supervisor_rolling.listener.keepalive_pools import KeepalivePools, is_for_pools
@@ -26,7 +26,7 @@ class ReuseObserver:
         self._clients = clients
         self._background = background
         self._arrivals: Sequence[Arrival] = ()
-        self._reuses: dict[str, Reuses] = {}
+        self._reuses: dict[str, KeepaliveReuses] = {}
         self._programs: dict[tuple[str, str], str] = {}
 
     def begin(self, rollouts: Mapping[str, Rollout]) -> None:
@@ -49,7 +49,7 @@ class ReuseObserver:
     ) -> dict[str, KeepaliveReuse]:
         """The reuse of each member that drains; one whose client is still being looked for comes later."""
         arrived = {m.name: self._pools.after_close(self._arrivals, m, rollout) for m in members}
-        found = self._reuses.setdefault(rollout.group, Reuses()).find(arrived, peers, closed_since, at)
+        found = self._reuses.setdefault(rollout.group, KeepaliveReuses()).find(arrived, peers, closed_since, at)
         named = {m.name: self._named(rollout.group, m, found[m.name]) for m in members if m.name in found}
         return {name: reuse for name, reuse in named.items() if reuse is not None}
 

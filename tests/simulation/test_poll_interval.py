@@ -12,18 +12,18 @@ from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.poll_interval import (
-    BARELY,
-    DRAIN_LOOK_AT_MOST,
-    DRAIN_LOOK_EVERY,
+    DRAIN_POLL,
     DRAIN_SHARE,
-    GATE_LOOK_EVERY,
-    IDLE_LOOK_EVERY,
-    LOCK_TRY_EVERY,
-    MOVE_LOOK_EVERY,
-    REST_LOOK_EVERY,
-    WARM_LOOK_EVERY,
-    gate_pause,
-    pause,
+    GATE_POLL,
+    IDLE_POLL,
+    LOCK_POLL,
+    LONGEST_DRAIN_POLL,
+    MARGIN,
+    RESTART_POLL,
+    WAIT_POLL,
+    WARMUP_POLL,
+    gate_interval,
+    poll_interval,
 )
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
@@ -43,20 +43,22 @@ def a_rollout(*stages: Stage, age: float = 0.0, least: float = 0.0) -> Rollout:
 def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) -> float:
     """``closed_for``: seconds since which all gates are closed."""
     closed = {one: NOW - closed_for for member in rollout.members for one in member.endpoints}
-    return pause(rollout, None, Observation(NOW, {process.name: process for process in processes}, closed=closed))
+    return poll_interval(
+        rollout, None, Observation(NOW, {process.name: process for process in processes}, closed=closed)
+    )
 
 
 @pytest.mark.parametrize(
     ("age", "seconds"),
     [
-        (0.0, DRAIN_LOOK_EVERY),
-        (DRAIN_LOOK_EVERY / DRAIN_SHARE, DRAIN_LOOK_EVERY),
+        (0.0, DRAIN_POLL),
+        (DRAIN_POLL / DRAIN_SHARE, DRAIN_POLL),
         (0.2, 0.2 * DRAIN_SHARE),
-        (1.0, DRAIN_LOOK_AT_MOST),
-        (25.0, DRAIN_LOOK_AT_MOST),
+        (1.0, LONGEST_DRAIN_POLL),
+        (25.0, LONGEST_DRAIN_POLL),
         (29.95, 0.05),
-        (29.99, DRAIN_LOOK_EVERY),
-        (31.0, DRAIN_LOOK_AT_MOST),
+        (29.99, DRAIN_POLL),
+        (31.0, LONGEST_DRAIN_POLL),
     ],
 )
 def test_a_drain_is_looked_at_in_proportion_to_its_age_and_when_its_time_is_over(age: float, seconds: float):
@@ -64,7 +66,7 @@ def test_a_drain_is_looked_at_in_proportion_to_its_age_and_when_its_time_is_over
 
 
 @pytest.mark.parametrize(
-    ("age", "seconds"), [(4.0, DRAIN_LOOK_AT_MOST), (4.95, 0.05), (4.99, DRAIN_LOOK_EVERY), (6.0, DRAIN_LOOK_AT_MOST)]
+    ("age", "seconds"), [(4.0, LONGEST_DRAIN_POLL), (4.95, 0.05), (4.99, DRAIN_POLL), (6.0, LONGEST_DRAIN_POLL)]
 )
 def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, seconds: float):
     assert paused(a_rollout(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
@@ -73,47 +75,51 @@ def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, 
 def test_a_drain_is_as_old_as_its_closed_gate():
     old = a_rollout(Stage.DRAINING, age=20.0)
     assert paused(old, closed_for=0.2) == pytest.approx(0.2 * DRAIN_SHARE)
-    assert pause(old, None, Observation(NOW, {})) == DRAIN_LOOK_EVERY  # it is not known to be closed
+    assert poll_interval(old, None, Observation(NOW, {})) == DRAIN_POLL  # it is not known to be closed
 
 
 def test_the_end_of_a_settle_is_not_missed():
-    assert paused(a_rollout(Stage.READY, age=9.9)) == pytest.approx(0.1 + BARELY)
-    assert paused(a_rollout(Stage.READY, age=9.0)) == REST_LOOK_EVERY
-    assert paused(a_rollout(Stage.READY, age=11.0)) == REST_LOOK_EVERY  # it waits for something else
+    assert paused(a_rollout(Stage.READY, age=9.9)) == pytest.approx(0.1 + MARGIN)
+    assert paused(a_rollout(Stage.READY, age=9.0)) == WAIT_POLL
+    assert paused(a_rollout(Stage.READY, age=11.0)) == WAIT_POLL  # it waits for something else
 
 
 def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
     old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, age=20.0)
     old = replace(old, policy=replace(old.policy, drain=replace(old.policy.drain, timeout=0.5)))
-    assert paused(old) == MOVE_LOOK_EVERY
+    assert paused(old) == RESTART_POLL
     young = replace(old.members[0], since=NOW)
-    assert paused(replace(old, members=(young, *old.members[1:]))) == DRAIN_LOOK_EVERY
-    assert paused(replace(old, members=old.members[2:])) == WARM_LOOK_EVERY
-    assert paused(replace(old, members=old.members[3:])) == REST_LOOK_EVERY
+    assert paused(replace(old, members=(young, *old.members[1:]))) == DRAIN_POLL
+    assert paused(replace(old, members=old.members[2:])) == WARMUP_POLL
+    assert paused(replace(old, members=old.members[3:])) == WAIT_POLL
 
 
 def test_one_that_will_be_running_is_looked_at_just_then():
     starting = Process("app-0", "STARTING", 7, running_in=0.03)
-    assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + BARELY)
-    assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == DRAIN_LOOK_AT_MOST  # of no interest to that one
+    assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + MARGIN)
+    assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == LONGEST_DRAIN_POLL  # of no interest to that one
     guard_state = GuardState(
         GROUP, fast_policy(), GatePolicy(), (GuardedProcess("app-0", (tcp(8000),), Stage.WARMING, NOW),)
     )
-    assert pause(None, guard_state, Observation(NOW, {"app-0": starting})) == pytest.approx(0.03 + BARELY)
-    assert pause(None, guard_state, Observation(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARM_LOOK_EVERY
-    assert pause(None, guard_state, Observation(NOW, {"app-0": replace(starting, state="RUNNING")})) == REST_LOOK_EVERY
+    assert poll_interval(None, guard_state, Observation(NOW, {"app-0": starting})) == pytest.approx(0.03 + MARGIN)
+    assert (
+        poll_interval(None, guard_state, Observation(NOW, {"app-0": replace(starting, running_in=9.0)})) == WARMUP_POLL
+    )
+    assert (
+        poll_interval(None, guard_state, Observation(NOW, {"app-0": replace(starting, state="RUNNING")})) == WAIT_POLL
+    )
 
 
 def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
     overdue = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
     soon = replace(overdue, name="app-2", retry_at=NOW + 2.0)
     guard_state = GuardState(GROUP, fast_policy(), GatePolicy(), (overdue,))
-    assert pause(None, guard_state, Observation(NOW, {})) == IDLE_LOOK_EVERY
-    assert pause(None, replace(guard_state, guarded=(overdue, soon)), Observation(NOW, {})) == 2.0
+    assert poll_interval(None, guard_state, Observation(NOW, {})) == IDLE_POLL
+    assert poll_interval(None, replace(guard_state, guarded=(overdue, soon)), Observation(NOW, {})) == 2.0
 
 
 def test_a_rollout_that_has_ended_is_left_to_the_looks_at_its_gate():
     done = replace(a_rollout(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
-    assert paused(done) == IDLE_LOOK_EVERY
-    assert (gate_pause(True, False), gate_pause(False, False)) == (GATE_LOOK_EVERY, math.inf)
-    assert gate_pause(False, True) == LOCK_TRY_EVERY
+    assert paused(done) == IDLE_POLL
+    assert (gate_interval(True, False), gate_interval(False, False)) == (GATE_POLL, math.inf)
+    assert gate_interval(False, True) == LOCK_POLL

@@ -293,7 +293,7 @@ class World:
         looked = self.now
         while self.now < due and self.now % 0.05 >= STEP and not self.is_woken():
             self.pass_time(STEP)
-            if self.now >= looked + reconciler.gate_pause():
+            if self.now >= looked + reconciler.gate_interval():
                 reconciler.check_gate()
                 looked = self.now
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from supervisor_rolling.core.flapping import SOON, Flaps
+from supervisor_rolling.core.flapping import SOON, Flapping
 
 
-def exits(*times: float) -> Flaps:
-    flaps = Flaps()
+def exits(*times: float) -> Flapping:
+    flaps = Flapping()
     for at in times:
         flaps.exited(["app:app-0"], at)
     return flaps

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from supervisor_rolling.core.connections import Arrival, KeepaliveReuse
-from supervisor_rolling.core.keepalive_reuse import Reuses
+from supervisor_rolling.core.keepalive_reuse import KeepaliveReuses
 
 NAME = "app-1"
 OLD, OTHER = "10.0.0.1:1", "10.0.0.1:2"
 
 
 def find(
-    reuses: Reuses,
+    reuses: KeepaliveReuses,
     *arrived: tuple[str, int],
     at: float = 12.0,
     since: float = 10.0,
@@ -21,27 +21,27 @@ def find(
 
 
 def test_one_request_on_each_connection_is_what_was_in_flight() -> None:
-    assert find(Reuses(), (OLD, 7), (OTHER, 7)) is None
+    assert find(KeepaliveReuses(), (OLD, 7), (OTHER, 7)) is None
 
 
 def test_a_second_request_after_an_answer_is_a_connection_that_is_used_again() -> None:
-    reuses = Reuses()
+    reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7)) is None
     assert find(reuses, (OLD, 8), (OTHER, 1), at=13.0) == KeepaliveReuse(2, 1, 2, OLD, 3.0)
     assert find(reuses, (OLD, 9), (OTHER, 2), at=14.0) == KeepaliveReuse(5, 2, 3, OLD, 4.0)
 
 
 def test_what_looks_like_a_request_in_the_middle_of_an_upload_or_is_sent_twice_is_none() -> None:
-    assert find(Reuses(), (OLD, 7), (OLD, 7), (OLD, 7)) is None
+    assert find(KeepaliveReuses(), (OLD, 7), (OLD, 7), (OLD, 7)) is None
 
 
 def test_a_connection_that_has_ended_is_no_matter() -> None:
-    reuses = Reuses()
+    reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7), (OLD, 8), (OLD, 9), left=(OTHER,)) is None
 
 
 def test_a_gate_that_closes_anew_begins_anew_and_one_that_is_open_counts_nothing() -> None:
-    reuses = Reuses()
+    reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7), since=20.0) is None
     assert find(reuses, (OLD, 8), since=10.0) is None
     assert find(reuses, (OLD, 9), at=21.0, since=20.0) is None

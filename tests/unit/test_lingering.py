@@ -33,7 +33,7 @@ connections = st.lists(st.builds(Connection, st.text(max_size=3), ages, ages, st
         ),
         (
             replace(UPLOAD, state="stuck"),
-            "10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago, the client takes nothing",
+            "10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago, the client does not read its answer",
         ),
         (
             Connection("[::1]:9", 2.0, state="not accepted"),

@@ -76,7 +76,7 @@ class Resting:
         self.log.append("reconcile")
         return 3600.0
 
-    def gate_pause(self) -> float:
+    def gate_interval(self) -> float:
         return 0.01
 
     def check_gate(self) -> None:

@@ -162,7 +162,7 @@ def test_connections_left_are_listed_below_the_process() -> None:
     assert plain(a_view(member, *waiting("app-20"))) == [
         "app-1   drained 30.0 s (9 connections left), open",
         "        10.0.0.7:51322 open at least 61 s, last byte received 0.6 s ago",
-        "        [fe80::1]:4711 open at least 30 s, last byte sent 30 s ago, the client takes nothing",
+        "        [fe80::1]:4711 open at least 30 s, last byte sent 30 s ago, the client does not read its answer",
         "        and 7 more",
     ]
 

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.peers import peer_of
 
 ESTABLISHED, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 3, 8, 10
 """Numbers of include/net/tcp_states.h."""
