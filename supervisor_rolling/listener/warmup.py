@@ -218,9 +218,7 @@ class _Warmup(threading.Thread):
                 f"port {self._port} listens on {', '.join(addresses)} only, and gate.bypass: address needs IPv4. "
                 "Fix: listen on an IPv4 address too, or set gate: {bypass: mark}"
             )
-            if self._is_late():
-                why += self._elsewhere()
-            self._wait(why, began, FOREIGN_EVERY if addresses else RETRY_EVERY)
+            self._wait(why, began, FOREIGN_EVERY if addresses else RETRY_EVERY, self._elsewhere)
 
     def _use_of_port(self) -> tuple[tuple[str, ...], str]:
         """The addresses at which the process listens on its port, none where nothing does; and what is wrong with that,
@@ -267,11 +265,12 @@ class _Warmup(threading.Thread):
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _wait(self, why: str, began: float, least: float = RETRY_EVERY) -> None:
-        """Pause before the next attempt: the longer it has been waited for since ``began``, the longer."""
+    def _wait(self, why: str, began: float, least: float = RETRY_EVERY, if_late: Callable[[], str] = str) -> None:
+        """Pause before the next attempt: the longer it has been waited for since ``began``, the longer. ``if_late``:
+        more of the reason, too slow to find out before the deadline."""
         self._set(why=why)
         if self._is_late():
-            raise _LateError(why)
+            raise _LateError(why + if_late())
         now = time.monotonic()
         seconds = max(least, min(RETRY_AT_MOST, RETRY_SHARE * (now - began)))
         if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - now))):

@@ -93,7 +93,7 @@ def test_good_setup_has_no_finding_and_stays_untouched(group: Callable[..., Stac
     assert done.returncode == 0, done.stdout
     (line,) = done.stdout.strip().splitlines()
     assert line.startswith("app: no finding. Checked: 3 processes and their ports, supervisord's settings, the gate (")
-    assert f"nginx ({stack.nginx_conf}, settle 0 s)" in line
+    assert f"nginx ({stack.nginx_conf}, min_ready_seconds 0)" in line
     assert (pids(stack), rules()) == (before, closed)
     report = checked(stack)
     assert (report["ok"], report["findings"], report["skipped"]) == (True, [], [])

@@ -135,7 +135,8 @@ def test_zombie_child_hides_nothing_from_a_user(sockets: KernelSockets) -> None:
 
 
 def test_caught_and_ignored_signals_are_read(sockets: KernelSockets) -> None:
-    with started("sh", "-c", f"trap 'echo no' USR1; trap '' USR2; {SHELL}") as (pid, port):
+    traps = f"trap 'echo no' USR1; trap '' USR2; {SHELL}"
+    with started("env", "--default-signal=HUP,TERM", "sh", "-c", traps) as (pid, port):
         found = sockets.wrappers_of({pid: [port], os.getpid(): []})[pid]
     assert (found.name, "USR1" in found.caught, found.ignored & {"USR1", "USR2"}) == ("sh", True, {"USR2"})
     assert not {"TERM", "HUP"} & (found.caught | found.ignored)
