@@ -31,8 +31,8 @@ class KeepaliveReuses:
     ) -> dict[str, KeepaliveReuse]:
         """The reuse of each process that has any, of the connections that it still has (``peers``).
 
-        ``arrived``: the requests since the last call. ``closed_since``: the moment since when all endpoints of a process
-        are closed, for those of which it is known. A gate that closes anew begins anew."""
+        ``arrived``: the requests since the last call. ``closed_since``: the moment since when all endpoints of a
+        process are closed, for those of which it is known. A gate that closes anew begins anew."""
         keys = {name: (name, since) for name, since in closed_since.items() if name in peers and since <= at}
         self._requests = {key: self._requests.get(key, {}) for key in keys.values()}
         for name, key in keys.items():

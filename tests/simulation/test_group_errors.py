@@ -70,7 +70,7 @@ def test_a_defect_in_one_group_stops_that_group_alone(
 
 def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     both = TwoGroups()
-    break_for_app(monkeypatch, reconciler_module, "pause", lambda: True)
+    break_for_app(monkeypatch, reconciler_module, "poll_interval", lambda: True)
     both.ask("app")
     both.ask("web")
     both.live(both.reconciler(), 60.0)
