@@ -64,7 +64,8 @@ def explain(
             return f"{text}. Fix: set username and password in [supervisorctl], or -u and -p", NO_PERMISSION
         return text, FAILED
     if isinstance(error, CONNECTION_ERRORS):
-        return connection_text(url, error), connection_status(error)
+        status = NO_PERMISSION if isinstance(error, PermissionError) else NO_LISTENER
+        return connection_text(url, error), status
     return f"this is a bug in supervisor_rolling: {type(error).__name__}: {error}", FAILED
 
 
@@ -74,11 +75,6 @@ def connection_text(url: str, error: Exception) -> str:
         return f"no permission to connect to supervisord at {url}. Fix: use sudo"
     reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
     return f"supervisord does not answer at {url}: {reason}. Fix: start supervisord; its rollouts ended when it stopped"
-
-
-def connection_status(error: Exception) -> int:
-    """The exit status when supervisord cannot be reached."""
-    return NO_PERMISSION if isinstance(error, PermissionError) else NO_LISTENER
 
 
 def _fault_text(fault: xmlrpc.client.Fault, command: str, processes: Callable[[], Iterable[Mapping[str, Any]]]) -> str:

@@ -77,7 +77,7 @@ def _legend(processes: Sequence[View]) -> Html:
 def _kind(span: Span) -> str:
     if span.stage == "open":
         return "new" if span.is_new else "old"
-    return span.stage if span.stage in STAGES else "other"
+    return span.stage
 
 
 def _percent(part: float, whole: float) -> str:
@@ -167,7 +167,7 @@ def _overview(processes: Sequence[View], span: float) -> Html:
             x, width = 1000 * one.begin / span, max(1.5, 1000 * one.seconds / span)
             paths.setdefault(_kind(one), []).append(f"M{x:.4g} {row}.5h{width:.4g}")
     number = len(processes)
-    kinds = ["new", *(kind for kind in STAGES if kind not in ("new", "old")), "other"]  # the last lies on top
+    kinds = ["new", *(kind for kind in STAGES if kind not in ("new", "old"))]  # the last lies on top
     label = f"All {number} at once, from top to bottom in the order in which they were closed"
     svg = tag(
         "svg",

@@ -42,7 +42,7 @@ LISTED = 20
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """The whole document. Never raises, whatever the record has or lacks."""
+    """The whole document. Raises ValueError for a record of another shape."""
     rollout = read(record)
     short = f"{rollout['replaced']} of {rollout['total']} replaced" if rollout["is_known"] else STATUSES["lost"][1]
     title = f"{rollout['group']}: rollout {rollout['id']}, {short}"
@@ -69,23 +69,21 @@ def _headline(rollout: View) -> str:
         return f"LOST: started for {counted(rollout['total'], 'process', 'es')}; the rest is not known"
     when = {"running": f" so far, after {took}", "lost": f" in the first {took}; the rest is not known"}
     text = f"{STATUSES[status][2]}{rollout['replaced']} of {rollout['total']} replaced{when.get(status, f' in {took}')}"
-    least = f", never fewer than {rollout['least_available']} of {rollout['size']} "
-    return f"{text}{least}{standing_word(rollout['min_ready_known'])}" if rollout["least_available"] >= 0 else text
+    least = f"never fewer than {rollout['least_available']} of {rollout['size']}"
+    return f"{text}, {least} {standing_word(rollout['min_ready_known'])}"
 
 
 def _meta(rollout: View) -> list[tuple[str, object]]:
     began = utc(rollout["began"])
-    ended = utc(rollout["began"] + rollout["seconds"] + rollout["rested"]) if began else None
+    is_known = began and rollout["status"] != "lost"
+    ended = utc(rollout["began"] + rollout["seconds"] + rollout["rested"]) if is_known else None
     connection = ", ".join(filter(None, [rollout["client"], f"user {rollout['user']}" if rollout["user"] else ""]))
     return [
         ("Started", _moment(began)),
-        (
-            "Recorded" if rollout["status"] == "running" else "Ended",
-            _moment(ended, began) if rollout["status"] != "lost" else None,
-        ),
+        ("Recorded" if rollout["status"] == "running" else "Ended", _moment(ended, began)),
         ("By", joined([name_tag(rollout["by"]), " (as the client says)"]) if rollout["by"] else None),
         ("Connection", name_tag(connection) if connection else None),
-        ("At a time", rollout["limit"] or None),
+        ("At a time", rollout["limit"]),
         ("Forced", "yes, with --force" if rollout["force"] else None),
         *(("Interrupted", _rest_text(rest, rollout)) for rest in rollout["rests"]),
     ]
@@ -117,11 +115,8 @@ def _trouble(rollout: View) -> Html:
     if not (bad or todo or rollout["why"]):
         return Html("")
     is_bad = bool(bad) or rollout["status"] == "failed"
-    head = (
-        "What failed"
-        if is_bad
-        else {"aborted": "Why it ended", "lost": "Its end is not known"}.get(rollout["status"], "Note")
-    )
+    heads = {"aborted": "Why it ended", "lost": "Its end is not known"}
+    head = "What failed" if is_bad else heads.get(rollout["status"], "Note")
     failures = [_failure(number, process) for number, process in bad]
     more = tag("summary", f"{len(failures) - LISTED} more")
     return tag(
@@ -166,28 +161,19 @@ def _facts(rollout: View) -> Html:
     if not rollout["is_known"]:
         return Html("")
     took = "So far" if rollout["status"] == "running" else "Took"
+    word = standing_word(rollout["min_ready_known"]).capitalize()
+    least = f"{rollout['least_available']} of {rollout['size']}"
     facts = [
         (took, lasting(rollout["seconds"]), forecast_text(rollout)),
-        *_least_fact(rollout),
+        (f"{word}, at the least", least, f"{rollout['limit']} at a time"),
         *_process_facts(rollout["processes"]),
     ]
     return pairs([(name, joined([tag("b", value), tag("span", note)])) for name, value, note in facts], "facts")
 
 
-Fact = tuple[str, str, str]
-"""A name, a value, a note."""
-
-
-def _least_fact(rollout: View) -> list[Fact]:
-    if rollout["least_available"] < 0:
-        return []
-    word = standing_word(rollout["min_ready_known"]).capitalize()
-    limit = f"{rollout['limit']} at a time" if rollout["limit"] else "at the least"
-    return [(f"{word}, at the least", f"{rollout['least_available']} of {rollout['size']}", limit)]
-
-
-def _process_facts(processes: Sequence[View]) -> list[Fact]:
-    facts: list[Fact] = []
+def _process_facts(processes: Sequence[View]) -> list[tuple[str, str, str]]:
+    """Names, values and notes."""
+    facts = []
     away = [(process["away"], process["name"]) for process in processes if process["away"]]
     if away:
         longest, name = max(away, key=lambda one: one[0])
@@ -201,8 +187,7 @@ def _process_facts(processes: Sequence[View]) -> list[Fact]:
     cut = [cut_off(process) for process in processes if cut_off(process)]
     if cut:
         again = "; a client that reconnects counts at each restart" if len(cut) > 1 else ""
-        note = f"of {counted(len(cut), 'process', 'es')}{again}"
-        facts.append(("Cut off by a restart", count_text(sum(cut)), note))
+        facts.append(("Cut off by a restart", count_text(sum(cut)), f"of {counted(len(cut), 'process', 'es')}{again}"))
     return facts
 
 

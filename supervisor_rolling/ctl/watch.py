@@ -16,7 +16,6 @@ from supervisor_rolling.ctl.exit_status import (
     INTERRUPTED,
     NO_LISTENER,
     CommandError,
-    connection_status,
     connection_text,
 )
 from supervisor_rolling.ctl.progress import screen_for
@@ -43,7 +42,7 @@ NO_LONGER_WATCHING = "No longer watching. The rollout continues."
 
 def watch(session: Session, rollout: View, resumed: bool) -> int:
     """Show the rollout until it ends; returns the exit status."""
-    session.has_watched = True
+    session.has_watched, group = True, rollout["group"]
     screen = None if session.as_json else screen_for(session.output)
     if screen:
         session.print(rollout, first_lines(rollout, resumed))
@@ -52,7 +51,9 @@ def watch(session: Session, rollout: View, resumed: bool) -> int:
     try:
         rollout = _until_end(session, rollout, screen.show if screen else lambda _: None)
     except KeyboardInterrupt:
-        return _leave(session, rollout["group"])
+        more = [f"To see it: supervisorctl rolling_status {group}", f"To abort it: supervisorctl rolling_abort {group}"]
+        session.print({"error": NO_LONGER_WATCHING, "exit_status": INTERRUPTED}, ["", NO_LONGER_WATCHING, *more])
+        return INTERRUPTED
     if screen:
         screen.close(rollout)
     session.print(rollout, last_lines(rollout, () if session.as_json else _processes_after(session, rollout)))
@@ -95,7 +96,7 @@ def _latest(session: Session, group: str, number: int) -> View:
     except PermissionError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise CommandError(f"{connection_text(session.url, error)}. {IF_KILLED}", connection_status(error)) from None
+        raise CommandError(f"{connection_text(session.url, error)}. {IF_KILLED}", NO_LISTENER) from None
     return found
 
 
@@ -110,9 +111,3 @@ def _processes_after(session: Session, rollout: View) -> Sequence[View]:
     except CONNECTION_ERRORS:
         return ()
     return found
-
-
-def _leave(session: Session, group: str) -> int:
-    more = [f"To see it: supervisorctl rolling_status {group}", f"To abort it: supervisorctl rolling_abort {group}"]
-    session.print({"error": NO_LONGER_WATCHING, "exit_status": INTERRUPTED}, ["", NO_LONGER_WATCHING, *more])
-    return INTERRUPTED

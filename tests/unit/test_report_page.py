@@ -783,7 +783,6 @@ def test_hostile_names_and_reasons_stay_text(browser: Browser, text: str) -> Non
     record.update(group=text, by=text, user=text, client=text, why=text)
     for process in record["processes"]:
         process.update(name=text, why=text, failed=True)
-        process["stages"] = [[text, 0.0], *process["stages"]]
     clean = page(a_failed_rollout(8))
     browser.show(page(record), width=360)
     assert browser.run("return window.hacked") is None
