@@ -68,7 +68,7 @@ def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
         return rollout
     stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.selected)
     if stopped:
-        raise RefusedError(f"{stopped} is stopped and is left so; to start it: supervisorctl start {stopped}")
+        raise RefusedError(f"{stopped} is stopped, and is left stopped. Fix: supervisorctl start {stopped}")
     members = tuple(replace(member, selected=member.selected and member.name in names) for member in rollout.members)
     return replace(rollout, members=members)
 
@@ -95,14 +95,14 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
 
 
 def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -> None:
-    """Raise RefusedError if the rollout would leave nobody to serve, unless it is forced."""
+    """Raise RefusedError if the rollout would leave no process that serves, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
     selected = {member.name for member in rollout.members if member.selected}
     if rollout.force or len(running) != 1 or running[0] not in selected or processes[running[0]].state not in ALIVE:
         return
     raise RefusedError(
-        f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while it "
-        f"restarts. Start another one, or accept it: rolling_restart {rollout.group} --force"
+        f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
+        f"it restarts. Fix: start another one, or accept it: rolling_restart {rollout.group} --force"
     )
 
 
@@ -128,12 +128,13 @@ def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
 
 
 def check_max_failures(rollout: Rollout) -> None:
-    """Raise ConfigError where more failures are allowed than there is room for: what failed stays closed."""
+    """Raise ConfigError where more failures are allowed than there is room for."""
     failures = rollout.policy.max_failures
     if failures and failures >= rollout.limit:
         raise ConfigError(
-            f"groups.{rollout.group}.max_failures is {failures}, but only {rollout.limit} may be unavailable at a time: what "
-            "failed stays closed and takes that place. Make max_unavailable larger, or max_failures smaller"
+            f"groups.{rollout.group}.max_failures is {failures}, but only {rollout.limit} may be unavailable at a "
+            "time, and each failed process uses one slot of max_unavailable. Fix: raise max_unavailable, or lower "
+            "max_failures"
         )
 
 
@@ -149,8 +150,8 @@ def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> No
     waits = {processes[name].stopwaitsecs for name in slow}
     raise ConfigError(
         f"{named}{more} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
-        f"than restart.timeout ({timeout:g} s) waits: raise groups.{rollout.group}.restart.timeout in rolling.yaml above "
-        "it, or lower stopwaitsecs"
+        f"than restart.timeout ({timeout:g} s) waits. Fix: raise groups.{rollout.group}.restart.timeout in "
+        "rolling.yaml above it, or lower stopwaitsecs"
     )
 
 
@@ -159,7 +160,7 @@ def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: str | Non
         kept = Member(process.name, endpoints, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
         return noted(Member(process.name, endpoints), kept, at)
     if process.state in ("STOPPED", "UNKNOWN"):
-        return Member(process.name, endpoints, selected=False, why=f"is {process.state} and is left so")
+        return Member(process.name, endpoints, selected=False, why=f"is {process.state}, and is left as it is")
     return Member(process.name, endpoints)
 
 
@@ -178,8 +179,7 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
 def _require_running(group: str, processes: Mapping[str, Process]) -> None:
     if all(process.state in NOT_UP for process in processes.values()):
         raise RefusedError(
-            f"all processes of {group} are stopped: there is nothing to replace. "
-            f"To start them: supervisorctl start {group}:*"
+            f"all processes of {group} are stopped: there is nothing to replace. Fix: supervisorctl start {group}:*"
         )
 
 
@@ -195,7 +195,7 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
                 )
             owners[endpoint] = name
     if problems:
-        raise ConfigError("; ".join(problems) + ". Mend the ports in rolling.yaml")
+        raise ConfigError("; ".join(problems) + f". Fix: correct groups.{policy.group}.ports in rolling.yaml")
 
 
 def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Process]) -> str:
@@ -204,5 +204,5 @@ def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Proc
     states = ", ".join(f"{name} ({processes[name].state})" for name in names)
     return (
         f"groups.{policy.group}.ports is auto, which finds only what a process listens on now, and these listen on "
-        f"nothing: {states}. Start them first, or write a regex or a map"
+        f"nothing: {states}. Start them first, or set a regex or a map"
     )

@@ -172,7 +172,7 @@ def _drained(member: Member, observed: Observation) -> Member:
 
 
 def _drained_with_lingering(member: Member, observed: Observation, waited: float) -> Member:
-    """The member whose drain is over while connections are left, which the restart ends."""
+    """The member after a drain that is over while connections are left, which the restart ends."""
     left, oldest = observed.connections[member.name], _oldest_left(member, observed, waited)
     return replace(_drained(member, observed), lingering_connections=left, oldest_lingering=oldest)
 

@@ -1,8 +1,8 @@
 """How long a rollout will take, from how long the processes of the group took the last times.
 
-Each of the last few rollouts is played again, with what is known of the new one: which processes, how many at once, how
-long each settles. So that one odd rollout does not count, the middle of these does. How many boot at once changes how
-long they take, so rollouts with the same number at once are asked first."""
+Each of the last few rollouts is played again for the processes, the limit and the min_ready_seconds of the new one; the
+median of these is the forecast, so that one odd rollout does not count. How many boot at once changes how long they
+take, so rollouts with the same limit are asked first."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ COUNTED = 5
 """The last of these that count: older code may have been slower, or quicker."""
 
 LONGEST = 7 * 86400.0
-"""Seconds that a process may have been away in a record: what is longer, somebody else has written."""
+"""Seconds that a process may have been away in a record: what is longer was not written by this program."""
 
 
 @dataclass(frozen=True)
 class Cycles:
-    """How long the processes of a group were away in one rollout, in seconds, their ready left out; ``limit``: how many
-    were at once."""
+    """How long the processes of a group were away in one rollout."""
 
-    limit: int
-    away: Mapping[str, float]
+    limit: int  # how many were away at once
+    away: Mapping[str, float]  # seconds of each process, without its min_ready_seconds
 
 
 def cycles(record: RolloutView) -> Cycles:
@@ -58,7 +57,7 @@ def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:
 
 
 def _played(rollout: Rollout, before: Cycles) -> float:
-    """Seconds that it would take as the one before went. Who was not in that takes as long as the others on average."""
+    """Seconds that it would take as the one before went. A process that was not in that one takes their average."""
     names = sorted((member.name for member in rollout.members if member.selected), key=natural)
     average = statistics.mean(before.away.values())
     times = [before.away.get(name, average) + rollout.policy.min_ready_seconds for name in names]

@@ -1,7 +1,7 @@
 """The crash guard: no process takes traffic before it is warm, whatever started it.
 
 The ledger in supervisord knows which incarnation of each process is warm (its pid, and when it was started: a pid is
-used again). A process whose incarnation is not in it has crashed, booted, or been restarted; which makes no difference.
+used again). A process without its incarnation there has crashed, booted, or been restarted; it makes no difference which.
 It becomes a guarded process::
 
     (warm) ─▶ DOWN ─▶ WARMING ─▶ READY ─▶ (warm)
@@ -234,7 +234,7 @@ def _is_to_be_noted(guarded: GuardedProcess, observed: Observation) -> bool:
 def _one_retry_at_a_time(
     found: dict[str, GuardedProcess], known: Mapping[str, GuardedProcess]
 ) -> dict[str, GuardedProcess]:
-    """Of the open processes whose warm-up has failed before, at most one is warmed at a time."""
+    """Of the open processes that have failed a warm-up before, at most one is warmed at a time."""
     retried = [g for g in found.values() if g.stage is Stage.WARMING and g.tries and not g.closed]
     new = [guarded for guarded in retried if guarded.name in known and known[guarded.name].stage is Stage.FAILED]
     new.sort(key=lambda guarded: known[guarded.name].retry_at)

@@ -1,6 +1,6 @@
 """The operator's hooks at the beginning and at the end of a rollout: which is to be run now, and what it decides.
 
-A rollout whose ``before_rollout`` has not succeeded touches nothing. One that has come to its end keeps its group, and
+A rollout touches nothing before its ``before_rollout`` has succeeded. One that has come to its end keeps its group, and
 is RUNNING with a ``verdict``, until its last hooks have run; they do not change the verdict. Both stand in the rollout:
 when a listener is killed, the next one runs the hook again. ``after_warmup`` is the last step of a warm-up.
 """

@@ -24,7 +24,7 @@ def changes(old: Rollout, new: Rollout) -> Iterator[str]:
 
 
 def guard_changes(old: GuardState, new: GuardState) -> Iterator[str]:
-    """A sentence for each guarded process that has come to another stage, or whose port was closed or opened."""
+    """A sentence for each guarded process that has come to another stage, or was closed or opened."""
     before = {guarded.name: guarded for guarded in old.guarded}
     for guarded in new.guarded:
         was = before.get(guarded.name)

@@ -32,7 +32,7 @@ def group_metrics(
     observed: Observation,
     closed_ports: int,
 ) -> GroupMetrics:
-    """Of a group whose rollout and guard were ``old`` the last time, and are ``new``."""
+    """Of a group with this rollout and guard: as they were the last time, and as they are."""
     was, rollout = old[0], new[0]
     found = GroupMetrics(
         stages=_stages(rollout if rollout and rollout.status is Status.RUNNING else None, new[1], observed),

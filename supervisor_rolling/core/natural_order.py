@@ -1,4 +1,4 @@
-"""The order in which people count processes."""
+"""Sorting names with numbers in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ports a process has, by its name, and which other processes hold one of them."""
+"""Which TCP ports a process has, by its name, and which other processes hold one of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ LAST_PORT = 65535
 
 
 def ports_for(rule: PortRule, process_name: str) -> tuple[int, ...]:
-    """The ports of a process (its name without the group), none where the rule does not tell.
-
-    A rule that is ``auto`` never tells: the kernel knows what the process listens on.
-    """
+    """The ports of a process (its name without the group), none where the rule does not say, as ``auto`` never does."""
     if not rule.pattern:
         return tuple(rule.by_name.get(process_name, ()))
     match = re.fullmatch(rule.pattern, process_name)
@@ -39,7 +36,7 @@ def holder_text(port: int, holder: Holder, own: str) -> str:
 
 
 def may_hold(holder: Holder, own: str) -> bool:
-    """Whether it can keep ``own`` from listening. Connections that an earlier ``own`` has accepted do not."""
+    """Whether it keeps ``own`` from listening. Connections that an earlier ``own`` has accepted do not."""
     return not holder.peer or holder.started != own
 
 
@@ -52,7 +49,7 @@ def ending_text(port: int, holder: Holder, own: str) -> str:
 
 
 def proxy_text(holder: Holder, own: str) -> str:
-    """What to do where it is to hold the port."""
+    """What to do where the holder is right, because it listens for ``own``."""
     return f", or name {holder.name} in warmup.proxies if it listens for {own}"
 
 
@@ -82,8 +79,7 @@ def foreign(use: PortUse, own: str, proxies: Collection[str] = ()) -> Holder | N
 
 
 def foreign_text(port: int, use: PortUse, own: str, proxies: Collection[str] = ()) -> str:
-    """That another process answers on the port, in place of ``own`` or beside it, and what to do; empty where none
-    does."""
+    """Which other process answers on the port, in place of ``own`` or beside it, and what to do; empty: none."""
     holder = foreign(use, own, proxies)
     if holder is None:
         return ""

@@ -1,11 +1,8 @@
-"""The course of a rollout, for whoever wants to see it afterwards: who was in which stage when, how many were
-available.
+"""The course of a rollout, to be seen afterwards: which process was in which stage when, how many were available.
 
-Nothing is decided by it.
-
-A process is in a stage from the look that found it there to the look that found it in the next. So one that supervisord
-still calls STARTING is WARMING: its warm-up runs since there was a pid, and it is not opened before its startsecs are
-over. The times of a process (``Timing``), the figures for Prometheus, and the bars and words of a report all mean this.
+Nothing is decided by it. A process is in a stage from the observation that found it there to the one that found it in
+the next. So one that supervisord still calls STARTING is WARMING: its warm-up runs since there was a pid, and it is not
+opened before its startsecs are over. ``Timing``, the metrics, and the bars and words of a report all mean this.
 """
 
 from __future__ import annotations
@@ -17,15 +14,13 @@ from typing import TypeVar
 from supervisor_rolling.core.rollout import Level, Member, Rollout, Step
 
 MAX_STEPS = 50
-"""Of one process. A rollout that is paused, or drained anew, a hundred times is no picture any more, and still a
-rollout."""
+"""Of one process. A rollout that is paused, or drained anew, a hundred times still runs, but is no picture any more."""
 
 MAX_LEVELS = 5000
-"""Of one rollout: two for each of a thousand processes, and what crashes meanwhile."""
+"""Of one rollout: two for each of a thousand processes, and some for crashes."""
 
 DIGITS = 3
-"""Of a second: a look takes longer."""
-
+"""Of a second: an observation takes longer."""
 
 StageName = TypeVar("StageName", bound=str)
 
@@ -37,14 +32,14 @@ def stays(steps: Sequence[tuple[StageName, float]]) -> Iterator[tuple[StageName,
 
 
 def noted(before: Member, after: Member, at: float) -> Member:
-    """The member after a look, with the stage that it has entered."""
+    """The member after an observation, with the stage that it has entered."""
     if after.stage is before.stage or len(after.steps) >= MAX_STEPS:
         return after
     return replace(after, steps=(*after.steps, Step(after.stage, round(at, DIGITS))))
 
 
 def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
-    """The rollout after a look that has found so many available."""
+    """The rollout after an observation that has found so many available."""
     rollout = replace(rollout, least_available=min(rollout.least_available, available))
     if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MAX_LEVELS:
         return rollout
@@ -52,7 +47,7 @@ def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
 
 
 def rested(rollout: Rollout) -> float:
-    """Seconds for which the rollout lay still between an end and ``rolling_resume``."""
+    """Seconds between the ends of the rollout and its ``rolling_resume``."""
     return sum(rest.end - rest.begin for rest in rollout.rests)
 
 
@@ -62,5 +57,5 @@ def begun_at(rollout: Rollout) -> float:
 
 
 def active(rollout: Rollout, now: float) -> float:
-    """Seconds that the rollout has taken, without those for which it lay still."""
+    """Seconds that the rollout has run, without those between an end and ``rolling_resume``."""
     return (rollout.ended_at or now) - rollout.started_at - rested(rollout)

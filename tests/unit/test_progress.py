@@ -208,8 +208,8 @@ def test_failed_process_has_its_reason(stage: Stage) -> None:
 
 
 def test_process_left_alone_has_its_reason() -> None:
-    assert line_of(Member("app-1", (), selected=False, why="is stopped and is left so")) == (
-        "app-1  is stopped and is left so"
+    assert line_of(Member("app-1", (), selected=False, why="is STOPPED, and is left as it is")) == (
+        "app-1  is STOPPED, and is left as it is"
     )
 
 
@@ -442,14 +442,14 @@ def test_plan_has_order_ports_and_processes_left_alone() -> None:
     members = (
         Member("app-10", (tcp(8010), tcp(9010))),
         Member("app-2", (tcp(8002),)),
-        Member("app-3", (), selected=False, why="is stopped and is left so"),
+        Member("app-3", (), selected=False, why="is STOPPED, and is left as it is"),
         Member("app-4", (tcp(8004),), selected=False),
     )
     assert plan_lines(a_view(*members, status=Status.PLANNED)) == [
         "app: would replace 2 processes, 1 at a time, in this order:",
         "app-10  port 8010, 9010",
         "app-2   port 8002",
-        "app-3   is stopped and is left so",
+        "app-3   is STOPPED, and is left as it is",
         "app-4   not selected",
         "Nothing was changed.",
     ]
@@ -493,10 +493,10 @@ def test_process_closed_earlier_is_printed_when_replaced() -> None:
 
 def test_failed_and_unselected_processes_are_printed() -> None:
     failed = Member("app-1", (), stage=Stage.FAILED, failed=True, since=BEGAN + 5, why="is not warm")
-    alone = Member("app-20", (), selected=False, why="is stopped and is left so")
+    alone = Member("app-20", (), selected=False, why="is STOPPED, and is left as it is")
     assert plain(a_view(failed, alone, *waiting("app-3"))) == [
         "app-1   FAILED: is not warm",
-        "app-20  is stopped and is left so",
+        "app-20  is STOPPED, and is left as it is",
     ]
 
 

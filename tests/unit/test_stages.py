@@ -181,12 +181,12 @@ def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_por
 
 
 def test_a_process_that_was_not_wanted_and_is_gone_keeps_nothing_closed() -> None:
-    after = stepped(a_member(Stage.FAILED, selected=False, why="is stopped and is left so"), None)
+    after = stepped(a_member(Stage.FAILED, selected=False, why="is STOPPED, and is left as it is"), None)
     assert after.stage is Stage.OPEN
 
 
 def test_a_process_that_was_left_alone_is_not_touched_when_it_is_gone() -> None:
-    member = a_member(selected=False, why="is stopped and is left so")
+    member = a_member(selected=False, why="is STOPPED, and is left as it is")
     assert stepped(member, None) == member
 
 
@@ -1463,7 +1463,7 @@ def test_one_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused(
     with pytest.raises(ConfigError) as refused:
         slow_to_stop(*stopwaitsecs)
     assert str(refused.value) == (
-        f"{words} to stop (stopwaitsecs), more than restart.timeout (60 s) waits: "
+        f"{words} to stop (stopwaitsecs), more than restart.timeout (60 s) waits. Fix: "
         "raise groups.app.restart.timeout in rolling.yaml above it, or lower stopwaitsecs"
     )
 
