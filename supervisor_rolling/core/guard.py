@@ -1,8 +1,8 @@
 """The crash guard: no process takes traffic before it is warm, whatever started it.
 
 The ledger in supervisord knows which incarnation of each process is warm (its pid, and when it was started: a pid is
-used again). A process without its incarnation there has crashed, booted, or been restarted; it makes no difference which.
-It becomes a guarded process::
+used again). A process without its incarnation there has crashed, booted, or been restarted; which makes no
+difference. It becomes a guarded process::
 
     (warm) ─▶ DOWN ─▶ WARMING ─▶ READY ─▶ (warm)
 

@@ -158,8 +158,8 @@ def notifications(
 
 
 def leaving(rollout: Rollout, closed: Mapping[Endpoint, float]) -> list[Member]:
-    """The members with an old process that drains or stops, behind a gate that is known to be closed. ``closed`` is what the
-    gate said after the rollout was recorded."""
+    """The members with an old process that drains or stops, behind a gate that is known to be closed. ``closed`` is
+    what the gate said after the rollout was recorded."""
     is_running = rollout.status is Status.RUNNING
     leaving = [m for m in rollout.members if is_running and m.stage in (Stage.DRAINING, Stage.RESTARTING)]
     return [member for member in leaving if closed_since(member, closed) < math.inf]
