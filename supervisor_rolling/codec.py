@@ -184,6 +184,8 @@ def _reader(hint: Any) -> Convert:
     items = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and items[1:] == (...,):
         return functools.partial(_list, _reader(items[0]))
+    if typing.get_origin(hint) is frozenset:
+        return functools.partial(_set, _reader(items[0]))
     if typing.get_origin(hint) is Mapping:
         return functools.partial(_table, _reader(items[1]))
     raise TypeError(f"the codec has no reader for {hint}")
@@ -229,6 +231,10 @@ def _list(read: Convert, value: Any) -> tuple[Any, ...]:
         return tuple(map(read, value))
     except Misfit:  # again, and slower, to find which
         return tuple(_read(read, item, f"[{index}]") for index, item in enumerate(value))
+
+
+def _set(read: Convert, value: Any) -> frozenset[Any]:
+    return frozenset(_list(read, value))
 
 
 def _row(kind: Any, readers: list[Convert], value: Any) -> Any:

@@ -58,7 +58,8 @@ class Upstream:
     name: str
     where: str
     servers: tuple[Server, ...]
-    keepalive: int | None = None  # connections that it keeps; None: the line is missing
+    keepalive: int = 0  # connections that it keeps
+    has_keepalive: bool = False  # a line says so
     is_named: bool = True
     kind: str = "http"  # or stream
 
@@ -98,7 +99,7 @@ class Nginx:
         """The connections that are kept to the servers of an upstream; 0: none."""
         if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):
             return 0
-        if upstream.keepalive is None:
+        if not upstream.has_keepalive:
             return 32 if upstream.is_named and self.version >= POOLED_BY_DEFAULT else 0
         return upstream.keepalive
 
@@ -170,7 +171,8 @@ def _upstream(found: Directive, kind: str) -> Upstream:
     block = [one for one in found.get("block") or () if one.get("args")]
     servers = tuple(_server(one) for one in block if one["directive"] == "server")
     kept = [one["args"] for one in block if one["directive"] == "keepalive"]
-    return Upstream(_first(found).lower(), _where(found), servers, _number(kept[-1], 0) if kept else None, kind=kind)
+    number = _number(kept[-1], 0) if kept else 0
+    return Upstream(_first(found).lower(), _where(found), servers, number, bool(kept), kind=kind)
 
 
 def _server(one: Directive) -> Server:

@@ -17,6 +17,7 @@ from supervisor_rolling.codec import dump, dump_changes, load, load_changes, str
 from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
 from supervisor_rolling.core.policy import (
     BalancerPolicy,
     DrainPolicy,
@@ -31,7 +32,10 @@ from supervisor_rolling.core.policy import (
     WarmupPolicy,
     WarmupRequest,
 )
+from supervisor_rolling.core.preflight_report import Report
+from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Status, Step, Timing
+from supervisor_rolling.core.snapshot import Known, Request
 
 names = st.text(max_size=8)
 seconds = st.floats(0, 1e9, allow_nan=False)
@@ -255,6 +259,18 @@ def test_key_without_a_default_has_to_be_there(missing: str) -> None:
 def test_missing_key_takes_the_default_and_unknown_is_ignored() -> None:
     data = {"name": "web_1", "endpoints": [["tcp", "8001"]], "mood": {"of": "the future"}}
     assert load(Member, data) == Member("web_1", (tcp(8001),))
+
+
+@pytest.mark.parametrize("kind", [Rollout, GuardState, Report, Nginx, RolloutView, Known, Request])
+def test_codec_reads_every_type_that_travels(kind: Any) -> None:
+    with pytest.raises(ValueError, match="is not an object"):
+        load(kind, 3)
+
+
+def test_nginx_configuration_is_read_as_it_was_written() -> None:
+    upstream = Upstream("app", "f:1", (Server("::1", 8001, "f:2", fail_timeout=3.0),), 0, has_keepalive=True)
+    nginx = Nginx((upstream,), (Passing("app", "f:9"),), (1, 22, 1), own=frozenset({"a", "b"}))
+    assert load(Nginx, json.loads(dump(nginx))) == nginx
 
 
 # --- a new field needs nothing but the field

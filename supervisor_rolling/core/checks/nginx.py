@@ -199,7 +199,7 @@ def _unavailable(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]
 def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[Finding]:
     pool = group.nginx.pool_of(upstream)
     if pool and not is_pool_dealt_with(policy):
-        how = f"keepalive {pool}" if upstream.keepalive is not None else f"by default since 1.29.7, keepalive {pool}"
+        how = f"keepalive {pool}" if upstream.has_keepalive else f"by default since 1.29.7, keepalive {pool}"
         yield Finding(
             "nginx.keepalive",
             upstream.where,
