@@ -20,6 +20,7 @@ import pytest
 
 from supervisor_rolling.core.errors import Fault
 from tests.support import plugin
+from tests.support.json_schemas import check_schema
 from tests.support.look import (
     assert_no_failures,
     closed_ports,
@@ -86,7 +87,19 @@ def test_two_at_a_time_leave_two_available(start: Callable[..., Stack]):
     assert done.returncode == 0, done.stdout
     assert_no_failures(load.report())
     rollout = json.loads(done.stdout)
+    check_schema("rollout.json", rollout)
     assert (rollout["status"], rollout["replaced"], rollout["least_available"]) == ("done", 4, 2)
+    status = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)
+    check_schema("rollout.json", status["rollout"])
+    for process in status["processes"]:
+        check_schema("process.json", process)
+    check_schema("report.json", json.loads(stack.ctl("rolling_check", "app", "--json").stdout))
+    record = json.loads(stack.ctl("rolling_report", "app", "--json").stdout)
+    check_schema("rollout.json", record)
+    assert record["availability"]
+    (summary,) = json.loads(stack.ctl("rolling_history", "app", "--json").stdout)["rollouts"]
+    check_schema("rollout.json", summary)
+    assert {key: record[key] for key in ("id", "status", "began", "replaced")}.items() <= summary.items()
 
 
 def test_auto_ports_are_found_by_listening_sockets(start: Callable[..., Stack]):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from supervisor.xmlrpc import xmlrpc_marshal
 
 from supervisor_rolling.codec import dump, dump_changes, load, struct_of
@@ -28,19 +27,13 @@ from supervisor_rolling.plugin.mailbox import Mailbox
 from supervisor_rolling.plugin.views import ProcessViews, struct
 from supervisor_rolling.schema.generate import FILES, text_of
 from tests.simulation.world import World
+from tests.support.json_schemas import check_schema
 from tests.unit.test_codec import OTHER, ROLLOUT
 from tests.unit.test_rpcinterface import make_process
 
 POLICY = Policy("app", PortRule(by_name={"web_1": (8001,)}))
 GUARDED = GuardedProcess("web_1", (tcp(8001),), Stage.WARMING, 1000.0)
 STATE = GuardState("app", POLICY, GatePolicy(), (GUARDED,))
-
-
-def check(name: str, found: Any) -> None:
-    """Raises where it does not fit the shipped schema."""
-    schema = json.loads(resources.files("supervisor_rolling.schema").joinpath(name).read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    Draft202012Validator(schema).validate(json.loads(json.dumps(found)))
 
 
 @pytest.mark.parametrize(("name", "kind"), FILES.items())
@@ -66,11 +59,11 @@ def test_view_of_a_simulated_rollout_fits_the_schema(detail: Detail, problem: st
     reconciler = world.reconciler()
     for _ in range(3):
         world.live(reconciler, 0.5)
-        check("rollout.json", struct(rollout_view(world.rollout(), world.now, detail)))
+        check_schema("rollout.json", struct(rollout_view(world.rollout(), world.now, detail)))
     world.run(reconciler)
     view = rollout_view(world.rollout(), world.now, detail)
-    check("rollout.json", struct(view))
-    check("rollout.json", struct(lost(view)))
+    check_schema("rollout.json", struct(view))
+    check_schema("rollout.json", struct(lost(view)))
     assert load(RolloutView, json.loads(dump(view))) == view
     assert bool(view.processes) is (detail is not Detail.SUMMARY)
     assert bool(view.availability) is (detail is Detail.COURSE)
@@ -81,20 +74,20 @@ def test_view_with_every_field_fits_the_schema() -> None:
     member = replace(ROLLOUT.members[0], oldest_lingering=(Connection("10.0.0.1:5", 1.23456),), statuses=(200, 404))
     rollout = replace(ROLLOUT, members=(member,), levels=(Level(1.0, 2),), rests=(Rest(1.0, 2.0, "failed"),))
     view = struct_of(rollout_view(rollout, 1000.0, Detail.COURSE))
-    check("rollout.json", view)
+    check_schema("rollout.json", view)
     (process,) = view["processes"]
     assert (process["oldest_lingering"][0]["age"], process["statuses"]) == (1.235, [200, 404])
 
 
 def test_report_and_processes_fit_their_schemas() -> None:
     report = Report("app", (Finding("a.b", "nginx.conf:3", "is wrong", "remove it", Severity.ERROR),), ("x",), ("y",))
-    check("report.json", struct(report_view(report)))
+    check_schema("report.json", struct(report_view(report)))
     assert (report_view(report).ok, report_view(Report("app")).ok) == (False, True)
     mailbox = Mailbox()
     for guard_state in (STATE, None):
         mailbox.guard("app", guard_state, 5.0)
         views = ProcessViews(mailbox, "app", 1000.0, "closed")
-        check("process.json", struct(views.of("web_1", make_process("web_1", 100))))
+        check_schema("process.json", struct(views.of("web_1", make_process("web_1", 100))))
 
 
 def test_statuses_are_empty_where_all_are_200() -> None:
