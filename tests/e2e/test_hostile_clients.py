@@ -329,7 +329,10 @@ class Listener:
         self.call("supervisor.startProcess", "app:*", False)
         self.call("rolling.getRollout", "missing")
         self.call("rolling.callPacked", "getRollout", ["missing"])
-        self.answered("rolling.callPacked", ("restart", ["app", False, {"force": True}]), (Fault.REFUSED, "no", ""))
+        self.call("rolling.callPacked", "getAllRollouts", [])
+        options = {"force": True, "max_unavailable": "10%"}
+        self.answered("rolling.callPacked", ("restart", ["app", False, options]), (Fault.REFUSED, "no", ""))
+        self.answered("rolling.getRecord", ("app", 1), (0, "", "{}"))
         self.answered("rolling.check", ("app",), (0, "", REPORT))
 
     def answered(self, method: str, arguments: tuple[Any, ...], answer: tuple[int, str, str]) -> None:
