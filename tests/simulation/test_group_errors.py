@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core import guard, hook_steps, machine
-from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, SocketsError
+from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, GateError, SocketsError
 from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener import reconciler as reconciler_module
 from supervisor_rolling.listener import rollout_requests
+from tests.simulation.clients import STEP
 from tests.simulation.two_groups import TwoGroups
 
 SKIPPED = "app: skipped, and its closed ports stay closed"
@@ -34,6 +35,11 @@ def drains(both: TwoGroups) -> bool:
     """Whether the first process of app is behind its closed gate."""
     rollout = both.app.rollout_or_none()
     return rollout is not None and rollout.members[0].stage is Stage.DRAINING and both.app.gate.is_closed(8001)
+
+
+def is_warming(both: TwoGroups) -> bool:
+    rollout = both.app.rollout_or_none()
+    return rollout is not None and rollout.members[0].stage is Stage.WARMING
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -84,6 +90,9 @@ def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.
         ("record", FaultError("INCORRECT_PARAMETERS", 2)),
         ("action", FaultError("BAD_NAME: app", 10)),
         ("guard", FaultError("INCORRECT_PARAMETERS", 2)),
+        ("tend", GateError("no thread can be started")),
+        ("give", GateError("no thread can be started")),
+        ("hooks", GateError("no thread can be started")),
     ],
 )
 def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
@@ -115,6 +124,38 @@ def test_a_group_that_is_written_by_another_client_keeps_no_other_group_waiting(
     both.ask("web")
     both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert (both.status("web"), told(caplog)) == ("done", [])
+
+
+def test_group_failing_after_a_gap_keeps_its_deadline_extension() -> None:
+    both = TwoGroups()
+    both.app.processes["app-1"].deploy = {"boots": "never"}
+    both.ask("app")
+    reconciler = both.live(both.reconciler(), 20.0, lambda: is_warming(both))
+    both.pass_time(40.0)  # the listener is stopped, for longer than the warm-up may take
+    both.breaks["tend", "app"] = GateError("no thread can be started")
+    reconciler.reconcile()
+    both.breaks.clear()
+    both.pass_time(STEP)
+    reconciler.reconcile()
+    both.app.processes["app-1"].boots = "up"
+    both.live(reconciler, 60.0, lambda: both.status("app") != "running")
+    assert both.status("app") == "done"
+
+
+def test_check_of_one_group_delays_no_reconcile_of_another() -> None:
+    both = TwoGroups()
+    both.app.background_takes = lambda key: 3.0
+    both.app.connection_takes = 1.5
+    reconciler = both.live(both.reconciler(), 3.0)
+    both.ask("app")
+    both.live(reconciler, 10.0, lambda: drains(both))
+    both.reconciled_at.clear()
+    check = both.ask("web", "check")
+    both.live(reconciler, 20.0, lambda: check["state"] != "asked")
+    assert check["state"] == "checked"
+    gaps = [after - before for before, after in zip(both.reconciled_at, both.reconciled_at[1:])]
+    assert sum(gaps) >= 5.9  # a draft and an inspection
+    assert max(gaps) < 0.2
 
 
 def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch: pytest.MonkeyPatch) -> None:
