@@ -79,12 +79,12 @@ def a_rollout(*members: Member, status: Status = Status.RUNNING) -> Rollout:
 # --- one process
 
 
-def test_who_is_warm_is_nobodys_ward():
+def test_warm_process_is_not_guarded():
     assert advanced(a_watch(), a_group(3)).guarded == ()
 
 
 @pytest.mark.parametrize("state", ["EXITED", "BACKOFF", "FATAL", "STOPPING", "STOPPED", "UNKNOWN"])
-def test_the_port_of_one_that_is_down_is_closed_for_the_next(state: str):
+def test_port_of_down_process_is_closed(state: str):
     pid = 100 if state == "STOPPING" else 0
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", state, pid, warm=bool(pid))))
     assert standing(guard_state) == {"app-2": ("down", True)}
@@ -93,7 +93,7 @@ def test_the_port_of_one_that_is_down_is_closed_for_the_next(state: str):
 
 
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
-def test_a_new_pid_is_closed_and_warmed(state: str):
+def test_new_pid_is_closed_and_warmed(state: str):
     guard_state = advanced(a_watch(), a_group(3, cold("app-2", state=state)))
     assert standing(guard_state) == {"app-2": ("warming", True)}
     assert {name: (job.pid, job.endpoints) for name, job in guard.jobs(guard_state).items()} == {
@@ -101,7 +101,7 @@ def test_a_new_pid_is_closed_and_warmed(state: str):
     }
 
 
-def test_warm_and_running_it_is_open_and_its_pid_is_for_the_ledger():
+def test_warm_running_process_is_open():
     guard_state = advanced(a_watch(), a_group(3, cold("app-2", state="STARTING")))
     found = {"app-2": WarmupStatus(200, "warm", 11, 730.0, 3.0)}
     assert standing(advanced(guard_state, a_group(3, cold("app-2", state="STARTING")), warmups=found)) == {
@@ -115,20 +115,20 @@ def test_warm_and_running_it_is_open_and_its_pid_is_for_the_ledger():
     assert advanced(after, a_group(3, replace(warm("app-2"), pid=200)), 2.0).guarded == ()
 
 
-def test_it_settles_as_long_as_the_balancer_may_shun_it():
+def test_warm_process_is_ready_for_min_ready_seconds():
     ready = GuardedProcess("app-2", (tcp(8002),), Stage.READY, NOW, pid=200)
     processes = a_group(3, replace(warm("app-2"), pid=200))
     assert standing(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 9.9)) == {"app-2": ("ready", False)}
     assert advanced(a_watch(ready, min_ready_seconds=10.0), processes, 10.0).guarded == ()
 
 
-def test_the_warmth_of_another_pid_counts_for_nothing():
+def test_warm_up_of_other_pid_is_ignored():
     guard_state = advanced(a_watch(), a_group(3, cold("app-2")))
     found = {"app-2": WarmupStatus(100, "warm")}
     assert standing(advanced(guard_state, a_group(3, cold("app-2")), warmups=found)) == {"app-2": ("warming", True)}
 
 
-def test_a_warm_up_that_failed_is_tried_again_after_growing_pauses():
+def test_failed_warm_up_is_retried_after_growing_pauses():
     guard_state, at, pauses = advanced(a_watch(), a_group(3, cold("app-2"))), 0.0, []
     for _ in range(6):
         failed = {"app-2": WarmupStatus(200, "failed", why="GET / answered 500")}
@@ -193,7 +193,7 @@ def test_open_processes_are_tried_again_one_at_a_time():
     assert list(guard.jobs(guard_state)) == ["app-2"]
 
 
-def test_open_process_that_is_closed_now_is_tried_as_soon_as_any():
+def test_open_process_closed_later_is_retried_sooner():
     (guarded,) = failed_open(201, retry_in=200.0)
     guard_state = advanced(a_watch(guarded), a_group(3, cold("app-1", pid=201)), 1.0)
     assert standing(guard_state) == {"app-1": ("failed", True)}
@@ -214,7 +214,7 @@ def test_warm_up_of_the_guard_has_a_deadline():
     assert (guarded.stage, guarded.since) == (Stage.WARMING, NOW + late), "the listener was away, and begins anew"
 
 
-def test_another_policy_begins_warm_ups_anew():
+def test_other_policy_restarts_warm_ups():
     processes = a_group(4, cold("app-2"), cold("app-3", pid=300))
     failed = GuardedProcess(
         "app-3", (tcp(8003),), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404"
@@ -231,7 +231,7 @@ def test_another_policy_begins_warm_ups_anew():
     assert all(job.policy.ready == "/right" for job in guard.jobs(guard_state).values())
 
 
-def test_when_it_crashes_and_comes_back_it_is_tried_at_once():
+def test_new_pid_after_failure_is_warmed_at_once():
     failed = GuardedProcess(
         "app-2", (tcp(8002),), Stage.FAILED, NOW, True, 200, 3, NOW + 60.0, problem="is not warm: 500"
     )
@@ -241,7 +241,7 @@ def test_when_it_crashes_and_comes_back_it_is_tried_at_once():
     ]
 
 
-def test_a_boot_loop_stays_closed_from_one_attempt_to_the_next():
+def test_boot_loop_stays_closed():
     guard_state = a_watch()
     for n in range(5):
         guard_state = advanced(guard_state, a_group(3, Process("app-2", "BACKOFF")), n)
@@ -250,12 +250,12 @@ def test_a_boot_loop_stays_closed_from_one_attempt_to_the_next():
         assert standing(guard_state) == {"app-2": ("warming", True)}
 
 
-def test_what_a_process_is_down_for_is_told():
+def test_down_process_says_why():
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", "FATAL", spawn_error="Exited too quickly")))
     assert guard_state.guarded[0].why == "FATAL: Exited too quickly: its next process is kept closed until it is warm"
 
 
-def test_of_a_group_that_is_down_as_a_whole_it_is_told_that_the_next_one_serves_cold():
+def test_down_group_says_next_serves_cold():
     guard_state = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
     assert guard.closed(guard_state) == {}
     assert {guarded.why for guarded in guard_state.guarded} == {
@@ -280,7 +280,7 @@ def test_long_warmup_says_what_it_waits_for():
     assert guard_state.guarded[0].why == "a new process, not warm yet: port 8002 is held by process 41 (python3)"
 
 
-def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
+def test_max_closed_says_next_serves_cold():
     guard_state = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
     assert len(guard.closed(guard_state)) == 2
     assert guard_state.guarded[2].why == (
@@ -288,14 +288,14 @@ def test_where_no_more_may_be_closed_the_next_one_serves_cold_too():
     )
 
 
-def test_a_process_whose_ports_nobody_knows_is_not_guarded():
+def test_process_without_endpoints_is_not_guarded():
     processes = a_group(2, cold("app-2"))
     assert (
         guard.advance(a_watch(), Observation(NOW, processes), {"app-1": (tcp(8001),), "app-2": ()}, None).guarded == ()
     )
 
 
-def test_a_gate_that_does_not_close_is_told():
+def test_gate_problem_is_told():
     guard_state = advanced(a_watch(), a_group(2, cold("app-2")), gate_problem="no CAP_NET_ADMIN")
     assert guard_state.guarded[0].why == "a new process, not warm yet; its port is not closed yet: no CAP_NET_ADMIN"
 
@@ -310,7 +310,7 @@ def test_the_worked_example(down: int, closed: int):
     assert len(guard.closed(guard_state)) == closed
 
 
-def test_the_one_too_many_serves_cold_while_it_is_warmed_and_says_why():
+def test_process_beyond_max_closed_is_warmed_open():
     guard_state = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
     assert standing(guard_state)["app-5"] == ("warming", False)
     assert "app-5" in guard.jobs(guard_state)
@@ -319,7 +319,7 @@ def test_the_one_too_many_serves_cold_while_it_is_warmed_and_says_why():
     )
 
 
-def test_when_the_first_of_a_cold_group_is_warm_the_others_are_closed():
+def test_first_warm_process_closes_the_others():
     processes = a_group(8, *(cold(f"app-{n}") for n in range(1, 9)))
     guard_state = advanced(a_watch(), processes)
     assert guard.closed(guard_state) == {}
@@ -331,31 +331,31 @@ def test_when_the_first_of_a_cold_group_is_warm_the_others_are_closed():
     assert len(guard.closed(after)) == 4
 
 
-def test_one_that_settles_is_not_counted_on():
+def test_ready_process_does_not_count_as_open():
     ready = GuardedProcess("app-1", (tcp(8001),), Stage.READY, NOW, pid=200)
     processes = a_group(0, replace(warm("app-1"), pid=200), cold("app-2"))
     assert guard.closed(advanced(a_watch(ready, min_ready_seconds=10.0), processes, 1.0)) == {}, "nginx may shun it"
 
 
-def test_what_the_ledger_did_not_get_is_written_again():
+def test_lost_ledger_entry_is_written_again():
     ready = GuardedProcess("app-2", (tcp(8002),), Stage.READY, NOW, pid=200)
     after = advanced(a_watch(ready, min_ready_seconds=5.0), a_group(3, cold("app-2")), 1.0)
     assert [(guarded.stage, guarded.since) for guarded in after.guarded] == [(Stage.READY, NOW + 1.0)]
 
 
-def test_half_of_a_group_is_half_of_those_that_are_there():
+def test_max_closed_counts_startable_processes():
     stopped = [Process(f"app-{n}", "STOPPED") for n in range(1, 9)]
     guard_state = advanced(a_watch(), a_group(16, *stopped, *(crashed(f"app-{n}") for n in range(9, 16))))
     assert len(guard.closed(guard_state)) == 8 + 4
 
 
-def test_who_is_warm_next_makes_room_for_one_more():
+def test_next_warm_process_makes_room():
     guard_state = advanced(a_watch(), a_group(8, *(cold(f"app-{n}") for n in range(1, 6))))
     guard_state = advanced(guard_state, a_group(8, *(cold(f"app-{n}") for n in range(2, 6))))
     assert standing(guard_state) == {f"app-{n}": ("warming", True) for n in range(2, 6)}
 
 
-def test_the_closed_of_a_rollout_count_and_open_none():
+def test_closed_by_rollout_count_and_open_none():
     members = tuple(Member(f"app-{n}", (tcp(8000 + n),), stage=Stage.RESTARTING) for n in (1, 2, 3))
     rollout = a_rollout(*members)
     guard_state = advanced(a_watch(), a_group(8, cold("app-7"), cold("app-8")), rollout=rollout)
@@ -365,7 +365,7 @@ def test_the_closed_of_a_rollout_count_and_open_none():
     assert standing(after) == standing(guard_state)
 
 
-def test_those_that_nobody_will_start_are_closed_and_not_counted():
+def test_stopped_processes_are_closed_and_not_counted():
     stopped = [Process(f"app-{n}", "STOPPED") for n in range(1, 6)]
     guard_state = advanced(a_watch(), a_group(10, *stopped, cold("app-6"), crashed("app-7")))
     assert len(guard.closed(guard_state)) == 7
@@ -376,12 +376,12 @@ def test_those_that_nobody_will_start_are_closed_and_not_counted():
 
 
 @pytest.mark.parametrize("down_for", [0.0, 10.0])
-def test_one_that_exited_for_good_is_not_counted(down_for: float):
+def test_process_exited_for_good_is_not_counted(down_for: float):
     gone = [Process(f"app-{n}", "EXITED", down_for=down_for) for n in range(1, 6)]
     assert len(guard.closed(advanced(a_watch(), a_group(8, *gone)))) == (5 if down_for else 4), down_for
 
 
-def test_the_only_process_of_a_group_is_never_closed():
+def test_only_process_is_never_closed():
     assert guard.closed(advanced(a_watch(), a_group(1, cold("app-1")))) == {}
 
 
@@ -395,12 +395,12 @@ def test_max_closed_may_be_a_number():
 
 
 @pytest.mark.parametrize("stage", sorted(set(CLOSED_STAGES)))
-def test_what_a_rollout_has_in_hand_is_left_to_it(stage: Stage):
+def test_member_under_way_is_left_to_rollout(stage: Stage):
     rollout = a_rollout(Member("app-2", (tcp(8002),), stage=stage, pid=200))
     assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
 
 
-def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
+def test_ready_member_is_guarded_when_it_exits():
     rollout = a_rollout(Member("app-2", (tcp(8002),), stage=Stage.READY, pid=200))
     assert advanced(a_watch(), a_group(3, cold("app-2")), rollout=rollout).guarded == ()
     assert standing(advanced(a_watch(), a_group(3, crashed("app-2")), rollout=rollout)) == {"app-2": ("down", True)}
@@ -409,7 +409,7 @@ def test_what_settles_in_a_rollout_is_left_to_it_until_it_dies():
     }
 
 
-def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
+def test_failed_member_stays_closed_after_rollout():
     rollout = a_rollout(
         Member("app-2", (tcp(8002),), stage=Stage.FAILED, pid=200, why="is not warm: 500"), status=Status.FAILED
     )
@@ -429,7 +429,7 @@ def test_what_a_rollout_left_failed_stays_closed_and_is_tried_again_later():
 # --- the ledger, and a group that nobody guarded before
 
 
-def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm():
+def test_long_running_process_counts_as_warm():
     old = replace(cold("app-1"), up_for=WARMED_BY_USERS)
     young = replace(cold("app-2"), up_for=WARMED_BY_USERS - 1)
     processes = {process.name: process for process in (old, young)}
@@ -441,7 +441,7 @@ def test_what_has_run_for_long_when_a_group_comes_under_guard_is_taken_for_warm(
     assert standing(advanced(guard_state, processes)) == {"app-2": ("warming", True)}
 
 
-def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_once():
+def test_warm_process_reaches_ledger_despite_rollout():
     processes = {"app-1": replace(cold("app-1"), up_for=3600.0)}
     rollout = a_rollout(Member("app-1", (tcp(8001),), stage=Stage.DRAINING))
     guard_state = advanced(guard.begin(a_watch(), processes, endpoints_of(processes), NOW), processes, rollout=rollout)
@@ -451,7 +451,7 @@ def test_what_was_found_warm_comes_into_the_ledger_though_a_rollout_takes_it_at_
 # --- events
 
 
-def test_an_event_is_taken_for_what_it_says():
+def test_event_changes_the_process():
     running = warm("app-1")
     exited = after_event(running, Change("app", "app-1", "EXITED", "RUNNING", 100))
     assert (exited.state, exited.pid, exited.warm) == ("EXITED", 0, False)
@@ -516,7 +516,7 @@ def lives(draw: st.DrawFn) -> tuple[GuardState, list[Any]]:
 
 @settings(deadline=None, max_examples=300)
 @given(lives(), st.sampled_from([0.0, 4.0, 70.0]))
-def test_no_cold_process_is_open_but_where_closing_it_would_be_too_much(life: Any, between: float):
+def test_cold_process_is_open_beyond_max_closed_only(life: Any, between: float):
     guard_state, looks = life
     for number, (processes, rollout, warmups) in enumerate(looks):
         at = number * between
@@ -577,7 +577,7 @@ def is_deaf(request: pytest.FixtureRequest) -> Iterator[bool]:
     return request.param
 
 
-def test_one_that_crashed_serves_nobody_until_it_is_warm():
+def test_crashed_process_serves_when_warm():
     world, reconciler = guarded()
     world.crash("app-3")
     reconciler = world.live(reconciler, 0.05)
@@ -588,14 +588,14 @@ def test_one_that_crashed_serves_nobody_until_it_is_warm():
     assert [len(p.releases) for p in world.processes.values()] == [0, 0, 1, 0, 0, 0, 0, 0]
 
 
-def test_a_death_closes_the_port_before_any_look():
+def test_exit_closes_port_before_observation():
     world, reconciler = guarded()
     world.crash("app-3")
     reconciler.on_deaths()
     assert set(world.gate.closed_until) == {8003}
 
 
-def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
+def test_event_closes_port_before_observation():
     world, reconciler = guarded()
     pid = world.processes["app-3"].pid
     stopping = Change("app", "app-3", "STOPPING", "RUNNING", pid)
@@ -605,7 +605,7 @@ def test_an_event_closes_the_port_before_any_look_and_asks_for_one():
     assert reconciler.on_events([Change("other", "x", "EXITED", "RUNNING", 1)]) == float("inf")
 
 
-def test_flapping_process_asks_for_no_turn_at_once():
+def test_flapping_process_wakes_no_reconciler():
     world, reconciler = guarded()
     world.crash("app-3")
     assert reconciler.on_deaths() == 0.0
@@ -618,7 +618,7 @@ def test_flapping_process_asks_for_no_turn_at_once():
     assert set(world.gate.closed_until) == {8003, 8004}
 
 
-def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
+def test_two_hundred_crashes_reach_no_user(is_deaf: bool):
     chance = random.Random(3)
     world, reconciler = guarded()
     world.is_deaf = is_deaf
@@ -636,7 +636,7 @@ def test_two_hundred_crashes_meet_no_user(is_deaf: bool):
     assert world.cold == 0
 
 
-def test_when_all_die_at_once_all_serve_again_as_soon_as_they_can():
+def test_crash_of_whole_group_serves_again_soon():
     world, reconciler = guarded()
     for name in world.processes:
         world.crash(name)
@@ -648,7 +648,7 @@ def test_when_all_die_at_once_all_serve_again_as_soon_as_they_can():
     assert all_open_and_warm(world)
 
 
-def test_at_the_boot_of_the_group_the_first_that_is_warm_takes_over_from_the_cold():
+def test_first_warm_process_takes_over_at_boot():
     world = World(8)
     for number, process in enumerate(world.processes.values()):
         process.spawned, process.state, process.warm_takes = world.now, "STARTING", 0.2 + 0.3 * number
@@ -658,7 +658,7 @@ def test_at_the_boot_of_the_group_the_first_that_is_warm_takes_over_from_the_col
     assert all_open_and_warm(world)
 
 
-def test_restarted_by_hand_or_by_another_listener_it_is_warmed_as_well():
+def test_manually_restarted_process_is_warmed():
     world, reconciler = guarded()
     world.restart_by_hand("app-2")
     world.live(reconciler, 3.0)
@@ -666,7 +666,7 @@ def test_restarted_by_hand_or_by_another_listener_it_is_warmed_as_well():
     assert world.cold == 0
 
 
-def test_what_is_stopped_is_closed_already_when_somebody_starts_it():
+def test_stopped_process_is_closed_when_started():
     world, reconciler = guarded()
     world.stop("app-2")
     reconciler = world.live(reconciler, 10.0)
@@ -679,7 +679,7 @@ def test_what_is_stopped_is_closed_already_when_somebody_starts_it():
     assert all_open_and_warm(world)
 
 
-def test_a_new_listener_closes_and_warms_nothing_that_was_warm():
+def test_new_listener_leaves_warm_processes():
     world, _ = guarded()
     world.log.clear()
     world.live(world.reconciler(), 10.0)
@@ -688,7 +688,7 @@ def test_a_new_listener_closes_and_warms_nothing_that_was_warm():
     assert "guard" not in world.log
 
 
-def test_the_listener_may_die_after_any_operation_while_it_guards():
+def test_guard_survives_kill_at_any_operation():
     def crash_and_live(kill_after: int) -> World:
         world, reconciler = guarded(3)
         world.kill_after = world.operations + kill_after if kill_after else 0
@@ -703,7 +703,7 @@ def test_the_listener_may_die_after_any_operation_while_it_guards():
         assert len(world.processes["app-2"].releases) == 1
 
 
-def test_with_guard_false_nothing_is_closed_and_nothing_warmed():
+def test_guard_false_closes_and_warms_nothing():
     world = World(4, fast_policy(guard=GuardPolicy(enabled=False)))
     reconciler = world.live(world.reconciler(), 0.2)
     world.crash("app-2")
@@ -711,7 +711,7 @@ def test_with_guard_false_nothing_is_closed_and_nothing_warmed():
     assert (list(world.mailbox.guard_states), world.gate.closed_until, world.warmups.warmed) == ([], {}, set())
 
 
-def test_turned_off_it_opens_what_it_had_closed():
+def test_disabled_guard_opens_its_ports():
     world, reconciler = guarded(4)
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
@@ -722,7 +722,7 @@ def test_turned_off_it_opens_what_it_had_closed():
     assert (list(world.mailbox.guard_states), world.gate.closed_until) == ([], {})
 
 
-def test_without_a_policy_that_can_be_read_a_new_listener_guards_by_the_last_one():
+def test_unreadable_policy_uses_the_last_one():
     world, _ = guarded(4)
     reconciler = world.reconciler(latest_config=lambda: None)
     world.crash("app-2")
@@ -732,7 +732,7 @@ def test_without_a_policy_that_can_be_read_a_new_listener_guards_by_the_last_one
     assert all_open_and_warm(world)
 
 
-def test_a_warm_up_that_fails_is_repeated_until_it_does_not():
+def test_failing_warm_up_is_repeated():
     world, reconciler = guarded(4)
     world.processes["app-2"].warms = "GET / answered 500"
     world.crash("app-2")
@@ -758,7 +758,7 @@ def rolling(world: World, reconciler: Reconciler, replaced: int) -> Reconciler:
     return world.live(reconciler, 60.0, is_so_far)
 
 
-def test_a_crash_in_a_rollout_counts_and_the_rollout_waits_for_it():
+def test_rollout_waits_for_crashed_process():
     world, reconciler = guarded(6)
     reconciler = rolling(world, reconciler, 2)
     world.processes["app-6"].warm_takes = 3.0
@@ -773,7 +773,7 @@ def test_a_crash_in_a_rollout_counts_and_the_rollout_waits_for_it():
     assert (world.least_serving, world.cold) == (5, 0)
 
 
-def test_one_whose_warm_up_fails_does_not_hold_the_rollout_that_mends_it():
+def test_failing_warm_up_does_not_hold_rollout():
     world, reconciler = guarded(4)
     world.processes["app-3"].warms = "GET / answered 500"
     world.crash("app-3")
@@ -788,7 +788,7 @@ def test_one_whose_warm_up_fails_does_not_hold_the_rollout_that_mends_it():
     assert all_open_and_warm(world)
 
 
-def test_what_a_rollout_left_failed_is_open_again_when_it_is_mended_by_hand():
+def test_failed_member_opens_after_manual_repair():
     world, reconciler = guarded(4)
     world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
     world.ask()
@@ -804,7 +804,7 @@ def test_what_a_rollout_left_failed_is_open_again_when_it_is_mended_by_hand():
     assert world.cold == 0
 
 
-def test_a_rollout_and_a_guard_may_be_killed_at_any_operation():
+def test_rollout_and_guard_survive_any_kill():
     def crash_in_a_rollout(kill_after: int) -> World:
         world, reconciler = guarded(4)
         reconciler = rolling(world, reconciler, 1)
@@ -820,7 +820,7 @@ def test_a_rollout_and_a_guard_may_be_killed_at_any_operation():
         assert (world.rollout().status, all_open_and_warm(world), world.cold) == (Status.DONE, True, 0), kill_after
 
 
-def test_a_killed_reconciler_is_no_excuse():
+def test_killed_reconciler_breaks_no_rule():
     """The kill of these tests is one."""
     world, reconciler = guarded(3)
     world.kill_after = world.operations + 1

@@ -61,30 +61,30 @@ def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) ->
         (31.0, LONGEST_DRAIN_POLL),
     ],
 )
-def test_a_drain_is_looked_at_in_proportion_to_its_age_and_when_its_time_is_over(age: float, seconds: float):
+def test_drain_poll_grows_until_timeout(age: float, seconds: float):
     assert paused(a_rollout(Stage.OPEN, Stage.DRAINING, age=age)) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     ("age", "seconds"), [(4.0, LONGEST_DRAIN_POLL), (4.95, 0.05), (4.99, DRAIN_POLL), (6.0, LONGEST_DRAIN_POLL)]
 )
-def test_a_drain_is_looked_at_when_it_has_lasted_as_long_as_it_must(age: float, seconds: float):
+def test_drain_poll_meets_min_seconds(age: float, seconds: float):
     assert paused(a_rollout(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
 
 
-def test_a_drain_is_as_old_as_its_closed_gate():
+def test_drain_poll_counts_from_closed_gate():
     old = a_rollout(Stage.DRAINING, age=20.0)
     assert paused(old, closed_for=0.2) == pytest.approx(0.2 * DRAIN_SHARE)
     assert poll_interval(old, None, Observation(NOW, {})) == DRAIN_POLL  # it is not known to be closed
 
 
-def test_the_end_of_a_settle_is_not_missed():
+def test_poll_meets_end_of_min_ready_seconds():
     assert paused(a_rollout(Stage.READY, age=9.9)) == pytest.approx(0.1 + MARGIN)
     assert paused(a_rollout(Stage.READY, age=9.0)) == WAIT_POLL
     assert paused(a_rollout(Stage.READY, age=11.0)) == WAIT_POLL  # it waits for something else
 
 
-def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
+def test_shortest_interval_counts():
     old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, age=20.0)
     old = replace(old, policy=replace(old.policy, drain=replace(old.policy.drain, timeout=0.5)))
     assert paused(old) == RESTART_POLL
@@ -94,7 +94,7 @@ def test_the_one_that_is_most_urgent_says_when_the_next_look_is():
     assert paused(replace(old, members=old.members[3:])) == WAIT_POLL
 
 
-def test_one_that_will_be_running_is_looked_at_just_then():
+def test_poll_meets_end_of_startsecs():
     starting = Process("app-0", "STARTING", 7, running_in=0.03)
     assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + MARGIN)
     assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == LONGEST_DRAIN_POLL  # of no interest to that one
@@ -110,7 +110,7 @@ def test_one_that_will_be_running_is_looked_at_just_then():
     )
 
 
-def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
+def test_overdue_retry_does_not_shorten_poll():
     overdue = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, NOW - 20.0, pid=1, tries=1, retry_at=NOW - 1.0)
     soon = replace(overdue, name="app-2", retry_at=NOW + 2.0)
     guard_state = GuardState(GROUP, fast_policy(), GatePolicy(), (overdue,))
@@ -118,7 +118,7 @@ def test_ward_that_waits_for_its_turn_does_not_hurry_the_next_look():
     assert poll_interval(None, replace(guard_state, guarded=(overdue, soon)), Observation(NOW, {})) == 2.0
 
 
-def test_a_rollout_that_has_ended_is_left_to_the_looks_at_its_gate():
+def test_ended_rollout_polls_gate_only():
     done = replace(a_rollout(Stage.OPEN, Stage.FAILED), status=Status.FAILED)
     assert paused(done) == IDLE_POLL
     assert (gate_interval(True, False), gate_interval(False, False)) == (GATE_POLL, math.inf)

@@ -227,7 +227,7 @@ def assert_safe(world: Luck, rollout: Rollout) -> None:
 
 @examples
 @given(plans(kills=kills))
-def test_where_nothing_is_wrong_but_the_reconciler_everything_is_replaced_exactly_once(plan: Plan) -> None:
+def test_killed_reconciler_replaces_each_process_once(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.DONE
@@ -239,7 +239,7 @@ def test_where_nothing_is_wrong_but_the_reconciler_everything_is_replaced_exactl
 
 @examples
 @given(plans(size=st.integers(2, 6), limit=st.integers(1, 9)))
-def test_without_force_somebody_always_serves(plan: Plan) -> None:
+def test_one_process_serves_without_force(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert rollout.status is Status.DONE
     assert world.least_serving >= max(1, plan.size - plan.limit)
@@ -247,7 +247,7 @@ def test_without_force_somebody_always_serves(plan: Plan) -> None:
 
 @examples
 @given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, deaf=deaf, max_failures=st.integers(0, 2)))
-def test_whatever_happens_the_rollout_ends_and_harms_nobody(plan: Plan) -> None:
+def test_rollout_ends_without_harm(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     if rollout.status is Status.DONE:
@@ -257,7 +257,7 @@ def test_whatever_happens_the_rollout_ends_and_harms_nobody(plan: Plan) -> None:
 
 @examples
 @given(plans(bad=st.just({n: {"warms": "GET / answered 500"} for n in range(6)}), max_failures=st.integers(0, 2)))
-def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
+def test_bad_deploy_costs_at_most_max_failures(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.FAILED
@@ -267,7 +267,7 @@ def test_a_bad_deploy_costs_no_more_processes_than_it_may(plan: Plan) -> None:
 
 @examples
 @given(plans(size=st.integers(2, 6), deaf=st.just(frozenset(range(6))), kills=kills, max_failures=st.integers(0, 2)))
-def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(plan: Plan) -> None:
+def test_killed_processes_count_as_failures(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.FAILED
@@ -279,7 +279,7 @@ def test_processes_that_do_not_stop_are_killed_and_replaced_as_many_as_may_fail(
 
 @examples
 @given(plans(kills=kills, wishes=st.tuples(st.tuples(moments, st.just("abort")))))
-def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: Plan) -> None:
+def test_abort_leaves_every_process_serving(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert_safe(world, rollout)
     assert rollout.status in (Status.ABORTED, Status.DONE)
@@ -290,7 +290,7 @@ def test_after_an_abort_every_process_serves_the_old_or_the_new_one_warm(plan: P
 
 @examples
 @given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
-def test_connections_that_never_end_do_not_hold_a_rollout_for_longer_than_their_deadlines(plan: Plan) -> None:
+def test_endless_connections_hold_until_deadline(plan: Plan) -> None:
     world, rollout = rolled(plan)
     assert rollout.status is Status.DONE
     assert world.cold_from == set()
@@ -327,7 +327,7 @@ class Clerk(Luck):
 
 @examples
 @given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
-def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain(plan: Plan) -> None:
+def test_ages_of_connections_are_true(plan: Plan) -> None:
     world = Clerk(plan)
     world.run(world.begin(), PATIENCE)
     assert world.rollout().status is Status.DONE
@@ -338,7 +338,7 @@ def test_no_connection_is_said_to_be_older_than_it_is_nor_younger_than_the_drain
 
 @examples
 @given(plans(size=st.integers(2, 6), boots=st.just((0.1,)), bad=st.just({1: {"boots": "crash"}}), kills=kills))
-def test_after_the_mend_a_rollout_that_failed_is_resumed_to_its_end(plan: Plan) -> None:
+def test_failed_rollout_resumes_after_repair(plan: Plan) -> None:
     world, rollout = rolled(replace(plan, canary=1))
     assert rollout.status is Status.FAILED
     for process in world.processes.values():
@@ -363,7 +363,7 @@ class Sabotage(FakeSupervisor):
             self._world.gate.problem = "the table is locked"
 
 
-def test_a_gate_that_fails_between_the_look_and_the_order_keeps_the_process_from_being_stopped() -> None:
+def test_gate_failure_prevents_the_stop() -> None:
     world = World(3)
     world.supervisor = Sabotage(world)
     world.ask()
@@ -384,7 +384,7 @@ class SlowSupervisor(FakeSupervisor):
         return outcomes
 
 
-def test_orders_that_take_longer_than_the_lease_cost_the_next_processes_no_request() -> None:
+def test_slow_commands_cost_no_request() -> None:
     world = World(12, fast_policy(max_unavailable=Share(number=8), canary=0))
     world.supervisor = SlowSupervisor(world)
     world.ask()

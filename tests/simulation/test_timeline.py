@@ -36,14 +36,14 @@ def stages(member: Member) -> list[Stage]:
     return [step.stage for step in member.steps]
 
 
-def test_a_stage_is_noted_when_it_is_entered_and_once() -> None:
+def test_stage_is_noted_once() -> None:
     draining = replace(MEMBER, stage=Stage.DRAINING)
     entered = noted(MEMBER, draining, 1000.12345)
     assert entered.steps == (Step(Stage.DRAINING, 1000.123),)
     assert noted(entered, entered, 1001.0) == entered
 
 
-def test_who_goes_round_and_round_does_not_make_the_rollout_grow_for_ever() -> None:
+def test_steps_are_bounded() -> None:
     member = MEMBER
     for number in range(2 * MAX_STEPS):
         stage = Stage.DRAINING if member.stage is Stage.OPEN else Stage.OPEN
@@ -51,14 +51,14 @@ def test_who_goes_round_and_round_does_not_make_the_rollout_grow_for_ever() -> N
     assert len(member.steps) == MAX_STEPS
 
 
-def test_how_many_are_available_is_noted_when_it_changes() -> None:
+def test_level_is_noted_when_it_changes() -> None:
     rollout = levelled(levelled(levelled(ROLLOUT, 3, 1000.0), 3, 1001.0), 2, 1002.0)
     assert rollout.levels == (Level(1000.0, 3), Level(1002.0, 2))
     assert rollout.least_available == 2
     assert levelled(rollout, 3, 1003.0).least_available == 2
 
 
-def test_the_line_of_a_rollout_that_flutters_has_an_end_and_its_least_has_not() -> None:
+def test_levels_are_bounded_and_least_is_not() -> None:
     full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MAX_LEVELS)))
     assert levelled(full, 1, 9999.0).levels == full.levels
     assert levelled(full, 1, 9999.0).least_available == 1
@@ -74,7 +74,7 @@ def test_time_between_failure_and_resume_does_not_count_as_active() -> None:
 # --- in the simulated world
 
 
-def test_every_process_has_the_stages_that_it_went_through_with_their_moments() -> None:
+def test_process_has_its_stages_with_moments() -> None:
     rollout = a_rollout(World(3))
     for member in rollout.members:
         assert stages(member) == WAY
@@ -82,7 +82,7 @@ def test_every_process_has_the_stages_that_it_went_through_with_their_moments() 
         assert moments == sorted(moments)
 
 
-def test_times_metrics_bars_and_words_say_the_same_of_the_same_stage() -> None:
+def test_times_metrics_bars_and_words_agree() -> None:
     world = World(3, min_ready_seconds=1.0)
     for process in world.processes.values():
         process.startsecs, process.stop_takes = 2.0, 0.8  # warm after 0.3 s, and STARTING for long after that
@@ -109,13 +109,13 @@ def begun(rollout: Rollout) -> Rollout:
     return replace(rollout, members=tuple(replace(member, steps=()) for member in rollout.members))
 
 
-def test_the_line_has_one_less_while_one_after_another_is_away() -> None:
+def test_level_is_one_less_while_each_restarts() -> None:
     rollout = a_rollout(World(3))
     assert [level.available for level in rollout.levels] == [3, 2, 3]  # the next one leaves when the last is back
     assert min(level.available for level in rollout.levels) == rollout.least_available == 2
 
 
-def test_what_a_killed_listener_had_noted_the_next_one_goes_on_with() -> None:
+def test_next_listener_continues_the_timeline() -> None:
     world = World(3)
     world.kill_after = 60
     rollout = a_rollout(world)

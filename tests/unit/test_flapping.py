@@ -25,5 +25,5 @@ def test_exits_far_apart_are_no_flapping():
     assert not exits(10.0, 10.0 + SOON).has("app:app-0", 11.1)
 
 
-def test_process_that_stays_up_flaps_no_more():
+def test_steady_process_flaps_no_more():
     assert not exits(10.0, 10.5).has("app:app-0", 10.5 + SOON)

@@ -33,35 +33,35 @@ def took(*seconds: float, limit: int = 1) -> Cycles:
     return Cycles(limit, {f"app-{n}": one for n, one in enumerate(seconds, start=1)})
 
 
-def test_of_a_group_that_was_never_rolled_nothing_is_foretold() -> None:
+def test_first_rollout_has_no_forecast() -> None:
     assert forecast(a_rollout(), []) == 0.0
 
 
-def test_one_after_another_takes_the_sum() -> None:
+def test_forecast_of_one_by_one_is_sum() -> None:
     assert forecast(a_rollout(), [took(1.0, 2.0, 3.0, 4.0)]) == 10.0
 
 
-def test_of_several_rollouts_the_middle_counts_so_that_an_odd_one_does_not() -> None:
+def test_forecast_is_the_median() -> None:
     assert forecast(a_rollout(2), [took(1.0, 2.0), took(30.0, 2.0), took(1.2, 2.0)]) == pytest.approx(3.2)
 
 
-def test_rollouts_with_as_many_at_once_count_before_others() -> None:
+def test_rollouts_with_same_limit_count_first() -> None:
     before = [took(1.0, 1.0, 1.0), took(1.0, 1.0, 1.0), took(4.0, 2.0, 2.0, limit=2)]
     assert forecast(a_rollout(3, limit=2), before) == 4.0 + 2.0
     assert forecast(a_rollout(3, limit=3), before) == pytest.approx(2.0), "where there is none like it, all count"
 
 
-def test_several_at_a_time_share_the_work_and_the_canary_goes_alone() -> None:
+def test_forecast_knows_limit_and_canary() -> None:
     assert forecast(a_rollout(5, limit=2), [took(3.0, 2.0, 2.0, 2.0, 2.0)]) == 3.0 + 4.0
     assert forecast(a_rollout(4, limit=2, canary=0), [took(2.0, 2.0, 2.0, 2.0)]) == 4.0
     assert forecast(a_rollout(2, limit=9, canary=9), [took(1.0, 2.0)]) == 3.0
 
 
-def test_whoever_is_new_takes_as_long_as_the_others_usually_do() -> None:
+def test_new_process_takes_the_average() -> None:
     assert forecast(a_rollout(4), [took(1.0, 2.0, 3.0)]) == 8.0
 
 
-def test_how_long_a_process_settles_is_that_of_this_rollout() -> None:
+def test_forecast_uses_present_min_ready_seconds() -> None:
     assert forecast(a_rollout(2, min_ready_seconds=10.0), [took(1.0, 2.0)]) == 23.0
 
 
@@ -86,11 +86,11 @@ def test_cycle_is_the_time_away_without_the_ready_time() -> None:
         {"stages": [["draining", 1.0], ["open", 1.5], ["draining", 9.0], ["warming", 10.0], ["open", 11.0]]},
     ],
 )
-def test_who_failed_or_went_twice_tells_nothing(changes: dict[str, Any]) -> None:
+def test_failed_or_repeated_process_is_ignored(changes: dict[str, Any]) -> None:
     assert cycles(a_record(limit=2, **changes)) == Cycles(2, {})
 
 
 @pytest.mark.parametrize("away", [1e14, -1e14, -3.0])
-def test_no_clock_shows_such_a_time_so_it_is_not_foretold(away: float) -> None:
+def test_impossible_times_are_ignored(away: float) -> None:
     way = [["draining", 1.0], ["warming", 2.0], ["open", 1.0 + away]]
     assert forecast(a_rollout(2), [cycles(a_record(stages=way, ready=0.0))]) == 0.0

@@ -20,27 +20,27 @@ def find(
     return reuses.find({NAME: request_sniffer}, {NAME: frozenset(left)}, {NAME: since}, at).get(NAME)
 
 
-def test_one_request_on_each_connection_is_what_was_in_flight() -> None:
+def test_one_request_per_connection_is_no_reuse() -> None:
     assert find(KeepaliveReuses(), (OLD, 7), (OTHER, 7)) is None
 
 
-def test_a_second_request_after_an_answer_is_a_connection_that_is_used_again() -> None:
+def test_second_request_after_answer_is_reuse() -> None:
     reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7)) is None
     assert find(reuses, (OLD, 8), (OTHER, 1), at=13.0) == KeepaliveReuse(2, 1, 2, OLD, 3.0)
     assert find(reuses, (OLD, 9), (OTHER, 2), at=14.0) == KeepaliveReuse(5, 2, 3, OLD, 4.0)
 
 
-def test_what_looks_like_a_request_in_the_middle_of_an_upload_or_is_sent_twice_is_none() -> None:
+def test_upload_and_resend_are_no_reuse() -> None:
     assert find(KeepaliveReuses(), (OLD, 7), (OLD, 7), (OLD, 7)) is None
 
 
-def test_a_connection_that_has_ended_is_no_matter() -> None:
+def test_ended_connection_is_ignored() -> None:
     reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7), (OLD, 8), (OLD, 9), left=(OTHER,)) is None
 
 
-def test_a_gate_that_closes_anew_begins_anew_and_one_that_is_open_counts_nothing() -> None:
+def test_new_or_open_gate_forgets_requests() -> None:
     reuses = KeepaliveReuses()
     assert find(reuses, (OLD, 7), since=20.0) is None
     assert find(reuses, (OLD, 8), since=10.0) is None

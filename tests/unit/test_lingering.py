@@ -42,7 +42,7 @@ connections = st.lists(st.builds(Connection, st.text(max_size=3), ages, ages, st
         (replace(UPLOAD, state="of a later version"), text(UPLOAD)),
     ],
 )
-def test_a_connection_is_told_with_its_age_its_last_byte_and_what_is_odd(connection: Connection, words: str) -> None:
+def test_connection_text_has_age_and_last_byte(connection: Connection, words: str) -> None:
     assert text(connection) == words
 
 
@@ -61,19 +61,19 @@ def test_a_connection_is_told_with_its_age_its_last_byte_and_what_is_odd(connect
         (172800.0, "2 days"),
     ],
 )
-def test_a_duration_is_told_in_a_unit_that_fits(seconds: float, words: str) -> None:
+def test_duration_has_a_fitting_unit(seconds: float, words: str) -> None:
     assert span(seconds) == words
 
 
 @given(ages)
-def test_a_duration_is_never_told_longer_than_it_was(seconds: float) -> None:
+def test_duration_is_rounded_down(seconds: float) -> None:
     number, unit = span(seconds).split()
     told = float(number) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
     assert told <= seconds
     assert seconds - told < max(1.0, seconds / 2)
 
 
-def test_how_many_are_told_is_told_of_the_rest() -> None:
+def test_rest_of_connections_is_counted() -> None:
     assert left_texts(1, [UPLOAD]) == [text(UPLOAD)]
     assert left_texts(12, [UPLOAD]) == [text(UPLOAD), "and 11 more"]
     assert left_texts(12, []) == []
@@ -81,19 +81,19 @@ def test_how_many_are_told_is_told_of_the_rest() -> None:
 
 
 @given(connections)
-def test_the_oldest_are_told_the_oldest_first(found: list[Connection]) -> None:
+def test_oldest_connections_come_first(found: list[Connection]) -> None:
     told = oldest(found)
     assert [one.age for one in told] == sorted((one.age for one in found), reverse=True)[:MAX_SHOWN]
     assert set(told) <= set(found)
 
 
 @given(connections, ages)
-def test_what_is_known_of_all_makes_none_younger(found: list[Connection], seconds: float) -> None:
+def test_aged_makes_none_younger(found: list[Connection], seconds: float) -> None:
     for before, after in zip(found, aged(found, seconds)):
         assert after == replace(before, age=max(before.age, seconds))
 
 
-def test_the_log_tells_who_was_left_when_a_process_is_restarted() -> None:
+def test_log_names_lingering_connections() -> None:
     draining = Member("app-1", (tcp(8001),), stage=Stage.DRAINING)
     after = replace(draining, stage=Stage.RESTARTING, timing=Timing(drained=30.0))
     rollout = Rollout(7, "app", Policy("app", PortRule()), (draining,), 1, GatePolicy())

@@ -26,17 +26,17 @@ from supervisor_rolling.core.ports import foreign, foreign_text, held_text, may_
         ("app-8000\n", ()),
     ],
 )
-def test_a_regex_gives_the_port_of_a_process_whose_whole_name_it_matches(name: str, expected: tuple[int, ...]) -> None:
+def test_regex_gives_port_of_matching_name(name: str, expected: tuple[int, ...]) -> None:
     assert ports_for(PortRule(pattern=r"app-(\d+)"), name) == expected
 
 
-def test_a_regex_whose_group_is_left_out_or_is_no_number_gives_no_port() -> None:
+def test_regex_without_number_gives_no_port() -> None:
     assert ports_for(PortRule(pattern=r"app(-\d+)?"), "app") == ()
     assert ports_for(PortRule(pattern=r"app(-\d+)?"), "app-1") == ()
     assert ports_for(PortRule(pattern=r"app-(.*)"), "app-x") == ()
 
 
-def test_a_map_gives_the_ports_of_the_processes_in_it_and_auto_gives_none() -> None:
+def test_map_gives_ports_and_auto_none() -> None:
     rule = PortRule(by_name={"a": (1, 2)})
     assert ports_for(rule, "a") == (1, 2)
     assert ports_for(rule, "b") == ()

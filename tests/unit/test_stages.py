@@ -86,17 +86,17 @@ def stepped(member: Member, process: Process | None, at: float = 1.0, **changes:
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "EXITED", "FATAL", "STOPPED"])
-def test_who_has_not_left_is_not_watched_whatever_becomes_of_it(state: str) -> None:
+def test_open_member_is_unchanged_before_it_leaves(state: str) -> None:
     assert stepped(a_member(), a_process(state, NEW, down_for=99.0)) == a_member()
 
 
-def test_a_replaced_process_that_an_operator_stops_is_left_stopped() -> None:
+def test_stopped_replaced_process_is_left_stopped() -> None:
     member = a_member(replaced=True, pid=NEW)
     assert stepped(member, a_process("STOPPED", down_for=99.0)) == member
     assert stepped(member, a_process("STOPPING", NEW)) == member
 
 
-def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
+def test_running_replaced_process_is_unchanged() -> None:
     member = a_member(replaced=True, pid=NEW)
     assert stepped(member, a_process("RUNNING", NEW)) == member
 
@@ -104,7 +104,7 @@ def test_a_replaced_process_that_runs_on_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("state", "pid"), [("STARTING", 300), ("RUNNING", 300), ("FATAL", 0), ("EXITED", 0), ("BACKOFF", 0)]
 )
-def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state: str, pid: int) -> None:
+def test_exited_replaced_process_has_failed(state: str, pid: int) -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process(state, pid))
     assert (after.stage, after.pid, after.failed) == (Stage.OPEN, NEW, True)
     now = "it was started again" if pid else f"it is {state}"
@@ -116,7 +116,7 @@ def test_a_replaced_process_that_died_has_failed_and_is_left_to_the_guard(state:
 
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
-def test_a_replaced_process_that_somebody_restarts_is_warmed_once_more(stage: Stage, state: str) -> None:
+def test_restarted_replaced_process_is_warmed_again(stage: Stage, state: str) -> None:
     after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, told_to_stop=True))
     assert (after.stage, after.replaced, after.failed, after.why) == (Stage.WARMING, False, False, "")
     assert after.pid == 300
@@ -124,12 +124,12 @@ def test_a_replaced_process_that_somebody_restarts_is_warmed_once_more(stage: St
     assert (warm.stage, warm.pid) == (Stage.READY, 300)
 
 
-def test_one_that_served_for_long_before_it_died_is_no_matter_of_startsecs() -> None:
+def test_late_exit_suggests_no_startsecs() -> None:
     after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=SOON)
     assert after.why == "exited 60.0 s after its port was opened: it is EXITED"
 
 
-def test_the_first_reason_of_a_failure_is_kept() -> None:
+def test_first_reason_of_failure_is_kept() -> None:
     after = stepped(a_member(replaced=True, pid=NEW, failed=True, why="x"), a_process("FATAL"))
     assert (after.stage, after.why) == (Stage.OPEN, "x")
 
@@ -138,33 +138,33 @@ def test_the_first_reason_of_a_failure_is_kept() -> None:
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DOWN])
-def test_whether_one_has_crashed_or_was_stopped_is_waited_for(stage: Stage) -> None:
+def test_dead_process_stays_in_its_stage(stage: Stage) -> None:
     member = a_member(stage, pid=NEW, replaced=stage is Stage.OPEN)
     dead = a_process("EXITED", down_for=0.0)
     assert stepped(member, dead, dead={NAME: BEGAN}) == member
     assert restart_action(member, observed(dead, dead={NAME: BEGAN}), CLOSED) is None
 
 
-def test_how_long_it_is_dead_counts_and_not_how_long_its_stage_has_lasted() -> None:
+def test_time_since_death_counts_not_stage_time() -> None:
     member = a_member(Stage.DRAINING)
     process = a_process("EXITED")
     assert stepped(member, process, at=70.0, dead={NAME: BEGAN + 69.9}) == member
     assert stepped(member, process, at=70.0, dead={NAME: BEGAN + 9.9}).stage is Stage.RESTARTING
 
 
-def test_one_that_is_open_and_dead_is_waited_for_however_long_it_was_open() -> None:
+def test_dead_open_process_waits_for_supervisord() -> None:
     member = a_member(replaced=True, pid=NEW)
     assert stepped(member, a_process("EXITED"), at=9999.0, dead={NAME: BEGAN + 9998.9}) == member
 
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY])
-def test_one_that_supervisord_has_lost_track_of_is_not_waited_for_for_ever(stage: Stage) -> None:
+def test_lost_process_is_waited_for_restart_timeout(stage: Stage) -> None:
     process, dead = a_process("EXITED"), {NAME: BEGAN}
     first = stepped(a_member(stage, pid=NEW), process, at=60.0, dead=dead)
     assert stepped(first, process, at=120.0, dead=dead).stage is not stage
 
 
-def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand() -> None:
+def test_lost_crash_is_no_manual_stop() -> None:
     dead = exited(a_process("RUNNING", NEW, told_to_stop=True))  # the rollout told the one before
     member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
     assert (member.failed, member.why) == (True, "exited 60.0 s after its port was opened: it is EXITED")
@@ -174,18 +174,18 @@ def test_a_crash_that_supervisord_lost_track_of_is_not_taken_for_a_stop_by_hand(
 
 
 @pytest.mark.parametrize("stage", list(MEMBER))
-def test_a_process_that_is_gone_from_the_configuration_is_left_alone_and_its_port_opened(stage: Stage) -> None:
+def test_removed_process_is_opened_and_deselected(stage: Stage) -> None:
     after = stepped(a_member(stage), None)
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
     assert after.why == "is no longer in supervisord's configuration"
 
 
-def test_a_process_that_was_not_wanted_and_is_gone_keeps_nothing_closed() -> None:
+def test_unselected_removed_process_is_opened() -> None:
     after = stepped(a_member(Stage.FAILED, selected=False, why="is STOPPED, and is left as it is"), None)
     assert after.stage is Stage.OPEN
 
 
-def test_a_process_that_was_left_alone_is_not_touched_when_it_is_gone() -> None:
+def test_unselected_removed_process_is_untouched() -> None:
     member = a_member(selected=False, why="is STOPPED, and is left as it is")
     assert stepped(member, None) == member
 
@@ -193,7 +193,7 @@ def test_a_process_that_was_left_alone_is_not_touched_when_it_is_gone() -> None:
 # --- draining
 
 
-def test_a_drain_is_over_when_the_gate_was_closed_before_the_look_and_nobody_is_left() -> None:
+def test_drain_ends_when_no_connection_is_left() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), at=1.5)
     assert (after.stage, after.since, after.timing.drained) == (Stage.RESTARTING, BEGAN + 1.5, 1.5)
 
@@ -211,23 +211,23 @@ def test_a_drain_goes_on_while(why: str, facts: dict[str, Any]) -> None:
     assert stepped(a_member(Stage.DRAINING), a_process(), **facts).stage is Stage.DRAINING
 
 
-def test_all_ports_of_a_process_have_to_be_closed() -> None:
+def test_drain_needs_all_endpoints_closed() -> None:
     member = replace(a_member(Stage.DRAINING), endpoints=(tcp(PORT), tcp(9001)))
     assert stepped(member, a_process(), closed=CLOSED).stage is Stage.DRAINING
     assert stepped(member, a_process(), closed={**CLOSED, tcp(9001): BEGAN}).stage is Stage.RESTARTING
 
 
-def test_the_connections_that_are_left_are_told() -> None:
+def test_lingering_connections_are_counted() -> None:
     assert stepped(a_member(Stage.DRAINING), a_process(), connections={NAME: 7}).lingering_connections == 7
 
 
-def test_min_is_waited_for_although_nobody_is_left() -> None:
+def test_drain_lasts_min_seconds() -> None:
     drain = DrainPolicy(min_seconds=2.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), 1.9, drain=drain).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.0, drain=drain).stage is Stage.RESTARTING
 
 
-def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
+def test_drain_takes_two_observations() -> None:
     """The first look cannot tell who came through the closed gate."""
     drain = DrainPolicy(min_seconds=0.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
@@ -235,19 +235,19 @@ def test_nobody_is_stopped_after_a_single_look_behind_the_gate() -> None:
 
 
 @pytest.mark.parametrize("wish", [{"aborting": True}, {"leaks": {NAME: "10.0.0.9:4711"}}])
-def test_one_that_was_kept_closed_is_not_opened_as_it_is_when_its_drain_ends_otherwise(wish: dict[str, Any]) -> None:
+def test_failed_process_stays_closed_after_drain(wish: dict[str, Any]) -> None:
     assert stepped(a_member(Stage.DRAINING, was_closed=True), a_process(), **wish).stage is Stage.FAILED
     assert stepped(a_member(Stage.DRAINING, was_closed=False), a_process(), **wish).stage is Stage.OPEN
 
 
-def test_at_the_deadline_the_process_goes_with_what_is_left() -> None:
+def test_drain_timeout_restarts_with_lingering_connections() -> None:
     busy = {NAME: 3}
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.9, connections=busy).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), 30.0, connections=busy)
     assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 3)
 
 
-def test_with_on_timeout_fail_it_serves_on_and_says_how_many_were_left() -> None:
+def test_on_timeout_fail_reopens_port() -> None:
     drain = DrainPolicy(timeout=5.0, on_timeout="fail")
     after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, connections={NAME: 3})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
@@ -261,7 +261,7 @@ UPLOAD = Connection("10.0.0.7:51322", age=61.0, idle=0.6, last="received")
 SOCKET = Connection("10.0.0.9:4711", age=2.0, idle=2.0, last="sent")
 
 
-def test_with_on_timeout_fail_it_says_who_they_are_and_how_old() -> None:
+def test_on_timeout_fail_names_oldest_connections() -> None:
     drain = DrainPolicy(timeout=5.0, on_timeout="fail")
     facts: dict[str, Any] = {"connections": {NAME: 3}, "oldest": {NAME: (UPLOAD, SOCKET)}}
     after = stepped(a_member(Stage.DRAINING), a_process(), 5.0, drain=drain, **facts)
@@ -273,7 +273,7 @@ def test_with_on_timeout_fail_it_says_who_they_are_and_how_old() -> None:
     ) in after.why
 
 
-def test_whoever_is_left_at_the_deadline_has_been_there_since_the_gate_closed() -> None:
+def test_lingering_connections_are_as_old_as_gate() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "oldest": {NAME: (UPLOAD, SOCKET)}}
     after = stepped(a_member(Stage.DRAINING), a_process(), 32.0, **facts)
     assert (after.stage, after.oldest_lingering) == (Stage.RESTARTING, (UPLOAD, replace(SOCKET, age=32.0)))
@@ -281,12 +281,12 @@ def test_whoever_is_left_at_the_deadline_has_been_there_since_the_gate_closed() 
     assert late.oldest_lingering == (UPLOAD, replace(SOCKET, age=30.0))  # by the gate that closed last
 
 
-def test_before_the_deadline_nobody_is_told_by_name() -> None:
+def test_lingering_connections_are_named_at_deadline_only() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 1}, "oldest": {NAME: (UPLOAD,)}}
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).oldest_lingering == ()
 
 
-def test_those_of_an_earlier_drain_are_forgotten_by_one_that_empties_the_process() -> None:
+def test_empty_drain_forgets_lingering_connections() -> None:
     member = a_member(Stage.DRAINING, lingering_connections=1, oldest_lingering=(UPLOAD,))
     after = stepped(member, a_process(), 1.0)
     assert (after.stage, after.lingering_connections, after.oldest_lingering) == (Stage.RESTARTING, 0, ())
@@ -294,7 +294,7 @@ def test_those_of_an_earlier_drain_are_forgotten_by_one_that_empties_the_process
 
 @pytest.mark.parametrize("on_timeout", ["continue", "fail"])
 @pytest.mark.parametrize("left", [0, 1])
-def test_a_timeout_of_nothing_waits_for_the_second_look_all_the_same(on_timeout: str, left: int) -> None:
+def test_zero_timeout_waits_for_second_observation(on_timeout: str, left: int) -> None:
     """The first look cannot tell who came through the closed gate; and nobody fails for 0 connections."""
     drain, facts = DrainPolicy(timeout=0.0, on_timeout=on_timeout), {"connections": {NAME: left}}
     early = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain, **facts)
@@ -314,9 +314,7 @@ NGINX = DrainPolicy(keepalive="nginx", idle_after=4.0)
         (4.0, 4.0, Stage.RESTARTING),
     ],
 )
-def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_gate(
-    waited: float, silent: float, stage: Stage
-) -> None:
+def test_silent_pool_is_idle_after_idle_after(waited: float, silent: float, stage: Stage) -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
     after = stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts)
     assert (after.stage, after.lingering_connections) == (stage, 2), "what the restart ends is told"
@@ -324,18 +322,18 @@ def test_what_stays_in_a_pool_is_idle_when_nothing_moved_for_quiet_behind_the_ga
     assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=other, **facts).stage is Stage.DRAINING
 
 
-def test_quiet_does_not_cut_min_short() -> None:
+def test_idle_after_does_not_shorten_min_seconds() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: 60.0}, "drain": replace(NGINX, min_seconds=6.0)}
     assert stepped(a_member(Stage.DRAINING), a_process(), 5.9, **facts).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 6.0, **facts).stage is Stage.RESTARTING
 
 
-def test_where_nobody_makes_the_pool_run_dry_silence_means_nothing() -> None:
+def test_silence_counts_with_keepalive_nginx_only() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "drain": NGINX}
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).stage is Stage.DRAINING
 
 
-def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
+def test_sealed_pool_fails_with_fix() -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "sealed": frozenset({NAME}), "drain": NGINX}
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.9, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
@@ -347,7 +345,7 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_and_says_what_to_do() -> None:
     )
 
 
-def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_timeout_says() -> None:
+def test_failed_process_drains_since_it_was_closed() -> None:
     """What is left is mostly the warm-up that it never answered; and there is nothing to go on serving."""
     cold, busy, drain = (
         a_member(Stage.DRAINING, was_closed=True),
@@ -364,7 +362,7 @@ def test_one_that_was_kept_closed_has_drained_since_it_was_closed_whatever_on_ti
     assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 1)
 
 
-def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
+def test_open_gate_restarts_drain_timeout() -> None:
     late, busy = {tcp(PORT): BEGAN + 20.0}, {NAME: 3}
     assert stepped(a_member(Stage.DRAINING), a_process(), 40.0, closed=late, connections=busy).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 50.0, closed=late, connections=busy).stage is Stage.RESTARTING
@@ -373,7 +371,7 @@ def test_a_gate_that_was_open_meanwhile_lets_the_wait_begin_anew() -> None:
 @pytest.mark.parametrize(
     ("problem", "words"), [("table locked", "table locked"), ("", "the kernel does not show the rule")]
 )
-def test_a_gate_that_does_not_close_in_time_fails_and_the_process_serves_on(problem: str, words: str) -> None:
+def test_gate_that_does_not_close_fails_the_member(problem: str, words: str) -> None:
     facts = {"closed": {}, "gate_problem": problem, "unclosed": {NAME: BEGAN}}
     assert stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE - 0.1, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE, **facts)
@@ -381,7 +379,7 @@ def test_a_gate_that_does_not_close_in_time_fails_and_the_process_serves_on(prob
     assert after.why == f"its gate could not be closed within 10 s, so it was not stopped: {words}"
 
 
-def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_end_it() -> None:
+def test_short_gate_failure_does_not_end_drain() -> None:
     """Somebody holds the lock: what was closed is closed under its lease."""
     at = GATE_PATIENCE + 5.0
     facts = {"closed": {}, "gate_problem": "the lock is held", "unclosed": {NAME: BEGAN + at - 0.1}}
@@ -394,7 +392,7 @@ def test_a_leak_past_haproxy_names_its_backend() -> None:
     assert after.why.startswith("still receives requests that HAProxy's backend does not count (from 10.0.0.9:4711 to")
 
 
-def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_rollout_has_failed_on_it() -> None:
+def test_exit_after_drain_signal_fails() -> None:
     drain = DrainPolicy(signal="USR1")
     died = a_process("EXITED", 0)
     after = stepped(a_member(Stage.DRAINING), died, signalled=frozenset({NAME}), drain=drain)
@@ -404,7 +402,7 @@ def test_one_that_dies_of_the_signal_that_tells_it_is_brought_back_and_the_rollo
         assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=told).failed
 
 
-def test_a_leak_is_told_with_the_peer_and_the_port_and_the_process_serves_on() -> None:
+def test_leak_names_peer_and_reopens_port() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), leaks={NAME: "10.0.0.9:4711"})
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert "(from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
@@ -419,7 +417,7 @@ def drained_behind(reuse: KeepaliveReuse, at: float, keepalive: str = "refuse", 
     return stepped(a_member(Stage.DRAINING), a_process(), at, drain=drain, **facts)
 
 
-def test_a_pool_that_is_used_on_and_on_is_told_with_the_ways_out_and_the_process_serves_on() -> None:
+def test_reused_pool_fails_with_fixes() -> None:
     after = drained_behind(POOL, REUSE_PATIENCE)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert "(41 in 1.0 s over 3 connections, from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
@@ -428,7 +426,7 @@ def test_a_pool_that_is_used_on_and_on_is_told_with_the_ways_out_and_the_process
         assert way_out in after.why
 
 
-def test_a_pool_that_may_yet_run_dry_is_waited_for_until_the_drain_is_over() -> None:
+def test_pool_may_run_dry_until_drain_ends() -> None:
     seldom = replace(POOL, most=REUSE_TIMES - 1)
     assert drained_behind(POOL, REUSE_PATIENCE - 0.1).stage is Stage.DRAINING
     assert drained_behind(seldom, 4.9).stage is Stage.DRAINING
@@ -436,13 +434,13 @@ def test_a_pool_that_may_yet_run_dry_is_waited_for_until_the_drain_is_over() -> 
     assert drained_behind(POOL, 0.5, timeout=0.5).failed
 
 
-def test_a_pool_is_waited_for_like_any_connection_where_that_is_accepted() -> None:
+def test_ignored_pool_is_waited_for() -> None:
     assert drained_behind(POOL, 4.9, "ignore").stage is Stage.DRAINING
     after = drained_behind(POOL, 5.0, "ignore")
     assert (after.stage, after.failed, after.lingering_connections) == (Stage.RESTARTING, False, 3)
 
 
-def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> None:
+def test_stop_while_draining_is_left_stopped() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
     assert after.why == "was stopped manually, and is left stopped"
@@ -453,18 +451,18 @@ def test_a_process_that_an_operator_stops_while_it_drains_is_left_stopped() -> N
     [a_process("STOPPED", down_for=MANUAL_STOP_GRACE - 0.1), a_process("STOPPING")],
     ids=["stopped", "stopping"],
 )
-def test_in_the_middle_of_a_restart_by_hand_a_drain_waits(process: Process) -> None:
+def test_drain_waits_during_manual_restart(process: Process) -> None:
     assert stepped(a_member(Stage.DRAINING), process).stage is Stage.DRAINING
 
 
 @pytest.mark.parametrize(
     "process", [a_process("RUNNING", NEW), a_process("STARTING", NEW), *map(a_process, ("BACKOFF", "FATAL", "EXITED"))]
 )
-def test_where_the_old_process_is_gone_there_is_nothing_to_drain(process: Process) -> None:
+def test_exited_process_needs_no_drain(process: Process) -> None:
     assert stepped(a_member(Stage.DRAINING), process, connections={NAME: 9}).stage is Stage.RESTARTING
 
 
-def test_an_abort_while_it_drains_brings_it_back_untouched() -> None:
+def test_abort_while_draining_reopens_port() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), aborting=True)
     assert (after.stage, after.attempted, after.failed) == (Stage.OPEN, False, False)
 
@@ -479,18 +477,18 @@ def test_another_pid_is_the_new_process(state: str) -> None:
     assert (after.timing.stopped, after.stopped_at) == (0.5, BEGAN + 0.5)
 
 
-def test_another_pid_that_is_being_stopped_is_not_the_new_process_yet() -> None:
+def test_stopping_pid_is_not_the_new_process() -> None:
     process = a_process("STOPPING", NEW, spawned=2.0)
     assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.RESTARTING
 
 
-def test_when_it_was_down_is_noted_once() -> None:
+def test_stop_is_noted_once() -> None:
     down = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), at=0.25)
     assert (down.stage, down.stopped_at, down.timing.stopped) == (Stage.RESTARTING, BEGAN + 0.25, 0.25)
     assert stepped(down, ours("STOPPED"), at=0.5) == down
 
 
-def test_a_restart_is_the_time_to_stop_and_the_time_until_there_is_a_new_pid() -> None:
+def test_restart_time_is_stop_and_start() -> None:
     down = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), at=0.25)
     timing = stepped(down, a_process("STARTING", NEW), at=0.75).timing
     assert (timing.stopped, timing.started) == (0.25, 0.5)
@@ -502,18 +500,18 @@ def test_while_it_stops_nothing_changes(state: str) -> None:
 
 
 @pytest.mark.parametrize("closed", [{}, {tcp(PORT): BEGAN + 0.5}], ids=["open", "open for a moment"])
-def test_a_gate_that_was_open_lets_one_that_still_runs_drain_again(closed: dict[Endpoint, float]) -> None:
+def test_running_process_drains_again_after_open_gate(closed: dict[Endpoint, float]) -> None:
     after = stepped(a_member(Stage.RESTARTING), a_process(), closed=closed)
     assert (after.stage, after.since) == (Stage.DRAINING, BEGAN + 1.0)
     assert stepped(a_member(Stage.RESTARTING), ours("STOPPING"), closed=closed).stage is Stage.RESTARTING
 
 
-def test_an_order_that_supervisord_refuses_for_good_fails() -> None:
+def test_refused_command_fails_the_member() -> None:
     after = stepped(a_member(Stage.RESTARTING), ours("STOPPED"), refusals={NAME: "start it: NO_FILE: /srv/app"})
     assert (after.stage, after.why) == (Stage.FAILED, "supervisord refused to start it: NO_FILE: /srv/app")
 
 
-def test_one_that_was_dead_before_is_given_its_chance() -> None:
+def test_down_process_is_started_once_more() -> None:
     assert stepped(a_member(Stage.RESTARTING), a_process("FATAL", spawned=1.0)).stage is Stage.RESTARTING
 
 
@@ -524,12 +522,12 @@ def test_one_that_was_dead_before_is_given_its_chance() -> None:
         (a_process("EXITED", spawned=2.0, down_for=MANUAL_STOP_GRACE), "it is EXITED"),
     ],
 )
-def test_one_that_does_not_come_up_has_failed_and_says_why(process: Process, words: str) -> None:
+def test_process_that_does_not_start_fails(process: Process, words: str) -> None:
     after = stepped(a_member(Stage.RESTARTING), process)
     assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, f"did not start: {words}")
 
 
-def test_one_that_supervisord_tries_again_is_waited_for_until_the_deadline() -> None:
+def test_backoff_is_waited_for_until_deadline() -> None:
     process, restart = a_process("BACKOFF", spawned=2.0), RestartPolicy(timeout=20.0)
     member = stepped(a_member(Stage.RESTARTING), process, 0.5, restart=restart)
     assert stepped(member, process, 20.4, restart=restart).stage is Stage.RESTARTING
@@ -555,7 +553,7 @@ def down(took: float = 10.0, **changes: Any) -> Process:
     return ours("STOPPED", **{"stop_took": took, "stopwaitsecs": 10.0, **changes})
 
 
-def test_the_rollout_fails_on_one_that_does_not_stop_before_supervisord_kills_it_and_goes_on_with_it() -> None:
+def test_stop_beyond_stopwaitsecs_fails() -> None:
     assert stepped(a_member(Stage.RESTARTING), stopping(9.99), 9.99) == a_member(Stage.RESTARTING)
     after = stepped(a_member(Stage.RESTARTING), stopping(10.0), 10.0)
     assert (after.stage, after.failed, after.killed, after.since) == (Stage.RESTARTING, True, False, BEGAN)
@@ -563,7 +561,7 @@ def test_the_rollout_fails_on_one_that_does_not_stop_before_supervisord_kills_it
     assert stepped(after, stopping(12.0), 12.0) == after
 
 
-def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() -> None:
+def test_killed_process_is_replaced_and_failed() -> None:
     member = stepped(a_member(Stage.RESTARTING), stopping(10.0), 10.0)
     member = stepped(member, down(), 10.1)
     assert (member.stage, member.killed, member.timing.stopped) == (Stage.RESTARTING, True, pytest.approx(10.1))
@@ -579,20 +577,20 @@ def test_one_that_was_killed_is_started_warmed_and_opened_and_stays_a_failure() 
     assert (member.stage, member.replaced, member.failed, member.why) == (Stage.OPEN, True, True, UNSTOPPED)
 
 
-def test_a_kill_that_came_between_two_looks_is_known_by_its_moment() -> None:
+def test_kill_between_observations_is_found() -> None:
     after = stepped(a_member(Stage.RESTARTING), down(10.01, down_for=0.02), 10.03)
     assert (after.killed, after.failed, after.why) == (True, True, UNSTOPPED)
 
 
 @pytest.mark.parametrize("down_for", [0.01, 5.0])
-def test_one_that_stopped_in_time_was_not_killed_however_late_it_was_told_or_seen(down_for: float) -> None:
+def test_stop_in_time_is_no_kill(down_for: float) -> None:
     """A turn may be held up by the lock of xtables, before the order and after it."""
     after = stepped(a_member(Stage.RESTARTING), down(0.1, down_for=down_for), 12.0)
     assert (after.killed, after.failed, after.stopped_at) == (False, False, BEGAN + 12.0)
     assert not stepped(a_member(Stage.RESTARTING), stopping(0.05), 12.0).failed
 
 
-def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for_us() -> None:
+def test_stop_of_new_process_is_no_kill() -> None:
     process = a_process("STOPPING", NEW, spawned=2.0, stopwaitsecs=10.0)
     assert not stepped(a_member(Stage.RESTARTING), process, 12.0).failed
 
@@ -606,7 +604,7 @@ def test_a_new_process_that_somebody_else_stops_is_not_one_that_did_not_stop_for
     ],
     ids=["on_kill: continue", "the drain ended with connections left", "it was closed for an earlier failure"],
 )
-def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, policy: dict[str, Any]) -> None:
+def test_accepted_kill_is_noted_and_no_failure(member: Member, policy: dict[str, Any]) -> None:
     assert stepped(member, stopping(10.0), 10.0, **policy) == member
     after = stepped(member, down(), 10.1, **policy)
     assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
@@ -615,7 +613,7 @@ def test_a_kill_that_was_accepted_is_no_failure_but_is_noted(member: Member, pol
 LATE = "did not stop within 4 s (restart.timeout), so supervisord kills it after its stopwaitsecs. Its new process is"
 
 
-def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_nothing_is_left_stopped() -> None:
+def test_restart_timeout_below_stopwaitsecs_is_the_deadline() -> None:
     """No rollout begins so, but stopwaitsecs may be raised while one runs."""
     restart = RestartPolicy(timeout=4.0)
     assert not stepped(a_member(Stage.RESTARTING), stopping(3.9), 3.9, restart=restart).failed
@@ -629,7 +627,7 @@ def test_where_restart_timeout_is_below_stopwaitsecs_it_is_the_deadline_and_noth
 
 
 @pytest.mark.parametrize("stopwaitsecs", [0.0, 3600.0])
-def test_no_rollout_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsecs_is(stopwaitsecs: float) -> None:
+def test_restart_timeout_bounds_any_stopwaitsecs(stopwaitsecs: float) -> None:
     restart = RestartPolicy(timeout=4.0)
     member = stepped(a_member(Stage.RESTARTING), stopping(4.0, stopwaitsecs), 4.0, restart=restart)
     assert stepped(member, stopping(7.9, stopwaitsecs), 7.9, restart=restart).stage is Stage.RESTARTING
@@ -642,7 +640,7 @@ def test_no_rollout_waits_for_longer_than_its_own_deadlines_whatever_stopwaitsec
     ), "nobody has killed it yet"
 
 
-def test_a_new_process_has_its_own_patience_however_long_the_old_one_took_and_whoever_ended_it() -> None:
+def test_start_timeout_begins_when_old_process_is_down() -> None:
     restart, process = RestartPolicy(timeout=20.0), a_process("BACKOFF", spawned=2.0)
     member = stepped(a_member(Stage.RESTARTING), down(stopwaitsecs=0.0), 25.0, restart=restart)
     assert (member.killed, member.stopped_at) == (False, BEGAN + 25.0)
@@ -650,14 +648,14 @@ def test_a_new_process_has_its_own_patience_however_long_the_old_one_took_and_wh
     assert stepped(member, process, 45.0, restart=restart).stage is Stage.FAILED
 
 
-def test_where_supervisord_does_not_tell_its_stopwaitsecs_restart_timeout_is_the_deadline() -> None:
+def test_unknown_stopwaitsecs_uses_restart_timeout() -> None:
     assert not stepped(a_member(Stage.RESTARTING), stopping(59.9, 0.0), 59.9).failed
     after = stepped(a_member(Stage.RESTARTING), stopping(60.0, 0.0), 60.0)
     assert (after.stage, after.failed) == (Stage.RESTARTING, True)
     assert after.why.startswith("did not stop within 60 s (restart.timeout), ")
 
 
-def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
+def test_killed_process_has_restart_timeout_to_start() -> None:
     restart = RestartPolicy(timeout=20.0, on_kill="continue")
     member = stepped(a_member(Stage.RESTARTING), down(), 10.1, restart=restart)
     process = a_process("BACKOFF", spawned=2.0)
@@ -666,7 +664,7 @@ def test_a_killed_one_has_restart_timeout_from_its_end_to_come_up() -> None:
     assert (after.stage, after.why) == (Stage.FAILED, "did not start within 20 s (restart.timeout): it is BACKOFF")
 
 
-def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end() -> None:
+def test_unkillable_process_fails_and_rollout_ends() -> None:
     member = stepped(a_member(Stage.RESTARTING), stopping(10.0), 10.0)
     assert stepped(member, stopping(69.0), 69.0).stage is Stage.RESTARTING
     after = stepped(member, stopping(70.0), 70.0)
@@ -677,13 +675,13 @@ def test_one_that_even_sigkill_does_not_end_is_given_up_and_the_rollout_can_end(
     )
 
 
-def test_one_that_was_killed_and_then_is_not_warm_says_both() -> None:
+def test_kill_and_cold_process_are_both_told() -> None:
     member = warming(failed=True, why=UNSTOPPED)
     after = stepped(member, a_process("RUNNING", NEW), **warmup_status("failed", why="GET / answered 500"))
     assert (after.stage, after.why) == (Stage.FAILED, f"{UNSTOPPED}; then is not warm: GET / answered 500")
 
 
-def test_one_that_did_not_stop_and_is_then_stopped_by_hand_still_says_so() -> None:
+def test_kill_and_manual_stop_are_both_told() -> None:
     member = warming(failed=True, why=UNSTOPPED)
     after = stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE))
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, True)
@@ -691,7 +689,7 @@ def test_one_that_did_not_stop_and_is_then_stopped_by_hand_still_says_so() -> No
     assert stepped(after, a_process("STOPPED", down_for=MANUAL_STOP_GRACE)) == after
 
 
-def test_one_that_did_not_stop_and_whose_new_process_dies_says_both_once() -> None:
+def test_kill_and_exit_are_both_told() -> None:
     member = ready(failed=True, killed=True, why=UNSTOPPED)
     after = stepped(member, a_process("EXITED"))
     assert (after.stage, after.failed) == (Stage.OPEN, True)
@@ -710,21 +708,21 @@ def warmup_status(state: str, pid: int = NEW, why: str = "") -> dict[str, Any]:
     return {"warmups": {NAME: WarmupStatus(pid, state, 11, 730.0, 3.0, why, spawned=1.0)}}
 
 
-def test_warm_and_running_it_is_opened_and_settles() -> None:
+def test_warm_running_process_is_ready() -> None:
     after = stepped(warming(), a_process("RUNNING", NEW), at=1.0, **warmup_status("warm"))
     assert (after.stage, after.since, after.failed) == (Stage.READY, BEGAN + 1.0, False)
     assert (after.requests, after.first_ms, after.last_ms) == (11, 730.0, 3.0)
     assert after.timing.warmed == 1.0
 
 
-def test_warm_before_startsecs_are_over_it_stays_closed_and_that_counts_as_warming() -> None:
+def test_warm_starting_process_stays_closed() -> None:
     starting = stepped(warming(), a_process("STARTING", NEW), at=0.5, **warmup_status("warm"))
     assert (starting.stage, starting.timing.warmed) == (Stage.WARMING, 0.0)
     running = stepped(starting, a_process("RUNNING", NEW), at=2.0, **warmup_status("warm"))
     assert (running.stage, running.timing.warmed, running.timing.started) == (Stage.READY, 2.0, 0.0)
 
 
-def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
+def test_startsecs_above_restart_timeout_fail() -> None:
     restart = RestartPolicy(timeout=20.0)
     process = a_process("STARTING", NEW)
     assert stepped(warming(), process, 19.9, restart=restart, **warmup_status("warm")).stage is Stage.WARMING
@@ -735,22 +733,22 @@ def test_startsecs_above_restart_timeout_fail_with_words_that_say_so() -> None:
     )
 
 
-def test_what_the_warm_up_found_is_told_at_once() -> None:
+def test_warm_up_progress_is_recorded_at_once() -> None:
     after = stepped(warming(), a_process("RUNNING", NEW), **warmup_status("failed", why="GET / answered 500"))
     assert (after.stage, after.failed, after.why) == (Stage.FAILED, True, "is not warm: GET / answered 500")
 
 
-def test_one_that_came_back_with_another_pid_is_warmed_under_the_same_deadline() -> None:
+def test_crashed_process_keeps_warm_up_deadline() -> None:
     after = stepped(warming(), a_process("STARTING", 300), at=5.0, **warmup_status("warm"))
     assert (after.stage, after.pid, after.since) == (Stage.WARMING, 300, BEGAN)
 
 
-def test_the_warmth_of_another_pid_does_not_count() -> None:
+def test_warm_up_of_other_pid_is_ignored() -> None:
     after = stepped(warming(), a_process("RUNNING", NEW), **warmup_status("warm", pid=300))
     assert (after.stage, after.requests) == (Stage.WARMING, 0)
 
 
-def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
+def test_warm_up_of_down_process_is_ignored() -> None:
     assert stepped(warming(), a_process("BACKOFF"), **warmup_status("warm")).stage is Stage.WARMING
 
 
@@ -761,12 +759,12 @@ def test_the_warmth_of_one_that_is_down_does_not_count() -> None:
         (a_process("EXITED", down_for=MANUAL_STOP_GRACE), "it is EXITED"),
     ],
 )
-def test_one_that_stays_down_while_it_is_warmed_has_failed(process: Process, words: str) -> None:
+def test_process_down_during_warm_up_fails(process: Process, words: str) -> None:
     after = stepped(warming(), process, **warmup_status("warming"))
     assert (after.stage, after.why) == (Stage.FAILED, f"exited during its warm-up: {words}")
 
 
-def test_who_holds_the_port_of_one_that_does_not_come_up_is_told() -> None:
+def test_holder_of_port_is_named_when_start_fails() -> None:
     held = {NAME: "port 8001 is held by process 41 (python3)"}
     for member in (warming(), a_member(Stage.RESTARTING, old_spawned=1.0)):
         after = stepped(member, a_process("FATAL", spawn_error="exited too quickly", spawned=2.0), held=held)
@@ -776,7 +774,7 @@ def test_who_holds_the_port_of_one_that_does_not_come_up_is_told() -> None:
         )
 
 
-def test_holder_of_the_port_is_named_when_backoff_lasts() -> None:
+def test_holder_of_port_is_named_in_backoff() -> None:
     held = {NAME: "port 8001 is held by process 41 (python3)"}
     starting = a_member(Stage.RESTARTING, old_spawned=1.0, stopped_at=BEGAN)
     for member in (warming(), starting):
@@ -786,7 +784,7 @@ def test_holder_of_the_port_is_named_when_backoff_lasts() -> None:
 
 
 @pytest.mark.parametrize("state", ["EXITED", "STOPPED"])
-def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
+def test_short_stop_during_warm_up_is_waited_for(state: str) -> None:
     process = a_process(state, down_for=MANUAL_STOP_GRACE - 0.1)
     assert stepped(warming(), process, **warmup_status("warming")).stage is Stage.WARMING
 
@@ -800,7 +798,7 @@ def test_one_that_was_down_for_a_moment_is_waited_for(state: str) -> None:
     ],
     ids=["its warm-up is about to say more", "nobody warms it", "nobody says anything"],
 )
-def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], sooner: float) -> None:
+def test_warm_up_fails_at_its_deadline(facts: dict[str, Any], sooner: float) -> None:
     warmup, process, deadline = (
         WarmupPolicy(timeout=15.0),
         a_process("RUNNING", NEW),
@@ -812,7 +810,7 @@ def test_one_that_is_never_warm_fails_at_the_deadline(facts: dict[str, Any], soo
     assert (after.stage, after.why) == (Stage.FAILED, f"is not warm after 15 s (warmup.timeout): {words}")
 
 
-def test_time_in_the_queue_does_not_count_for_the_deadline() -> None:
+def test_queued_time_extends_warm_up_deadline() -> None:
     process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
     queued = {"warmups": {NAME: WarmupStatus(NEW, "warming", why="waits for a slot", queued=40.0, spawned=1.0)}}
     assert stepped(warming(), process, 55.0, warmup=warmup, **queued).stage is Stage.WARMING
@@ -820,14 +818,14 @@ def test_time_in_the_queue_does_not_count_for_the_deadline() -> None:
     assert after.why == "is not warm after 15 s (warmup.timeout): waits for a slot"
 
 
-def test_a_warm_up_that_is_late_has_failed_with_what_it_waited_for() -> None:
+def test_late_warm_up_fails_with_its_reason() -> None:
     process, warmup = a_process("RUNNING", NEW), WarmupPolicy(timeout=15.0)
     after = stepped(warming(), process, 15.01, warmup=warmup, **warmup_status("late", why="GET / did not answer"))
     assert (after.stage, after.failed) == (Stage.FAILED, True)
     assert after.why == "is not warm after 15 s (warmup.timeout): GET / did not answer"
 
 
-def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says_where_it_stands() -> None:
+def test_new_pid_at_deadline_fails_with_state() -> None:
     warmup = WarmupPolicy(timeout=15.0)
     after = stepped(
         warming(deaths=1), a_process(pid=NEW), 15.0 + WARMUP_REPORT_GRACE, warmup=warmup, **warmup_status("warming")
@@ -835,13 +833,13 @@ def test_one_whose_youngest_warm_up_has_nothing_to_tell_yet_at_the_deadline_says
     assert after.why == "is not warm after 15 s (warmup.timeout): it is RUNNING; it exited once during its warm-up"
 
 
-def test_one_that_is_restarted_by_hand_while_it_is_warmed_has_not_died() -> None:
+def test_manual_restart_is_no_exit() -> None:
     after = stepped(warming(), a_process("STARTING", 300, told_to_stop=True))
     assert (after.stage, after.pid, after.deaths) == (Stage.WARMING, 300, 0)
 
 
 @pytest.mark.parametrize(("deaths", "times"), [(1, "once"), (3, "3 times")])
-def test_one_that_died_again_and_again_until_the_deadline_says_so(deaths: int, times: str) -> None:
+def test_exits_during_warm_up_are_counted(deaths: int, times: str) -> None:
     member, warmup = warming(), WarmupPolicy(timeout=15.0)
     for n in range(1, deaths + 1):
         member = stepped(member, a_process("STARTING", NEW + n), at=n)
@@ -857,34 +855,34 @@ def ready(**changes: Any) -> Member:
     return a_member(Stage.READY, pid=NEW, **changes)
 
 
-def test_it_is_available_again_when_it_has_settled() -> None:
+def test_ready_process_is_open_after_min_ready_seconds() -> None:
     assert stepped(ready(), a_process("RUNNING", NEW), 9.9).stage is Stage.READY
     after = stepped(ready(), a_process("RUNNING", NEW), 10.0)
     assert (after.stage, after.replaced, after.timing.ready) == (Stage.OPEN, True, 10.0)
 
 
 @pytest.mark.parametrize(("state", "pid"), [("STARTING", 300), ("FATAL", 0), ("EXITED", 0)])
-def test_one_that_dies_while_it_settles_has_failed_and_is_not_replaced(state: str, pid: int) -> None:
+def test_exit_while_ready_fails_the_member(state: str, pid: int) -> None:
     after = stepped(ready(), a_process(state, pid), 10.0)
     assert (after.stage, after.pid, after.failed, after.replaced) == (Stage.OPEN, NEW, True, False)
 
 
 @pytest.mark.parametrize("stage", [Stage.DRAINING, Stage.WARMING, Stage.READY])
-def test_one_that_an_operator_stops_is_left_stopped_at_whatever_stage(stage: Stage) -> None:
+def test_manual_stop_is_kept_at_any_stage(stage: Stage) -> None:
     member = a_member(stage, pid=NEW, old_pid=100)
     assert stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE - 0.1), 1.0).stage is stage
     after = stepped(member, a_process("STOPPED", down_for=MANUAL_STOP_GRACE), 1.0)
     assert (after.stage, after.selected, after.failed) == (Stage.OPEN, False, False)
 
 
-def test_one_that_was_started_again_and_then_stopped_is_left_stopped() -> None:
+def test_stop_of_new_process_is_left_stopped() -> None:
     stopped = a_process("STOPPED", spawned=2.0, down_for=MANUAL_STOP_GRACE)
     assert stepped(a_member(Stage.RESTARTING), stopped).selected is False
     assert stepped(a_member(Stage.RESTARTING), ours("STOPPED", down_for=MANUAL_STOP_GRACE)).selected is True
 
 
 @pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
-def test_one_that_another_client_stopped_before_the_rollout_is_not_started(state: str) -> None:
+def test_process_stopped_by_other_is_not_started(state: str) -> None:
     process = a_process(state, down_for=0.1)
     assert stepped(a_member(Stage.RESTARTING), process).stage is Stage.DRAINING
     assert stepped(a_member(Stage.RESTARTING), replace(process, stopped_by_rollout=True)).stage is Stage.RESTARTING
@@ -892,12 +890,12 @@ def test_one_that_another_client_stopped_before_the_rollout_is_not_started(state
     assert stepped(left, process).stage is Stage.RESTARTING, "an earlier failure had left it STOPPED"
 
 
-def test_one_that_the_rollout_has_stopped_is_started_whatever_the_stage_says() -> None:
+def test_process_stopped_by_rollout_is_started() -> None:
     assert stepped(a_member(Stage.DRAINING), ours("STOPPED", down_for=MANUAL_STOP_GRACE)).stage is Stage.RESTARTING
 
 
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
-def test_a_pid_that_is_used_again_is_another_process(state: str) -> None:
+def test_reused_pid_is_another_process(state: str) -> None:
     again = a_process(state, OLD, spawned=2.0)
     assert stepped(a_member(Stage.DRAINING), again).stage is Stage.RESTARTING
     after = stepped(a_member(Stage.RESTARTING), again)
@@ -910,7 +908,7 @@ def test_a_pid_that_is_used_again_is_another_process(state: str) -> None:
 # --- stopped by another client while it is warmed up
 
 
-def test_one_that_is_being_stopped_is_waited_for_beyond_the_time_of_its_warm_up() -> None:
+def test_stopping_process_outlasts_its_warm_up() -> None:
     """A SIGTERM between fork and exec is lost, and then a stop takes stopwaitsecs."""
     stopping, warmup = a_process("STOPPING", NEW, stopwaitsecs=10.0), WarmupPolicy(timeout=10.0)
     assert stepped(warming(), stopping, 10.5, warmup=warmup) == warming()
@@ -919,20 +917,20 @@ def test_one_that_is_being_stopped_is_waited_for_beyond_the_time_of_its_warm_up(
     assert (after.selected, after.why) == (False, "was stopped manually, and is left stopped")
 
 
-def test_one_whose_stop_never_ends_is_given_up() -> None:
+def test_endless_stop_fails_the_member() -> None:
     stopping, warmup = a_process("STOPPING", NEW, stopwaitsecs=10.0), WarmupPolicy(timeout=10.0)
     assert stepped(warming(), stopping, 79.9, warmup=warmup).stage is Stage.WARMING
     after = stepped(warming(), stopping, 80.0, warmup=warmup)
     assert (after.stage, "is still STOPPING after 80 s" in after.why) == (Stage.FAILED, True)
 
 
-def test_one_that_is_restarted_by_hand_has_all_the_time_of_a_warm_up() -> None:
+def test_manual_restart_renews_warm_up_deadline() -> None:
     again = a_process("RUNNING", 300, spawned=2.0, told_to_stop=True)
     after = stepped(warming(), again, 9.0)
     assert (after.stage, after.since, after.new, after.deaths) == (Stage.WARMING, BEGAN + 9.0, again.incarnation, 0)
 
 
-def test_one_that_failed_stays_as_it_is() -> None:
+def test_failed_member_is_unchanged() -> None:
     member = a_member(Stage.FAILED, failed=True, why="is not warm")
     assert stepped(member, a_process("RUNNING", NEW), 1000.0, **warmup_status("warm")) == member
 
@@ -946,49 +944,49 @@ def ordered(process: Process | None, closed: dict[Endpoint, float], stopped_at: 
     return given.verb.value if given else ""
 
 
-def test_one_that_runs_is_stopped_behind_a_gate_that_was_closed_before_it_was_found_drained() -> None:
+def test_drained_process_is_stopped_behind_gate() -> None:
     assert ordered(a_process(), {tcp(PORT): BEGAN}) == "stop"
     assert ordered(a_process("STARTING"), {tcp(PORT): BEGAN - 5.0}) == "stop"
 
 
 @pytest.mark.parametrize("closed", [{}, {tcp(PORT): BEGAN + 0.01}], ids=["open", "closed anew"])
-def test_one_that_runs_is_never_stopped_while_its_gate_is_not_known_closed(closed: dict[Endpoint, float]) -> None:
+def test_running_process_needs_closed_gate_to_stop(closed: dict[Endpoint, float]) -> None:
     assert ordered(a_process(), closed, at=1000.0) == ""
 
 
-def test_a_second_port_that_is_open_keeps_it_from_being_stopped() -> None:
+def test_open_second_port_prevents_stop() -> None:
     member = replace(a_member(Stage.RESTARTING), endpoints=(tcp(PORT), tcp(9001)))
     assert restart_action(member, observed(a_process()), {tcp(PORT): BEGAN}) is None
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL"])
-def test_one_that_is_down_is_started_behind_a_closed_gate(state: str) -> None:
+def test_down_process_is_started_behind_gate(state: str) -> None:
     assert ordered(a_process(state), {tcp(PORT): BEGAN + 1.0}) == "start"
     assert ordered(a_process(state), {tcp(PORT): BEGAN + 1.1}) == ""
     assert ordered(a_process(state), {}) == ""
 
 
-def test_one_that_is_down_is_not_left_down_for_ever_where_the_gate_does_not_work() -> None:
+def test_process_is_started_without_gate_at_last() -> None:
     assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE - 0.1) == ""
     assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE) == "start"
 
 
-def test_one_in_backoff_is_stopped_first_whatever_the_gate() -> None:
+def test_backoff_is_stopped_before_start() -> None:
     assert ordered(a_process("BACKOFF"), {}) == "stop"
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "EXITED", "FATAL", "BACKOFF"])
-def test_one_that_was_started_again_gets_no_second_order(state: str) -> None:
+def test_started_process_gets_no_second_command(state: str) -> None:
     assert ordered(a_process(state, spawned=2.0), CLOSED) == ""
 
 
 @pytest.mark.parametrize("process", [None, a_process("STOPPING"), a_process("UNKNOWN"), a_process("RUNNING", NEW)])
-def test_there_is_nothing_to_order_for(process: Process | None) -> None:
+def test_no_command_without_startable_process(process: Process | None) -> None:
     assert ordered(process, CLOSED) == ""
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RESTARTING])
-def test_only_who_restarts_gets_orders(stage: Stage) -> None:
+def test_only_restarting_members_get_commands(stage: Stage) -> None:
     assert machine.actions(a_rollout(a_member(stage)), observed(a_process()), CLOSED) == ()
     restarting = a_rollout(a_member(Stage.RESTARTING))
     assert machine.actions(restarting, observed(a_process()), CLOSED) == (
@@ -996,7 +994,7 @@ def test_only_who_restarts_gets_orders(stage: Stage) -> None:
     )
 
 
-def test_a_process_without_ports_is_always_closed_and_one_with_an_open_port_never() -> None:
+def test_closed_since_counts_all_endpoints() -> None:
     assert closed_since(replace(a_member(), endpoints=()), {}) == -math.inf
     assert closed_since(a_member(), {}) == math.inf
 
@@ -1021,13 +1019,13 @@ def left(rollout: Rollout) -> list[str]:
     return [member.name for member in rollout.members if member.stage in (Stage.DRAINING, Stage.RESTARTING)]
 
 
-def test_a_rollout_that_has_ended_is_never_touched_again() -> None:
+def test_ended_rollout_is_unchanged() -> None:
     for status in (Status.DONE, Status.FAILED, Status.ABORTED, Status.PLANNED):
         rollout = a_rollout(*members(Stage.FAILED, Stage.OPEN), status=status)
         assert machine.advance(rollout, look("FATAL")) == rollout
 
 
-def test_the_first_goes_alone_and_then_as_many_as_the_limit() -> None:
+def test_canary_goes_alone_then_the_limit() -> None:
     rollout = a_rollout(*all_open(5), limit=3, canary=1)
     assert left(machine.advance(rollout, look(*["RUNNING"] * 5))) == ["app-1"]
     done = replace(rollout.members[0], replaced=True, attempted=True, pid=101)
@@ -1035,7 +1033,7 @@ def test_the_first_goes_alone_and_then_as_many_as_the_limit() -> None:
     assert left(after) == ["app-2", "app-3", "app-4"]
 
 
-def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
+def test_crashed_process_uses_a_slot() -> None:
     states = ["RUNNING"] * 3
     rollout = a_rollout(*all_open(4), limit=2, canary=0)
     assert left(machine.advance(rollout, look(*states, "BACKOFF"))) == ["app-1", "app-4"]
@@ -1044,27 +1042,27 @@ def test_one_that_crashed_takes_the_room_of_one_that_serves() -> None:
     assert left(machine.advance(other, look(*states, "STARTING"))) == ["app-1"]
 
 
-def test_one_that_has_died_leaves_only_when_supervisord_says_why() -> None:
+def test_dead_process_waits_for_supervisord() -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
     dead = look("EXITED", "RUNNING", "RUNNING", dead={"app-1": BEGAN})
     assert left(machine.advance(rollout, dead)) == []
     assert left(machine.advance(rollout, replace(dead, dead={}))) == ["app-1"]
 
 
-def test_a_rollout_that_could_not_start_its_only_process_has_failed_and_was_not_stopped_by_hand() -> None:
+def test_failed_start_of_only_process_is_no_abort() -> None:
     (failed,) = members(Stage.FAILED, failed=True, why="supervisord refused to start it")
     after = machine.advance(a_rollout(failed), look("STOPPED"))
     assert (after.status, "refused to start it" in after.why) == (Status.FAILED, True)
 
 
-def test_those_that_an_operator_stopped_take_no_room() -> None:
+def test_stopped_processes_use_no_slot() -> None:
     stopped = replace(all_open(4)[3], selected=False)
     rollout = a_rollout(*all_open(3), stopped, limit=2, canary=0)
     assert left(machine.advance(rollout, look("RUNNING", "RUNNING", "RUNNING", "STOPPED"))) == ["app-1", "app-2"]
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "STOPPING", "STOPPED"])
-def test_one_that_this_rollout_restarts_takes_room_beside_one_that_is_down(state: str) -> None:
+def test_restarting_process_uses_a_slot(state: str) -> None:
     first, *others = members(Stage.RESTARTING, *[Stage.OPEN] * 3, old_pid=101, since=BEGAN)
     down = replace(others[2], selected=False)
     rollout = a_rollout(replace(first, attempted=True), others[0], others[1], down, limit=2, canary=0)
@@ -1072,24 +1070,24 @@ def test_one_that_this_rollout_restarts_takes_room_beside_one_that_is_down(state
     assert left(after) == ["app-1"]
 
 
-def test_one_that_is_kept_closed_takes_room() -> None:
+def test_closed_failed_process_uses_a_slot() -> None:
     rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.FAILED, attempted=False), limit=1, canary=0)
     kept = replace(rollout, members=tuple(replace(m, selected=m.name != "app-3") for m in rollout.members))
     assert left(machine.advance(kept, look(*["RUNNING"] * 3))) == []
 
 
-def test_the_last_that_serves_is_closed_only_by_force() -> None:
+def test_last_serving_process_needs_force() -> None:
     rollout = a_rollout(*all_open(2), limit=2, canary=0)
     assert left(machine.advance(rollout, look("RUNNING", "RUNNING"))) == ["app-1"]
     assert left(machine.advance(replace(rollout, force=True), look("RUNNING", "RUNNING"))) == ["app-1", "app-2"]
 
 
 @pytest.mark.parametrize("wish", [{"paused": True}, {"aborting": True}])
-def test_a_wish_lets_nobody_leave(wish: dict[str, bool]) -> None:
+def test_pause_and_abort_admit_none(wish: dict[str, bool]) -> None:
     assert left(machine.advance(a_rollout(*all_open(2), **wish), look("RUNNING", "RUNNING"))) == []
 
 
-def test_more_failures_than_allowed_let_nobody_leave_and_end_the_rollout() -> None:
+def test_max_failures_ends_rollout() -> None:
     first, *others = all_open(3)
     rollout = a_rollout(
         replace(first, failed=True, attempted=True, why="is not warm"), *others, limit=3, max_failures=0
@@ -1101,7 +1099,7 @@ def test_more_failures_than_allowed_let_nobody_leave_and_end_the_rollout() -> No
     )
 
 
-def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
+def test_failed_member_leaves_as_was_closed() -> None:
     first, second = members(Stage.FAILED, Stage.OPEN)
     rollout = machine.advance(a_rollout(first, second, limit=2, canary=0), look("RUNNING", "RUNNING"))
     assert (rollout.members[0].stage, rollout.members[0].was_closed) == (Stage.DRAINING, True)
@@ -1111,9 +1109,7 @@ def test_whoever_was_kept_closed_leaves_with_a_note_of_it() -> None:
 
 @pytest.mark.parametrize("limit", [1, 9])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING", "BACKOFF", "FATAL", "EXITED"])
-def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_the_guard_closes_it(
-    state: str, limit: int
-) -> None:
+def test_exited_replaced_process_is_left_to_guard(state: str, limit: int) -> None:
     first, *others = members(*[Stage.OPEN] * 3, attempted=True, pid=1)
     rollout = a_rollout(replace(first, replaced=True), *others, limit=limit, max_failures=9)
     after = machine.advance(rollout, look(state, "RUNNING", "RUNNING"))
@@ -1121,7 +1117,7 @@ def test_one_that_died_after_it_was_opened_stays_open_whatever_the_room_because_
     assert (machine.closed(after), machine.jobs(after)) == ({}, {})
 
 
-def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() -> None:
+def test_stopped_selected_process_is_deselected_at_end() -> None:
     first, second = all_open(2)
     table = {
         "app-1": Process("app-1", "RUNNING", 101),
@@ -1142,13 +1138,13 @@ def test_what_an_operator_stopped_before_its_turn_is_accounted_for_at_the_end() 
         (Stage.READY, a_process("RUNNING", NEW)),
     ],
 )
-def test_the_time_in_which_nobody_looked_counts_for_no_deadline(stage: Stage, process: Process) -> None:
+def test_absent_listener_extends_deadlines(stage: Stage, process: Process) -> None:
     rollout = a_rollout(a_member(stage, pid=NEW), replace(a_member(), name="app-2"))
     away = machine.advance(rollout, observed(process, at=BEGAN + 500.0, gap=499.5, closed={}))
     assert (away.members[0].stage, away.members[0].failed, away.members[0].since) == (stage, False, BEGAN + 499.5)
 
 
-def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked_for_long() -> None:
+def test_absent_listener_drains_again() -> None:
     """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
     rollout = a_rollout(a_member(Stage.RESTARTING))
     reopened = {tcp(PORT): BEGAN + 499.0}
@@ -1158,7 +1154,7 @@ def test_one_that_was_drained_and_runs_still_is_drained_again_when_nobody_looked
     assert machine.actions(after, away, reopened) == ()
 
 
-def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up() -> None:
+def test_absent_listener_extends_start_timeout() -> None:
     process = a_process("BACKOFF", spawned=2.0)
     rollout = a_rollout(
         a_member(Stage.RESTARTING, stopped_at=BEGAN + 5.0, killed=True), restart=RestartPolicy(timeout=20.0)
@@ -1168,26 +1164,26 @@ def test_one_that_was_down_when_nobody_looked_has_its_patience_left_to_come_up()
     assert machine.advance(away, observed(process, at=BEGAN + 515.0)).members[0].stage is Stage.FAILED
 
 
-def test_one_that_is_not_down_yet_is_not_noted_as_down_because_nobody_looked() -> None:
+def test_absent_listener_notes_no_stop() -> None:
     rollout = a_rollout(a_member(Stage.RESTARTING))
     away = machine.advance(rollout, observed(stopping(1.0), at=BEGAN + 500.0, gap=499.0))
     assert (away.members[0].stage, away.members[0].stopped_at) == (Stage.RESTARTING, 0.0)
 
 
-def test_a_stuck_rollout_is_not_ended_for_the_time_in_which_nobody_looked() -> None:
+def test_absent_listener_ends_no_stuck_rollout() -> None:
     kept = replace(all_open(3)[2], selected=False)
     rollout = a_rollout(*all_open(2), kept, stuck_since=BEGAN)
     after = machine.advance(rollout, look("RUNNING", "RUNNING", "BACKOFF", at=BEGAN + 500.0, gap=499.0))
     assert (after.status, after.stuck_since) == (Status.RUNNING, BEGAN + 499.0)
 
 
-def test_a_rollout_ends_only_when_nobody_is_under_way() -> None:
+def test_rollout_ends_when_none_is_under_way() -> None:
     for stage in (Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY):
         rollout = a_rollout(a_member(stage, pid=OLD), aborting=stage is not Stage.DRAINING)
         assert machine.advance(rollout, observed(a_process(), closed={})).status is Status.RUNNING
 
 
-def test_what_an_operator_stops_while_it_waits_for_its_turn_is_not_waited_for() -> None:
+def test_stopped_selected_process_is_not_waited_for() -> None:
     first, second = all_open(2)
     rollout = a_rollout(replace(first, attempted=True, replaced=True, pid=101), second)
     down = Process("app-2", "STOPPED", down_for=MANUAL_STOP_GRACE - 0.1)
@@ -1208,7 +1204,7 @@ def stuck(rollout: Rollout, *states: str, **facts: Any) -> Rollout:
     return machine.advance(almost, look(*states, at=BEGAN + patience, **facts))
 
 
-def test_a_rollout_that_finds_no_room_until_the_deadline_fails_and_names_who_is_down() -> None:
+def test_stuck_rollout_fails_and_names_unavailable() -> None:
     kept = replace(all_open(3)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "BACKOFF")
     assert after.status is Status.FAILED
@@ -1218,13 +1214,13 @@ def test_a_rollout_that_finds_no_room_until_the_deadline_fails_and_names_who_is_
     )
 
 
-def test_the_text_names_also_who_is_kept_closed() -> None:
+def test_stuck_rollout_names_closed_processes() -> None:
     kept = replace(members(Stage.FAILED, Stage.FAILED, Stage.FAILED)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", "RUNNING")
     assert "and app-3 is failed. Fix: " in after.why
 
 
-def test_where_only_one_serves_the_text_says_what_takes_it_too() -> None:
+def test_stuck_on_last_process_suggests_force() -> None:
     after = stuck(a_rollout(*all_open(1), limit=2), "RUNNING")
     assert after.why == (
         "no process could be restarted for 60 s, because only one process serves. Fix: start another one, or accept an "
@@ -1232,7 +1228,7 @@ def test_where_only_one_serves_the_text_says_what_takes_it_too() -> None:
     )
 
 
-def test_a_rollout_that_moves_again_is_not_stuck_any_more() -> None:
+def test_rollout_that_moves_is_not_stuck() -> None:
     rollout = a_rollout(*all_open(2), stuck_since=BEGAN - 59.0)
     assert machine.advance(rollout, look("RUNNING", "RUNNING")).stuck_since == 0.0
 
@@ -1244,7 +1240,7 @@ def test_a_paused_rollout_is_never_stuck() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.DONE, Status.FAILED, Status.ABORTED])
-def test_what_is_closed_is_told_by_the_stages_also_of_rollouts_that_have_ended(status: Status) -> None:
+def test_ended_rollout_keeps_failed_closed(status: Status) -> None:
     rollout = a_rollout(*members(*Stage), status=status)
     expected = {m.endpoints[0]: f"supervisor_rolling app:{m.name}" for m in rollout.members if m.stage in CLOSED_STAGES}
     assert machine.closed(rollout) == expected
@@ -1256,26 +1252,26 @@ def test_all_ports_of_a_process_are_closed() -> None:
     assert list(machine.closed(a_rollout(member))) == [tcp(1), tcp(2), tcp(3)]
 
 
-def test_only_what_warms_and_has_a_pid_is_a_job() -> None:
+def test_warming_member_with_pid_is_a_job() -> None:
     one, two = members(Stage.WARMING, Stage.WARMING, pid=NEW)
     rollout = a_rollout(one, replace(two, pid=0), a_member(Stage.READY, pid=NEW))
     (job,) = machine.jobs(rollout).values()
     assert (list(machine.jobs(rollout)), job.pid, job.endpoints, job.bypass) == (["app-1"], NEW, (tcp(8001),), "mark")
 
 
-def test_available_is_who_is_open_and_running() -> None:
+def test_available_counts_open_running_processes() -> None:
     rollout = a_rollout(*members(Stage.OPEN, Stage.OPEN, Stage.READY, Stage.DRAINING, Stage.OPEN))
     assert available(rollout, look("RUNNING", "STARTING", "RUNNING", "RUNNING")) == 1
 
 
-def test_the_least_that_was_available_is_remembered() -> None:
+def test_least_available_is_remembered() -> None:
     rollout = a_rollout(*all_open(3), paused=True)
     after = machine.advance(rollout, look("RUNNING", "FATAL", "FATAL"))
     assert after.least_available == 1
     assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).least_available == 1
 
 
-def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of_others() -> None:
+def test_resume_keeps_replaced_and_forgets_failures() -> None:
     done = a_member(replaced=True, attempted=True, failed=True, pid=NEW, why="died after it was replaced")
     closed = replace(done, name="app-2", stage=Stage.FAILED)
     waiting = replace(a_member(), name="app-3", failed=True, attempted=True, why="still receives new connections")
@@ -1302,7 +1298,7 @@ def test_resume_forgets_failures_and_keeps_what_is_new_but_vouches_for_no_pid_of
     assert after.rests == (Rest(BEGAN + 5.0, BEGAN + 100.0, previous.why),)
 
 
-def test_a_plan_has_those_that_are_left_alone_last() -> None:
+def test_plan_lists_unselected_last() -> None:
     first, second, third = all_open(3)
     rollout = a_rollout(replace(first, selected=False), second, third)
     plan = machine.planned(rollout, look("STOPPED", "RUNNING", "FATAL"))
@@ -1313,12 +1309,12 @@ def test_a_plan_has_those_that_are_left_alone_last() -> None:
 @pytest.mark.parametrize(
     "names", [["web_2", "web_10"], ["a", "b1", "b2"], ["2", "10"], ["x1y9", "x1y10", "x2"], ["1²", "2"]]
 )
-def test_names_are_sorted_as_people_do(names: list[str]) -> None:
+def test_natural_order_sorts_numbers(names: list[str]) -> None:
     backwards = names[::-1]
     assert sorted(backwards, key=natural) == names
 
 
-def test_a_process_that_somebody_names_and_an_earlier_rollout_left_closed_is_drained_and_replaced() -> None:
+def test_named_failed_process_is_drained_again() -> None:
     processes = {p.name: p for p in (a_process(), replace(a_process(), name="app-2", pid=102))}
     endpoints = {"app-1": (tcp(8001),), "app-2": (tcp(8002),)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
@@ -1359,7 +1355,7 @@ def guarded_name(guarded: GuardedProcess) -> str:
 
 
 @pytest.mark.parametrize("guarded", CRASHED, ids=guarded_name)
-def test_one_that_the_guard_has_still_to_warm_is_not_available(guarded: GuardedProcess) -> None:
+def test_guarded_process_is_not_available(guarded: GuardedProcess) -> None:
     rollout, facts = a_rollout(*all_open(3), least_available=3), observed_with(*["RUNNING"] * 3, guarded=guarded)
     assert available(rollout, facts) == 2
     is_open = guarded.stage is Stage.WARMING and not guarded.closed  # users have it, although the rollout waits for it
@@ -1367,18 +1363,18 @@ def test_one_that_the_guard_has_still_to_warm_is_not_available(guarded: GuardedP
 
 
 @pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
-def test_one_that_serves_although_it_could_not_be_warmed_is_available(guarded: GuardedProcess) -> None:
+def test_open_unwarmed_process_is_available(guarded: GuardedProcess) -> None:
     assert available(a_rollout(*all_open(3)), observed_with(*["RUNNING"] * 3, guarded=guarded)) == 3
 
 
 @pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)
-def test_a_rollout_does_not_wait_for_one_that_serves_although_it_could_not_be_warmed(guarded: GuardedProcess) -> None:
+def test_open_unwarmed_process_is_not_awaited(guarded: GuardedProcess) -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
     assert left(machine.advance(rollout, observed_with(*["RUNNING"] * 3, guarded=guarded))) == ["app-1"]
 
 
 @pytest.mark.parametrize("first", [a_guarded(Stage.WARMING, closed=True), a_guarded(Stage.WARMING)], ids=guarded_name)
-def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_has_settled(
+def test_rollout_waits_for_guard_to_warm_crashed(
     first: GuardedProcess,
 ) -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
@@ -1390,7 +1386,7 @@ def test_a_rollout_waits_while_one_that_crashed_is_warmed_and_goes_on_when_it_ha
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.WARMING])
-def test_one_that_is_kept_closed_because_it_could_not_be_warmed_is_replaced_first_and_takes_no_room(
+def test_unwarmed_closed_process_is_replaced_first(
     stage: Stage,
 ) -> None:
     guarded = a_guarded(stage, closed=True, tries=1)
@@ -1400,13 +1396,13 @@ def test_one_that_is_kept_closed_because_it_could_not_be_warmed_is_replaced_firs
     assert [member.name for member in plan.members] == ["app-3", "app-1", "app-2"]
 
 
-def test_one_that_is_down_is_replaced_first_whatever_the_guard_does() -> None:
+def test_down_process_is_replaced_first() -> None:
     rollout = a_rollout(*all_open(3), limit=1, canary=0)
     guarded = a_guarded(Stage.DOWN, closed=True)
     assert left(machine.advance(rollout, observed_with("RUNNING", "RUNNING", "BACKOFF", guarded=guarded))) == ["app-3"]
 
 
-def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -> None:
+def test_last_warm_process_stays_open() -> None:
     rollout = a_rollout(*all_open(2), limit=2, canary=0)
     guarded = a_guarded(Stage.WARMING, closed=True, number=2)
     assert left(machine.advance(rollout, observed_with("RUNNING", "RUNNING", guarded=guarded))) == []
@@ -1420,7 +1416,7 @@ def test_the_last_that_is_warm_is_not_closed_while_the_guard_warms_the_other() -
         ("BACKOFF", a_guarded(Stage.DOWN, closed=True), "app-3 is BACKOFF"),
     ],
 )
-def test_a_rollout_that_is_stuck_tells_what_the_guard_does(state: str, guarded: GuardedProcess, words: str) -> None:
+def test_stuck_rollout_says_what_guard_does(state: str, guarded: GuardedProcess, words: str) -> None:
     kept = replace(all_open(3)[2], selected=False)
     after = stuck(a_rollout(*all_open(2), kept), "RUNNING", "RUNNING", state, guarded={guarded.name: guarded})
     waited = "130" if guarded.stage is Stage.WARMING else "60"
@@ -1445,7 +1441,7 @@ def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Rollout:
 
 
 @pytest.mark.parametrize("stopwaitsecs", [0.0, 10.0, 60.0])
-def test_a_process_that_stops_within_restart_timeout_or_does_not_tell_may_be_rolled(stopwaitsecs: float) -> None:
+def test_stopwaitsecs_within_restart_timeout_is_accepted(stopwaitsecs: float) -> None:
     slow_to_stop(10.0, stopwaitsecs)
 
 
@@ -1457,9 +1453,7 @@ def test_a_process_that_stops_within_restart_timeout_or_does_not_tell_may_be_rol
         ([90.0, 3600.0, 90.0, 90.0, 90.0], "app:app-1, app:app-2, app:app-3 and 2 more may take up to 3600 s"),
     ],
 )
-def test_one_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused(
-    stopwaitsecs: list[float], words: str
-) -> None:
+def test_stopwaitsecs_above_restart_timeout_is_refused(stopwaitsecs: list[float], words: str) -> None:
     with pytest.raises(ConfigError) as refused:
         slow_to_stop(*stopwaitsecs)
     assert str(refused.value) == (
@@ -1469,7 +1463,7 @@ def test_one_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused(
 
 
 @pytest.mark.parametrize("change", [{"selected": False}, {"attempted": True, "replaced": True}], ids=str)
-def test_one_that_the_rollout_does_not_stop_may_take_as_long_as_it_likes(change: dict[str, bool]) -> None:
+def test_stopwaitsecs_of_unselected_is_ignored(change: dict[str, bool]) -> None:
     slow_to_stop(3600.0, **change)
 
 
@@ -1478,7 +1472,7 @@ def begun(observed: Observation, failed: dict[str, str]) -> Rollout:
     return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, endpoints, failed)
 
 
-def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() -> None:
+def test_kept_closed_process_begins_failed() -> None:
     rollout = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
     assert [(m.stage, m.since, m.why) for m in rollout.members] == [
         (Stage.OPEN, 0.0, ""),
@@ -1488,12 +1482,12 @@ def test_what_is_kept_closed_when_a_rollout_begins_stays_so_with_its_reason() ->
 
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
-def test_open_process_that_the_guard_warms_counts_as_available(is_closed: bool, least: int) -> None:
+def test_open_guarded_process_counts_as_available(is_closed: bool, least: int) -> None:
     guarded = a_guarded(Stage.WARMING, number=2, closed=is_closed)
     assert begun(observed_with("RUNNING", "RUNNING", guarded=guarded), {}).least_available == least
 
 
-def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
+def test_rollout_says_it_waits_for_guard() -> None:
     facts = observed_with(*["RUNNING"] * 3, guarded=a_guarded(Stage.WARMING, number=2))
     rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
     assert (rollout.waits_for, rollout.waits_long) == ("the crash guard to finish app-2 (warming)", False)
@@ -1506,7 +1500,7 @@ def test_rollout_that_waits_for_the_guard_says_so_after_five_seconds() -> None:
 
 
 @pytest.mark.parametrize("stage", [Stage.RESTARTING, Stage.WARMING])
-def test_rollout_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage) -> None:
+def test_rollout_names_holder_of_port_in_backoff(stage: Stage) -> None:
     members = (a_member(stage, old_spawned=1.0, pid=NEW), *all_open(3)[1:])
     facts = replace(
         look("BACKOFF", "RUNNING", "RUNNING"), at=BEGAN + LONG, held={NAME: "port 8001 is held by process 41"}
@@ -1515,7 +1509,7 @@ def test_rollout_names_what_holds_the_port_of_a_process_in_backoff(stage: Stage)
     assert (rollout.waits_for, rollout.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
 
 
-def test_rollout_whose_warm_up_lasts_says_what_it_waits_for() -> None:
+def test_rollout_says_what_a_warm_up_waits_for() -> None:
     late = a_rollout(warming(), *all_open(3)[1:])
     facts = replace(look("RUNNING", "RUNNING", "RUNNING"), at=BEGAN + LONG)
     facts = replace(facts, processes={**facts.processes, NAME: a_process("RUNNING", NEW)})
@@ -1530,7 +1524,7 @@ def a_watch(*guarded: GuardedProcess) -> GuardState:
     return GuardState("app", Policy("app", PortRule()), GatePolicy(), guarded)
 
 
-def test_where_nobody_guards_what_the_last_rollout_left_failed_is_kept_closed() -> None:
+def test_kept_closed_by_last_rollout_without_guard() -> None:
     first, second = members(Stage.FAILED, Stage.OPEN, why="is cold")
     assert kept_closed(a_rollout(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
     assert kept_closed(None, None) == {}
@@ -1550,14 +1544,12 @@ def test_where_nobody_guards_what_the_last_rollout_left_failed_is_kept_closed() 
     ],
     ids=lambda value: " ".join(f"{w.name} {guarded_name(w)}" for w in value) if isinstance(value, list) else "",
 )
-def test_where_the_guard_is_only_what_failed_and_is_still_closed_is_kept_so(
-    guarded: list[GuardedProcess], expected: dict[str, str]
-) -> None:
+def test_kept_closed_follows_the_guard(guarded: list[GuardedProcess], expected: dict[str, str]) -> None:
     previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
     assert kept_closed(previous, a_watch(*guarded)) == expected
 
 
-def test_the_guard_alone_says_what_is_kept_closed_where_nothing_was_rolled() -> None:
+def test_kept_closed_by_guard_without_rollout() -> None:
     failed = a_guarded(Stage.FAILED, closed=True, tries=1, problem="is cold")
     assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}
 
@@ -1577,23 +1569,23 @@ def orders_while_draining(
     return machine.actions(rollout, observed(process, **changes), closed)
 
 
-def test_one_that_drains_is_sent_the_signal_as_soon_as_its_gate_is_closed() -> None:
+def test_drain_signal_follows_closed_gate() -> None:
     assert orders_while_draining(a_process(), {}) == ()
     assert orders_while_draining(a_process(), {tcp(PORT): BEGAN + 1.5}) == (SIGNAL,)  # closed since this look
 
 
-def test_it_is_sent_once_and_only_where_the_policy_has_one() -> None:
+def test_drain_signal_is_sent_once() -> None:
     assert orders_while_draining(a_process(), signalled=frozenset({NAME})) == ()
     assert orders_while_draining(a_process(), signalled=frozenset({"app-2"})) == (SIGNAL,)
     assert orders_while_draining(a_process(), drain=DRAIN) == ()
 
 
 @pytest.mark.parametrize("state", ["STARTING", "STOPPING", "STOPPED", "EXITED", "BACKOFF", "FATAL"])
-def test_one_that_is_down_or_may_not_have_its_handler_yet_is_sent_no_signal(state: str) -> None:
+def test_drain_signal_needs_running_process(state: str) -> None:
     assert orders_while_draining(a_process(state)) == ()
 
 
-def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal() -> None:
+def test_drain_signal_needs_the_old_process() -> None:
     assert orders_while_draining(a_process(), dead=frozenset({NAME})) == ()
     assert orders_while_draining(a_process(pid=NEW)) == ()
     assert orders_while_draining(None) == ()
@@ -1601,12 +1593,12 @@ def test_one_that_has_died_is_another_is_gone_or_has_no_users_is_sent_no_signal(
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DRAINING])
-def test_only_one_that_drains_is_sent_the_signal(stage: Stage) -> None:
+def test_drain_signal_is_for_draining_members(stage: Stage) -> None:
     rollout = a_rollout(a_member(stage), drain=MAX_SHOWN)
     assert SIGNAL not in machine.actions(rollout, observed(a_process()), CLOSED)
 
 
-def test_the_request_goes_to_the_same_ones_with_the_headers_of_the_warm_up() -> None:
+def test_drain_request_has_warm_up_headers() -> None:
     policy, warmup = DrainPolicy(request="POST /drain"), WarmupPolicy(headers={"Host": "example.org"})
     rollout = a_rollout(a_member(Stage.DRAINING), drain=policy, warmup=warmup)
     job = NotificationJob(OLD, (tcp(PORT),), "POST /drain", {"Host": "example.org"}, "mark", 1.0)
