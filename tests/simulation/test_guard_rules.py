@@ -179,7 +179,7 @@ def test_open_process_is_tried_again_seldom():
     assert pauses == [20.0, 40.0, 80.0, 160.0, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY]
 
 
-def test_open_processes_are_tried_again_one_at_a_time():
+def test_open_processes_are_retried_one_at_a_time():
     guard_state, processes = a_watch(*failed_open(201, 202, 203)), all_cold(3)
     guard_state = advanced(guard_state, processes, 5.0)
     assert standing(guard_state) == {
@@ -263,7 +263,7 @@ def test_down_group_says_next_serves_cold():
     }
 
 
-def test_holder_of_the_port_is_named_while_the_process_is_down():
+def test_holder_of_port_is_named_while_down():
     held = {"app-2": "port 8002 is held by process 41 (python3). Fix: kill 41"}
     guard_state = advanced(a_watch(), a_group(3, Process("app-2", "BACKOFF")), held=held)
     assert guard_state.guarded[0].why == (

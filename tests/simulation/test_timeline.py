@@ -64,7 +64,7 @@ def test_levels_are_bounded_and_least_is_not() -> None:
     assert levelled(full, 1, 9999.0).least_available == 1
 
 
-def test_time_between_failure_and_resume_does_not_count_as_active() -> None:
+def test_rest_before_resume_is_not_active() -> None:
     rests = (Rest(1010.0, 1100.0, "failed"), Rest(1120.0, 1121.0, ""))
     rollout = replace(ROLLOUT, started_at=1000.0, ended_at=1130.0, rests=rests)
     assert (active(rollout, 9999.0), rested(rollout)) == (39.0, 91.0)
@@ -124,7 +124,7 @@ def test_next_listener_continues_the_timeline() -> None:
     assert all(len(stages(member)) >= len(WAY) for member in rollout.members)
 
 
-def test_resumed_rollout_keeps_real_times_and_marks_the_rest() -> None:
+def test_resumed_rollout_keeps_times_and_marks_rest() -> None:
     world = World(3)
     world.processes["app-2"].deploy = {"warms": "failed"}
     first = a_rollout(world)

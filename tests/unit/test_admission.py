@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from supervisor_rolling.core.admission import check_gate
+from supervisor_rolling.core import machine
+from supervisor_rolling.core.admission import begin, check_gate, check_stop_timeout, kept_closed
 from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError
+from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
+from supervisor_rolling.core.jobs import WarmupStatus
+from supervisor_rolling.core.log_messages import changes
+from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
-from supervisor_rolling.core.rollout import Member, Rollout
+from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.wait_reasons import LONG
+from tests.support.members import (
+    BEGAN,
+    NAME,
+    NEW,
+    a_guarded,
+    a_member,
+    a_process,
+    a_rollout,
+    all_open,
+    guarded_name,
+    left,
+    look,
+    members,
+    observed_with,
+    warming,
+)
 
 UNIX = frozenset({"unix"})
 
 
-def a_rollout(*members: Member) -> Rollout:
+def a_rollout_of(*members: Member) -> Rollout:
     return Rollout(1, "app", Policy("app", PortRule()), members, 1, GatePolicy("path"))
 
 
 def test_gate_that_cannot_close_an_endpoint_is_refused() -> None:
-    rollout = a_rollout(*(Member(f"app-{n}", (tcp(8000 + n),)) for n in range(1, 6)))
+    rollout = a_rollout_of(*(Member(f"app-{n}", (tcp(8000 + n),)) for n in range(1, 6)))
     with pytest.raises(ConfigError) as caught:
         check_gate(rollout, UNIX)
     assert str(caught.value) == (
-        "the gate (path) cannot close port 8001 of app:app-1, port 8002 of app:app-2, port 8003 of app:app-3 and 2 more: "
-        "requests would fail while these processes restart. Fix: set gate.backend in rolling.yaml to one that can close "
-        "them"
+        "the gate (path) cannot close port 8001 of app:app-1, port 8002 of app:app-2, port 8003 of app:app-3 and 2 "
+        "more: requests would fail while these processes restart. Fix: set gate.backend in rolling.yaml to one that can "
+        "close them"
     )
 
 
@@ -39,4 +64,132 @@ def test_gate_that_cannot_close_an_endpoint_is_refused() -> None:
     ids=["it closes them", "not selected", "nothing to close", "no gate yet"],
 )
 def test_gate_is_accepted(endpoints: tuple[Endpoint, ...], selected: bool, closes: frozenset[str] | None) -> None:
-    check_gate(a_rollout(Member("app-1", endpoints, selected=selected)), closes)
+    check_gate(a_rollout_of(Member("app-1", endpoints, selected=selected)), closes)
+
+
+# --- what is kept closed when a rollout begins
+
+
+def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Rollout:
+    """A rollout of processes that may take so long, where restart.timeout is 60; refused if need be."""
+    processes = {
+        name: replace(process, stopwaitsecs=wait)
+        for wait, (name, process) in zip(stopwaitsecs, look(*["RUNNING"] * len(stopwaitsecs)).processes.items())
+    }
+    rollout = a_rollout(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
+    check_stop_timeout(rollout, processes)
+    return rollout
+
+
+@pytest.mark.parametrize("stopwaitsecs", [0.0, 10.0, 60.0])
+def test_stopwaitsecs_within_restart_timeout_is_accepted(stopwaitsecs: float) -> None:
+    slow_to_stop(10.0, stopwaitsecs)
+
+
+@pytest.mark.parametrize(
+    ("stopwaitsecs", "words"),
+    [
+        ([10.0, 61.0], "app:app-2 may take 61 s"),
+        ([3600.0, 0.0, 3600.0], "app:app-1, app:app-3 may take 3600 s"),
+        ([90.0, 3600.0, 90.0, 90.0, 90.0], "app:app-1, app:app-2, app:app-3 and 2 more may take up to 3600 s"),
+    ],
+)
+def test_stopwaitsecs_above_restart_timeout_is_refused(stopwaitsecs: list[float], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        slow_to_stop(*stopwaitsecs)
+    assert str(refused.value) == (
+        f"{words} to stop (stopwaitsecs), more than restart.timeout (60 s) waits. Fix: "
+        "raise groups.app.restart.timeout in rolling.yaml above it, or lower stopwaitsecs"
+    )
+
+
+@pytest.mark.parametrize("change", [{"selected": False}, {"attempted": True, "replaced": True}], ids=str)
+def test_stopwaitsecs_of_unselected_is_ignored(change: dict[str, bool]) -> None:
+    slow_to_stop(3600.0, **change)
+
+
+def begun(observed: Observation, failed: dict[str, str]) -> Rollout:
+    endpoints = {name: (tcp(8000 + n),) for n, name in enumerate(sorted(observed.processes), 1)}
+    return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, endpoints, failed)
+
+
+def test_kept_closed_process_begins_failed() -> None:
+    rollout = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
+    assert [(m.stage, m.since, m.why) for m in rollout.members] == [
+        (Stage.OPEN, 0.0, ""),
+        (Stage.FAILED, BEGAN, "is cold"),
+    ]
+    assert (rollout.started_at, rollout.least_available) == (BEGAN, 1)
+
+
+@pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
+def test_open_guarded_process_counts_as_available(is_closed: bool, least: int) -> None:
+    guarded = a_guarded(Stage.WARMING, number=2, closed=is_closed)
+    assert begun(observed_with("RUNNING", "RUNNING", guarded=guarded), {}).least_available == least
+
+
+def test_rollout_says_it_waits_for_guard() -> None:
+    facts = observed_with(*["RUNNING"] * 3, guarded=a_guarded(Stage.WARMING, number=2))
+    rollout = machine.advance(a_rollout(*all_open(3), limit=1, canary=0), replace(facts, at=BEGAN))
+    assert (rollout.waits_for, rollout.waits_long) == ("the crash guard to finish app-2 (warming)", False)
+    later = machine.advance(rollout, replace(facts, at=BEGAN + LONG))
+    assert (later.waits_for, later.waits_long) == (rollout.waits_for, True)
+    assert list(changes(rollout, later)) == ["app rollout 1 waits for the crash guard to finish app-2 (warming)"]
+    assert list(changes(later, later)) == []
+    gone = machine.advance(later, replace(look(*["RUNNING"] * 3), at=BEGAN + LONG + 1))
+    assert (left(gone), gone.waits_for, gone.waits_long) == (["app-1"], "", False)
+
+
+@pytest.mark.parametrize("stage", [Stage.RESTARTING, Stage.WARMING])
+def test_rollout_names_holder_of_port_in_backoff(stage: Stage) -> None:
+    members = (a_member(stage, old_spawned=1.0, pid=NEW), *all_open(3)[1:])
+    facts = replace(
+        look("BACKOFF", "RUNNING", "RUNNING"), at=BEGAN + LONG, held={NAME: "port 8001 is held by process 41"}
+    )
+    rollout = machine.advance(a_rollout(*members), facts)
+    assert (rollout.waits_for, rollout.waits_long) == (f"{NAME} to be warm: port 8001 is held by process 41", True)
+
+
+def test_rollout_says_what_a_warm_up_waits_for() -> None:
+    late = a_rollout(warming(), *all_open(3)[1:])
+    facts = replace(look("RUNNING", "RUNNING", "RUNNING"), at=BEGAN + LONG)
+    facts = replace(facts, processes={**facts.processes, NAME: a_process("RUNNING", NEW)})
+    facts = replace(
+        facts, warmups={NAME: WarmupStatus(NEW, "warming", why="GET /health (ready) answers 503", spawned=1.0)}
+    )
+    after = machine.advance(late, facts)
+    assert (after.waits_for, after.waits_long) == ("app-1 to be warm: GET /health (ready) answers 503", True)
+
+
+def a_watch(*guarded: GuardedProcess) -> GuardState:
+    return GuardState("app", Policy("app", PortRule()), GatePolicy(), guarded)
+
+
+def test_kept_closed_by_last_rollout_without_guard() -> None:
+    first, second = members(Stage.FAILED, Stage.OPEN, why="is cold")
+    assert kept_closed(a_rollout(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
+    assert kept_closed(None, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("guarded", "expected"),
+    [
+        ([], {}),
+        ([a_guarded(Stage.WARMING, closed=True, number=1)], {"app-1": "left cold"}),
+        ([a_guarded(Stage.WARMING, closed=False, number=1)], {}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=1, problem="is cold")], {"app-1": "is cold"}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=2, problem="is cold")], {"app-2": "is cold"}),
+        ([a_guarded(Stage.FAILED, closed=False, tries=2, number=2, problem="is cold")], {}),
+        ([a_guarded(Stage.WARMING, closed=True, number=2)], {}),
+        ([a_guarded(Stage.DOWN, closed=True, number=2)], {}),
+    ],
+    ids=lambda value: " ".join(f"{w.name} {guarded_name(w)}" for w in value) if isinstance(value, list) else "",
+)
+def test_kept_closed_follows_the_guard(guarded: list[GuardedProcess], expected: dict[str, str]) -> None:
+    previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
+    assert kept_closed(previous, a_watch(*guarded)) == expected
+
+
+def test_kept_closed_by_guard_without_rollout() -> None:
+    failed = a_guarded(Stage.FAILED, closed=True, tries=1, problem="is cold")
+    assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}

@@ -71,7 +71,7 @@ def a_record(limit: int = 1, **changes: Any) -> RolloutView:
     return load(RolloutView, a_record_of(limit=limit, processes=[process]))
 
 
-def test_cycle_is_the_time_away_without_the_ready_time() -> None:
+def test_cycle_is_time_away_without_ready() -> None:
     assert cycles(a_record()) == Cycles(1, {"app-1": 2.0})
 
 

@@ -71,7 +71,7 @@ def test_foreign_process_on_a_port(use: PortUse, found: Holder | None) -> None:
     assert foreign(use, OWN, PROXIES) == found
 
 
-def test_outgoing_connection_on_a_port_is_named_with_its_fix() -> None:
+def test_outgoing_connection_on_port_names_fix() -> None:
     client = Holder((41,), "curl", peer="10.0.0.5:443")
     assert held_text(40001, client, OWN) == (
         "port 40001 is taken by an outgoing connection to 10.0.0.5:443 of process 41 (curl). Fix: kill 41, and add "
