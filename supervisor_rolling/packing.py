@@ -1,7 +1,7 @@
-"""JSON, packed for its way between the listener and supervisord.
+"""JSON, packed on its way between the listener and supervisord.
 
-supervisord reads and sends 4 kB at a time, and looks after all its processes in between: among a thousand that takes it
-several milliseconds each time. So what is longer goes compressed, as text, because its XML-RPC takes nothing else.
+supervisord reads and sends 4 kB at a time, and handles all its processes in between, which takes several milliseconds
+with a thousand. So longer JSON is compressed, as text, because supervisord's XML-RPC takes nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 MARK = "zlib:"
 
 SHORT = 3000
-"""Characters that go as they are: they fit into one read, and can be read by people who trace them."""
+"""Characters that are sent as they are: they fit into one read, and stay readable in a trace."""
 
 LARGEST = 1 << 26
 """Bytes that are unpacked at most: a rollout of ten thousand processes has a sixth of it."""

@@ -9,7 +9,7 @@ from supervisor_rolling.core.process import Incarnation
 
 
 class Verb(str, enum.Enum):
-    """What supervisord can be told to do with a process."""
+    """What supervisord can do with a process."""
 
     STOP = "stop"
     START = "start"
@@ -18,18 +18,17 @@ class Verb(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Action:
-    """One order to supervisord, for this ``incarnation`` of a process and no other; ``signal``: which one."""
+    """One command to supervisord, for this incarnation of a process and no other."""
 
     verb: Verb
     name: str
     incarnation: Incarnation
-    signal: str = ""
+    signal: str = ""  # its name without SIG, of SIGNAL
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an order. ``why``: supervisord refuses for good, and why. ``already_stopped``: the process was
-    stopped or replaced before the order came, so nothing was done; ``why`` says so, too."""
+    """What became of an action."""
 
-    why: str = ""
-    already_stopped: bool = False
+    why: str = ""  # why supervisord refuses it for good; or that the process was already stopped
+    already_stopped: bool = False  # the process was stopped or replaced before, so nothing was done

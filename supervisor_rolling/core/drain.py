@@ -106,7 +106,7 @@ def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed
 def _exited(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A process that the drain signal has killed fails the rollout, so that no other is sent it."""
     after, signal = _drained(member, observed), rollout.policy.drain.signal
-    if not signal or member.name not in observed.signalled or process.told_to_stop or member.failed:
+    if not signal or member.name not in observed.signalled or process.stopped_by_order or member.failed:
         return after
     text = (
         f"exited after SIG{signal} (drain.signal): requests in flight were lost. Fix: give it a handler for this "

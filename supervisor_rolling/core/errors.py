@@ -1,7 +1,7 @@
-"""What can go wrong, named by whose fault it is.
+"""The errors, named by their cause.
 
-Every message says what, where, and what to do now; it goes to an operator as it stands. The numbers of ``Fault`` are
-what the XML-RPC methods raise beside supervisor's own.
+Every message says what, where, and what to do; an operator reads it as it is. The numbers of ``Fault`` are what the
+XML-RPC methods raise beside supervisor's own.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class SocketsError(RollingError):
 
 
 class SupervisorError(RollingError):
-    """supervisord did not answer, or refused an order."""
+    """supervisord did not answer, or refused an action."""
 
 
 class ConflictError(SupervisorError):
-    """Somebody else wrote the rollout since we looked: look again."""
+    """The rollout was changed after it was read: observe again."""
 
 
 class FaultError(SupervisorError):
@@ -64,7 +64,7 @@ class FaultError(SupervisorError):
 
 
 class NoKeyError(SupervisorError):
-    """supervisord has not told this listener the key to its own methods: it will in a moment."""
+    """supervisord has not sent this listener its key yet: it will in a moment."""
 
 
 class Fault:

@@ -12,38 +12,32 @@ from supervisor_rolling.core.rollout import Stage
 
 @dataclass(frozen=True)
 class GuardedProcess:
-    """A process that is not warm, in the hands of the guard.
-
-    ``closed``: its port is to be closed; not every ward's is, because a group must go on serving. ``pid`` and
-    ``spawned``: the incarnation that is warmed, 0 while it is down. ``tries``: warm-ups of it that have failed;
-    ``retry_at`` is when the next one begins. ``problem``: what the last one failed of; ``why``: the sentence for
-    ``rolling_status``.
-    """
+    """A process that is not warm, and what the crash guard does about it."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
     stage: Stage
-    since: float
-    closed: bool = False
-    pid: int = 0
-    tries: int = 0
-    retry_at: float = 0.0
+    since: float  # when it entered the stage
+    closed: bool = False  # its endpoints are to be closed; not those of all, because the group must keep serving
+    pid: int = 0  # with spawned: the incarnation that is warmed; 0 while it is down
+    tries: int = 0  # warm-ups that failed
+    retry_at: float = 0.0  # when the next warm-up begins
     requests: int = 0
     first_ms: float = 0.0
     last_ms: float = 0.0
-    problem: str = ""
-    why: str = ""
+    problem: str = ""  # why the last warm-up failed
+    why: str = ""  # the sentence for rolling_status
     spawned: float = 0.0
 
     @property
     def incarnation(self) -> Incarnation:
-        """The one that is warmed."""
+        """The incarnation that is warmed."""
         return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
 class GuardState:
-    """What the guard of a group has in hand: a ward for each process that is not warm. The others are in the ledger."""
+    """The crash guard of a group: its processes that are not warm. The warm ones are in the ledger."""
 
     group: str
     policy: Policy

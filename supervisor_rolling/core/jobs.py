@@ -18,78 +18,75 @@ class WarmupJob:
     endpoints: tuple[Endpoint, ...]
     policy: WarmupPolicy
     bypass: str  # how it passes the closed gate: mark, address, or none: nothing refuses it
-    hook: Hook = Hook()  # the last step
+    hook: Hook = field(default_factory=Hook)  # the last step
     variables: Mapping[str, str] = field(default_factory=dict)  # of the hook's environment
     rank: int = 0  # where not all can be warmed at once, a lower one goes first
     spawned: float = 0.0
 
     @property
     def incarnation(self) -> Incarnation:
-        """The one that is to be warmed."""
+        """The incarnation to warm up."""
         return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
 class WarmupStatus:
-    """How far the warm-up of one incarnation got: ``state`` is warming, warm, failed, or late: not warm at its
-    deadline. ``latencies``: of the first requests, in ms. ``queued``: the seconds for which it waited for other
-    warm-ups; they do not count for its deadline."""
+    """How far the warm-up of one incarnation is."""
 
     pid: int
-    state: str
+    state: str  # warming, warm, failed, or late: not warm at its deadline
     requests: int = 0
     first_ms: float = 0.0
     last_ms: float = 0.0
     why: str = ""
-    latencies: tuple[float, ...] = ()
-    queued: float = 0.0
+    latencies: tuple[float, ...] = ()  # of the first requests, in ms
+    queued: float = 0.0  # seconds that it waited for other warm-ups; they do not count for its deadline
     statuses: tuple[int, ...] = ()  # of the same requests as the latencies
     spawned: float = 0.0
 
     @property
     def incarnation(self) -> Incarnation:
-        """The one that is warmed."""
+        """The incarnation that is warmed up."""
         return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
 class HookJob:
-    """Commands to run for a rollout, one after another, each with the name of its key; ``variables``: of their
-    environment, besides the listener's own."""
+    """Commands to run for a rollout, one after another."""
 
-    hooks: tuple[tuple[str, Hook], ...]
-    variables: Mapping[str, str]
+    hooks: tuple[tuple[str, Hook], ...]  # each with the name of its key
+    variables: Mapping[str, str]  # of their environment, besides the listener's own
 
 
 @dataclass(frozen=True)
 class HookResult:
-    """How far they got: ``state`` is running or over; ``why``: what went wrong."""
+    """How far the commands are."""
 
-    state: str
-    why: str = ""
+    state: str  # running or over
+    why: str = ""  # what went wrong
 
 
 @dataclass(frozen=True)
 class NotificationJob:
-    """One process to be told that it drains, at the first of its endpoints. ``request``: method and path."""
+    """One process to notify that it drains, at the first of its endpoints."""
 
     pid: int
     endpoints: tuple[Endpoint, ...]
-    request: str
+    request: str  # method and path
     headers: Mapping[str, str]
     bypass: str
     spawned: float = 0.0
 
     @property
     def incarnation(self) -> Incarnation:
-        """The one that is to be told."""
+        """The incarnation to notify."""
         return Incarnation(self.pid, self.spawned)
 
 
 @dataclass(frozen=True)
 class NotificationStatus:
-    """How far that got. ``peer``: the ``address:port`` that the process sees; empty until there is one."""
+    """How far the notification is."""
 
     pid: int
-    peer: str = ""
+    peer: str = ""  # the ``address:port`` that the process sees; empty until there is one
     is_over: bool = False

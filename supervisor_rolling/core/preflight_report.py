@@ -8,36 +8,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """What supervisord.conf says of one process. ``autorestart``: true, false or unexpected. ``stopsignal``: its name
-    without SIG; empty where an older supervisord does not tell it."""
+    """What supervisord.conf says of one process."""
 
     name: str
     startsecs: float = 1.0
     stopwaitsecs: float = 10.0
-    autorestart: str = "unexpected"
+    autorestart: str = "unexpected"  # or true, false
     stopasgroup: bool = False
-    stopsignal: str = ""
+    stopsignal: str = ""  # its name without SIG
 
 
 @dataclass(frozen=True)
 class ListenerSettings:
-    """What it says of an event listener that hears the doorbell. ``processes``: how many of it there are; ``lacks``:
-    events that it does not hear, and should."""
+    """What supervisord.conf says of an event listener that gets the doorbell."""
 
     name: str
-    processes: int = 1
+    processes: int = 1  # its numprocs
     buffer_size: int = 10
     startsecs: float = 1.0
-    lacks: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()  # events that it needs and does not get
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What supervisord.conf says of a group and of its listener; ``total``: the processes of all groups."""
+    """What supervisord.conf says of a group and of our listener."""
 
     processes: tuple[ProcessSettings, ...] = ()
     listeners: tuple[ListenerSettings, ...] = ()
-    total: int = 0
+    total: int = 0  # processes of all groups
 
 
 class Severity(str, enum.Enum):

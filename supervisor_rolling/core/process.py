@@ -19,51 +19,40 @@ class Incarnation(NamedTuple):
 
 @dataclass(frozen=True)
 class Process:
-    """A process as supervisord's table has it.
-
-    ``state`` is supervisord's word (RUNNING, BACKOFF, …); ``spawned`` a number that tells one attempt to start it from
-    another; ``down_for`` seconds since it went down, ``running_in`` seconds until a STARTING one will be RUNNING,
-    ``up_for`` seconds since it was started; ``warm``: this incarnation is in the ledger; ``stopwaitsecs``: seconds from
-    the order to stop until supervisord kills it, 0.0 where nobody knows; ``told_to_stop``: it went down the last time
-    because somebody ordered it, and not by itself; ``stopped_by_rollout``: the order that it is STOPPING for, or went
-    down for the last time, was a rollout's.
-
-    supervisord sends the fields in this order. An older one sends fewer, so a new field comes last, with a default.
-    """
+    """A process as supervisord's table has it. supervisord sends the fields in this order, without their names."""
 
     name: str
-    state: str
+    state: str  # supervisord's word: RUNNING, BACKOFF, …
     pid: int = 0
-    spawned: float = 0.0
-    down_for: float = 0.0
-    running_in: float = 0.0
-    up_for: float = 0.0
+    spawned: float = 0.0  # a number that tells one attempt to start it from another
+    down_for: float = 0.0  # seconds since it went down
+    running_in: float = 0.0  # seconds until a STARTING one is RUNNING
+    up_for: float = 0.0  # seconds since it was started
     spawn_error: str = ""
-    warm: bool = False
-    stopwaitsecs: float = 0.0
-    told_to_stop: bool = False
-    stopped_by_rollout: bool = False
+    warm: bool = False  # this incarnation is in the ledger
+    stopwaitsecs: float = 0.0  # seconds after which supervisord kills it when it does not stop; 0.0: unknown
+    stopped_by_order: bool = False  # it last went down because a client ordered it, and not by itself
+    stopped_by_rollout: bool = False  # a rollout ordered the stop that is under way, or the last one
     stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
     started_by_other: float = 0.0  # ``spawned`` of the last start that another client than a rollout ordered; 0.0: none
 
     @property
     def incarnation(self) -> Incarnation:
-        """The one that runs, or after which it is down."""
+        """The incarnation that runs, or after which it is down."""
         return Incarnation(self.pid, self.spawned)
 
     @property
     def is_stopped_by_other(self) -> bool:
-        """Whether an order that was no rollout's stops it, or has stopped it."""
+        """Whether another client than a rollout ordered that it stops, or has stopped."""
         return self.state in ("STOPPING", "STOPPED") and not self.stopped_by_rollout
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a PROCESS_STATE event says: the process came from one of supervisord's states to another. ``pid``: 0 where
-    the event does not tell."""
+    """A PROCESS_STATE event: a process came from one of supervisord's states to another."""
 
     group: str
     name: str
     state: str
     from_state: str
-    pid: int = 0
+    pid: int = 0  # 0: the event does not say

@@ -91,8 +91,8 @@ class RolloutView:
     id: int
     group: str
     status: Status
-    by: str  # who asked, as the client says
-    user: str  # who asked, as the connection tells; empty: unknown
+    by: str  # the client, as it names itself
+    user: str  # the client's user, as its connection tells; empty: unknown
     client: str  # an address or "unix socket"
     began: float  # Unix time
     seconds: float  # that it took or has taken, without rests

@@ -18,7 +18,7 @@ from supervisor_rolling.core.process import Incarnation
 
 
 class Stage(str, enum.Enum):
-    """Where a process stands; the diagrams are in ``core/machine.py`` and, for DOWN, in ``core/guard.py``."""
+    """Where a process is on its way; ``core/machine.py`` has the diagram, and ``core/guard.py`` that with DOWN."""
 
     OPEN = "open"
     DOWN = "down"
@@ -55,64 +55,54 @@ class Level(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """A time in which a rollout lay still: it had ended, and was resumed later. ``why``: it had ended."""
+    """The time between an end of a rollout and its resume."""
 
     begin: float
     end: float
-    why: str
+    why: str  # it had ended
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long each stage of one process took, in seconds; 0.0 until it is over. RESTARTING has two parts: ``stopped``,
-    until the old process was down, and ``started``, from then until there was a new one. It is warmed from then on, and
-    at least for its startsecs. See ``core/timeline.py`` for when a stage begins and ends."""
+    """How many seconds each stage of one process took; 0.0 until it is over. ``core/timeline.py`` says when a stage
+    begins and ends. The new process is warmed from its start on, and at least for its startsecs."""
 
     drained: float = 0.0
-    stopped: float = 0.0
-    started: float = 0.0
+    stopped: float = 0.0  # of RESTARTING, until the old process was down
+    started: float = 0.0  # of RESTARTING, from then until there was a new one
     warmed: float = 0.0
     ready: float = 0.0
 
 
 @dataclass(frozen=True)
 class Member:
-    """One process of a group in a rollout.
-
-    ``selected``: this rollout is to replace it. ``attempted``: it has left OPEN for that. ``replaced``: it came back
-    new. ``failed``: the rollout failed on it; its stage says whether it is kept closed (FAILED), is on its way back, or
-    serves all the same. ``was_closed``: it was kept closed before it left, so it must not be reopened as it is.
-    ``old_pid`` and ``old_spawned`` name the incarnation that is to be replaced (pid 0 where none ran), ``pid`` and
-    ``spawned`` the new. ``killed``: the old one did not stop, so that supervisord killed it; ``deaths``: new ones that
-    died while they were warmed up. ``oldest_lingering`` are the oldest few of the ``lingering_connections`` at the
-    drain's deadline. ``steps``: each stage that it entered, from the first that is not OPEN on. ``latencies``: of the
-    first requests of its warm-up, in ms."""
+    """One process of a group in a rollout."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
-    selected: bool = True
+    selected: bool = True  # this rollout is to replace it
     stage: Stage = Stage.OPEN
-    since: float = 0.0
-    attempted: bool = False
-    replaced: bool = False
-    failed: bool = False
-    was_closed: bool = False
-    old_pid: int = 0
+    since: float = 0.0  # when it entered the stage
+    attempted: bool = False  # it has left OPEN to be replaced
+    replaced: bool = False  # it is back as a new process
+    failed: bool = False  # the rollout failed on it; its stage says whether it is kept closed (FAILED) or not
+    was_closed: bool = False  # it was kept closed before it left, so it must not be reopened as it is
+    old_pid: int = 0  # with old_spawned: the incarnation to replace; 0: none ran
     old_spawned: float = 0.0
-    pid: int = 0
+    pid: int = 0  # with spawned: the new incarnation; 0: none yet
     stopped_at: float = 0.0
-    killed: bool = False
-    deaths: int = 0
+    killed: bool = False  # the old process did not stop, so that supervisord killed it
+    deaths: int = 0  # new processes that exited during their warm-up
     timing: Timing = Timing()
-    lingering_connections: int = 0
-    oldest_lingering: tuple[Connection, ...] = ()
-    requests: int = 0
+    lingering_connections: int = 0  # at the deadline of its drain
+    oldest_lingering: tuple[Connection, ...] = ()  # the oldest few of them
+    requests: int = 0  # of its warm-up
     first_ms: float = 0.0
     last_ms: float = 0.0
     why: str = ""
-    steps: tuple[Step, ...] = ()
-    latencies: tuple[float, ...] = ()
-    statuses: tuple[int, ...] = ()  # of the same requests as the latencies
+    steps: tuple[Step, ...] = ()  # each stage that it entered, from the first after OPEN on
+    latencies: tuple[float, ...] = ()  # of the first requests of its warm-up, in ms
+    statuses: tuple[int, ...] = ()  # of the same requests
     spawned: float = 0.0
 
     @property
@@ -133,13 +123,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One rolling restart of a group: everything that a new listener needs to go on with it.
-
-    ``by``: who asks, as they say. ``user`` and ``client``: as their connection tells; empty where it does not.
-    ``began``: when it was asked for, by the wall clock, in Unix seconds. ``forecast``: how many seconds it was expected
-    to take; 0.0 where nobody could know. ``levels``: how many were available, whenever that changed. ``prepared``:
-    the command before it has succeeded. ``verdict``: the status that it will have when those after it have run.
-    """
+    """One rolling restart of a group: everything that a new listener needs to continue it."""
 
     id: int
     group: str
@@ -148,22 +132,22 @@ class Rollout:
     limit: int  # processes that may be unavailable at a time
     gate: GatePolicy
     force: bool = False
-    by: str = ""
+    by: str = ""  # the client, as it names itself
     status: Status = Status.RUNNING
     paused: bool = False
     aborting: bool = False
     started_at: float = 0.0
     ended_at: float = 0.0
-    stuck_since: float = 0.0  # nothing under way and no room for the next; 0.0 while it moves
+    stuck_since: float = 0.0  # nothing is under way, and there is no room for the next process; 0.0: it moves
     least_available: int = 0
     why: str = ""
-    user: str = ""
-    client: str = ""
-    began: float = 0.0
-    forecast: float = 0.0
-    levels: tuple[Level, ...] = ()
-    prepared: bool = False
-    verdict: str = ""
+    user: str = ""  # the client's user, as its connection tells; empty: unknown
+    client: str = ""  # the client's address, likewise
+    began: float = 0.0  # when it was requested, in Unix seconds
+    forecast: float = 0.0  # seconds that it was expected to take; 0.0: unknown
+    levels: tuple[Level, ...] = ()  # how many were available, whenever that changed
+    prepared: bool = False  # before_rollout has succeeded
+    verdict: str = ""  # the status that it gets when its last hooks have run
     waits_for: str = ""  # the reason why nothing moves; empty: it moves
     waits_long: bool = False  # for some seconds already, so that it is worth a line
-    rests: tuple[Rest, ...] = ()  # its other times are real ones; what counts as its own is ``chronicle.active``
+    rests: tuple[Rest, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out

@@ -21,10 +21,10 @@ class Request:
     processes: tuple[str, ...] = ()  # empty: all of the group
     max_unavailable: str = ""  # empty: as the policy says
     force: bool = False
-    by: str = ""  # who asks, as the client says
-    settings: Settings = Settings()  # of a restart, a plan and a check
-    user: str = ""  # who asks, as the connection tells
-    client: str = ""
+    by: str = ""  # the client, as it names itself
+    settings: Settings = field(default_factory=Settings)  # of a restart, a plan and a check
+    user: str = ""  # the client's user, as its connection tells
+    client: str = ""  # the client's address, likewise
     began: float = 0.0  # Unix time
     number: int = 0  # of a history: the last so many rollouts, of all groups where ``group`` is empty
     rollout: str = ""  # of a record: the number of the rollout; empty: the last one
@@ -38,7 +38,7 @@ class Known:
     guard_states: Mapping[str, int] = field(default_factory=dict)  # likewise
     table: int = 0  # the number of the last process table that it got
     guarded: tuple[str, ...] = ()  # groups whose processes it wants to see
-    problem: str = ""  # what is wrong with rolling.yaml, for those who ask
+    problem: str = ""  # what is wrong with rolling.yaml, for getListener
 
 
 @dataclass(frozen=True)

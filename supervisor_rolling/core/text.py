@@ -1,6 +1,6 @@
-"""Text that comes from others, for whoever is to read it.
+"""Text from other programs, made safe for XML-RPC, for a terminal and for a message.
 
-supervisord sends nothing but ASCII in a deferred answer, XML knows hardly a control character (a client's parser ends
+supervisord sends nothing but ASCII in a deferred answer, XML has hardly a control character (a client's parser fails
 on one), and a terminal obeys some.
 """
 

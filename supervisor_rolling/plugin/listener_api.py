@@ -265,7 +265,7 @@ class ListenerMethods:
             spawn_error=process.spawnerr or "",
             warm=self.mailbox.is_warm(group, name, incarnation),
             stopwaitsecs=process.config.stopwaitsecs,
-            told_to_stop=times.stopped_by_order(group, name),
+            stopped_by_order=times.stopped_by_order(group, name),
             stopped_by_rollout=times.stopped_by_rollout(group, name),
             stop_took=times.stop_took(group, name),
             started_by_other=times.started_by_other(group, name),

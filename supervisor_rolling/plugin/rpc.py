@@ -1,7 +1,7 @@
 """The ``rolling`` XML-RPC namespace inside supervisord.
 
-supervisord is one thread and somebody's init: nothing here blocks, starts a thread or a child, or imports more than the
-standard library, supervisor and the values of core/. A request goes into the mailbox and a doorbell event wakes the
+supervisord is one thread, and often the init process: nothing here blocks, starts a thread or a child, or imports more
+than the standard library, supervisor and the values of core/. A request goes into the mailbox and a doorbell event wakes the
 listener. Answers that take time are deferred: they only observe, so a client that goes away stops nothing.
 
 Clients pass names that supervisord knows, bounded numbers and truth values: never a command, a path or an address.
@@ -120,7 +120,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @param string name     The group ('app' or 'app:*'), or one process of it ('app:web_1')
         @param boolean wait    Answer when the rollout has ended (else: when it has started)
         @param struct options  max_unavailable: number or 'N%'; force: boolean; processes: array of process names;
-                               dry_run: boolean, answers with the plan and changes nothing; by: who asks, for others
+                               dry_run: boolean, answers with the plan and changes nothing; by: the client's name
         @return struct rollout  The rollout, see getRollout. One that is refused, fails or is aborted is a fault
         """
         self._update("restart")

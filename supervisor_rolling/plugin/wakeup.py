@@ -79,7 +79,7 @@ class WakeUp:
         subscribe(SupervisorStoppingEvent, self.close)
 
     def stay(self, event: Any = None) -> None:
-        """Be in the map, whoever took it out."""
+        """Be in the map, also after something took it out."""
         if self.is_open:
             self.socket_map[self.reading] = self
 

@@ -80,7 +80,7 @@ class SimProcess:
     heeds: str = ""  # the signal or request at which it ends its connections; of any other signal it dies
     notified: list[tuple[int, str]] = field(default_factory=list)  # by which signals and requests, with its pid
     stop_at: float = 0.0
-    told_to_stop: bool = False
+    stopped_by_order: bool = False
     stopped_by_rollout: bool = False
     stopping_since: float = 0.0
     started_by_other: float = 0.0
@@ -351,7 +351,7 @@ class World:
     def goes_down(self, process: SimProcess, state: str, by_rollout: bool = False) -> None:
         process.stop_took = self.now - process.stopping_since if process.state == "STOPPING" else 0.0
         self._becomes(process, state)
-        process.told_to_stop, process.stopped_by_rollout = state == "STOPPED", by_rollout
+        process.stopped_by_order, process.stopped_by_rollout = state == "STOPPED", by_rollout
         process.pid, process.down_at, process.connections = 0, self.now, []
 
     def _becomes(self, process: SimProcess, state: str) -> None:

@@ -763,7 +763,7 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
     assert rows["web_1"].stopwaitsecs == 12
-    assert {name for name, row in rows.items() if row.told_to_stop} == {"web_2"}
+    assert {name for name, row in rows.items() if row.stopped_by_order} == {"web_2"}
     assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
     assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
