@@ -56,6 +56,7 @@ MAX_PROBLEM = 1000
 MAX_ROLLOUTS = 500
 """Of the history, in one answer."""
 
+BUSY = "a rollout of %s is already running: %s. Fix: wait until it has ended: supervisorctl rolling_status %s"
 ABORTING = "%s: the rollout is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
@@ -392,7 +393,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
     def _check_free(self, group: str) -> None:
         holder = self.mailbox.holder(group, self.clock() - ANSWER_WITHIN)
         if holder is not None:
-            raise RollingFault(Fault.ALREADY_ROLLING, "%s is being rolled: %s" % (group, holder_text(holder)))
+            raise RollingFault(Fault.ALREADY_ROLLING, BUSY % (group, holder_text(holder), group))
 
     def _view(self, rollout: Rollout) -> dict[str, Any]:
         return struct(rollout_view(rollout, self.clock(), Detail.PROCESSES, listener=self._listener.is_running()))
