@@ -240,7 +240,7 @@ def test_exit_after_drain_signal_fails() -> None:
     after = stepped(a_member(Stage.DRAINING), died, signalled=frozenset({NAME}), drain=drain)
     assert (after.stage, after.failed) == (Stage.RESTARTING, True)
     assert after.why.startswith("exited after SIGUSR1 (drain.signal): requests in flight were lost")
-    for process, told in ((died, frozenset()), (replace(died, told_to_stop=True), frozenset({NAME}))):
+    for process, told in ((died, frozenset()), (replace(died, stopped_by_order=True), frozenset({NAME}))):
         assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=told).failed
 
 

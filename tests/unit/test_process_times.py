@@ -68,7 +68,7 @@ def test_whatever_takes_a_process_down_counts(lives: ProcessTimes, clock: Clock,
     assert lives.down_for("app", "web_1", process) == 4.0
 
 
-def test_whether_a_process_was_told_to_stop_is_what_its_last_end_was(lives: ProcessTimes):
+def test_last_end_says_whether_a_stop_was_ordered(lives: ProcessTimes):
     process = a_process()
     assert not lives.stopped_by_order("app", "web_1"), "nobody has told"
     tell(lives, events.ProcessStateStoppedEvent, process)
