@@ -48,8 +48,8 @@ def test_gate_that_cannot_close_an_endpoint_is_refused() -> None:
         check_gate(rollout, UNIX)
     assert str(caught.value) == (
         "the gate (path) cannot close port 8001 of app:app-1, port 8002 of app:app-2, port 8003 of app:app-3 and 2 "
-        "more: requests would fail while these processes restart. Fix: set gate.backend in rolling.yaml to one that can "
-        "close them"
+        "more: requests would fail while these processes restart. Fix: set gate.backend in rolling.yaml to one that "
+        "can close them"
     )
 
 
