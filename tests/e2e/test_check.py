@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from supervisor_rolling.listener.gates.iptables_chain import xtables_lock
-from tests.support import haproxy, proc
+from tests.support import haproxy, proc, reconcile_times
 from tests.support.look import assert_no_failures, pids, rolling, rules, users, wait_running
 from tests.support.stack import Stack
 
@@ -62,6 +63,12 @@ def checked(stack: Stack, name: str = "app") -> Report:
     done = stack.ctl("rolling_check", name, "--json")
     report: Report = json.loads(done.stdout)
     assert done.returncode == (0 if report["ok"] else 1), done.stdout
+    return report
+
+
+def checked_by_status(stack: Stack, name: str) -> Report:
+    """The report, whatever its exit status."""
+    report: Report = json.loads(stack.ctl("rolling_check", name, "--json").stdout)
     return report
 
 
@@ -262,6 +269,37 @@ def test_starting_processes_are_reported_as_skipped(start: Callable[..., Stack])
 def test_nat_rule_without_tracking_is_found(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(gate={"method": "redirect"})
     assert "turns connection tracking on" in found(checked(stack))["conntrack.idle"]["text"]
+
+
+# --- the rollouts of other groups
+
+
+def test_slow_check_delays_no_rollout_of_another_group(light: Callable[..., Stack]) -> None:
+    web = f"[program:web]\ncommand={ODD} shared 9100\n{SOUND}"
+    stack = light(
+        6,
+        {"program": f"stopwaitsecs=30\n{web}"},
+        prefix=f"env {reconcile_times.FILE}=%(here)s/times ",
+        listener="tests.support.reconcile_times",
+    )
+    groups(stack, web={"ports": {"web": 9100}})
+    stack.fault("slow 1")
+    drop = ["INPUT", "-p", "tcp", "--dport", "9100", "-j", "DROP"]  # a connection costs a second
+    subprocess.run(["iptables-legacy", "-I", *drop], check=True)
+    try:
+        assert stack.ctl("rolling_restart", "--no-wait", "app").returncode == 0
+        began = time.monotonic()
+        report = checked_by_status(stack, "web")
+        ended = time.monotonic()
+    finally:
+        subprocess.run(["iptables-legacy", "-D", *drop], check=True)
+    assert rolling(stack)["status"] == "running"
+    stack.wait_until(lambda: rolling(stack)["status"] == "done", 60.0, "the rollout is done")
+    assert "gate.bypass" in found(report)
+    assert ended - began > 1.0
+    times = [float(line) for line in (stack.directory / "times").read_text(encoding="ascii").splitlines()]
+    during = [at for at in times if began <= at <= ended]
+    assert max(after - before for before, after in zip(during, during[1:])) < 0.2
 
 
 # --- the processes and supervisord
