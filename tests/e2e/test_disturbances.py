@@ -95,7 +95,8 @@ def test_update_of_the_group_ends_the_rollout(light: Callable[..., Stack], stage
     stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
     change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
     status, said = disturbed(stack, lambda: reconfigure(stack, *change), stage)
-    assert (status, "ABORTED: 0 of 2 replaced" in said, "supervisorctl update" in said) == (1, True, True), said
+    assert (status, " update), and stopped all its processes" in said) == (1, True), said
+    assert re.search("ABORTED: [01] of 2 replaced", said), "a busy machine may replace the first meanwhile"
     assert_whole(stack)
     assert stack.ctl("rolling_restart", "app").returncode == 0
 
