@@ -207,7 +207,7 @@ def logged(rolling: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("target", [t for t in targets() if "wakeup:" not in t and t not in ELSEWHERE])
-def test_whatever_raises_is_a_fault_that_says_so_and_the_next_call_works(sabotage: Sabotage, target: str) -> None:
+def test_any_exception_is_contained(sabotage: Sabotage, target: str) -> None:
     for error in ERRORS:
         raises_and_is_contained(sabotage, target, error)
 
@@ -231,7 +231,7 @@ def raises_and_is_contained(sabotage: Sabotage, target: str, error: str) -> None
     )
 
 
-def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -> None:
+def test_drill_without_exception_finds_no_defect() -> None:
     rolling = prepared()
     answers = Drill(rolling).run()
     faults = [answer.faultCode for answer in answers if isinstance(answer, xmlrpc.client.Fault)]
@@ -248,7 +248,7 @@ def test_when_nothing_raises_the_drill_finds_no_defect_and_does_what_it_says() -
 
 
 @pytest.mark.parametrize("target", ["events:events_between", "views:struct", "events:RollingEvent.__init__"])
-def test_what_cannot_be_told_to_others_is_not_written(sabotage: Sabotage, target: str) -> None:
+def test_rollout_that_cannot_be_sent_is_not_written(sabotage: Sabotage, target: str) -> None:
     rolling = prepared()
     sabotage.arm(f"plugin.{target}", "KeyError")
     answer = called(rolling, "listenerRecord", rolling.mailbox.key, "app", 0, dump(a_rollout(1)), 0)
@@ -256,12 +256,12 @@ def test_what_cannot_be_told_to_others_is_not_written(sabotage: Sabotage, target
     assert (answer.faultCode, called(rolling, "getAllRollouts")) == (Fault.DEFECT, [])
 
 
-def test_what_is_left_out_exists() -> None:
+def test_excluded_functions_exist() -> None:
     assert {*CONSTANT, *NETS} <= set(all_functions())
     assert set(targets()) >= ELSEWHERE
 
 
-def test_a_wrong_number_of_arguments_is_no_defect_and_a_type_error_within_is() -> None:
+def test_only_inner_type_error_is_a_defect() -> None:
     @contained
     class Namespace:
         def __init__(self) -> None:
@@ -284,7 +284,7 @@ def test_a_wrong_number_of_arguments_is_no_defect_and_a_type_error_within_is() -
         namespace._hidden()
 
 
-def test_a_defect_is_logged_with_its_traceback_once_and_not_more_than_a_hundred_are() -> None:
+def test_defect_is_logged_once_and_limited() -> None:
     logger = DummyOptions().logger
     defects = Defects(logger)
     for number in range(200):  # the same in other words
@@ -295,7 +295,7 @@ def test_a_defect_is_logged_with_its_traceback_once_and_not_more_than_a_hundred_
     assert len(logger.data) == MAX_REPORTED
 
 
-def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+def test_unwritable_log_stops_nothing() -> None:
     class Full:
         def critical(self, _: str) -> None:
             raise OSError("No space left on device")
@@ -312,9 +312,7 @@ FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:subscribe_mailbox", 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("target", FACTORY)
-def test_supervisord_starts_without_a_namespace_that_could_not_be_made(
-    sabotage: Sabotage, target: str, error: str
-) -> None:
+def test_supervisord_starts_when_factory_fails(sabotage: Sabotage, target: str, error: str) -> None:
     supervisord = make_supervisord()
     sabotage.arm(f"plugin.{target}", error)
     interface = make_rolling_rpcinterface(supervisord, wakeup="true" if "wakeup" in target else "false")
@@ -327,7 +325,7 @@ def test_supervisord_starts_without_a_namespace_that_could_not_be_made(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_without_a_wake_up_there_is_everything_else(sabotage: Sabotage, error: str) -> None:
+def test_failed_wakeup_leaves_namespace_working(sabotage: Sabotage, error: str) -> None:
     supervisord = make_supervisord()
     sabotage.arm("plugin.wakeup:WakeUp.__init__", error)
     interface = make_rolling_rpcinterface(supervisord, wakeupp="a typing error")

@@ -37,7 +37,7 @@ from supervisor_rolling.plugin import rpc
 from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, OPTIONS
 from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.rpc import make_rolling_rpcinterface
-from tests.unit.test_rpcinterface import Clock, a_rollout, looked, make_supervisord
+from tests.unit.test_rpcinterface import Clock, a_rollout, make_supervisord, observe
 
 METHODS = sorted(
     name
@@ -76,7 +76,7 @@ def looking(supervisord: DummySupervisor) -> Any:
     """The namespace, with a listener that has looked."""
     interface = make_rolling_rpcinterface(supervisord, wakeup="false")
     interface.clock = Clock()
-    looked(interface)
+    observe(interface)
     return interface
 
 
@@ -162,13 +162,13 @@ def is_sound(rolling: Any) -> None:
     assert called(rolling, "getAPIVersion") == rpc.API_VERSION
     assert [rollout["group"] for rollout in called(rolling, "getAllRollouts")] == ["app"]
     assert len(called(rolling, "getProcesses", "app")) == 3
-    assert looked(rolling)["rollout_groups"] == ["app"]
+    assert observe(rolling)["rollout_groups"] == ["app"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @given(arguments=st.lists(VALUES, max_size=6))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_arguments_bring_anything_but_an_answer_or_a_fault(method: str, arguments: list[Any]) -> None:
+def test_any_arguments_bring_an_answer_or_a_fault(method: str, arguments: list[Any]) -> None:
     rolling = rolled(make_supervisord())
     before, number = kept(rolling), len(inspect.signature(getattr(rolling, method)).parameters)
     for given_ in (arguments, arguments[:number], ["app", *arguments][:number], ["app", False, *arguments][:number]):
@@ -181,9 +181,7 @@ def test_no_arguments_bring_anything_but_an_answer_or_a_fault(method: str, argum
 @pytest.mark.parametrize("method", LISTENERS)
 @given(arguments=st.lists(VALUES, max_size=5), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_no_arguments_of_the_listener_bring_anything_but_an_answer_or_a_fault(
-    method: str, arguments: list[Any], data: st.DataObject
-) -> None:
+def test_any_listener_arguments_bring_answer_or_fault(method: str, arguments: list[Any], data: st.DataObject) -> None:
     rolling = rolled(make_supervisord())
     number = len(inspect.signature(getattr(rolling, method)).parameters) - 1
     arguments = [*arguments, *[0] * number][:number]
@@ -214,22 +212,22 @@ def test_no_arguments_of_the_listener_bring_anything_but_an_answer_or_a_fault(
         ("getRecord", ("app", -1)),
     ],
 )
-def test_what_is_no_sensible_argument_is_incorrect_and_asks_nothing(rolling: Any, method: str, arguments: Any) -> None:
+def test_invalid_arguments_ask_nothing(rolling: Any, method: str, arguments: Any) -> None:
     answer = called(rolling, method, *arguments)
     assert answer.faultCode == Faults.INCORRECT_PARAMETERS
     assert rolling.mailbox.requests == {}
 
 
-def test_a_wrong_name_is_not_repeated_at_length_nor_as_it_is(rolling: Any) -> None:
+def test_wrong_name_is_repeated_short_and_plain(rolling: Any) -> None:
     assert called(rolling, "getRollout", "x" * 10_000_000).faultString == "BAD_NAME: " + "x" * 64
     assert called(rolling, "getRollout", "\x1b[2Jé").faultString == "BAD_NAME: \\x1b[2J\\xe9"
     unknown = called(rolling, "restart", "app", False, {"\x07" * 100: 1, "é": 1})
     assert len(unknown.faultString) < 500
 
 
-def test_a_process_that_is_named_often_is_asked_for_once(rolling: Any) -> None:
+def test_repeated_process_is_asked_once(rolling: Any) -> None:
     rolling.restart("app:web_2", False, {"processes": ["web_1", "web_2"] * 100_000})
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     assert request["processes"] == ["web_2", "web_1"]
 
 
@@ -240,17 +238,15 @@ KEYS_OF_A_REQUEST = {field.name for field in fields(Request)}
 
 @given(VALUES, VALUES, st.dictionaries(st.sampled_from(OPTIONS), VALUES, max_size=5))
 @settings(max_examples=200, deadline=None)
-def test_a_request_holds_known_names_bounded_numbers_and_truth_values_alone(
-    name: Any, wait: Any, options: dict[str, Any]
-) -> None:
+def test_request_holds_only_known_names_and_bounded_values(name: Any, wait: Any, options: dict[str, Any]) -> None:
     rolling = looking(make_supervisord())
     requests: list[Any] = []
     for arguments in ((name, wait, options), ("app", False, options), ("app", False, {"by": name}), ("app", False)):
         with contextlib.suppress(RPCError):
             traverse(Root(rolling), "rolling.restart", arguments)
-        requests += looked(rolling)["requests"]
+        requests += observe(rolling)["requests"]
         rolling.clock.now += ANSWER_WITHIN + 1
-        looked(rolling)
+        observe(rolling)
     groups = rolling.supervisord.process_groups
     assert requests
     for request in requests:
@@ -277,7 +273,7 @@ def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-def test_every_method_of_the_listener_but_the_greeting_wants_the_key() -> None:
+def test_listener_methods_need_the_key() -> None:
     assert sorted(evil_calls()) == LISTENERS
 
 
@@ -286,24 +282,24 @@ KEYS = ["", "0" * 64, "é", "\0", 0, True, 1.5, [], {}, ["key"], xmlrpc.client.D
 
 @pytest.mark.parametrize("method", LISTENERS)
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: repr(key).partition(" ")[0])  # a DateTime tells its address
-def test_a_policy_cannot_come_in_over_rpc(rolling: Any, method: str, key: Any) -> None:
+def test_policy_cannot_be_written_without_key(rolling: Any, method: str, key: Any) -> None:
     rolling.restart("app", False, {})
-    before, looked_at = kept(rolling), rolling.mailbox.observed_at
+    before, observed_at = kept(rolling), rolling.mailbox.observed_at
     rolling.clock.now += 1.0
     for arguments in evil_calls()[method]:
         for wrong in (key, rolling.mailbox.key[:-1], rolling.mailbox.key + "0", rolling.mailbox.key.upper() + "F"):
             answer = called(rolling, method, wrong, *arguments)
             assert (answer.faultCode, method in answer.faultString) == (Fault.LISTENERS_OWN, True)
-    assert (kept(rolling), rolling.mailbox.observed_at) == (before, looked_at)
+    assert (kept(rolling), rolling.mailbox.observed_at) == (before, observed_at)
     assert rolling.mailbox.requests[1].state == "asked"
 
 
-def test_with_the_key_the_same_calls_are_the_listeners(rolling: Any) -> None:
+def test_same_calls_work_with_key(rolling: Any) -> None:
     for method, calls in evil_calls().items():
         assert not isinstance(called(rolling, method, rolling.mailbox.key, *calls[0]), xmlrpc.client.Fault)
 
 
-def test_every_supervisord_has_a_key_of_its_own_and_its_servers_share_it(supervisord: DummySupervisor) -> None:
+def test_key_is_per_supervisord(supervisord: DummySupervisor) -> None:
     one, two = looking(supervisord), looking(supervisord)
     other = looking(make_supervisord())
     assert one.mailbox.key == two.mailbox.key != other.mailbox.key
@@ -321,7 +317,7 @@ def a_pool(name: str, *kinds: str) -> Any:
     return EventListenerPool(config)
 
 
-def test_the_greeting_tells_the_key_to_the_listener_and_to_nobody_who_hears_everything_else(
+def test_only_our_listener_gets_the_key(
     supervisord: DummySupervisor,
 ) -> None:
     rolling = looking(supervisord)
@@ -338,7 +334,7 @@ def test_the_greeting_tells_the_key_to_the_listener_and_to_nobody_who_hears_ever
     assert events.getEventNameByType(type(event)) == "ROLLING_ASKED"
 
 
-def test_the_doorbell_is_the_first_that_the_listener_hears_and_one_is_enough(supervisord: DummySupervisor) -> None:
+def test_doorbell_is_first_and_one_is_enough(supervisord: DummySupervisor) -> None:
     rolling, ours, deaf = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5"), a_pool("d", "ROLLING_ASKED")
     ours.processes = supervisord.process_groups["rolling"].processes
     supervisord.process_groups.update(rolling=ours, deaf=deaf)
@@ -354,7 +350,7 @@ def test_the_doorbell_is_the_first_that_the_listener_hears_and_one_is_enough(sup
     assert len(deaf.event_buffer) == 1
 
 
-def test_a_doorbell_that_is_rung_already_costs_a_full_queue_no_event(supervisord: DummySupervisor) -> None:
+def test_second_doorbell_drops_no_event(supervisord: DummySupervisor) -> None:
     rolling, ours = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5")
     supervisord.process_groups = {"ours": ours}
     rolling.listenerHello()
@@ -366,7 +362,7 @@ def test_a_doorbell_that_is_rung_already_costs_a_full_queue_no_event(supervisord
     assert (ours.event_buffer, len(before)) == (before, ours.config.buffer_size)
 
 
-def test_no_answer_and_no_fault_holds_the_key(supervisord: DummySupervisor) -> None:
+def test_no_answer_holds_the_key(supervisord: DummySupervisor) -> None:
     rolling = rolled(supervisord)
     given_ = {
         "restart": ("app",),
@@ -385,7 +381,7 @@ def test_no_answer_and_no_fault_holds_the_key(supervisord: DummySupervisor) -> N
 UGLY = "é → \0\x1b[2J\x7f\r\u2028😀\ud800"
 
 
-def test_no_name_and_no_reason_breaks_an_answer_or_a_terminal(supervisord: DummySupervisor) -> None:
+def test_names_and_reasons_are_made_plain(supervisord: DummySupervisor) -> None:
     group, process = "g\x1bé", "w\x07é"
     supervisord.process_groups[group] = supervisord.process_groups["app"]
     supervisord.process_groups[group].processes[process] = supervisord.process_groups["app"].processes["web_1"]
@@ -407,7 +403,7 @@ def test_no_name_and_no_reason_breaks_an_answer_or_a_terminal(supervisord: Dummy
     assert answers[0]["why"].startswith("\\xe9 \\u2192 \\x00\\x1b[2J\\x7f")
 
 
-def test_an_event_is_ascii_so_that_its_length_is_its_length() -> None:
+def test_event_payload_is_ascii() -> None:
     event = our_events.RollingStartedEvent("wéb\x1b\n", 1, {"why": UGLY})
     assert event.payload().encode("ascii").startswith(b"group:w\\xe9b\\x1b")
 
@@ -419,13 +415,13 @@ def test_plain_text_is_printable_ascii_and_line_breaks(text: Any) -> None:
 
 @given(st.text() | st.text("\\\\xuU0123456789abcdef").map("é{}".format))
 @example("\\\\xe9 is no é")
-def test_plain_text_can_be_read_as_it_was_where_it_is_printable(text: str) -> None:
+def test_plain_text_can_be_restored(text: str) -> None:
     assert readable(plain(text), "utf-8") == shown(text, "utf-8")
     assert readable(plain(text), "ascii").isascii()
 
 
 @given(st.text(), st.sampled_from(["utf-8", "ascii", "latin-1", "iso8859-15"]))
-def test_what_is_shown_is_readable_and_fits_the_encoding(text: str, encoding: str) -> None:
+def test_shown_text_fits_the_encoding(text: str, encoding: str) -> None:
     found = shown(text, encoding)
     found.encode(encoding)
     assert all(c == "\n" or c.isprintable() for c in found)

@@ -17,12 +17,12 @@ LONG = json.dumps([{"name": f"app-{number}", "stage": "open"} for number in rang
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=9000))
-def test_what_is_packed_is_unpacked_as_it_was(text: str) -> None:
+def test_packed_text_is_unpacked_as_it_was(text: str) -> None:
     if not text.startswith(MARK):  # which no JSON does
         assert unpack(pack(text)) == text
 
 
-def test_what_is_long_becomes_short_and_what_is_short_stays_readable() -> None:
+def test_only_long_text_is_packed() -> None:
     assert len(pack(LONG)) < len(LONG) / 5
     assert pack("x" * SHORT) == "x" * SHORT
 
@@ -30,12 +30,12 @@ def test_what_is_long_becomes_short_and_what_is_short_stays_readable() -> None:
 @pytest.mark.parametrize(
     "text", [MARK, MARK + "é", MARK + "AAAA", pack(LONG)[:-9], MARK + base64.b64encode(zlib.compress(b"\xff")).decode()]
 )
-def test_what_cannot_be_unpacked_is_an_error_that_is_promised(text: str) -> None:
+def test_invalid_packed_text_is_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="it "):
         unpack(text)
 
 
-def test_nobody_can_make_it_unpack_more_than_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacked_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "LARGEST", len(LONG) - 1)
     with pytest.raises(ValueError, match="longer than it may be"):
         unpack(pack(LONG))

@@ -15,13 +15,13 @@ all_keys = st.dictionaries(
 )
 
 
-def test_who_knows_nothing_is_told_everything() -> None:
+def test_new_listener_gets_everything() -> None:
     number, news = Table().news(0, ONE)
     assert number > 0
     assert news == {"app": (True, ["app-1", "app-2"])}
 
 
-def test_who_has_had_the_last_answer_is_told_only_what_has_changed() -> None:
+def test_current_listener_gets_changes_only() -> None:
     table = Table()
     first, _ = table.news(0, ONE)
     second, news = table.news(first, {"app": {"app-1": (1,), "app-2": (2,)}})
@@ -29,7 +29,7 @@ def test_who_has_had_the_last_answer_is_told_only_what_has_changed() -> None:
     assert table.news(second, {"app": {"app-1": (1,), "app-2": (2,)}})[1] == {"app": (False, [])}
 
 
-def test_a_process_that_is_new_is_told_and_one_that_is_gone_means_the_whole_group() -> None:
+def test_removed_process_resends_whole_group() -> None:
     table = Table()
     first, _ = table.news(0, ONE)
     second, news = table.news(first, {"app": {**ONE["app"], "app-3": (1,)}})
@@ -37,7 +37,7 @@ def test_a_process_that_is_new_is_told_and_one_that_is_gone_means_the_whole_grou
     assert table.news(second, ONE)[1] == {"app": (True, ["app-1", "app-2"])}
 
 
-def test_a_group_that_comes_or_comes_back_is_told_as_a_whole() -> None:
+def test_new_or_returned_group_is_sent_whole() -> None:
     table = Table()
     first, _ = table.news(0, {})
     second, news = table.news(first, ONE)
@@ -47,14 +47,14 @@ def test_a_group_that_comes_or_comes_back_is_told_as_a_whole() -> None:
     assert table.news(third, ONE)[1] == {"app": (True, ["app-1", "app-2"])}
 
 
-def test_who_has_not_had_the_last_answer_is_told_everything() -> None:
+def test_listener_behind_gets_everything() -> None:
     table = Table()
     first, _ = table.news(0, ONE)
     table.news(first, {"app": {"app-1": (2,), "app-2": (1,)}})
     assert table.news(first, ONE)[1] == {"app": (True, ["app-1", "app-2"])}
 
 
-def test_a_second_listener_is_told_everything_and_so_is_the_first_then() -> None:
+def test_two_listeners_each_get_everything() -> None:
     table = Table()
     first, _ = table.news(0, ONE)
     second, news = table.news(0, ONE)
@@ -62,7 +62,7 @@ def test_a_second_listener_is_told_everything_and_so_is_the_first_then() -> None
     assert table.news(first, ONE)[1] == {"app": (True, ["app-1", "app-2"])}
 
 
-def test_a_group_without_processes_is_a_group() -> None:
+def test_group_without_processes_is_sent() -> None:
     table = Table()
     first, news = table.news(0, {"app": {}})
     assert news == {"app": (True, [])}
@@ -71,7 +71,7 @@ def test_a_group_without_processes_is_a_group() -> None:
 
 @given(st.lists(st.tuples(all_keys, st.sampled_from(["had", "lost", "new listener"])), max_size=12))
 @settings(deadline=None)
-def test_whatever_happens_and_whichever_answers_are_lost_the_listener_has_the_table_as_it_is(
+def test_listener_always_ends_with_the_true_table(
     looks: list[tuple[dict[str, dict[str, tuple[int]]], str]],
 ) -> None:
     table, known = Table(), 0

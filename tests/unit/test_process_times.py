@@ -46,9 +46,7 @@ def tell(lives: ProcessTimes, kind: type[events.ProcessStateEvent], process: Any
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
-def test_a_wall_clock_that_jumps_makes_nobody_older_or_longer_down(
-    lives: ProcessTimes, clock: Clock, wall: Clock, jump: float
-):
+def test_jump_of_wall_clock_changes_no_age(lives: ProcessTimes, clock: Clock, wall: Clock, jump: float):
     process = a_process(laststart=wall.now, laststop=wall.now)
     tell(lives, events.ProcessStateStartingEvent, process)
     clock.now += 5
@@ -61,7 +59,7 @@ def test_a_wall_clock_that_jumps_makes_nobody_older_or_longer_down(
 @pytest.mark.parametrize(
     "kind", [events.ProcessStateExitedEvent, events.ProcessStateStoppedEvent, events.ProcessStateBackoffEvent]
 )
-def test_whatever_takes_a_process_down_counts(lives: ProcessTimes, clock: Clock, kind: type[events.ProcessStateEvent]):
+def test_every_kind_of_end_counts_as_down(lives: ProcessTimes, clock: Clock, kind: type[events.ProcessStateEvent]):
     process = a_process()
     tell(lives, kind, process)
     clock.now += 4
@@ -82,7 +80,7 @@ def test_last_end_says_whether_a_stop_was_ordered(lives: ProcessTimes):
     assert not lives.stopped_by_order("app", "web_2")
 
 
-def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_carried_out_when_it_ends(
+def test_stop_belongs_to_the_client_that_ordered_it(
     lives: ProcessTimes,
 ):
     process, other = a_process(), a_process("web_2")
@@ -100,7 +98,7 @@ def test_whether_a_rollout_stopped_it_is_what_the_order_was_and_not_which_is_car
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: ProcessTimes, is_ours: bool):
+def test_stop_in_backoff_belongs_to_its_client(lives: ProcessTimes, is_ours: bool):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
     with lives.ordered_by_rollout(process if is_ours else a_process()):
@@ -109,9 +107,7 @@ def test_one_in_backoff_is_stopped_at_once_by_whoever_orders_it(lives: ProcessTi
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
-def test_a_restart_by_supervisord_itself_is_no_order(
-    lives: ProcessTimes, clock: Clock, autorestart: Any, expected: bool
-):
+def test_restart_by_supervisord_is_no_order(lives: ProcessTimes, clock: Clock, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
@@ -133,7 +129,7 @@ def test_a_restart_by_supervisord_itself_is_no_order(
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
-def test_one_that_stays_exited_is_started_by_hand(lives: ProcessTimes, autorestart: Any, expected: bool):
+def test_start_of_exited_process_is_manual(lives: ProcessTimes, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
     with lives.ordered_by_rollout(process):
@@ -143,7 +139,7 @@ def test_one_that_stays_exited_is_started_by_hand(lives: ProcessTimes, autoresta
     assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
 
 
-def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives: ProcessTimes, clock: Clock):
+def test_stop_time_is_known_during_and_after(lives: ProcessTimes, clock: Clock):
     process = a_process()
     tell(lives, events.ProcessStateStoppingEvent, process)
     clock.now += 3
@@ -156,7 +152,7 @@ def test_how_long_a_stop_takes_is_told_while_it_lasts_and_when_it_is_over(lives:
     assert lives.stop_took("app", "web_1") == 0.0
 
 
-def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: ProcessTimes):
+def test_exit_by_itself_is_no_stop(lives: ProcessTimes):
     process = a_process()
     with lives.ordered_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
@@ -166,7 +162,7 @@ def test_one_that_ended_by_itself_was_stopped_by_no_rollout(lives: ProcessTimes)
     assert not lives.stopped_by_rollout("app", "web_1")
 
 
-def test_one_that_gives_up_has_been_down_since_it_went_down(lives: ProcessTimes, clock: Clock):
+def test_fatal_process_is_down_since_its_exit(lives: ProcessTimes, clock: Clock):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
     clock.now += 4
@@ -174,7 +170,7 @@ def test_one_that_gives_up_has_been_down_since_it_went_down(lives: ProcessTimes,
     assert lives.down_for("app", "web_1", process) == 4.0
 
 
-def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_times(lives: ProcessTimes, clock: Clock):
+def test_each_attempt_has_its_own_number(lives: ProcessTimes, clock: Clock):
     process = a_process(laststart=5.0)
     tell(lives, events.ProcessStateStartingEvent, process)
     first = lives.attempt("app", "web_1", process)
@@ -185,14 +181,14 @@ def test_each_attempt_has_a_number_of_its_own_also_when_supervisord_mends_its_ti
     assert lives.attempt("app", "web_1", process) != first
 
 
-def test_of_a_process_that_no_event_has_told_of_supervisords_times_have_to_do(lives: ProcessTimes, wall: Clock):
+def test_without_events_supervisords_times_count(lives: ProcessTimes, wall: Clock):
     process = a_process(laststart=wall.now - 100, laststop=wall.now - 50)
     assert lives.attempt("app", "web_1", process) == wall.now - 100
     assert (lives.up_for("app", "web_1", process), lives.down_for("app", "web_1", process)) == (100.0, 50.0)
     assert lives.down_for("app", "web_1", a_process()) == 0.0, "it never went down"
 
 
-def test_what_is_known_goes_with_the_group(lives: ProcessTimes, wall: Clock):
+def test_times_are_forgotten_with_the_group(lives: ProcessTimes, wall: Clock):
     process = a_process(laststart=wall.now - 1)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
@@ -201,7 +197,7 @@ def test_what_is_known_goes_with_the_group(lives: ProcessTimes, wall: Clock):
     assert not lives.stopped_by_order("app", "web_1")
 
 
-def test_a_process_that_has_no_group_any_more_is_nobody(lives: ProcessTimes):
+def test_event_of_process_without_group_is_ignored(lives: ProcessTimes):
     process = a_process()
     process.group = None
     tell(lives, events.ProcessStateStartingEvent, process)

@@ -100,7 +100,7 @@ def supervisord() -> DummySupervisor:
 def rolling(supervisord: DummySupervisor) -> Any:
     interface = make_rolling_rpcinterface(supervisord, wakeup="false")
     interface.clock = Clock()
-    looked(interface)
+    observe(interface)
     return interface
 
 
@@ -113,13 +113,13 @@ def a_rollout(number: int = 1, **changes: Any) -> Rollout:
 def begin(rolling: Any, **options: Any) -> int:
     """Ask for a rollout as a client, and accept it as the listener. Returns the version of the rollout."""
     rolling.restart("app", False, options)
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     version = rolling.mailbox.rollouts.version("app")
     return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(request["id"])), request["id"])
 
 
-def looked(rolling: Any, **known: Any) -> Any:
-    """What a listener finds that knows nothing but this."""
+def observe(rolling: Any, **known: Any) -> Any:
+    """What a listener gets that knows nothing but this."""
     return json.loads(unpack(rolling.listenerObserve(rolling.mailbox.key, known)))
 
 
@@ -129,24 +129,24 @@ def fault_of(call: Any, *arguments: Any) -> RPCError:
     return caught.value
 
 
-def test_what_is_asked_rings_the_doorbell_and_reaches_the_listener(rolling: Any, notified: list[Any]):
+def test_request_rings_doorbell_and_reaches_listener(rolling: Any, notified: list[Any]):
     rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
     (event,) = notified
     assert events.getEventNameByType(event.__class__) == "ROLLING_ASKED"
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     assert (request["kind"], request["group"], request["max_unavailable"]) == ("restart", "app", "25%")
 
 
-def test_one_process_can_be_named_as_supervisor_names_it(rolling: Any):
+def test_process_can_be_named_like_in_supervisor(rolling: Any):
     rolling.restart("app:web_2", False, {"processes": ["web_10"]})
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     assert request["processes"] == ["web_2", "web_10"]
 
 
-def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(rolling: Any):
-    assert looked(rolling)["processes"] == {}
+def test_listener_gets_processes_of_concerned_groups_only(rolling: Any):
+    assert observe(rolling)["processes"] == {}
     begin(rolling)
-    table = looked(rolling)["processes"]
+    table = observe(rolling)["processes"]
     assert list(table) == ["app"]
     is_whole, rows = table["app"]
     assert is_whole
@@ -157,20 +157,20 @@ def test_the_listener_gets_the_processes_of_the_groups_concerned_and_no_others(r
     ]
 
 
-def test_the_listener_gets_only_the_rollouts_that_it_does_not_have(rolling: Any):
+def test_listener_gets_only_rollouts_it_lacks(rolling: Any):
     version = begin(rolling)
-    assert list(looked(rolling)["rollouts"]) == ["app"]
-    assert looked(rolling, rollouts={"app": version})["rollouts"] == {}
+    assert list(observe(rolling)["rollouts"]) == ["app"]
+    assert observe(rolling, rollouts={"app": version})["rollouts"] == {}
 
 
-def test_a_deferred_answer_comes_when_the_listener_has_accepted(rolling: Any):
+def test_deferred_answer_comes_once_listener_accepts(rolling: Any):
     answer = rolling.restart("app", False, {})
     assert answer() is NOT_DONE_YET
     rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     assert answer()["status"] == "running"
 
 
-def test_with_wait_the_answer_comes_when_the_rollout_has_ended(rolling: Any):
+def test_with_wait_answer_comes_at_rollout_end(rolling: Any):
     answer = rolling.restart("app", True, {})
     version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     assert answer() is NOT_DONE_YET
@@ -181,20 +181,20 @@ def test_with_wait_the_answer_comes_when_the_rollout_has_ended(rolling: Any):
 @pytest.mark.parametrize(
     ("status", "code"), [(Status.FAILED, Fault.ROLLOUT_FAILED), (Status.ABORTED, Fault.ROLLOUT_ABORTED)]
 )
-def test_a_rollout_that_ends_badly_is_a_fault_for_who_waits(rolling: Any, status: Status, code: int):
+def test_failed_rollout_is_fault_for_waiting_client(rolling: Any, status: Status, code: int):
     answer = rolling.restart("app", True, {})
     rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(status=status, why="web_1 is not warm")), 1)
     assert fault_of(answer).code == code
 
 
-def test_a_refusal_is_a_fault_with_the_listeners_words(rolling: Any):
+def test_refusal_is_fault_with_listeners_text(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
     fault = fault_of(answer)
     assert (fault.code, fault.text) == (Fault.NOT_CONFIGURED, "NOT_CONFIGURED: no policy for app")
 
 
-def test_a_plan_is_answered_and_not_kept(rolling: Any):
+def test_plan_is_answered_and_not_kept(rolling: Any):
     answer = rolling.restart("app", False, {"dry_run": True})
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(a_rollout(status=Status.PLANNED)))
     assert answer()["status"] == "planned"
@@ -211,12 +211,12 @@ REPORT = Report(
 )
 
 
-def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: Any, supervisord: DummySupervisor):
+def test_check_request_carries_settings(rolling: Any, supervisord: DummySupervisor):
     config = supervisord.process_groups["app"].processes["web_2"].config
     config.startsecs, config.autorestart, config.stopasgroup = 0, False, True
     config.stopsignal = signal.SIGUSR1
     rolling.check("app:*")
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     settings = rolling.mailbox.requests[request["id"]].request.settings
     assert (request["kind"], settings.total) == ("check", 4)
     assert {one.name: one for one in settings.processes}["web_2"] == ProcessSettings(
@@ -228,18 +228,18 @@ def test_a_check_brings_the_settings_of_the_group_and_of_the_listener(rolling: A
     assert settings.listeners == (ListenerSettings("rolling", 1, 10, 10, lacks),)
 
 
-def test_a_stop_signal_that_has_no_name_is_told_by_its_number(supervisord: DummySupervisor):
+def test_unnamed_stop_signal_is_its_number(supervisord: DummySupervisor):
     supervisord.process_groups["app"].processes["web_2"].config.stopsignal = 0
     assert settings_of(supervisord, "app").processes[1].stopsignal == "0"
 
 
-def test_a_listener_that_hears_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):
+def test_listener_of_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["rolling"].config.pool_events = (events.Event, EVENTS["ROLLING_ASKED"])
     (listener,) = settings_of(supervisord, "app").listeners
     assert listener.lacks == ()
 
 
-def test_a_check_is_answered_with_the_report_in_ascii(rolling: Any):
+def test_check_is_answered_with_ascii_report(rolling: Any):
     answer = rolling.check("app")
     assert answer() is NOT_DONE_YET
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(REPORT))
@@ -254,14 +254,14 @@ def test_a_check_is_answered_with_the_report_in_ascii(rolling: Any):
     )
 
 
-def test_a_report_without_a_finding_is_ok(rolling: Any):
+def test_report_without_finding_is_ok(rolling: Any):
     answer = rolling.check("app")
     rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", dump(Report("app")))
     assert answer() == {"group": "app", "ok": True, "findings": [], "checked": [], "skipped": []}
 
 
 @pytest.mark.parametrize("report", ["{}", "3", dump(Report("web")), dump(REPORT).replace("error", "bad")])
-def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
+def test_invalid_report_is_not_kept(rolling: Any, report: str):
     answer = rolling.check("app")
     with pytest.raises(RPCError) as error:
         rolling.listenerAnswer(rolling.mailbox.key, 1, 0, "", report)
@@ -269,26 +269,26 @@ def test_what_is_no_report_is_not_kept(rolling: Any, report: str):
     assert answer() is NOT_DONE_YET
 
 
-def test_a_check_does_not_keep_a_rollout_from_beginning_nor_the_other_way_round(rolling: Any):
+def test_checks_and_rollouts_do_not_block_each_other(rolling: Any):
     rolling.check("app")
     rolling.restart("app", False, {})
     rolling.check("app")
-    assert [request["kind"] for request in looked(rolling)["requests"]] == ["check", "restart", "check"]
+    assert [request["kind"] for request in observe(rolling)["requests"]] == ["check", "restart", "check"]
 
 
-def test_a_check_of_nobody_is_a_fault(rolling: Any):
+def test_check_of_unknown_group_is_fault(rolling: Any):
     with pytest.raises(RPCError) as error:
         rolling.check("web")
     assert error.value.code == Faults.BAD_NAME
 
 
-def test_a_listener_that_does_not_answer_is_told_to_the_client(rolling: Any):
+def test_silent_listener_is_reported_to_client(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.clock.now += ANSWER_WITHIN
     assert fault_of(answer).code == Fault.LISTENER_DOWN
 
 
-def test_of_a_listener_that_ends_again_and_again_that_is_said(rolling: Any, supervisord: DummySupervisor):
+def test_listener_that_exits_repeatedly_is_reported(rolling: Any, supervisord: DummySupervisor):
     rolling.restart("app", False, {})
     answer = rolling.check("app")
     rolling.clock.now += ANSWER_WITHIN
@@ -299,14 +299,14 @@ def test_of_a_listener_that_ends_again_and_again_that_is_said(rolling: Any, supe
     assert "so it exits again and again" in text
 
 
-def test_a_request_that_nobody_answered_does_not_hold_the_group_for_ever(rolling: Any):
+def test_unanswered_request_releases_group(rolling: Any):
     rolling.restart("app", False, {})
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.ALREADY_ROLLING
     rolling.clock.now += ANSWER_WITHIN + 1
     rolling.restart("app", False, {})
 
 
-def test_a_second_rollout_is_refused_and_told_who_has_the_group_and_how_far(rolling: Any):
+def test_second_rollout_is_refused_with_progress_of_first(rolling: Any):
     version = begin(rolling, by="ann@host")
     members = (Member("web_1", (tcp(1),), replaced=True), Member("web_2", (tcp(2),)))
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(by="ann@host", members=members)), 0)
@@ -321,13 +321,13 @@ def listener_is(supervisord: DummySupervisor, state: int) -> None:
 
 
 @pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL, ProcessStates.UNKNOWN])
-def test_without_a_listener_a_rollout_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
+def test_rollout_without_listener_is_refused(rolling: Any, supervisord: DummySupervisor, state: int):
     listener_is(supervisord, state)
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
 @pytest.mark.parametrize("state", [ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING])
-def test_a_listener_that_has_died_a_moment_ago_is_waited_for(rolling: Any, supervisord: DummySupervisor, state: int):
+def test_listener_that_just_exited_is_awaited(rolling: Any, supervisord: DummySupervisor, state: int):
     listener_is(supervisord, state)
     assert rolling.restart("app", False, {})() is NOT_DONE_YET
     rolling.clock.now += HEARTBEAT + 1
@@ -338,7 +338,7 @@ FIX = "supervisorctl start rolling; if it does not start: supervisorctl status"
 
 
 @pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL])
-def test_dead_listener_is_told_with_its_fix(rolling: Any, supervisord: DummySupervisor, state: int):
+def test_dead_listener_is_reported_with_fix(rolling: Any, supervisord: DummySupervisor, state: int):
     listener_is(supervisord, state)
     assert rolling.getListener() == {"running": False, "fix": FIX, "problem": ""}
     fault = fault_of(rolling.restart, "app", False, {})
@@ -363,7 +363,7 @@ def test_request_is_refused_as_soon_as_listener_is_fatal(rolling: Any, superviso
     listener_is(supervisord, ProcessStates.FATAL)
     fault = fault_of(answer)
     assert (fault.code, fault.text.endswith(f"Fix: {FIX}")) == (Fault.LISTENER_DOWN, True)
-    assert looked(rolling)["requests"] == [], "nor is it carried out later"
+    assert observe(rolling)["requests"] == [], "nor is it carried out later"
 
 
 def test_request_outlives_a_restart_of_the_listener(rolling: Any, supervisord: DummySupervisor):
@@ -385,34 +385,34 @@ def test_listener_that_has_exited_for_good_is_not_running(
     assert rolling.getListener()["running"] is is_running
 
 
-def test_what_the_listener_finds_wrong_with_the_policy_is_told_until_it_is_mended(rolling: Any):
+def test_policy_problem_is_shown_until_fixed(rolling: Any):
     assert rolling.getListener() == {"running": True, "fix": "", "problem": ""}
-    looked(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
+    observe(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
     assert rolling.getListener() == {"running": True, "fix": "", "problem": "rolling.yaml:3: \\xe4: unknown key"}
-    looked(rolling, problem="x" * 2000)
+    observe(rolling, problem="x" * 2000)
     assert len(rolling.getListener()["problem"]) == 1000
-    looked(rolling)
+    observe(rolling)
     assert rolling.getListener()["problem"] == ""
 
 
-def test_whether_the_listener_runs_is_told(rolling: Any):
+def test_get_listener_says_whether_it_runs(rolling: Any):
     rolling.clock.now += HEARTBEAT + 1
     assert rolling.getListener()["running"] is False
 
 
-def test_a_listener_that_has_not_looked_for_long_is_none(rolling: Any):
+def test_listener_without_heartbeat_is_not_running(rolling: Any):
     rolling.clock.now += HEARTBEAT + 1
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
 
-def test_a_listener_that_has_only_just_been_started_is_one(supervisord: DummySupervisor):
+def test_listener_that_just_started_is_running(supervisord: DummySupervisor):
     listener = supervisord.process_groups["rolling"].processes["rolling"]
     listener.laststart = time.time()
     interface = make_rolling_rpcinterface(supervisord, wakeup="false")
     assert interface.restart("app", False, {})() is NOT_DONE_YET
 
 
-def test_a_listener_of_rollout_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
+def test_listener_of_rollout_events_is_not_ours(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["rolling"].config.pool_events = (EVENTS["ROLLING"],)
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.LISTENER_DOWN
 
@@ -421,16 +421,14 @@ ONE_GROUP = ["pause", "abort", "resume", "check", "getRollout", "getProcesses"]
 
 
 @pytest.mark.parametrize("method", [*ONE_GROUP, "getHistory", "getRecord"])
-def test_the_only_process_of_a_group_stands_for_the_group(
-    rolling: Any, supervisord: DummySupervisor, method: str
-) -> None:
+def test_only_process_stands_for_its_group(rolling: Any, supervisord: DummySupervisor, method: str) -> None:
     supervisord.process_groups["web"] = Group({"web": make_process("web", 500)})
     asked = [_answer_of(rolling, method, name) for name in ("web", "web:*", "web:web")]
     assert asked[0] == asked[1] == asked[2]
 
 
 @pytest.mark.parametrize("method", ONE_GROUP)
-def test_a_process_of_a_larger_group_is_refused_where_a_group_is_needed(rolling: Any, method: str) -> None:
+def test_process_of_larger_group_is_refused(rolling: Any, method: str) -> None:
     fault = fault_of(getattr(rolling, method), "app:web_1")
     assert fault.code == Faults.INCORRECT_PARAMETERS
     assert fault.text.endswith("a whole group is needed, and app:web_1 is one of 3 processes of app")
@@ -500,7 +498,7 @@ def test_all_rollouts_of_a_thousand_processes_are_small_packed(rolling: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["nope", "app:nope", "", ":", "app:*:x", "*"])
-def test_an_unknown_name_is_a_bad_name(rolling: Any, name: str):
+def test_unknown_name_is_bad_name(rolling: Any, name: str):
     assert fault_of(rolling.restart, name, False, {}).code == Faults.BAD_NAME
 
 
@@ -522,14 +520,14 @@ def test_bad_options_are_incorrect_parameters(rolling: Any, options: Any):
     assert fault_of(rolling.restart, "app", False, options).code == Faults.INCORRECT_PARAMETERS
 
 
-def test_the_name_of_who_asks_is_short_and_harmless(rolling: Any):
+def test_client_name_is_short_and_harmless(rolling: Any):
     rolling.restart("app", False, {"by": "ann; rm -rf /\n" + "é" * 500})
     by = rolling.mailbox.requests[1].request.by
     assert len(by) == 64
     assert by.startswith("ann__rm_-rf_/")
 
 
-def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
+def test_listener_cannot_overwrite_unread_rollout(rolling: Any):
     version = begin(rolling)
     rolling.abort("app")
     fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump(a_rollout()), 0)
@@ -538,7 +536,7 @@ def test_the_listener_cannot_write_over_what_it_has_not_read(rolling: Any):
 
 
 @pytest.mark.parametrize("method", ["abort", "pause", "resume"])
-def test_there_is_nothing_to_abort_pause_or_resume_without_a_rollout(rolling: Any, method: str):
+def test_abort_pause_resume_need_a_rollout(rolling: Any, method: str):
     assert fault_of(getattr(rolling, method), "app").code == Fault.NOT_ROLLING
 
 
@@ -565,16 +563,16 @@ def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
     assert rolling.abort("app")["aborting"] is True
 
 
-def test_resume_of_a_failed_rollout_is_a_request_to_the_listener(rolling: Any):
+def test_resume_of_failed_rollout_asks_listener(rolling: Any):
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.FAILED)), 0)
     answer = rolling.resume("app")
     assert answer() is NOT_DONE_YET
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     assert request["kind"] == "resume"
 
 
-def test_other_listeners_are_told_of_the_rollout_and_its_processes(rolling: Any, notified: list[Any]):
+def test_other_listeners_get_rollout_and_process_events(rolling: Any, notified: list[Any]):
     version = begin(rolling)
     members = (Member("web_1", (tcp(8001),), stage=Stage.DRAINING, since=1000.0), Member("web_2", (tcp(8002),)))
     version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
@@ -586,11 +584,11 @@ def test_other_listeners_are_told_of_the_rollout_and_its_processes(rolling: Any,
     assert (json.loads(body)["name"], json.loads(body)["stage"]) == ("web_1", "draining")
 
 
-def test_every_event_can_be_subscribed_to_by_its_name():
+def test_every_event_can_be_subscribed_by_name():
     assert {name: getattr(events.EventTypes, name) for name in EVENTS} == EVENTS
 
 
-def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, supervisord: DummySupervisor):
+def test_ledger_knows_only_the_warmed_incarnation(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     members = (
         Member("web_1", (tcp(8001),), stage=Stage.OPEN, pid=100, spawned=1.0),
@@ -609,31 +607,31 @@ def test_the_ledger_knows_the_pid_that_was_warmed_and_no_other(rolling: Any, sup
     assert not any(process["warm"] for process in rolling.getProcesses("app"))
 
 
-def test_a_group_that_is_removed_is_forgotten(rolling: Any, supervisord: DummySupervisor):
+def test_removed_group_is_forgotten(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     del supervisord.process_groups["app"]
-    assert looked(rolling)["rollout_groups"] == []
+    assert observe(rolling)["rollout_groups"] == []
     assert rolling.getAllRollouts() == []
 
 
-def test_a_group_that_is_removed_and_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
+def test_group_added_again_can_be_rolled(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     group = supervisord.process_groups.pop("app")
-    looked(rolling)
+    observe(rolling)
     supervisord.process_groups["app"] = group
     answer = rolling.restart("app", False, {})
     assert rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(2)), 2) > 0
     assert answer()["id"] == 2
 
 
-def test_a_request_for_a_group_that_is_gone_is_answered_and_stops_nobody(rolling: Any, supervisord: DummySupervisor):
+def test_request_for_removed_group_is_refused(rolling: Any, supervisord: DummySupervisor):
     answer = rolling.restart("app", False, {})
     del supervisord.process_groups["app"]
-    assert looked(rolling)["requests"] == []
+    assert observe(rolling)["requests"] == []
     assert fault_of(answer).code == Fault.REFUSED
 
 
-def test_a_rollout_that_nobody_expects_any_more_does_not_begin(rolling: Any):
+def test_abandoned_request_starts_no_rollout(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.clock.now += ANSWER_WITHIN
     assert fault_of(answer).code == Fault.LISTENER_DOWN
@@ -641,7 +639,7 @@ def test_a_rollout_that_nobody_expects_any_more_does_not_begin(rolling: Any):
     assert rolling.getAllRollouts() == []
 
 
-def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_nothing_else(rolling: Any):
+def test_changes_apply_only_to_the_version_read(rolling: Any):
     rolling.restart("app", False, {})
     first, second = a_rollout(), a_rollout(why="the second")
     version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), 1)
@@ -655,7 +653,7 @@ def test_what_has_changed_is_written_on_top_of_what_the_listener_had_and_of_noth
     assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, stale, 0).code == Fault.CONFLICT
 
 
-def test_who_waits_is_not_told_of_another_rollout(rolling: Any):
+def test_waiting_client_learns_of_replaced_rollout(rolling: Any):
     answer = rolling.restart("app", True, {})
     version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout()), 1)
     version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.FAILED)), 0)
@@ -664,7 +662,7 @@ def test_who_waits_is_not_told_of_another_rollout(rolling: Any):
     assert fault_of(answer).code == Fault.ROLLOUT_FAILED
 
 
-def test_resume_of_a_paused_rollout_can_be_waited_for(rolling: Any):
+def test_resume_of_paused_rollout_can_wait(rolling: Any):
     version = begin(rolling)
     rolling.pause("app")
     answer = rolling.resume("app", True)
@@ -674,12 +672,12 @@ def test_resume_of_a_paused_rollout_can_be_waited_for(rolling: Any):
     assert answer()["status"] == "done"
 
 
-def test_the_policy_with_its_headers_is_never_shown(rolling: Any):
+def test_policy_is_never_shown(rolling: Any):
     begin(rolling)
     assert "policy" not in json.dumps(rolling.getRollout("app"))
 
 
-def test_all_servers_of_one_supervisord_share_a_mailbox_and_two_supervisords_do_not(supervisord: DummySupervisor):
+def test_mailbox_is_per_supervisord(supervisord: DummySupervisor):
     one = make_rolling_rpcinterface(supervisord, wakeup="false")
     two = make_rolling_rpcinterface(supervisord, wakeup="false")
     other = make_rolling_rpcinterface(make_supervisord(), wakeup="false")
@@ -687,7 +685,7 @@ def test_all_servers_of_one_supervisord_share_a_mailbox_and_two_supervisords_do_
     assert one.mailbox is not other.mailbox
 
 
-def test_a_supervisord_that_is_gone_leaves_no_mailbox():
+def test_gone_supervisord_leaves_no_mailbox():
     from supervisor_rolling.plugin.rpc import _mailboxes
 
     before = len(_mailboxes)
@@ -696,13 +694,13 @@ def test_a_supervisord_that_is_gone_leaves_no_mailbox():
     assert len(_mailboxes) <= before
 
 
-def test_nothing_is_done_while_supervisord_shuts_down(rolling: Any, supervisord: DummySupervisor):
+def test_methods_fail_while_supervisord_shuts_down(rolling: Any, supervisord: DummySupervisor):
     supervisord.options.mood = SupervisorStates.SHUTDOWN
     for call in (lambda: rolling.restart("app"), rolling.getAllRollouts, lambda: rolling.abort("app")):
         assert fault_of(call).code == Faults.SHUTDOWN_STATE
 
 
-def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
+def test_every_answer_can_be_marshalled(rolling: Any):
     version = begin(rolling)
     member = Member("web_1", (tcp(8001),), why="GET /é answered 500 → no", stage=Stage.FAILED, since=1000.0)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=(member,), why="é")), 0)
@@ -715,14 +713,14 @@ def test_every_answer_can_be_sent_as_supervisord_sends_it(rolling: Any):
         xmlrpc_marshal(answer).encode("ascii")
 
 
-def test_every_method_has_the_documentation_that_supervisord_parses(rolling: Any):
+def test_every_method_has_parsable_documentation(rolling: Any):
     system = SystemNamespaceRPCInterface([("rolling", rolling)])
     for method in system.listMethods():
         if method.startswith("rolling."):
             assert len(system.methodSignature(method)) >= 1
 
 
-def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
+def test_wrong_number_of_arguments_is_fault(rolling: Any):
     class Root:
         pass
 
@@ -732,7 +730,7 @@ def test_a_wrong_number_of_arguments_is_a_fault_and_not_an_error(rolling: Any):
     assert fault_of(traverse, root, "rolling._flag", ("app", "")).code == Faults.UNKNOWN_METHOD
 
 
-def test_a_request_is_forgotten_when_it_is_answered_but_by_whoever_asked(rolling: Any):
+def test_answered_request_is_kept_by_client_alone(rolling: Any):
     refused, planned = (rolling.restart("app", False, {"dry_run": True}) for _ in range(2))
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
     rolling.listenerAnswer(rolling.mailbox.key, 2, 0, "", dump(a_rollout(status=Status.PLANNED)))
@@ -749,7 +747,7 @@ def rows_of(found: Any, group: str = "app") -> dict[str, Process]:
     return {row[0]: Process(*row) for row in found["processes"][group][1]}
 
 
-def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervisor):
+def test_row_is_a_process(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     processes, now = supervisord.process_groups["app"].processes, time.time()
     processes["web_1"].laststart = now - 100.0
@@ -758,7 +756,7 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     down.state, down.pid, down.laststop, down.spawnerr = ProcessStates.FATAL, 0, now - 50.0, "no such file"
     processes["web_2"].group = SimpleNamespace(config=SimpleNamespace(name="app"))
     rolling.mailbox.times.note(events.ProcessStateStoppedEvent(processes["web_2"], ProcessStates.STOPPING))
-    rows = rows_of(looked(rolling))
+    rows = rows_of(observe(rolling))
     assert (rows["web_1"].state, rows["web_1"].down_for, rows["web_1"].running_in) == ("RUNNING", 0.0, 0.0)
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
@@ -769,27 +767,27 @@ def test_a_row_is_a_process_of_the_model(rolling: Any, supervisord: DummySupervi
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
 
 
-def test_the_processes_of_a_guarded_group_come_although_nobody_rollouts_it(rolling: Any):
-    assert list(looked(rolling, guarded=["app", "no_such_group"])["processes"]) == ["app"]
+def test_guarded_group_is_sent_without_rollout(rolling: Any):
+    assert list(observe(rolling, guarded=["app", "no_such_group"])["processes"]) == ["app"]
 
 
-def test_the_processes_of_a_group_with_a_watch_come_although_it_is_guarded_no_more(rolling: Any):
+def test_group_with_guard_state_is_sent(rolling: Any):
     guard(rolling)
-    assert list(looked(rolling)["processes"]) == ["app"]
+    assert list(observe(rolling)["processes"]) == ["app"]
 
 
-def test_the_processes_of_a_group_whose_rollout_has_ended_do_not_come(rolling: Any):
+def test_group_with_ended_rollout_is_not_sent(rolling: Any):
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
-    assert looked(rolling)["processes"] == {}
+    assert observe(rolling)["processes"] == {}
 
 
-def test_a_look_brings_only_the_rows_that_have_changed_since_the_last(rolling: Any, supervisord: DummySupervisor):
-    first = looked(rolling, guarded=["app"])
-    second = looked(rolling, guarded=["app"], table=first["table"])
+def test_only_changed_rows_are_sent(rolling: Any, supervisord: DummySupervisor):
+    first = observe(rolling, guarded=["app"])
+    second = observe(rolling, guarded=["app"], table=first["table"])
     assert second["processes"] == {"app": [False, []]}
     supervisord.process_groups["app"].processes["web_2"].pid = 555
-    third = looked(rolling, guarded=["app"], table=second["table"])
+    third = observe(rolling, guarded=["app"], table=second["table"])
     assert (third["processes"]["app"][0], [row[:3] for row in third["processes"]["app"][1]]) == (
         False,
         [["web_2", "RUNNING", 555]],
@@ -806,42 +804,40 @@ def test_a_look_brings_only_the_rows_that_have_changed_since_the_last(rolling: A
         ("spawnerr", "no such file"),
     ],
 )
-def test_whatever_the_guard_decides_by_is_news(rolling: Any, supervisord: DummySupervisor, name: str, value: Any):
-    first = looked(rolling, guarded=["app"])
+def test_changed_field_makes_row_news(rolling: Any, supervisord: DummySupervisor, name: str, value: Any):
+    first = observe(rolling, guarded=["app"])
     setattr(supervisord.process_groups["app"].processes["web_10"], name, value)
-    assert list(rows_of(looked(rolling, guarded=["app"], table=first["table"]))) == ["web_10"]
+    assert list(rows_of(observe(rolling, guarded=["app"], table=first["table"]))) == ["web_10"]
 
 
-def test_that_a_process_has_become_warm_is_news(rolling: Any):
-    first = looked(rolling, guarded=["app"])
+def test_process_that_became_warm_is_news(rolling: Any):
+    first = observe(rolling, guarded=["app"])
     guard(rolling, a_guarded(Stage.READY))
-    rows = rows_of(looked(rolling, guarded=["app"], table=first["table"]))
+    rows = rows_of(observe(rolling, guarded=["app"], table=first["table"]))
     assert {name: process.warm for name, process in rows.items()} == {"web_1": True}
 
 
-def test_a_listener_that_lost_an_answer_gets_the_whole_table(rolling: Any):
-    first = looked(rolling, guarded=["app"])
-    looked(rolling, guarded=["app"], table=first["table"])
-    is_whole, rows = looked(rolling, guarded=["app"], table=first["table"])["processes"]["app"]
+def test_lost_answer_brings_whole_table(rolling: Any):
+    first = observe(rolling, guarded=["app"])
+    observe(rolling, guarded=["app"], table=first["table"])
+    is_whole, rows = observe(rolling, guarded=["app"], table=first["table"])["processes"]["app"]
     assert (is_whole, len(rows)) == (True, 3)
 
 
-def test_how_long_nobody_looked_is_told(rolling: Any):
+def test_idle_time_is_sent(rolling: Any):
     rolling.clock.now += 4.0
-    assert looked(rolling)["idle"] == 4.0
-    assert looked(rolling)["idle"] == 0.0
+    assert observe(rolling)["idle"] == 4.0
+    assert observe(rolling)["idle"] == 0.0
 
 
 # --- a listener that is gone for good, and more requests than it can answer
 
 
 @pytest.mark.parametrize("method", ["restart", "resume"])
-def test_waiting_for_a_rollout_ends_when_the_listener_is_gone_for_good(
-    rolling: Any, supervisord: DummySupervisor, method: str
-):
+def test_wait_ends_when_listener_is_gone(rolling: Any, supervisord: DummySupervisor, method: str):
     if method == "restart":
         waiting = rolling.restart("app", True, {})
-        (request,) = looked(rolling)["requests"]
+        (request,) = observe(rolling)["requests"]
         rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(1)), request["id"])
     else:
         begin(rolling)
@@ -857,7 +853,7 @@ def test_waiting_for_a_rollout_ends_when_the_listener_is_gone_for_good(
     assert "Fix: supervisorctl restart rolling; the rollout continues then" in fault.text
 
 
-def test_listener_that_hangs_is_told_with_what_helps(rolling: Any):
+def test_hanging_listener_is_reported_with_fix(rolling: Any):
     begin(rolling)
     waiting = rolling.resume("app", True)
     rolling.clock.now += GONE_FOR_GOOD
@@ -867,7 +863,7 @@ def test_listener_that_hangs_is_told_with_what_helps(rolling: Any):
     assert "Fix: supervisorctl restart rolling" in text, "it runs, so to start it does nothing"
 
 
-def test_a_listener_that_comes_again_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
+def test_listener_back_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     waiting, listener = rolling.resume("app", True), supervisord.process_groups["rolling"].processes["rolling"]
     for _ in range(3):
@@ -875,14 +871,14 @@ def test_a_listener_that_comes_again_in_time_ends_no_wait(rolling: Any, supervis
         assert waiting() is NOT_DONE_YET
         rolling.clock.now += GONE_FOR_GOOD - 0.1
         listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
-        looked(rolling)
+        observe(rolling)
         assert waiting() is NOT_DONE_YET
         rolling.clock.now += 1.0
     rolling.clock.now += 10 * GONE_FOR_GOOD
     assert waiting() is NOT_DONE_YET, "supervisord was stopped meanwhile, and the listener with it"
 
 
-def test_one_request_too_many_is_refused_and_the_others_are_kept(rolling: Any):
+def test_request_beyond_limit_is_refused(rolling: Any):
     waiting = [rolling.check("app") for _ in range(REQUESTS_KEPT)]
     fault = fault_of(rolling.check, "app")
     assert (fault.code, "100 requests wait for the listener already. Fix: ask again" in fault.text) == (
@@ -890,7 +886,7 @@ def test_one_request_too_many_is_refused_and_the_others_are_kept(rolling: Any):
         True,
     )
     assert {one() for one in waiting} == {NOT_DONE_YET}
-    assert len(looked(rolling)["requests"]) == REQUESTS_KEPT
+    assert len(observe(rolling)["requests"]) == REQUESTS_KEPT
     rolling.clock.now += ANSWER_WITHIN + 0.1
     rolling.check("app")
     assert {fault_of(one).code for one in waiting} == {Fault.LISTENER_DOWN}, "each has its answer"
@@ -907,7 +903,7 @@ def ordered(rolling: Any, *actions: tuple[str, str, int, float], sent: str = "")
     return [(outcome["code"], outcome["text"]) for outcome in outcomes]
 
 
-def test_orders_are_carried_out_by_supervisors_own_methods(rolling: Any, supervisord: DummySupervisor):
+def test_actions_use_supervisors_own_methods(rolling: Any, supervisord: DummySupervisor):
     processes = supervisord.process_groups["app"].processes
     processes["web_2"].state, processes["web_2"].pid = ProcessStates.STOPPED, 0
     assert ordered(rolling, ("stop", "web_1", 100, 1.0), ("start", "web_2", 0, 1.0)) == [(0, "")] * 2
@@ -918,7 +914,7 @@ def test_orders_are_carried_out_by_supervisors_own_methods(rolling: Any, supervi
 
 @pytest.mark.parametrize("verb", ["stop", "start", "signal"])
 @pytest.mark.parametrize(("pid", "spawned"), [(99, 1.0), (100, 0.5), (0, 1.0)])
-def test_an_order_for_another_incarnation_touches_nothing_and_says_so(
+def test_action_for_other_incarnation_does_nothing(
     rolling: Any, supervisord: DummySupervisor, verb: str, pid: int, spawned: float
 ):
     process = supervisord.process_groups["app"].processes["web_1"]
@@ -927,7 +923,7 @@ def test_an_order_for_another_incarnation_touches_nothing_and_says_so(
     assert (process.stop_called, process.spawned, process.sent_signal) == (False, False, None)
 
 
-def test_an_order_that_goes_wrong_keeps_no_other_from_being_carried_out(rolling: Any, supervisord: DummySupervisor):
+def test_failed_action_does_not_stop_others(rolling: Any, supervisord: DummySupervisor):
     processes = supervisord.process_groups["app"].processes
     processes["web_10"].stop = lambda: 1 / 0
     first, gone, broken, last = ordered(
@@ -947,7 +943,7 @@ def test_an_order_that_goes_wrong_keeps_no_other_from_being_carried_out(rolling:
 @pytest.mark.parametrize(
     "change", [{"verb": "kill"}, {"incarnation": [-1, 1.0]}, {"name": 3}, {"incarnation": [100, "1"]}]
 )
-def test_what_is_no_order_is_refused(rolling: Any, change: dict[str, Any]):
+def test_invalid_action_is_refused(rolling: Any, change: dict[str, Any]):
     action = {"verb": "stop", "name": "web_1", "signal": "", "incarnation": [100, 1.0], **change}
     error = fault_of(rolling.listenerAct, rolling.mailbox.key, "app", [action])
     assert error.code == Faults.INCORRECT_PARAMETERS
@@ -975,65 +971,63 @@ def shown(rolling: Any, name: str = "web_1") -> dict[str, Any]:
     return found
 
 
-def test_whether_a_group_is_guarded_is_told(rolling: Any):
+def test_get_processes_says_whether_guarded(rolling: Any):
     assert shown(rolling)["guarded"] is False
     guard(rolling, a_guarded())
     assert shown(rolling)["guarded"] is True
 
 
-def test_the_listener_gets_only_the_watches_that_it_does_not_have(rolling: Any):
+def test_listener_gets_only_guard_states_it_lacks(rolling: Any):
     version = guard(rolling, a_guarded())
-    news = looked(rolling)
+    news = observe(rolling)
     assert (news["guarded_groups"], news["rollout_groups"], news["rollouts"]) == (["app"], [], {})
     ((given, guard_state),) = news["guard_states"].values()
     assert (given, guard_state["guarded"][0]["name"]) == (version, "web_1")
-    assert looked(rolling, guard_states={"app": version})["guard_states"] == {}
-    assert list(looked(rolling, guard_states={"app": guard(rolling) - 1})["guard_states"]) == ["app"]
+    assert observe(rolling, guard_states={"app": version})["guard_states"] == {}
+    assert list(observe(rolling, guard_states={"app": guard(rolling) - 1})["guard_states"]) == ["app"]
 
 
-def test_a_watch_is_replaced_whatever_was_written_before(rolling: Any):
+def test_guard_state_is_replaced(rolling: Any):
     first, second = guard(rolling, a_guarded()), guard(rolling)
     assert second > first > 0
-    assert looked(rolling)["guard_states"]["app"][1]["guarded"] == []
+    assert observe(rolling)["guard_states"]["app"][1]["guarded"] == []
 
 
-def test_an_empty_watch_is_the_end_of_the_guard(rolling: Any):
+def test_empty_guard_state_ends_guard(rolling: Any):
     version = guard(rolling, a_guarded(closed=True))
     assert rolling.listenerGuard(rolling.mailbox.key, "app", "") == 0
-    assert (looked(rolling)["guarded_groups"], shown(rolling)["gate"]) == ([], "open")
+    assert (observe(rolling)["guarded_groups"], shown(rolling)["gate"]) == ([], "open")
     assert guard(rolling) > version, "a version never comes again"
 
 
-def test_the_end_of_the_guard_leaves_the_rollout_and_the_ledger_as_they_are(rolling: Any):
+def test_end_of_guard_keeps_rollout_and_ledger(rolling: Any):
     begin(rolling)
     guard(rolling, a_guarded(Stage.READY))
     rolling.listenerGuard(rolling.mailbox.key, "app", "")
     assert (shown(rolling)["warm"], rolling.getRollout("app")["status"]) == (True, "running")
 
 
-def test_a_rollout_that_has_not_touched_a_process_does_not_make_it_cold(rolling: Any):
+def test_untouched_process_stays_warm(rolling: Any):
     guard(rolling, a_guarded(Stage.READY))
     begin(rolling)
     assert shown(rolling)["warm"]
 
 
-def test_a_watch_of_a_group_that_is_gone_is_not_kept(rolling: Any, supervisord: DummySupervisor):
+def test_guard_state_of_removed_group_is_not_kept(rolling: Any, supervisord: DummySupervisor):
     guard(rolling, a_guarded(Stage.READY))
     group = supervisord.process_groups.pop("app")
-    assert looked(rolling)["guarded_groups"] == []
+    assert observe(rolling)["guarded_groups"] == []
     assert guard(rolling, a_guarded(Stage.READY)) == 0
     supervisord.process_groups["app"] = group
-    assert looked(rolling)["guarded_groups"] == []
+    assert observe(rolling)["guarded_groups"] == []
     assert not shown(rolling)["warm"], "the ledger is of the group that is gone"
 
 
-def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_its_ledger(
-    rolling: Any, supervisord: DummySupervisor
-):
+def test_removed_guarded_group_loses_its_ledger(rolling: Any, supervisord: DummySupervisor):
     guard(rolling, a_guarded(Stage.READY))
     rolling.listenerGuard(rolling.mailbox.key, "app", "")
     group = supervisord.process_groups.pop("app")
-    looked(rolling)
+    observe(rolling)
     supervisord.process_groups["app"] = group
     assert not shown(rolling)["warm"]
 
@@ -1047,20 +1041,20 @@ def test_a_group_that_nobody_rolled_and_only_the_guard_knows_is_forgotten_with_i
         (Stage.FAILED, False),
     ],
 )
-def test_what_the_guard_has_found_warm_stands_in_the_ledger(rolling: Any, stage: Stage, warm: bool):
+def test_process_warmed_by_guard_is_in_ledger(rolling: Any, stage: Stage, warm: bool):
     guard(rolling, a_guarded(stage))
     assert shown(rolling)["warm"] is warm
     guard(rolling)
     assert shown(rolling)["warm"] is warm
 
 
-def test_one_that_is_down_is_never_warm(rolling: Any, supervisord: DummySupervisor):
+def test_process_that_is_down_is_not_warm(rolling: Any, supervisord: DummySupervisor):
     supervisord.process_groups["app"].processes["web_1"].pid = 0
     guard(rolling, a_guarded(Stage.OPEN, pid=0))
     assert not shown(rolling)["warm"]
 
 
-def test_the_guard_says_where_a_process_stands(rolling: Any):
+def test_guard_state_is_shown(rolling: Any):
     rolling.clock.now = 1010.0
     why = "is not warm: GET / answered 500"
     guard(rolling, a_guarded(Stage.FAILED, closed=True, tries=2, since=1003.0, retry_at=1013.0, why=why))
@@ -1071,7 +1065,7 @@ def test_the_guard_says_where_a_process_stands(rolling: Any):
     assert (other["stage"], other["gate"], other["tries"], other["retry_in"]) == ("open", "open", 0, 0.0)
 
 
-def test_a_retry_that_is_due_or_runs_is_not_announced(rolling: Any):
+def test_due_or_running_retry_is_not_shown(rolling: Any):
     guard(rolling, a_guarded(Stage.FAILED, tries=1, retry_at=999.0))
     assert shown(rolling)["retry_in"] == 0.0
     guard(rolling, a_guarded(Stage.WARMING, tries=1, retry_at=1005.0))
@@ -1079,20 +1073,20 @@ def test_a_retry_that_is_due_or_runs_is_not_announced(rolling: Any):
 
 
 @pytest.mark.parametrize("stage", [Stage.DOWN, Stage.WARMING, Stage.FAILED])
-def test_the_gate_of_a_ward_is_what_the_ward_says_and_not_its_stage(rolling: Any, stage: Stage):
+def test_gate_of_guarded_process_is_its_flag(rolling: Any, stage: Stage):
     guard(rolling, a_guarded(stage, closed=True))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "closed")
     guard(rolling, a_guarded(stage, closed=False))
     assert (shown(rolling)["stage"], shown(rolling)["gate"]) == (stage.value, "open")
 
 
-def test_a_gate_is_unknown_where_nobody_renews_its_lease(rolling: Any, supervisord: DummySupervisor):
+def test_gate_is_unknown_without_listener(rolling: Any, supervisord: DummySupervisor):
     guard(rolling, a_guarded(closed=True), a_guarded(name="web_2", closed=False))
     listener_is(supervisord, ProcessStates.STOPPED)
     assert (shown(rolling)["gate"], shown(rolling, "web_2")["gate"]) == ("unknown", "open")
 
 
-def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
+def test_moving_member_is_shown_by_its_rollout(rolling: Any):
     draining = Member("web_1", (tcp(8001),), stage=Stage.DRAINING, since=1000.0)
     left = Member("web_2", (tcp(8002),))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(draining, left))), 0)
@@ -1103,18 +1097,16 @@ def test_what_a_rollout_has_in_hand_stands_where_the_rollout_says(rolling: Any):
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])
-def test_the_listener_sees_what_an_ended_rollout_without_a_guard_keeps_closed(rolling: Any, is_guarded: bool):
+def test_unguarded_failed_group_is_sent(rolling: Any, is_guarded: bool):
     failed = Member("web_1", (tcp(8001),), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
     rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(over), 0)
-    assert ("app" in looked(rolling)["processes"]) is not is_guarded
+    assert ("app" in observe(rolling)["processes"]) is not is_guarded
 
 
 @pytest.mark.parametrize(("is_guarded", "gate"), [(True, "open"), (False, "closed")])
-def test_what_a_rollout_that_is_over_left_failed_is_what_the_guard_has_made_of_it(
-    rolling: Any, is_guarded: bool, gate: str
-):
+def test_failed_member_is_shown_by_guard(rolling: Any, is_guarded: bool, gate: str):
     failed = Member("web_1", (tcp(8001),), stage=Stage.FAILED, since=1000.0, failed=True, why="is not warm")
     over = a_rollout(members=(failed,), status=Status.FAILED)
     over = replace(over, policy=replace(over.policy, guard=GuardPolicy(enabled=is_guarded)))
@@ -1125,7 +1117,7 @@ def test_what_a_rollout_that_is_over_left_failed_is_what_the_guard_has_made_of_i
     assert (view["stage"], view["gate"], view["why"], view["ports"]) == ("open", "open", "", [8001])
 
 
-def test_a_rollout_that_is_written_again_vouches_no_more_for_what_has_died_since(rolling: Any, supervisord: Any):
+def test_rewritten_rollout_keeps_newer_warm_process(rolling: Any, supervisord: Any):
     member = Member("web_1", (tcp(8001),), pid=100, spawned=1.0, replaced=True)
     version = rolling.listenerRecord(rolling.mailbox.key, "app", begin(rolling), dump(a_rollout(members=(member,))), 0)
     supervisord.process_groups["app"].processes["web_1"].pid = 500
@@ -1137,14 +1129,14 @@ def test_a_rollout_that_is_written_again_vouches_no_more_for_what_has_died_since
 
 
 @pytest.mark.parametrize("guard_state", ["{}", "[]", "x", '{"wards": [{}]}'])
-def test_what_is_no_watch_is_refused_and_not_kept(rolling: Any, guard_state: str):
+def test_invalid_guard_state_is_refused(rolling: Any, guard_state: str):
     with pytest.raises(RPCError) as error:
         rolling.listenerGuard(rolling.mailbox.key, "app", guard_state)
     assert error.value.code == Faults.INCORRECT_PARAMETERS
-    assert looked(rolling)["guard_states"] == {}
+    assert observe(rolling)["guard_states"] == {}
 
 
-def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(rolling: Any):
+def test_warm_time_survives_writes(rolling: Any):
     guard(rolling, a_guarded(Stage.READY))
     rolling.clock.now += 5.0
     guard(rolling, a_guarded(Stage.READY))
@@ -1153,18 +1145,18 @@ def test_since_when_a_process_is_warm_is_told_and_not_begun_anew_by_every_write(
     assert (shown(rolling)["seconds"], shown(rolling, "web_2")["seconds"]) == (7.0, 0.0)
 
 
-def test_the_guard_writes_no_rollout_and_rings_no_bell(rolling: Any, notified: list[Any]):
+def test_guard_state_rings_no_doorbell(rolling: Any, notified: list[Any]):
     guard(rolling, a_guarded(closed=True))
     assert (rolling.getAllRollouts(), notified) == ([], [])
 
 
-def test_a_watch_does_not_come_between_a_rollout_and_its_version(rolling: Any):
+def test_guard_state_does_not_change_rollout_version(rolling: Any):
     version = begin(rolling)
     guard(rolling, a_guarded())
     assert rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout()), 0) > version
 
 
-def test_every_answer_of_a_guarded_group_can_be_sent(rolling: Any):
+def test_answers_of_guarded_group_can_be_marshalled(rolling: Any):
     guard(rolling, a_guarded(Stage.FAILED, closed=True, retry_at=1005.0, why="GET /é answered 500 → no"))
     xmlrpc_marshal(rolling.getProcesses("app")).encode("ascii")
     assert rolling.listenerObserve(rolling.mailbox.key, {}).isascii()
@@ -1180,7 +1172,7 @@ def remove(supervisord: DummySupervisor, group: str = "app") -> Any:
     return removed
 
 
-def test_a_rollout_ends_with_its_group_and_says_so(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
+def test_rollout_ends_with_its_group(rolling: Any, supervisord: DummySupervisor, notified: list[Any]):
     version = begin(rolling)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(rolled_to(Stage.WARMING)), 0)
     remove(supervisord)
@@ -1201,21 +1193,19 @@ def rolled_to(stage: Stage) -> Rollout:
     )
 
 
-def test_whoever_waits_for_it_is_told_so(rolling: Any, supervisord: DummySupervisor):
+def test_waiting_client_learns_of_removed_group(rolling: Any, supervisord: DummySupervisor):
     rolling.clock.now = time.monotonic()  # by which supervisord tells when a group was removed
-    looked(rolling)
+    observe(rolling)
     wait = rolling.restart("app", True, {})
-    (request,) = looked(rolling)["requests"]
+    (request,) = observe(rolling)["requests"]
     rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(request["id"])), request["id"])
     assert wait() is NOT_DONE_YET
     remove(supervisord)
-    looked(rolling)
+    observe(rolling)
     assert (fault_of(wait).code, "supervisorctl update" in fault_of(wait).text) == (Fault.ROLLOUT_ABORTED, True)
 
 
-def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_rollout(
-    rolling: Any, supervisord: DummySupervisor
-):
+def test_group_added_again_does_not_continue_rollout(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     supervisord.process_groups["app"] = remove(supervisord)
     assert (
@@ -1223,23 +1213,21 @@ def test_when_the_group_comes_again_the_listener_cannot_go_on_with_the_rollout(
         == Fault.CONFLICT
     )
     assert rolling.getRollout("app")["status"] == "aborted"
-    assert looked(rolling)["rollouts"]["app"][1]["status"] == "aborted"
+    assert observe(rolling)["rollouts"]["app"][1]["status"] == "aborted"
 
 
-def test_how_it_ended_can_be_asked_for_a_minute_and_is_then_forgotten(rolling: Any, supervisord: DummySupervisor):
+def test_end_of_removed_group_is_readable_for_a_minute(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
     remove(supervisord)
     rolling.clock.now = time.monotonic() + 59.0
-    looked(rolling)
+    observe(rolling)
     assert rolling.getRollout("app")["status"] == "aborted"
     rolling.clock.now += 2.0
-    looked(rolling)
+    observe(rolling)
     assert fault_of(rolling.getRollout, "app").code == Faults.BAD_NAME
 
 
-def test_a_rollout_that_had_just_ended_when_its_group_went_is_told_as_it_ended(
-    rolling: Any, supervisord: DummySupervisor
-):
+def test_ended_rollout_of_removed_group_keeps_its_end(rolling: Any, supervisord: DummySupervisor):
     version = begin(rolling)
     rolling.listenerRecord(
         rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE, ended_at=time.monotonic())), 0
@@ -1248,9 +1236,7 @@ def test_a_rollout_that_had_just_ended_when_its_group_went_is_told_as_it_ended(
     assert rolling.getRollout("app")["status"] == "done"
 
 
-def test_a_group_that_goes_and_comes_in_between_two_looks_has_no_warm_process(
-    rolling: Any, supervisord: DummySupervisor
-):
+def test_replaced_group_has_no_warm_process(rolling: Any, supervisord: DummySupervisor):
     guard(rolling, a_guarded(Stage.READY))
     assert shown(rolling)["warm"]
     supervisord.process_groups["app"] = remove(supervisord)
@@ -1263,7 +1249,7 @@ def test_times_come_from_supervisords_events(rolling: Any, supervisord: DummySup
     process.group.config.name = "app"
     process.laststart = time.time() - 5000.0  # the wall clock was set forward
     events.notify(events.ProcessStateStartingEvent(process, ProcessStates.EXITED))
-    row = rows_of(looked(rolling, guarded=["app"]))["web_1"]
+    row = rows_of(observe(rolling, guarded=["app"]))["web_1"]
     assert (row.up_for, row.spawned) == (pytest.approx(0.0, abs=2.0), pytest.approx(time.monotonic(), abs=2.0))
 
 
@@ -1274,7 +1260,7 @@ def a_process_that_starts() -> events.ProcessStateStartingEvent:
 
 
 @pytest.mark.parametrize("event", [events.ProcessGroupRemovedEvent("app"), a_process_that_starts()])
-def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
+def test_exception_in_callback_does_not_reach_supervisord(
     rolling: Any, supervisord: DummySupervisor, monkeypatch: pytest.MonkeyPatch, event: Any
 ):
     def fail(*_: Any) -> None:
@@ -1286,7 +1272,7 @@ def test_an_exception_in_what_we_hear_does_not_reach_supervisord(
     assert "a defect" in supervisord.options.logger.data[-1]
 
 
-def test_two_servers_of_one_supervisord_hear_once(supervisord: DummySupervisor):
+def test_two_servers_subscribe_once(supervisord: DummySupervisor):
     before = len(events.callbacks)
     make_rolling_rpcinterface(supervisord, wakeup="false")
     once = len(events.callbacks)
