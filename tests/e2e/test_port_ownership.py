@@ -211,7 +211,7 @@ def test_swapped_ports_are_found_before_any_action(start: Callable[..., Stack]):
     done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 6
     wrong = "app-8000 listens on 8000 and not on 8001; app-8001 listens on 8001 and not on 8000"
-    assert f"{wrong}: mend groups.app.ports in rolling.yaml" in done.stdout
+    assert f"{wrong}. Fix: correct groups.app.ports in rolling.yaml" in done.stdout
     assert (pids(stack), rules()) == (before, [])
 
 
