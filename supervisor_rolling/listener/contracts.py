@@ -346,8 +346,8 @@ class History(Protocol):
     """Earlier rollouts. Never raises: an error is logged, and tried again."""
 
     def keep(self, rollouts: Collection[Rollout]) -> None:
-        """Keep what is new of the rollouts that supervisord knows. One that ran and that it does not know has ended with
-        an earlier supervisord. Called in every reconcile: it costs next to nothing when nothing changes."""
+        """Keep what is new of the rollouts that supervisord knows. One that ran and that it does not know has ended
+        with an earlier supervisord. Called in every reconcile: without a change it costs next to nothing."""
         ...
 
     def close(self, rollouts: Collection[Rollout], at: float, are_lost: bool) -> None:

@@ -133,8 +133,8 @@ class Gatekeeper:
         )
 
     def renew(self) -> None:
-        """Hold what was held, so that ``closed_since`` is true of now; open what a lock kept from being opened; close and
-        open spare ports."""
+        """Hold what was held, so that ``closed_since`` is true of now; also open what a lock kept from being opened, and
+        close and open spare ports."""
         if self._held or self.is_busy or self._spare_ports.is_pending:
             self._hold(self._held, self._drained)
 

@@ -41,10 +41,10 @@ NICENESS = -15
 gate. At equal priority the gate closes after 3 ms, with this one after 1.6 (medians, measured on two cores)."""
 
 SWITCH_EVERY = 0.001
-"""Seconds that another thread may go on while the loop's thread waits for the interpreter; Python's default is 5 ms."""
+"""Seconds that another thread may run while the loop's thread waits for the interpreter. Python's default is 5 ms."""
 
 AGAIN_AFTER = 1.0
-"""Seconds to wait before exiting with an error: with ``startsecs = 0`` supervisord starts the listener again at once."""
+"""Seconds to wait before exiting with an error: with ``startsecs = 0`` supervisord starts the listener at once."""
 
 LIBRARIES = {
     "iptc": "python-iptables (Debian: python3-iptables)",
@@ -83,8 +83,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     url = os.environ.get("SUPERVISOR_SERVER_URL")
     if not url:
         sys.stderr.write(
-            "SUPERVISOR_SERVER_URL is not set. supervisord starts supervisor_rolling_listener. Fix: add an "
-            "[eventlistener:rolling] section, and a [unix_http_server] or [inet_http_server] section for it to talk to\n"
+            "SUPERVISOR_SERVER_URL is not set: supervisord starts this program, and sets it. Fix: add an "
+            "[eventlistener:rolling] section, and a [unix_http_server] or [inet_http_server] section\n"
         )
         return USAGE
     handler = logging.StreamHandler(sys.stderr)

@@ -14,6 +14,7 @@ import math
 import os
 import socket
 import struct
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,6 +31,10 @@ _ANSWERS_WITHIN = 1.0  # seconds; the kernel answers at once
 
 _NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root, or give it CAP_NET_ADMIN"
 _NO_KERNEL = "this kernel has no nftables. Fix: modprobe nf_tables"
+
+
+_LOCK = threading.RLock()
+"""The library has tables of its own in common for all contexts, and checks run in other threads than the gate."""
 
 
 class AbsentError(GateError):
@@ -56,20 +61,22 @@ class Nftables:
     def __init__(self) -> None:
         self._library = _library()
         _require_rights()
-        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
-        self._library.nft_ctx_buffer_output(self._context)
-        self._library.nft_ctx_buffer_error(self._context)
-        self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
-        self._end = weakref.finalize(self, self._library.nft_ctx_free, self._context)
+        with _LOCK:
+            self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+            self._library.nft_ctx_buffer_output(self._context)
+            self._library.nft_ctx_buffer_error(self._context)
+            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
+        self._end = weakref.finalize(self, _free, self._library, self._context)
 
     def run(self, *commands: str) -> list[dict[str, Any]]:
         """Run these commands as one transaction and return the objects that a ``list`` among them gives.
 
         Raises GateError where the transaction failed, and then as a whole; GatePermissionError where it always will.
         """
-        status = self._library.nft_run_cmd_from_buffer(self._context, "\n".join(commands).encode())
-        output = self._library.nft_ctx_get_output_buffer(self._context)  # reading empties them
-        errors = self._library.nft_ctx_get_error_buffer(self._context)
+        with _LOCK:
+            status = self._library.nft_run_cmd_from_buffer(self._context, "\n".join(commands).encode())
+            output = self._library.nft_ctx_get_output_buffer(self._context)  # reading empties them
+            errors = self._library.nft_ctx_get_error_buffer(self._context)
         if status:
             raise _translated(errors.decode(errors="replace"))
         try:
@@ -81,6 +88,11 @@ class Nftables:
     def close(self) -> None:
         """Free what the library holds: a socket and memory. The end of this object does so, too."""
         self._end()
+
+
+def _free(library: ctypes.CDLL, context: ctypes.c_void_p) -> None:
+    with _LOCK:
+        library.nft_ctx_free(context)
 
 
 def removal(table: str) -> list[str]:
