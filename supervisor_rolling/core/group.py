@@ -73,7 +73,7 @@ class Group:
         return is_over or any(a.stage is not b.stage for a, b in zip(old.members, new.members))
 
     def closed(self) -> dict[Endpoint, str]:
-        """The endpoints to be closed, each with its comment. What an ended rollout left failed is the guard's, if any."""
+        """The endpoints to be closed, each with a comment. What an ended rollout left failed is the guard's, if any."""
         rollout, guard_state = self.rollout, self.guard_state
         holds = rollout and (
             rollout.status is Status.RUNNING or (guard_state is None and not rollout.policy.guard.enabled)

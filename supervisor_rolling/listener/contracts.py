@@ -151,7 +151,7 @@ class Clients(Protocol):
 
     def program_of(self, peer: str, port: int) -> str:
         """The name of the program on this host whose connection to ``port`` comes from ``peer`` (``address:port``);
-        empty where there is none. It reads the open files of every process: not for every turn."""
+        empty where there is none. It reads the open files of every process: not for every reconcile."""
         ...
 
 

@@ -1,10 +1,9 @@
-"""Tells at once when a process has died: the ``DeathWatch`` of ``contracts.py``.
+"""Finds out at once that a process has died: the ``DeathWatch`` of ``contracts.py``.
 
-supervisord tells it too, but has first to come round to its child, and then to its listeners, one event at a time: a
-millisecond with a few processes, tens of them with a thousand (measured), and a new process may accept connections
-before that. The kernel tells whoever holds a pidfd, in a fraction of a millisecond, however many there are.
+supervisord's event comes later: a millisecond with a few processes, tens of them with a thousand (measured), and a new
+process may accept connections before that. A pidfd is readable in a fraction of a millisecond.
 
-Where the kernel has no pidfds (before Linux 5.3), or no file descriptor is left, deaths come by supervisord's events.
+Without pidfds (before Linux 5.3), or without a free file descriptor, deaths come by supervisord's events.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class PidfdDeaths:
         return self._epoll.fileno()
 
     def watch(self, processes: Collection[Incarnation]) -> None:
-        """See ``DeathWatch.guard_state``."""
+        """See ``DeathWatch.watch``."""
         for one in self._fds.keys() - set(processes):
             self._close(one)
         for one in set(processes) - self._fds.keys() - self._gone:
@@ -55,7 +54,7 @@ class PidfdDeaths:
         except ProcessLookupError:
             self._gone.add(one)
         except (OSError, AttributeError) as error:
-            self._complain(f"deaths are noticed by supervisord's events alone, which is slower: {error}")
+            self._complain(f"deaths are seen only by supervisord's events, which come later: {error}")
 
     def _register(self, one: Incarnation, fd: int) -> None:
         try:

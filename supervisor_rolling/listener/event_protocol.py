@@ -1,11 +1,10 @@
 """The event listener's side of supervisord's protocol: frames in, two tokens out.
 
-An event is acknowledged as soon as it is read, whatever comes of it: losing one costs a delay, never correctness.
+An event is acknowledged as soon as it is read, whatever comes of it: to lose one costs a delay, never correctness.
 
-What is no frame is skipped, up to the next line that is a header, and never ends the listener. Bytes of others do come:
-supervisord counts a payload in characters, so that one with others than ASCII is longer than its header says, and
-whoever may call ``sendProcessStdin`` writes here. What was skipped is told by its number and never shown: a piece of an
-event may be the listener's key, and over XML-RPC the log can be read.
+Bytes that are no frame are skipped, up to the next line that is a header. There are such: supervisord counts a payload
+in characters, so that one that is not ASCII is longer than its header says, and every client of ``sendProcessStdin``
+writes here. The log has only their number: they may hold the listener's key, and XML-RPC clients can read the log.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ LONGEST_HEADER = 4096
 LONGEST_PAYLOAD = 16 << 20
 
 PATIENCE = 5.0
-"""Seconds without a byte after which a frame that is not complete never will be: supervisord writes one at once."""
+"""Seconds without a byte after which an incomplete frame is given up: supervisord writes a frame at once."""
 
-TELL_EVERY = 60.0
+LOG_EVERY = 60.0
 """Seconds between two lines in the log about what was skipped."""
 
 _LENGTH = re.compile(rb"[0-9]{1,9}")
@@ -46,7 +45,7 @@ class Event:
 
 
 def changes_in(events: Iterable[Event]) -> Iterator[Change]:
-    """What the PROCESS_STATE events among these say; others, and what cannot be read, say nothing: a look follows."""
+    """The changes in the PROCESS_STATE events among these. Other events, and unreadable ones, lead to a reconcile."""
     for event in events:
         if event.name.startswith(STATE_EVENT):
             fields = dict(token.split(b":", 1) for token in event.payload.split() if b":" in token)
@@ -80,7 +79,7 @@ class Frames:
         self._buffer = bytearray()
         self._fed_at = clock()
         self._awaited = 0  # bytes up to the payload of the frame that is not complete yet; 0: there is none
-        self.skipped = 0  # bytes that are no frame; whoever tells of them sets it back
+        self.skipped = 0  # bytes that were no frame, since they were logged last
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that are complete with these bytes."""
@@ -140,19 +139,18 @@ def _value_of(key: bytes, line: bytes) -> bytes:
 
 
 class Channel:
-    """Events from one file descriptor, acknowledged on another. ``key``: the listener's, as it was told last; empty
-    until it is."""
+    """Events from one file descriptor, acknowledged on another."""
 
     def __init__(self, reading: int, writing: int, clock: Callable[[], float]) -> None:
         self._reading = reading
         self._writing = writing
         self._clock = clock
         self._frames = Frames(clock)
-        self._tell_from = clock()
-        self.key = ""
+        self._log_from = clock()
+        self.key = ""  # the listener's, in the last event with one
 
     def begin(self) -> None:
-        """Tell supervisord that we take events."""
+        """Ask supervisord for events."""
         os.write(self._writing, READY)
 
     def fileno(self) -> int:
@@ -165,13 +163,13 @@ class Channel:
         return self._acknowledged(self._frames.feed(data)) if data else None
 
     def overdue(self) -> list[Event] | None:
-        """Events that a wrong length had hidden; to be asked for now and then. None: supervisord is gone."""
+        """Events that a wrong length had hidden. Call it now and then. None: supervisord is gone."""
         return self._acknowledged(self._frames.overdue())
 
     def _acknowledged(self, events: list[Event]) -> list[Event] | None:
-        """One for all: supervisord sends the next event when the last one is acknowledged, so of several at once only
-        one is its own, and one word too many makes it deaf to this listener for ever."""
-        self._tell_skipped()
+        """Once for all: supervisord sends the next event when the last one is acknowledged, so of several at once only
+        one is its own, and one acknowledgement too many ends the events of this listener for ever."""
+        self._log_skipped()
         self.key = [self.key, *keys_in(events)][-1]
         try:
             if events:
@@ -180,13 +178,13 @@ class Channel:
             return None
         return events
 
-    def _tell_skipped(self) -> None:
-        if self._frames.skipped and self._clock() >= self._tell_from:
+    def _log_skipped(self) -> None:
+        if self._frames.skipped and self._clock() >= self._log_from:
             log.warning(
-                "bytes on standard input that are no event of supervisord, and were skipped: %d. supervisord counts a "
-                "name with an accent too short, and supervisorctl fg and sendProcessStdin write there. Should events "
-                "stay away now, gates close a little later; to mend that, supervisorctl restart rolling",
+                "skipped %d bytes on standard input that are no event: supervisord counts a name with an accent too "
+                "short, and supervisorctl fg and sendProcessStdin write there. If no events come any more, gates close "
+                "a little later. Fix: supervisorctl restart rolling",
                 self._frames.skipped,
             )
             self._frames.skipped = 0
-            self._tell_from = self._clock() + TELL_EVERY
+            self._log_from = self._clock() + LOG_EVERY

@@ -1,7 +1,7 @@
-"""Tries a gate for real, on a port of our own that nobody uses; and whether a warm-up would reach each process.
+"""Tries a gate for real, on a spare port, and whether a warm-up would reach each process.
 
-Together these two show that a warm-up reaches a process through its closed gate, while no process's gate is closed for
-it: behind the spare port the gate is the same, and in front of the process so are address and mark.
+Together these two show that a warm-up reaches a process through its closed gate, and no process's port is closed for
+it: the spare port has the same gate, and the connection to the process the same address and mark.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 LOOPBACKS = ("127.0.0.1", "::1")
 WITHIN = 1.0
-"""Seconds for all connections of one look. Over loopback each takes a tenth of a millisecond, if a gate does not drop
-what it should refuse."""
+"""Seconds for all connections of one ``connect``. Over loopback each takes a tenth of a millisecond, unless it is
+dropped."""
 
 AT_ONCE = 64
 """Connections that are open at the same time: the listener has a pidfd for each process, too."""
@@ -127,7 +127,7 @@ class RealGateProbes:
             refused, passed = closed(tcp(port), lambda: (self.connect(doors), self.connect(doors, bypass)))
             after = self.connect(doors)
         if any(before.values()):
-            return []  # somebody else keeps them out: nothing can be shown here
+            return []  # another rule refuses them: nothing can be shown here
         return [
             *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
             *(

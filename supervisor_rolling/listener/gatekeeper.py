@@ -133,8 +133,8 @@ class Gatekeeper:
         )
 
     def renew(self) -> None:
-        """Hold what was held, so that ``closed_since`` is true of now; also open what a lock kept from being opened, and
-        close and open spare ports."""
+        """Hold what was held, so that ``closed_since`` is true of now; also open what a lock kept closed, and close or
+        open spare ports."""
         if self._held or self.is_busy or self._spare_ports.is_pending:
             self._hold(self._held, self._drained)
 
@@ -168,8 +168,8 @@ class Gatekeeper:
     def _replace(
         self, policy: GatePolicy, gate: Gate, closed: Mapping[Endpoint, str], drained: Collection[Endpoint]
     ) -> str:
-        """Put a gate in force that holds all of ``closed``, or say why it does not. Where nothing is to be closed that
-        anybody knows of it is not asked to open all: the next look may find what another listener has closed."""
+        """Put a gate in force that holds all of ``closed``, or return why it does not. It opens nothing yet if nothing
+        is known to be closed: the first observation may find what an earlier listener has closed."""
         found, problem = self._held_by(gate, closed, drained) if closed else ({}, "")
         old, old_place = self._gate, _place(self._gate, self._policy)
         place = _place(gate, policy)

@@ -1,8 +1,7 @@
-"""Keeps an error in one group from the other groups of a turn.
+"""Keeps an error in one group from the other groups.
 
-A turn calls the parts of its work for each group through ``each`` and ``attempt``. A group in which one raises is left
-out of the rest of that turn, and tried again in the next. An error that concerns every group, such as a supervisord
-that does not answer, is raised.
+A reconcile does its work for each group through ``each`` and ``attempt``. A group that fails is left out of the rest of
+it, and tried again in the next. An error of every group, such as a supervisord that does not answer, is raised.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ T = TypeVar("T")
 
 
 class GroupErrors:
-    """The groups that failed in this turn. ``conflicts``: those of them that only have to be looked at again."""
+    """The groups that failed in this reconcile."""
 
     def __init__(self) -> None:
         self.failed: set[str] = set()
-        self.conflicts: set[str] = set()
+        self.conflicts: set[str] = set()  # those of them that only have to be observed again
         self._logged: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Begin a turn: try every group again."""
+        """Begin a reconcile: try every group again."""
         for group in self._logged.keys() - self.failed:
             log.info("%s: no longer skipped", group)
             del self._logged[group]
         self.failed, self.conflicts = set(), set()
 
     def each(self, groups: Iterable[str], part: Callable[[str], T]) -> dict[str, T]:
-        """What ``part`` returns for each of these groups; without those that have failed in this turn."""
+        """What ``part`` returns for each of these groups; without those that have failed."""
         found: dict[str, T] = {}
 
         def run(group: str) -> None:

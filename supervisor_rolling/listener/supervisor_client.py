@@ -1,8 +1,8 @@
-"""supervisord over XML-RPC, as the listener needs it: one look, the records of rollouts and watches, orders.
+"""supervisord over XML-RPC: the ``Supervisor`` of ``contracts.py``.
 
 supervisor's own transport has no time-out and stays broken after a broken pipe, so every call here has a deadline
 and a new connection follows any error. A supervisord with many processes takes its time to answer, so the wait for the
-answer is handed in: whoever waits can see to something urgent meanwhile. For one thread only.
+answer is handed in: the loop closes ports meanwhile. For one thread.
 """
 
 from __future__ import annotations
@@ -38,40 +38,35 @@ T = TypeVar("T")
 Wait = Callable[[int, float], bool]
 
 CALL_TIMEOUT = 5.0
-"""Seconds that supervisord has to answer: it answers in a millisecond, unless it is stopped or the host is on its
-knees."""
+"""Seconds that supervisord has to answer. It takes a millisecond, unless it is stopped or the host is overloaded."""
 
 HELLOS = 10
-"""So often the key is asked for, once a second, before the log says that it does not come."""
+"""Requests for the key, one a second, before the log says that it does not come."""
 
 PASSING_FAULTS = frozenset({Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION})
-"""Answers to an order that say no more than the next look will: it came too late, or the process died at once."""
+"""Answers to an action that say no more than the next observation will: it came too late, or the process died."""
 
 
 def nap(fd: int, seconds: float) -> bool:
-    """Wait and do nothing meanwhile."""
+    """Wait, and do nothing meanwhile."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
 class XmlRpcSupervisor:
-    """The ``Supervisor`` of ``contracts.py``: supervisord's own methods and our mailbox, with faults translated
-    into ``errors.py``."""
+    """supervisord's own methods and our mailbox, with faults translated into ``core/errors.py``."""
 
     def __init__(
         self,
         environment: Mapping[str, str],
-        told_key: Callable[[], str],
+        sent_key: Callable[[], str],  # the key in supervisord's last event with one; empty: there was none
         timeout: float = CALL_TIMEOUT,
-        wait: Wait = nap,
-        problem: Callable[[], str] = str,
+        wait: Wait = nap,  # returns whether the descriptor became readable in so many seconds
+        problem: Callable[[], str] = str,  # what is wrong with rolling.yaml, for rolling_status; empty: nothing
     ) -> None:
-        """``told_key`` returns the key that supervisord's events have told last, or nothing. ``wait(fd, seconds)``
-        returns whether the file descriptor is readable, when it is or when the time is over. ``problem`` returns what
-        is wrong with rolling.yaml, or nothing: supervisord remembers it for whoever asks."""
         self._environment = environment
-        self._told_key = told_key
+        self._sent_key = sent_key
         self._key = ""
         self._refused_key = ""
         self._hellos = 0
@@ -80,48 +75,49 @@ class XmlRpcSupervisor:
         self._problem = problem
         self._proxy: xmlrpc.client.ServerProxy | None = None
         self._rollouts: dict[str, tuple[int, Rollout]] = {}
-        self._watches: dict[str, tuple[int, GuardState]] = {}
+        self._guard_states: dict[str, tuple[int, GuardState]] = {}
         self._table = _Table()
 
     def observe(self, guarded: Collection[str]) -> Snapshot:
-        """Everything at once. Raises SupervisorError where there is no answer, or no plugin."""
+        """See ``Supervisor.observe``."""
         known = Known(
             _versions(self._rollouts),
-            _versions(self._watches),
+            _versions(self._guard_states),
             self._table.number,
             tuple(sorted(guarded)),
             plain(self._problem()),
         )
         news = json.loads(unpack(self._own("listenerObserve", struct_of(known))))
         self._rollouts = _updated(self._rollouts, news["rollouts"], news["rollout_groups"], partial(load, Rollout))
-        self._watches = _updated(self._watches, news["guard_states"], news["guarded_groups"], partial(load, GuardState))
+        self._guard_states = _updated(
+            self._guard_states, news["guard_states"], news["guarded_groups"], partial(load, GuardState)
+        )
         requests = load(tuple[Request, ...], news["requests"])
         processes = self._table.updated(news["table"], news["processes"], time.monotonic())
-        guard_states = {group: guard_state for group, (_, guard_state) in self._watches.items()}
+        guard_states = {group: guard_state for group, (_, guard_state) in self._guard_states.items()}
         return Snapshot(dict(self._rollouts), requests, processes, news["idle"], guard_states)
 
     def record(self, rollout: Rollout, version: int, request: int = 0) -> None:
-        """Write a rollout on top of the version that was looked at. Raises ConflictError when somebody else wrote
-        since."""
+        """See ``Supervisor.record``."""
         known = self._rollouts.get(rollout.group)
         text = dump_changes(rollout, known[1]) if known and known[0] == version else dump(rollout)
         version = self._own("listenerRecord", rollout.group, version, pack(text), request)
         self._rollouts[rollout.group] = (version, rollout)
 
     def guard(self, guard_state: GuardState) -> None:
-        """Write what the guard of a group has in hand."""
-        self._watches[guard_state.group] = (
+        """See ``Supervisor.guard``."""
+        self._guard_states[guard_state.group] = (
             self._own("listenerGuard", guard_state.group, pack(dump(guard_state))),
             guard_state,
         )
 
     def unguard(self, group: str) -> None:
-        """Forget what the guard of a group had in hand."""
+        """See ``Supervisor.unguard``."""
         self._own("listenerGuard", group, "")
-        self._watches.pop(group, None)
+        self._guard_states.pop(group, None)
 
     def refuse(self, request: int, code: int, text: str) -> None:
-        """Tell whoever asked that it cannot be done, and why."""
+        """See ``Supervisor.refuse``."""
         self._own("listenerAnswer", request, code, plain(text), "")
 
     def plan(self, request: int, rollout: Rollout) -> None:
@@ -137,12 +133,12 @@ class XmlRpcSupervisor:
         self._own("listenerAnswer", request, 0, "", pack(dump(answer)))
 
     def action(self, group: str, actions: Sequence[Action]) -> Sequence[Outcome]:
-        """Give a few orders in one call: each call costs supervisord a pass over all its processes."""
+        """See ``Supervisor.action``. One call for a few: each costs supervisord a pass over all its processes."""
         given = [struct_of(one) for one in actions]
         return [_outcome(answer["code"], answer["text"]) for answer in self._own("listenerAct", group, given)]
 
     def _own(self, method: str, *arguments: Any) -> Any:
-        """Call a method that is the listener's own. Raises NoKeyError where supervisord has not told the key yet."""
+        """Call a method that is the listener's own. Raises NoKeyError until supervisord has sent the key."""
         if not self._key:
             self._take_key()
         try:
@@ -154,19 +150,19 @@ class XmlRpcSupervisor:
             raise NoKeyError("supervisord has another key than this listener") from None
 
     def _take_key(self) -> None:
-        """The key that works is kept, whatever else is told: others can write where events come from."""
-        told = self._told_key()
-        if told and told != self._refused_key:
-            self._key, self._hellos = told, 0
+        """A key that works is kept, whatever comes later: other programs can write where events come from."""
+        sent = self._sent_key()
+        if sent and sent != self._refused_key:
+            self._key, self._hellos = sent, 0
             return
         self._call("rolling.listenerHello")
         self._hellos += 1
         if self._hellos > HELLOS:
             raise SupervisorError(
-                "supervisord does not tell this listener its key, so nothing is rolled or guarded: let events= in its "
-                "section name ROLLING_ASKED; if it does, start another listener: supervisorctl restart rolling"
+                "supervisord sends this listener no key, so rollouts and the crash guard are stalled. Fix: add "
+                "ROLLING_ASKED to events= in its section; if it is there, supervisorctl restart rolling"
             )
-        raise NoKeyError("supervisord has not told the key yet")
+        raise NoKeyError("supervisord has not sent the key yet")
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
@@ -183,8 +179,8 @@ class XmlRpcSupervisor:
             self._proxy = None
             url = self._environment["SUPERVISOR_SERVER_URL"]
             raise SupervisorError(
-                f"the listener's user may not talk to supervisord at {url}: let it in by chown and chmod in "
-                "[unix_http_server], such as chown = root:GROUP and chmod = 0770 with a group of that user"
+                f"the listener's user has no permission for supervisord's socket {url}. Fix: chown = root:GROUP and "
+                "chmod = 0770 in [unix_http_server], with a group of that user"
             ) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             self._proxy = None
@@ -193,7 +189,8 @@ class XmlRpcSupervisor:
 
 
 class _Table:
-    """The process table, put together from what each look brings. A process that is not RUNNING ages between looks."""
+    """The process table, put together from the changes in each observation. Between two, a process that is not RUNNING
+    ages."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -203,7 +200,7 @@ class _Table:
     def updated(
         self, number: int, news: Mapping[str, tuple[bool, list[list[Any]]]], now: float
     ) -> dict[str, dict[str, Process]]:
-        """The table after the look of this number; ``news``: ``{group: [is the whole group, rows]}``."""
+        """The table after the observation of this number. ``news``: ``{group: [is the whole group, rows]}``."""
         self.number = number
         groups = {group: ({} if whole else dict(self._groups[group])) for group, (whole, _) in news.items()}
         down = {group: ({} if whole else self._down[group]) for group, (whole, _) in news.items()}
@@ -235,13 +232,13 @@ def _versions(records: Mapping[str, tuple[int, Any]]) -> dict[str, int]:
 def _updated(
     known: Mapping[str, tuple[int, T]], news: Mapping[str, tuple[int, Any]], there: list[str], load: Callable[[Any], T]
 ) -> dict[str, tuple[int, T]]:
-    """The records after a look: what it brought, and of the others those that are still there."""
+    """The records after an observation: the new ones, and those of the others that are still there."""
     fresh = {group: (version, load(data)) for group, (version, data) in news.items()}
     return {group: fresh[group] if group in fresh else known[group] for group in there}
 
 
 class _Transport(SupervisorTransport):
-    """supervisor's transport, with a deadline for every read and write, and a wait that is handed in."""
+    """supervisor's transport, with a deadline for every read and write, and a wait of ours."""
 
     def __init__(self, username: str, password: str, url: str, timeout: float, wait: Wait) -> None:
         SupervisorTransport.__init__(self, username, password, url)
@@ -258,7 +255,7 @@ class _TcpConnection(http.client.HTTPConnection):
 
 
 class _UnixConnection(UnixStreamHTTPConnection, _TcpConnection):
-    """supervisor's connection over a unix socket, with the deadline that the original forgets."""
+    """supervisor's connection over a unix socket, with the deadline that the original lacks."""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -289,8 +286,8 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
         return ConflictError(fault.faultString)
     if fault.faultCode == Faults.UNKNOWN_METHOD and method.startswith("rolling."):
         return SupervisorError(
-            "supervisord does not have the plugin, or an older one: add [rpcinterface:rolling] to its configuration "
-            "and restart it (supervisorctl reload; after an update of the plugin, stop and start it)"
+            "supervisord has not loaded the plugin, or an older version. Fix: add [rpcinterface:rolling] to its "
+            "configuration and restart it (supervisorctl reload; after an update of the plugin, stop and start it)"
         )
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return SupervisorError("supervisord is shutting down")
@@ -298,7 +295,7 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
 
 
 def _outcome(code: int, text: str) -> Outcome:
-    """Of one order of several; ``code`` 0: it was carried out."""
+    """Of one action; ``code`` 0: it was carried out."""
     return Outcome(
         "" if code in PASSING_FAULTS else readable(text, "utf-8"), already_stopped=code == Faults.NOT_RUNNING
     )
@@ -307,7 +304,7 @@ def _outcome(code: int, text: str) -> Outcome:
 def _protocol_text(error: xmlrpc.client.ProtocolError) -> str:
     if error.errcode == 401:
         return (
-            "supervisord wants a user and a password: add environment = "
+            "supervisord requires a user and a password. Fix: add environment = "
             'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener'
         )
     return f"supervisord answered HTTP {error.errcode} {error.errmsg}: see its log"

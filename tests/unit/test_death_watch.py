@@ -105,5 +105,5 @@ def test_where_there_are_no_pidfds_events_must_do_and_it_is_said_once(
         deaths.watch(incarnations(processes))
     assert set(deaths.take()) == set()
     assert [record.message for record in caplog.records] == [
-        f"deaths are noticed by supervisord's events alone, which is slower: {error}"
+        f"deaths are seen only by supervisord's events, which come later: {error}"
     ]

@@ -197,7 +197,7 @@ def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": "unix:///run/supervisor.sock"}, lambda: "key")
-    assert "at unix:///run/supervisor.sock: let it in by chown and chmod in [unix_http" in str(
+    assert "socket unix:///run/supervisor.sock. Fix: chown = root:GROUP and chmod = 0770 in [unix_http" in str(
         error_of(lambda: client.observe([]))
     )
 
@@ -650,7 +650,7 @@ def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord)
     inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().observe([])))
     inet.told = ""
-    assert "or an older one" in str(error_of(lambda: inet.client().observe([])))
+    assert "or an older version" in str(error_of(lambda: inet.client().observe([])))
 
 
 def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
