@@ -280,7 +280,9 @@ def test_second_run_names_the_rollout_in_progress(fleet: Fleet) -> None:
     with member.host.there(), look.draining(member.stack):
         played = fleet.play("rollout.yml", *LATER_TWO)
     assert [row[1] for row in played.table] == ["error", "not reached"], played.output
-    assert re.fullmatch(r"a rollout of app is already running: rollout \d+ by \S+ has replaced 0 of 3. Fix: .*", played.table[0][5])
+    assert re.fullmatch(
+        r"a rollout of app is already running: rollout \d+ by \S+ has replaced 0 of 3. Fix: .*", played.table[0][5]
+    )
     assert look.wait_ended(member.stack)["status"] == "done"
 
 

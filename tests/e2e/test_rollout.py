@@ -329,7 +329,9 @@ def test_second_rollout_names_client_of_the_first(start: Callable[..., Stack]):
     stack = start(processes=2)
     assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
     second = stack.ctl("rolling_restart", "app")
-    assert (second.returncode, "a rollout of app is already running: rollout 1 by " in second.stdout) == (8, True), second.stdout
+    assert (second.returncode, "a rollout of app is already running: rollout 1 by " in second.stdout) == (8, True), (
+        second.stdout
+    )
     stack.wait_until(lambda: rolling(stack)["status"] == "done", 30.0, "the first rollout is done")
 
 

@@ -101,6 +101,12 @@ def test_new_pid_is_closed_and_warmed(state: str):
     }
 
 
+@pytest.mark.parametrize("stage", [Stage.READY, Stage.OPEN])
+def test_new_pid_between_observations_is_warmed(stage: Stage):
+    found = GuardedProcess("app-2", (tcp(8002),), stage, NOW - 1.0, pid=150)
+    assert standing(advanced(a_watch(found), a_group(3, cold("app-2")))) == {"app-2": ("warming", True)}
+
+
 def test_warm_running_process_is_open():
     guard_state = advanced(a_watch(), a_group(3, cold("app-2", state="STARTING")))
     found = {"app-2": WarmupStatus(200, "warm", 11, 730.0, 3.0)}
@@ -259,7 +265,8 @@ def test_down_group_says_next_serves_cold():
     guard_state = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
     assert guard.closed(guard_state) == {}
     assert {guarded.why for guarded in guard_state.guarded} == {
-        "it is FATAL: its next process takes traffic before it is warm, because no process of the group is warm and open"
+        "it is FATAL: its next process takes traffic before it is warm, because no process of the group is warm and "
+        "open"
     }
 
 
@@ -284,7 +291,8 @@ def test_max_closed_says_next_serves_cold():
     guard_state = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
     assert len(guard.closed(guard_state)) == 2
     assert guard_state.guarded[2].why == (
-        "it is BACKOFF: its next process takes traffic before it is warm, because no more may be closed (guard.max_closed: 50%)"
+        "it is BACKOFF: its next process takes traffic before it is warm, because no more may be closed "
+        "(guard.max_closed: 50%)"
     )
 
 
