@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 
 def load(kind: type[T], data: Any, path: str = "") -> T:
-    """The value of this type. Raises ValueError, whose text names the place below ``path``, where data does not fit."""
+    """The value of this type. Raises ValueError, with the place below ``path``, where data does not fit."""
     hint: Any = kind
     value: T = _read(_reader(hint), data, path)
     return value

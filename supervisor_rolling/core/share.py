@@ -16,7 +16,7 @@ MAX_PROCESSES = 65535
 _SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%|([0-9]{1,9})")
 
 
-def parse_share(value: str | int) -> Share:
+def parse_share(value: object) -> Share:
     """``2`` or ``"2"`` as a number of processes, ``"10%"`` as a percentage.
 
     Raises ValueError, with a sentence for the operator, for anything else.

@@ -37,7 +37,7 @@ class Known:
     rollouts: Mapping[str, int] = field(default_factory=dict)  # the version of each group's rollout
     guard_states: Mapping[str, int] = field(default_factory=dict)  # likewise
     table: int = 0  # the number of the last process table that it got
-    guarded: tuple[str, ...] = ()  # groups whose processes it wants to see
+    guarded: tuple[str, ...] = ()  # groups that it wants the processes of
     problem: str = ""  # what is wrong with rolling.yaml, for getListener
 
 

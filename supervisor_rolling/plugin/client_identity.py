@@ -1,4 +1,4 @@
-"""The identity of the client whose method call is running, by its connection: a client may say anything of itself.
+"""The identity of the client that is calling a method, by its connection: a client may say anything of itself.
 
 supervisord passes a method its parameters alone. The request, which knows the connection, is a local variable of its
 handler, further up the stack; where another version of supervisor does it otherwise, nothing is known.

@@ -35,7 +35,7 @@ def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
 
 
 def _contained(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
-    """The callback, whose exceptions go to supervisord's log."""
+    """The callback; its exceptions go to supervisord's log."""
 
     def callback(event: Any) -> None:
         try:

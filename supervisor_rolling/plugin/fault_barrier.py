@@ -64,7 +64,7 @@ class Defects:
 
 
 def contained(kind: type[T]) -> type[T]:
-    """A namespace whose public methods raise RPCError alone; ``_defects`` makes one of every other exception."""
+    """The namespace, with public methods that raise RPCError alone; ``_defects`` makes one of every other exception."""
     for name, method in list(vars(kind).items()):
         if isinstance(method, types.FunctionType) and not name.startswith("_"):
             setattr(kind, name, _contained(method))

@@ -28,7 +28,7 @@ from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Known, Request
 from supervisor_rolling.core.text import ascii_only, plain, readable
 from supervisor_rolling.packing import pack, unpack
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, incorrect, text_of, whole_of
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, incorrect, valid, valid_by
 from supervisor_rolling.plugin.events import RollingAskedEvent, events_between
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.mailbox import Mailbox
@@ -43,7 +43,7 @@ ROLLOUT_KINDS = ("restart", "resume")
 
 @contained
 class ListenerMethods:
-    """Base of the namespace. supervisord finds methods of a base, but does not list them."""
+    """Base of the namespace. supervisord calls the methods of a base, but does not list them. JSON may come packed."""
 
     supervisord: Any
     mailbox: Mailbox
@@ -57,25 +57,15 @@ class ListenerMethods:
             raise RPCError(Faults.SHUTDOWN_STATE)
 
     def listenerHello(self) -> bool:
-        """Send the listener its key in a doorbell event (for the listener; other callers learn nothing)
-
-        @return boolean        Always True
-        """
+        """Send the listener its key in a doorbell event. Other callers learn nothing."""
         self._update("listenerHello")
         self._ring()
         return True
 
     def listenerObserve(self, key: Any, known: Any) -> str:
-        """Return what the listener does not have yet (for the listener)
-
-        @param string key      The listener's key
-        @param struct known    What it has: rollouts and guard_states (the version of each), table (the number of its
-                               last process table), guarded (groups to include), problem (with rolling.yaml)
-        @return string json    Rollouts, guard states and rows of the process table that differ, all requests, and idle:
-                               the seconds since the last call; packed where it is long
-        """
+        """Return what the listener does not have yet, as JSON, packed where it is long. ``known``: a ``Known``."""
         self._update_by_listener("listenerObserve", key)
-        has = _valid(lambda: load(Known, known, "known"))
+        has = valid(Known, known, "known")
         now = self.clock()
         idle = now - self.mailbox.observed_at if self.mailbox.observed_at else 0.0
         self.mailbox.observed_at, self.mailbox.problem = now, readable(has.problem, "utf-8")
@@ -95,23 +85,17 @@ class ListenerMethods:
         return pack(dump(news))
 
     def listenerRecord(self, key: Any, group: Any, version: Any, rollout: Any, request: Any) -> int:
-        """Write a rollout into the mailbox, unless it was changed meanwhile (for the listener)
+        """Write a rollout, or its changes since that ``version``, as JSON; answer the ``request`` with it (0: none).
 
-        @param string key      The listener's key
-        @param string group    The group
-        @param int version     The version that the listener has read; 0 for none
-        @param string rollout  The rollout as JSON, or its changes since that version; packed where it is long
-        @param int request     The request that it answers; 0 for none
-        @return int version    The new version
-        """
+        Returns the new version. CONFLICT where the rollout was changed meanwhile."""
         self._update_by_listener("listenerRecord", key)
-        group = text_of("group", group)
-        version, request = whole_of("version", version), whole_of("request", request)
+        group = valid(str, group, "group")
+        version, request = valid(int, version, "version"), valid(int, request, "request")
         conflict = RollingFault(Fault.CONFLICT, "the rollout of %s was changed meanwhile" % group)
         if version != self.mailbox.rollouts.version(group):  # changes cannot be read without it
             raise conflict
         old = self.mailbox.rollouts.get(group)
-        new = _valid(lambda: _of_group(group, _rollout(_parsed(rollout), old)))
+        new = valid_by(lambda: _of_group(group, _rollout(_parsed(rollout), old)))
         news = list(events_between(old, new, self.clock()))  # what cannot be sent is not written
         asked = self.mailbox.requests.get(request)
         is_wanted = not request or (asked is not None and asked.request.kind in ROLLOUT_KINDS)
@@ -124,57 +108,35 @@ class ListenerMethods:
         return self.mailbox.rollouts.version(group)
 
     def listenerGuard(self, key: Any, group: Any, guard_state: Any) -> int:
-        """Write the state of a group's crash guard into the mailbox (for the listener)
-
-        @param string key      The listener's key
-        @param string group    The group
-        @param string guard_state  The state as JSON, packed where it is long; empty: the group is no longer guarded
-        @return int version    The new version
-        """
+        """Write the state of a crash guard, as JSON; empty: the group is no longer guarded. Returns the new version."""
         self._update_by_listener("listenerGuard", key)
-        group = text_of("group", group)
+        group = valid(str, group, "group")
         new = None
         if guard_state != "":
-            new = _valid(lambda: _of_group(group, load(GuardState, _parsed(guard_state))))
+            new = valid_by(lambda: _of_group(group, load(GuardState, _parsed(guard_state))))
         if group in self.supervisord.process_groups:
             self.mailbox.guard(group, new, self.clock())
         return self.mailbox.guard_states.version(group)
 
     def listenerAct(self, key: Any, group: Any, actions: Any) -> list[dict[str, Any]]:
-        """Stop, start or signal processes of a group, each only while it is the given incarnation (for the listener)
-
-        @param string key      The listener's key
-        @param string group    The group
-        @param array actions   Structs of verb (stop, start, signal), name, signal, and incarnation: an array of pid (0:
-                               it is down) and spawned
-        @return array outcomes A struct for each: code, 0 or a fault of supervisor's, NOT_RUNNING where it is another
-                               incarnation; and text
-        """
+        """Do ``Action``s, each only while the process is that incarnation. Returns a struct of code and text for each."""
         self._update_by_listener("listenerAct", key)
-        group = text_of("group", group)
-        return [self._outcome_of(group, one) for one in _valid(lambda: load(tuple[Action, ...], actions, "actions"))]
+        group = valid(str, group, "group")
+        return [self._outcome_of(group, one) for one in valid(tuple[Action, ...], actions, "actions")]
 
     def listenerAnswer(self, key: Any, request: Any, code: Any, text: Any, answer: Any) -> bool:
-        """Refuse a request, or answer it without a rollout (for the listener)
-
-        @param string key      The listener's key
-        @param int request     The request
-        @param int code        The fault of a refusal; else 0
-        @param string text     Why it is refused
-        @param string answer   The rollout of a plan, the report of a check, the views of a history or the view of a
-                               record, as JSON, packed where it is long
-        @return boolean        Always True
-        """
+        """Refuse a request with a fault and a text, or (``code`` 0) answer it without a rollout: the rollout of a plan, the
+        report of a check, the views of a history or the view of a record, as JSON."""
         self._update_by_listener("listenerAnswer", key)
-        request, text = whole_of("request", request), text_of("text", text)
+        request, text = valid(int, request, "request"), valid(str, text, "text")
         faults = [value for value in vars(Fault).values() if isinstance(value, int)]
-        if whole_of("code", code) not in (0, *faults):
+        if valid(int, code, "code") not in (0, *faults):
             raise incorrect("code: %d is not a fault of this namespace" % code)
         asked = self.mailbox.requests.get(request)
         if asked is not None and code:
             self.mailbox.answer(request, "refused", code=code, text=readable(text, "utf-8"))
         elif asked is not None:
-            self.mailbox.answer(request, "answered", answer=_valid(lambda: _answer(asked.request, answer)))
+            self.mailbox.answer(request, "answered", answer=valid_by(lambda: _answer(asked.request, answer)))
         return True
 
     # --- what the methods above share
@@ -230,7 +192,7 @@ class ListenerMethods:
     # --- the process table
 
     def _concerned(self, requests: list[Request], guarded: tuple[str, ...]) -> set[str]:
-        """The groups whose processes the listener has to see."""
+        """The groups of which the listener needs the processes."""
         rollouts, groups = self.mailbox.rollouts, self.supervisord.process_groups
         active = [group for group in rollouts if holds_ports(rollouts[group])]
         asked = [request.group for request in requests]
@@ -276,17 +238,9 @@ class ListenerMethods:
         return Incarnation(process.pid, self.mailbox.times.attempt(group, name, process))
 
 
-def _valid(read: Callable[[], T]) -> T:
-    """What ``read`` returns, or a fault where what it reads is not valid."""
-    try:
-        return read()
-    except ValueError as error:
-        raise incorrect(str(error)[:200]) from None
-
-
 def _parsed(text: Any) -> Any:
     try:
-        return json.loads(unpack(text_of("JSON", text)))
+        return json.loads(unpack(valid(str, text, "JSON")))
     except RecursionError:
         raise ValueError("JSON: it is nested too deeply") from None
 
@@ -307,7 +261,7 @@ def _of_group(group: str, value: T) -> T:
 
 def _answer(request: Request, text: Any) -> Any:
     if request.kind == "record":
-        return ascii_only(unpack(text_of("answer", text)))  # JSON's own escapes stay as they are
+        return ascii_only(unpack(valid(str, text, "answer")))  # JSON's own escapes stay as they are
     data = _parsed(text)
     if request.kind == "history":
         return load(tuple[RolloutView, ...], data)

@@ -77,7 +77,7 @@ class Versions(Generic[T]):
         self._found.pop(group, None)
 
     def news(self, known: Mapping[str, int]) -> dict[str, tuple[int, T]]:
-        """``{group: (version, value)}`` of those whose version differs from the known one."""
+        """``{group: (version, value)}`` of those with another version than the known one."""
         return {group: one for group, one in self._found.items() if one[0] != known.get(group, 0)}
 
 

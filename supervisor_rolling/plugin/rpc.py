@@ -22,15 +22,7 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.public_view import Detail, report_view, rollout_view
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.text import plain
-from supervisor_rolling.plugin.arguments import (
-    ANSWER_WITHIN,
-    group_of,
-    incorrect,
-    options_of,
-    processes_of,
-    truth_of,
-    whole_of,
-)
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, group_of, incorrect, options_of, processes_of, valid
 from supervisor_rolling.plugin.client_identity import client_identity
 from supervisor_rolling.plugin.event_subscriptions import subscribe_mailbox
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
@@ -44,7 +36,7 @@ from supervisor_rolling.plugin.wakeup import install as install_wakeup
 API_VERSION = "1.0"
 
 PACKABLE = ("restart", "resume", "pause", "abort", "getRollout", "getAllRollouts", "getProcesses")
-"""The methods whose answers callPacked packs."""
+"""The methods that callPacked calls."""
 
 GONE_FOR_GOOD = 60.0
 """Seconds without a listener after which a client that waits for the end of a rollout learns that it is stalled: longer
@@ -125,13 +117,14 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @return struct rollout  The rollout, see getRollout. One that is refused, fails or is aborted is a fault
         """
         self._update("restart")
-        wait, options = truth_of("wait", wait), options_of({} if options is None else options)
-        group, processes = processes_of(self.supervisord, name, options["processes"])
+        wait, given = valid(bool, wait, "wait"), options_of({} if options is None else options)
+        details = {"max_unavailable": given.share, "force": given.force, "by": given.client_name}
+        group, processes = processes_of(self.supervisord, name, given.processes)
         self._listener.check()
         self._check_free(group)
-        kind = "plan" if options.pop("dry_run") else "restart"
         settings = settings_of(self.supervisord, group)
-        return self._ask(kind, group, wait, **{**options, "processes": processes, "settings": settings})
+        kind = "plan" if given.dry_run else "restart"
+        return self._ask(kind, group, wait, processes=processes, settings=settings, **details)
 
     def resume(self, group: Any, wait: Any = False) -> Any:
         """Continue a rollout that was paused, failed or was aborted; processes that were replaced stay as they are
@@ -141,7 +134,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @return struct rollout  The rollout, see getRollout
         """
         self._update("resume")
-        group, wait = group_of(self.supervisord, group), truth_of("wait", wait)
+        group, wait = group_of(self.supervisord, group), valid(bool, wait, "wait")
         self._listener.check()
         rollout = self.mailbox.rollouts.get(group)
         if rollout is not None and rollout.status in RESUMABLE:
@@ -256,7 +249,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @return array rollouts  An array of structs, see getRollout, without processes; status may also be lost
         """
         self._update("getHistory")
-        number = max(1, min(whole_of("number", number), MAX_ROLLOUTS))
+        number = max(1, min(valid(int, number, "number"), MAX_ROLLOUTS))
         group = group_of(self.supervisord, group) if group != "" else ""
         self._listener.check()
         return self._ask("history", group, False, number=number)
@@ -271,7 +264,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                                those since the rollout began
         """
         self._update("getRecord")
-        rollout = whole_of("rollout", rollout)
+        rollout = valid(int, rollout, "rollout")
         group = group_of(self.supervisord, group) if group != "" else ""
         self._listener.check()
         return self._ask("record", group, False, rollout=str(rollout or ""))

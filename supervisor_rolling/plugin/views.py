@@ -22,7 +22,7 @@ from supervisor_rolling.plugin.mailbox import Mailbox
 
 
 def struct(view: Any) -> dict[str, Any]:
-    """A view as a struct whose texts are printable ASCII."""
+    """A view as a struct, with texts of printable ASCII."""
     return struct_of(view, plain)
 
 

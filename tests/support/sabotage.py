@@ -11,6 +11,7 @@ A target is ``module:name`` or ``module:Class.name``. Modules that imported the 
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import functools
 import importlib
 import sys
@@ -78,7 +79,9 @@ def _functions(module: str) -> Iterator[str]:
         if isinstance(value, types.FunctionType):
             yield f"{module}:{name}"
         if isinstance(value, type):
-            yield from (f"{module}:{name}.{key}" for key, f in vars(value).items() if isinstance(f, types.FunctionType))
+            made = dataclasses.is_dataclass(value)  # its dunder methods are Python's own
+            methods = [key for key, found in vars(value).items() if isinstance(found, types.FunctionType)]
+            yield from (f"{module}:{name}.{key}" for key in methods if not (made and key.startswith("__")))
 
 
 class Sabotage:

@@ -187,7 +187,7 @@ ELSEWHERE = {
 
 
 def prepared() -> Any:
-    """The namespace with a listener and somebody who hears of rollouts."""
+    """The namespace with our listener and a listener of rollout events."""
     events.clear()
     supervisord = make_supervisord()
     for name, group in supervisord.process_groups.items():

@@ -34,11 +34,12 @@ from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, OPTIONS
+from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, Options
 from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.rpc import make_rolling_rpcinterface
 from tests.unit.test_rpcinterface import Clock, a_rollout, make_supervisord, observe
 
+OPTIONS = [field.name for field in fields(Options)]
 METHODS = sorted(
     name
     for kind in (rpc.RollingNamespaceRPCInterface, ListenerMethods)
@@ -262,7 +263,7 @@ EVIL = Policy("app", PortRule(by_name={"web_1": (22,)}))
 
 
 def evil_calls() -> dict[str, list[tuple[Any, ...]]]:
-    """What would bring a policy of somebody's own into the mailbox, but for the key."""
+    """Calls that would write a foreign policy into the mailbox, without the key."""
     rollout, guard_state = dump(replace(a_rollout(), policy=EVIL)), dump(GuardState("app", EVIL, GatePolicy()))
     return {
         "listenerObserve": [({"rollouts": {}, "guard_states": {}, "table": 0, "guarded": []},)],
@@ -306,11 +307,11 @@ def test_key_is_per_supervisord(supervisord: DummySupervisor) -> None:
     assert len(one.mailbox.key) == 64
 
 
-# --- who is told the key
+# --- which listener gets the key
 
 
 def a_pool(name: str, *kinds: str) -> Any:
-    """supervisor's own pool of an [eventlistener] with these ``events=``, whose process never runs."""
+    """supervisor's own pool of an [eventlistener] with these ``events=``; its process never runs."""
     config = DummyPGroupConfig(DummyOptions(), name)
     config.pool_events = [getattr(events.EventTypes, kind) for kind in kinds]
     config.buffer_size = 10

@@ -68,7 +68,7 @@ def test_every_kind_of_end_counts_as_down(lives: ProcessTimes, clock: Clock, kin
 
 def test_last_end_says_whether_a_stop_was_ordered(lives: ProcessTimes):
     process = a_process()
-    assert not lives.stopped_by_order("app", "web_1"), "nobody has told"
+    assert not lives.stopped_by_order("app", "web_1"), "no event has come"
     tell(lives, events.ProcessStateStoppedEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateRunningEvent, process)

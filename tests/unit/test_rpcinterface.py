@@ -647,9 +647,7 @@ def test_changes_apply_only_to_the_version_read(rolling: Any):
     assert (later > version, rolling.getRollout("app")["why"]) == (True, "the second")
     fault = fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, dump_changes(first, second), 0)
     assert (fault.code, rolling.getRollout("app")["why"]) == (Fault.CONFLICT, "the second")
-    stale = json.dumps(
-        {"values": {}, "members": [[99, {}]], "levels": [0, []]}
-    )  # of a rollout that nobody has any more
+    stale = json.dumps({"values": {}, "members": [[99, {}]], "levels": [0, []]})  # of a rollout that is no longer kept
     assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", version, stale, 0).code == Fault.CONFLICT
 
 
