@@ -3,15 +3,15 @@
 The folders are named after where their code runs; ``core/`` runs everywhere and does no I/O. In reading order:
 
 ``core/``            ``policy``, ``process``, ``rollout``, ``observation``: the values. ``machine``: what a rollout does
-                     next, with its rules; ``transitions``, ``stages``: the stages of one process. ``guard``: the crash
-                     guard. ``admission``: from a request to a rollout, or to the reason why it is refused.
-                     ``checks/``: the preflight checks. ``public_view``: what others see of a rollout
+                     next, with its rules; ``transitions``, ``stages``, ``drain``, ``restart``, ``warming``: the stages of
+                     one process. ``guard``: the crash guard. ``admission``: from a request to a rollout, or to the reason
+                     why it is refused. ``checks/``: the preflight checks. ``public_view``: what others see of a rollout
 ``codec``            the values of ``core/`` as JSON and back, validated; ``schema/``: JSON Schemas of what others see
 ``listener/``        the program that runs rollouts, an event listener of supervisord: ``main``, ``reconciler``
-                     (observe, decide, record, apply), ``request_handler``; and adapters: ``gates/`` (what closes a
-                     port), ``warmup``, ``supervisor_client``, ``config/`` (rolling.yaml), ``preflight``, …
-``plugin/``          inside supervisord: ``rpc`` (the XML-RPC namespace ``rolling``), ``listener_api`` (its methods for the
-                     listener), ``mailbox`` (what supervisord remembers), ``events``, ``wakeup``, ``fault_barrier``
+                     (``observe``, decide, record, ``apply``), ``request_handler``; and adapters: ``gates/`` (what
+                     closes a port), ``warmup``, ``supervisor_client``, ``config/`` (rolling.yaml), ``preflight``, …
+``plugin/``          inside supervisord: ``rpc`` (the XML-RPC namespace ``rolling``), ``listener_api`` (its methods for
+                     the listener), ``mailbox`` (what supervisord remembers), ``events``, ``wakeup``, ``fault_barrier``
 ``ctl/``             inside supervisorctl: ``commands``, a file for each command; the program ``supervisor_rolling``
 ``rpcinterface``, ``controllerplugin``    the names that supervisord.conf gives for ``plugin/`` and ``ctl/``
 ``wsgi``, ``asgi``   middlewares for applications, which read the flag of ``draining``

@@ -82,7 +82,7 @@ def test_each_process_gets_the_port_of_its_name(supervisord: ServerOptions) -> N
     assert all(commands[name].endswith(f"--port {port}") for name, port in zip(NAMES, PORTS))
 
 
-def test_the_rpcinterface_is_ours(supervisord: ServerOptions) -> None:
+def test_rpcinterface_is_ours(supervisord: ServerOptions) -> None:
     factories = {name: (made, settings) for name, made, settings in supervisord.rpcinterface_factories}
     ours = factory("supervisor_rolling.rpcinterface:make_rolling_rpcinterface")
     assert factories["rolling"] == (ours, {})
@@ -105,7 +105,7 @@ def test_listener_starts_first_and_reads_events_at_once(supervisord: ServerOptio
     assert min(found.priority for found in supervisord.process_group_configs) == pool.priority
 
 
-def test_the_listener_hears_the_doorbell_and_the_processes(supervisord: ServerOptions) -> None:
+def test_listener_gets_doorbell_and_process_events(supervisord: ServerOptions) -> None:
     heard = tuple(group(supervisord, "rolling").pool_events)
     selected = (RollingAskedEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
     assert [event for event in selected if not issubclass(event, heard)] == []
@@ -119,7 +119,7 @@ def test_listener_command_is_an_installed_program(supervisord: ServerOptions) ->
     assert arguments == ["--config", "/etc/supervisor/rolling.yaml"]
 
 
-def test_the_inventory_installs_this_version() -> None:
+def test_inventory_installs_this_version() -> None:
     inventory = (ROOT / "conf" / "ansible" / "inventory.yml").read_text(encoding="utf-8")
     assert metadata.version("supervisor_rolling") == __version__
     assert f"supervisor_rolling-{__version__}-py3-none-any.whl" in inventory
@@ -133,7 +133,7 @@ def test_policy_and_supervisord_have_the_same_group(supervisord: ServerOptions, 
     assert {found.name for found in supervisord.process_group_configs} >= set(rolling.groups)
 
 
-def test_the_policy_finds_the_port_of_every_process(supervisord: ServerOptions, policy: Policy) -> None:
+def test_policy_finds_the_port_of_every_process(supervisord: ServerOptions, policy: Policy) -> None:
     names = [process.name for process in group(supervisord, "app").process_configs]
     assert [ports_for(policy.ports, name) for name in names] == [(port,) for port in PORTS]
 
@@ -155,7 +155,7 @@ def nginx_text() -> str:
     return (CONF / "nginx.conf").read_text(encoding="utf-8")
 
 
-def test_nginx_asks_the_ports_that_the_processes_have() -> None:
+def test_nginx_has_the_ports_of_the_processes() -> None:
     assert [server.split()[0] for server in upstream()] == [f"127.0.0.1:{port}" for port in PORTS]
 
 
@@ -165,7 +165,7 @@ def test_zero_min_ready_means_nginx_retries_at_once(policy: Policy) -> None:
     assert min_ready_for(behind(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
 
 
-def test_nginx_takes_its_file(tmp_path: Path) -> None:
+def test_nginx_accepts_its_file(tmp_path: Path) -> None:
     text = nginx_text()
     for path in ("/run/nginx.pid", "/var/log/nginx/error.log"):
         assert path in text
@@ -187,12 +187,12 @@ def haproxy_text() -> str:
     return (CONF / "haproxy.cfg").read_text(encoding="utf-8")
 
 
-def test_haproxy_asks_the_ports_that_the_processes_have() -> None:
+def test_haproxy_has_the_ports_of_the_processes() -> None:
     servers = re.findall(r"^\s*server (\S+) (\S+)$", haproxy_text(), re.MULTILINE)
     assert servers == [(name, f"127.0.0.1:{port}") for name, port in zip(NAMES, PORTS)]
 
 
-def test_haproxy_takes_its_file() -> None:
+def test_haproxy_accepts_its_file() -> None:
     tested = subprocess.run(
         ["haproxy", "-c", "-f", str(CONF / "haproxy.cfg")], capture_output=True, text=True, timeout=30
     )
@@ -200,7 +200,7 @@ def test_haproxy_takes_its_file() -> None:
     assert "WARNING" not in tested.stderr
 
 
-def test_haproxy_example_fits_the_gate_that_it_names() -> None:
+def test_haproxy_example_fits_its_gate() -> None:
     text = " ".join(haproxy_text().replace("\n#", " ").split())
     gate = re.search(r"`(gate: .*?)` in rolling.yaml", text)
     assert gate
