@@ -1,7 +1,7 @@
 """What an nginx configuration says of its upstreams, from the tree that crossplane makes of it.
 
-Only what matters to a process whose port is closed for a while: which servers there are, for how long one that refused
-a connection gets no requests, whether connections are kept, and whether the next server is tried. A directive of an
+Only what matters while the port of a process is closed: which servers there are, for how long one that refused a
+connection gets no requests, whether connections are kept, and whether the next server is tried. A directive of an
 inner block replaces the same one outside, as in nginx (http://nginx.org/en/docs/http/ngx_http_upstream_module.html and
 …/ngx_http_proxy_module.html).
 """

@@ -38,7 +38,7 @@ def may_be_http(first: bytes) -> bool:
 
 
 def spoken(first: bytes) -> str:
-    """The name of the protocol whose server begins so; empty where it is not known."""
+    """The name of the protocol in which a server begins so; empty where it is not known."""
     known = next((name for beginning, name in _BEGINNINGS if first.startswith(beginning)), "")
     if known or len(first) < 9:
         return known
@@ -48,7 +48,7 @@ def spoken(first: bytes) -> str:
 
 
 def not_http_text(port: int, first: bytes) -> str:
-    """What is wrong with a process whose first bytes are not HTTP/1's, and the fix."""
+    """What is wrong with a process that does not begin with HTTP/1, and the fix."""
     name = spoken(first)
     if name == TLS:
         return (

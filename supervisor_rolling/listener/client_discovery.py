@@ -1,6 +1,6 @@
 """Finds out which programs connect to ports: the ``Clients`` of ``contracts.py``.
 
-The other end of a connection is a socket of this host, whose inode leads to a process, or of another host. Without
+The other end of a connection is a socket of this host, with an inode that leads to a process, or of another host. Without
 keep-alive a connection lives for milliseconds, so the sockets are listed again and again for half a second, and first
 the processes that are known load balancers are searched for them. The configuration with which such a process was
 started is read, too: it may name a port that gets no requests just now.
@@ -103,7 +103,7 @@ class _Seen:
         self.remote: dict[str, Client] = {}
         self._known = known
         self._connected: dict[int, str] = {}  # pid: the address of the other end, as the process has it
-        self._ownerless: dict[int, str] = {}  # likewise, by the inode of a socket whose process was not found
+        self._ownerless: dict[int, str] = {}  # likewise, by the inode of a socket without a known process
         self._before: set[int] = set()  # those of the last glance
         self._resolved: set[int] = set()
         self._scans = 0

@@ -54,7 +54,7 @@ def problems(text: str) -> list[str]:
 
 
 def app(keys: str) -> str:
-    """A file whose group app has these keys from line 4 on."""
+    """A file with these keys of group app, from line 4 on."""
     return MINIMAL + textwrap.indent(textwrap.dedent(keys).strip("\n"), "    ")
 
 
@@ -634,7 +634,7 @@ def test_problem_behind_an_alias_points_to_the_value() -> None:
     ]
 
 
-# --- whose mistake it is
+# --- which group has the problem
 
 OTHER = "  web:\n    ports: auto\n"
 

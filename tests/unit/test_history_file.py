@@ -1,4 +1,4 @@
-"""The file of the rollouts that were: nothing is lost, whoever is killed, and nothing that stands there does harm."""
+"""The history file: no kill loses a rollout, and no content of the file does harm."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_rollouts_are_found_by_group_and_id(file: Path) -> None:
         assert found
         assert (found.id, len(found.processes)) == (expected, 1)
     assert history.find("", "9") is None
-    assert history.find("nobody", "") is None
+    assert history.find("other", "") is None
 
 
 def test_next_listener_knows_durations_of_rollouts(file: Path) -> None:

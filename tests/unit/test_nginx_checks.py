@@ -242,7 +242,7 @@ def test_stream_block_is_read(tmp_path: Path, more: str, expected: list[str]) ->
     assert codes(read_nginx(str(path))) == expected
 
 
-# --- whose servers they are
+# --- which servers are those of the group
 
 
 def test_server_on_another_host_is_ignored(conf: Conf) -> None:

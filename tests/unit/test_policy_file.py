@@ -17,7 +17,7 @@ from tests.support.background import AtOnce
 
 
 class Loader:
-    """Reads a file as a config whose backend is its text; ``bad`` is an error. Counts how often it is read."""
+    """Reads a file as a config with its text as the backend; ``bad`` is an error. Counts how often it is read."""
 
     def __init__(self) -> None:
         self.times = 0

@@ -431,7 +431,7 @@ def test_port_without_listener_is_waited_for(keep: ExitStack, warmer: Warmer) ->
 
 def test_refused_connection_is_retried_until_port_listens(keep: ExitStack) -> None:
     port = free_port()
-    warmer = Warmer(lambda _: ("127.0.0.1",))  # somebody says that it listens
+    warmer = Warmer(lambda _: ("127.0.0.1",))  # says that it listens
     refused = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
     assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
     Server(keep, port=port)
@@ -754,7 +754,7 @@ def test_tend_returns_at_once_and_begins_once(server: Server, warmer: Warmer) ->
 
 
 def test_late_warmup_begins_anew_if_still_wanted(server: Server) -> None:
-    """Its listener was away meanwhile, and counts that time for nobody."""
+    """The listener was suspended meanwhile, and does not count that time."""
     may_look = threading.Event()
     may_look.set()
     warmer = Warmer(lambda port: ("127.0.0.1",) if may_look.wait(DEADLINE) else ())
@@ -777,7 +777,7 @@ def test_late_is_reported_once_before_restart(server: Server, warmer: Warmer) ->
     policy: dict[str, Any] = {"ready": "/health", "timeout": 0.1}
     server.answer = lambda asked: 503
     warmer.tend(server.port, **policy)
-    assert warmer.changed.wait(DEADLINE)  # nobody looked meanwhile
+    assert warmer.changed.wait(DEADLINE)  # no one reads it meanwhile
     assert warmer.tend(server.port, **policy).state == "late"
     assert warmer.until_over(server.port, **policy).state == "late"  # and so it is, again and again
 
@@ -1018,7 +1018,7 @@ def test_passes_gate_of_a_non_loopback_address(keep: ExitStack, warmer: Warmer, 
 
 @pytest.fixture
 def without_v6_loopback() -> Iterator[None]:
-    """As in a container whose host has IPv6 turned off."""
+    """As in a container on a host without IPv6."""
     subprocess.run(["ip", "-6", "address", "del", "::1/128", "dev", "lo"], check=True)
     yield
     subprocess.run(["ip", "-6", "address", "add", "::1/128", "dev", "lo", "nodad"], check=True)

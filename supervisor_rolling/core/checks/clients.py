@@ -49,7 +49,7 @@ class Front:
 
     @cached_property
     def balancers(self) -> list[Balancer]:
-        """Those that are connected, and those whose configuration names a port of the group; nginx left out."""
+        """Those that are connected, or have a port of the group in their configuration; without nginx."""
         known = [one for one in self.clients if one.name in PROGRAMS and one.name not in NGINX]
         found = [Balancer(one, PROGRAMS[one.name], read(one.name, one.files, self.ports)) for one in known]
         return [one for one in found if one.proxy or one.client.address]

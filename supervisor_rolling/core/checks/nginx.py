@@ -137,7 +137,7 @@ def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str
 
 
 def _wrong_address(group: Behind, listening: Mapping[int, tuple[str, ...]]) -> Iterator[Finding]:
-    """The servers at whose address nothing listens, although a process does on their port."""
+    """The servers with an address where nothing listens, although a process listens on their port."""
     wrong = [
         server
         for _, server in group.servers

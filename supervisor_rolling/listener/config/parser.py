@@ -70,7 +70,7 @@ _HOOK_FIX = (
 _GROUPS_FIX = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
 _HAPROXY_FIXES = {
     "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
-    "backend_name": "write gate.backend_name: the backend section of haproxy.cfg whose servers are the processes",
+    "backend_name": "write gate.backend_name: the backend section of haproxy.cfg that has the processes as servers",
 }
 
 
@@ -125,7 +125,7 @@ def keys_of(kind: Any) -> dict[str, Reader[Any]]:
 
 
 def _or_empty(read_text: Reader[str]) -> Reader[str]:
-    """Of a key whose default is the empty text."""
+    """Of a key that is empty by default."""
     return lambda entry: "" if entry.is_scalar("str") and not entry.node.value else read_text(entry)
 
 

@@ -30,7 +30,7 @@ class Wire:
 
 
 def open_session(bypass: str, wire: Wire) -> requests.Session:
-    """A session for plain HTTP whose connections pass a closed gate."""
+    """A session for plain HTTP that passes a closed gate."""
     session = requests.Session()
     session.trust_env = False  # a proxy variable would send the requests elsewhere
     session.mount("http://", _Adapter(bypass, wire))
