@@ -3,9 +3,9 @@
 The folders are named after where their code runs; ``core/`` runs everywhere and does no I/O. In reading order:
 
 ``core/``            ``policy``, ``process``, ``rollout``, ``observation``: the values. ``machine``: what a rollout does
-                     next, with its rules; ``transitions``, ``stages``, ``drain``, ``restart``, ``warming``: the stages of
-                     one process. ``guard``: the crash guard. ``admission``: from a request to a rollout, or to the reason
-                     why it is refused. ``checks/``: the preflight checks. ``public_view``: what others see of a rollout
+                     next, with its rules; ``transitions``, ``stages``, ``drain``, ``restart``, ``warming``: the stages
+                     of a process. ``guard``: the crash guard. ``admission``: from a request to a rollout, or to the
+                     reason why it is refused. ``checks/``: the preflight checks. ``public_view``: what others see of a rollout
 ``codec``            the values of ``core/`` as JSON and back, validated; ``schema/``: JSON Schemas of what others see
 ``listener/``        the program that runs rollouts, an event listener of supervisord: ``main``, ``reconciler``
                      (``observe``, decide, record, ``apply``), ``request_handler``; and adapters: ``gates/`` (what
