@@ -5,7 +5,7 @@ The folders are named after where their code runs; ``core/`` runs everywhere and
 ``core/``            ``policy``, ``process``, ``rollout``, ``observation``: the values. ``machine``: what a rollout does
                      next, with its rules; ``transitions``, ``stages``, ``drain``, ``restart``, ``warming``: the stages
                      of a process. ``guard``: the crash guard. ``admission``: from a request to a rollout, or to the
-                     reason why it is refused. ``checks/``: the preflight checks. ``public_view``: what others see of a rollout
+                     reason why it is refused. ``checks/``: the preflight checks. ``public_view``: what others see
 ``codec``            the values of ``core/`` as JSON and back, validated; ``schema/``: JSON Schemas of what others see
 ``listener/``        the program that runs rollouts, an event listener of supervisord: ``main``, ``reconciler``
                      (``observe``, decide, record, ``apply``), ``request_handler``; and adapters: ``gates/`` (what
