@@ -40,14 +40,15 @@ NOT_A_KEY = "not a key"
 WEEK = 7 * 24 * 3600
 """The longest duration: anything beyond is a typing error, and this is far below what a socket's timeout can hold."""
 
-MAX_PROCESSES = 65535
-"""Every process needs a port of its own, and there are no more."""
+MAX_PORT = 65535
+MAX_PROCESSES = MAX_PORT
+"""Each has a port of its own."""
 
 Seconds = Annotated[float, Range(0, WEEK)]
 Deadline = Annotated[float, Range(0.1, WEEK)]  # one of nothing would fail every rollout
 SecondsOrAuto = Annotated[float, "seconds or auto"]
 Number = Annotated[int, Range(0, MAX_PROCESSES)]
-Port = Annotated[int, Range(1, 65535)]
+Port = Annotated[int, Range(1, MAX_PORT)]
 Path = Annotated[str, "path"]  # of a URL
 Headers = Annotated[Mapping[str, str], "headers"]
 File = Annotated[str, "file"]  # its full path

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from supervisor_rolling.core.policy import PortRule
+from supervisor_rolling.core.policy import MAX_PORT, PortRule
 from supervisor_rolling.core.port_use import Holder, PortUse
-
-LAST_PORT = 65535
 
 
 def ports_for(rule: PortRule, process_name: str) -> tuple[int, ...]:
@@ -23,7 +21,7 @@ def _port(digits: str) -> tuple[int, ...]:
     if not re.fullmatch("[0-9]{1,10}", digits):
         return ()
     port = int(digits)
-    return (port,) if 1 <= port <= LAST_PORT else ()
+    return (port,) if 1 <= port <= MAX_PORT else ()
 
 
 def holder_text(port: int, holder: Holder, own: str) -> str:

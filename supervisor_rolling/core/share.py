@@ -1,6 +1,6 @@
 """How many processes may be unavailable at a time: a number of processes, or a percentage of the group.
 
-supervisorctl imports this for ``--max-unavailable``: nothing here but the standard library and the model.
+supervisorctl imports this for ``--max-unavailable``: nothing here but the standard library and core.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from supervisor_rolling.core.policy import Share
-
-MAX_PROCESSES = 65535
-"""Every process needs a port of its own, and there are no more."""
+from supervisor_rolling.core.policy import MAX_PROCESSES, Share
 
 _SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%|([0-9]{1,9})")
 
@@ -26,7 +23,7 @@ def parse_share(value: object) -> Share:
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         shown = f"{value!r}"[:40]
-        raise ValueError(f"{shown} is neither a number of processes nor a percentage; write for example 2 or 10%")
+        raise ValueError(f"{shown} is neither a number of processes nor a percentage. Fix: write for example 2 or 10%")
     percent, number = match.groups()
     return _percentage(float(percent)) if percent else _number(int(number))
 
@@ -41,11 +38,11 @@ def limit_for(share: Share, total: int) -> int:
 
 def _number(number: int) -> Share:
     if not 1 <= number <= MAX_PROCESSES:
-        raise ValueError(f"a number of processes is from 1 to {MAX_PROCESSES}; write for example 2 or 10%")
+        raise ValueError(f"a number of processes is from 1 to {MAX_PROCESSES}. Fix: write for example 2 or 10%")
     return Share(number=number)
 
 
 def _percentage(percent: float) -> Share:
     if not 0 < percent <= 100:
-        raise ValueError("a percentage is more than 0% and at most 100%; write for example 2 or 10%")
+        raise ValueError("a percentage is more than 0% and at most 100%. Fix: write for example 2 or 10%")
     return Share(percent=percent)

@@ -1,8 +1,8 @@
 """Finds out which programs connect to ports: the ``Clients`` of ``contracts.py``.
 
-The other end of a connection is a socket of this host, with an inode that leads to a process, or of another host. Without
-keep-alive a connection lives for milliseconds, so the sockets are listed again and again for half a second, and first
-the processes that are known load balancers are searched for them. The configuration with which such a process was
+The other end of a connection is a socket of this host, with an inode that leads to a process, or of another host.
+Without keep-alive a connection lives for milliseconds, so the sockets are listed again and again for half a second, and
+first the processes that are known load balancers are searched for them. The configuration with which such a process was
 started is read, too: it may name a port that gets no requests just now.
 """
 

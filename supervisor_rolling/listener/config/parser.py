@@ -21,6 +21,7 @@ from typing import Any, Callable
 
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.policy import (
+    MAX_PORT,
     NOT_A_KEY,
     WEEK,
     Config,
@@ -237,7 +238,7 @@ def _is_listen_address(text: str) -> bool:
         is_address = (ipaddress.ip_address(host.strip("[]")).version == 6) is is_bracketed
     except ValueError:
         return False
-    return is_address and port.isdigit() and 0 < int(port[:6]) <= 65535
+    return is_address and port.isdigit() and 0 < int(port[:6]) <= MAX_PORT
 
 
 # --- values that can be written in more than one way
