@@ -374,7 +374,7 @@ class Asked:
 
 @pytest.mark.parametrize("number", [30, pytest.param(None, marks=pytest.mark.soak)], ids=["sample", "all"])
 def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack, number: int | None) -> None:
-    """tests/unit/test_fault_barrier.py has every function and every error; here a sample, always the same by its seed."""
+    """tests/unit/test_fault_barrier.py has every function and error; here a sample, always the same by its seed."""
     stack, chance = sabotaged, random.Random(5)
     rpc: Any = stack.rpc()
     listener, pid, hits = Listener(stack), rpc.supervisor.getPID(), 0

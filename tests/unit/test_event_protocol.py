@@ -19,10 +19,10 @@ from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig,
 
 from supervisor_rolling.core.process import Change
 from supervisor_rolling.listener.event_protocol import (
+    LOG_EVERY,
     LONGEST_HEADER,
     LONGEST_PAYLOAD,
     PATIENCE,
-    LOG_EVERY,
     Channel,
     Event,
     Frames,
