@@ -112,13 +112,13 @@ def a_world(*guard_states: GuardState, **table: Mapping[str, Process]) -> Snapsh
 # --- which groups
 
 
-def test_the_groups_of_the_config_are_guarded_but_for_those_that_turn_it_off(setting: Setting) -> None:
+def test_groups_are_guarded_unless_turned_off(setting: Setting) -> None:
     off = a_policy("web", guard=GuardPolicy(enabled=False))
     setting.config = a_config(a_policy("app"), off)
     assert list(setting.guard_states.begin()) == ["app"]
 
 
-def test_without_a_config_nobody_is_guarded_and_no_guard_ends(setting: Setting) -> None:
+def test_missing_config_ends_no_guard(setting: Setting) -> None:
     setting.config = None
     world = a_world(a_watch(), app=processes(a_process()))
     assert (list(setting.guard_states.begin()), setting.ended(world)) == ([], [])
@@ -126,9 +126,7 @@ def test_without_a_config_nobody_is_guarded_and_no_guard_ends(setting: Setting) 
 
 
 @pytest.mark.parametrize("config", [a_config(), a_config(a_policy(guard=GuardPolicy(enabled=False)))])
-def test_a_group_that_is_no_longer_in_the_config_or_turns_the_guard_off_is_guarded_no_more(
-    setting: Setting, config: Config
-) -> None:
+def test_removed_or_disabled_group_is_unguarded(setting: Setting, config: Config) -> None:
     world = a_world(a_watch(), app=processes(a_process()))
     assert setting.ended(world) == []
     setting.config = config
@@ -136,7 +134,7 @@ def test_a_group_that_is_no_longer_in_the_config_or_turns_the_guard_off_is_guard
     assert setting.states(world) == {}
 
 
-def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting) -> None:
+def test_unknown_group_is_not_guarded(setting: Setting) -> None:
     assert setting.states(a_world()) == {}
     assert setting.states(a_world(app={})) == {}
 
@@ -144,7 +142,7 @@ def test_a_group_that_supervisord_does_not_have_is_not_guarded(setting: Setting)
 # --- by which policy
 
 
-def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
+def test_guard_state_follows_todays_policy(setting: Setting) -> None:
     guarded = GuardedProcess("app-8001", (tcp(8001),), Stage.FAILED, NOW, closed=True, tries=3)
     policy = a_policy(min_ready_seconds=99.0)
     setting.config = a_config(policy, lease=9.0)
@@ -152,9 +150,7 @@ def test_a_watch_goes_on_under_the_policy_of_today(setting: Setting) -> None:
     assert setting.states(world) == {"app": GuardState("app", policy, GatePolicy(lease=9.0), (guarded,))}
 
 
-def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_says_so(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_newly_guarded_groups_old_processes_are_warm(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     old, young = a_process(up_for=WARMED_BY_USERS), a_process("app-8002", pid=101, up_for=WARMED_BY_USERS - 1.0)
     without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
     with caplog.at_level(logging.INFO):
@@ -164,9 +160,7 @@ def test_a_group_that_comes_under_guard_has_its_old_processes_found_warm_and_say
     assert "app: the crash guard is on: no new process gets traffic before it is warm" in caplog.messages
 
 
-def test_a_group_that_was_guarded_before_does_not_begin_anew(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_known_guard_state_does_not_begin_again(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     world = a_world(a_watch(), app=processes(a_process(up_for=WARMED_BY_USERS)))
     with caplog.at_level(logging.INFO):
         found = setting.states(world)["app"]
@@ -178,7 +172,7 @@ def test_a_group_that_was_guarded_before_does_not_begin_anew(
 # --- on which ports
 
 
-def test_ports_come_from_the_rule_and_follow_it_and_the_processes(setting: Setting) -> None:
+def test_ports_follow_the_rule_and_processes(setting: Setting) -> None:
     one, two = a_process(), a_process("app-8002")
     assert setting.guard_states.endpoints(a_watch(), processes(one)) == {"app-8001": (tcp(8001),)}
     assert setting.guard_states.endpoints(a_watch(), processes(one, two)) == {
@@ -200,16 +194,14 @@ def test_two_groups_have_each_their_own_ports(setting: Setting) -> None:
         assert setting.guard_states.endpoints(other, processes(a_process())) == {"app-8001": (tcp(9),)}
 
 
-def test_who_has_no_port_is_named_once_and_has_none(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_process_without_port_is_logged_once(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     table = processes(a_process(), a_process("b10"), a_process("b9"))
     for _ in range(3):
         assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),), "b10": (), "b9": ()}
     assert caplog.messages == ["groups.app.ports finds no port for b9, b10: they are not guarded"]
 
 
-def test_a_complaint_is_made_again_when_it_is_another_or_was_mended_meanwhile(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_changed_warning_is_logged_again(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     good, bad, worse = a_process(), a_process("b"), a_process("c")
     for table in ((good, bad), (good, bad, worse), (good,), (good, bad, worse)):
         setting.guard_states.endpoints(a_watch(), processes(*table))
@@ -220,14 +212,14 @@ def heard(setting: Setting, *found: Process, group: str = "app") -> Endpoints:
     return dict(setting.guard_states.endpoints(a_watch(group, ports=AUTO), processes(*found)))
 
 
-def test_with_auto_the_kernel_says_what_each_process_listens_on_and_is_asked_once(setting: Setting) -> None:
+def test_auto_reads_each_processes_ports_once(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001, 9001)}
     for _ in range(3):
         assert heard(setting, a_process("web")) == {"web": (tcp(8001), tcp(9001))}
     assert setting.kernel.asked == [100]
 
 
-def test_with_auto_the_kernel_is_asked_once_for_all(setting: Setting) -> None:
+def test_auto_reads_all_ports_in_one_call(setting: Setting) -> None:
     """A new listener knows of none yet, and each question reads all of /proc."""
     setting.kernel.listens = {pid: (pid + 8000,) for pid in range(1, 100)}
     found = heard(setting, *(a_process(f"web-{pid}", pid=pid) for pid in range(1, 100)))
@@ -235,9 +227,7 @@ def test_with_auto_the_kernel_is_asked_once_for_all(setting: Setting) -> None:
     assert setting.kernel.times == 1
 
 
-def test_with_auto_one_that_cannot_be_looked_into_hides_no_other(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_unreadable_process_hides_no_other(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     setting.kernel.listens, setting.kernel.hidden = {1: (8001,), 3: (8003,)}, {2}
     found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
     assert found == {"a": (tcp(8001),), "b": (), "c": (tcp(8003),)}
@@ -247,7 +237,7 @@ def test_with_auto_one_that_cannot_be_looked_into_hides_no_other(
 
 
 @pytest.mark.parametrize("state", ["EXITED", "BACKOFF", "STARTING", "STOPPING", "FATAL"])
-def test_with_auto_one_that_does_not_run_has_the_ports_of_the_one_before_it(setting: Setting, state: str) -> None:
+def test_auto_stopped_process_keeps_previous_ports(setting: Setting, state: str) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     setting.kernel.listens = {}
@@ -256,13 +246,13 @@ def test_with_auto_one_that_does_not_run_has_the_ports_of_the_one_before_it(sett
     assert setting.kernel.asked == [100]
 
 
-def test_with_auto_one_that_has_not_bound_its_port_yet_has_that_of_the_one_before_it(setting: Setting) -> None:
+def test_auto_booting_process_keeps_previous_ports(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8001),)}
 
 
-def test_with_auto_one_that_listens_elsewhere_than_the_one_before_it_is_found_there_as_soon_as_it_listens(
+def test_auto_finds_a_moved_port(
     setting: Setting,
 ) -> None:
     setting.kernel.listens = {100: (8001,)}
@@ -272,9 +262,7 @@ def test_with_auto_one_that_listens_elsewhere_than_the_one_before_it_is_found_th
     assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8002),)}
 
 
-def test_with_auto_one_that_listens_on_nothing_is_asked_again_until_it_does(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_retries_until_a_process_listens(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert heard(setting, a_process("web")) == {"web": ()}
     setting.kernel.listens = {100: (8001,)}
@@ -282,13 +270,13 @@ def test_with_auto_one_that_listens_on_nothing_is_asked_again_until_it_does(
     assert (setting.kernel.asked, caplog.messages) == ([100] * 3, [])
 
 
-def test_with_auto_one_that_nobody_has_seen_run_has_no_ports(setting: Setting) -> None:
+def test_auto_never_running_process_has_no_ports(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     assert heard(setting, a_process("web", "STARTING")) == {"web": ()}
     assert setting.kernel.asked == []
 
 
-def test_with_auto_groups_do_not_share_the_ports_of_processes_of_the_same_name(setting: Setting) -> None:
+def test_auto_keeps_groups_apart(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     assert heard(setting, a_process("web", "EXITED", 0), group="other") == {"web": ()}
@@ -297,7 +285,7 @@ def test_with_auto_groups_do_not_share_the_ports_of_processes_of_the_same_name(s
 # --- a port that two processes have: to close it for one would close it for both
 
 
-def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_port_of_two_processes_is_not_guarded(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     rule = PortRule(by_name={"a": (8001,), "b": (8001, 8002), "c": (8003,)})
     table = processes(a_process("a"), a_process("b"), a_process("c"))
     for _ in range(2):
@@ -305,7 +293,7 @@ def test_a_port_that_two_processes_share_is_not_guarded(setting: Setting, caplog
     assert caplog.messages == ["groups.app.ports gives a port of another process to a, b: they are not guarded"]
 
 
-def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) -> None:
+def test_port_of_two_groups_is_not_guarded(setting: Setting) -> None:
     table = processes(a_process("app-8001"), a_process("app-8002"))
     setting.guard_states.endpoints(a_watch(), table)
     other = PortRule(by_name={"api": (8002,)})
@@ -313,7 +301,7 @@ def test_a_port_that_two_groups_share_is_guarded_in_neither(setting: Setting) ->
     assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),), "app-8002": ()}
 
 
-def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(setting: Setting) -> None:
+def test_removed_groups_ports_are_free(setting: Setting) -> None:
     rule = PortRule(by_name={"api": (8001,)})
     setting.config = a_config(a_policy(), a_policy("api", rule))
     old, new = {"app": processes(a_process())}, {"api": processes(a_process("api"))}
@@ -326,7 +314,7 @@ def test_the_ports_of_a_group_that_supervisord_has_no_more_are_free_for_another(
 # --- years of deploys
 
 
-def test_with_auto_nothing_is_remembered_of_names_that_are_no_more(setting: Setting) -> None:
+def test_auto_forgets_removed_processes(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("release-1"))
     heard(setting, a_process("release-2", pid=101))
@@ -334,9 +322,7 @@ def test_with_auto_nothing_is_remembered_of_names_that_are_no_more(setting: Sett
     assert heard(setting, a_process("release-1", "EXITED", 0)) == {"release-1": ()}
 
 
-def test_with_auto_processes_that_cannot_be_looked_into_are_named_once_with_the_reason(
-    setting: Setting, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_unreadable_processes_are_logged_once(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     setting.kernel.is_blind = True
     for pid in (100, 100, 200):
         heard(setting, a_process("a", pid=pid), a_process("b", pid=pid + 1))

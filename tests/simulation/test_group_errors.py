@@ -53,7 +53,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
         (machine, "closed"), (guard, "advance"), (guard, "jobs"), (guard, "closed"), (hook_steps, "job"),
     ],
 )  # fmt: skip
-def test_a_defect_in_one_group_stops_that_group_alone(
+def test_defect_in_one_group_stops_only_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: Any, name: str
 ) -> None:
     both = TwoGroups()
@@ -74,7 +74,7 @@ def test_a_defect_in_one_group_stops_that_group_alone(
     assert (both.status("app"), both.app.lost) == ("done", 0)
 
 
-def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_in_one_pause_ends_no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     both = TwoGroups()
     break_for_app(monkeypatch, reconciler_module, "poll_interval", lambda: True)
     both.ask("app")
@@ -95,9 +95,7 @@ def test_a_defect_in_the_pause_of_one_group_ends_no_rollout(monkeypatch: pytest.
         ("hooks", GateError("no thread can be started")),
     ],
 )
-def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
-    caplog: pytest.LogCaptureFixture, method: str, error: Exception
-) -> None:
+def test_error_in_one_group_stops_only_it(caplog: pytest.LogCaptureFixture, method: str, error: Exception) -> None:
     both = TwoGroups()
     both.ask("app")
     reconciler = both.live(both.reconciler(), 10.0, lambda: drains(both))
@@ -114,7 +112,7 @@ def test_an_error_in_one_group_stops_that_group_alone_and_is_logged_once(
     assert both.status("app") == "done"
 
 
-def test_a_group_that_is_written_by_another_client_keeps_no_other_group_waiting(
+def test_conflict_in_one_group_delays_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     both = TwoGroups()
@@ -158,7 +156,7 @@ def test_check_of_one_group_delays_no_reconcile_of_another() -> None:
     assert max(gaps) < 0.2
 
 
-def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_listener_keeps_failing_groups_ports_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     both = TwoGroups()
     both.app.connection_takes = 1.5
     both.ask("app")
@@ -168,7 +166,7 @@ def test_a_new_listener_keeps_closed_what_a_failing_group_had_closed(monkeypatch
     assert both.app.gate.is_closed(8001)
 
 
-def test_a_crash_in_a_failing_group_closes_its_port() -> None:
+def test_crash_in_failing_group_closes_its_port() -> None:
     both = TwoGroups()
     reconciler = both.live(both.reconciler(), 3.0)
     both.ask("app")
@@ -182,7 +180,7 @@ def test_a_crash_in_a_failing_group_closes_its_port() -> None:
     assert both.app.gate.is_closed(8003)
 
 
-def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard_goes_on() -> None:
+def test_invalid_policy_refuses_only_its_groups_rollouts() -> None:
     both = TwoGroups()
     both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
     asked = [both.ask("app"), both.ask("web")]
@@ -196,7 +194,7 @@ def test_an_invalid_policy_refuses_the_rollouts_of_its_group_alone_and_its_guard
     assert both.app.gate.is_closed(8003)
 
 
-def test_a_new_listener_guards_a_group_with_an_invalid_policy_by_the_last_valid_one() -> None:
+def test_new_listener_guards_by_the_last_valid_policy() -> None:
     both = TwoGroups()
     both.live(both.reconciler(), 3.0)
     both.invalid = {"app": "rolling.yaml:7: groups.app.drian: unknown key"}
@@ -207,9 +205,7 @@ def test_a_new_listener_guards_a_group_with_an_invalid_policy_by_the_last_valid_
     assert both.app.gate.is_closed(8003)
 
 
-def test_a_request_that_meets_a_defect_is_refused_and_the_next_is_answered(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_defect_in_a_request_refuses_only_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     both = TwoGroups()
     asked = [both.ask("app"), both.ask("web")]
     reconciler = both.reconciler()

@@ -52,7 +52,7 @@ def stages(world: World) -> dict[str, str]:
     return {member.name: member.stage.value for member in world.rollout().members}
 
 
-def test_a_rollout_replaces_every_process_once_and_loses_nothing():
+def test_rollout_replaces_every_process_without_loss():
     world = rolled(World())
     assert world.rollout().status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1, 1, 1, 1]
@@ -60,22 +60,22 @@ def test_a_rollout_replaces_every_process_once_and_loses_nothing():
     assert all(member.replaced for member in world.rollout().members)
 
 
-def test_no_more_are_out_of_service_at_a_time_than_max_unavailable():
+def test_max_unavailable_is_never_exceeded():
     assert rolled(World(8)).least_serving == 7
     assert rolled(World(8), max_unavailable="3").least_serving == 5
 
 
-def test_what_the_rollout_says_was_least_available_is_what_users_had():
+def test_least_available_is_what_users_had():
     world = rolled(World(8), max_unavailable="2")
     assert world.rollout().least_available == 6
 
 
-def test_two_at_a_time_take_about_half_as_long():
+def test_two_at_a_time_take_half_as_long():
     one, two = rolled(World(9)).rollout(), rolled(World(9), max_unavailable="2").rollout()
     assert (two.ended_at - two.started_at) < 0.65 * (one.ended_at - one.started_at)
 
 
-def test_the_next_process_leaves_as_soon_as_one_is_back_without_waiting_for_a_wave():
+def test_next_process_leaves_as_one_returns():
     world = World(5, fast_policy(max_unavailable=Share(number=2), canary=0))
     world.processes["app-1"].warm_takes = 3.0  # while the slow one warms, the others pass it one after another
     stops = [entry for entry in rolled(world).log if entry.startswith("stop")]
@@ -96,7 +96,7 @@ def test_processes_go_in_natural_order():
     assert [e.split()[1] for e in world.log if e.startswith("stop")] == [f"app-{n}" for n in range(1, 12)]
 
 
-def test_a_process_that_serves_nobody_goes_first_and_is_not_drained():
+def test_process_without_traffic_goes_first_undrained():
     world = World()
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     actions = [e for e in rolled(world).log if e.startswith(("stop", "start"))]
@@ -112,7 +112,7 @@ def test_a_process_in_backoff_is_stopped_and_started():
     assert actions[:2] == ["stop app-2", "start app-2"]
 
 
-def test_a_process_that_an_operator_stopped_is_left_stopped():
+def test_manually_stopped_process_is_left_stopped():
     world = World()
     world.processes["app-2"].state, world.processes["app-2"].pid = "STOPPED", 0
     rolled(world)
@@ -139,7 +139,7 @@ def test_a_drain_lasts_at_least_min():
     assert all(member.timing.drained >= 0.7 for member in world.rollout().members)
 
 
-def test_at_the_drain_deadline_the_process_is_restarted_and_the_connections_are_counted():
+def test_drain_deadline_restarts_and_counts_connections():
     world = World(2)
     world.connection_takes = 100.0
     rolled(world)
@@ -160,7 +160,7 @@ class CountingSockets(FakeSockets):
         return super().connections(endpoints, oldest)
 
 
-def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_overdue():
+def test_connection_age_is_read_once_at_deadline():
     world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0)))
     sockets = world.sockets = CountingSockets(world)
     world.connection_takes = 100.0
@@ -171,7 +171,7 @@ def test_how_old_connections_are_is_asked_in_the_one_look_that_finds_a_drain_ove
     assert len(world.rollout().members[0].oldest_lingering) == 3
 
 
-def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
+def test_on_timeout_fail_leaves_the_process_serving():
     world = World(2, fast_policy(drain=DrainPolicy(timeout=1.0, on_timeout="fail")))
     world.connection_takes = 100.0
     rolled(world)
@@ -191,7 +191,7 @@ def test_with_on_timeout_fail_the_process_is_not_touched_and_serves_on():
         ({"warms": "GET / answered 500"}, "500"),
     ],
 )
-def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, Any], words: str):
+def test_bad_deploy_costs_one_process(fault: dict[str, Any], words: str):
     world = World(4)
     for process in world.processes.values():
         process.deploy = fault
@@ -203,7 +203,7 @@ def test_a_bad_deploy_costs_one_process_and_no_request(fault: dict[str, Any], wo
     assert world.gate.is_closed(8001)
 
 
-def test_what_failed_stays_closed_after_the_end_of_the_rollout_for_as_long_as_the_listener_lives():
+def test_failed_process_stays_closed_after_the_rollout():
     world = World(3)
     world.processes["app-1"].warms = "GET / answered 500"
     world.ask()
@@ -214,7 +214,7 @@ def test_what_failed_stays_closed_after_the_end_of_the_rollout_for_as_long_as_th
         assert world.gate.is_closed(8001)
 
 
-def test_after_the_mend_resume_goes_on_where_it_stopped():
+def test_resume_continues_after_the_fix():
     world = World(4)
     world.processes["app-3"].warms = "GET / answered 500"
     rolled(world)
@@ -226,7 +226,7 @@ def test_after_the_mend_resume_goes_on_where_it_stopped():
     assert world.gate.closed_until == {}
 
 
-def test_a_new_rollout_keeps_closed_what_the_last_one_left_closed_until_it_is_warm():
+def test_new_rollout_keeps_failed_process_closed():
     world = World(3)
     world.processes["app-1"].warms = "GET / answered 500"
     rolled(world)
@@ -243,7 +243,7 @@ def test_max_failures_lets_a_rollout_go_on():
     assert [member.replaced for member in world.rollout().members] == [False, True, True, True]
 
 
-def test_abort_brings_a_draining_process_back_without_restarting_it():
+def test_abort_while_draining_reopens_port():
     world = World(3)
     world.connection_takes = 1.0
     world.ask()
@@ -258,7 +258,7 @@ def test_abort_brings_a_draining_process_back_without_restarting_it():
     assert world.gate.closed_until == {}
 
 
-def test_abort_lets_a_process_that_restarts_come_back_warm():
+def test_abort_lets_restarting_process_warm_up():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
@@ -271,7 +271,7 @@ def test_abort_lets_a_process_that_restarts_come_back_warm():
     assert (world.cold, world.lost, world.gate.closed_until) == (0, 0, {})
 
 
-def test_pause_lets_nobody_leave_until_resume():
+def test_pause_starts_no_restart_until_resume():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
@@ -285,7 +285,7 @@ def test_pause_lets_nobody_leave_until_resume():
     assert world.rollout().status is Status.DONE
 
 
-def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
+def test_leaking_gate_stops_nothing():
     world = World(3)
     world.gate.leaks = {8001}
     world.connection_takes = 0.3
@@ -295,7 +295,7 @@ def test_a_leak_through_the_gate_is_found_and_nothing_is_stopped():
     assert not any(entry.startswith("stop") for entry in world.log)
 
 
-def test_a_process_is_told_to_close_its_connections_from_the_gate_until_it_is_replaced():
+def test_drain_flag_lasts_until_replaced():
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
@@ -312,7 +312,7 @@ def test_a_process_is_told_to_close_its_connections_from_the_gate_until_it_is_re
     assert world.drain_flags.flagged == set()
 
 
-def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_connections():
+def test_reopened_process_loses_its_drain_flag():
     world = World(3)
     world.connection_takes = 100.0
     world.ask()
@@ -324,7 +324,7 @@ def test_a_process_that_is_opened_again_without_a_restart_is_told_to_keep_its_co
     assert world.drain_flags.flagged == set()
 
 
-def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_open_again():
+def test_keepalive_pool_fails_before_a_stop():
     world = World(3)
     world.connection_takes = 100.0
     world.request_sniffer.asks_every = 0.2
@@ -337,7 +337,7 @@ def test_a_keepalive_pool_is_found_before_anything_is_stopped_and_the_gate_is_op
     assert (world.lost, world.request_sniffer.watched) == (0, [])
 
 
-def test_a_keepalive_pool_is_ignored_where_that_is_accepted():
+def test_accepted_keepalive_pool_is_ignored():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=0.5, keepalive="ignore")))
     world.connection_takes = 100.0
     world.request_sniffer.asks_every = 0.1
@@ -360,7 +360,7 @@ class FlushedBeforeARead(FakeSockets):
         return super().connections(endpoints, oldest)
 
 
-def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_for():
+def test_client_after_a_flush_is_no_leak():
     world = World(3)
     sockets = world.sockets = FlushedBeforeARead(world)
     world.connection_takes = 0.3
@@ -369,7 +369,7 @@ def test_who_came_while_somebody_had_flushed_the_rules_is_no_leak_and_is_waited_
     assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
 
 
-def test_where_the_gate_does_not_close_nothing_is_stopped():
+def test_failing_gate_stops_nothing():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
@@ -401,7 +401,7 @@ def locked(seconds: float) -> World:
     return world
 
 
-def test_lock_that_is_taken_at_the_begin_is_no_warning(caplog: pytest.LogCaptureFixture):
+def test_lock_taken_at_start_is_no_warning(caplog: pytest.LogCaptureFixture):
     locked(1.0).reconciler()
     assert [record.levelname for record in caplog.records if "lock" in record.getMessage()] in ([], ["INFO"])
     world = World(3)
@@ -418,7 +418,7 @@ def test_invalid_policy_at_the_begin_stops_rollouts_alone(caplog: pytest.LogCapt
     assert caplog.messages[-1] == "no rollout can start until this is fixed: a typing error"
 
 
-def test_request_waits_for_a_lock_that_is_soon_free():
+def test_request_waits_for_a_short_lock():
     world = locked(1.0)
     request = world.ask()
     world.run(world.reconciler())
@@ -434,7 +434,7 @@ def test_request_is_refused_when_a_lock_stays_taken():
     assert LOCK_PATIENCE <= world.now - asked_at < LOCK_PATIENCE + 1.0
 
 
-def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_rollout():
+def test_momentary_gate_failure_fails_no_rollout():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
     world.connection_takes = 30.0
     world.ask()
@@ -449,7 +449,7 @@ def test_a_gate_that_fails_for_a_moment_late_in_a_drain_does_not_fail_the_rollou
     assert (world.rollout().status, world.lost) == (Status.DONE, 0), world.rollout().why
 
 
-def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pytest.MonkeyPatch):
+def test_repeated_defect_ends_no_listener(monkeypatch: pytest.MonkeyPatch):
     """It would open all gates in the middle of a rollout."""
     world = World(3)
     world.connection_takes = 5.0
@@ -465,7 +465,7 @@ def test_a_defect_that_a_left_turn_meets_again_ends_no_listener(monkeypatch: pyt
     assert world.gate.closed_until[8001] > world.now
 
 
-def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypatch: pytest.MonkeyPatch):
+def test_reopened_gate_takes_the_pool_up_again(monkeypatch: pytest.MonkeyPatch):
     """nginx may have connected meanwhile."""
     world = World(3, fast_policy(drain=DrainPolicy(keepalive="nginx", timeout=20.0)))
     world.connection_takes = 5.0
@@ -489,7 +489,7 @@ def test_where_a_gate_was_open_for_a_moment_the_pool_is_taken_up_again(monkeypat
     assert held == [[], [8001], [8001]]
 
 
-def test_a_warm_up_passes_the_gate_that_is_in_force_and_not_that_of_another_policy(monkeypatch: pytest.MonkeyPatch):
+def test_warm_up_passes_the_gate_in_force(monkeypatch: pytest.MonkeyPatch):
     world = World(3)
     bypasses: list[str] = []
     real = world.warmups.tend
@@ -524,9 +524,7 @@ def test_what_haproxy_drains_is_not_watched_for_pools():
     ("problem", "told"),
     [("", "exiting; all ports are open"), ("x", "exiting; some ports may still be closed, until their lease expires")],
 )
-def test_a_listener_that_ends_says_whether_its_gates_are_open(
-    problem: str, told: str, caplog: pytest.LogCaptureFixture
-):
+def test_exiting_listener_logs_whether_ports_are_open(problem: str, told: str, caplog: pytest.LogCaptureFixture):
     world = World(3)
     reconciler = world.reconciler()
     world.gate.problem = problem
@@ -535,7 +533,7 @@ def test_a_listener_that_ends_says_whether_its_gates_are_open(
     assert caplog.messages[-1] == told
 
 
-def test_a_listener_that_ends_wants_no_process_warmed_any_more():
+def test_exiting_listener_drops_warm_ups():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
@@ -545,9 +543,7 @@ def test_a_listener_that_ends_wants_no_process_warmed_any_more():
     assert not world.warmups.running
 
 
-def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_defect_in_publishing_keeps_rollouts_going(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("nobody thought of this")
 
@@ -561,7 +557,7 @@ def test_a_defect_in_what_is_only_told_keeps_no_gate_from_its_turn(
     assert "nobody thought of this" in caplog.text
 
 
-def test_questions_about_the_rollouts_that_were_are_answered_one_a_turn():
+def test_one_history_request_per_reconcile():
     world = World(2)
     asked = [world.ask("history") for _ in range(3)]
     plan = world.ask("plan")
@@ -577,7 +573,7 @@ def test_questions_about_the_rollouts_that_were_are_answered_one_a_turn():
     ]
 
 
-def test_of_many_orders_a_turn_gives_no_more_than_its_time_allows_and_the_next_goes_on(
+def test_actions_beyond_the_time_wait(
     monkeypatch: pytest.MonkeyPatch,
 ):
     world = World(30, fast_policy(max_unavailable=Share(number=20), canary=0))
@@ -616,7 +612,7 @@ SLOW = Nginx(
 )
 
 
-def test_what_would_lose_requests_refuses_a_rollout_and_a_plan_unless_it_is_forced():
+def test_error_refuses_rollout_and_plan_unless_forced():
     world = World(3)
     world.balancers.nginx = LONE
     for kind in ("restart", "plan"):
@@ -641,7 +637,7 @@ def test_advice_refuses_nothing():
     assert rolled(world).rollout().status is Status.DONE
 
 
-def test_a_gate_that_fails_its_trial_refuses_a_rollout():
+def test_gate_failing_its_probe_refuses_a_rollout():
     world = World(3)
     reconciler = world.reconciler()
     reconciler.reconcile()  # what another listener has closed is known from here on
@@ -664,7 +660,7 @@ def test_a_request_waits_until_the_configuration_is_read():
 
 
 @pytest.mark.parametrize(("why", "state"), [("ECONNREFUSED", "refused"), (NO_ANSWER, "accepted"), ("", "accepted")])
-def test_a_process_that_no_warm_up_would_reach_refuses_a_rollout_but_not_one_that_is_busy(why: str, state: str):
+def test_unreachable_process_refuses_a_rollout(why: str, state: str):
     world = World(3)
     world.gate_probes.unreached = why
     request = world.ask()
@@ -681,7 +677,7 @@ def test_a_plan_tries_nothing():
     assert request.state == "answered"
 
 
-def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+def test_request_waits_while_configuration_is_read(monkeypatch: pytest.MonkeyPatch):
     world = World(3)
     world.balancers.nginx = None
     world.ask()
@@ -698,7 +694,7 @@ def test_while_a_configuration_is_read_nothing_else_of_a_request_is_looked_at(mo
     assert len(loads) == 1
 
 
-def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
+def test_slow_configuration_delays_only_for_patience():
     world = World(3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0))
     world.balancers.nginx = None
     request = world.ask()
@@ -711,7 +707,7 @@ def test_a_configuration_that_takes_long_to_read_holds_nobody_up():
     assert request.answer.skipped == ("nginx's configuration: still being read. Fix: check again",)
 
 
-def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
+def test_rollout_keeps_nginx_min_ready_seconds():
     world = World(3, fast_policy(min_ready_auto=True))
     world.balancers.nginx = SLOW
     world.ask()
@@ -727,7 +723,7 @@ def test_a_rollout_settles_for_as_long_as_nginx_says_and_keeps_to_it():
     assert min(member.timing.ready for member in world.rollout().members) >= 4.0
 
 
-def test_settle_is_known_only_where_every_balancer_was_read():
+def test_min_ready_needs_every_balancer():
     checks = "backend app\n option redispatch 1\n server a 127.0.0.1:8001 check inter 500 rise 4\n"
     read = Client("haproxy", 7, "127.0.0.1", files=(("/h.cfg", checks),))
     for clients, expected in [([read], (2.0, True)), ([read, Client("envoy", 8, "127.0.0.1")], (10.0, False))]:
@@ -740,7 +736,7 @@ def test_settle_is_known_only_where_every_balancer_was_read():
         assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_read) == expected
 
 
-def test_a_rollout_waits_until_what_is_connected_is_known():
+def test_rollout_waits_for_known_clients():
     world = World(3)
     world.clients.found = None
     request = world.ask()
@@ -752,7 +748,7 @@ def test_a_rollout_waits_until_what_is_connected_is_known():
     assert "Caddy sends requests to the group, and does not try another server" in request.text
 
 
-def test_the_guard_settles_for_as_long_as_nginx_says():
+def test_guard_uses_nginx_min_ready_seconds():
     world = World(3, fast_policy(min_ready_auto=True))
     world.balancers.nginx = SLOW
     world.run(world.reconciler(), 0.1)
@@ -769,7 +765,7 @@ def checked(world: World, reconciler: Reconciler | None = None) -> Report:
     return report
 
 
-def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
+def test_unread_connected_nginx_is_a_warning():
     world = World(3)
     world.balancers.nginx = Nginx(source="/etc/nginx/nginx.conf")
     world.clients.found = [Client("nginx", 7, "127.0.0.1", files=(("/srv/n.conf", ""),))]
@@ -780,7 +776,7 @@ def test_connected_nginx_whose_configuration_was_not_read_is_a_warning():
     assert report.skipped == ()
 
 
-def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
+def test_check_touches_nothing_and_lists_its_checks():
     world = World(3)
     report = checked(world)
     assert report.findings == ()
@@ -794,7 +790,7 @@ def test_a_check_touches_nothing_and_tells_what_it_has_looked_at():
     assert not world.gate.closed_until
 
 
-def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_rollout_would_take_that_for_a_leak():
+def test_check_connects_to_no_closed_port():
     world = World(3, fast_policy(drain=DrainPolicy(timeout=40.0)))
     world.connection_takes = 100.0
     world.ask()
@@ -806,7 +802,7 @@ def test_a_check_connects_to_no_process_whose_port_is_closed_as_a_rollout_would_
     assert world.gate_probes.connected == [8002, 8003]
 
 
-def test_a_check_tells_all_that_is_against_a_rollout_at_once():
+def test_check_lists_all_errors_at_once():
     world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
     world.gate.problem = "no CAP_NET_ADMIN"
     world.balancers.nginx = LONE
@@ -814,7 +810,7 @@ def test_a_check_tells_all_that_is_against_a_rollout_at_once():
     assert found == ["gate", "config", "config", "refused", "nginx.lone"]
 
 
-def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
+def test_check_of_unconfigured_group_is_an_error():
     world = World(3)
     world.policy = replace(world.policy, group="web")
     config = Config(world.gate_policy, {"web": world.policy})
@@ -828,7 +824,7 @@ def test_a_check_of_a_group_that_the_file_does_not_name_says_so():
 @pytest.mark.parametrize(
     ("method", "skipped"), [("ports_of", "which process listens where"), ("listeners", "where the processes listen")]
 )
-def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(method: str, skipped: str):
+def test_unreadable_facts_are_skipped_without_a_finding(method: str, skipped: str):
     def hidden(*_: object, **__: object) -> dict[int, Any]:
         raise SocketsError("Cannot see which ports process 100 listens on")
 
@@ -839,7 +835,7 @@ def test_what_a_check_may_not_see_is_told_as_not_looked_at_and_is_no_finding(met
     assert f"{skipped}: Cannot see which ports process 100 listens on" in report.skipped
 
 
-def test_a_check_tells_the_mistakes_of_every_group_at_once():
+def test_check_lists_errors_of_every_group():
     world = World(3)
     invalid = {"app": "f:1: groups.app.x: unknown\nf:2: groups.app.y: unknown", "web": "f:9: groups.web.z: unknown"}
     reconciler = world.reconciler()
@@ -852,7 +848,7 @@ def test_a_check_tells_the_mistakes_of_every_group_at_once():
     ]
 
 
-def test_a_rollout_that_goes_on_is_not_looked_at_again():
+def test_resumed_rollout_is_not_checked_again():
     world = World(3)
     world.processes["app-2"].boots = "never"
     rolled(world)
@@ -864,7 +860,7 @@ def test_a_rollout_that_goes_on_is_not_looked_at_again():
     assert world.rollout().status is Status.DONE
 
 
-def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped():
+def test_stall_beyond_the_lease_drains_again():
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
@@ -877,7 +873,7 @@ def test_a_stall_longer_than_the_lease_drains_again_before_anything_is_stopped()
     assert (world.rollout().status, world.lost) == (Status.DONE, 0)
 
 
-def test_the_rollout_waits_for_a_process_that_crashed_meanwhile():
+def test_rollout_waits_for_a_crashed_process():
     world = World(4)
     world.processes["app-4"].startsecs = 2.0
     world.ask()
@@ -891,7 +887,7 @@ def test_the_rollout_waits_for_a_process_that_crashed_meanwhile():
     assert world.least_serving >= 2
 
 
-def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
+def test_dead_replacement_fails_the_rollout():
     world = World(4)
     world.ask()
     reconciler = world.reconciler()
@@ -907,7 +903,7 @@ def test_a_replaced_process_that_dies_stops_the_rollout_and_is_warmed_again():
     assert world.processes["app-1"].warm_pid == world.processes["app-1"].pid
 
 
-def test_holder_of_a_port_is_named_and_asked_for_seldom():
+def test_holder_of_a_port_is_named():
     world = World(3)
     world.processes["app-1"].deploy = {"boots": "crash"}
     world.sockets.holders[8001] = Holder((41,), "python3", "app:app-1")
@@ -951,7 +947,7 @@ def test_the_only_process_is_taken_with_force():
     assert world.rollout().status is Status.DONE
 
 
-def test_where_all_are_stopped_there_is_nothing_to_replace():
+def test_stopped_group_has_nothing_to_replace():
     world = World(2)
     for process in world.processes.values():
         process.state, process.pid = "STOPPED", 0
@@ -976,14 +972,14 @@ def refusal_of_other_policy(world: World) -> tuple[int, str]:
     return request.code, request.text
 
 
-def test_two_processes_with_one_port_are_told_with_their_names():
+def test_shared_port_names_both_processes():
     world = World(3, fast_policy(ports=PortRule(by_name={"app-1": (8001,), "app-2": (8002,), "app-3": (8001,)})))
     code, text = refusal(world)
     assert code == Fault.NOT_CONFIGURED
     assert "8001 to app-1 and to app-3" in text
 
 
-def test_a_process_without_a_port_is_told():
+def test_process_without_port_is_refused():
     world = World(3, fast_policy(ports=PortRule(by_name={"web": (8001,)})))
     code, text = refusal(world)
     assert code == Fault.NOT_CONFIGURED
@@ -996,7 +992,7 @@ def test_a_gate_that_cannot_work_refuses_the_rollout():
     assert refusal(world)[1] == "no CAP_NET_ADMIN"
 
 
-def test_a_dry_run_touches_nothing_and_says_the_order():
+def test_dry_run_touches_nothing():
     world = World(3)
     world.processes["app-3"].state, world.processes["app-3"].pid = "FATAL", 0
     request = world.ask("plan")
@@ -1106,7 +1102,7 @@ def failed_at(world: World, name: str) -> World:
     return world
 
 
-def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
+def test_resume_after_manual_restarts_closes_nothing():
     world = failed_at(World(4), "app-4")
     for name in ("app-1", "app-2", "app-3"):
         world.restart_by_hand(name)
@@ -1120,7 +1116,7 @@ def test_resume_after_everything_was_restarted_by_hand_closes_nobody_for_that():
     assert warm == set(world.processes)  # the guard has warmed the others
 
 
-def test_when_all_die_at_once_the_group_is_not_closed():
+def test_group_dying_at_once_stays_open():
     world = World(4)
     world.ask()
     reconciler = world.reconciler()
@@ -1134,7 +1130,7 @@ def test_when_all_die_at_once_the_group_is_not_closed():
     assert len(world.gate.closed_until) <= 1
 
 
-def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend():
+def test_unstartable_process_is_replaced_after_the_fix():
     world = World(4)
     world.refuses_to_start = "NO_FILE: can't find command"
     rolled(world)
@@ -1147,7 +1143,7 @@ def test_what_the_rollout_stopped_and_could_not_start_is_replaced_after_the_mend
     assert sum(member.replaced for member in world.rollout().members) == 4
 
 
-def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_stopped():
+def test_reopened_failed_process_is_drained_first():
     world = failed_at(World(3), "app-1")
     world.connection_takes = 0.5
     world.gate.closed_until = {}  # the listener was away, and the kernel opened the port
@@ -1158,7 +1154,7 @@ def test_a_closed_process_whose_gate_was_open_meanwhile_is_drained_before_it_is_
 
 
 @pytest.mark.parametrize("away", [0.5, 30.0, 300.0])
-def test_a_listener_that_was_away_for_long_fails_nobody(away: float):
+def test_long_absence_fails_no_process(away: float):
     for until in ("draining", "restarting", "warming", "ready"):
         world = World(3, min_ready_seconds=0.3)
         world.connection_takes = 0.3
@@ -1190,12 +1186,12 @@ def away_in_a_warm_up(boots: str) -> World:
     return world
 
 
-def test_a_process_that_is_warm_only_when_the_listener_is_back_from_a_long_wait_is_opened():
+def test_process_warm_after_an_absence_is_opened():
     world = away_in_a_warm_up("up")
     assert (world.rollout().status, world.cold) == (Status.DONE, 0)
 
 
-def test_a_process_that_is_never_warm_fails_at_its_deadline_also_when_the_listener_was_away():
+def test_never_warm_process_fails_after_an_absence():
     world = away_in_a_warm_up("never")
     assert world.rollout().status is Status.FAILED
     assert world.rollout().ended_at - world.rollout().started_at < 40.0 + 5.0 + WARMUP_REPORT_GRACE + 0.5
@@ -1203,7 +1199,7 @@ def test_a_process_that_is_never_warm_fails_at_its_deadline_also_when_the_listen
 
 
 @pytest.mark.parametrize("until", ["draining", "warming", "ready"])
-def test_a_process_that_is_stopped_by_hand_in_the_middle_is_left_stopped(until: str):
+def test_process_stopped_mid_rollout_is_left_stopped(until: str):
     world = World(3, min_ready_seconds=0.5)
     world.connection_takes = 0.5
     world.ask()
@@ -1229,7 +1225,7 @@ def left_failed() -> tuple[World, Reconciler]:
     return world, reconciler
 
 
-def test_without_a_guard_what_failed_stays_closed_while_it_is_down_and_when_it_crashes():
+def test_unguarded_failed_process_stays_closed():
     world, reconciler = left_failed()
     reconciler = world.live(reconciler, 10.0)
     world.crash("app-1")
@@ -1264,7 +1260,7 @@ def test_restart_by_supervisord_itself_opens_no_failed_process():
 
 
 @pytest.mark.parametrize("is_new_listener", [False, True])
-def test_without_a_guard_what_failed_is_opened_when_it_is_restarted_by_hand(is_new_listener: bool):
+def test_unguarded_failed_process_opens_after_manual_restart(is_new_listener: bool):
     world, reconciler = left_failed()
     world.restart_by_hand("app-1")
     reconciler = world.live(world.reconciler() if is_new_listener else reconciler, 2.0)
@@ -1299,7 +1295,7 @@ class SlowToAct(FakeSupervisor):
         return super().action(group, actions)
 
 
-def test_one_that_stops_at_once_was_not_killed_although_its_order_came_late():
+def test_late_stop_is_not_taken_for_a_kill():
     world = World(3)
     world.supervisor = SlowToAct(world)
     for process in world.processes.values():
@@ -1332,7 +1328,7 @@ def with_faster_operator() -> World:
     return world
 
 
-def test_a_process_that_somebody_else_stopped_first_is_theirs_to_start():
+def test_operators_earlier_stop_is_left_stopped():
     world = with_faster_operator()
     rolled(world)
     assert world.processes["app-1"].state == "STOPPED"
@@ -1352,7 +1348,7 @@ class StoppedAfterObservation(FakeSupervisor):
         return found
 
 
-def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_has_said_so_yet():
+def test_operators_unreported_stop_is_left_stopped():
     world = OperatorsProcess(3)
     world.supervisor = StoppedAfterObservation(world)
     world.connection_takes = 0.5
@@ -1361,7 +1357,7 @@ def test_a_process_that_dies_of_somebodys_stop_is_theirs_to_start_though_nobody_
     assert "stopped manually" in world.rollout().members[0].why
 
 
-def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_that():
+def test_operators_earlier_restart_counts_as_replaced():
     world = with_faster_operator()
     world.ask()
     reconciler = world.run(world.reconciler(), 0.5)
@@ -1373,7 +1369,7 @@ def test_a_process_that_somebody_else_restarts_first_is_warmed_and_replaced_by_t
 
 
 @pytest.mark.parametrize("until", ["restarting", "warming", "open"])  # the second; the first is replaced then
-def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_rollout_goes_on(until: str):
+def test_manual_restart_after_replacement_is_warmed(until: str):
     world = World(5)
     world.ask()
     reconciler = world.reconciler()
@@ -1387,7 +1383,7 @@ def test_one_that_is_restarted_by_hand_after_it_was_replaced_is_warmed_and_the_r
 
 
 @pytest.mark.parametrize("is_guarded", [True, False])
-def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_rollout(is_guarded: bool):
+def test_cold_manual_restart_fails_the_rollout(is_guarded: bool):
     world = World(3, fast_policy(min_ready_seconds=0.5, guard=GuardPolicy(enabled=is_guarded)))
     world.ask()
     reconciler = world.reconciler()
@@ -1402,7 +1398,7 @@ def test_one_that_is_restarted_by_hand_and_is_then_never_warm_fails_the_rollout(
     assert "GET / answered 500" in world.rollout().why
 
 
-def test_a_rollout_whose_processes_are_all_stopped_after_some_were_replaced_is_aborted():
+def test_partly_replaced_stopped_group_aborts():
     world = World(3)
     world.ask()
     reconciler = world.reconciler()
@@ -1414,7 +1410,7 @@ def test_a_rollout_whose_processes_are_all_stopped_after_some_were_replaced_is_a
     assert (world.rollout().status, "stopped manually" in world.rollout().why) == (Status.ABORTED, True)
 
 
-def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
+def test_manually_stopped_group_aborts():
     world = World(3)
     world.connection_takes = 0.5
     world.ask()
@@ -1428,7 +1424,7 @@ def test_a_rollout_all_of_whose_processes_are_stopped_by_hand_is_aborted():
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_whoever_opens_all_gates_at_any_moment_costs_no_request(processes: int):
+def test_flush_at_any_moment_costs_no_request(processes: int):
     """A wall clock that jumps over the end of the lease, or somebody who flushes the rules."""
     for moment in range(1, rolled(World(processes)).operations + 1):
         world = Flushed(processes, moment)
@@ -1450,7 +1446,7 @@ class Flushed(World):
             self.gate.closed_until = {}
 
 
-def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_rollout_for_ever():
+def test_unknown_process_ends_the_rollout():
     world = World(3)
     world.connection_takes = 100.0
     world.ask()
@@ -1461,21 +1457,21 @@ def test_a_process_that_supervisord_lost_track_of_does_not_hold_the_rollout_for_
     assert world.rollout().status is Status.FAILED
 
 
-def test_the_mend_may_be_in_the_gate_section():
+def test_fix_may_be_in_the_gate_section():
     world = failed_at(World(3), "app-1")
     world.gate_policy = replace(world.gate_policy, method="redirect")
     rolled(world, kind="resume")
     assert (world.rollout().status, world.gate.closed_until) == (Status.DONE, {})
 
 
-def test_more_failures_than_there_is_room_for_are_refused():
+def test_too_large_max_failures_is_refused():
     code, text = refusal(World(4, fast_policy(max_failures=1)))
     assert code == Fault.NOT_CONFIGURED
     assert "max_failures" in text
 
 
 @pytest.mark.parametrize("kind", ["restart", "plan"])
-def test_a_process_that_may_take_longer_to_stop_than_the_rollout_waits_is_refused_before_anything_is_touched(kind: str):
+def test_too_long_stopwaitsecs_is_refused(kind: str):
     world = World(3)
     world.processes["app-2"].stopwaitsecs = 3600.0
     code, text = refusal(world, kind=kind)
@@ -1485,7 +1481,7 @@ def test_a_process_that_may_take_longer_to_stop_than_the_rollout_waits_is_refuse
     assert world.rollout().status is Status.DONE
 
 
-def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
+def test_wrong_port_is_refused_before_closing():
     world = World(3)
     listens = {100: (9001,), 101: (8002,), 102: (8001, 9100)}  # the third has the port of the first, too
     world.sockets.ports_of = lambda pids: {pid: listens[pid] for pid in pids}  # type: ignore[method-assign]
@@ -1495,7 +1491,7 @@ def test_a_process_that_listens_elsewhere_is_told_before_anything_is_closed():
     assert world.gate.closed_until == {}
 
 
-def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
+def test_unreadable_ports_start_the_rollout():
     world = World(3)
 
     def hidden(pids: Collection[int]) -> dict[int, tuple[int, ...]]:
@@ -1506,7 +1502,7 @@ def test_where_nobody_can_see_who_listens_on_what_the_rollout_begins():
     assert world.rollout().status is Status.DONE
 
 
-def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
+def test_proxied_port_is_rolled_out_normally():
     """A container: what supervisord has started listens on nothing itself."""
     world = World(3)
     world.sockets.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
@@ -1514,7 +1510,7 @@ def test_one_whose_port_another_program_holds_for_it_is_rolled_as_any():
     assert world.rollout().status is Status.DONE
 
 
-def test_there_is_nothing_to_resume_where_no_rollout_failed():
+def test_resume_without_failure_is_refused():
     assert refusal(World(3), kind="resume")[0] == Fault.REFUSED
 
 
@@ -1534,7 +1530,7 @@ both_ways = pytest.mark.parametrize("way", [{"signal": "USR1"}, {"signal": "", "
 
 
 @both_ways
-def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost(way: dict[str, str]):
+def test_signalled_process_ends_kept_connections(way: dict[str, str]):
     world = rolled(pooled(**way))  # type: ignore[arg-type]
     assert world.rollout().status is Status.DONE
     assert world.lost == 0
@@ -1546,7 +1542,7 @@ def test_one_that_is_told_that_it_drains_ends_what_it_keeps_and_nothing_is_lost(
     assert all(not process.notified for process in lost.processes.values())
 
 
-def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tried_again():
+def test_failed_signal_is_not_repeated():
     world = pooled()
     world.refuses_to_signal = "BAD_SIGNAL"
     rolled(world)
@@ -1554,7 +1550,7 @@ def test_a_signal_that_cannot_be_sent_costs_the_time_of_the_drain_and_is_not_tri
     assert all(member.timing.drained == pytest.approx(2.0, abs=0.1) for member in world.rollout().members)
 
 
-def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
+def test_fatal_signal_is_sent_to_no_other():
     world = pooled()
     for process in world.processes.values():
         process.heeds = ""
@@ -1567,7 +1563,7 @@ def test_one_that_dies_of_the_signal_is_replaced_and_no_other_is_told():
 
 
 @both_ways
-def test_another_drain_of_the_same_process_tells_it_anew(way: dict[str, str]):
+def test_second_drain_signals_again(way: dict[str, str]):
     world = pooled(**way)  # type: ignore[arg-type]
     process = world.processes["app-1"]
     pid = process.pid
@@ -1583,7 +1579,7 @@ def test_another_drain_of_the_same_process_tells_it_anew(way: dict[str, str]):
 
 
 @both_ways
-def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_and_no_other(way: dict[str, str]):
+def test_killed_listener_notifies_only_closed_processes(way: dict[str, str]):
     operations = rolled(pooled(processes=2, **way)).operations
     for moment in range(1, operations + 1, 2):
         world = pooled(processes=2, **way)
@@ -1596,7 +1592,7 @@ def test_a_listener_that_dies_at_any_moment_tells_every_process_behind_its_gate_
             assert len({pid for pid, _ in process.notified}) == 1, f"killed after operation {moment}"
 
 
-def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no_leak():
+def test_notified_process_is_not_stopped_meanwhile():
     world = pooled(signal="", request="GET /drain")
     world.connection_takes, world.notifications.takes = 0.05, 0.7
     rolled(world)
@@ -1604,7 +1600,7 @@ def test_who_is_being_told_is_not_stopped_meanwhile_and_our_own_connection_is_no
     assert all(member.timing.drained == pytest.approx(0.7, abs=0.1) for member in world.rollout().members)
 
 
-def test_one_that_never_answers_what_it_is_told_is_restarted_at_the_deadline_of_its_drain():
+def test_unanswered_notification_ends_at_the_deadline():
     world = pooled(signal="", request="GET /drain")
     world.connection_takes, world.notifications.takes = 0.05, 1000.0
     rolled(world)

@@ -34,7 +34,7 @@ def wait_for(deaths: PidfdDeaths, timeout: int = SOON) -> bool:
     return bool(poll.poll(timeout))
 
 
-def test_a_death_is_told_until_the_process_is_no_longer_watched(processes: list[subprocess.Popen[bytes]]):
+def test_death_is_returned_while_watched(processes: list[subprocess.Popen[bytes]]):
     deaths, guarded_groups = PidfdDeaths(), incarnations(processes)
     deaths.watch(guarded_groups)
     assert not wait_for(deaths, 0)
@@ -49,7 +49,7 @@ def test_a_death_is_told_until_the_process_is_no_longer_watched(processes: list[
     assert set(deaths.take()) == set()
 
 
-def test_a_pid_that_is_used_again_is_another_process(processes: list[subprocess.Popen[bytes]]):
+def test_reused_pid_is_another_process(processes: list[subprocess.Popen[bytes]]):
     deaths, (first, *_) = PidfdDeaths(), incarnations(processes)
     deaths._gone.add(first)  # the kernel cannot be made to use a pid again in time
     deaths.watch([first])
@@ -69,7 +69,7 @@ def test_one_that_is_dead_already_has_died(processes: list[subprocess.Popen[byte
     assert set(deaths.take()) == set(incarnations(processes[:1]))
 
 
-def test_who_is_no_longer_watched_rings_no_bell(processes: list[subprocess.Popen[bytes]]):
+def test_unwatched_process_wakes_nothing(processes: list[subprocess.Popen[bytes]]):
     deaths = PidfdDeaths()
     deaths.watch(incarnations(processes[:2]))
     deaths.watch(incarnations(processes[1:2]))
@@ -90,7 +90,7 @@ def test_all_may_die_at_once(processes: list[subprocess.Popen[bytes]]):
 
 
 @pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), OSError(24, "Too many open files")])
-def test_where_there_are_no_pidfds_events_must_do_and_it_is_said_once(
+def test_missing_pidfds_are_logged_once(
     error: OSError,
     processes: list[subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,

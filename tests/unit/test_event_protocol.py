@@ -59,27 +59,27 @@ def fed(pieces: Iterator[bytes] | list[bytes]) -> list[Event]:
 # --- frames
 
 
-def test_an_event_that_comes_byte_by_byte_is_one_event() -> None:
+def test_event_in_single_bytes_is_one_event() -> None:
     events = [Event("TICK_5", b"when:1201063880"), Event("ROLLING_ASKED", b"group:app rollout:1\n{}")]
     data = stream(events)
     assert fed([data[n : n + 1] for n in range(len(data))]) == events
 
 
-def test_an_event_is_given_with_its_last_byte_and_not_before() -> None:
+def test_event_is_complete_with_its_last_byte() -> None:
     frames, data = Frames(Clock()), frame("TICK_5", b"when:1")
     assert frames.feed(data[:-1]) == []
     assert frames.feed(data[-1:]) == [Event("TICK_5", b"when:1")]
     assert frames.feed(b"") == []
 
 
-def test_many_events_in_one_piece_are_given_at_once_and_the_rest_is_kept() -> None:
+def test_many_events_in_one_read_are_returned() -> None:
     frames = Frames(Clock())
     data = frame("TICK_5", b"a") + frame("TICK_5") + frame("TICK_60", b"b")
     assert [event.payload for event in frames.feed(data[:-1])] == [b"a", b""]
     assert frames.feed(data[-1:]) == [Event("TICK_60", b"b")]
 
 
-def test_a_payload_is_given_as_it_came_whatever_it_holds() -> None:
+def test_payload_is_unchanged() -> None:
     payload = b"\n\xff\xfe ver:3.0 len:5\n\0\r\n"
     assert fed([frame("TICK_5", payload)]) == [Event("TICK_5", payload)]
 
@@ -102,7 +102,7 @@ JUNK = st.one_of(
 
 @given(st.lists(st.tuples(JUNK, st.builds(Event, NAMES, st.binary(max_size=60))), max_size=5), JUNK, st.data())
 @settings(deadline=None)
-def test_every_event_is_found_whatever_stands_before_between_and_behind(
+def test_events_between_other_bytes_are_found(
     parts: list[tuple[bytes, Event]], end: bytes, data: st.DataObject
 ) -> None:
     text = b"".join(junk + frame(event.name, event.payload) for junk, event in parts) + end
@@ -144,13 +144,13 @@ def test_no_bytes_do_anything_but_give_events(pieces: list[bytes]) -> None:
     ],
     ids=lambda line: repr(line[:40]),
 )
-def test_a_line_that_is_no_header_is_skipped_and_counted(line: bytes) -> None:
+def test_line_without_header_is_skipped_and_counted(line: bytes) -> None:
     frames = Frames(Clock())
     assert frames.feed(line + b"\n" + frame("TICK_5", b"when:1")) == [Event("TICK_5", b"when:1")]
     assert frames.skipped == len(line) + 1
 
 
-def test_a_line_without_an_end_is_not_collected_for_ever() -> None:
+def test_endless_line_is_not_collected() -> None:
     frames = Frames(Clock())
     for _ in range(100):
         assert frames.feed(b"x" * LONGEST_HEADER) == []
@@ -159,7 +159,7 @@ def test_a_line_without_an_end_is_not_collected_for_ever() -> None:
     assert frames.skipped == 100 * LONGEST_HEADER
 
 
-def test_what_supervisord_counts_in_characters_and_sends_as_more_bytes_hides_no_event() -> None:
+def test_payload_counted_in_characters_hides_no_event() -> None:
     class Pool:
         class config:
             name = "rolling"
@@ -177,7 +177,7 @@ def test_what_supervisord_counts_in_characters_and_sends_as_more_bytes_hides_no_
         assert found[1].payload == b"groupname:other\n"
 
 
-def test_a_length_that_is_too_large_hides_the_next_event_for_some_seconds_only() -> None:
+def test_too_large_length_hides_events_for_seconds() -> None:
     clock = Clock()
     frames = Frames(clock)
     liar, event = HEADER % (b"TICK_5", 10_000), frame("TICK_60", b"when:1")
@@ -191,7 +191,7 @@ def test_a_length_that_is_too_large_hides_the_next_event_for_some_seconds_only()
     assert frames.feed(event) == [Event("TICK_60", b"when:1")]
 
 
-def test_a_long_event_that_comes_slowly_is_not_given_up() -> None:
+def test_slow_long_event_is_not_given_up() -> None:
     clock = Clock()
     payload = b"x" * 5 * LONGEST_HEADER
     frames, data = Frames(clock), frame("TICK_5", payload)
@@ -202,7 +202,7 @@ def test_a_long_event_that_comes_slowly_is_not_given_up() -> None:
     assert frames.feed(data[n + 1000 :]) == [Event("TICK_5", payload)]
 
 
-def test_half_a_header_is_waited_for_as_long_as_it_takes() -> None:
+def test_half_a_header_is_kept() -> None:
     clock = Clock()
     frames, data = Frames(clock), frame("TICK_5", b"when:1")
     assert frames.feed(data[:20]) == []
@@ -212,7 +212,7 @@ def test_half_a_header_is_waited_for_as_long_as_it_takes() -> None:
 
 
 @pytest.mark.parametrize(("size", "number"), [(65536, 1_000_000), (100_000_000, 200_000), (100, 100_000)])
-def test_a_million_events_are_read_in_seconds_in_large_reads_and_small(size: int, number: int) -> None:
+def test_a_million_events_are_read_in_seconds(size: int, number: int) -> None:
     one = frame("PROCESS_STATE_EXITED", b"processname:app-8000 groupname:app from_state:RUNNING expected:0 pid:1234")
     block = one * min(number, max(1, size // len(one) + 1))
     frames, found, began = Frames(Clock()), 0, time.monotonic()
@@ -222,7 +222,7 @@ def test_a_million_events_are_read_in_seconds_in_large_reads_and_small(size: int
     assert time.monotonic() - began < 30.0  # 4 s on two idle cores; to copy what is left for each event takes minutes
 
 
-def test_a_payload_may_be_as_long_as_it_is_allowed_to_be() -> None:
+def test_longest_payload_is_accepted() -> None:
     payload = b"x" * LONGEST_PAYLOAD
     assert fed([HEADER % (b"TICK_5", LONGEST_PAYLOAD), payload]) == [Event("TICK_5", payload)]
 
@@ -256,7 +256,7 @@ def test_a_change_is_what_supervisords_event_says(state: str, kind: type, from_s
     assert list(changes_in([told(kind, from_state, pid)])) == [Change("app", "web_1", state, came_from, pid)]
 
 
-def test_changes_come_in_the_order_of_the_events_and_other_events_say_nothing() -> None:
+def test_changes_keep_the_order_of_events() -> None:
     exited = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
     starting = told(events.ProcessStateStartingEvent, ProcessStates.EXITED)
     others = [Event("TICK_5", b"when:1"), Event("ROLLING_PROCESS", starting.payload)]
@@ -276,14 +276,14 @@ def test_changes_come_in_the_order_of_the_events_and_other_events_say_nothing() 
         b"processname:\xff\xfe groupname:app from_state:RUNNING pid:100",
     ],
 )
-def test_a_change_that_cannot_be_read_says_nothing_and_hides_no_other(payload: bytes) -> None:
+def test_unreadable_change_hides_no_other(payload: bytes) -> None:
     good = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
     assert [change.pid for change in changes_in([Event("PROCESS_STATE_EXITED", payload), good])] == [100]
 
 
 @given(st.binary(max_size=100))
 @settings(deadline=None)
-def test_no_payload_does_anything_but_give_a_change_or_nothing(junk: bytes) -> None:
+def test_any_payload_gives_a_change_or_nothing(junk: bytes) -> None:
     found = changes_in([Event("PROCESS_STATE_EXITED", b"processname:a groupname:b from_state:c pid:" + junk)])
     assert all(isinstance(change.pid, int) for change in found)
 
@@ -345,7 +345,7 @@ def test_every_event_is_acknowledged_when_it_is_complete(pipes: Pipes) -> None:
     assert pipes.answered() == b"RESULT 2\nOKREADY\n"
 
 
-def test_of_several_events_at_once_supervisord_can_have_sent_but_one_and_hears_one_word(pipes: Pipes) -> None:
+def test_several_events_get_one_acknowledgement(pipes: Pipes) -> None:
     pipes.send(frame("TICK_5") + frame("TICK_60"))
     assert pipes.channel.receive() == [Event("TICK_5", b""), Event("TICK_60", b"")]
     assert pipes.answered() == b"RESULT 2\nOKREADY\n"
@@ -357,7 +357,7 @@ def test_the_channel_can_be_waited_for(pipes: Pipes) -> None:
     assert select.select([pipes.channel], [], [], 5)[0] == [pipes.channel]
 
 
-def test_the_end_of_the_file_is_none_also_in_the_middle_of_an_event(pipes: Pipes) -> None:
+def test_end_of_file_returns_none(pipes: Pipes) -> None:
     pipes.send(frame("TICK_5", b"when:1")[:-3])
     assert pipes.channel.receive() == []
     pipes.close(pipes.to_listener)
@@ -365,13 +365,13 @@ def test_the_end_of_the_file_is_none_also_in_the_middle_of_an_event(pipes: Pipes
     assert pipes.answered() == b""
 
 
-def test_a_supervisord_that_dies_before_its_event_is_acknowledged_is_gone_and_no_error(pipes: Pipes) -> None:
+def test_broken_pipe_means_supervisord_is_gone(pipes: Pipes) -> None:
     pipes.send(frame("TICK_5", b"when:1"))
     pipes.close(pipes.from_listener)
     assert pipes.channel.receive() is None
 
 
-def test_what_cannot_be_understood_is_not_acknowledged_and_ends_nothing(pipes: Pipes) -> None:
+def test_skipped_bytes_are_not_acknowledged(pipes: Pipes) -> None:
     pipes.send(b"hello\n")
     assert pipes.channel.receive() == []
     assert pipes.answered() == b""
@@ -380,7 +380,7 @@ def test_what_cannot_be_understood_is_not_acknowledged_and_ends_nothing(pipes: P
     assert pipes.answered() == b"RESULT 2\nOKREADY\n"
 
 
-def test_an_event_behind_a_wrong_length_is_acknowledged_when_it_is_found(pipes: Pipes) -> None:
+def test_hidden_event_is_acknowledged_when_found(pipes: Pipes) -> None:
     pipes.send(HEADER % (b"TICK_5", 10_000) + frame("TICK_60"))
     assert pipes.channel.receive() == []
     assert pipes.channel.overdue() == []
@@ -392,9 +392,7 @@ def test_an_event_behind_a_wrong_length_is_acknowledged_when_it_is_found(pipes: 
     assert pipes.answered() == b""
 
 
-def test_what_is_skipped_is_told_with_its_number_once_a_minute_and_never_shown(
-    pipes: Pipes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_bytes_are_counted_and_never_logged(pipes: Pipes, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         for _ in range(100):
             pipes.send(b"key:5ec2e7\n")
@@ -407,7 +405,7 @@ def test_what_is_skipped_is_told_with_its_number_once_a_minute_and_never_shown(
     assert "5ec2e7" not in caplog.text
 
 
-def test_the_channel_knows_the_key_that_it_was_told_last(pipes: Pipes) -> None:
+def test_channel_keeps_the_last_key(pipes: Pipes) -> None:
     assert pipes.channel.key == ""
     for event, key in {
         frame("TICK_5", b"key:nothing"): "",

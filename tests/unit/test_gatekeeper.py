@@ -57,7 +57,7 @@ class CountingGate(Gate):
 POOL = {tcp(8000): Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 
 
-def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_kernel() -> None:
+def test_only_a_counting_gate_reports_what_is_left() -> None:
     gates = {"iptables": Gate(), "haproxy": CountingGate()}
     keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
     assert keeper.in_flight(POOL) is None, "there is no gate yet"
@@ -69,7 +69,7 @@ def test_a_gate_that_counts_says_how_much_is_left_and_others_leave_it_to_the_ker
     assert keeper.bypassed(POOL) == {tcp(8000)}
 
 
-def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left() -> None:
+def test_failed_counting_gate_leaves_all_kernel_connections() -> None:
     gate = CountingGate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
@@ -79,7 +79,7 @@ def test_while_a_gate_that_counts_cannot_tell_all_that_the_kernel_found_is_left(
     assert (keeper.problem, keeper.closed_since) == ("HAProxy does not run", gate.since)
 
 
-def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
+def test_new_gate_elsewhere_releases_the_first() -> None:
     gates = {name: Gate() for name in ("app", "web")}
     keeper = Gatekeeper(lambda policy: gates[policy.backend_name], ProbedPorts(lambda: None))
     for name in ("app", "web"):
@@ -88,7 +88,7 @@ def test_a_gate_in_another_place_lets_go_of_the_first() -> None:
     assert gates["web"].held == list(CLOSED)
 
 
-def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_restored_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
@@ -104,7 +104,7 @@ def test_a_port_that_is_found_open_and_closed_again_is_told_once(caplog: pytest.
     ]
 
 
-def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+def test_deliberately_opened_port_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
@@ -115,7 +115,7 @@ def test_a_port_that_was_opened_on_purpose_is_no_news(caplog: pytest.LogCaptureF
     assert caplog.messages == []
 
 
-def test_a_new_gate_does_not_know_since_when_what_it_finds_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+def test_new_gate_forgets_since_when_ports_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     gates = iter([Gate(), Gate()])
     keeper = Gatekeeper(lambda policy: next(gates), ProbedPorts(lambda: None))
     keeper.prove(GatePolicy())
@@ -132,7 +132,7 @@ class OtherGate(Gate):
 
 
 @pytest.mark.parametrize(("other", "left"), [(Gate, [tcp(8000), tcp(8001)]), (OtherGate, [])])
-def test_only_another_backend_lets_go_of_what_the_old_one_holds(other: type[Gate], left: list[Endpoint]) -> None:
+def test_only_another_backend_releases_the_old_ports(other: type[Gate], left: list[Endpoint]) -> None:
     old = Gate()
     gates = {"iptables": old, "auto": other()}
     keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
@@ -196,9 +196,7 @@ def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate,
     assert (good.held, bad.held, keeper.problem) == ([], [tcp(8000), tcp(8001)], "")
 
 
-def test_a_policy_that_closes_only_some_of_the_ports_is_not_in_force(
-    keeper: Gatekeeper, good: Gate, bad: FailingGate
-) -> None:
+def test_policy_closing_only_some_ports_is_not_used(keeper: Gatekeeper, good: Gate, bad: FailingGate) -> None:
     bad.problem, bad.lacks = "", [tcp(8001)]
     with pytest.raises(GateError, match="no server has"):
         keeper.prove(GatePolicy("haproxy"))
@@ -207,7 +205,7 @@ def test_a_policy_that_closes_only_some_of_the_ports_is_not_in_force(
     assert bad.held == [], "what it closed is opened: the first holds it"
 
 
-def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_asked(keeper: Gatekeeper) -> None:
+def test_failed_new_gate_keeps_the_old_one_holding(keeper: Gatekeeper) -> None:
     def refuse(policy: GatePolicy) -> Gate:
         raise GateError("install libnftables")
 
@@ -216,7 +214,7 @@ def test_a_gate_that_cannot_be_made_leaves_the_one_in_force_to_hold_what_is_aske
     assert (dict(keeper.closed_since), keeper.problem) == ({tcp(8001): 1.0}, "install libnftables")
 
 
-def test_a_policy_that_was_put_back_leaves_no_complaint(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
+def test_restored_policy_clears_the_problem(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     assert keeper.problem == "no such socket"
     caplog.clear()
@@ -233,7 +231,7 @@ def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCapt
     assert caplog.messages == ["the gate does not hold: no such socket"]
 
 
-def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: FailingGate) -> None:
+def test_gate_is_asked_to_release_until_it_does(good: Gate, bad: FailingGate) -> None:
     keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], ProbedPorts(lambda: None))
     bad.problem = ""
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
@@ -245,7 +243,7 @@ def test_a_gate_that_does_not_let_go_is_asked_until_it_does(good: Gate, bad: Fai
     assert (bad.held, keeper.problem) == ([], "")
 
 
-def test_of_ports_of_which_some_cannot_be_closed_the_others_are_known_to_be(bad: FailingGate) -> None:
+def test_partly_held_gate_knows_the_closed_ports(bad: FailingGate) -> None:
     keeper = Gatekeeper(lambda policy: bad, ProbedPorts(lambda: None))
     bad.problem, bad.lacks = "", [tcp(8001)]
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
@@ -263,7 +261,7 @@ class BusyGate(Gate):
         return super().hold(closed)
 
 
-def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() -> None:
+def test_locked_gate_is_busy_and_keeps_closed_ports() -> None:
     gate = BusyGate()
     gate.held = [tcp(8000)]
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
@@ -276,7 +274,7 @@ def test_gate_behind_a_lock_keeps_what_is_closed_and_is_busy_until_it_holds() ->
     assert (keeper.is_busy, list(keeper.closed_since), keeper.problem) == (False, [tcp(8000), tcp(8001)], "")
 
 
-def test_port_that_a_lock_keeps_closed_is_opened_by_renew() -> None:
+def test_renew_opens_port_after_lock_is_free() -> None:
     gate = BusyGate()
     gate.held = list(CLOSED)
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))

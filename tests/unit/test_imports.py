@@ -137,7 +137,7 @@ def adapter_of(module: str) -> str:
 # --- the law reads what it is about
 
 
-def test_an_import_is_seen_wherever_it_stands() -> None:
+def test_nested_imports_are_found() -> None:
     source = """
 def f():
     import time as t
@@ -147,7 +147,7 @@ from os.path import join
     assert imports(source, MODULES) == {"time", "supervisor_rolling.core.machine", "os.path"}
 
 
-def test_what_comes_through_another_module_is_seen() -> None:
+def test_indirect_imports_are_found() -> None:
     assert reach(["supervisor_rolling.listener.main"])["iptc"].startswith("supervisor_rolling.listener.gates.")
     assert reach(["supervisor_rolling.listener.main"])["yaml"].startswith("supervisor_rolling.listener.config.")
 
@@ -157,7 +157,7 @@ def test_every_adapter_of_the_law_exists() -> None:
     assert MODULES >= DECIDERS | VALUES
 
 
-def test_every_module_of_the_listener_has_its_place_in_the_law() -> None:
+def test_every_listener_module_has_its_place() -> None:
     rest = {module for module in under("listener") if not adapter_of(module)}
     assert rest == BETWEEN | {
         CONTRACTS,
@@ -172,7 +172,7 @@ def test_every_module_of_the_listener_has_its_place_in_the_law() -> None:
 
 
 @pytest.mark.parametrize("module", under("core"))
-def test_what_is_pure_imports_values_and_nothing_that_does_anything(module: str) -> None:
+def test_core_imports_core_and_pure_stdlib(module: str) -> None:
     ours = {name for name in IMPORTS[module] if name.startswith(PACKAGE)}
     assert ours <= VALUES | set(under("core"))
     others = {name.partition(".")[0] for name in IMPORTS[module] - ours}
@@ -202,7 +202,7 @@ def test_nothing_in_supervisorctl_brings_libraries(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [module for module in sorted(MODULES) if adapter_of(module)])
-def test_an_adapter_imports_no_other_adapter_and_nothing_that_decides(module: str) -> None:
+def test_adapter_imports_no_adapter_and_no_decider(module: str) -> None:
     assert {adapter_of(name) for name in IMPORTS[module]} <= {"", adapter_of(module)}
     assert not IMPORTS[module] & DECIDERS
 
@@ -224,27 +224,27 @@ def test_only_the_listener_imports_the_listener(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [*sorted(BETWEEN), CONTRACTS])
-def test_what_stands_between_reaches_no_adapter_and_does_nothing_but_log(module: str) -> None:
+def test_decider_reaches_no_adapter(module: str) -> None:
     found = reach([module])
     assert {name: by for name, by in found.items() if adapter_of(name)} == {}
     assert {name: by for name, by in found.items() if named(name, (IMPURE | HEAVY) - {"logging"})} == {}
 
 
 @pytest.mark.parametrize("module", under("draining", "wsgi", "asgi"))
-def test_what_runs_in_an_application_needs_the_standard_library_alone(module: str) -> None:
+def test_application_modules_need_only_the_stdlib(module: str) -> None:
     found = reach([module]).keys()
     assert {name.partition(".")[0] for name in found - MODULES} <= STDLIB
     assert found & MODULES <= {PACKAGE, *under("draining", "wsgi", "asgi")}
 
 
-def test_only_the_listener_knows_both_the_adapters_and_the_reconciler() -> None:
+def test_only_main_imports_adapters_and_assembly() -> None:
     reconciler = f"{PACKAGE}.listener.reconciler"
     both = {m for m in MODULES if reconciler in IMPORTS[m] and any(adapter_of(name) for name in IMPORTS[m])}
     assert both == {f"{PACKAGE}.listener.main"}
 
 
 @pytest.mark.parametrize("module", ["rpcinterface", "controllerplugin"])
-def test_a_fresh_interpreter_loads_no_library_of_the_listener(module: str) -> None:
+def test_shims_load_no_library_of_the_listener(module: str) -> None:
     code = f"import sys, {PACKAGE}.{module}; print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT.parent)
     names = set(loaded.stdout.split())

@@ -191,7 +191,7 @@ def error_of(call: Callable[[], object]) -> SupervisorError:
 # --- a look
 
 
-def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_socket_permission_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -202,14 +202,14 @@ def test_a_listener_that_may_not_talk_to_supervisord_says_how_to_let_it_in(monke
     )
 
 
-def test_a_look_says_what_is_known_and_who_is_guarded(supervisord: Supervisord) -> None:
+def test_observe_sends_known_versions_and_guarded_groups(supervisord: Supervisord) -> None:
     supervisord.looks(idle=1.5)
     world = supervisord.client().observe({"web", "app"})
     assert supervisord.calls == [("rolling.listenerObserve", ({**KNOWN, "guarded": ["app", "web"]},))]
     assert (world.rollouts, world.guard_states, world.requests, world.processes, world.idle) == ({}, {}, (), {}, 1.5)
 
 
-def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
+def test_observe_sends_the_policy_problem(inet: Supervisord) -> None:
     problems = ["rolling.yaml:3: \u00e4", ""]
     client = XmlRpcSupervisor(
         {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.told, DEADLINE, problem=lambda: problems.pop(0)
@@ -220,7 +220,7 @@ def test_a_look_tells_what_is_wrong_with_the_policy(inet: Supervisord) -> None:
     assert [known["problem"] for _, (known,) in inet.calls] == ["rolling.yaml:3: \\xe4", ""]
 
 
-def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
+def test_observe_returns_values_of_the_model(inet: Supervisord) -> None:
     full = {"id": 3, "kind": "plan", "group": "app", "processes": ["app-1"], "max_unavailable": "2", "force": True}
     bare = {"id": 4, "kind": "resume", "group": "app"}
     rows = [
@@ -241,7 +241,7 @@ def test_what_a_look_finds_are_values_of_the_model(inet: Supervisord) -> None:
     }
 
 
-def test_only_news_is_read_and_what_is_known_is_kept(inet: Supervisord) -> None:
+def test_only_changed_records_are_read(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_rollout("app", 1), a_rollout("web", 2)
     inet.looks(rollouts={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, rollout_groups=["app", "web"])
@@ -264,7 +264,7 @@ def test_a_group_that_is_gone_is_forgotten(inet: Supervisord) -> None:
     assert last_known(inet)["rollouts"] == {}
 
 
-def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervisord) -> None:
+def test_earlier_snapshot_stays_unchanged(inet: Supervisord) -> None:
     client = inet.client()
     before = client.observe([])
     inet.looks(rollouts={"app": [5, on_wire(a_rollout())]}, rollout_groups=["app"])
@@ -272,7 +272,7 @@ def test_a_world_that_was_given_does_not_change_with_the_next_look(inet: Supervi
     assert before.rollouts == {}
 
 
-def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Supervisord) -> None:
+def test_only_changed_guard_states_are_read(inet: Supervisord) -> None:
     client = inet.client()
     one, two = a_watch("app"), a_watch("web")
     inet.looks(guard_states={"app": [5, on_wire(one)], "web": [7, on_wire(two)]}, guarded_groups=["app", "web"])
@@ -287,7 +287,7 @@ def test_only_new_watches_are_read_and_those_that_are_known_are_kept(inet: Super
     assert known == [{}, {"app": 5, "web": 7}, {"app": 5, "web": 8}, {"web": 8}]
 
 
-def test_a_rollout_and_a_watch_of_the_same_group_are_two_things(inet: Supervisord) -> None:
+def test_rollout_and_guard_state_are_separate(inet: Supervisord) -> None:
     client, rollout, guard_state = inet.client(), a_rollout(), a_watch()
     inet.looks(
         rollouts={"app": [5, on_wire(rollout)]},
@@ -326,7 +326,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def test_rows_that_have_not_changed_are_kept_and_the_others_replaced(inet: Supervisord) -> None:
+def test_unchanged_rows_are_kept(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(table=4, processes={"app": [True, [a_row("app-1"), a_row("app-2")]]})
     client.observe([])
@@ -340,7 +340,7 @@ def test_rows_that_have_not_changed_are_kept_and_the_others_replaced(inet: Super
     assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 5]
 
 
-def test_a_process_that_is_new_in_a_group_is_added(inet: Supervisord) -> None:
+def test_new_process_in_a_group_is_added(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1")]]})
     client.observe([])
@@ -348,7 +348,7 @@ def test_a_process_that_is_new_in_a_group_is_added(inet: Supervisord) -> None:
     assert set(client.observe([]).processes["app"]) == {"app-1", "app-2"}
 
 
-def test_a_group_that_comes_as_a_whole_keeps_nothing_of_before(inet: Supervisord, clock: Clock) -> None:
+def test_whole_group_replaces_all_rows(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1"), a_row("app-2", "FATAL", 0)]]})
     client.observe([])
@@ -358,7 +358,7 @@ def test_a_group_that_comes_as_a_whole_keeps_nothing_of_before(inet: Supervisord
     assert set(client.observe([]).processes["app"]) == {"app-1"}
 
 
-def test_a_group_that_is_concerned_no_more_is_forgotten(inet: Supervisord) -> None:
+def test_group_without_concern_is_forgotten(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1")]], "web": [True, [a_row("web-1")]]})
     client.observe([])
@@ -376,9 +376,7 @@ def test_a_world_that_was_given_keeps_its_table(inet: Supervisord, clock: Clock)
     assert (before.processes["app"]["app-1"].pid, before.processes["app"]["app-2"].down_for) == (100, 2.0)
 
 
-def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come(
-    inet: Supervisord, clock: Clock
-) -> None:
+def test_stopped_process_ages_without_a_new_row(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     down, starting = a_row("app-1", "EXITED", 0, down_for=2.0), a_row("app-2", "STARTING", running_in=3.0, up_for=1.0)
     inet.looks(processes={"app": [True, [down, starting, a_row("app-3", up_for=60.0)]]})
@@ -395,7 +393,7 @@ def test_one_that_does_not_run_ages_between_looks_although_its_row_does_not_come
         assert table["app-3"] == Process("app-3", "RUNNING", 100, 5.5, up_for=60.0)
 
 
-def test_one_that_was_never_stopped_is_not_down_for_long(inet: Supervisord, clock: Clock) -> None:
+def test_never_stopped_process_has_no_down_time(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1", "STARTING", down_for=0.0)]]})
     client.observe([])
@@ -404,7 +402,7 @@ def test_one_that_was_never_stopped_is_not_down_for_long(inet: Supervisord, cloc
     assert client.observe([]).processes["app"]["app-1"].down_for == 0.0
 
 
-def test_a_row_that_comes_anew_ages_from_then_and_not_at_all_when_it_runs(inet: Supervisord, clock: Clock) -> None:
+def test_new_row_ages_only_while_not_running(inet: Supervisord, clock: Clock) -> None:
     client = inet.client()
     inet.looks(processes={"app": [True, [a_row("app-1", "EXITED", 0, down_for=2.0)]]})
     client.observe([])
@@ -421,7 +419,7 @@ def test_a_row_that_comes_anew_ages_from_then_and_not_at_all_when_it_runs(inet: 
     assert client.observe([]).processes["app"]["app-1"] == Process("app-1", "RUNNING", 100, 5.5, up_for=1.0)
 
 
-def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before(inet: Supervisord) -> None:
+def test_unreadable_answer_keeps_the_table_number(inet: Supervisord) -> None:
     client = inet.client()
     inet.looks(table=4, processes={"app": [True, [a_row("app-1")]]})
     client.observe([])
@@ -436,7 +434,7 @@ def test_after_an_answer_that_could_not_be_read_the_table_is_asked_for_as_before
 # --- the key
 
 
-def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet: Supervisord) -> None:
+def test_listener_without_key_asks_for_it(inet: Supervisord) -> None:
     client, inet.told = inet.client(), ""
     with pytest.raises(NoKeyError):
         client.observe([])
@@ -446,7 +444,7 @@ def test_without_a_key_the_listener_asks_for_it_and_looks_when_it_has_come(inet:
     assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerObserve"]
 
 
-def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Supervisord) -> None:
+def test_refused_key_is_asked_for_again(inet: Supervisord) -> None:
     client, inet.key = inet.client(), "that of another supervisord"
     for _ in range(3):
         with pytest.raises(NoKeyError):
@@ -456,7 +454,7 @@ def test_a_key_that_is_refused_is_asked_for_anew_and_not_tried_again(inet: Super
     assert client.observe([]).rollouts == {}
 
 
-def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> None:
+def test_working_key_is_kept(inet: Supervisord) -> None:
     client = inet.client()
     client.observe([])
     inet.told = "somebody's who writes where events come from"
@@ -464,7 +462,7 @@ def test_a_key_that_works_is_kept_whatever_else_is_told(inet: Supervisord) -> No
     assert HELLO not in [method for method, _ in inet.calls]
 
 
-def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Supervisord) -> None:
+def test_right_key_replaces_an_earlier_wrong_one(inet: Supervisord) -> None:
     client, inet.told = inet.client(), "somebody's"
     for _ in range(2):
         with pytest.raises(NoKeyError):
@@ -473,7 +471,7 @@ def test_a_wrong_key_that_came_first_does_not_keep_out_the_right_one(inet: Super
     assert client.observe([]).rollouts == {}
 
 
-def test_where_the_key_never_comes_that_is_said_with_what_to_do(inet: Supervisord) -> None:
+def test_missing_key_names_the_fix(inet: Supervisord) -> None:
     client, inet.told = inet.client(), ""
     for _ in range(supervisor_client.HELLOS):
         assert isinstance(error_of(lambda: client.observe([])), NoKeyError)
@@ -504,7 +502,7 @@ def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None
 # --- writing
 
 
-def test_a_record_carries_the_rollout_and_its_version_is_known_then(inet: Supervisord) -> None:
+def test_record_sends_rollout_and_learns_its_version(inet: Supervisord) -> None:
     client, rollout = inet.client(), a_rollout()
     inet.methods["rolling.listenerRecord"] = lambda *_: 6
     client.record(rollout, 5, request=9)
@@ -524,7 +522,7 @@ def test_known_rollout_is_written_as_its_changes(inet: Supervisord) -> None:
     assert ["values" in json.loads(unpack(text)) for _, (_, _, text, _) in inet.calls] == [False, True, False]
 
 
-def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(inet: Supervisord) -> None:
+def test_conflicting_rollout_is_not_remembered(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerRecord", Fault.CONFLICT, "CONFLICT: changed meanwhile")
     with pytest.raises(ConflictError, match="changed meanwhile"):
@@ -533,7 +531,7 @@ def test_a_rollout_that_somebody_else_wrote_is_a_conflict_and_is_not_remembered(
     assert last_known(inet)["rollouts"] == {}
 
 
-def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> None:
+def test_guard_state_is_written_with_its_version(inet: Supervisord) -> None:
     client, guard_state = (
         inet.client(),
         a_watch("app", GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 1000.0, why="drained → café")),
@@ -552,7 +550,7 @@ def test_a_watch_is_written_and_its_version_is_known_then(inet: Supervisord) -> 
     assert last_known(inet)["guard_states"] == {"app": 6}
 
 
-def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) -> None:
+def test_failed_guard_state_is_not_remembered(inet: Supervisord) -> None:
     client = inet.client()
     inet.fails("rolling.listenerGuard", Faults.SHUTDOWN_STATE)
     error_of(lambda: client.guard(a_watch()))
@@ -560,7 +558,7 @@ def test_a_watch_that_could_not_be_written_is_not_remembered(inet: Supervisord) 
     assert last_known(inet)["guard_states"] == {}
 
 
-def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None:
+def test_unguarded_group_has_no_guard_state(inet: Supervisord) -> None:
     client = inet.client()
     inet.methods["rolling.listenerGuard"] = lambda *_: 6
     client.guard(a_watch())
@@ -571,7 +569,7 @@ def test_a_group_that_is_guarded_no_more_has_no_watch(inet: Supervisord) -> None
     client.unguard("never guarded")
 
 
-def test_a_refusal_is_sent_with_its_code_in_ascii(inet: Supervisord) -> None:
+def test_refusal_is_sent_with_code_in_ascii(inet: Supervisord) -> None:
     inet.client().refuse(3, Fault.REFUSED, "café → no")
     assert inet.calls == [("rolling.listenerAnswer", (3, Fault.REFUSED, "caf\\xe9 \\u2192 no", ""))]
 
@@ -592,7 +590,7 @@ SIGNAL = Action(Verb.SIGNAL, "app-1", Incarnation(7, 1000.25), "USR1")
 DONE = {"code": 0, "text": ""}
 
 
-def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Supervisord) -> None:
+def test_actions_go_in_one_call_with_incarnations(inet: Supervisord) -> None:
     inet.methods["rolling.listenerAct"] = lambda *_: [DONE] * 3
     assert inet.client().action("app", [STOP, START, SIGNAL]) == [Outcome()] * 3
     running = {"name": "app-1", "incarnation": [7, 1000.25]}
@@ -612,7 +610,7 @@ def test_orders_go_in_one_call_each_with_the_incarnation_that_it_is_for(inet: Su
 
 
 @pytest.mark.parametrize("code", [Faults.ALREADY_STARTED, Faults.SPAWN_ERROR, Faults.ABNORMAL_TERMINATION])
-def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int) -> None:
+def test_late_action_is_no_refusal(inet: Supervisord, code: int) -> None:
     inet.methods["rolling.listenerAct"] = lambda *_: [{"code": code, "text": "ALREADY_STARTED: app:app-1"}] * 2
     assert inet.client().action("app", [STOP, START]) == [Outcome()] * 2
 
@@ -620,24 +618,24 @@ def test_an_order_that_comes_too_late_is_no_refusal(inet: Supervisord, code: int
 @pytest.mark.parametrize(
     "code", [Faults.NO_FILE, Faults.NOT_EXECUTABLE, Faults.BAD_NAME, Faults.FAILED, Faults.BAD_SIGNAL]
 )
-def test_an_order_that_is_refused_says_why_and_the_others_are_carried_out(inet: Supervisord, code: int) -> None:
+def test_refused_action_leaves_the_others(inet: Supervisord, code: int) -> None:
     refused = {"code": code, "text": plain("NO_FILE: /srv/café")}
     inet.methods["rolling.listenerAct"] = lambda *_: [DONE, refused, DONE]
     assert inet.client().action("app", [STOP, START, STOP]) == [Outcome(), Outcome("NO_FILE: /srv/café"), Outcome()]
 
 
-def test_an_order_for_an_incarnation_that_is_gone_says_so(inet: Supervisord) -> None:
+def test_action_for_old_incarnation_is_already_stopped(inet: Supervisord) -> None:
     gone = {"code": Faults.NOT_RUNNING, "text": "NOT_RUNNING: app:app-1"}
     inet.methods["rolling.listenerAct"] = lambda *_: [gone]
     assert inet.client().action("app", [STOP]) == [Outcome("NOT_RUNNING: app:app-1", already_stopped=True)]
 
 
-def test_orders_to_a_supervisord_that_shuts_down_are_an_error_and_no_refusal(inet: Supervisord) -> None:
+def test_action_during_shutdown_is_an_error(inet: Supervisord) -> None:
     inet.fails("rolling.listenerAct", Faults.SHUTDOWN_STATE)
     error_of(lambda: inet.client().action("app", [STOP]))
 
 
-def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Supervisord) -> None:
+def test_unanswered_action_is_an_error(inet: Supervisord) -> None:
     inet.status = 500
     error_of(lambda: inet.client().action("app", [STOP]))
 
@@ -645,7 +643,7 @@ def test_an_order_that_gets_no_answer_is_an_error_and_no_refusal(inet: Superviso
 # --- faults
 
 
-def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord) -> None:
+def test_missing_plugin_names_the_fix(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().observe([])))
@@ -653,7 +651,7 @@ def test_a_supervisord_without_the_plugin_is_told_what_to_add(inet: Supervisord)
     assert "or an older version" in str(error_of(lambda: inet.client().observe([])))
 
 
-def test_any_other_fault_is_an_error_with_its_words(inet: Supervisord) -> None:
+def test_other_fault_is_an_error_with_its_text(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.FAILED, "FAILED: out of luck")
     error = error_of(lambda: inet.client().observe([]))
     assert str(error) == "FAILED: out of luck"
@@ -683,7 +681,7 @@ def test_user_and_password_are_sent(supervisord: Supervisord) -> None:
     assert (kind, base64.b64decode(text).decode()) == ("Basic", "ann:" + "p:w" * 40)
 
 
-def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: Supervisord) -> None:
+def test_wrong_password_names_the_variables(supervisord: Supervisord) -> None:
     supervisord.status = 401
     text = str(error_of(lambda: supervisord.client().observe([])))
     assert 'SUPERVISOR_USERNAME="…",SUPERVISOR_PASSWORD="…" to the section of the listener' in text
@@ -692,7 +690,7 @@ def test_a_wrong_password_is_told_with_the_names_of_the_variables(supervisord: S
 # --- no answer
 
 
-def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Supervisord) -> None:
+def test_call_after_a_timeout_works(supervisord: Supervisord) -> None:
     client = supervisord.client(timeout=0.2)
     supervisord.answers.clear()
     began = time.monotonic()
@@ -718,7 +716,7 @@ def test_every_call_has_a_deadline_and_the_next_one_works(supervisord: Superviso
     ],
     ids=["nothing", "half", "no XML", "empty", "half XML", "bad end", "wrong end", "no text", "no HTTP"],
 )
-def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisord: Supervisord, raw: bytes) -> None:
+def test_call_after_a_broken_connection_works(supervisord: Supervisord, raw: bytes) -> None:
     client = supervisord.client()
     client.observe([])
     supervisord.raw = raw
@@ -727,7 +725,7 @@ def test_a_connection_that_breaks_is_an_error_and_the_next_call_works(supervisor
     assert client.observe([]).rollouts == {}
 
 
-def test_an_http_error_is_told_and_the_next_call_works(supervisord: Supervisord) -> None:
+def test_call_after_an_http_error_works(supervisord: Supervisord) -> None:
     client = supervisord.client()
     supervisord.status = 500
     assert (
@@ -745,7 +743,7 @@ def test_calls_that_succeed_share_a_connection(supervisord: Supervisord) -> None
 
 
 @pytest.mark.parametrize("url", ["unix:///nowhere/supervisor.sock", "http://127.0.0.1:1", "ftp://localhost"])
-def test_where_nobody_answers_the_address_is_told(url: str) -> None:
+def test_unanswered_address_is_in_the_error(url: str) -> None:
     client = XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": url}, lambda: "the key", 5.0)
     for _ in range(2):
         assert str(error_of(lambda: client.observe([]))).startswith(f"supervisord does not answer at {url}: ")
