@@ -16,10 +16,8 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
+from supervisor_rolling.core.text import listed
 from supervisor_rolling.core.timeline import levelled, noted
-
-NAMED = 3
-"""Processes that a refusal names one by one: enough to see which they are; a program may have a hundred."""
 
 
 def begin(
@@ -111,19 +109,17 @@ def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
     kinds of endpoints that it can close; None where there is no gate, which is refused elsewhere."""
     if closes is None:
         return
-    beyond = {
-        f"{rollout.group}:{member.name}": described([endpoint])
+    beyond = [
+        f"{described([endpoint])} of {rollout.group}:{member.name}"
         for member in rollout.members
         if member.selected
         for endpoint in member.endpoints
         if endpoint.kind not in closes
-    }
+    ]
     if beyond:
-        named = ", ".join(f"{endpoint} of {name}" for name, endpoint in list(beyond.items())[:NAMED])
-        more = f" and {len(beyond) - NAMED} more" if len(beyond) > NAMED else ""
         raise ConfigError(
-            f"the gate ({rollout.gate.backend}) cannot close {named}{more}: requests would fail while these processes "
-            "restart. Fix: set gate.backend in rolling.yaml to one that can close them"
+            f"the gate ({rollout.gate.backend}) cannot close {listed(beyond)}: requests would fail while these "
+            "processes restart. Fix: set gate.backend in rolling.yaml to one that can close them"
         )
 
 
@@ -145,11 +141,10 @@ def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> No
     slow = [name for name in names if processes[name].stopwaitsecs > timeout]
     if not slow:
         return
-    named = ", ".join(f"{rollout.group}:{name}" for name in slow[:NAMED])
-    more = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
+    named = listed(f"{rollout.group}:{name}" for name in slow)
     waits = {processes[name].stopwaitsecs for name in slow}
     raise ConfigError(
-        f"{named}{more} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
+        f"{named} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
         f"than restart.timeout ({timeout:g} s) waits. Fix: raise groups.{rollout.group}.restart.timeout in "
         "rolling.yaml above it, or lower stopwaitsecs"
     )

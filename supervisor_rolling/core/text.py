@@ -10,6 +10,9 @@ import re
 import sys
 from collections.abc import Iterable
 
+MAX_LISTED = 3
+"""Things that a message names one by one: enough to see which they are; there may be a thousand."""
+
 _ESCAPE = r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _NOT_ASCII = re.compile(r"[^\n -~]")
 _NOT_PLAIN = re.compile(rf"{_NOT_ASCII.pattern}|\\(?={_ESCAPE[2:]})")
@@ -52,7 +55,7 @@ def shown(text: str, encoding: str) -> str:
     return printable_lines(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def listed(names: Iterable[str], most: int = MAX_LISTED) -> str:
     """``a, b, c and 2 more``."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""

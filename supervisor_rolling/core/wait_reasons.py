@@ -9,12 +9,10 @@ from supervisor_rolling.core.availability import is_awaited, unavailable_text
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process_states import UNDER_WAY
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.text import MAX_LISTED, listed
 
 LONG = 5.0
 """Seconds of waiting that are worth a line in the log, and in the output of supervisorctl."""
-
-MAX_NAMED = 3
-"""Processes that a reason names."""
 
 
 def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout:
@@ -35,7 +33,7 @@ def wait_reason(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     if not rollout.stuck_since:
         return "", 0.0
     awaited = [member.name for member in rollout.members if is_awaited(observed.guarded.get(member.name))]
-    room = f"room under max_unavailable: {unavailable_text(rollout, observed, MAX_NAMED)}"
+    room = f"room under max_unavailable: {unavailable_text(rollout, observed, MAX_LISTED)}"
     return _for_the_guard(awaited, observed) if awaited else room, rollout.stuck_since
 
 
@@ -64,6 +62,4 @@ def _hindrance(member: Member, observed: Observation) -> str:
 
 
 def _for_the_guard(names: Sequence[str], observed: Observation) -> str:
-    named = [f"{name} ({observed.guarded[name].stage.value})" for name in names[:MAX_NAMED]]
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"the crash guard to finish {', '.join(named)}{more}"
+    return f"the crash guard to finish {listed(f'{name} ({observed.guarded[name].stage.value})' for name in names)}"

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core.admission import NAMED
 from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.endpoint import Endpoints, tcp
@@ -21,6 +20,7 @@ from supervisor_rolling.core.preflight_report import Finding, Report, Settings, 
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Rollout, Stage
 from supervisor_rolling.core.snapshot import Request
+from supervisor_rolling.core.text import MAX_LISTED
 from supervisor_rolling.listener.contracts import NO_ANSWER, Background, Closed, GateProbes, Sockets
 from supervisor_rolling.listener.gatekeeper import GateFacts, gate_finding
 from supervisor_rolling.listener.load_balancers import Found
@@ -148,9 +148,9 @@ class Preflight:
             if ports and not set(ports) & set(m.ports)
         ]
         if wrong:
-            more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
             raise ConfigError(
-                f"{'; '.join(wrong[:NAMED])}{more}. Fix: correct groups.{rollout.group}.ports in rolling.yaml"
+                f"{'; '.join(wrong[:MAX_LISTED])}{more}. Fix: correct groups.{rollout.group}.ports in rolling.yaml"
             )
 
     def _of_metrics(self, address: str) -> Iterator[Finding]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.admission import (
-    NAMED,
     begin,
     check_gate,
     check_max_failures,
@@ -43,6 +42,7 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.share import parse_share
 from supervisor_rolling.core.snapshot import Request, Snapshot
+from supervisor_rolling.core.text import MAX_LISTED
 from supervisor_rolling.listener.contracts import History, Supervisor
 from supervisor_rolling.listener.gatekeeper import Gatekeeper, gate_finding
 from supervisor_rolling.listener.load_balancers import LoadBalancers
@@ -272,10 +272,10 @@ def raise_if_blocked(report: Report) -> None:
     errors = [finding for finding in report.findings if finding.is_error]
     if errors:
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        more = [f"and {len(errors) - NAMED} more"] if len(errors) > NAMED else []
+        more = [f"and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
         ways = f"All of them: rolling_check {report.group}. To ignore them: rolling_restart {report.group} --force"
         head = f"a rollout of {report.group} is refused because of {count}:"
-        raise RefusedError("\n".join([head, *map(_finding_text, errors[:NAMED]), *more, ways]))
+        raise RefusedError("\n".join([head, *map(_finding_text, errors[:MAX_LISTED]), *more, ways]))
 
 
 def endpoints_of(rollout: Rollout) -> Endpoints:
