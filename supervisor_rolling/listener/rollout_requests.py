@@ -97,6 +97,7 @@ class RolloutRequests:
         self._preflight = preflight
         self._clock = clock
         self._waiting: dict[int, _Waiting] = {}
+        self._last_number = 0  # of a rollout that was recorded after the snapshot
         self.is_retrying = False
 
     def begin(self, requests: Collection[int]) -> None:
@@ -124,7 +125,8 @@ class RolloutRequests:
         guard_state = snapshot.guard_states.get(request.group)
         guarded = {guarded.name: guarded for guarded in guard_state.guarded} if guard_state else {}
         observed = Observation(self._clock(), snapshot.processes[request.group], guarded=guarded)
-        number = 1 + max(self._history.last_id(), *(known.id for _, known in snapshot.rollouts.values()), 0)
+        known = (rollout.id for _, rollout in snapshot.rollouts.values())
+        number = 1 + max(self._history.last_id(), self._last_number, *known)
         return _Group(number, version, previous, guard_state, observed)
 
     def _rollout(self, request: Request, waiting: _Waiting, group: _Group) -> bool:
@@ -153,6 +155,7 @@ class RolloutRequests:
         if request.kind != "resume":  # the last rollouts do not say how long half of one takes
             rollout = self._forecast(rollout)
         self._supervisor.record(self._with_min_ready(rollout), group.version, request.id)
+        self._last_number = rollout.id
         log.info("%s rollout %d begins: %s, %d at a time", rollout.group, rollout.id, summary(rollout), rollout.limit)
         return True
 

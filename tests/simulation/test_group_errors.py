@@ -140,6 +140,14 @@ def test_group_failing_after_a_gap_keeps_its_deadline_extension() -> None:
     assert both.status("app") == "done"
 
 
+def test_rollouts_begun_in_one_reconcile_have_different_numbers() -> None:
+    both = TwoGroups()
+    both.ask("app")
+    both.ask("web")
+    both.reconciler().reconcile()
+    assert {world.rollout().id for world in both.worlds.values()} == {1, 2}
+
+
 def test_check_of_one_group_delays_no_reconcile_of_another() -> None:
     both = TwoGroups()
     both.app.background_takes = lambda key: 3.0
