@@ -669,6 +669,16 @@ def test_key_contradicting_the_gate_invalidates_its_group() -> None:
     assert (list(config.groups), list(config.invalid)) == (["web"], ["app"])
 
 
+@pytest.mark.parametrize(
+    "listen", ["9180", "localhost:9180", "::1:9180", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:²"]
+)
+def test_invalid_listen_address_is_one_problem(listen: str) -> None:
+    (found,) = problems(f"{MINIMAL}metrics: {{listen: '{listen}'}}\n")
+    assert found.endswith(
+        f"metrics.listen: '{listen}' is not an address and port. Fix: write one such as 127.0.0.1:9180"
+    )
+
+
 @pytest.mark.parametrize("top", ["gate: {lease: 3}\n", "metrics: {listen: x}\n", "gaet: {}\n"])
 def test_problem_in_a_top_level_key_raises_all(top: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -238,7 +238,7 @@ def _is_listen_address(text: str) -> bool:
         is_address = (ipaddress.ip_address(host.strip("[]")).version == 6) is is_bracketed
     except ValueError:
         return False
-    return is_address and port.isdigit() and 0 < int(port[:6]) <= MAX_PORT
+    return is_address and bool(re.fullmatch("[0-9]{1,5}", port)) and 0 < int(port) <= MAX_PORT
 
 
 # --- values that can be written in more than one way
