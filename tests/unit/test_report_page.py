@@ -145,7 +145,9 @@ def test_page_depends_on_the_record_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [a_rollout(), a_failed_rollout(), a_rollout(61, 3), {}], ids=["8", "failed", "61", "empty"]
+    "record",
+    [a_rollout(), a_failed_rollout(), a_rollout(61, 3), a_rollout(0, least_available=0)],
+    ids=["8", "failed", "61", "none"],
 )
 def test_document_is_well_formed_with_valid_references(record: dict[str, Any]) -> None:
     found = parsed(page(record))
@@ -618,7 +620,7 @@ def test_link_skips_the_lanes(browser: Browser) -> None:
 
 def test_wide_table_scrolls_by_keyboard(browser: Browser) -> None:
     record = a_rollout()
-    record["processes"][0].update(latencies_ms=[10.0**14], requests=10**14, deaths=10**14)
+    record["processes"][0].update(latencies_ms=[10.0**14], requests=2**31 - 1, deaths=2**31 - 1, pid=2**31 - 1)
     browser.show(page(record), width=1190, prefers_reduced_motion="reduce")
     browser.run("document.querySelector('.wide').focus()")
     browser.press(Keys.ARROW_RIGHT)
