@@ -234,11 +234,11 @@ class GateProbes(Protocol):
         """
         ...
 
-    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+    def warmup_address(self, addresses: tuple[str, ...], bypass: str) -> str:
         """The address at which a warm-up would ask a process that listens on these; empty if none can be asked."""
         ...
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
+    def connect(self, targets: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
         """Connect to each, past a closed gate by ``bypass``, and hang up."""
         ...
 

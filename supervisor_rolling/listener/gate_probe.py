@@ -122,10 +122,10 @@ class RealGateProbes:
     def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
         """See ``GateProbes.try_gate``."""
         with _spare(addresses) as (port, there):
-            doors = [(address, port) for address in there]
-            before = self.connect(doors)
-            refused, passed = closed(tcp(port), lambda: (self.connect(doors), self.connect(doors, bypass)))
-            after = self.connect(doors)
+            targets = [(address, port) for address in there]
+            before = self.connect(targets)
+            refused, passed = closed(tcp(port), lambda: (self.connect(targets), self.connect(targets, bypass)))
+            after = self.connect(targets)
         if any(before.values()):
             return []  # another rule refuses them: nothing can be shown here
         return [
@@ -138,14 +138,14 @@ class RealGateProbes:
             *(f"does not open {address} again: {why}" for (address, _), why in after.items() if why),
         ]
 
-    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
-        """See ``GateProbes.door``."""
+    def warmup_address(self, addresses: tuple[str, ...], bypass: str) -> str:
+        """See ``GateProbes.warmup_address``."""
         return reached_at(addresses, bypass)
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
+    def connect(self, targets: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
         """See ``GateProbes.connect``."""
-        deadline, waiting = time.monotonic() + WITHIN, list(doors)
-        found: dict[tuple[str, int], str] = dict.fromkeys(doors, NO_ANSWER)
+        deadline, waiting = time.monotonic() + WITHIN, list(targets)
+        found: dict[tuple[str, int], str] = dict.fromkeys(targets, NO_ANSWER)
         for at in range(0, len(waiting), AT_ONCE):
             found.update(_connected(waiting[at : at + AT_ONCE], bypass, deadline))
         return found
@@ -192,16 +192,16 @@ class RealGateProbes:
         return Conntrack(count, most)
 
 
-def _connected(doors: Collection[tuple[str, int]], bypass: str, deadline: float) -> dict[tuple[str, int], str]:
+def _connected(targets: Collection[tuple[str, int]], bypass: str, deadline: float) -> dict[tuple[str, int], str]:
     """Those that have answered until the deadline."""
     found: dict[tuple[str, int], str] = {}
     with selectors.DefaultSelector() as selector, ExitStack() as keep:
-        for door in doors:
+        for target in targets:
             try:
-                connection = keep.enter_context(_connecting(door, bypass))
-                selector.register(connection, selectors.EVENT_WRITE, door)
+                connection = keep.enter_context(_connecting(target, bypass))
+                selector.register(connection, selectors.EVENT_WRITE, target)
             except OSError as error:
-                found[door] = error.strerror or str(error)
+                found[target] = error.strerror or str(error)
         while selector.get_map() and (ready := selector.select(max(0.0, deadline - time.monotonic()))):
             for key, _ in ready:
                 found[key.data] = _outcome(key.fileobj)
@@ -209,8 +209,8 @@ def _connected(doors: Collection[tuple[str, int]], bypass: str, deadline: float)
     return found
 
 
-def _connecting(door: tuple[str, int], bypass: str) -> socket.socket:
-    address, port = door
+def _connecting(target: tuple[str, int], bypass: str) -> socket.socket:
+    address, port = target
     connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)

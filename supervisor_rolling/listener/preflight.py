@@ -233,8 +233,10 @@ class Preflight:
         up = [m for m in rollout.members if m.ports and is_up(m, processes_) and not gate.closed & set(m.endpoints)]
         bypass = rollout.gate.bypass
         heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
-        doors = {m.name: (self._probes.door(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]}
-        reached = {door: name for name, door in doors.items() if door[0]}
+        targets = {
+            m.name: (self._probes.warmup_address(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]
+        }
+        reached = {target: name for name, target in targets.items() if target[0]}
         if rollout.gate.method == "redirect" and tracked is not None and not tracked.count:
             skipped.append("whether the gate closes: to try it would turn connection tracking on")
         elif gate.is_firewall and gate.is_known:
@@ -242,7 +244,7 @@ class Preflight:
         for (address, port), why in self._probes.connect(list(reached), bypass).items():
             if why:
                 yield _unreached(f"{rollout.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
-        for name, (address, port) in doors.items():
+        for name, (address, port) in targets.items():
             if not address:
                 yield _of_ipv6_alone(f"{rollout.group}:{name}", port, heard[name])
 
@@ -251,7 +253,7 @@ class Preflight:
         try:
             for text in self._probes.try_gate(self._closed, addresses, bypass):
                 yield Finding(
-                    "gate.trial",
+                    "gate.probe",
                     "gate",
                     f"on a spare port of this host the gate {text}",
                     "look for other rules that apply to new connections: iptables-legacy-save, nft list ruleset",
@@ -342,11 +344,11 @@ def _starting(rollout: Rollout, observed: Observation) -> list[str]:
     return [f"the ports of {', '.join(names)}: STARTING. Fix: run the check again after startsecs"]
 
 
-def _unreached(where: str, bypass: str, door: str, why: str) -> Finding:
+def _unreached(where: str, bypass: str, target: str, why: str) -> Finding:
     return Finding(
         "gate.bypass",
         where,
-        f"a warm-up (bypass: {bypass}) does not reach it at {door}: {why}",
+        f"a warm-up (bypass: {bypass}) does not reach it at {target}: {why}",
         "let it listen on an address that this host reaches, look for a firewall rule that stops connections of this "
         "host to it, or use the other gate.bypass",
         severity=error_if(why != NO_ANSWER),

@@ -182,12 +182,12 @@ class FakeGateProbes:
     def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
         return list(self.failures)
 
-    def door(self, addresses: tuple[str, ...], bypass: str) -> str:
+    def warmup_address(self, addresses: tuple[str, ...], bypass: str) -> str:
         return addresses[0]
 
-    def connect(self, doors: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
-        self.connected += [port for _, port in doors]
-        return dict.fromkeys(doors, self.unreached)
+    def connect(self, targets: Collection[tuple[str, int]], bypass: str = "none") -> dict[tuple[str, int], str]:
+        self.connected += [port for _, port in targets]
+        return dict.fromkeys(targets, self.unreached)
 
     def metrics(self, address: str) -> tuple[str, str]:
         return "", ""

@@ -137,10 +137,10 @@ def test_probe_reaches_more_processes_than_its_limit() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as keep:
         listener = keep.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
-        doors = [(f"127.0.0.{n}", listener.getsockname()[1]) for n in range(1, 201)]
+        targets = [(f"127.0.0.{n}", listener.getsockname()[1]) for n in range(1, 201)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
         keep.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
-        found = RealGateProbes().connect(doors)
+        found = RealGateProbes().connect(targets)
     assert [why for why in found.values() if why not in ("", "ECONNREFUSED")] == []
     assert len(found) == 200
 
