@@ -52,7 +52,7 @@ class RestView(NamedTuple):
     why: str  # it had ended
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen, which is quicker: supervisord makes a thousand for each answer
 class MemberView:
     """One process of a rollout."""
 

@@ -119,14 +119,14 @@ class ListenerMethods:
         return self.mailbox.guard_states.version(group)
 
     def listenerAct(self, key: Any, group: Any, actions: Any) -> list[dict[str, Any]]:
-        """Do ``Action``s, each only while the process is that incarnation. Returns a struct of code and text for each."""
+        """Do ``Action``s, each only while the process is that incarnation. Returns structs of code and text."""
         self._update_by_listener("listenerAct", key)
         group = valid(str, group, "group")
         return [self._outcome_of(group, one) for one in valid(tuple[Action, ...], actions, "actions")]
 
     def listenerAnswer(self, key: Any, request: Any, code: Any, text: Any, answer: Any) -> bool:
-        """Refuse a request with a fault and a text, or (``code`` 0) answer it without a rollout: the rollout of a plan, the
-        report of a check, the views of a history or the view of a record, as JSON."""
+        """Refuse a request with a fault and a text, or (``code`` 0) answer it without a rollout: with the JSON of the
+        rollout of a plan, the report of a check, the views of a history or the view of a record."""
         self._update_by_listener("listenerAnswer", key)
         request, text = valid(int, request, "request"), valid(str, text, "text")
         faults = [value for value in vars(Fault).values() if isinstance(value, int)]

@@ -19,8 +19,8 @@ class Table:
         self._sent: Keys = {}
 
     def news(self, known: int, keys: Keys) -> tuple[int, dict[str, tuple[bool, list[str]]]]:
-        """What to send to a listener that got the answer ``known`` last (0: none): the number of this answer and, for each
-        group, whether it is sent as a whole, and the names of the rows."""
+        """What to send to a listener that got the answer ``known`` last (0: none): the number of this answer and, for
+        each group, whether it is sent as a whole, and the names of the rows."""
         sent = self._sent if known == self._number else {}
         self._number += 1
         self._sent = keys

@@ -1,8 +1,8 @@
 """The ``rolling`` XML-RPC namespace inside supervisord.
 
 supervisord is one thread, and often the init process: nothing here blocks, starts a thread or a child, or imports more
-than the standard library, supervisor and the values of core/. A request goes into the mailbox and a doorbell event wakes the
-listener. Answers that take time are deferred: they only observe, so a client that goes away stops nothing.
+than the standard library, supervisor and the values of core/. A request goes into the mailbox and a doorbell event
+wakes the listener. Answers that take time are deferred: they only observe, so a client that goes away stops nothing.
 
 Clients pass names that supervisord knows, bounded numbers and truth values: never a command, a path or an address.
 """

@@ -386,7 +386,7 @@ def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack, number: i
         assert rpc.supervisor.getPID() == pid
         assert rpc.rolling.getAPIVersion() == "1.0"
         assert isinstance(rpc.rolling.getAllRollouts(), list)
-    assert hits > len(sample) * 2 // 3, "the drill does not call most of what it arms"
+    assert hits > len(sample) // 2, "the drill does not call most of what it arms"
     assert listener.defects > hits / 2
     said = (stack.directory / "supervisord.log").read_text()
     assert said.count("a defect of supervisor_rolling in") > hits / 4
