@@ -335,7 +335,7 @@ def test_first_warm_process_closes_the_others():
         "it takes traffic all the same, because no process of the group is warm and open"
     )
     after = advanced(guard_state, processes, warmups={"app-3": WarmupStatus(200, "warm")})
-    assert standing(after)["app-3"] == ("open", False), "it was never closed: there is nothing to settle"
+    assert standing(after)["app-3"] == ("open", False), "it was never closed, so it need not be ready for a time"
     assert len(guard.closed(after)) == 4
 
 
@@ -430,11 +430,11 @@ def test_failed_member_stays_closed_after_rollout():
         NOW + FIRST_RETRY,
     )
     again = advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)
-    assert standing(again) == {"app-2": ("warming", True)}, "somebody has started it since"
+    assert standing(again) == {"app-2": ("warming", True)}, "it was started since"
     assert advanced(a_watch(), a_group(3, replace(warm("app-2"), pid=200)), rollout=rollout).guarded == ()
 
 
-# --- the ledger, and a group that nobody guarded before
+# --- the ledger, and a group that was not guarded before
 
 
 def test_long_running_process_counts_as_warm():
@@ -510,7 +510,7 @@ def rollouts(draw: st.DrawFn, size: int) -> Rollout | None:
 
 @st.composite
 def lives(draw: st.DrawFn) -> tuple[GuardState, list[Any]]:
-    """A watch, and looks at its group: a table, a rollout, and how far the warm-ups are."""
+    """A guard, and observations of its group: a table, a rollout, and how far the warm-ups are."""
     size = draw(st.integers(1, 9))
     numbers = st.integers(1, 9).map(lambda n: Share(number=n))
     share = draw(st.one_of(numbers, st.just(HALF), st.just(Share(percent=10.0))))
@@ -518,15 +518,15 @@ def lives(draw: st.DrawFn) -> tuple[GuardState, list[Any]]:
         st.integers(1, size).map(lambda n: f"app-{n}"),
         st.builds(WarmupStatus, st.integers(1, 4), st.sampled_from(["warming", "warm", "failed"])),
     )
-    looks = draw(st.lists(st.tuples(tables(size), rollouts(size), warmups), min_size=1, max_size=5))
-    return a_watch(max_closed=share, min_ready_seconds=draw(st.sampled_from([0.0, 5.0]))), looks
+    observations = draw(st.lists(st.tuples(tables(size), rollouts(size), warmups), min_size=1, max_size=5))
+    return a_watch(max_closed=share, min_ready_seconds=draw(st.sampled_from([0.0, 5.0]))), observations
 
 
 @settings(deadline=None, max_examples=300)
 @given(lives(), st.sampled_from([0.0, 4.0, 70.0]))
 def test_cold_process_is_open_beyond_max_closed_only(life: Any, between: float):
-    guard_state, looks = life
-    for number, (processes, rollout, warmups) in enumerate(looks):
+    guard_state, observations = life
+    for number, (processes, rollout, warmups) in enumerate(observations):
         at = number * between
         before, guard_state = guard_state, advanced(guard_state, processes, at, rollout=rollout, warmups=warmups)
         runs = rollout is not None and rollout.status is Status.RUNNING
@@ -557,7 +557,7 @@ def test_cold_process_is_open_beyond_max_closed_only(life: Any, between: float):
         elif serving and len(counted) + len(held) < limit:
             assert cold_ones <= shut, "there was room for all"
         assert all(guarded[name].why for name in cold_ones)
-        assert advanced(guard_state, processes, at, rollout=rollout) == guard_state, "one look has one answer"
+        assert advanced(guard_state, processes, at, rollout=rollout) == guard_state, "one observation has one answer"
 
 
 def _will_not_come(process: Process) -> bool:
@@ -631,7 +631,7 @@ def test_two_hundred_crashes_reach_no_user(is_deaf: bool):
     world, reconciler = guarded()
     world.is_deaf = is_deaf
     for process in world.processes.values():
-        process.boot_takes = 0.1 if is_deaf else 0.01  # who hears nothing looks every five seconds, and after a turn
+        process.boot_takes = 0.1 if is_deaf else 0.01  # without events the listener observes every five seconds
     for _ in range(200):
         alive = [name for name, process in world.processes.items() if process.state == "RUNNING"]
         if len(alive) > 4:
@@ -774,7 +774,7 @@ def test_rollout_waits_for_crashed_process():
     reconciler = world.live(reconciler, 2.0)
     stages = [member.stage for member in world.rollout().members]
     assert standing(world.guard_state()) == {"app-6": ("warming", True)}
-    assert stages.count(Stage.OPEN) == 6, "who was on the way is back, and nobody leaves"
+    assert stages.count(Stage.OPEN) == 6, "those under way are back, and no other leaves"
     world.least_serving = 6
     world.run(reconciler)
     assert world.rollout().status is Status.DONE

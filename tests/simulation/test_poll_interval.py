@@ -1,4 +1,4 @@
-"""How long a turn waits for the next one."""
+"""How long the reconciler waits until it observes again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What must hold of every rollout, whatever the group, the policy, the bad luck and the moment at which somebody
-dies."""
+"""What must hold of every rollout, whatever the group, the policy, the bad luck and the moment of a
+kill."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ WISHES: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to whom or
-    what; ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: who does not
+    """What happens in one example. ``crashes`` and ``wishes``: at how many seconds into the rollout, and to what;
+    ``kills``: after how many operations of the reconciler; ``bad``: the deploy of some; ``deaf``: those that do not
     stop."""
 
     size: int
@@ -138,8 +138,8 @@ def _of(values: tuple[float, ...], index: int) -> float:
     return values[index % len(values)]
 
 
-def rolled(plan: Plan) -> tuple[Luck, Rollout]:
-    """The world after the rollout. A rollout that was left paused is resumed, as somebody would."""
+def rollout_of(plan: Plan) -> tuple[Luck, Rollout]:
+    """The world after the rollout. A rollout that was left paused is resumed, as an operator would."""
     world = Luck(plan)
     began = world.now
     reconciler = world.run(world.begin(), PATIENCE / 2)
@@ -193,7 +193,7 @@ examples = settings(deadline=None, max_examples=25, suppress_health_check=[Healt
 
 
 def assert_guarded(world: World) -> None:
-    """No port is closed but for a process that is not warm, and who is not warm is closed, if that is not too much."""
+    """No port is closed but for a process that is not warm, and each of those is closed, if that is not too much."""
     guard_state = world.guard_state()
     closed = {port for port in world.gate.closed_until if world.gate.is_closed(port)}
     assert closed == {one.port for guarded in guard_state.guarded if guarded.closed for one in guarded.endpoints}
@@ -228,7 +228,7 @@ def assert_safe(world: Luck, rollout: Rollout) -> None:
 @examples
 @given(plans(kills=kills))
 def test_killed_reconciler_replaces_each_process_once(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.DONE
     assert [len(process.releases) for process in world.processes.values()] == [1] * plan.size
@@ -240,7 +240,7 @@ def test_killed_reconciler_replaces_each_process_once(plan: Plan) -> None:
 @examples
 @given(plans(size=st.integers(2, 6), limit=st.integers(1, 9)))
 def test_one_process_serves_without_force(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert rollout.status is Status.DONE
     assert world.least_serving >= max(1, plan.size - plan.limit)
 
@@ -248,7 +248,7 @@ def test_one_process_serves_without_force(plan: Plan) -> None:
 @examples
 @given(plans(kills=kills, wishes=wishes, crashes=crashes, bad=bad, deaf=deaf, max_failures=st.integers(0, 2)))
 def test_rollout_ends_without_harm(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert_safe(world, rollout)
     if rollout.status is Status.DONE:
         assert all(member.replaced for member in rollout.members if member.selected)
@@ -258,7 +258,7 @@ def test_rollout_ends_without_harm(plan: Plan) -> None:
 @examples
 @given(plans(bad=st.just({n: {"warms": "GET / answered 500"} for n in range(6)}), max_failures=st.integers(0, 2)))
 def test_bad_deploy_costs_at_most_max_failures(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.FAILED
     most = 1 if plan.canary and not min(plan.max_failures, plan.limit - 1) else plan.limit
@@ -268,7 +268,7 @@ def test_bad_deploy_costs_at_most_max_failures(plan: Plan) -> None:
 @examples
 @given(plans(size=st.integers(2, 6), deaf=st.just(frozenset(range(6))), kills=kills, max_failures=st.integers(0, 2)))
 def test_killed_processes_count_as_failures(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert_safe(world, rollout)
     assert rollout.status is Status.FAILED
     assert all(member.killed and member.replaced for member in rollout.members if member.attempted)
@@ -280,7 +280,7 @@ def test_killed_processes_count_as_failures(plan: Plan) -> None:
 @examples
 @given(plans(kills=kills, wishes=st.tuples(st.tuples(moments, st.just("abort")))))
 def test_abort_leaves_every_process_serving(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert_safe(world, rollout)
     assert rollout.status in (Status.ABORTED, Status.DONE)
     assert world.gate.closed_until == {}
@@ -291,7 +291,7 @@ def test_abort_leaves_every_process_serving(plan: Plan) -> None:
 @examples
 @given(plans(connections=st.just(60.0), drain=seconds([0.5, 1.0]), kills=kills))
 def test_endless_connections_hold_until_deadline(plan: Plan) -> None:
-    world, rollout = rolled(plan)
+    world, rollout = rollout_of(plan)
     assert rollout.status is Status.DONE
     assert world.cold_from == set()
     assert world.most_out <= plan.limit
@@ -332,14 +332,14 @@ def test_ages_of_connections_are_true(plan: Plan) -> None:
     world.run(world.begin(), PATIENCE)
     assert world.rollout().status is Status.DONE
     assert len(world.counts) >= plan.size
-    assert all(told == min(MAX_SHOWN, left) > 0 for told, left in world.counts)
+    assert all(named == min(MAX_SHOWN, left) > 0 for named, left in world.counts)
     assert all(plan.drain <= age <= truth + 0.001 for age, truth in world.said)  # the name of a peer is rounded
 
 
 @examples
 @given(plans(size=st.integers(2, 6), boots=st.just((0.1,)), bad=st.just({1: {"boots": "crash"}}), kills=kills))
 def test_failed_rollout_resumes_after_repair(plan: Plan) -> None:
-    world, rollout = rolled(replace(plan, canary=1))
+    world, rollout = rollout_of(replace(plan, canary=1))
     assert rollout.status is Status.FAILED
     for process in world.processes.values():
         process.boots, process.deploy, process.retries = "up", {}, 0

@@ -88,8 +88,8 @@ def test_times_metrics_bars_and_words_agree() -> None:
         process.startsecs, process.stop_takes = 2.0, 0.8  # warm after 0.3 s, and STARTING for long after that
     rollout = a_rollout(world)
     counted = group_metrics((begun(rollout), None), (rollout, None), Observation(world.now, {}), 0).stage_seconds
-    told = read(struct_of(rollout_view(rollout, world.now, Detail.COURSE)))["processes"]
-    for number, (member, process) in enumerate(zip(rollout.members, told)):
+    shown = read(struct_of(rollout_view(rollout, world.now, Detail.COURSE)))["processes"]
+    for number, (member, process) in enumerate(zip(rollout.members, shown)):
         took = {stage.value: end - at for stage, at, end in stays(member.steps)}
         assert list(took) == [stage.value for stage in WAY[:-1]]
         assert took["warming"] == pytest.approx(2.0, abs=0.1)
@@ -105,7 +105,7 @@ def test_times_metrics_bars_and_words_agree() -> None:
 
 
 def begun(rollout: Rollout) -> Rollout:
-    """The rollout when nobody had left yet."""
+    """The rollout before any member left OPEN."""
     return replace(rollout, members=tuple(replace(member, steps=()) for member in rollout.members))
 
 

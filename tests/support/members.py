@@ -57,7 +57,7 @@ def observed(process: Process | None, at: float = BEGAN + 1.0, **changes: Any) -
 
 
 def stepped(member: Member, process: Process | None, at: float = 1.0, **changes: Any) -> Member:
-    """The member after a look ``at`` seconds into its stage. ``changes`` go where they belong."""
+    """The member after an observation ``at`` seconds into its stage. ``changes`` go where they belong."""
     of_seen = {key: changes.pop(key) for key in list(changes) if key in Observation.__dataclass_fields__}
     return step(member, a_rollout(member, **changes), observed(process, BEGAN + at, **of_seen))
 

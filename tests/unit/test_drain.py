@@ -42,9 +42,9 @@ def test_drain_ends_when_no_connection_is_left() -> None:
     ("why", "facts"),
     [
         ("a connection is left", {"connections": {NAME: 2}}),
-        ("the gate closed after the look", {"closed": {tcp(PORT): BEGAN + 1.1}}),
+        ("the gate closed after the observation", {"closed": {tcp(PORT): BEGAN + 1.1}}),
         ("the gate is open", {"closed": {}}),
-        ("nobody looked at the connections", {"connections": {}}),
+        ("the connections are not known", {"connections": {}}),
     ],
 )
 def test_a_drain_goes_on_while(why: str, facts: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def test_drain_lasts_min_seconds() -> None:
 
 
 def test_drain_takes_two_observations() -> None:
-    """The first look cannot tell who came through the closed gate."""
+    """The first observation cannot tell what came through the closed gate."""
     drain = DrainPolicy(min_seconds=0.0)
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain).stage is Stage.RESTARTING
@@ -137,7 +137,7 @@ def test_empty_drain_forgets_lingering_connections() -> None:
 @pytest.mark.parametrize("on_timeout", ["continue", "fail"])
 @pytest.mark.parametrize("left", [0, 1])
 def test_zero_timeout_waits_for_second_observation(on_timeout: str, left: int) -> None:
-    """The first look cannot tell who came through the closed gate; and nobody fails for 0 connections."""
+    """The first observation cannot tell what came through the closed gate; 0 connections fail no member."""
     drain, facts = DrainPolicy(timeout=0.0, on_timeout=on_timeout), {"connections": {NAME: left}}
     early = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain, **facts)
     assert early.stage is Stage.DRAINING
@@ -159,7 +159,7 @@ NGINX = DrainPolicy(keepalive="nginx", idle_after=4.0)
 def test_silent_pool_is_idle_after_idle_after(waited: float, silent: float, stage: Stage) -> None:
     facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
     after = stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts)
-    assert (after.stage, after.lingering_connections) == (stage, 2), "what the restart ends is told"
+    assert (after.stage, after.lingering_connections) == (stage, 2), "what the restart ends is counted"
     other = replace(NGINX, keepalive="ignore")
     assert stepped(a_member(Stage.DRAINING), a_process(), waited, drain=other, **facts).stage is Stage.DRAINING
 
@@ -240,8 +240,8 @@ def test_exit_after_drain_signal_fails() -> None:
     after = stepped(a_member(Stage.DRAINING), died, signalled=frozenset({NAME}), drain=drain)
     assert (after.stage, after.failed) == (Stage.RESTARTING, True)
     assert after.why.startswith("exited after SIGUSR1 (drain.signal): requests in flight were lost")
-    for process, told in ((died, frozenset()), (replace(died, stopped_by_order=True), frozenset({NAME}))):
-        assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=told).failed
+    for process, signalled in ((died, frozenset()), (replace(died, stopped_by_order=True), frozenset({NAME}))):
+        assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=signalled).failed
 
 
 def test_leak_names_peer_and_reopens_port() -> None:
@@ -328,7 +328,7 @@ def orders_while_draining(
 
 def test_drain_signal_follows_closed_gate() -> None:
     assert orders_while_draining(a_process(), {}) == ()
-    assert orders_while_draining(a_process(), {tcp(PORT): BEGAN + 1.5}) == (SIGNAL,)  # closed since this look
+    assert orders_while_draining(a_process(), {tcp(PORT): BEGAN + 1.5}) == (SIGNAL,)  # closed since this observation
 
 
 def test_drain_signal_is_sent_once() -> None:

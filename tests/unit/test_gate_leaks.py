@@ -1,4 +1,4 @@
-"""Who came through a closed gate, and who was there before."""
+"""Which connections came through a closed gate, and which were there before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How connections that outlast a drain are told."""
+"""How connections that outlast a drain are named."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_duration_has_a_fitting_unit(seconds: float, words: str) -> None:
 @given(ages)
 def test_duration_is_rounded_down(seconds: float) -> None:
     number, unit = span(seconds).split()
-    told = float(number) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
-    assert told <= seconds
-    assert seconds - told < max(1.0, seconds / 2)
+    shown = float(number) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
+    assert shown <= seconds
+    assert seconds - shown < max(1.0, seconds / 2)
 
 
 def test_rest_of_connections_is_counted() -> None:
@@ -82,9 +82,9 @@ def test_rest_of_connections_is_counted() -> None:
 
 @given(connections)
 def test_oldest_connections_come_first(found: list[Connection]) -> None:
-    told = oldest(found)
-    assert [one.age for one in told] == sorted((one.age for one in found), reverse=True)[:MAX_SHOWN]
-    assert set(told) <= set(found)
+    shown = oldest(found)
+    assert [one.age for one in shown] == sorted((one.age for one in found), reverse=True)[:MAX_SHOWN]
+    assert set(shown) <= set(found)
 
 
 @given(connections, ages)

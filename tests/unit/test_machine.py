@@ -168,7 +168,7 @@ def test_absent_listener_extends_deadlines(stage: Stage, process: Process) -> No
 
 
 def test_absent_listener_drains_again() -> None:
-    """The lease may have ended and begun again meanwhile: that it is closed now says nothing of who came in."""
+    """The lease may have ended and begun again meanwhile: that it is closed now says nothing of what came in."""
     rollout = a_rollout(a_member(Stage.RESTARTING))
     reopened = {tcp(PORT): BEGAN + 499.0}
     away = observed(a_process(), at=BEGAN + 500.0, gap=499.5, closed=reopened, connections={})
@@ -311,7 +311,7 @@ def test_resume_keeps_replaced_and_forgets_failures() -> None:
         (False, False, False, ""),
     ]
     assert [m.stage for m in after.members] == [Stage.OPEN, Stage.FAILED, Stage.OPEN]
-    assert after.members[0].pid == 0, "somebody else started it: it is not known warm"
+    assert after.members[0].pid == 0, "another client started it: it is not known to be warm"
     assert (after.status, after.aborting, after.ended_at, after.started_at) == (
         Status.RUNNING,
         False,

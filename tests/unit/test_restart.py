@@ -149,7 +149,7 @@ def test_kill_between_observations_is_found() -> None:
 
 @pytest.mark.parametrize("down_for", [0.01, 5.0])
 def test_stop_in_time_is_no_kill(down_for: float) -> None:
-    """A turn may be held up by the lock of xtables, before the order and after it."""
+    """The xtables lock may hold up a reconcile, before the command and after it."""
     after = stepped(a_member(Stage.RESTARTING), down(0.1, down_for=down_for), 12.0)
     assert (after.killed, after.failed, after.stopped_at) == (False, False, BEGAN + 12.0)
     assert not stepped(a_member(Stage.RESTARTING), stopping(0.05), 12.0).failed
@@ -202,7 +202,7 @@ def test_restart_timeout_bounds_any_stopwaitsecs(stopwaitsecs: float) -> None:
     assert after.why.endswith(
         "; then is still STOPPING after 8 s. Fix: find out what its pid 100 waits for (ps, dmesg), and start it "
         "when that is gone"
-    ), "nobody has killed it yet"
+    ), "it has not been killed yet"
 
 
 def test_start_timeout_begins_when_old_process_is_down() -> None:

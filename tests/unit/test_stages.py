@@ -1,4 +1,4 @@
-"""What a look makes of a member that is open or ready, or not there: the moves of ``core/stages.py``."""
+"""What an observation makes of a member that is open, ready or gone."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_lost_process_is_waited_for_restart_timeout(stage: Stage) -> None:
 
 
 def test_lost_crash_is_no_manual_stop() -> None:
-    dead = exited(a_process("RUNNING", NEW, stopped_by_order=True))  # the rollout told the one before
+    dead = exited(a_process("RUNNING", NEW, stopped_by_order=True))  # the command was for the one before
     member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
     assert (member.failed, member.why) == (True, "exited 60.0 s after its port was opened: it is EXITED")
 

@@ -103,7 +103,7 @@ def test_short_stop_during_warm_up_is_waited_for(state: str) -> None:
         (warmup_status("warming", pid=300, why="nothing listens on port 8001"), WARMUP_REPORT_GRACE),
         ({}, WARMUP_REPORT_GRACE),
     ],
-    ids=["its warm-up is about to say more", "nobody warms it", "nobody says anything"],
+    ids=["its warm-up is about to say more", "it is not warmed", "nothing is known"],
 )
 def test_warm_up_fails_at_its_deadline(facts: dict[str, Any], sooner: float) -> None:
     warmup, process, deadline = (
