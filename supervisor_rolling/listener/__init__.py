@@ -1,1 +1,1 @@
-"""What runs in the listener: ``reconciler``, the turn, and its adapters to supervisord, the kernel and HTTP."""
+"""The listener: ``reconciler.py`` and its parts, and their adapters to supervisord, the kernel and HTTP."""

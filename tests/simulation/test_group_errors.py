@@ -42,7 +42,7 @@ def is_warming(both: TwoGroups) -> bool:
     return rollout is not None and rollout.members[0].stage is Stage.WARMING
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith(SKIPPED)]
 
 
@@ -67,8 +67,8 @@ def test_defect_in_one_group_stops_only_it(
     assert both.status("web") == "done"
     assert both.web.lost == 0
     assert both.app.gate.is_closed(8001)
-    assert len(told(caplog)) == 1
-    assert "ZeroDivisionError" in told(caplog)[0]
+    assert len(logged(caplog)) == 1
+    assert "ZeroDivisionError" in logged(caplog)[0]
     is_broken[0] = False
     both.live(reconciler, 60.0, lambda: both.status("app") != "running")
     assert (both.status("app"), both.app.lost) == ("done", 0)
@@ -106,7 +106,7 @@ def test_error_in_one_group_stops_only_it(caplog: pytest.LogCaptureFixture, meth
     both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
     assert both.status("web") == "done"
     assert both.app.gate.is_closed(8001)
-    assert told(caplog) == [f"{SKIPPED}: {error}"]
+    assert logged(caplog) == [f"{SKIPPED}: {error}"]
     both.breaks.clear()
     both.live(reconciler, 60.0, lambda: both.status("app") != "running")
     assert both.status("app") == "done"
@@ -121,7 +121,7 @@ def test_conflict_in_one_group_delays_no_other(
     both.breaks["record", "app"] = ConflictError("changed meanwhile")
     both.ask("web")
     both.live(reconciler, 30.0, lambda: both.web.rollout_or_none() is not None and both.status("web") != "running")
-    assert (both.status("web"), told(caplog)) == ("done", [])
+    assert (both.status("web"), logged(caplog)) == ("done", [])
 
 
 def test_group_failing_after_a_gap_keeps_its_deadline_extension() -> None:

@@ -300,15 +300,15 @@ def test_drain_flag_lasts_until_replaced():
     world.connection_takes = 0.5
     world.ask()
     reconciler = world.reconciler()
-    told: dict[str, set[str]] = {}
+    flagged: dict[str, set[str]] = {}
 
     def note() -> bool:
         for name in world.drain_flags.flagged:
-            told.setdefault(name, set()).add(stages(world)[name])
+            flagged.setdefault(name, set()).add(stages(world)[name])
         return world.rollout().status is not Status.RUNNING
 
     world.live(reconciler, 60.0, note)
-    assert told == {f"app-{n}": {"draining", "restarting"} for n in (1, 2, 3)}
+    assert flagged == {f"app-{n}": {"draining", "restarting"} for n in (1, 2, 3)}
     assert world.drain_flags.flagged == set()
 
 
@@ -521,16 +521,16 @@ def test_what_haproxy_drains_is_not_watched_for_pools():
 
 
 @pytest.mark.parametrize(
-    ("problem", "told"),
+    ("problem", "logged"),
     [("", "exiting; all ports are open"), ("x", "exiting; some ports may still be closed, until their lease expires")],
 )
-def test_exiting_listener_logs_whether_ports_are_open(problem: str, told: str, caplog: pytest.LogCaptureFixture):
+def test_exiting_listener_logs_whether_ports_are_open(problem: str, logged: str, caplog: pytest.LogCaptureFixture):
     world = World(3)
     reconciler = world.reconciler()
     world.gate.problem = problem
     with caplog.at_level("INFO"):
         reconciler.release()
-    assert caplog.messages[-1] == told
+    assert caplog.messages[-1] == logged
 
 
 def test_exiting_listener_drops_warm_ups():
@@ -545,7 +545,7 @@ def test_exiting_listener_drops_warm_ups():
 
 def test_defect_in_publishing_keeps_rollouts_going(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     def broken(*_: object) -> None:
-        raise ZeroDivisionError("nobody thought of this")
+        raise ZeroDivisionError("an unexpected defect")
 
     world = World(3)
     monkeypatch.setattr(world.history, "keep", broken)
@@ -554,7 +554,7 @@ def test_defect_in_publishing_keeps_rollouts_going(monkeypatch: pytest.MonkeyPat
     world.run(world.reconciler())
     assert world.rollout().status is Status.DONE
     assert (world.lost, world.cold) == (0, 0)
-    assert "nobody thought of this" in caplog.text
+    assert "an unexpected defect" in caplog.text
 
 
 def test_one_history_request_per_reconcile():
@@ -580,19 +580,19 @@ def test_actions_beyond_the_time_wait(
     batches, action = [], world.supervisor.action
 
     def slow(group: str, actions: Sequence[Action]) -> list[Outcome]:
-        batches.append((turns, len(actions)))
+        batches.append((reconciles, len(actions)))
         world.now += ACTIONS_WITHIN * 0.7
         return action(group, actions)
 
     monkeypatch.setattr(world.supervisor, "action", slow)
     world.ask()
     reconciler = world.reconciler()
-    turns = 0
+    reconciles = 0
     while sum(number for _, number in batches) < 20:
         world.pass_time(reconciler.reconcile())
-        turns += 1
+        reconciles += 1
     assert {number for _, number in batches} == {ACTIONS_AT_ONCE}
-    assert max(collections.Counter(turn for turn, _ in batches).values()) == 2
+    assert max(collections.Counter(number for number, _ in batches).values()) == 2
     monkeypatch.undo()
     world.run(reconciler)
     assert (world.rollout().status, world.lost, world.cold) == (Status.DONE, 0, 0)
@@ -867,7 +867,7 @@ def test_stall_beyond_the_lease_drains_again():
     reconciler = world.reconciler()
     world.run(reconciler, 0.3)
     assert stages(world)["app-1"] == "draining"
-    world.pass_time(20.0)  # nobody takes a turn, the lease ends, users come back
+    world.pass_time(20.0)  # no reconcile: the lease ends, users come back
     assert not world.gate.is_closed(8001)
     world.run(reconciler)
     assert (world.rollout().status, world.lost) == (Status.DONE, 0)
@@ -1027,7 +1027,7 @@ class Dying(World):
 
 
 def survived(world: World) -> World:
-    """The world after a rollout, whoever died in it."""
+    """The world after a rollout in which listeners died."""
     try:
         reconciler = world.reconciler()
     except Killed:
@@ -1094,7 +1094,7 @@ def test_the_reconciler_may_die_after_any_two_operations(sample: int | None):
 
 
 def failed_at(world: World, name: str) -> World:
-    """A world in which a rollout has failed at this process, and the code is mended now."""
+    """A world in which a rollout has failed at this process, and the code is fixed now."""
     world.processes[name].warms = "GET / answered 500"
     rolled(world)
     assert world.rollout().status is Status.FAILED
@@ -1211,7 +1211,7 @@ def test_process_stopped_mid_rollout_is_left_stopped(until: str):
     world.run(reconciler)
     assert world.processes["app-1"].state == "STOPPED"
     assert world.rollout().status is Status.DONE
-    assert set(world.gate.closed_until) == {8001}  # by the guard, for when somebody starts it
+    assert set(world.gate.closed_until) == {8001}  # by the guard, for when it is started
     assert "stopped manually" in world.rollout().members[0].why
 
 
@@ -1243,7 +1243,7 @@ def test_restart_by_supervisord_itself_opens_no_failed_process():
     world.connection_takes = 5.0
     world.ask()
     reconciler = world.live(world.reconciler(), 5.0, lambda: world.rollout().members[0].stage is Stage.DRAINING)
-    world.crash("app-1")  # as one that exits when it is told to drain
+    world.crash("app-1")  # as one that exits when it is notified
     world.spawn(world.processes["app-1"])  # before the rollout can order it
     reconciler = world.run(reconciler)
     world.crash("app-1")
@@ -1425,7 +1425,7 @@ def test_manually_stopped_group_aborts():
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_flush_at_any_moment_costs_no_request(processes: int):
-    """A wall clock that jumps over the end of the lease, or somebody who flushes the rules."""
+    """A wall clock that jumps over the end of the lease, or another program that flushes the rules."""
     for moment in range(1, rolled(World(processes)).operations + 1):
         world = Flushed(processes, moment)
         rolled(world)
@@ -1434,7 +1434,7 @@ def test_flush_at_any_moment_costs_no_request(processes: int):
 
 
 class Flushed(World):
-    """The gates open after an operation, and nobody tells the reconciler."""
+    """The gates open after an operation, unknown to the reconciler."""
 
     def __init__(self, processes: int, moment: int) -> None:
         super().__init__(processes)
@@ -1514,11 +1514,11 @@ def test_resume_without_failure_is_refused():
     assert refusal(World(3), kind="resume")[0] == Fault.REFUSED
 
 
-# --- who drains is told
+# --- drain notifications
 
 
 def pooled(signal: str = "USR1", processes: int = 4, request: str = "") -> World:
-    """A world whose connections are kept for ever, unless the process is told."""
+    """A world with connections that are kept for ever, unless the process is notified."""
     world = World(processes, fast_policy(drain=DrainPolicy(timeout=2.0, signal=signal, request=request)))
     world.connection_takes = 1000.0
     for process in world.processes.values():

@@ -260,7 +260,7 @@ class World:
         self.goes_down(process, "EXITED")
 
     def restart_by_hand(self, name: str) -> None:
-        """``supervisorctl restart``, on a process that nobody is connected to."""
+        """``supervisorctl restart``, on a process without connections."""
         self.processes[name].connections = []
         self.goes_down(self.processes[name], "STOPPED")
         self.spawn(self.processes[name])
@@ -271,7 +271,7 @@ class World:
         return self.live(reconciler, seconds, self._has_ended)
 
     def live(self, reconciler: Reconciler, seconds: float, until: Callable[[], bool] = lambda: False) -> Reconciler:
-        """Events, turns and time; a killed reconciler is followed by a new one."""
+        """Events, reconciles and time; a killed reconciler is followed by a new one."""
         end = self.now + seconds
         while self.now < end:
             try:
@@ -288,7 +288,7 @@ class World:
         return reconciler
 
     def _wait(self, due: float, reconciler: Reconciler) -> None:
-        """Until the next turn is due, or an event comes; what is closed is looked at meanwhile."""
+        """Until the next reconcile is due, or the loop is woken; the gate is checked meanwhile."""
         self.pass_time(STEP)
         looked = self.now
         while self.now < due and self.now % 0.05 >= STEP and not self.is_woken():

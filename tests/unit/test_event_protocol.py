@@ -230,7 +230,7 @@ def test_longest_payload_is_accepted() -> None:
 # --- what the events say
 
 
-def told(kind: type, from_state: int, pid: int = 0, **arguments: object) -> Event:
+def state_event(kind: type, from_state: int, pid: int = 0, **arguments: object) -> Event:
     """An event as supervisord itself words it."""
     process = DummyProcess(DummyPConfig(DummyOptions(), "web_1", "/bin/true"))
     process.group, process.pid = DummyProcessGroup(DummyPGroupConfig(DummyOptions(), "app")), pid
@@ -253,12 +253,12 @@ def told(kind: type, from_state: int, pid: int = 0, **arguments: object) -> Even
 )
 def test_a_change_is_what_supervisords_event_says(state: str, kind: type, from_state: int, pid: int) -> None:
     came_from = getProcessStateDescription(from_state)
-    assert list(changes_in([told(kind, from_state, pid)])) == [Change("app", "web_1", state, came_from, pid)]
+    assert list(changes_in([state_event(kind, from_state, pid)])) == [Change("app", "web_1", state, came_from, pid)]
 
 
 def test_changes_keep_the_order_of_events() -> None:
-    exited = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
-    starting = told(events.ProcessStateStartingEvent, ProcessStates.EXITED)
+    exited = state_event(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
+    starting = state_event(events.ProcessStateStartingEvent, ProcessStates.EXITED)
     others = [Event("TICK_5", b"when:1"), Event("ROLLING_PROCESS", starting.payload)]
     found = changes_in([others[0], exited, others[1], starting])
     assert [(change.state, change.pid) for change in found] == [("EXITED", 100), ("STARTING", 0)]
@@ -277,7 +277,7 @@ def test_changes_keep_the_order_of_events() -> None:
     ],
 )
 def test_unreadable_change_hides_no_other(payload: bytes) -> None:
-    good = told(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
+    good = state_event(events.ProcessStateExitedEvent, ProcessStates.RUNNING, 100)
     assert [change.pid for change in changes_in([Event("PROCESS_STATE_EXITED", payload), good])] == [100]
 
 

@@ -1,4 +1,4 @@
-"""What the log says of a gate that somebody else opens."""
+"""One gate at a time: what it holds, what it knows, and when another takes its place."""
 
 from __future__ import annotations
 

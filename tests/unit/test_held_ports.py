@@ -17,7 +17,7 @@ DOWN = {"app-1": (Process("app-1", "BACKOFF"), (8001,)), "app-2": (Process("app-
 
 
 class Kernel(KernelSockets):
-    """Answers as it is told."""
+    """Answers from ``holders``."""
 
     def __init__(self) -> None:
         self.holders: dict[int, Holder] = {8001: ORPHAN}

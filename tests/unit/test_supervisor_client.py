@@ -53,7 +53,7 @@ KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarde
 class Supervisord:
     """Answers calls with ``methods``; ``raw`` is sent instead of an answer, ``status`` instead of 200.
 
-    ``key`` is what the listener's own methods want, ``told`` what its events have told a client.
+    ``key`` is what the listener's own methods require, ``sent`` what its events have sent.
     """
 
     def __init__(self, keep: ExitStack, socket_file: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class Supervisord:
         self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerObserve": lambda *_: json.dumps(NOTHING)}
-        self.key = self.told = "the key"
+        self.key = self.sent = "the key"
         self.raw: bytes | None = None
         self.status = 200
         self.answers = threading.Event()
@@ -79,7 +79,7 @@ class Supervisord:
         thread.join()
 
     def client(self, timeout: float = DEADLINE, **environment: str) -> XmlRpcSupervisor:
-        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, lambda: self.told, timeout)
+        return XmlRpcSupervisor({"SUPERVISOR_SERVER_URL": self.url, **environment}, lambda: self.sent, timeout)
 
     def looks(self, **news: Any) -> None:
         """What the next looks find."""
@@ -212,7 +212,7 @@ def test_observe_sends_known_versions_and_guarded_groups(supervisord: Supervisor
 def test_observe_sends_the_policy_problem(inet: Supervisord) -> None:
     problems = ["rolling.yaml:3: \u00e4", ""]
     client = XmlRpcSupervisor(
-        {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.told, DEADLINE, problem=lambda: problems.pop(0)
+        {"SUPERVISOR_SERVER_URL": inet.url}, lambda: inet.sent, DEADLINE, problem=lambda: problems.pop(0)
     )
     inet.looks()
     client.observe([])
@@ -435,11 +435,11 @@ def test_unreadable_answer_keeps_the_table_number(inet: Supervisord) -> None:
 
 
 def test_listener_without_key_asks_for_it(inet: Supervisord) -> None:
-    client, inet.told = inet.client(), ""
+    client, inet.sent = inet.client(), ""
     with pytest.raises(NoKeyError):
         client.observe([])
     assert inet.calls == [(HELLO, ())]
-    inet.told = inet.key
+    inet.sent = inet.key
     assert client.observe([]).rollouts == {}
     assert [method for method, _ in inet.calls] == [HELLO, "rolling.listenerObserve"]
 
@@ -450,35 +450,35 @@ def test_refused_key_is_asked_for_again(inet: Supervisord) -> None:
         with pytest.raises(NoKeyError):
             client.observe([])
     assert [method for method, _ in inet.calls] == [HELLO, HELLO]
-    inet.told = inet.key
+    inet.sent = inet.key
     assert client.observe([]).rollouts == {}
 
 
 def test_working_key_is_kept(inet: Supervisord) -> None:
     client = inet.client()
     client.observe([])
-    inet.told = "somebody's who writes where events come from"
+    inet.sent = "of another program that writes where events come from"
     client.observe([])
     assert HELLO not in [method for method, _ in inet.calls]
 
 
 def test_right_key_replaces_an_earlier_wrong_one(inet: Supervisord) -> None:
-    client, inet.told = inet.client(), "somebody's"
+    client, inet.sent = inet.client(), "another program's"
     for _ in range(2):
         with pytest.raises(NoKeyError):
             client.observe([])
-    inet.told = inet.key
+    inet.sent = inet.key
     assert client.observe([]).rollouts == {}
 
 
 def test_missing_key_names_the_fix(inet: Supervisord) -> None:
-    client, inet.told = inet.client(), ""
+    client, inet.sent = inet.client(), ""
     for _ in range(supervisor_client.HELLOS):
         assert isinstance(error_of(lambda: client.observe([])), NoKeyError)
     error = error_of(lambda: client.observe([]))
     assert not isinstance(error, NoKeyError)
     assert "ROLLING_ASKED" in str(error)
-    inet.told = inet.key
+    inet.sent = inet.key
     assert client.observe([]).rollouts == {}
 
 
@@ -493,7 +493,7 @@ def test_every_method_of_the_listener_carries_the_key(inet: Supervisord) -> None
         lambda: client.plan(1, a_rollout()),
     ]
     for number, call in enumerate(calls):
-        inet.told = f"wrong {number}"
+        inet.sent = f"wrong {number}"
         with pytest.raises(NoKeyError):
             call()
     assert inet.calls == []
@@ -647,7 +647,7 @@ def test_missing_plugin_names_the_fix(inet: Supervisord) -> None:
     inet.fails("rolling.listenerObserve", Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     inet.fails(HELLO, Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD")
     assert "add [rpcinterface:rolling] to its configuration" in str(error_of(lambda: inet.client().observe([])))
-    inet.told = ""
+    inet.sent = ""
     assert "or an older version" in str(error_of(lambda: inet.client().observe([])))
 
 

@@ -1,4 +1,4 @@
-"""The threads beside that of the turns: at which priority they run, and how many of them at once."""
+"""The threads beside the loop's: at which priority they run, and how many of them at once."""
 
 from __future__ import annotations
 
