@@ -107,6 +107,12 @@ def test_new_pid_between_observations_is_warmed(stage: Stage):
     assert standing(advanced(a_watch(found), a_group(3, cold("app-2")))) == {"app-2": ("warming", True)}
 
 
+@pytest.mark.parametrize("stage", [Stage.READY, Stage.OPEN])
+def test_exit_before_ledger_entry_closes_port(stage: Stage):
+    found = GuardedProcess("app-2", (tcp(8002),), stage, NOW - 1.0, pid=150)
+    assert standing(advanced(a_watch(found), a_group(3, crashed("app-2")))) == {"app-2": ("down", True)}
+
+
 def test_warm_running_process_is_open():
     guard_state = advanced(a_watch(), a_group(3, cold("app-2", state="STARTING")))
     found = {"app-2": WarmupStatus(200, "warm", 11, 730.0, 3.0)}
