@@ -285,10 +285,10 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         end = self._end_of(group)
         return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(asked, wait, end))
 
-    def _deferred(self, method: str, look: Callable[[], Any]) -> Any:
+    def _deferred(self, method: str, answer: Callable[[], Any]) -> Any:
         def observe() -> Any:  # a plain function, or supervisord takes it for the answer
             try:
-                return look()
+                return answer()
             except RPCError:
                 raise
             except Exception as error:  # noqa: BLE001 - it is not the client's fault, nor supervisord's
@@ -336,7 +336,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         too long."""
         gone_since = 0.0  # by what this client has seen: supervisord itself may have been stopped for a while
 
-        def look(number: int) -> Any:
+        def end(number: int) -> Any:
             nonlocal gone_since
             found = self._end_now(group, number)
             if found is not NOT_DONE_YET or self._listener.is_running():
@@ -352,7 +352,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 )
             return NOT_DONE_YET
 
-        return look
+        return end
 
     def _end_now(self, group: str, number: int) -> Any:
         rollout = self.mailbox.rollouts.get(group)

@@ -1,8 +1,8 @@
-"""Lets supervisord notice a child's exit at once.
+"""Wakes supervisord at once when a child exits.
 
 supervisord waits in ``poll()`` for up to a second, and since Python 3.5 a signal does not end that wait: a dead
 child is noticed up to a second late. Here the interpreter writes a byte into a pipe for every signal, and the pipe
-stands in supervisord's socket map, so that ``poll()`` ends.
+is in supervisord's socket map, so that ``poll()`` ends.
 
 One exit takes two passes of supervisord's loop: the first reaps the child and puts the event into the listeners'
 buffers, the second hands the events out and starts the program again. So when a child was reaped, a byte of our own,
@@ -16,8 +16,8 @@ the next wait like an echo.
 Contract: never raises into supervisord; acts once per supervisord, however many HTTP servers it has; before a
 ``reload`` closes all file descriptors the pipe is taken out again, and the new Supervisor gets its own.
 
-The map belongs to all. A connection that was open when supervisord was reloaded is in it still, under a number that is
-the pipe's now, and when it is closed at last it takes the pipe out: so the pipe is put back with the next tick.
+Others use the map, too. A connection from before a reload may still be in it, under the number that the pipe has now:
+when it is closed at last, it removes the pipe. So the pipe is put back with the next tick.
 """
 
 from __future__ import annotations
