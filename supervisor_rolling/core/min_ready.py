@@ -15,12 +15,6 @@ def is_min_ready_known(policy: Policy) -> bool:
     return not policy.min_ready_auto or policy.min_ready_read
 
 
-def min_ready_of(min_ready_seconds: float, total: int, canary: int, limit: int) -> float:
-    """Seconds for which a rollout only waits for min_ready_seconds: canaries one by one, then ``limit`` at a time."""
-    alone = min(canary, total)
-    return min_ready_seconds * (alone + math.ceil((total - alone) / max(1, limit)))
-
-
 def min_ready_texts(min_ready_seconds: float, why: str, total: int, canary: int, limit: int) -> tuple[str, str]:
     """What each process waits for after it opens, and how to save that. ``why``: nginx's parameters, as
     ``nginx.min_ready_why`` tells them, or the place in another configuration; empty where they are not known."""
@@ -35,7 +29,8 @@ def min_ready_texts(min_ready_seconds: float, why: str, total: int, canary: int,
         else "name it in rolling.yaml with balancer: {nginx: FILE}, or set min_ready_seconds: 0 if the load balancer "
         "sends requests at once to a port that is open again"
     )
-    saved = min_ready_of(min_ready_seconds, total, canary, limit)
+    alone = min(canary, total)
+    saved = min_ready_seconds * (alone + math.ceil((total - alone) / max(1, limit)))
     return (
         f"each process waits {min_ready_seconds:g} s after it opens (min_ready_seconds: auto), because {reason}",
         f"{fix}: saves {'' if why else 'up to '}{min_ready_seconds:g} s for each process, {saved:.0f} s for the whole "
