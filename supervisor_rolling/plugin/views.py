@@ -33,8 +33,9 @@ def packed(answer: Any) -> xmlrpc.client.Binary:
 
 def holds_ports(rollout: Rollout) -> bool:
     """Whether it runs, or has left a failed process closed that no crash guard takes over."""
-    has_failed = any(member.stage is Stage.FAILED for member in rollout.members)
-    return rollout.status is Status.RUNNING or (has_failed and not rollout.policy.guard.enabled)
+    if rollout.status is Status.RUNNING or rollout.policy.guard.enabled:
+        return rollout.status is Status.RUNNING
+    return any(member.stage is Stage.FAILED for member in rollout.members)
 
 
 def holder_text(holder: Rollout | Request) -> str:
