@@ -324,6 +324,6 @@ def test_bypassed_backend_is_found_and_nothing_stopped(group: Callable[..., Stac
         done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 1
     assert "still receives requests that HAProxy's backend does not count (from 127.0.0.1:" in done.stdout
-    assert "Name the right one in gate.backend_name" in done.stdout
+    assert "Fix: set gate.backend_name to the backend that serves it" in done.stdout
     assert pids(stack) == before
     assert_no_failures(load.report())
