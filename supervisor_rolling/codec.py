@@ -2,7 +2,8 @@
 
 A dataclass is an object with the names of its fields, a NamedTuple an array, an enum its value. A key that is missing
 takes the default of its field; an unknown key is ignored. Everything else that does not fit is a ValueError that names
-the place: ``members[1].pid: '7' is not a whole number``.
+the place: ``members[1].pid: '7' is not a whole number``. A method ``problem`` of a NamedTuple
+says what else is wrong with it.
 
 This runs inside supervisord, which has one thread: readers and writers are made once for each type, and of a rollout
 only what has changed is sent, and so only that is validated.
@@ -241,9 +242,13 @@ def _row(kind: Any, readers: list[Convert], value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) != len(readers):
         _misfit(value, f"a list of {len(readers)}")
     try:
-        return kind(*[read(item) for read, item in zip(readers, value)])
+        row = kind(*[read(item) for read, item in zip(readers, value)])
     except Misfit:  # again, and slower, to find which
-        return kind(*[_read(read, item, f"[{index}]") for index, (read, item) in enumerate(zip(readers, value))])
+        row = kind(*[_read(read, item, f"[{index}]") for index, (read, item) in enumerate(zip(readers, value))])
+    problem = row.problem() if hasattr(kind, "problem") else ""
+    if problem:
+        raise Misfit(problem)
+    return row
 
 
 def _table(read: Convert, value: Any) -> dict[str, Any]:

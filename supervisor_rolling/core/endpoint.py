@@ -30,6 +30,12 @@ class Endpoint(NamedTuple):
         """The number of a TCP port; raises ValueError for any other kind."""
         return int(self.address)
 
+    def problem(self) -> str:
+        """What is wrong with it, for the codec; empty: nothing."""
+        is_number = self.address.isascii() and self.address.isdigit() and len(self.address) <= 5
+        is_port = is_number and 0 < self.port < 1 << 16
+        return "" if is_port or self.kind != TCP else f"{self.address[:40]!r} is not a TCP port"
+
 
 Endpoints = Mapping[str, tuple[Endpoint, ...]]
 """The endpoints of each process of a group, by its name."""

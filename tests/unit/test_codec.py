@@ -226,6 +226,8 @@ def changed(path: list[Any], value: Any) -> Any:
         (["members"], {}, "members: '{}' is not a list"),
         (["members"], [[]], "members[0]: '[]' is not an object"),
         (["members", 1, "endpoints"], [["tcp", 8003]], "members[1].endpoints[0][1]: '8003' is not a text"),
+        (["members", 1, "endpoints"], [["tcp", "80a"]], "members[1].endpoints[0]: '80a' is not a TCP port"),
+        (["members", 1, "endpoints"], [["tcp", "65536"]], "members[1].endpoints[0]: '65536' is not a TCP port"),
         (["members", 0, "pid"], -1, "members[0].pid: '-1' is not a whole number"),
         (["members", 1, "pid"], "7", "members[1].pid: '7' is not a whole number"),
         (["members", 0, "stage"], "nowhere", "members[0].stage: 'nowhere' is not one of open, down"),
