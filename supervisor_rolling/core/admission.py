@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core.availability import in_service
-from supervisor_rolling.core.endpoint import Endpoint, Endpoints, described
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, endpoints_text
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
@@ -14,10 +14,10 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
-from supervisor_rolling.core.rollout import Member, Rest, Rollout, Stage
+from supervisor_rolling.core.rollout import Interruption, Member, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.text import listed
-from supervisor_rolling.core.timeline import levelled, noted
+from supervisor_rolling.core.timeline import noted, with_availability
 
 
 def begin(
@@ -40,7 +40,7 @@ def begin(
     members = tuple(_member(processes[name], endpoints.get(name, ()), failed.get(name), observed.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.selected for member in members))
     rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=observed.at)
-    return levelled(replace(rollout, least_available=len(members)), in_service(rollout, observed), observed.at)
+    return with_availability(replace(rollout, least_available=len(members)), in_service(rollout, observed), observed.at)
 
 
 def kept_closed(previous: Rollout | None, guard_state: GuardState | None) -> dict[str, str]:
@@ -86,7 +86,7 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
         client=previous.client,
         began=previous.began,
         started_at=previous.started_at,
-        rests=(*previous.rests, Rest(previous.ended_at, rollout.started_at, previous.why)),
+        interruptions=(*previous.interruptions, Interruption(previous.ended_at, rollout.started_at, previous.why)),
         levels=(*previous.levels, *rollout.levels),
         least_available=min(rollout.least_available, previous.least_available),
     )
@@ -110,7 +110,7 @@ def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
     if closes is None:
         return
     beyond = [
-        f"{described([endpoint])} of {rollout.group}:{member.name}"
+        f"{endpoints_text([endpoint])} of {rollout.group}:{member.name}"
         for member in rollout.members
         if member.selected
         for endpoint in member.endpoints
@@ -185,9 +185,8 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
     for name in sorted(processes, key=natural):
         for endpoint in endpoints.get(name, ()):
             if endpoint in owners:
-                problems.append(
-                    f"groups.{policy.group}.ports gives {described([endpoint])} to {owners[endpoint]} and to {name}"
-                )
+                port = endpoints_text([endpoint])
+                problems.append(f"groups.{policy.group}.ports gives {port} to {owners[endpoint]} and to {name}")
             owners[endpoint] = name
     if problems:
         raise ConfigError("; ".join(problems) + f". Fix: correct groups.{policy.group}.ports in rolling.yaml")

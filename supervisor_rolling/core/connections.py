@@ -22,7 +22,7 @@ class Connections:
 
     peers: frozenset[str] = frozenset()  # address:port of each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT
     oldest: tuple[Connection, ...] = ()  # the oldest few, oldest first, where they were asked for
-    silent: float = 0.0  # seconds without a byte on any, where asked for; 0.0: one awaits its answer; infinity: none
+    idle_for: float = 0.0  # seconds without a byte on any, where asked for; 0.0: one awaits its answer; infinity: none
 
 
 @dataclass(frozen=True)

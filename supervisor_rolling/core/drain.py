@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
-from supervisor_rolling.core.endpoint import Endpoint, described
+from supervisor_rolling.core.endpoint import Endpoint, endpoints_text
 from supervisor_rolling.core.lingering import aged, count_text, left_texts
 from supervisor_rolling.core.nginx_config import NO_POOL
 from supervisor_rolling.core.observation import Observation
@@ -22,22 +22,22 @@ from supervisor_rolling.core.process_states import DOWN, closed_since
 from supervisor_rolling.core.proxy_config import PROGRAMS
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.core.transitions import failed_and_returned, returned, to
+from supervisor_rolling.core.transitions import fail_and_put_back, returned, to
 
 POOL_REFUSED = ("refuse", "application")
 """The values of ``drain.keepalive`` with which requests on old keep-alive connections end a rollout."""
 
-GATE_PATIENCE = 10.0
+GATE_TIMEOUT = 10.0
 """Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
 operator's patience."""
 
-LEAST_DRAIN = 0.02
+MIN_DRAIN = 0.02
 """Seconds behind a closed gate: time for a second observation, without which no leak could be seen."""
 
-SEALED_PATIENCE = 3.0
+OPAQUE_GRACE = 3.0
 """Seconds in which a process that answers in TLS or HTTP/2 may show an answer in plain HTTP/1.1 as well."""
 
-REUSE_PATIENCE = 1.0
+REUSE_GRACE = 1.0
 """Seconds behind a closed gate before requests on old connections count as a keep-alive pool: an application that
 closes its connections has its chance."""
 
@@ -56,7 +56,7 @@ def draining(member: Member, process: Process, rollout: Rollout, observed: Obser
         return _exited(member, process, rollout, observed)
     if member.name in observed.leaks:
         text = _leak_text(member, rollout.gate.backend, observed.leaks[member.name])
-        return failed_and_returned(member, observed, text)
+        return fail_and_put_back(member, observed, text)
     waited = drained_for(member, observed.at, observed.closed)
     if waited < 0 or member.name not in observed.connections:
         return _wait_for_gate(member, observed)
@@ -75,7 +75,7 @@ def is_overdue(member: Member, at: float, closed: Mapping[Endpoint, float], poli
     what is left is mostly the warm-up that it never answered."""
     waited = drained_for(member, at, closed)
     lasted = at - closed_since(member, closed) if member.was_closed else waited
-    return waited >= LEAST_DRAIN and lasted >= policy.timeout
+    return waited >= MIN_DRAIN and lasted >= policy.timeout
 
 
 def drain_signal(
@@ -100,13 +100,13 @@ def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed
     if observed.at - member.since < timeout:
         return member
     text = f"was not replaced, because it has been {process.state} for {timeout:g} s (restart.timeout)"
-    return failed_and_returned(member, observed, text)
+    return fail_and_put_back(member, observed, text)
 
 
 def _exited(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A process that the drain signal has killed fails the rollout, so that no other is sent it."""
     after, signal = _drained(member, observed), rollout.policy.drain.signal
-    if not signal or member.name not in observed.signalled or process.stopped_by_order or member.failed:
+    if not signal or member.name not in observed.signalled or process.stopped_on_request or member.failed:
         return after
     text = (
         f"exited after SIG{signal} (drain.signal): requests in flight were lost. Fix: give it a handler for this "
@@ -117,11 +117,11 @@ def _exited(member: Member, process: Process, rollout: Rollout, observed: Observ
 
 def _wait_for_gate(member: Member, observed: Observation) -> Member:
     """One observation that fails in the middle of a drain, because another program holds the lock, is no reason."""
-    if observed.at - observed.unclosed.get(member.name, observed.at) < GATE_PATIENCE:
+    if observed.at - observed.unclosed.get(member.name, observed.at) < GATE_TIMEOUT:
         return member
     reason = observed.gate_problem or "the kernel does not show the rule"
-    return failed_and_returned(
-        member, observed, f"its gate could not be closed within {GATE_PATIENCE:g} s, so it was not stopped: {reason}"
+    return fail_and_put_back(
+        member, observed, f"its gate could not be closed within {GATE_TIMEOUT:g} s, so it was not stopped: {reason}"
     )
 
 
@@ -129,7 +129,7 @@ def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited
     policy, left = rollout.policy.drain, observed.connections[member.name]
     overdue = is_overdue(member, observed.at, observed.closed, policy)
     is_told = overdue or member.name not in observed.being_notified
-    if left == 0 and waited >= max(policy.min_seconds, LEAST_DRAIN) and is_told:
+    if left == 0 and waited >= max(policy.min_seconds, MIN_DRAIN) and is_told:
         return _drained(member, observed)
     if policy.keepalive == "nginx":
         member = _with_closed_pool(member, policy, observed, waited)
@@ -137,7 +137,7 @@ def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited
             return member
     reuse = observed.reuses.get(member.name, KeepaliveReuse())
     if policy.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
-        return failed_and_returned(member, observed, _reuse_text(member, reuse))
+        return fail_and_put_back(member, observed, _reuse_text(member, reuse))
     member = replace(member, lingering_connections=left)
     return _timed_out(member, rollout, observed, waited) if overdue else member
 
@@ -145,24 +145,24 @@ def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited
 def _with_closed_pool(member: Member, policy: DrainPolicy, observed: Observation, waited: float) -> Member:
     """With ``keepalive: nginx``, pooled connections are closed after their next answer. Those that nginx does not use
     again stay, and count as idle when no byte has moved for ``drain.idle_after`` behind the closed gate."""
-    if min(waited, observed.silent.get(member.name, 0.0)) >= max(policy.idle_after, policy.min_seconds):
+    if min(waited, observed.idle_for.get(member.name, 0.0)) >= max(policy.idle_after, policy.min_seconds):
         return _drained_with_lingering(member, observed, waited)
-    if member.name in observed.sealed and waited >= SEALED_PATIENCE:
-        return failed_and_returned(member, observed, _sealed_text(member))
+    if member.name in observed.opaque and waited >= OPAQUE_GRACE:
+        return fail_and_put_back(member, observed, _opaque_text(member))
     if member.name in observed.reuses:
-        return failed_and_returned(member, observed, _not_nginx_text(member, observed.reuses[member.name]))
+        return fail_and_put_back(member, observed, _not_nginx_text(member, observed.reuses[member.name]))
     return member
 
 
 def _is_pool(reuse: KeepaliveReuse, waited: float, overdue: bool) -> bool:
     """Whether old connections are used on and on, so that a restart would cost requests."""
-    return reuse.most >= (2 if overdue else REUSE_TIMES) and (overdue or waited >= REUSE_PATIENCE)
+    return reuse.most >= (2 if overdue else REUSE_TIMES) and (overdue or waited >= REUSE_GRACE)
 
 
 def _timed_out(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     if rollout.policy.drain.on_timeout == "fail" and not member.was_closed:
         member = replace(member, oldest_lingering=_oldest_left(member, observed, waited))
-        return failed_and_returned(member, observed, _timeout_text(member, rollout))
+        return fail_and_put_back(member, observed, _timeout_text(member, rollout))
     return _drained_with_lingering(member, observed, waited)
 
 
@@ -186,7 +186,7 @@ def _oldest_left(member: Member, observed: Observation, waited: float) -> tuple[
 
 
 def _leak_text(member: Member, backend: str, peer: str) -> str:
-    where = f"from {peer} to {described(member.endpoints)}"
+    where = f"from {peer} to {endpoints_text(member.endpoints)}"
     if backend == "haproxy":
         return (
             f"still receives requests that HAProxy's backend does not count ({where}), so it was not stopped: another "
@@ -200,10 +200,10 @@ def _leak_text(member: Member, backend: str, peer: str) -> str:
     )
 
 
-def _sealed_text(member: Member) -> str:
+def _opaque_text(member: Member) -> str:
     return (
-        f"answers on old connections to {described(member.endpoints)} in TLS or HTTP/2, where nginx cannot be told to "
-        "close them (drain.keepalive: nginx), so it was not stopped and keeps serving traffic. Fix: in nginx's "
+        f"answers on old connections to {endpoints_text(member.endpoints)} in TLS or HTTP/2, where drain.keepalive: "
+        "nginx cannot make nginx close them, so it was not stopped and keeps serving traffic. Fix: in nginx's "
         f"upstream, {NO_POOL}; or proxy_pass to it in plain HTTP"
     )
 
@@ -212,18 +212,18 @@ def _reuse_text(member: Member, reuse: KeepaliveReuse) -> str:
     return (
         f"still receives requests on keep-alive connections opened before its port was closed ({reuse.requests} in "
         f"{reuse.seconds:.1f} s over {count_text(reuse.connections)}, from {_peer_text(reuse)} to "
-        f"{described(member.endpoints)}), so it was not stopped: a restart would cut off these requests. Fix, one of: "
-        f"{_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi or .asgi in the application, which closes "
-        "them while it drains; or accept it: drain: {keepalive: ignore}"
+        f"{endpoints_text(member.endpoints)}), so it was not stopped: a restart would cut off these requests. Fix, one "
+        f"of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi or .asgi in the application, which "
+        "closes them while it drains; or accept it: drain: {keepalive: ignore}"
     )
 
 
 def _not_nginx_text(member: Member, reuse: KeepaliveReuse) -> str:
     return (
         f"receives requests on connections that an HTTP/1.0 answer should have closed (from {_peer_text(reuse)} to "
-        f"{described(member.endpoints)}): drain.keepalive is nginx, and this is not nginx, so it was not stopped and "
-        f"its port is open again. Fix, one of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi or "
-        ".asgi in the application, with drain: {keepalive: application}"
+        f"{endpoints_text(member.endpoints)}): drain.keepalive is nginx, and this is not nginx, so it was not stopped "
+        f"and its port is open again. Fix, one of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi "
+        "or .asgi in the application, with drain: {keepalive: application}"
     )
 
 
@@ -245,7 +245,7 @@ def _timeout_text(member: Member, rollout: Rollout) -> str:
     left = member.lingering_connections
     oldest = "; ".join(left_texts(left, member.oldest_lingering))
     return (
-        f"still had {count_text(left)} to {described(member.endpoints)} after {rollout.policy.drain.timeout:g} s of "
-        f"drain{f' ({oldest})' if oldest else ''}, so it was not stopped and keeps serving traffic (drain.on_timeout: "
-        "fail). Fix: wait until they end, close them at the client, or raise drain.timeout"
+        f"still had {count_text(left)} to {endpoints_text(member.endpoints)} after {rollout.policy.drain.timeout:g} s "
+        f"of drain{f' ({oldest})' if oldest else ''}, so it was not stopped and keeps serving traffic "
+        "(drain.on_timeout: fail). Fix: wait until they end, close them at the client, or raise drain.timeout"
     )

@@ -61,6 +61,6 @@ def by_endpoint(found: Mapping[int, T]) -> dict[Endpoint, T]:
     return {tcp(port): value for port, value in found.items()}
 
 
-def described(endpoints: Iterable[Endpoint]) -> str:
+def endpoints_text(endpoints: Iterable[Endpoint]) -> str:
     """Endpoints in a message: ``port 8001, port 9001``."""
     return ", ".join(f"{_NOUNS[endpoint.kind]} {endpoint.address}" for endpoint in endpoints)

@@ -31,7 +31,7 @@ class GatePermissionError(GateError):
     """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
 
 
-class PartlyHeldError(GateError):
+class PartlyClosedError(GateError):
     """Some endpoints could not be closed. ``closed``: the others, as ``Gate.hold`` returns them."""
 
     def __init__(self, text: str, closed: Mapping[Endpoint, float]) -> None:
@@ -39,7 +39,7 @@ class PartlyHeldError(GateError):
         self.closed = closed
 
 
-class GateBusyError(PartlyHeldError):
+class GateBusyError(PartlyClosedError):
     """Another program holds the lock of the firewall, so nothing was changed. Try again in a moment."""
 
 
@@ -71,16 +71,16 @@ class Fault:
     """XML-RPC fault codes of the ``rolling`` namespace; supervisor's own end at 92."""
 
     LISTENER_DOWN = 300
-    ALREADY_ROLLING = 301
+    ROLLOUT_IN_PROGRESS = 301
     REFUSED = 302
     NOT_CONFIGURED = 303
     NO_PERMISSION = 304
     ROLLOUT_FAILED = 305
     ROLLOUT_ABORTED = 306
-    NOT_ROLLING = 307
+    NO_ROLLOUT_KNOWN = 307
     CONFLICT = 308
-    LISTENERS_OWN = 309
-    DEFECT = 310
+    LISTENER_ONLY = 309
+    INTERNAL_ERROR = 310
 
 
 _FAULTS: dict[type[RollingError], int] = {

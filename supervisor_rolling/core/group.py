@@ -69,7 +69,7 @@ class Group:
         new, old = self.rollout, before.rollout
         if old is None or new is None:
             return False
-        is_over = (old.status, old.verdict) != (new.status, new.verdict)
+        is_over = (old.status, old.final_status) != (new.status, new.final_status)
         return is_over or any(a.stage is not b.stage for a, b in zip(old.members, new.members))
 
     def closed(self) -> dict[Endpoint, str]:

@@ -79,7 +79,7 @@ FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY = 10.0, 300.0
 SHOWN_AFTER = 2.0
 """Seconds of a warm-up after which the status says what it waits for."""
 
-WARMED_BY_USERS = 60.0
+ASSUMED_WARM_AFTER = 60.0
 """Seconds for which a process has run, when its group comes under guard, after which it counts as warm."""
 
 NEW = "a new process, not warm yet"
@@ -115,7 +115,7 @@ def advance(
 
 def begin(empty: GuardState, processes: Mapping[str, Process], endpoints: Endpoints, at: float) -> GuardState:
     """The state of a guard that takes over a group: what has run for long counts as warm."""
-    old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= WARMED_BY_USERS]
+    old = [p for p in processes.values() if p.state == "RUNNING" and not p.warm and p.up_for >= ASSUMED_WARM_AFTER]
     guarded = tuple(
         GuardedProcess(p.name, endpoints[p.name], Stage.OPEN, at, pid=p.pid, spawned=p.spawned)
         for p in old

@@ -1,8 +1,9 @@
 """The operator's hooks at the beginning and at the end of a rollout: which is to be run now, and what it decides.
 
 A rollout touches nothing before its ``before_rollout`` has succeeded. One that has come to its end keeps its group, and
-is RUNNING with a ``verdict``, until its last hooks have run; they do not change the verdict. Both stand in the rollout:
-when a listener is killed, the next one runs the hook again. ``after_warmup`` is the last step of a warm-up.
+is RUNNING with a ``final_status``, until its last hooks have run; they do not change the final status. Both are
+recorded in the rollout: when a listener is killed, the next one runs the hook again. ``after_warmup`` is the last step
+of a warm-up.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ LONGEST_WHY = 4000
 
 def job(rollout: Rollout) -> HookJob | None:
     """The hooks to run for a rollout now, if any."""
-    if rollout.status is not Status.RUNNING or (rollout.aborting and not rollout.verdict):
+    if rollout.status is not Status.RUNNING or (rollout.aborting and not rollout.final_status):
         return None
     hooks = rollout.policy.hooks
-    if rollout.verdict:
-        failure = [(FAILURE, hooks.on_failure)] if rollout.verdict == Status.FAILED.value else []
+    if rollout.final_status:
+        failure = [(FAILURE, hooks.on_failure)] if rollout.final_status == Status.FAILED.value else []
         named = [*failure, (AFTER, hooks.after_rollout)]
     else:
         named = [] if rollout.prepared else [(BEFORE, hooks.before_rollout)]
     selected = tuple((name, hook) for name, hook in named if hook.command)
     failed = next((member for member in rollout.members if member.failed), None)
-    return HookJob(selected, _variables(rollout, failed, rollout.verdict, rollout.why)) if selected else None
+    return HookJob(selected, _variables(rollout, failed, rollout.final_status, rollout.why)) if selected else None
 
 
 def prepared(rollout: Rollout, result: HookResult | None) -> Rollout:
@@ -44,18 +45,18 @@ def prepared(rollout: Rollout, result: HookResult | None) -> Rollout:
 
 
 def concluded(rollout: Rollout, result: HookResult | None) -> Rollout:
-    """The rollout with its verdict as its status, once its hooks have run. An abort does not wait for them."""
-    is_aborted_now = rollout.aborting and rollout.verdict != Status.ABORTED.value
+    """The rollout with its final status as its status, once its hooks have run. An abort does not wait for them."""
+    is_aborted_now = rollout.aborting and rollout.final_status != Status.ABORTED.value
     has_run = result is not None and result.state != "running"
     if job(rollout) is not None and not is_aborted_now and not has_run:
         return rollout
     why = "; ".join(filter(None, (rollout.why, result.why if result else "")))
-    return replace(rollout, status=Status(rollout.verdict), verdict="", why=why)
+    return replace(rollout, status=Status(rollout.final_status), final_status="", why=why)
 
 
 def ended(rollout: Rollout, status: Status, at: float, why: str) -> Rollout:
     """The rollout at its end: at once, or when its hooks have run."""
-    rollout = replace(rollout, verdict=status.value, ended_at=at, stuck_since=0.0, why=why)
+    rollout = replace(rollout, final_status=status.value, ended_at=at, stuck_since=0.0, why=why)
     return concluded(rollout, None)
 
 

@@ -80,7 +80,7 @@ from supervisor_rolling.core.process_states import ALIVE, CLOSED_STAGES, NOT_UP,
 from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.core.stages import step
-from supervisor_rolling.core.timeline import begun_at, levelled, noted
+from supervisor_rolling.core.timeline import last_started_at, noted, with_availability
 from supervisor_rolling.core.transitions import to
 from supervisor_rolling.core.wait_reasons import stuck_text, wait_reason, waiting_for
 
@@ -93,12 +93,12 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
     at = observed.at
     if rollout.status is not Status.RUNNING:
         return rollout if rollout.policy.guard.enabled else _without_restarted(rollout, observed)
-    if rollout.verdict:
+    if rollout.final_status:
         return waiting_for(hook_steps.concluded(rollout, observed.hook), "its hooks", rollout.ended_at, at)
     if not rollout.prepared:
         rollout = hook_steps.prepared(rollout, observed.hook)
         if not rollout.prepared:
-            return waiting_for(rollout, f"its {hook_steps.BEFORE} hook", begun_at(rollout), at)
+            return waiting_for(rollout, f"its {hook_steps.BEFORE} hook", last_started_at(rollout), at)
         if rollout.why:
             return waiting_for(hook_steps.ended(rollout, Status.FAILED, at, rollout.why), "", at, at)
     before = rollout.members
@@ -106,7 +106,7 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
     rollout = replace(rollout, members=tuple(step(member, rollout, observed) for member in rollout.members))
     rollout = _admit(rollout, observed)
     rollout = replace(rollout, members=tuple(map(partial(noted, at=at), before, rollout.members)))
-    rollout = levelled(rollout, in_service(rollout, observed), at)
+    rollout = with_availability(rollout, in_service(rollout, observed), at)
     rollout = _finish(rollout, observed)
     return waiting_for(rollout, *wait_reason(rollout, observed), at)
 
@@ -343,7 +343,7 @@ def _released(member: Member, observed: Observation) -> Member:
     process = observed.processes.get(member.name)
     if member.stage is not Stage.FAILED or process is None or process.state not in ALIVE or not process.pid:
         return member
-    if process.started_by_other <= max(member.old_spawned, member.spawned):
+    if process.started_by_other_at <= max(member.old_spawned, member.spawned):
         return member  # it is what failed, or what supervisord itself has started again after it
     why = f"{member.why}; then it was restarted manually, so its port is open (guard: false: it is not warmed up)"
     return replace(to(member, Stage.OPEN, observed), why=why)

@@ -39,5 +39,5 @@ class Observation:
     hook: HookResult | None = None  # how far the rollout's hook has got
     # With drain.keepalive: nginx, for how many seconds no byte has moved on any connection that is left; and those that
     # answer in something else than plain HTTP/1.1.
-    silent: Mapping[str, float] = field(default_factory=dict)
-    sealed: frozenset[str] = frozenset()
+    idle_for: Mapping[str, float] = field(default_factory=dict)
+    opaque: frozenset[str] = frozenset()

@@ -38,7 +38,7 @@ def may_hold(holder: Holder, own: str) -> bool:
     return not holder.peer or holder.started != own
 
 
-def ending_text(port: int, holder: Holder, own: str) -> str:
+def free_port_fix(port: int, holder: Holder, own: str) -> str:
     """What frees the port."""
     kill = f"kill {' '.join(map(str, holder.pids))}"
     if holder.peer:
@@ -46,14 +46,14 @@ def ending_text(port: int, holder: Holder, own: str) -> str:
     return kill if holder.started in ("", own) else f"supervisorctl stop {holder.started}, or {kill}"
 
 
-def proxy_text(holder: Holder, own: str) -> str:
+def proxy_fix(holder: Holder, own: str) -> str:
     """What to do where the holder is right, because it listens for ``own``."""
     return f", or name {holder.name} in warmup.proxies if it listens for {own}"
 
 
 def held_text(port: int, holder: Holder, own: str) -> str:
     """What holds the port of ``own``, and what to do about it."""
-    return f"{holder_text(port, holder, own)}. Fix: {ending_text(port, holder, own)}"
+    return f"{holder_text(port, holder, own)}. Fix: {free_port_fix(port, holder, own)}"
 
 
 def overlap(one: str, other: str) -> bool:
@@ -82,5 +82,5 @@ def foreign_text(port: int, use: PortUse, own: str, proxies: Collection[str] = (
     if holder is None:
         return ""
     if use.own:
-        return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {ending_text(port, holder, own)}"
-    return held_text(port, holder, own) + ("" if holder.started == own else proxy_text(holder, own))
+        return f"{holder_text(port, holder, own)} beside it (SO_REUSEPORT). Fix: {free_port_fix(port, holder, own)}"
+    return held_text(port, holder, own) + ("" if holder.started == own else proxy_fix(holder, own))

@@ -31,10 +31,12 @@ class Process:
     spawn_error: str = ""
     warm: bool = False  # this incarnation is in the ledger
     stopwaitsecs: float = 0.0  # seconds after which supervisord kills it when it does not stop; 0.0: unknown
-    stopped_by_order: bool = False  # it last went down because a client ordered it, and not by itself
+    stopped_on_request: bool = False  # it last went down because a client ordered it, and not by itself
     stopped_by_rollout: bool = False  # a rollout ordered the stop that is under way, or the last one
     stop_took: float = 0.0  # seconds from the last order to stop until it was down, or until now; 0.0: no such order
-    started_by_other: float = 0.0  # ``spawned`` of the last start that another client than a rollout ordered; 0.0: none
+    started_by_other_at: float = (
+        0.0  # ``spawned`` of the last start that another client than a rollout ordered; 0.0: none
+    )
 
     @property
     def incarnation(self) -> Incarnation:

@@ -65,7 +65,7 @@ def after_event(process: Process, change: Change) -> Process:
 
 def exited(process: Process) -> Process:
     """The process when it is known to be dead, before supervisord knows why: a command was for the one before it."""
-    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, stopped_by_order=False)
+    return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, stopped_on_request=False)
 
 
 def state_text(process: Process) -> str:

@@ -14,7 +14,7 @@ from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.min_ready import is_min_ready_known
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
-from supervisor_rolling.core.timeline import active, rested
+from supervisor_rolling.core.timeline import active, interrupted_for
 
 LOST_TEXT = "supervisord ended during the rollout"
 
@@ -44,7 +44,7 @@ class AvailabilityView(NamedTuple):
     available: int
 
 
-class RestView(NamedTuple):
+class InterruptionView(NamedTuple):
     """The time between an end of the rollout and its resume."""
 
     begin: float  # seconds since the rollout began
@@ -95,8 +95,8 @@ class RolloutView:
     user: str  # the client's user, as its connection tells; empty: unknown
     client: str  # an address or "unix socket"
     began: float  # Unix time
-    seconds: float  # that it took or has taken, without rests
-    rested: float  # seconds between an end of it and a resume
+    seconds: float  # that it took or has taken, without interruptions
+    interrupted: float  # seconds between an end of it and a resume
     forecast: float  # seconds that were expected at its beginning; 0: unknown
     limit: int  # processes that may be unavailable at a time
     canary: int  # processes that are replaced alone, first
@@ -117,7 +117,7 @@ class RolloutView:
     listener: bool = True  # it is running; false: the rollout is stalled
     processes: tuple[MemberView, ...] = ()  # not in getHistory
     availability: tuple[AvailabilityView, ...] = ()  # with the course only
-    rests: tuple[RestView, ...] = ()  # with the course only
+    interruptions: tuple[InterruptionView, ...] = ()  # with the course only
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         client=rollout.client,
         began=round(rollout.began, DIGITS),
         seconds=round(active(rollout, now), DIGITS),
-        rested=round(rested(rollout), DIGITS),
+        interrupted=round(interrupted_for(rollout), DIGITS),
         forecast=round(rollout.forecast, DIGITS),
         limit=rollout.limit,
         canary=policy.canary,
@@ -188,7 +188,9 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         availability=tuple(AvailabilityView(_since(began, at), number) for at, number in rollout.levels)
         if has_course
         else (),
-        rests=tuple(RestView(_since(began, begin), _since(began, end), why) for begin, end, why in rollout.rests)
+        interruptions=tuple(
+            InterruptionView(_since(began, begin), _since(began, end), why) for begin, end, why in rollout.interruptions
+        )
         if has_course
         else (),
     )
@@ -233,7 +235,7 @@ def member_view(member: Member, now: float, course_since: float | None = None) -
 
 def summary_of(view: RolloutView) -> RolloutView:
     """The rollout without its processes and its course."""
-    return replace(view, processes=(), availability=(), rests=())
+    return replace(view, processes=(), availability=(), interruptions=())
 
 
 def lost(view: RolloutView) -> RolloutView:
@@ -246,6 +248,6 @@ def _since(began: float, at: float) -> float:
 
 
 def report_view(report: Report) -> ReportView:
-    """The report with its verdict."""
+    """The report, and whether it has no error."""
     is_ok = not any(finding.is_error for finding in report.findings)
     return ReportView(report.group, is_ok, report.findings, report.checked, report.skipped)

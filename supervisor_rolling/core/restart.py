@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core.actions import Action, Verb
-from supervisor_rolling.core.drain import GATE_PATIENCE
+from supervisor_rolling.core.drain import GATE_TIMEOUT
 from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import Policy
@@ -61,7 +61,7 @@ def restart_action(member: Member, observed: Observation, closed: Mapping[Endpoi
     if process.state == "BACKOFF":
         return Action(Verb.STOP, member.name, process.incarnation)
     if process.state in STARTABLE:
-        waited_long = member.stopped_at and observed.at - member.stopped_at >= GATE_PATIENCE
+        waited_long = member.stopped_at and observed.at - member.stopped_at >= GATE_TIMEOUT
         return Action(Verb.START, member.name, process.incarnation) if since <= observed.at or waited_long else None
     return None
 

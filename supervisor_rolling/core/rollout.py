@@ -54,7 +54,7 @@ class Level(NamedTuple):
     available: int
 
 
-class Rest(NamedTuple):
+class Interruption(NamedTuple):
     """The time between an end of a rollout and its resume."""
 
     begin: float
@@ -147,7 +147,7 @@ class Rollout:
     forecast: float = 0.0  # seconds that it was expected to take; 0.0: unknown
     levels: tuple[Level, ...] = ()  # how many were available, whenever that changed
     prepared: bool = False  # before_rollout has succeeded
-    verdict: str = ""  # the status that it gets when its last hooks have run
+    final_status: str = ""  # the status that it gets when its last hooks have run
     waits_for: str = ""  # the reason why nothing moves; empty: it moves
     waits_long: bool = False  # for some seconds already, so that it is worth a line
-    rests: tuple[Rest, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out
+    interruptions: tuple[Interruption, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out

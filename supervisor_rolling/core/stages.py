@@ -68,7 +68,7 @@ def _watch(member: Member, process: Process, observed: Observation) -> Member:
     is_known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if is_known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
-    if process.stopped_by_order and process.pid and process.state in ALIVE:
+    if process.stopped_on_request and process.pid and process.state in ALIVE:
         timing = replace(member.timing, warmed=0.0, ready=0.0)
         member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
         return to(member, Stage.WARMING, observed)

@@ -38,7 +38,7 @@ def noted(before: Member, after: Member, at: float) -> Member:
     return replace(after, steps=(*after.steps, Step(after.stage, round(at, DIGITS))))
 
 
-def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
+def with_availability(rollout: Rollout, available: int, at: float) -> Rollout:
     """The rollout after an observation that has found so many available."""
     rollout = replace(rollout, least_available=min(rollout.least_available, available))
     if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MAX_LEVELS:
@@ -46,16 +46,16 @@ def levelled(rollout: Rollout, available: int, at: float) -> Rollout:
     return replace(rollout, levels=(*rollout.levels, Level(round(at, DIGITS), available)))
 
 
-def rested(rollout: Rollout) -> float:
+def interrupted_for(rollout: Rollout) -> float:
     """Seconds between the ends of the rollout and its ``rolling_resume``."""
-    return sum(rest.end - rest.begin for rest in rollout.rests)
+    return sum(rest.end - rest.begin for rest in rollout.interruptions)
 
 
-def begun_at(rollout: Rollout) -> float:
+def last_started_at(rollout: Rollout) -> float:
     """When the rollout began or, if it was resumed, when that was last."""
-    return rollout.rests[-1].end if rollout.rests else rollout.started_at
+    return rollout.interruptions[-1].end if rollout.interruptions else rollout.started_at
 
 
 def active(rollout: Rollout, now: float) -> float:
     """Seconds that the rollout has run, without those between an end and ``rolling_resume``."""
-    return (rollout.ended_at or now) - rollout.started_at - rested(rollout)
+    return (rollout.ended_at or now) - rollout.started_at - interrupted_for(rollout)

@@ -110,7 +110,7 @@ def returned(member: Member, observed: Observation) -> Member:
     return to(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
 
 
-def failed_and_returned(member: Member, observed: Observation, why: str) -> Member:
+def fail_and_put_back(member: Member, observed: Observation, why: str) -> Member:
     """The member that the rollout has failed on before it was stopped."""
     return replace(returned(member, observed), failed=True, why=why)
 

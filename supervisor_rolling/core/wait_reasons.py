@@ -26,7 +26,7 @@ def waiting_for(rollout: Rollout, text: str, since: float, at: float) -> Rollout
 
 def wait_reason(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     """What a rollout waits for between its hooks, and since when."""
-    if rollout.status is not Status.RUNNING or rollout.verdict or rollout.paused:
+    if rollout.status is not Status.RUNNING or rollout.final_status or rollout.paused:
         return "", 0.0
     if any(member.stage in UNDER_WAY for member in rollout.members):
         return _for_a_warm_up(rollout, observed)

@@ -65,7 +65,7 @@ def _warm_next(member: Member, process: Process, observed: Observation) -> Membe
     """Another incarnation is warmed instead. It has the time that is left or, when another client has restarted it, all
     of it."""
     member = replace(member, pid=process.pid, spawned=process.spawned)
-    if process.stopped_by_order:
+    if process.stopped_on_request:
         return to(member, Stage.WARMING, observed)
     return replace(member, deaths=member.deaths + 1)
 

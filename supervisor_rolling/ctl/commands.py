@@ -37,7 +37,7 @@ VERBS: Mapping[str, Run] = {
 
 READ_ONLY = ("rolling_check", "rolling_status", "rolling_history", "rolling_report")
 
-MAYBE_DONE = ". The request may still be carried out. To see it: supervisorctl rolling_status"
+MAY_STILL_RUN = ". The request may still be carried out. To see it: supervisorctl rolling_status"
 
 
 def make_rolling_controllerplugin(controller: Any, **config: str) -> RollingControllerPlugin:
@@ -96,7 +96,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             exit_status = VERBS[command](session, options)
         except KeyboardInterrupt:
             exit_status = INTERRUPTED
-            session.fail(f"interrupted{'' if command in READ_ONLY else MAYBE_DONE}", exit_status)
+            session.fail(f"interrupted{'' if command in READ_ONLY else MAY_STILL_RUN}", exit_status)
         except Exception as error:  # noqa: BLE001 - the end of the command
             text, exit_status = explain(error, command, session.url, lambda: all_processes(self.ctl))
             session.fail(text, exit_status)

@@ -51,7 +51,7 @@ def _row(rollout: Mapping[str, Any]) -> tuple[str, ...]:
 def _took(rollout: Mapping[str, Any]) -> str:
     """How long the rollout ran and, if it was resumed, how long it had ended before."""
     took = f"{rollout['seconds']:.1f} s"
-    return f"{took}, resumed after {lasting(rollout['rested'])}" if rollout["rested"] else took
+    return f"{took}, resumed after {lasting(rollout['interrupted'])}" if rollout["interrupted"] else took
 
 
 def by_text(rollout: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ _ANY_COMMAND = re.compile(rf"(?<![\w./-])supervisorctl (?=(?:{_SUPERVISORS}|{PRE
 _TAIL = re.compile(r"(?<![\w./-])(supervisorctl tail (\S+)) stderr(?![\w-])")
 
 
-def called_as(text: str, program: str, where: str = "") -> str:
+def rewrite_commands(text: str, program: str, where: str = "") -> str:
     """A text with its commands called as the operator called ours. ``program``: the program that has our commands as
     verbs, empty for supervisorctl. ``where``: as from ``where_options``. A single word is a name and stays."""
     if " " not in text:

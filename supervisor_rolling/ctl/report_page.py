@@ -21,7 +21,7 @@ from supervisor_rolling.ctl.report_html import Html, items, joined, name_tag, pa
 from supervisor_rolling.ctl.report_lanes import picture, pids_text, ports_text
 from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import forecast_text, outcome
-from supervisor_rolling.ctl.rollout_lines import UNDER_WAY, continue_line, what_now
+from supervisor_rolling.ctl.rollout_lines import UNDER_WAY, continue_line, next_steps
 
 View = Mapping[str, Any]
 
@@ -76,7 +76,7 @@ def _headline(rollout: View) -> str:
 def _meta(rollout: View) -> list[tuple[str, object]]:
     began = utc(rollout["began"])
     is_known = began and rollout["status"] != "lost"
-    ended = utc(rollout["began"] + rollout["seconds"] + rollout["rested"]) if is_known else None
+    ended = utc(rollout["began"] + rollout["seconds"] + rollout["interrupted"]) if is_known else None
     connection = ", ".join(filter(None, [rollout["client"], f"user {rollout['user']}" if rollout["user"] else ""]))
     return [
         ("Started", _moment(began)),
@@ -85,7 +85,7 @@ def _meta(rollout: View) -> list[tuple[str, object]]:
         ("Connection", name_tag(connection) if connection else None),
         ("At a time", rollout["limit"]),
         ("Forced", "yes, with --force" if rollout["force"] else None),
-        *(("Interrupted", _rest_text(rest, rollout)) for rest in rollout["rests"]),
+        *(("Interrupted", _rest_text(rest, rollout)) for rest in rollout["interruptions"]),
     ]
 
 
@@ -144,7 +144,7 @@ def _todo(rollout: View, is_bad: bool) -> list[str]:
         return [f"See the state now: supervisorctl rolling_status {group}"]
     if status == "failed" or is_bad:
         quoted = [{**process, "name": shlex.quote(process["name"])} for process in rollout["processes"]]
-        return what_now({**rollout, "group": group, "processes": quoted, "why": ""})
+        return next_steps({**rollout, "group": group, "processes": quoted, "why": ""})
     return [continue_line(group)] if status == "aborted" and rollout["replaced"] < rollout["total"] else []
 
 

@@ -40,20 +40,20 @@ def read(record: Any) -> dict[str, Any]:
     beginning is; and for each process ``spans``, ``times`` (seconds by stage), ``away`` (seconds not available) and
     ``stage``, the last. The process that left first comes first. Raises ValueError for a record of another shape."""
     rollout = struct_of(load(RolloutView, record), partial(shown, encoding="utf-8"))
-    for key in ("availability", "rests"):  # others may have written to the history
+    for key in ("availability", "interruptions"):  # others may have written to the history
         rollout[key] = sorted(([max(0.0, row[0]), *row[1:]] for row in rollout[key]), key=lambda row: row[0])
     for process in rollout["processes"]:
         process["stages"] = sorted(([stage, max(0.0, at)] for stage, at in process["stages"]), key=lambda row: row[1])
     moments = [at for process in rollout["processes"] for _, at in process["stages"]]
     latest = max([0.0, *(row[0] for row in rollout["availability"]), *moments])
-    seconds, rested = max(0.0, rollout["seconds"]), max(0.0, rollout["rested"])
-    span = max(seconds + rested, latest, 0.1)
+    seconds, interrupted = max(0.0, rollout["seconds"]), max(0.0, rollout["interrupted"])
+    span = max(seconds + interrupted, latest, 0.1)
     processes = [{**process, **_course(process["stages"], span)} for process in rollout["processes"]]
     processes.sort(key=lambda p: (p["spans"][0].begin if p["spans"] else math.inf, natural(p["name"])))
     return {
         **rollout,
         "seconds": seconds,
-        "rested": rested,
+        "interrupted": interrupted,
         "span": span,
         "is_known": rollout["status"] != LOST or seconds > 0,
         "limit": max(1, min(rollout["limit"], rollout["total"])),

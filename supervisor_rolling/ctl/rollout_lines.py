@@ -200,7 +200,7 @@ def last_lines(rollout: View, processes_after: Sequence[View] = ()) -> list[str]
         f"{standing_word(rollout['min_ready_known'])}"
     )
     if rollout["status"] == "failed" or any(process["stage"] == "failed" for process in rollout["processes"]):
-        return [text, *what_now(rollout, processes_after)]
+        return [text, *next_steps(rollout, processes_after)]
     why = [rollout["why"]] if rollout["why"] else []
     is_cut_short = rollout["aborting"] and rollout["replaced"] < rollout["total"]
     return [text, *why, *([continue_line(rollout["group"])] if is_cut_short else [])]
@@ -220,7 +220,7 @@ def _compared(rollout: View) -> str:
     return f" ({abs(off)} % {'more' if off > 0 else 'less'} than forecast)" if off else " (as forecast)"
 
 
-def what_now(rollout: View, processes_after: Sequence[View] = ()) -> list[str]:
+def next_steps(rollout: View, processes_after: Sequence[View] = ()) -> list[str]:
     """What to do after a failure."""
     group = rollout["group"]
     failed = [process for process in rollout["processes"] if process["failed"]]

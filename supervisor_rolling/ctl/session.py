@@ -11,11 +11,11 @@ from typing import Any
 from supervisor_rolling.core.text import readable, shown
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS
 from supervisor_rolling.ctl.output import Output
-from supervisor_rolling.ctl.remedies import called_as, with_logs
+from supervisor_rolling.ctl.remedies import rewrite_commands, with_logs
 
 
 class Session:
-    """One run of a command. ``program`` and ``where``: see ``remedies.called_as``."""
+    """One run of a command. ``program`` and ``where``: see ``remedies.rewrite_commands``."""
 
     def __init__(self, controller: Any, program: str, where: str, as_json: bool, prints_page: bool) -> None:
         self._controller = controller
@@ -80,4 +80,4 @@ class Session:
         self.print({"error": text, "exit_status": status}, [f"ERROR: {head}", *(f"  {one}" for one in more)])
 
     def _called(self, text: str) -> str:
-        return called_as(with_logs(text, self.process_info), self._program, self._where)
+        return rewrite_commands(with_logs(text, self.process_info), self._program, self._where)

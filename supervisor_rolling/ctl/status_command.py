@@ -69,7 +69,7 @@ def _last_rollout(session: Session, group: str) -> View | None:
     try:
         found: View = session.ask_packed("getRollout", group)
     except xmlrpc.client.Fault as fault:
-        if fault.faultCode != Fault.NOT_ROLLING:
+        if fault.faultCode != Fault.NO_ROLLOUT_KNOWN:
             raise
         return None
     return found

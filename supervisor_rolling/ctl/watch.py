@@ -24,13 +24,13 @@ from supervisor_rolling.ctl.session import Session
 
 View = Mapping[str, Any]
 
-POLL_EVERY = 0.1  # seconds between two questions to supervisord
-POLL_SELDOM = 2.0  # at most
+MIN_POLL = 0.1  # seconds between two questions to supervisord
+MAX_POLL = 2.0  # at most
 POLL_SHARE = 10
 """The pause is so many times as long as the last answer took: supervisord has one thread, which needs its time to show
 a thousand processes and has the rollout to serve."""
 
-LISTENER_PATIENCE = 10.0
+LISTENER_TIMEOUT = 10.0
 """Seconds without a listener before the watching ends: supervisord restarts one that exited within a second."""
 
 IF_KILLED = (
@@ -61,14 +61,14 @@ def watch(session: Session, rollout: View, resumed: bool) -> int:
 
 
 def _until_end(session: Session, rollout: View, show: Callable[[View], None]) -> View:
-    number, group, alone_since, pause = rollout["id"], rollout["group"], 0.0, POLL_EVERY
+    number, group, alone_since, pause = rollout["id"], rollout["group"], 0.0, MIN_POLL
     while rollout["status"] == "running":
         show(rollout)
         time.sleep(pause)
         asked_at = time.monotonic()
         rollout = _latest(session, group, number)
         now = time.monotonic()
-        pause = min(max(POLL_EVERY, POLL_SHARE * (now - asked_at)), POLL_SELDOM)
+        pause = min(max(MIN_POLL, POLL_SHARE * (now - asked_at)), MAX_POLL)
         if rollout["id"] != number:
             raise CommandError(
                 f"rollout {number} of {group} has ended, and rollout {rollout['id']} has started. To see how it ended: "
@@ -76,7 +76,7 @@ def _until_end(session: Session, rollout: View, show: Callable[[View], None]) ->
                 FAILED,
             )
         alone_since = 0.0 if rollout["listener"] else alone_since or now
-        if alone_since and now - alone_since >= LISTENER_PATIENCE:
+        if alone_since and now - alone_since >= LISTENER_TIMEOUT:
             raise CommandError(
                 f"the listener is not running: rollout {number} of {group} is stalled, and continues when the listener "
                 "is started again. See why: supervisorctl status, supervisorctl tail rolling stderr",
@@ -89,7 +89,7 @@ def _latest(session: Session, group: str, number: int) -> View:
     try:
         found: View = session.ask_packed("getRollout", group)
     except xmlrpc.client.Fault as fault:
-        if fault.faultCode != Fault.NOT_ROLLING:  # supervisord remembers a rollout for as long as it lives
+        if fault.faultCode != Fault.NO_ROLLOUT_KNOWN:  # supervisord remembers a rollout for as long as it lives
             raise
         text = f"supervisord was restarted: rollout {number} of {group} ended with it, and all ports are open"
         raise CommandError(text, FAILED) from None
@@ -105,7 +105,7 @@ def _processes_after(session: Session, rollout: View) -> Sequence[View]:
     decided whether it stays closed. Empty if nothing failed, or if supervisord does not answer."""
     if not any(process["stage"] == "failed" for process in rollout["processes"]):
         return ()
-    time.sleep(POLL_EVERY)
+    time.sleep(MIN_POLL)
     try:
         found: Sequence[View] = session.ask_packed("getProcesses", rollout["group"])
     except CONNECTION_ERRORS:

@@ -66,7 +66,7 @@ class Gate(Protocol):
         change it costs one read. An empty mapping leaves no rule and no chain behind.
 
         Raises GatePermissionError where it can never work as things are, GateError where it failed this time,
-        PartlyHeldError where some could not be closed, with those that are.
+        PartlyClosedError where some could not be closed, with those that are.
         """
         ...
 
@@ -167,7 +167,7 @@ class KeepaliveCloser(Protocol):
         """Do so for exactly these ports, for ``lease`` seconds from now. Of a port that is new here the connections of
         this moment are closed, and no later ones: close its gate before.
 
-        Returns what each port has answered on them so far: ``http``, so that they will be closed; ``sealed``, TLS or
+        Returns what each port has answered on them so far: ``http``, so that they will be closed; ``opaque``, TLS or
         HTTP/2; or empty. Call it in every reconcile. Without ports it never raises; else GatePermissionError where it
         can never work as things are, GateError where it failed this time.
         """
@@ -227,7 +227,7 @@ Closed = Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]]
 class GateProbes(Protocol):
     """Tries for real what other checks only read. Slow: every method may take a second, or a few. From any thread."""
 
-    def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> Sequence[str]:
+    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> Sequence[str]:
         """What a gate does not do that it should, on a spare port at these addresses and at loopback.
 
         Raises what ``closed`` raises, and OSError if there is no spare port.
@@ -246,7 +246,7 @@ class GateProbes(Protocol):
         """Why there can be no metrics at an address and port, and the fix; empty where there can be, or are."""
         ...
 
-    def distrust(self, policy: Policy) -> Sequence[Finding]:
+    def untrusted_files(self, policy: Policy) -> Sequence[Finding]:
         """Each file that the listener, as root, executes or obeys for a group and that another user could change or
         replace."""
         ...

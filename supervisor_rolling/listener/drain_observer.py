@@ -29,8 +29,8 @@ class Drains:
     oldest: Mapping[str, tuple[Connection, ...]] = field(default_factory=dict)
     leaks: Mapping[str, str] = field(default_factory=dict)
     reuses: Mapping[str, KeepaliveReuse] = field(default_factory=dict)
-    silent: Mapping[str, float] = field(default_factory=dict)
-    sealed: frozenset[str] = frozenset()
+    idle_for: Mapping[str, float] = field(default_factory=dict)
+    opaque: frozenset[str] = frozenset()
 
 
 class DrainObserver:
@@ -76,8 +76,8 @@ class DrainObserver:
             oldest={m.name: oldest(one for end in m.endpoints for one in found[end].oldest) for m in members},
             leaks=leaks,
             reuses=self._reuses.of(rollout, members, peers, self._closed_since(members), at),
-            silent={m.name: min(found[one].silent for one in m.endpoints) for m in closing},
-            sealed=frozenset(m.name for m in closing if self._pools.is_sealed(m)),
+            idle_for={m.name: min(found[one].idle_for for one in m.endpoints) for m in closing},
+            opaque=frozenset(m.name for m in closing if self._pools.is_opaque(m)),
         )
 
     def end(self) -> None:

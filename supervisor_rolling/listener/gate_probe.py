@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from supervisor_rolling.core.checks.conntrack import Conntrack
-from supervisor_rolling.core.endpoint import Endpoint, described, tcp
+from supervisor_rolling.core.endpoint import Endpoint, endpoints_text, tcp
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity
@@ -89,7 +89,9 @@ class ProbedPorts:
         self._settling = ([], [])
         for one in probed:
             if not one.is_closed.is_set():
-                one.problem = "" if one.port in closed else problem or f"{described([one.port])} is not found closed"
+                one.problem = (
+                    "" if one.port in closed else problem or f"{endpoints_text([one.port])} is not found closed"
+                )
                 one.is_closed.set()
         with self._lock:
             self._ended = [one for one in self._ended if one not in ended]
@@ -119,8 +121,8 @@ class ProbedPorts:
 class RealGateProbes:
     """The ``GateProbes`` of ``contracts.py``, in this network namespace."""
 
-    def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
-        """See ``GateProbes.try_gate``."""
+    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
+        """See ``GateProbes.probe_gate``."""
         with _spare(addresses) as (port, there):
             targets = [(address, port) for address in there]
             before = self.connect(targets)
@@ -164,8 +166,8 @@ class RealGateProbes:
                 return why, f"name another address, or see who has it: ss -ltnp sport = :{port}"
         return "", ""
 
-    def distrust(self, policy: Policy) -> list[Finding]:
-        """See ``GateProbes.distrust``."""
+    def untrusted_files(self, policy: Policy) -> list[Finding]:
+        """See ``GateProbes.untrusted_files``."""
         hooks = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
         found = {f"groups.{policy.group}.{key}": file_trust.of_command(command) for key, command in hooks.items()}
         if policy.balancer.nginx:

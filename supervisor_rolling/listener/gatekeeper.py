@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from supervisor_rolling.core.connections import Connections
-from supervisor_rolling.core.endpoint import Endpoint, described
-from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
+from supervisor_rolling.core.endpoint import Endpoint, endpoints_text
+from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyClosedError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.contracts import Gate, RequestCounter, SparePorts
@@ -114,7 +114,7 @@ class Gatekeeper:
             log.warning(
                 "%s: the firewall rule was missing and has been restored (another program removed it, its lease "
                 "expired, or HAProxy was reloaded)",
-                described(opened),
+                endpoints_text(opened),
             )
         self._note(found, problem or self._let_go() or self._wrong)
 
@@ -200,7 +200,7 @@ class Gatekeeper:
         self.is_busy = False
         try:
             return gate.hold(closed, drained), ""
-        except PartlyHeldError as error:
+        except PartlyClosedError as error:
             self.is_busy = isinstance(error, GateBusyError)
             return error.closed, str(error)
         except GateError as error:

@@ -63,7 +63,7 @@ class GroupErrors:
             self._fail(group, str(error), str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this group's
             lines = traceback.format_exception(type(error), error, error.__traceback__)
-            self._fail(group, f"a defect of supervisor_rolling\n{''.join(lines)}", "".join(lines[-2:-1]))
+            self._fail(group, f"a bug in supervisor_rolling\n{''.join(lines)}", "".join(lines[-2:-1]))
 
     def _fail(self, group: str, text: str, kind: str) -> None:
         """Log an error once for as long as errors of its kind last."""

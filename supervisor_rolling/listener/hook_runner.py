@@ -63,7 +63,7 @@ class _Commands(threading.Thread):
             try:
                 why = run(hook, self._job.variables, self.dropped)
             except Exception as error:  # a thread has no caller to raise to
-                log.exception("a defect of supervisor_rolling: hook %s", name)
+                log.exception("a bug in supervisor_rolling: hook %s", name)
                 why = f"{type(error).__name__}: {error}"
             group = self._job.variables.get("ROLLING_GROUP", "")
             log.info("%s: hook %s %s", group, name, f"failed: {why}" if why else "done")

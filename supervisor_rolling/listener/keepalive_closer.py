@@ -38,7 +38,7 @@ table inet %s {{
     set connections4 {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic; size 65535; }}
     set connections6 {{ type ipv6_addr . inet_service . ipv6_addr . inet_service; flags dynamic; size 65535; }}
     set http {{ type inet_service; flags dynamic; size 65535; }}     # ports that answered in HTTP/1.1
-    set sealed {{ type inet_service; flags dynamic; size 65535; }}  # ports that answered in TLS or HTTP/2
+    set opaque {{ type inet_service; flags dynamic; size 65535; }}  # ports that answered in TLS or HTTP/2
     chain output {{
         type filter hook output priority 0;
         tcp sport @draining jump answers
@@ -46,11 +46,11 @@ table inet %s {{
     chain answers {{
         {_REWRITE}
         {_REWRITE.replace("ip ", "ip6 ").replace("@connections4", "@connections6")}
-        @ih,0,16 0x1703 add @sealed {{ tcp sport }}         # a TLS record with data
-        @ih,0,8 0 @ih,24,8 1 add @sealed {{ tcp sport }}    # the head of an HTTP/2 answer
+        @ih,0,16 0x1703 add @opaque {{ tcp sport }}         # a TLS record with data
+        @ih,0,8 0 @ih,24,8 1 add @opaque {{ tcp sport }}    # the head of an HTTP/2 answer
     }}
 }}"""
-_SETS = {"draining", "connections4", "connections6", "http", "sealed"}
+_SETS = {"draining", "connections4", "connections6", "http", "opaque"}
 
 _PROBE_TIMEOUT = 2.0
 """Seconds for each step of the probe, which takes a millisecond."""
@@ -155,8 +155,8 @@ def table_of(owner: str) -> str:
 
 
 def _answered(port: int, sets: Mapping[str, Any]) -> str:
-    """What a port has answered with: ``http``, ``sealed``, or nothing yet (empty)."""
-    return next((kind for kind in ("http", "sealed") if sets and port in dict(leases(sets[kind]))), "")
+    """What a port has answered with: ``http``, ``opaque``, or nothing yet (empty)."""
+    return next((kind for kind in ("http", "opaque") if sets and port in dict(leases(sets[kind]))), "")
 
 
 def _probe(closer: StatusLineRewriter) -> None:

@@ -50,10 +50,10 @@ class KeepalivePools:
         """Whether its pooled connections are being closed, on all of its ports."""
         return bool(member.ports) and self._answered.keys() >= set(member.ports)
 
-    def is_sealed(self, member: Member) -> bool:
+    def is_opaque(self, member: Member) -> bool:
         """Whether it answers in TLS or HTTP/2, so that no connection is closed."""
         answered = {self._answered[port] for port in member.ports} if self.is_closing(member) else set()
-        return "sealed" in answered and "http" not in answered
+        return "opaque" in answered and "http" not in answered
 
     def after_close(self, arrivals: Sequence[Arrival], member: Member, rollout: Rollout) -> list[Arrival]:
         """The requests to a member that count as reuse: if nginx is made to close its connections, only those on

@@ -44,7 +44,7 @@ class KernelSockets:
             tcp(port): Connections(
                 peers=frozenset(one.peer for one in those),
                 oldest=tuple(map(_connection, heapq.nlargest(oldest, those, key=lambda one: one.traffic.age))),
-                silent=min(map(_silent, those), default=math.inf) if oldest else 0.0,
+                idle_for=min(map(_idle_for, those), default=math.inf) if oldest else 0.0,
             )
             for port, those in connected.items()
         }
@@ -125,7 +125,7 @@ def _wrapper(chain: Sequence[int]) -> Wrapper:
     return replace(first, inner=tuple(inner))
 
 
-def _silent(one: TcpSocket) -> float:
+def _idle_for(one: TcpSocket) -> float:
     """Seconds since the last byte; 0.0 where an answer may be under way: the last byte was received, bytes wait for the
     reader, or no process has accepted the connection yet."""
     is_busy = not one.inode or one.traffic.last == "received" or one.traffic.is_sending

@@ -59,14 +59,14 @@ class LiveGroups:
             self.on_deaths()
             self._applier.hold_pools(self.by_name)
         except Exception:
-            log.exception("a defect of supervisor_rolling; closed ports stay closed until their lease expires")
+            log.exception("a bug in supervisor_rolling; closed ports stay closed until their lease expires")
 
     def check_gate(self) -> None:
         """Close again what is to be closed and is found open."""
         try:
             self._applier.renew()
         except Exception:
-            log.exception("a defect of supervisor_rolling; closed ports stay closed until their lease expires")
+            log.exception("a bug in supervisor_rolling; closed ports stay closed until their lease expires")
 
     def gate_interval(self) -> float:
         """Seconds until ``check_gate`` is due."""
@@ -115,7 +115,7 @@ class LiveGroups:
                 self._applier.hold_gates(new)
             return any(self._is_news(name, old[name], new[name]) for name in new)
         except Exception:
-            log.exception("a defect of supervisor_rolling; the next reconcile observes everything again")
+            log.exception("a bug in supervisor_rolling; the next reconcile observes everything again")
             return True
 
     def _without_dead(self, groups: Mapping[str, Group], before: Mapping[str, Group]) -> dict[str, Group]:

@@ -17,11 +17,11 @@ from supervisor_rolling.listener.contracts import Balancers, Clients
 @dataclass(frozen=True)
 class Found:
     """``behind``: nginx's part for these ports; None while its configuration is being read. ``front``: what connects to
-    them; ``is_front_known`` is false while that is not known."""
+    them; ``are_clients_known`` is false while that is not known."""
 
     behind: Behind | None
     front: Front
-    is_front_known: bool
+    are_clients_known: bool
 
 
 @dataclass(frozen=True)

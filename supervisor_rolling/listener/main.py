@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", _not_importable(error))  # noqa: TRY400 - a traceback tells no more
         status = 1
     except Exception:
-        log.exception("a defect of supervisor_rolling; the listener exits")
+        log.exception("a bug in supervisor_rolling; the listener exits")
         status = 1
     if status and not os.isatty(0):
         time.sleep(AGAIN_AFTER)
@@ -260,15 +260,15 @@ def _listen(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: Pidf
 
 def _loop(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: PidfdDeaths) -> bool:
     """Until the program is to exit. Whether that is because supervisord is gone."""
-    due = rested = checked = time.monotonic()
+    due = earliest = checked = time.monotonic()
     while not alarm.is_over:
-        if time.monotonic() >= max(due, rested):
-            due, rested = _reconciled(reconciler)
+        if time.monotonic() >= max(due, earliest):
+            due, earliest = _reconciled(reconciler)
             checked = time.monotonic()
         elif time.monotonic() >= checked + reconciler.gate_interval():
             reconciler.check_gate()
             checked = time.monotonic()
-        wait = min(max(due, rested), checked + reconciler.gate_interval()) - time.monotonic()
+        wait = min(max(due, earliest), checked + reconciler.gate_interval()) - time.monotonic()
         readable = _readable([deaths.fileno(), channel.fileno(), alarm.reading], wait)
         if deaths.fileno() in readable:
             due = min(due, time.monotonic() + reconciler.on_deaths())

@@ -87,8 +87,8 @@ class Observer:
             hook=progress.hook,
             signalled=self._actions.signalled(rollout) if rollout else frozenset(),
             being_notified=progress.notifying,
-            silent=drains.silent,
-            sealed=drains.sealed,
+            idle_for=drains.idle_for,
+            opaque=drains.opaque,
         )
         endpoints = self._guards.endpoints(guard_state, processes) if guard_state else {}
         return Group(rollout, guard_state, observed, endpoints)

@@ -177,7 +177,7 @@ class Preflight:
         found += _of_nginx(subject, listening, checked, skipped)
         found += _of_clients(subject, checked, skipped)
         checked.append("which users can change the files that the listener executes")
-        found += self._probes.distrust(rollout.policy)
+        found += self._probes.untrusted_files(rollout.policy)
         return Report(rollout.group, tuple(found), tuple(checked), tuple(skipped))
 
     def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
@@ -251,7 +251,7 @@ class Preflight:
     def _probed(self, addresses: Collection[str], bypass: str) -> Iterator[Finding]:
         """On a spare port at these addresses."""
         try:
-            for text in self._probes.try_gate(self._closed, addresses, bypass):
+            for text in self._probes.probe_gate(self._closed, addresses, bypass):
                 yield Finding(
                     "gate.probe",
                     "gate",
@@ -324,7 +324,7 @@ def _unread(subject: Subject) -> Sequence[Finding]:
 def _of_clients(subject: Subject, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
     if subject.rollout.gate.backend == "haproxy":
         return
-    if not subject.balancers.is_front_known:
+    if not subject.balancers.are_clients_known:
         skipped.append("what connects to the processes: not known yet. Fix: check again")
         return
     group, others = subject.balancers.behind, subject.balancers.front

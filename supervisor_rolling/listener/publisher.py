@@ -28,14 +28,14 @@ class Publisher:
         try:
             self._history.keep([rollout for _, rollout in snapshot.rollouts.values()])
         except Exception:
-            log.exception("a defect of supervisor_rolling; rollouts go on, and are missing in the history")
+            log.exception("a bug in supervisor_rolling; rollouts go on, and are missing in the history")
 
     def count(self, groups: Mapping[str, Group]) -> None:
         """Count what has changed since the last time."""
         try:
             self._count(groups)
         except Exception:
-            log.exception("a defect of supervisor_rolling; rollouts go on, and are missing in the metrics")
+            log.exception("a bug in supervisor_rolling; rollouts go on, and are missing in the metrics")
 
     def close(self, groups: Collection[Group], at: float, is_orphan: bool) -> None:
         """The listener exits. ``at``: of the last observation."""

@@ -115,7 +115,7 @@ class Reconciler:
         except (SupervisorError, SocketsError) as error:
             return self._left(RETRY_EVERY, str(error))
         except Exception:  # whatever else it is: a listener that ends opens every gate
-            log.exception("a defect of supervisor_rolling; this reconcile is left, and the next observes again")
+            log.exception("a bug in supervisor_rolling; this reconcile is left, and the next observes again")
             return self._left(RETRY_EVERY)
         self._complaint = ""
         return pause

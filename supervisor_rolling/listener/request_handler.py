@@ -56,10 +56,10 @@ class RequestHandler:
         except SupervisorError:
             raise
         except Exception as error:
-            log.exception("a defect of supervisor_rolling: %s of %s", request.kind, request.group)
-            why = f"a defect of supervisor_rolling: {type(error).__name__}: {error}"
+            log.exception("a bug in supervisor_rolling: %s of %s", request.kind, request.group)
+            why = f"a bug in supervisor_rolling: {type(error).__name__}: {error}"
         with contextlib.suppress(FaultError):
-            self._supervisor.refuse(request.id, Fault.DEFECT, why)
+            self._supervisor.refuse(request.id, Fault.INTERNAL_ERROR, why)
         return True
 
     def _answer_history(self, request: Request, snapshot: Snapshot) -> None:
@@ -70,7 +70,7 @@ class RequestHandler:
         live = {rollout.id: rollout for _, rollout in snapshot.rollouts.values() if rollout.status is Status.RUNNING}
         if found is None:
             which = " ".join(filter(None, ("rollout", request.rollout, request.group and f"of {request.group}")))
-            self._supervisor.refuse(request.id, Fault.NOT_ROLLING, f"no {which} is known: see rolling_history")
+            self._supervisor.refuse(request.id, Fault.NO_ROLLOUT_KNOWN, f"no {which} is known: see rolling_history")
             return
         if found.status is Status.RUNNING and found.id in live:
             found = rollout_view(live[found.id], self._clock(), Detail.COURSE)

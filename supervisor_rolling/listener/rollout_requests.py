@@ -54,7 +54,7 @@ PATIENCE = 4.0
 """Seconds for the load balancers' configuration to be read; after that a check goes by what was read before. The client
 gives up after ten."""
 
-LOCK_PATIENCE = 2.0
+LOCK_TIMEOUT = 2.0
 """Seconds for which a request waits for the firewall's lock while another program holds it."""
 
 
@@ -113,7 +113,7 @@ class RolloutRequests:
         try:
             return (self._check if request.kind == "check" else self._rollout)(request, waiting, group)
         except (ConfigError, RefusedError, GateError, SocketsError) as error:
-            if isinstance(error, GateBusyError) and self._clock() - waiting.since < LOCK_PATIENCE:
+            if isinstance(error, GateBusyError) and self._clock() - waiting.since < LOCK_TIMEOUT:
                 self.is_retrying = True
                 return False
             log.warning("%s of %s refused: %s", request.kind, request.group, error)

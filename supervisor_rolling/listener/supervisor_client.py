@@ -144,7 +144,7 @@ class XmlRpcSupervisor:
         try:
             return self._call(f"rolling.{method}", self._key, *arguments)
         except FaultError as error:
-            if error.code != Fault.LISTENERS_OWN:
+            if error.code != Fault.LISTENER_ONLY:
                 raise
             self._key, self._refused_key = "", self._key
             raise NoKeyError("supervisord has another key than this listener") from None
@@ -160,7 +160,7 @@ class XmlRpcSupervisor:
         if self._hellos > HELLOS:
             raise SupervisorError(
                 "supervisord sends this listener no key, so rollouts and the crash guard are stalled. Fix: add "
-                "ROLLING_ASKED to events= in its section; if it is there, supervisorctl restart rolling"
+                "ROLLING_REQUEST to events= in its section; if it is there, supervisorctl restart rolling"
             )
         raise NoKeyError("supervisord has not sent the key yet")
 

@@ -87,4 +87,4 @@ def _by_name(group: str, found: Mapping[str, T]) -> dict[str, T]:
 
 def _hook_key(rollout: Rollout) -> str:
     """Another key at the end of a rollout than at its beginning, and after each resume."""
-    return f"{rollout.group} {rollout.id} {rollout.started_at} {len(rollout.rests)} {rollout.verdict}"
+    return f"{rollout.group} {rollout.id} {rollout.started_at} {len(rollout.interruptions)} {rollout.final_status}"

@@ -35,7 +35,7 @@ class RollingEvent(events.Event):
         return self._payload
 
 
-class RollingAskedEvent:
+class RollingRequestEvent:
     """The doorbell: there is a request for our listener, or it has no key yet. The event carries the key.
 
     It is a child neither of ROLLING nor of supervisor's Event (as supervisor's own EventRejectedEvent): a listener that
@@ -68,7 +68,7 @@ class RollingFailedEvent(RollingEvent):
 
 EVENTS: dict[str, type] = {
     "ROLLING": RollingEvent,
-    "ROLLING_ASKED": RollingAskedEvent,
+    "ROLLING_REQUEST": RollingRequestEvent,
     "ROLLING_STARTED": RollingStartedEvent,
     "ROLLING_PROCESS": RollingProcessEvent,
     "ROLLING_FINISHED": RollingFinishedEvent,

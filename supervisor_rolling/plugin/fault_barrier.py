@@ -48,17 +48,17 @@ class Defects:
             defect = (where, type(error).__name__, *lines)
             if defect not in self._reported and len(self._reported) < MAX_REPORTED:
                 self._reported.add(defect)
-                self._logger.critical("rolling: a defect of supervisor_rolling in %s:\n%s" % (where, text))
+                self._logger.critical("rolling: a bug in supervisor_rolling in %s:\n%s" % (where, text))
         except Exception:  # noqa: BLE001 - there is nowhere left to report it
             return
 
     def fault(self, method: str, error: BaseException) -> RPCError:
         """Log it, and return the fault for the client. Uses nothing of ours that could be what is broken."""
         self.report("rolling.%s" % method, error)
-        fault = RPCError(Fault.DEFECT)
+        fault = RPCError(Fault.INTERNAL_ERROR)
         fault.text = (
-            "DEFECT: %s failed by a defect of supervisor_rolling (%s), which supervisord's log shows: supervisorctl "
-            "maintail" % (method, type(error).__name__)
+            "INTERNAL_ERROR: %s failed because of a bug in supervisor_rolling (%s). Fix: see supervisord's log: "
+            "supervisorctl maintail" % (method, type(error).__name__)
         )
         return fault
 

@@ -29,7 +29,7 @@ from supervisor_rolling.core.snapshot import Known, Request
 from supervisor_rolling.core.text import ascii_only, plain, readable
 from supervisor_rolling.packing import pack, unpack
 from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, incorrect, valid, valid_by
-from supervisor_rolling.plugin.events import RollingAskedEvent, events_between
+from supervisor_rolling.plugin.events import RollingRequestEvent, events_between
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.mailbox import Mailbox
 from supervisor_rolling.plugin.supervisor_settings import gets_doorbell
@@ -145,7 +145,7 @@ class ListenerMethods:
         self._update(text)
         if not isinstance(key, str) or not hmac.compare_digest(_bytes(key), _bytes(self.mailbox.key)):
             raise RollingFault(
-                Fault.LISTENERS_OWN, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
+                Fault.LISTENER_ONLY, "%s is for the listener of [eventlistener:rolling] alone, which has a key" % text
             )
 
     def _ring(self) -> None:
@@ -155,7 +155,7 @@ class ListenerMethods:
         pools = [group for group in self.supervisord.process_groups.values() if gets_doorbell(group)]
         if pools and all(_is_rung(pool) for pool in pools):
             return
-        event = RollingAskedEvent(self.mailbox.key)
+        event = RollingRequestEvent(self.mailbox.key)
         notify(event)
         for pool in pools:
             _put_first(pool, event)
@@ -181,7 +181,7 @@ class ListenerMethods:
             raise RPCError(Faults.BAD_NAME, namespec)
         if self._incarnation(group, action.name, process) != action.incarnation:
             raise RPCError(Faults.NOT_RUNNING, "%s is another incarnation by now" % namespec)
-        with self.mailbox.times.ordered_by_rollout(process):
+        with self.mailbox.times.caused_by_rollout(process):
             if action.verb is Verb.SIGNAL:
                 self._supervisor.signalProcess(namespec, action.signal)
             elif action.verb is Verb.STOP:
@@ -227,10 +227,10 @@ class ListenerMethods:
             spawn_error=process.spawnerr or "",
             warm=self.mailbox.is_warm(group, name, incarnation),
             stopwaitsecs=process.config.stopwaitsecs,
-            stopped_by_order=times.stopped_by_order(group, name),
+            stopped_on_request=times.stopped_on_request(group, name),
             stopped_by_rollout=times.stopped_by_rollout(group, name),
             stop_took=times.stop_took(group, name),
-            started_by_other=times.started_by_other(group, name),
+            started_by_other_at=times.started_by_other_at(group, name),
         )
         return list(vars(row).values())
 
@@ -271,10 +271,10 @@ def _answer(request: Request, text: Any) -> Any:
 def _is_rung(pool: Any) -> bool:
     """Whether the next event of this pool is a doorbell: it is enough for all requests until then."""
     waiting: list[Any] = getattr(pool, "event_buffer", [])
-    return bool(waiting) and isinstance(waiting[0], RollingAskedEvent)
+    return bool(waiting) and isinstance(waiting[0], RollingRequestEvent)
 
 
-def _put_first(pool: Any, event: RollingAskedEvent) -> None:
+def _put_first(pool: Any, event: RollingRequestEvent) -> None:
     waiting: list[Any] = getattr(pool, "event_buffer", [])
     if waiting and waiting[-1] is event:
         waiting.pop()

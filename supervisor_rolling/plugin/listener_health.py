@@ -21,7 +21,7 @@ RESTARTING = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTIN
 STALLED = "rollouts are stalled, and closed ports reopen when their lease expires (30 s; HAProxy has none)"
 
 ADD_LISTENER = (
-    "no event listener gets ROLLING_ASKED: add [eventlistener:rolling] to supervisord.conf, or that word to its "
+    "no event listener gets ROLLING_REQUEST: add [eventlistener:rolling] to supervisord.conf, or that word to its "
     "events, and restart supervisord (echo_rolling_conf sections prints the section)"
 )
 

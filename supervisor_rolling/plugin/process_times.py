@@ -35,7 +35,7 @@ class _Times:
     stopping_since: float = 0.0  # and it is not down yet
     stop_took: float = 0.0
     is_restarted: bool = False  # supervisord starts it again by itself
-    started_by_other: float = 0.0  # when another client than a rollout last ordered its start
+    started_by_other_at: float = 0.0  # when another client than a rollout last ordered its start
     is_by_rollout: bool = False  # a rollout ordered the stop
 
 
@@ -52,7 +52,7 @@ class ProcessTimes:
         self._ordered: Any = None
 
     @contextlib.contextmanager
-    def ordered_by_rollout(self, process: Any) -> Iterator[None]:
+    def caused_by_rollout(self, process: Any) -> Iterator[None]:
         """What happens to this process while the block runs was ordered by a rollout."""
         self._ordered = process
         try:
@@ -70,7 +70,7 @@ class ProcessTimes:
         if isinstance(event, ProcessStateStartingEvent):
             times.started, times.stopping_since = self._clock(), 0.0
             if not is_ours and not times.is_restarted:
-                times.started_by_other = times.started
+                times.started_by_other_at = times.started
         elif isinstance(event, ProcessStateStoppingEvent):
             times.stopping_since, times.is_by_rollout = self._clock(), is_ours
         elif isinstance(event, ProcessStateStoppedEvent):
@@ -101,7 +101,7 @@ class ProcessTimes:
         ended = self._of(group, name).ended
         return self._since(ended, process.laststop) if ended or process.laststop else 0.0
 
-    def stopped_by_order(self, group: str, name: str) -> bool:
+    def stopped_on_request(self, group: str, name: str) -> bool:
         """Whether it last went down because a client ordered it. False without an event."""
         return self._of(group, name).was_ordered
 
@@ -114,10 +114,10 @@ class ProcessTimes:
         """Whether a rollout ordered the stop that is under way, or the last one."""
         return self._of(group, name).is_by_rollout
 
-    def started_by_other(self, group: str, name: str) -> float:
+    def started_by_other_at(self, group: str, name: str) -> float:
         """The last ``attempt`` that another client than a rollout ordered; 0.0: none. A restart by supervisord itself
         is not an order."""
-        return self._of(group, name).started_by_other
+        return self._of(group, name).started_by_other_at
 
     def stop_took(self, group: str, name: str) -> float:
         """Seconds from the last order to stop until it was down, or until now; 0.0: it ended by itself."""

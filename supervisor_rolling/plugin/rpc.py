@@ -38,7 +38,7 @@ API_VERSION = "1.0"
 PACKABLE = ("restart", "resume", "pause", "abort", "getRollout", "getAllRollouts", "getProcesses")
 """The methods that callPacked calls."""
 
-GONE_FOR_GOOD = 60.0
+LISTENER_GONE_AFTER = 60.0
 """Seconds without a listener after which a client that waits for the end of a rollout learns that it is stalled: longer
 than a restart of the listener, or of everything, takes."""
 
@@ -182,7 +182,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @return struct rollout  id, group, status (running, done, failed, aborted), why, waits_for, seconds, total,
                                replaced, listener (boolean, it is running), processes: an array of structs with name,
                                stage, why, ...; all fields are in supervisor_rolling/schema/rollout.json. The fields of
-                               the course (availability, rests, stages, latencies_ms) are empty, see getRecord
+                               the course (availability, interruptions, stages, latencies_ms) are empty, see getRecord
         """
         self._update("getRollout")
         rollout = self.mailbox.rollouts.get(group) if isinstance(group, str) else None  # of a removed group, too
@@ -190,7 +190,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             group = group_of(self.supervisord, group)
             rollout = self.mailbox.rollouts.get(group)
         if rollout is None:
-            raise RollingFault(Fault.NOT_ROLLING, "no rollout of %s is known" % group)
+            raise RollingFault(Fault.NO_ROLLOUT_KNOWN, "no rollout of %s is known" % group)
         return self._view(rollout)
 
     def getAllRollouts(self) -> list[dict[str, Any]]:
@@ -343,12 +343,12 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 gone_since = 0.0
                 return found
             gone_since = gone_since or self.clock()
-            if self.clock() - gone_since >= GONE_FOR_GOOD:
+            if self.clock() - gone_since >= LISTENER_GONE_AFTER:
                 raise RollingFault(
                     Fault.LISTENER_DOWN,
                     "the listener has not answered for %g s: rollout %d of %s is stalled, and its closed ports reopen "
                     "when their lease expires. Fix: supervisorctl restart %s; the rollout continues then"
-                    % (GONE_FOR_GOOD, number, group, self._listener.name()),
+                    % (LISTENER_GONE_AFTER, number, group, self._listener.name()),
                 )
             return NOT_DONE_YET
 
@@ -379,14 +379,16 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 raise RollingFault(Fault.REFUSED, ABORTING % (group, group))
             if rollout is not None and rollout.status in RESUMABLE:
                 hint = " (the last one %s: rolling_resume continues it)" % rollout.status.value
-            raise RollingFault(Fault.NOT_ROLLING, "no rollout of %s is running: nothing %s%s" % (group, wish, hint))
+            raise RollingFault(
+                Fault.NO_ROLLOUT_KNOWN, "no rollout of %s is running: nothing %s%s" % (group, wish, hint)
+            )
         self._ring()
         return self._view(self.mailbox.rollouts[group])
 
     def _check_free(self, group: str) -> None:
         holder = self.mailbox.holder(group, self.clock() - ANSWER_WITHIN)
         if holder is not None:
-            raise RollingFault(Fault.ALREADY_ROLLING, BUSY % (group, holder_text(holder), group))
+            raise RollingFault(Fault.ROLLOUT_IN_PROGRESS, BUSY % (group, holder_text(holder), group))
 
     def _view(self, rollout: Rollout) -> dict[str, Any]:
         return struct(rollout_view(rollout, self.clock(), Detail.PROCESSES, listener=self._listener.is_running()))

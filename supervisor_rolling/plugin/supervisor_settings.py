@@ -9,9 +9,9 @@ from supervisor.datatypes import RestartUnconditionally
 from supervisor.events import EventTypes, getEventNameByType
 
 from supervisor_rolling.core.preflight_report import ListenerSettings, ProcessSettings, Settings
-from supervisor_rolling.plugin.events import RollingAskedEvent
+from supervisor_rolling.plugin.events import RollingRequestEvent
 
-NEEDED = (RollingAskedEvent, EventTypes.PROCESS_STATE, EventTypes.PROCESS_GROUP, EventTypes.TICK_5)
+NEEDED = (RollingRequestEvent, EventTypes.PROCESS_STATE, EventTypes.PROCESS_GROUP, EventTypes.TICK_5)
 """The events that our listener needs; ``events=`` may name a parent of each."""
 
 
@@ -27,7 +27,7 @@ def settings_of(supervisord: Any, group: str) -> Settings:
 
 def gets_doorbell(group: Any) -> bool:
     """Whether a group is a pool of event listeners that our own event reaches."""
-    return _gets(group, RollingAskedEvent)
+    return _gets(group, RollingRequestEvent)
 
 
 def _gets(group: Any, event: Any) -> bool:

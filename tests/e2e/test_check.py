@@ -324,7 +324,7 @@ def odd(group: Callable[..., Stack]) -> Iterator[Stack]:
         for name, (command, more) in programs.items()
     )
     listener = (
-        "[eventlistener:other]\ncommand=sleep 600\nevents=ROLLING_ASKED\nnumprocs=2\nprocess_name=%(process_num)d"
+        "[eventlistener:other]\ncommand=sleep 600\nevents=ROLLING_REQUEST\nnumprocs=2\nprocess_name=%(process_num)d"
     )
     stack = group(setup={"program": f"stopwaitsecs=30\n{sections}\n{listener}"})
     ports = {

@@ -152,7 +152,7 @@ def test_check_names_every_path_with_its_fix(script: Path, folder: Path) -> None
     writable(script)
     hooks = HooksPolicy(after_rollout=Hook(("sh", str(script))))
     policy = Policy("app", PortRule(), hooks=hooks, balancer=BalancerPolicy(str(file)))
-    found = {one.where: (one.is_error, one.fix) for one in RealGateProbes().distrust(policy)}
+    found = {one.where: (one.is_error, one.fix) for one in RealGateProbes().untrusted_files(policy)}
     assert found == {
         "groups.app.hooks.after_rollout": (True, f"chmod go-w {script}"),
         "groups.app.balancer.nginx": (True, f"chown root {file}"),

@@ -138,11 +138,11 @@ def test_resumed_rollout_records_duration_and_idle_time(light: Callable[..., Sta
     took = time.time() - failed["began"]
     (one,) = history(stack)
     assert (one["status"], one["replaced"]) == ("done", 2)
-    ((begin, end, why),) = kept(stack)[-1]["rests"]
+    ((begin, end, why),) = kept(stack)[-1]["interruptions"]
     assert (begin, why) == (failed["seconds"], failed["why"])
     assert end >= before - failed["began"] - 0.1
-    assert one["rested"] == pytest.approx(end - begin, abs=0.002)
-    assert failed["seconds"] < one["seconds"] <= took - one["rested"] + 0.1
+    assert one["interrupted"] == pytest.approx(end - begin, abs=0.002)
+    assert failed["seconds"] < one["seconds"] <= took - one["interrupted"] + 0.1
     assert ", resumed after " in stack.ctl("rolling_history", "app").stdout
 
 
@@ -247,7 +247,7 @@ def test_xml_rpc_returns_the_same_history(light: Callable[..., Stack]) -> None:
     for asked in ((), ("app",), ("app", 1), ("", 1)):
         assert json.loads(rpc.rolling.getRecord(*asked))["id"] == one["id"] == 1
     for asked in (("", 9), ("app", 9), ("idle", 1)):
-        with pytest.raises(Exception, match=str(Fault.NOT_ROLLING)):
+        with pytest.raises(Exception, match=str(Fault.NO_ROLLOUT_KNOWN)):
             rpc.rolling.getRecord(*asked)
 
 

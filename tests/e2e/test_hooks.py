@@ -56,7 +56,7 @@ def test_hooks_run_before_and_after_the_rollout() -> None:
     world.run(reconciler)
     assert begun(world) == [("before_rollout", ""), ("after_rollout", "done")]
     rollout = world.rollout()
-    assert (rollout.status, rollout.verdict, rollout.why) == (Status.DONE, "", "")
+    assert (rollout.status, rollout.final_status, rollout.why) == (Status.DONE, "", "")
     assert (world.lost, world.cold) == (0, 0)
 
 
@@ -97,10 +97,12 @@ def test_group_is_busy_until_last_hook_ends() -> None:
     world = a_world()
     world.hooks.takes["after_rollout"] = 30.0
     world.ask()
-    reconciler = world.live(world.reconciler(), 60.0, lambda: bool(world.rollout_or_none() and world.rollout().verdict))
+    reconciler = world.live(
+        world.reconciler(), 60.0, lambda: bool(world.rollout_or_none() and world.rollout().final_status)
+    )
     ended = world.rollout().ended_at
     reconciler = world.live(reconciler, 20.0)
-    assert (world.rollout().status, world.rollout().verdict) == (Status.RUNNING, "done")
+    assert (world.rollout().status, world.rollout().final_status) == (Status.RUNNING, "done")
     world.run(reconciler)
     assert (world.rollout().status, world.rollout().ended_at) == (Status.DONE, ended)
 
@@ -112,7 +114,7 @@ def test_an_abort_waits_for_no_command(moment: str) -> None:
     world.ask()
     reconciler = world.live(world.reconciler(), 1.0)
     if moment == "after":
-        reconciler = world.live(reconciler, 60.0, lambda: bool(world.rollout().verdict))
+        reconciler = world.live(reconciler, 60.0, lambda: bool(world.rollout().final_status))
     world.mailbox.flag("app", aborting=True)
     world.run(reconciler, 5.0)
     assert world.rollout().status is (Status.ABORTED if moment == "before" else Status.DONE)

@@ -117,7 +117,7 @@ def test_only_the_listener_may_record(stack: Stack) -> None:
                 "listenerGuard": ("app", guard_state),
                 "listenerAnswer": (1, 0, "", rollout),
             }.items():
-                assert fault_of(getattr(rolling, method), key, *arguments) == Fault.LISTENERS_OWN
+                assert fault_of(getattr(rolling, method), key, *arguments) == Fault.LISTENER_ONLY
         assert rolling.getAllRollouts() == before
 
 
@@ -131,7 +131,7 @@ def test_key_is_in_no_log_and_no_event(stack: Stack) -> None:
     recorded = found[RECORD]
     assert b"eventname:ROLLING_FINISHED" in recorded
     assert b"eventname:PROCESS_STATE_RUNNING" in recorded
-    assert b"ROLLING_ASKED" not in recorded
+    assert b"ROLLING_REQUEST" not in recorded
     assert [name for name, text in found.items() if key.encode() in text] == []
     assert "listenerObserve" in found["supervisord.log"].decode(), "supervisord does not log its calls"
 
@@ -185,7 +185,7 @@ def test_garbage_on_the_socket_ends_nothing(stack: Stack) -> None:
         statuses = [posted(stack, garbage(chance)) for _ in range(300)]
         assert set(statuses) <= {200, 400, 0}, "0: supervisord closes the connection over what is not UTF-8"
         assert min(statuses.count(200), statuses.count(400)) > 30
-    assert "a defect of supervisor_rolling" not in (stack.directory / "supervisord.log").read_text(errors="replace")
+    assert "a bug in supervisor_rolling" not in (stack.directory / "supervisord.log").read_text(errors="replace")
 
 
 def frame(name: str, payload: str, length: int = -1) -> str:
@@ -211,7 +211,7 @@ STATE = "processname:app-8000 groupname:app from_state:RUNNING expected:0 pid:1"
         frame("PROCESS_STATE_EXITED", STATE) * 3,
         frame("PROCESS_STATE_EXITED", "processname:\x1b[2J groupname:app from_state: pid:9" + "9" * 5000),
         frame("TICK_5", "when:1", length=3) + frame("TICK_5", "when:1", length=10**8),
-        frame("ROLLING_ASKED", "key:" + "0" * 64) + frame("ROLLING_ASKED", "key:é"),
+        frame("ROLLING_REQUEST", "key:" + "0" * 64) + frame("ROLLING_REQUEST", "key:é"),
         frame("TICK_5", "", length=5000),
     ],
     ids=["lines", "no line", "deaths", "ugly", "wrong lengths", "a key", "an event that never ends"],
@@ -227,7 +227,7 @@ def test_garbage_on_listener_stdin_ends_nothing(stack: Stack, text: str) -> None
 
 def test_listener_with_wrong_key_gets_the_right_one(stack: Stack) -> None:
     restart_listener(stack)
-    stack.rpc().supervisor.sendProcessStdin("rolling", frame("ROLLING_ASKED", "key:" + "0" * 64))
+    stack.rpc().supervisor.sendProcessStdin("rolling", frame("ROLLING_REQUEST", "key:" + "0" * 64))
     wait_open(stack)
     with nothing_dies(stack):
         pass
@@ -285,7 +285,7 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         first_port=8300,
         nginx_port=8380,
         startsecs=0,
-        supervisor="\n".join([SABOTAGE, OURS, recorder("rolling", "ROLLING_ASKED,ROLLING,PROCESS_STATE")]),
+        supervisor="\n".join([SABOTAGE, OURS, recorder("rolling", "ROLLING_REQUEST,ROLLING,PROCESS_STATE")]),
     )
     with Stack(tmp_path_factory.mktemp("d"), setup) as stack:
         yield stack
@@ -307,7 +307,7 @@ class Listener:
         try:
             return getattr(self.stack.rpc(), method)(*arguments)
         except xmlrpc.client.Fault as fault:
-            self.defects += fault.faultCode == Fault.DEFECT
+            self.defects += fault.faultCode == Fault.INTERNAL_ERROR
             return None
 
     def drill(self) -> None:
@@ -389,7 +389,7 @@ def test_plugin_exception_leaves_supervisord_working(sabotaged: Stack, number: i
     assert hits > len(sample) // 2, "the drill does not call most of what it arms"
     assert listener.defects > hits / 2
     said = (stack.directory / "supervisord.log").read_text()
-    assert said.count("a defect of supervisor_rolling in") > hits / 4
+    assert said.count("a bug in supervisor_rolling in") > hits / 4
     assert "sabotage" in said
 
 

@@ -370,7 +370,7 @@ def test_supervisord_without_rpcinterface_refuses_the_listener(tmp_path_factory:
     directory = tmp_path_factory.mktemp("s")
     sections = plugin.sections(directory / "rolling.yaml").replace("[rpcinterface:rolling]", "[another:rolling]")
     with (
-        pytest.raises(StackError, match="Unknown event type ROLLING_ASKED"),
+        pytest.raises(StackError, match="Unknown event type ROLLING_REQUEST"),
         Stack(directory, Setup(processes=2, supervisor=sections)),
     ):
         pass

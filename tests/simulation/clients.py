@@ -35,7 +35,7 @@ class FakeKeepaliveCloser:
     """The load balancer's keep-alive pool of each port, and the rule that makes it close a connection after its answer.
 
     ``picks_every``: seconds from one request on a port's pool to the next; the newest idle connection is taken.
-    ``is_sealed``: it speaks TLS, so that no connection is ever closed; ``is_deaf``: it is not nginx, and keeps them all
+    ``is_opaque``: it speaks TLS, so that no connection is ever closed; ``is_deaf``: it is not nginx, and keeps them all
     the same. ``problem``: the kernel cannot.
     """
 
@@ -43,7 +43,7 @@ class FakeKeepaliveCloser:
         self._world = world
         self.picks_every = math.inf
         self.answer_takes = 0.05
-        self.is_sealed = False
+        self.is_opaque = False
         self.is_deaf = False
         self.problem = ""
         self.by_port: dict[int, list[Pooled]] = {}
@@ -83,7 +83,7 @@ class FakeKeepaliveCloser:
         """The process stops: all are closed. Returns the requests that were lost."""
         return sum(one.busy_until > self._world.now for one in self.by_port.pop(port, []))
 
-    def silent(self, port: int) -> float:
+    def idle_for(self, port: int) -> float:
         now = self._world.now
         found = [0.0 if one.busy_until > now else now - one.moved_at for one in self.by_port.get(port, [])]
         return min(found, default=math.inf)
@@ -102,11 +102,11 @@ class FakeKeepaliveCloser:
             return False
         if one.busy_until <= now - STEP * 1.5:
             return False  # answered before the rule was there
-        self._answered[port] = "sealed" if self.is_sealed else "http"
+        self._answered[port] = "opaque" if self.is_opaque else "http"
         if self.is_deaf:
             self._closing[port].discard(one.peer)
             return False
-        return not self.is_sealed
+        return not self.is_opaque
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -179,7 +179,7 @@ class FakeGateProbes:
         self.unreached = ""
         self.connected: list[int] = []
 
-    def try_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
+    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
         return list(self.failures)
 
     def warmup_address(self, addresses: tuple[str, ...], bypass: str) -> str:
@@ -192,7 +192,7 @@ class FakeGateProbes:
     def metrics(self, address: str) -> tuple[str, str]:
         return "", ""
 
-    def distrust(self, policy: Policy) -> Sequence[Finding]:
+    def untrusted_files(self, policy: Policy) -> Sequence[Finding]:
         return ()
 
     def conntrack(self) -> Conntrack | None:

@@ -32,7 +32,7 @@ class FakeSockets:
             tcp(port): Connections(
                 frozenset(peers),
                 tuple(map(Connection, peers[::-1][:oldest])),
-                self._silent(port) if oldest else 0.0,
+                self._idle_for(port) if oldest else 0.0,
             )
             for port, peers in found.items()
         }
@@ -56,9 +56,9 @@ class FakeSockets:
         self.holders_asked.append(list(ports))
         return {port: self.holders[port] for port in ports if port in self.holders}
 
-    def _silent(self, port: int) -> float:
+    def _idle_for(self, port: int) -> float:
         is_busy = any(p.connections for p in self._world.processes.values() if p.port == port)
-        return 0.0 if is_busy else self._world.keepalive_closer.silent(port)
+        return 0.0 if is_busy else self._world.keepalive_closer.idle_for(port)
 
 
 class FakeGate:

@@ -96,5 +96,5 @@ class FakeSupervisor:
         left = max(0.0, p.spawned + p.startsecs - now) if p.state == "STARTING" else 0.0
         warm = self.mailbox.is_warm(self._world.group, p.name, p.incarnation)
         took = now - p.stopping_since if p.state == "STOPPING" else p.stop_took
-        ends = p.stopwaitsecs, p.stopped_by_order, p.stopped_by_rollout, took, p.started_by_other
+        ends = p.stopwaitsecs, p.stopped_on_request, p.stopped_by_rollout, took, p.started_by_other_at
         return Process(p.name, p.state, p.pid, p.spawned, now - p.down_at, left, now - p.spawned, "", warm, *ends)

@@ -12,7 +12,7 @@ from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp
 from supervisor_rolling.core.errors import SocketsError
-from supervisor_rolling.core.guard import WARMED_BY_USERS
+from supervisor_rolling.core.guard import ASSUMED_WARM_AFTER
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import Config, GatePolicy, GuardPolicy, Policy, PortRule
 from supervisor_rolling.core.port_use import Holder, PortUse
@@ -151,8 +151,8 @@ def test_guard_state_follows_todays_policy(setting: Setting) -> None:
 
 
 def test_newly_guarded_groups_old_processes_are_warm(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
-    old, young = a_process(up_for=WARMED_BY_USERS), a_process("app-8002", pid=101, up_for=WARMED_BY_USERS - 1.0)
-    without = a_process("other", pid=102, up_for=WARMED_BY_USERS)
+    old, young = a_process(up_for=ASSUMED_WARM_AFTER), a_process("app-8002", pid=101, up_for=ASSUMED_WARM_AFTER - 1.0)
+    without = a_process("other", pid=102, up_for=ASSUMED_WARM_AFTER)
     with caplog.at_level(logging.INFO):
         found = setting.states(a_world(app=processes(old, young, without)))
     assert found["app"] is not None
@@ -161,7 +161,7 @@ def test_newly_guarded_groups_old_processes_are_warm(setting: Setting, caplog: p
 
 
 def test_known_guard_state_does_not_begin_again(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
-    world = a_world(a_watch(), app=processes(a_process(up_for=WARMED_BY_USERS)))
+    world = a_world(a_watch(), app=processes(a_process(up_for=ASSUMED_WARM_AFTER)))
     with caplog.at_level(logging.INFO):
         found = setting.states(world)["app"]
     assert found is not None

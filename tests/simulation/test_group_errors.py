@@ -228,4 +228,4 @@ def test_defect_in_a_request_refuses_only_it(monkeypatch: pytest.MonkeyPatch, ca
     with caplog.at_level(logging.ERROR):
         reconciler.reconcile()
     assert [one.state for one in asked] == ["refused", "accepted"]
-    assert asked[0].code == Fault.DEFECT
+    assert asked[0].code == Fault.INTERNAL_ERROR

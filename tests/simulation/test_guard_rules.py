@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core import guard
 from supervisor_rolling.core.endpoint import Endpoints, tcp
-from supervisor_rolling.core.guard import FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY, WARMED_BY_USERS
+from supervisor_rolling.core.guard import ASSUMED_WARM_AFTER, FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.observation import Observation
@@ -444,8 +444,8 @@ def test_failed_member_stays_closed_after_rollout():
 
 
 def test_long_running_process_counts_as_warm():
-    old = replace(cold("app-1"), up_for=WARMED_BY_USERS)
-    young = replace(cold("app-2"), up_for=WARMED_BY_USERS - 1)
+    old = replace(cold("app-1"), up_for=ASSUMED_WARM_AFTER)
+    young = replace(cold("app-2"), up_for=ASSUMED_WARM_AFTER - 1)
     processes = {process.name: process for process in (old, young)}
     begun = guard.begin(a_watch(), processes, endpoints_of(processes), NOW)
     guard_state = advanced(begun, processes)

@@ -60,7 +60,7 @@ def test_a_request_that_takes_longer_than_quiet_is_waited_for() -> None:
 
 def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -> None:
     world = pooled()
-    world.keepalive_closer.is_sealed = True
+    world.keepalive_closer.is_opaque = True
     rolled(world)
     assert world.rollout().status is Status.FAILED
     assert "in TLS or HTTP/2" in world.rollout().members[0].why

@@ -36,7 +36,7 @@ from supervisor_rolling.listener.actions import ACTIONS_AT_ONCE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
 from supervisor_rolling.listener.reconciler import ACTIONS_WITHIN, RETRY_EVERY, Reconciler
-from supervisor_rolling.listener.rollout_requests import LOCK_PATIENCE, PATIENCE
+from supervisor_rolling.listener.rollout_requests import LOCK_TIMEOUT, PATIENCE
 from tests.simulation.kernel import FakeGate, FakeSockets
 from tests.simulation.supervisord import FakeSupervisor
 from tests.simulation.world import GROUP, Killed, World, fast_policy
@@ -431,7 +431,7 @@ def test_request_is_refused_when_a_lock_stays_taken():
     asked_at = world.now
     world.live(world.reconciler(), 10.0, lambda: request.state != "asked")
     assert (request.state, request.text) == ("refused", "another program holds the lock")
-    assert LOCK_PATIENCE <= world.now - asked_at < LOCK_PATIENCE + 1.0
+    assert LOCK_TIMEOUT <= world.now - asked_at < LOCK_TIMEOUT + 1.0
 
 
 def test_momentary_gate_failure_fails_no_rollout():
@@ -1239,7 +1239,7 @@ def test_unguarded_failed_process_stays_closed():
 def test_restart_by_supervisord_itself_opens_no_failed_process():
     world = World(3, fast_policy(guard=GuardPolicy(enabled=False)))
     world.processes["app-1"].deploy = {"warms": "GET / answered 500"}
-    world.processes["app-1"].started_by_other = world.processes["app-1"].spawned  # by supervisord, at its begin
+    world.processes["app-1"].started_by_other_at = world.processes["app-1"].spawned  # by supervisord, at its begin
     world.connection_takes = 5.0
     world.ask()
     reconciler = world.live(world.reconciler(), 5.0, lambda: world.rollout().members[0].stage is Stage.DRAINING)

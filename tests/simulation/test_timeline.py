@@ -14,8 +14,16 @@ from supervisor_rolling.core.metrics_snapshot import group_metrics
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.public_view import Detail, rollout_view
-from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Step
-from supervisor_rolling.core.timeline import MAX_LEVELS, MAX_STEPS, active, levelled, noted, rested, stays
+from supervisor_rolling.core.rollout import Interruption, Level, Member, Rollout, Stage, Step
+from supervisor_rolling.core.timeline import (
+    MAX_LEVELS,
+    MAX_STEPS,
+    active,
+    interrupted_for,
+    noted,
+    stays,
+    with_availability,
+)
 from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import words
 from tests.simulation.world import World
@@ -52,22 +60,22 @@ def test_steps_are_bounded() -> None:
 
 
 def test_level_is_noted_when_it_changes() -> None:
-    rollout = levelled(levelled(levelled(ROLLOUT, 3, 1000.0), 3, 1001.0), 2, 1002.0)
+    rollout = with_availability(with_availability(with_availability(ROLLOUT, 3, 1000.0), 3, 1001.0), 2, 1002.0)
     assert rollout.levels == (Level(1000.0, 3), Level(1002.0, 2))
     assert rollout.least_available == 2
-    assert levelled(rollout, 3, 1003.0).least_available == 2
+    assert with_availability(rollout, 3, 1003.0).least_available == 2
 
 
 def test_levels_are_bounded_and_least_is_not() -> None:
     full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MAX_LEVELS)))
-    assert levelled(full, 1, 9999.0).levels == full.levels
-    assert levelled(full, 1, 9999.0).least_available == 1
+    assert with_availability(full, 1, 9999.0).levels == full.levels
+    assert with_availability(full, 1, 9999.0).least_available == 1
 
 
 def test_rest_before_resume_is_not_active() -> None:
-    rests = (Rest(1010.0, 1100.0, "failed"), Rest(1120.0, 1121.0, ""))
-    rollout = replace(ROLLOUT, started_at=1000.0, ended_at=1130.0, rests=rests)
-    assert (active(rollout, 9999.0), rested(rollout)) == (39.0, 91.0)
+    interruptions = (Interruption(1010.0, 1100.0, "failed"), Interruption(1120.0, 1121.0, ""))
+    rollout = replace(ROLLOUT, started_at=1000.0, ended_at=1130.0, interruptions=interruptions)
+    assert (active(rollout, 9999.0), interrupted_for(rollout)) == (39.0, 91.0)
     assert active(replace(rollout, ended_at=0.0), 1140.0) == 49.0
 
 
@@ -132,7 +140,7 @@ def test_resumed_rollout_keeps_times_and_marks_rest() -> None:
     world.processes["app-2"].deploy = {"warms": "warm"}
     world.pass_time(100.0)
     second = a_rollout(world, kind="resume")
-    (rest,) = second.rests
+    (rest,) = second.interruptions
     assert (rest.begin, rest.why) == (first.ended_at, first.why)
     assert rest.end - rest.begin >= 100.0
     assert (second.began, second.started_at) == (first.began, first.started_at)

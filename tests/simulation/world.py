@@ -80,10 +80,10 @@ class SimProcess:
     heeds: str = ""  # the signal or request at which it ends its connections; of any other signal it dies
     notified: list[tuple[int, str]] = field(default_factory=list)  # by which signals and requests, with its pid
     stop_at: float = 0.0
-    stopped_by_order: bool = False
+    stopped_on_request: bool = False
     stopped_by_rollout: bool = False
     stopping_since: float = 0.0
-    started_by_other: float = 0.0
+    started_by_other_at: float = 0.0
     stop_took: float = 0.0
     connections: list[float] = field(default_factory=list)
     releases: list[int] = field(default_factory=list)
@@ -234,7 +234,7 @@ class World:
         if process.state in ("STOPPED", "EXITED", "FATAL"):
             self.spawn(process)
             if not self.is_by_rollout:
-                process.started_by_other = process.spawned
+                process.started_by_other_at = process.spawned
         self.operation(f"start {name}")
         return Outcome()
 
@@ -264,7 +264,7 @@ class World:
         self.processes[name].connections = []
         self.goes_down(self.processes[name], "STOPPED")
         self.spawn(self.processes[name])
-        self.processes[name].started_by_other = self.processes[name].spawned
+        self.processes[name].started_by_other_at = self.processes[name].spawned
 
     def run(self, reconciler: Reconciler, seconds: float = 60.0) -> Reconciler:
         """Turns and time until the rollout has ended; a killed reconciler is followed by a new one."""
@@ -351,7 +351,7 @@ class World:
     def goes_down(self, process: SimProcess, state: str, by_rollout: bool = False) -> None:
         process.stop_took = self.now - process.stopping_since if process.state == "STOPPING" else 0.0
         self._becomes(process, state)
-        process.stopped_by_order, process.stopped_by_rollout = state == "STOPPED", by_rollout
+        process.stopped_on_request, process.stopped_by_rollout = state == "STOPPED", by_rollout
         process.pid, process.down_at, process.connections = 0, self.now, []
 
     def _becomes(self, process: SimProcess, state: str) -> None:

@@ -104,12 +104,12 @@ class Rollouts:
 
     def aborted(self) -> None:
         self._restart(wait=False)
-        with _answered_by(Fault.NOT_ROLLING):  # where it has ended already
+        with _answered_by(Fault.NO_ROLLOUT_KNOWN):  # where it has ended already
             self._rpc().abort(GROUP)
 
     def paused(self) -> None:
         self._restart(wait=False)
-        with _answered_by(Fault.NOT_ROLLING):
+        with _answered_by(Fault.NO_ROLLOUT_KNOWN):
             self._rpc().pause(GROUP)
             self._rpc().resume(GROUP, True)
 

@@ -129,7 +129,7 @@ def ways() -> list[Way]:
         def is_drained() -> bool:
             lines.hold([port], LEASE)
             found = KernelSockets().connections([tcp(port)], oldest=1)[tcp(port)]
-            return not found.peers or min(time.monotonic() - closed_at, found.silent) >= QUIET
+            return not found.peers or min(time.monotonic() - closed_at, found.idle_for) >= QUIET
 
         return wait_until(is_drained, f"port {port} is drained", DEADLINE)
 

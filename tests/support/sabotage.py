@@ -41,7 +41,7 @@ ERRORS = (
 
 CONSTANT = (
     "plugin.events:RollingEvent.payload",
-    "plugin.events:RollingAskedEvent.payload",
+    "plugin.events:RollingRequestEvent.payload",
     "plugin.wakeup:WakeUp.readable",
     "plugin.wakeup:WakeUp.stay",
     "plugin.wakeup:WakeUp.writable",

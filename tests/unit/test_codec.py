@@ -34,7 +34,7 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.public_view import RolloutView
-from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Status, Step, Timing
+from supervisor_rolling.core.rollout import Interruption, Level, Member, Rollout, Stage, Status, Step, Timing
 from supervisor_rolling.core.snapshot import Known, Request
 
 names = st.text(max_size=8)
@@ -124,9 +124,9 @@ rollouts = st.builds(
     began=seconds,
     forecast=seconds,
     levels=st.lists(st.builds(Level, seconds, pids), max_size=3).map(tuple),
-    rests=st.lists(st.builds(Rest, seconds, seconds, names), max_size=2).map(tuple),
+    interruptions=st.lists(st.builds(Interruption, seconds, seconds, names), max_size=2).map(tuple),
     prepared=st.booleans(),
-    verdict=names,
+    final_status=names,
 )
 
 guarded = st.builds(

@@ -21,7 +21,7 @@ from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.balancer_config import read_nginx
-from supervisor_rolling.plugin.events import RollingAskedEvent
+from supervisor_rolling.plugin.events import RollingRequestEvent
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -107,7 +107,7 @@ def test_listener_starts_first_and_reads_events_at_once(supervisord: ServerOptio
 
 def test_listener_gets_doorbell_and_process_events(supervisord: ServerOptions) -> None:
     heard = tuple(group(supervisord, "rolling").pool_events)
-    selected = (RollingAskedEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
+    selected = (RollingRequestEvent, ProcessStateEvent, ProcessGroupEvent, Tick5Event, SupervisorStateChangeEvent)
     assert [event for event in selected if not issubclass(event, heard)] == []
 
 

@@ -27,7 +27,7 @@ from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.ctl import restart_command, watch
 from supervisor_rolling.ctl.commands import VERBS, make_rolling_controllerplugin
-from supervisor_rolling.ctl.watch import LISTENER_PATIENCE, POLL_EVERY, POLL_SELDOM, POLL_SHARE
+from supervisor_rolling.ctl.watch import LISTENER_TIMEOUT, MAX_POLL, MIN_POLL, POLL_SHARE
 from supervisor_rolling.plugin.views import packed
 from tests.support.report_records import a_rollout
 
@@ -94,7 +94,7 @@ class Server:
 
     def _next_rollout(self) -> View:
         if not self.rollouts:
-            raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no rollout of it is known")
+            raise xmlrpc.client.Fault(Fault.NO_ROLLOUT_KNOWN, "NO_ROLLOUT_KNOWN: no rollout of it is known")
         return self.rollouts.pop(0) if len(self.rollouts) > 1 else self.rollouts[0]
 
     def raises(self, error: BaseException) -> None:
@@ -301,7 +301,7 @@ def test_rollout_is_watched_to_its_end(ctl: Controller, clock: Clock) -> None:
     ctl.server.rollouts = [a_view(), a_view(), a_view(Status.DONE)]
     assert ctl.run("rolling_restart app") is None
     assert [call[0] for call in ctl.server.calls] == ["restart packed", *["getRollout packed"] * 3]
-    assert clock.slept == [POLL_EVERY] * 3
+    assert clock.slept == [MIN_POLL] * 3
     lines = ctl.printed.splitlines()
     assert lines[0] == "app: replacing 2 processes, 1 at a time (rollout 7)"
     assert lines[-1] == "app: 2 of 2 replaced in 2.0 s, never fewer than 1 of 2 available"
@@ -354,11 +354,11 @@ def test_missing_listener_ends_the_watching_after_patience(ctl: Controller, cloc
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 7
     assert "ERROR: the listener is not running: rollout 7 of app is stalled" in ctl.printed
-    assert clock.now - 1000.0 == pytest.approx(LISTENER_PATIENCE + POLL_EVERY, abs=0.15)
+    assert clock.now - 1000.0 == pytest.approx(LISTENER_TIMEOUT + MIN_POLL, abs=0.15)
 
 
 def test_listener_that_returns_keeps_the_watching(ctl: Controller, clock: Clock) -> None:
-    away = [a_view(listener=False)] * int(LISTENER_PATIENCE / POLL_EVERY - 5)
+    away = [a_view(listener=False)] * int(LISTENER_TIMEOUT / MIN_POLL - 5)
     ctl.server.rollouts = [*away, a_view(), *away, a_view(Status.DONE)]
     ctl.run("rolling_restart app")
     assert ctl.exitstatus == 0
@@ -415,9 +415,9 @@ def test_ctrl_c_during_a_request_prints_no_traceback(ctl: Controller) -> None:
         (Fault.NO_PERMISSION, 4),
         (Fault.NOT_CONFIGURED, 6),
         (Fault.LISTENER_DOWN, 7),
-        (Fault.ALREADY_ROLLING, 8),
+        (Fault.ROLLOUT_IN_PROGRESS, 8),
         (Fault.REFUSED, 1),
-        (Fault.NOT_ROLLING, 1),
+        (Fault.NO_ROLLOUT_KNOWN, 1),
         (Fault.ROLLOUT_FAILED, 1),
         (Fault.ROLLOUT_ABORTED, 1),
         (Fault.CONFLICT, 1),
@@ -507,7 +507,7 @@ def test_supervisord_gone_while_watching_exits_with_7(ctl: Controller) -> None:
 
 def test_forgotten_rollout_means_supervisord_restarted(ctl: Controller) -> None:
     def forgotten(*_: Any) -> None:
-        raise xmlrpc.client.Fault(Fault.NOT_ROLLING, "NOT_ROLLING: no rollout of app is known")
+        raise xmlrpc.client.Fault(Fault.NO_ROLLOUT_KNOWN, "NO_ROLLOUT_KNOWN: no rollout of app is known")
 
     ctl.server.answers["getRollout"] = forgotten
     ctl.run("rolling_restart app")
@@ -566,7 +566,7 @@ def test_failed_rollout_is_json_and_exits_with_1(ctl: Controller) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (fault(Fault.ALREADY_ROLLING, "ALREADY_ROLLING: wait"), 8),
+        (fault(Fault.ROLLOUT_IN_PROGRESS, "ROLLOUT_IN_PROGRESS: wait"), 8),
         (fault(Faults.BAD_NAME, "BAD_NAME: app"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 7),
         (xmlrpc.client.ProtocolError(URL, 500, "Oh no", {}), 1),
@@ -662,7 +662,7 @@ def test_slow_answers_are_polled_less_often(ctl: Controller, clock: Clock) -> No
     took = [0.001, 0.1, 9.0, 0.001]
     ctl.server.answers["getRollout"] = slow
     ctl.run("rolling_restart app")
-    assert clock.slept == [POLL_EVERY, POLL_EVERY, pytest.approx(POLL_SHARE * 0.1), POLL_SELDOM]
+    assert clock.slept == [MIN_POLL, MIN_POLL, pytest.approx(POLL_SHARE * 0.1), MAX_POLL]
 
 
 def test_supervisord_gone_while_watching_warns_of_orphans(ctl: Controller) -> None:
@@ -907,7 +907,7 @@ def unicode_answers(server: Server) -> None:
         "id": 1,
         "status": "failed",
         "seconds": 1.0,
-        "rested": 0.0,
+        "interrupted": 0.0,
         "began": 0,
         "replaced": 0,
         "total": 1,

@@ -10,7 +10,7 @@ import pytest
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
-from supervisor_rolling.core.drain import GATE_PATIENCE, LEAST_DRAIN, REUSE_PATIENCE, REUSE_TIMES
+from supervisor_rolling.core.drain import GATE_TIMEOUT, MIN_DRAIN, REUSE_GRACE, REUSE_TIMES
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.jobs import NotificationJob
 from supervisor_rolling.core.policy import DrainPolicy, GatePolicy, WarmupPolicy
@@ -70,8 +70,8 @@ def test_drain_lasts_min_seconds() -> None:
 def test_drain_takes_two_observations() -> None:
     """The first observation cannot tell what came through the closed gate."""
     drain = DrainPolicy(min_seconds=0.0)
-    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain).stage is Stage.DRAINING
-    assert stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain).stage is Stage.RESTARTING
+    assert stepped(a_member(Stage.DRAINING), a_process(), MIN_DRAIN / 2, drain=drain).stage is Stage.DRAINING
+    assert stepped(a_member(Stage.DRAINING), a_process(), MIN_DRAIN * 1.1, drain=drain).stage is Stage.RESTARTING
 
 
 @pytest.mark.parametrize("wish", [{"aborting": True}, {"leaks": {NAME: "10.0.0.9:4711"}}])
@@ -139,9 +139,9 @@ def test_empty_drain_forgets_lingering_connections() -> None:
 def test_zero_timeout_waits_for_second_observation(on_timeout: str, left: int) -> None:
     """The first observation cannot tell what came through the closed gate; 0 connections fail no member."""
     drain, facts = DrainPolicy(timeout=0.0, on_timeout=on_timeout), {"connections": {NAME: left}}
-    early = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN / 2, drain=drain, **facts)
+    early = stepped(a_member(Stage.DRAINING), a_process(), MIN_DRAIN / 2, drain=drain, **facts)
     assert early.stage is Stage.DRAINING
-    after = stepped(a_member(Stage.DRAINING), a_process(), LEAST_DRAIN * 1.1, drain=drain, **facts)
+    after = stepped(a_member(Stage.DRAINING), a_process(), MIN_DRAIN * 1.1, drain=drain, **facts)
     assert after.failed is (left > 0 and on_timeout == "fail")
 
 
@@ -149,15 +149,15 @@ NGINX = DrainPolicy(keepalive="nginx", idle_after=4.0)
 
 
 @pytest.mark.parametrize(
-    ("waited", "silent", "stage"),
+    ("waited", "idle_for", "stage"),
     [
         (3.9, 60.0, Stage.DRAINING),  # idle before the gate closed: nginx may still pick it
         (9.0, 3.9, Stage.DRAINING),
         (4.0, 4.0, Stage.RESTARTING),
     ],
 )
-def test_silent_pool_is_idle_after_idle_after(waited: float, silent: float, stage: Stage) -> None:
-    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: silent}}
+def test_silent_pool_is_idle_after_idle_after(waited: float, idle_for: float, stage: Stage) -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "idle_for": {NAME: idle_for}}
     after = stepped(a_member(Stage.DRAINING), a_process(), waited, drain=NGINX, **facts)
     assert (after.stage, after.lingering_connections) == (stage, 2), "what the restart ends is counted"
     other = replace(NGINX, keepalive="ignore")
@@ -165,7 +165,11 @@ def test_silent_pool_is_idle_after_idle_after(waited: float, silent: float, stag
 
 
 def test_idle_after_does_not_shorten_min_seconds() -> None:
-    facts: dict[str, Any] = {"connections": {NAME: 2}, "silent": {NAME: 60.0}, "drain": replace(NGINX, min_seconds=6.0)}
+    facts: dict[str, Any] = {
+        "connections": {NAME: 2},
+        "idle_for": {NAME: 60.0},
+        "drain": replace(NGINX, min_seconds=6.0),
+    }
     assert stepped(a_member(Stage.DRAINING), a_process(), 5.9, **facts).stage is Stage.DRAINING
     assert stepped(a_member(Stage.DRAINING), a_process(), 6.0, **facts).stage is Stage.RESTARTING
 
@@ -175,14 +179,14 @@ def test_silence_counts_with_keepalive_nginx_only() -> None:
     assert stepped(a_member(Stage.DRAINING), a_process(), 29.0, **facts).stage is Stage.DRAINING
 
 
-def test_sealed_pool_fails_with_fix() -> None:
-    facts: dict[str, Any] = {"connections": {NAME: 2}, "sealed": frozenset({NAME}), "drain": NGINX}
+def test_opaque_pool_fails_with_fix() -> None:
+    facts: dict[str, Any] = {"connections": {NAME: 2}, "opaque": frozenset({NAME}), "drain": NGINX}
     assert stepped(a_member(Stage.DRAINING), a_process(), 2.9, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == (
-        "answers on old connections to port 8001 in TLS or HTTP/2, where nginx cannot be told to close them "
-        "(drain.keepalive: nginx), so it was not stopped and keeps serving traffic. Fix: in nginx's upstream, remove "
+        "answers on old connections to port 8001 in TLS or HTTP/2, where drain.keepalive: nginx cannot make nginx "
+        "close them, so it was not stopped and keeps serving traffic. Fix: in nginx's upstream, remove "
         "the keepalive line (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
     )
 
@@ -199,8 +203,8 @@ def test_failed_process_drains_since_it_was_closed() -> None:
     assert stepped(cold, a_process(), 1.0, closed=early, **facts).stage is Stage.DRAINING
     assert stepped(cold, a_process(), 1.2, closed=early, **facts).stage is Stage.RESTARTING
     long_ago = {tcp(PORT): BEGAN - 99.0}
-    assert stepped(cold, a_process(), LEAST_DRAIN / 2, closed=long_ago, **facts).stage is Stage.DRAINING
-    after = stepped(cold, a_process(), LEAST_DRAIN * 1.1, closed=long_ago, **facts)
+    assert stepped(cold, a_process(), MIN_DRAIN / 2, closed=long_ago, **facts).stage is Stage.DRAINING
+    after = stepped(cold, a_process(), MIN_DRAIN * 1.1, closed=long_ago, **facts)
     assert (after.stage, after.lingering_connections) == (Stage.RESTARTING, 1)
 
 
@@ -215,15 +219,15 @@ def test_open_gate_restarts_drain_timeout() -> None:
 )
 def test_gate_that_does_not_close_fails_the_member(problem: str, words: str) -> None:
     facts = {"closed": {}, "gate_problem": problem, "unclosed": {NAME: BEGAN}}
-    assert stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE - 0.1, **facts).stage is Stage.DRAINING
-    after = stepped(a_member(Stage.DRAINING), a_process(), GATE_PATIENCE, **facts)
+    assert stepped(a_member(Stage.DRAINING), a_process(), GATE_TIMEOUT - 0.1, **facts).stage is Stage.DRAINING
+    after = stepped(a_member(Stage.DRAINING), a_process(), GATE_TIMEOUT, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == f"its gate could not be closed within 10 s, so it was not stopped: {words}"
 
 
 def test_short_gate_failure_does_not_end_drain() -> None:
     """Somebody holds the lock: what was closed is closed under its lease."""
-    at = GATE_PATIENCE + 5.0
+    at = GATE_TIMEOUT + 5.0
     facts = {"closed": {}, "gate_problem": "the lock is held", "unclosed": {NAME: BEGAN + at - 0.1}}
     assert stepped(a_member(Stage.DRAINING), a_process(), at, **facts).stage is Stage.DRAINING
 
@@ -240,7 +244,7 @@ def test_exit_after_drain_signal_fails() -> None:
     after = stepped(a_member(Stage.DRAINING), died, signalled=frozenset({NAME}), drain=drain)
     assert (after.stage, after.failed) == (Stage.RESTARTING, True)
     assert after.why.startswith("exited after SIGUSR1 (drain.signal): requests in flight were lost")
-    for process, signalled in ((died, frozenset()), (replace(died, stopped_by_order=True), frozenset({NAME}))):
+    for process, signalled in ((died, frozenset()), (replace(died, stopped_on_request=True), frozenset({NAME}))):
         assert not stepped(a_member(Stage.DRAINING), process, drain=drain, signalled=signalled).failed
 
 
@@ -250,7 +254,7 @@ def test_leak_names_peer_and_reopens_port() -> None:
     assert "(from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
 
 
-POOL = KeepaliveReuse(41, 3, REUSE_TIMES, "10.0.0.9:4711", REUSE_PATIENCE)
+POOL = KeepaliveReuse(41, 3, REUSE_TIMES, "10.0.0.9:4711", REUSE_GRACE)
 
 
 def drained_behind(reuse: KeepaliveReuse, at: float, keepalive: str = "refuse", timeout: float = 5.0) -> Member:
@@ -260,7 +264,7 @@ def drained_behind(reuse: KeepaliveReuse, at: float, keepalive: str = "refuse", 
 
 
 def test_reused_pool_fails_with_fixes() -> None:
-    after = drained_behind(POOL, REUSE_PATIENCE)
+    after = drained_behind(POOL, REUSE_GRACE)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert "(41 in 1.0 s over 3 connections, from 10.0.0.9:4711 to port 8001), so it was not stopped" in after.why
     ways_out = ("keepalive 0;", "supervisor_rolling.wsgi or .asgi", "{keepalive: nginx}", "drain: {keepalive: ignore}")
@@ -270,7 +274,7 @@ def test_reused_pool_fails_with_fixes() -> None:
 
 def test_pool_may_run_dry_until_drain_ends() -> None:
     seldom = replace(POOL, most=REUSE_TIMES - 1)
-    assert drained_behind(POOL, REUSE_PATIENCE - 0.1).stage is Stage.DRAINING
+    assert drained_behind(POOL, REUSE_GRACE - 0.1).stage is Stage.DRAINING
     assert drained_behind(seldom, 4.9).stage is Stage.DRAINING
     assert drained_behind(seldom, 5.0).failed
     assert drained_behind(POOL, 0.5, timeout=0.5).failed

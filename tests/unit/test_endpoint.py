@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor_rolling.core.endpoint import Endpoint, described, tcp, tcp_ports
+from supervisor_rolling.core.endpoint import Endpoint, endpoints_text, tcp, tcp_ports
 
 SOCKET = Endpoint("unix", "/run/app.sock")
 
@@ -20,4 +20,4 @@ def test_only_tcp_endpoints_have_ports() -> None:
 
 
 def test_message_names_each_port() -> None:
-    assert described([tcp(8001), tcp(9001)]) == "port 8001, port 9001"
+    assert endpoints_text([tcp(8001), tcp(9001)]) == "port 8001, port 9001"

@@ -31,7 +31,7 @@ from supervisor_rolling.listener.event_protocol import (
 
 HEADER = b"ver:3.0 server:supervisor serial:21 pool:rolling poolserial:10 eventname:%s len:%d\n"
 
-NAMES = st.sampled_from(["TICK_5", "ROLLING_ASKED", "PROCESS_STATE_EXITED"])
+NAMES = st.sampled_from(["TICK_5", "ROLLING_REQUEST", "PROCESS_STATE_EXITED"])
 EVENTS = st.lists(st.builds(Event, NAMES, st.binary(max_size=60)), max_size=6)
 
 
@@ -60,7 +60,7 @@ def fed(pieces: Iterator[bytes] | list[bytes]) -> list[Event]:
 
 
 def test_event_in_single_bytes_is_one_event() -> None:
-    events = [Event("TICK_5", b"when:1201063880"), Event("ROLLING_ASKED", b"group:app rollout:1\n{}")]
+    events = [Event("TICK_5", b"when:1201063880"), Event("ROLLING_REQUEST", b"group:app rollout:1\n{}")]
     data = stream(events)
     assert fed([data[n : n + 1] for n in range(len(data))]) == events
 
@@ -409,10 +409,10 @@ def test_channel_keeps_the_last_key(pipes: Pipes) -> None:
     assert pipes.channel.key == ""
     for event, key in {
         frame("TICK_5", b"key:nothing"): "",
-        frame("ROLLING_ASKED", b""): "",
-        frame("ROLLING_ASKED", b"key:one"): "one",
+        frame("ROLLING_REQUEST", b""): "",
+        frame("ROLLING_REQUEST", b"key:one"): "one",
         frame("ROLLING_PROCESS", b"key:none"): "one",
-        frame("ROLLING_ASKED", b"key:tw\xff"): "tw\ufffd",
+        frame("ROLLING_REQUEST", b"key:tw\xff"): "tw\ufffd",
     }.items():
         pipes.send(event)
         pipes.channel.receive()

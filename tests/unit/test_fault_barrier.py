@@ -30,7 +30,7 @@ from supervisor_rolling.core.rollout import Member, Stage, Status
 from supervisor_rolling.packing import unpack
 from supervisor_rolling.plugin.arguments import ANSWER_WITHIN
 from supervisor_rolling.plugin.fault_barrier import MAX_REPORTED, Defects, contained
-from supervisor_rolling.plugin.rpc import API_VERSION, GONE_FOR_GOOD, make_rolling_rpcinterface
+from supervisor_rolling.plugin.rpc import API_VERSION, LISTENER_GONE_AFTER, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
 from tests.unit.test_hostile_rpc import Root, a_pool, called, looking
 from tests.unit.test_rpcinterface import LISTENER_PID, a_rollout, make_supervisord
@@ -107,7 +107,7 @@ class Drill:
             listener.pid, listener.state = 0, ProcessStates.STOPPED
 
         def wait() -> None:
-            self.rolling.clock.now += GONE_FOR_GOOD
+            self.rolling.clock.now += LISTENER_GONE_AFTER
 
         self.asked("callPacked", "resume", ["app", True], answer=lose, then=wait)
         listener.state = ProcessStates.EXITED
@@ -194,16 +194,16 @@ def prepared() -> Any:
         group.config.name = name
         for process in group.processes.values():
             process.group = group
-    supervisord.process_groups["pool"] = a_pool("pool", "ROLLING_ASKED", "ROLLING")
+    supervisord.process_groups["pool"] = a_pool("pool", "ROLLING_REQUEST", "ROLLING")
     return looking(supervisord)
 
 
 def defects_in(answers: list[Any]) -> list[Any]:
-    return [answer for answer in answers if getattr(answer, "faultCode", 0) == Fault.DEFECT]
+    return [answer for answer in answers if getattr(answer, "faultCode", 0) == Fault.INTERNAL_ERROR]
 
 
 def logged(rolling: Any) -> list[str]:
-    return [line for line in rolling.supervisord.options.logger.data if "a defect of supervisor_rolling in" in line]
+    return [line for line in rolling.supervisord.options.logger.data if "a bug in supervisor_rolling in" in line]
 
 
 @pytest.mark.parametrize("target", [t for t in targets() if "wakeup:" not in t and t not in ELSEWHERE])
@@ -237,7 +237,7 @@ def test_drill_without_exception_finds_no_defect() -> None:
     faults = [answer.faultCode for answer in answers if isinstance(answer, xmlrpc.client.Fault)]
     assert (defects_in(answers), logged(rolling)) == ([], [])
     assert faults == [
-        Fault.ALREADY_ROLLING,
+        Fault.ROLLOUT_IN_PROGRESS,
         Faults.INCORRECT_PARAMETERS,
         Faults.BAD_NAME,
         Faults.INCORRECT_PARAMETERS,
@@ -253,7 +253,7 @@ def test_rollout_that_cannot_be_sent_is_not_written(sabotage: Sabotage, target: 
     sabotage.arm(f"plugin.{target}", "KeyError")
     answer = called(rolling, "listenerRecord", rolling.mailbox.key, "app", 0, dump(a_rollout(1)), 0)
     sabotage.disarm()
-    assert (answer.faultCode, called(rolling, "getAllRollouts")) == (Fault.DEFECT, [])
+    assert (answer.faultCode, called(rolling, "getAllRollouts")) == (Fault.INTERNAL_ERROR, [])
 
 
 def test_excluded_functions_exist() -> None:
@@ -276,7 +276,7 @@ def test_only_inner_type_error_is_a_defect() -> None:
 
     namespace: Any = Namespace()
     assert (namespace.add(1), namespace.add(1, 3), namespace.add.__doc__) == (3, 4, "Add")
-    for arguments, code in (((), 2), ((1, 2, 3), 2), ((1, "2"), Fault.DEFECT)):
+    for arguments, code in (((), 2), ((1, 2, 3), 2), ((1, "2"), Fault.INTERNAL_ERROR)):
         with pytest.raises(RPCError) as caught:
             namespace.add(*arguments)
         assert caught.value.code == code
@@ -289,7 +289,7 @@ def test_defect_is_logged_once_and_limited() -> None:
     defects = Defects(logger)
     for number in range(200):  # the same in other words
         defects.report("a test", ValueError(f"number {number}"))
-    assert logger.data == ["rolling: a defect of supervisor_rolling in a test:\nValueError: number 0\n"]
+    assert logger.data == ["rolling: a bug in supervisor_rolling in a test:\nValueError: number 0\n"]
     for number in range(200):
         defects.report(f"place {number}", ValueError("x"))
     assert len(logger.data) == MAX_REPORTED
@@ -301,7 +301,7 @@ def test_unwritable_log_stops_nothing() -> None:
             raise OSError("No space left on device")
 
     Defects(Full()).report("a test", ValueError("x"))
-    assert Defects(Full()).fault("restart", ValueError("x")).code == Fault.DEFECT
+    assert Defects(Full()).fault("restart", ValueError("x")).code == Fault.INTERNAL_ERROR
 
 
 # --- the factory
@@ -318,7 +318,7 @@ def test_supervisord_starts_when_factory_fails(sabotage: Sabotage, target: str, 
     interface = make_rolling_rpcinterface(supervisord, wakeup="true" if "wakeup" in target else "false")
     sabotage.disarm()
     assert sabotage.hits
-    assert "a defect of supervisor_rolling in its factory" in supervisord.options.logger.data[-1]
+    assert "a bug in supervisor_rolling in its factory" in supervisord.options.logger.data[-1]
     with pytest.raises(RPCError) as caught:
         traverse(Root(interface), "rolling.getAPIVersion", ())
     assert caught.value.code == Faults.UNKNOWN_METHOD

@@ -16,7 +16,7 @@ import pytest
 
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import tcp
-from supervisor_rolling.core.errors import GateError, GatePermissionError, PartlyHeldError
+from supervisor_rolling.core.errors import GateError, GatePermissionError, PartlyClosedError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates.haproxy import MAINT_GRACE, STICKY_GRACE, HaproxyGate
 from supervisor_rolling.listener.gates.haproxy_api import RuntimeApi
@@ -517,7 +517,7 @@ def test_port_without_server_fails_after_the_rest(haproxy: FakeHaproxy, make: Ca
     gate = make()
     since = gate.hold({8000: "app"})
     selected = r"no server of this host with port 8007, only: a \(127.0.0.1:8000\), b.* Fix: "
-    with pytest.raises(PartlyHeldError, match=selected) as caught:
+    with pytest.raises(PartlyClosedError, match=selected) as caught:
         gate.hold({8000: "app", 8007: "app"})
     assert haproxy.states() == {"a": 8, "b": 0}
     assert caught.value.closed == {tcp(port): at for port, at in since.items()}
@@ -525,7 +525,7 @@ def test_port_without_server_fails_after_the_rest(haproxy: FakeHaproxy, make: Ca
 
 def test_server_that_does_not_obey_is_named(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:
     haproxy.deaf.add("a")
-    with pytest.raises(PartlyHeldError, match="did not change the state of a: it will not") as caught:
+    with pytest.raises(PartlyClosedError, match="did not change the state of a: it will not") as caught:
         make().hold({8000: "app", 8001: "app"})
     assert haproxy.states() == {"a": 0, "b": 8}
     assert list(caught.value.closed) == [tcp(8001)]

@@ -55,7 +55,7 @@ def in_the_loop(keeper: Gatekeeper, call: Callable[[], T]) -> T:
 
 
 def probed(keeper: Gatekeeper, addresses: Collection[str], bypass: str) -> Sequence[str]:
-    return in_the_loop(keeper, lambda: RealGateProbes().try_gate(keeper._spare_ports.closed, addresses, bypass))
+    return in_the_loop(keeper, lambda: RealGateProbes().probe_gate(keeper._spare_ports.closed, addresses, bypass))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_gate_that_stays_closed_is_found() -> None:
         keeper.hold({endpoint: "stays"})
         return look()
 
-    found = RealGateProbes().try_gate(stuck, {"127.0.0.1"}, "mark")
+    found = RealGateProbes().probe_gate(stuck, {"127.0.0.1"}, "mark")
     keeper.hold({})
     assert found == [f"does not open {address} again: ECONNREFUSED" for address in ("127.0.0.1", "::1")]
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from supervisor_rolling.core.connections import Connections
-from supervisor_rolling.core.endpoint import TCP, Endpoint, described, tcp
-from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyHeldError
+from supervisor_rolling.core.endpoint import TCP, Endpoint, endpoints_text, tcp
+from supervisor_rolling.core.errors import GateBusyError, GateError, PartlyClosedError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gate_probe import ProbedPorts
@@ -157,7 +157,7 @@ class FailingGate(OtherGate):
             raise GateError(self.problem)
         found = super().hold({port: text for port, text in closed.items() if port not in self.lacks})
         if len(found) < len(closed):
-            raise PartlyHeldError(f"no server has {described(self.lacks)}", found)
+            raise PartlyClosedError(f"no server has {endpoints_text(self.lacks)}", found)
         return found
 
     def check(self) -> None:

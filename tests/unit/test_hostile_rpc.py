@@ -174,7 +174,7 @@ def test_any_arguments_bring_an_answer_or_a_fault(method: str, arguments: list[A
     before, number = kept(rolling), len(inspect.signature(getattr(rolling, method)).parameters)
     for given_ in (arguments, arguments[:number], ["app", *arguments][:number], ["app", False, *arguments][:number]):
         answer = called(rolling, method, *given_)
-        assert getattr(answer, "faultCode", 0) != Fault.DEFECT, answer
+        assert getattr(answer, "faultCode", 0) != Fault.INTERNAL_ERROR, answer
     assert method in ("abort", "pause", "resume") or kept(rolling) == before
     is_sound(rolling)
 
@@ -189,7 +189,7 @@ def test_any_listener_arguments_bring_answer_or_fault(method: str, arguments: li
     if data.draw(st.booleans()):
         arguments[0] = data.draw(st.sampled_from(["app", 1, "rolling"]))
     answer = called(rolling, method, rolling.mailbox.key, *arguments)
-    assert getattr(answer, "faultCode", 0) not in (Fault.DEFECT, Fault.LISTENERS_OWN), answer
+    assert getattr(answer, "faultCode", 0) not in (Fault.INTERNAL_ERROR, Fault.LISTENER_ONLY), answer
     is_sound(rolling)
 
 
@@ -290,7 +290,7 @@ def test_policy_cannot_be_written_without_key(rolling: Any, method: str, key: An
     for arguments in evil_calls()[method]:
         for wrong in (key, rolling.mailbox.key[:-1], rolling.mailbox.key + "0", rolling.mailbox.key.upper() + "F"):
             answer = called(rolling, method, wrong, *arguments)
-            assert (answer.faultCode, method in answer.faultString) == (Fault.LISTENERS_OWN, True)
+            assert (answer.faultCode, method in answer.faultString) == (Fault.LISTENER_ONLY, True)
     assert (kept(rolling), rolling.mailbox.observed_at) == (before, observed_at)
     assert rolling.mailbox.requests[1].state == "asked"
 
@@ -323,7 +323,7 @@ def test_only_our_listener_gets_the_key(
 ) -> None:
     rolling = looking(supervisord)
     ours, everything, rollouts = (
-        a_pool("ours", "ROLLING_ASKED", "TICK_5"),
+        a_pool("ours", "ROLLING_REQUEST", "TICK_5"),
         a_pool("all", "EVENT"),
         a_pool("r", "ROLLING"),
     )
@@ -332,11 +332,15 @@ def test_only_our_listener_gets_the_key(
     (event,) = ours.event_buffer
     assert event.payload() == f"key:{rolling.mailbox.key}"
     assert everything.event_buffer == rollouts.event_buffer == []
-    assert events.getEventNameByType(type(event)) == "ROLLING_ASKED"
+    assert events.getEventNameByType(type(event)) == "ROLLING_REQUEST"
 
 
 def test_doorbell_is_first_and_one_is_enough(supervisord: DummySupervisor) -> None:
-    rolling, ours, deaf = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5"), a_pool("d", "ROLLING_ASKED")
+    rolling, ours, deaf = (
+        looking(supervisord),
+        a_pool("ours", "ROLLING_REQUEST", "TICK_5"),
+        a_pool("d", "ROLLING_REQUEST"),
+    )
     ours.processes = supervisord.process_groups["rolling"].processes
     supervisord.process_groups.update(rolling=ours, deaf=deaf)
     for when in range(3):
@@ -344,15 +348,15 @@ def test_doorbell_is_first_and_one_is_enough(supervisord: DummySupervisor) -> No
     for _ in range(20):
         rolling.listenerHello()
     names = [type(event).__name__ for event in ours.event_buffer]
-    assert names == ["RollingAskedEvent", "Tick5Event", "Tick5Event", "Tick5Event"]
+    assert names == ["RollingRequestEvent", "Tick5Event", "Tick5Event", "Tick5Event"]
     ours.event_buffer.clear()
     rolling.restart("app", False, {})
-    assert [type(event).__name__ for event in ours.event_buffer] == ["RollingAskedEvent"]
+    assert [type(event).__name__ for event in ours.event_buffer] == ["RollingRequestEvent"]
     assert len(deaf.event_buffer) == 1
 
 
 def test_second_doorbell_drops_no_event(supervisord: DummySupervisor) -> None:
-    rolling, ours = looking(supervisord), a_pool("ours", "ROLLING_ASKED", "TICK_5")
+    rolling, ours = looking(supervisord), a_pool("ours", "ROLLING_REQUEST", "TICK_5")
     supervisord.process_groups = {"ours": ours}
     rolling.listenerHello()
     for when in range(9):

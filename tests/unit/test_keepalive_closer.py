@@ -109,7 +109,7 @@ def test_tls_and_http2_are_reported_as_sealed(lines: StatusLineRewriter, listene
     with connected(listener) as pair:
         lines.hold([port_of(listener)], 5.0)
         assert carried(pair, data) == data
-        assert lines.hold([port_of(listener)], 5.0) == {port_of(listener): "sealed"}
+        assert lines.hold([port_of(listener)], 5.0) == {port_of(listener): "opaque"}
 
 
 # --- the lease

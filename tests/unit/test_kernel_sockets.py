@@ -202,7 +202,7 @@ def test_age_is_unknown_where_bytes_move_both_ways(keep: ExitStack, sockets: Ker
 def test_port_is_silent_since_the_last_byte(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     port = port_of(server)
-    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == math.inf
+    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].idle_for == math.inf
     answered = [connect(keep, server) for _ in range(2)]
     for client in answered:
         process = keep.enter_context(server.accept()[0])
@@ -210,12 +210,12 @@ def test_port_is_silent_since_the_last_byte(keep: ExitStack, sockets: KernelSock
         assert process.recv(9)
         process.sendall(b"answer")
         assert eventually(lambda client=client: oldest_of(sockets, server)[name_of(client)].idle >= 0.1)  # type: ignore[misc]
-    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
+    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].idle_for >= 0.3)
     found = sockets.connections([tcp(port)], oldest=9)[tcp(port)]
-    assert found.silent == min(one.idle for one in found.oldest)
-    assert sockets.connections([tcp(port)])[tcp(port)].silent == 0.0  # not asked for
+    assert found.idle_for == min(one.idle for one in found.oldest)
+    assert sockets.connections([tcp(port)])[tcp(port)].idle_for == 0.0  # not asked for
     answered[0].sendall(b"ask")
-    assert stays(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == 0.0, 0.3), (
+    assert stays(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].idle_for == 0.0, 0.3), (
         "one waits for its answer"
     )
 
@@ -233,16 +233,18 @@ def test_port_is_not_silent_while_a_reader_pauses(keep: ExitStack, sockets: Kern
         while True:
             sent += process.send(bytes(65536))
     assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].oldest[0].idle >= 0.3)
-    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent == 0.0
+    assert sockets.connections([tcp(port)], oldest=1)[tcp(port)].idle_for == 0.0
     while sent:
         sent -= len(client.recv(1 << 20))
-    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].silent >= 0.3)
+    assert eventually(lambda: sockets.connections([tcp(port)], oldest=1)[tcp(port)].idle_for >= 0.3)
 
 
 def test_port_with_an_accept_queue_is_not_silent(keep: ExitStack, sockets: KernelSockets) -> None:
     server = listen(keep)
     connect(keep, server)
-    assert stays(lambda: sockets.connections([tcp(port_of(server))], oldest=1)[tcp(port_of(server))].silent == 0.0, 0.1)
+    assert stays(
+        lambda: sockets.connections([tcp(port_of(server))], oldest=1)[tcp(port_of(server))].idle_for == 0.0, 0.1
+    )
 
 
 def test_connection_without_bytes_is_idle_since_its_start(keep: ExitStack, sockets: KernelSockets) -> None:

@@ -31,12 +31,12 @@ class Busy:
         return 0.0
 
 
-@pytest.mark.parametrize(("takes", "rests"), [(2 * LONG_RECONCILE, True), (0.0, False)])
-def test_long_reconcile_pauses_before_the_next(takes: float, rests: bool) -> None:
+@pytest.mark.parametrize(("takes", "pauses"), [(2 * LONG_RECONCILE, True), (0.0, False)])
+def test_long_reconcile_pauses_before_the_next(takes: float, pauses: bool) -> None:
     reconciler: Any = Busy(takes)
-    due, rested = listener._reconciled(reconciler)
+    due, earliest = listener._reconciled(reconciler)
     assert due <= time.monotonic()
-    assert (rested - due >= takes * 0.99) if rests else rested - due < 0.001
+    assert (earliest - due >= takes * 0.99) if pauses else earliest - due < 0.001
 
 
 @pytest.mark.parametrize(

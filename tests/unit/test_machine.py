@@ -17,7 +17,7 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, RestartPolicy, Share
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE
-from supervisor_rolling.core.rollout import Rest, Rollout, Stage, Status
+from supervisor_rolling.core.rollout import Interruption, Rollout, Stage, Status
 from tests.support.members import (
     BEGAN,
     CLOSED,
@@ -318,7 +318,7 @@ def test_resume_keeps_replaced_and_forgets_failures() -> None:
         0.0,
         BEGAN,
     )
-    assert after.rests == (Rest(BEGAN + 5.0, BEGAN + 100.0, previous.why),)
+    assert after.interruptions == (Interruption(BEGAN + 5.0, BEGAN + 100.0, previous.why),)
 
 
 def test_plan_lists_unselected_last() -> None:

@@ -68,27 +68,27 @@ def test_every_kind_of_end_counts_as_down(lives: ProcessTimes, clock: Clock, kin
 
 def test_last_end_says_whether_a_stop_was_ordered(lives: ProcessTimes):
     process = a_process()
-    assert not lives.stopped_by_order("app", "web_1"), "no event has come"
+    assert not lives.stopped_on_request("app", "web_1"), "no event has come"
     tell(lives, events.ProcessStateStoppedEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateRunningEvent, process)
-    assert lives.stopped_by_order("app", "web_1")
+    assert lives.stopped_on_request("app", "web_1")
     for kind in (events.ProcessStateExitedEvent, events.ProcessStateBackoffEvent):
         tell(lives, events.ProcessStateStoppedEvent, process)
         tell(lives, kind, process)
-        assert not lives.stopped_by_order("app", "web_1")
-    assert not lives.stopped_by_order("app", "web_2")
+        assert not lives.stopped_on_request("app", "web_1")
+    assert not lives.stopped_on_request("app", "web_2")
 
 
 def test_stop_belongs_to_the_client_that_ordered_it(
     lives: ProcessTimes,
 ):
     process, other = a_process(), a_process("web_2")
-    with lives.ordered_by_rollout(process):
+    with lives.caused_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
     tell(lives, events.ProcessStateStoppingEvent, other)
     assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_rollout("app", "web_2")) == (True, False)
-    with lives.ordered_by_rollout(other):
+    with lives.caused_by_rollout(other):
         tell(lives, events.ProcessStateStoppedEvent, process)
         tell(lives, events.ProcessStateStoppedEvent, other)
     assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_rollout("app", "web_2")) == (True, False)
@@ -101,42 +101,42 @@ def test_stop_belongs_to_the_client_that_ordered_it(
 def test_stop_in_backoff_belongs_to_its_client(lives: ProcessTimes, is_ours: bool):
     process = a_process()
     tell(lives, events.ProcessStateBackoffEvent, process)
-    with lives.ordered_by_rollout(process if is_ours else a_process()):
+    with lives.caused_by_rollout(process if is_ours else a_process()):
         tell(lives, events.ProcessStateStoppedEvent, process)
-    assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_by_order("app", "web_1")) == (is_ours, True)
+    assert (lives.stopped_by_rollout("app", "web_1"), lives.stopped_on_request("app", "web_1")) == (is_ours, True)
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(RestartUnconditionally, True), ("unexpected", False)])
 def test_restart_by_supervisord_is_no_order(lives: ProcessTimes, clock: Clock, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
-    with lives.ordered_by_rollout(process):
+    with lives.caused_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
     lives.note(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert lives.started_by_other("app", "web_1") == 0.0
+    assert lives.started_by_other_at("app", "web_1") == 0.0
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateFatalEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
     by_hand = lives.attempt("app", "web_1", process)
-    assert lives.started_by_other("app", "web_1") == by_hand, "supervisord gives up, so it was started by hand"
+    assert lives.started_by_other_at("app", "web_1") == by_hand, "supervisord gives up, so it was started by hand"
     clock.now += 1
     tell(lives, events.ProcessStateBackoffEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert lives.started_by_other("app", "web_1") == by_hand < lives.attempt("app", "web_1", process)
+    assert lives.started_by_other_at("app", "web_1") == by_hand < lives.attempt("app", "web_1", process)
 
 
 @pytest.mark.parametrize(("autorestart", "expected"), [(False, False), ("unexpected", True)])
 def test_start_of_exited_process_is_manual(lives: ProcessTimes, autorestart: Any, expected: bool):
     process = a_process()
     process.config.autorestart = autorestart
-    with lives.ordered_by_rollout(process):
+    with lives.caused_by_rollout(process):
         tell(lives, events.ProcessStateStartingEvent, process)
     lives.note(events.ProcessStateExitedEvent(process, ProcessStates.RUNNING, expected))
     tell(lives, events.ProcessStateStartingEvent, process)
-    assert lives.started_by_other("app", "web_1") == lives.attempt("app", "web_1", process)
+    assert lives.started_by_other_at("app", "web_1") == lives.attempt("app", "web_1", process)
 
 
 def test_stop_time_is_known_during_and_after(lives: ProcessTimes, clock: Clock):
@@ -154,7 +154,7 @@ def test_stop_time_is_known_during_and_after(lives: ProcessTimes, clock: Clock):
 
 def test_exit_by_itself_is_no_stop(lives: ProcessTimes):
     process = a_process()
-    with lives.ordered_by_rollout(process):
+    with lives.caused_by_rollout(process):
         tell(lives, events.ProcessStateStoppingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
     tell(lives, events.ProcessStateStartingEvent, process)
@@ -194,7 +194,7 @@ def test_times_are_forgotten_with_the_group(lives: ProcessTimes, wall: Clock):
     tell(lives, events.ProcessStateStoppedEvent, process)
     lives.forget("app")
     assert lives.attempt("app", "web_1", process) == wall.now - 1
-    assert not lives.stopped_by_order("app", "web_1")
+    assert not lives.stopped_on_request("app", "web_1")
 
 
 def test_event_of_process_without_group_is_ignored(lives: ProcessTimes):
@@ -203,4 +203,4 @@ def test_event_of_process_without_group_is_ignored(lives: ProcessTimes):
     tell(lives, events.ProcessStateStartingEvent, process)
     tell(lives, events.ProcessStateStoppedEvent, process)
     assert lives.attempt("app", "web_1", process) == 0.0
-    assert not lives.stopped_by_order("app", "web_1")
+    assert not lives.stopped_on_request("app", "web_1")

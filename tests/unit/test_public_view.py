@@ -20,7 +20,7 @@ from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.preflight_report import Finding, Report, Severity
 from supervisor_rolling.core.public_view import Detail, RolloutView, lost, report_view, rollout_view, summary_of
-from supervisor_rolling.core.rollout import Level, Member, Rest, Rollout, Stage, Status
+from supervisor_rolling.core.rollout import Interruption, Level, Member, Rollout, Stage, Status
 from supervisor_rolling.plugin.events import events_between
 from supervisor_rolling.plugin.listener_api import _parsed, _rollout
 from supervisor_rolling.plugin.mailbox import Mailbox
@@ -72,7 +72,9 @@ def test_view_of_a_simulated_rollout_fits_the_schema(detail: Detail, problem: st
 
 def test_view_with_every_field_fits_the_schema() -> None:
     member = replace(ROLLOUT.members[0], oldest_lingering=(Connection("10.0.0.1:5", 1.23456),), statuses=(200, 404))
-    rollout = replace(ROLLOUT, members=(member,), levels=(Level(1.0, 2),), rests=(Rest(1.0, 2.0, "failed"),))
+    rollout = replace(
+        ROLLOUT, members=(member,), levels=(Level(1.0, 2),), interruptions=(Interruption(1.0, 2.0, "failed"),)
+    )
     view = struct_of(rollout_view(rollout, 1000.0, Detail.COURSE))
     check_schema("rollout.json", view)
     (process,) = view["processes"]

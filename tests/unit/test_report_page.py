@@ -808,8 +808,8 @@ def test_commands_are_quoted_for_a_shell(browser: Browser) -> None:
 
 def test_resumed_rollout_has_interruption_and_real_times() -> None:
     record = a_failed_rollout()
-    rests = [[2.0, 302.0, "app-8001 is not warm"]]
-    told = page({**record, "seconds": 10.0, "rested": 300.0, "rests": rests})
+    interruptions = [[2.0, 302.0, "app-8001 is not warm"]]
+    told = page({**record, "seconds": 10.0, "interrupted": 300.0, "interruptions": interruptions})
     began = datetime.fromtimestamp(record["began"], timezone.utc)
     assert f"5 min from {began + timedelta(seconds=2):%H:%M:%S} UTC, then resumed; it had ended: app-8001" in told
     assert f'datetime="{began + timedelta(seconds=310):%Y-%m-%dT%H:%M:%S}Z"' in told

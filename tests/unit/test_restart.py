@@ -10,7 +10,7 @@ import pytest
 
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.actions import Action, Verb
-from supervisor_rolling.core.drain import GATE_PATIENCE
+from supervisor_rolling.core.drain import GATE_TIMEOUT
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import RestartPolicy
@@ -288,8 +288,8 @@ def test_down_process_is_started_behind_gate(state: str) -> None:
 
 
 def test_process_is_started_without_gate_at_last() -> None:
-    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE - 0.1) == ""
-    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_PATIENCE) == "start"
+    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_TIMEOUT - 0.1) == ""
+    assert ordered(a_process("STOPPED"), {}, stopped_at=BEGAN, at=GATE_TIMEOUT) == "start"
 
 
 def test_backoff_is_stopped_before_start() -> None:

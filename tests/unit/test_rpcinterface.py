@@ -38,7 +38,7 @@ from supervisor_rolling.plugin.arguments import ANSWER_WITHIN
 from supervisor_rolling.plugin.events import EVENTS, RollingEvent
 from supervisor_rolling.plugin.listener_health import HEARTBEAT
 from supervisor_rolling.plugin.mailbox import REQUESTS_KEPT
-from supervisor_rolling.plugin.rpc import GONE_FOR_GOOD, make_rolling_rpcinterface
+from supervisor_rolling.plugin.rpc import LISTENER_GONE_AFTER, make_rolling_rpcinterface
 from supervisor_rolling.plugin.supervisor_settings import settings_of
 
 LISTENER_PID = 77
@@ -75,7 +75,7 @@ def make_supervisord() -> DummySupervisor:
     names = ["web_1", "web_2", "web_10"]
     supervisord.process_groups = {
         "app": Group({name: make_process(name, 100 + i) for i, name in enumerate(names)}),
-        "rolling": Group({"rolling": make_process("rolling", LISTENER_PID)}, (EVENTS["ROLLING_ASKED"],)),
+        "rolling": Group({"rolling": make_process("rolling", LISTENER_PID)}, (EVENTS["ROLLING_REQUEST"],)),
     }
     return supervisord
 
@@ -85,7 +85,7 @@ def notified():
     """The events of ours that were emitted."""
     events.clear()
     observed: list[events.Event] = []
-    for kind in (RollingEvent, EVENTS["ROLLING_ASKED"]):
+    for kind in (RollingEvent, EVENTS["ROLLING_REQUEST"]):
         events.subscribe(kind, observed.append)
     yield observed
     events.clear()
@@ -132,7 +132,7 @@ def fault_of(call: Any, *arguments: Any) -> RPCError:
 def test_request_rings_doorbell_and_reaches_listener(rolling: Any, notified: list[Any]):
     rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
     (event,) = notified
-    assert events.getEventNameByType(event.__class__) == "ROLLING_ASKED"
+    assert events.getEventNameByType(event.__class__) == "ROLLING_REQUEST"
     (request,) = observe(rolling)["requests"]
     assert (request["kind"], request["group"], request["max_unavailable"]) == ("restart", "app", "25%")
 
@@ -234,7 +234,7 @@ def test_unnamed_stop_signal_is_its_number(supervisord: DummySupervisor):
 
 
 def test_listener_of_all_events_lacks_none(rolling: Any, supervisord: DummySupervisor):
-    supervisord.process_groups["rolling"].config.pool_events = (events.Event, EVENTS["ROLLING_ASKED"])
+    supervisord.process_groups["rolling"].config.pool_events = (events.Event, EVENTS["ROLLING_REQUEST"])
     (listener,) = settings_of(supervisord, "app").listeners
     assert listener.lacks == ()
 
@@ -301,7 +301,7 @@ def test_listener_that_exits_repeatedly_is_reported(rolling: Any, supervisord: D
 
 def test_unanswered_request_releases_group(rolling: Any):
     rolling.restart("app", False, {})
-    assert fault_of(rolling.restart, "app", False, {}).code == Fault.ALREADY_ROLLING
+    assert fault_of(rolling.restart, "app", False, {}).code == Fault.ROLLOUT_IN_PROGRESS
     rolling.clock.now += ANSWER_WITHIN + 1
     rolling.restart("app", False, {})
 
@@ -311,7 +311,7 @@ def test_second_rollout_is_refused_with_progress_of_first(rolling: Any):
     members = (Member("web_1", (tcp(1),), replaced=True), Member("web_2", (tcp(2),)))
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(by="ann@host", members=members)), 0)
     fault = fault_of(rolling.restart, "app", False, {})
-    assert fault.code == Fault.ALREADY_ROLLING
+    assert fault.code == Fault.ROLLOUT_IN_PROGRESS
     assert "rollout 1 by ann@host has replaced 1 of 2" in fault.text
 
 
@@ -537,7 +537,7 @@ def test_listener_cannot_overwrite_unread_rollout(rolling: Any):
 
 @pytest.mark.parametrize("method", ["abort", "pause", "resume"])
 def test_abort_pause_resume_need_a_rollout(rolling: Any, method: str):
-    assert fault_of(getattr(rolling, method), "app").code == Fault.NOT_ROLLING
+    assert fault_of(getattr(rolling, method), "app").code == Fault.NO_ROLLOUT_KNOWN
 
 
 def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any]):
@@ -578,7 +578,7 @@ def test_other_listeners_get_rollout_and_process_events(rolling: Any, notified: 
     version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(members=members)), 0)
     rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
     names = [events.getEventNameByType(event.__class__) for event in notified]
-    assert names == ["ROLLING_ASKED", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
+    assert names == ["ROLLING_REQUEST", "ROLLING_STARTED", "ROLLING_PROCESS", "ROLLING_PROCESS", "ROLLING_FINISHED"]
     head, _, body = notified[2].payload().partition("\n")
     assert head == "group:app rollout:1"
     assert (json.loads(body)["name"], json.loads(body)["stage"]) == ("web_1", "draining")
@@ -759,7 +759,7 @@ def test_row_is_a_process(rolling: Any, supervisord: DummySupervisor):
     assert rows["web_1"].up_for == pytest.approx(100.0, abs=2.0)
     assert (rows["web_1"].spawned, rows["web_1"].spawn_error, rows["web_1"].warm) == (now - 100.0, "", False)
     assert rows["web_1"].stopwaitsecs == 12
-    assert {name for name, row in rows.items() if row.stopped_by_order} == {"web_2"}
+    assert {name for name, row in rows.items() if row.stopped_on_request} == {"web_2"}
     assert rows["web_2"].running_in == pytest.approx(6.0, abs=2.0)
     assert (rows["web_10"].state, rows["web_10"].pid, rows["web_10"].spawn_error) == ("FATAL", 0, "no such file")
     assert rows["web_10"].down_for == pytest.approx(50.0, abs=2.0)
@@ -842,7 +842,7 @@ def test_wait_ends_when_listener_is_gone(rolling: Any, supervisord: DummySupervi
         waiting = rolling.resume("app", True)
     listener_is(supervisord, ProcessStates.FATAL)
     assert waiting() is NOT_DONE_YET
-    rolling.clock.now += GONE_FOR_GOOD - 0.1
+    rolling.clock.now += LISTENER_GONE_AFTER - 0.1
     assert waiting() is NOT_DONE_YET
     rolling.clock.now += 0.1
     fault = fault_of(waiting)
@@ -854,9 +854,9 @@ def test_wait_ends_when_listener_is_gone(rolling: Any, supervisord: DummySupervi
 def test_hanging_listener_is_reported_with_fix(rolling: Any):
     begin(rolling)
     waiting = rolling.resume("app", True)
-    rolling.clock.now += GONE_FOR_GOOD
+    rolling.clock.now += LISTENER_GONE_AFTER
     assert waiting() is NOT_DONE_YET
-    rolling.clock.now += GONE_FOR_GOOD
+    rolling.clock.now += LISTENER_GONE_AFTER
     assert "has not answered for 60 s" in (text := fault_of(waiting).text)
     assert "Fix: supervisorctl restart rolling" in text, "it runs, so to start it does nothing"
 
@@ -867,12 +867,12 @@ def test_listener_back_in_time_ends_no_wait(rolling: Any, supervisord: DummySupe
     for _ in range(3):
         listener_is(supervisord, ProcessStates.STOPPED)
         assert waiting() is NOT_DONE_YET
-        rolling.clock.now += GONE_FOR_GOOD - 0.1
+        rolling.clock.now += LISTENER_GONE_AFTER - 0.1
         listener.pid, listener.state = LISTENER_PID, ProcessStates.RUNNING
         observe(rolling)
         assert waiting() is NOT_DONE_YET
         rolling.clock.now += 1.0
-    rolling.clock.now += 10 * GONE_FOR_GOOD
+    rolling.clock.now += 10 * LISTENER_GONE_AFTER
     assert waiting() is NOT_DONE_YET, "supervisord was stopped meanwhile, and the listener with it"
 
 

@@ -62,10 +62,10 @@ def test_exited_replaced_process_has_failed(state: str, pid: int) -> None:
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
 def test_restarted_replaced_process_is_warmed_again(stage: Stage, state: str) -> None:
-    after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, stopped_by_order=True))
+    after = stepped(a_member(stage, replaced=True, pid=NEW), a_process(state, 300, stopped_on_request=True))
     assert (after.stage, after.replaced, after.failed, after.why) == (Stage.WARMING, False, False, "")
     assert after.pid == 300
-    warm = stepped(after, a_process("RUNNING", 300, stopped_by_order=True), **warmup_status("warm", pid=300))
+    warm = stepped(after, a_process("RUNNING", 300, stopped_on_request=True), **warmup_status("warm", pid=300))
     assert (warm.stage, warm.pid) == (Stage.READY, 300)
 
 
@@ -110,7 +110,7 @@ def test_lost_process_is_waited_for_restart_timeout(stage: Stage) -> None:
 
 
 def test_lost_crash_is_no_manual_stop() -> None:
-    dead = exited(a_process("RUNNING", NEW, stopped_by_order=True))  # the command was for the one before
+    dead = exited(a_process("RUNNING", NEW, stopped_on_request=True))  # the command was for the one before
     member = stepped(a_member(Stage.READY, pid=NEW), dead, at=60.0, dead={NAME: BEGAN}, min_ready_seconds=100.0)
     assert (member.failed, member.why) == (True, "exited 60.0 s after its port was opened: it is EXITED")
 

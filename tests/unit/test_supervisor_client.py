@@ -106,7 +106,7 @@ class Supervisord:
         if not method.startswith("rolling.listener") or method == HELLO:
             return arguments
         if arguments[0] != self.key:
-            raise xmlrpc.client.Fault(Fault.LISTENERS_OWN, "LISTENERS_OWN: not yours")
+            raise xmlrpc.client.Fault(Fault.LISTENER_ONLY, "LISTENER_ONLY: not yours")
         return arguments[1:]
 
 
@@ -477,7 +477,7 @@ def test_missing_key_names_the_fix(inet: Supervisord) -> None:
         assert isinstance(error_of(lambda: client.observe([])), NoKeyError)
     error = error_of(lambda: client.observe([]))
     assert not isinstance(error, NoKeyError)
-    assert "ROLLING_ASKED" in str(error)
+    assert "ROLLING_REQUEST" in str(error)
     inet.sent = inet.key
     assert client.observe([]).rollouts == {}
 

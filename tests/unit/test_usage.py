@@ -9,7 +9,7 @@ from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller as Supervisorctl
 
 from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
-from supervisor_rolling.ctl.remedies import called_as, where_options
+from supervisor_rolling.ctl.remedies import rewrite_commands, where_options
 from supervisor_rolling.ctl.supervisorctl_shell import completions
 from supervisor_rolling.ctl.usage import COMMANDS, UsageError, help_text, parse
 
@@ -78,8 +78,8 @@ def test_options_are_completed_without_asking_supervisord() -> None:
     ],
 )  # fmt: skip
 def test_commands_in_a_text_become_verbs_of_the_program(text: str, found: str) -> None:
-    assert called_as(text, "supervisor_rolling") == found
-    assert called_as(found, "supervisor_rolling") == found
+    assert rewrite_commands(text, "supervisor_rolling") == found
+    assert rewrite_commands(found, "supervisor_rolling") == found
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_commands_in_a_text_become_verbs_of_the_program(text: str, found: str) -
 )
 def test_commands_in_a_text_keep_the_programs_options(text: str, found: str) -> None:
     where = where_options([("-u", "ann"), ("-s", "http://h:1/?a b"), ("-p", "secret")])
-    assert called_as(text, "supervisor_rolling", where) == found
-    assert called_as(found, "supervisor_rolling", where) == found
+    assert rewrite_commands(text, "supervisor_rolling", where) == found
+    assert rewrite_commands(found, "supervisor_rolling", where) == found
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_commands_in_a_text_keep_the_programs_options(text: str, found: str) -> 
 )
 def test_supervisorctl_commands_keep_its_options(text: str, found: str) -> None:
     where = where_options([("-c", "/etc/s.conf")])
-    assert called_as(text, "", where) == found
-    assert called_as(found, "", where) == found
+    assert rewrite_commands(text, "", where) == found
+    assert rewrite_commands(found, "", where) == found
 
 
 # --- in supervisorctl's own shell

@@ -141,7 +141,7 @@ def test_new_pid_at_deadline_fails_with_state() -> None:
 
 
 def test_manual_restart_is_no_exit() -> None:
-    after = stepped(warming(), a_process("STARTING", 300, stopped_by_order=True))
+    after = stepped(warming(), a_process("STARTING", 300, stopped_on_request=True))
     assert (after.stage, after.pid, after.deaths) == (Stage.WARMING, 300, 0)
 
 
@@ -175,7 +175,7 @@ def test_endless_stop_fails_the_member() -> None:
 
 
 def test_manual_restart_renews_warm_up_deadline() -> None:
-    again = a_process("RUNNING", 300, spawned=2.0, stopped_by_order=True)
+    again = a_process("RUNNING", 300, spawned=2.0, stopped_on_request=True)
     after = stepped(warming(), again, 9.0)
     assert (after.stage, after.since, after.new, after.deaths) == (Stage.WARMING, BEGAN + 9.0, again.incarnation, 0)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.port_use import Holder
-from supervisor_rolling.core.ports import ending_text, holder_text, may_hold, proxy_text
+from supervisor_rolling.core.ports import free_port_fix, holder_text, may_hold, proxy_fix
 from supervisor_rolling.core.preflight_report import Finding, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import DOWN, NOT_UP
@@ -141,7 +141,7 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
             "ports.orphan" if is_orphan else "ports.foreign",
             where,
             f"{holder_text(port, holder, where)}: it answers there, so that a new process would never be warm",
-            ending_text(port, holder, where) + ("" if is_orphan else proxy_text(holder, where)),
+            free_port_fix(port, holder, where) + ("" if is_orphan else proxy_fix(holder, where)),
             error_if(member.selected),
         )
 

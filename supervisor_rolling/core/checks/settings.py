@@ -80,7 +80,7 @@ def _of_listener(listener: ListenerSettings, total: int) -> Iterator[Finding]:
             where,
             f"events lacks {', '.join(listener.lacks)}: the listener notices these up to 5 s late, and a process that "
             "was restarted may serve before it is warm",
-            "set events=ROLLING_ASKED,PROCESS_STATE,PROCESS_GROUP,TICK_5,SUPERVISOR_STATE_CHANGE",
+            "set events=ROLLING_REQUEST,PROCESS_STATE,PROCESS_GROUP,TICK_5,SUPERVISOR_STATE_CHANGE",
         )
     if listener.processes > 1:
         yield Finding(

@@ -17,7 +17,7 @@ Beyond the contract of ``Gate``:
   as closed and stays so; one that we drained and that is found in maintenance is the operator's from then on.
 * Only what is read back counts. A reload of HAProxy forgets states (without a server-state-file): what it has opened is
   closed again, and its "since" begins anew.
-* A port without a server, or a server that does not obey, is a PartlyHeldError, after all others are held.
+* A port without a server, or a server that does not obey, is a PartlyClosedError, after all others are held.
 
 What is left on a port are HAProxy's requests in flight to its servers or, if that is more, the kernel's connections
 less those that HAProxy keeps idle: requests of the HAProxy process before a reload, of another backend, of another
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port, tcp
-from supervisor_rolling.core.errors import PartlyHeldError
+from supervisor_rolling.core.errors import PartlyClosedError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
@@ -82,7 +82,7 @@ class HaproxyGate:
         without = [str(port) for port in ports if not self._servers[port]]
         if without:
             there = ", ".join(f"{server.name} ({server.address}:{server.port})" for server in servers) or "none"
-            raise PartlyHeldError(
+            raise PartlyClosedError(
                 f"HAProxy's backend {self._api.backend} has no server of this host with port {', '.join(without)}, "
                 f"only: {there}. Fix: {_FIX_SERVER}",
                 by_endpoint(self._since),
@@ -158,7 +158,7 @@ class HaproxyGate:
         return servers
 
     def _change(self, ours: Mapping[str, str], close: Mapping[str, str], ready: Sequence[Server] = ()) -> None:
-        """Write down, then close, then open: never is more open than asked. Raises PartlyHeldError where the servers
+        """Write down, then close, then open: never is more open than asked. Raises PartlyClosedError where the servers
         read back do not have the states that were set."""
         self._file.write({**ours, **close})
         if not close and not ready:
@@ -171,7 +171,7 @@ class HaproxyGate:
         undone = (close.keys() - done) | ({server.name for server in ready} & ours.keys())
         if undone:
             reason = "; ".join(filter(None, answers)) or "it gives no reason"
-            raise PartlyHeldError(
+            raise PartlyClosedError(
                 f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}", by_endpoint(self._since)
             )
 

@@ -84,6 +84,6 @@ class _Lookup(threading.Thread, Generic[T]):
         try:
             self.found = self._find()
         except Exception as error:  # a thread has no caller to raise to
-            log.exception("a defect of supervisor_rolling: %s", self.name)
+            log.exception("a bug in supervisor_rolling: %s", self.name)
             self.found = self._failed(f"{type(error).__name__}: {error}")
         self._on_change()
