@@ -77,10 +77,10 @@ def test_listener_restart_leaves_warm_processes_alone(start: Callable[..., Stack
     log = next(stack.directory.glob("rolling-stderr*.log"))
     listener: Any = stack.rpc().supervisor.getProcessInfo("rolling")
     os.kill(listener["pid"], signal.SIGKILL)
-    stack.wait_until(lambda: log.read_text(encoding="utf-8").count("listens, policy in") == 2, 20.0, "another listens")
+    stack.wait_until(lambda: log.read_text(encoding="utf-8").count("is running with") == 2, 20.0, "another listens")
     assert stays(lambda: is_warm_and_open(stack), seconds=1.0)
     assert {n: p["pid"] for n, p in standing(stack).items()} == {n: p["pid"] for n, p in before.items()}
-    later = log.read_text(encoding="utf-8").rpartition("listens, policy in")[2]
+    later = log.read_text(encoding="utf-8").rpartition("is running with")[2]
     assert "guard" not in later, "it found nothing to do"
 
 
