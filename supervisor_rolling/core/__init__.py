@@ -1,1 +1,1 @@
-"""Decisions: no clock, no I/O, no logging. ``machine`` first; a test keeps the law."""
+"""Pure decisions: no clock, no I/O, no logging (``tests/unit/test_imports.py`` enforces it). Read ``machine`` first."""

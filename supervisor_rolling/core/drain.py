@@ -28,11 +28,10 @@ POOL_REFUSED = ("refuse", "application")
 """The values of ``drain.keepalive`` with which requests on old keep-alive connections end a rollout."""
 
 GATE_TIMEOUT = 10.0
-"""Seconds to wait for a gate that does not close: longer than another tool holds the xtables lock, shorter than an
-operator's patience."""
+"""Seconds to wait for a gate that does not close: longer than another program holds the xtables lock."""
 
 MIN_DRAIN = 0.02
-"""Seconds behind a closed gate: time for a second observation, without which no leak could be seen."""
+"""Seconds that a drain takes at least: a leak is found only by a second observation behind the closed gate."""
 
 OPAQUE_GRACE = 3.0
 """Seconds in which a process that answers in TLS or HTTP/2 may show an answer in plain HTTP/1.1 as well."""
@@ -42,8 +41,8 @@ REUSE_GRACE = 1.0
 closes its connections has its chance."""
 
 REUSE_TIMES = 3
-"""Requests on one connection behind a closed gate that make it one of a pool. An application that closes its
-connections while it drains may have been too late to say so in its first answer, but not in the second."""
+"""Requests on one connection behind a closed gate after which it counts as one of a pool. An application that closes
+its connections while it drains may be too late for its first answer, but not for the second."""
 
 
 def draining(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -155,7 +154,7 @@ def _with_closed_pool(member: Member, policy: DrainPolicy, observed: Observation
 
 
 def _is_pool(reuse: KeepaliveReuse, waited: float, overdue: bool) -> bool:
-    """Whether old connections are used on and on, so that a restart would cost requests."""
+    """Whether old connections keep carrying requests, so that a restart would lose some."""
     return reuse.most >= (2 if overdue else REUSE_TIMES) and (overdue or waited >= REUSE_GRACE)
 
 

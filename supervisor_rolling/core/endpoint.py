@@ -1,9 +1,7 @@
-"""How traffic reaches a process: what a gate closes, what a drain waits for, what a warm-up asks.
+"""How traffic reaches a process: a gate closes its endpoints, a drain waits for their connections, a warm-up connects.
 
-Nothing in core asks of which kind an endpoint is. That is for the adapters: a gate says which kinds it closes, and what
-connects to an endpoint, or counts its connections, knows how that is done for its kind. A process with nothing to close
-has no endpoints, so it is drained as soon as it leaves.
-"""
+core does not depend on the kind of an endpoint; the adapters do: a gate says which kinds it can close, and each kind
+has its own way to connect and to count connections. A process without endpoints has nothing to drain. """
 
 from __future__ import annotations
 

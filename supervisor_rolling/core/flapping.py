@@ -1,11 +1,11 @@
-"""Which processes exit over and over: the reconciler does not wake for each exit of those."""
+"""Which processes flap, that is exit again and again: the reconciler does not wake up for each exit of those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 SOON = 1.0
-"""Seconds between two exits within which a process flaps, and after the last exit until it does not any more."""
+"""A process flaps after two exits within this many seconds, and until as many have passed since the last one."""
 
 
 class Flapping:

@@ -1,8 +1,8 @@
 """How long a rollout will take, from how long the processes of the group took the last times.
 
-Each of the last few rollouts is played again for the processes, the limit and the min_ready_seconds of the new one; the
-median of these is the forecast, so that one odd rollout does not count. How many boot at once changes how long they
-take, so rollouts with the same limit are asked first."""
+The new rollout is simulated with the durations of each of the last few rollouts; the forecast is the median, so that
+one outlier does not count. How many processes boot at once changes how long they take, so rollouts with the same limit
+are preferred."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Connections that came through a closed gate.
 
-The first look behind a closed gate finds those that were there before. One that is not among them came later, although
-new connections are refused: another firewall rule accepts it first, say. A process that still gets connections must not
-be stopped.
+The first observation behind a closed gate finds the connections that were open before. One that is not among them came
+later, although new connections are refused: another firewall rule may accept it first. A process that still receives
+connections must not be stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 
 class GateLeaks:
-    """Remembers the connections found first; a new object finds a leak one look later."""
+    """Remembers the connections that were found first; a new object finds a leak one observation later."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[str, float], frozenset[str]] = {}

@@ -1,4 +1,4 @@
-"""One group in one reconcile: what is known of it, and what follows from that. Pure."""
+"""One group in one reconcile: its rollout, its guard state and what was observed; and the decisions that follow."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Group:
         return replace(self, guard_state=guard_state, observed=observed)
 
     def guarded_at(self, at: float) -> Group:
-        """``guarded`` between two reconciles: what the warm-ups found is left to the next one."""
+        """The group with its guard advanced between two reconciles; the results of warm-ups wait for the next one."""
         return replace(self, observed=replace(self.observed, at=at, warmups={})).guarded()
 
     def decided(self) -> Group:
         """The group with its guard and its rollout advanced: the guard first, so that the rollout knows which processes
-        are not warm, and again for what the rollout takes or leaves."""
+        are not warm, and again after the rollout has taken over processes or given them back."""
         guarded = self.guarded()
         if guarded.rollout is None:
             return guarded
@@ -63,7 +63,7 @@ class Group:
         return guarded if rollout == guarded.rollout else replace(guarded, rollout=rollout).guarded()
 
     def has_moved(self, before: Group) -> bool:
-        """Whether there may be more to do at once: make one small move, then observe again."""
+        """Whether a stage has changed, so that the next reconcile is due at once: each makes one small step."""
         if _stages_of(self.guard_state) != _stages_of(before.guard_state):
             return True
         new, old = self.rollout, before.rollout

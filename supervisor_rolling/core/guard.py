@@ -1,8 +1,8 @@
 """The crash guard: no process takes traffic before it is warm, whatever started it.
 
 The ledger in supervisord knows which incarnation of each process is warm (its pid, and when it was started: a pid is
-used again). A process without its incarnation there has crashed, booted, or been restarted; which makes no
-difference. It becomes a guarded process::
+used again). A process with another incarnation than the ledger has crashed, booted or been restarted; all three are
+handled alike. It becomes a guarded process::
 
     (warm) ─▶ DOWN ─▶ WARMING ─▶ READY ─▶ (warm)
 
@@ -26,11 +26,11 @@ difference. It becomes a guarded process::
                ─▶ DOWN        it exits
                ─▶ (warm)      a rollout takes it over
 
-DOWN, WARMING and FAILED are *cold*: closed, as far as the group can bear it. READY is open, and its pid stands in the
-ledger. A process that a rollout is replacing is not the guard's: the guard gets it back when it is open, or when the
-rollout is over. A process that is down is closed, too, because the next one may accept connections before it is seen.
+DOWN, WARMING and FAILED are *cold*: closed, up to ``max_closed``. READY is open, and its incarnation is in the ledger.
+The guard leaves a process alone that a rollout is replacing, until that is open again or the rollout is over. A process
+that is down is closed, too, because the next one may accept connections before it is observed.
 
-Never too much is closed. With ``max_closed`` 50 % of 8 processes::
+With ``max_closed`` 50 % of 8 processes::
 
     crashed    closed    why
     1          1         the seven others are warm and open
@@ -47,7 +47,7 @@ Never too much is closed. With ``max_closed`` 50 % of 8 processes::
   is tried at once.
 * When a group comes under guard, what has run for a minute has been warmed by its users.
 
-Answers come from the present, as in ``machine.py``. ``observed.at`` is the time.
+Decisions follow from the present state, as in ``machine.py``. ``observed.at`` is the time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ FIRST_RETRY, LONGEST_RETRY = 5.0, 60.0
 is not up yet."""
 
 FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY = 10.0, 300.0
-"""The same for a process that is open: each warm-up costs the users that it serves."""
+"""The same for a process that is open: each warm-up slows down the requests that it serves."""
 
 SHOWN_AFTER = 2.0
 """Seconds of a warm-up after which the status says what it waits for."""
@@ -100,7 +100,7 @@ def advance(
     found = {name: guarded for name, guarded in known.items() if name in held and _is_to_be_noted(guarded, observed)}
     for name, process in observed.processes.items():
         if process.warm and process.state in ALIVE and name not in known:
-            continue  # as nearly all are, nearly always
+            continue  # the usual case
         if endpoints.get(name) and name not in held:
             guarded = _step(known.get(name), process, endpoints[name], guard_state, observed)
             guarded = _handed_over(guarded, process, rollout, observed) if guarded and name not in known else guarded
@@ -177,7 +177,7 @@ def _step(
         is_ready = guarded.stage is Stage.READY and at - guarded.since < guard_state.policy.min_ready_seconds
         return guarded if is_ready else None
     if guarded.stage is Stage.READY and at > guarded.since:
-        return _to(guarded, Stage.READY, observed)  # the ledger did not get it: written anew, it will
+        return _to(guarded, Stage.READY, observed)  # the ledger does not have it: record it again
     if guarded.stage is Stage.FAILED:
         return _to(guarded, Stage.WARMING, observed) if at >= guarded.retry_at else guarded
     return _warming(guarded, process, guard_state, observed) if guarded.stage is Stage.WARMING else guarded
@@ -220,7 +220,7 @@ def _anew(guarded: GuardedProcess, at: float) -> GuardedProcess:
 
 
 def _extend_deadline(guarded: GuardedProcess, observed: Observation) -> GuardedProcess:
-    """Where no listener looked for a while, its warm-ups ended with it, and begin anew."""
+    """After a time without a listener the warm-up starts again: it ended with that listener."""
     return replace(guarded, since=observed.at) if observed.gap and guarded.stage is Stage.WARMING else guarded
 
 

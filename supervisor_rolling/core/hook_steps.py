@@ -17,7 +17,7 @@ from supervisor_rolling.core.rollout import Member, Rollout, Status
 BEFORE, FAILURE, AFTER = "before_rollout", "on_failure", "after_rollout"
 
 LONGEST_WHY = 4000
-"""Characters of a reason: the kernel takes no environment variable above 128 KiB, and a thousand may have failed."""
+"""Characters of ROLLING_WHY: the kernel limits an environment variable to 128 KiB, and a thousand may have failed."""
 
 
 def job(rollout: Rollout) -> HookJob | None:

@@ -2,8 +2,8 @@
 
 A connection that is older than the closed gate may bring a request after it, and be answered: that is one request in
 flight. A second one, after that answer, is a connection that is used again. Uploads, streams and WebSockets bring none.
-A pool that runs dry, because the application closes its connections, brings one on each, and sometimes two: an answer
-that began before the process knew that it drains could not say so.
+Where the application closes its connections while it drains, each carries one more request, or two: an answer that
+began before the process was notified has no ``Connection: close``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class KeepaliveReuses:
 
 
 def _note(requests: _Requests, arrived: Sequence[Arrival]) -> None:
-    """What is sent twice, or looks like a request in the middle of an upload, comes while nothing was answered."""
+    """Count each request. A segment that was sent twice, or a piece of an upload that looks like a request, comes
+    before anything was answered, and is not counted."""
     for one in arrived:
         answered, times = requests.get((one.port, one.peer), (-1, 0))
         if answered != one.answered:

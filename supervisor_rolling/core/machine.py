@@ -1,4 +1,4 @@
-"""What a rollout does next: pure functions from the rollout and an observation to the rollout as it shall be.
+"""What a rollout does next: pure functions from a rollout and an observation to the next state of the rollout.
 
 Every process of the group is a member, with a stage (``stages.py``)::
 
@@ -44,12 +44,13 @@ The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of
   operator restarts after it was replaced is warmed once more.
 * A process that does not stop is killed by supervisord after its stopwaitsecs. That fails the rollout, unless it was
   accepted (``restart.on_kill``, ``drain.on_timeout``); the new process is opened all the same.
-* A draining process is told so, where the policy says how (``drain.signal``, ``drain.request``), as soon as its gate is
-  closed. It keeps serving: it is only asked to end its keep-alive connections.
-* Every wait has a deadline. Deadlines do not run while no listener looks. Nothing is remembered outside the rollout: a
-  new listener goes on from there.
+* A draining process is notified by ``drain.signal`` or ``drain.request``, if set, as soon as its gate is closed. It
+  keeps serving: it is only asked to end its keep-alive connections.
+* Every wait has a deadline. Deadlines are extended by the time in which no listener was running. All state is in the
+  rollout: a new listener continues from it.
 
-Answers come from the present, never from remembered events; a lost event costs a delay. ``observed.at`` is the time.
+Decisions follow from the present state, never from remembered events; a lost event costs a delay. ``observed.at`` is
+the time.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def planned(rollout: Rollout, observed: Observation) -> Rollout:
 
 
 def _extend_deadlines(rollout: Rollout, observed: Observation) -> Rollout:
-    """Deadlines do not run while no listener looks: the time of one that was away fails no process."""
+    """Extend every deadline by the time without an observation: no process fails because no listener was running."""
     if not observed.gap:
         return rollout
     members = tuple(
@@ -221,7 +222,7 @@ def _admit(rollout: Rollout, observed: Observation) -> Rollout:
 
 
 def _leave(member: Member, observed: Observation) -> Member:
-    """The member on its way, without what is known of an earlier try."""
+    """The member at the start of its replacement, without the results of an earlier attempt."""
     process = observed.processes[member.name]
     return replace(
         to(member, Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING, observed),
@@ -306,14 +307,14 @@ def _accounted(rollout: Rollout, observed: Observation) -> Rollout:
 
 
 def _being_stopped(rollout: Rollout, observed: Observation) -> list[Member]:
-    """Replaced members that another client stops, or restarts: a moment will tell."""
+    """Replaced members that another client stops or restarts: the next observations show which."""
     return [
         m for m in rollout.members if m.selected and m.replaced and state_of(m, observed) in ("STOPPING", "STOPPED")
     ]
 
 
 def _patience(rollout: Rollout, observed: Observation) -> float:
-    """Seconds to wait for room: as long as a process takes that the crash guard brings back."""
+    """Seconds to wait for room: as long as the crash guard takes to warm a process up."""
     is_coming = any(guarded.stage in (Stage.WARMING, Stage.READY) for guarded in observed.guarded.values())
     policy = rollout.policy
     return policy.restart.timeout + (policy.warmup.timeout + policy.min_ready_seconds if is_coming else 0.0)
@@ -332,7 +333,7 @@ def _under_way(rollout: Rollout) -> int:
 
 
 def _without_restarted(rollout: Rollout, observed: Observation) -> Rollout:
-    """An ended rollout, where there is no crash guard: it lets go of failed processes that another client restarts."""
+    """An ended rollout without a crash guard: it opens the ports of failed processes that another client restarts."""
     members = tuple(_released(member, observed) for member in rollout.members)
     if members == rollout.members:
         return rollout

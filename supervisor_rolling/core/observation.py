@@ -14,12 +14,11 @@ from supervisor_rolling.core.process import Process
 
 @dataclass(frozen=True)
 class Observation:
-    """What one look at a group found. Mappings are by the name of a process, and lack those of which there is nothing
-    to say."""
+    """What one observation of a group found. Mappings are by the name of a process; one without a value is missing."""
 
     at: float  # read before the connections were: an endpoint closed since then had them read behind a closed gate
     processes: Mapping[str, Process]
-    gap: float = 0.0  # seconds before ``at`` in which no listener looked
+    gap: float = 0.0  # seconds before ``at`` without an observation, as no listener was running
     closed: Mapping[Endpoint, float] = field(default_factory=dict)  # since when each has been closed without a gap
     gate_problem: str = ""
     unclosed: Mapping[str, float] = field(default_factory=dict)  # since when a draining one's gate is not known closed

@@ -1,4 +1,4 @@
-"""How long the reconciler may wait until it observes again: as long as nothing can happen that must be seen at once."""
+"""Seconds until the next observation of a group or check of the gate, as long as no event comes earlier."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from supervisor_rolling.core.rollout import Rollout, Stage, Status
 # Seconds between two observations:
 
 DRAIN_POLL = 0.02
-"""Of a drain, at least: a short drain takes so much longer than it must. Each costs the listener and supervisord a few
-milliseconds of CPU time."""
+"""The shortest interval of a drain: its end is noticed so much later. Each observation costs the listener and
+supervisord a few milliseconds of CPU time."""
 
 DRAIN_SHARE = 0.25
-"""Of a drain, as a share of the time that it has lasted, which is by how much longer than it must it takes at most."""
+"""The interval of a drain, as a share of the time that it has lasted: so much of it is lost at most."""
 
 LONGEST_DRAIN_POLL = 0.1
-"""Of a drain, at most: a connection that comes through the closed gate is found only while it is open."""
+"""The longest interval of a drain: a connection through the closed gate is found only while it is open."""
 
 RESTART_POLL = 0.05
-"""Of a process that restarts; events wake the reconciler earlier."""
+"""The interval while a process restarts; events wake the reconciler earlier."""
 
 WARMUP_POLL = 0.1
-"""Of a process that warms up, behind a gate that may be flushed. Its exit, and the end of its warm-up, wake the
-reconciler."""
+"""The interval while a process warms up: another program may flush its gate. Its exit, and the end of its warm-up, wake
+the reconciler."""
 
 WAIT_POLL = 0.5
-"""Of a rollout that waits, is paused, or has a process in READY."""
+"""The interval of a rollout that waits, is paused, or has a process in READY."""
 
 IDLE_POLL = 5.0
-"""Of a group with nothing to do. supervisord's TICK_5 asks for as many; but events can be lost, and a client that asks
-for a rollout gives up after ten seconds."""
+"""The interval of a group with nothing to do. TICK_5 events wake the listener as often; but events can be lost, and a
+client that asks for a rollout gives up after ten seconds."""
 
 GATE_POLL = 0.5
-"""Of the gate: for so long a flush of the firewall lets users in. It costs a read, of 0.1 to 0.4 ms."""
+"""The interval of checks of the gate: for so long a flush of the firewall leaves ports open. A check takes 0.1 to
+0.4 ms."""
 
 LOCK_POLL = 0.05
-"""Of the gate, while another program holds the lock of the firewall."""
+"""The interval of checks of the gate while another program holds the lock of the firewall."""
 
 MARGIN = 0.002
 """Seconds after the end of startsecs, or of min_ready_seconds, at which to observe: supervisord then calls the process
@@ -48,8 +49,8 @@ RUNNING."""
 
 
 def gate_interval(is_holding: bool, is_busy: bool) -> float:
-    """Seconds until the next look at the gate. ``is_holding``: something is to be closed; ``is_busy``: another program
-    keeps the gate from a change."""
+    """Seconds until the next check of the gate. ``is_holding``: some port is to be closed; ``is_busy``: another program
+    holds the lock of the firewall."""
     if is_busy:
         return LOCK_POLL
     return GATE_POLL if is_holding else math.inf
@@ -87,8 +88,8 @@ def _of_drain(age: float, policy: DrainPolicy) -> float:
 
 
 def _of_guard(guard_state: GuardState, observed: Observation) -> float:
-    """A process that is down announces itself by an event, the end of a warm-up wakes the reconciler. A try that is
-    overdue waits for another one's warm-up."""
+    """A process that goes down sends an event, and the end of a warm-up wakes the reconciler. A retry that is overdue
+    waits for another process's warm-up."""
     stages = {guarded.stage for guarded in guard_state.guarded}
     retry_in = [g.retry_at - observed.at for g in guard_state.guarded if g.stage is Stage.FAILED]
     rest = min([WAIT_POLL if Stage.READY in stages else IDLE_POLL, *(one for one in retry_in if one > 0)])

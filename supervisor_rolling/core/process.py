@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Incarnation(NamedTuple):
     """One run of a process, or (``pid`` 0) the attempt to start it after which it is down.
 
-    The kernel uses a pid again, and a process may live for 50 ms: only both numbers together name one run. ``spawned``
+    The kernel reuses pids, and a process may live for 50 ms: only both numbers together identify one run. ``spawned``
     is that of ``Process``.
     """
 
@@ -29,7 +29,7 @@ class Process:
     running_in: float = 0.0  # seconds until a STARTING one is RUNNING
     up_for: float = 0.0  # seconds since it was started
     spawn_error: str = ""
-    warm: bool = False  # this incarnation is in the ledger
+    warm: bool = False  # this incarnation was warmed up: it is in the ledger, supervisord's list of warm processes
     stopwaitsecs: float = 0.0  # seconds after which supervisord kills it when it does not stop; 0.0: unknown
     stopped_on_request: bool = False  # it last went down because a client ordered it, and not by itself
     stopped_by_rollout: bool = False  # a rollout ordered the stop that is under way, or the last one

@@ -1,4 +1,4 @@
-"""supervisord's states of a process, sorted by what they mean here, and what every stage asks of a process."""
+"""supervisord's states of a process, grouped by what they mean for a rollout, and questions that every stage asks."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def is_kept_down(process: Process) -> bool:
 
 
 def after_event(process: Process, change: Change) -> Process:
-    """The process after an event, as far as the event fits to what is known of it: another may be old, or come after
-    one that was lost, and the next observation tells. When a new one was started, it tells, too."""
+    """The process after an event. It is unchanged where the event does not follow from the state that is known: then
+    the event is old, or one before it was lost. The next observation corrects that, and brings the pid of a new one."""
     follows = change.pid == process.pid if change.pid and process.pid else change.from_state == process.state
     if not follows or change.state == process.state:
         return process
@@ -64,7 +64,7 @@ def after_event(process: Process, change: Change) -> Process:
 
 
 def exited(process: Process) -> Process:
-    """The process when it is known to be dead, before supervisord knows why: a command was for the one before it."""
+    """The process once it is known to be dead and supervisord has not said why yet. No client has stopped this one."""
     return replace(process, state="EXITED", pid=0, warm=False, down_for=0.0, up_for=0.0, stopped_on_request=False)
 
 

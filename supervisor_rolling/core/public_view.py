@@ -19,7 +19,7 @@ from supervisor_rolling.core.timeline import active, interrupted_for
 LOST_TEXT = "supervisord ended during the rollout"
 
 DIGITS = 3
-"""Of a second."""
+"""Decimal places of a second."""
 
 
 class Detail(enum.Enum):

@@ -1,6 +1,6 @@
 """The stage RESTARTING: supervisord stops the old process, and starts the new one.
 
-``restart_action`` says what supervisord must be told, ``restarting`` what has become of it.
+``restart_action`` is the command to send to supervisord, ``restarting`` the member after an observation.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def restarting(member: Member, process: Process, rollout: Rollout, observed: Obs
 
 
 def restart_action(member: Member, observed: Observation, closed: Mapping[Endpoint, float]) -> Action | None:
-    """What supervisord must be told now to bring a RESTARTING member on, if anything.
+    """The command to send to supervisord now for a RESTARTING member, if any.
 
     ``closed`` is what the gate said after the rollout was recorded. A process that runs is stopped only if its gate has
     been closed since before the observation that found it drained. One that is down is started behind a closed gate,
-    but not left down for ever where the gate does not work. One that has exited is started when supervisord says that
-    it is down: a client that stops it meanwhile, and waits for that, would wait for ever.
+    but also when the gate has not closed after GATE_TIMEOUT, so that it does not stay down. One that has exited is
+    started only when supervisord reports it as down: a client may be stopping it, and would wait for ever.
     """
     process = observed.processes.get(member.name)
     if process is None or member.name in observed.dead:

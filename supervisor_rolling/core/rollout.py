@@ -18,7 +18,7 @@ from supervisor_rolling.core.process import Incarnation
 
 
 class Stage(str, enum.Enum):
-    """Where a process is on its way; ``core/machine.py`` has the diagram, and ``core/guard.py`` that with DOWN."""
+    """The stage of a process in a rollout (diagram: ``core/machine.py``) or in the crash guard (``core/guard.py``)."""
 
     OPEN = "open"
     DOWN = "down"

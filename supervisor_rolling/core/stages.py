@@ -1,7 +1,7 @@
-"""One process on its way through a rollout: what each stage makes of an observation.
+"""The next stage of one process in a rollout, from its present stage and an observation.
 
-``step`` makes one move at a time, changes nothing where nothing has to be, and gives every wait a deadline. DRAINING,
-RESTARTING and WARMING have modules of their own; the moves that there are stand in ``transitions.py``.
+``step`` makes at most one transition at a time, and every wait has a deadline. DRAINING, RESTARTING and WARMING have
+modules of their own; ``transitions.py`` lists the transitions that are allowed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from supervisor_rolling.core.transitions import then, to
 from supervisor_rolling.core.warming import warming
 
 SOON = 60.0
-"""Seconds of service after which no sensible startsecs would have found an exit."""
+"""Seconds: a process that exits later than this after it was opened would not have been caught by a larger
+startsecs."""
 
 
 def step(member: Member, rollout: Rollout, observed: Observation) -> Member:

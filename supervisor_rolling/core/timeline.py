@@ -14,13 +14,13 @@ from typing import TypeVar
 from supervisor_rolling.core.rollout import Level, Member, Rollout, Step
 
 MAX_STEPS = 50
-"""Of one process. A rollout that is paused, or drained anew, a hundred times still runs, but is no picture any more."""
+"""Stages of one process that are recorded: a report of more would not be readable."""
 
 MAX_LEVELS = 5000
-"""Of one rollout: two for each of a thousand processes, and some for crashes."""
+"""Changes of availability of one rollout that are recorded: two for each of a thousand processes, and some crashes."""
 
 DIGITS = 3
-"""Of a second: an observation takes longer."""
+"""Decimal places of a second; one observation takes longer than a millisecond."""
 
 StageName = TypeVar("StageName", bound=str)
 

@@ -1,9 +1,8 @@
 """Which stage can follow which, and when: tables that are enforced, and that the diagrams are made from.
 
-A member of a rollout has the one table, a process in the care of the crash guard the other. The diagrams in
-``machine.py``, ``guard.py`` and the README are what ``diagram`` makes of them; a test compares. The first stage of each
-row is the way of a process when nothing goes wrong. None stands for a process that the guard need not care for: it is
-warm and open, or a rollout has it.
+MEMBER is the table of a rollout's members, GUARDED that of the crash guard's processes. The diagrams in ``machine.py``,
+``guard.py`` and the README are the output of ``diagram``; a test compares them. The first entry of each row is the next
+stage when nothing goes wrong. None stands for a process that is not guarded: it is warm and open, or in a rollout.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ GUARDED: Table = {
 
 
 class TransitionError(Exception):
-    """A defect: a process has come to a stage that its table does not allow."""
+    """A bug: a process would enter a stage that its table does not allow."""
 
 
 def to(member: Member, stage: Stage, observed: Observation) -> Member:
@@ -116,7 +115,7 @@ def fail_and_put_back(member: Member, observed: Observation, why: str) -> Member
 
 
 def then(member: Member, why: str) -> str:
-    """What is to be said of a member, after what the rollout has failed on already."""
+    """The reason, behind the one for which the rollout has failed on this member already, if there is one."""
     return f"{member.why}; then {why}" if member.failed else why
 
 

@@ -1,6 +1,6 @@
-"""What an answer to a request of a warm-up means: as expected, leading elsewhere, or wrong; and the fix.
+"""What the answer to a warm-up request means: expected, a redirect to follow, or wrong; and the fix for a wrong one.
 
-The headers of a request are all that it is sent with: those of the warm-up, too."""
+``WarmupRequest.headers`` are here all headers that are sent: those of ``warmup.headers``, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from supervisor_rolling.core.text import printable
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
-"""Redirects that are followed for one request. More are a circle."""
+"""Redirects that are followed for one request. More are taken for a loop."""
 
 REFUSALS = frozenset({400, 401, 403, 404})
 
@@ -44,7 +44,7 @@ def is_expected(request: WarmupRequest, status: int) -> bool:
 
 
 def is_lasting(reply: Reply) -> bool:
-    """Whether the answer concerns the request, and not a process that is not ready yet."""
+    """Whether the answer will not change by itself: the request is wrong, rather than the process not ready yet."""
     return reply.status in REFUSALS or reply.is_redirect
 
 
