@@ -1,7 +1,7 @@
 """How traffic reaches a process: a gate closes its endpoints, a drain waits for their connections, a warm-up connects.
 
 core does not depend on the kind of an endpoint; the adapters do: a gate says which kinds it can close, and each kind
-has its own way to connect and to count connections. A process without endpoints has nothing to drain. """
+has its own way to connect and to count connections. A process without endpoints has nothing to drain."""
 
 from __future__ import annotations
 

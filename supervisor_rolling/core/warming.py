@@ -46,7 +46,7 @@ def warming(member: Member, process: Process, rollout: Rollout, observed: Observ
 
 
 def not_warm_text(status: WarmupStatus, policy: WarmupPolicy) -> str:
-    """What is wrong with a process whose warm-up has failed, or was not done in time."""
+    """What is wrong with a process: its warm-up has failed, or was not done in time."""
     after = f" after {policy.timeout:g} s (warmup.timeout)" if status.state == "late" else ""
     return f"is not warm{after}: {status.why}"
 

@@ -150,7 +150,7 @@ class Clients(Protocol):
         ...
 
     def program_of(self, peer: str, port: int) -> str:
-        """The name of the program on this host whose connection to ``port`` comes from ``peer`` (``address:port``);
+        """The name of the program on this host that is connected to ``port`` from ``peer`` (``address:port``);
         empty where there is none. It reads the open files of every process: not for every reconcile."""
         ...
 

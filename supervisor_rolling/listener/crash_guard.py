@@ -54,7 +54,7 @@ class CrashGuard:
         return self._policies.keys()
 
     def ended(self, snapshot: Snapshot) -> list[str]:
-        """The groups that are guarded and are not to be any more; not those whose policy cannot be read."""
+        """The groups that are guarded and are not to be any more; without those with a policy that cannot be read."""
         return [g for g in snapshot.guard_states if g not in self._policies and not self._is_unread(g)]
 
     def groups(self, snapshot: Snapshot) -> list[str]:
@@ -81,7 +81,7 @@ class CrashGuard:
         return config is None or (group in config.invalid and group not in config.groups)
 
     def endpoints(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
-        """The endpoints of each process; none for one whose endpoints are not known, which cannot be guarded."""
+        """The endpoints of each process; none where they are not known: such a process cannot be guarded."""
         policy = guard_state.policy
         found = self._listening(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)

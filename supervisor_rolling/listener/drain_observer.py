@@ -122,7 +122,7 @@ class DrainObserver:
         return {m.name: leaks[m.name] for m in late if bypassed.intersection(m.endpoints)}
 
     def _unclosed_since(self, group: str, members: Sequence[Member], at: float) -> dict[str, float]:
-        """Since when each member whose gate is not known to be closed has been seen so."""
+        """Since when the gate of each member has not been known to be closed."""
         known = self._unclosed.get(group, {})
         unclosed = [name for name, since in self._closed_since(members).items() if since == math.inf]
         self._unclosed[group] = {name: known.get(name, at) for name in unclosed}

@@ -31,7 +31,7 @@ class HeldPorts:
         self._asked: tuple[Key, ...] = ()  # being looked up
 
     def of(self, group: str, down: Mapping[str, tuple[Process, tuple[int, ...]]]) -> dict[str, str]:
-        """For each of these processes, what holds one of its ports, in words; nothing for one whose ports are free, or
+        """For each of these processes, what holds one of its ports, in words; nothing where its ports are free, or
         are still being looked up. ``down``: each process with its ports, by name."""
         keys = {(port, process.state): name for name, (process, ports) in down.items() for port in ports}
         self._look_up(keys)

@@ -47,7 +47,7 @@ class ReuseObserver:
         closed_since: Mapping[str, float],
         at: float,
     ) -> dict[str, KeepaliveReuse]:
-        """The reuse of each member that drains; one whose client is still being looked for comes later."""
+        """The reuse of each member that drains; where its client is still being looked for, later."""
         arrived = {m.name: self._pools.after_close(self._arrivals, m, rollout) for m in members}
         found = self._reuses.setdefault(rollout.group, KeepaliveReuses()).find(arrived, peers, closed_since, at)
         named = {m.name: self._named(rollout.group, m, found[m.name]) for m in members if m.name in found}
