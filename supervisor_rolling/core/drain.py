@@ -22,7 +22,7 @@ from supervisor_rolling.core.process_states import DOWN, closed_since
 from supervisor_rolling.core.proxy_config import PROGRAMS
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.core.transitions import fail_and_put_back, returned, to
+from supervisor_rolling.core.transitions import enter_stage, fail_and_put_back, put_back
 
 POOL_REFUSED = ("refuse", "application")
 """The values of ``drain.keepalive`` with which requests on old keep-alive connections end a rollout."""
@@ -48,7 +48,7 @@ its connections while it drains may be too late for its first answer, but not fo
 def draining(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A DRAINING member after one observation."""
     if rollout.aborting:
-        return replace(returned(member, observed), attempted=False)
+        return replace(put_back(member, observed), attempted=False)
     if process.is_stopped_by_other or process.state == "UNKNOWN":
         return _wait_for_state(member, process, rollout, observed)
     if process.incarnation != member.old or process.state in DOWN:
@@ -167,7 +167,9 @@ def _timed_out(member: Member, rollout: Rollout, observed: Observation, waited: 
 
 def _drained(member: Member, observed: Observation) -> Member:
     timing = replace(member.timing, drained=observed.at - member.since)
-    return replace(to(member, Stage.RESTARTING, observed), timing=timing, lingering_connections=0, oldest_lingering=())
+    return replace(
+        enter_stage(member, Stage.RESTARTING, observed), timing=timing, lingering_connections=0, oldest_lingering=()
+    )
 
 
 def _drained_with_lingering(member: Member, observed: Observation, waited: float) -> Member:

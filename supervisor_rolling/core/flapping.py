@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-SOON = 1.0
+FLAP_WINDOW = 1.0
 """A process flaps after two exits within this many seconds, and until as many have passed since the last one."""
 
 
@@ -16,10 +16,10 @@ class Flapping:
 
     def exited(self, keys: Iterable[str], at: float) -> None:
         """Note an exit of each. ``at``: now."""
-        self._exits = {key: found for key, found in self._exits.items() if at - found[0] < SOON}
+        self._exits = {key: found for key, found in self._exits.items() if at - found[0] < FLAP_WINDOW}
         self._exits.update({key: (at, key in self._exits) for key in keys})
 
     def has(self, key: str, at: float) -> bool:
         """Whether a process flaps."""
         last, flaps = self._exits.get(key, (0.0, False))
-        return flaps and at - last < SOON
+        return flaps and at - last < FLAP_WINDOW

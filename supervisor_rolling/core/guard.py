@@ -97,13 +97,13 @@ def advance(
     be guarded. ``rollout``: the group's, running or ended."""
     held = _held_by(rollout, observed.processes)
     known = {guarded.name: _extend_deadline(guarded, observed) for guarded in guard_state.guarded}
-    found = {name: guarded for name, guarded in known.items() if name in held and _is_to_be_noted(guarded, observed)}
+    found = {name: guarded for name, guarded in known.items() if name in held and _is_unrecorded(guarded, observed)}
     for name, process in observed.processes.items():
         if process.warm and process.state in ALIVE and name not in known:
             continue  # the usual case
         if endpoints.get(name) and name not in held:
             guarded = _step(known.get(name), process, endpoints[name], guard_state, observed)
-            guarded = _handed_over(guarded, process, rollout, observed) if guarded and name not in known else guarded
+            guarded = _taken_over(guarded, process, rollout, observed) if guarded and name not in known else guarded
             if guarded:
                 found[name] = guarded
     found = _one_retry_at_a_time(found, known)
@@ -124,11 +124,13 @@ def begin(empty: GuardState, processes: Mapping[str, Process], endpoints: Endpoi
     return replace(empty, guarded=guarded)
 
 
-def by_policy(guard_state: GuardState, policy: Policy, gate: GatePolicy, at: float) -> GuardState:
+def with_policy(guard_state: GuardState, policy: Policy, gate: GatePolicy, at: float) -> GuardState:
     """The guard's state by the present policy: where that warms in another way, warm-ups begin anew, and what had
     failed is tried at once."""
     before, now = ((one.warmup, one.hooks.after_warmup) for one in (guard_state.policy, policy))
-    guarded = guard_state.guarded if before == now else tuple(_anew(guarded, at) for guarded in guard_state.guarded)
+    guarded = (
+        guard_state.guarded if before == now else tuple(_restarted(guarded, at) for guarded in guard_state.guarded)
+    )
     return replace(guard_state, policy=policy, gate=gate, guarded=guarded)
 
 
@@ -213,7 +215,7 @@ def _to(guarded: GuardedProcess, stage: Stage, observed: Observation) -> Guarded
     return replace(guarded, stage=stage, since=observed.at)
 
 
-def _anew(guarded: GuardedProcess, at: float) -> GuardedProcess:
+def _restarted(guarded: GuardedProcess, at: float) -> GuardedProcess:
     if guarded.stage is Stage.FAILED:
         return replace(guarded, tries=1, retry_at=at)
     return replace(guarded, since=at) if guarded.stage is Stage.WARMING else guarded
@@ -224,7 +226,7 @@ def _extend_deadline(guarded: GuardedProcess, observed: Observation) -> GuardedP
     return replace(guarded, since=observed.at) if observed.gap and guarded.stage is Stage.WARMING else guarded
 
 
-def _is_to_be_noted(guarded: GuardedProcess, observed: Observation) -> bool:
+def _is_unrecorded(guarded: GuardedProcess, observed: Observation) -> bool:
     """Whether it was found warm, and the ledger does not have it yet."""
     process = observed.processes.get(guarded.name)
     is_there = process is not None and process.incarnation == guarded.incarnation and not process.warm
@@ -253,15 +255,15 @@ def _held_by(rollout: Rollout | None, processes: Mapping[str, Process]) -> dict[
     if rollout is None or rollout.status is not Status.RUNNING:
         return {}
     held = [member for member in rollout.members if member.stage is not Stage.OPEN]
-    return {m.name: m.stage in CLOSED_STAGES for m in held if m.stage in CLOSED_STAGES or _lives_on(m, processes)}
+    return {m.name: m.stage in CLOSED_STAGES for m in held if m.stage in CLOSED_STAGES or _still_runs(m, processes)}
 
 
-def _lives_on(member: Member, processes: Mapping[str, Process]) -> bool:
+def _still_runs(member: Member, processes: Mapping[str, Process]) -> bool:
     process = processes.get(member.name)
     return process is not None and process.incarnation == member.new and process.state in ALIVE
 
 
-def _handed_over(
+def _taken_over(
     guarded: GuardedProcess, process: Process, rollout: Rollout | None, observed: Observation
 ) -> GuardedProcess:
     """What a rollout that is over has left failed stays as it was: closed, and tried again after a pause."""

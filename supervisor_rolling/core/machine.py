@@ -82,7 +82,7 @@ from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.core.stages import step
 from supervisor_rolling.core.timeline import last_started_at, noted, with_availability
-from supervisor_rolling.core.transitions import to
+from supervisor_rolling.core.transitions import enter_stage
 from supervisor_rolling.core.wait_reasons import stuck_text, wait_reason, waiting_for
 
 # --- the questions that the reconciler asks
@@ -193,7 +193,7 @@ def _extend_deadline(member: Member, observed: Observation) -> Member:
     meanwhile would seem to have been closed all the time."""
     process = observed.processes.get(member.name)
     if member.stage is Stage.RESTARTING and process and still_runs(member, process):
-        return to(member, Stage.DRAINING, observed)
+        return enter_stage(member, Stage.DRAINING, observed)
     stopped_at = member.stopped_at + observed.gap if member.stopped_at else 0.0
     return replace(member, since=member.since + observed.gap, stopped_at=stopped_at)
 
@@ -225,7 +225,7 @@ def _leave(member: Member, observed: Observation) -> Member:
     """The member at the start of its replacement, without the results of an earlier attempt."""
     process = observed.processes[member.name]
     return replace(
-        to(member, Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING, observed),
+        enter_stage(member, Stage.DRAINING if process.state in ALIVE else Stage.RESTARTING, observed),
         attempted=True,
         was_closed=member.stage is Stage.FAILED,
         old_pid=process.pid,
@@ -275,15 +275,15 @@ def _finish(rollout: Rollout, observed: Observation) -> Rollout:
         return _end(rollout, observed)
     if rollout.paused:
         return replace(rollout, stuck_since=0.0)
-    stuck_since, patience = rollout.stuck_since or observed.at, _patience(rollout, observed)
-    if observed.at - stuck_since >= patience:
-        why = stuck_text(rollout, observed, patience)
-        return hook_steps.ended(_accounted(rollout, observed), Status.FAILED, observed.at, why)
+    stuck_since, timeout = rollout.stuck_since or observed.at, _stuck_timeout(rollout, observed)
+    if observed.at - stuck_since >= timeout:
+        why = stuck_text(rollout, observed, timeout)
+        return hook_steps.ended(_without_stopped(rollout, observed), Status.FAILED, observed.at, why)
     return replace(rollout, stuck_since=stuck_since)
 
 
 def _end(rollout: Rollout, observed: Observation) -> Rollout:
-    rollout = _accounted(rollout, observed)
+    rollout = _without_stopped(rollout, observed)
     failed = [member for member in rollout.members if member.failed]
     why = "; ".join(f"{rollout.group}:{member.name} {member.why}" for member in failed)
     status = Status.FAILED if failed else Status.DONE
@@ -294,7 +294,7 @@ def _end(rollout: Rollout, observed: Observation) -> Rollout:
     return hook_steps.ended(rollout, status, observed.at, why)
 
 
-def _accounted(rollout: Rollout, observed: Observation) -> Rollout:
+def _without_stopped(rollout: Rollout, observed: Observation) -> Rollout:
     """The rollout, in which those that an operator stopped in time are not selected any more."""
     why = "was stopped manually, and is left stopped"
     members = (
@@ -313,7 +313,7 @@ def _being_stopped(rollout: Rollout, observed: Observation) -> list[Member]:
     ]
 
 
-def _patience(rollout: Rollout, observed: Observation) -> float:
+def _stuck_timeout(rollout: Rollout, observed: Observation) -> float:
     """Seconds to wait for room: as long as the crash guard takes to warm a process up."""
     is_coming = any(guarded.stage in (Stage.WARMING, Stage.READY) for guarded in observed.guarded.values())
     policy = rollout.policy
@@ -347,4 +347,4 @@ def _released(member: Member, observed: Observation) -> Member:
     if process.started_by_other_at <= max(member.old_spawned, member.spawned):
         return member  # it is what failed, or what supervisord itself has started again after it
     why = f"{member.why}; then it was restarted manually, so its port is open (guard: false: it is not warmed up)"
-    return replace(to(member, Stage.OPEN, observed), why=why)
+    return replace(enter_stage(member, Stage.OPEN, observed), why=why)

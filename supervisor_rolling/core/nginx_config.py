@@ -65,7 +65,7 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class Passing:
+class ProxyPass:
     """A place that passes requests to an upstream."""
 
     upstream: str
@@ -82,7 +82,7 @@ class Nginx:
     """One configuration."""
 
     upstreams: tuple[Upstream, ...] = ()
-    passings: tuple[Passing, ...] = ()
+    proxy_passes: tuple[ProxyPass, ...] = ()
     version: tuple[int, ...] = ()  # such as (1, 22, 1); empty: not known
     source: str = ""  # for messages
     own: frozenset[str] = frozenset()  # its names for this host
@@ -92,12 +92,13 @@ class Nginx:
     def is_used(self, upstream: Upstream) -> bool:
         """Whether a place passes requests to it, as far as that is written down: a variable may name any."""
         return any(
-            "$" in one.upstream or (one.kind, one.upstream) == (upstream.kind, upstream.name) for one in self.passings
+            "$" in one.upstream or (one.kind, one.upstream) == (upstream.kind, upstream.name)
+            for one in self.proxy_passes
         )
 
     def pool_of(self, upstream: Upstream) -> int:
         """The connections that are kept to the servers of an upstream; 0: none."""
-        if upstream.kind != "http" or not any(one.keeps for one in self.passings if one.upstream == upstream.name):
+        if upstream.kind != "http" or not any(one.keeps for one in self.proxy_passes if one.upstream == upstream.name):
             return 0
         if not upstream.has_keepalive:
             return 32 if upstream.is_named and self.version >= POOLED_BY_DEFAULT else 0
@@ -107,21 +108,23 @@ class Nginx:
 def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: str = "") -> Nginx:
     """The upstreams of a configuration, and the places that pass requests to them."""
     upstreams: dict[tuple[str, str], Upstream] = {}
-    passings = []
+    proxy_passes = []
     for part in [one for one in tree if one["directive"] in ("http", "stream")]:
         kind, block = part["directive"], part.get("block") or ()
         for one in [one for one in block if one["directive"] == "upstream"]:
             upstreams[kind, _first(one).lower()] = _upstream(one, kind)
-        for passing in _passings(block, {}, kind, version):
-            known = passing.upstream.partition("$")[0]  # such as app$request_uri
+        for proxy_pass in _proxy_passes(block, {}, kind, version):
+            known = proxy_pass.upstream.partition("$")[0]  # such as app$request_uri
             if (kind, known) not in upstreams and _is_address(known):
-                server = Server(*_address(known), passing.where)
-                upstreams[kind, known] = Upstream(known, passing.where, (server,), is_named=False, kind=kind)
-            passings.append(replace(passing, upstream=known) if (kind, known) in upstreams else passing)
-    return Nginx(tuple(upstreams.values()), tuple(passings), version, source)
+                server = Server(*_address(known), proxy_pass.where)
+                upstreams[kind, known] = Upstream(known, proxy_pass.where, (server,), is_named=False, kind=kind)
+            proxy_passes.append(replace(proxy_pass, upstream=known) if (kind, known) in upstreams else proxy_pass)
+    return Nginx(tuple(upstreams.values()), tuple(proxy_passes), version, source)
 
 
-def _passings(block: Sequence[Directive], outer: Settings, kind: str, version: tuple[int, ...]) -> Iterator[Passing]:
+def _proxy_passes(
+    block: Sequence[Directive], outer: Settings, kind: str, version: tuple[int, ...]
+) -> Iterator[ProxyPass]:
     """Each place in a block that passes requests on."""
     own: dict[str, list[Directive]] = {}
     for one in block:
@@ -130,19 +133,19 @@ def _passings(block: Sequence[Directive], outer: Settings, kind: str, version: t
     for one in block:
         protocol = _PASSES.get(one["directive"])
         if protocol and one.get("args"):
-            yield _passing(one, settings, protocol, kind, version)
+            yield _proxy_pass(one, settings, protocol, kind, version)
         if one["directive"] != "upstream":
-            yield from _passings(one.get("block") or (), settings, kind, version)
+            yield from _proxy_passes(one.get("block") or (), settings, kind, version)
 
 
-def _passing(one: Directive, settings: Settings, protocol: str, kind: str, version: tuple[int, ...]) -> Passing:
+def _proxy_pass(one: Directive, settings: Settings, protocol: str, kind: str, version: tuple[int, ...]) -> ProxyPass:
     target = _SCHEME.sub("", _first(one))
     words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
     if words == ("off",):
         words = ()
     elif kind == "stream":  # it is on or off
         words = ("error",)
-    return Passing(
+    return ProxyPass(
         upstream=target if target.startswith("unix:") else target.partition("/")[0].lower(),
         where=_where(one),
         next_upstream=words,

@@ -23,7 +23,7 @@ from supervisor_rolling.core.process_states import (
     still_runs,
 )
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.transitions import failed, to
+from supervisor_rolling.core.transitions import enter_stage, fail
 
 
 def restarting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -31,12 +31,14 @@ def restarting(member: Member, process: Process, rollout: Rollout, observed: Obs
     if process.pid and process.incarnation != member.old and process.state in ALIVE:
         return _to_warming(member, process, observed)
     if still_runs(member, process) and closed_since(member, observed.closed) > member.since:
-        return to(member, Stage.DRAINING, observed)  # open meanwhile, or a new listener cannot know: drain again
+        return enter_stage(
+            member, Stage.DRAINING, observed
+        )  # open meanwhile, or a new listener cannot know: drain again
     if _was_stopped_by_other(member, process):
-        return to(member, Stage.DRAINING, observed)
+        return enter_stage(member, Stage.DRAINING, observed)
     refusal = observed.refusals.get(member.name)
     if refusal:
-        return failed(member, observed, f"supervisord refused to {refusal}")
+        return fail(member, observed, f"supervisord refused to {refusal}")
     if process.state == "STOPPING" and process.incarnation == member.old:
         return _stopping(member, process, rollout, observed)
     return _starting(_stopped(member, process, rollout, observed), process, rollout, observed)
@@ -93,7 +95,7 @@ def _stopping(member: Member, process: Process, rollout: Rollout, observed: Obse
     waited, timeout = process.stop_took, rollout.policy.restart.timeout
     within = stop_within(process, timeout)
     if waited >= within + timeout:
-        return failed(member, observed, never_stopped_text(process, waited))
+        return fail(member, observed, never_stopped_text(process, waited))
     return _killed(member, process, rollout) if waited >= within else member
 
 
@@ -125,12 +127,12 @@ def _stopped(member: Member, process: Process, rollout: Rollout, observed: Obser
 def _starting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and is_down_for_good(process):
-        return failed(member, observed, f"did not start: {down_text(member, process, observed)}")
+        return fail(member, observed, f"did not start: {down_text(member, process, observed)}")
     is_due = not spawned_again and process.state in STARTABLE and member.name not in observed.dead
     began = member.stopped_at or member.since  # the new process has its own time, however long the old one took
     if not is_due and observed.at - began >= rollout.policy.restart.timeout:
         text = f"did not start within {rollout.policy.restart.timeout:g} s (restart.timeout)"
-        return failed(member, observed, f"{text}: {down_text(member, process, observed)}")
+        return fail(member, observed, f"{text}: {down_text(member, process, observed)}")
     return member
 
 
@@ -139,7 +141,7 @@ def _to_warming(member: Member, process: Process, observed: Observation) -> Memb
     stopped = member.timing.stopped or observed.at - member.since
     timing = replace(member.timing, stopped=stopped, started=observed.at - down_at)
     new = replace(member, pid=process.pid, spawned=process.spawned, stopped_at=down_at, timing=timing)
-    return to(new, Stage.WARMING, observed)
+    return enter_stage(new, Stage.WARMING, observed)
 
 
 def _killed_text(process: Process, timeout: float) -> str:

@@ -15,7 +15,7 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, MANUAL_STOP_GRACE, UNDER_WAY, state_text
 from supervisor_rolling.core.restart import restarting
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.transitions import then, to
+from supervisor_rolling.core.transitions import enter_stage, reason_after
 from supervisor_rolling.core.warming import warming
 
 SOON = 60.0
@@ -48,8 +48,9 @@ def _is_long_dead(member: Member, rollout: Rollout, observed: Observation) -> bo
 
 
 def _left_alone(member: Member, observed: Observation, why: str) -> Member:
-    is_alone = not member.selected and member.stage is Stage.OPEN
-    return member if is_alone else replace(to(member, Stage.OPEN, observed), selected=False, why=then(member, why))
+    if not member.selected and member.stage is Stage.OPEN:
+        return member
+    return replace(enter_stage(member, Stage.OPEN, observed), selected=False, why=reason_after(member, why))
 
 
 def _open(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -60,7 +61,7 @@ def _ready(member: Member, process: Process, rollout: Rollout, observed: Observa
     if not _is_as_opened(member, process) or observed.at - member.since < rollout.policy.min_ready_seconds:
         return _watch(member, process, observed)
     timing = replace(member.timing, ready=observed.at - member.since)
-    return replace(to(member, Stage.OPEN, observed), replaced=True, timing=timing)
+    return replace(enter_stage(member, Stage.OPEN, observed), replaced=True, timing=timing)
 
 
 def _watch(member: Member, process: Process, observed: Observation) -> Member:
@@ -72,9 +73,9 @@ def _watch(member: Member, process: Process, observed: Observation) -> Member:
     if process.stopped_on_request and process.pid and process.state in ALIVE:
         timing = replace(member.timing, warmed=0.0, ready=0.0)
         member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
-        return to(member, Stage.WARMING, observed)
-    why = then(member, _exit_text(member, process, observed.at - member.since + member.timing.ready))
-    return replace(to(member, Stage.OPEN, observed), failed=True, why=why)
+        return enter_stage(member, Stage.WARMING, observed)
+    why = reason_after(member, _exit_text(member, process, observed.at - member.since + member.timing.ready))
+    return replace(enter_stage(member, Stage.OPEN, observed), failed=True, why=why)
 
 
 def _is_as_opened(member: Member, process: Process) -> bool:

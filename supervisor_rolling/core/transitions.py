@@ -92,29 +92,29 @@ class TransitionError(Exception):
     """A bug: a process would enter a stage that its table does not allow."""
 
 
-def to(member: Member, stage: Stage, observed: Observation) -> Member:
+def enter_stage(member: Member, stage: Stage, observed: Observation) -> Member:
     """The member at the beginning of a stage. Raises TransitionError where the table does not have it."""
     if stage not in MEMBER[member.stage]:
         raise TransitionError(f"{member.name}: {_word(member.stage)} cannot become {_word(stage)}")
     return replace(member, stage=stage, since=observed.at)
 
 
-def failed(member: Member, observed: Observation, why: str) -> Member:
+def fail(member: Member, observed: Observation, why: str) -> Member:
     """The member that the rollout has failed on, kept closed."""
-    return replace(to(member, Stage.FAILED, observed), failed=True, why=then(member, why))
+    return replace(enter_stage(member, Stage.FAILED, observed), failed=True, why=reason_after(member, why))
 
 
-def returned(member: Member, observed: Observation) -> Member:
+def put_back(member: Member, observed: Observation) -> Member:
     """The member where it was before it left: one that was kept closed is not opened as it is."""
-    return to(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
+    return enter_stage(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
 
 
 def fail_and_put_back(member: Member, observed: Observation, why: str) -> Member:
     """The member that the rollout has failed on before it was stopped."""
-    return replace(returned(member, observed), failed=True, why=why)
+    return replace(put_back(member, observed), failed=True, why=why)
 
 
-def then(member: Member, why: str) -> str:
+def reason_after(member: Member, why: str) -> str:
     """The reason, behind the one for which the rollout has failed on this member already, if there is one."""
     return f"{member.why}; then {why}" if member.failed else why
 

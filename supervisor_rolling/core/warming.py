@@ -11,7 +11,7 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, down_text, is_down_for_good, state_text
 from supervisor_rolling.core.restart import never_stopped_text, stop_within
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.transitions import failed, to
+from supervisor_rolling.core.transitions import enter_stage, fail
 
 WARMUP_REPORT_GRACE = 0.5
 """Seconds beyond its deadline for which a warm-up is waited for. It began a moment after the stage did, ends itself,
@@ -25,7 +25,7 @@ def warming(member: Member, process: Process, rollout: Rollout, observed: Observ
     if process.pid and process.incarnation != member.new and process.state in ALIVE:
         return _warm_next(member, process, observed)
     if is_down_for_good(process):
-        return failed(member, observed, f"exited during its warm-up: {down_text(member, process, observed)}")
+        return fail(member, observed, f"exited during its warm-up: {down_text(member, process, observed)}")
     status = observed.warmups.get(member.name)
     if status is None or status.incarnation != process.incarnation:
         unknown = WarmupStatus(process.pid, "late", why=down_text(member, process, observed))
@@ -58,7 +58,7 @@ def _wait_until_stopped(member: Member, process: Process, rollout: Rollout, obse
     within = rollout.policy.warmup.timeout + stop_within(process, timeout) + timeout
     if process.state == "STOPPED" or observed.at - member.since < within:
         return member
-    return failed(member, observed, never_stopped_text(process, observed.at - member.since))
+    return fail(member, observed, never_stopped_text(process, observed.at - member.since))
 
 
 def _warm_next(member: Member, process: Process, observed: Observation) -> Member:
@@ -66,18 +66,18 @@ def _warm_next(member: Member, process: Process, observed: Observation) -> Membe
     of it."""
     member = replace(member, pid=process.pid, spawned=process.spawned)
     if process.stopped_on_request:
-        return to(member, Stage.WARMING, observed)
+        return enter_stage(member, Stage.WARMING, observed)
     return replace(member, deaths=member.deaths + 1)
 
 
 def _warm(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     if process.state == "RUNNING":
         timing = replace(member.timing, warmed=observed.at - member.since)
-        return replace(to(member, Stage.READY, observed), timing=timing)
+        return replace(enter_stage(member, Stage.READY, observed), timing=timing)
     timeout = rollout.policy.restart.timeout
     if observed.at - member.since >= timeout:
         text = f"is warm, but not RUNNING after {timeout:g} s (restart.timeout)"
-        return failed(member, observed, f"{text}. Fix: raise restart.timeout above its startsecs")
+        return fail(member, observed, f"{text}. Fix: raise restart.timeout above its startsecs")
     return member
 
 
@@ -91,4 +91,4 @@ def _wait_until_warm(member: Member, rollout: Rollout, observed: Observation, st
 def _not_warm(member: Member, rollout: Rollout, observed: Observation, status: WarmupStatus) -> Member:
     times = "once" if member.deaths == 1 else f"{member.deaths} times"
     exits = f"; it exited {times} during its warm-up" if member.deaths else ""
-    return failed(member, observed, not_warm_text(status, rollout.policy.warmup) + exits)
+    return fail(member, observed, not_warm_text(status, rollout.policy.warmup) + exits)

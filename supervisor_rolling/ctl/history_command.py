@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.ctl.exit_status import DONE
-from supervisor_rolling.ctl.quantities import lasting
+from supervisor_rolling.ctl.quantities import duration_text
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
 from supervisor_rolling.ctl.usage import group_of, name_of
@@ -51,7 +51,7 @@ def _row(rollout: Mapping[str, Any]) -> tuple[str, ...]:
 def _took(rollout: Mapping[str, Any]) -> str:
     """How long the rollout ran and, if it was resumed, how long it had ended before."""
     took = f"{rollout['seconds']:.1f} s"
-    return f"{took}, resumed after {lasting(rollout['interrupted'])}" if rollout["interrupted"] else took
+    return f"{took}, resumed after {duration_text(rollout['interrupted'])}" if rollout["interrupted"] else took
 
 
 def by_text(rollout: Mapping[str, Any]) -> str:

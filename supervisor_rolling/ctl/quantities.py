@@ -13,7 +13,7 @@ def counted(number: float, noun: str, plural: str = "s") -> str:
     return f"{number:.0f} {noun}{'' if number == 1 else plural}"
 
 
-def lasting(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """``14.3 s``, ``3 min 5 s``, ``2 h 3 min``."""
     if seconds < 120:
         return f"{seconds:.1f} s"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.ctl.quantities import clock, counted, lasting, ms, utc
+from supervisor_rolling.ctl.quantities import clock, counted, duration_text, ms, utc
 from supervisor_rolling.ctl.report_html import Html, items, joined, name_tag, pairs, tag
 from supervisor_rolling.ctl.report_record import Span
 from supervisor_rolling.ctl.report_words import requests_text, words
@@ -220,7 +220,9 @@ def _away(seconds: float, longest: float) -> Html:
     if not seconds:
         return tag("span", class_="away")
     share = f"--share:{_percent(seconds, longest)}"
-    return tag("span", tag("span", "not available ", class_="unseen"), lasting(seconds), class_="away", style=share)
+    return tag(
+        "span", tag("span", "not available ", class_="unseen"), duration_text(seconds), class_="away", style=share
+    )
 
 
 def _beside(spans: Sequence[Span], total: float, letters: int) -> tuple[str, str]:
@@ -253,8 +255,13 @@ def _more(process: View, rollout: View, most: int) -> Html:
     for span in moved:
         at = utc(rollout["began"] + span.begin) if rollout["began"] > 0 else None
         drawn = Span(span.stage, span.begin, min(span.end, begin + total), span.is_new)
-        when = f"from {lasting(span.begin)}{f', {clock(at)}' if at else ''}"
-        cells = [tag("b", span.stage), _bar(drawn, begin, total), tag("span", lasting(span.seconds)), tag("span", when)]
+        when = f"from {duration_text(span.begin)}{f', {clock(at)}' if at else ''}"
+        cells = [
+            tag("b", span.stage),
+            _bar(drawn, begin, total),
+            tag("span", duration_text(span.seconds)),
+            tag("span", when),
+        ]
         rows.append(joined(cells, " "))
     stages = items("ol", rows, class_="stages") if rows else tag("p", "It was never closed.")
     return tag("div", stages, pairs(_about(process, most), "meta"), class_="more")

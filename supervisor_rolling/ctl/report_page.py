@@ -16,7 +16,7 @@ from typing import Any
 
 from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.log_messages import standing_word
-from supervisor_rolling.ctl.quantities import clock, counted, from_to, lasting, ms, utc
+from supervisor_rolling.ctl.quantities import clock, counted, duration_text, from_to, ms, utc
 from supervisor_rolling.ctl.report_html import Html, items, joined, name_tag, pairs, tag
 from supervisor_rolling.ctl.report_lanes import picture, pids_text, ports_text
 from supervisor_rolling.ctl.report_record import read
@@ -64,7 +64,7 @@ def _top(rollout: View) -> Html:
 
 
 def _headline(rollout: View) -> str:
-    status, took = rollout["status"], lasting(rollout["seconds"]).replace(" ", "\xa0")
+    status, took = rollout["status"], duration_text(rollout["seconds"]).replace(" ", "\xa0")
     if not rollout["is_known"]:
         return f"LOST: started for {counted(rollout['total'], 'process', 'es')}; the rest is not known"
     when = {"running": f" so far, after {took}", "lost": f" in the first {took}; the rest is not known"}
@@ -101,7 +101,7 @@ def _rest_text(rest: Sequence[Any], rollout: View) -> str:
     """How long the rollout had ended before it was resumed, and why."""
     begin, end, why = rest
     at = utc(rollout["began"] + begin) if rollout["began"] > 0 else None
-    text = f"{lasting(end - begin)}{f' from {clock(at)}' if at else ''}, then resumed"
+    text = f"{duration_text(end - begin)}{f' from {clock(at)}' if at else ''}, then resumed"
     return f"{text}; it had ended: {why}" if why else text
 
 
@@ -164,7 +164,7 @@ def _facts(rollout: View) -> Html:
     word = standing_word(rollout["min_ready_known"]).capitalize()
     least = f"{rollout['least_available']} of {rollout['size']}"
     facts = [
-        (took, lasting(rollout["seconds"]), forecast_text(rollout)),
+        (took, duration_text(rollout["seconds"]), forecast_text(rollout)),
         (f"{word}, at the least", least, f"{rollout['limit']} at a time"),
         *_process_facts(rollout["processes"]),
     ]
@@ -177,8 +177,8 @@ def _process_facts(processes: Sequence[View]) -> list[tuple[str, str, str]]:
     away = [(process["away"], process["name"]) for process in processes if process["away"]]
     if away:
         longest, name = max(away, key=lambda one: one[0])
-        typical = lasting(median(seconds for seconds, _ in away))
-        facts.append(("Not available, median", typical, f"longest {lasting(longest)}: {name}"))
+        typical = duration_text(median(seconds for seconds, _ in away))
+        facts.append(("Not available, median", typical, f"longest {duration_text(longest)}: {name}"))
     known = [process["latencies_ms"] for process in processes if process["latencies_ms"]]
     if known:
         first_to_last = from_to(median(each[0] for each in known), median(each[-1] for each in known))

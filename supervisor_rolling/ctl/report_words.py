@@ -7,7 +7,7 @@ from typing import Any
 
 from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.core.warmup_replies import statuses_text
-from supervisor_rolling.ctl.quantities import counted, from_to, lasting, ms
+from supervisor_rolling.ctl.quantities import counted, duration_text, from_to, ms
 from supervisor_rolling.ctl.rollout_lines import UNICODE, past_stages
 
 View = Mapping[str, Any]
@@ -40,7 +40,11 @@ def outcome(process: View, status: str) -> str:
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why'] or 'no reason given'}"
     if process["stage"] != "open":
-        return f"{process['stage']} for {lasting(process['spans'][-1].seconds)}" if status == "running" else "not open"
+        return (
+            f"{process['stage']} for {duration_text(process['spans'][-1].seconds)}"
+            if status == "running"
+            else "not open"
+        )
     if process["why"] or process["replaced"]:
         return str(process["why"] or "open")
     if not process["selected"]:
@@ -54,10 +58,9 @@ def forecast_text(rollout: View) -> str:
     if forecast <= 0:
         return "no forecast"
     if rollout["status"] != "done":
-        left = f", about {lasting(-off)} left" if rollout["status"] == "running" and off < 0 else ""
-        return f"forecast {lasting(forecast)}{left}"
+        left = f", about {duration_text(-off)} left" if rollout["status"] == "running" and off < 0 else ""
+        return f"forecast {duration_text(forecast)}{left}"
     if abs(off) < NOTABLE:
-        return f"forecast {lasting(forecast)}"
-    return (
-        f"forecast {lasting(forecast)}: {lasting(abs(off))} {'more' if off > 0 else 'less'} ({abs(off) / forecast:.0%})"
-    )
+        return f"forecast {duration_text(forecast)}"
+    more = f"{duration_text(abs(off))} {'more' if off > 0 else 'less'}"
+    return f"forecast {duration_text(forecast)}: {more} ({abs(off) / forecast:.0%})"

@@ -61,7 +61,7 @@ def watch(session: Session, rollout: View, resumed: bool) -> int:
 
 
 def _until_end(session: Session, rollout: View, show: Callable[[View], None]) -> View:
-    number, group, alone_since, pause = rollout["id"], rollout["group"], 0.0, MIN_POLL
+    number, group, listener_gone_since, pause = rollout["id"], rollout["group"], 0.0, MIN_POLL
     while rollout["status"] == "running":
         show(rollout)
         time.sleep(pause)
@@ -75,8 +75,8 @@ def _until_end(session: Session, rollout: View, show: Callable[[View], None]) ->
                 f"supervisorctl rolling_history {group}",
                 FAILED,
             )
-        alone_since = 0.0 if rollout["listener"] else alone_since or now
-        if alone_since and now - alone_since >= LISTENER_TIMEOUT:
+        listener_gone_since = 0.0 if rollout["listener"] else listener_gone_since or now
+        if listener_gone_since and now - listener_gone_since >= LISTENER_TIMEOUT:
             raise CommandError(
                 f"the listener is not running: rollout {number} of {group} is stalled, and continues when the listener "
                 "is started again. See why: supervisorctl status, supervisorctl tail rolling stderr",

@@ -46,19 +46,19 @@ start a program that is called as a load balancer."""
 _OPEN = (ESTABLISHED, CLOSE_WAIT)
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
-Found = Sequence[Client]
+Clients = Sequence[Client]
 
 
 class ConnectedClients:
     """``on_change`` is called, from a thread, when a lookup is over; ``clock``: CLOCK_MONOTONIC."""
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[], None] = lambda: None) -> None:
-        self._lookups: Lookups[Found] = Lookups("clients", _unknown, WITHIN, clock, on_change)
+        self._lookups: Lookups[Clients] = Lookups("clients", _unknown, WITHIN, clock, on_change)
 
-    def find(self, group: str, ports: Collection[int], since: float) -> Found | None:
+    def find(self, group: str, ports: Collection[int], since: float) -> Clients | None:
         return self._lookups.fresh(group, since, lambda: _found(ports))
 
-    def last_found(self, group: str) -> Found | None:
+    def last_found(self, group: str) -> Clients | None:
         return self._lookups.last(group)
 
     def program_of(self, peer: str, port: int) -> str:
@@ -71,19 +71,19 @@ class ConnectedClients:
         return ""
 
 
-def _found(ports: Collection[int]) -> Found:
+def _found(ports: Collection[int]) -> Clients:
     try:
         return clients_of(ports)
     except SocketsError as error:
         return _unknown(str(error))
 
 
-def _unknown(why: str) -> Found:
+def _unknown(why: str) -> Clients:
     log.warning("what connects to the group is not known: %s", why)
     return ()
 
 
-def clients_of(ports: Collection[int], glances: int = GLANCES) -> Found:
+def clients_of(ports: Collection[int], glances: int = GLANCES) -> Clients:
     """What is connected to these ports at any of so many glances, and the load balancers of this host, connected or
     not. Raises SocketsError where the kernel does not tell."""
     seen = _Seen(dict(_balancers()))

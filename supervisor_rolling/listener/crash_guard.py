@@ -73,7 +73,7 @@ class CrashGuard:
         guard_state = known or self._begun(policy, self._config, processes[group], at)
         if policy.min_ready_auto:
             policy = self._with_min_ready(policy, self.endpoints(replace(guard_state, policy=policy), processes[group]))
-        return guard.by_policy(guard_state, policy, self._config.gate, at)
+        return guard.with_policy(guard_state, policy, self._config.gate, at)
 
     def _is_unread(self, group: str) -> bool:
         """Whether a guarded group keeps the policy in its state, because this listener has never read a valid one."""

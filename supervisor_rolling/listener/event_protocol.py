@@ -27,7 +27,7 @@ KEY_EVENT = "ROLLING_REQUEST"
 LONGEST_HEADER = 4096
 LONGEST_PAYLOAD = 16 << 20
 
-PATIENCE = 5.0
+FRAME_TIMEOUT = 5.0
 """Seconds without a byte after which an incomplete frame is given up: supervisord writes a frame at once."""
 
 LOG_EVERY = 60.0
@@ -90,7 +90,7 @@ class Frames:
     def overdue(self) -> list[Event]:
         """Give up a frame that has stayed incomplete for too long, because its length is wrong. Returns the events that
         were taken for its payload."""
-        if not self._awaited or self._clock() - self._fed_at < PATIENCE:
+        if not self._awaited or self._clock() - self._fed_at < FRAME_TIMEOUT:
             return []
         self.skipped += self._awaited
         return self._cut(self._awaited)

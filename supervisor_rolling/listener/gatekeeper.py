@@ -44,8 +44,8 @@ class Gatekeeper:
         self._policy: GatePolicy | None = None
         self._gate: Gate | None = None
         self._next: tuple[GatePolicy, Gate] | None = None
-        self._leaving: dict[Place, Gate] = {}
-        self._wrong = ""  # with the policy that is to be in force, and is not
+        self._old_gates: dict[Place, Gate] = {}
+        self._policy_problem = ""  # with the policy that is to be in force, and is not
         self._held: Mapping[Endpoint, str] = {}
         self._drained: Collection[Endpoint] = ()
         self.knows = False  # what is closed: there has been a ``hold``
@@ -83,25 +83,25 @@ class Gatekeeper:
         try:
             gate = self._gate_of(policy)
         except GateError as error:
-            self._wrong = str(error)
+            self._policy_problem = str(error)
             self._hold(closed, drained)
             self.is_busy = isinstance(error, GateBusyError)
             return
         is_in_force = gate is self._gate
-        self._wrong = "" if is_in_force else self._replace(policy, gate, closed, drained)
-        if is_in_force or self._wrong:
+        self._policy_problem = "" if is_in_force else self._replace(policy, gate, closed, drained)
+        if is_in_force or self._policy_problem:
             self._hold(closed, drained)
 
     def hold(self, closed: Mapping[Endpoint, str]) -> None:
         """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
-        self._wrong = ""
+        self._policy_problem = ""
         self._hold(closed)
 
     def _hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         self._held, self._drained = closed, drained
         self.knows = True
         if self._gate is None:
-            self._note({}, self._wrong)
+            self._note({}, self._policy_problem)
             return
         spare = self._spare_ports.wanted()
         found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE)}, drained)
@@ -116,7 +116,7 @@ class Gatekeeper:
                 "expired, or HAProxy was reloaded)",
                 endpoints_text(opened),
             )
-        self._note(found, problem or self._let_go() or self._wrong)
+        self._note(found, problem or self._open_old_gates() or self._policy_problem)
 
     def facts(self, endpoints: Mapping[Endpoint, str]) -> GateFacts:
         """What is known of the gate in force, and what others have done so that it could not close these endpoints."""
@@ -175,22 +175,22 @@ class Gatekeeper:
         place = _place(gate, policy)
         if old is not None and not found.keys() >= closed.keys():
             if found and place != old_place:
-                self._leaving[place] = gate
+                self._old_gates[place] = gate
             return problem or "the gate of the changed policy does not hold"
         self._gate, self._policy, self._next = gate, policy, None
         self._held, self._drained = closed, drained
         self.closed_since = {}  # a new gate knows nothing of what it finds
-        self._leaving.pop(place, None)
+        self._old_gates.pop(place, None)
         if old is not None and old_place != place:
-            self._leaving[old_place] = old
-        self._note(found, problem or self._let_go())
+            self._old_gates[old_place] = old
+        self._note(found, problem or self._open_old_gates())
         return ""
 
-    def _let_go(self) -> str:
+    def _open_old_gates(self) -> str:
         """Have the gates that are not in force open all; one that did not is asked again the next time: a firewall
         forgets by itself, HAProxy does not. What went wrong, if anything."""
-        problems = {place: self._held_by(gate, {})[1] for place, gate in self._leaving.items()}
-        self._leaving = {place: self._leaving[place] for place, problem in problems.items() if problem}
+        problems = {place: self._held_by(gate, {})[1] for place, gate in self._old_gates.items()}
+        self._old_gates = {place: self._old_gates[place] for place, problem in problems.items() if problem}
         return "; ".join(filter(None, problems.values()))
 
     def _held_by(

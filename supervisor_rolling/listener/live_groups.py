@@ -52,7 +52,7 @@ class LiveGroups:
         self._applier.hold_pools(self.by_name)
         self._applier.hold_flags(self.by_name)
 
-    def hold_on(self) -> None:
+    def keep_closed(self) -> None:
         """A reconcile was left: what is closed stays closed, and deaths are not lost."""
         try:
             self._applier.renew()

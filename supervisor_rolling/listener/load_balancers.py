@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core.checks.clients import Front, front
-from supervisor_rolling.core.checks.nginx import Behind, behind, min_ready_for, min_ready_why
+from supervisor_rolling.core.checks.clients import GroupClients, group_clients
+from supervisor_rolling.core.checks.nginx import GroupInNginx, group_in_nginx, min_ready_for, min_ready_why
 from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.listener.contracts import Balancers, Clients
 
 
 @dataclass(frozen=True)
-class Found:
-    """``behind``: nginx's part for these ports; None while its configuration is being read. ``front``: what connects to
-    them; ``are_clients_known`` is false while that is not known."""
+class LoadBalancerFacts:
+    """What was read last of the load balancers of a group."""
 
-    behind: Behind | None
-    front: Front
-    are_clients_known: bool
+    nginx: GroupInNginx | None  # what nginx's configuration says of the group; None while it is being read
+    clients: GroupClients  # the programs that connect to the group
+    are_clients_known: bool  # false while they are being looked up
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class LoadBalancers:
         are_seen = not every or self._clients.find(policy.group, every, since) is not None
         return is_read and are_seen
 
-    def found(self, policy: Policy, endpoints: Endpoints) -> Found:
+    def found(self, policy: Policy, endpoints: Endpoints) -> LoadBalancerFacts:
         """What was read last."""
         configuration, clients = self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group)
-        return Found(
-            behind(configuration, _every(endpoints), bool(policy.balancer.nginx))
+        return LoadBalancerFacts(
+            group_in_nginx(configuration, _every(endpoints), bool(policy.balancer.nginx))
             if configuration is not None
             else None,
-            front(clients or (), _every(endpoints)),
+            group_clients(clients or (), _every(endpoints)),
             clients is not None,
         )
 
@@ -80,12 +79,12 @@ class LoadBalancers:
         return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
 
 
-def _min_ready(found: Found) -> tuple[float | None, str]:
+def _min_ready(found: LoadBalancerFacts) -> tuple[float | None, str]:
     """None where it is not known of all that send to the group."""
-    own = (min_ready_for(found.behind), min_ready_why(found.behind)) if found.behind else (None, "")
-    if not found.front.balancers:
+    own = (min_ready_for(found.nginx), min_ready_why(found.nginx)) if found.nginx else (None, "")
+    if not found.clients.balancers:
         return own
-    by_others = found.front.unavailable_for
+    by_others = found.clients.unavailable_for
     return (None, "") if by_others is None else max((own[0] or 0.0, own[1]), by_others)
 
 

@@ -23,7 +23,7 @@ from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import MAX_LISTED
 from supervisor_rolling.listener.contracts import NO_ANSWER, Background, Closed, GateProbes, Sockets
 from supervisor_rolling.listener.gatekeeper import GateFacts, gate_finding
-from supervisor_rolling.listener.load_balancers import Found
+from supervisor_rolling.listener.load_balancers import LoadBalancerFacts
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -47,7 +47,7 @@ class Subject:
     observed: Observation
     settings: Settings
     gate: GateFacts
-    balancers: Found
+    balancers: LoadBalancerFacts
     findings: tuple[Finding, ...] = ()  # known already
 
 
@@ -287,7 +287,7 @@ def finding_of(error: RollingError, group: str) -> Finding:
 
 
 def _of_nginx(subject: Subject, listening: Listening, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
-    rollout, group = subject.rollout, subject.balancers.behind
+    rollout, group = subject.rollout, subject.balancers.nginx
     policy, file = rollout.policy, rollout.policy.balancer.nginx
     if group is None:
         skipped.append(f"nginx's configuration{f' ({file})' if file else ''}: still being read. Fix: check again")
@@ -314,11 +314,11 @@ def _of_nginx(subject: Subject, listening: Listening, checked: list[str], skippe
 
 def _unread(subject: Subject) -> Sequence[Finding]:
     """If the configuration that was read is not that of the nginx which sends to the group."""
-    group, policy = subject.balancers.behind, subject.rollout.policy
+    group, policy = subject.balancers.nginx, subject.rollout.policy
     assert group is not None
     if policy.balancer.nginx or (group.nginx.problem and not group.nginx.is_absent):
         return ()
-    return list(clients.unread(subject.balancers.front, policy, group.nginx.source))
+    return list(clients.unread(subject.balancers.clients, policy, group.nginx.source))
 
 
 def _of_clients(subject: Subject, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
@@ -327,7 +327,7 @@ def _of_clients(subject: Subject, checked: list[str], skipped: list[str]) -> Ite
     if not subject.balancers.are_clients_known:
         skipped.append("what connects to the processes: not known yet. Fix: check again")
         return
-    group, others = subject.balancers.behind, subject.balancers.front
+    group, others = subject.balancers.nginx, subject.balancers.clients
     checked += [f"{one.program.title} ({one.where})" for one in others.balancers]
     yield from clients.findings(others, subject.rollout.policy, bool(group and group.servers))
 

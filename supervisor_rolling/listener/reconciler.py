@@ -78,7 +78,7 @@ class Reconciler:
         self._clock = clock
         self._answered_at = float("-inf")
         self._observed_at = 0.0
-        self._complaint = ""
+        self._last_error = ""
 
     def on_events(self, changes: Sequence[Change]) -> float:
         """Close what these events ask for. Returns the seconds within which a reconcile is due."""
@@ -109,23 +109,23 @@ class Reconciler:
         try:
             pause = self._reconcile()
         except ConflictError:
-            return self._left(CONFLICT_PAUSE)
+            return self._abandoned(CONFLICT_PAUSE)
         except NoKeyError:  # it comes with an event, in a moment
-            return self._left(RETRY_EVERY)
+            return self._abandoned(RETRY_EVERY)
         except (SupervisorError, SocketsError) as error:
-            return self._left(RETRY_EVERY, str(error))
+            return self._abandoned(RETRY_EVERY, str(error))
         except Exception:  # whatever else it is: a listener that ends opens every gate
             log.exception("a bug in supervisor_rolling; this reconcile is left, and the next observes again")
-            return self._left(RETRY_EVERY)
-        self._complaint = ""
+            return self._abandoned(RETRY_EVERY)
+        self._last_error = ""
         return pause
 
-    def _left(self, pause: float, complaint: str = "") -> float:
-        """A reconcile was left. ``complaint``: the error, which is logged once for as long as it lasts."""
-        if complaint and complaint != self._complaint:
-            log.error("%s", complaint)
-        self._complaint = complaint or self._complaint
-        self._live.hold_on()
+    def _abandoned(self, pause: float, error_text: str = "") -> float:
+        """A reconcile was left. ``error_text``: the error, which is logged once for as long as it lasts."""
+        if error_text and error_text != self._last_error:
+            log.error("%s", error_text)
+        self._last_error = error_text or self._last_error
+        self._live.keep_closed()
         return pause
 
     def _reconcile(self) -> float:

@@ -50,7 +50,7 @@ from supervisor_rolling.listener.preflight import Draft, Preflight, Subject, con
 
 log = logging.getLogger("supervisor_rolling")
 
-PATIENCE = 4.0
+READ_TIMEOUT = 4.0
 """Seconds for the load balancers' configuration to be read; after that a check goes by what was read before. The client
 gives up after ten."""
 
@@ -205,7 +205,7 @@ class RolloutRequests:
 
     def _is_read(self, waiting: _Waiting, rollout: Rollout) -> bool:
         are_read = self._balancers.are_read(rollout.policy, endpoints_of(rollout), rollout.gate.backend, waiting.since)
-        return are_read or self._clock() - waiting.since >= PATIENCE
+        return are_read or self._clock() - waiting.since >= READ_TIMEOUT
 
     def _subject(
         self, request: Request, rollout: Rollout, group: _Group, findings: Collection[Finding] = ()

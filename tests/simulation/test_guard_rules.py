@@ -232,10 +232,12 @@ def test_other_policy_restarts_warm_ups():
         "app-3", (tcp(8003),), Stage.FAILED, NOW, True, 300, 5, NOW + 60.0, problem="is not warm: 404"
     )
     guard_state = advanced(a_watch(failed), processes)
-    same = guard.by_policy(guard_state, replace(guard_state.policy, min_ready_seconds=3.0), guard_state.gate, NOW + 9.0)
+    same = guard.with_policy(
+        guard_state, replace(guard_state.policy, min_ready_seconds=3.0), guard_state.gate, NOW + 9.0
+    )
     assert same.guarded == guard_state.guarded
     other = replace(guard_state.policy, warmup=WarmupPolicy(ready="/right"))
-    guard_state = advanced(guard.by_policy(guard_state, other, guard_state.gate, NOW + 9.0), processes, 9.0)
+    guard_state = advanced(guard.with_policy(guard_state, other, guard_state.gate, NOW + 9.0), processes, 9.0)
     assert {(guarded.name, guarded.stage, guarded.since) for guarded in guard_state.guarded} == {
         ("app-2", Stage.WARMING, NOW + 9.0),
         ("app-3", Stage.WARMING, NOW + 9.0),

@@ -17,7 +17,7 @@ from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError, Fault, GateBusyError, SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
-from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.nginx_config import Nginx, ProxyPass, Server, Upstream
 from supervisor_rolling.core.policy import (
     BalancerPolicy,
     Config,
@@ -36,7 +36,7 @@ from supervisor_rolling.listener.actions import ACTIONS_AT_ONCE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
 from supervisor_rolling.listener.reconciler import ACTIONS_WITHIN, RETRY_EVERY, Reconciler
-from supervisor_rolling.listener.rollout_requests import LOCK_TIMEOUT, PATIENCE
+from supervisor_rolling.listener.rollout_requests import LOCK_TIMEOUT, READ_TIMEOUT
 from tests.simulation.kernel import FakeGate, FakeSockets
 from tests.simulation.supervisord import FakeSupervisor
 from tests.simulation.world import GROUP, Killed, World, fast_policy
@@ -602,12 +602,12 @@ def test_actions_beyond_the_time_wait(
 
 LONE = Nginx(
     upstreams=(Upstream("app", "f:1", (Server("127.0.0.1", 8001, "f:2", max_fails=0),)),),
-    passings=(Passing("app", "f:9"),),
+    proxy_passes=(ProxyPass("app", "f:9"),),
     own=frozenset({"127.0.0.1"}),
 )
 SLOW = Nginx(
     upstreams=(Upstream("app", "f:1", tuple(Server("::1", 8000 + n, "f:2", fail_timeout=3.0) for n in (1, 2, 3))),),
-    passings=(Passing("app", "f:9"),),
+    proxy_passes=(ProxyPass("app", "f:9"),),
     own=frozenset({"::1"}),
 )
 
@@ -699,11 +699,11 @@ def test_slow_configuration_delays_only_for_patience():
     world.balancers.nginx = None
     request = world.ask()
     reconciler = world.reconciler()
-    world.run(reconciler, PATIENCE + 1.0)
+    world.run(reconciler, READ_TIMEOUT + 1.0)
     assert request.state == "accepted"
     assert world.rollout().policy.min_ready_seconds == 10.0
     request = world.ask("check")
-    world.run(reconciler, PATIENCE + 1.0)
+    world.run(reconciler, READ_TIMEOUT + 1.0)
     assert request.answer.skipped == ("nginx's configuration: still being read. Fix: check again",)
 
 

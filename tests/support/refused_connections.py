@@ -13,7 +13,7 @@ import iptc
 
 from supervisor_rolling.listener import main as listener
 from supervisor_rolling.listener.gates.iptables_chain import OwnChain, translated
-from supervisor_rolling.listener.gates.nftables import Found, NftablesGate
+from supervisor_rolling.listener.gates.nftables import NftablesGate, TableListing
 
 REFUSE_FILE = "LAB_REFUSE_FILE"
 
@@ -28,7 +28,7 @@ def put(self: OwnChain, closed: Mapping[int, str], until: int) -> None:
     _put(self, closed, until)
 
 
-def closing(self: NftablesGate, found: Found, closed: Mapping[int, str]) -> list[str]:
+def closing(self: NftablesGate, found: TableListing, closed: Mapping[int, str]) -> list[str]:
     """``NftablesGate._closing``, with a rule that the kernel refuses where it is to do so."""
     is_refused = os.path.exists(os.environ[REFUSE_FILE])
     table = f"inet {self._table}"

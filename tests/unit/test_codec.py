@@ -17,7 +17,7 @@ from supervisor_rolling.codec import dump, dump_changes, load, load_changes, str
 from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
-from supervisor_rolling.core.nginx_config import Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.nginx_config import Nginx, ProxyPass, Server, Upstream
 from supervisor_rolling.core.policy import (
     BalancerPolicy,
     DrainPolicy,
@@ -271,7 +271,7 @@ def test_codec_reads_every_type_that_travels(kind: Any) -> None:
 
 def test_nginx_configuration_is_read_as_it_was_written() -> None:
     upstream = Upstream("app", "f:1", (Server("::1", 8001, "f:2", fail_timeout=3.0),), 0, has_keepalive=True)
-    nginx = Nginx((upstream,), (Passing("app", "f:9"),), (1, 22, 1), own=frozenset({"a", "b"}))
+    nginx = Nginx((upstream,), (ProxyPass("app", "f:9"),), (1, 22, 1), own=frozenset({"a", "b"}))
     assert load(Nginx, json.loads(dump(nginx))) == nginx
 
 

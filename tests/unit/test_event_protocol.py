@@ -19,10 +19,10 @@ from supervisor.tests.base import DummyOptions, DummyPConfig, DummyPGroupConfig,
 
 from supervisor_rolling.core.process import Change
 from supervisor_rolling.listener.event_protocol import (
+    FRAME_TIMEOUT,
     LOG_EVERY,
     LONGEST_HEADER,
     LONGEST_PAYLOAD,
-    PATIENCE,
     Channel,
     Event,
     Frames,
@@ -117,7 +117,7 @@ def test_no_bytes_do_anything_but_give_events(pieces: list[bytes]) -> None:
     frames = Frames(clock)
     for piece in pieces:
         assert all(isinstance(event, Event) for event in frames.feed(piece))
-    clock.now += PATIENCE
+    clock.now += FRAME_TIMEOUT
     assert all(isinstance(event, Event) for event in frames.overdue())
 
 
@@ -182,7 +182,7 @@ def test_too_large_length_hides_events_for_seconds() -> None:
     frames = Frames(clock)
     liar, event = HEADER % (b"TICK_5", 10_000), frame("TICK_60", b"when:1")
     assert frames.feed(liar + event) == []
-    clock.now += PATIENCE - 0.1
+    clock.now += FRAME_TIMEOUT - 0.1
     assert frames.overdue() == []
     clock.now += 0.2
     assert frames.overdue() == [Event("TICK_60", b"when:1")]
@@ -197,7 +197,7 @@ def test_slow_long_event_is_not_given_up() -> None:
     frames, data = Frames(clock), frame("TICK_5", payload)
     for n in range(0, len(data) - 1000, 1000):
         assert frames.feed(data[n : n + 1000]) == []
-        clock.now += PATIENCE - 0.1
+        clock.now += FRAME_TIMEOUT - 0.1
         assert frames.overdue() == []
     assert frames.feed(data[n + 1000 :]) == [Event("TICK_5", payload)]
 
@@ -206,7 +206,7 @@ def test_half_a_header_is_kept() -> None:
     clock = Clock()
     frames, data = Frames(clock), frame("TICK_5", b"when:1")
     assert frames.feed(data[:20]) == []
-    clock.now += 100 * PATIENCE
+    clock.now += 100 * FRAME_TIMEOUT
     assert frames.overdue() == []
     assert frames.feed(data[20:]) == [Event("TICK_5", b"when:1")]
 
@@ -384,7 +384,7 @@ def test_hidden_event_is_acknowledged_when_found(pipes: Pipes) -> None:
     pipes.send(HEADER % (b"TICK_5", 10_000) + frame("TICK_60"))
     assert pipes.channel.receive() == []
     assert pipes.channel.overdue() == []
-    pipes.clock.now += PATIENCE
+    pipes.clock.now += FRAME_TIMEOUT
     assert pipes.answered() == b""
     assert pipes.channel.overdue() == [Event("TICK_60", b"")]
     assert pipes.answered() == b"RESULT 2\nOKREADY\n"

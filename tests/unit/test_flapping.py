@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor_rolling.core.flapping import SOON, Flapping
+from supervisor_rolling.core.flapping import FLAP_WINDOW, Flapping
 
 
 def exits(*times: float) -> Flapping:
@@ -22,8 +22,8 @@ def test_second_exit_within_a_second_is_flapping():
 
 
 def test_exits_far_apart_are_no_flapping():
-    assert not exits(10.0, 10.0 + SOON).has("app:app-0", 11.1)
+    assert not exits(10.0, 10.0 + FLAP_WINDOW).has("app:app-0", 11.1)
 
 
 def test_steady_process_flaps_no_more():
-    assert not exits(10.0, 10.5).has("app:app-0", 10.5 + SOON)
+    assert not exits(10.0, 10.5).has("app:app-0", 10.5 + FLAP_WINDOW)

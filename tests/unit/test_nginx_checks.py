@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.codec import dump as dump_json
-from supervisor_rolling.core.checks.nginx import behind, findings, min_ready_for, min_ready_why
+from supervisor_rolling.core.checks.nginx import findings, group_in_nginx, min_ready_for, min_ready_why
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
@@ -63,14 +63,14 @@ def a_policy(min_ready_seconds: float = 0.0, drain: dict[str, str] | None = None
 
 def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[str]:
     """Of all findings; a ! stands before those that refuse a rollout."""
-    found = findings(behind(nginx, PORTS, is_named=True), policy or a_policy(), limit, PORTS)
+    found = findings(group_in_nginx(nginx, PORTS, is_named=True), policy or a_policy(), limit, PORTS)
     return [f"{'!' if one.is_error else ''}{one.code.removeprefix('nginx.')}" for one in found]
 
 
 def test_valid_configuration_has_no_finding(conf: Conf) -> None:
     nginx = read_nginx(str(conf()))
     assert codes(nginx) == []
-    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
+    assert min_ready_for(group_in_nginx(nginx, PORTS, is_named=False)) == 0
 
 
 # --- for how long a process is shunned
@@ -91,7 +91,7 @@ def test_valid_configuration_has_no_finding(conf: Conf) -> None:
 )
 def test_unavailable_seconds_follow_server_parameters(conf: Conf, server: str, seconds: float) -> None:
     nginx = read_nginx(str(conf(f"server 127.0.0.1:8000 {server}; server 127.0.0.1:8001 max_fails=0;")))
-    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == seconds
+    assert min_ready_for(group_in_nginx(nginx, PORTS, is_named=False)) == seconds
     assert codes(nginx, a_policy(min_ready_seconds=seconds)) == []
     if seconds > 1:
         assert codes(nginx, a_policy(min_ready_seconds=seconds - 1)) == ["max_fails"], "the rest of a second is advice"
@@ -100,7 +100,7 @@ def test_unavailable_seconds_follow_server_parameters(conf: Conf, server: str, s
 
 def test_min_ready_auto_warns_with_its_cost(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")))
-    group = behind(nginx, PORTS, is_named=False)
+    group = group_in_nginx(nginx, PORTS, is_named=False)
     (finding,) = findings(group, replace(a_policy(min_ready_seconds=11.0), min_ready_auto=True), 1, PORTS)
     assert (finding.code, finding.is_error) == ("nginx.min_ready_seconds", False)
     assert min_ready_why(group) == "max_fails=1, fail_timeout=10s, which are the defaults"
@@ -114,7 +114,7 @@ def test_min_ready_auto_warns_with_its_cost(conf: Conf) -> None:
 
 
 def test_max_fails_zero_needs_no_min_ready(conf: Conf) -> None:
-    group = behind(read_nginx(str(conf())), PORTS, is_named=False)
+    group = group_in_nginx(read_nginx(str(conf())), PORTS, is_named=False)
     assert min_ready_why(group) == ""
     assert list(findings(group, replace(a_policy(), min_ready_auto=True), 1, PORTS)) == []
 
@@ -129,7 +129,7 @@ def test_large_group_is_never_wholly_unavailable(conf: Conf) -> None:
 
     def found(processes: int) -> list[str]:
         servers = " ".join(f"server 127.0.0.1:{8000 + n} fail_timeout=5s;" for n in range(processes))
-        group = behind(read_nginx(str(conf(servers))), PORTS, is_named=False)
+        group = group_in_nginx(read_nginx(str(conf(servers))), PORTS, is_named=False)
         return [one.code for one in findings(group, a_policy(min_ready_seconds=3.0), 1, PORTS) if one.is_error]
 
     assert (found(3), found(4)) == (["nginx.max_fails"], [])
@@ -137,12 +137,12 @@ def test_large_group_is_never_wholly_unavailable(conf: Conf) -> None:
 
 def test_longest_time_counts_without_down_servers(conf: Conf) -> None:
     servers = "server 127.0.0.1:8000 fail_timeout=7s; server 127.0.0.1:8001 down;"
-    assert min_ready_for(behind(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
+    assert min_ready_for(group_in_nginx(read_nginx(str(conf(servers))), PORTS, is_named=False)) == 8
 
 
 def test_finding_names_defaults_and_line(conf: Conf) -> None:
     path = conf("server 127.0.0.1:8000; server 127.0.0.1:8001;")
-    (finding,) = findings(behind(read_nginx(str(path)), PORTS, is_named=False), a_policy(), 1, PORTS)
+    (finding,) = findings(group_in_nginx(read_nginx(str(path)), PORTS, is_named=False), a_policy(), 1, PORTS)
     assert finding.where == f"{path}:10"
     assert (
         "for up to 11 s after it refused a connection (max_fails=1, fail_timeout=10s, which are the defaults)"
@@ -247,15 +247,15 @@ def test_stream_block_is_read(tmp_path: Path, more: str, expected: list[str]) ->
 
 def test_server_on_another_host_is_ignored(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 127.0.0.1:8000 max_fails=0; server 192.0.2.7:8001 fail_timeout=60s;")))
-    assert min_ready_for(behind(nginx, PORTS, is_named=False)) == 0
+    assert min_ready_for(group_in_nginx(nginx, PORTS, is_named=False)) == 0
     assert codes(nginx) == ["absent"]
 
 
 def test_named_file_without_own_host_matches_by_port(conf: Conf) -> None:
     nginx = read_nginx(str(conf("server 192.0.2.7:8000 fail_timeout=60s; server 192.0.2.7:8001;")))
-    assert min_ready_for(behind(nginx, PORTS, is_named=True)) == 61
+    assert min_ready_for(group_in_nginx(nginx, PORTS, is_named=True)) == 61
     assert codes(nginx, a_policy(min_ready_seconds=0.0)) == ["max_fails"], "what only the ports tell refuses nothing"
-    assert min_ready_for(behind(nginx, PORTS, is_named=False)) is None
+    assert min_ready_for(group_in_nginx(nginx, PORTS, is_named=False)) is None
 
 
 def test_unused_upstream_is_ignored_without_a_variable(conf: Conf) -> None:
@@ -280,7 +280,7 @@ def test_output_of_nginx_T_equals_the_files(conf: Conf, tmp_path: Path) -> None:
     assert dump.read_text(encoding="utf-8").startswith("nginx: ")
     whole, dumped = read_nginx(str(path)), read_nginx(str(dump))
     assert (codes(whole), codes(dumped)) == (["!keepalive", "localhost"], ["keepalive", "localhost"])
-    assert [one.where for _, one in behind(dumped, PORTS, is_named=True).servers] == [
+    assert [one.where for _, one in group_in_nginx(dumped, PORTS, is_named=True).servers] == [
         f"{dump}: {parts}/servers.inc:1",
         f"{dump}: {parts}/servers.inc:2",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.checks.clients import findings, front, unread
+from supervisor_rolling.core.checks.clients import findings, group_clients, unread
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import Proxy, read
@@ -170,7 +170,7 @@ def test_varnish_retries_in_vcl_backend_error_only(probe: str, subs: str, expect
 
 def codes(*clients: Client, nginx_is_known: bool = False, **changes: Any) -> dict[str, bool]:
     policy = replace(POLICY, **changes)
-    return {one.code: one.is_error for one in findings(front(clients, PORTS), policy, nginx_is_known)}
+    return {one.code: one.is_error for one in findings(group_clients(clients, PORTS), policy, nginx_is_known)}
 
 
 CLOSES = "option http-server-close"
@@ -239,7 +239,7 @@ def test_unconnected_nginx_hides_no_unknown_client():
 )
 def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str], ...], fix: str):
     policy = replace(POLICY, min_ready_auto=True)
-    found = front([replace(NGINX, files=files), replace(NGINX, pid=10, address=""), CURL], PORTS)
+    found = group_clients([replace(NGINX, files=files), replace(NGINX, pid=10, address=""), CURL], PORTS)
     (one,) = unread(found, policy, "/etc/nginx/nginx.conf")
     assert (one.code, one.is_error, one.fix) == ("balancer.unread", False, fix)
     assert one.text.startswith(
@@ -251,7 +251,7 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
 
 
 def test_fix_of_haproxy_pool_is_gate_or_option():
-    (found,) = findings(front([haproxy(POOLED)], PORTS), POLICY, nginx_is_known=False)
+    (found,) = findings(group_clients([haproxy(POOLED)], PORTS), POLICY, nginx_is_known=False)
     assert found.fix.startswith(
         "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml, or `option http-server-close` in the "
         "backend and a reload of HAProxy; or"
@@ -270,7 +270,7 @@ def test_kept_connections_are_an_error_unless_policy_closes_them():
 
 
 def test_unknown_peer_is_named_with_the_key():
-    (found,) = findings(front([FAR], PORTS), POLICY, nginx_is_known=False)
+    (found,) = findings(group_clients([FAR], PORTS), POLICY, nginx_is_known=False)
     assert found.text.startswith("another host (10.0.0.9) connects to the group. It is not known whether")
     assert "min_ready_seconds: auto is 10 therefore" in found.text
     assert "balancer: {retries: true}" in found.fix
@@ -286,4 +286,4 @@ def test_unknown_peer_is_named_with_the_key():
     ],
 )
 def test_unavailability_is_known_where_all_are_read(clients: list[Client], seconds: float | None):
-    assert front(clients, PORTS).unavailable_for == (seconds and (seconds, "HAProxy, /c:6"))
+    assert group_clients(clients, PORTS).unavailable_for == (seconds and (seconds, "HAProxy, /c:6"))

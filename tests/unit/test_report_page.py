@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selenium.webdriver.common.keys import Keys
 
-from supervisor_rolling.ctl.quantities import lasting
+from supervisor_rolling.ctl.quantities import duration_text
 from supervisor_rolling.ctl.report_html import Html, tag
 from supervisor_rolling.ctl.report_page import cut_off, page
 from supervisor_rolling.ctl.report_record import read
@@ -250,7 +250,7 @@ def test_more_than_twenty_failures_are_folded(browser: Browser) -> None:
     [(0, "0.0 s"), (14.3, "14.3 s"), (119.94, "119.9 s"), (125, "2 min 5 s"), (180, "3 min"), (7380, "2 h 3 min")],
 )
 def test_durations_have_readable_units(seconds: float, text: str) -> None:
-    assert lasting(seconds) == text
+    assert duration_text(seconds) == text
 
 
 def test_warm_up_has_other_statuses_than_200() -> None:

@@ -11,7 +11,15 @@ from supervisor_rolling.core import guard, machine
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.rollout import Member, Stage
-from supervisor_rolling.core.transitions import GUARDED, MEMBER, Table, TransitionError, check_guarded, diagram, to
+from supervisor_rolling.core.transitions import (
+    GUARDED,
+    MEMBER,
+    Table,
+    TransitionError,
+    check_guarded,
+    diagram,
+    enter_stage,
+)
 
 README = Path(__file__).parents[2] / "README.rst"
 SEEN = Observation(1000.0, {})
@@ -46,11 +54,11 @@ def test_diagram_shows_usual_way_and_each_transition() -> None:
 def test_member_enters_only_stages_of_its_table(stage: Stage, following: Stage) -> None:
     member = Member("app-1", (), stage=stage)
     if following in MEMBER[stage]:
-        after = to(member, following, SEEN)
+        after = enter_stage(member, following, SEEN)
         assert (after.stage, after.since) == (following, 1000.0)
     else:
         with pytest.raises(TransitionError, match=f"app-1: {stage.name} cannot become {following.name}"):
-            to(member, following, SEEN)
+            enter_stage(member, following, SEEN)
 
 
 def test_guarded_process_that_skips_a_stage_is_refused() -> None:

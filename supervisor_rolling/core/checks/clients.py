@@ -41,7 +41,7 @@ class Balancer:
 
 
 @dataclass(frozen=True)
-class Front:
+class GroupClients:
     """What connects to these ports of a group."""
 
     clients: Sequence[Client]
@@ -70,12 +70,12 @@ class Front:
         return seconds, f"{slowest.program.title}, {slowest.where}" if seconds else ""
 
 
-def front(clients: Sequence[Client], ports: Collection[int]) -> Front:
+def group_clients(clients: Sequence[Client], ports: Collection[int]) -> GroupClients:
     """What connects to these ports."""
-    return Front(tuple(clients), frozenset(ports))
+    return GroupClients(tuple(clients), frozenset(ports))
 
 
-def findings(found: Front, policy: Policy, nginx_is_known: bool) -> Iterator[Finding]:
+def findings(found: GroupClients, policy: Policy, nginx_is_known: bool) -> Iterator[Finding]:
     """What is wrong with it. ``nginx_is_known``: a configuration of nginx was read that has servers of the group."""
     for balancer in found.balancers:
         yield from _of_balancer(balancer, policy)
@@ -83,7 +83,7 @@ def findings(found: Front, policy: Policy, nginx_is_known: bool) -> Iterator[Fin
         yield from _unknown([one for one in found.clients if one.name not in PROGRAMS], policy)
 
 
-def unread(found: Front, policy: Policy, source: str) -> Iterator[Finding]:
+def unread(found: GroupClients, policy: Policy, source: str) -> Iterator[Finding]:
     """Each nginx that is connected and was started with another configuration than ``source``, the one that was read,
     which has no server of the group."""
     what = f": {source}, which was read, has no server with a port of the group" if source else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor_rolling.core.min_ready import min_ready_texts
-from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, Passing, Server, Upstream
+from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, ProxyPass, Server, Upstream
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity, error_if
 from supervisor_rolling.core.text import listed
@@ -20,7 +20,7 @@ LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Behind:
+class GroupInNginx:
     """The part of a configuration that concerns a group."""
 
     nginx: Nginx
@@ -44,23 +44,23 @@ class Behind:
         return max(found, key=lambda one: one[0], default=(0.0, None, None))
 
 
-def behind(nginx: Nginx, ports: Collection[int], is_named: bool) -> Behind:
+def group_in_nginx(nginx: Nginx, ports: Collection[int], is_named: bool) -> GroupInNginx:
     """What of a configuration concerns these ports. Where the operator has named it (``is_named``) and none of its
     servers is this host, it has another name for this host: then the ports decide."""
     used = [upstream for upstream in nginx.upstreams if nginx.is_used(upstream)]
     found = [(upstream, server) for upstream in used for server in upstream.servers if server.port in ports]
     here = [(upstream, server) for upstream, server in found if server.host in nginx.own]
-    return Behind(nginx, tuple(here or (found if is_named else ())), is_certain=bool(here))
+    return GroupInNginx(nginx, tuple(here or (found if is_named else ())), is_certain=bool(here))
 
 
-def min_ready_for(group: Behind) -> float | None:
+def min_ready_for(group: GroupInNginx) -> float | None:
     """Seconds for which nginx sends nothing to a process that refused a connection; None where the configuration does
     not have the group."""
     seconds, _, server = group.slowest
     return seconds if server else None
 
 
-def min_ready_why(group: Behind) -> str:
+def min_ready_why(group: GroupInNginx) -> str:
     """The parameters of nginx that say so; empty where it is no time, or none do."""
     seconds, _, server = group.slowest
     return _parameters(server) if server and seconds else ""
@@ -73,7 +73,7 @@ def is_pool_dealt_with(policy: Policy) -> bool:
 
 
 def findings(
-    group: Behind,
+    group: GroupInNginx,
     policy: Policy,
     limit: int,
     ports: Mapping[int, str],
@@ -106,7 +106,7 @@ def unreadable(nginx: Nginx, policy: Policy) -> Finding:
     )
 
 
-def beside_haproxy(group: Behind) -> Iterator[Finding]:
+def beside_haproxy(group: GroupInNginx) -> Iterator[Finding]:
     """An nginx that sends to the processes of a group which HAProxy drains."""
     if group.is_certain:
         upstream, server = group.servers[0]
@@ -120,7 +120,7 @@ def beside_haproxy(group: Behind) -> Iterator[Finding]:
         )
 
 
-def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
+def _findings(group: GroupInNginx, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
     yield from _absent(group, ports)
     yield from _unavailable(group, policy, limit)
     seconds, _, server = group.slowest
@@ -131,12 +131,12 @@ def _findings(group: Behind, policy: Policy, limit: int, ports: Mapping[int, str
     for upstream in group.upstreams:
         yield from _of_upstream(group, upstream, policy)
     names = {(upstream.kind, upstream.name) for upstream in group.upstreams}
-    for passing in group.nginx.passings:
-        if (passing.kind, passing.upstream) in names:
-            yield from _of_passing(passing, limit)
+    for proxy_pass in group.nginx.proxy_passes:
+        if (proxy_pass.kind, proxy_pass.upstream) in names:
+            yield from _of_proxy_pass(proxy_pass, limit)
 
 
-def _wrong_address(group: Behind, listening: Mapping[int, tuple[str, ...]]) -> Iterator[Finding]:
+def _wrong_address(group: GroupInNginx, listening: Mapping[int, tuple[str, ...]]) -> Iterator[Finding]:
     """The servers with an address where nothing listens, although a process listens on their port."""
     wrong = [
         server
@@ -164,7 +164,7 @@ def _is_reached(host: str, addresses: Collection[str]) -> bool:
     return any(one == address or (one.is_unspecified and one.version >= address.version) for one in listening)
 
 
-def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
+def _absent(group: GroupInNginx, ports: Mapping[int, str]) -> Iterator[Finding]:
     known = {server.port for _, server in group.servers}
     missing = [f"{name} (port {port})" for port, name in sorted(ports.items()) if port not in known]
     if missing:
@@ -178,7 +178,7 @@ def _absent(group: Behind, ports: Mapping[int, str]) -> Iterator[Finding]:
         )
 
 
-def _unavailable(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]:
+def _unavailable(group: GroupInNginx, policy: Policy, limit: int) -> Iterator[Finding]:
     """Processes that are open again and still get no requests. In a large group never all of them, and the last part
     of a second is no error."""
     seconds, upstream, server = group.slowest
@@ -196,7 +196,7 @@ def _unavailable(group: Behind, policy: Policy, limit: int) -> Iterator[Finding]
     )
 
 
-def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[Finding]:
+def _of_upstream(group: GroupInNginx, upstream: Upstream, policy: Policy) -> Iterator[Finding]:
     pool = group.nginx.pool_of(upstream)
     if pool and not is_pool_dealt_with(policy):
         how = f"keepalive {pool}" if upstream.has_keepalive else f"by default since 1.29.7, keepalive {pool}"
@@ -239,23 +239,23 @@ def _of_upstream(group: Behind, upstream: Upstream, policy: Policy) -> Iterator[
         )
 
 
-def _of_passing(passing: Passing, limit: int) -> Iterator[Finding]:
-    directive = f"{passing.directive}_next_upstream"
-    if "error" not in passing.next_upstream:
+def _of_proxy_pass(proxy_pass: ProxyPass, limit: int) -> Iterator[Finding]:
+    directive = f"{proxy_pass.directive}_next_upstream"
+    if "error" not in proxy_pass.next_upstream:
         yield Finding(
             "nginx.next_upstream",
-            passing.where,
-            f"{directive} is {' '.join(passing.next_upstream) or 'off'}, without error: a request that a closed port "
-            "refuses fails",
-            f"set {directive} {'on' if passing.kind == 'stream' else 'error timeout'};",
+            proxy_pass.where,
+            f"{directive} is {' '.join(proxy_pass.next_upstream) or 'off'}, without error: a request that a closed "
+            "port refuses fails",
+            f"set {directive} {'on' if proxy_pass.kind == 'stream' else 'error timeout'};",
             Severity.ERROR,
         )
-    elif 0 < passing.tries <= limit:
+    elif 0 < proxy_pass.tries <= limit:
         yield Finding(
             "nginx.tries",
-            passing.where,
-            f"{directive}_tries is {passing.tries}, and {limit} may be closed at a time: a request that meets as many "
-            "closed ports fails",
+            proxy_pass.where,
+            f"{directive}_tries is {proxy_pass.tries}, and {limit} may be closed at a time: a request that meets as "
+            "many closed ports fails",
             f"set {directive}_tries to {limit + 1} or more, or to 0 for no limit",
             Severity.ERROR,
         )

@@ -34,7 +34,7 @@ from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port
 from supervisor_rolling.core.errors import GateBusyError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.gates.iptables_chain import Found, OwnChain, xtables_lock
+from supervisor_rolling.listener.gates.iptables_chain import ChainListing, OwnChain, xtables_lock
 from supervisor_rolling.listener.gates.iptables_rules import V4, V6
 from supervisor_rolling.listener.system.rule_names import mark_of
 
@@ -120,7 +120,7 @@ class IptablesGate:
         if len(self._chains) == 1 and ipv6_in_use():
             self._chains.append(OwnChain(V6, self._policy, chain_of(self._owner)))
 
-    def _look(self) -> list[Found]:
+    def _look(self) -> list[ChainListing]:
         """Read all families, and note since when each port is closed. The clock is read afterwards, and so after the
         commit; the wall clock too, so that a lease that ended in between has ended."""
         listings = [chain.look() for chain in self._chains]
@@ -130,7 +130,7 @@ class IptablesGate:
         self._since = {port: self._since.get(port, now) for port in sorted(closed)}
         return listings
 
-    def _is_as_asked(self, chain: OwnChain, found: Found, closed: Mapping[int, str]) -> bool:
+    def _is_as_asked(self, chain: OwnChain, found: ChainListing, closed: Mapping[int, str]) -> bool:
         if not closed:
             return found.is_absent
         left = chain.until - self._wall()

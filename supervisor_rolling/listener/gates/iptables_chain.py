@@ -37,7 +37,7 @@ PROBE = "SUPERVISOR-ROLLING-CHECK"
 
 
 @dataclass(frozen=True)
-class Found:
+class ChainListing:
     """What a table has of ours."""
 
     is_entered: bool  # new connections come into the chain
@@ -64,7 +64,7 @@ class OwnChain:
         self.written: dict[int, bytes] = {}
         self.until = 0
 
-    def look(self) -> Found:
+    def look(self) -> ChainListing:
         """Read the table. Drops what an unfinished change left in the copy."""
         with translated(self.where):
             table = self._fresh()
@@ -72,14 +72,14 @@ class OwnChain:
             closing, _ = self._patterns
             rules = tuple(closing.clean(_raw(entry)) for entry in _walk(table, self._chain))
             is_removable = rules or any(jumps) or not self._references(table)  # else a foreign rule jumps to it
-            return Found(
+            return ChainListing(
                 is_entered=all(any(right for _, right in found) for found in jumps),
                 is_tidy=all([right for _, right in found] == [True] for found in jumps),
                 rules=rules,
                 is_absent=not (table.is_chain(self._chain) and is_removable),
             )
 
-    def closed(self, found: Found, wall: float) -> frozenset[int]:
+    def closed(self, found: ChainListing, wall: float) -> frozenset[int]:
         """The ports that were closed when ``found`` was read, and still at ``wall``. A rule behind one that is not ours
         does not count: it may never be reached."""
         if not found.is_entered or wall >= self.until:
@@ -87,7 +87,7 @@ class OwnChain:
         reached = set(itertools.takewhile(set(self.written.values()).__contains__, found.rules))
         return frozenset(port for port, rule in self.written.items() if rule in reached)
 
-    def is_as_written(self, found: Found) -> bool:
+    def is_as_written(self, found: ChainListing) -> bool:
         """Whether the chain has what was last written, and is entered once from everywhere."""
         return found.is_tidy and found.rules == tuple(self.written.values())
 

@@ -70,7 +70,7 @@ _NO_PART = "the kernel lacks a part of the rule. Fix: modprobe -a nf_tables nft_
 
 
 @dataclass(frozen=True)
-class Found:
+class TableListing:
     """What a listing shows of our table."""
 
     exists: bool = False
@@ -118,15 +118,15 @@ class NftablesGate:
         elements = self._elements("add", name, {_PROBE_PORT: "a test"})
         self._change(_TABLE % name, elements, *self._rules_of(name), *removal(name))
 
-    def _look(self) -> Found:
+    def _look(self) -> TableListing:
         try:
             return _found(self._nft.run(f"list table inet {self._table}"))
         except AbsentError:
-            return Found()
+            return TableListing()
         except UnreadableError:  # then it is not as we made it
-            return Found(exists=True)
+            return TableListing(exists=True)
 
-    def _note(self, found: Found) -> None:
+    def _note(self, found: TableListing) -> None:
         """Note since when each port is closed, and forget those that are open. The clock is read after the listing, and
         so after the transaction that closed a port that is found closed for the first time."""
         ours = self._written_rules
@@ -135,16 +135,16 @@ class NftablesGate:
         closed = sorted(self._written & found.left.keys()) if is_refusing else []
         self._since = {port: self._since.get(port, now) for port in closed}
 
-    def _is_as_asked(self, found: Found, closed: Mapping[int, str]) -> bool:
+    def _is_as_asked(self, found: TableListing, closed: Mapping[int, str]) -> bool:
         if not closed:
             return not found.exists
         are_fresh = all(self._lease * 2 / 3 <= left <= self._lease for left in found.left.values())
         return found.left.keys() == closed.keys() and self._is_tidy(found) and are_fresh
 
-    def _is_tidy(self, found: Found) -> bool:
+    def _is_tidy(self, found: TableListing) -> bool:
         return found.whole and bool(found.rules) and found.rules == self._written_rules
 
-    def _write(self, found: Found, closed: Mapping[int, str]) -> None:
+    def _write(self, found: TableListing, closed: Mapping[int, str]) -> None:
         """Change the table, and note what is read back."""
         before = self._clock()
         is_tidy = self._is_tidy(found)
@@ -157,7 +157,7 @@ class NftablesGate:
             self._written_rules = found.rules if len(found.rules) == len(self._rules) else ()
         self._note(found)
 
-    def _closing(self, found: Found, closed: Mapping[int, str]) -> list[str]:
+    def _closing(self, found: TableListing, closed: Mapping[int, str]) -> list[str]:
         """The commands that close exactly these ports for one lease, where the table is as found."""
         gone = dict.fromkeys({*closed, *(found.left if found.whole else ())}, "")
         return [
@@ -195,12 +195,12 @@ def table_of(owner: str) -> str:
     return f"supervisor-rolling-{mark_of(owner)}"
 
 
-def _found(objects: Sequence[Mapping[str, Any]]) -> Found:
+def _found(objects: Sequence[Mapping[str, Any]]) -> TableListing:
     tables, chains, sets, rules = ([one[kind] for one in objects if kind in one] for kind in _KINDS)
     ours = [one for one in sets if _is_our_set(one)]
     is_dormant = any(table.get("flags") for table in tables)
     entered = not is_dormant and any(_CHAIN.items() <= chain.items() for chain in chains)
-    return Found(
+    return TableListing(
         exists=True,
         entered=entered,
         whole=entered and len(chains) == len(sets) == len(ours) == 1 and len(objects) == 3 + len(rules),
