@@ -26,7 +26,7 @@ class CloseWhileDraining:
         self._flag = flag or Flag()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """As ASGI 3 has it."""
+        """Serve one connection, as ASGI 3 specifies."""
         if scope["type"] != "http" or scope.get("http_version") not in ("1.0", "1.1"):
             return await self._application(scope, receive, send)
 

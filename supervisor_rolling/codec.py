@@ -28,7 +28,7 @@ MAX_WHOLE = 2**31 - 1
 """XML-RPC has no larger number."""
 
 MAX_NUMBER = 1e15
-"""Far above what a clock shows, far below infinity; NaN is not below it."""
+"""No time or duration is as large; infinity is larger, and a comparison with NaN is false."""
 
 
 class Misfit(ValueError):

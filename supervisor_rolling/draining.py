@@ -23,7 +23,7 @@ DIRECTORY = "/run/supervisor_rolling"
 
 
 def directory_of(environment: Mapping[str, str]) -> str:
-    """Where the files are."""
+    """The directory of the flag files."""
     return environment.get(DIRECTORY_VARIABLE) or DIRECTORY
 
 

@@ -1,7 +1,7 @@
-"""JSON, packed on its way between the listener and supervisord.
+"""Compresses long JSON that the listener and supervisord send each other.
 
 supervisord reads and sends 4 kB at a time, and handles all its processes in between, which takes several milliseconds
-with a thousand. So longer JSON is compressed, as text, because supervisord's XML-RPC takes nothing else.
+with a thousand. The result is ASCII text, as supervisord's XML-RPC accepts nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 MARK = "zlib:"
 
 SHORT = 3000
-"""Characters that are sent as they are: they fit into one read, and stay readable in a trace."""
+"""Texts up to so many characters are sent as they are: they fit into one read, and stay readable in a trace."""
 
 LARGEST = 1 << 26
 """Bytes that are unpacked at most: a rollout of ten thousand processes has a sixth of it."""
@@ -23,7 +23,7 @@ FAST = 1
 
 
 def pack(text: str) -> str:
-    """The text, which is ASCII, or a shorter one that stands for it."""
+    """The text, which is ASCII; a long one compressed, in base64 behind ``MARK``."""
     if len(text) <= SHORT:
         return text
     return MARK + base64.b64encode(compressed(text)).decode("ascii")

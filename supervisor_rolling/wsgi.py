@@ -27,7 +27,7 @@ class CloseWhileDraining:
         self._flag = flag or Flag()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """As PEP 3333 has it."""
+        """Answer one request, as PEP 3333 specifies."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             if status.startswith("101") or not self._flag.is_up():  # 101: a WebSocket does not end

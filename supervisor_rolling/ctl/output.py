@@ -24,7 +24,7 @@ class Output:
         self.is_lost = stream is None  # something could not be written
         self.encoding: str = getattr(stream, "encoding", None) or "ascii"
         is_terminal = stream is not None and hasattr(stream, "isatty") and stream.isatty()
-        self.is_terminal = is_terminal and is_capable(environment)  # it can go up a line
+        self.is_terminal = is_terminal and is_capable(environment)  # its cursor can be moved up
         self._is_coloured = is_terminal and is_coloured(environment)
 
     def fitted(self, lines: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A running rollout on the screen.
+"""Shows a running rollout: a line for each process that is done and, on a terminal, a progress bar.
 
 On a terminal the processes under way and a bar are drawn again and again below the lines of those that are done;
 elsewhere each process is one plain line, when it is done.

@@ -24,7 +24,7 @@ def duration_text(seconds: float) -> str:
 
 
 def ms(value: float) -> str:
-    """Milliseconds, whole from one on."""
+    """Milliseconds, without decimals from 1 ms on."""
     return f"{value:.0f}" if value >= 1 or not value else f"{value:.1f}"
 
 

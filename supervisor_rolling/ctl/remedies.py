@@ -1,4 +1,4 @@
-"""The commands that messages tell the operator to run, written so that they work when they are pasted."""
+"""Rewrites the commands in messages, such as ``supervisorctl tail …``, so that they work when they are pasted."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _steps(rollout: View, base: float, top: float) -> str:
 
 
 def _overview(processes: Sequence[View], span: float) -> Html:
-    """A large group at once: every process a thin line, and links into the lanes."""
+    """An overview of a large group: each process is a thin line; and links to the lanes."""
     paths: dict[str, list[str]] = {}
     for row, process in enumerate(processes):
         for one in process["spans"]:

@@ -62,7 +62,7 @@ def _confirm(session: Session, rollout: Mapping[str, Any], state: str, next_step
 
 
 def _requested_by() -> str:
-    """The operator, for others who find the group in use."""
+    """The operator, as ``user@host``: other operators see it in rolling_status and in the history."""
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""What one command works with: the methods of supervisord, the output, and texts as the operator has to read them."""
+"""One run of a command: calls supervisord's methods, and prints answers and errors."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Applier:
         self._pools.hold(self._leaving(groups), self._gatekeeper.closed_since)
 
     def hold_flags(self, groups: Mapping[str, Group]) -> None:
-        """Flag the processes that drain, for those that look."""
+        """Raise the drain flags of the processes that drain; the middlewares read them."""
         self._flags.hold([(rollout.group, m.name) for rollout, m in self._leaving(groups) if is_for_pools(rollout)])
 
     def renew(self) -> None:

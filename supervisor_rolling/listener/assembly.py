@@ -51,7 +51,7 @@ log = logging.getLogger("supervisor_rolling")
 
 @dataclass(frozen=True)
 class Adapters:
-    """Everything that touches the world."""
+    """Everything that does I/O: supervisord, the kernel, HTTP, files, threads."""
 
     supervisor: Supervisor
     make_gate: Callable[[GatePolicy], Gate]

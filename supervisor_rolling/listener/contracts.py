@@ -1,4 +1,4 @@
-"""What the listener needs of the world, as Protocols, and what each adapter promises.
+"""The interfaces of the listener's adapters, as Protocols, and what each guarantees.
 
 Every call has a deadline of its own. Those that are slow say so, and are made in the background. Errors are those of
 ``core/errors.py``: an adapter translates what its library raises.
@@ -192,7 +192,7 @@ class RequestSniffer(Protocol):
 
 
 class DrainFlags(Protocol):
-    """Flags that tell processes that they drain, if they look at them."""
+    """Flags by which a process can see that it drains (``draining.py``)."""
 
     def hold(self, draining: Collection[tuple[str, str]]) -> None:
         """Flag exactly these processes, each a group and a name, for a lease of some seconds. Call it in every

@@ -1,6 +1,6 @@
 """The ``DrainFlags`` of ``contracts.py``: tells processes that they drain, by the files of ``draining.py``.
 
-An application need not look at them, so an error here stops no rollout: it is logged once.
+An application does not have to read the flags, so an error here stops no rollout: it is logged once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Which process holds the port of a process that cannot start: found in the background, and seldom."""
+"""Finds out which process holds the port of a process that cannot start, in the background, at most every few seconds.
+"""
 
 from __future__ import annotations
 

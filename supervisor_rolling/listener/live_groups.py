@@ -1,7 +1,7 @@
-"""The groups as of now: as the last reconcile left them, and with the events and deaths since.
+"""The groups as of now: the result of the last reconcile, updated by each event and death since.
 
-What a death or an event asks to be closed is closed before anything else: an observation takes milliseconds, and a new
-process may accept connections in as many.
+After a death or an event, ports are closed before anything else is done: an observation takes milliseconds, in which a
+new process may already accept connections.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", _not_importable(error))  # noqa: TRY400 - a traceback tells no more
         status = 1
     except Exception:
-        log.exception("a bug in supervisor_rolling; the listener exits")
+        log.exception("a bug in supervisor_rolling: the listener exits, and supervisord starts it again")
         status = 1
     if status and not os.isatty(0):
         time.sleep(AGAIN_AFTER)

@@ -28,7 +28,7 @@ RETRY_AFTER = 5.0
 """Seconds until an address that could not be listened on is tried again."""
 
 POLL = 0.05
-"""Seconds between two checks of the server whether it is to end: the reconciler waits for that."""
+"""Seconds between two checks of the server whether it is to end: the reconciler waits so long for its end."""
 
 WITHIN = 5.0
 """Seconds for a client to send its request and to take the answer."""

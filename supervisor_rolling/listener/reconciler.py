@@ -1,6 +1,6 @@
 """The reconciler: each reconcile observes, decides, records, holds gates and gives actions.
 
-It may die anywhere, and the next listener goes on, because of the order:
+The listener may be killed at any point, and the next one continues, because of the order:
 
 1. A rollout is recorded in supervisord before its gates move.
 2. Gates close before supervisord is told to stop anything.
@@ -8,9 +8,9 @@ It may die anywhere, and the next listener goes on, because of the order:
 4. What is remembered between two reconciles are observations, such as since when a port is closed and which clients
    were connected then. A new reconciler without them observes again.
 
-A group that fails is left out of the rest of a reconcile, with a log line; its closed ports stay closed, and the other
-groups go on. What an event or a death asks to be closed is closed at once, before any reconcile (``live_groups.py``).
-What is slow runs in the background, and a later reconcile finds the result.
+A group that fails is skipped for the rest of a reconcile, with a log line; its closed ports stay closed, and the other
+groups continue. Ports that must be closed after an event or a death are closed at once, before the next reconcile
+(``live_groups.py``). Slow work runs in the background, and a later reconcile finds its result.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from supervisor_rolling.listener.request_handler import RequestHandler
 log = logging.getLogger("supervisor_rolling")
 
 CONFLICT_PAUSE = 0.01
-"""Seconds until the next reconcile after another client wrote: what an operator wants, which is observed then."""
+"""Seconds until the next reconcile after a conflict: another client, such as an operator's abort, wrote first."""
 
 ANSWER_SEEN_AFTER = 0.06
-"""Seconds after an answer at which one more observation lets supervisord hand it on: it looks at its deferred answers
-every 0.05 s, but only when something wakes it."""
+"""Seconds after an answer at which one more observation wakes supervisord, so that it sends the answer to the client:
+it checks its deferred answers every 0.05 s, but only when something wakes it."""
 
 ACTIONS_WITHIN = 0.03
 """Seconds of a reconcile after which no further call with actions begins: the next reconcile observes first."""

@@ -48,7 +48,7 @@ class RequestHandler:
                 self._answer_history(request, snapshot)
                 return True
             return self._rollouts.answer(request, snapshot)
-        except ConflictError:  # it comes again
+        except ConflictError:  # the next reconcile tries again
             return False
         except FaultError as error:
             why = str(error)
@@ -79,6 +79,6 @@ class RequestHandler:
 
 def _at_a_time(requests: Sequence[Request]) -> list[Request]:
     """What is answered in one reconcile: of the questions about earlier rollouts only the first. Each may take a tenth
-    of a second to read, for which a process that dies keeps its port open. The others come again."""
+    of a second to read, in which the port of a process that dies stays open. The next reconciles answer the others."""
     history = [request for request in requests if request.kind in HISTORY_KINDS]
     return [request for request in requests if request.kind not in HISTORY_KINDS or request is history[0]]

@@ -1,4 +1,4 @@
-"""Sees requests on connections that are older than the closed gate of their process, and names the program that sends
+"""Observes requests on keep-alive connections that are older than the closed gate, and names the program that sends
 them."""
 
 from __future__ import annotations

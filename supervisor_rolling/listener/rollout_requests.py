@@ -107,7 +107,7 @@ class RolloutRequests:
         self._preflight.keep(requests)
 
     def answer(self, request: Request, snapshot: Snapshot) -> bool:
-        """Whether it has been answered; if not, it comes again."""
+        """Answer a request. False: it is not answered yet, and the next reconcile calls again."""
         waiting = self._waiting.setdefault(request.id, _Waiting(self._clock()))
         group = self._group(request, snapshot)
         try:

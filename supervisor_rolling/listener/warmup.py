@@ -56,8 +56,8 @@ FOREIGN_EVERY = 0.5
 """Seconds between two checks of a port that another process holds: each reads the open files of every process."""
 
 NEWS_AFTER = 0.5
-"""Seconds without an answer at the deadline that are worth a message. A request sent just before is not: the answer
-until then is."""
+"""Seconds that a request has to be without an answer at the deadline to be named as the reason; for a request that was
+sent later, the reason is that of the attempt before."""
 
 LATENCIES = 100
 """How many latencies and statuses of a warm-up are kept: they show its course by then, and the rollout stays small."""
@@ -67,7 +67,7 @@ MAX_REFUSALS, REFUSED_EVERY = 3, 0.5
 not know all of its paths yet."""
 
 PROBED_AT, PROBED_FOR = frozenset({3, 30}), 2.0
-"""After how many connections in a row that end without a byte TLS and HTTP/2 are tried, and seconds for each."""
+"""After so many connections in a row without a byte, TLS and HTTP/2 are tried; and the seconds for each."""
 
 CHUNK = 65536  # bytes of an answer that are read at a time, and thrown away
 BEGINNING = 1000  # bytes of it that may tell what is wrong

@@ -1,4 +1,4 @@
-"""What supervisord's own events bring into the mailbox: when processes start and stop, and that a group was removed.
+"""Updates the mailbox from supervisord's own events: starts and stops of processes, and the removal of a group.
 
 An exception in a callback given to ``events.subscribe`` ends supervisord without a log line, so none leaves here.
 ``reload`` drops all callbacks and makes a new supervisord, which gets its own.

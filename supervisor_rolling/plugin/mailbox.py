@@ -1,6 +1,6 @@
 """What supervisord remembers for us: requests, rollouts, what the crash guard does, and the ledger of warm processes.
 
-It lives in supervisord's memory, exactly as long as the processes that it is about. The mailbox decides nothing: the
+It lives in supervisord's memory, exactly as long as the processes that it describes. The mailbox decides nothing: the
 listener may write a rollout only on top of the version that it has read (compare-and-set), so that it never overwrites
 an operator's abort that it has not seen. Guard states are written by the listener alone and simply replaced.
 """
@@ -46,7 +46,7 @@ class Asked:
 
 
 class Versions(Generic[T]):
-    """One value for each group, with a version that never comes again."""
+    """One value for each group, with a version number that is never reused."""
 
     def __init__(self, numbers: Iterator[int]) -> None:
         self._numbers = numbers

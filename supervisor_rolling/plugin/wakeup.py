@@ -84,11 +84,11 @@ class WakeUp:
             self.socket_map[self.reading] = self
 
     def readable(self) -> bool:
-        """Always: that is what it is for."""
+        """Always true: ``poll`` waits for the pipe."""
         return True
 
     def writable(self) -> bool:
-        """Never."""
+        """Always false: nothing is written here."""
         return False
 
     def handle_read_event(self) -> None:
@@ -119,11 +119,12 @@ class WakeUp:
         """Never called."""
 
     def handle_error(self) -> None:
-        """supervisord calls this when the above raised: without the pipe it is as it always was."""
+        """supervisord calls this after an exception of a handler: remove the pipe, as if it had never been
+        installed."""
         self.close()
 
     def close(self, event: Any = None) -> None:
-        """Put everything back. Never raises: supervisord would die of it."""
+        """Remove the pipe, and restore the previous wake-up descriptor. Never raises: supervisord would exit."""
         if not self.is_open:
             return
         self.is_open = False

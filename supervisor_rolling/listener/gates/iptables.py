@@ -138,7 +138,7 @@ class IptablesGate:
         return chain.written.keys() == closed.keys() and chain.is_as_written(found) and is_lease_right
 
     def _rewrite(self, closed: Mapping[int, str]) -> None:
-        """Under the lock: look again, since no other program writes from here on, write, and note what is read back."""
+        """Under the lock, so that no other program writes meanwhile: read again, write, and note what is read back."""
         for chain, found in zip(self._chains, self._look()):
             if not self._is_as_asked(chain, found, closed):
                 until = chain.until

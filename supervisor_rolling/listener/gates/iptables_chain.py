@@ -38,7 +38,7 @@ PROBE = "SUPERVISOR-ROLLING-CHECK"
 
 @dataclass(frozen=True)
 class ChainListing:
-    """What a table has of ours."""
+    """Our part of a table, as it was read."""
 
     is_entered: bool  # new connections come into the chain
     is_tidy: bool  # by exactly one jump from each entry

@@ -30,7 +30,7 @@ Beyond the contract of ``Gate``:
   fail where the element has just expired. A changed or inherited table gets its rules and elements anew in the same
   way while its chain stays; only where the chain or the set is no longer ours is the table removed and made again.
 * Only what is read back counts. Rules are known by their handles and their table's, which the kernel never gives
-  twice: a rule that was deleted and restored by hand counts as a gap.
+  twice: a rule that was deleted and restored by another program counts as a gap.
 * A port's "since" begins anew, after the transaction that closed it again, when its element was missing, the rules were
   changed, or its lease ended before the new one began. A new object takes over nothing of what it finds.
 
