@@ -1,4 +1,4 @@
-"""The crash guard: no process takes traffic before it is warm, whatever started it.
+"""The crash guard: no process accepts traffic before it is warm, whatever started it.
 
 The ledger in supervisord knows which incarnation of each process is warm (its pid, and when it was started: a pid is
 used again). A process with another incarnation than the ledger has crashed, booted or been restarted; all three are
@@ -327,12 +327,12 @@ def _why(guarded: GuardedProcess, process: Process, because: str, observed: Obse
     if guarded.stage not in COLD:
         return ""
     if guarded.stage is Stage.DOWN:
-        next_one = f"takes traffic before it is warm, {because}" if because else "is kept closed until it is warm"
+        next_one = f"accepts traffic before it is warm, {because}" if because else "is kept closed until it is warm"
         held = observed.held.get(guarded.name)
         text = f"{state_text(process)}: its next process {next_one}{f'; {held}' if held else ''}"
     else:
         cold = _cold_text(guarded, observed)
-        text = f"{cold}; it takes traffic all the same, {because}" if because else cold
+        text = f"{cold}; it accepts traffic anyway, {because}" if because else cold
     is_open = not because and not observed.closed.keys() >= set(guarded.endpoints)
     return f"{text}; its port is not closed yet: {observed.gate_problem}" if observed.gate_problem and is_open else text
 

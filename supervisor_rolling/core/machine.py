@@ -43,7 +43,7 @@ The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of
 * What an operator stops stays stopped, at whatever stage; what the rollout itself stopped is started again. What an
   operator restarts after it was replaced is warmed once more.
 * A process that does not stop is killed by supervisord after its stopwaitsecs. That fails the rollout, unless it was
-  accepted (``restart.on_kill``, ``drain.on_timeout``); the new process is opened all the same.
+  accepted (``restart.on_kill``, ``drain.on_timeout``); the new process is opened anyway.
 * A draining process is notified by ``drain.signal`` or ``drain.request``, if set, as soon as its gate is closed. It
   keeps serving: it is only asked to end its keep-alive connections.
 * Every wait has a deadline. Deadlines are extended by the time in which no listener was running. All state is in the

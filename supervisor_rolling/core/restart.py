@@ -79,7 +79,7 @@ def never_stopped_text(process: Process, waited: float) -> str:
     killed = ", and SIGKILL should have ended it" if 0 < process.stopwaitsecs <= waited else ""
     return (
         f"is still STOPPING after {waited:.0f} s{killed}. Fix: find out what its pid {process.pid} waits for (ps, "
-        "dmesg), and start it when that is gone"
+        "dmesg), and start the process again once that pid is gone"
     )
 
 
@@ -149,6 +149,6 @@ def _killed_text(process: Process, timeout: float) -> str:
     late = f"{timeout:g} s (restart.timeout), so supervisord kills it after its stopwaitsecs"
     how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
-        f"did not stop within {how}. Its new process is started all the same. Fix: make it stop sooner, or raise "
+        f"did not stop within {how}. Its new process is started anyway. Fix: make it stop sooner, or raise "
         "stopwaitsecs; to accept such kills: restart: {on_kill: continue} in its policy"
     )

@@ -42,7 +42,8 @@ def stuck_text(rollout: Rollout, observed: Observation, waited: float) -> str:
     down = unavailable_text(rollout, observed)
     if down:
         why = f"only {rollout.limit} may be unavailable (max_unavailable), and {down}"
-        return f"no process could be restarted for {waited:g} s, because {why}. Fix: repair what is not available"
+        fix = "repair the processes that are not available"
+        return f"no process could be restarted for {waited:g} s, because {why}. Fix: {fix}"
     why = "only one process serves. Fix: start another one, or accept an outage with --force"
     return f"no process could be restarted for {waited:g} s, because {why}"
 

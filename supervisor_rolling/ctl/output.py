@@ -1,6 +1,6 @@
 """Standard output of the commands, which may fail in the middle of a deploy: a full disk, a closed pipe.
 
-The command continues all the same, because a deploy depends on its exit status. What cannot be written is dropped, and
+The command continues, because a deploy depends on its exit status. What cannot be written is dropped, and
 standard error says so once.
 """
 

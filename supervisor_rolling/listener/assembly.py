@@ -123,7 +123,7 @@ def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None
     try:
         gatekeeper.prove(load_config().gate)
     except GateBusyError as error:
-        log.info("the gate is tried again later: %s", error)
+        log.info("cannot check the gate now: %s. The next rollout checks it again", error)
     except ConfigError as error:  # what is guarded by a policy that supervisord still has stays guarded
         log.warning("no rollout can start until this is fixed: %s", error)
     except GateError as error:

@@ -128,7 +128,12 @@ class CrashGuard:
         for name, one in asked.items():
             known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
         self._by_kernel[guard_state.group] = known
-        self._complain(guard_state.group, "is auto, and unknown are those of", list(why), next(iter(why.values()), ""))
+        self._complain(
+            guard_state.group,
+            "is auto, but it is not known which ports are those of",
+            list(why),
+            next(iter(why.values()), ""),
+        )
         return {name: endpoints for name, (_, endpoints) in known.items()}
 
     def _ports_of(self, pids: Mapping[str, int]) -> tuple[Endpoints, dict[str, str]]:

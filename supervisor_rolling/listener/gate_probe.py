@@ -133,7 +133,7 @@ class RealGateProbes:
         return [
             *(f"lets new connections to {address} through" for (address, _), why in refused.items() if not why),
             *(
-                f"lets no warm-up to {address} through (bypass: {bypass}): {why}"
+                f"refuses a warm-up to {address} (bypass: {bypass}): {why}"
                 for (address, _), why in passed.items()
                 if why and not (bypass == "address" and ":" in address)
             ),

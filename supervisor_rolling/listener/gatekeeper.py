@@ -79,7 +79,7 @@ class Gatekeeper:
 
     def hold_by(self, policy: GatePolicy, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         """``hold`` with the gate of a rollout's own policy: a new listener goes on with it, whatever the YAML says now.
-        Where that does not work the one before it holds all the same, and ``problem`` says so."""
+        Where that does not work the one before it still holds the ports, and ``problem`` says so."""
         try:
             gate = self._gate_of(policy)
         except GateError as error:
@@ -176,7 +176,7 @@ class Gatekeeper:
         if old is not None and not found.keys() >= closed.keys():
             if found and place != old_place:
                 self._old_gates[place] = gate
-            return problem or "the gate of the changed policy does not hold"
+            return problem or "the gate of the changed policy could not close all ports"
         self._gate, self._policy, self._next = gate, policy, None
         self._held, self._drained = closed, drained
         self.closed_since = {}  # a new gate knows nothing of what it finds
@@ -208,9 +208,9 @@ class Gatekeeper:
 
     def _note(self, closed_since: Mapping[Endpoint, float], problem: str) -> None:
         if problem and problem != self.problem:
-            log.error("the gate does not hold: %s", problem)
+            log.error("the gate could not close or open all ports: %s", problem)
         elif self.problem and not problem:
-            log.info("the gate holds again")
+            log.info("the gate works again")
         self.closed_since, self.problem = closed_since, problem
 
 

@@ -1,5 +1,4 @@
-"""Finds out which process holds the port of a process that cannot start, in the background, at most every few seconds.
-"""
+"""Finds out, in the background, which process holds the port of a process that cannot start."""
 
 from __future__ import annotations
 

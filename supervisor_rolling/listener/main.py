@@ -189,7 +189,10 @@ def _raise_priority() -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     except OSError as error:
-        log.info("runs at the usual priority, so that gates close a little later: %s. Fix: CAP_SYS_NICE", error)
+        log.info(
+            "running at the usual priority, so gates close a little later: %s. Fix: give the listener CAP_SYS_NICE",
+            error,
+        )
 
 
 def _own_stdout() -> int:
@@ -277,7 +280,7 @@ def _loop(channel: Channel, reconciler: Reconciler, alarm: Alarm, deaths: PidfdD
             due = 0.0
         events = channel.receive() if channel.fileno() in readable else channel.overdue()
         if events is None:
-            log.info("supervisord is gone: all ports are opened")
+            log.info("supervisord has exited: opening all ports")
             return True
         if events:
             due = min(due, time.monotonic() + _due_after(reconciler, events))

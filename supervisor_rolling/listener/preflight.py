@@ -359,8 +359,8 @@ def _of_ipv6_alone(where: str, port: int, addresses: Sequence[str]) -> Finding:
     return Finding(
         "gate.bypass",
         where,
-        f"port {port} listens on {', '.join(addresses)} alone, and bypass: address goes by IPv4",
-        "say gate: {bypass: mark}, or let it listen on an IPv4 address too",
+        f"port {port} listens on {', '.join(addresses)} alone, and gate.bypass: address needs IPv4",
+        "set gate: {bypass: mark}, or let it listen on an IPv4 address too",
         severity=Severity.ERROR,
     )
 

@@ -42,7 +42,7 @@ class RequestHandler:
         return any(answered)
 
     def _answered(self, request: Request, snapshot: Snapshot) -> bool:
-        """Whether a request was answered. One that fails is refused, and the others are answered all the same."""
+        """Whether a request was answered. One that fails is refused, and the others are still answered."""
         try:
             if request.kind in HISTORY_KINDS:
                 self._answer_history(request, snapshot)

@@ -29,7 +29,7 @@ REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill s
 REMEMBERED = 60.0
 """Seconds for which the ended rollout of a removed group can still be read: a client that watched it reads its end."""
 
-REMOVED_TEXT = "supervisord removed the group, or made it anew (supervisorctl update), and stopped all its processes"
+REMOVED_TEXT = "supervisord removed the group, or replaced it (supervisorctl update), and stopped all its processes"
 
 
 @dataclass(eq=False, repr=False)

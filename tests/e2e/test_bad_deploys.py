@@ -217,7 +217,7 @@ def test_rollout_of_a_dead_group_closes_nothing(start: Start) -> None:
     assert "Closed" not in output
     why = line_of(stack.ctl("rolling_status", "app").stdout, FIRST)
     assert why.endswith(
-        "its next process takes traffic before it is warm, because no process of the group is warm and open"
+        "its next process accepts traffic before it is warm, because no process of the group is warm and open"
     )
     assert "kept closed" not in why
 

@@ -232,7 +232,7 @@ def test_auto_unreadable_process_hides_no_other(setting: Setting, caplog: pytest
     found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
     assert found == {"a": (tcp(8001),), "b": (), "c": (tcp(8003),)}
     (text,) = caplog.messages
-    assert text.startswith("groups.app.ports is auto, and unknown are those of b: ")
+    assert text.startswith("groups.app.ports is auto, but it is not known which ports are those of b: ")
     assert "process 2" in text
 
 
@@ -327,7 +327,7 @@ def test_auto_unreadable_processes_are_logged_once(setting: Setting, caplog: pyt
     for pid in (100, 100, 200):
         heard(setting, a_process("a", pid=pid), a_process("b", pid=pid + 1))
     assert caplog.messages == [
-        "groups.app.ports is auto, and unknown are those of a, b: they are not guarded. "
+        "groups.app.ports is auto, but it is not known which ports are those of a, b: they are not guarded. "
         "Cannot see which ports process 100 listens on."
     ]
     setting.kernel.is_blind = False
@@ -335,6 +335,6 @@ def test_auto_unreadable_processes_are_logged_once(setting: Setting, caplog: pyt
     setting.kernel.is_blind = True
     heard(setting, a_process("a", pid=300))
     assert caplog.messages[1:] == [
-        "groups.app.ports is auto, and unknown are those of a: they are not guarded. "
+        "groups.app.ports is auto, but it is not known which ports are those of a: they are not guarded. "
         "Cannot see which ports process 300 listens on."
     ]

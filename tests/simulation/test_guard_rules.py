@@ -273,7 +273,7 @@ def test_down_group_says_next_serves_cold():
     guard_state = advanced(a_watch(), {f"app-{n}": Process(f"app-{n}", "FATAL") for n in range(1, 4)})
     assert guard.closed(guard_state) == {}
     assert {guarded.why for guarded in guard_state.guarded} == {
-        "it is FATAL: its next process takes traffic before it is warm, because no process of the group is warm and "
+        "it is FATAL: its next process accepts traffic before it is warm, because no process of the group is warm and "
         "open"
     }
 
@@ -299,7 +299,7 @@ def test_max_closed_says_next_serves_cold():
     guard_state = advanced(a_watch(), a_group(4, *(Process(f"app-{n}", "BACKOFF") for n in range(1, 4))))
     assert len(guard.closed(guard_state)) == 2
     assert guard_state.guarded[2].why == (
-        "it is BACKOFF: its next process takes traffic before it is warm, because no more may be closed "
+        "it is BACKOFF: its next process accepts traffic before it is warm, because no more may be closed "
         "(guard.max_closed: 50%)"
     )
 
@@ -331,7 +331,7 @@ def test_process_beyond_max_closed_is_warmed_open():
     assert standing(guard_state)["app-5"] == ("warming", False)
     assert "app-5" in guard.jobs(guard_state)
     assert guard_state.guarded[4].why.endswith(
-        "it takes traffic all the same, because no more may be closed (guard.max_closed: 50%)"
+        "it accepts traffic anyway, because no more may be closed (guard.max_closed: 50%)"
     )
 
 
@@ -340,7 +340,7 @@ def test_first_warm_process_closes_the_others():
     guard_state = advanced(a_watch(), processes)
     assert guard.closed(guard_state) == {}
     assert guard_state.guarded[0].why.endswith(
-        "it takes traffic all the same, because no process of the group is warm and open"
+        "it accepts traffic anyway, because no process of the group is warm and open"
     )
     after = advanced(guard_state, processes, warmups={"app-3": WarmupStatus(200, "warm")})
     assert standing(after)["app-3"] == ("open", False), "it was never closed, so it need not be ready for a time"

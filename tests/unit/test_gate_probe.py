@@ -100,9 +100,9 @@ def test_earlier_accept_rule_for_loopback_is_found(make_keeper: Callable[..., Ga
 def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeeper]) -> None:
     keeper = make_keeper(backend="iptables", bypass="address")
     found = probed(keeper, LOOPBACKS, "mark")
-    assert [text.partition(" through")[0] for text in found] == [
-        "lets no warm-up to 127.0.0.1",
-        "lets no warm-up to ::1",
+    assert [text.partition(" (")[0] for text in found] == [
+        "refuses a warm-up to 127.0.0.1",
+        "refuses a warm-up to ::1",
     ]
 
 

@@ -221,14 +221,14 @@ def test_restored_policy_clears_the_problem(keeper: Gatekeeper, caplog: pytest.L
     with caplog.at_level("INFO"):
         for _ in range(2):
             keeper.hold_by(GatePolicy("iptables"), CLOSED)
-    assert (keeper.problem, caplog.messages) == ("", ["the gate holds again"])
+    assert (keeper.problem, caplog.messages) == ("", ["the gate works again"])
 
 
 def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         keeper.renew()
         keeper.hold_by(GatePolicy("haproxy"), CLOSED)
-    assert caplog.messages == ["the gate does not hold: no such socket"]
+    assert caplog.messages == ["the gate could not close or open all ports: no such socket"]
 
 
 def test_gate_is_asked_to_release_until_it_does(good: Gate, bad: FailingGate) -> None:

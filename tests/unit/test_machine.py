@@ -233,7 +233,7 @@ def test_stuck_rollout_fails_and_names_unavailable() -> None:
     assert after.status is Status.FAILED
     assert after.why == (
         "no process could be restarted for 60 s, because only 1 may be unavailable (max_unavailable), and app-3 is "
-        "BACKOFF. Fix: repair what is not available"
+        "BACKOFF. Fix: repair the processes that are not available"
     )
 
 
@@ -435,5 +435,5 @@ def test_stuck_rollout_says_what_guard_does(state: str, guarded: GuardedProcess,
     waited = "130" if guarded.stage is Stage.WARMING else "60"
     assert after.why == (
         f"no process could be restarted for {waited} s, because only 1 may be unavailable (max_unavailable), and "
-        f"{words}. Fix: repair what is not available"
+        f"{words}. Fix: repair the processes that are not available"
     )

@@ -110,7 +110,7 @@ def test_backoff_is_waited_for_until_deadline() -> None:
 
 
 UNSTOPPED = (
-    "did not stop within 10 s (stopwaitsecs), so supervisord kills it. Its new process is started all the same. Fix: "
+    "did not stop within 10 s (stopwaitsecs), so supervisord kills it. Its new process is started anyway. Fix: "
     "make it stop sooner, or raise stopwaitsecs; to accept such kills: restart: {on_kill: continue} in its policy"
 )
 
@@ -200,8 +200,8 @@ def test_restart_timeout_bounds_any_stopwaitsecs(stopwaitsecs: float) -> None:
     assert after.stage is Stage.FAILED
     assert after.why.startswith(LATE)
     assert after.why.endswith(
-        "; then is still STOPPING after 8 s. Fix: find out what its pid 100 waits for (ps, dmesg), and start it "
-        "when that is gone"
+        "; then is still STOPPING after 8 s. Fix: find out what its pid 100 waits for (ps, dmesg), and start the "
+        "process again once that pid is gone"
     ), "it has not been killed yet"
 
 
@@ -236,7 +236,7 @@ def test_unkillable_process_fails_and_rollout_ends() -> None:
     assert after.stage is Stage.FAILED
     assert after.why == (
         f"{UNSTOPPED}; then is still STOPPING after 70 s, and SIGKILL should have ended it. "
-        "Fix: find out what its pid 100 waits for (ps, dmesg), and start it when that is gone"
+        "Fix: find out what its pid 100 waits for (ps, dmesg), and start the process again once that pid is gone"
     )
 
 

@@ -52,7 +52,7 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
         yield Finding(
             "supervisor.autorestart",
             f"{group}:{never}",
-            "autorestart is false: a process that crashes stays down, and the group has one less",
+            "autorestart is false: a process that crashes stays down, and the group has one process less",
             "set autorestart=true, or remove the line (unexpected)",
         )
 
