@@ -12,26 +12,26 @@ import zlib
 
 MARK = "zlib:"
 
-SHORT = 3000
+MAX_UNCOMPRESSED = 3000
 """Texts up to so many characters are sent as they are: they fit into one read, and stay readable in a trace."""
 
-LARGEST = 1 << 26
+MAX_UNPACKED = 1 << 26
 """Bytes that are unpacked at most: a rollout of ten thousand processes has a sixth of it."""
 
-FAST = 1
+LEVEL = 1
 """zlib's level: supervisord has one thread. JSON of many processes shrinks to a thirtieth already."""
 
 
 def pack(text: str) -> str:
     """The text, which is ASCII; a long one compressed, in base64 behind ``MARK``."""
-    if len(text) <= SHORT:
+    if len(text) <= MAX_UNCOMPRESSED:
         return text
     return MARK + base64.b64encode(compressed(text)).decode("ascii")
 
 
 def compressed(text: str) -> bytes:
     """The text, which is ASCII, by zlib."""
-    return zlib.compress(text.encode("ascii"), FAST)
+    return zlib.compress(text.encode("ascii"), LEVEL)
 
 
 def unpack(text: str) -> str:
@@ -40,7 +40,7 @@ def unpack(text: str) -> str:
         return text
     try:
         unpacking = zlib.decompressobj()
-        found = unpacking.decompress(base64.b64decode(text[len(MARK) :].encode("ascii"), validate=True), LARGEST)
+        found = unpacking.decompress(base64.b64decode(text[len(MARK) :].encode("ascii"), validate=True), MAX_UNPACKED)
         if unpacking.unconsumed_tail or not unpacking.eof:
             raise ValueError("it is longer than it may be, or cut off")
         return found.decode("ascii")

@@ -40,7 +40,7 @@ def begin(
     members = tuple(_member(processes[name], endpoints.get(name, ()), failed.get(name), observed.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.selected for member in members))
     rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=observed.at)
-    return with_availability(replace(rollout, least_available=len(members)), in_service(rollout, observed), observed.at)
+    return with_availability(replace(rollout, min_available=len(members)), in_service(rollout, observed), observed.at)
 
 
 def kept_closed(previous: Rollout | None, guard_state: GuardState | None) -> dict[str, str]:
@@ -88,7 +88,7 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
         started_at=previous.started_at,
         interruptions=(*previous.interruptions, Interruption(previous.ended_at, rollout.started_at, previous.why)),
         levels=(*previous.levels, *rollout.levels),
-        least_available=min(rollout.least_available, previous.least_available),
+        min_available=min(rollout.min_available, previous.min_available),
     )
 
 

@@ -15,10 +15,10 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.public_view import MemberView, RolloutView
 from supervisor_rolling.core.rollout import Rollout, Stage
 
-ROLLOUTS = 10
+MAX_ROLLOUTS = 10
 """The last rollouts of a group that are kept for it."""
 
-COUNTED = 5
+MAX_COUNTED = 5
 """The last of these that count: older code may have been slower, or quicker."""
 
 LONGEST = 7 * 86400.0
@@ -52,11 +52,11 @@ def forecast(rollout: Rollout, before: Sequence[Cycles]) -> float:
     """Seconds that a rollout will take; 0.0 where nothing is known of its group. ``before``: of the last rollouts."""
     known = [one for one in before if one.away]
     alike = [one for one in known if one.limit == rollout.limit]
-    played = [_played(rollout, one) for one in (alike or known)[-COUNTED:]]
-    return statistics.median(played) if played else 0.0
+    simulated = [_simulated(rollout, one) for one in (alike or known)[-MAX_COUNTED:]]
+    return statistics.median(simulated) if simulated else 0.0
 
 
-def _played(rollout: Rollout, before: Cycles) -> float:
+def _simulated(rollout: Rollout, before: Cycles) -> float:
     """Seconds that it would take as the one before went. A process that was not in that one takes their average."""
     names = sorted((member.name for member in rollout.members if member.selected), key=natural)
     average = statistics.mean(before.away.values())

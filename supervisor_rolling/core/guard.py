@@ -69,11 +69,11 @@ from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.transitions import check_guarded
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE, not_warm_text
 
-FIRST_RETRY, LONGEST_RETRY = 5.0, 60.0
+MIN_RETRY, MAX_RETRY = 5.0, 60.0
 """Seconds from a warm-up that failed to the next, at first and at most: the reason may pass, such as a database that
 is not up yet."""
 
-FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY = 10.0, 300.0
+MIN_OPEN_RETRY, MAX_OPEN_RETRY = 10.0, 300.0
 """The same for a process that is open: each warm-up slows down the requests that it serves."""
 
 SHOWN_AFTER = 2.0
@@ -205,7 +205,7 @@ def _warming(
 
 
 def _failed(guarded: GuardedProcess, problem: str, observed: Observation) -> GuardedProcess:
-    first, longest = (FIRST_RETRY, LONGEST_RETRY) if guarded.closed else (FIRST_OPEN_RETRY, LONGEST_OPEN_RETRY)
+    first, longest = (MIN_RETRY, MAX_RETRY) if guarded.closed else (MIN_OPEN_RETRY, MAX_OPEN_RETRY)
     pause = min(longest, first * 2.0 ** min(guarded.tries, 10))
     failed = _to(guarded, Stage.FAILED, observed)
     return replace(failed, tries=guarded.tries + 1, retry_at=observed.at + pause, problem=problem)
@@ -300,7 +300,7 @@ def _with_gates(
         count += counts and is_closed
         because = "" if is_closed else _open_text(guard_state, serves)
         if is_closed and not one.closed and one.stage is Stage.FAILED:
-            one = replace(one, retry_at=min(one.retry_at, observed.at + FIRST_RETRY))
+            one = replace(one, retry_at=min(one.retry_at, observed.at + MIN_RETRY))
         decided.append(replace(one, closed=is_closed, why=_why(one, process, because, observed)))
     return tuple(sorted(decided, key=lambda guarded: natural(guarded.name)))
 

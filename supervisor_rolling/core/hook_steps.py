@@ -16,7 +16,7 @@ from supervisor_rolling.core.rollout import Member, Rollout, Status
 
 BEFORE, FAILURE, AFTER = "before_rollout", "on_failure", "after_rollout"
 
-LONGEST_WHY = 4000
+MAX_WHY_VARIABLE = 4000
 """Characters of ROLLING_WHY: the kernel limits an environment variable to 128 KiB, and a thousand may have failed."""
 
 
@@ -83,5 +83,5 @@ def _variables(
         "ROLLING_PROCESS": process.name if process else "",
         "ROLLING_PORT": process.endpoints[0].address if process and process.endpoints else "",
         "ROLLING_RESULT": result,
-        "ROLLING_WHY": why[:LONGEST_WHY],
+        "ROLLING_WHY": why[:MAX_WHY_VARIABLE],
     }

@@ -45,7 +45,7 @@ def summary(rollout: Rollout) -> str:
     text = f"{sum(member.replaced for member in selected)} of {len(selected)} replaced"
     if rollout.status is not Status.RUNNING:
         word = standing_word(is_min_ready_known(rollout.policy))
-        text += f" in {active(rollout, rollout.ended_at):.1f} s, at least {rollout.least_available} {word}"
+        text += f" in {active(rollout, rollout.ended_at):.1f} s, at least {rollout.min_available} {word}"
     return f"{text}. {rollout.why}" if rollout.why else text
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 Directive = Mapping[str, Any]  # directive, args, file, line, and block where it has one: crossplane's
-Settings = Mapping[str, list[Directive]]  # those that hold in a block, by name
+Directives = Mapping[str, list[Directive]]  # those that hold in a block, by name
 
 POOLED_BY_DEFAULT = (1, 29, 7)
 """The first version that keeps 32 connections to an upstream without a keepalive line."""
@@ -123,7 +123,7 @@ def nginx_of(tree: Sequence[Directive], version: tuple[int, ...] = (), source: s
 
 
 def _proxy_passes(
-    block: Sequence[Directive], outer: Settings, kind: str, version: tuple[int, ...]
+    block: Sequence[Directive], outer: Directives, kind: str, version: tuple[int, ...]
 ) -> Iterator[ProxyPass]:
     """Each place in a block that passes requests on."""
     own: dict[str, list[Directive]] = {}
@@ -138,7 +138,7 @@ def _proxy_passes(
             yield from _proxy_passes(one.get("block") or (), settings, kind, version)
 
 
-def _proxy_pass(one: Directive, settings: Settings, protocol: str, kind: str, version: tuple[int, ...]) -> ProxyPass:
+def _proxy_pass(one: Directive, settings: Directives, protocol: str, kind: str, version: tuple[int, ...]) -> ProxyPass:
     target = _SCHEME.sub("", _first(one))
     words = tuple(_last(settings, f"{protocol}_next_upstream") or ("error", "timeout"))
     if words == ("off",):
@@ -156,7 +156,7 @@ def _proxy_pass(one: Directive, settings: Settings, protocol: str, kind: str, ve
     )
 
 
-def _keeps(settings: Settings, protocol: str, version: tuple[int, ...]) -> bool:
+def _keeps(settings: Directives, protocol: str, version: tuple[int, ...]) -> bool:
     """Whether requests are passed on in a way that leaves the connection open: over HTTP by default with the later
     versions only, which say HTTP/1.1 and no ``Connection: close``."""
     if protocol == "proxy":
@@ -209,7 +209,7 @@ def _seconds(text: str) -> float:
     return sum(int(number) * _TIMES[unit] for number, unit in found)
 
 
-def _last(settings: Settings, name: str) -> list[str]:
+def _last(settings: Directives, name: str) -> list[str]:
     return list(settings[name][-1].get("args", ())) if name in settings else []
 
 

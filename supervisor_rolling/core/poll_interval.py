@@ -19,7 +19,7 @@ supervisord a few milliseconds of CPU time."""
 DRAIN_SHARE = 0.25
 """The interval of a drain, as a share of the time that it has lasted: so much of it is lost at most."""
 
-LONGEST_DRAIN_POLL = 0.1
+MAX_DRAIN_POLL = 0.1
 """The longest interval of a drain: a connection through the closed gate is found only while it is open."""
 
 RESTART_POLL = 0.05
@@ -84,7 +84,7 @@ def _of_drain(age: float, policy: DrainPolicy) -> float:
     """``age``: seconds for which it drains; below 0: its gate is not known to be closed. The moment at which it ends by
     the clock is not missed, but for a member that was closed before, which counts from an earlier moment."""
     ends = [end - age for end in (policy.min_seconds, policy.timeout) if end > age]
-    return max(DRAIN_POLL, min(LONGEST_DRAIN_POLL, DRAIN_SHARE * age, *ends))
+    return max(DRAIN_POLL, min(MAX_DRAIN_POLL, DRAIN_SHARE * age, *ends))
 
 
 def _of_guard(guard_state: GuardState, observed: Observation) -> float:

@@ -109,7 +109,7 @@ class RolloutView:
     total: int  # processes to replace
     replaced: int
     size: int  # processes of the group
-    least_available: int
+    min_available: int
     min_ready_seconds: float
     min_ready_auto: bool  # read from the load balancer's configuration, not from rolling.yaml
     min_ready_why: str  # what in that configuration says so; empty: nothing
@@ -176,7 +176,7 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         total=len(selected),
         replaced=sum(member.replaced for member in selected),
         size=len(rollout.members),
-        least_available=rollout.least_available,
+        min_available=rollout.min_available,
         min_ready_seconds=policy.min_ready_seconds,
         min_ready_auto=policy.min_ready_auto,
         min_ready_why=policy.min_ready_why,

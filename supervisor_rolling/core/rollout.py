@@ -139,7 +139,7 @@ class Rollout:
     started_at: float = 0.0
     ended_at: float = 0.0
     stuck_since: float = 0.0  # nothing is under way, and there is no room for the next process; 0.0: it moves
-    least_available: int = 0
+    min_available: int = 0
     why: str = ""
     user: str = ""  # the client's user, as its connection tells; empty: unknown
     client: str = ""  # the client's address, likewise

@@ -18,7 +18,7 @@ from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.transitions import enter_stage, reason_after
 from supervisor_rolling.core.warming import warming
 
-SOON = 60.0
+STARTSECS_HINT_WITHIN = 60.0
 """Seconds: a process that exits later than this after it was opened would not have been caught by a larger
 startsecs."""
 
@@ -86,7 +86,7 @@ def _exit_text(member: Member, process: Process, lived: float) -> str:
     is_back = process.pid and process.incarnation != member.new
     now = "it was started again" if is_back else state_text(process)
     fix = ". Fix: raise startsecs, so that a process that crashes this early never receives traffic"
-    return f"exited {lived:.1f} s after its port was opened: {now}{fix if lived < SOON else ''}"
+    return f"exited {lived:.1f} s after its port was opened: {now}{fix if lived < STARTSECS_HINT_WITHIN else ''}"
 
 
 def _failed(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:

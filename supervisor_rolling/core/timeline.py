@@ -40,7 +40,7 @@ def noted(before: Member, after: Member, at: float) -> Member:
 
 def with_availability(rollout: Rollout, available: int, at: float) -> Rollout:
     """The rollout after an observation that has found so many available."""
-    rollout = replace(rollout, least_available=min(rollout.least_available, available))
+    rollout = replace(rollout, min_available=min(rollout.min_available, available))
     if (rollout.levels and rollout.levels[-1].available == available) or len(rollout.levels) >= MAX_LEVELS:
         return rollout
     return replace(rollout, levels=(*rollout.levels, Level(round(at, DIGITS), available)))

@@ -12,9 +12,9 @@ from typing import Any
 from supervisor.supervisorctl import ControllerPluginBase
 
 from supervisor_rolling.ctl.check_command import check
+from supervisor_rolling.ctl.command_hints import where_options
 from supervisor_rolling.ctl.exit_status import FAILED, INTERRUPTED, explain
 from supervisor_rolling.ctl.history_command import history
-from supervisor_rolling.ctl.remedies import where_options
 from supervisor_rolling.ctl.report_command import report
 from supervisor_rolling.ctl.restart_command import abort, pause, restart, resume
 from supervisor_rolling.ctl.session import Session

@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 
+from supervisor_rolling.ctl.command_hints import with_logs
 from supervisor_rolling.ctl.exit_status import DONE, FAILED, CommandError
-from supervisor_rolling.ctl.remedies import with_logs
 from supervisor_rolling.ctl.report_page import page
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.usage import UsageError, name_of
 
-LONGEST_NUMBER = 9
+MAX_DIGITS = 9
 """Digits of the number of a rollout."""
 
 
@@ -39,7 +39,7 @@ def report(session: Session, options: argparse.Namespace) -> int:
 def _rollout_named(word: str) -> tuple[str, int]:
     """The group and the number of a rollout: ``12`` is a number, ``12:*`` the group with that name. An empty group
     stands for any; 0 for the last rollout."""
-    is_number = word.isascii() and word.isdigit() and len(word) <= LONGEST_NUMBER and int(word) > 0
+    is_number = word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS and int(word) > 0
     return ("", int(word)) if is_number else (name_of(word) if word else "", 0)
 
 

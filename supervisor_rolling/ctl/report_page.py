@@ -37,7 +37,7 @@ STATUSES = {
 MAX_CHANGES = 1000
 """Changes of availability in the table."""
 
-LISTED = 20
+MAX_LISTED = 20
 """Failures that are shown before the rest is folded away."""
 
 
@@ -69,7 +69,7 @@ def _headline(rollout: View) -> str:
         return f"LOST: started for {counted(rollout['total'], 'process', 'es')}; the rest is not known"
     when = {"running": f" so far, after {took}", "lost": f" in the first {took}; the rest is not known"}
     text = f"{STATUSES[status][2]}{rollout['replaced']} of {rollout['total']} replaced{when.get(status, f' in {took}')}"
-    least = f"never fewer than {rollout['least_available']} of {rollout['size']}"
+    least = f"never fewer than {rollout['min_available']} of {rollout['size']}"
     return f"{text}, {least} {standing_word(rollout['min_ready_known'])}"
 
 
@@ -118,13 +118,13 @@ def _trouble(rollout: View) -> Html:
     heads = {"aborted": "Why it ended", "lost": "Its end is not known"}
     head = "What failed" if is_bad else heads.get(rollout["status"], "Note")
     failures = [_failure(number, process) for number, process in bad]
-    more = tag("summary", f"{len(failures) - LISTED} more")
+    more = tag("summary", f"{len(failures) - MAX_LISTED} more")
     return tag(
         "section",
         tag("h2", head, id="trouble"),
         tag("p", rollout["why"]) if rollout["why"] else "",
-        items("ul", failures[:LISTED]) if failures else "",
-        tag("details", more, items("ul", failures[LISTED:])) if failures[LISTED:] else "",
+        items("ul", failures[:MAX_LISTED]) if failures else "",
+        tag("details", more, items("ul", failures[MAX_LISTED:])) if failures[MAX_LISTED:] else "",
         joined([tag("h3", "What to do"), items("ul", map(_command, todo))]) if todo else "",
         class_="trouble bad" if is_bad else "trouble",
         aria_labelledby="trouble",
@@ -162,7 +162,7 @@ def _facts(rollout: View) -> Html:
         return Html("")
     took = "So far" if rollout["status"] == "running" else "Took"
     word = standing_word(rollout["min_ready_known"]).capitalize()
-    least = f"{rollout['least_available']} of {rollout['size']}"
+    least = f"{rollout['min_available']} of {rollout['size']}"
     facts = [
         (took, duration_text(rollout["seconds"]), forecast_text(rollout)),
         (f"{word}, at the least", least, f"{rollout['limit']} at a time"),

@@ -196,7 +196,7 @@ def last_lines(rollout: View, processes_after: Sequence[View] = ()) -> list[str]
     head = {"failed": "FAILED: ", "aborted": "ABORTED: "}.get(rollout["status"], "")
     text = (
         f"{rollout['group']}: {head}{rollout['replaced']} of {rollout['total']} replaced in {rollout['seconds']:.1f} s"
-        f"{_compared(rollout)}, never fewer than {rollout['least_available']} of {group} "
+        f"{_compared(rollout)}, never fewer than {rollout['min_available']} of {group} "
         f"{standing_word(rollout['min_ready_known'])}"
     )
     if rollout["status"] == "failed" or any(process["stage"] == "failed" for process in rollout["processes"]):

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.core.text import readable, shown
+from supervisor_rolling.ctl.command_hints import rewrite_commands, with_logs
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS
 from supervisor_rolling.ctl.output import Output
-from supervisor_rolling.ctl.remedies import rewrite_commands, with_logs
 
 
 class Session:
-    """One run of a command. ``program`` and ``where``: see ``remedies.rewrite_commands``."""
+    """One run of a command. ``program`` and ``where``: see ``command_hints.rewrite_commands``."""
 
     def __init__(self, controller: Any, program: str, where: str, as_json: bool, prints_page: bool) -> None:
         self._controller = controller

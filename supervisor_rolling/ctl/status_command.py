@@ -18,7 +18,7 @@ from supervisor_rolling.ctl.usage import group_of, name_of
 
 View = Mapping[str, Any]
 
-NO_LISTENER = (
+NO_LISTENER_TEXT = (
     "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
     "(30 s; HAProxy has none). Fix: {fix}"
 )
@@ -85,7 +85,7 @@ def _has_history(session: Session, group: str) -> bool:
 
 def listener_lines(listener: View) -> list[str]:
     """A warning if the listener is not running; ``listener``: as from ``rolling.getListener``."""
-    return [] if listener["running"] else [NO_LISTENER.format(fix=listener["fix"])]
+    return [] if listener["running"] else [NO_LISTENER_TEXT.format(fix=listener["fix"])]
 
 
 def problem_lines(listener: View, group: str) -> list[str]:

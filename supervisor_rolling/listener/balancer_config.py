@@ -28,10 +28,10 @@ from supervisor_rolling.listener.system.lookups import Lookups
 from supervisor_rolling.listener.system.nginx_program import nginx_program
 from supervisor_rolling.listener.system.own_addresses import is_own
 
-NGINX_WITHIN = 5.0
+NGINX_TIMEOUT = 5.0
 """Seconds for a run of nginx. It looks up every name in its configuration first."""
 
-READ_WITHIN = 60.0
+READ_TIMEOUT = 60.0
 """Seconds for a configuration to be read."""
 
 _READ = (
@@ -71,7 +71,7 @@ class NginxConfigurations:
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[], None] = lambda: None) -> None:
         self._lookups: Lookups[Nginx] = Lookups(
-            "nginx's configuration", lambda why: Nginx(problem=why), 2 * READ_WITHIN, clock, on_change
+            "nginx's configuration", lambda why: Nginx(problem=why), 2 * READ_TIMEOUT, clock, on_change
         )
 
     def read(self, policy: BalancerPolicy, since: float) -> Nginx | None:
@@ -88,13 +88,13 @@ def _read_elsewhere(path: str) -> Nginx:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=READ_WITHIN,
+            timeout=READ_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return Nginx(
             source=path,
-            problem=f"cannot be read within {READ_WITHIN:g} s. Fix: name a file with the upstream and its server only",
+            problem=f"cannot be read within {READ_TIMEOUT:g} s. Fix: name a file with the upstream and its server only",
         )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
@@ -165,11 +165,11 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=NGINX_WITHIN,
+            timeout=NGINX_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UnreadableError(f"{' '.join(command)} did not end within {NGINX_WITHIN:g} s") from None
+        raise UnreadableError(f"{' '.join(command)} did not end within {NGINX_TIMEOUT:g} s") from None
     except OSError as error:
         raise UnreadableError(f"{' '.join(command)}: {error}") from None
     if done.returncode:

@@ -30,7 +30,7 @@ log = logging.getLogger("supervisor_rolling")
 GLANCES, EVERY = 25, 0.02
 """How often the sockets are listed, and the seconds between: 40 requests a second of 5 ms each are seen five times."""
 
-WITHIN = 10.0
+LOOKUP_TIMEOUT = 10.0
 """Seconds for a whole lookup. Far more than it takes; a file on a dead network disk may hang for ever."""
 
 MAX_SCANS = 5
@@ -53,7 +53,7 @@ class ConnectedClients:
     """``on_change`` is called, from a thread, when a lookup is over; ``clock``: CLOCK_MONOTONIC."""
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[], None] = lambda: None) -> None:
-        self._lookups: Lookups[Clients] = Lookups("clients", _unknown, WITHIN, clock, on_change)
+        self._lookups: Lookups[Clients] = Lookups("clients", _unknown, LOOKUP_TIMEOUT, clock, on_change)
 
     def find(self, group: str, ports: Collection[int], since: float) -> Clients | None:
         return self._lookups.fresh(group, since, lambda: _found(ports))
@@ -87,7 +87,7 @@ def clients_of(ports: Collection[int], glances: int = GLANCES) -> Clients:
     """What is connected to these ports at any of so many glances, and the load balancers of this host, connected or
     not. Raises SocketsError where the kernel does not tell."""
     seen = _Seen(dict(_balancers()))
-    until = time.monotonic() + WITHIN / 2
+    until = time.monotonic() + LOOKUP_TIMEOUT / 2
     for _ in range(glances if ports else 0):
         seen.glance(ports)
         if time.monotonic() >= until:

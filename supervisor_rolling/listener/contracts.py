@@ -220,14 +220,14 @@ NO_ANSWER = "no answer within a second"
 """Of an address and port that neither accepts nor refuses: its process is too busy to accept, say."""
 
 Look = Callable[[], tuple[ConnectResults, ConnectResults]]
-Closed = Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]]
+WhileClosed = Callable[[Endpoint, Look], tuple[ConnectResults, ConnectResults]]
 """Gives what ``Look`` finds while a port is closed."""
 
 
 class GateProbes(Protocol):
     """Tries for real what other checks only read. Slow: every method may take a second, or a few. From any thread."""
 
-    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> Sequence[str]:
+    def probe_gate(self, closed: WhileClosed, addresses: Collection[str], bypass: str) -> Sequence[str]:
         """What a gate does not do that it should, on a spare port at these addresses and at loopback.
 
         Raises what ``closed`` raises, and OSError if there is no spare port.

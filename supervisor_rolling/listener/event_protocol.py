@@ -24,8 +24,8 @@ READY = b"READY\n"
 OK = b"RESULT 2\nOK"
 STATE_EVENT = "PROCESS_STATE_"
 KEY_EVENT = "ROLLING_REQUEST"
-LONGEST_HEADER = 4096
-LONGEST_PAYLOAD = 16 << 20
+MAX_HEADER = 4096
+MAX_PAYLOAD = 16 << 20
 
 FRAME_TIMEOUT = 5.0
 """Seconds without a byte after which an incomplete frame is given up: supervisord writes a frame at once."""
@@ -100,12 +100,12 @@ class Frames:
         events: list[Event] = []
         buffer, self._awaited = self._buffer, 0
         while (end := buffer.find(b"\n", at)) >= 0:
-            skipped, name, length = _header(bytes(buffer[max(at, end - LONGEST_HEADER) : end]))
+            skipped, name, length = _header(bytes(buffer[max(at, end - MAX_HEADER) : end]))
             after = end + 1
             if length >= 0 and len(buffer) < after + length:
                 self._awaited = after - at
                 break
-            self.skipped += max(0, end - LONGEST_HEADER - at) + skipped
+            self.skipped += max(0, end - MAX_HEADER - at) + skipped
             if length >= 0:
                 events.append(Event(name, bytes(buffer[after : after + length])))
             at = after + max(0, length)
@@ -115,7 +115,7 @@ class Frames:
 
     def _forget_what_is_too_long(self) -> None:
         """Of a line without an end, only its last bytes can be a header."""
-        too_long = len(self._buffer) - LONGEST_HEADER
+        too_long = len(self._buffer) - MAX_HEADER
         if too_long > 0 and not self._awaited:
             self.skipped += too_long
             del self._buffer[:too_long]
@@ -128,7 +128,7 @@ def _header(line: bytes) -> tuple[int, str, int]:
     """
     begin = 0 if line.startswith(b"ver:") else line.find(b"ver:3.0 server:")
     name, length = _value_of(b" eventname:", line), _value_of(b" len:", line)
-    if begin < 0 or not name or not _LENGTH.fullmatch(length) or int(length) > LONGEST_PAYLOAD:
+    if begin < 0 or not name or not _LENGTH.fullmatch(length) or int(length) > MAX_PAYLOAD:
         return len(line) + 1, "", -1
     return begin, name.decode("ascii", "replace"), int(length)
 

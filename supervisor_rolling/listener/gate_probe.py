@@ -25,7 +25,7 @@ from supervisor_rolling.core.endpoint import Endpoint, endpoints_text, tcp
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.contracts import NO_ANSWER, Closed, ConnectResults
+from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, WhileClosed
 from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
 from supervisor_rolling.listener.system.nginx_program import nginx_program
@@ -36,7 +36,7 @@ from supervisor_rolling.listener.system.sock_diag import LISTEN, tcp_sockets
 T = TypeVar("T")
 
 LOOPBACKS = ("127.0.0.1", "::1")
-WITHIN = 1.0
+CONNECT_TIMEOUT = 1.0
 """Seconds for all connections of one ``connect``. Over loopback each takes a tenth of a millisecond, unless it is
 dropped."""
 
@@ -49,7 +49,7 @@ ATTEMPTS = 5
 """To find a port that is free on all addresses."""
 
 
-PROBED_WITHIN = 5.0
+PROBE_TIMEOUT = 5.0
 """Seconds for the loop to close a spare port, and again to open it: it does so at once, unless it waits for supervisord
 or for the firewall's lock."""
 
@@ -105,7 +105,7 @@ class ProbedPorts:
             self._probed.append(spare)
         self._wake()
         try:
-            if not spare.is_closed.wait(PROBED_WITHIN):
+            if not spare.is_closed.wait(PROBE_TIMEOUT):
                 raise TimeoutError("the listener was busy")
             if spare.problem:
                 raise GateError(spare.problem)
@@ -115,13 +115,13 @@ class ProbedPorts:
                 self._probed.remove(spare)
                 self._ended.append(spare)
             self._wake()
-            spare.is_open.wait(PROBED_WITHIN)
+            spare.is_open.wait(PROBE_TIMEOUT)
 
 
 class RealGateProbes:
     """The ``GateProbes`` of ``contracts.py``, in this network namespace."""
 
-    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
+    def probe_gate(self, closed: WhileClosed, addresses: Collection[str], bypass: str) -> list[str]:
         """See ``GateProbes.probe_gate``."""
         with _spare(addresses) as (port, there):
             targets = [(address, port) for address in there]
@@ -146,7 +146,7 @@ class RealGateProbes:
 
     def connect(self, targets: Collection[tuple[str, int]], bypass: str = "none") -> ConnectResults:
         """See ``GateProbes.connect``."""
-        deadline, waiting = time.monotonic() + WITHIN, list(targets)
+        deadline, waiting = time.monotonic() + CONNECT_TIMEOUT, list(targets)
         found: dict[tuple[str, int], str] = dict.fromkeys(targets, NO_ANSWER)
         for at in range(0, len(waiting), AT_ONCE):
             found.update(_connected(waiting[at : at + AT_ONCE], bypass, deadline))

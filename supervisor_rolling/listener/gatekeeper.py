@@ -17,7 +17,7 @@ log = logging.getLogger("supervisor_rolling")
 
 Place = tuple[object, ...]
 
-PROBE = "a probe, gone in a moment"
+PROBE_COMMENT = "a probe, gone in a moment"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Gatekeeper:
             self._note({}, self._policy_problem)
             return
         spare = self._spare_ports.wanted()
-        found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE)}, drained)
+        found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE_COMMENT)}, drained)
         if not self.is_busy:
             self._spare_ports.settle(found, problem)
         if spare:

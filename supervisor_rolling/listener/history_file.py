@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from supervisor_rolling.codec import dump, load
-from supervisor_rolling.core.forecast import ROLLOUTS, Cycles, cycles
+from supervisor_rolling.core.forecast import MAX_ROLLOUTS, Cycles, cycles
 from supervisor_rolling.core.policy import HistoryPolicy
 from supervisor_rolling.core.public_view import DIGITS, Detail, RolloutView, lost, rollout_view, summary_of
 from supervisor_rolling.core.rollout import Rollout, Status
@@ -185,7 +185,7 @@ class FileHistory:
         if found.status is Status.RUNNING:
             self._running[key] = summary_of(found)
         if found.status is Status.DONE and cycles(found).away:
-            self._cycles.setdefault(group, collections.deque(maxlen=ROLLOUTS)).append(cycles(found))
+            self._cycles.setdefault(group, collections.deque(maxlen=MAX_ROLLOUTS)).append(cycles(found))
 
     def _newest_first(self, group: str = "") -> Iterator[RolloutView]:
         """All records, or those of a group. What is no record is ignored: others may write there, too."""

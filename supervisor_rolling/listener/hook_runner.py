@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from supervisor_rolling.core.jobs import HookJob, HookResult
-from supervisor_rolling.listener.system.command import ENDED_WITHIN, run
+from supervisor_rolling.listener.system.command import END_TIMEOUT, run
 from supervisor_rolling.listener.system.threads import at_usual_priority
 
 log = logging.getLogger("supervisor_rolling")
@@ -37,7 +37,7 @@ class CommandHooks:
         ending = [commands for running in self._running.values() for commands in running.values()]
         for group in self._running:
             self.tend(group, {})
-        until = time.monotonic() + ENDED_WITHIN
+        until = time.monotonic() + END_TIMEOUT
         for commands in ending:
             commands.join(max(0.0, until - time.monotonic()))
 

@@ -43,7 +43,7 @@ gate. At equal priority the gate closes after 3 ms, with this one after 1.6 (med
 SWITCH_EVERY = 0.001
 """Seconds that another thread may run while the loop's thread waits for the interpreter. Python's default is 5 ms."""
 
-AGAIN_AFTER = 1.0
+EXIT_DELAY = 1.0
 """Seconds to wait before exiting with an error: with ``startsecs = 0`` supervisord starts the listener at once."""
 
 LIBRARIES = {
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.exception("a bug in supervisor_rolling: the listener exits, and supervisord starts it again")
         status = 1
     if status and not os.isatty(0):
-        time.sleep(AGAIN_AFTER)
+        time.sleep(EXIT_DELAY)
     return status
 
 
@@ -88,7 +88,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
         return USAGE
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainLog("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=options.loglevel.upper(), handlers=[handler])
     _raise_priority()
     with _alarm_clock() as alarm:
@@ -202,7 +202,7 @@ def _own_stdout() -> int:
     return protocol
 
 
-class PlainLog(logging.Formatter):
+class PlainFormatter(logging.Formatter):
     """Entries without control characters. Only the first line of an entry begins at the margin, so that a text from
     another program cannot look like an entry."""
 

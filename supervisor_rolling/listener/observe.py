@@ -15,7 +15,7 @@ from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.held_ports import HeldPorts
 from supervisor_rolling.listener.workers import Workers
 
-LONGEST_GAP = 2.0
+MAX_OBSERVATION_INTERVAL = 2.0
 """Seconds between two observations beyond which nothing could act: the listener was away, or kept waiting."""
 
 
@@ -57,7 +57,7 @@ class Observer:
         for gone in self._known - set(groups):
             self._workers.tend(gone)
         self._known = set(groups)
-        missed = snapshot.idle if snapshot.idle > LONGEST_GAP else 0.0
+        missed = snapshot.idle if snapshot.idle > MAX_OBSERVATION_INTERVAL else 0.0
         self._gaps = {name: self._gaps.get(name, 0.0) + missed for name in groups}
         self._drains.begin(rollouts)
         return groups

@@ -21,7 +21,7 @@ from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Rollout, Stage
 from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import MAX_LISTED
-from supervisor_rolling.listener.contracts import NO_ANSWER, Background, Closed, GateProbes, Sockets
+from supervisor_rolling.listener.contracts import NO_ANSWER, Background, GateProbes, Sockets, WhileClosed
 from supervisor_rolling.listener.gatekeeper import GateFacts, gate_finding
 from supervisor_rolling.listener.load_balancers import LoadBalancerFacts
 
@@ -61,7 +61,7 @@ class Preflight:
         sockets: Sockets,
         probes: GateProbes,
         check_keepalive: Callable[[], None],
-        closed: Closed,
+        closed: WhileClosed,
     ) -> None:
         self._background = background
         self._load_config = load_config

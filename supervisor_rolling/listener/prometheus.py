@@ -30,7 +30,7 @@ RETRY_AFTER = 5.0
 POLL = 0.05
 """Seconds between two checks of the server whether it is to end: the reconciler waits so long for its end."""
 
-WITHIN = 5.0
+CONNECTION_TIMEOUT = 5.0
 """Seconds for a client to send its request and to take the answer."""
 
 MAX_CONNECTIONS = 8
@@ -165,7 +165,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         """Answer in a thread."""
         for oldest in list(self._deadlines)[: max(0, len(self._deadlines) - MAX_CONNECTIONS + 1)]:
             self._end(oldest)
-        self._deadlines[request] = time.monotonic() + WITHIN
+        self._deadlines[request] = time.monotonic() + CONNECTION_TIMEOUT
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:

@@ -47,7 +47,7 @@ ANSWER_SEEN_AFTER = 0.06
 """Seconds after an answer at which one more observation wakes supervisord, so that it sends the answer to the client:
 it checks its deferred answers every 0.05 s, but only when something wakes it."""
 
-ACTIONS_WITHIN = 0.03
+ACTIONS_TIMEOUT = 0.03
 """Seconds of a reconcile after which no further call with actions begins: the next reconcile observes first."""
 
 RETRY_EVERY = 1.0
@@ -129,7 +129,7 @@ class Reconciler:
         return pause
 
     def _reconcile(self) -> float:
-        until = self._clock() + ACTIONS_WITHIN
+        until = self._clock() + ACTIONS_TIMEOUT
         self._errors.begin()
         snapshot = self._snapshot()
         self._observed_at = self._clock()

@@ -44,7 +44,7 @@ from supervisor_rolling.core.warmup_replies import (
 )
 from supervisor_rolling.listener.contracts import Sockets
 from supervisor_rolling.listener.system.bypass import reached_at
-from supervisor_rolling.listener.system.command import ENDED_WITHIN
+from supervisor_rolling.listener.system.command import END_TIMEOUT
 from supervisor_rolling.listener.system.command import run as run_command
 from supervisor_rolling.listener.system.http_session import Wire, answer_to, open_session, reason, tls_hello
 from supervisor_rolling.listener.system.threads import Slots, at_usual_priority
@@ -59,7 +59,7 @@ NEWS_AFTER = 0.5
 """Seconds that a request has to be without an answer at the deadline to be named as the reason; for a request that was
 sent later, the reason is that of the attempt before."""
 
-LATENCIES = 100
+MAX_LATENCIES = 100
 """How many latencies and statuses of a warm-up are kept: they show its course by then, and the rollout stays small."""
 
 MAX_REFUSALS, REFUSED_EVERY = 3, 0.5
@@ -108,7 +108,7 @@ class HttpWarmups:
         commands = [one for running in self._running.values() for one in running.values() if one.job.hook.command]
         for group in self._running:
             self.tend(group, {})
-        until = time.monotonic() + ENDED_WITHIN
+        until = time.monotonic() + END_TIMEOUT
         for warmup in commands:
             warmup.join(max(0.0, until - time.monotonic()))
 
@@ -296,8 +296,8 @@ class _Warmup(threading.Thread):
             requests=so_far.requests + 1,
             first_ms=so_far.first_ms if so_far.requests else milliseconds,
             last_ms=milliseconds,
-            latencies=(*so_far.latencies, milliseconds)[:LATENCIES],
-            statuses=(*so_far.statuses, status)[:LATENCIES],
+            latencies=(*so_far.latencies, milliseconds)[:MAX_LATENCIES],
+            statuses=(*so_far.statuses, status)[:MAX_LATENCIES],
             why="",
         )
 

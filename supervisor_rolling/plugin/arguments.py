@@ -16,7 +16,7 @@ from supervisor_rolling.core.text import plain
 
 T = TypeVar("T")
 
-ANSWER_WITHIN = 10.0
+ANSWER_TIMEOUT = 10.0
 """Seconds that the listener has to accept or refuse a request; then its client learns that it does not answer."""
 
 MAX_NAME = 64

@@ -28,7 +28,7 @@ from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Known, Request
 from supervisor_rolling.core.text import ascii_only, plain, readable
 from supervisor_rolling.packing import pack, unpack
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, incorrect, valid, valid_by
+from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, incorrect, valid, valid_by
 from supervisor_rolling.plugin.events import RollingRequestEvent, events_between
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.mailbox import Mailbox
@@ -70,7 +70,7 @@ class ListenerMethods:
         idle = now - self.mailbox.observed_at if self.mailbox.observed_at else 0.0
         self.mailbox.observed_at, self.mailbox.problem = now, readable(has.problem, "utf-8")
         self.mailbox.tidy(self.supervisord.process_groups, now)
-        requests = [one.request for one in self.mailbox.asked(now - ANSWER_WITHIN)]
+        requests = [one.request for one in self.mailbox.asked(now - ANSWER_TIMEOUT)]
         number, processes = self._table_news(has.table, self._concerned(requests, has.guarded))
         news = {
             "rollouts": self.mailbox.rollouts.news(has.rollouts),

@@ -22,7 +22,7 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.public_view import Detail, report_view, rollout_view
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.text import plain
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, group_of, incorrect, options_of, processes_of, valid
+from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, group_of, incorrect, options_of, processes_of, valid
 from supervisor_rolling.plugin.client_identity import client_identity
 from supervisor_rolling.plugin.event_subscriptions import subscribe_mailbox
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
@@ -272,11 +272,11 @@ class RollingNamespaceRPCInterface(ListenerMethods):
     # --- requests and their deferred answers
 
     def _ask(self, kind: str, group: str, wait: bool, **details: Any) -> Any:
-        if self.mailbox.is_full(self.clock() - ANSWER_WITHIN):
+        if self.mailbox.is_full(self.clock() - ANSWER_TIMEOUT):
             raise RollingFault(
                 Fault.REFUSED,
                 "%d requests wait for the listener already. Fix: ask again in %g s; if it stays so, see "
-                "supervisorctl tail %s stderr" % (len(self.mailbox.requests), ANSWER_WITHIN, self._listener.name()),
+                "supervisorctl tail %s stderr" % (len(self.mailbox.requests), ANSWER_TIMEOUT, self._listener.name()),
             )
         user, client = client_identity()
         identity = {"user": user, "client": client, "began": self.wall()}
@@ -319,7 +319,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         return [struct(view) for view in answer] if kind == "history" else answer
 
     def _not_yet(self, asked: Asked) -> Any:
-        if self.clock() - asked.at < ANSWER_WITHIN and not self._listener.has_given_up():
+        if self.clock() - asked.at < ANSWER_TIMEOUT and not self._listener.has_given_up():
             return NOT_DONE_YET
         self.mailbox.answer(asked.request.id, "abandoned")  # a rollout must not start when no client expects it
         self._listener.check()
@@ -328,7 +328,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         raise RollingFault(
             Fault.LISTENER_DOWN,
             "the listener did not answer within %g s%s: see its log (supervisorctl tail %s stderr)"
-            % (ANSWER_WITHIN, again if uptime < ANSWER_WITHIN / 2 else "", self._listener.name()),
+            % (ANSWER_TIMEOUT, again if uptime < ANSWER_TIMEOUT / 2 else "", self._listener.name()),
         )
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
@@ -386,7 +386,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         return self._view(self.mailbox.rollouts[group])
 
     def _check_free(self, group: str) -> None:
-        holder = self.mailbox.holder(group, self.clock() - ANSWER_WITHIN)
+        holder = self.mailbox.holder(group, self.clock() - ANSWER_TIMEOUT)
         if holder is not None:
             raise RollingFault(Fault.ROLLOUT_IN_PROGRESS, BUSY % (group, holder_text(holder), group))
 

@@ -145,7 +145,7 @@ def _is_no_other(others: frozenset[int], pid: int) -> bool:
 
 def _explained(record: Record, lives: Sequence[ProcessTime], way: Way) -> Record:
     found = bound.explained(record, lives, way.setup.startsecs, record["started"])
-    same = {key: record[key] for key in ("least_available", "state_p99", "listener_mb") if key in record}
+    same = {key: record[key] for key in ("min_available", "state_p99", "listener_mb") if key in record}
     return {**asdict(found), "ratio": found.ratio, "packed_ratio": found.packed_ratio, **same}
 
 
@@ -174,7 +174,7 @@ def _result(
         failures=report.failures,
         before=_latencies(lead),
         during=_latencies(report),
-        least=min(fewest, rollout.get("least_available", fewest)),
+        least=min(fewest, rollout.get("min_available", fewest)),
         megabytes=watcher.heaviest(times.began, times.back),
         cpu=times.cpu,
         late=max(lead.late, report.late),

@@ -22,7 +22,7 @@ SMALL = [sys.executable, "-u", "-m", "tests.support.demo", "--processes=2", "--s
 GOOD = demo.Outcome(
     periods={name: Report(100, 0, 0, 0, 0.003, 0.01, 0.02, 0.0) for name in ("before", "during", "after")},
     new={"before": 0, "during": 40, "after": 100},
-    rollout={"status": "done", "total": 2, "least_available": 1, "processes": [{}, {}], "seconds": 3.21},
+    rollout={"status": "done", "total": 2, "min_available": 1, "processes": [{}, {}], "seconds": 3.21},
     kept=[],
 )
 

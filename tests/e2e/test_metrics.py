@@ -245,7 +245,7 @@ def test_end_of_the_server_closes_its_connections() -> None:
 @pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
 def test_connection_without_a_whole_request_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WITHIN", 0.2)
+    monkeypatch.setattr(module, "CONNECTION_TIMEOUT", 0.2)
     with connected() as slow:
         slow.sendall(sent)
         assert slow.recv(1000) == b""
@@ -253,7 +253,7 @@ def test_connection_without_a_whole_request_is_closed(sent: bytes, monkeypatch: 
 
 @pytest.mark.usefixtures("served")
 def test_trickling_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WITHIN", 0.3)
+    monkeypatch.setattr(module, "CONNECTION_TIMEOUT", 0.3)
     with connected() as slow:
         slow.settimeout(0.02)
         for _ in range(1000):

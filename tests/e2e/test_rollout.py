@@ -88,7 +88,7 @@ def test_two_at_a_time_leave_two_available(start: Callable[..., Stack]):
     assert_no_failures(load.report())
     rollout = json.loads(done.stdout)
     check_schema("rollout.json", rollout)
-    assert (rollout["status"], rollout["replaced"], rollout["least_available"]) == ("done", 4, 2)
+    assert (rollout["status"], rollout["replaced"], rollout["min_available"]) == ("done", 4, 2)
     status = json.loads(stack.ctl("rolling_status", "app", "--json").stdout)
     check_schema("rollout.json", status["rollout"])
     for process in status["processes"]:

@@ -14,7 +14,7 @@ from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, Policy
 from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.listener.contracts import Closed
+from supervisor_rolling.listener.contracts import WhileClosed
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -179,7 +179,7 @@ class FakeGateProbes:
         self.unreached = ""
         self.connected: list[int] = []
 
-    def probe_gate(self, closed: Closed, addresses: Collection[str], bypass: str) -> list[str]:
+    def probe_gate(self, closed: WhileClosed, addresses: Collection[str], bypass: str) -> list[str]:
         return list(self.failures)
 
     def warmup_address(self, addresses: tuple[str, ...], bypass: str) -> str:

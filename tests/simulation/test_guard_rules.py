@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from supervisor_rolling.core import guard
 from supervisor_rolling.core.endpoint import Endpoints, tcp
-from supervisor_rolling.core.guard import ASSUMED_WARM_AFTER, FIRST_RETRY, LONGEST_OPEN_RETRY, LONGEST_RETRY
+from supervisor_rolling.core.guard import ASSUMED_WARM_AFTER, MAX_OPEN_RETRY, MAX_RETRY, MIN_RETRY
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.observation import Observation
@@ -154,7 +154,7 @@ def test_failed_warm_up_is_retried_after_growing_pauses():
         guard_state = advanced(guard_state, a_group(3, cold("app-2")), at)
         assert standing(guard_state) == {"app-2": ("warming", True)}
         assert guard_state.guarded[0].why == "is warmed again; before, it is not warm: GET / answered 500"
-    assert pauses == [FIRST_RETRY, 10.0, 20.0, 40.0, LONGEST_RETRY, LONGEST_RETRY]
+    assert pauses == [MIN_RETRY, 10.0, 20.0, 40.0, MAX_RETRY, MAX_RETRY]
 
 
 def failed_open(*pids: int, retry_in: float = 0.0) -> list[GuardedProcess]:
@@ -188,7 +188,7 @@ def test_open_process_is_tried_again_seldom():
         assert standing(guard_state) == {"app-1": ("warming", False)}
         guard_state = advanced(guard_state, processes, at, warmups={"app-1": WarmupStatus(201, "failed", why="x")})
         pauses.append(round(guard_state.guarded[0].retry_at - NOW - at, 6))
-    assert pauses == [20.0, 40.0, 80.0, 160.0, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY, LONGEST_OPEN_RETRY]
+    assert pauses == [20.0, 40.0, 80.0, 160.0, MAX_OPEN_RETRY, MAX_OPEN_RETRY, MAX_OPEN_RETRY]
 
 
 def test_open_processes_are_retried_one_at_a_time():
@@ -209,7 +209,7 @@ def test_open_process_closed_later_is_retried_sooner():
     (guarded,) = failed_open(201, retry_in=200.0)
     guard_state = advanced(a_watch(guarded), a_group(3, cold("app-1", pid=201)), 1.0)
     assert standing(guard_state) == {"app-1": ("failed", True)}
-    assert guard_state.guarded[0].retry_at == NOW + 1.0 + FIRST_RETRY
+    assert guard_state.guarded[0].retry_at == NOW + 1.0 + MIN_RETRY
 
 
 def test_warm_up_of_the_guard_has_a_deadline():
@@ -435,7 +435,7 @@ def test_failed_member_stays_closed_after_rollout():
         Stage.FAILED,
         True,
         "is not warm: 500",
-        NOW + FIRST_RETRY,
+        NOW + MIN_RETRY,
     )
     again = advanced(a_watch(), a_group(3, cold("app-2", 300)), rollout=rollout)
     assert standing(again) == {"app-2": ("warming", True)}, "it was started since"
@@ -755,7 +755,7 @@ def test_failing_warm_up_is_repeated():
     reconciler = world.live(reconciler, 4.0)
     assert standing(world.guard_state()) == {"app-2": ("failed", True)}
     world.processes["app-2"].warms = "warm"
-    world.live(reconciler, FIRST_RETRY)
+    world.live(reconciler, MIN_RETRY)
     assert all_open_and_warm(world)
     assert world.cold == 0
 

@@ -17,8 +17,8 @@ from supervisor_rolling.core.poll_interval import (
     GATE_POLL,
     IDLE_POLL,
     LOCK_POLL,
-    LONGEST_DRAIN_POLL,
     MARGIN,
+    MAX_DRAIN_POLL,
     RESTART_POLL,
     WAIT_POLL,
     WARMUP_POLL,
@@ -54,11 +54,11 @@ def paused(rollout: Rollout, *processes: Process, closed_for: float = 1000.0) ->
         (0.0, DRAIN_POLL),
         (DRAIN_POLL / DRAIN_SHARE, DRAIN_POLL),
         (0.2, 0.2 * DRAIN_SHARE),
-        (1.0, LONGEST_DRAIN_POLL),
-        (25.0, LONGEST_DRAIN_POLL),
+        (1.0, MAX_DRAIN_POLL),
+        (25.0, MAX_DRAIN_POLL),
         (29.95, 0.05),
         (29.99, DRAIN_POLL),
-        (31.0, LONGEST_DRAIN_POLL),
+        (31.0, MAX_DRAIN_POLL),
     ],
 )
 def test_drain_poll_grows_until_timeout(age: float, seconds: float):
@@ -66,7 +66,7 @@ def test_drain_poll_grows_until_timeout(age: float, seconds: float):
 
 
 @pytest.mark.parametrize(
-    ("age", "seconds"), [(4.0, LONGEST_DRAIN_POLL), (4.95, 0.05), (4.99, DRAIN_POLL), (6.0, LONGEST_DRAIN_POLL)]
+    ("age", "seconds"), [(4.0, MAX_DRAIN_POLL), (4.95, 0.05), (4.99, DRAIN_POLL), (6.0, MAX_DRAIN_POLL)]
 )
 def test_drain_poll_meets_min_seconds(age: float, seconds: float):
     assert paused(a_rollout(Stage.DRAINING, age=age, least=5.0)) == pytest.approx(seconds)
@@ -97,7 +97,7 @@ def test_shortest_interval_counts():
 def test_poll_meets_end_of_startsecs():
     starting = Process("app-0", "STARTING", 7, running_in=0.03)
     assert paused(a_rollout(Stage.WARMING), starting) == pytest.approx(0.03 + MARGIN)
-    assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == LONGEST_DRAIN_POLL  # of no interest to that one
+    assert paused(a_rollout(Stage.DRAINING, age=25.0), starting) == MAX_DRAIN_POLL  # of no interest to that one
     guard_state = GuardState(
         GROUP, fast_policy(), GatePolicy(), (GuardedProcess("app-0", (tcp(8000),), Stage.WARMING, NOW),)
     )

@@ -35,7 +35,7 @@ from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
 from supervisor_rolling.listener.actions import ACTIONS_AT_ONCE
 from supervisor_rolling.listener.contracts import NO_ANSWER
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
-from supervisor_rolling.listener.reconciler import ACTIONS_WITHIN, RETRY_EVERY, Reconciler
+from supervisor_rolling.listener.reconciler import ACTIONS_TIMEOUT, RETRY_EVERY, Reconciler
 from supervisor_rolling.listener.rollout_requests import LOCK_TIMEOUT, READ_TIMEOUT
 from tests.simulation.kernel import FakeGate, FakeSockets
 from tests.simulation.supervisord import FakeSupervisor
@@ -67,7 +67,7 @@ def test_max_unavailable_is_never_exceeded():
 
 def test_least_available_is_what_users_had():
     world = rolled(World(8), max_unavailable="2")
-    assert world.rollout().least_available == 6
+    assert world.rollout().min_available == 6
 
 
 def test_two_at_a_time_take_half_as_long():
@@ -581,7 +581,7 @@ def test_actions_beyond_the_time_wait(
 
     def slow(group: str, actions: Sequence[Action]) -> list[Outcome]:
         batches.append((reconciles, len(actions)))
-        world.now += ACTIONS_WITHIN * 0.7
+        world.now += ACTIONS_TIMEOUT * 0.7
         return action(group, actions)
 
     monkeypatch.setattr(world.supervisor, "action", slow)

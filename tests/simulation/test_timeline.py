@@ -29,7 +29,7 @@ from supervisor_rolling.ctl.report_words import words
 from tests.simulation.world import World
 
 MEMBER = Member("app-1", (tcp(8001),))
-ROLLOUT = Rollout(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), least_available=3)
+ROLLOUT = Rollout(1, "app", Policy("app", PortRule()), (MEMBER,), 1, GatePolicy(), min_available=3)
 WAY = [Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, Stage.OPEN]
 
 
@@ -62,14 +62,14 @@ def test_steps_are_bounded() -> None:
 def test_level_is_noted_when_it_changes() -> None:
     rollout = with_availability(with_availability(with_availability(ROLLOUT, 3, 1000.0), 3, 1001.0), 2, 1002.0)
     assert rollout.levels == (Level(1000.0, 3), Level(1002.0, 2))
-    assert rollout.least_available == 2
-    assert with_availability(rollout, 3, 1003.0).least_available == 2
+    assert rollout.min_available == 2
+    assert with_availability(rollout, 3, 1003.0).min_available == 2
 
 
 def test_levels_are_bounded_and_least_is_not() -> None:
     full = replace(ROLLOUT, levels=tuple(Level(float(n), n % 2 + 5) for n in range(MAX_LEVELS)))
     assert with_availability(full, 1, 9999.0).levels == full.levels
-    assert with_availability(full, 1, 9999.0).least_available == 1
+    assert with_availability(full, 1, 9999.0).min_available == 1
 
 
 def test_rest_before_resume_is_not_active() -> None:
@@ -120,7 +120,7 @@ def begun(rollout: Rollout) -> Rollout:
 def test_level_is_one_less_while_each_restarts() -> None:
     rollout = a_rollout(World(3))
     assert [level.available for level in rollout.levels] == [3, 2, 3]  # the next one leaves when the last is back
-    assert min(level.available for level in rollout.levels) == rollout.least_available == 2
+    assert min(level.available for level in rollout.levels) == rollout.min_available == 2
 
 
 def test_next_listener_continues_the_timeline() -> None:

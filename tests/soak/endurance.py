@@ -48,7 +48,7 @@ RATE = 20.0
 OVER_WITHIN = 30.0
 """Seconds for a rollout, or for the guard to warm what has crashed; they take about one."""
 
-ANSWER_WITHIN = 10.0
+ANSWER_TIMEOUT = 10.0
 
 FRAMES_ARE_KEPT = sys.version_info < (3, 11)
 """Python kept the frame of each function, some hundred bytes, from its first call until then."""
@@ -211,7 +211,7 @@ def _row(
 
 
 def _of_supervisord(stack: Stack, mark: int) -> Footprint:
-    python: Any = stack.rpc(ANSWER_WITHIN).lab.memory(str(snapshot(stack.directory, "supervisord", mark)))
+    python: Any = stack.rpc(ANSWER_TIMEOUT).lab.memory(str(snapshot(stack.directory, "supervisord", mark)))
     return footprint.take(stack.supervisord_pid, python)
 
 
@@ -219,7 +219,7 @@ def _of_listener(stack: Stack, pid: int, mark: int) -> Footprint:
     answer = stack.directory / "listener.memory"
     answer.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR2)
-    stack.wait_until(answer.exists, ANSWER_WITHIN, "the listener says what it has in memory")
+    stack.wait_until(answer.exists, ANSWER_TIMEOUT, "the listener says what it has in memory")
     with contextlib.suppress(FileNotFoundError):  # there is none without a trace
         Path(f"{answer}.snapshot").rename(snapshot(stack.directory, "listener", mark))
     return footprint.take(pid, json.loads(answer.read_text(encoding="utf-8")))

@@ -159,7 +159,7 @@ def say(what: str) -> None:
 def table(outcome: Outcome) -> list[str]:
     """The lines of the table, with a column for each period."""
     names, reports, rollout = list(outcome.periods), list(outcome.periods.values()), outcome.rollout
-    available = f"{rollout['least_available']} of {len(rollout['processes'])}"
+    available = f"{rollout['min_available']} of {len(rollout['processes'])}"
     rows = [
         ("", "before", "during the rollout", "after"),
         ("requests", *(str(report.requests) for report in reports)),

@@ -33,7 +33,7 @@ PLACE = ROOT / ".venv-matrix"
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 SUPERVISORS = ("4.2.5", "4.3.0")
 
-ANSWER_WITHIN = 20.0
+ANSWER_TIMEOUT = 20.0
 """Seconds for a Python to say which it is."""
 
 INSTALL_WITHIN = 900.0
@@ -130,7 +130,7 @@ def _version(program: str) -> str:
     if not os.access(program, os.X_OK):
         return ""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run([program, "-c", WHO], capture_output=True, text=True, timeout=ANSWER_WITHIN, check=False)
+        done = subprocess.run([program, "-c", WHO], capture_output=True, text=True, timeout=ANSWER_TIMEOUT, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
     return ""
 

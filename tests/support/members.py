@@ -47,7 +47,7 @@ def ours(state: str, **changes: Any) -> Process:
 def a_rollout(*members: Member, **changes: Any) -> Rollout:
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), drain=DRAIN, min_ready_seconds=10.0)
     of_policy = {key: changes.pop(key) for key in list(changes) if key in Policy.__dataclass_fields__}
-    values = {"limit": 1, "gate": GatePolicy(), "started_at": BEGAN, "least_available": 99, **changes}
+    values = {"limit": 1, "gate": GatePolicy(), "started_at": BEGAN, "min_available": 99, **changes}
     return Rollout(1, "app", replace(policy, **of_policy), members, **values)
 
 

@@ -80,7 +80,7 @@ def a_rollout(number: int = 8, limit: int = 1, slow: float = 1.0, **changes: Any
         "why": "",
         "total": number,
         "replaced": number,
-        "least_available": number - limit,
+        "min_available": number - limit,
         "min_ready_seconds": 0.1,
         "min_ready_auto": False,
         "min_ready_why": "",
@@ -122,7 +122,7 @@ def a_failed_rollout(number: int = 8, bad: int = 2) -> Record:
         "status": "failed",
         "seconds": seconds,
         "replaced": bad,
-        "least_available": number - 1,
+        "min_available": number - 1,
         "availability": availability(processes, number),
     }
 
@@ -143,7 +143,7 @@ def a_lost_rollout(number: int = 8) -> Record:
     record = a_rollout(number)
     for process in record["processes"]:
         process.update(untouched(process))
-    known = {"seconds": 0.0, "replaced": 0, "least_available": number, "availability": [[0.0, number]]}
+    known = {"seconds": 0.0, "replaced": 0, "min_available": number, "availability": [[0.0, number]]}
     return {**record, **known, "status": "lost", "why": "supervisord ended in the middle of it"}
 
 

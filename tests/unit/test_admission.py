@@ -119,13 +119,13 @@ def test_kept_closed_process_begins_failed() -> None:
         (Stage.OPEN, 0.0, ""),
         (Stage.FAILED, BEGAN, "is cold"),
     ]
-    assert (rollout.started_at, rollout.least_available) == (BEGAN, 1)
+    assert (rollout.started_at, rollout.min_available) == (BEGAN, 1)
 
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])
 def test_open_guarded_process_counts_as_available(is_closed: bool, least: int) -> None:
     guarded = a_guarded(Stage.WARMING, number=2, closed=is_closed)
-    assert begun(observed_with("RUNNING", "RUNNING", guarded=guarded), {}).least_available == least
+    assert begun(observed_with("RUNNING", "RUNNING", guarded=guarded), {}).min_available == least
 
 
 def test_rollout_says_it_waits_for_guard() -> None:

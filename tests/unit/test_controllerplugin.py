@@ -162,7 +162,7 @@ def ctl(clock: Clock) -> Controller:
 def a_view(status: Status = Status.RUNNING, listener: bool = True, **changes: Any) -> View:
     done = status is Status.DONE
     members = tuple(Member(name, (tcp(8001),), replaced=done, attempted=done) for name in ("app-1", "app-2"))
-    rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, least_available=1)
+    rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, min_available=1)
     rollout = replace(rollout, started_at=1000.0, ended_at=0.0 if status is Status.RUNNING else 1002.0, **changes)
     return struct_of(rollout_view(rollout, 1001.0, listener=listener))
 

@@ -21,8 +21,8 @@ from supervisor_rolling.core.process import Change
 from supervisor_rolling.listener.event_protocol import (
     FRAME_TIMEOUT,
     LOG_EVERY,
-    LONGEST_HEADER,
-    LONGEST_PAYLOAD,
+    MAX_HEADER,
+    MAX_PAYLOAD,
     Channel,
     Event,
     Frames,
@@ -96,7 +96,7 @@ def test_how_the_stream_is_cut_makes_no_difference(events: list[Event], data: st
 
 JUNK = st.one_of(
     st.binary(max_size=30),
-    st.sampled_from([b"\n", b"\n\n", b" eventname:X len:3", b"len:999\n", b"x" * LONGEST_HEADER * 2, b"\xff\xfe\r\n"]),
+    st.sampled_from([b"\n", b"\n\n", b" eventname:X len:3", b"len:999\n", b"x" * MAX_HEADER * 2, b"\xff\xfe\r\n"]),
 ).filter(lambda junk: b"ver:" not in junk)
 
 
@@ -134,7 +134,7 @@ def test_no_bytes_do_anything_but_give_events(pieces: list[bytes]) -> None:
         b"ver:3.0 eventname:TICK_5 len:0x10",
         b"ver:3.0 eventname:TICK_5 len:1_0",
         b"ver:3.0 eventname:TICK_5 len:-1",
-        b"ver:3.0 eventname:TICK_5 len:%d" % (LONGEST_PAYLOAD + 1),
+        b"ver:3.0 eventname:TICK_5 len:%d" % (MAX_PAYLOAD + 1),
         b"ver:3.0 eventname:TICK_5 len:" + b"9" * 4000,
         b"ver:3.0 eventname: len:5",
         b"eventname:TICK_5 len:5",
@@ -153,10 +153,10 @@ def test_line_without_header_is_skipped_and_counted(line: bytes) -> None:
 def test_endless_line_is_not_collected() -> None:
     frames = Frames(Clock())
     for _ in range(100):
-        assert frames.feed(b"x" * LONGEST_HEADER) == []
-        assert len(frames._buffer) <= LONGEST_HEADER
+        assert frames.feed(b"x" * MAX_HEADER) == []
+        assert len(frames._buffer) <= MAX_HEADER
     assert frames.feed(frame("TICK_5")) == [Event("TICK_5", b"")]
-    assert frames.skipped == 100 * LONGEST_HEADER
+    assert frames.skipped == 100 * MAX_HEADER
 
 
 def test_payload_counted_in_characters_hides_no_event() -> None:
@@ -193,7 +193,7 @@ def test_too_large_length_hides_events_for_seconds() -> None:
 
 def test_slow_long_event_is_not_given_up() -> None:
     clock = Clock()
-    payload = b"x" * 5 * LONGEST_HEADER
+    payload = b"x" * 5 * MAX_HEADER
     frames, data = Frames(clock), frame("TICK_5", payload)
     for n in range(0, len(data) - 1000, 1000):
         assert frames.feed(data[n : n + 1000]) == []
@@ -223,8 +223,8 @@ def test_a_million_events_are_read_in_seconds(size: int, number: int) -> None:
 
 
 def test_longest_payload_is_accepted() -> None:
-    payload = b"x" * LONGEST_PAYLOAD
-    assert fed([HEADER % (b"TICK_5", LONGEST_PAYLOAD), payload]) == [Event("TICK_5", payload)]
+    payload = b"x" * MAX_PAYLOAD
+    assert fed([HEADER % (b"TICK_5", MAX_PAYLOAD), payload]) == [Event("TICK_5", payload)]
 
 
 # --- what the events say

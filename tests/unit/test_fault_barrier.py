@@ -28,7 +28,7 @@ from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.public_view import rollout_view
 from supervisor_rolling.core.rollout import Member, Stage, Status
 from supervisor_rolling.packing import unpack
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN
+from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT
 from supervisor_rolling.plugin.fault_barrier import MAX_REPORTED, Defects, contained
 from supervisor_rolling.plugin.rpc import API_VERSION, LISTENER_GONE_AFTER, make_rolling_rpcinterface
 from tests.support.sabotage import CONSTANT, ERRORS, NETS, Sabotage, all_functions, targets
@@ -98,7 +98,7 @@ class Drill:
                 assert deferred() is not None
 
     def wait_too_long(self) -> None:
-        self.rolling.clock.now += ANSWER_WITHIN
+        self.rolling.clock.now += ANSWER_TIMEOUT
 
     def wait_without_a_listener(self) -> None:
         listener = self.rolling.supervisord.process_groups["rolling"].processes["rolling"]

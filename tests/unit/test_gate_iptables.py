@@ -25,7 +25,7 @@ from supervisor_rolling.core.errors import GateBusyError, GateError, GatePermiss
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.gates.iptables import IptablesGate, chain_of, ipv6_in_use
-from supervisor_rolling.listener.gates.iptables_chain import PROBE
+from supervisor_rolling.listener.gates.iptables_chain import PROBE_CHAIN
 from supervisor_rolling.listener.gates.iptables_rules import MAX_COMMENT
 from supervisor_rolling.listener.system.rule_names import clean_comment
 from tests.support.endpoints import (
@@ -451,7 +451,7 @@ def test_check_removes_what_a_killed_check_left(keep: ExitStack) -> None:
     port = listen_on_both(keep)
     gate().hold({port: "x"})
     before = rules()
-    run("iptables-legacy", "-w", "-N", PROBE)
+    run("iptables-legacy", "-w", "-N", PROBE_CHAIN)
     gate().check()
     assert rules() == before
     assert open_addresses(port) == []

@@ -34,7 +34,7 @@ from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import plain, readable, shown
 from supervisor_rolling.plugin import events as our_events
 from supervisor_rolling.plugin import rpc
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN, Options
+from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, Options
 from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.rpc import make_rolling_rpcinterface
 from tests.unit.test_rpcinterface import Clock, a_rollout, make_supervisord, observe
@@ -106,7 +106,7 @@ def called(rolling: Any, method: str, *arguments: Any) -> Any:
         answer = traverse(Root(rolling), f"rolling.{method}", arguments)
         if isinstance(answer, types.FunctionType):
             deferred, answer = answer, answer()
-            rolling.clock.now += ANSWER_WITHIN + 1
+            rolling.clock.now += ANSWER_TIMEOUT + 1
             answer = deferred() if answer is NOT_DONE_YET else answer
     except RPCError as error:
         answer = xmlrpc.client.Fault(error.code, error.text)
@@ -246,7 +246,7 @@ def test_request_holds_only_known_names_and_bounded_values(name: Any, wait: Any,
         with contextlib.suppress(RPCError):
             traverse(Root(rolling), "rolling.restart", arguments)
         requests += observe(rolling)["requests"]
-        rolling.clock.now += ANSWER_WITHIN + 1
+        rolling.clock.now += ANSWER_TIMEOUT + 1
         observe(rolling)
     groups = rolling.supervisord.process_groups
     assert requests

@@ -290,8 +290,8 @@ def test_available_counts_open_running_processes() -> None:
 def test_least_available_is_remembered() -> None:
     rollout = a_rollout(*all_open(3), paused=True)
     after = machine.advance(rollout, look("RUNNING", "FATAL", "FATAL"))
-    assert after.least_available == 1
-    assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).least_available == 1
+    assert after.min_available == 1
+    assert machine.advance(after, look("RUNNING", "RUNNING", "RUNNING")).min_available == 1
 
 
 def test_resume_keeps_replaced_and_forgets_failures() -> None:
@@ -369,10 +369,10 @@ SERVES_AS_IT_CAN = [a_guarded(Stage.OPEN), a_guarded(Stage.FAILED, tries=1), a_g
 
 @pytest.mark.parametrize("guarded", CRASHED, ids=guarded_name)
 def test_guarded_process_is_not_available(guarded: GuardedProcess) -> None:
-    rollout, facts = a_rollout(*all_open(3), least_available=3), observed_with(*["RUNNING"] * 3, guarded=guarded)
+    rollout, facts = a_rollout(*all_open(3), min_available=3), observed_with(*["RUNNING"] * 3, guarded=guarded)
     assert available(rollout, facts) == 2
     is_open = guarded.stage is Stage.WARMING and not guarded.closed  # users have it, although the rollout waits for it
-    assert machine.advance(replace(rollout, paused=True), facts).least_available == (3 if is_open else 2)
+    assert machine.advance(replace(rollout, paused=True), facts).min_available == (3 if is_open else 2)
 
 
 @pytest.mark.parametrize("guarded", SERVES_AS_IT_CAN, ids=guarded_name)

@@ -386,7 +386,7 @@ def test_last_reading_holds_during_the_next(conf: Conf) -> None:
 
 
 def test_slow_reader_is_killed(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balancer_config, "READ_WITHIN", 0.01)
+    monkeypatch.setattr(balancer_config, "READ_TIMEOUT", 0.01)
     configurations = NginxConfigurations(lambda: 0.0)
     policy = BalancerPolicy(str(conf()))
     while (found := configurations.last_read(policy)) is None:

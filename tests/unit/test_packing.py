@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor_rolling import packing
-from supervisor_rolling.packing import MARK, SHORT, pack, unpack
+from supervisor_rolling.packing import MARK, MAX_UNCOMPRESSED, pack, unpack
 
 LONG = json.dumps([{"name": f"app-{number}", "stage": "open"} for number in range(1000)])
 
@@ -24,7 +24,7 @@ def test_packed_text_is_unpacked_as_it_was(text: str) -> None:
 
 def test_only_long_text_is_packed() -> None:
     assert len(pack(LONG)) < len(LONG) / 5
-    assert pack("x" * SHORT) == "x" * SHORT
+    assert pack("x" * MAX_UNCOMPRESSED) == "x" * MAX_UNCOMPRESSED
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_invalid_packed_text_is_value_error(text: str) -> None:
 
 
 def test_unpacked_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "LARGEST", len(LONG) - 1)
+    monkeypatch.setattr(packing, "MAX_UNPACKED", len(LONG) - 1)
     with pytest.raises(ValueError, match="longer than it may be"):
         unpack(pack(LONG))

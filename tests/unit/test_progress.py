@@ -83,7 +83,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def a_view(*members: Member, now: float = NOW, status: Status = Status.RUNNING, **changes: Any) -> View:
     ended = 0.0 if status is Status.RUNNING else now
     rollout = Rollout(7, "app", MAX_SHOWN, members, 1, GatePolicy(), status=status, started_at=BEGAN)
-    return struct_of(rollout_view(replace(rollout, ended_at=ended, least_available=3, **changes), now))
+    return struct_of(rollout_view(replace(rollout, ended_at=ended, min_available=3, **changes), now))
 
 
 def waiting(*names: str) -> tuple[Member, ...]:

@@ -146,7 +146,7 @@ def test_page_depends_on_the_record_only() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [a_rollout(), a_failed_rollout(), a_rollout(61, 3), a_rollout(0, least_available=0)],
+    [a_rollout(), a_failed_rollout(), a_rollout(61, 3), a_rollout(0, min_available=0)],
     ids=["8", "failed", "61", "none"],
 )
 def test_document_is_well_formed_with_valid_references(record: dict[str, Any]) -> None:
@@ -760,7 +760,7 @@ def test_long_words_are_whole_below_the_lane(browser: Browser) -> None:
 
 
 def test_single_process_uses_the_whole_width(browser: Browser) -> None:
-    browser.show(page(a_rollout(1, least_available=0)))
+    browser.show(page(a_rollout(1, min_available=0)))
     assert text_of(browser, "h1").endswith("never fewer than 0 of 1 available")
     assert len(lanes_with(browser, ".lanes > li")) == 1
 

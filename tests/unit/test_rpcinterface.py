@@ -34,7 +34,7 @@ from supervisor_rolling.core.preflight_report import (
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.packing import unpack
-from supervisor_rolling.plugin.arguments import ANSWER_WITHIN
+from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT
 from supervisor_rolling.plugin.events import EVENTS, RollingEvent
 from supervisor_rolling.plugin.listener_health import HEARTBEAT
 from supervisor_rolling.plugin.mailbox import REQUESTS_KEPT
@@ -284,14 +284,14 @@ def test_check_of_unknown_group_is_fault(rolling: Any):
 
 def test_silent_listener_is_reported_to_client(rolling: Any):
     answer = rolling.restart("app", False, {})
-    rolling.clock.now += ANSWER_WITHIN
+    rolling.clock.now += ANSWER_TIMEOUT
     assert fault_of(answer).code == Fault.LISTENER_DOWN
 
 
 def test_listener_that_exits_repeatedly_is_reported(rolling: Any, supervisord: DummySupervisor):
     rolling.restart("app", False, {})
     answer = rolling.check("app")
-    rolling.clock.now += ANSWER_WITHIN
+    rolling.clock.now += ANSWER_TIMEOUT
     process = supervisord.process_groups["rolling"].processes["rolling"]
     process.laststart = time.time() - 0.1
     text = fault_of(answer).text
@@ -302,7 +302,7 @@ def test_listener_that_exits_repeatedly_is_reported(rolling: Any, supervisord: D
 def test_unanswered_request_releases_group(rolling: Any):
     rolling.restart("app", False, {})
     assert fault_of(rolling.restart, "app", False, {}).code == Fault.ROLLOUT_IN_PROGRESS
-    rolling.clock.now += ANSWER_WITHIN + 1
+    rolling.clock.now += ANSWER_TIMEOUT + 1
     rolling.restart("app", False, {})
 
 
@@ -370,7 +370,7 @@ def test_request_outlives_a_restart_of_the_listener(rolling: Any, supervisord: D
     answer = rolling.restart("app", False, {})
     listener_is(supervisord, ProcessStates.STOPPED)
     assert answer() is NOT_DONE_YET
-    rolling.clock.now += ANSWER_WITHIN
+    rolling.clock.now += ANSWER_TIMEOUT
     assert "the listener is not running" in fault_of(answer).text
 
 
@@ -633,7 +633,7 @@ def test_request_for_removed_group_is_refused(rolling: Any, supervisord: DummySu
 
 def test_abandoned_request_starts_no_rollout(rolling: Any):
     answer = rolling.restart("app", False, {})
-    rolling.clock.now += ANSWER_WITHIN
+    rolling.clock.now += ANSWER_TIMEOUT
     assert fault_of(answer).code == Fault.LISTENER_DOWN
     assert fault_of(rolling.listenerRecord, rolling.mailbox.key, "app", 0, dump(a_rollout()), 1).code == Fault.CONFLICT
     assert rolling.getAllRollouts() == []
@@ -885,7 +885,7 @@ def test_request_beyond_limit_is_refused(rolling: Any):
     )
     assert {one() for one in waiting} == {NOT_DONE_YET}
     assert len(observe(rolling)["requests"]) == REQUESTS_KEPT
-    rolling.clock.now += ANSWER_WITHIN + 0.1
+    rolling.clock.now += ANSWER_TIMEOUT + 0.1
     rolling.check("app")
     assert {fault_of(one).code for one in waiting} == {Fault.LISTENER_DOWN}, "each has its answer"
 

@@ -9,7 +9,7 @@ import pytest
 from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE, exited
 from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Stage
-from supervisor_rolling.core.stages import SOON
+from supervisor_rolling.core.stages import STARTSECS_HINT_WITHIN
 from supervisor_rolling.core.transitions import MEMBER
 from tests.support.members import (
     BEGAN,
@@ -70,7 +70,7 @@ def test_restarted_replaced_process_is_warmed_again(stage: Stage, state: str) ->
 
 
 def test_late_exit_suggests_no_startsecs() -> None:
-    after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=SOON)
+    after = stepped(a_member(replaced=True, pid=NEW), a_process("EXITED"), at=STARTSECS_HINT_WITHIN)
     assert after.why == "exited 60.0 s after its port was opened: it is EXITED"
 
 

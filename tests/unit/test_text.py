@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.text import printable, printable_lines
-from supervisor_rolling.listener.main import PlainLog
+from supervisor_rolling.listener.main import PlainFormatter
 from supervisor_rolling.listener.system.procfs import name_of
 
 PR_SET_NAME = 15
@@ -53,7 +53,7 @@ def test_lines_stay_lines(text: str) -> None:
 def logged(text: str, error: Exception | None = None) -> str:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(PlainLog("%(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
     exc_info = (type(error), error, None) if error else None
     handler.handle(logging.LogRecord("x", logging.WARNING, "x", 1, "%s", (text,), exc_info))
     return stream.getvalue()

@@ -8,8 +8,8 @@ import pytest
 from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller as Supervisorctl
 
+from supervisor_rolling.ctl.command_hints import rewrite_commands, where_options
 from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
-from supervisor_rolling.ctl.remedies import rewrite_commands, where_options
 from supervisor_rolling.ctl.supervisorctl_shell import completions
 from supervisor_rolling.ctl.usage import COMMANDS, UsageError, help_text, parse
 

@@ -15,7 +15,7 @@ from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity, error_if
 from supervisor_rolling.core.text import listed
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS_PER_PROCESS = 1.0
 """What a process takes in a rollout with min_ready_seconds: 0, about."""
 
 
@@ -184,7 +184,7 @@ def _unavailable(group: GroupInNginx, policy: Policy, limit: int) -> Iterator[Fi
     seconds, upstream, server = group.slowest
     if upstream is None or server is None or seconds <= policy.min_ready_seconds:
         return
-    unavailable = limit * (1 + math.ceil(seconds / max(policy.min_ready_seconds, LEAST_SECONDS)))
+    unavailable = limit * (1 + math.ceil(seconds / max(policy.min_ready_seconds, MIN_SECONDS_PER_PROCESS)))
     yield Finding(
         "nginx.max_fails",
         server.where,

@@ -57,7 +57,7 @@ class InvalidError(Exception):
     """A value is invalid; the document has the problem."""
 
 
-Path = tuple[Union[str, int], ...]
+KeyPath = tuple[Union[str, int], ...]
 """Where a value stands: the keys as they are written, and the places in lists."""
 
 
@@ -65,7 +65,7 @@ class Problem(NamedTuple):
     """A mistake in the file; ``text`` is the whole message."""
 
     line: int
-    path: Path
+    path: KeyPath
     text: str
 
 
@@ -77,7 +77,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     values_left: int = MAX_VALUES
 
-    def wrong(self, line: int, path: Path, what: str, fix: str = "") -> InvalidError:
+    def wrong(self, line: int, path: KeyPath, what: str, fix: str = "") -> InvalidError:
         """Add a problem. Returns the error, for a reader that cannot go on to raise."""
         text = f"{self.file}:{line}: {_written(path) or 'the file'}: {what}{fix and f'. Fix: {fix}'}"
         self.problems.append(Problem(line, path, text))
@@ -99,7 +99,7 @@ class Entry:
     node: yaml.Node
     key_line: int  # the line of its key
     name: str = ""  # its key as it is written
-    path: Path = ()
+    path: KeyPath = ()
 
     @property
     def line(self) -> int:
@@ -275,7 +275,7 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _written(path: Path) -> str:
+def _written(path: KeyPath) -> str:
     """A path for a message: ``groups.app.warmup.requests[0].path``."""
     parts = [
         f"[{part}]"

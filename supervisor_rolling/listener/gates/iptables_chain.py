@@ -32,7 +32,7 @@ from supervisor_rolling.listener.gates import iptables_rules
 from supervisor_rolling.listener.gates.iptables_rules import Family, Pattern
 from supervisor_rolling.listener.system.rule_names import clean_comment
 
-PROBE = "SUPERVISOR-ROLLING-CHECK"
+PROBE_CHAIN = "SUPERVISOR-ROLLING-CHECK"
 """The chain in which ``probe`` tries a rule; one name for all: the next probe removes what a killed one left."""
 
 
@@ -131,13 +131,13 @@ class OwnChain:
         with translated(self.where):
             try:
                 table = self._fresh()
-                self._fill(table, PROBE, [self._rule(iptables_rules.REDIRECT_PORT, 0, "a test")])
+                self._fill(table, PROBE_CHAIN, [self._rule(iptables_rules.REDIRECT_PORT, 0, "a test")])
                 table.commit()
             finally:
                 table = self._fresh()
-                if table.is_chain(PROBE):
-                    table.flush_entries(PROBE)
-                    table.delete_chain(PROBE)
+                if table.is_chain(PROBE_CHAIN):
+                    table.flush_entries(PROBE_CHAIN)
+                    table.delete_chain(PROBE_CHAIN)
                     table.commit()
 
     # --- the copy of the table

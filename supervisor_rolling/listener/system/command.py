@@ -25,7 +25,7 @@ log = logging.getLogger("supervisor_rolling")
 
 POLL = 0.05  # seconds between two checks whether a command is still needed
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-ENDED_WITHIN = GRACE + 1.0  # seconds until a command that was dropped has ended
+END_TIMEOUT = GRACE + 1.0  # seconds until a command that was dropped has ended
 MAX_LINE = 300  # characters of a line that are logged
 CHUNK = 65536
 

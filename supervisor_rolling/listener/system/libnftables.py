@@ -27,7 +27,7 @@ _OUTPUT_JSON = 1 << 4
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NLMSG_ERROR = 2
 _GET_GENERATION = struct.pack("=IHHII4x", 20, 10 << 8 | 16, 1, 0, 0)  # NFT_MSG_GETGEN, linux/netfilter/nf_tables.h
-_ANSWERS_WITHIN = 1.0  # seconds; the kernel answers at once
+_ANSWER_TIMEOUT = 1.0  # seconds; the kernel answers at once
 
 _NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root, or give it CAP_NET_ADMIN"
 _NO_KERNEL = "this kernel has no nftables. Fix: modprobe nf_tables"
@@ -130,7 +130,7 @@ def _require_rights() -> None:
     ends the whole process where it gets no socket, and writes to stderr where it has no rights."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
-            netlink.settimeout(_ANSWERS_WITHIN)
+            netlink.settimeout(_ANSWER_TIMEOUT)
             netlink.send(_GET_GENERATION)
             answer = netlink.recv(4096)
     except OSError as error:
