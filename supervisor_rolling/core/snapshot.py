@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Known:
+class SnapshotQuery:
     """What the listener has of supervisord's memory already, and what it wants besides."""
 
     rollouts: Mapping[str, int] = field(default_factory=dict)  # the version of each group's rollout

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(__version__)
         return 0
-    options = Options()
+    options = ProgramOptions()
     try:
         options.realize(words, doc=_overview(), progname=PROGRAM)
         if not options.serverurl.startswith(SCHEMES):
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(controller.exitstatus)
 
 
-class Options(ClientOptions):
+class ProgramOptions(ClientOptions):
     """supervisorctl's options, without its plugins."""
 
     def usage(self, msg: object) -> NoReturn:

@@ -121,7 +121,7 @@ def assemble(given: Adapters) -> Reconciler:
 
 def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None:
     try:
-        gatekeeper.prove(load_config().gate)
+        gatekeeper.verify(load_config().gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)
     except ConfigError as error:  # what is guarded by a policy that supervisord still has stays guarded

@@ -268,7 +268,7 @@ class SparePorts(Protocol):
         """The ports to be closed now."""
         ...
 
-    def settle(self, closed: Collection[Endpoint], problem: str) -> None:
+    def report_held(self, closed: Collection[Endpoint], problem: str) -> None:
         """What came of holding the ports that were ``wanted`` last: those that are closed, and what went wrong."""
         ...
 

@@ -70,7 +70,7 @@ class ProbedPorts:
         self._lock = threading.Lock()
         self._probed: list[_SparePort] = []
         self._ended: list[_SparePort] = []
-        self._settling: tuple[list[_SparePort], list[_SparePort]] = ([], [])  # as the last ``wanted`` found both
+        self._reported: tuple[list[_SparePort], list[_SparePort]] = ([], [])  # as the last ``wanted`` found both
 
     @property
     def is_pending(self) -> bool:
@@ -80,13 +80,13 @@ class ProbedPorts:
     def wanted(self) -> list[Endpoint]:
         """See ``SparePorts.wanted``."""
         with self._lock:
-            self._settling = (list(self._probed), list(self._ended))
-        return [one.port for one in self._settling[0]]
+            self._reported = (list(self._probed), list(self._ended))
+        return [one.port for one in self._reported[0]]
 
-    def settle(self, closed: Collection[Endpoint], problem: str) -> None:
-        """See ``SparePorts.settle``."""
-        probed, ended = self._settling
-        self._settling = ([], [])
+    def report_held(self, closed: Collection[Endpoint], problem: str) -> None:
+        """See ``SparePorts.report_held``."""
+        probed, ended = self._reported
+        self._reported = ([], [])
         for one in probed:
             if not one.is_closed.is_set():
                 one.problem = (

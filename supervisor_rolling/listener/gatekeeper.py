@@ -68,7 +68,7 @@ class Gatekeeper:
         """How a warm-up passes the gate in force; empty where there is none yet."""
         return self._policy.bypass if self._policy else ""
 
-    def prove(self, policy: GatePolicy) -> None:
+    def verify(self, policy: GatePolicy) -> None:
         """Hold with a gate of this policy from now on, and prove that it can work. Raises GateError where it cannot;
         then the one before it holds on."""
         gate = self._gate_of(policy)
@@ -106,7 +106,7 @@ class Gatekeeper:
         spare = self._spare_ports.wanted()
         found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE_COMMENT)}, drained)
         if not self.is_busy:
-            self._spare_ports.settle(found, problem)
+            self._spare_ports.report_held(found, problem)
         if spare:
             found = {port: since for port, since in found.items() if port in closed}
         opened = [one for one, since in found.items() if since > self.closed_since.get(one, since)]

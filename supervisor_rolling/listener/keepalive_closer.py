@@ -23,7 +23,7 @@ from typing import Any
 
 from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import GateError, GatePermissionError
-from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
+from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableAnswerError, leases, removal
 from supervisor_rolling.listener.system.rule_names import mark_of
 from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
 
@@ -122,7 +122,7 @@ class StatusLineRewriter:
             found = self._nft().run(f"list table inet {self._table}")
         except AbsentError:
             return {}
-        except UnreadableError:
+        except UnreadableAnswerError:
             found = []
         sets = {one["set"]["name"]: one["set"] for one in found if "set" in one}
         is_dormant = any(one["table"].get("flags") for one in found if "table" in one)

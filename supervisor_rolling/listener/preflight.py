@@ -232,9 +232,11 @@ class Preflight:
         processes_ = subject.observed.processes
         up = [m for m in rollout.members if m.ports and is_up(m, processes_) and not gate.closed & set(m.endpoints)]
         bypass = rollout.gate.bypass
-        heard = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
+        listening_at = {m.name: listening.listeners(m.ports[0]) for m in up}  # a process is warmed by the first
         targets = {
-            m.name: (self._probes.warmup_address(heard[m.name], bypass), m.ports[0]) for m in up if heard[m.name]
+            m.name: (self._probes.warmup_address(listening_at[m.name], bypass), m.ports[0])
+            for m in up
+            if listening_at[m.name]
         }
         reached = {target: name for name, target in targets.items() if target[0]}
         if rollout.gate.method == "redirect" and tracked is not None and not tracked.count:
@@ -246,7 +248,7 @@ class Preflight:
                 yield _unreached(f"{rollout.group}:{reached[address, port]}", bypass, f"{address} port {port}", why)
         for name, (address, port) in targets.items():
             if not address:
-                yield _of_ipv6_alone(f"{rollout.group}:{name}", port, heard[name])
+                yield _of_ipv6_alone(f"{rollout.group}:{name}", port, listening_at[name])
 
     def _probed(self, addresses: Collection[str], bypass: str) -> Iterator[Finding]:
         """On a spare port at these addresses."""

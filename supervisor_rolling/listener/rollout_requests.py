@@ -63,7 +63,7 @@ class _Waiting:
     """A request that is being worked on."""
 
     since: float
-    is_proved: bool = False  # the gate of its policy works
+    is_verified: bool = False  # the gate of its policy works
     findings: tuple[Finding, ...] = ()  # of the gate, where it does not
 
 
@@ -136,7 +136,7 @@ class RolloutRequests:
             return False
         if draft.problem:
             raise draft.problem
-        self._prove(waiting, draft.config.gate)
+        self._verify(waiting, draft.config.gate)
         rollout = rollout_for(request, draft, group)
         for objection in objections(rollout, group.observed.processes, self._gatekeeper.closes):
             raise objection
@@ -169,9 +169,9 @@ class RolloutRequests:
         if draft is None:
             return False
         try:
-            self._prove(waiting, draft.config.gate)
+            self._verify(waiting, draft.config.gate)
         except GateError as error:
-            waiting.is_proved, waiting.findings = True, (gate_finding(error),)
+            waiting.is_verified, waiting.findings = True, (gate_finding(error),)
         found = [*draft.findings, *waiting.findings]
         try:
             if draft.problem:
@@ -197,11 +197,11 @@ class RolloutRequests:
         self._supervisor.report(request.id, report)
         return True
 
-    def _prove(self, waiting: _Waiting, policy: GatePolicy) -> None:
+    def _verify(self, waiting: _Waiting, policy: GatePolicy) -> None:
         """Once for a request."""
-        if not waiting.is_proved:
-            self._gatekeeper.prove(policy)
-            waiting.is_proved = True
+        if not waiting.is_verified:
+            self._gatekeeper.verify(policy)
+            waiting.is_verified = True
 
     def _is_read(self, waiting: _Waiting, rollout: Rollout) -> bool:
         are_read = self._balancers.are_read(rollout.policy, endpoints_of(rollout), rollout.gate.backend, waiting.since)

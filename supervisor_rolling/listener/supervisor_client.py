@@ -30,7 +30,7 @@ from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Rollout
-from supervisor_rolling.core.snapshot import Known, Request, Snapshot
+from supervisor_rolling.core.snapshot import Request, Snapshot, SnapshotQuery
 from supervisor_rolling.core.text import plain, readable
 from supervisor_rolling.packing import pack, unpack
 
@@ -80,7 +80,7 @@ class XmlRpcSupervisor:
 
     def observe(self, guarded: Collection[str]) -> Snapshot:
         """See ``Supervisor.observe``."""
-        known = Known(
+        known = SnapshotQuery(
             _versions(self._rollouts),
             _versions(self._guard_states),
             self._table.number,

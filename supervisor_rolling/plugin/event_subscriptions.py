@@ -21,8 +21,10 @@ def subscribe_mailbox(supervisord: Any, mailbox: Mailbox) -> None:
     """Note in the mailbox the events of this supervisord from now on."""
     logger = supervisord.options.logger
     defects = Defects(logger)
-    subscribe(ProcessStateEvent, _contained(mailbox.times.note, defects))
-    subscribe(ProcessGroupRemovedEvent, _contained(lambda event: _removed(event.group, mailbox, logger), defects))
+    subscribe(ProcessStateEvent, _without_exceptions(mailbox.times.note, defects))
+    subscribe(
+        ProcessGroupRemovedEvent, _without_exceptions(lambda event: _removed(event.group, mailbox, logger), defects)
+    )
 
 
 def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
@@ -34,7 +36,7 @@ def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
             notify(event)
 
 
-def _contained(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
+def _without_exceptions(call: Callable[[Any], None], defects: Defects) -> Callable[[Any], None]:
     """The callback; its exceptions go to supervisord's log."""
 
     def callback(event: Any) -> None:

@@ -25,7 +25,7 @@ from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Incarnation, Process
 from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Rollout
-from supervisor_rolling.core.snapshot import Known, Request
+from supervisor_rolling.core.snapshot import Request, SnapshotQuery
 from supervisor_rolling.core.text import ascii_only, plain, readable
 from supervisor_rolling.packing import pack, unpack
 from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, incorrect, valid, valid_by
@@ -65,7 +65,7 @@ class ListenerMethods:
     def listenerObserve(self, key: Any, known: Any) -> str:
         """Return what the listener does not have yet, as JSON, packed where it is long. ``known``: a ``Known``."""
         self._update_by_listener("listenerObserve", key)
-        has = valid(Known, known, "known")
+        has = valid(SnapshotQuery, known, "known")
         now = self.clock()
         idle = now - self.mailbox.observed_at if self.mailbox.observed_at else 0.0
         self.mailbox.observed_at, self.mailbox.problem = now, readable(has.problem, "utf-8")

@@ -33,7 +33,7 @@ REMOVED_TEXT = "supervisord removed the group, or replaced it (supervisorctl upd
 
 
 @dataclass(eq=False, repr=False)
-class Asked:
+class PendingRequest:
     """A request and what became of it. The client's deferred answer holds it, too."""
 
     request: Request
@@ -91,7 +91,7 @@ class Mailbox:
         self.guard_states: Versions[GuardState] = Versions(numbers)
         self.table = Table()
         self.times = ProcessTimes()
-        self.requests: dict[int, Asked] = {}  # those without an answer
+        self.requests: dict[int, PendingRequest] = {}  # those without an answer
         self.ledger: dict[str, dict[str, tuple[Incarnation, float]]] = {}  # warm processes, and since when
         self.observed_at = 0.0  # when the listener asked last; 0.0: never
         self.problem = ""  # what the listener then said is wrong with rolling.yaml
@@ -99,9 +99,9 @@ class Mailbox:
 
     # --- requests
 
-    def ask(self, kind: str, group: str, at: float, **details: Any) -> Asked:
+    def ask(self, kind: str, group: str, at: float, **details: Any) -> PendingRequest:
         """Leave a request for the listener; ``details``: the other fields of a ``Request``."""
-        asked = Asked(Request(next(self._ids), kind, group, **details), at)
+        asked = PendingRequest(Request(next(self._ids), kind, group, **details), at)
         self.requests[asked.request.id] = asked
         return asked
 
@@ -117,7 +117,7 @@ class Mailbox:
         if asked is not None:
             vars(asked).update(state=state, **changes)
 
-    def asked(self, since: float) -> list[Asked]:
+    def asked(self, since: float) -> list[PendingRequest]:
         """The requests that wait for an answer and are not older than ``since``."""
         return [one for one in self.requests.values() if one.at >= since]
 

@@ -28,7 +28,7 @@ from supervisor_rolling.plugin.event_subscriptions import subscribe_mailbox
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.listener_health import ListenerHealth
-from supervisor_rolling.plugin.mailbox import RESUMABLE, Asked, Mailbox
+from supervisor_rolling.plugin.mailbox import RESUMABLE, Mailbox, PendingRequest
 from supervisor_rolling.plugin.supervisor_settings import settings_of
 from supervisor_rolling.plugin.views import ProcessViews, holder_text, packed, struct
 from supervisor_rolling.plugin.wakeup import install as install_wakeup
@@ -299,7 +299,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         observe.rpcinterface = self  # type: ignore[attr-defined]
         return observe
 
-    def _outcome(self, asked: Asked, wait: bool, end: Callable[[int], Any]) -> Any:
+    def _outcome(self, asked: PendingRequest, wait: bool, end: Callable[[int], Any]) -> Any:
         group = asked.request.group
         if asked.state == "asked":
             return self._not_yet(asked)
@@ -318,7 +318,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             return struct(report_view(answer))
         return [struct(view) for view in answer] if kind == "history" else answer
 
-    def _not_yet(self, asked: Asked) -> Any:
+    def _not_yet(self, asked: PendingRequest) -> Any:
         if self.clock() - asked.at < ANSWER_TIMEOUT and not self._listener.has_given_up():
             return NOT_DONE_YET
         self.mailbox.answer(asked.request.id, "abandoned")  # a rollout must not start when no client expects it

@@ -34,7 +34,10 @@ class Terminal(io.StringIO):
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """The exit status of the program, and what it says."""
-    program.Options.stdout, program.Options.stderr = sys.stdout, sys.stderr  # supervisor has those of its import
+    program.ProgramOptions.stdout, program.ProgramOptions.stderr = (
+        sys.stdout,
+        sys.stderr,
+    )  # supervisor has those of its import
     status = program.main(words)
     found = capsys.readouterr()
     return status, found.out + found.err
@@ -93,7 +96,7 @@ def test_error_is_wrapped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, screen)
-        monkeypatch.setattr(program.Options, stream, screen)
+        monkeypatch.setattr(program.ProgramOptions, stream, screen)
     assert program.main(words) == 2
     text = screen.getvalue()
     assert text.startswith("\x1b[31mERROR:\x1b[0m ")

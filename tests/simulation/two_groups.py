@@ -24,7 +24,7 @@ from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.assembly import assemble
 from supervisor_rolling.listener.reconciler import Reconciler
-from supervisor_rolling.plugin.mailbox import Asked
+from supervisor_rolling.plugin.mailbox import PendingRequest
 from tests.simulation.clients import STEP
 from tests.simulation.kernel import FakeDeathWatch
 from tests.simulation.world import World, fast_policy
@@ -96,7 +96,7 @@ class TwoGroups:
         for world in self.worlds.values():
             world.pass_time(seconds)
 
-    def ask(self, group: str, kind: str = "restart") -> Asked:
+    def ask(self, group: str, kind: str = "restart") -> PendingRequest:
         """A request for a group; time passes for both."""
         request = self.worlds[group].ask(kind)
         for world in self.worlds.values():

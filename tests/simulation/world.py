@@ -35,7 +35,7 @@ from supervisor_rolling.listener.gate_probe import ProbedPorts
 from supervisor_rolling.listener.history_file import FileHistory
 from supervisor_rolling.listener.prometheus import PrometheusMetrics
 from supervisor_rolling.listener.reconciler import Reconciler
-from supervisor_rolling.plugin.mailbox import Asked, Mailbox
+from supervisor_rolling.plugin.mailbox import Mailbox, PendingRequest
 from tests.simulation.clients import (
     STEP,
     FakeBalancers,
@@ -240,7 +240,7 @@ class World:
 
     # --- the operator's side
 
-    def ask(self, kind: str = "restart", **details: Any) -> Asked:
+    def ask(self, kind: str = "restart", **details: Any) -> PendingRequest:
         self.pass_time(max(1.5, min(self.connection_takes, 2.0)))  # users are there before anybody asks
         return self.mailbox.ask(kind, self.group, self.now, **details)
 

@@ -35,7 +35,7 @@ from supervisor_rolling.core.policy import (
 from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.public_view import RolloutView
 from supervisor_rolling.core.rollout import Interruption, Level, Member, Rollout, Stage, Status, Step, Timing
-from supervisor_rolling.core.snapshot import Known, Request
+from supervisor_rolling.core.snapshot import Request, SnapshotQuery
 
 names = st.text(max_size=8)
 seconds = st.floats(0, 1e9, allow_nan=False)
@@ -263,7 +263,7 @@ def test_missing_key_takes_the_default_and_unknown_is_ignored() -> None:
     assert load(Member, data) == Member("web_1", (tcp(8001),))
 
 
-@pytest.mark.parametrize("kind", [Rollout, GuardState, Report, Nginx, RolloutView, Known, Request])
+@pytest.mark.parametrize("kind", [Rollout, GuardState, Report, Nginx, RolloutView, SnapshotQuery, Request])
 def test_codec_reads_every_type_that_travels(kind: Any) -> None:
     with pytest.raises(ValueError, match="is not an object"):
         load(kind, 3)

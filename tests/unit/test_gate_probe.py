@@ -33,7 +33,7 @@ def make_keeper() -> Iterator[Callable[..., Gatekeeper]]:
 
     def make_keeper(**policy: str) -> Gatekeeper:
         keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
-        keeper.prove(GatePolicy(**policy))  # type: ignore[arg-type]
+        keeper.verify(GatePolicy(**policy))  # type: ignore[arg-type]
         keeper.hold({})
         made.append(keeper)
         return keeper
@@ -108,7 +108,7 @@ def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeep
 
 def test_gate_that_stays_closed_is_found() -> None:
     keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
-    keeper.prove(GatePolicy("iptables"))
+    keeper.verify(GatePolicy("iptables"))
     keeper.hold({})
 
     def stuck(endpoint: Endpoint, look: Look) -> tuple[ConnectResults, ConnectResults]:

@@ -61,10 +61,10 @@ def test_only_a_counting_gate_reports_what_is_left() -> None:
     gates = {"iptables": Gate(), "haproxy": CountingGate()}
     keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
     assert keeper.in_flight(POOL) is None, "there is no gate yet"
-    keeper.prove(GatePolicy("iptables"))
+    keeper.verify(GatePolicy("iptables"))
     assert keeper.in_flight(POOL) is None
     assert keeper.bypassed(POOL) == frozenset()
-    keeper.prove(GatePolicy("haproxy"))
+    keeper.verify(GatePolicy("haproxy"))
     assert keeper.in_flight(POOL) == {tcp(8000): 7}
     assert keeper.bypassed(POOL) == {tcp(8000)}
 
@@ -72,7 +72,7 @@ def test_only_a_counting_gate_reports_what_is_left() -> None:
 def test_failed_counting_gate_leaves_all_kernel_connections() -> None:
     gate = CountingGate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
-    keeper.prove(GatePolicy())
+    keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     gate.problem = "HAProxy does not run"
     assert keeper.in_flight(POOL) == {tcp(8000): 2}
@@ -91,7 +91,7 @@ def test_new_gate_elsewhere_releases_the_first() -> None:
 def test_restored_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
-    keeper.prove(GatePolicy())
+    keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     keeper.renew()
     assert caplog.messages == [], "it is the first time, and nothing has changed"
@@ -107,7 +107,7 @@ def test_restored_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_deliberately_opened_port_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
-    keeper.prove(GatePolicy())
+    keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     keeper.hold({tcp(8000): "app"})
     gate.since[tcp(8001)] = 9.0
@@ -118,12 +118,12 @@ def test_deliberately_opened_port_is_not_logged(caplog: pytest.LogCaptureFixture
 def test_new_gate_forgets_since_when_ports_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     gates = iter([Gate(), Gate()])
     keeper = Gatekeeper(lambda policy: next(gates), ProbedPorts(lambda: None))
-    keeper.prove(GatePolicy())
+    keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     second = Gate()
     second.since = {tcp(8000): 9.0, tcp(8001): 9.0}
     gates = iter([second])
-    keeper.prove(GatePolicy(lease=60))
+    keeper.verify(GatePolicy(lease=60))
     assert caplog.messages == []
 
 
@@ -185,7 +185,7 @@ def keeper(good: Gate, bad: FailingGate) -> Gatekeeper:
 
 def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate, bad: FailingGate) -> None:
     with pytest.raises(GateError, match="no such socket"):
-        keeper.prove(GatePolicy("haproxy"))
+        keeper.verify(GatePolicy("haproxy"))
     for _ in range(2):
         keeper.hold_by(GatePolicy("haproxy"), {tcp(8000): "app"})
         assert (good.held, keeper.closed_since, keeper.problem) == ([tcp(8000)], {tcp(8000): 1.0}, "no such socket")
@@ -199,7 +199,7 @@ def test_a_policy_that_cannot_work_opens_nothing(keeper: Gatekeeper, good: Gate,
 def test_policy_closing_only_some_ports_is_not_used(keeper: Gatekeeper, good: Gate, bad: FailingGate) -> None:
     bad.problem, bad.lacks = "", [tcp(8001)]
     with pytest.raises(GateError, match="no server has"):
-        keeper.prove(GatePolicy("haproxy"))
+        keeper.verify(GatePolicy("haproxy"))
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     assert good.held == [tcp(8000), tcp(8001)]
     assert bad.held == [], "what it closed is opened: the first holds it"

@@ -51,7 +51,7 @@ def test_truncated_answer_is_an_unreadable_error(nft: Nftables, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(nft, "_library", BreaksOff(nft._library))
-        with pytest.raises(libnftables.UnreadableError, match="cannot read the library"):
+        with pytest.raises(libnftables.UnreadableAnswerError, match="cannot read the library"):
             nft.run("list tables")
 
 

@@ -34,7 +34,7 @@ from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port
 from supervisor_rolling.core.errors import PartlyClosedError
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Severity
-from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, Traffic
+from supervisor_rolling.listener.gates.haproxy_api import DRAIN, MAINT, RuntimeApi, Server, ServerLoad
 from supervisor_rolling.listener.gates.state_file import StateFile
 from supervisor_rolling.listener.system.own_addresses import is_own
 
@@ -120,11 +120,11 @@ class HaproxyGate:
         traffic = by_endpoint(self._traffic(by_port(found)))
         return frozenset(e for e, one in traffic.items() if len(found[e].peers) > one.in_flight + one.idle)
 
-    def _traffic(self, ports: Collection[int]) -> dict[int, Traffic]:
+    def _traffic(self, ports: Collection[int]) -> dict[int, ServerLoad]:
         """What the servers of each port have to do, together."""
         by_name = self._api.traffic()
         found = {port: [by_name[s.name] for s in self._servers.get(port, ()) if s.name in by_name] for port in ports}
-        return {port: Traffic(*map(sum, zip(Traffic(), *those))) for port, those in found.items()}
+        return {port: ServerLoad(*map(sum, zip(ServerLoad(), *those))) for port, those in found.items()}
 
     def _is_drain_over(self, port: int, in_flight: int, ever: int, now: float) -> bool:
         """Whether to put a port from drain into maintenance; ``ever``: its requests since HAProxy started."""

@@ -44,7 +44,7 @@ class Server:
     is_up: bool = True  # HAProxy's checks have not found it dead
 
 
-class Traffic(NamedTuple):
+class ServerLoad(NamedTuple):
     """What one server has to do, or several together."""
 
     in_flight: int = 0  # requests that it has or that wait for it
@@ -78,10 +78,10 @@ class RuntimeApi:
         table = text.strip().splitlines()[1:]  # the first line is the format's version
         return [_server(row) for row in _rows(table, " ") if row.get("srv_name")]
 
-    def traffic(self) -> dict[str, Traffic]:
+    def traffic(self) -> dict[str, ServerLoad]:
         """What each server of the backend has to do, by name."""
         return {
-            row["svname"]: Traffic(
+            row["svname"]: ServerLoad(
                 _number(row, "scur") + _number(row, "qcur"), _number(row, "srv_icur"), _number(row, "stot")
             )
             for row in self._statistics("4")

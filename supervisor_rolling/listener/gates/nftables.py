@@ -49,7 +49,7 @@ from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port
 from supervisor_rolling.core.errors import GateError, GatePermissionError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableError, leases, removal
+from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableAnswerError, leases, removal
 from supervisor_rolling.listener.system.rule_names import clean_comment, mark_of
 
 _CHAIN = {"name": "input", "type": "filter", "hook": "input", "prio": -10, "policy": "accept"}
@@ -123,7 +123,7 @@ class NftablesGate:
             return _found(self._nft.run(f"list table inet {self._table}"))
         except AbsentError:
             return TableListing()
-        except UnreadableError:  # then it is not as we made it
+        except UnreadableAnswerError:  # then it is not as we made it
             return TableListing(exists=True)
 
     def _note(self, found: TableListing) -> None:

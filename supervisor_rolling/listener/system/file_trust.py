@@ -27,7 +27,7 @@ FIRST_LINE = 256
 
 
 @dataclass(frozen=True)
-class Problem:
+class TrustProblem:
     """``path``: what another user can write, or owns; ``fix``: a command for a shell."""
 
     path: str
@@ -38,7 +38,7 @@ class Problem:
         return f"{self.path}: {self.text}. Fix: {self.fix}"
 
 
-def of_file(path: str) -> list[Problem]:
+def of_file(path: str) -> list[TrustProblem]:
     """What lets another user change the file that a path leads to; nothing where it leads to none."""
     if os.geteuid() != 0:
         return []
@@ -48,10 +48,10 @@ def of_file(path: str) -> list[Problem]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        return [Problem(path, f"cannot be checked: {error.strerror}", "use a path that root can follow")]
+        return [TrustProblem(path, f"cannot be checked: {error.strerror}", "use a path that root can follow")]
 
 
-def of_opened(path: str, info: os.stat_result) -> list[Problem]:
+def of_opened(path: str, info: os.stat_result) -> list[TrustProblem]:
     """The same of a file that is open, which has the name no more where another took its place. Raises OSError."""
     if os.geteuid() != 0:
         return []
@@ -61,7 +61,7 @@ def of_opened(path: str, info: os.stat_result) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
-def of_command(command: Sequence[str]) -> list[Problem]:
+def of_command(command: Sequence[str]) -> list[TrustProblem]:
     """What lets another user change what a command executes: its program, the interpreter of a script, and each
     argument that is the absolute path of a file, such as a script."""
     program = program_of(command)
@@ -101,17 +101,17 @@ def way_to(path: str) -> Iterator[tuple[str, os.stat_result]]:
             yield here, info
 
 
-def _of(step: str, info: os.stat_result, harm: str) -> Iterator[Problem]:
+def _of(step: str, info: os.stat_result, harm: str) -> Iterator[TrustProblem]:
     """The problems of a file, or of a step on the way to one."""
     is_directory, name = stat.S_ISDIR(info.st_mode), shlex.quote(step)
     if info.st_uid != 0:
         link = "-h " if stat.S_ISLNK(info.st_mode) else ""
-        yield Problem(step, f"belongs to the user {info.st_uid}: {harm}", f"chown {link}root {name}")
+        yield TrustProblem(step, f"belongs to the user {info.st_uid}: {harm}", f"chown {link}root {name}")
     # As /tmp: only its owner can replace a file in it, and the owner is checked.
     is_fenced = is_directory and info.st_mode & stat.S_ISVTX
     if info.st_mode & BY_OTHERS and not is_fenced and not stat.S_ISLNK(info.st_mode):
         mode = stat.S_IMODE(info.st_mode)
-        yield Problem(step, f"other users may write it (mode {mode:04o}): {harm}", f"chmod go-w {name}")
+        yield TrustProblem(step, f"other users may write it (mode {mode:04o}): {harm}", f"chmod go-w {name}")
 
 
 def _executed(program: str, depth: int = 0) -> Iterator[str]:

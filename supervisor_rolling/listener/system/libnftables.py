@@ -41,7 +41,7 @@ class AbsentError(GateError):
     """A command names something that does not exist."""
 
 
-class UnreadableError(GateError):
+class UnreadableAnswerError(GateError):
     """The library's answer is no JSON: 1.0.6 breaks off in the middle of a table that is dormant."""
 
 
@@ -82,7 +82,7 @@ class Nftables:
         try:
             found = json.loads(output)["nftables"] if output.strip() else []
         except ValueError as error:
-            raise UnreadableError(f"nftables: cannot read the library's answer: {error}") from error
+            raise UnreadableAnswerError(f"nftables: cannot read the library's answer: {error}") from error
         return [one for one in found if "metainfo" not in one]
 
     def close(self) -> None:

@@ -218,11 +218,11 @@ def _attribute(body: bytes, selected: int) -> bytes:
 def _traffic(info: bytes, not_taken: int) -> Traffic:
     if len(info) < _INFO.size:  # a kernel before 4.6 has a shorter struct tcp_info
         return Traffic()
-    retransmits, sent, received, heard, times_received, times_sent = _INFO.unpack_from(info)
-    age = max(sent, received, heard)
+    retransmits, sent, received, acknowledged, times_received, times_sent = _INFO.unpack_from(info)
+    age = max(sent, received, acknowledged)
     is_stuck = not_taken > 0 and (retransmits > 0 or sent >= _STUCK_MS)
     if retransmits:
-        sent = max(sent, heard)  # a segment that is sent again and again does not arrive
+        sent = max(sent, acknowledged)  # a segment that is sent again and again does not arrive
     if times_sent and (sent <= received or not times_received):
         return Traffic(age, sent, "sent", is_stuck, not_taken > 0)
     if times_received:
