@@ -51,7 +51,7 @@ CONSTANT = (
 
 NETS = (
     "plugin.rpc:make_rolling_rpcinterface",
-    "plugin.event_subscriptions:_contained",
+    "plugin.event_subscriptions:_without_exceptions",
     "plugin.event_subscriptions:subscribe_mailbox",
     "plugin.wakeup:install",
     "plugin.wakeup:WakeUp.handle_error",
