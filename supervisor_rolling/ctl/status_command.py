@@ -22,7 +22,7 @@ NO_LISTENER_TEXT = (
     "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
     "(30 s; HAProxy has none). Fix: {fix}"
 )
-INVALID = "rolling.yaml is invalid: {problem}. Fix: see every problem with supervisorctl rolling_check {group}"
+INVALID = "rolling.yaml is invalid: {problem}. Every problem: supervisorctl rolling_check {group}"
 
 UNGUARDED = "{group} is not guarded against crashes: {why}"
 UNGUARDED_INVALID = "rolling.yaml is invalid (see above), or has guard: false for {group}, or does not have the group"

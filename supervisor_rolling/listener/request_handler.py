@@ -52,7 +52,7 @@ class RequestHandler:
             return False
         except FaultError as error:
             why = str(error)
-            log.warning("%s of %s cannot be answered: %s", request.kind, request.group, why)
+            log.warning("%s of %s cannot be answered: %s", request.kind, request.group or "all groups", why)
         except SupervisorError:
             raise
         except Exception as error:
@@ -63,14 +63,26 @@ class RequestHandler:
         return True
 
     def _answer_history(self, request: Request, snapshot: Snapshot) -> None:
-        if request.kind == "history":
-            self._supervisor.answer(request.id, self._history.summaries(request.group, request.number))
+        live = {rollout.id: rollout for _, rollout in snapshot.rollouts.values() if rollout.status is Status.RUNNING}
+        if request.kind == "history":  # of one that runs, the file has only the beginning
+            self._supervisor.answer(
+                request.id,
+                [
+                    rollout_view(live[one.id], self._clock(), Detail.SUMMARY)
+                    if one.status is Status.RUNNING and one.id in live
+                    else one
+                    for one in self._history.summaries(request.group, request.number)
+                ],
+            )
             return
         found = self._history.find(request.group, request.rollout)
-        live = {rollout.id: rollout for _, rollout in snapshot.rollouts.values() if rollout.status is Status.RUNNING}
         if found is None:
             which = " ".join(filter(None, ("rollout", request.rollout, request.group and f"of {request.group}")))
-            self._supervisor.refuse(request.id, Fault.NO_ROLLOUT_KNOWN, f"no {which} is known: see rolling_history")
+            self._supervisor.refuse(
+                request.id,
+                Fault.NO_ROLLOUT_KNOWN,
+                f"no {which} is known. Those that are: supervisorctl rolling_history",
+            )
             return
         if found.status is Status.RUNNING and found.id in live:
             found = rollout_view(live[found.id], self._clock(), Detail.COURSE)

@@ -378,7 +378,8 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             if rollout is not None and rollout.status is Status.RUNNING:
                 raise RollingFault(Fault.REFUSED, ABORTING % (group, group))
             if rollout is not None and rollout.status in RESUMABLE:
-                hint = " (the last one %s: rolling_resume continues it)" % rollout.status.value
+                how = rollout.status.value
+                hint = " (the last one %s: supervisorctl rolling_resume %s continues it)" % (how, group)
             raise RollingFault(
                 Fault.NO_ROLLOUT_KNOWN, "no rollout of %s is running: nothing %s%s" % (group, wish, hint)
             )

@@ -206,6 +206,8 @@ def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
     stack.wait_until(lambda: rolling(stack)["processes"][0]["stage"] == "ready", 30, "one is ready")
     record = json.loads(stack.ctl("rolling_report", "--json").stdout)
     assert (record["status"], record["processes"][0]["stages"][-1][0]) == ("running", "ready")
+    (listed,) = json.loads(stack.ctl("rolling_history", "--json").stdout)["rollouts"]
+    assert (listed["status"], listed["seconds"] > 0, listed["processes"]) == ("running", True, []), listed
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 

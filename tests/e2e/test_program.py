@@ -148,7 +148,7 @@ def test_url_alone_is_enough_for_a_rollout(start: Callable[..., Stack]) -> None:
     assert begun.returncode == 0, begun.stdout
     assert f"To watch it: supervisor_rolling -s {url} status app" in begun.stdout
     assert run(stack, "-s", url, "abort", "app").returncode == 0
-    hint = f"the last one aborted: supervisor_rolling -s {url} resume continues it"
+    hint = f"the last one aborted: supervisor_rolling -s {url} resume app continues it"
     stack.wait_until(lambda: hint in run(stack, "-s", url, "pause", "app").stdout, 60.0, "the rollout has ended")
 
 

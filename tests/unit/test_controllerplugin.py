@@ -741,7 +741,7 @@ def test_invalid_policy_is_the_first_line_of_status(ctl: Controller) -> None:
         ctl.run(line)
         assert ctl.printed.splitlines()[0] == (
             "rolling.yaml is invalid: /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). "
-            f"Fix: see every problem with supervisorctl rolling_check {group}"
+            f"Every problem: supervisorctl rolling_check {group}"
         )
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.run(f"{line} --json")
