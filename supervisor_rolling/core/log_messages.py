@@ -70,7 +70,7 @@ def _stage_text(before: Member, after: Member) -> str:
 
 
 def _warmed_text(one: Member | GuardedProcess) -> str:
-    return f"warmed {one.requests} requests {one.first_ms:g} to {one.last_ms:g} ms"
+    return f"warmed {one.requests} request{'s' * (one.requests != 1)} {one.first_ms:g} to {one.last_ms:g} ms"
 
 
 def _left_text(member: Member) -> str:
