@@ -104,16 +104,16 @@ def test_down_process_is_a_finding(state: str) -> None:
 
 def test_cold_process_is_a_finding_with_reason() -> None:
     guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, closed=True, problem="500")
-    (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="500")
+    (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="is not warm: 500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert by_rollout == by_guard
-    assert (by_rollout.code, by_rollout.text) == ("process.cold", "is not warm, and kept closed: 500")
+    assert (by_rollout.code, by_rollout.text) == ("process.cold", "is not warm: 500 (kept closed)")
 
 
 def test_open_cold_process_is_accepting_traffic() -> None:
     guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, problem="500")
     (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
-    assert (finding.code, finding.text) == ("process.cold", "is not warm, and accepting traffic: 500")
+    assert (finding.code, finding.text) == ("process.cold", "is not warm: 500 (accepting traffic)")
 
 
 def test_orphan_on_the_port_is_an_error() -> None:

@@ -110,11 +110,12 @@ def _down(group: str, member: Member, observed: Observation, listening: Listenin
         )
     elif member.stage is Stage.FAILED or (guarded and guarded.stage is Stage.FAILED):
         port = "accepting traffic" if guarded and not guarded.closed else "kept closed"
+        why = member.why or f"is not warm: {guarded.problem if guarded else ''}"
         yield Finding(
             "process.cold",
             where,
-            f"is not warm, and {port}: {member.why or (guarded.problem if guarded else '')}",
-            "deploy a version that becomes warm and start a rollout: it replaces this process first",
+            f"{why} ({port})",
+            f"deploy a version that becomes warm: supervisorctl rolling_restart {group} replaces this process first",
         )
 
 
