@@ -18,6 +18,12 @@ from supervisor_rolling.core.timeline import active, interrupted_for
 
 LOST_TEXT = "supervisord ended during the rollout"
 
+UNIX_SOCKET = "unix socket"
+"""What supervisord has for the address of a client on this host."""
+
+MAX_HISTORY = 500
+"""Rollouts in one answer of ``getHistory``."""
+
 DIGITS = 3
 """Decimal places of a second."""
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.core.public_view import UNIX_SOCKET
 from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.quantities import duration_text
@@ -16,7 +17,6 @@ from supervisor_rolling.ctl.usage import group_of, name_of
 
 DEFAULT_NUMBER = 20
 COLUMNS = ("ROLLOUT", "GROUP", "STARTED", "STATUS", "REPLACED", "TOOK", "BY", "WHY")
-UNIX = "unix socket"  # supervisord's name for a client on this host
 
 
 def history(session: Session, options: argparse.Namespace) -> int:
@@ -60,6 +60,6 @@ def by_text(rollout: Mapping[str, Any]) -> str:
     parts = [said or user or "-"]
     if said and user and user != said.partition("@")[0]:
         parts.append(f"as {user}")
-    if client and client != UNIX:
+    if client and client != UNIX_SOCKET:
         parts.append(f"from {client}")
     return " ".join(parts)

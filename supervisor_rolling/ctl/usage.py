@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from supervisor_rolling.core.public_view import MAX_HISTORY
 from supervisor_rolling.core.share import parse_share
 
 PREFIX = "rolling_"
 """Of every command in supervisorctl."""
-
-MAX_ROLLOUTS = 500
-"""In one answer of ``rolling_history``."""
 
 HELP_COLUMN = 30
 """Where the text of an option begins; no line of help is longer than 80 columns."""
@@ -53,8 +51,8 @@ def _share(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text[:4]) <= MAX_ROLLOUTS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_ROLLOUTS}")
+    if not text.isdigit() or not 0 < int(text[:4]) <= MAX_HISTORY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_HISTORY}")
     return int(text)
 
 

@@ -45,12 +45,11 @@ class Applier:
             self._gatekeeper.hold_by(policy, closed, frozenset(closed).difference(finishing))
 
     def hold_pools(self, groups: Mapping[str, Group]) -> None:
-        """Close nginx's pools to what drains behind its gate, until it is replaced."""
-        self._pools.hold(self._leaving(groups), self._gatekeeper.closed_since)
-
-    def hold_flags(self, groups: Mapping[str, Group]) -> None:
-        """Raise the drain flags of the processes that drain; the middlewares read them."""
-        self._flags.hold([(rollout.group, m.name) for rollout, m in self._leaving(groups) if is_for_pools(rollout)])
+        """Empty the keep-alive pools of what drains behind its gate, until it is replaced: close nginx's, and raise the
+        drain flags that the middlewares read."""
+        leaving = self._leaving(groups)
+        self._pools.hold(leaving, self._gatekeeper.closed_since)
+        self._flags.hold([(rollout.group, member.name) for rollout, member in leaving if is_for_pools(rollout)])
 
     def renew(self) -> None:
         """Hold what was held: close again what is found open."""

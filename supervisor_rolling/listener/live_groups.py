@@ -50,23 +50,16 @@ class LiveGroups:
         self.by_name = self._without_dead(groups, groups)
         self._applier.hold_gates(self.by_name)
         self._applier.hold_pools(self.by_name)
-        self._applier.hold_flags(self.by_name)
 
     def keep_closed(self) -> None:
         """A reconcile was left: what is closed stays closed, and deaths are not lost."""
-        try:
-            self._applier.renew()
-            self.on_deaths()
-            self._applier.hold_pools(self.by_name)
-        except Exception:
-            log.exception("a bug in supervisor_rolling; closed ports stay closed until their lease expires")
+        self.check_gate()
+        self.on_deaths()
+        _attempt(lambda: self._applier.hold_pools(self.by_name))
 
     def check_gate(self) -> None:
         """Close again what is to be closed and is found open."""
-        try:
-            self._applier.renew()
-        except Exception:
-            log.exception("a bug in supervisor_rolling; closed ports stay closed until their lease expires")
+        _attempt(self._applier.renew)
 
     def gate_interval(self) -> float:
         """Seconds until ``check_gate`` is due."""
@@ -107,14 +100,14 @@ class LiveGroups:
 
     def _close(self, groups: Mapping[str, Group]) -> bool:
         """Close what follows from these groups. Whether a reconcile is due at once. An error is logged and left to the
-        next reconcile: a listener that ends opens all gates."""
+        next reconcile."""
         try:
             old, new = self.by_name, self._without_dead(groups, self.by_name)
             self.by_name = new
             if any(new[name] is not old[name] for name in new):
                 self._applier.hold_gates(new)
             return any(self._is_news(name, old[name], new[name]) for name in new)
-        except Exception:
+        except Exception:  # a listener that ends opens all gates
             log.exception("a bug in supervisor_rolling; the next reconcile observes everything again")
             return True
 
@@ -138,3 +131,10 @@ class LiveGroups:
         before, after, now = old.observed.processes, new.observed.processes, self._clock()
         changed = [name for name in after if after[name] is not before.get(name)]
         return any(not self._flaps.has(f"{group}:{name}", now) for name in changed)
+
+
+def _attempt(hold: Callable[[], None]) -> None:
+    try:
+        hold()
+    except Exception:  # a listener that ends opens all gates
+        log.exception("a bug in supervisor_rolling; closed ports stay closed until their lease expires")

@@ -15,6 +15,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+from supervisor_rolling.core.public_view import UNIX_SOCKET
 from supervisor_rolling.core.text import plain
 
 HANDLER, REQUEST = "continue_request", "request"
@@ -22,8 +23,6 @@ HANDLER, REQUEST = "continue_request", "request"
 
 MAX_FRAMES = 50  # a method is a few calls below its handler
 MAX_NAME = 64  # characters
-
-UNIX = "unix socket"
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -60,4 +59,4 @@ def _user(request: Any) -> str:
 
 
 def _client(channel: Any) -> str:
-    return UNIX if channel.socket.family == socket.AF_UNIX else plain(channel.addr[0])[:MAX_NAME]
+    return UNIX_SOCKET if channel.socket.family == socket.AF_UNIX else plain(channel.addr[0])[:MAX_NAME]

@@ -19,7 +19,7 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.xmlrpc import RPCError
 
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.public_view import Detail, report_view, rollout_view
+from supervisor_rolling.core.public_view import MAX_HISTORY, Detail, report_view, rollout_view
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, group_of, incorrect, options_of, processes_of, valid
@@ -44,9 +44,6 @@ than a restart of the listener, or of everything, takes."""
 
 MAX_PROBLEM = 1000
 """Characters of what is wrong with rolling.yaml."""
-
-MAX_ROLLOUTS = 500
-"""Of the history, in one answer."""
 
 BUSY = "a rollout of %s is already running: %s. Fix: wait until it has ended: supervisorctl rolling_status %s"
 ABORTING = "%s: the rollout is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
@@ -249,7 +246,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         @return array rollouts  An array of structs, see getRollout, without processes; status may also be lost
         """
         self._update("getHistory")
-        number = max(1, min(valid(int, number, "number"), MAX_ROLLOUTS))
+        number = max(1, min(valid(int, number, "number"), MAX_HISTORY))
         group = group_of(self.supervisord, group) if group != "" else ""
         self._listener.check()
         return self._ask("history", group, False, number=number)
