@@ -48,11 +48,17 @@ def kill(stack: Stack, number: int) -> int:
     return pid
 
 
+def unavailable(stack: Stack) -> int:
+    """How many processes of the group are not warm or not open."""
+    return sum(not process["warm"] or process["gate"] != "open" for process in standing(stack).values())
+
+
 def test_crashed_processes_get_no_request_until_warm(start: Callable[..., Stack]):
     stack, chance = start(), random.Random(7)
     with Load(Plan(stack.url, rate=50.0, posts=0.0), stack.directory / "load.jsonl") as load:
         for _ in range(8):
             load.wait_more(chance.randint(75, 125))
+            stack.wait_until(lambda: unavailable(stack) < 2, 30.0, "the guard may close another (max_closed)")
             kill(stack, chance.randrange(4))
         wait_open(stack)
     report = load.report()
