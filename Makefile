@@ -17,14 +17,16 @@ TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell comman
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
+PROSE = docs README.rst CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
-.PHONY: help demo test soak matrix faults pools middleware endurance lint check bench clean packages
+.PHONY: help demo test soak matrix faults pools middleware endurance lint docs check bench clean packages
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo       a rolling restart under load, in about a minute'
-	@echo 'make lint       ruff and mypy'
+	@echo 'make lint       ruff, mypy, and the documentation'
+	@echo 'make docs       the documentation, in build/docs/html/index.html'
 	@echo 'make test       all tests but the long ones; ARGS="-k name" for some'
 	@echo 'make check      lint and test'
 	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
@@ -51,11 +53,15 @@ soak: .venv/has-demo,test $(NODE_CLIENT)
 matrix: packages $(NODE_CLIENT)
 	@$(PYTHON3) -m tests.support.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
 
-lint: .venv/has-demo,test,lint
+lint: .venv/has-demo,test,lint docs
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy supervisor_rolling tests
 	$(PYTHON) -m mypy --strict $(STRICT)
+
+docs: .venv/has-docs
+	$(PYTHON) -m sphinxlint $(PROSE)
+	$(PYTHON) -m sphinx -q -W --keep-going -n docs build/docs/html
 
 check: lint test
 
