@@ -17,7 +17,7 @@ TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell comman
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
-PROSE = docs README.rst CHANGES.rst $(wildcard supervisor_rolling/help)
+PROSE = docs CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
 .PHONY: help demo test soak matrix faults pools middleware endurance lint docs check bench clean packages
