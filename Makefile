@@ -56,7 +56,7 @@ matrix: packages $(NODE_CLIENT)
 lint: .venv/has-demo,test,lint docs
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy supervisor_rolling tests
+	$(PYTHON) -m mypy supervisor_rolling tests docs/_ext/from_code
 	$(PYTHON) -m mypy --strict $(STRICT)
 
 docs: .venv/has-docs

@@ -3,12 +3,18 @@
 Nothing is fetched from the network, neither by the build nor by a reader's browser.
 """
 
+import sys
+from pathlib import Path
+
 from supervisor_rolling import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "supervisor_rolling"
 author = "the authors of supervisor_rolling"
 version = release = __version__
 
+extensions = ["from_code"]
 exclude_patterns = ["man"]
 
 html_theme = "furo"

@@ -2,6 +2,8 @@
 
 A field is a key of the file. Its name, default, type and what the type is annotated with are all that
 ``listener/config/parser.py`` needs to read and check it; fields that are ``NOT_A_KEY`` are filled in by the program.
+The reference in docs/ is made from all of this: a comment that begins with ``#:`` is what a key means, the docstring
+of a class what is said about its section, both as reStructuredText.
 """
 
 from __future__ import annotations
@@ -59,60 +61,109 @@ File = Annotated[str, "file"]  # its full path
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """How ports are closed."""
+    """How ports are closed. These keys are the same for all groups."""
 
+    #: What closes a port. ``iptables`` (legacy xtables, by python-iptables) and ``nftables`` (by libnftables1) refuse
+    #: new connections. ``auto`` takes the first of the two that works on this host. ``haproxy`` drains the server in
+    #: HAProxy instead; it needs no firewall and no root.
     backend: Annotated[str, OneOf(("auto", "iptables", "nftables", "haproxy"))] = "auto"
+    #: ``reject`` answers a new connection with a reset at once. ``redirect`` sends it to a port where nothing listens;
+    #: it is a nat rule, and works with iptables only.
     method: Annotated[str, OneOf(("reject", "redirect"))] = "reject"
-    lease: Annotated[float, Range(15, 3600)] = 30.0  # after so long without renewal the kernel opens a port by itself
-    bypass: Annotated[str, OneOf(("mark", "address"))] = "mark"  # how a warm-up passes; "none" with haproxy
-    socket: File = ""  # HAProxy's stats socket; with haproxy only, and so is the next
+    #: A closed port is a lease. The listener renews it; after so many seconds without renewal the kernel opens the port
+    #: by itself.
+    lease: Annotated[float, Range(15, 3600)] = 30.0
+    #: How a warm-up passes a closed port. ``mark``: its socket has a firewall mark. ``address``: it comes from
+    #: 127.0.0.2, and so is for IPv4 only.
+    bypass: Annotated[str, OneOf(("mark", "address"))] = "mark"  # "none" with haproxy
+    #: HAProxy's stats socket, with level admin, such as ``/run/haproxy/admin.sock``. Required with ``backend:
+    #: haproxy``, and for nothing else.
+    socket: File = ""
+    #: The backend in haproxy.cfg that has the processes as servers; they are matched by port. Required with ``backend:
+    #: haproxy``, and for nothing else.
     backend_name: Annotated[str, "HAProxy name"] = ""
 
 
 @dataclass(frozen=True)
 class DrainPolicy:
-    """How long to wait for open connections, and how the process learns that its port is closed, so that it ends those
-    that are kept open."""
+    """The port is closed to new connections; the process answers the requests that it has. Here you say how long a
+    rollout waits for them, and how the process learns that its port is closed, so that it ends the connections that are
+    kept open."""
 
+    #: Wait at most so long until no connection is left.
     timeout: Seconds = 30.0
+    #: Wait at least so long, even if no connection is left.
     min_seconds: Seconds = 0.0
+    #: What to do if connections are left at the timeout. ``continue`` restarts the process anyway. ``fail`` opens the
+    #: port again, leaves the process alone, and ends the rollout.
     on_timeout: Annotated[str, OneOf(("continue", "fail"))] = "continue"
+    #: A signal that is sent to the process when its port is closed: USR1, USR2, HUP, WINCH, URG, TTIN or TTOU. The
+    #: application then answers with ``Connection: close``. A process without a handler for the signal exits. The signal
+    #: may be sent twice, and after an abort the process continues to serve.
     signal: Annotated[str, "signal"] = ""  # its name without SIG
+    #: A request that is sent to the process when its port is closed, through the closed port: a path such as
+    #: ``/drain``, or ``{method: POST, path: /drain}``. It has the headers of the warm-up. It may be sent twice, too.
     request: Annotated[str, "drain request"] = ""  # method and path, such as GET /drain
-    # What deals with a load balancer's pool of keep-alive connections; refuse: nothing does.
+    #: What closes the keep-alive connections of a load balancer. ``refuse``: nothing does; a rollout is refused where
+    #: there are any, and stops where requests still come over them. ``application``: the application does while it
+    #: drains. ``nginx``: the kernel makes nginx close them. ``ignore``: they are cut off, and requests may be lost.
     keepalive: Annotated[str, OneOf(("refuse", "application", "nginx", "ignore"))] = "refuse"
-    idle_after: Deadline = 10.0  # with keepalive: nginx, a connection on which no byte moved for so long is idle
+    #: With ``keepalive: nginx``, a connection is idle when no byte has moved on it for so long. Choose it longer than
+    #: the application ever pauses within a response, and shorter than ``drain.timeout``.
+    idle_after: Deadline = 10.0
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How long the old process may take to stop, at least its stopwaitsecs, and then the new one to run."""
+    """supervisord stops the old process and starts the new one."""
 
+    #: How long the old process may take to stop, at least its ``stopwaitsecs``, and then again the new one to run. A
+    #: rollout also waits so long for its next restart if other processes of the group are down.
     timeout: Deadline = 60.0
-    on_kill: Annotated[str, OneOf(("fail", "continue"))] = "fail"  # where supervisord had to kill the old one
+    #: What to do if supervisord had to kill the old process because it did not stop within its ``stopwaitsecs``.
+    #: ``fail`` starts it again, warms it up, opens it, and ends the rollout. ``continue`` accepts it.
+    on_kill: Annotated[str, OneOf(("fail", "continue"))] = "fail"
 
 
 @dataclass(frozen=True)
 class WarmupRequest:
-    """One request of the warm-up list."""
+    """One request of the list. A path alone, such as ``/``, is a GET request for it."""
 
+    #: The method.
     method: Annotated[str, "method"] = "GET"
+    #: The path, with its query, such as ``/search?q=warm``.
     path: Path = "/"
+    #: Headers besides those of ``warmup.headers``.
     headers: Headers = field(default_factory=dict)
+    #: The body.
     body: str = ""
-    expect: Annotated[tuple[int, ...], "statuses"] = ()  # empty: any 2xx
+    #: The statuses that are right: one, or a list such as ``[200, 302]``. By default any 2xx is, and a redirect is
+    #: followed while it leads to the process itself.
+    expect: Annotated[tuple[int, ...], "statuses"] = ()
+    #: How often to send it.
     count: Annotated[int, Range(1, 10000)] = 1
 
 
 @dataclass(frozen=True)
 class WarmupPolicy:
-    """What a new process answers before its port is opened."""
+    """What a new process has to answer before its port is opened. Without any of these keys a process is warm as soon
+    as its port accepts connections."""
 
+    #: How long the whole warm-up may take, the boot of the application included. The wait for other warm-ups does not
+    #: count: at most two for each CPU, and two more, send requests at a time.
     timeout: Deadline = 60.0
-    ready: Path = ""  # asked until it answers 2xx; empty: until the port accepts connections
-    headers: Headers = field(default_factory=dict)  # of every request
-    requests: tuple[WarmupRequest, ...] = ()  # then these, in order
-    proxies: tuple[Annotated[str, "program"], ...] = PROXIES  # programs that may listen in place of a process
+    #: A path such as ``/health`` that is requested until it answers 2xx. Connection errors and answers of 5xx are tried
+    #: again until ``warmup.timeout``; 400, 401, 403, 404, and a redirect to elsewhere, fail after three answers.
+    #: Without this key the process is ready when its port accepts connections.
+    ready: Path = ""
+    #: Headers of each request, such as ``{Host: example.org}``.
+    headers: Headers = field(default_factory=dict)
+    #: Requests that are sent when the process is ready, in this order; see below.
+    requests: tuple[WarmupRequest, ...] = ()
+    #: Programs that may listen on the port in place of the process, by their names as ``ps -o comm`` shows them. By
+    #: default those of Docker and Podman. Otherwise a process is warm only if it, or a child of it, listens on its
+    #: port, and no other process does.
+    proxies: tuple[Annotated[str, "program"], ...] = PROXIES
 
 
 @dataclass(frozen=True)
@@ -125,35 +176,51 @@ class Share:
 
 @dataclass(frozen=True)
 class GuardPolicy:
-    """Whether new processes are kept closed until they are warm, and how many of the group at a time at most."""
+    """The crash guard keeps each new process closed until it is warm, whatever started it: a crash, a boot, a manual
+    restart. ``guard: false`` turns it off."""
 
     enabled: Annotated[bool, NOT_A_KEY] = True
+    #: At most so many processes of the group are kept closed at a time: a number, or a percentage, rounded down, at
+    #: least 1. The others serve while they are warmed up. If no process of the group is warm and open, none is kept
+    #: closed.
     max_closed: Share = Share(percent=50.0)
 
 
 @dataclass(frozen=True)
 class BalancerPolicy:
-    """What is known of the load balancer."""
+    """What the program cannot find out about the load balancer."""
 
-    nginx: File = ""  # nginx.conf, or the output of nginx -T; empty: what nginx -T prints on this host
-    retries: bool = False  # the operator knows that it tries another server when a connection is refused
+    #: The full path of nginx.conf, or of a file with the output of ``nginx -T`` on another host. By default what
+    #: ``nginx -T`` prints on this host.
+    nginx: File = ""
+    #: ``true`` confirms that the load balancer tries another server when a connection is refused. Without it a rollout
+    #: is refused where the configuration of HAProxy, Caddy, Varnish or Apache does not show that, and ``rolling_check``
+    #: prints a warning where it cannot be known.
+    retries: bool = False
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A command of the operator's, without a shell; empty: none."""
+    """A command, or ``{command: […], timeout: 60}``."""
 
+    #: The arguments, without a shell. The first one is the full path of a program.
     command: Annotated[tuple[str, ...], "command"] = ()
+    #: After so long the command is killed, with all its children, and has failed.
     timeout: Deadline = 60.0
 
 
 @dataclass(frozen=True)
 class HooksPolicy:
-    """The operator's commands."""
+    """Commands of your own, which the listener runs. See :doc:`/interfaces/hooks`."""
 
+    #: Runs before anything is changed. If it fails, the rollout ends, and nothing was changed.
     before_rollout: Hook = Hook()
-    after_warmup: Hook = Hook()  # for each process that is warm and still closed
-    on_failure: Hook = Hook()  # at the end of a rollout that failed, before after_rollout
+    #: Runs for each process that is warm and still closed, within ``warmup.timeout``; after a crash, too. If it fails,
+    #: the process is not warm.
+    after_warmup: Hook = Hook()
+    #: Runs at the end of a rollout that failed, before ``after_rollout``.
+    on_failure: Hook = Hook()
+    #: Runs at the end of each rollout.
     after_rollout: Hook = Hook()
 
 
@@ -168,16 +235,29 @@ class PortRule:
 
 @dataclass(frozen=True)
 class Policy:
-    """A group's keys."""
+    """The keys of a group. The name of the group is the one in supervisord.conf."""
 
     group: Annotated[str, NOT_A_KEY]
+    #: The ports of each process. ``auto``: the ports that it listens on. A regex on the name of the process with one
+    #: group around the port, such as ``'app-(\d+)'``: put it in single quotes. Or a map of process names, such as
+    #: ``{web-a: 8000, web-b: [8001, 8002]}``.
     ports: PortRule
+    #: How many processes may be closed or down at a time: a number, or a percentage of the group, rounded down, at
+    #: least 1.
     max_unavailable: Share = Share(percent=10.0)
+    #: Replace so many processes first, one at a time.
     canary: Number = 1
+    #: End the rollout when more processes than this have failed. Each failed process stays closed, and so uses one slot
+    #: of ``max_unavailable``.
     max_failures: Number = 0
     drain: DrainPolicy = DrainPolicy()
     restart: RestartPolicy = RestartPolicy()
     warmup: WarmupPolicy = field(default_factory=WarmupPolicy)
+    #: How long a port is open again before its process counts as available. For a while a load balancer sends nothing
+    #: to a server that refused a connection: nginx for ``fail_timeout`` and up to a second more, or for no time with
+    #: ``max_fails=0``; HAProxy for ``rise`` checks; Caddy for ``fail_duration``; Apache for ``retry``. ``auto`` reads
+    #: that from its configuration, and is 10 where it cannot be read. Then the last line of a rollout says *open*, not
+    #: *available*.
     min_ready_seconds: SecondsOrAuto = 10.0
     guard: GuardPolicy = GuardPolicy()
     balancer: BalancerPolicy = BalancerPolicy()
@@ -190,22 +270,26 @@ class Policy:
 
 @dataclass(frozen=True)
 class HistoryPolicy:
-    """Where ended rollouts are kept."""
+    """Ended rollouts are kept for ``rolling_history``, ``rolling_report`` and forecasts. ``history: false`` turns that
+    off."""
 
     enabled: Annotated[bool, NOT_A_KEY] = True
-    file: File = ""  # empty: one of this supervisord's in /var/lib/supervisor_rolling
+    #: The full path of the file. It has JSON lines, and is rotated at 1 MB; ten files are kept. By default it is in
+    #: ``/var/lib/supervisor_rolling``, and is named after supervisord's socket.
+    file: File = ""
 
 
 @dataclass(frozen=True)
 class MetricsPolicy:
-    """Where Prometheus gets its metrics."""
+    """Metrics for Prometheus; they need ``pip install supervisor_rolling[metrics]``. See :doc:`/interfaces/metrics`."""
 
-    listen: Annotated[str, "address and port"] = ""  # empty: nowhere
+    #: The address and port to listen on, such as ``127.0.0.1:9180``. By default there are no metrics.
+    listen: Annotated[str, "address and port"] = ""
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file."""
+    """The whole file. Only ``groups`` is required."""
 
     gate: GatePolicy = GatePolicy()
     groups: Mapping[str, Policy] = field(default_factory=dict)

@@ -39,7 +39,6 @@ from supervisor_rolling.listener.config import load, parse
 from supervisor_rolling.listener.config.parser import keys_of
 
 EXAMPLE = Path(skel.__file__).with_name("rolling.yaml")
-README = Path(__file__).resolve().parents[2] / "README.rst"
 MINIMAL = "groups:\n  app:\n    ports: auto\n"
 PROBLEM = re.compile(r"rolling\.yaml:[1-9][0-9]*: \S.*")
 
@@ -123,15 +122,6 @@ def test_example_shows_every_key() -> None:
     for path, (kind, shown) in sections().items():
         assert set(shown) == set(keys_of(kind)), path
     assert f"{Policy.min_ready_seconds:g} where it cannot be read" in EXAMPLE.read_text(encoding="utf-8")
-
-
-def test_reference_has_a_line_for_every_key() -> None:
-    reference = README.read_text(encoding="utf-8").replace("groups.G.ports", "….ports")
-    lines = {f"{path}{key}" for path, (kind, _) in sections().items() for key in keys_of(kind) if path}
-    together = {line for line in lines if line.startswith(("….hooks.", "….warmup.requests."))}
-    inner = {section.removesuffix(".") for section in sections()}
-    assert [line for line in sorted(lines - together - inner) if f"``{line}``" not in reference] == []
-    assert [line for line in sorted(together) if line.rpartition(".")[2] not in reference] == []
 
 
 def test_missing_keys_have_their_defaults() -> None:

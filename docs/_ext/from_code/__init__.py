@@ -1,0 +1,41 @@
+"""The directive ``from-code``: a part of a page that is made from the code, so that the two cannot differ.
+
+``.. from-code:: configuration`` is what the function ``PARTS["configuration"]`` returns: reStructuredText, whose
+sections are one level below the one that the directive stands in. Each part is in the module of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from from_code import configuration, diagrams
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "configuration": configuration.reference,
+    "rollout-stages": diagrams.rollout_stages,
+    "guard-stages": diagrams.guard_stages,
+}
+
+
+class FromCode(SphinxDirective):
+    """``.. from-code:: PART``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes of the part."""
+        self.env.note_reread()  # the code may have changed, which Sphinx does not see
+        if self.arguments[0] not in PARTS:
+            raise self.error(f"from-code has no part {self.arguments[0]!r} (it has: {', '.join(PARTS)})")
+        return self.parse_text_to_nodes(PARTS[self.arguments[0]](), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> Mapping[str, Any]:
+    """What Sphinx calls."""
+    app.add_directive("from-code", FromCode)
+    return {"parallel_read_safe": True}

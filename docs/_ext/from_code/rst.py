@@ -1,0 +1,49 @@
+"""reStructuredText from values, and the comments of the code."""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from sphinx.pycode import ModuleAnalyzer
+
+
+@functools.cache
+def comments(module: ModuleType) -> Mapping[tuple[str, str], str]:
+    """What the ``#:`` comments of a module say, each in one line, by (class, field); the class is empty for a constant
+    of the module."""
+    found = ModuleAnalyzer.for_module(module.__name__).find_attr_docs()
+    return {place: " ".join(lines).strip() for place, lines in found.items()}
+
+
+def section(title: str, *blocks: str, line: str = "-") -> str:
+    """A section; ``line`` is what its title is underlined with."""
+    return joined(f"{title}\n{line * len(title)}", *blocks)
+
+
+def joined(*blocks: str) -> str:
+    """Blocks with an empty line after each, those that are not empty."""
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def literal(text: str) -> str:
+    """A literal block."""
+    return f"::\n\n{textwrap.indent(text, '    ')}"
+
+
+def directive(name: str, argument: str, *blocks: str, **options: str) -> str:
+    """A directive; options without a value are left out."""
+    head = [f".. {name}:: {argument}".rstrip(), *(f"   :{key}: {value}" for key, value in options.items() if value)]
+    return joined("\n".join(head), textwrap.indent(joined(*blocks), "   ")).rstrip()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], widths: str = "auto") -> str:
+    """A table whose cells are reStructuredText of one paragraph."""
+    lines = [line for row in (head, *rows) for line in _row(row)]
+    return directive("list-table", "", "\n".join(lines), **{"header-rows": "1", "widths": widths})
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return [f"{'   ' if number else '*  '}- {cell}".rstrip() for number, cell in enumerate(cells)]

@@ -1,0 +1,34 @@
+"""What the documentation takes from the code is complete."""
+
+from __future__ import annotations
+
+import pytest
+
+from from_code import configuration
+from supervisor_rolling.listener.config.parser import keys_of
+
+# --- configuration
+
+
+@pytest.mark.parametrize("section", configuration.SECTIONS)
+def test_each_key_has_a_meaning(section: str) -> None:
+    for key in configuration.keys(section):
+        assert key.meaning.endswith("."), f"{section}: write what {key.name} means, in a comment #: at its field"
+
+
+def test_reference_has_every_key_that_is_read() -> None:
+    for section, (kind, prefix) in configuration.SECTIONS.items():
+        shown = {key.name for key in configuration.keys(section)}
+        own = {f"{prefix}{name}" for name in keys_of(kind)}
+        assert own - shown == {name for name in own if f"groups.NAME.{name}" in configuration.SECTIONS} - shown
+
+
+def test_key_shows_its_bounds_and_default() -> None:
+    found = {key.name: key for section in configuration.SECTIONS for key in configuration.keys(section)}
+    assert (found["gate.lease"].kind, found["gate.lease"].default) == ("seconds, 15 to 3600", "``30``")
+    assert (found["max_unavailable"].kind, found["max_unavailable"].default) == (
+        "number of processes, or percentage",
+        "``10%``",
+    )
+    assert found["min_ready_seconds"].default == "``auto``"
+    assert found["warmup.requests"].kind == "list; each is: a path, or a map"
