@@ -15,9 +15,17 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.text import readable
 from supervisor_rolling.ctl.usage import UsageError
 
-DONE, FAILED, USAGE, NO_PLUGIN, NO_PERMISSION, NO_GROUP, NOT_CONFIGURED, NO_LISTENER, REFUSED = range(9)
-"""After those of LSB init scripts."""
-INTERRUPTED = 130  # what a shell reports for a program that SIGINT ended
+# After those of LSB init scripts. The documentation has the text of each comment.
+DONE = 0  #: Every process was replaced, except those that were stopped manually; or the command has printed its answer.
+FAILED = 1  #: The rollout failed, was aborted or was refused; or ``rolling_check`` found an error.
+USAGE = 2  #: The command line is wrong.
+NO_PLUGIN = 3  #: supervisord has not loaded the plugin.
+NO_PERMISSION = 4  #: The user has no permission to connect to supervisord, or the listener lacks rights.
+NO_GROUP = 5  #: supervisord has no such group or process.
+NOT_CONFIGURED = 6  #: rolling.yaml does not have the group, or is invalid.
+NO_LISTENER = 7  #: The listener is not running, or supervisord does not answer.
+REFUSED = 8  #: A rollout of the group is already running.
+INTERRUPTED = 130  #: Ctrl-C: what a shell reports for a program that SIGINT ended. The rollout continues.
 
 CONNECTION_ERRORS = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)
 """What a call to supervisord raises when it does not answer, or answers something that is no XML-RPC."""

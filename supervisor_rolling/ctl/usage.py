@@ -66,7 +66,7 @@ COMMANDS: Mapping[str, Command] = {
             ("<group>:<name> ...", "Restart these processes of a group"),
         ],
         [
-            Option("--max-unavailable", "so many at a time", "N|N%", _share),
+            Option("--max-unavailable", "replace at most so many at a time", "N|N%", _share),
             Option("--dry-run", "print what would be done, change nothing"),
             Option("--no-wait", "return as soon as the rollout has started"),
             Option("--force", "ignore failed checks, and allow restarting the\nlast serving process"),
@@ -105,7 +105,7 @@ COMMANDS: Mapping[str, Command] = {
             ("", "The last rollouts of every group, the newest\nlast: when, by which user, and the result"),
             ("<group>", "The last rollouts of a group"),
         ],
-        [Option("--number", "so many of them (default: 20)", "N", _number)],
+        [Option("--number", "print so many of them (default: 20)", "N", _number)],
         words="?",
     ),
     "rolling_report": Command(

@@ -13,9 +13,12 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from from_code import configuration, diagrams
+from from_code import commands, configuration, diagrams
 
 PARTS: Mapping[str, Callable[[], str]] = {
+    "commands": commands.reference,
+    "program-options": commands.program_options,
+    "exit-statuses": commands.exit_statuses,
     "configuration": configuration.reference,
     "rollout-stages": diagrams.rollout_stages,
     "guard-stages": diagrams.guard_stages,
