@@ -17,6 +17,7 @@ TESTED_WITH = chromium chromium-driver caddy apache2 varnish $(if $(shell comman
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
+SPHINX = $(PYTHON) -m sphinx -q -W --keep-going -n
 PROSE = docs CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
@@ -61,7 +62,8 @@ lint: .venv/has-demo,test,lint docs
 
 docs: .venv/has-docs
 	$(PYTHON) -m sphinxlint $(PROSE)
-	$(PYTHON) -m sphinx -q -W --keep-going -n docs build/docs/html
+	$(SPHINX) docs build/docs/html
+	$(SPHINX) -b man -c docs -d build/docs/man docs/man conf/man
 
 check: lint test
 

@@ -22,3 +22,10 @@ html_title = "supervisor_rolling"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+
+# Made from the folder man/ alone, into conf/man: the package installs them from there.
+today = "2026-12-01"  # the day of this version: a page changes with its text, not with the day on which it is made
+man_pages = [
+    ("supervisor_rolling.1", "supervisor_rolling", "rolling restarts for Supervisor", "", "1"),
+    ("rolling.yaml.5", "rolling.yaml", "how supervisor_rolling restarts groups", "", "5"),
+]

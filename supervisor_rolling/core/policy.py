@@ -211,7 +211,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class HooksPolicy:
-    """Commands of your own, which the listener runs. See :doc:`/interfaces/hooks`."""
+    """Commands of your own, which the listener runs."""
 
     #: Runs before anything is changed. If it fails, the rollout ends, and nothing was changed.
     before_rollout: Hook = Hook()
@@ -281,7 +281,7 @@ class HistoryPolicy:
 
 @dataclass(frozen=True)
 class MetricsPolicy:
-    """Metrics for Prometheus; they need ``pip install supervisor_rolling[metrics]``. See :doc:`/interfaces/metrics`."""
+    """Metrics for Prometheus; they need ``pip install supervisor_rolling[metrics]``."""
 
     #: The address and port to listen on, such as ``127.0.0.1:9180``. By default there are no metrics.
     listen: Annotated[str, "address and port"] = ""

@@ -27,11 +27,12 @@ SCHEMES = ("http://", "unix://")
 """Those that supervisor's transport knows."""
 
 OPTIONS = """\
-  -c FILE                     supervisord's configuration, as for supervisorctl
+  -c FILE                     the configuration of supervisord, as for
+                              supervisorctl
   -s URL                      where supervisord listens, instead of what that
                               says: unix:///run/supervisor.sock, http://…:9001
   -u NAME, -p PASSWORD        if supervisord asks for them
-  -h, --version"""
+  -h, --version               print this help, or the version"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

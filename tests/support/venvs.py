@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "README.rst", "pyproject.toml")
+FOLDERS = ("supervisor_rolling", "conf/man")
 
 PROGRAMS = {"supervisord": "supervisor.supervisord", "supervisorctl": "supervisor.supervisorctl"}
 """The module of each, which has a ``main``."""
@@ -43,7 +44,8 @@ def wheel(directory: Path) -> Path:
     sources.mkdir()
     for name in SOURCES:
         shutil.copy(ROOT / name, sources)
-    shutil.copytree(ROOT / "supervisor_rolling", sources / "supervisor_rolling")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, sources / name)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
     command = [*pip, "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(directory), str(sources)]
     subprocess.run(command, check=True, timeout=BUILD_WITHIN)

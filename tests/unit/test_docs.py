@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from from_code import configuration
 from supervisor_rolling.listener.config.parser import keys_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # --- configuration
 
@@ -32,3 +38,36 @@ def test_key_shows_its_bounds_and_default() -> None:
     )
     assert found["min_ready_seconds"].default == "``auto``"
     assert found["warmup.requests"].kind == "list; each is: a path, or a map"
+
+
+# --- man pages
+
+
+def test_man_pages_are_those_of_the_sources(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-qWn",
+            "-b",
+            "man",
+            "-c",
+            docs,
+            "-d",
+            tmp_path / "d",
+            docs / "man",
+            tmp_path / "m",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert made.returncode == 0, made.stderr
+    now, before = (
+        {page.name: page.read_bytes() for page in folder.iterdir()}
+        for folder in (tmp_path / "m", ROOT / "conf" / "man")
+    )
+    assert now == before, "make docs writes conf/man anew"

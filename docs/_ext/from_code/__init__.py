@@ -6,7 +6,9 @@ sections are one level below the one that the directive stands in. Each part is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -38,7 +40,16 @@ class FromCode(SphinxDirective):
         return self.parse_text_to_nodes(PARTS[self.arguments[0]](), allow_section_headings=True)
 
 
+def without_double_gaps(app: Sphinx, error: Exception | None) -> None:
+    """Remove the gap that docutils puts below a heading of a man page, which has one already: mandoc warns of it."""
+    if app.builder.name == "man" and not error:
+        for page in Path(app.outdir).iterdir():
+            text = page.read_text(encoding="utf-8")
+            page.write_text(re.sub(r"^(\.S[HS] .*\n)\.sp\n", r"\1", text, flags=re.MULTILINE), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> Mapping[str, Any]:
     """What Sphinx calls."""
     app.add_directive("from-code", FromCode)
+    app.connect("build-finished", without_double_gaps)
     return {"parallel_read_safe": True}

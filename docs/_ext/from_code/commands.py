@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
-from from_code.rst import comments, directive, joined, literal, section, table
+from from_code.rst import comments, definitions, directive, joined, section
 from supervisor_rolling.ctl import exit_status, program
-from supervisor_rolling.ctl.usage import COMMANDS, JSON, Command, Option, verb
+from supervisor_rolling.ctl.usage import COMMANDS, HELP_COLUMN, JSON, Command, Option, verb
 
 
 def reference() -> str:
@@ -16,20 +14,26 @@ def reference() -> str:
 
 def program_options() -> str:
     """What stands before the command of ``supervisor_rolling``."""
-    return literal(textwrap.dedent(program.OPTIONS))
+    found: dict[str, str] = {}
+    for line in program.OPTIONS.splitlines():
+        flags, text = line[:HELP_COLUMN].strip(), line[HELP_COLUMN:].strip()
+        if flags:
+            latest = flags
+        found[latest] = f"{found.get(latest, '')} {text}"
+    return definitions({f"``{flags}``": _sentence(text) for flags, text in found.items()})
 
 
 def exit_statuses() -> str:
-    """A table."""
+    """What each means."""
     texts = comments(exit_status)
-    known = {value: texts["", name] for name, value in vars(exit_status).items() if ("", name) in texts}
-    return table(("Status", "Meaning"), [(f"``{status}``", text) for status, text in known.items()], "15 85")
+    known = {name: value for name, value in vars(exit_status).items() if isinstance(value, int)}
+    return definitions({f"``{status}``": texts["", name] for name, status in known.items()})
 
 
 def _command(name: str, command: Command) -> str:
-    usages = [f"``{name} {after}``".replace(" ``", "``") + f"\n    {_sentence(text)}" for after, text in command.usages]
+    usages = definitions({f"``{name} {after}".rstrip() + "``": _sentence(text) for after, text in command.usages})
     options = [_option(option) for option in (*command.options, JSON)]
-    return section(name, *usages, directive("program", f"supervisor_rolling {name}"), *options)
+    return section(name, usages, directive("program", f"supervisor_rolling {name}"), *options)
 
 
 def _option(option: Option) -> str:

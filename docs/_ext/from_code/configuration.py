@@ -113,13 +113,12 @@ def kind_of(hint: Any) -> str:
 
 
 def _keys_text(title: str) -> str:
-    return joined(
-        *(directive("confval", k.name, k.meaning, type=_kind_text(k), default=k.default) for k in keys(title))
-    )
+    return joined(*(directive("confval", key.name, _value_text(key), key.meaning) for key in keys(title)))
 
 
-def _kind_text(key: Key) -> str:
-    return key.kind if key.default else f"{key.kind}; required"
+def _value_text(key: Key) -> str:
+    """In a paragraph: the builder of man pages cannot show the options of ``confval``."""
+    return f"Value: {key.kind}. {f'Default: {key.default}.' if key.default else 'Required.'}"
 
 
 def _default(hint: Any, field: dataclasses.Field[Any]) -> str:

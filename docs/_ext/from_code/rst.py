@@ -33,6 +33,11 @@ def literal(text: str) -> str:
     return f"::\n\n{textwrap.indent(text, '    ')}"
 
 
+def definitions(found: Mapping[str, str]) -> str:
+    """A definition list: each term with its text of one paragraph."""
+    return joined(*(f"{term}\n    {text}" for term, text in found.items()))
+
+
 def directive(name: str, argument: str, *blocks: str, **options: str) -> str:
     """A directive; options without a value are left out."""
     head = [f".. {name}:: {argument}".rstrip(), *(f"   :{key}: {value}" for key, value in options.items() if value)]
