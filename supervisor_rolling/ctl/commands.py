@@ -18,6 +18,7 @@ from supervisor_rolling.ctl.history_command import history
 from supervisor_rolling.ctl.report_command import report
 from supervisor_rolling.ctl.restart_command import abort, pause, restart, resume
 from supervisor_rolling.ctl.session import Session
+from supervisor_rolling.ctl.setup.command import setup
 from supervisor_rolling.ctl.status_command import status
 from supervisor_rolling.ctl.supervisorctl_shell import all_processes, extend_shell
 from supervisor_rolling.ctl.usage import PREFIX, help_text, parse
@@ -33,6 +34,7 @@ VERBS: Mapping[str, Run] = {
     "rolling_history": history,
     "rolling_report": report,
     "rolling_check": check,
+    "rolling_setup": setup,
 }
 
 READ_ONLY = ("rolling_check", "rolling_status", "rolling_history", "rolling_report")

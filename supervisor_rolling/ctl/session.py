@@ -23,6 +23,7 @@ class Session:
         self._where = where
         self.output = Output(controller.stdout)
         self.url: str = controller.options.serverurl
+        self.configuration: str = getattr(controller.options, "configfile", None) or ""  # supervisorctl's file
         self.as_json = as_json
         self.prints_page = prints_page  # the output is to be a document: errors go to standard error
         self.has_watched = False  # the exit status is that of the rollout, even if nothing more can be printed
@@ -41,6 +42,14 @@ class Session:
     def ask_json(self, method: str, *arguments: Any) -> Any:
         """The same for an answer that is a text of JSON, which has its own escapes."""
         return json.loads(getattr(self._controller.get_server_proxy("rolling"), method)(*arguments))
+
+    def ask_supervisord(self, method: str, *arguments: Any) -> Any:
+        """The answer of a method of supervisord's own namespace."""
+        return getattr(self._controller.get_server_proxy("supervisor"), method)(*arguments)
+
+    def ask_methods(self) -> list[str]:
+        """The full names of all methods that supervisord has."""
+        return list(self._controller.get_server_proxy("system").listMethods())
 
     def process_info(self, name: str) -> Mapping[str, Any]:
         """``getProcessInfo``; empty if supervisord does not answer or does not know the process."""

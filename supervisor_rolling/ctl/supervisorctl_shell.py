@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS
-from supervisor_rolling.ctl.usage import COMMANDS, JSON, Command, help_text
+from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL, JSON, Command, help_text
 
 
 def extend_shell(controller: Any) -> None:
@@ -19,7 +19,7 @@ def extend_shell(controller: Any) -> None:
     found: list[str] | None = None
 
     def do_help(arg: str) -> None:
-        if arg.strip() in COMMANDS:
+        if arg.strip() in IN_SUPERVISORCTL:
             controller.output(help_text(arg.strip()))
         elif usual_help:
             usual_help(arg)
@@ -40,9 +40,9 @@ def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[s
     """What the last word of a command line may become; None if the command is not one of ours. ``text``: as much of
     the word as there is. ``processes`` gives supervisord's, structs with group and name."""
     words = line.split()
-    if not words or words[0] not in COMMANDS or (len(words) == 1 and not line.endswith(" ")):
+    if not words or words[0] not in IN_SUPERVISORCTL or (len(words) == 1 and not line.endswith(" ")):
         return None
-    command = COMMANDS[words[0]]
+    command = IN_SUPERVISORCTL[words[0]]
     with_value = {flag for one in command.options if one.metavar for flag in (one.flag, one.short)}
     if line[: len(line) - len(text)].split()[-1] in with_value:
         return []

@@ -40,6 +40,7 @@ class Command:
     usages: Sequence[tuple[str, str]]  # what follows the name, and what that does
     options: Sequence[Option] = ()
     words: int | str = 1  # argparse's nargs of the words that are not options; "+": processes may be named
+    is_in_supervisorctl: bool = True  # false: a verb of the program supervisor_rolling only
 
 
 def _share(text: str) -> str:
@@ -121,7 +122,25 @@ COMMANDS: Mapping[str, Command] = {
         "check the set-up of a group",
         [("<group>", "Check the set-up of a group; no process is\ntouched. Fails on errors, not on warnings")],
     ),
+    "rolling_setup": Command(
+        "write the plugin's configuration for this host",
+        [
+            ("", "Look at the running supervisord and write the\nplugin's configuration, for all groups that fit"),
+            ("<group> ...", "For these groups"),
+        ],
+        [
+            Option("--dry-run", "print what would be written, change nothing"),
+            Option("--yes", "do not ask before writing"),
+            Option("--reload", "then reload supervisord, which restarts every\nprogram, and check the groups"),
+            Option("--remove", "remove what setup wrote, and stop the listener"),
+        ],
+        words="*",
+        is_in_supervisorctl=False,
+    ),
 }
+
+IN_SUPERVISORCTL = {name: command for name, command in COMMANDS.items() if command.is_in_supervisorctl}
+"""The others are verbs of the program supervisor_rolling alone."""
 
 
 class _Parser(argparse.ArgumentParser):

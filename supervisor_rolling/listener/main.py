@@ -80,6 +80,11 @@ def _not_importable(error: ImportError) -> str:
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parse(arguments)
+    if options.inspect:
+        from supervisor_rolling.listener.inspection import answer
+
+        print(answer(sys.stdin.read()))
+        return 0
     url = os.environ.get("SUPERVISOR_SERVER_URL")
     if not url:
         sys.stderr.write(
@@ -103,6 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="supervisor_rolling_listener", description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="the policy (default: %(default)s)")
     parser.add_argument("--loglevel", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--inspect", action="store_true", help="look at this host for supervisor_rolling setup")
     parser.add_argument("--version", action="version", version=__version__)
     return parser.parse_args(arguments)
 

@@ -6,6 +6,7 @@ The files are beside this one; ``conf/`` in the repository links to them.
 from __future__ import annotations
 
 import argparse
+import configparser
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -36,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         sys.stdout.write("\n".join(f"{HEADS[one]}\n\n{text}" for one, text in texts.items()))
     return 0
+
+
+def sections(*names: str) -> dict[str, dict[str, str]]:
+    """The keys and values of these sections of supervisord.conf."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    parser.read_string(_read("supervisord.conf"))
+    return {name: dict(parser[name]) for name in names}
 
 
 def _sections(listener: str) -> str:

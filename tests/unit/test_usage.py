@@ -11,7 +11,7 @@ from supervisor.supervisorctl import Controller as Supervisorctl
 from supervisor_rolling.ctl.command_hints import rewrite_commands, where_options
 from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
 from supervisor_rolling.ctl.supervisorctl_shell import completions
-from supervisor_rolling.ctl.usage import COMMANDS, UsageError, help_text, parse
+from supervisor_rolling.ctl.usage import COMMANDS, IN_SUPERVISORCTL, UsageError, help_text, parse
 
 PROCESSES = [
     {"group": "app", "name": "app-1"},
@@ -171,7 +171,7 @@ def test_nothing_is_completed_without_supervisord() -> None:
     assert all_completions(shell(Server(None)), "rolling_status a") == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", IN_SUPERVISORCTL)
 def test_help_is_printed_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     shell(Server([])).onecmd(f"help {command}")
     assert capsys.readouterr().out == help_text(command) + "\n"
@@ -186,7 +186,8 @@ def test_list_of_commands_has_ours(capsys: pytest.CaptureFixture[str]) -> None:
     shell(Server([])).onecmd("help")
     listed = capsys.readouterr().out
     assert "rolling commands (type help <topic>)" in listed
-    assert all(command in listed for command in COMMANDS)
+    assert all(command in listed for command in IN_SUPERVISORCTL)
+    assert "rolling_setup" not in listed
 
 
 # --- help and parsing

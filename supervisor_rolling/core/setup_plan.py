@@ -1,0 +1,309 @@
+"""What ``supervisor_rolling setup`` would write on a host, and why not: a plan made from what was seen.
+
+It adds two files and changes none that the operator wrote. A file of ours begins with a line that has a checksum of the
+rest, so that ``--remove`` and a second run can tell whether the operator has changed it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from supervisor_rolling.core.setup_facts import (
+    CTLPLUGIN,
+    LISTENER,
+    RPCINTERFACE,
+    FileChange,
+    Host,
+    InspectedGroup,
+    Inspection,
+    Plan,
+)
+from supervisor_rolling.core.text import listed
+
+POLICY = "rolling.yaml"
+_SIGNATURE = "Written by supervisor_rolling setup ("
+_REMOVE = "To remove it: supervisor_rolling setup --remove"
+
+
+# --- files of ours
+
+
+def signed(text: str, comment: str) -> str:
+    """A text below the line that says that it is ours. ``comment``: what begins a comment."""
+    return f"{comment} {_SIGNATURE}{_checksum(text)}). {_REMOVE}\n{text}"
+
+
+def is_ours(text: str) -> bool:
+    """Whether ``setup`` wrote a file."""
+    return _SIGNATURE in text.partition("\n")[0]
+
+
+def is_unchanged(text: str) -> bool:
+    """Whether ``setup`` wrote a file, and it is as it was written."""
+    head, _, rest = text.partition("\n")
+    return f"{_SIGNATURE}{_checksum(rest)})" in head
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the sections go."""
+
+    path: str
+    to_add: str = ""  # lines for supervisord.conf, without which it does not read that file
+
+
+def place_of_sections(main_file: str, includes: Sequence[str] | None) -> Place:
+    """A file that the [include] of supervisord.conf reads; else one beside supervisord.conf, and what to add to that.
+    ``includes``: as ``Host.includes``."""
+    for pattern in includes or ():
+        directory, name = posixpath.split(pattern)
+        path = posixpath.join(directory, name.replace("*", "rolling", 1))
+        if not set("*?[") & set(directory) and "*" in name and fnmatch.fnmatchcase(path, pattern):
+            return Place(posixpath.normpath(path))
+    path = posixpath.join(posixpath.dirname(main_file), "rolling.conf")
+    if path in (includes or ()):
+        return Place(path)
+    return Place(path, f"[include]\nfiles = {path}" if includes is None else f"files = {' '.join([*includes, path])}")
+
+
+def policy_path(host: Host) -> str:
+    """The rolling.yaml that the listener reads, or would read."""
+    words = host.sections[LISTENER].values.get("command", "").split() if LISTENER in host.sections else []
+    for option, value in zip(words, words[1:]):
+        if option == "--config":
+            return value
+    return posixpath.join(posixpath.dirname(host.main_file), POLICY)
+
+
+# --- the plan
+
+
+def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Plan:
+    """What to write so that these groups, or without any all that fit, have rollouts. ``found``: None where the
+    listener's program could not run."""
+    if host.plugin_problem or found is None:
+        return Plan(problems=tuple(_not_importable(host)))
+    problems = [*_mismatch(host), *_incomplete(host)]
+    fitting = [group for group in found.groups if not unfit(group)]
+    for name in wanted:
+        problems += _unusable(host, found, name)
+    if not fitting and not found.policy_groups and not problems:
+        problems.append(_NONE_FITS + "\n".join(f"{group.name}: {unfit(group)}" for group in found.groups))
+    if found.policy_problem:
+        problems.append(f"{found.policy_problem}. See: supervisor_rolling help setup.changed")
+    chosen = [group for group in fitting if not wanted or group.name in wanted]
+    new = [group for group in chosen if group.name not in found.policy_groups]
+    files = [*_sections_change(host, problems), *_policy_change(host, new, problems)]
+    return Plan(
+        files=tuple(files) if not problems else (),
+        seen=tuple(_seen(host, found, chosen)),
+        advice=tuple(_advice(host, found, chosen, wanted)),
+        problems=tuple(problems),
+        groups=tuple(dict.fromkeys([*found.policy_groups, *(group.name for group in chosen)])),
+    )
+
+
+_NONE_FITS = "no group has two processes that run and each listen on a TCP port of their own:\n"
+
+
+def unfit(group: InspectedGroup) -> str:
+    """Why a group cannot have rollouts; empty where it can."""
+    if group.problem:
+        return group.problem
+    if not group.ports:
+        return "no process runs, so its ports are not known. Fix: start it, then run setup again"
+    ports = Counter(port for those in group.ports.values() for port in set(those))
+    shared = [port for port, number in ports.items() if number > 1]
+    if shared:
+        users = [name for name, those in group.ports.items() if shared[0] in those]
+        return f"{listed(users)} share port {shared[0]}, which cannot be closed for one of them"
+    without = [name for name, those in group.ports.items() if not those]
+    if without:
+        return f"{listed(without)} listens on {_sockets(group, without[0])}no TCP port, so nothing can be closed"
+    if len(group.ports) < 2:
+        return "it has one process, and nothing serves while that restarts. Fix: numprocs = 2 or more, each on a port"
+    return ""
+
+
+def _sockets(group: InspectedGroup, process: str) -> str:
+    paths = group.unix.get(process, ())
+    return f"{listed(paths)} and on " if paths else ""
+
+
+# --- what refuses it
+
+
+def _not_importable(host: Host) -> Iterator[str]:
+    if host.plugin_problem:
+        yield (
+            f"supervisord (pid {host.pid}) runs with {host.python}, which cannot import the plugin: "
+            f"{host.plugin_problem}. With the section [{RPCINTERFACE}] supervisord would exit at its next reload. "
+            f"Fix: install supervisor_rolling for {host.python}. See: supervisor_rolling help setup.import"
+        )
+    else:
+        yield (
+            f"the listener cannot start ({host.listener}): {host.listener_problem}. "
+            "See: supervisor_rolling help setup.listener"
+        )
+
+
+def _mismatch(host: Host) -> Iterator[str]:
+    if host.plugin_version != host.version:
+        yield (
+            f"supervisord's Python ({host.python}) has supervisor_rolling {host.plugin_version}, and this program is "
+            f"{host.version}. Fix: install {host.version} for {host.python}. See: supervisor_rolling help setup.import"
+        )
+
+
+def _incomplete(host: Host) -> Iterator[str]:
+    """One of the two sections alone, in a file that is not ours."""
+    there = [name for name in (RPCINTERFACE, LISTENER) if name in host.sections]
+    if len(there) == 1 and host.sections[there[0]].file not in host.files:
+        missing = LISTENER if there == [RPCINTERFACE] else RPCINTERFACE
+        yield (
+            f"{host.sections[there[0]].file} has [{there[0]}] but no [{missing}]. Fix: add it (echo_rolling_conf "
+            f"sections prints it), or remove [{there[0]}] and run setup again. See: supervisor_rolling help "
+            "setup.changed"
+        )
+
+
+def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
+    """Why a group that the operator named cannot have rollouts."""
+    group = next((one for one in found.groups if one.name == name), None)
+    if group is None:
+        yield f"supervisord has no group {name} (the groups are: {listed(host.running, 10) or 'none'})"
+    elif name not in found.policy_groups and unfit(group):
+        yield f"{name}: {unfit(group)}. See: supervisor_rolling help setup.unfit"
+
+
+# --- the files
+
+
+def _sections_change(host: Host, problems: list[str]) -> Iterator[FileChange]:
+    place = place_of_sections(host.main_file, host.includes)
+    before = host.files.get(place.path)
+    elsewhere = [host.sections[name].file for name in (RPCINTERFACE, LISTENER) if name in host.sections]
+    if elsewhere and place.path not in elsewhere:
+        return
+    text = signed(sections_text(host), ";")
+    if before == text or (before is not None and not is_unchanged(before) and len(elsewhere) == 2):
+        return  # as the operator wants it
+    if before is None or is_unchanged(before):
+        yield FileChange(place.path, text, before)
+    else:
+        problems.append(_in_the_way(place.path, "the two sections", sections_text(host)))
+
+
+def sections_text(host: Host) -> str:
+    """The sections for supervisord.conf, in which ``%`` begins an expansion."""
+    command = f"{host.listener} --config {policy_path(host)}".replace("%", "%%")
+    values: Mapping[str, Mapping[str, str]] = {**host.defaults}
+    listener = {**values[LISTENER], "command": command}
+    if not host.is_root:  # supervisord cannot change the user then
+        listener.pop("user", None)
+    parts = [(RPCINTERFACE, values[RPCINTERFACE]), (LISTENER, listener)]
+    return "\n".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in those.items()) for name, those in parts)
+
+
+def _policy_change(host: Host, new: Sequence[InspectedGroup], problems: list[str]) -> Iterator[FileChange]:
+    if not new:
+        return
+    path = policy_path(host)
+    before = host.files.get(path)
+    added = "".join(map(_group_text, new))
+    if before is None:
+        yield FileChange(path, signed(_POLICY_HEAD + added, "#"), None)
+    elif is_unchanged(before):
+        yield FileChange(path, signed(before.partition("\n")[2] + added, "#"), before)
+    else:
+        problems.append(_in_the_way(path, "below groups", added))
+
+
+_POLICY_HEAD = "# Every key and its default: echo_rolling_conf yaml\n\ngroups:\n"
+
+
+def _group_text(group: InspectedGroup) -> str:
+    """The policy of a group; a later one can be added below it."""
+    lines = [f"  {_quoted(group.name)}:", "    ports: auto            # those that each process listens on"]
+    warmup = [f"      ready: {group.ready}"] if group.ready else []
+    if 200 <= group.root_status < 300:
+        warmup += ["      requests:", "        - /                # add the pages that are slow at first"]
+    return "\n".join(lines + (["    warmup:", *warmup] if warmup else [])) + "\n"
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML has it: ``no``, ``8000`` and ``a:b`` are no names without quotes."""
+    is_plain = name.replace("-", "").replace("_", "").isalpha() and name[0].isalpha() and name.lower() not in _WORDS
+    return name if is_plain else "'" + name.replace("'", "''") + "'"
+
+
+_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+
+
+def _in_the_way(path: str, what: str, text: str) -> str:
+    added = "\n".join(f"  {line}" for line in text.rstrip("\n").split("\n"))
+    return (
+        f"{path} was not written by setup, or was changed since, and is not overwritten. Fix: add {what} to it, or "
+        f"move it away and run setup again. See: supervisor_rolling help setup.changed\n{added}"
+    )
+
+
+# --- what the operator reads
+
+
+def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup]) -> Iterator[str]:
+    yield f"supervisord: pid {host.pid}, user {host.user}, {host.main_file}, {host.python}: it can import the plugin"
+    yield f"gate: {found.gate}" if found.gate else f"gate: none: {found.gate_problem}"
+    for group in chosen:
+        ports = sorted(port for those in group.ports.values() for port in those)
+        ready = f", {group.ready} answers 200" if group.ready else ""
+        yield f"{group.name}: {len(group.ports)} processes, ports {listed(map(str, ports), 8)}{ready}"
+    for balancer in dict.fromkeys(group.balancer for group in chosen if group.balancer):
+        yield f"load balancer: {balancer}"
+    for group in found.groups:
+        if unfit(group) and group.name not in found.policy_groups:
+            yield f"left out: {group.name}: {unfit(group)}"
+
+
+def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], wanted: Sequence[str]) -> Iterator[str]:
+    place = place_of_sections(host.main_file, host.includes)
+    if place.to_add and not {RPCINTERFACE, LISTENER} & host.sections.keys():
+        what = "add these lines" if host.includes is None else "change the line files of [include]"
+        yield (
+            f"{host.main_file} does not read {place.path}. Fix: {what}. See: supervisor_rolling help setup.include\n"
+            f"{place.to_add}"
+        )
+    if not found.gate:
+        yield (
+            "no port can be closed until one of the gates works, and rollouts are refused. "
+            "See: supervisor_rolling help setup.gate"
+        )
+    if CTLPLUGIN in host.sections and host.ctl_problem:
+        yield f"{host.ctl_problem}. See: supervisor_rolling help setup.ctlplugin"
+    for group in chosen:
+        for finding in group.findings:
+            fix = f". Fix: {finding.fix}" if finding.fix else ""
+            yield f"{finding.severity.value}: {finding.code}: {finding.where}: {finding.text}{fix}"
+        yield from _warmup_advice(group)
+
+
+def _warmup_advice(group: InspectedGroup) -> Iterator[str]:
+    if group.root_status == 400:
+        yield (
+            f"{group.name}: GET / answers 400, as Django does for a host that is not in ALLOWED_HOSTS. Fix: add "
+            "warmup: {headers: {Host: example.org}, requests: [/]} to the group in rolling.yaml"
+        )
+    elif 300 <= group.root_status < 400:
+        yield (
+            f"{group.name}: GET / is answered by a redirect ({group.root_status}). Fix: add a page that answers 200 to "
+            "warmup.requests of the group in rolling.yaml"
+        )

@@ -1,0 +1,213 @@
+"""``supervisor_rolling setup``: print the plan, ask, write, and say what comes next."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
+from supervisor_rolling.core.setup_plan import is_ours, is_unchanged, make_plan, place_of_sections, policy_path
+from supervisor_rolling.core.text import listed
+from supervisor_rolling.ctl.check_command import check_lines
+from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, NO_LISTENER, CommandError
+from supervisor_rolling.ctl.session import Session
+from supervisor_rolling.ctl.setup import files
+from supervisor_rolling.ctl.setup.host import look
+from supervisor_rolling.ctl.usage import UsageError, name_of
+
+LISTENER_GROUP = "rolling"
+RELOAD_TIMEOUT = 120.0
+"""Seconds for supervisord to stop and start every program. The slowest stop takes its stopwaitsecs."""
+
+NEXT = (
+    "Next: supervisorctl reload loads the plugin. It restarts every program of this supervisord ({programs}): take the "
+    "host out of its load balancer first, or wait for the next maintenance"
+)
+UNLOAD = "Next: supervisorctl reload unloads the plugin from supervisord. It restarts every program: it can wait"
+
+
+def setup(session: Session, options: argparse.Namespace) -> int:
+    """Write the files, or with --remove remove them."""
+    if options.remove and (options.group or options.reload):
+        raise UsageError("--remove takes no group and no --reload")
+    return _remove(session, options) if options.remove else _write(session, options)
+
+
+# --- write
+
+
+def _write(session: Session, options: argparse.Namespace) -> int:
+    wanted = list(dict.fromkeys(map(name_of, options.group)))
+    found = look(session)
+    host, plan = found.host, make_plan(found.host, found.inspection, wanted)
+    _say(session, [*plan.seen, *plan.advice, *_change_lines(plan.files)])
+    if plan.problems:
+        session.fail("\n".join(plan.problems), FAILED)
+        return FAILED
+    is_written = False
+    if plan.files and not options.dry_run:
+        _require_yes(session, options, f"Write {_count(plan.files)}?")
+        for change in plan.files:
+            files.write(change)
+        is_written = True
+    is_loaded = host.is_loaded and not any(change.path != policy_path(host) for change in plan.files)
+    lines = _outcome(host, plan, is_written, is_loaded, options)
+    answer = {
+        "files": {change.path: change.text for change in plan.files},
+        "written": is_written,
+        "groups": list(plan.groups),
+        "loaded": is_loaded,
+        "advice": list(plan.advice),
+    }
+    session.print(answer, lines)
+    if is_loaded or options.dry_run or place_of_sections(host.main_file, host.includes).to_add:
+        return DONE
+    return _reload(session, host, plan) if _wants_reload(session, options, host) else DONE
+
+
+def _change_lines(changes: Sequence[FileChange]) -> list[str]:
+    return [line for change in changes for line in (f"{change.path}:", *_indented(_news(change)))]
+
+
+def _news(change: FileChange) -> str:
+    """The lines that are new in a file."""
+    before = (change.before or "").splitlines()
+    return "\n".join(line for line in change.text.splitlines() if line not in before or change.before is None)
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _outcome(host: Host, plan: Plan, is_written: bool, is_loaded: bool, options: argparse.Namespace) -> list[str]:
+    if options.dry_run and plan.files:
+        return [f"Nothing was changed: this was a dry run. Without --dry-run it writes {_count(plan.files)}"]
+    lines = [f"Wrote {change.path}" for change in plan.files] if is_written else ["Nothing to do: all is written"]
+    if not is_loaded and not options.reload:
+        programs = listed(host.running, 5) or "none runs"
+        lines.append(NEXT.format(programs=programs))
+    return lines + ([f"Then: {_rollout_hint(plan)}"] if plan.groups and not options.reload else [])
+
+
+def _rollout_hint(plan: Plan) -> str:
+    group = plan.groups[0]
+    return f"supervisorctl rolling_check {group}, and with each deploy supervisorctl rolling_restart {group}"
+
+
+def _count(changes: Sequence[object]) -> str:
+    return "this file" if len(changes) == 1 else f"these {len(changes)} files"
+
+
+# --- reload
+
+
+def _wants_reload(session: Session, options: argparse.Namespace, host: Host) -> bool:
+    return bool(options.reload) or (
+        not options.yes and _answers_yes(session, "Reload supervisord now? This restarts every program")
+    )
+
+
+def _reload(session: Session, host: Host, plan: Plan) -> int:
+    """Reload, wait until all that ran runs again, and check the groups."""
+    began = time.monotonic()
+    session.ask_supervisord("restart")
+    missing = "the plugin is not loaded"
+    while time.monotonic() < began + RELOAD_TIMEOUT:
+        missing = _missing(session, host)
+        if not missing:
+            break
+        time.sleep(0.2)
+    if missing:
+        raise CommandError(
+            f"{RELOAD_TIMEOUT:g} s after the reload {missing}. Fix: see supervisorctl status, supervisorctl maintail",
+            NO_LISTENER,
+        )
+    _say(session, [f"Reloaded in {time.monotonic() - began:.0f} s: the plugin is loaded, and every program runs again"])
+    reports = [session.ask("check", group) for group in plan.groups]
+    for report in reports:
+        _say(session, check_lines(report))
+    return DONE if all(report["ok"] for report in reports) else FAILED
+
+
+def _missing(session: Session, host: Host) -> str:
+    """What does not run yet; empty: nothing."""
+    try:
+        if not any(name.startswith("rolling.") for name in session.ask_methods()):
+            return "the plugin is not loaded"
+        infos = session.ask_supervisord("getAllProcessInfo")
+        running = {(info["group"], info["name"]) for info in infos if info["statename"] == "RUNNING"}
+        missing = [f"{g}:{name}" for g, names in host.running.items() for name in names if (g, name) not in running]
+        if missing:
+            return f"{listed(missing)} does not run"
+        return "" if session.ask("getListener")["running"] else "the listener does not run"
+    except CONNECTION_ERRORS:
+        return "supervisord does not answer"
+
+
+# --- remove
+
+
+def _remove(session: Session, options: argparse.Namespace) -> int:
+    host = look(session, only_files=True).host
+    ours = [path for path, text in host.files.items() if is_unchanged(text)]
+    kept = [path for path, text in host.files.items() if is_ours(text) and path not in ours]
+    if host.is_loaded and ours:
+        _require_no_rollout(session)
+    _say(session, [f"{path}: to be removed" for path in ours])
+    lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
+    if ours and not options.dry_run:
+        _require_yes(session, options, f"Remove {_count(ours)}?")
+        sections = place_of_sections(host.main_file, host.includes).path
+        if sections in ours:
+            _stop_listener(session)
+        for path in ours:
+            files.remove(path)
+        lines = [*(f"Removed {path}" for path in ours), *lines, *([UNLOAD] if host.is_loaded else [])]
+    elif ours:
+        lines.append(f"Nothing was changed: this was a dry run. Without --dry-run it removes {_count(ours)}")
+    elif not kept:
+        lines = ["Nothing to do: there is no file that setup wrote"]
+    session.print({"removed": [] if options.dry_run else ours, "kept": kept}, lines)
+    return DONE
+
+
+def _require_no_rollout(session: Session) -> None:
+    running = [one["group"] for one in session.ask_packed("getAllRollouts") if one["status"] == "running"]
+    if running:
+        raise CommandError(
+            f"a rollout of {listed(running)} is running, and nothing was removed. Fix: wait until it has ended, or "
+            f"supervisorctl rolling_abort {running[0]}",
+            FAILED,
+        )
+
+
+def _stop_listener(session: Session) -> None:
+    """The listener opens all ports when it stops. No other program is touched."""
+    try:
+        session.ask_supervisord("stopProcessGroup", LISTENER_GROUP, True)
+        session.ask_supervisord("removeProcessGroup", LISTENER_GROUP)
+    except CONNECTION_ERRORS:  # it is not there: supervisord was not reloaded since setup
+        pass
+
+
+# --- dialogue
+
+
+def _say(session: Session, lines: Sequence[str]) -> None:
+    if lines and not session.as_json:
+        session.print(None, lines)
+
+
+def _require_yes(session: Session, options: argparse.Namespace, question: str) -> None:
+    if not options.yes and not _answers_yes(session, question):
+        raise CommandError("nothing was changed. Fix: answer y, or use --yes", FAILED)
+
+
+def _answers_yes(session: Session, question: str) -> bool:
+    """False where there is no terminal to answer at."""
+    if session.as_json or not sys.stdin or not sys.stdin.isatty():
+        return False
+    session.output.write(f"{question} [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,141 @@
+"""What ``setup`` sees: the running supervisord, its configuration, its Python, and what the listener would see."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from supervisor_rolling import __version__, skel
+from supervisor_rolling.codec import load
+from supervisor_rolling.core.setup_facts import CTLPLUGIN, LISTENER, RPCINTERFACE, Host, Inspection
+from supervisor_rolling.core.setup_plan import place_of_sections, policy_path
+from supervisor_rolling.ctl.exit_status import FAILED, CommandError
+from supervisor_rolling.ctl.session import Session
+from supervisor_rolling.ctl.setup import files
+from supervisor_rolling.ctl.setup.configuration import Configuration, read_configuration
+from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
+
+PROGRAM = "supervisor_rolling_listener"
+CTL_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A host, and what the listener's program saw of it; None where that could not run."""
+
+    host: Host
+    inspection: Inspection | None
+
+
+def look(session: Session, only_files: bool = False) -> Found:
+    """Look at the host; ``only_files``: at supervisord's configuration alone. Raises CommandError."""
+    process = find_supervisord(int(session.ask_supervisord("getPID")))
+    main_file = process.configuration or session.configuration
+    if not main_file:
+        raise CommandError("the configuration file of supervisord is not known. Fix: name it: -c FILE", FAILED)
+    configuration = read_configuration(main_file, process.environment)
+    infos = session.ask_supervisord("getAllProcessInfo")
+    plugin = {"version": __version__, "problem": "", "scripts": []} if only_files else _imported(process)
+    host = _host(session, process, main_file, configuration, infos, plugin)
+    host = _with_files(host)
+    if only_files or host.plugin_problem:
+        return Found(host, None)
+    return _inspected(process, host, infos, configuration.pools)
+
+
+def _imported(process: Supervisord) -> Mapping[str, Any]:
+    try:
+        return process.import_plugin()
+    except ProgramError as error:
+        return {"version": "", "problem": str(error), "scripts": []}
+
+
+def _host(
+    session: Session,
+    process: Supervisord,
+    main_file: str,
+    configuration: Configuration,
+    infos: list[Mapping[str, Any]],
+    plugin: Mapping[str, Any],
+) -> Host:
+    groups = {info["group"] for info in infos}
+    return Host(
+        pid=process.pid,
+        user=process.user,
+        is_root=process.uid == 0,
+        python=process.python,
+        plugin_problem=plugin["problem"],
+        plugin_version=plugin["version"],
+        version=__version__,
+        listener=_listener(process, plugin["scripts"]),
+        listener_problem="",
+        main_file=main_file,
+        includes=configuration.includes,
+        sections=configuration.sections,
+        defaults=skel.sections(RPCINTERFACE, LISTENER),
+        running={
+            group: tuple(info["name"] for info in infos if info["group"] == group and info["pid"])
+            for group in sorted(groups - configuration.pools)
+        },
+        is_loaded=any(name.startswith("rolling.") for name in session.ask_methods()),
+        ctl_problem=_ctl_problem(main_file) if CTLPLUGIN in configuration.sections else "",
+    )
+
+
+def _listener(process: Supervisord, scripts: list[str]) -> str:
+    """The command that runs the listener with supervisord's Python."""
+    paths = [os.path.join(directory, PROGRAM) for directory in scripts]
+    found = next((path for path in paths if os.access(path, os.X_OK)), "")
+    return shlex.quote(found) if found else f"{shlex.quote(process.python)} -m supervisor_rolling.listener"
+
+
+def _with_files(host: Host) -> Host:
+    paths = [place_of_sections(host.main_file, host.includes).path, policy_path(host)]
+    texts = {path: files.read(path) for path in paths}
+    return replace(host, files={path: text for path, text in texts.items() if text is not None})
+
+
+def _inspected(process: Supervisord, host: Host, infos: list[Mapping[str, Any]], pools: frozenset[str]) -> Found:
+    groups: dict[str, dict[str, int]] = {}
+    for info in infos:
+        if info["group"] not in pools:
+            running = groups.setdefault(info["group"], {})
+            if info["pid"]:
+                running[info["name"]] = info["pid"]
+    question = json.dumps({"policy": policy_path(host), "groups": groups})
+    try:
+        text = process.run([*shlex.split(host.listener), "--inspect"], question)
+        return Found(host, load(Inspection, json.loads(text)))
+    except (ProgramError, ValueError) as error:
+        return Found(replace(host, listener_problem=str(error)), None)
+
+
+def _ctl_problem(main_file: str) -> str:
+    """Why the supervisorctl of this host cannot load our plugin: it may run with another Python than supervisord, and
+    a plugin that it cannot import ends it."""
+    program = shutil.which("supervisorctl")
+    if not program:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, "-c", main_file, "version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CTL_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if f"within [{CTLPLUGIN}]" not in done.stdout + done.stderr:
+        return ""
+    return (
+        f"{program} cannot import the plugin, so that every one of its commands fails. Fix: remove [{CTLPLUGIN}] from "
+        f"{main_file} and use supervisor_rolling, or install supervisor_rolling for the Python of {program}"
+    )
